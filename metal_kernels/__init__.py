@@ -1,0 +1,1 @@
+"""Metal kernels of the runtime. None yet: attention runs on the reference path."""

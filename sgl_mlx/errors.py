@@ -1,0 +1,107 @@
+"""Every error this package raises on purpose.
+
+SglError
+├── ProgramError             a program misuses the language
+│   ├── UnknownVariableError     (also KeyError) a name no `gen` or `select` was given
+│   └── NotYetError              a construct this version does not have
+├── BackendError             a backend is missing, unreachable or failed
+│   └── EngineStoppedError       the engine was shut down, or its thread died
+├── RequestError             one request is wrong; the engine goes on
+│   ├── InvalidParamsError       (also ValueError) a sampling value out of range
+│   ├── PromptError              (also ValueError) empty, or longer than context or pool
+│   └── RequestAborted           the request was cancelled
+├── ModelError               a model cannot be loaded
+│   ├── ModelNotFoundError       no such file, folder or repository, or no way to reach it
+│   ├── CorruptModelError        a file is there but broken or incomplete
+│   ├── TokenizerError           tokenizer or chat template missing or broken
+│   └── UnsupportedModelError    an architecture or quantization we do not run
+└── MemoryLimitError         model or pool do not fit; the message holds the arithmetic
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackendError",
+    "CorruptModelError",
+    "EngineStoppedError",
+    "InvalidParamsError",
+    "MemoryLimitError",
+    "ModelError",
+    "ModelNotFoundError",
+    "NotYetError",
+    "ProgramError",
+    "PromptError",
+    "RequestAborted",
+    "RequestError",
+    "SglError",
+    "TokenizerError",
+    "UnknownVariableError",
+    "UnsupportedModelError",
+]
+
+
+class SglError(Exception):
+    """Base of all errors of this package."""
+
+
+class ProgramError(SglError):
+    """A program misuses the language."""
+
+
+class UnknownVariableError(ProgramError, KeyError):
+    """A name was read that no `gen` or `select` of this state was given."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class NotYetError(ProgramError):
+    """A construct of the language that this version does not have."""
+
+
+class BackendError(SglError):
+    """A backend is missing, unreachable or failed."""
+
+
+class EngineStoppedError(BackendError):
+    """The engine was shut down, or its thread died."""
+
+
+class RequestError(SglError):
+    """One request is wrong; the engine goes on."""
+
+
+class InvalidParamsError(RequestError, ValueError):
+    """A sampling value is out of range or of the wrong type."""
+
+
+class PromptError(RequestError, ValueError):
+    """A prompt is empty, or longer than the context or the pool."""
+
+
+class RequestAborted(RequestError):
+    """The request was cancelled before it finished."""
+
+
+class ModelError(SglError):
+    """A model cannot be loaded."""
+
+
+class ModelNotFoundError(ModelError):
+    """No such file, folder or repository, or no way to reach it."""
+
+
+class CorruptModelError(ModelError):
+    """A model file is there but broken or incomplete."""
+
+
+class TokenizerError(ModelError):
+    """The tokenizer or its chat template is missing or broken."""
+
+
+class UnsupportedModelError(ModelError):
+    """An architecture or quantization that this package does not run."""
+
+
+class MemoryLimitError(SglError):
+    """The model or the KV pool does not fit; the message holds the arithmetic."""

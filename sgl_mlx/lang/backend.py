@@ -1,0 +1,78 @@
+"""The seam between the language and whatever runs it: one small protocol.
+
+A backend sees prompts (`sgl_mlx.core.Prompt`) and sampling parameters, never program states. The
+runtime's `Engine` satisfies it without importing the language; `sgl_mlx.testing.ScriptedBackend`
+replays strings; `sgl_mlx.lang.backends` holds those that speak to other servers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Protocol, runtime_checkable
+
+from sgl_mlx.core import ChoiceScores, Completion, Prompt, SamplingParams
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Everything the language can ask for. Calls return at once; futures hold the answers.
+
+    Cancelling a future that is not done aborts its request. Errors arrive through the future,
+    except for `InvalidParamsError` and `NotYetError`, which the call itself may raise.
+    """
+
+    @property
+    def model_name(self) -> str:
+        """The model's path or id, as chat template names and messages need it."""
+        ...
+
+    @property
+    def supports_parallel(self) -> bool:
+        """True when a `Parallel` part joins the branches' KV instead of their text."""
+        ...
+
+    def render_chat(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
+    ) -> str:
+        """The conversation as the model's own template writes it.
+
+        Raises:
+            TokenizerError: when the model has no chat template or it rejects the messages.
+        """
+        ...
+
+    def submit(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Future[tuple[Completion, ...]]:
+        """Continue a prompt `params.n` times.
+
+        `on_text` receives the text of the first sample piece by piece, from another thread; the
+        pieces joined are the completion's text, and the last one comes before the future is done.
+        """
+        ...
+
+    def score(
+        self, prompt: Prompt, choices: Sequence[str], unconditional: bool = False
+    ) -> Future[ChoiceScores]:
+        """Log-probabilities of each choice after the prompt, in the order given."""
+        ...
+
+    def prefill(self, prompt: Prompt) -> Future[int]:
+        """Compute the prompt ahead of requests that share it; the number of cached tokens."""
+        ...
+
+    def flush_cache(self) -> bool:
+        """Forget all cached prefixes; False when requests are running."""
+        ...
+
+    def get_server_info(self) -> dict[str, Any]:
+        """Model, limits and counters."""
+        ...
+
+    def shutdown(self) -> None:
+        """Release everything; later calls raise `EngineStoppedError`."""
+        ...
