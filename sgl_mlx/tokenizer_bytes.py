@@ -1,0 +1,133 @@
+"""Which bytes a token spells, and how to tokenize text that does not begin a document."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, Literal
+
+import tokenizers
+
+from sgl_mlx.errors import TokenizerError
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+class Speller(dict[int, bytes]):
+    """Token id → bytes, worked out when first asked for. Ids outside the vocabulary are empty.
+
+    Raises:
+        TokenizerError: at construction, for a decoder that is neither byte-level nor
+            SentencePiece-like.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        super().__init__()
+        self._backend = backend
+        self._added = {i: t.content for i, t in backend.get_added_tokens_decoder().items()}
+        kinds = {step.get("type") for step in _steps(_parts(backend).get("decoder"))}
+        if "ByteLevel" in kinds:
+            self._spell = _spell_byte_level
+        elif kinds & {"ByteFallback", "Metaspace", "Replace"}:
+            self._spell = _spell_sentencepiece
+        else:
+            raise TokenizerError(
+                f"cannot tell the bytes of tokens from the decoder {sorted(map(str, kinds))}; "
+                "expected a ByteLevel or a SentencePiece-like (Metaspace, ByteFallback) decoder"
+            )
+
+    def __missing__(self, token_id: int) -> bytes:
+        if token_id in self._added:
+            spelled = self._added[token_id].encode()
+        else:
+            token = self._backend.id_to_token(token_id) if token_id >= 0 else None
+            spelled = b"" if token is None else self._spell(token)
+        self[token_id] = spelled
+        return spelled
+
+
+def _spell_byte_level(token: str) -> bytes:
+    alphabet = byte_level_alphabet()
+    return b"".join(alphabet.get(c) or c.encode() for c in token)
+
+
+def _spell_sentencepiece(token: str) -> bytes:
+    if match := _BYTE_TOKEN.fullmatch(token):
+        return bytes([int(match[1], 16)])
+    return token.replace("▁", " ").encode()
+
+
+@cache
+def byte_level_alphabet() -> dict[str, bytes]:
+    """GPT-2's printable stand-in for every byte: itself, or a character from U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    hidden = [b for b in range(256) if b not in printable]
+    pairs = [(b, b) for b in printable] + [(0x100 + n, b) for n, b in enumerate(hidden)]
+    return {chr(code): bytes([b]) for code, b in pairs}
+
+
+PrefixSpace = Literal["never", "first", "always"]
+"""Where a tokenizer adds a space: before a whole text, or after every special token as well."""
+
+
+def without_prefix_space(
+    backend: tokenizers.Tokenizer,
+) -> tuple[tokenizers.Tokenizer, PrefixSpace]:
+    """The same tokenizer for text inside a document, and where the original adds a space.
+
+    SentencePiece-like tokenizers write a space before every text; text that continues another
+    must not get one.
+    """
+    parts = _parts(backend)
+    steps = [*_steps(parts["pre_tokenizer"]), *_steps(parts["normalizer"])]
+    found = {_prefix_space(step) for step in steps} - {"never"}
+    if not found:
+        return backend, "never"
+    whole = json.loads(backend.to_str())
+    for part in ("pre_tokenizer", "normalizer"):
+        for step in _steps(whole[part]):
+            _silence(step)
+    inner = tokenizers.Tokenizer.from_str(json.dumps(whole))
+    return inner, "always" if "always" in found else "first"
+
+
+def _prefix_space(step: dict[str, Any]) -> PrefixSpace:
+    if step["type"] == "Prepend":
+        return "always"
+    if "prepend_scheme" in step:
+        scheme: PrefixSpace = step["prepend_scheme"]
+        return scheme
+    return "always" if step.get("add_prefix_space") else "never"
+
+
+def _silence(step: dict[str, Any]) -> None:
+    if step["type"] == "Prepend":
+        step.clear()
+        step.update(type="Sequence", normalizers=[])
+    if step.get("add_prefix_space"):
+        step["add_prefix_space"] = False
+    if "prepend_scheme" in step:
+        step["prepend_scheme"] = "never"
+
+
+def _parts(backend: tokenizers.Tokenizer) -> dict[str, Any]:
+    """Normalizer, pre-tokenizer and decoder as dictionaries, without the long vocabulary."""
+    names = ("normalizer", "pre_tokenizer", "decoder")
+    bare = tokenizers.Tokenizer(tokenizers.models.BPE())
+    for name in names:
+        if (part := getattr(backend, name)) is not None:
+            setattr(bare, name, part)
+    return {name: json.loads(bare.to_str())[name] for name in names}
+
+
+def _steps(part: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """The leaves of a (nested) Sequence."""
+    if part is None:
+        return
+    if part["type"] != "Sequence":
+        yield part
+        return
+    for child in next(value for value in part.values() if isinstance(value, list)):
+        yield from _steps(child)

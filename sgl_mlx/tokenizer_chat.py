@@ -1,0 +1,68 @@
+"""Rendering of a model's own chat template, with the helpers Hugging Face promises to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from sgl_mlx.errors import TokenizerError
+
+
+class _GenerationTag(Extension):
+    """`{% generation %}…{% endgeneration %}`: marks the assistant's text for training; a no-op."""
+
+    tags = {"generation"}  # noqa: RUF012  (jinja's own declaration)
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def render(
+    template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
+) -> str:
+    """The conversation as `template` writes it.
+
+    Raises:
+        TokenizerError: for a template that is no Jinja, or that fails on these messages.
+    """
+    try:
+        return _compile(template).render(messages=list(messages), **variables)
+    except jinja2.TemplateSyntaxError as e:
+        raise TokenizerError(f"chat template is broken at line {e.lineno}: {e.message}") from e
+    except (jinja2.TemplateError, TypeError, KeyError, ValueError, AttributeError) as e:
+        roles = ", ".join(str(m.get("role")) for m in messages)
+        raise TokenizerError(f"chat template rejects messages with roles [{roles}]: {e}") from e
+
+
+@lru_cache(maxsize=32)
+def _compile(template: str) -> jinja2.Template:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment.from_string(template)
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+    """Like `json.dumps`: jinja's own filter escapes `<`, `>` and `&` for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.now().strftime(pattern)

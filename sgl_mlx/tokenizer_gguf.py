@@ -1,0 +1,192 @@
+"""A `tokenizers` tokenizer from the vocabulary in a GGUF file's metadata.
+
+Two kinds exist in the llama family: byte-level BPE (`gpt2`), whose pre-tokenizer GGUF only
+names, and SentencePiece BPE (`llama`), whose merges follow from the scores of the pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from sgl_mlx.errors import TokenizerError
+
+_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # GGUF's tokenizer.ggml.token_type
+
+_END_OF_TURN = {
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+}
+"""Control tokens that end an answer even where the file names only one of them."""
+
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_TEKKEN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|"
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|"
+    r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_PATTERNS = {
+    "llama-bpe": _LLAMA3,
+    "llama3": _LLAMA3,
+    "llama-v3": _LLAMA3,
+    "smaug-bpe": _LLAMA3,
+    "dbrx": _LLAMA3,
+    "qwen2": _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"),
+    "deepseek-r1-qwen": _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"),
+    "tekken": _TEKKEN,
+}
+_GPT2 = {"gpt-2", "default", "phi-2", "olmo", "mpt", "jina-v2-en"}
+_GPT2_SINGLE_DIGITS = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"}
+_BOS_BY_DEFAULT = {"llama-bpe", "llama3", "llama-v3", "tekken"}
+
+
+def read_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments for `sgl_mlx.tokenizer.Tokenizer`.
+
+    Raises:
+        TokenizerError: when the vocabulary is missing, inconsistent, or of an unknown kind.
+    """
+    vocabulary = _Vocabulary(metadata)
+    if vocabulary.kind == "gpt2":
+        backend = _byte_level(vocabulary)
+    elif vocabulary.kind == "llama":
+        backend = _sentencepiece(vocabulary)
+    else:
+        raise TokenizerError(
+            f"GGUF tokenizer kind {vocabulary.kind!r} is not supported; known are gpt2 and llama"
+        )
+    backend.add_special_tokens(vocabulary.added(_CONTROL, special=True))
+    backend.add_tokens(vocabulary.added(_USER_DEFINED, special=False))
+    bos = vocabulary.get("bos_token_id")
+    return {
+        "backend": backend,
+        "bos_token_id": bos,
+        "eos_token_ids": vocabulary.eos_ids(),
+        "prefix_ids": [bos] if bos is not None and vocabulary.adds_bos() else [],
+        "chat_template": metadata.get("tokenizer.chat_template"),
+    }
+
+
+class _Vocabulary:
+    """The `tokenizer.ggml.*` entries, checked for lengths."""
+
+    def __init__(self, metadata: Mapping[str, Any]) -> None:
+        self._metadata = metadata
+        self.kind: str | None = self.get("model")
+        self.tokens: Sequence[str] = self.get("tokens") or ()
+        if not self.kind or not self.tokens:
+            raise TokenizerError(
+                "the GGUF file has no tokenizer (tokenizer.ggml.model and tokenizer.ggml.tokens)"
+            )
+        self.types: Sequence[int] = self.get("token_type") or [1] * len(self.tokens)
+        self.pre: str = self.get("pre") or "default"
+        if len(self.types) != len(self.tokens):
+            raise TokenizerError(
+                f"tokenizer.ggml.token_type has {len(self.types)} entries "
+                f"for {len(self.tokens)} tokens"
+            )
+
+    def get(self, name: str) -> Any:
+        return self._metadata.get(f"tokenizer.ggml.{name}")
+
+    def ids(self) -> dict[str, int]:
+        return {token: i for i, token in enumerate(self.tokens)}
+
+    def added(self, kind: int, special: bool) -> list[AddedToken]:
+        chosen = (t for t, k in zip(self.tokens, self.types, strict=True) if k == kind)
+        return [AddedToken(token, special=special, normalized=False) for token in chosen]
+
+    def eos_ids(self) -> list[int]:
+        named = {self.get(f"{name}_token_id") for name in ("eos", "eot", "eom")} - {None}
+        ends = {
+            i
+            for i, (token, kind) in enumerate(zip(self.tokens, self.types, strict=True))
+            if kind == _CONTROL and token in _END_OF_TURN
+        }
+        return sorted(named | ends)
+
+    def adds_bos(self) -> bool:
+        stated = self.get("add_bos_token")
+        if stated is not None:
+            return bool(stated)
+        return self.kind == "llama" or self.pre in _BOS_BY_DEFAULT
+
+
+def _byte_level(vocabulary: _Vocabulary) -> Tokenizer:
+    merges = vocabulary.get("merges")
+    if merges is None:
+        raise TokenizerError("a gpt2 tokenizer needs tokenizer.ggml.merges, which is missing")
+    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
+    ignore_merges = vocabulary.pre in _BOS_BY_DEFAULT
+    try:
+        model = models.BPE(vocabulary.ids(), pairs, ignore_merges=ignore_merges)
+    except Exception as e:  # the library raises bare Exception
+        raise TokenizerError(f"tokenizer.ggml.merges do not fit the tokens: {e}") from e
+    backend = Tokenizer(model)
+    backend.pre_tokenizer = _pre_tokenizer(vocabulary.pre)
+    backend.decoder = decoders.ByteLevel()
+    if vocabulary.pre in ("qwen2", "deepseek-r1-qwen"):
+        backend.normalizer = normalizers.NFC()
+    return backend
+
+
+def _pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    if name in _GPT2:
+        return byte_level
+    if name in _GPT2_SINGLE_DIGITS:
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        return pre_tokenizers.Sequence([digits, byte_level])
+    if name not in _PATTERNS:
+        known = sorted({*_GPT2, *_GPT2_SINGLE_DIGITS, *_PATTERNS})
+        raise TokenizerError(
+            f"GGUF pre-tokenizer {name!r} is not known; known are {', '.join(known)}"
+        )
+    split = pre_tokenizers.Split(Regex(_PATTERNS[name]), "isolated")
+    plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence([split, plain])
+
+
+def _sentencepiece(vocabulary: _Vocabulary) -> Tokenizer:
+    unknown = vocabulary.get("unknown_token_id")
+    unk = vocabulary.tokens[0 if unknown is None else unknown]
+    merges = list(_merges_by_score(vocabulary))
+    model = models.BPE(vocabulary.ids(), merges, unk_token=unk, fuse_unk=True, byte_fallback=True)
+    backend = Tokenizer(model)
+    spaces: list[normalizers.Normalizer] = [normalizers.Replace(" ", "▁")]
+    unspaces: list[decoders.Decoder] = [
+        decoders.Replace("▁", " "),
+        decoders.ByteFallback(),
+        decoders.Fuse(),
+    ]
+    if vocabulary.get("add_space_prefix") in (None, True):
+        spaces.insert(0, normalizers.Prepend("▁"))
+        unspaces.append(decoders.Strip(" ", 1, 0))
+    backend.normalizer = normalizers.Sequence(spaces)
+    backend.decoder = decoders.Sequence(unspaces)
+    return backend
+
+
+def _merges_by_score(vocabulary: _Vocabulary) -> Iterator[tuple[str, str]]:
+    """SentencePiece merges the pair whose joined piece scores best; so do merges in that order."""
+    scores = vocabulary.get("scores")
+    if scores is None or len(scores) != len(vocabulary.tokens):
+        raise TokenizerError(
+            f"a llama tokenizer needs one of tokenizer.ggml.scores per token, found "
+            f"{0 if scores is None else len(scores)} for {len(vocabulary.tokens)} tokens"
+        )
+    ids = vocabulary.ids()
+    for piece in sorted(ids, key=lambda p: (-scores[ids[p]], ids[p])):
+        cuts = ((piece[:i], piece[i:]) for i in range(1, len(piece)))
+        known = [(a, b) for a, b in cuts if a in ids and b in ids]
+        yield from sorted(known, key=lambda pair: (ids[pair[0]], ids[pair[1]]))
