@@ -1,0 +1,121 @@
+"""The slots of one pool, shared between cached prefixes and running requests.
+
+Every slot is in exactly one place: free, owned by the tree, or held by a request. Under pressure
+all unlocked cache is given up for requests (one pool, no fixed share for the cache).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+
+from sgl_mlx.runtime.radix import PLAIN, Node, RadixTree
+from sgl_mlx.runtime.slots import SlotAllocator
+
+
+@dataclass
+class Holding:
+    """What one request holds of the pool: the slots of its tokens so far.
+
+        table:   [ owned by the tree, locked through `node` | held by the request ]
+                   0 ..................... shared .......................... len(table)
+
+    Slots move from right to left: `PrefixCache.share` gives computed tokens to the tree.
+    """
+
+    namespace: Hashable = PLAIN
+    table: list[int] = field(default_factory=list)
+    shared: int = 0
+    node: Node | None = None
+
+
+class PrefixCache:
+    """See the module. `seconds` is the time spent here, for the overhead figures."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.tree = RadixTree()
+        self.slots = SlotAllocator(capacity)
+        self.held = 0
+        self.seconds = 0.0
+
+    @property
+    def available(self) -> int:
+        """Slots that `extend` can hand out: free ones and unlocked cache."""
+        return self.slots.free_count + self.tree.evictable
+
+    def open(self, tokens: tuple[int, ...], namespace: Hashable = PLAIN) -> Holding:
+        """Start a holding with the longest cached prefix of `tokens`, locked."""
+        started = time.perf_counter()
+        node, slots = self.tree.match(tokens, namespace)
+        self.tree.lock(node)
+        self.seconds += time.perf_counter() - started
+        return Holding(namespace, slots, len(slots), node)
+
+    def extend(self, holding: Holding, count: int) -> bool:
+        """Append `count` slots to a holding, evicting as needed; False, unchanged, if too few."""
+        if count > self.available:
+            return False
+        started = time.perf_counter()
+        missing = count - self.slots.free_count
+        if missing > 0:
+            self.slots.free(self.tree.evict(missing))
+        holding.table += self.slots.alloc(count)
+        self.held += count
+        self.seconds += time.perf_counter() - started
+        return True
+
+    def trim(self, holding: Holding, length: int) -> None:
+        """Free held slots beyond the first `length`; never cuts into the shared part."""
+        assert holding.shared <= length <= len(holding.table)
+        self._release(holding.table[length:])
+        del holding.table[length:]
+
+    def share(self, holding: Holding, tokens: tuple[int, ...]) -> None:
+        """Give the computed tokens to the tree, which others may match from now on.
+
+        Where the tree had the same tokens already, the duplicate slots are freed and the table
+        points at the tree's. `tokens` are those of the first `len(tokens)` table entries.
+        """
+        started = time.perf_counter()
+        length = len(tokens)
+        present, (node, slots) = self.tree.insert(tokens, holding.table[:length], holding.namespace)
+        duplicate = holding.table[holding.shared : present]
+        self.held -= length - max(present, holding.shared)
+        holding.table[:length] = slots
+        self.tree.lock(node)
+        if holding.node is not None:
+            self.tree.unlock(holding.node)
+        holding.node, holding.shared = node, length
+        self._release(duplicate)
+        self.seconds += time.perf_counter() - started
+
+    def close(self, holding: Holding) -> None:
+        """End a holding: unlock its prefix, free the rest."""
+        self._release(holding.table[holding.shared :])
+        if holding.node is not None:
+            self.tree.unlock(holding.node)
+        holding.table, holding.shared, holding.node = [], 0, None
+
+    def flush(self) -> None:
+        """Forget every cached prefix that no request uses."""
+        self.slots.free(self.tree.evict(self.tree.evictable))
+
+    def check(self, holdings: Iterable[Holding] = ()) -> None:
+        """Assert that free + cached + held slots are all slots, each exactly once."""
+        self.tree.check()
+        self.slots.check()
+        holdings = list(holdings)
+        held = [slot for h in holdings for slot in h.table[h.shared :]]
+        cached = list(self.tree.slots())
+        assert len(held) == self.held
+        everything = [*self.slots.free_slots(), *cached, *held]
+        assert sorted(everything) == list(range(1, self.capacity + 1))
+        for h in holdings:
+            path = list(h.node.path())[::-1] if h.node else []
+            assert h.table[: h.shared] == [slot for node in path for slot in node.slots]
+
+    def _release(self, slots: list[int]) -> None:
+        self.held -= len(slots)
+        self.slots.free(slots)

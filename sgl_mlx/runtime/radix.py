@@ -1,0 +1,266 @@
+"""Token-granular radix tree from token sequences to KV slots (RadixAttention, arXiv 2312.07104).
+
+Edges hold runs of tokens with one slot a token. A node is *locked* while a running request uses
+it or anything below it; unlocked leaves are evicted, least recently used first. Plain Python over
+integers: the tree owns slot numbers, never tensors. Sequences live in *namespaces*: equal tokens
+mean equal KV only within one (another model, image or position layout is another namespace).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable, Iterator, Sequence
+from typing import NamedTuple
+
+PLAIN: Hashable = ()
+"""Namespace of ordinary text that starts at position 0."""
+
+
+class Node:
+    """An edge and its lower end. `depth` counts the tokens from the root to that end."""
+
+    __slots__ = ("children", "depth", "last_used", "locks", "parent", "slots", "tokens")
+
+    def __init__(self, parent: Node | None, tokens: tuple[int, ...], slots: list[int]) -> None:
+        self.parent = parent
+        self.tokens = tokens
+        self.slots = slots
+        self.children: dict[int, Node] = {}
+        self.depth: int = (parent.depth if parent else 0) + len(tokens)
+        self.locks = 0
+        self.last_used = 0
+
+    @property
+    def in_tree(self) -> bool:
+        """False once evicted: the slots no longer belong to this node."""
+        return self.parent is not None or not self.tokens
+
+    def path(self) -> Iterator[Node]:
+        """This node and its ancestors, without the root."""
+        node: Node | None = self
+        while node is not None and node.parent is not None:
+            yield node
+            node = node.parent
+
+
+class Match(NamedTuple):
+    """The deepest node whose whole path is a prefix of the tokens, and the slots of that path."""
+
+    node: Node
+    slots: list[int]
+
+
+class RadixTree:
+    """See the module. `evictable` and `locked` count the slots the tree owns."""
+
+    def __init__(self) -> None:
+        self._roots: dict[Hashable, Node] = {}
+        self._clock = 0
+        self._leaves: list[tuple[int, int, Node]] = []  # heap; stale entries are skipped
+        self._node_count = 0
+        self.evictable = 0
+        self.locked = 0
+
+    # -- lookup -------------------------------------------------------------------------------
+
+    def match(self, tokens: Sequence[int], namespace: Hashable = PLAIN) -> Match:
+        """Longest cached prefix; splits the edge it ends in, and counts as a use of the path.
+
+        The slots stay valid only while the node is locked.
+        """
+        tokens = tuple(tokens)
+        node = self._root(namespace)
+        slots: list[int] = []
+        while (child := self._next(node, tokens)) is not None:
+            shared = common_prefix(child.tokens, tokens, node.depth)
+            if shared < len(child.tokens):
+                child = self._split(child, shared)
+            slots += child.slots
+            node = child
+        self._touch(node)
+        return Match(node, slots)
+
+    def match_length(
+        self, tokens: tuple[int, ...], namespace: Hashable = PLAIN, start: Node | None = None
+    ) -> tuple[int, Node]:
+        """Length of the longest cached prefix and the last node wholly inside it.
+
+        Changes nothing. Pass that node as `start` next time to go on from there.
+        """
+        node = start if start is not None and start.in_tree else self._root(namespace)
+        while (child := self._next(node, tokens)) is not None:
+            shared = common_prefix(child.tokens, tokens, node.depth)
+            if shared < len(child.tokens):
+                return node.depth + shared, node
+            node = child
+        return node.depth, node
+
+    # -- growth -------------------------------------------------------------------------------
+
+    def insert(
+        self, tokens: Sequence[int], slots: Sequence[int], namespace: Hashable = PLAIN
+    ) -> tuple[int, Match]:
+        """Add a path, taking over the slots of its part that was not there yet.
+
+        Args:
+            tokens: the whole path from the root.
+            slots: one a token; those of the part already present stay the caller's.
+
+        Returns:
+            The length that was already present, and the path now in the tree.
+        """
+        tokens = tuple(tokens)
+        assert len(tokens) == len(slots)
+        node, present = self.match(tokens, namespace)
+        length = node.depth
+        if length < len(tokens):
+            node = self._add(node, tokens[length:], list(slots[length:]))
+        return length, Match(node, present + list(slots[length:]))
+
+    # -- ownership ----------------------------------------------------------------------------
+
+    def lock(self, node: Node) -> None:
+        """Keep a path from eviction until as many `unlock` calls."""
+        for n in node.path():
+            if n.locks == 0:
+                self.evictable -= len(n.tokens)
+                self.locked += len(n.tokens)
+            n.locks += 1
+
+    def unlock(self, node: Node) -> None:
+        for n in node.path():
+            assert n.locks > 0, "unlock without lock"
+            n.locks -= 1
+            if n.locks == 0:
+                self.evictable += len(n.tokens)
+                self.locked -= len(n.tokens)
+                self._offer(n)
+
+    def evict(self, count: int) -> list[int]:
+        """Drop least recently used unlocked leaves until `count` slots came free, or none is left.
+
+        Returns:
+            The slots, now the caller's; possibly more than `count`, as leaves go whole.
+        """
+        freed: list[int] = []
+        while len(freed) < count and self._leaves:
+            used, _, node = heapq.heappop(self._leaves)
+            if node.children or node.locks or not node.in_tree:
+                continue
+            if used != node.last_used:
+                self._offer(node)
+                continue
+            freed += node.slots
+            self._remove(node)
+        return freed
+
+    def reset(self) -> list[int]:
+        """Drop everything; every slot becomes the caller's. No node may be locked."""
+        assert self.locked == 0, "reset while requests hold nodes"
+        return self.evict(self.evictable)
+
+    # -- inspection ---------------------------------------------------------------------------
+
+    def nodes(self) -> Iterator[Node]:
+        """All nodes but the roots, depth first."""
+        stack = [child for root in self._roots.values() for child in root.children.values()]
+        while stack:
+            node = stack.pop()
+            yield node
+            stack.extend(node.children.values())
+
+    def slots(self) -> Iterator[int]:
+        for node in self.nodes():
+            yield from node.slots
+
+    def check(self) -> None:
+        """Assert the invariants of structure, locks and counts."""
+        evictable = locked = 0
+        offered = {id(node) for _, _, node in self._leaves}
+        for node in self.nodes():
+            assert node.locks or node.children or id(node) in offered
+            assert node.parent is not None
+            assert node.parent.children[node.tokens[0]] is node
+            assert len(node.tokens) == len(node.slots) > 0
+            assert node.depth == node.parent.depth + len(node.tokens)
+            assert node.locks >= sum(child.locks for child in node.children.values())
+            if node.locks:
+                locked += len(node.tokens)
+            else:
+                evictable += len(node.tokens)
+        assert (evictable, locked) == (self.evictable, self.locked)
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _root(self, namespace: Hashable) -> Node:
+        root = self._roots.get(namespace)
+        if root is None:
+            root = self._roots[namespace] = Node(None, (), [])
+        return root
+
+    @staticmethod
+    def _next(node: Node, tokens: tuple[int, ...]) -> Node | None:
+        return node.children.get(tokens[node.depth]) if node.depth < len(tokens) else None
+
+    def _touch(self, node: Node) -> None:
+        self._clock += 1
+        for n in node.path():
+            n.last_used = self._clock
+
+    def _add(self, parent: Node, tokens: tuple[int, ...], slots: list[int]) -> Node:
+        node = Node(parent, tokens, slots)
+        node.last_used = self._clock
+        parent.children[tokens[0]] = node
+        self._node_count += 1
+        self.evictable += len(tokens)
+        self._offer(node)
+        return node
+
+    def _split(self, node: Node, length: int) -> Node:
+        """Cut an edge; `node` stays the lower part, so that those who hold it keep their path."""
+        assert node.parent is not None
+        upper = Node(node.parent, node.tokens[:length], node.slots[:length])
+        upper.locks = node.locks
+        upper.last_used = node.last_used
+        node.parent.children[upper.tokens[0]] = upper
+        self._node_count += 1
+        node.tokens, node.slots = node.tokens[length:], node.slots[length:]
+        node.parent = upper
+        upper.children[node.tokens[0]] = node
+        return upper
+
+    def _remove(self, node: Node) -> None:
+        parent = node.parent
+        assert parent is not None
+        del parent.children[node.tokens[0]]
+        node.parent = None
+        self._node_count -= 1
+        self.evictable -= len(node.tokens)
+        self._offer(parent)
+
+    def _offer(self, node: Node) -> None:
+        """Queue a node for eviction if it is an unlocked leaf now; `evict` checks again."""
+        if not node.children and not node.locks and node.parent is not None:
+            heapq.heappush(self._leaves, _entry(node))
+        if len(self._leaves) > 4 * self._node_count + 64:
+            self._leaves = [_entry(n) for n in self.nodes() if not n.children and not n.locks]
+            heapq.heapify(self._leaves)
+
+
+def _entry(node: Node) -> tuple[int, int, Node]:
+    return node.last_used, id(node), node
+
+
+def common_prefix(edge: tuple[int, ...], tokens: tuple[int, ...], start: int) -> int:
+    """How many tokens of `edge` agree with `tokens[start:]`; compares in slices, at C speed."""
+    limit = min(len(edge), len(tokens) - start)
+    if edge[:limit] == tokens[start : start + limit]:
+        return limit
+    low, high = 0, limit  # edge[:low] agrees, edge[:high] does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if edge[low:middle] == tokens[start + low : start + middle]:
+            low = middle
+        else:
+            high = middle
+    return low

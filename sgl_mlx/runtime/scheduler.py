@@ -1,0 +1,329 @@
+"""What each step computes. Integers only; no tensor is touched here.
+
+A turn of the engine is `plan = next(); result = runner.run(plan); commit(plan, result)`. Prompts
+are prefilled in chunks, mixed with one token for each decoding sequence. When only decoding is
+left an epoch opens: fixed rows with slots reserved for several steps, so that the runner can
+submit a step before the one before it has come back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sgl_mlx.core import FinishReason
+from sgl_mlx.runtime.admission import Admission, Counters, SchedulerLimits
+from sgl_mlx.runtime.plan import Decode, Extend, Plan, Row, StepResult
+from sgl_mlx.runtime.prefix_cache import PrefixCache
+from sgl_mlx.runtime.sequence import Sequence
+
+
+@dataclass
+class _Epoch:
+    """`steps` of `width` were committed; with `in_flight` the runner has begun the next."""
+
+    ids: tuple[str, ...]
+    width: int
+    steps: int = 0
+    in_flight: bool = False
+
+
+class Scheduler:
+    """See the module. `seconds` is the time spent here, the cache's included."""
+
+    def __init__(self, cache: PrefixCache, limits: SchedulerLimits | None = None) -> None:
+        self.cache = cache
+        self.limits = limits or SchedulerLimits()
+        self.counters = Counters()
+        self.seconds = 0.0
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self._ended: list[Sequence] = []
+        self._admission = Admission(cache, self.limits, self.counters)
+        self._arrivals = 0
+        self._epoch: _Epoch | None = None
+
+    # -- the queue ----------------------------------------------------------------------------
+
+    def add(self, s: Sequence) -> None:
+        """Queue a sequence and, before it, those it comes after."""
+        for needed in s.after:
+            self.add(needed)
+        self._arrivals += 1
+        s.arrival = self._arrivals
+        self.waiting.append(s)
+
+    def abort(self, s: Sequence, message: str | None = None) -> None:
+        """End a sequence wherever it stands; what it computed stays in the cache."""
+        if s.finish_reason is None:
+            self._end(s, FinishReason("abort", message=message))
+
+    @property
+    def idle(self) -> bool:
+        return not self.waiting and not self.running
+
+    def sequences(self) -> Iterator[Sequence]:
+        """Everything that may hold slots."""
+        stack = [*self.waiting, *self.running, *self._ended]
+        seen = {id(s) for s in stack}
+        while stack:
+            s = stack.pop()
+            yield s
+            for needed in s.after:
+                if id(needed) not in seen:
+                    seen.add(id(needed))
+                    stack.append(needed)
+
+    def check(self) -> None:
+        """Assert that every slot is free, cached or held exactly once, and states make sense."""
+        sequences = list(self.sequences())
+        self.cache.check(s.holding for s in sequences if s.holding is not None)
+        for s in sequences:
+            if s.holding is not None:
+                assert s.holding.shared <= s.computed <= len(s.table)
+            assert s.computed <= len(s.tokens)
+
+    # -- one turn -----------------------------------------------------------------------------
+
+    def next(self) -> Plan | None:
+        """What to compute now; None when there is nothing to do."""
+        started = time.perf_counter()
+        try:
+            while True:
+                self._settle()
+                self._admission.admit(self.waiting, self.running)
+                self._end_complete()
+                if self.running or (not self._ended and not self._unblock()):
+                    return self._plan()
+        finally:
+            self.seconds += time.perf_counter() - started
+
+    def commit(self, plan: Plan, result: StepResult) -> None:
+        """Take the outcome of a step: sequences grow, end, or put their prefix in the tree."""
+        started = time.perf_counter()
+        self.counters.forward_passes += 1
+        if isinstance(plan, Extend):
+            computed = {row.id: len(row.tokens) for row in plan.rows}
+        else:
+            assert self._epoch is not None
+            self._epoch.steps += 1
+            computed = dict.fromkeys(plan.ids, 1)
+        for s in [s for s in self.running if s.id in computed]:
+            self._advance(s, computed[s.id], result)
+        self.seconds += time.perf_counter() - started
+
+    # -- planning -----------------------------------------------------------------------------
+
+    def _plan(self) -> Plan | None:
+        epoch = self._epoch
+        if epoch is not None:
+            live = [s for s in self.running if s.id in epoch.ids]
+            others = len(live) < len(self.running)
+            if live and (epoch.in_flight or (not others and self._worth_going_on(live))):
+                return self._decode(live, ahead=not others)
+            self._epoch = None
+        if any(s.prefilling for s in self.running):
+            return self._extend()
+        return self._open_epoch() if self.running else None
+
+    def _worth_going_on(self, live: list[Sequence]) -> bool:
+        epoch = self._epoch
+        assert epoch is not None
+        return epoch.steps < epoch.width and 2 * len(live) > len(epoch.ids)
+
+    def _decode(self, live: list[Sequence], ahead: bool, opening: tuple[Row, ...] = ()) -> Decode:
+        epoch = self._epoch
+        assert epoch is not None
+        more = epoch.steps + 1 < epoch.width and any(s.remaining > 1 for s in live)
+        epoch.in_flight = ahead and more and self._worth_going_on(live)
+        return Decode(tuple(s.id for s in live), epoch.width, epoch.in_flight, opening)
+
+    def _open_epoch(self) -> Decode:
+        width = min(self.limits.epoch_steps, max(s.remaining for s in self.running))
+        while width > 1 and self._slots_wanted(width) > self.cache.available:
+            width //= 2
+        for s in list(self.running):
+            if s in self.running:
+                self._reserve(s, min(width, s.remaining))
+        self._epoch = _Epoch(tuple(s.id for s in self.running), width)
+        opening = tuple(self._row(s, 1, len(s.table)) for s in self.running)
+        return self._decode(self.running, ahead=True, opening=opening)
+
+    def _slots_wanted(self, width: int) -> int:
+        return sum(
+            max(s.computed + min(width, s.remaining) - len(s.table), 0) for s in self.running
+        )
+
+    def _extend(self) -> Extend:
+        for s in [s for s in self.running if not s.prefilling]:
+            if s in self.running:
+                self._reserve(s, 1)
+        room = self.limits.step_tokens
+        score_room = self.limits.score_tokens
+        rows: list[Row] = []
+        for s in sorted(self.running, key=lambda s: s.prefilling):
+            count = min(s.pending, max(room, 0 if rows else 1))
+            if s.logprob_start is not None:
+                unscored = max(s.logprob_start - 1 - s.computed, 0)
+                count = min(count, unscored + score_room)
+                score_room -= max(count - unscored, 0)
+            if count > 0:
+                rows.append(self._row(s, count, s.computed + count))
+                room -= count
+        return Extend(tuple(rows))
+
+    def _row(self, s: Sequence, count: int, table_end: int) -> Row:
+        start, end = s.computed, s.computed + count
+        last = end == len(s.tokens)
+        sample = last and s.wants_logits
+        targets: tuple[int, ...] = ()
+        if s.logprob_start is not None:
+            scored = slice(max(start + 1, s.logprob_start), min(end + 1, s.prompt_length))
+            targets = tuple(s.tokens[scored])
+        return Row(
+            id=s.id,
+            tokens=tuple(s.tokens[start:end]),
+            prefix=s.prefix_slots(),
+            slots=tuple(s.table[start:table_end]),
+            position=s.base.origin + start,
+            sample=sample,
+            params=s.params,
+            seed=s.seed,
+            output=s.output_tokens,
+            targets=targets,
+            prefix_positions=s.prefix_positions() if s.after else None,
+        )
+
+    # -- outcome ------------------------------------------------------------------------------
+
+    def _advance(self, s: Sequence, count: int, result: StepResult) -> None:
+        in_prompt = max(min(s.computed + count, s.prompt_length) - s.computed, 0)
+        self.counters.computed_tokens += in_prompt
+        self.counters.decode_tokens += count - in_prompt
+        shares = s.prefilling
+        s.computed += count
+        if s.id in result.prompt_scores:
+            s.output.score_prompt(result.prompt_scores[s.id])
+        if s.logprob_start is not None and s.computed >= s.logprob_start:
+            s.logprob_start = s.computed + 1 if s.computed < s.prompt_length else None
+        if shares:
+            assert s.holding is not None
+            self.cache.share(s.holding, tuple(s.tokens[: s.computed]))
+        if s.computed == len(s.tokens):
+            self._continue(s, result)
+
+    def _continue(self, s: Sequence, result: StepResult) -> None:
+        scores = result.token_scores.get(s.id)
+        if s.params.max_new_tokens == 0:
+            if scores is not None:
+                s.output.score_next(scores)
+            self._end(s, FinishReason("length", length=0))
+            return
+        token = result.tokens[s.id]
+        s.tokens.append(token)
+        reason = s.output.push(token, scores)
+        if reason is None and s.remaining <= 0:
+            reason = FinishReason("length", length=s.params.max_new_tokens)
+        if reason is not None:
+            self._end(s, reason)
+
+    def _end(self, s: Sequence, reason: FinishReason) -> None:
+        s.finish_reason = reason
+        for queue in (self.waiting, self.running):
+            if s in queue:
+                queue.remove(s)
+        self._ended.append(s)
+        for needed in s.after:
+            self.abort(needed, "the request it was computed for ended")
+        s.output.finish(reason)
+
+    # -- slots --------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Put what ended sequences computed into the tree and let go of their slots.
+
+        Their last tokens may not be in the pool yet. That is safe: only a plan other than a
+        `Decode` of the open epoch can read or reuse those slots, and the runner writes an epoch's
+        KV to the pool before it runs such a plan.
+        """
+        for s in self._ended:
+            if s.holding is not None:
+                self._share_computed(s)
+            if not s.held:
+                self._let_go(s)
+        self._ended.clear()
+
+    def _let_go(self, s: Sequence) -> None:
+        s.held = False
+        if s.finish_reason is None:
+            return
+        if s.holding is not None:
+            self.cache.close(s.holding)
+            s.holding = None
+        for needed in s.after:
+            self._let_go(needed)
+
+    def _share_computed(self, s: Sequence) -> None:
+        assert s.holding is not None
+        self.cache.trim(s.holding, s.computed)
+        if s.computed > s.holding.shared:
+            self.cache.share(s.holding, tuple(s.tokens[: s.computed]))
+
+    def _reserve(self, s: Sequence, count: int) -> None:
+        """Slots for the next `count` tokens of `s`, or fewer; for one token at any price."""
+        assert s.holding is not None
+        missing = s.computed + count - len(s.table)
+        if missing <= 0 or self.cache.extend(s.holding, missing):
+            return
+        while len(s.table) <= s.computed and not self.cache.extend(s.holding, 1):
+            newest = max(self.running, key=lambda r: r.arrival)
+            if newest is not s or len(self.running) > 1:
+                self._retract(newest)
+                if newest is s:
+                    return
+            elif not self._reclaim():
+                self.abort(s, "the KV pool is too small for this request")
+                return
+
+    def _retract(self, s: Sequence) -> None:
+        """Preempt: back to the queue; what it computed is left to the cache."""
+        assert s.holding is not None
+        self.counters.preemptions += 1
+        self._share_computed(s)
+        self.cache.close(s.holding)
+        s.holding, s.computed, s.match_node = None, 0, None
+        self.running.remove(s)
+        self.waiting.append(s)
+
+    def _reclaim(self) -> bool:
+        """Nothing runs and nothing fits: give up KV that the newest waiting sequence holds.
+
+        Only branches computed for a sequence that still waits (`held`) can be in the way; they
+        are computed again when its turn comes.
+        """
+        holders = [s for s in self.waiting if any(n.holding for n in s.after)]
+        if not holders or (not self.running and len(holders) == len(self.waiting) == 1):
+            return False
+        newest = max(holders, key=lambda s: s.arrival)
+        for needed in newest.after:
+            if needed.holding is not None:
+                self.cache.close(needed.holding)
+                needed.holding, needed.computed, needed.match_node = None, 0, None
+                needed.finish_reason = None
+                self.waiting.append(needed)
+        return True
+
+    def _end_complete(self) -> None:
+        """End prompts that were wanted for their KV alone and are wholly cached."""
+        for s in [s for s in self.running if s.pending == 0]:
+            self._end(s, FinishReason("length", length=0))
+
+    def _unblock(self) -> bool:
+        """Nothing runs and nothing was admitted: make way, or end what can never run."""
+        ready = [s for s in self.waiting if s.ready]
+        if not ready:
+            return False
+        if not self._reclaim():
+            self.abort(min(ready, key=lambda s: s.arrival), "the KV pool is too small for it")
+        return True
