@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 from sgl_mlx.errors import InvalidParamsError
 
@@ -55,7 +55,7 @@ class Parallel:
     branches: tuple[Prompt, ...]
 
 
-Part = Union[Text, Generated, Shift, Parallel]
+Part = Text | Generated | Shift | Parallel
 Prompt = tuple[Part, ...]
 
 

@@ -42,8 +42,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     source, out = tmp_path_factory.mktemp("source") / "tree", tmp_path_factory.mktemp("wheel")
     skip = shutil.ignore_patterns(".*", "tests", "build", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, source, symlinks=True, ignore=skip)
-    command = "-m pip wheel --quiet --no-deps --no-build-isolation --no-index --wheel-dir".split()
-    subprocess.run([sys.executable, *command, out, source], check=True, capture_output=True)
+    offline = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    command = [sys.executable, "-m", "pip", "wheel", *offline, "--wheel-dir", out, source]
+    subprocess.run(command, check=True, capture_output=True)
     (built,) = out.glob("*.whl")
     return set(zipfile.ZipFile(built).namelist())
 
