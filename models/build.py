@@ -1,0 +1,95 @@
+"""From a configuration and weights to a model of mlx-lm, checked and in the right type."""
+
+from __future__ import annotations
+
+import difflib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx_lm.models
+from mlx.utils import tree_flatten
+from mlx_lm.utils import _get_classes, dequantize_model, infer_quant_config
+
+from sgl_mlx.errors import CorruptModelError, UnsupportedModelError
+
+_SHOWN = 5
+"""How many names an error lists."""
+
+
+def model_classes(config: dict[str, Any]) -> tuple[type[nn.Module], Any]:
+    """mlx-lm's model class and its arguments class for `config["model_type"]`.
+
+    Raises:
+        UnsupportedModelError: naming the architecture and the ones that are spelled alike.
+    """
+    model_type = config["model_type"]
+    try:
+        classes: tuple[type[nn.Module], Any] = _get_classes(config)
+    except ValueError as e:
+        known = sorted(module.name for module in pkgutil.iter_modules(mlx_lm.models.__path__))
+        near = difflib.get_close_matches(model_type, known, n=3)
+        hint = f"; near it are {', '.join(near)}" if near else ""
+        raise UnsupportedModelError(f"architecture {model_type!r} is not supported{hint}") from e
+    return classes
+
+
+def build(config: dict[str, Any], weights: dict[str, mx.array], source: str) -> nn.Module:
+    """The model with these weights; layers whose weights come with scales are quantized.
+
+    Raises:
+        UnsupportedModelError: for an unknown architecture.
+        CorruptModelError: for a configuration the architecture rejects, and for weights that do
+            not match it, naming them with both shapes.
+    """
+    model_class, args_class = model_classes(config)
+    try:
+        model: nn.Module = model_class(args_class.from_dict(config))
+    except (TypeError, ValueError, KeyError, ZeroDivisionError) as e:
+        raise CorruptModelError(
+            f"{source}: the configuration does not fit {config['model_type']}: {e}"
+        ) from e
+    if hasattr(model, "sanitize"):
+        weights = model.sanitize(weights)
+    _quantize_like(model, weights)
+    check_weights(model, weights, source)
+    model.eval()
+    model.load_weights(list(weights.items()))
+    return model
+
+
+def _quantize_like(model: nn.Module, weights: Mapping[str, mx.array]) -> None:
+    def packing(path: str, module: nn.Module) -> bool | dict[str, Any]:
+        if f"{path}.scales" not in weights or not hasattr(module, "to_quantized"):
+            return False
+        how: dict[str, Any] = infer_quant_config(path, module, weights)
+        return how
+
+    if any(name.endswith(".scales") for name in weights):
+        nn.quantize(model, class_predicate=packing)
+
+
+def check_weights(model: nn.Module, weights: Mapping[str, mx.array], source: str) -> None:
+    """Raise `CorruptModelError` unless names and shapes are exactly the model's."""
+    expected = {name: tuple(p.shape) for name, p in tree_flatten(model.parameters())}
+    given = {name: tuple(w.shape) for name, w in weights.items()}
+    faults = [f"{name} is missing" for name in sorted(expected.keys() - given.keys())]
+    faults += [f"{name} has no place" for name in sorted(given.keys() - expected.keys())]
+    faults += [
+        f"{name} has shape {given[name]}, the configuration wants {expected[name]}"
+        for name in sorted(expected.keys() & given.keys())
+        if expected[name] != given[name]
+    ]
+    if faults:
+        more = f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise CorruptModelError(
+            f"{source}: weights do not match the configuration: {'; '.join(faults[:_SHOWN])}{more}"
+        )
+
+
+def cast(model: nn.Module, dtype: mx.Dtype) -> None:
+    """Dequantize every layer and hold all weights as `dtype`, in place and lazily."""
+    dequantize_model(model)
+    model.set_dtype(dtype)

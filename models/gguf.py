@@ -1,0 +1,148 @@
+"""The weights of a GGUF file of the llama family, under mlx-lm's names and in its row order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from gguf.constants import GGMLQuantizationType as Type
+from numpy.typing import NDArray
+
+from sgl_mlx.errors import UnsupportedModelError
+from sgl_mlx.models.gguf_blocks import GROUP_SIZE, REPACKABLE, repack
+from sgl_mlx.models.gguf_file import GGUFFile
+
+_FLOATS = {Type.F32: mx.float32, Type.F16: mx.float16, Type.BF16: mx.bfloat16}
+
+_OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_qkv": "self_attn.qkv_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": "mlp.switch_mlp.gate_proj",
+    "ffn_up_exps": "mlp.switch_mlp.up_proj",
+    "ffn_down_exps": "mlp.switch_mlp.down_proj",
+}
+_SANDWICH_NORMS = {
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+_LAYER_OF = {
+    "phi3": {"ffn_up": "mlp.gate_up_proj"},
+    "gemma2": _SANDWICH_NORMS,
+    "gemma3_text": _SANDWICH_NORMS,
+    "mixtral": {
+        "ffn_gate_inp": "block_sparse_moe.gate",
+        "ffn_gate_exps": "block_sparse_moe.switch_mlp.gate_proj",
+        "ffn_up_exps": "block_sparse_moe.switch_mlp.up_proj",
+        "ffn_down_exps": "block_sparse_moe.switch_mlp.down_proj",
+    },
+}
+
+
+_NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+_REQUANTIZED_BITS = 8
+
+
+def read_weights(
+    file: GGUFFile, config: Mapping[str, Any], dtype: mx.Dtype | None
+) -> dict[str, mx.array]:
+    """Every weight of the model by mlx-lm's name.
+
+    With a `dtype` everything is dequantized to it. Without, 4- and 8-bit blocks stay as they are
+    in MLX's packing, and other quantized types become 8-bit groups, wider than any of them.
+
+    Raises:
+        UnsupportedModelError: for a tensor that no layer of the architecture has.
+    """
+    weights: dict[str, mx.array] = {}
+    native = _native_float(file)
+    for name, entry in file.tensors.items():
+        if name in _NOT_WEIGHTS:
+            continue
+        target = weight_name(name, config["model_type"])
+        order = _row_order(name, file, config)
+        is_matrix = len(entry.shape) > 1
+        if dtype is None and is_matrix and entry.type not in _FLOATS:
+            weights.update(_quantized(file, name, target, order))
+        else:
+            values = _shifted(name, config, _reordered(file.floats(name), order))
+            weights[target] = mx.array(values).astype(dtype or native)
+            mx.eval(weights[target])  # or every tensor waits as float32
+    return weights
+
+
+def weight_name(name: str, model_type: str) -> str:
+    """mlx-lm's name of a tensor, e.g. `blk.3.attn_q.weight` → `….layers.3.self_attn.q_proj.weight`.
+
+    Raises:
+        UnsupportedModelError: for a name the llama family does not use.
+    """
+    layers = {**_LAYER, **_LAYER_OF.get(model_type, {})}
+    match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
+    if match and match[2] in layers:
+        return f"model.layers.{match[1]}.{layers[match[2]]}.{match[3]}"
+    stem, _, kind = name.rpartition(".")
+    if stem in _OUTER:
+        return f"{_OUTER[stem]}.{kind}"
+    raise UnsupportedModelError(f"GGUF tensor {name} has no counterpart in {model_type}")
+
+
+def _native_float(file: GGUFFile) -> mx.Dtype:
+    """The type for what is not quantized: float16 beside float16 scales."""
+    kinds = {e.type for e in file.tensors.values() if len(e.shape) > 1}
+    return _FLOATS[kinds.pop()] if len(kinds) == 1 and kinds <= set(_FLOATS) else mx.float16
+
+
+def _quantized(
+    file: GGUFFile, name: str, target: str, order: NDArray[np.intp] | None
+) -> dict[str, mx.array]:
+    kind = file.tensors[name].type
+    if kind in REPACKABLE:
+        parts = [mx.array(part) for part in repack(_reordered(file.blocks(name), order), kind)]
+    else:
+        values = mx.array(_reordered(file.floats(name), order)).astype(mx.float16)
+        parts = list(mx.quantize(values, group_size=GROUP_SIZE, bits=_REQUANTIZED_BITS))
+    mx.eval(parts)
+    stem = target.removesuffix(".weight")
+    names = ("weight", "scales", "biases")
+    return {f"{stem}.{n}": part for n, part in zip(names, parts, strict=True)}
+
+
+def _row_order(name: str, file: GGUFFile, config: Mapping[str, Any]) -> NDArray[np.intp] | None:
+    """Rows of q and k in the order of half-split rope, where llama.cpp has interleaved them.
+
+    Its converter does so for the `llama` architecture alone, whose rope there turns neighbouring
+    rows 2i, 2i + 1; mlx-lm (like Hugging Face) turns rows i, i + d / 2 of each head.
+    """
+    heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
+    part = name.split(".")[-2]
+    if config["model_type"] not in ("llama", "mixtral") or part not in heads:
+        return None
+    rows = np.arange(file.tensors[name].shape[0])
+    pairs = rows.reshape(config[heads[part]], -1, 2)
+    return pairs.swapaxes(1, 2).reshape(-1)
+
+
+def _reordered(rows: NDArray[Any], order: NDArray[np.intp] | None) -> NDArray[Any]:
+    return rows if order is None else rows[order]
+
+
+def _shifted(name: str, config: Mapping[str, Any], values: NDArray[Any]) -> NDArray[Any]:
+    """Gemma scales by one plus its norm weights; GGUF stores the sum."""
+    is_gemma_norm = config["model_type"].startswith("gemma") and name.endswith("norm.weight")
+    return values - 1 if is_gemma_norm else values

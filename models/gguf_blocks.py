@@ -1,0 +1,84 @@
+"""GGML's quantized blocks as MLX's affine quantization: the same numbers, packed differently.
+
+Both store small integers `q` with a scale and an offset per group of 32, `scale * q + bias`.
+MLX packs a group's integers in order, lowest bits first, into 32-bit words. Block layouts:
+ggml's `ggml-common.h`. Exact but for Q4_K, whose products of scales are rounded to float16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from gguf.constants import GGML_QUANT_SIZES
+from gguf.constants import GGMLQuantizationType as Type
+from gguf.quants import Q4_K
+from numpy.typing import NDArray
+
+GROUP_SIZE = 32
+
+_Bytes = NDArray[np.uint8]
+_Half = NDArray[np.float16]
+
+
+class Affine(NamedTuple):
+    """Of a tensor (…, n): `weight` uint32 (…, n * bits / 32), the others float16 (…, n / 32)."""
+
+    weight: NDArray[np.uint32]
+    scales: _Half
+    biases: _Half
+
+
+def repack(rows: _Bytes, kind: Type) -> Affine:
+    """A tensor's raw rows, shape (…, bytes), as affine groups; `kind` is one of `REPACKABLE`."""
+    blocks = rows.reshape(-1, GGML_QUANT_SIZES[kind][1])
+    packed, scales, biases = REPACKABLE[kind](blocks)
+    lead = rows.shape[:-1]
+    words = np.ascontiguousarray(packed).view(np.uint32)
+    return Affine(words.reshape(*lead, -1), scales.reshape(*lead, -1), biases.reshape(*lead, -1))
+
+
+def _q4_0(blocks: _Bytes) -> tuple[_Bytes, _Half, _Half]:
+    scale = _halves(blocks[:, :2])
+    return _pair(_nibbles(blocks[:, 2:])), scale, -8 * scale
+
+
+def _q4_1(blocks: _Bytes) -> tuple[_Bytes, _Half, _Half]:
+    return _pair(_nibbles(blocks[:, 4:])), _halves(blocks[:, :2]), _halves(blocks[:, 2:4])
+
+
+def _q8_0(blocks: _Bytes) -> tuple[_Bytes, _Half, _Half]:
+    scale = _halves(blocks[:, :2])
+    return blocks[:, 2:] ^ 0x80, scale, -128 * scale  # signed to offset by 128
+
+
+def _q4_k(blocks: _Bytes) -> tuple[_Bytes, _Half, _Half]:
+    """Super-blocks of eight groups; group scales are 6-bit multiples of the block's own."""
+    scale, offset = (_halves(blocks[:, i : i + 2]).astype(np.float32) for i in (0, 2))
+    group_scales, group_offsets = Q4_K.get_scale_min(blocks[:, 4:16])
+    groups = _nibbles(blocks[:, 16:].reshape(-1, 32))  # each 32 bytes hold two groups
+    scales = (scale * group_scales).astype(np.float16)
+    return _pair(groups), scales, (-offset * group_offsets).astype(np.float16)
+
+
+REPACKABLE: dict[Type, Callable[[_Bytes], tuple[_Bytes, _Half, _Half]]] = {
+    Type.Q4_0: _q4_0,
+    Type.Q4_1: _q4_1,
+    Type.Q8_0: _q8_0,
+    Type.Q4_K: _q4_k,
+}
+
+
+def _halves(raw: _Bytes) -> _Half:
+    return np.ascontiguousarray(raw).view(np.float16)
+
+
+def _nibbles(raw: _Bytes) -> _Bytes:
+    """All low halves of a row's bytes, then all high halves."""
+    return np.concatenate([raw & 0x0F, raw >> 4], axis=-1)
+
+
+def _pair(values: _Bytes) -> _Bytes:
+    """Neighbouring 4-bit values in one byte, the first one low."""
+    return values[:, 0::2] | (values[:, 1::2] << 4)

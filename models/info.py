@@ -1,0 +1,117 @@
+"""What a model on disk is, from its headers alone: no weight is read, no mlx imported."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from sgl_mlx.models import gguf_config, safetensors_file
+from sgl_mlx.models.gguf_file import GGUFFile
+from sgl_mlx.models.safetensors_file import WeightEntry
+
+_FLOAT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Sizes are in bytes; `parameters` counts quantized weights as the numbers they stand for."""
+
+    path: str
+    format: str
+    architecture: str
+    layers: int | None
+    parameters: int
+    quantization: str
+    context_length: int | None
+    disk_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def describe(path: str | Path) -> ModelInfo:
+    """Architecture, size and quantization of a GGUF file or a model folder.
+
+    Raises:
+        ModelNotFoundError, CorruptModelError, UnsupportedModelError: as for loading it.
+    """
+    path = Path(path)
+    return _describe_folder(path) if path.is_dir() else _describe_gguf(path)
+
+
+def estimate_weight_bytes(path: str | Path, dtype: str | None = None) -> int:
+    """Memory the weights will take: as they are, or all as `dtype` ("float32", …)."""
+    info = describe(path)
+    return info.disk_bytes if dtype is None else info.parameters * _FLOAT_BYTES[dtype]
+
+
+def _describe_gguf(path: Path) -> ModelInfo:
+    file = GGUFFile(path)
+    config = gguf_config.read_config(file)
+    by_type = Counter[str]()
+    for entry in file.tensors.values():
+        by_type[entry.type.name] += prod(entry.shape)
+    return ModelInfo(
+        path=str(path),
+        format="GGUF",
+        architecture=config["model_type"],
+        layers=config["num_hidden_layers"],
+        parameters=sum(by_type.values()),
+        quantization=by_type.most_common(1)[0][0],
+        context_length=config["max_position_embeddings"],
+        disk_bytes=sum(entry.size for entry in file.tensors.values()),
+    )
+
+
+def _describe_folder(path: Path) -> ModelInfo:
+    config = safetensors_file.read_config(path)
+    entries = safetensors_file.read_entries(path)
+    text = config.get("text_config") or config
+    return ModelInfo(
+        path=str(path),
+        format="safetensors",
+        architecture=config["model_type"],
+        layers=text.get("num_hidden_layers"),
+        parameters=_count_parameters(entries),
+        quantization=_quantization(config, entries),
+        context_length=text.get("max_position_embeddings"),
+        disk_bytes=sum(entry.size for entry in entries.values()),
+    )
+
+
+def _quantization(config: Mapping[str, Any], entries: Mapping[str, WeightEntry]) -> str:
+    how = config.get("quantization") or config.get("quantization_config")
+    if how:
+        return f"{how['bits']}-bit" if "bits" in how else str(how.get("quant_method"))
+    by_type = Counter[str]()
+    for entry in entries.values():
+        by_type[entry.dtype] += entry.size
+    return by_type.most_common(1)[0][0] if by_type else "none"
+
+
+def _count_parameters(entries: Mapping[str, WeightEntry]) -> int:
+    """MLX packs `32 / bits` numbers in each word; scales and biases are no parameters."""
+    total = 0
+    for name, entry in entries.items():
+        stem, _, kind = name.rpartition(".")
+        packed = f"{stem}.scales" in entries
+        if packed and kind in ("scales", "biases"):
+            continue
+        total += _unpacked(entry, entries[f"{stem}.scales"]) if packed else entry.count
+    return total
+
+
+def _unpacked(weight: WeightEntry, scales: WeightEntry) -> int:
+    """Bits are the power of two, 3, 5 or 6 that make the group size 16, 32, 64 or 128."""
+    if weight.dtype != "U32":
+        return weight.count
+    bits_total = weight.count * 32
+    for group_size in (64, 32, 128, 16):
+        bits, rest = divmod(bits_total, scales.count * group_size)
+        if not rest and bits in (2, 3, 4, 5, 6, 8):
+            return scales.count * group_size
+    return weight.count

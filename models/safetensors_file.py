@@ -1,0 +1,117 @@
+"""Headers of safetensors files and of the folders that hold them, without reading any weight.
+
+The format: https://github.com/huggingface/safetensors#format.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from sgl_mlx.errors import CorruptModelError, ModelNotFoundError
+
+_LENGTH_BYTES = 8
+_MAX_HEADER = 100_000_000
+
+
+@dataclass(frozen=True)
+class WeightEntry:
+    """One tensor as the file declares it; `dtype` in the format's own words, e.g. BF16."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    size: int
+
+    @property
+    def count(self) -> int:
+        return prod(self.shape)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The `model*.safetensors` of a folder, all shards of the index among them.
+
+    Raises:
+        ModelNotFoundError: when there are none.
+        CorruptModelError: naming the shards that the index lists and the folder lacks.
+    """
+    index = folder / "model.safetensors.index.json"
+    files = sorted(folder.glob("model*.safetensors"))
+    if index.is_file():
+        listed = set(read_json(index).get("weight_map", {}).values())
+        missing = sorted(listed - {file.name for file in files})
+        if missing:
+            raise CorruptModelError(
+                f"{folder} lacks {len(missing)} of the {len(listed)} shards in {index.name}: "
+                f"{', '.join(missing)}"
+            )
+    if not files:
+        raise ModelNotFoundError(f"{folder} holds no model*.safetensors")
+    return files
+
+
+def read_entries(folder: Path) -> dict[str, WeightEntry]:
+    """Every tensor of the folder's weight files, by name."""
+    entries: dict[str, WeightEntry] = {}
+    for file in weight_files(folder):
+        entries.update(read_header(file))
+    return entries
+
+
+def read_header(path: Path) -> dict[str, WeightEntry]:
+    """The tensors one file declares.
+
+    Raises:
+        CorruptModelError: when it is no safetensors file or ends before its last tensor.
+    """
+    length = path.stat().st_size
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        if not 2 <= size <= min(_MAX_HEADER, length - _LENGTH_BYTES):
+            raise CorruptModelError(f"{path} is truncated or no safetensors file: no header")
+        raw = file.read(size)
+    try:
+        header: dict[str, Any] = json.loads(raw)
+        header.pop("__metadata__", None)
+        spans = {name: entry["data_offsets"] for name, entry in header.items()}
+        entries = {
+            name: WeightEntry(entry["dtype"], tuple(entry["shape"]), end - begin)
+            for (name, entry), (begin, end) in zip(header.items(), spans.values(), strict=True)
+        }
+    except (ValueError, TypeError, KeyError, AttributeError) as e:
+        raise CorruptModelError(f"{path} has a broken safetensors header: {e}") from e
+    due = _LENGTH_BYTES + size + max((end for _, end in spans.values()), default=0)
+    if due > length:
+        raise CorruptModelError(
+            f"{path} is truncated: its tensors end at byte {due:,}, the file at {length:,}"
+        )
+    return entries
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json`, checked for the one entry everything else rests on.
+
+    Raises:
+        ModelNotFoundError: when there is none.
+        CorruptModelError: when it is no JSON object or has no `model_type`.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelNotFoundError(f"{folder} is no model folder: it has no config.json")
+    config = read_json(path)
+    if not isinstance(config.get("model_type"), str):
+        raise CorruptModelError(f"{path} has no model_type, which names the architecture")
+    return config
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; anything else raises `CorruptModelError`."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise CorruptModelError(f"{path} is not JSON: {e}") from e
+    if not isinstance(value, dict):
+        raise CorruptModelError(f"{path} must hold a JSON object, found {type(value).__name__}")
+    return value

@@ -1,0 +1,74 @@
+"""A fast BLAS for MLX's CPU back end on Linux.
+
+The Linux wheel of MLX is linked against the reference BLAS, some twenty times slower than
+OpenBLAS or MKL. Symbols of a library that is loaded globally *before* MLX win over those of the
+wheel, so `load_fast_blas` must run before the first `import mlx.core`. On other systems it does
+nothing. Knows neither models nor runtime.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+_SYSTEM_NAMES = ("libopenblas.so.0", "libopenblas.so", "libopenblaso.so.0", "libopenblasp.so.0")
+_REMEDY = "install one: `apt-get install libopenblas0-pthread` or `pip install mkl`"
+
+
+class SlowBlasWarning(UserWarning):
+    """MLX will multiply matrices with the reference BLAS."""
+
+
+@dataclass(frozen=True)
+class Blas:
+    """A library that was loaded; it has no effect when MLX came first (`too_late`)."""
+
+    library: str
+    too_late: bool = False
+
+
+@cache
+def load_fast_blas() -> Blas | None:
+    """Load the first of `SGL_MLX_BLAS`, MKL and OpenBLAS that loads; later calls just answer.
+
+    Returns:
+        What was loaded, or None where none was found, or none is needed (not on Linux).
+
+    Warns:
+        SlowBlasWarning: once, with the remedy, when there is none or it came too late.
+    """
+    if sys.platform != "linux":
+        return None
+    too_late = "mlx.core" in sys.modules
+    loaded = next(filter(_load, _candidates()), None)
+    if loaded is None:
+        warnings.warn(f"no fast BLAS found, MLX will be slow; {_REMEDY}", SlowBlasWarning, 2)
+        return None
+    if too_late:
+        message = f"{loaded} has no effect: mlx was imported first; import sgl_mlx before mlx"
+        warnings.warn(message, SlowBlasWarning, stacklevel=2)
+    return Blas(loaded, too_late)
+
+
+def _candidates() -> Iterator[str]:
+    if named := os.environ.get("SGL_MLX_BLAS"):
+        yield named
+    yield from map(str, sorted(Path(sys.prefix, "lib").glob("libmkl_rt.so*")))
+    yield from _SYSTEM_NAMES
+
+
+def _load(library: str) -> bool:
+    """Make the library's symbols global; a named one that does not load is worth a warning."""
+    try:
+        ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
+    except OSError as e:
+        if library == os.environ.get("SGL_MLX_BLAS"):
+            warnings.warn(f"SGL_MLX_BLAS={library}: {e}", SlowBlasWarning, stacklevel=2)
+        return False
+    return True
