@@ -56,6 +56,10 @@ _LAYER_OF = {
 
 _NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 _REQUANTIZED_BITS = 8
+_PARTS = ("weight", "scales", "biases")
+
+_Order = NDArray[np.intp] | None
+"""Of a matrix's rows; None leaves them as they are."""
 
 
 def read_weights(
@@ -76,13 +80,16 @@ def read_weights(
             continue
         target = weight_name(name, config["model_type"])
         order = _row_order(name, file, config)
-        is_matrix = len(entry.shape) > 1
-        if dtype is None and is_matrix and entry.type not in _FLOATS:
-            weights.update(_quantized(file, name, target, order))
+        packed = dtype is None and len(entry.shape) > 1 and entry.type not in _FLOATS
+        if packed:
+            parts = _packed(file, name, order)
+            stem = target.removesuffix(".weight")
+            found = {f"{stem}.{n}": part for n, part in zip(_PARTS, parts, strict=True)}
         else:
-            values = _shifted(name, config, _reordered(file.floats(name), order))
-            weights[target] = mx.array(values).astype(dtype or native)
-            mx.eval(weights[target])  # or every tensor waits as float32
+            values = _shifted(name, config, _floats(file, name, order))
+            found = {target: values.astype(dtype or native)}
+        mx.eval(found)  # or every tensor waits in its wider form
+        weights.update(found)
     return weights
 
 
@@ -108,22 +115,27 @@ def _native_float(file: GGUFFile) -> mx.Dtype:
     return _FLOATS[kinds.pop()] if len(kinds) == 1 and kinds <= set(_FLOATS) else mx.float16
 
 
-def _quantized(
-    file: GGUFFile, name: str, target: str, order: NDArray[np.intp] | None
-) -> dict[str, mx.array]:
+def _packed(file: GGUFFile, name: str, order: _Order) -> list[mx.array]:
+    """Weight, scales and biases of MLX's affine quantization."""
     kind = file.tensors[name].type
     if kind in REPACKABLE:
-        parts = [mx.array(part) for part in repack(_reordered(file.blocks(name), order), kind)]
-    else:
-        values = mx.array(_reordered(file.floats(name), order)).astype(mx.float16)
-        parts = list(mx.quantize(values, group_size=GROUP_SIZE, bits=_REQUANTIZED_BITS))
-    mx.eval(parts)
-    stem = target.removesuffix(".weight")
-    names = ("weight", "scales", "biases")
-    return {f"{stem}.{n}": part for n, part in zip(names, parts, strict=True)}
+        return [mx.array(part) for part in repack(_reordered(file.blocks(name), order), kind)]
+    values = _floats(file, name, order).astype(mx.float16)
+    return list(mx.quantize(values, group_size=GROUP_SIZE, bits=_REQUANTIZED_BITS))
 
 
-def _row_order(name: str, file: GGUFFile, config: Mapping[str, Any]) -> NDArray[np.intp] | None:
+def _floats(file: GGUFFile, name: str, order: _Order) -> mx.array:
+    """The tensor as float32; through MLX's packing where that is faster."""
+    entry = file.tensors[name]
+    if entry.type not in REPACKABLE:
+        return mx.array(_reordered(file.floats(name), order))
+    weight, scales, biases = _packed(file, name, order)
+    bits = 32 * weight.shape[-1] // entry.shape[-1]
+    scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
+    return mx.dequantize(weight, scales, biases, group_size=GROUP_SIZE, bits=bits)
+
+
+def _row_order(name: str, file: GGUFFile, config: Mapping[str, Any]) -> _Order:
     """Rows of q and k in the order of half-split rope, where llama.cpp has interleaved them.
 
     Its converter does so for the `llama` architecture alone, whose rope there turns neighbouring
@@ -135,14 +147,15 @@ def _row_order(name: str, file: GGUFFile, config: Mapping[str, Any]) -> NDArray[
         return None
     rows = np.arange(file.tensors[name].shape[0])
     pairs = rows.reshape(config[heads[part]], -1, 2)
-    return pairs.swapaxes(1, 2).reshape(-1)
+    order: NDArray[np.intp] = pairs.swapaxes(1, 2).reshape(-1)
+    return order
 
 
-def _reordered(rows: NDArray[Any], order: NDArray[np.intp] | None) -> NDArray[Any]:
+def _reordered(rows: NDArray[Any], order: _Order) -> NDArray[Any]:
     return rows if order is None else rows[order]
 
 
-def _shifted(name: str, config: Mapping[str, Any], values: NDArray[Any]) -> NDArray[Any]:
+def _shifted(name: str, config: Mapping[str, Any], values: mx.array) -> mx.array:
     """Gemma scales by one plus its norm weights; GGUF stores the sum."""
     is_gemma_norm = config["model_type"].startswith("gemma") and name.endswith("norm.weight")
     return values - 1 if is_gemma_norm else values

@@ -50,7 +50,7 @@ def _q4_1(blocks: _Bytes) -> tuple[_Bytes, _Half, _Half]:
 
 def _q8_0(blocks: _Bytes) -> tuple[_Bytes, _Half, _Half]:
     scale = _halves(blocks[:, :2])
-    return blocks[:, 2:] ^ 0x80, scale, -128 * scale  # signed to offset by 128
+    return blocks[:, 2:] ^ np.uint8(0x80), scale, -128 * scale  # signed to offset by 128
 
 
 def _q4_k(blocks: _Bytes) -> tuple[_Bytes, _Half, _Half]:
@@ -76,9 +76,10 @@ def _halves(raw: _Bytes) -> _Half:
 
 def _nibbles(raw: _Bytes) -> _Bytes:
     """All low halves of a row's bytes, then all high halves."""
-    return np.concatenate([raw & 0x0F, raw >> 4], axis=-1)
+    return np.concatenate([raw & np.uint8(0x0F), raw >> np.uint8(4)], axis=-1)
 
 
 def _pair(values: _Bytes) -> _Bytes:
     """Neighbouring 4-bit values in one byte, the first one low."""
-    return values[:, 0::2] | (values[:, 1::2] << 4)
+    packed: _Bytes = values[:, 0::2] | (values[:, 1::2] << np.uint8(4))
+    return packed

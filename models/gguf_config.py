@@ -49,8 +49,8 @@ def read_config(file: GGUFFile) -> dict[str, Any]:
         "rope_scaling": _rope_scaling(values, file),
         "tie_word_embeddings": "output.weight" not in file.tensors,
     }
-    extra = _EXTRA.get(model_type, lambda values, config: {})
-    return {**config, **extra(values, {**config, "rotated": rotated})}
+    extra = _EXTRA.get(model_type)
+    return {**config, **(extra(values, {**config, "rotated": rotated}) if extra else {})}
 
 
 class _Metadata:
@@ -102,8 +102,8 @@ def _rope_scaling(values: _Metadata, file: GGUFFile) -> dict[str, Any] | None:
         factors = file.floats("rope_freqs.weight").tolist()
         return _long_rope(factors, factors, context)
     if values.has("rope_factors_long.weight"):
-        factors = [file.floats(f"rope_factors_{n}.weight").tolist() for n in ("long", "short")]
-        return _long_rope(*factors, original)
+        long, short = (file.floats(f"rope_factors_{n}.weight").tolist() for n in ("long", "short"))
+        return _long_rope(long, short, original)
     kind = values.get("rope.scaling.type")
     if kind in ("linear", "yarn"):
         factor = float(values.need("rope.scaling.factor"))

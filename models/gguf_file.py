@@ -1,7 +1,7 @@
 """Reading GGUF files: header, metadata and where each tensor lies. Knows no architecture.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The `gguf` package has a
-reader too, but it makes an array object of every string: 3 s for a vocabulary of 49k, where
+reader too, but it makes an array object of every string: 2.3 s for a vocabulary of 49k, where
 this takes 0.1 s.
 """
 
@@ -11,6 +11,7 @@ import struct
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sgl_mlx.errors import CorruptModelError, ModelNotFoundError, UnsupportedMod
 _ALIGNMENT = 32
 _VERSIONS = (2, 3)
 _MAX_DIMENSIONS = 8
+_LENGTH = struct.Struct("<Q")
 _SCALARS = {
     GGUFValueType.UINT8: "B",
     GGUFValueType.INT8: "b",
@@ -129,7 +131,9 @@ class _Cursor:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.position = 0
-        self._data = memoryview(path.read_bytes()) if path.stat().st_size else memoryview(b"")
+        with path.open("rb") as file:
+            empty = path.stat().st_size == 0  # which cannot be mapped
+            self._data = b"" if empty else mmap(file.fileno(), 0, access=ACCESS_READ)
 
     def check_magic(self) -> None:
         if bytes(self._data[:4]) != b"GGUF":
@@ -151,16 +155,28 @@ class _Cursor:
         return values
 
     def string(self) -> str:
-        length = self.scalar("Q")
-        self._expect(length)
-        raw = self._data[self.position : self.position + length]
-        self.position += length
+        return self.strings(1)[0]
+
+    def strings(self, count: int) -> list[str]:
+        """A plain loop over local names: vocabularies have hundreds of thousands."""
+        data, position = self._data, self.position
+        found: list[str] = []
         try:
-            return str(raw, "utf-8")
+            for _ in range(count):
+                start = position + _LENGTH.size
+                position = start + _LENGTH.unpack_from(data, position)[0]
+                found.append(data[start:position].decode())
+                if position > len(data):
+                    break
         except UnicodeDecodeError as e:
             raise CorruptModelError(
-                f"{self.path}: the string that ends at byte {self.position:,} is not UTF-8"
+                f"{self.path}: the string that ends at byte {position:,} is not UTF-8"
             ) from e
+        except struct.error:
+            position = len(data) + 1
+        self._expect(position - self.position)
+        self.position = position
+        return found
 
     def entry(self) -> tuple[str, Any]:
         return self.string(), self._value(self.scalar("I"))
@@ -179,6 +195,8 @@ class _Cursor:
             item, count = self.scalar("I"), self.scalar("Q")
             if item in _SCALARS:
                 return list(self.scalars(_SCALARS[GGUFValueType(item)], count))
+            if item == GGUFValueType.STRING:
+                return self.strings(count)
             return [self._value(item) for _ in range(count)]
         if code not in _SCALARS:
             raise CorruptModelError(

@@ -29,6 +29,10 @@ class ModelInfo:
     context_length: int | None
     disk_bytes: int
 
+    def weight_bytes(self, dtype: str | None = None) -> int:
+        """Memory the weights will take: as they are, or all as `dtype` ("float32", …)."""
+        return self.disk_bytes if dtype is None else self.parameters * _FLOAT_BYTES[dtype]
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -40,23 +44,22 @@ def describe(path: str | Path) -> ModelInfo:
         ModelNotFoundError, CorruptModelError, UnsupportedModelError: as for loading it.
     """
     path = Path(path)
-    return _describe_folder(path) if path.is_dir() else _describe_gguf(path)
+    return describe_folder(path) if path.is_dir() else describe_gguf(GGUFFile(path))
 
 
 def estimate_weight_bytes(path: str | Path, dtype: str | None = None) -> int:
     """Memory the weights will take: as they are, or all as `dtype` ("float32", …)."""
-    info = describe(path)
-    return info.disk_bytes if dtype is None else info.parameters * _FLOAT_BYTES[dtype]
+    return describe(path).weight_bytes(dtype)
 
 
-def _describe_gguf(path: Path) -> ModelInfo:
-    file = GGUFFile(path)
+def describe_gguf(file: GGUFFile) -> ModelInfo:
+    """`describe` for a file that is open already."""
     config = gguf_config.read_config(file)
     by_type = Counter[str]()
     for entry in file.tensors.values():
         by_type[entry.type.name] += prod(entry.shape)
     return ModelInfo(
-        path=str(path),
+        path=str(file.path),
         format="GGUF",
         architecture=config["model_type"],
         layers=config["num_hidden_layers"],
@@ -67,7 +70,8 @@ def _describe_gguf(path: Path) -> ModelInfo:
     )
 
 
-def _describe_folder(path: Path) -> ModelInfo:
+def describe_folder(path: Path) -> ModelInfo:
+    """`describe` for what is known to be a folder."""
     config = safetensors_file.read_config(path)
     entries = safetensors_file.read_entries(path)
     text = config.get("text_config") or config

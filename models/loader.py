@@ -18,11 +18,12 @@ from mlx_lm.utils import load_model as load_mlx_folder
 from sgl_mlx.errors import CorruptModelError
 from sgl_mlx.models import build, gguf, gguf_config, memory, safetensors_file
 from sgl_mlx.models.gguf_file import GGUFFile
-from sgl_mlx.models.info import describe, estimate_weight_bytes
+from sgl_mlx.models.info import ModelInfo, describe_folder, describe_gguf
 from sgl_mlx.models.resolve import resolve
 from sgl_mlx.tokenizer import Tokenizer
 
 _SAMPLE_BYTES = 1 << 16
+_Parts = tuple[nn.Module, dict[str, Any], Tokenizer]
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,12 @@ def load(
     """
     name, path = resolve(model, offline=offline)
     kind = _resolve_dtype(dtype)
-    _check_memory(name, path, kind, available)
     target = None if kind is None else getattr(mx, kind)
-    loaded, config, tokenizer = (_load_folder if path.is_dir() else _load_gguf)(path, target)
+    file = None if path.is_dir() else GGUFFile(path)
+    info = describe_folder(path) if file is None else describe_gguf(file)
+    _check_memory(name, info, kind, available)
+    parts = _load_folder(path, target) if file is None else _load_gguf(file, target)
+    loaded, config, tokenizer = parts
     mx.eval(loaded.parameters())
     return LoadedModel(
         model=loaded,
@@ -92,23 +96,21 @@ def _resolve_dtype(dtype: str | None) -> str | None:
     return None if dtype == "native" else dtype
 
 
-def _check_memory(name: str, path: Path, dtype: str | None, available: int | None) -> None:
-    info = describe(path)
+def _check_memory(name: str, info: ModelInfo, dtype: str | None, available: int | None) -> None:
     how = f"{info.parameters / 1e6:,.0f} M parameters as {dtype or info.quantization}"
     limit = memory.available_bytes() if available is None else available
-    memory.check_fits(name, estimate_weight_bytes(path, dtype), limit, how)
+    memory.check_fits(name, info.weight_bytes(dtype), limit, how)
 
 
-def _load_gguf(path: Path, dtype: mx.Dtype | None) -> tuple[nn.Module, dict[str, Any], Tokenizer]:
-    file = GGUFFile(path)
+def _load_gguf(file: GGUFFile, dtype: mx.Dtype | None) -> _Parts:
     config = gguf_config.read_config(file)
     tokenizer = Tokenizer.from_gguf(file.metadata)
     build.model_classes(config)
     weights = gguf.read_weights(file, config, dtype)
-    return build.build(config, weights, str(path)), config, tokenizer
+    return build.build(config, weights, str(file.path)), config, tokenizer
 
 
-def _load_folder(path: Path, dtype: mx.Dtype | None) -> tuple[nn.Module, dict[str, Any], Tokenizer]:
+def _load_folder(path: Path, dtype: mx.Dtype | None) -> _Parts:
     build.model_classes(safetensors_file.read_config(path))
     tokenizer = Tokenizer.from_file(path)
     try:
