@@ -1,0 +1,147 @@
+"""LLM programs on Apple silicon: a language embedded in Python over a radix-cached MLX runtime.
+
+    import sgl_mlx as sgl
+
+    @sgl.function
+    def answer(s, question):
+        s += sgl.user(question) + sgl.assistant(sgl.gen("answer"))
+
+Importing this loads neither mlx nor transformers: what needs them is loaded when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from sgl_mlx.compat import install_as_sglang
+from sgl_mlx.core import SamplingParams
+from sgl_mlx.errors import (
+    BackendError,
+    CorruptModelError,
+    EngineStoppedError,
+    InvalidParamsError,
+    MemoryLimitError,
+    ModelError,
+    ModelNotFoundError,
+    NotYetError,
+    ProgramError,
+    PromptError,
+    RequestAborted,
+    RequestError,
+    SglError,
+    TokenizerError,
+    UnknownVariableError,
+    UnsupportedModelError,
+)
+from sgl_mlx.lang.choices import (
+    greedy_token_selection,
+    token_length_normalized,
+    unconditional_likelihood_normalized,
+)
+from sgl_mlx.lang.config import flush_cache, get_server_info, global_config, set_default_backend
+from sgl_mlx.lang.program import SglFunction, function
+from sgl_mlx.lang.state import ProgramState
+from sgl_mlx.lang.words import (
+    assistant,
+    assistant_begin,
+    assistant_end,
+    gen,
+    gen_int,
+    gen_string,
+    image,
+    select,
+    separate_reasoning,
+    system,
+    system_begin,
+    system_end,
+    user,
+    user_begin,
+    user_end,
+    video,
+)
+
+if TYPE_CHECKING:
+    from sgl_mlx.lang.backends.openai import OpenAI
+    from sgl_mlx.lang.backends.runtime_endpoint import RuntimeEndpoint
+    from sgl_mlx.runtime.engine import Engine
+    from sgl_mlx.runtime_api import Runtime
+
+    __version__: str
+
+__all__ = [
+    "BackendError",
+    "CorruptModelError",
+    "Engine",
+    "EngineStoppedError",
+    "InvalidParamsError",
+    "MemoryLimitError",
+    "ModelError",
+    "ModelNotFoundError",
+    "NotYetError",
+    "OpenAI",
+    "ProgramError",
+    "ProgramState",
+    "PromptError",
+    "RequestAborted",
+    "RequestError",
+    "Runtime",
+    "RuntimeEndpoint",
+    "SamplingParams",
+    "SglError",
+    "SglFunction",
+    "TokenizerError",
+    "UnknownVariableError",
+    "UnsupportedModelError",
+    "__version__",
+    "assistant",
+    "assistant_begin",
+    "assistant_end",
+    "flush_cache",
+    "function",
+    "gen",
+    "gen_int",
+    "gen_string",
+    "get_server_info",
+    "global_config",
+    "greedy_token_selection",
+    "image",
+    "install_as_sglang",
+    "select",
+    "separate_reasoning",
+    "set_default_backend",
+    "system",
+    "system_begin",
+    "system_end",
+    "token_length_normalized",
+    "unconditional_likelihood_normalized",
+    "user",
+    "user_begin",
+    "user_end",
+    "video",
+]
+
+_LAZY = {
+    "Engine": "sgl_mlx.runtime.engine",
+    "OpenAI": "sgl_mlx.lang.backends.openai",
+    "Runtime": "sgl_mlx.runtime_api",
+    "RuntimeEndpoint": "sgl_mlx.lang.backends.runtime_endpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        # only here: reading the installed metadata takes longer than all the rest
+        from importlib.metadata import version
+
+        value: Any = version("sgl-mlx")
+    elif name in _LAZY:
+        value = getattr(import_module(_LAZY[name]), name)
+    else:
+        raise AttributeError(f"module 'sgl_mlx' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

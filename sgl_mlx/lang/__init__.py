@@ -1,0 +1,1 @@
+"""The language: programs whose steps are calls of a language model. Knows no runtime."""

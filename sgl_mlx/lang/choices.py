@@ -1,0 +1,153 @@
+"""How `select` decides: three methods over the log-probabilities of the choices' tokens."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sgl_mlx.core import ChoiceScores
+
+TokenLogprobs = Sequence[Sequence[Any]]
+"""One choice's tokens as SGLang lists them: `[logprob, token_id, text]` each."""
+
+
+@dataclass(frozen=True)
+class ChoicesDecision:
+    """The choice taken, and what it was taken on."""
+
+    decision: str
+    meta_info: dict[str, Any] = field(default_factory=dict)
+
+
+class ChoicesSamplingMethod(ABC):
+    """Decides between choices. Custom methods subclass this and implement `decide`."""
+
+    requires_unconditional_logprobs = False
+
+    def __call__(
+        self,
+        *,
+        choices: Sequence[str],
+        normalized_prompt_logprobs: Sequence[float],
+        input_token_logprobs: Sequence[TokenLogprobs],
+        output_token_logprobs: Sequence[TokenLogprobs],
+        unconditional_token_logprobs: Sequence[TokenLogprobs] | None = None,
+    ) -> ChoicesDecision:
+        """Decide; every argument has one entry per choice.
+
+        Args:
+            normalized_prompt_logprobs: the mean log-probability of the choice's tokens.
+            input_token_logprobs: the choice's tokens after the prompt.
+            output_token_logprobs: tokens generated after the choice; empty here.
+            unconditional_token_logprobs: the choice's tokens without the prompt.
+        """
+        best, extra = self.decide(
+            normalized_prompt_logprobs, input_token_logprobs, unconditional_token_logprobs
+        )
+        meta = {
+            "normalized_prompt_logprobs": normalized_prompt_logprobs,
+            "input_token_logprobs": input_token_logprobs,
+            "output_token_logprobs": output_token_logprobs,
+            **extra,
+        }
+        return ChoicesDecision(choices[best], meta)
+
+    def of(self, scores: ChoiceScores) -> ChoicesDecision:
+        """Decide on what a backend's `score` returned."""
+        tokens = [[t.to_list() for t in choice.tokens] for choice in scores.choices]
+        alone = [[t.to_list() for t in choice.unconditional or ()] for choice in scores.choices]
+        return self(
+            choices=[choice.text for choice in scores.choices],
+            normalized_prompt_logprobs=[_mean(_logprobs(row)) for row in tokens],
+            input_token_logprobs=tokens,
+            output_token_logprobs=[[] for _ in tokens],
+            unconditional_token_logprobs=alone if self.requires_unconditional_logprobs else None,
+        )
+
+    @abstractmethod
+    def decide(
+        self,
+        means: Sequence[float],
+        tokens: Sequence[TokenLogprobs],
+        unconditional: Sequence[TokenLogprobs] | None,
+    ) -> tuple[int, dict[str, Any]]:
+        """The index of the choice taken, and further meta info."""
+
+    def __repr__(self) -> str:
+        return type(self).__name__
+
+
+class TokenLengthNormalized(ChoicesSamplingMethod):
+    """The highest mean log-probability. Favours long options whose ends are predictable."""
+
+    def decide(
+        self,
+        means: Sequence[float],
+        tokens: Sequence[TokenLogprobs],
+        unconditional: Sequence[TokenLogprobs] | None,
+    ) -> tuple[int, dict[str, Any]]:
+        return _argmax(means), {}
+
+
+class GreedyTokenSelection(ChoicesSamplingMethod):
+    """Token by token, keep the options whose token is likeliest, as greedy decoding would.
+
+    Options that have ended continue with their own mean, so that they compare with longer ones.
+    """
+
+    def decide(
+        self,
+        means: Sequence[float],
+        tokens: Sequence[TokenLogprobs],
+        unconditional: Sequence[TokenLogprobs] | None,
+    ) -> tuple[int, dict[str, Any]]:
+        rows = [_logprobs(row) for row in tokens]
+        width = max(map(len, rows))
+        padded = [row + [_mean(row)] * (width - len(row)) for row in rows]
+        left = list(range(len(rows)))
+        for column in range(width):
+            best = max(padded[i][column] for i in left)
+            left = [i for i in left if padded[i][column] == best]
+        return left[0], {"greedy_logprob_matrix": padded}
+
+
+class UnconditionalLikelihoodNormalized(ChoicesSamplingMethod):
+    """The highest mean of log p(token | prompt) - log p(token), as proposed by EleutherAI."""
+
+    requires_unconditional_logprobs = True
+
+    def decide(
+        self,
+        means: Sequence[float],
+        tokens: Sequence[TokenLogprobs],
+        unconditional: Sequence[TokenLogprobs] | None,
+    ) -> tuple[int, dict[str, Any]]:
+        if unconditional is None:
+            raise ValueError("unconditional_likelihood_normalized needs unconditional logprobs")
+        gains = [
+            _mean([given - alone for given, alone in zip(_logprobs(a), _logprobs(b), strict=False)])
+            for a, b in zip(tokens, unconditional, strict=True)
+        ]
+        return _argmax(gains), {
+            "unconditional_token_logprobs": unconditional,
+            "normalized_unconditional_prompt_logprobs": gains,
+        }
+
+
+token_length_normalized = TokenLengthNormalized()
+greedy_token_selection = GreedyTokenSelection()
+unconditional_likelihood_normalized = UnconditionalLikelihoodNormalized()
+
+
+def _logprobs(row: TokenLogprobs) -> list[float]:
+    return [entry[0] or 0.0 for entry in row]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _argmax(values: Sequence[float]) -> int:
+    return max(range(len(values)), key=values.__getitem__)

@@ -1,0 +1,82 @@
+"""SGLang's `global_config`: the one object of the language that is shared by all programs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sgl_mlx.errors import BackendError
+from sgl_mlx.lang.backend import Backend
+
+
+@dataclass
+class GlobalConfig:
+    """Defaults for programs.
+
+    Attributes:
+        default_backend: what runs programs that are given no `backend=`.
+        skip_special_tokens_in_output: leave special tokens out of generated text.
+        enable_precache_with_tracing: `run_batch` computes the programs' common prefix first.
+            Off by default: a runtime that shares prefixes in flight gains nothing from it.
+        enable_parallel_encoding: `join("concate_and_append")` joins the branches' KV where the
+            backend can; otherwise their text.
+    """
+
+    default_backend: Backend | None = None
+    skip_special_tokens_in_output: bool = True
+    enable_precache_with_tracing: bool = False
+    enable_parallel_encoding: bool = True
+
+
+global_config = GlobalConfig()
+
+
+def set_default_backend(backend: Any) -> None:
+    """Run programs on this backend unless they are given another; a `Runtime` will do too."""
+    global_config.default_backend = None if backend is None else endpoint_of(backend)
+
+
+def endpoint_of(backend: Any) -> Backend:
+    """The backend itself, or the endpoint of a `Runtime`.
+
+    Raises:
+        BackendError: when it is neither.
+    """
+    endpoint = getattr(backend, "endpoint", backend)
+    if not isinstance(endpoint, Backend):
+        raise BackendError(
+            f"{backend!r} is no backend; give an Engine, Runtime, RuntimeEndpoint or OpenAI object"
+        )
+    return endpoint
+
+
+def resolve_backend(backend: Any = None) -> Backend:
+    """The backend given, else the default one.
+
+    Raises:
+        BackendError: when there is neither.
+    """
+    chosen = global_config.default_backend if backend is None else backend
+    if chosen is None:
+        raise BackendError(
+            "no backend is set: call sgl_mlx.set_default_backend(Engine(model_path=...)) first, "
+            "or pass backend= to run()"
+        )
+    return endpoint_of(chosen)
+
+
+def flush_cache(backend: Any = None, empty_cache: bool = True) -> bool:
+    """Forget all cached prefixes; False when no backend is set or it is busy.
+
+    `empty_cache` is accepted for SGLang's sake: freed memory goes back by itself.
+    """
+    if backend is None and global_config.default_backend is None:
+        return False
+    return resolve_backend(backend).flush_cache()
+
+
+def get_server_info(backend: Any = None) -> dict[str, Any] | None:
+    """Model, limits and counters of a backend; None when none is set."""
+    if backend is None and global_config.default_backend is None:
+        return None
+    return resolve_backend(backend).get_server_info()

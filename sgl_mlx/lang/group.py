@@ -1,0 +1,96 @@
+"""The branches of a forked state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from sgl_mlx.core import prompt_text
+from sgl_mlx.errors import ProgramError
+from sgl_mlx.lang.binding import Binding, Name
+from sgl_mlx.lang.config import global_config
+
+if TYPE_CHECKING:
+    from sgl_mlx.lang.state import ProgramState
+
+
+class ProgramStateGroup:
+    """States that began as copies of `src_state`."""
+
+    def __init__(self, states: Sequence[ProgramState], src_state: ProgramState) -> None:
+        self.states = list(states)
+        self.src_state = src_state
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def __iter__(self) -> Iterator[ProgramState]:
+        return iter(self.states)
+
+    def __getitem__(self, index: int) -> ProgramState:
+        return self.states[index]
+
+    def __setitem__(self, index: int, value: object) -> None:
+        # Python's `forks[i] += x` ends with `forks[i] = forks[i]`.
+        if value is not self.states[index]:
+            raise ProgramError("a branch cannot be replaced; append to it with forks[i] += ...")
+
+    def __iadd__(self, other: object) -> ProgramStateGroup:
+        """Append the same to every branch; of a list, its own item; of a callable, `f(i)`."""
+        for state, value in zip(self.states, self._spread(other), strict=True):
+            state += value
+        return self
+
+    def _spread(self, other: Any) -> Sequence[object]:
+        if isinstance(other, (list, tuple)):
+            if len(other) != len(self):
+                raise ProgramError(f"{len(other)} expressions for {len(self)} branches")
+            return other
+        if callable(other):
+            return [other(i) for i in range(len(self))]
+        return [other] * len(self)
+
+    def join(
+        self, mode: Literal["gather_variable", "concate_and_append"] = "gather_variable"
+    ) -> None:
+        """Wait for the branches and bring what they wrote back to the state they came from.
+
+        Args:
+            mode: "gather_variable" makes every variable that is new in the branches a list in
+                the source, in the order of the branches, with the meta info alike;
+                "concate_and_append" appends the branches' texts, their KV side by side where
+                the backend can (parallel context windows).
+
+        Raises:
+            ProgramError: for another mode.
+        """
+        joins: dict[str, Callable[[], None]] = {
+            "gather_variable": self._gather,
+            "concate_and_append": self._concatenate,
+        }
+        if mode not in joins:
+            raise ProgramError(f"unknown join mode {mode!r}; there are {', '.join(joins)}")
+        for state in self.states:
+            state.sync()
+        joins[mode]()
+
+    def _gather(self) -> None:
+        source = self.src_state.stream_executor
+        gathered: dict[Name, list[Binding]] = {}
+        for state in self.states:
+            for name, binding in state.stream_executor.bindings.items():
+                if name not in source.bindings:
+                    gathered.setdefault(name, []).append(binding)
+        for name, bindings in gathered.items():
+            values = [binding.value.result() for binding in bindings]
+            source.bindings[name] = Binding().settle(values, [b.meta for b in bindings])
+
+    def _concatenate(self) -> None:
+        source = self.src_state.stream_executor
+        source.sync()
+        branches = [state.stream_executor.transcript.own_prompt() for state in self.states]
+        with source.writing() as transcript:
+            if source.backend.supports_parallel and global_config.enable_parallel_encoding:
+                transcript.append_parallel([branch for branch in branches if branch])
+            else:
+                transcript.append("".join(map(prompt_text, branches)))

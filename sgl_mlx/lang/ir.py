@@ -1,0 +1,211 @@
+"""The language as frozen nodes. What a node means is the interpreter's business.
+
+Nodes are joined with `+`, strings included: `"2+2=" + gen("x") + "\\n"`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from sgl_mlx.core import SamplingParams
+from sgl_mlx.errors import ProgramError
+
+if TYPE_CHECKING:
+    from sgl_mlx.lang.choices import ChoicesSamplingMethod
+
+REGEX_INT = r"[-+]?[0-9]+[ \n]*"
+REGEX_FLOAT = r"[-+]?[0-9]*\.?[0-9]+[ \n]*"
+REGEX_BOOL = r"(True|False)"
+REGEX_STR = r"\"[\w\d\s]*\""
+REGEX_STRING = REGEX_STR
+
+Role = Literal["system", "user", "assistant"]
+
+
+class Expr:
+    """Anything a program may append to its state."""
+
+    def __add__(self, other: object) -> ExprList:
+        return ExprList.of(self, other)
+
+    def __radd__(self, other: object) -> ExprList:
+        return ExprList.of(other, self)
+
+
+@dataclass(frozen=True, repr=False)
+class ExprList(Expr):
+    """Expressions one after another; never nested."""
+
+    items: tuple[Expr, ...] = ()
+
+    @classmethod
+    def of(cls, *values: object) -> ExprList:
+        return cls(tuple(leaf for value in values for leaf in leaves(as_expr(value))))
+
+    def __repr__(self) -> str:
+        return f"ExprList({list(self.items)})"
+
+
+@dataclass(frozen=True, repr=False)
+class ConstantText(Expr):
+    value: str
+
+    def __repr__(self) -> str:
+        return f"Constant({self.value!r})"
+
+
+@dataclass(frozen=True, repr=False)
+class Gen(Expr):
+    """A continuation by the model; `sampling` holds only what the program gave."""
+
+    name: str | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Gen({self.name!r})"
+
+
+@dataclass(frozen=True, repr=False)
+class Select(Expr):
+    name: str | None
+    choices: tuple[str, ...]
+    choices_method: ChoicesSamplingMethod
+    temperature: float = 0.0
+
+    def __repr__(self) -> str:
+        return (
+            f"Select({self.name}, choices={list(self.choices)}, "
+            f"choices_method={self.choices_method})"
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class SeparateReasoning(Expr):
+    """A `gen` whose reasoning part goes to the variable `<name>_reasoning_content`."""
+
+    gen: Gen
+    model_type: str | None = None
+
+    @property
+    def name(self) -> str | None:
+        return self.gen.name
+
+    @property
+    def reasoning_name(self) -> str:
+        return f"{self.gen.name}_reasoning_content"
+
+    def __repr__(self) -> str:
+        return f"SeparateReasoning(model_type={self.model_type}, name={self.reasoning_name})"
+
+
+@dataclass(frozen=True, repr=False)
+class RoleBegin(Expr):
+    role: Role
+
+    def __repr__(self) -> str:
+        return f"RoleBegin({self.role})"
+
+
+@dataclass(frozen=True, repr=False)
+class RoleEnd(Expr):
+    role: Role
+
+    def __repr__(self) -> str:
+        return f"RoleEnd({self.role})"
+
+
+@dataclass(frozen=True, repr=False)
+class VarScopeBegin(Expr):
+    name: str
+
+    def __repr__(self) -> str:
+        return f"VarScopeBegin({self.name})"
+
+
+@dataclass(frozen=True, repr=False)
+class VarScopeEnd(Expr):
+    name: str
+
+    def __repr__(self) -> str:
+        return f"VarScopeEnd({self.name})"
+
+
+@dataclass(frozen=True, repr=False)
+class Variable(Expr):
+    """The text of a variable of another stream, appended when that stream has it."""
+
+    name: str
+    source: Any
+
+    def __repr__(self) -> str:
+        return f"Variable({self.name!r}, source={self.source!r})"
+
+
+@dataclass(frozen=True, repr=False)
+class CommitLazy(Expr):
+    """The fork hint: compute the text so far before the branches ask for it."""
+
+    def __repr__(self) -> str:
+        return "CommitLazy()"
+
+
+@dataclass(frozen=True, repr=False)
+class Image(Expr):
+    source: Any
+
+    def __repr__(self) -> str:
+        return f"SglImage({self.source})"
+
+
+@dataclass(frozen=True, repr=False)
+class Video(Expr):
+    source: str
+    num_frames: int
+
+    def __repr__(self) -> str:
+        return f"SglVideo({self.source}, {self.num_frames})"
+
+
+def as_expr(value: object) -> Expr:
+    """A node for anything a program may append.
+
+    Raises:
+        ProgramError: for None and for objects that are neither text nor expressions.
+    """
+    if isinstance(value, Expr):
+        return value
+    if isinstance(value, str):
+        return ConstantText(value)
+    if value is None:
+        raise ProgramError(
+            "Tried to append None to state. Does a function in the expression lack a return?"
+        )
+    raise ProgramError(
+        f"cannot append {value!r} ({type(value).__name__}) to a prompt: it takes strings and "
+        f"expressions such as gen(); write str(...) to append its text"
+    )
+
+
+def leaves(expr: Expr) -> Iterable[Expr]:
+    """The nodes of an expression in order."""
+    return expr.items if isinstance(expr, ExprList) else (expr,)
+
+
+# SGLang's names
+SglExpr = Expr
+SglExprList = ExprList
+SglConstantText = ConstantText
+SglGen = Gen
+SglSelect = Select
+SglSeparateReasoning = SeparateReasoning
+SglRoleBegin = RoleBegin
+SglRoleEnd = RoleEnd
+SglVarScopeBegin = VarScopeBegin
+SglVarScopeEnd = VarScopeEnd
+SglVariable = Variable
+SglCommitLazy = CommitLazy
+SglImage = Image
+SglVideo = Video
+SglSamplingParams = SamplingParams

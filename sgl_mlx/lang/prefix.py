@@ -1,0 +1,50 @@
+"""The text that all runs of a program begin with, found by a run that goes no further."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from sgl_mlx.core import SamplingParams
+from sgl_mlx.lang.state import ProgramState
+from sgl_mlx.lang.stream import Stream
+from sgl_mlx.lang.transcript import Transcript
+from sgl_mlx.lang.turns import TurnWriter
+
+if TYPE_CHECKING:
+    from sgl_mlx.lang.program import SglFunction
+
+_UNKNOWN = "\ue000{}\ue001"
+_FIRST_UNKNOWN = re.compile("\ue000.*", re.DOTALL)
+
+
+class _EndOfPrefix(Exception):
+    """The program asked for something that only a model can tell."""
+
+
+class _NoModel:
+    """A backend on which every question ends the run."""
+
+    model_name = "none"
+    supports_parallel = False
+
+    def _end(self, *_: Any) -> Future[Any]:
+        raise _EndOfPrefix
+
+    submit = score = prefill = render_chat = flush_cache = get_server_info = shutdown = _end
+
+
+def constant_prefix(program: SglFunction, writer: Callable[[], TurnWriter]) -> str:
+    """The text up to the first argument or question to the model.
+
+    The body runs once with placeholders for its arguments; whatever it makes of them, what it
+    appended before is right.
+    """
+    stream = Stream(_NoModel(), Transcript(writer), SamplingParams())  # type: ignore[arg-type]
+    arguments = {name: _UNKNOWN.format(name) for name in program.arg_names}
+    with suppress(Exception):
+        program.func(ProgramState(stream), **{**arguments, **program.bind_arguments})
+    return _FIRST_UNKNOWN.sub("", stream.transcript.text)

@@ -1,0 +1,287 @@
+"""`@function` makes a program of a Python function whose first argument is the state `s`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache, partial
+from typing import Any, Literal, overload
+
+from sgl_mlx.core import SamplingParams, Text
+from sgl_mlx.errors import NotYetError, ProgramError
+from sgl_mlx.lang import words
+from sgl_mlx.lang.backend import Backend
+from sgl_mlx.lang.batch import run_batch
+from sgl_mlx.lang.chat_template import template_for
+from sgl_mlx.lang.config import global_config, resolve_backend
+from sgl_mlx.lang.prefix import constant_prefix
+from sgl_mlx.lang.state import ProgramState
+from sgl_mlx.lang.stream import Stream
+from sgl_mlx.lang.transcript import Transcript
+from sgl_mlx.lang.turns import TurnWriter
+
+_SAMPLING = frozenset(field.name for field in fields(SamplingParams))
+# What SGLang's run() takes: names that mean something only to one `gen` may be a program's own.
+_OPTIONS = (
+    _SAMPLING.intersection(inspect.signature(words.gen).parameters)
+    - {"dtype", "regex", "json_schema"}
+) | {"max_new_tokens", "min_new_tokens", "stream", "backend", "use_thread"}
+_MIN_CACHED_PREFIX = 64
+"""Characters: a shorter constant prefix is not worth a request of its own."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What programs are run on and with."""
+
+    backend: Backend
+    defaults: SamplingParams
+    writer: Callable[[], TurnWriter]
+    streaming: bool = False
+
+    @classmethod
+    def of(cls, backend: Any, sampling: Mapping[str, Any], streaming: bool = False) -> Setting:
+        chosen = resolve_backend(backend)
+        defaults = SamplingParams(skip_special_tokens=global_config.skip_special_tokens_in_output)
+        writer = cache(partial(template_for, chosen))
+        return cls(chosen, defaults.override(**sampling).validate(), writer, streaming)
+
+    def new_state(self) -> ProgramState:
+        transcript = Transcript(self.writer)
+        return ProgramState(
+            Stream(self.backend, transcript, self.defaults, self.streaming, self.streaming)
+        )
+
+
+class SglFunction:
+    """A program.
+
+    Attributes:
+        func: the Python function.
+        arg_names: its parameters after `s`.
+        bind_arguments: those that `bind` has settled.
+        num_api_spec_tokens: accepted for SGLang's sake; calls are not speculated on.
+    """
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        num_api_spec_tokens: int | None = None,
+        bind_arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.func = func
+        self.num_api_spec_tokens = num_api_spec_tokens
+        self.bind_arguments = dict(bind_arguments or {})
+        self.signature = inspect.signature(func)
+        first, *rest = self.signature.parameters.values() or (None,)
+        if first is None or first.name != "s":
+            raise ProgramError(f"the first parameter of program {self.name}() must be named s")
+        self.arg_names = [parameter.name for parameter in rest]
+        self.arg_defaults = [p.default for p in rest if p.default is not p.empty]
+
+    @property
+    def name(self) -> str:
+        return getattr(self.func, "__name__", repr(self.func))
+
+    def __repr__(self) -> str:
+        return f"SglFunction({self.name}{self.signature})"
+
+    # -- running ------------------------------------------------------------------------------
+
+    def run(
+        self,
+        *args: Any,
+        stream: bool = False,
+        backend: Any = None,
+        use_thread: bool = True,
+        **kwargs: Any,
+    ) -> ProgramState:
+        """Run the program; returns when its body has, while generation may go on.
+
+        Args:
+            args: the program's arguments.
+            stream: run the body in a thread and return at once, for `text_iter`.
+            backend: what to run on; the default backend otherwise.
+            use_thread: False waits for all generation as well.
+            kwargs: the program's arguments, and sampling parameters (`SamplingParams`) for
+                every `gen` that does not give its own.
+
+        Raises:
+            BackendError: no backend is set.
+            ProgramError: wrong arguments, or a name that is both an argument and an option.
+            InvalidParamsError: a sampling value out of range.
+        """
+        sampling, arguments = self._split(kwargs)
+        setting = Setting.of(backend, sampling, stream)
+        state = self.start(setting, args, arguments)
+        if not use_thread:
+            state.sync()
+        return state
+
+    async def run_async(self, *args: Any, **kwargs: Any) -> ProgramState:
+        """`run` without blocking the event loop; returns when all is generated."""
+        state = await asyncio.to_thread(self.run, *args, **kwargs)
+        await asyncio.to_thread(state.sync)
+        return state
+
+    def run_batch(
+        self,
+        batch_kwargs: Sequence[Mapping[str, Any] | Sequence[Any]],
+        *,
+        backend: Any = None,
+        num_threads: int | Literal["auto"] = "auto",
+        progress_bar: bool = False,
+        generator_style: bool = False,
+        **sampling: Any,
+    ) -> list[ProgramState] | Iterator[ProgramState]:
+        """Run the program once for each row of arguments, many at a time.
+
+        Args:
+            batch_kwargs: a mapping of arguments, or a sequence of positional ones, for each run.
+            backend: as in `run`.
+            num_threads: how many bodies run at a time.
+            progress_bar: show one.
+            generator_style: return a generator of the states, for batches too long for a list.
+            sampling: sampling parameters, as in `run`.
+
+        Returns:
+            The states in the order of the rows, each with all its generation done. What went
+            wrong in generation is in `state.error()` and raised where the state is read; an
+            exception of a body is raised here.
+        """
+        setting = Setting.of(backend, sampling)
+        if len(batch_kwargs) > 1 and global_config.enable_precache_with_tracing:
+            self.cache(setting.backend)
+        rows = [self._row(row) for row in batch_kwargs]
+        start = partial(self.start, setting)
+        return run_batch(start, rows, num_threads, progress_bar, generator_style)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> ProgramState:
+        return self.run(*args, **kwargs)
+
+    def start(
+        self, setting: Setting, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> ProgramState:
+        """Run the body on a fresh state; in a thread of its own when streaming."""
+        arguments = {**self.bind_arguments, **kwargs}
+        state = setting.new_state()
+        self._check_arguments(state, args, arguments)
+        if setting.streaming:
+            body = partial(self._run_quietly, state, args, arguments)
+            context = contextvars.copy_context()
+            threading.Thread(target=context.run, args=(body,), daemon=True).start()
+        else:
+            self._run_body(state, args, arguments)
+        return state
+
+    def _run_body(
+        self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
+        try:
+            state.ret_value = self.func(state, *args, **kwargs)
+        except BaseException as error:
+            state.stream_executor.abort(error)
+            raise
+        finally:
+            state.stream_executor.close()
+
+    def _run_quietly(
+        self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
+        try:
+            self._run_body(state, args, kwargs)
+        except Exception:
+            # Kept in the stream; raised where the state is read.
+            return
+
+    # -- arguments ----------------------------------------------------------------------------
+
+    def _split(self, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Sampling parameters and arguments of the program."""
+        self._check_clash(kwargs)
+        own = {k: v for k, v in kwargs.items() if k in self.arg_names or k not in _SAMPLING}
+        return {k: v for k, v in kwargs.items() if k not in own}, own
+
+    def _check_clash(self, names: Mapping[str, Any]) -> None:
+        clash = sorted(_OPTIONS.intersection(self.arg_names, names))
+        if clash:
+            raise ProgramError(
+                f"{clash[0]!r} is both a parameter of program {self.name}() and an option of "
+                "run(); rename the parameter, or pass it by position"
+            )
+
+    def _row(self, row: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        if isinstance(row, Mapping):
+            return (), row
+        if isinstance(row, (list, tuple)):
+            return row, {}
+        raise ProgramError(
+            f"run_batch() takes a dict or a list of arguments for each run, got {row!r}"
+        )
+
+    def _check_arguments(
+        self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
+        try:
+            self.signature.bind(state, *args, **kwargs)
+        except TypeError as error:
+            takes = ", ".join(self.arg_names) or "none"
+            raise ProgramError(
+                f"wrong arguments for program {self.name}(): {error}; it takes {takes}"
+            ) from None
+
+    # -- other forms --------------------------------------------------------------------------
+
+    def bind(self, **kwargs: Any) -> SglFunction:
+        """The program with some arguments settled.
+
+        Raises:
+            ProgramError: for a name that is no parameter of the program.
+        """
+        unknown = sorted(set(kwargs) - set(self.arg_names))
+        if unknown:
+            raise ProgramError(
+                f"program {self.name}() has no parameter {unknown[0]!r}; "
+                f"it takes {', '.join(self.arg_names) or 'none'}"
+            )
+        settled = {**self.bind_arguments, **kwargs}
+        return SglFunction(self.func, self.num_api_spec_tokens, settled)
+
+    def cache(self, backend: Any = None) -> int:
+        """Compute the text that every run begins with; the number of tokens now cached."""
+        setting = Setting.of(backend, {})
+        prefix = constant_prefix(self, setting.writer)
+        if len(prefix) <= _MIN_CACHED_PREFIX:
+            return 0
+        return setting.backend.prefill((Text(prefix),)).result()
+
+    def trace(self, *, backend: Any = None, **kwargs: Any) -> Any:
+        """Raises `NotYetError`: programs are interpreted, not yet compiled."""
+        raise NotYetError(f"tracing {self.name}(): the compiler is not there yet; use run()")
+
+    def compile(self, *, backend: Any = None) -> Any:
+        """Raises `NotYetError`: programs are interpreted, not yet compiled."""
+        raise NotYetError(f"compiling {self.name}(): the compiler is not there yet; use run()")
+
+
+@overload
+def function(func: Callable[..., Any], num_api_spec_tokens: int | None = None) -> SglFunction: ...
+@overload
+def function(
+    func: None = None, num_api_spec_tokens: int | None = None
+) -> Callable[[Callable[..., Any]], SglFunction]: ...
+def function(
+    func: Callable[..., Any] | None = None, num_api_spec_tokens: int | None = None
+) -> SglFunction | Callable[[Callable[..., Any]], SglFunction]:
+    """Make a program: `@function` or `@function(num_api_spec_tokens=...)`.
+
+    Raises:
+        ProgramError: when the first parameter is not named `s`.
+    """
+    if func is None:
+        return partial(SglFunction, num_api_spec_tokens=num_api_spec_tokens)
+    return SglFunction(func, num_api_spec_tokens)

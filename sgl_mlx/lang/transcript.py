@@ -1,0 +1,111 @@
+"""The text of one stream: prompt parts, turns, and where they began. Knows no threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
+from typing import Any
+
+from sgl_mlx.core import Completion, Generated, Parallel, Part, Prompt, Shift, Text, prompt_text
+from sgl_mlx.lang.turns import TurnWriter
+
+
+class Transcript:
+    """What a stream has written so far.
+
+    Attributes:
+        text: all of it, as a reader sees it.
+        parts: the same for a backend, in order of writing.
+        messages: the closed turns as `{"role", "content"}`.
+        role: the open turn's, else None.
+    """
+
+    def __init__(self, writer: Callable[[], TurnWriter]) -> None:
+        self.text = ""
+        self.parts: list[Part] = []
+        self.messages: list[dict[str, Any]] = []
+        self.role: str | None = None
+        self._writer = writer
+        self._role_start = 0
+        self._owed = ""
+        self._fork_part = 0
+
+    def fork(self, gap: int = 0) -> Transcript:
+        """A copy that goes its own way, `gap` positions further on."""
+        child = copy(self)
+        child.parts, child.messages = list(self.parts), list(self.messages)
+        child._fork_part = len(self.parts)
+        if gap:
+            child.parts.append(Shift(gap))
+        return child
+
+    def prompt(self) -> Prompt:
+        return merged(self.parts)
+
+    def own_prompt(self) -> Prompt:
+        """What was written since the fork that made this transcript."""
+        return merged(self.parts[self._fork_part :])
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """What ends a generated turn; a text without turns ends by itself."""
+        chatting = self.role is not None or self.messages
+        return self._writer().stop if chatting else ()
+
+    def append(self, text: str) -> None:
+        self.settle()
+        self._write(Text(text))
+
+    def append_generated(self, completion: Completion) -> None:
+        self._owed = ""
+        self._write(Generated(completion.text, completion.token_ids))
+
+    def append_parallel(self, branches: Sequence[Prompt]) -> None:
+        self.settle()
+        joined = Parallel(tuple(branches))
+        self.text += prompt_text((joined,))
+        self.parts.append(joined)
+
+    def begin(self, role: str) -> None:
+        writer = self._writer()
+        if writer.default_system_prompt and not self.messages and role != "system":
+            self.begin("system")
+            self.append(writer.default_system_prompt)
+            self.end()
+        opening = writer.begin(self._closed, role)
+        self._write(Text(opening.text))
+        self.role, self._owed, self._role_start = role, opening.owed, len(self.text)
+
+    def end(self) -> None:
+        role = self.role or ""
+        content = self.text[self._role_start :].lstrip()
+        self._owed = ""
+        self._write(Text(self._writer().end(self._closed, role)))
+        self.messages.append({"role": role, "content": content})
+        self.role = None
+
+    def settle(self) -> None:
+        """Write what the open turn owes before text that is not the model's own."""
+        if self._owed:
+            owed, self._owed = self._owed, ""
+            self._write(Text(owed))
+            self._role_start = len(self.text)
+
+    @property
+    def _closed(self) -> tuple[str, ...]:
+        return tuple(message["role"] for message in self.messages)
+
+    def _write(self, part: Text | Generated) -> None:
+        self.text += part.text
+        self.parts.append(part)
+
+
+def merged(parts: Iterable[Part]) -> Prompt:
+    """The parts with neighbouring texts made one and empty texts left out."""
+    prompt: list[Part] = []
+    for part in parts:
+        if isinstance(part, Text) and prompt and isinstance(prompt[-1], Text):
+            prompt[-1] = Text(prompt[-1].text + part.text)
+        elif part not in (Text(""), Generated("")):
+            prompt.append(part)
+    return tuple(prompt)

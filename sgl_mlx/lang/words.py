@@ -1,0 +1,210 @@
+"""The words of the language: functions that return expressions."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from sgl_mlx.core import GREEDY_TEMPERATURE
+from sgl_mlx.errors import InvalidParamsError, ProgramError
+from sgl_mlx.lang.choices import ChoicesSamplingMethod, token_length_normalized
+from sgl_mlx.lang.ir import (
+    Expr,
+    ExprList,
+    Gen,
+    Image,
+    Role,
+    RoleBegin,
+    RoleEnd,
+    Select,
+    SeparateReasoning,
+    Video,
+    as_expr,
+    leaves,
+)
+
+_DTYPES = {int: "int", float: "float", str: "str", bool: "bool"}
+_OWN_NAMES = {"max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens"}
+
+
+def gen(
+    name: str | None = None,
+    max_tokens: int | None = None,
+    min_tokens: int | None = None,
+    n: int | None = None,
+    stop: str | Sequence[str] | None = None,
+    stop_token_ids: Sequence[int] | None = None,
+    stop_regex: str | Sequence[str] | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    min_p: float | None = None,
+    frequency_penalty: float | None = None,
+    presence_penalty: float | None = None,
+    ignore_eos: bool | None = None,
+    return_logprob: bool | None = None,
+    logprob_start_len: int | None = None,
+    top_logprobs_num: int | None = None,
+    return_text_in_logprobs: bool | None = None,
+    dtype: type | str | None = None,
+    choices: Sequence[str] | None = None,
+    choices_method: ChoicesSamplingMethod | None = None,
+    regex: str | None = None,
+    json_schema: str | None = None,
+) -> Gen | Select:
+    """Let the model continue the prompt; the text is kept under `name`.
+
+    What is not given comes from the call of `run()`; the meanings are those of
+    `sgl_mlx.SamplingParams`. With `choices` this is `select`.
+
+    Raises:
+        InvalidParamsError: for a broken regex or an unknown dtype.
+        ProgramError: as `select`.
+    """
+    given = {k: v for k, v in locals().items() if v is not None}
+    if choices is not None:
+        return select(name, choices, temperature or 0.0, choices_method or token_length_normalized)
+    if regex is not None:
+        _check_regex(regex)
+    if dtype is not None:
+        given["dtype"] = _dtype_name(dtype)
+        if given.pop("regex", None) is not None:
+            warnings.warn("gen() was given dtype and regex; dtype is used", stacklevel=2)
+    for unsampled in ("name", "choices_method"):
+        given.pop(unsampled, None)
+    return Gen(name, {_OWN_NAMES.get(k, k): v for k, v in given.items()})
+
+
+def _check_regex(regex: str) -> None:
+    try:
+        re.compile(regex)
+    except re.error as error:
+        raise InvalidParamsError(f"regex {regex!r} is broken: {error}") from error
+
+
+def _dtype_name(dtype: type | str) -> str:
+    name = _DTYPES.get(cast(type, dtype), dtype)
+    if name not in _DTYPES.values():
+        raise InvalidParamsError(f"dtype must be int, float, str or bool, got {dtype!r}")
+    return cast(str, name)
+
+
+def _typed(dtype: type, word: str) -> Callable[..., Gen]:
+    """`gen` for one dtype: its parameters, less those that a dtype settles."""
+    settled = {"min_tokens", "dtype", "choices", "choices_method", "regex", "json_schema"}
+    signature = inspect.signature(gen)
+    kept = [p for p in signature.parameters.values() if p.name not in settled]
+    narrowed = signature.replace(parameters=kept, return_annotation=Gen)
+
+    def typed_gen(*args: Any, **kwargs: Any) -> Gen:
+        return cast(Gen, gen(**narrowed.bind(*args, **kwargs).arguments, dtype=dtype))
+
+    typed_gen.__name__ = typed_gen.__qualname__ = word
+    typed_gen.__doc__ = f"`gen` constrained to one {dtype.__name__}."
+    typed_gen.__signature__ = narrowed  # type: ignore[attr-defined]
+    return typed_gen
+
+
+gen_int = _typed(int, "gen_int")
+gen_string = _typed(str, "gen_string")
+
+
+def select(
+    name: str | None = None,
+    choices: Sequence[str] | None = None,
+    temperature: float = 0.0,
+    choices_method: ChoicesSamplingMethod = token_length_normalized,
+) -> Select:
+    """Append the likeliest of the choices and keep it under `name`.
+
+    Raises:
+        ProgramError: when there is no choice, a choice is no non-empty text, the temperature is
+            not zero or the method is unknown.
+    """
+    if choices is None or isinstance(choices, str) or not choices:
+        raise ProgramError(f"select({name!r}) needs a list of choices, got {choices!r}")
+    if not all(isinstance(choice, str) and choice for choice in choices):
+        raise ProgramError(f"choices of select({name!r}) must be non-empty texts: {choices!r}")
+    if temperature > GREEDY_TEMPERATURE:
+        raise ProgramError(
+            f"select({name!r}) takes the likeliest choice; its temperature must be 0, "
+            f"got {temperature!r}"
+        )
+    if not isinstance(choices_method, ChoicesSamplingMethod):
+        raise ProgramError(
+            f"unknown choices_method {choices_method!r}; there are token_length_normalized, "
+            "greedy_token_selection and unconditional_likelihood_normalized"
+        )
+    return Select(name, tuple(choices), choices_method, temperature)
+
+
+def image(expr: Any) -> Image:
+    """An image: a path, the bytes of a file, or a PIL image."""
+    return Image(expr)
+
+
+def video(path: str, num_frames: int) -> Video:
+    """`num_frames` frames of a video file, evenly spaced."""
+    return Video(path, num_frames)
+
+
+def role_turn(role: Role, expr: object = None) -> ExprList:
+    """A whole turn of a role; without an expression, an empty one."""
+    inner = ExprList() if expr is None else as_expr(expr)
+    return ExprList.of(RoleBegin(role), inner, RoleEnd(role))
+
+
+def system(expr: object = None) -> ExprList:
+    """A system turn."""
+    return role_turn("system", expr)
+
+
+def user(expr: object = None) -> ExprList:
+    """A user turn."""
+    return role_turn("user", expr)
+
+
+def assistant(expr: object = None) -> ExprList:
+    """An assistant turn."""
+    return role_turn("assistant", expr)
+
+
+def system_begin() -> RoleBegin:
+    return RoleBegin("system")
+
+
+def system_end() -> RoleEnd:
+    return RoleEnd("system")
+
+
+def user_begin() -> RoleBegin:
+    return RoleBegin("user")
+
+
+def user_end() -> RoleEnd:
+    return RoleEnd("user")
+
+
+def assistant_begin() -> RoleBegin:
+    return RoleBegin("assistant")
+
+
+def assistant_end() -> RoleEnd:
+    return RoleEnd("assistant")
+
+
+def separate_reasoning(expr: object = None, model_type: str | None = None) -> ExprList:
+    """Split what each `gen` in the expression writes into reasoning and answer.
+
+    The answer stays in the prompt and under the gen's name; the reasoning goes to
+    `<name>_reasoning_content`. `model_type` tells which marks enclose the reasoning.
+    """
+
+    def separated(node: Expr) -> Expr:
+        return SeparateReasoning(node, model_type) if isinstance(node, Gen) else node
+
+    inner = ExprList() if expr is None else as_expr(expr)
+    return ExprList(tuple(separated(node) for node in leaves(inner)))
