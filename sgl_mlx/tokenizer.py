@@ -95,8 +95,10 @@ class Tokenizer:
         reach across, the result follows the new tokens from the last boundary both have in
         common. Special tokens are never touched. The cost depends on `text` alone.
 
-        For BPE, if `ids == encode(a)` and a word starts in the last 64 tokens of `ids`, the
-        result equals `encode(a + text)`.
+        For byte-level BPE, if `ids == encode(a)`, a word starts in the last 64 tokens of `ids`
+        and `a` does not end in a run of white space (which the pre-tokenizer would cut anew, so
+        that `ids` are kept instead), the result equals `encode(a + text)`: up to a boundary
+        both sides have, no merge crossed it, so each side merged as it does alone.
         """
         if not text:
             return list(ids)
