@@ -1,0 +1,9 @@
+"""The command line, and the only part that speaks to the user. One command a file.
+
+Importing this loads click and nothing heavier: commands import what they need when they run, so
+that `sgl-mlx --help` answers at once.
+"""
+
+from sgl_mlx.cli.commands import main
+
+__all__ = ["main"]

@@ -1,0 +1,93 @@
+"""What `sgl-mlx doctor` looks at: one function a row."""
+
+from __future__ import annotations
+
+import os
+import platform
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Literal
+
+from sgl_mlx.blas import load_fast_blas
+from sgl_mlx.errors import SglError
+
+GIB = 2**30
+LIBRARIES = ("sgl-mlx", "mlx", "mlx-lm", "transformers", "huggingface-hub", "numpy")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row; `detail` says what was found and, unless ok, what would be right."""
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    detail: str
+
+
+def all_checks(model: str | None) -> Iterator[Check]:
+    """Every row, as soon as it is known; a check that fails never keeps the others from running."""
+    yield _system()
+    yield _versions()
+    yield from _blas()  # before mlx is imported, or it would have no effect
+    yield _checked("chip", _chip)
+    yield _checked("memory", _memory)
+    yield _checked("model", lambda: _model(model))
+
+
+def _checked(name: str, check: Callable[[], Check]) -> Check:
+    try:
+        return check()
+    except (SglError, ImportError, OSError) as error:
+        return Check(name, "fail", str(error))
+
+
+def _system() -> Check:
+    return Check("system", "ok", f"{platform.platform()}, Python {platform.python_version()}")
+
+
+def _versions() -> Check:
+    try:
+        found = ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES)
+    except metadata.PackageNotFoundError as error:
+        return Check("versions", "fail", f"{error.name} is not installed: pip install {error.name}")
+    return Check("versions", "ok", found)
+
+
+def _blas() -> Iterator[Check]:
+    """Only Linux needs one."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        blas = load_fast_blas()
+    if blas or caught:
+        detail = "; ".join(str(w.message) for w in caught) or (blas.library if blas else "")
+        yield Check("BLAS", "warn" if caught else "ok", detail)
+
+
+def _chip() -> Check:
+    import mlx.core as mx
+
+    version = metadata.version("mlx")
+    name = str(mx.device_info().get("device_name") or platform.processor() or platform.machine())
+    detail = f"{name}, {os.cpu_count()} cores; mlx {version} on {mx.default_device()}"
+    slow = platform.system() == "Darwin" and mx.default_device() != mx.gpu
+    return Check("chip", "warn" if slow else "ok", detail + "; expected the GPU" * slow)
+
+
+def _memory() -> Check:
+    from sgl_mlx.models.memory import available_bytes
+
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    free = available_bytes()
+    return Check("memory", "ok", f"{free / GIB:.1f} GiB of {total / GIB:.1f} GiB can be used")
+
+
+def _model(model: str | None) -> Check:
+    from sgl_mlx.models.info import describe
+    from sgl_mlx.models.resolve import resolve
+
+    name, path = resolve(model, offline=True)
+    info = describe(path)
+    parameters = f"{info.parameters / 1e6:,.0f} M parameters ({info.quantization})"
+    return Check("model", "ok", f"{name}: {info.architecture}, {parameters}, {path}")

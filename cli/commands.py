@@ -1,0 +1,47 @@
+"""The group of all commands, and what it does with errors and Ctrl-C."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from sgl_mlx.cli.chat import chat
+from sgl_mlx.cli.demo import demo
+from sgl_mlx.cli.doctor import doctor
+from sgl_mlx.cli.generate import generate
+from sgl_mlx.cli.models import models
+from sgl_mlx.cli.run import run
+from sgl_mlx.errors import SglError
+
+INTERRUPTED = 130
+"""The exit code shells give a process that SIGINT ended."""
+
+
+class Commands(click.Group):
+    """Ends with one clear message and code 1 on our own errors, and with 130 on Ctrl-C."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SglError as error:
+            if ctx.params.get("debug"):
+                raise
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="sgl-mlx", message="%(prog)s %(version)s")
+@click.option("--debug", is_flag=True, envvar="SGL_MLX_DEBUG", help="Show tracebacks of errors.")
+def main(debug: bool) -> None:
+    """Run LLM programs on a local model, with shared prefixes computed once."""
+
+
+for command in (demo, run, generate, chat, models, doctor):
+    main.add_command(command)

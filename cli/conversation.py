@@ -1,0 +1,68 @@
+"""A conversation as one growing prompt, all but its end in the radix tree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sgl_mlx.cli.output import complete
+from sgl_mlx.core import Completion, Generated, Part, SamplingParams, Text, prompt_text
+from sgl_mlx.lang.backend import Backend
+
+
+class Conversation:
+    """Turns said so far, and the prompt parts that spell them.
+
+    Args:
+        backend: renders the turns by the model's own template, and answers.
+        params: how every answer is sampled.
+        system: what the system turn says; None leaves it to the template.
+    """
+
+    def __init__(self, backend: Backend, params: SamplingParams, system: str | None = None) -> None:
+        self._backend = backend
+        self._params = params
+        self._system = system
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all turns; what the engine cached of them stays."""
+        self._messages: list[dict[str, str]] = []
+        self._said: tuple[Part, ...] = ()
+        if self._system is not None:
+            self._messages.append({"role": "system", "content": self._system})
+
+    def ask(self, question: str, show: Callable[[str], None]) -> Completion:
+        """The answer to a new user turn, shown piece by piece.
+
+        An interrupted answer is kept as far as it came. A turn that cannot be answered, say for
+        its length, is forgotten and its error raised.
+        """
+        messages = [*self._messages, {"role": "user", "content": question}]
+        prompt = self._continued(messages)
+        pieces: list[str] = []
+
+        def keep(piece: str) -> None:
+            pieces.append(piece)
+            show(piece)
+
+        try:
+            answer = complete(self._backend, prompt, self._params, keep)
+        except KeyboardInterrupt:
+            self._keep(messages, prompt, Text("".join(pieces)))
+            raise
+        self._keep(messages, prompt, Generated(answer.text, answer.token_ids))
+        return answer
+
+    def _continued(self, messages: list[dict[str, str]]) -> tuple[Part, ...]:
+        """The prompt for these turns; keeps the tokens of past answers if the template does."""
+        rendered = self._backend.render_chat(messages, add_generation_prompt=True)
+        known = prompt_text(self._said)
+        if rendered.startswith(known):
+            return (*self._said, Text(rendered[len(known) :]))
+        return (Text(rendered),)
+
+    def _keep(
+        self, messages: list[dict[str, str]], prompt: tuple[Part, ...], answer: Text | Generated
+    ) -> None:
+        self._messages = [*messages, {"role": "assistant", "content": answer.text}]
+        self._said = (*prompt, answer)

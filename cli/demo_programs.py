@@ -1,0 +1,52 @@
+"""The two programs that `sgl-mlx demo` runs; each shows a place where prefixes are shared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sgl_mlx as sgl
+
+GUIDE = (
+    "You are a city guide. You know the streets, markets, parks and kitchens of every large town, "
+    "you like to walk, and you never send anyone to a place that is closed. You suggest what "
+    "people who live there would do: one thing at a time, near at hand, for little money. You "
+    "mind the weather and the time of day, you name the dish rather than the restaurant, and you "
+    "keep every suggestion to a single short sentence without lists or exclamation marks."
+)
+HOURS = ["morning", "afternoon", "evening"]
+TEAMS = ["billing", "delivery", "repairs"]
+
+
+@sgl.function
+def day_out(s: Any, city: str) -> None:
+    """Three branches over one prefix, and a choice between what they wrote."""
+    s += sgl.system(GUIDE)
+    s += sgl.user(f"I have one day in {city}. What should I do?")
+    branches = s.fork(len(HOURS))
+    for branch, hour in zip(branches.states, HOURS, strict=True):
+        tip = sgl.gen("tip", max_tokens=24, stop=[".", "\n"])
+        branch += sgl.assistant(f"In the {hour}, " + tip)
+    branches.join()
+    tips = zip(HOURS, s["tip"], strict=True)
+    s += sgl.assistant(" ".join(f"In the {hour}, {tip.strip()}." for hour, tip in tips))
+    s += sgl.user("Which part of the day will I remember?")
+    s += sgl.assistant("The " + sgl.select("best", HOURS) + ".")
+
+
+@sgl.function
+def sort_mail(s: Any, message: str) -> None:
+    """A few examples, and a choice; run as a batch, all rows share the examples."""
+    s += "Every message goes to one team.\n\n"
+    s += "Message: I was charged twice for one order.\nTeam: billing\n\n"
+    s += "Message: The parcel went to my neighbour.\nTeam: delivery\n\n"
+    s += "Message: The lid came off after a week.\nTeam: repairs\n\n"
+    s += f"Message: {message}\nTeam: " + sgl.select("team", TEAMS)
+
+
+CITIES = ["Lisbon", "Kyoto"]
+MAIL = [
+    "My invoice shows the wrong address.",
+    "It was due on Monday and is still not here.",
+    "The handle broke when I lifted it.",
+    "Please send the refund to my card.",
+]

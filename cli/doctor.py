@@ -1,0 +1,41 @@
+"""`sgl-mlx doctor`: what this machine has, and what to do about what it lacks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from sgl_mlx.cli.engine import model_option
+
+if TYPE_CHECKING:
+    from sgl_mlx.cli.checks import Check
+
+MARKS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+@click.command()
+@model_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_context
+def doctor(ctx: click.Context, model: str | None, as_json: bool) -> None:
+    """Check machine, libraries and model.
+
+    Nothing is fetched or loaded. Ends with code 1 when a check fails.
+    """
+    from sgl_mlx.cli.checks import all_checks
+
+    rows = list(_shown(all_checks(model), as_json))
+    if as_json:
+        click.echo(json.dumps([vars(row) for row in rows], indent=2))
+    ctx.exit(any(row.status == "fail" for row in rows))
+
+
+def _shown(rows: Iterator[Check], as_json: bool) -> Iterator[Check]:
+    for row in rows:
+        if not as_json:
+            mark = click.style(f"{row.status:<5}", fg=MARKS[row.status])
+            click.echo(f"{mark} {row.name:<10} {row.detail}")
+        yield row

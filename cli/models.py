@@ -1,0 +1,63 @@
+"""`sgl-mlx models`: what is on this machine, what can be fetched, what can be run."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+GIGA = 1e9
+
+
+@click.group(invoke_without_command=True)
+@click.option("--architectures", is_flag=True, help="List the architectures that run.")
+@click.pass_context
+def models(ctx: click.Context, architectures: bool) -> None:
+    """List, fetch and describe models."""
+    if architectures:
+        from sgl_mlx.models.architectures import SUPPORTED
+
+        click.echo("\n".join(SUPPORTED))
+    elif ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+@models.command("list")
+@click.argument("folder", required=False, type=click.Path(exists=True, file_okay=False))
+def list_models(folder: str | None) -> None:
+    """List models that need no network: embedded, in the hub's cache, and in FOLDER if given."""
+    from sgl_mlx.models.resolve import list_local
+
+    found = list_local(folder)
+    width = max((len(model.name) for model in found), default=0)
+    for model in found:
+        click.echo(f"{model.name:<{width}}  {model.size / GIGA:6.2f} GB  {model.path}")
+    if not found:
+        click.echo("no models here yet; `sgl-mlx models pull ORG/NAME` fetches one", err=True)
+
+
+@models.command()
+@click.argument("name")
+def pull(name: str) -> None:
+    """Fetch a model from the Hugging Face hub into its cache."""
+    from sgl_mlx.models.resolve import resolve
+
+    _, path = resolve(name)
+    click.echo(path)
+
+
+@models.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def info(name: str, as_json: bool) -> None:
+    """Describe a model from its headers, without loading it."""
+    from sgl_mlx.models.info import describe
+    from sgl_mlx.models.resolve import resolve
+
+    facts = describe(resolve(name)[1]).to_dict()
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for key, value in facts.items():
+        figure = f"{value:,}" if isinstance(value, int) else value
+        click.echo(f"{key.replace('_', ' '):<14}  {figure}")

@@ -1,0 +1,58 @@
+"""What commands print: pieces as they come, one JSON document at the end, a line of counts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from queue import SimpleQueue
+from typing import Any
+
+import click
+
+from sgl_mlx.core import Completion, Prompt, SamplingParams
+from sgl_mlx.lang.backend import Backend
+
+
+def complete(
+    backend: Backend, prompt: Prompt, params: SamplingParams, show: Callable[[str], None]
+) -> Completion:
+    """Continue a prompt, showing each piece of text on the calling thread as it comes.
+
+    When the caller is interrupted, or showing fails, the request is aborted.
+    """
+    pieces: SimpleQueue[str | None] = SimpleQueue()
+    future = backend.submit(prompt, params, pieces.put)
+    future.add_done_callback(lambda _: pieces.put(None))
+    try:
+        for piece in iter(pieces.get, None):
+            show(piece)
+    except BaseException:
+        future.cancel()
+        raise
+    return future.result()[0]
+
+
+def write(text: str, err: bool = False) -> None:
+    """Part of a line, at once."""
+    click.echo(text, nl=False, err=err)
+
+
+def print_json(text: str, variables: Mapping[str, Any], stats: Mapping[str, Any]) -> None:
+    """The document that `--json` promises; what JSON cannot hold is written as its `str`."""
+    document = {"text": text, "variables": variables, "stats": stats}
+    click.echo(json.dumps(document, ensure_ascii=False, indent=2, default=str))
+
+
+def stats_of(backend: Backend) -> dict[str, Any]:
+    """The counters of a backend; empty for one that counts nothing."""
+    return dict(backend.get_server_info().get("stats", {}))
+
+
+def summary(stats: Mapping[str, Any]) -> str:
+    """`142 prompt tokens, 97 of them cached; 30 generated in 12 forward passes`, or nothing."""
+    if not stats.get("prompt_tokens"):
+        return ""
+    return (
+        f"{stats['prompt_tokens']} prompt tokens, {stats['cached_tokens']} of them cached; "
+        f"{stats['decode_tokens']} generated in {stats['forward_passes']} forward passes"
+    )

@@ -1,0 +1,152 @@
+"""Program files: finding the one `@function` to run, reading its arguments, showing its errors."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any
+
+import click
+
+from sgl_mlx.errors import ProgramError, SglError
+from sgl_mlx.lang.program import SglFunction
+from sgl_mlx.lang.state import ProgramState
+
+MODULE_NAME = "__sgl_program__"
+
+
+class ProgramFailed(click.ClickException):
+    """The user's own code raised; shown as Python would, but only the frames of their file."""
+
+    def __init__(self, error: BaseException, path: Path) -> None:
+        super().__init__(str(error))
+        frames = traceback.extract_tb(error.__traceback__)
+        self.frames = [frame for frame in frames if frame.filename == str(path)]
+        self._last = traceback.format_exception_only(type(error), error)
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        lines = ["Traceback (your program only):\n", *traceback.format_list(self.frames)]
+        click.echo("".join([*(lines if self.frames else ()), *self._last]), nl=False, err=True)
+
+
+def split_target(target: str) -> tuple[Path, str | None]:
+    """`FILE` or `FILE:FUNCTION`, the file as an absolute path.
+
+    Raises:
+        click.BadParameter: when there is no such file.
+    """
+    file, colon, name = target.rpartition(":")
+    if not colon or Path(target).exists():
+        file, name = target, ""
+    path = Path(file).resolve()
+    if not path.is_file():
+        raise click.BadParameter(f"there is no file {file}", param_hint="FILE")
+    return path, name or None
+
+
+def load(path: Path) -> ModuleType:
+    """Execute a file as a module of its own, with its folder importable as Python does it."""
+    spec = importlib.util.spec_from_file_location(MODULE_NAME, path)
+    if spec is None or spec.loader is None:
+        raise ProgramError(f"{path.name} is no Python file; its name should end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[MODULE_NAME] = module  # dataclasses and pickle look their module up by name
+    sys.path.insert(0, str(path.parent))
+    spec.loader.exec_module(module)
+    return module
+
+
+def choose(module: ModuleType, path: Path, name: str | None) -> SglFunction:
+    """The program called `name`, or else the only one of the file, or the one called `main`.
+
+    Raises:
+        ProgramError: when there is none, or more than one; the message lists them.
+    """
+    programs = {k: v for k, v in vars(module).items() if isinstance(v, SglFunction)}
+    known = ", ".join(programs)
+    if not programs:
+        raise ProgramError(
+            f"{path.name} has no program: decorate a function whose first parameter is s "
+            "with @sgl.function"
+        )
+    if name is None and len(programs) > 1 and "main" not in programs:
+        first = next(iter(programs))
+        raise ProgramError(
+            f"{path.name} has several programs ({known}); name one: {path.name}:{first}"
+        )
+    wanted = name or ("main" if "main" in programs else known)
+    if wanted not in programs:
+        raise ProgramError(f"{path.name} has no program {wanted!r}; it has {known}")
+    return programs[wanted]
+
+
+def read_arguments(program: SglFunction, pairs: Sequence[str]) -> dict[str, Any]:
+    """`name=value` pairs as keyword arguments for a program.
+
+    A value that is JSON (`3`, `true`, `["a"]`, `"3"`) is read as that, any other is text.
+
+    Raises:
+        click.BadParameter: for a pair without `=`, or a name that the program does not take or
+            lacks; the message lists what it takes.
+    """
+    given: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise _bad(f"expected NAME=VALUE, got {pair!r}")
+        given[name] = _value(value)
+    required, optional = _parameters(program)
+    takes = ", ".join([*required, *(f"{name} (optional)" for name in optional)]) or "none"
+    if unknown := [name for name in given if name not in required + optional]:
+        raise _bad(f"{program.name} takes no {', '.join(unknown)}; it takes: {takes}")
+    if missing := [name for name in required if name not in given]:
+        raise _bad(f"{program.name} needs {', '.join(missing)}; it takes: {takes}")
+    return given
+
+
+@contextmanager
+def own_errors(path: Path) -> Iterator[None]:
+    """What the user's code raises becomes `ProgramFailed`; errors that never met it pass."""
+    try:
+        yield
+    except click.ClickException:
+        raise
+    except Exception as error:
+        failed = ProgramFailed(error, path)
+        if isinstance(error, SglError) and not failed.frames:
+            raise
+        raise failed from error
+
+
+def variables(state: ProgramState) -> dict[str, Any]:
+    """All named variables of a program that ran."""
+    return {name: state[name] for name in state.stream_executor.bindings if name is not None}
+
+
+def _parameters(program: SglFunction) -> tuple[list[str], list[str]]:
+    """Names of the program's required and optional parameters, without `s` and bound ones."""
+    _, *rest = program.signature.parameters.values()
+    free = [p for p in rest if p.name not in program.bind_arguments]
+    required = [p.name for p in free if p.default is p.empty]
+    return required, [p.name for p in free if p.name not in required]
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_not_json)
+    except ValueError:
+        return text
+
+
+def _not_json(constant: str) -> None:
+    raise ValueError(constant)  # Python's json would take NaN and Infinity, which JSON has not
+
+
+def _bad(message: str) -> click.BadParameter:
+    return click.BadParameter(message, param_hint="--arg")
