@@ -24,6 +24,7 @@ class Row:
         position: of the first new token.
         sample: whether the logits after the last token are wanted.
         params, seed, output: how to sample them; `output` is what was generated so far.
+        history: prompt and output, where a repetition penalty needs it.
         targets: the prompt tokens that the logits of the last `len(targets)` tokens score (less
             one, the very last, when `sample` is set: its logits are sampled from).
         prefix_positions: positions of the prefix keys; None when they count 0, 1, 2 …
@@ -38,6 +39,7 @@ class Row:
     params: SamplingParams
     seed: int = 0
     output: tuple[int, ...] = ()
+    history: tuple[int, ...] = ()
     targets: tuple[int, ...] = ()
     prefix_positions: tuple[int, ...] | None = None
 

@@ -191,6 +191,7 @@ class Scheduler:
             params=s.params,
             seed=s.seed,
             output=s.output_tokens,
+            history=tuple(s.tokens) if s.params.repetition_penalty != 1 else (),
             targets=targets,
             prefix_positions=s.prefix_positions() if s.after else None,
         )

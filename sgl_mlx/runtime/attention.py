@@ -1,0 +1,137 @@
+"""Extend attention in plain MLX: new tokens attend to a prefix in the pool and to each other.
+
+The softmax over all keys of a token is put together from *partials*, each over some of the keys
+(flash attention's merge, arXiv 2205.14135 §3.1). So a prefix that several rows share is one matrix
+product for all of them, and a causal chunk is computed in tiles whose masked half is skipped.
+
+Layout throughout: queries `(kv_heads, tokens, group, dim)`, keys and values `(kv_heads, length,
+dim)`; `group` is query heads per KV head.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from sgl_mlx.runtime import cpu
+
+TILE = 128
+"""Query tokens to a causal tile."""
+
+MASKED = -1e30
+"""Score of a key that is not seen; finite, so that a wholly masked partial merges to nothing."""
+
+
+class Partial(NamedTuple):
+    """Softmax over some keys, not yet normalised: `out` is relative to `peak` and `mass`."""
+
+    out: mx.array
+    peak: mx.array
+    mass: mx.array
+
+    def __getitem__(self, tokens: slice) -> Partial:  # type: ignore[override]
+        return Partial(self.out[:, tokens], self.peak[:, tokens], self.mass[:, tokens])
+
+    def normalised(self, sinks: mx.array | None = None) -> mx.array:
+        """Tokens first: `(tokens, heads, dim)`; `sinks (heads,)` are logits of no key."""
+        mass = self.mass
+        if sinks is not None:
+            kv_heads, _, group, _ = self.out.shape
+            logits = sinks.astype(mass.dtype).reshape(kv_heads, 1, group, 1)
+            mass = mass + mx.exp(logits - self.peak)
+        out = (self.out / mass).transpose(1, 0, 2, 3)
+        return out.reshape(out.shape[0], -1, out.shape[3])
+
+
+def merge(a: Partial, b: Partial) -> Partial:
+    """The softmax over the keys of both."""
+    peak = mx.maximum(a.peak, b.peak)
+    weight_a, weight_b = mx.exp(a.peak - peak), mx.exp(b.peak - peak)
+    return Partial(a.out * weight_a + b.out * weight_b, peak, a.mass * weight_a + b.mass * weight_b)
+
+
+def merge_range(whole: Partial, first: int, last: int, part: Partial) -> Partial:
+    """`part` belongs to the tokens `first … last - 1` of `whole`."""
+    tokens = whole.peak.shape[1]
+    if (first, last) == (0, tokens):
+        return merge(whole, part)
+    pieces = [whole[:first], merge(whole[first:last], part), whole[last:]]
+    return concatenate([p for p in pieces if p.peak.shape[1]])
+
+
+def concatenate(parts: list[Partial]) -> Partial:
+    """Partials of consecutive token ranges."""
+    if len(parts) == 1:
+        return parts[0]
+    return Partial(*(mx.concatenate(list(x), axis=1) for x in zip(*parts, strict=True)))
+
+
+def group_heads(queries: mx.array, kv_heads: int, scale: float) -> mx.array:
+    """`(tokens, heads, dim)` to `(kv_heads, tokens, group, dim)`, scaled."""
+    tokens, heads, dim = queries.shape
+    grouped = queries.reshape(tokens, kv_heads, heads // kv_heads, dim)
+    return (grouped * scale).transpose(1, 0, 2, 3)
+
+
+def attend(
+    queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array | None = None
+) -> Partial:
+    """All queries see all keys, but for `bias (tokens, length)` added to the scores."""
+    kv_heads, tokens, group, dim = queries.shape
+    scores = queries.reshape(kv_heads, tokens * group, dim) @ keys.swapaxes(-1, -2)
+    if bias is not None:
+        split = scores.reshape(kv_heads, tokens, group, -1) + bias[:, None]
+        scores = split.reshape(scores.shape)
+    peak = mx.max(scores, axis=-1, keepdims=True)
+    weights = exp_minus(scores, peak)
+    mass = mx.sum(weights, axis=-1, keepdims=True)
+    shape = (kv_heads, tokens, group, -1)
+    return Partial((weights @ values).reshape(shape), peak.reshape(shape), mass.reshape(shape))
+
+
+def attend_causal(
+    queries: mx.array, keys: mx.array, values: mx.array, window: int | None = None
+) -> Partial:
+    """Token i sees keys 0 … i (with a window: the last `window` of them), in tiles."""
+    tokens = queries.shape[1]
+    parts = []
+    for start in range(0, tokens, TILE):
+        end = min(start + TILE, tokens)
+        part = attend(
+            queries[:, start:end],
+            keys[:, start:end],
+            values[:, start:end],
+            causal_bias(end - start, 0, end - start, window),
+        )
+        first = 0 if window is None else max(0, start - window + 1)
+        if first < start:
+            bias = None
+            if window is not None and end - first > window:
+                bias = causal_bias(end - start, start - first, start - first, window)
+            before = attend(
+                queries[:, start:end], keys[:, first:start], values[:, first:start], bias
+            )
+            part = merge(part, before)
+        parts.append(part)
+    return concatenate(parts)
+
+
+def causal_bias(tokens: int, offset: int, length: int, window: int | None = None) -> mx.array:
+    """`(tokens, length)`: token i stands at key `offset + i` and sees that one and those before."""
+    return position_bias(mx.arange(offset, offset + tokens), mx.arange(length), window)
+
+
+def position_bias(queries: mx.array, keys: mx.array, window: int | None) -> mx.array:
+    """0 where a key at position `keys[j]` is seen from `queries[i]`, else `MASKED`."""
+    distance = queries[..., :, None] - keys[..., None, :]
+    seen = distance >= 0
+    if window is not None:
+        seen = seen & (distance < window)
+    return mx.where(seen, 0.0, MASKED)
+
+
+def exp_minus(x: mx.array, peak: mx.array) -> mx.array:
+    if x.dtype == mx.float32 and cpu.on_cpu():
+        return cpu.exp_minus(x, peak)
+    return mx.exp(x - peak)

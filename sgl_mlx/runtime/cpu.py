@@ -1,0 +1,84 @@
+"""What makes MLX's CPU back end bearable: a fast `exp` and the activations built on it.
+
+MLX's `exp` on the CPU is scalar, about 14 ns an element on one thread, and takes most of the time
+of softmax and SwiGLU. Here it is a polynomial after range reduction, within 2e-6 relative error,
+2-4 times as fast. Used on the CPU in float32 only; on a GPU MLX's own functions are right.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import cache, lru_cache
+
+import mlx.core as mx
+
+_LOG2_E = 1.4426950408889634
+_EXP2 = (  # 2**f on [-1/2, 1/2], degree 5, fitted at Chebyshev nodes
+    1.000000075495349,
+    0.6931472067106207,
+    0.2402210735583043,
+    0.05550327214208595,
+    0.00967603709787286,
+    0.0013400432165609313,
+)
+_WORTH_COMPILING = 1 << 16
+"""Elements; below it tracing for a new shape costs more than one pass over memory saves."""
+
+
+def on_cpu() -> bool:
+    return bool(mx.default_device() == mx.Device(mx.cpu))
+
+
+@cache
+def has_compiler() -> bool:
+    """MLX compiles for the CPU by calling a C++ compiler at run time."""
+    return shutil.which("g++") is not None
+
+
+def exp(x: mx.array) -> mx.array:
+    """`e**x` in float32 for x ≤ 88; values below -87 give about 1e-38 instead of 0."""
+    return _run(_exp, x)
+
+
+def exp_minus(x: mx.array, peak: mx.array) -> mx.array:
+    """`e**(x - peak)` in one pass; shapes broadcast."""
+    return _run(_exp_minus, x, peak)
+
+
+def swiglu(gate: mx.array, x: mx.array) -> mx.array:
+    """`silu(gate) * x` elementwise."""
+    return _run(_swiglu, gate, x)
+
+
+def _exp(x: mx.array) -> mx.array:
+    t = mx.clip(x * _LOG2_E, -126.0, 127.0)
+    whole = mx.floor(t + 0.5)
+    fraction = t - whole
+    power = fraction * _EXP2[-1] + _EXP2[-2]
+    for coefficient in _EXP2[-3::-1]:
+        power = power * fraction + coefficient
+    return power * mx.view((whole.astype(mx.int32) + 127) << 23, mx.float32)
+
+
+def _exp_minus(x: mx.array, peak: mx.array) -> mx.array:
+    return _exp(x - peak)
+
+
+def _swiglu(gate: mx.array, x: mx.array) -> mx.array:
+    return gate / (1.0 + _exp(-gate)) * x
+
+
+def _run(function: Callable[..., mx.array], *args: mx.array) -> mx.array:
+    if args[0].size < _WORTH_COMPILING or not has_compiler():
+        return function(*args)
+    return _compiled(function, tuple(tuple(a.shape) for a in args))(*args)
+
+
+@lru_cache(maxsize=128)
+def _compiled(
+    function: Callable[..., mx.array], shapes: tuple[tuple[int, ...], ...]
+) -> Callable[..., mx.array]:
+    """One compiled function a shape: `view` cannot be traced without shapes, and MLX searches a
+    function's traces one by one, so they are kept few."""
+    return mx.compile(lambda *args: function(*args))  # type: ignore[no-any-return]

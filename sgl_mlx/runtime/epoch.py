@@ -1,0 +1,166 @@
+"""Attention of a decode epoch: fixed rows, one new token each a step, for several steps.
+
+The keys that rows share are gathered from the pool once; what each row has alone is copied once
+into a padded buffer that grows by one column a step (the tail). So nothing reads or writes the
+pool between the steps, and a step can be submitted before the one before it has come back.
+
+Buffers are `(rows, kv_heads, prefix + width, dim)`; the tail begins at column `prefix`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from sgl_mlx.runtime import attention as at
+from sgl_mlx.runtime.kv import KVPool, SlotIndex
+from sgl_mlx.runtime.layout import Span, shared_spans
+from sgl_mlx.runtime.plan import Row
+
+
+class Epoch:
+    """See the module. `steps` counts the steps submitted so far."""
+
+    def __init__(self, pool: KVPool, rows: Sequence[Row], width: int) -> None:
+        self.ids = [row.id for row in rows]
+        self.rows = rows
+        self.width = width
+        self.steps = 0
+        self._first_positions = mx.array([row.position for row in rows], mx.int32)
+        spans, private = shared_spans(rows)
+        self._prefix = max(len(row.prefix) - p for row, p in zip(rows, private, strict=True))
+        index = [
+            _padded(row.prefix[p:], self._prefix) for row, p in zip(rows, private, strict=True)
+        ]
+        self._pad_bias, self._key_positions = self._describe_columns(private)
+        self._spans = [_SharedKeys(pool, span, rows[span.first]) for span in spans]
+        slots = mx.array(index, mx.int32)
+        shape = len(rows), self._prefix
+        self.keys = [_buffer(pool.keys[i], slots, shape, width) for i in range(len(pool.layers))]
+        self.values = [_buffer(x, slots, shape, width) for x in pool.values]
+        self._biases: dict[int, mx.array] = {}
+
+    def begin_step(self) -> mx.array:
+        """Positions `(rows,)` of the tokens of the next step, whose attention follows."""
+        self._biases.clear()
+        self.steps += 1
+        return self._first_positions + (self.steps - 1)
+
+    def attend(
+        self,
+        layer: int,
+        queries: mx.array,
+        keys: mx.array,
+        values: mx.array,
+        scale: float,
+        window: int | None,
+        sinks: mx.array | None,
+    ) -> mx.array:
+        """See `models.adapter.Attention`; one token a row."""
+        column = self._prefix + self.steps - 1
+        self.keys[layer][:, :, column] = keys
+        self.values[layer][:, :, column] = values
+        rows, heads, dim = queries.shape
+        kv_heads = keys.shape[1]
+        q = (queries * scale).reshape(rows, kv_heads, heads // kv_heads, dim)
+        k, v = self.keys[layer][:, :, : column + 1], self.values[layer][:, :, : column + 1]
+        scores = q @ k.swapaxes(-1, -2)
+        bias = self._bias(window)
+        if bias is not None:
+            scores = scores + bias[:, None, None, : column + 1]
+        peak = mx.max(scores, axis=-1, keepdims=True)
+        weights = at.exp_minus(scores, peak)
+        own = at.Partial(weights @ v, peak, mx.sum(weights, axis=-1, keepdims=True))
+        total = at.Partial(*(x.swapaxes(0, 1) for x in own))
+        grouped = q.swapaxes(0, 1)
+        for span in self._spans:
+            piece = span.attend(layer, grouped, self._first_positions + (self.steps - 1), window)
+            total = at.merge_range(total, span.first, span.last, piece)
+        return total.normalised(sinks)
+
+    def tail(self) -> tuple[list[int], list[mx.array], list[mx.array]]:
+        """Slots, keys and values `(tokens, heads, dim)` by layer that belong into the pool."""
+        where = [
+            (i * self.steps + step, slot)
+            for i, row in enumerate(self.rows)
+            for step, slot in enumerate(row.slots[: self.steps])
+        ]
+        picked = mx.array([i for i, _ in where], mx.int32)
+        columns = slice(self._prefix, self._prefix + self.steps)
+
+        def flat(buffer: mx.array) -> mx.array:
+            tail = buffer[:, :, columns].swapaxes(1, 2)
+            return tail.reshape(-1, *tail.shape[2:])[picked]
+
+        keys, values = [flat(k) for k in self.keys], [flat(v) for v in self.values]
+        return [slot for _, slot in where], keys, values
+
+    def _describe_columns(self, private: Sequence[int]) -> tuple[mx.array | None, mx.array]:
+        """Bias that hides padding (None without padding), and each column's key position."""
+        positions, padded = [], False
+        for row, start in zip(self.rows, private, strict=True):
+            own = list(row.prefix_positions or range(len(row.prefix)))[start:]
+            padding = self._prefix - len(own)
+            padded = padded or padding > 0
+            tail = range(row.position, row.position + self.width)
+            positions.append([*own, *[_NOWHERE] * padding, *tail])
+        array = mx.array(positions, mx.int32)
+        bias = mx.where(array == _NOWHERE, at.MASKED, 0.0) if padded else None
+        return bias, array
+
+    def _bias(self, window: int | None) -> mx.array | None:
+        if window is None:
+            return self._pad_bias
+        if window not in self._biases:
+            now = self._first_positions + (self.steps - 1)
+            seen = now[:, None] - self._key_positions < window
+            self._biases[window] = mx.where(
+                seen & (self._key_positions != _NOWHERE), 0.0, at.MASKED
+            )
+        return self._biases[window]
+
+
+_NOWHERE = -(1 << 30)
+
+
+class _SharedKeys:
+    """A stretch of prefix that some rows of the epoch share, gathered once."""
+
+    def __init__(self, pool: KVPool, span: Span, row: Row) -> None:
+        self.first, self.last = span.first, span.last
+        index = SlotIndex(span.slots)
+        self._keys: list[mx.array] = []
+        self._values: list[mx.array] = []
+        for layer in range(len(pool.layers)):
+            keys, values = pool.gather(layer, index)
+            self._keys.append(mx.contiguous(keys.swapaxes(0, 1)))
+            self._values.append(mx.contiguous(values.swapaxes(0, 1)))
+        positions = row.prefix_positions or range(len(row.prefix))
+        self._positions = mx.array(
+            list(positions[span.start : span.start + len(span.slots)]), mx.int32
+        )
+
+    def attend(
+        self, layer: int, queries: mx.array, positions: mx.array, window: int | None
+    ) -> at.Partial:
+        mine = slice(self.first, self.last)
+        bias = None
+        if window is not None:
+            bias = at.position_bias(positions[mine], self._positions, window)
+        return at.attend(queries[:, mine], self._keys[layer], self._values[layer], bias)
+
+
+def _padded(slots: Sequence[int], length: int) -> list[int]:
+    return [*slots, *[0] * (length - len(slots))]
+
+
+def _buffer(pool: mx.array, slots: mx.array, shape: tuple[int, int], width: int) -> mx.array:
+    """Gathered prefix `(rows, heads, prefix, dim)` with room for `width` more columns."""
+    rows, prefix = shape
+    _, heads, dim = pool.shape
+    tail = mx.zeros((rows, heads, width, dim), pool.dtype)
+    if prefix == 0:
+        return tail
+    gathered = pool[slots.reshape(-1)].reshape(rows, prefix, heads, dim)
+    return mx.concatenate([gathered.swapaxes(1, 2), tail], axis=2)

@@ -1,0 +1,189 @@
+"""Runs plans on the model. Knows rows, slots and tensors; knows no queue, no text.
+
+The pool is read while an epoch or step is computed and written only after it has been evaluated:
+at the end of an `Extend`, and when an epoch is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from sgl_mlx.models.adapter import Adapter
+from sgl_mlx.runtime.epoch import Epoch
+from sgl_mlx.runtime.extend import ExtendStep
+from sgl_mlx.runtime.kv import KVPool, SlotIndex
+from sgl_mlx.runtime.layout import arrange
+from sgl_mlx.runtime.plan import Decode, Extend, Plan, Row, StepResult
+from sgl_mlx.runtime.sampler import Sampled, Sampler, Scored, score
+from sgl_mlx.runtime.sequence import Scores
+
+
+class Runner:
+    """One model, one pool.
+
+    Args:
+        end_tokens: the model's end-of-sequence ids.
+    """
+
+    def __init__(self, model: Adapter, pool: KVPool, end_tokens: frozenset[int]) -> None:
+        self._model = model
+        self._pool = pool
+        self._end_tokens = end_tokens
+        self._decoding: _Decoding | None = None
+
+    def run(self, plan: Plan) -> StepResult:
+        """Compute a plan; its tokens are known when it returns."""
+        if isinstance(plan, Decode) and self._model.ragged:
+            return self._decode(plan)
+        self.close_epoch()
+        return self._extend(plan.rows if isinstance(plan, Extend) else plan.opening)
+
+    def close_epoch(self) -> None:
+        """Wait for what is under way and write the epoch's KV to the pool."""
+        if self._decoding is None:
+            return
+        slots, keys, values = self._decoding.epoch.tail()
+        mx.eval(keys, values)
+        self._decoding = None
+        self._pool.write(slots, keys, values)
+        mx.clear_cache()
+
+    # -- decode -------------------------------------------------------------------------------
+
+    def _decode(self, plan: Decode) -> StepResult:
+        if plan.opening:
+            self.close_epoch()
+            self._decoding = self._open(plan)
+        decoding = self._decoding
+        assert decoding is not None, "a Decode plan continues an epoch that was never opened"
+        current = decoding.ahead or self._submit(decoding)
+        decoding.ahead = None
+        if plan.ahead:
+            decoding.ahead = self._submit(decoding)
+        tokens, scores = current.wait()
+        wanted = set(plan.ids)
+        return StepResult(
+            {name: token for name, token in tokens.items() if name in wanted},
+            token_scores={name: s for name, s in scores.items() if name in wanted},
+        )
+
+    def _open(self, plan: Decode) -> _Decoding:
+        rows = arrange(plan.opening)
+        sampler = Sampler(rows, self._end_tokens, self._model.vocabulary)
+        tokens = mx.array([row.tokens[-1] for row in rows], mx.int32)
+        return _Decoding(Epoch(self._pool, rows, plan.width), sampler, tokens)
+
+    def _submit(self, decoding: _Decoding) -> Sampled:
+        epoch = decoding.epoch
+        positions = epoch.begin_step()
+        every = mx.arange(len(epoch.rows))
+        logits = self._model.forward(decoding.tokens, positions, epoch, every)
+        sampled = decoding.sampler.sample(logits, epoch.steps - 1)
+        decoding.tokens = sampled.tokens
+        mx.async_eval(*sampled.arrays(), *epoch.keys, *epoch.values)
+        return sampled
+
+    # -- extend -------------------------------------------------------------------------------
+
+    def _extend(self, rows: Sequence[Row]) -> StepResult:
+        rows = arrange(rows)
+        wanted = _WantedLogits(rows)
+        forward = self._forward_together if self._model.ragged else self._forward_one_by_one
+        logits, slots, keys, values = forward(rows, wanted)
+        scored = wanted.score_prompts(logits)
+        sampled = self._sample(wanted, logits)
+        mx.eval(keys, values, *[x.arrays() for x in (scored, sampled) if x is not None])
+        del logits
+        self._pool.write(slots, keys, values)
+        tokens, scores = sampled.wait() if sampled else ({}, {})
+        return StepResult(tokens, wanted.prompt_scores(scored), scores)
+
+    def _forward_together(self, rows: Sequence[Row], wanted: _WantedLogits) -> _Forward:
+        step = ExtendStep(self._pool, rows)
+        logits = self._model.forward(step.tokens, step.positions, step, wanted.index)
+        return logits, step.slots, step.keys, step.values
+
+    def _forward_one_by_one(self, rows: Sequence[Row], wanted: _WantedLogits) -> _Forward:
+        logits, slots = [], []
+        new: list[list[tuple[mx.array, mx.array]]] = [[] for _ in self._pool.layers]
+        for row, index in zip(rows, wanted.by_row, strict=True):
+            prefix = None
+            if row.prefix:
+                slot_index = SlotIndex(row.prefix)
+                prefix = [self._pool.gather(i, slot_index) for i in range(len(new))]
+            tokens = mx.array(row.tokens, mx.int32)
+            out, kv = self._model.forward_dense(tokens, prefix, mx.array(index, mx.int32))
+            logits.append(out)
+            slots += row.slots[: len(row.tokens)]
+            for layer, pair in zip(new, kv, strict=True):
+                layer.append(pair)
+        keys = [mx.concatenate([k for k, _ in layer]) for layer in new]
+        values = [mx.concatenate([v for _, v in layer]) for layer in new]
+        return mx.concatenate(logits), slots, keys, values
+
+    def _sample(self, wanted: _WantedLogits, logits: mx.array) -> Sampled | None:
+        if not wanted.sampled_rows:
+            return None
+        sampler = Sampler(wanted.sampled_rows, self._end_tokens, logits.shape[-1])
+        return sampler.sample(logits[mx.array(wanted.sampled_at, mx.int32)], 0)
+
+
+_Forward = tuple[mx.array, list[int], list[mx.array], list[mx.array]]
+"""Logits, and the slots, keys and values of the new tokens."""
+
+
+class _Decoding:
+    """An open epoch; `ahead` is the step that was submitted and not waited for."""
+
+    def __init__(self, epoch: Epoch, sampler: Sampler, tokens: mx.array) -> None:
+        self.epoch = epoch
+        self.sampler = sampler
+        self.tokens = tokens
+        self.ahead: Sampled | None = None
+
+
+class _WantedLogits:
+    """Which tokens of a step need logits, in the order of the rows.
+
+    Args:
+        rows: as arranged; each wants its `targets` scored, and its last token sampled or not.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.by_row: list[list[int]] = []
+        self.sampled_rows = [row for row in rows if row.sample]
+        self.sampled_at: list[int] = []
+        self._scored_rows = [row for row in rows if row.targets]
+        self._scored_at: list[int] = []
+        flat: list[int] = []
+        start = 0
+        for row in rows:
+            first = row.score_start
+            mine = list(range(first, first + len(row.targets)))
+            self._scored_at += range(len(flat), len(flat) + len(mine))
+            if row.sample:
+                mine.append(len(row.tokens) - 1)
+                self.sampled_at.append(len(flat) + len(mine) - 1)
+            self.by_row.append(mine)
+            flat += [start + i for i in mine]
+            start += len(row.tokens)
+        self.index = mx.array(flat, mx.int32)
+
+    def score_prompts(self, logits: mx.array) -> Scored | None:
+        if not self._scored_at:
+            return None
+        targets = mx.array([t for row in self._scored_rows for t in row.targets], mx.int32)
+        top = max(row.params.top_logprobs_num for row in self._scored_rows)
+        return score(logits[mx.array(self._scored_at, mx.int32)], targets, top)
+
+    def prompt_scores(self, scored: Scored | None) -> dict[str, Scores]:
+        """Scores by sequence id, of evaluated arrays."""
+        scores, first = {}, 0
+        for row in self._scored_rows if scored else ():
+            last = first + len(row.targets)
+            top = row.params.top_logprobs_num
+            scores[row.id] = scored.rows(row.targets, first, last, top)
+            first = last
+        return scores

@@ -1,0 +1,206 @@
+"""From logits to tokens, on the device, so that a step can be submitted before the last came back.
+
+A row's choice depends on its own logits, its seed and its position in the output alone: one
+uniform number per token, hashed from seed and position, picks from the cumulative distribution.
+So neither batch mates nor preemption change a sample.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from sgl_mlx.runtime.plan import Row
+from sgl_mlx.runtime.sequence import Scores
+
+
+class Sampler:
+    """Samples for fixed rows, step after step.
+
+    Args:
+        rows: with `output` as generated so far.
+        end_tokens: ids that `min_new_tokens` forbids for now, the model's end tokens.
+        vocabulary: number of logits.
+    """
+
+    def __init__(self, rows: Sequence[Row], end_tokens: frozenset[int], vocabulary: int) -> None:
+        self._rows = rows
+        self._vocabulary = vocabulary
+        self._end_tokens = end_tokens
+        params = [row.params for row in rows]
+        self._all_greedy = all(p.greedy for p in params)
+        self._greedy = mx.array([p.greedy for p in params])
+        self._temperature = mx.array([1.0 if p.greedy else p.temperature for p in params])[:, None]
+        self._filtered = any(not p.greedy and (p.top_p < 1 or p.top_k > 0) for p in params)
+        self._top_p = mx.array([p.top_p for p in params])[:, None]
+        self._top_k = mx.array([p.top_k if p.top_k > 0 else vocabulary for p in params])[:, None]
+        self._min_p = mx.array([p.min_p for p in params])[:, None]
+        self._any_min_p = any(p.min_p > 0 and not p.greedy for p in params)
+        self._penalties = _Penalties(rows, vocabulary) if _penalised(rows) else None
+        self._wants_scores = [p.return_logprob for p in params]
+        self._top_count = max((p.top_logprobs_num for p in params if p.return_logprob), default=0)
+
+    def sample(self, logits: mx.array, step: int) -> Sampled:
+        """Tokens `(rows,)` from logits `(rows, vocabulary)`; `step` counts from 0."""
+        raw = logits.astype(mx.float32)
+        adjusted = self._penalties.apply(raw) if self._penalties else raw
+        adjusted = self._forbid_ends(adjusted, step)
+        tokens = mx.argmax(adjusted, axis=-1)
+        if not self._all_greedy:
+            drawn = self._draw(adjusted / self._temperature, step)
+            tokens = mx.where(self._greedy, tokens, drawn)
+        if self._penalties:
+            self._penalties.count(tokens)
+        scores = self._score(raw, tokens) if any(self._wants_scores) else None
+        return Sampled([row.id for row in self._rows], tokens, scores, self._score_widths())
+
+    def _draw(self, logits: mx.array, step: int) -> mx.array:
+        probabilities = mx.softmax(logits, axis=-1)
+        if self._any_min_p:
+            floor = self._min_p * mx.max(probabilities, axis=-1, keepdims=True)
+            probabilities = mx.where(probabilities >= floor, probabilities, 0.0)
+        if self._filtered:
+            probabilities = self._keep_top(probabilities)
+        cumulative = mx.cumsum(probabilities, axis=-1)
+        uniform = mx.array([_uniform(r.seed, len(r.output) + step) for r in self._rows])
+        target = uniform[:, None] * cumulative[:, -1:]
+        # the first token whose cumulative mass exceeds the target; it has mass of its own
+        return mx.argmax(cumulative > target, axis=-1)
+
+    def _keep_top(self, probabilities: mx.array) -> mx.array:
+        """Zero all but the `top_k` likeliest and those that make up `top_p` of the mass."""
+        ranked = -mx.sort(-probabilities, axis=-1)
+        before = mx.cumsum(ranked, axis=-1) - ranked
+        total = mx.sum(probabilities, axis=-1, keepdims=True)
+        kept = (before < self._top_p * total) & (mx.arange(self._vocabulary) < self._top_k)
+        least = mx.min(mx.where(kept, ranked, mx.inf), axis=-1, keepdims=True)
+        return mx.where(probabilities >= least, probabilities, 0.0)
+
+    def _forbid_ends(self, logits: mx.array, step: int) -> mx.array:
+        banned = []
+        for i, row in enumerate(self._rows):
+            if len(row.output) + step < row.params.min_new_tokens:
+                ends = self._end_tokens | set(row.params.stop_token_ids)
+                banned += [(i, token) for token in ends if token < self._vocabulary]
+        if not banned:
+            return logits
+        rows, tokens = (mx.array(list(x), mx.int32) for x in zip(*banned, strict=True))
+        logits = logits + 0.0  # indexing assigns in place; the raw logits are still wanted
+        logits[rows, tokens] = -mx.inf
+        return logits
+
+    def _score(self, logits: mx.array, tokens: mx.array) -> Scored:
+        return score(logits, tokens, self._top_count)
+
+    def _score_widths(self) -> list[int | None]:
+        """For each row how many alternatives it wants, None where it wants no scores."""
+        return [
+            row.params.top_logprobs_num if wants else None
+            for row, wants in zip(self._rows, self._wants_scores, strict=True)
+        ]
+
+
+class Scored:
+    """Logprobs `(rows,)` of given tokens, and the likeliest tokens `(rows, top)` unsorted."""
+
+    def __init__(self, chosen: mx.array, top: mx.array, top_logprobs: mx.array) -> None:
+        self.chosen, self.top, self.top_logprobs = chosen, top, top_logprobs
+
+    def arrays(self) -> list[mx.array]:
+        return [self.chosen, self.top, self.top_logprobs]
+
+    def rows(self, tokens: Sequence[int], first: int, last: int, top: int) -> Scores:
+        """Scores of the rows `first … last - 1`, whose tokens are given, with `top` alternatives.
+
+        One of them costs a copy to the host; call it on evaluated arrays.
+        """
+        chosen = self.chosen[first:last].tolist()
+        alternatives: list[tuple[tuple[float, int], ...]] = []
+        if top:
+            pairs = zip(self.top_logprobs[first:last].tolist(), self.top[first:last].tolist())
+            for logprobs, ids in pairs:
+                ranked = sorted(zip(logprobs, ids, strict=True), key=lambda x: (-x[0], x[1]))
+                alternatives.append(tuple(ranked[:top]))
+        return Scores(tuple(zip(chosen, tokens, strict=True)), tuple(alternatives))
+
+
+class Sampled:
+    """Tokens of a step that may still be under way."""
+
+    def __init__(
+        self, ids: list[str], tokens: mx.array, scored: Scored | None, widths: list[int | None]
+    ) -> None:
+        self.ids, self.tokens, self.scored, self._widths = ids, tokens, scored, widths
+
+    def arrays(self) -> list[mx.array]:
+        return [self.tokens, *(self.scored.arrays() if self.scored else [])]
+
+    def wait(self) -> tuple[dict[str, int], dict[str, Scores]]:
+        """Token by sequence id, and scores of those who want them."""
+        tokens = self.tokens.tolist()
+        scores: dict[str, Scores] = {}
+        if self.scored is not None:
+            for i, (name, top) in enumerate(zip(self.ids, self._widths, strict=True)):
+                if top is not None:
+                    scores[name] = self.scored.rows(tokens[i : i + 1], i, i + 1, top)
+        return dict(zip(self.ids, tokens, strict=True)), scores
+
+
+def score(logits: mx.array, tokens: mx.array, top: int) -> Scored:
+    """Log-probabilities of `tokens (rows,)` under `logits (rows, vocabulary)`."""
+    logits = logits.astype(mx.float32)
+    norm = mx.logsumexp(logits, axis=-1, keepdims=True)
+    chosen = (mx.take_along_axis(logits, tokens[:, None], axis=-1) - norm)[:, 0]
+    if not top:
+        return Scored(chosen, mx.zeros((0,), mx.int32), mx.zeros((0,)))
+    top = min(top, logits.shape[-1])
+    likeliest = mx.argpartition(-logits, top - 1, axis=-1)[:, :top]
+    return Scored(chosen, likeliest, mx.take_along_axis(logits, likeliest, axis=-1) - norm)
+
+
+class _Penalties:
+    """How often each row has produced each token, kept on the device."""
+
+    def __init__(self, rows: Sequence[Row], vocabulary: int) -> None:
+        params = [row.params for row in rows]
+        self._frequency = mx.array([p.frequency_penalty for p in params])[:, None]
+        self._presence = mx.array([p.presence_penalty for p in params])[:, None]
+        self._repetition = mx.array([p.repetition_penalty for p in params])[:, None]
+        self._repeats = any(p.repetition_penalty != 1 for p in params)
+        counts = mx.zeros((len(rows), vocabulary))
+        seen = mx.zeros((len(rows), vocabulary), mx.bool_)
+        for i, row in enumerate(rows):
+            if row.output:
+                counts = counts.at[i, mx.array(row.output)].add(1.0)
+            if row.params.repetition_penalty != 1 and row.history:
+                seen[i, mx.array(row.history)] = True
+        self._counts, self._seen = counts, seen
+        self._rows = mx.arange(len(rows))
+
+    def apply(self, logits: mx.array) -> mx.array:
+        if self._repeats:
+            harder = mx.where(logits > 0, logits / self._repetition, logits * self._repetition)
+            logits = mx.where(self._seen, harder, logits)
+        return logits - self._frequency * self._counts - self._presence * (self._counts > 0)
+
+    def count(self, tokens: mx.array) -> None:
+        self._counts = self._counts.at[self._rows, tokens].add(1.0)
+        if self._repeats:
+            seen = self._seen + False
+            seen[self._rows, tokens] = True
+            self._seen = seen
+
+
+def _penalised(rows: Sequence[Row]) -> bool:
+    return any(
+        p.frequency_penalty or p.presence_penalty or p.repetition_penalty != 1
+        for p in (row.params for row in rows)
+    )
+
+
+def _uniform(seed: int, position: int) -> float:
+    """A number in [0, 1) that depends on seed and position alone."""
+    digest = hashlib.blake2b(f"{seed}:{position}".encode(), digest_size=4).digest()
+    return (int.from_bytes(digest, "little") >> 8) / (1 << 24)
