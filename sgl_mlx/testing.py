@@ -7,8 +7,9 @@ import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import zip_longest
 from typing import Any, Literal
 
 from sgl_mlx.core import (
@@ -27,6 +28,7 @@ Reply = str | BaseException
 Script = str | Sequence[Reply] | Mapping[str, Reply] | Callable[[str], Reply]
 _TOKEN = re.compile(r"\s*\S+|\s+$")
 _UNLIKELY = -10.0
+_UNCONDITIONAL = -1.0
 
 
 @dataclass(eq=False)
@@ -182,33 +184,24 @@ class ScriptedBackend:
         with self._lock:
             replies = [self._reply(call.text) for _ in range(params.n)]
         completions = tuple(_completion(call, reply, params) for reply in replies)
-        text = completions[0].text
-        for begin in range(0, len(text) if on_text else 0, self._piece):
-            on_text and on_text(text[begin : begin + self._piece])
+        if on_text is not None:
+            text = completions[0].text
+            for begin in range(0, len(text), self._piece):
+                on_text(text[begin : begin + self._piece])
         return completions
 
     def _score(self, call: Call, unconditional: bool) -> ChoiceScores:
-        scores = tuple(
-            ChoiceScore(
-                choice,
-                tuple(self._scored(choice)),
-                tuple(TokenLogprob(-1.0, t.token_id, t.text) for t in self._scored(choice))
-                if unconditional
-                else None,
-            )
-            for choice in call.choices
-        )
+        rows = [self._scored(choice) for choice in call.choices]
+        alone = [_alone(row) if unconditional else None for row in rows]
+        scores = tuple(map(ChoiceScore, call.choices, rows, alone))
         return ChoiceScores(scores, len(_words(call.text)), 0)
 
-    def _scored(self, choice: str) -> list[TokenLogprob]:
+    def _scored(self, choice: str) -> tuple[TokenLogprob, ...]:
         given = self._logprobs.get(choice, _UNLIKELY)
         words = _words(choice)
         values = [given] * len(words) if isinstance(given, (int, float)) else given
-        words += [""] * (len(values) - len(words))
-        return [
-            TokenLogprob(float(value), _token_id(word), word)
-            for value, word in zip(values, words, strict=False)
-        ]
+        spelled = zip_longest(values, words[: len(values)], fillvalue="")
+        return tuple(TokenLogprob(float(v), _token_id(str(w)), str(w)) for v, w in spelled)
 
 
 def _replier(script: Script) -> Callable[[str], Reply]:
@@ -251,6 +244,10 @@ def _stopped(text: str, params: SamplingParams) -> tuple[str, FinishReason]:
     return text[: end + len(stop) * params.no_stop_trim], FinishReason("stop", matched=stop)
 
 
+def _alone(row: Sequence[TokenLogprob]) -> tuple[TokenLogprob, ...]:
+    return tuple(replace(token, logprob=_UNCONDITIONAL) for token in row)
+
+
 def _settle(future: Future[Any], answer: Callable[[], Any]) -> None:
     if not future.set_running_or_notify_cancel():
         return
@@ -274,6 +271,7 @@ class ByteTokenizer:
     """Every byte is a token; one more ends a text."""
 
     eos_token_id = 256
+    eos_token_ids = frozenset({eos_token_id})
     vocab_size = 257
 
     def encode(self, text: str) -> list[int]:

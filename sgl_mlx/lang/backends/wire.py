@@ -1,0 +1,131 @@
+"""SGLang's HTTP protocol: what a request holds and what an answer says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sgl_mlx.core import (
+    Completion,
+    FinishReason,
+    Logprobs,
+    Prompt,
+    SamplingParams,
+    Shift,
+    TokenLogprob,
+    prompt_text,
+)
+from sgl_mlx.errors import NotYetError
+from sgl_mlx.lang.ir import REGEX_BOOL, REGEX_FLOAT, REGEX_INT, REGEX_STR
+
+_IN_SAMPLING = (
+    "skip_special_tokens",
+    "max_new_tokens",
+    "min_new_tokens",
+    "n",
+    "stop",
+    "stop_token_ids",
+    "stop_regex",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+    "ignore_eos",
+    "no_stop_trim",
+    "regex",
+    "json_schema",
+)
+_IN_REQUEST = (
+    "return_logprob",
+    "logprob_start_len",
+    "top_logprobs_num",
+    "return_text_in_logprobs",
+)
+_NUMBER_STOPS = (" ", "\n")
+_DTYPES = {
+    "int": (REGEX_INT, _NUMBER_STOPS),
+    "float": (REGEX_FLOAT, _NUMBER_STOPS),
+    "bool": (REGEX_BOOL, ()),
+    "str": (REGEX_STR, ()),
+}
+
+
+def flat_text(prompt: Prompt) -> str:
+    if any(isinstance(part, Shift) for part in prompt):
+        raise NotYetError("position_ids_offset needs an in-process Engine; a server cannot do it")
+    return prompt_text(prompt)
+
+
+def payload(prompt: Prompt, params: SamplingParams) -> dict[str, Any]:
+    if params.grammar is not None:
+        raise NotYetError("grammar= needs an in-process Engine; use regex or json_schema here")
+    sampling = {name: getattr(params, name) for name in _IN_SAMPLING}
+    if params.dtype is not None:
+        regex, stops = _DTYPES[params.dtype]
+        sampling.update(regex=regex, stop=(*params.stop, *stops))
+    given = {k: v for k, v in sampling.items() if v not in (None, ())}
+    wanted = {name: getattr(params, name) for name in _IN_REQUEST if getattr(params, name)}
+    return {"text": flat_text(prompt), "sampling_params": given, **wanted}
+
+
+def prefill_payload(text: str) -> dict[str, Any]:
+    return {"text": text, "sampling_params": {"max_new_tokens": 0, "temperature": 0}}
+
+
+def scoring_payload(texts: list[str] | None, start: int) -> dict[str, Any]:
+    return {
+        **({"text": texts} if texts else {}),
+        "sampling_params": {"max_new_tokens": 0, "temperature": 0},
+        "return_logprob": True,
+        "return_text_in_logprobs": True,
+        "logprob_start_len": start,
+    }
+
+
+def scored_tokens(prompt: str, output: Mapping[str, Any]) -> tuple[TokenLogprob, ...]:
+    """The choice's tokens; the one looked back at only if it healed into something new."""
+    row = tokens(output["meta_info"]["input_token_logprobs"])
+    unhealed = row and row[0].text is not None and prompt.endswith(row[0].text)
+    return row[1:] if unhealed else row
+
+
+def tokens(entries: Sequence[Sequence[Any]]) -> tuple[TokenLogprob, ...]:
+    return tuple(TokenLogprob(*entry[:3]) for entry in entries)
+
+
+def _rows(rows: Sequence[Sequence[Any] | None]) -> tuple[tuple[TokenLogprob, ...], ...]:
+    return tuple(tokens(row or ()) for row in rows)
+
+
+_LOGPROBS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "input": ("input_token_logprobs", tokens),
+    "output": ("output_token_logprobs", tokens),
+    "input_top": ("input_top_logprobs", _rows),
+    "output_top": ("output_top_logprobs", _rows),
+}
+_HANDLED = {"id", "prompt_tokens", "cached_tokens", "finish_reason"} | {
+    key for key, _ in _LOGPROBS.values()
+}
+
+
+def completion(text: str, meta: Mapping[str, Any]) -> Completion:
+    """A server's answer; it names no tokens, so theirs are unknown but for their number."""
+    known = {f: read(meta.get(key) or ()) for f, (key, read) in _LOGPROBS.items()}
+    return Completion(
+        text,
+        (),
+        _finish_reason(meta.get("finish_reason")),
+        meta.get("prompt_tokens", 0),
+        meta.get("cached_tokens", 0),
+        str(meta.get("id", "")),
+        Logprobs(**known) if any(known.values()) else None,
+        {key: value for key, value in meta.items() if key not in _HANDLED},
+    )
+
+
+def _finish_reason(given: Mapping[str, Any] | None) -> FinishReason:
+    names = ("type", "matched", "length", "message")
+    return FinishReason(**{"type": "stop", **{n: given[n] for n in names if given and n in given}})

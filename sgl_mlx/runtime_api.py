@@ -1,0 +1,102 @@
+"""SGLang's `Runtime`: an engine in this process behind the shape of a server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from types import TracebackType
+from typing import Any
+
+from sgl_mlx.core import Text
+from sgl_mlx.lang.backend import Backend
+
+_LOG_LEVELS = {"critical", "error", "warning", "info", "debug"}
+
+
+class Runtime:
+    """`Runtime(model_path=...)`; a first positional argument is a log level or a model.
+
+    Args:
+        args: `log_level, launch_timeout` as in newer SGLang or `model_path` as in older;
+            log level and timeout are accepted and mean nothing, for there is no server.
+        server_args: of `Engine`.
+
+    Attributes:
+        endpoint: the engine, a `Backend`.
+        url, generate_url, pid: None; no server runs.
+    """
+
+    url = generate_url = pid = None
+
+    def __init__(
+        self,
+        *args: Any,
+        log_level: str = "error",
+        launch_timeout: float = 300.0,
+        **server_args: Any,
+    ) -> None:
+        # here, so that the language can be imported without mlx
+        from sgl_mlx.runtime.engine import Engine
+
+        if args and str(args[0]).lower() not in _LOG_LEVELS:
+            server_args.setdefault("model_path", args[0])
+        self.server_args = server_args
+        self.endpoint: Backend = Engine(**server_args)
+        self._engine: Any = self.endpoint
+
+    def generate(
+        self,
+        prompt: str | list[str],
+        sampling_params: Mapping[str, Any] | None = None,
+        return_logprob: bool = False,
+        logprob_start_len: int | None = None,
+        top_logprobs_num: int | None = None,
+    ) -> str:
+        """What `Engine.generate` returns, as JSON."""
+        logprobs = {
+            "return_logprob": return_logprob,
+            "logprob_start_len": logprob_start_len,
+            "top_logprobs_num": top_logprobs_num,
+        }
+        given = {name: value for name, value in logprobs.items() if value}
+        return json.dumps(self._engine.generate(prompt, sampling_params, **given))
+
+    async def async_generate(
+        self, prompt: str, sampling_params: Mapping[str, Any] | None = None
+    ) -> AsyncIterator[str]:
+        """The text, piece by piece."""
+        shown = 0
+        async for event in await self._engine.async_generate(prompt, sampling_params, stream=True):
+            text = event["text"]
+            if len(text) > shown:
+                yield text[shown:]
+            shown = len(text)
+
+    add_request = async_generate
+
+    def get_tokenizer(self) -> Any:
+        return self._engine.tokenizer
+
+    def cache_prefix(self, prefix: str) -> None:
+        """Compute a text ahead of the programs that begin with it."""
+        self.endpoint.prefill((Text(prefix),)).result()
+
+    async def get_server_info(self) -> dict[str, Any]:
+        return self.endpoint.get_server_info()
+
+    def flush_cache(self) -> bool:
+        return self.endpoint.flush_cache()
+
+    def shutdown(self) -> None:
+        self.endpoint.shutdown()
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.shutdown()

@@ -1,0 +1,370 @@
+"""Programs: arguments and options, backends, binding, batches, errors of the body."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from types import GeneratorType
+from typing import Any
+
+import pytest
+
+import sgl_mlx as sgl
+from sgl_mlx.core import SamplingParams
+from sgl_mlx.errors import BackendError, InvalidParamsError, NotYetError, ProgramError
+from sgl_mlx.testing import ScriptedBackend
+
+
+@sgl.function
+def echo(s: Any, word: str, end: str = "!") -> str:
+    s += "say " + word + end + sgl.gen("x")
+    return word
+
+
+@pytest.fixture(autouse=True)
+def _no_default_backend() -> Iterator[None]:
+    sgl.set_default_backend(None)
+    yield
+    sgl.set_default_backend(None)
+
+
+def test_run_passes_arguments_and_keeps_the_returned_value() -> None:
+    state = echo.run("hi", end="?", backend=ScriptedBackend("one"))
+    assert (state.text(), state.ret_value) == ("say hi?one", "hi")
+
+
+def test_run_returns_while_generation_goes_on() -> None:
+    backend = ScriptedBackend("one", manual=True)
+    state = echo.run("hi", backend=backend)
+    assert "x" not in state
+    backend.step()
+    assert state["x"] == "one"
+
+
+def test_use_thread_false_waits_for_generation() -> None:
+    state = echo.run("hi", backend=ScriptedBackend("one"), use_thread=False)
+    assert "x" in state
+
+
+def test_sampling_parameters_of_run_hold_unless_gen_gives_its_own() -> None:
+    @sgl.function
+    def program(s: Any) -> None:
+        s += sgl.gen("x") + sgl.gen("y", temperature=0.0, stop=["b", "c"])
+
+    backend = ScriptedBackend("one")
+    program.run(backend=backend, temperature=0.7, stop="a", max_new_tokens=9).sync()
+    first, second = (call.params for call in backend.calls)
+    assert first == SamplingParams(temperature=0.7, stop=("a",), max_new_tokens=9)
+    assert second == SamplingParams(temperature=0.0, stop=("b", "c"), max_new_tokens=9)
+
+
+def test_a_gen_without_any_parameters_has_sglangs_defaults() -> None:
+    backend = ScriptedBackend("one")
+    echo.run("hi", backend=backend).sync()
+    assert backend.calls[0].params == SamplingParams(max_new_tokens=128, temperature=1.0)
+
+
+def test_special_tokens_in_the_output_follow_global_config(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sgl.global_config, "skip_special_tokens_in_output", False)
+    backend = ScriptedBackend("one")
+    echo.run("hi", backend=backend).sync()
+    assert backend.calls[0].params == SamplingParams(skip_special_tokens=False)
+
+
+def test_invalid_options_fail_at_once() -> None:
+    with pytest.raises(InvalidParamsError, match="temperature"):
+        echo.run("hi", backend=ScriptedBackend("one"), temperature=-1)
+
+
+def test_without_a_backend_the_error_says_how_to_set_one() -> None:
+    with pytest.raises(BackendError, match="set_default_backend"):
+        echo.run("hi")
+
+
+def test_an_object_that_is_no_backend_is_refused() -> None:
+    with pytest.raises(BackendError, match="is no backend"):
+        echo.run("hi", backend=object())
+
+
+def test_the_default_backend_runs_programs_called_like_functions() -> None:
+    @sgl.function
+    def outer(s: Any) -> None:
+        inner = echo("inner")
+        s += "got " + inner["x"]
+
+    sgl.set_default_backend(ScriptedBackend("one"))
+    assert outer.run().text() == "got one"
+
+
+def test_nested_calls_progress_while_the_caller_goes_on() -> None:
+    @sgl.function
+    def outer(s: Any) -> None:
+        first, second = echo("a"), echo("b")
+        s += sgl.gen("own")
+        s.ret_value = (first, second)
+        s["inner"] = [first, second]
+
+    backend = ScriptedBackend("one", manual=True)
+    sgl.set_default_backend(backend)
+    state = outer.run()
+    assert backend.prompts == ["say a!", "say b!", ""]
+    backend.run_all()
+    assert [inner["x"] for inner in state["inner"]] == ["one", "one"]
+
+
+def test_a_runtime_stands_for_its_endpoint() -> None:
+    class Runtime:
+        endpoint = ScriptedBackend("one")
+
+    sgl.set_default_backend(Runtime())
+    assert sgl.global_config.default_backend is Runtime.endpoint
+
+
+def test_flush_cache_and_server_info_ask_the_backend_or_say_there_is_none() -> None:
+    assert sgl.flush_cache() is False
+    assert sgl.get_server_info() is None
+    backend = ScriptedBackend(model_name="tiny")
+    assert sgl.flush_cache(backend) is True
+    sgl.set_default_backend(backend)
+    info = sgl.get_server_info()
+    assert info is not None
+    assert info["model_path"] == "tiny"
+
+
+# -- arguments ------------------------------------------------------------------------------------
+
+
+def test_the_first_parameter_must_be_named_s() -> None:
+    with pytest.raises(ProgramError, match="must be named s"):
+
+        @sgl.function
+        def program(state: Any) -> None: ...
+
+    with pytest.raises(ProgramError, match="must be named s"):
+
+        @sgl.function
+        def empty() -> None: ...
+
+
+def test_the_decorator_takes_options() -> None:
+    @sgl.function(num_api_spec_tokens=64)
+    def program(s: Any) -> None: ...
+
+    assert program.num_api_spec_tokens == 64
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"word": "a", "nonsense": 1}])
+def test_wrong_arguments_name_the_program_and_what_it_takes(kwargs: dict[str, Any]) -> None:
+    with pytest.raises(ProgramError, match=r"program echo\(\).*it takes word, end"):
+        echo.run(**kwargs, backend=ScriptedBackend("one"))
+
+
+def test_an_argument_named_like_an_option_is_a_clash_by_name() -> None:
+    @sgl.function
+    def program(s: Any, stop: str) -> None:
+        s += stop
+
+    with pytest.raises(ProgramError, match=r"'stop' is both a parameter of program program\(\)"):
+        program.run(stop="a", backend=ScriptedBackend())
+    assert program.run("a", backend=ScriptedBackend()).text() == "a"
+
+
+@pytest.mark.parametrize("name", ["regex", "json_schema", "seed"])
+def test_names_that_are_no_options_of_sglangs_run_belong_to_the_program(name: str) -> None:
+    namespace: dict[str, Any] = {}
+    exec(f"def program(s, {name}): s += str({name})", namespace)
+    program = sgl.function(namespace["program"])
+    assert program.run(**{name: "a"}, backend=ScriptedBackend()).text() == "a"
+
+
+def test_bind_settles_arguments() -> None:
+    bound = echo.bind(word="hi")
+    assert bound.run(end=".", backend=ScriptedBackend("one")).text() == "say hi.one"
+    with pytest.raises(ProgramError, match="no parameter 'wrod'"):
+        echo.bind(wrod="hi")
+
+
+# -- errors of the body ---------------------------------------------------------------------------
+
+
+def test_an_exception_of_the_body_propagates_and_cancels_what_is_in_flight() -> None:
+    @sgl.function
+    def program(s: Any) -> None:
+        s += sgl.gen("x")
+        raise RuntimeError("body")
+
+    backend = ScriptedBackend("one", manual=True)
+    with pytest.raises(RuntimeError, match="body"):
+        program.run(backend=backend)
+    assert backend.calls[0].future.cancelled()
+
+
+def test_a_failed_generation_read_in_the_body_propagates_from_run() -> None:
+    @sgl.function
+    def program(s: Any) -> None:
+        s += sgl.gen("x")
+        s += s["x"]
+
+    with pytest.raises(ValueError, match="boom"):
+        program.run(backend=ScriptedBackend([ValueError("boom")]))
+
+
+def test_streaming_runs_the_body_in_a_thread_and_its_errors_reach_the_reader() -> None:
+    go_on = threading.Event()
+
+    @sgl.function
+    def program(s: Any) -> None:
+        s += "a "
+        assert go_on.wait(30)
+        s += sgl.gen("x")
+        raise RuntimeError("body")
+
+    state = program.run(backend=ScriptedBackend("one two"), stream=True)
+    go_on.set()
+    with pytest.raises(RuntimeError, match="body"):
+        list(state.text_iter())
+
+
+def test_streaming_yields_the_whole_text_in_order() -> None:
+    state = echo.run("hi", backend=ScriptedBackend("one two three"), stream=True)
+    assert "".join(state.text_iter()) == "say hi!one two three"
+
+
+def test_run_async_returns_when_all_is_generated() -> None:
+    state = asyncio.run(echo.run_async("hi", backend=ScriptedBackend("one")))
+    assert "x" in state
+
+
+# -- batches --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [[{"word": "a"}, {"word": "b"}], [["a"], ("b",)]])
+@pytest.mark.parametrize("num_threads", ["auto", 1])
+def test_a_batch_returns_states_in_order_with_all_generated(rows: Any, num_threads: Any) -> None:
+    backend = ScriptedBackend(lambda prompt: prompt[4])
+    states = echo.run_batch(rows, backend=backend, num_threads=num_threads)
+    assert isinstance(states, list)
+    assert ["x" in state for state in states] == [True, True]
+    assert [state["x"] for state in states] == ["a", "b"]
+
+
+def test_a_batch_of_nothing_is_empty() -> None:
+    assert echo.run_batch([], backend=ScriptedBackend()) == []
+
+
+def test_a_batch_takes_sampling_parameters() -> None:
+    backend = ScriptedBackend("one")
+    echo.run_batch([["a"]], backend=backend, temperature=0, max_new_tokens=3)
+    assert backend.calls[0].params == SamplingParams(temperature=0, max_new_tokens=3)
+
+
+def test_bodies_of_a_batch_wait_side_by_side() -> None:
+    barrier = threading.Barrier(3, timeout=30)
+
+    @sgl.function
+    def program(s: Any) -> None:
+        barrier.wait()
+
+    assert len(list(program.run_batch([[], [], []], backend=ScriptedBackend()))) == 3
+
+
+def test_a_generator_of_states_is_lazy_and_complete() -> None:
+    backend = ScriptedBackend("one")
+    rows = [{"word": str(i)} for i in range(450)]
+    states = echo.run_batch(rows, backend=backend, generator_style=True, num_threads=2)
+    assert isinstance(states, GeneratorType)
+    assert backend.calls == []
+    assert [state.ret_value for state in states] == [str(i) for i in range(450)]
+
+
+def test_a_failed_generation_spoils_its_own_state_alone() -> None:
+    backend = ScriptedBackend({"say a": ValueError("boom"), "say b": "fine"})
+    states = list(echo.run_batch([["a"], ["b"]], backend=backend))
+    assert isinstance(states[0].error(), ValueError)
+    with pytest.raises(ValueError, match="boom"):
+        states[0]["x"]
+    assert states[1]["x"] == "fine"
+
+
+def test_an_exception_of_a_body_raises_from_the_batch() -> None:
+    @sgl.function
+    def program(s: Any, i: int) -> None:
+        assert i != 1, "body"
+
+    with pytest.raises(AssertionError, match="body"):
+        program.run_batch([[0], [1], [2]], backend=ScriptedBackend())
+
+
+def test_the_progress_bar_shows_every_run(capsys: pytest.CaptureFixture[str]) -> None:
+    echo.run_batch([["a"], ["b"]], backend=ScriptedBackend("one"), progress_bar=True)
+    assert "100%" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rows", ["ab", [1]])
+def test_rows_of_a_batch_must_be_arguments(rows: Any) -> None:
+    with pytest.raises(ProgramError, match="a dict or a list"):
+        echo.run_batch(rows, backend=ScriptedBackend())
+
+
+def test_the_number_of_threads_must_make_sense() -> None:
+    with pytest.raises(ProgramError, match="num_threads"):
+        echo.run_batch([["a"]], backend=ScriptedBackend("one"), num_threads=0)
+
+
+def test_a_misspelt_option_of_a_batch_is_refused() -> None:
+    with pytest.raises(InvalidParamsError, match="unknown sampling parameter 'temprature'"):
+        echo.run_batch([["a"]], backend=ScriptedBackend("one"), temprature=0)
+
+
+# -- the common prefix ----------------------------------------------------------------------------
+
+INSTRUCTIONS = "Answer the question in one short sentence, and then give your reason for it. "
+
+
+@sgl.function
+def ask(s: Any, question: str) -> None:
+    s += INSTRUCTIONS
+    s += f"Question: {question}\n" + sgl.gen("x")
+
+
+def test_cache_computes_the_text_before_the_first_argument() -> None:
+    backend = ScriptedBackend("one")
+    assert ask.cache(backend) > 0
+    assert backend.prefills == [INSTRUCTIONS + "Question: "]
+    assert backend.prompts == []
+
+
+def test_a_short_prefix_is_not_worth_caching() -> None:
+    backend = ScriptedBackend("one")
+    assert echo.cache(backend) == 0
+    assert backend.calls == []
+
+
+def test_a_body_that_breaks_on_placeholders_still_has_its_prefix() -> None:
+    @sgl.function
+    def program(s: Any, n: int) -> None:
+        s += INSTRUCTIONS
+        s += "x" * n
+
+    backend = ScriptedBackend("one")
+    program.cache(backend)
+    assert backend.prefills == [INSTRUCTIONS]
+
+
+@pytest.mark.parametrize(("enabled", "prefills"), [(True, 1), (False, 0)])
+def test_a_batch_caches_its_prefix_first_if_told_to(
+    monkeypatch: pytest.MonkeyPatch, enabled: bool, prefills: int
+) -> None:
+    monkeypatch.setattr(sgl.global_config, "enable_precache_with_tracing", enabled)
+    backend = ScriptedBackend("one")
+    ask.run_batch([["a"], ["b"]], backend=backend)
+    assert len(backend.prefills) == prefills
+
+
+@pytest.mark.parametrize("form", ["trace", "compile"])
+def test_the_compiler_is_not_there_yet(form: str) -> None:
+    with pytest.raises(NotYetError, match="compiler"):
+        getattr(echo, form)()
