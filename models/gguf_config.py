@@ -81,8 +81,9 @@ class _Metadata:
 
     def need(self, key: str) -> Any:
         value = self.get(key)
-        if value is None:
-            raise CorruptModelError(f"{self._file.path} lacks {self.architecture}.{key}")
+        if not value:
+            fault = "missing" if value is None else value
+            raise CorruptModelError(f"{self._file.path}: {self.architecture}.{key} is {fault}")
         return value
 
     def has(self, tensor: str) -> bool:

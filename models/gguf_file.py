@@ -69,7 +69,7 @@ class GGUFFile:
         cursor.check_magic()
         n_tensors, n_entries = cursor.scalar("Q"), cursor.scalar("Q")
         self.metadata: dict[str, Any] = dict(cursor.entry() for _ in range(n_entries))
-        alignment = self.metadata.get("general.alignment", _ALIGNMENT)
+        alignment = self.metadata.get("general.alignment") or _ALIGNMENT
         infos = [cursor.tensor_info() for _ in range(n_tensors)]
         start = -(-cursor.position // alignment) * alignment
         self.tensors = {info[0]: self._entry(start, *info) for info in infos}

@@ -14,6 +14,7 @@ from sgl_mlx.models.gguf_file import GGUFFile
 from sgl_mlx.models.safetensors_file import WeightEntry
 
 _FLOAT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_DEFAULT_GROUP = 64
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def describe_folder(path: Path) -> ModelInfo:
         format="safetensors",
         architecture=config["model_type"],
         layers=text.get("num_hidden_layers"),
-        parameters=_count_parameters(entries),
+        parameters=_count_parameters(config, entries),
         quantization=_quantization(config, entries),
         context_length=text.get("max_position_embeddings"),
         disk_bytes=sum(entry.size for entry in entries.values()),
@@ -97,25 +98,22 @@ def _quantization(config: Mapping[str, Any], entries: Mapping[str, WeightEntry])
     return by_type.most_common(1)[0][0] if by_type else "none"
 
 
-def _count_parameters(entries: Mapping[str, WeightEntry]) -> int:
-    """MLX packs `32 / bits` numbers in each word; scales and biases are no parameters."""
+def _count_parameters(config: Mapping[str, Any], entries: Mapping[str, WeightEntry]) -> int:
+    """A packed weight stands for one number per scale and member of its group."""
     total = 0
     for name, entry in entries.items():
         stem, _, kind = name.rpartition(".")
-        packed = f"{stem}.scales" in entries
-        if packed and kind in ("scales", "biases"):
-            continue
-        total += _unpacked(entry, entries[f"{stem}.scales"]) if packed else entry.count
+        scales = entries.get(f"{stem}.scales")
+        if scales is None or kind not in ("weight", "scales", "biases"):
+            total += entry.count
+        elif kind == "weight":
+            total += scales.count * _group_size(config, stem)
     return total
 
 
-def _unpacked(weight: WeightEntry, scales: WeightEntry) -> int:
-    """Bits are the power of two, 3, 5 or 6 that make the group size 16, 32, 64 or 128."""
-    if weight.dtype != "U32":
-        return weight.count
-    bits_total = weight.count * 32
-    for group_size in (64, 32, 128, 16):
-        bits, rest = divmod(bits_total, scales.count * group_size)
-        if not rest and bits in (2, 3, 4, 5, 6, 8):
-            return scales.count * group_size
-    return weight.count
+def _group_size(config: Mapping[str, Any], layer: str) -> int:
+    """mlx-lm notes layers that differ from the rest under their own name."""
+    how = config.get("quantization") or config.get("quantization_config") or {}
+    own = how.get(layer)
+    default: int = how.get("group_size", _DEFAULT_GROUP)
+    return own.get("group_size", default) if isinstance(own, dict) else default

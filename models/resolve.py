@@ -74,9 +74,11 @@ def embedded_gguf(package: str) -> Path | None:
     return next((file for folder in folders for file in Path(folder).glob("*.gguf")), None)
 
 
-def list_local(folder: str | Path | None = None) -> list[LocalModel]:
+def list_local(
+    folder: str | Path | None = None, hub_cache: str | Path | None = None
+) -> list[LocalModel]:
     """Models on this machine: embedded in packages, in the hub's cache, in `folder`."""
-    found = [*_embedded(), *_cached(), *(_inside(Path(folder)) if folder else ())]
+    found = [*_embedded(), *_cached(hub_cache), *(_inside(Path(folder)) if folder else ())]
     return sorted(found, key=lambda model: model.name.casefold())
 
 
@@ -123,9 +125,9 @@ def _embedded() -> Iterator[LocalModel]:
             yield LocalModel(alias, path, path.stat().st_size)
 
 
-def _cached() -> Iterator[LocalModel]:
+def _cached(hub_cache: str | Path | None) -> Iterator[LocalModel]:
     try:
-        repos = huggingface_hub.scan_cache_dir().repos
+        repos = huggingface_hub.scan_cache_dir(hub_cache).repos
     except CacheNotFound:
         return
     for repo in repos:

@@ -1,0 +1,71 @@
+"""What a model is, told from its headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gguf.constants import GGMLQuantizationType as Type
+from mlx.utils import tree_flatten
+
+from sgl_mlx.errors import ModelNotFoundError
+from sgl_mlx.models.info import describe, estimate_weight_bytes
+from sgl_mlx.models.loader import load
+
+
+def test_a_gguf_file_is_described(
+    write_toy: Callable[[Any, Type], tuple[Path, Path]], toy_class: Any
+) -> None:
+    path, folder = write_toy(toy_class("llama", "llama"), Type.Q4_0)
+    info, whole = describe(path), describe(folder)
+    assert (info.format, info.architecture, info.layers) == ("GGUF", "llama", 2)
+    assert (info.quantization, info.context_length) == ("Q4_0", 512)
+    assert info.parameters == whole.parameters
+    assert info.disk_bytes < whole.disk_bytes / 6
+
+
+def test_a_folder_is_described(folder: Path) -> None:
+    info = describe(folder)
+    assert (info.format, info.architecture, info.layers) == ("safetensors", "llama", 2)
+    assert (info.quantization, info.context_length) == ("F32", 512)
+    assert info.to_dict()["parameters"] == info.parameters
+
+
+def test_the_estimate_is_what_loading_takes(folder: Path, gguf_path: Path) -> None:
+    for path in (folder, gguf_path):
+        assert estimate_weight_bytes(path, "float32") == load(path, dtype="float32").weight_bytes
+        assert estimate_weight_bytes(path) == load(path, dtype="native").weight_bytes
+
+
+@pytest.mark.parametrize(
+    ("bits", "group_size"), [(2, 64), (3, 32), (4, 32), (4, 64), (6, 64), (8, 32)]
+)
+def test_packed_weights_count_as_the_numbers_they_stand_for(
+    folder: Path, tmp_path: Path, bits: int, group_size: int
+) -> None:
+    from mlx_lm.utils import load_model, quantize_model, save_config, save_model
+
+    model, config = load_model(folder)
+    count = sum(p.size for _, p in tree_flatten(model.parameters()))
+    # a group must divide every row, so the feed-forward's 96 columns stay as they are with 64
+    model, config = quantize_model(
+        model,
+        config,
+        group_size,
+        bits,
+        quant_predicate=lambda path, module: module.weight.shape[-1] % group_size == 0,
+    )
+    target = tmp_path / "packed"
+    target.mkdir()
+    save_model(target, model)
+    save_config(config, target / "config.json")
+    info = describe(target)
+    assert info.parameters == count
+    assert info.quantization == f"{bits}-bit"
+
+
+def test_a_path_that_is_nothing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"none\.gguf does not exist"):
+        describe(tmp_path / "none.gguf")
