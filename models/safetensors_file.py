@@ -6,6 +6,7 @@ The format: https://github.com/huggingface/safetensors#format.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -75,19 +76,25 @@ def read_header(path: Path) -> dict[str, WeightEntry]:
     try:
         header: dict[str, Any] = json.loads(raw)
         header.pop("__metadata__", None)
-        spans = {name: entry["data_offsets"] for name, entry in header.items()}
-        entries = {
-            name: WeightEntry(entry["dtype"], tuple(entry["shape"]), end - begin)
-            for (name, entry), (begin, end) in zip(header.items(), spans.values(), strict=True)
-        }
+        entries = {name: _entry(name, **declared) for name, declared in header.items()}
+        end = max((declared["data_offsets"][1] for declared in header.values()), default=0)
     except (ValueError, TypeError, KeyError, AttributeError) as e:
         raise CorruptModelError(f"{path} has a broken safetensors header: {e}") from e
-    due = _LENGTH_BYTES + size + max((end for _, end in spans.values()), default=0)
+    due = _LENGTH_BYTES + size + end
     if due > length:
         raise CorruptModelError(
             f"{path} is truncated: its tensors end at byte {due:,}, the file at {length:,}"
         )
     return entries
+
+
+def _entry(name: str, dtype: str, shape: list[int], data_offsets: list[int]) -> WeightEntry:
+    begin, end = data_offsets
+    entry = WeightEntry(dtype, tuple(shape), end - begin)
+    bits = int(next(iter(re.findall(r"\d+", dtype)), 8))  # BF16, F8_E4M3, U32, …, and BOOL
+    if begin < 0 or entry.size * 8 != entry.count * bits:
+        raise ValueError(f"{name} is {dtype} of shape {entry.shape} in {entry.size} bytes")
+    return entry
 
 
 def read_config(folder: Path) -> dict[str, Any]:

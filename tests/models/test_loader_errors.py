@@ -82,6 +82,11 @@ BROKEN: dict[str, tuple[Break, type[SglError], str]] = {
         CorruptModelError,
         "broken safetensors header",
     ),
+    "header contradicts itself": (
+        lambda f: rewritten(f / "model.safetensors", b'"shape":[64]', b'"shape":[63]'),
+        CorruptModelError,
+        r"is F32 of shape \(63,\) in 256 bytes",
+    ),
     "no tokenizer": (
         lambda f: (f / "tokenizer.json").unlink(),
         TokenizerError,
