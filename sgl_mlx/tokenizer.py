@@ -210,6 +210,11 @@ class Detokenizer:
             spelled = spelled.removeprefix(b" ")
         return self._decoder.decode(spelled)
 
+    @property
+    def complete(self) -> bool:
+        """Whether the text so far ends with a whole character."""
+        return not self._decoder.getstate()[0]
+
     def finish(self) -> str:
         """What is left of an unfinished character, as U+FFFD."""
         return self._decoder.decode(b"", final=True)

@@ -272,7 +272,10 @@ def test_nothing_is_shown_of_a_character_before_its_last_byte(real: Tokenizer) -
     ids = real.encode("🦊")
     assert len(ids) > 1
     stream = real.detokenizer()
-    assert [stream.add(i) for i in ids] == [""] * (len(ids) - 1) + ["🦊"]
+    assert [(stream.add(i), stream.complete) for i in ids] == [
+        *[("", False)] * (len(ids) - 1),
+        ("🦊", True),
+    ]
 
 
 def test_an_unfinished_character_ends_as_a_replacement(real: Tokenizer) -> None:
