@@ -17,6 +17,7 @@ DIMENSIONS = {
 def judge(s, article=ARTICLE):
     s += sgl.system("You judge articles briefly and fairly.")
     s += sgl.user("Here is an article.\n\n" + article)
+    s += sgl.assistant("I have read it.")
 
     branches = s.fork(len(DIMENSIONS))  # the article is computed once and read by all
     for branch, (name, question) in zip(branches.states, DIMENSIONS.items(), strict=True):
@@ -25,8 +26,8 @@ def judge(s, article=ARTICLE):
     branches.join()
 
     verdicts = zip(DIMENSIONS, s["verdict"], strict=True)
-    s += sgl.assistant("".join(f"{name}: {verdict.strip()}\n" for name, verdict in verdicts))
-    s += sgl.user("Give the article one grade from A (best) to D.")
+    found = "\n".join(f"{name}: {verdict.strip()}" for name, verdict in verdicts)
+    s += sgl.user(f"You found:\n{found}\nGive the article one grade from A (best) to D.")
     s += sgl.assistant("Grade: " + sgl.select("grade", ["A", "B", "C", "D"]))
 
 

@@ -19,7 +19,7 @@ def tips(s, topic="sleeping well", count=3):
 
     # A run returns before its text is there, so these programs run side by side.
     heads = [s[f"tip_{number}"].strip() for number in range(1, count + 1)]
-    details = [explain.run(tip=head, temperature=0, backend=s.backend) for head in heads]
+    details = [explain.run(head, temperature=0) for head in heads]
     return {head: detail["why"].strip() for head, detail in zip(heads, details, strict=True)}
 
 

@@ -1,39 +1,35 @@
-"""A search over half-written answers: grow every thought, score each, go on with the best."""
+"""A search over half-written answers: grow some thoughts, grade each, go on from the best."""
 
 import sgl_mlx as sgl
 
+PUZZLE = "Anna is twice as old as Ben. Ben is 3 years older than Cleo, who is 4. How old is Anna?"
 GRADES = ["1", "2", "3", "4", "5"]
 
 
 def propose(s, width):
-    """`width` continuations of the thoughts so far; they differ by their seeds' noise alone."""
+    """So many next thoughts. The branches share all that came before; sampling sets them apart."""
     branches = s.fork(width)
-    branches += sgl.assistant("Next step: " + sgl.gen("step", max_tokens=32, stop="\n"))
-    return branches.states
+    branches += sgl.assistant(sgl.gen("thought", max_tokens=32, temperature=0.8, stop="\n"))
+    return branches
 
 
-def grade(branch):
-    """The expected grade: every grade weighted by its probability, not only the likeliest."""
-    branch += sgl.user("How useful is this step, from 1 (useless) to 5 (decisive)?")
-    branch += sgl.assistant("Grade: " + sgl.select("grade", GRADES))
-    return branch
+def best_of(branches):
+    """The thought with the highest grade; all of them are graded at the same time."""
+    branches += sgl.user("From 1 (useless) to 5 (decisive), how useful is this step?")
+    branches += sgl.assistant(sgl.select("grade", GRADES))
+    return max(branches.states, key=lambda branch: int(branch["grade"]))["thought"]
 
 
 @sgl.function
-def solve(s, question, depth=2, width=3):
-    s += sgl.user(f"{question} Think in short steps.")
+def solve(s, question=PUZZLE, depth=2, width=3):
+    s += sgl.user(f"{question} What is a good first step?")
     for _ in range(depth):
-        thoughts = propose(s, width)
-        graded = [grade(thought.fork(1)[0]) for thought in thoughts]  # all graded side by side
-        best = max(range(width), key=lambda i: int(graded[i]["grade"]))
-        s += sgl.assistant("Next step: " + thoughts[best]["step"])
-    s += sgl.user("So what is the answer?")
-    s += sgl.assistant("The answer is " + sgl.gen("answer", max_tokens=24, stop="."))
+        s += sgl.assistant(best_of(propose(s, width)))
+        s += sgl.user("What follows from that?")
+    s += sgl.assistant("The answer is " + sgl.gen("answer", max_tokens=24, temperature=0))
 
 
 if __name__ == "__main__":
-    puzzle = (
-        "Anna is twice as old as Ben, who is 3 years older than Cleo, who is 4. How old is Anna?"
-    )
     with sgl.Engine() as engine:
-        print(solve.run(puzzle, backend=engine, temperature=0.7).text())
+        for turn in solve.run(backend=engine).messages():
+            print(f"{turn['role']}: {turn['content']}")
