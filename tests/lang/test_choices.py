@@ -1,0 +1,100 @@
+"""The three methods of `select`, on log-probabilities worked out by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sgl_mlx.core import ChoiceScore, ChoiceScores, TokenLogprob
+from sgl_mlx.lang.choices import (
+    ChoicesSamplingMethod,
+    greedy_token_selection,
+    token_length_normalized,
+    unconditional_likelihood_normalized,
+)
+
+
+def scores(
+    rows: dict[str, list[float]], alone: dict[str, list[float | None]] | None = None
+) -> ChoiceScores:
+    def tokens(values: Any) -> tuple[TokenLogprob, ...]:
+        return tuple(TokenLogprob(value, i) for i, value in enumerate(values))
+
+    return ChoiceScores(
+        [
+            ChoiceScore(text, tokens(row), tokens(alone[text]) if alone else None)
+            for text, row in rows.items()
+        ],
+        4,
+        0,
+    )
+
+
+def test_token_length_normalized_takes_the_highest_mean() -> None:
+    # sums would prefer "short": -1.0 > -1.5
+    decision = token_length_normalized.of(scores({"short": [-1.0], "long": [-1.2, -0.2, -0.1]}))
+    assert decision.decision == "long"
+    assert decision.meta_info["normalized_prompt_logprobs"] == [-1.0, pytest.approx(-0.5)]
+
+
+def test_greedy_selection_takes_the_likeliest_token_first() -> None:
+    # "long" has the better mean, but greedy decoding would never begin it
+    rows = {"short": [-0.4, -3.0], "long": [-0.5, -0.1, -0.1]}
+    assert token_length_normalized.of(scores(rows)).decision == "long"
+    assert greedy_token_selection.of(scores(rows)).decision == "short"
+
+
+def test_greedy_selection_goes_on_with_the_mean_of_an_option_that_ended() -> None:
+    # alike at first; then "a" goes on with its mean -1.0, and "ab" with -0.5
+    decision = greedy_token_selection.of(scores({"a": [-1.0], "ab": [-1.0, -0.5]}))
+    assert decision.decision == "ab"
+    assert decision.meta_info["greedy_logprob_matrix"] == [[-1.0, -1.0], [-1.0, -0.5]]
+
+
+def test_ties_go_to_the_first() -> None:
+    for method in (token_length_normalized, greedy_token_selection):
+        assert method.of(scores({"a": [-1.0], "b": [-1.0]})).decision == "a"
+
+
+def test_unconditional_normalization_takes_what_the_prompt_made_likelier() -> None:
+    rows = {"common": [-1.0, -1.0], "rare": [-2.0, -2.0]}
+    alone: dict[str, list[float | None]] = {"common": [None, -1.0], "rare": [None, -6.0]}
+    decision = unconditional_likelihood_normalized.of(scores(rows, alone))
+    assert decision.decision == "rare"
+    assert decision.meta_info["normalized_unconditional_prompt_logprobs"] == [-0.5, 1.0]
+
+
+def test_unconditional_normalization_needs_its_logprobs() -> None:
+    with pytest.raises(ValueError, match="needs unconditional logprobs"):
+        unconditional_likelihood_normalized(
+            choices=["a"],
+            normalized_prompt_logprobs=[-1.0],
+            input_token_logprobs=[[[-1.0, 0, None]]],
+            output_token_logprobs=[[]],
+        )
+
+
+@pytest.mark.parametrize(
+    ("method", "asks"),
+    [
+        (token_length_normalized, False),
+        (greedy_token_selection, False),
+        (unconditional_likelihood_normalized, True),
+    ],
+)
+def test_only_one_method_asks_for_unconditional_logprobs(
+    method: ChoicesSamplingMethod, asks: bool
+) -> None:
+    assert method.requires_unconditional_logprobs is asks
+
+
+def test_methods_are_called_with_sglangs_keywords() -> None:
+    decision = token_length_normalized(
+        choices=["a", "b"],
+        normalized_prompt_logprobs=[-2.0, -1.0],
+        input_token_logprobs=[[[-2.0, 1, "a"]], [[-1.0, 2, "b"]]],
+        output_token_logprobs=[[], []],
+    )
+    assert decision.decision == "b"
+    assert decision.meta_info["output_token_logprobs"] == [[], []]
