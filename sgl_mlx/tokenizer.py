@@ -102,7 +102,7 @@ class Tokenizer:
         """
         if not text:
             return list(ids)
-        if not ids or list(ids) == self._prefix_ids:
+        if not ids or list(ids[: len(self._prefix_ids) + 1]) == self._prefix_ids:
             return list(ids) + self.encode(text, add_special=not ids)
         if ids[-1] in self._added and self._prefix_space == "always":
             return [*ids, *self.encode(text, add_special=False)]
