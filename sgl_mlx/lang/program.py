@@ -7,22 +7,18 @@ import contextvars
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import cache, partial
+from dataclasses import fields
+from functools import partial
 from typing import Any, Literal, overload
 
 from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.errors import NotYetError, ProgramError
 from sgl_mlx.lang import words
-from sgl_mlx.lang.backend import Backend
 from sgl_mlx.lang.batch import run_batch
-from sgl_mlx.lang.chat_template import template_for
-from sgl_mlx.lang.config import global_config, resolve_backend
+from sgl_mlx.lang.config import global_config
 from sgl_mlx.lang.prefix import constant_prefix
+from sgl_mlx.lang.setting import Setting
 from sgl_mlx.lang.state import ProgramState
-from sgl_mlx.lang.stream import Stream
-from sgl_mlx.lang.transcript import Transcript
-from sgl_mlx.lang.turns import TurnWriter
 
 _SAMPLING = frozenset(field.name for field in fields(SamplingParams))
 # What SGLang's run() takes: names that mean something only to one `gen` may be a program's own.
@@ -32,29 +28,6 @@ _OPTIONS = (
 ) | {"max_new_tokens", "min_new_tokens", "stream", "backend", "use_thread"}
 _MIN_CACHED_PREFIX = 64
 """Characters: a shorter constant prefix is not worth a request of its own."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What programs are run on and with."""
-
-    backend: Backend
-    defaults: SamplingParams
-    writer: Callable[[], TurnWriter]
-    streaming: bool = False
-
-    @classmethod
-    def of(cls, backend: Any, sampling: Mapping[str, Any], streaming: bool = False) -> Setting:
-        chosen = resolve_backend(backend)
-        defaults = SamplingParams(skip_special_tokens=global_config.skip_special_tokens_in_output)
-        writer = cache(partial(template_for, chosen))
-        return cls(chosen, defaults.override(**sampling).validate(), writer, streaming)
-
-    def new_state(self) -> ProgramState:
-        transcript = Transcript(self.writer)
-        return ProgramState(
-            Stream(self.backend, transcript, self.defaults, self.streaming, self.streaming)
-        )
 
 
 class SglFunction:

@@ -9,7 +9,7 @@ import pytest
 import sgl_mlx as sgl
 from sgl_mlx.core import Parallel, Shift, Text
 from sgl_mlx.errors import ProgramError
-from sgl_mlx.lang.program import Setting
+from sgl_mlx.lang.setting import Setting
 from sgl_mlx.lang.state import ProgramState
 from sgl_mlx.testing import ScriptedBackend
 

@@ -11,7 +11,7 @@ import sgl_mlx as sgl
 from sgl_mlx.core import Generated, Text
 from sgl_mlx.errors import ProgramError
 from sgl_mlx.lang.ir import VarScopeEnd
-from sgl_mlx.lang.program import Setting
+from sgl_mlx.lang.setting import Setting
 from sgl_mlx.lang.state import ProgramState
 from sgl_mlx.testing import ScriptedBackend
 

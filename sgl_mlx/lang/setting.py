@@ -1,0 +1,44 @@
+"""What programs are run on and with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+from sgl_mlx.core import SamplingParams
+from sgl_mlx.lang.backend import Backend
+from sgl_mlx.lang.chat_template import template_for
+from sgl_mlx.lang.config import global_config, resolve_backend
+from sgl_mlx.lang.state import ProgramState
+from sgl_mlx.lang.stream import Stream
+from sgl_mlx.lang.transcript import Transcript
+from sgl_mlx.lang.turns import TurnWriter
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A backend, the sampling parameters for every `gen`, and how turns are written.
+
+    `writer` is derived from the backend's template when the first turn asks for it.
+    """
+
+    backend: Backend
+    defaults: SamplingParams
+    writer: Callable[[], TurnWriter]
+    streaming: bool = False
+
+    @classmethod
+    def of(cls, backend: Any, sampling: Mapping[str, Any], streaming: bool = False) -> Setting:
+        """Raises `BackendError` without a backend, `InvalidParamsError` for bad values."""
+        chosen = resolve_backend(backend)
+        defaults = SamplingParams(skip_special_tokens=global_config.skip_special_tokens_in_output)
+        writer = cache(partial(template_for, chosen))
+        return cls(chosen, defaults.override(**sampling).validate(), writer, streaming)
+
+    def new_state(self) -> ProgramState:
+        transcript = Transcript(self.writer)
+        return ProgramState(
+            Stream(self.backend, transcript, self.defaults, self.streaming, self.streaming)
+        )
