@@ -30,8 +30,9 @@ class Partial(NamedTuple):
     peak: mx.array
     mass: mx.array
 
-    def __getitem__(self, tokens: slice) -> Partial:  # type: ignore[override]
-        return Partial(self.out[:, tokens], self.peak[:, tokens], self.mass[:, tokens])
+    def tokens(self, first: int, last: int) -> Partial:
+        """That of the tokens `first … last - 1`."""
+        return Partial(*(x[:, first:last] for x in self))
 
     def normalised(self, sinks: mx.array | None = None) -> mx.array:
         """Tokens first: `(tokens, heads, dim)`; `sinks (heads,)` are logits of no key."""
@@ -56,7 +57,8 @@ def merge_range(whole: Partial, first: int, last: int, part: Partial) -> Partial
     tokens = whole.peak.shape[1]
     if (first, last) == (0, tokens):
         return merge(whole, part)
-    pieces = [whole[:first], merge(whole[first:last], part), whole[last:]]
+    middle = merge(whole.tokens(first, last), part)
+    pieces = [whole.tokens(0, first), middle, whole.tokens(last, tokens)]
     return concatenate([p for p in pieces if p.peak.shape[1]])
 
 

@@ -81,4 +81,4 @@ def _compiled(
 ) -> Callable[..., mx.array]:
     """One compiled function a shape: `view` cannot be traced without shapes, and MLX searches a
     function's traces one by one, so they are kept few."""
-    return mx.compile(lambda *args: function(*args))  # type: ignore[no-any-return]
+    return mx.compile(lambda *args: function(*args))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 
 import mlx.core as mx
 
@@ -51,7 +52,7 @@ class ExtendStep:
         starts = [0]
         for row in rows:
             starts.append(starts[-1] + len(row.tokens))
-        self.ranges = list(zip(starts, starts[1:], strict=False))
+        self.ranges = list(pairwise(starts))
         self._positions = [
             p for row in rows for p in range(row.position, row.position + len(row.tokens))
         ]

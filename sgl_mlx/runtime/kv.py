@@ -60,4 +60,4 @@ class SlotIndex:
             range(first, first + count)
         )
         self.run = (first, first + count) if consecutive else None
-        self.array = mx.array(slots, mx.int32)
+        self.array = mx.array(list(slots), mx.int32)

@@ -50,6 +50,10 @@ class Runner:
         self._pool.write(slots, keys, values)
         mx.clear_cache()
 
+    def forget_epoch(self) -> None:
+        """A step failed: whatever the epoch held is lost."""
+        self._decoding = None
+
     # -- decode -------------------------------------------------------------------------------
 
     def _decode(self, plan: Decode) -> StepResult:
@@ -82,7 +86,7 @@ class Runner:
         logits = self._model.forward(decoding.tokens, positions, epoch, every)
         sampled = decoding.sampler.sample(logits, epoch.steps - 1)
         decoding.tokens = sampled.tokens
-        mx.async_eval(*sampled.arrays(), *epoch.keys, *epoch.values)
+        mx.async_eval(*sampled.arrays(), *epoch.keys, *epoch.values)  # type: ignore[no-untyped-call]
         return sampled
 
     # -- extend -------------------------------------------------------------------------------
@@ -106,7 +110,8 @@ class Runner:
         return logits, step.slots, step.keys, step.values
 
     def _forward_one_by_one(self, rows: Sequence[Row], wanted: _WantedLogits) -> _Forward:
-        logits, slots = [], []
+        logits: list[mx.array] = []
+        slots: list[int] = []
         new: list[list[tuple[mx.array, mx.array]]] = [[] for _ in self._pool.layers]
         for row, index in zip(rows, wanted.by_row, strict=True):
             prefix = None
@@ -180,10 +185,12 @@ class _WantedLogits:
 
     def prompt_scores(self, scored: Scored | None) -> dict[str, Scores]:
         """Scores by sequence id, of evaluated arrays."""
-        scores, first = {}, 0
-        for row in self._scored_rows if scored else ():
+        scores: dict[str, Scores] = {}
+        if scored is None:
+            return scores
+        first = 0
+        for row in self._scored_rows:
             last = first + len(row.targets)
-            top = row.params.top_logprobs_num
-            scores[row.id] = scored.rows(row.targets, first, last, top)
+            scores[row.id] = scored.rows(row.targets, first, last, row.params.top_logprobs_num)
             first = last
         return scores

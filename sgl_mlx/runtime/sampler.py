@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import mlx.core as mx
 
@@ -116,11 +117,12 @@ class Scored:
 
         One of them costs a copy to the host; call it on evaluated arrays.
         """
-        chosen = self.chosen[first:last].tolist()
+        chosen: Any = self.chosen[first:last].tolist()
         alternatives: list[tuple[tuple[float, int], ...]] = []
         if top:
-            pairs = zip(self.top_logprobs[first:last].tolist(), self.top[first:last].tolist())
-            for logprobs, ids in pairs:
+            logprob_rows: Any = self.top_logprobs[first:last].tolist()
+            id_rows: Any = self.top[first:last].tolist()
+            for logprobs, ids in zip(logprob_rows, id_rows, strict=True):
                 ranked = sorted(zip(logprobs, ids, strict=True), key=lambda x: (-x[0], x[1]))
                 alternatives.append(tuple(ranked[:top]))
         return Scores(tuple(zip(chosen, tokens, strict=True)), tuple(alternatives))
@@ -139,7 +141,7 @@ class Sampled:
 
     def wait(self) -> tuple[dict[str, int], dict[str, Scores]]:
         """Token by sequence id, and scores of those who want them."""
-        tokens = self.tokens.tolist()
+        tokens: Any = self.tokens.tolist()
         scores: dict[str, Scores] = {}
         if self.scored is not None:
             for i, (name, top) in enumerate(zip(self.ids, self._widths, strict=True)):

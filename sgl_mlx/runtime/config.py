@@ -1,0 +1,114 @@
+"""Options of an engine, with SGLang's names where it has them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sgl_mlx.errors import InvalidParamsError
+from sgl_mlx.runtime.admission import SchedulerLimits
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How an engine runs.
+
+    Args:
+        model_path: what `models.load` takes; None is the default model.
+        context_length: longest prompt plus output; None is the model's own limit.
+        max_total_tokens: slots of the KV pool; None takes what memory allows, within reason.
+        max_running_requests: sequences that run at once.
+        chunked_prefill_size: tokens computed in one step at most.
+        schedule_policy: lpm, dfs-weight, fcfs or random.
+        disable_radix_cache: recompute every prompt (an ablation).
+        in_flight_sharing: let a burst over one new prefix wait for one of them to compute it.
+        random_seed: of requests that bring no seed.
+        dtype: float32, float16, bfloat16 or native; None as `models.load` chooses.
+        offline: never ask the hub.
+    """
+
+    model_path: str | None = None
+    context_length: int | None = None
+    max_total_tokens: int | None = None
+    max_running_requests: int = 64
+    chunked_prefill_size: int = 512
+    schedule_policy: str = "lpm"
+    disable_radix_cache: bool = False
+    in_flight_sharing: bool = True
+    random_seed: int = 0
+    dtype: str | None = None
+    offline: bool | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> EngineConfig:
+        """From keyword arguments; SGLang's options without a meaning here are named in a warning.
+
+        Raises:
+            InvalidParamsError: for a name that neither has, or a number out of range.
+        """
+        known = {f.name for f in fields(cls)}
+        foreign = sorted(set(options) - known)
+        unknown = [name for name in foreign if name not in _SGLANG_ONLY]
+        if unknown:
+            raise InvalidParamsError(
+                f"unknown engine option {', '.join(map(repr, unknown))}; "
+                f"known are {', '.join(sorted(known))}"
+            )
+        if foreign:
+            warnings.warn(f"no effect on this runtime: {', '.join(foreign)}", stacklevel=3)
+        config = cls(**{k: v for k, v in options.items() if k in known})
+        config._check()
+        return config
+
+    @property
+    def limits(self) -> SchedulerLimits:
+        return SchedulerLimits(
+            max_running=self.max_running_requests,
+            step_tokens=self.chunked_prefill_size,
+            policy=self.schedule_policy,
+            in_flight_sharing=self.in_flight_sharing and not self.disable_radix_cache,
+        )
+
+    def _check(self) -> None:
+        for name in (
+            "context_length",
+            "max_total_tokens",
+            "max_running_requests",
+            "chunked_prefill_size",
+        ):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise InvalidParamsError(f"{name} must be a positive integer, got {value!r}")
+
+
+_SGLANG_ONLY = frozenset(
+    {
+        "attention_backend",
+        "base_gpu_id",
+        "chat_template",
+        "cuda_graph_max_bs",
+        "device",
+        "disable_cuda_graph",
+        "disable_overlap_schedule",
+        "dp_size",
+        "enable_torch_compile",
+        "host",
+        "kv_cache_dtype",
+        "load_format",
+        "log_level",
+        "log_requests",
+        "mem_fraction_static",
+        "port",
+        "quantization",
+        "sampling_backend",
+        "served_model_name",
+        "skip_tokenizer_init",
+        "stream_interval",
+        "tokenizer_mode",
+        "tokenizer_path",
+        "tp_size",
+        "trust_remote_code",
+    }
+)

@@ -1,0 +1,163 @@
+"""The engine's two threads: one runs the model, one hands out what came of it.
+
+The engine thread takes orders (new sequences, aborts, questions) between turns; everything that
+touches MLX, the scheduler or the cache happens there. The delivery thread runs callers'
+callbacks, in order, so that a slow one never holds up the model.
+"""
+
+from __future__ import annotations
+
+import atexit
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from sgl_mlx.errors import EngineStoppedError
+from sgl_mlx.runtime.config import EngineConfig
+from sgl_mlx.runtime.model import RunnableModel, open_model
+from sgl_mlx.runtime.runner import Runner
+from sgl_mlx.runtime.scheduler import Scheduler
+from sgl_mlx.runtime.sequence import Sequence
+
+T = TypeVar("T")
+Order = Callable[[], object]
+
+
+class EngineLoop:
+    """See the module. Start it once; `stop` ends both threads."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        self._deliveries: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
+        self._stopping = False
+        self._model_seconds = 0.0
+        self._model: Future[RunnableModel] = Future()
+        self._thread = threading.Thread(target=self._run, name="sgl-mlx engine", daemon=True)
+        self._postman = threading.Thread(target=self._deliver, name="sgl-mlx delivery", daemon=True)
+
+    def start(self) -> None:
+        """Load the model on the engine thread; raises what that raises."""
+        self._postman.start()
+        self._thread.start()
+        try:
+            self._model.result()
+        except BaseException:
+            self.stop()
+            raise
+        atexit.register(self.stop)
+
+    @property
+    def model(self) -> RunnableModel:
+        return self._model.result()
+
+    # -- from any thread ----------------------------------------------------------------------
+
+    def post(self, order: Order) -> None:
+        """Run `order` on the engine thread before its next turn.
+
+        Raises:
+            EngineStoppedError: after `stop`.
+        """
+        if self._stopping:
+            raise EngineStoppedError("the engine was shut down; make a new one")
+        self._orders.put(order)
+
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        """`post` for a function whose result is wanted."""
+        future: Future[T] = Future()
+
+        def order() -> None:
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+
+        self.post(order)
+        return future
+
+    def deliver(self, order: Order) -> None:
+        """Run `order` on the delivery thread, after those before it."""
+        self._deliveries.put(order)
+
+    def stop(self) -> None:
+        """End both threads, failing what is unfinished. Safe to call twice."""
+        if not self._stopping:
+            self._stopping = True
+            self._orders.put(lambda: None)
+            atexit.unregister(self.stop)
+        for thread in (self._thread, self._postman):
+            if thread.ident is not None and thread is not threading.current_thread():
+                thread.join()
+
+    # -- on the engine thread -----------------------------------------------------------------
+
+    def add(self, sequences: list[Sequence]) -> None:
+        for sequence in sequences:
+            self._scheduler.add(sequence)
+
+    def abort(self, sequences: list[Sequence], message: str) -> None:
+        for sequence in sequences:
+            self._scheduler.abort(sequence, message)
+
+    def flush_cache(self) -> bool:
+        return self._scheduler.flush_cache()
+
+    def stats(self) -> dict[str, Any]:
+        """Counters, and seconds by part."""
+        tree = self._scheduler.cache.seconds
+        return {
+            **asdict(self._scheduler.counters),
+            "tree_seconds": tree,
+            "schedule_seconds": self._scheduler.seconds - tree,
+            "model_seconds": self._model_seconds,
+            "running": len(self._scheduler.running),
+            "waiting": len(self._scheduler.waiting),
+            "free_slots": self._scheduler.cache.slots.free_count,
+            "cached_slots": self._scheduler.cache.tree.evictable,
+        }
+
+    def _run(self) -> None:
+        try:
+            model = open_model(self._config)
+        except BaseException as error:
+            self._model.set_exception(error)
+            self._deliveries.put(None)
+            return
+        self._scheduler, self._runner = model.scheduler, model.runner
+        self._model.set_result(model)
+        while not self._stopping:
+            self._take_orders()
+            self._turn(self._scheduler, self._runner)
+        self._scheduler.fail_all("the engine was shut down")
+        self._deliveries.put(None)
+
+    def _take_orders(self) -> None:
+        """All orders there are; waits for one when there is nothing else to do."""
+        if self._scheduler.idle and self._orders.empty():
+            self._runner.close_epoch()
+            self._orders.get()()
+        while not self._orders.empty():
+            self._orders.get()()
+
+    def _turn(self, scheduler: Scheduler, runner: Runner) -> None:
+        plan = scheduler.next()
+        if plan is None:
+            return
+        started = time.perf_counter()
+        try:
+            result = runner.run(plan)
+        except Exception as error:  # the batch is lost, the engine is not
+            runner.forget_epoch()
+            scheduler.fail_all(f"the step failed: {type(error).__name__}: {error}")
+            return
+        self._model_seconds += time.perf_counter() - started
+        scheduler.commit(plan, result)
+
+    def _deliver(self) -> None:
+        while (order := self._deliveries.get()) is not None:
+            order()

@@ -1,0 +1,69 @@
+"""A loaded model with everything that runs it: adapter, pool, runner, cache, scheduler."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sgl_mlx.models.adapter import Adapter
+from sgl_mlx.models.loader import LoadedModel, load
+from sgl_mlx.runtime.config import EngineConfig
+from sgl_mlx.runtime.kv import KVPool
+from sgl_mlx.runtime.memory import pool_slots
+from sgl_mlx.runtime.prefix_cache import PrefixCache
+from sgl_mlx.runtime.runner import Runner
+from sgl_mlx.runtime.scheduler import Scheduler
+from sgl_mlx.tokenizer import Tokenizer
+
+_DEFAULT_CONTEXT = 8192
+
+
+@dataclass(frozen=True)
+class RunnableModel:
+    """What the engine thread works with, and what others may read."""
+
+    name: str
+    tokenizer: Tokenizer
+    vocabulary: int
+    context_length: int
+    slots: int
+    load_seconds: float
+    runner: Runner
+    scheduler: Scheduler
+
+
+def open_model(config: EngineConfig) -> RunnableModel:
+    """Load, check and allocate; on the thread that will run it.
+
+    Raises:
+        ModelError, MemoryLimitError: see `models.load` and `pool_slots`.
+    """
+    started = time.perf_counter()
+    loaded = load(config.model_path, offline=config.offline, dtype=config.dtype)
+    return assemble(loaded, config, started)
+
+
+def assemble(loaded: LoadedModel, config: EngineConfig, started: float) -> RunnableModel:
+    """The parts around a loaded model."""
+    adapter = Adapter(loaded.model)
+    context = config.context_length or _context_length(loaded.config)
+    slots = pool_slots(config.max_total_tokens, context, adapter.layers, adapter.dtype)
+    pool = KVPool(adapter.layers, slots, adapter.dtype)
+    limits = config.limits if adapter.ragged else replace(config.limits, epoch_steps=1)
+    cache = PrefixCache(slots, disabled=config.disable_radix_cache)
+    return RunnableModel(
+        name=loaded.name,
+        tokenizer=loaded.tokenizer,
+        vocabulary=adapter.vocabulary,
+        context_length=context,
+        slots=slots,
+        load_seconds=time.perf_counter() - started,
+        runner=Runner(adapter, pool, loaded.tokenizer.eos_token_ids),
+        scheduler=Scheduler(cache, limits),
+    )
+
+
+def _context_length(config: dict[str, Any]) -> int:
+    text = config.get("text_config") or config
+    return int(text.get("max_position_embeddings") or _DEFAULT_CONTEXT)

@@ -1,0 +1,193 @@
+"""From a prompt of parts to the tokens of a sequence and what it comes after.
+
+Ordinary text becomes plain tokens. A `Shift` or a `Parallel` part cuts the prompt: what stands
+before it becomes sequences of their own, computed first, whose KV the rest builds on
+(`Sequence.after`). The radix namespace of the rest is a digest of all that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+
+from sgl_mlx.core import Generated, Parallel, Part, Prompt, SamplingParams, Shift, Text
+from sgl_mlx.errors import PromptError
+from sgl_mlx.runtime.output import Silent
+from sgl_mlx.runtime.radix import PLAIN
+from sgl_mlx.runtime.sequence import Base, Output
+from sgl_mlx.runtime.sequence import Sequence as Seq
+from sgl_mlx.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt as tokens, after other prompts.
+
+    Args:
+        tokens: its own, those after the last cut.
+        after: what must be computed before, each in full.
+        trunk_length: how many leading keys those have in common.
+        gap: positions left out between them and the first own token.
+        sealed: how many of the tokens must not merge with text that follows.
+    """
+
+    tokens: tuple[int, ...] = ()
+    after: tuple[Encoded, ...] = ()
+    trunk_length: int = 0
+    gap: int = 0
+    sealed: int = 0
+
+    @property
+    def total(self) -> int:
+        """Keys of the whole prompt."""
+        return self.base_length + len(self.tokens)
+
+    @property
+    def base_length(self) -> int:
+        branches = sum(e.total - self.trunk_length for e in self.after)
+        return branches + (self.trunk_length if self.after else 0)
+
+    @property
+    def end(self) -> int:
+        """The position after the last token."""
+        return max((e.end for e in self.after), default=0) + self.gap + len(self.tokens)
+
+    @property
+    def namespace(self) -> Hashable:
+        """Equal for prompts whose own tokens have equal KV if they are equal."""
+        if not self.after and not self.gap:
+            return PLAIN
+        parts = [(e.namespace, e.tokens) for e in self.after]
+        told = repr((parts, self.trunk_length, self.gap)).encode()
+        return hashlib.blake2b(told, digest_size=16).digest()
+
+    def sequence(
+        self,
+        name: str,
+        output: Output,
+        params: SamplingParams,
+        seed: int = 0,
+        logprob_start: int | None = None,
+        held: bool = False,
+    ) -> Seq:
+        """A sequence for the scheduler, with those it comes after; see `Sequence`."""
+        silent = SamplingParams(max_new_tokens=0)
+        after = tuple(
+            e.sequence(f"{name}.{i}", Silent(), silent, held=True) for i, e in enumerate(self.after)
+        )
+        return Seq(
+            id=name,
+            tokens=list(self.tokens),
+            output=output,
+            params=params,
+            seed=seed,
+            logprob_start=logprob_start,
+            held=held,
+            namespace=self.namespace,
+            after=after,
+            trunk_length=self.trunk_length,
+            gap=self.gap,
+            base=Base(origin=self.gap),
+        )
+
+
+def encode(prompt: Prompt, tokenizer: Tokenizer) -> Encoded:
+    """Tokens of a prompt.
+
+    Raises:
+        PromptError: when there is nothing to compute.
+    """
+    encoded = _encode(Encoded(), prompt, tokenizer)
+    if not encoded.tokens and encoded.after:
+        encoded = _move_last_token(encoded)
+    if not encoded.tokens:
+        raise PromptError("the prompt is empty: it needs at least one token")
+    return encoded
+
+
+def _encode(start: Encoded, parts: Sequence[Part], tokenizer: Tokenizer) -> Encoded:
+    encoded = start
+    for part in parts:
+        encoded = _append(encoded, part, tokenizer)
+    return encoded
+
+
+def _append(encoded: Encoded, part: Part, tokenizer: Tokenizer) -> Encoded:
+    if isinstance(part, Text):
+        return replace(encoded, tokens=_extend(encoded, part.text, tokenizer))
+    if isinstance(part, Generated):
+        return replace(encoded, tokens=_extend_generated(encoded, part, tokenizer))
+    if isinstance(part, Shift):
+        if not encoded.tokens:
+            return replace(encoded, gap=encoded.gap + part.gap)
+        return Encoded(after=(encoded,), trunk_length=encoded.total, gap=part.gap)
+    return _join(encoded, part, tokenizer)
+
+
+def _join(trunk: Encoded, part: Parallel, tokenizer: Tokenizer) -> Encoded:
+    """Branches start at a token boundary, so that all of them agree in the trunk."""
+    start = replace(trunk, sealed=len(trunk.tokens))
+    branches = [_encode(start, parts, tokenizer) for parts in part.branches]
+    branches = [branch for branch in branches if branch.total > trunk.total]
+    if not branches:
+        return trunk
+    return Encoded(after=tuple(branches), trunk_length=trunk.total)
+
+
+def _extend(encoded: Encoded, text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    if not text:
+        return encoded.tokens
+    sealed, open_end = encoded.tokens[: encoded.sealed], encoded.tokens[encoded.sealed :]
+    if open_end:
+        return (*sealed, *tokenizer.extend(open_end, text))
+    first = not sealed and not encoded.after
+    return (*sealed, *tokenizer.encode(text, add_special=first))
+
+
+def _extend_generated(encoded: Encoded, part: Generated, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The tokens the model chose, as far as they spell the text; the rest is encoded anew.
+
+    Trimmed stop strings and end tokens are not in the text.
+    """
+    kept, rest = _spelling(part, tokenizer)
+    if not kept:
+        return _extend(encoded, part.text, tokenizer)
+    tokens = (*encoded.tokens, *kept)
+    return tuple(tokenizer.extend(tokens, rest)) if rest else tokens
+
+
+def _spelling(part: Generated, tokenizer: Tokenizer) -> tuple[tuple[int, ...], str]:
+    """Tokens that spell a beginning of the text, and what is left of it."""
+    ids = part.token_ids
+    if ids and ids[-1] in tokenizer.eos_token_ids:
+        ids = ids[:-1]
+    if tokenizer.decode(ids, at_start=False) == part.text:  # also where bytes became U+FFFD
+        return ids, ""
+    text = part.text.encode()
+    kept, length, spelled = 0, 0, 0
+    for i, token in enumerate(ids):
+        piece = tokenizer.token_bytes(token)
+        if not text.startswith(piece, spelled):
+            break
+        spelled += len(piece)
+        if _at_boundary(text, spelled):
+            kept, length = i + 1, spelled
+    return ids[:kept], text[length:].decode()
+
+
+def _at_boundary(text: bytes, at: int) -> bool:
+    """No character of UTF-8 text reaches across."""
+    return at == len(text) or text[at] & 0xC0 != 0x80
+
+
+def _move_last_token(encoded: Encoded) -> Encoded:
+    """Nothing follows the cut: its last token is computed again, seeing all branches."""
+    *others, last = encoded.after
+    if not last.tokens:
+        raise PromptError("a prompt cannot end in nested parallel branches; add text after them")
+    shorter = replace(last, tokens=last.tokens[:-1])
+    after = (*others, shorter) if shorter.total > encoded.trunk_length else tuple(others)
+    if not after:
+        return last
+    return replace(encoded, tokens=last.tokens[-1:], after=after)
