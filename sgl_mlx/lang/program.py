@@ -53,8 +53,9 @@ class SglFunction:
         first, *rest = self.signature.parameters.values() or (None,)
         if first is None or first.name != "s":
             raise ProgramError(f"the first parameter of program {self.name}() must be named s")
-        self.arg_names = [parameter.name for parameter in rest]
-        self.arg_defaults = [p.default for p in rest if p.default is not p.empty]
+        named = [p for p in rest if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        self.arg_names = [p.name for p in named]
+        self.arg_defaults = [p.default for p in named if p.default is not p.empty]
 
     @property
     def name(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Iterator
 from types import GeneratorType
@@ -233,6 +234,21 @@ def test_streaming_yields_the_whole_text_in_order() -> None:
     assert "".join(state.text_iter()) == "say hi!one two three"
 
 
+def test_dropping_a_streaming_state_half_read_cancels_its_request() -> None:
+    backend = ScriptedBackend("one", manual=True)
+    before = set(threading.enumerate())
+    state = echo.run("hi", backend=backend, stream=True)
+    for thread in set(threading.enumerate()) - before:
+        thread.join()
+    pieces = state.text_iter()
+    assert next(pieces) == "say hi!"
+    del state
+    assert not backend.calls[0].future.cancelled()
+    del pieces
+    gc.collect()
+    assert backend.calls[0].future.cancelled()
+
+
 def test_run_async_returns_when_all_is_generated() -> None:
     state = asyncio.run(echo.run_async("hi", backend=ScriptedBackend("one")))
     assert "x" in state
@@ -335,6 +351,18 @@ def test_cache_computes_the_text_before_the_first_argument() -> None:
     assert ask.cache(backend) > 0
     assert backend.prefills == [INSTRUCTIONS + "Question: "]
     assert backend.prompts == []
+
+
+def test_programs_that_take_any_arguments_have_a_prefix_too() -> None:
+    @sgl.function
+    def program(s: Any, *words: str, **options: Any) -> None:
+        s += INSTRUCTIONS
+        s += "".join(words) + sgl.gen("x", **options)
+
+    backend = ScriptedBackend("one")
+    program.cache(backend)
+    assert backend.prefills == [INSTRUCTIONS]
+    assert program.arg_names == []
 
 
 def test_a_short_prefix_is_not_worth_caching() -> None:
