@@ -47,22 +47,24 @@ class Epoch:
         self.steps += 1
         return self._first_positions + (self.steps - 1)
 
+    def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
+        """See `models.layer_cache.Attention`; one token a row."""
+        column = self._prefix + self.steps - 1
+        self.keys[layer][:, :, column] = keys
+        self.values[layer][:, :, column] = values
+
     def attend(
         self,
         layer: int,
         queries: mx.array,
-        keys: mx.array,
-        values: mx.array,
         scale: float,
         window: int | None,
         sinks: mx.array | None,
     ) -> mx.array:
-        """See `models.adapter.Attention`; one token a row."""
+        """See `models.layer_cache.Attention`; one token a row."""
         column = self._prefix + self.steps - 1
-        self.keys[layer][:, :, column] = keys
-        self.values[layer][:, :, column] = values
         rows, heads, dim = queries.shape
-        kv_heads = keys.shape[1]
+        kv_heads = self.keys[layer].shape[1]
         q = (queries * scale).reshape(rows, kv_heads, heads // kv_heads, dim)
         k, v = self.keys[layer][:, :, : column + 1], self.values[layer][:, :, : column + 1]
         scores = q @ k.swapaxes(-1, -2)

@@ -47,8 +47,7 @@ class ExtendStep:
         self._pool = pool
         self._rows = rows
         self.slots = [slot for row in rows for slot in row.slots[: len(row.tokens)]]
-        self.keys: list[mx.array] = []
-        self.values: list[mx.array] = []
+        self._stored: dict[int, tuple[mx.array, mx.array]] = {}
         starts = [0]
         for row in rows:
             starts.append(starts[-1] + len(row.tokens))
@@ -61,19 +60,28 @@ class ExtendStep:
         self._parts = self._prefix_parts()
         self._biases: dict[tuple[int, int | None], mx.array | None] = {}
 
+    @property
+    def keys(self) -> list[mx.array]:
+        return [self._stored[layer][0] for layer in range(len(self._pool.layers))]
+
+    @property
+    def values(self) -> list[mx.array]:
+        return [self._stored[layer][1] for layer in range(len(self._pool.layers))]
+
+    def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
+        """See `models.layer_cache.Attention`."""
+        self._stored[layer] = keys, values
+
     def attend(
         self,
         layer: int,
         queries: mx.array,
-        keys: mx.array,
-        values: mx.array,
         scale: float,
         window: int | None,
         sinks: mx.array | None,
     ) -> mx.array:
-        """See `models.adapter.Attention`."""
-        self.keys.append(keys)
-        self.values.append(values)
+        """See `models.layer_cache.Attention`."""
+        keys, values = self._stored[layer]
         grouped = at.group_heads(queries, keys.shape[1], scale)
         total = self._own(grouped, keys.swapaxes(0, 1), values.swapaxes(0, 1), window)
         for part in self._parts:

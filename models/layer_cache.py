@@ -1,0 +1,136 @@
+"""What mlx-lm's layers take for their KV cache.
+
+`LayerCache` stands for one layer of a ragged batch: new keys and values go to the step's
+`Attention`, and so does attention itself (`rebind`). `DenseCache` stands for one layer of a single
+request and holds what mlx-lm's own caches would.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import mlx.core as mx
+from mlx_lm.models.base import create_causal_mask
+
+from sgl_mlx.errors import UnsupportedModelError
+
+KeysValues = tuple[mx.array, mx.array]
+
+
+class Attention(Protocol):
+    """Attention of the new tokens over everything before them, layer by layer."""
+
+    def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
+        """Take a layer's new keys and values `(tokens, kv_heads, dim)`; once, before `attend`."""
+        ...
+
+    def attend(
+        self,
+        layer: int,
+        queries: mx.array,
+        scale: float,
+        window: int | None,
+        sinks: mx.array | None,
+    ) -> mx.array:
+        """`(tokens, heads, key_dim)` queries to `(tokens, heads, value_dim)`.
+
+        Layers that share the keys of another one attend to that one's.
+        """
+        ...
+
+
+class Window:
+    """Stands for an attention mask: keys further back than `size - 1` are not seen."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+
+class LayerCache:
+    """One layer of a ragged batch; every token is a row at its own `offset (tokens,)`."""
+
+    def __init__(
+        self, layer: int, offset: mx.array, attention: Attention, window: int | None
+    ) -> None:
+        self.layer = layer
+        self.offset = offset
+        self.attended = False
+        self._attention = attention
+        self._window = window
+        self._stored: KeysValues | None = None
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> KeysValues:
+        if self._stored is not None or keys.shape[2] != 1 or values.shape[2] != 1:
+            raise UnsupportedModelError("a layer stores other than one key for each token")
+        self._attention.store(self.layer, keys[:, :, 0], values[:, :, 0])
+        self._stored = keys, values
+        return self._stored
+
+    def keys_and_values(self) -> KeysValues:
+        if self._stored is None:
+            raise UnsupportedModelError("a layer reads keys before it stored them")
+        return self._stored
+
+    def make_mask(
+        self, length: int, return_array: bool = False, window_size: int | None = None
+    ) -> Window | None:
+        size = window_size or self._window
+        return Window(size) if size else None
+
+    def holds(self, keys: mx.array, values: mx.array) -> bool:
+        """Whether these are the very arrays that were stored here."""
+        return self._stored is not None and self._stored[0] is keys and self._stored[1] is values
+
+    def attend(
+        self, queries: mx.array, scale: float, mask: Window | None, sinks: mx.array | None
+    ) -> mx.array:
+        """Queries `(tokens, heads, 1, dim)` over all keys of their sequences."""
+        self.attended = True
+        sizes = [size for size in (mask.size if mask else None, self._window) if size]
+        out = self._attention.attend(
+            self.layer, queries[:, :, 0], scale, min(sizes, default=None), sinks
+        )
+        return out[:, :, None]
+
+
+class DenseCache:
+    """One layer of one request.
+
+    Args:
+        prefix: keys and values `(1, heads, length, dim)` of all tokens before.
+        window: as of mlx-lm's `RotatingKVCache`, whose last keys alone are kept in sight.
+    """
+
+    def __init__(self, prefix: KeysValues | None, window: int | None) -> None:
+        self.offset = 0 if prefix is None else int(prefix[0].shape[2])
+        self.new: KeysValues | None = None
+        self._window = window
+        self._seen = self.offset if window is None else min(self.offset, window - 1)
+        first = self.offset - self._seen
+        self._all = None if prefix is None else (prefix[0][:, :, first:], prefix[1][:, :, first:])
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> KeysValues:
+        if self.new is not None:
+            raise UnsupportedModelError("a layer stores keys and values twice in a pass")
+        self.new = keys, values
+        self.offset += keys.shape[2]
+        if self._all is not None:
+            keys = mx.concatenate([self._all[0], keys], axis=2)
+            values = mx.concatenate([self._all[1], values], axis=2)
+        self._all = keys, values
+        return self._all
+
+    def keys_and_values(self) -> KeysValues:
+        if self._all is None:
+            raise UnsupportedModelError("a layer reads keys before it stored them")
+        return self._all
+
+    def make_mask(
+        self, length: int, return_array: bool = False, window_size: int | None = None
+    ) -> Any:
+        window = window_size or self._window
+        if window is not None and self._seen + length > window:
+            return create_causal_mask(length, self._seen, window_size=window)
+        if length == 1:
+            return None
+        return create_causal_mask(length, self._seen) if return_array else "causal"
