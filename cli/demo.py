@@ -19,10 +19,8 @@ COLUMNS = {
     "computed_tokens": "computed",
     "decode_tokens": "generated",
     "forward_passes": "passes",
-    "model_seconds": "model s",
-    "schedule_seconds": "schedule s",
-    "tree_seconds": "tree s",
 }
+SECONDS = {"model_seconds": "model", "schedule_seconds": "scheduler", "tree_seconds": "radix tree"}
 
 
 @click.command()
@@ -31,7 +29,7 @@ def demo(model: str | None) -> None:
     """Run two short programs and show what they shared."""
     from rich.console import Console
 
-    from sgl_mlx.cli.demo_programs import CITIES, MAIL, day_out, sort_mail
+    from sgl_mlx.cli.demo_programs import CITIES, REVIEWS, day_out, judge_review
 
     before: dict[str, Any] = {}
     rows: dict[str, dict[str, Any]] = {}
@@ -49,13 +47,15 @@ def demo(model: str | None) -> None:
             _show(city, f"{state.messages()[2]['content']} Best: the {state['best']}.")
             account(f"a day in {city}")
 
-        click.echo("\na batch of messages, each sorted by one choice\n")
-        batch = [{"message": message} for message in MAIL]
-        for row, state in zip(batch, sort_mail.run_batch(batch, backend=engine), strict=True):
-            _show(state["team"], row["message"])
-        account(f"{len(MAIL)} messages")
+        click.echo("\na batch of reviews, each judged by one choice\n")
+        batch = [{"review": review} for review in REVIEWS]
+        for row, state in zip(batch, judge_review.run_batch(batch, backend=engine), strict=True):
+            _show(state["verdict"], row["review"])
+        account(f"{len(REVIEWS)} reviews")
     click.echo()
     Console().print(_table(rows))
+    times = (f"{label} {before.get(key, 0):.3f} s" for key, label in SECONDS.items())
+    click.echo("time: " + ", ".join(times))
     click.echo(
         "cached: prompt tokens whose keys and values the radix tree held or another branch was\n"
         "just computing. No program asked for it. Next: sgl-mlx run examples/hello.py"
@@ -66,7 +66,7 @@ def _show(label: str, text: str) -> None:
     click.echo(f"  {label}: {text}")
 
 
-def _table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+def _table(rows: Mapping[str, Mapping[str, int]]) -> Table:
     """One row a program, and their sum."""
     from rich import box
     from rich.table import Table
@@ -75,11 +75,7 @@ def _table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     table.add_column("tokens of", footer="together")
     for key, head in COLUMNS.items():
         total = sum(row[key] for row in rows.values())
-        table.add_column(head, footer=_figure(total), justify="right")
+        table.add_column(head, footer=str(total), justify="right")
     for title, row in rows.items():
-        table.add_row(title, *(_figure(row[key]) for key in COLUMNS))
+        table.add_row(title, *(str(row[key]) for key in COLUMNS))
     return table
-
-
-def _figure(value: float) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -14,7 +14,6 @@ GUIDE = (
     "keep every suggestion to a single short sentence without lists or exclamation marks."
 )
 HOURS = ["morning", "afternoon", "evening"]
-TEAMS = ["billing", "delivery", "repairs"]
 
 
 @sgl.function
@@ -25,7 +24,7 @@ def day_out(s: Any, city: str) -> None:
     branches = s.fork(len(HOURS))
     for branch, hour in zip(branches.states, HOURS, strict=True):
         tip = sgl.gen("tip", max_tokens=24, stop=[".", "\n"])
-        branch += sgl.assistant(f"In the {hour}, " + tip)
+        branch += sgl.assistant(f"In the {hour}," + tip)
     branches.join()
     tips = zip(HOURS, s["tip"], strict=True)
     s += sgl.assistant(" ".join(f"In the {hour}, {tip.strip()}." for hour, tip in tips))
@@ -34,19 +33,18 @@ def day_out(s: Any, city: str) -> None:
 
 
 @sgl.function
-def sort_mail(s: Any, message: str) -> None:
+def judge_review(s: Any, review: str) -> None:
     """A few examples, and a choice; run as a batch, all rows share the examples."""
-    s += "Every message goes to one team.\n\n"
-    s += "Message: I was charged twice for one order.\nTeam: billing\n\n"
-    s += "Message: The parcel went to my neighbour.\nTeam: delivery\n\n"
-    s += "Message: The lid came off after a week.\nTeam: repairs\n\n"
-    s += f"Message: {message}\nTeam: " + sgl.select("team", TEAMS)
+    s += "Review: The soup was cold and so was the waiter.\nVerdict: bad\n\n"
+    s += "Review: Fresh bread, kind people, I will be back.\nVerdict: good\n\n"
+    s += "Review: We waited an hour for dry fish.\nVerdict: bad\n\n"
+    s += f"Review: {review}\nVerdict: " + sgl.select("verdict", ["good", "bad"])
 
 
 CITIES = ["Lisbon", "Kyoto"]
-MAIL = [
-    "My invoice shows the wrong address.",
-    "It was due on Monday and is still not here.",
-    "The handle broke when I lifted it.",
-    "Please send the refund to my card.",
+REVIEWS = [
+    "The best pasta I have ever had.",
+    "My steak was burnt and the wine was sour.",
+    "Lovely garden, friendly staff, fair prices.",
+    "Too loud, too salty and far too expensive.",
 ]

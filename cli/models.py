@@ -25,7 +25,10 @@ def models(ctx: click.Context, architectures: bool) -> None:
 @models.command("list")
 @click.argument("folder", required=False, type=click.Path(exists=True, file_okay=False))
 def list_models(folder: str | None) -> None:
-    """List models that need no network: embedded, in the hub's cache, and in FOLDER if given."""
+    """List models that need no network.
+
+    They are embedded in packages, in the hub's cache, or in FOLDER if given.
+    """
     from sgl_mlx.models.resolve import list_local
 
     found = list_local(folder)

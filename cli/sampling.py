@@ -11,7 +11,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 OPTIONS = (
     click.option("--max-tokens", "max_new_tokens", type=int, help="Stop after so many tokens."),
-    click.option("--temperature", type=float, help="0 takes the likeliest token; 1 is default."),
+    click.option("--temperature", type=float, help="0 always takes the likeliest token."),
     click.option("--top-p", type=float, help="Keep the likeliest tokens with this mass."),
     click.option("--top-k", type=int, help="Keep so many of the likeliest tokens."),
     click.option("--min-p", type=float, help="Drop tokens below this share of the likeliest."),

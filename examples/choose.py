@@ -10,20 +10,19 @@ METHODS = {
 
 
 @sgl.function
-def triage(s, message, method=sgl.token_length_normalized):
-    s += "Every message goes to one of the teams billing, delivery and technical support.\n\n"
-    s += "Message: My parcel has not arrived.\nTeam: delivery\n\n"
-    s += "Message: I was charged twice.\nTeam: billing\n\n"
-    s += f"Message: {message}\nTeam: "
-    s += sgl.select("team", ["billing", "delivery", "technical support"], choices_method=method)
-    if s["team"] == "technical support":  # programs branch in plain Python
-        s += "\nFirst question to ask back:" + sgl.gen("question", max_tokens=24, stop="\n")
+def read_review(s, review, method=sgl.token_length_normalized):
+    s += "Review: The soup was cold and so was the waiter.\nVerdict: bad\n\n"
+    s += "Review: Fresh bread, kind people, I will be back.\nVerdict: good\n\n"
+    s += f"Review: {review}\nVerdict: "
+    s += sgl.select("verdict", ["good", "bad"], choices_method=method)
+    if s["verdict"] == "bad":  # programs branch in plain Python
+        s += "\nComplaint:" + sgl.gen("complaint", max_tokens=16, stop="\n", temperature=0)
 
 
 if __name__ == "__main__":
     with sgl.Engine() as engine:
         for label, method in METHODS.items():
-            state = triage.run("The app crashes when I log in.", method, backend=engine)
-            print(f"{label:>18}: {state['team']}")
-        scores = state.get_meta_info("team")["normalized_prompt_logprobs"]
-        print("mean log-probability of each choice:", [round(score, 2) for score in scores])
+            state = read_review.run("My steak was burnt.", method, backend=engine)
+            print(f"{label:>18}: {state['verdict']}, complaint:{state['complaint']}")
+        scores = state.get_meta_info("verdict")["normalized_prompt_logprobs"]
+        print("mean log-probability of good and bad:", [round(score, 2) for score in scores])

@@ -12,7 +12,7 @@ def street(s, plan="close the main street to cars on Sundays"):
 
     branches = s.fork(len(VIEWS))  # the tokens so far are computed once, for all branches
     for branch, view in zip(branches.states, VIEWS, strict=True):
-        branch += sgl.assistant(f"As {view}, I think " + sgl.gen("view", max_tokens=32))
+        branch += sgl.assistant(f"As {view}, I think" + sgl.gen("view", max_tokens=32))
     branches.join()  # gathers "view" into a list, in the order of the branches
 
     opinions = "\n".join(f"- {view}" for view in s["view"])

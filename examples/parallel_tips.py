@@ -14,7 +14,7 @@ def tips(s, topic="sleeping well", count=3):
     s += sgl.user(f"Give me {count} short tips for {topic}.")
     s += sgl.assistant_begin()
     for number in range(1, count + 1):
-        s += f"{number}. " + sgl.gen(f"tip_{number}", max_tokens=16, stop=["\n", "."]) + "\n"
+        s += f"{number}." + sgl.gen(f"tip_{number}", max_tokens=16, stop=["\n", "."]) + "\n"
     s += sgl.assistant_end()
 
     # A run returns before its text is there, so these programs run side by side.

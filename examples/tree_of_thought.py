@@ -26,7 +26,7 @@ def solve(s, question=PUZZLE, depth=2, width=3):
     for _ in range(depth):
         s += sgl.assistant(best_of(propose(s, width)))
         s += sgl.user("What follows from that?")
-    s += sgl.assistant("The answer is " + sgl.gen("answer", max_tokens=24, temperature=0))
+    s += sgl.assistant("The answer is" + sgl.gen("answer", max_tokens=24, temperature=0))
 
 
 if __name__ == "__main__":

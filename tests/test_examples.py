@@ -16,7 +16,7 @@ from sgl_mlx.cli import main
 from sgl_mlx.testing import ScriptedBackend
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
-NEEDS = {"choose": ["--arg", "message=The app crashes."]}
+NEEDS = {"choose": ["--arg", "review=Cold soup."]}
 
 
 class CountingBackend(ScriptedBackend):
@@ -43,7 +43,7 @@ def _render(messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) 
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> CountingBackend:
     """Stands in for the engine, whether the example or the command line opens it."""
-    backend = CountingBackend(D=-0.1, delivery=-0.1, **{"5": -0.1})
+    backend = CountingBackend(D=-0.1, bad=-0.1, **{"5": -0.1})
     monkeypatch.setitem(vars(sgl), "Engine", lambda: backend)  # setattr would import mlx first
     monkeypatch.setattr(cli_engine, "create_engine", lambda model: backend)
     monkeypatch.setattr(sgl.global_config, "default_backend", None)
@@ -83,16 +83,16 @@ def test_the_judge_reads_one_article_in_all_branches(scripted: CountingBackend) 
 
 def test_the_search_goes_on_from_the_best_thought() -> None:
     solve = runpy.run_path(str(EXAMPLES[0].with_name("tree_of_thought.py")))["solve"]
-    thoughts = iter(["first", "second", "third", "fourth", "9"])
+    thoughts = iter(["first", "second", "third", "fourth", " 9"])
     backend = ScriptedBackend(lambda _: next(thoughts), render_chat=_render, logprobs={"5": -0.1})
     state = solve.run("Q?", depth=2, width=2, backend=backend)
     steps = [turn["content"] for turn in state.messages() if turn["role"] == "assistant"]
     assert steps == ["first", "third", "The answer is 9"]
 
 
-def test_triage_asks_back_only_for_support() -> None:
-    triage = runpy.run_path(str(EXAMPLES[0].with_name("choose.py")))["triage"]
-    support = ScriptedBackend(" Since when?", logprobs={"technical support": -0.1})
-    delivery = ScriptedBackend(" Since when?", logprobs={"delivery": -0.1})
-    assert triage.run("It broke.", backend=support)["question"] == " Since when?"
-    assert "Since when?" not in triage.run("It is late.", backend=delivery).text()
+def test_only_a_bad_review_is_asked_for_its_complaint() -> None:
+    read = runpy.run_path(str(EXAMPLES[0].with_name("choose.py")))["read_review"]
+    bad = ScriptedBackend(" Cold soup.", logprobs={"bad": -0.1})
+    good = ScriptedBackend(" Cold soup.", logprobs={"good": -0.1})
+    assert read.run("It was cold.", backend=bad)["complaint"] == " Cold soup."
+    assert "complaint" not in read.run("It was fine.", backend=good)

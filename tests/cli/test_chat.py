@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import pytest
+
+from sgl_mlx.core import Generated
+from sgl_mlx.errors import PromptError
+
+
+def test_answers_until_the_input_ends(sgl, use) -> None:
+    use(["Hello.", "Fine."])
+    result = sgl("chat", stdin="Hi\nHow are you?\n")
+    assert result.exit_code == 0
+    assert result.stdout.index("Hello.") < result.stdout.index("Fine.")
+
+
+def test_every_turn_continues_the_text_of_the_turn_before(sgl, use) -> None:
+    backend = use(["Hello.", "Fine."])
+    sgl("chat", stdin="Hi\nHow are you?\n")
+    first, second = backend.prompts
+    assert second.startswith(first + "Hello.")
+    assert second.endswith("<user>How are you?</user>\n<assistant>")
+
+
+def test_past_answers_keep_the_tokens_the_model_chose(sgl, use) -> None:
+    backend = use(["Hello you.", "Fine."])
+    sgl("chat", stdin="Hi\nHow are you?\n")
+    kept = [part for part in backend.calls[1].prompt if isinstance(part, Generated)]
+    assert [part.text for part in kept] == ["Hello you."]
+    assert len(kept[0].token_ids) == 2
+
+
+def test_reset_forgets_the_turns(sgl, use) -> None:
+    backend = use("Yes.")
+    sgl("chat", "--system", "Be brief.", stdin="One\n/reset\nTwo\n")
+    expected = "<system>Be brief.</system>\n<user>{}</user>\n<assistant>"
+    assert backend.prompts == [expected.format("One"), expected.format("Two")]
+
+
+def test_exit_leaves_at_once(sgl, use) -> None:
+    backend = use("Yes.")
+    assert sgl("chat", stdin="/exit\nHi\n").exit_code == 0
+    assert backend.prompts == []
+    assert backend.stopped
+
+
+def test_empty_lines_ask_nothing(sgl, use) -> None:
+    backend = use("Yes.")
+    sgl("chat", stdin="\n   \n")
+    assert backend.prompts == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("/help", "/reset"),
+        ("/stats", "9 prompt tokens, 4 of them cached; 3 generated in 2 forward passes"),
+        ("/nonsense", "unknown command /nonsense"),
+    ],
+)
+def test_commands_answer_without_the_model(sgl, use, typed: str, shown: str) -> None:
+    backend = use("Yes.")
+    assert shown in sgl("chat", stdin=typed + "\n").stdout
+    assert backend.prompts == []
+
+
+def test_a_turn_that_fails_is_forgotten_and_the_conversation_goes_on(sgl, use) -> None:
+    backend = use(["Hello.", PromptError("too long: 9,000 of 8,192 tokens"), "Fine."])
+    result = sgl("chat", stdin="Hi\nWar and Peace\nHow are you?\n")
+    assert "too long: 9,000 of 8,192 tokens" in result.stderr
+    assert "Fine." in result.stdout
+    assert "War and Peace" not in backend.prompts[-1]
+    assert backend.prompts[-1].startswith(backend.prompts[0] + "Hello.")
+
+
+def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(sgl, use, monkeypatch) -> None:
+    shown: list[str] = []
+
+    def interrupted_once(text: str, err: bool = False) -> None:
+        shown.append(text)
+        if len(shown) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("sgl_mlx.cli.output.write", interrupted_once)
+    backend = use(["A long answer.", "Fine."], piece=6)
+    assert sgl("chat", stdin="Hi\nGo on\n").exit_code == 0
+    assert backend.prompts[1].startswith(backend.prompts[0] + "A long answe</assistant>")
+
+
+def test_a_template_that_rewrites_the_past_is_followed() -> None:
+    from sgl_mlx.cli.conversation import Conversation
+    from sgl_mlx.core import SamplingParams
+    from sgl_mlx.testing import ScriptedBackend
+
+    def only_the_last_turn(messages, add_generation_prompt) -> str:
+        return f"{len(messages)}: {messages[-1]['content']} > "
+
+    backend = ScriptedBackend("ok", render_chat=only_the_last_turn)
+    talk = Conversation(backend, SamplingParams())
+    talk.ask("a", show=lambda piece: None)
+    talk.ask("b", show=lambda piece: None)
+    assert backend.prompts == ["1: a > ", "3: b > "]

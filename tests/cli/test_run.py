@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+HELLO = """
+@sgl.function
+def hello(s, name, times=1):
+    s += f"Hello {name}" * times + "!" + sgl.gen("reply")
+"""
+ECHO = """
+@sgl.function
+def echo(s, value):
+    s += f"{type(value).__name__} {value!r}"
+"""
+
+
+def test_prints_the_text_of_the_program_and_its_counts(sgl, use, program) -> None:
+    use(" Hi.")
+    result = sgl("run", program(HELLO), "--arg", "name=Ada")
+    assert result.stdout == "Hello Ada! Hi.\n"
+    assert result.stderr == ("9 prompt tokens, 4 of them cached; 3 generated in 2 forward passes\n")
+
+
+def test_streaming_prints_the_same_text(sgl, use, program) -> None:
+    use(" Hi there, how are you?")
+    result = sgl("run", program(HELLO), "--arg", "name=Ada", "--stream")
+    assert result.stdout == "Hello Ada! Hi there, how are you?\n"
+
+
+def test_json_is_one_document_whatever_the_program_prints(sgl, use, program) -> None:
+    use(" Hi.")
+    path = program(HELLO + "    print('working', s['reply'])\n")
+    result = sgl("run", path, "--arg", "name=Ada", "--json", "--stream")
+    document = json.loads(result.stdout)
+    assert document["text"] == "Hello Ada! Hi."
+    assert document["variables"] == {"reply": " Hi."}
+    assert document["stats"]["prompt_tokens"] == 9
+    assert "working  Hi." in result.stderr
+
+
+def test_variables_of_branches_are_lists(sgl, use, program) -> None:
+    use(" x")
+    source = """
+@sgl.function
+def main(s):
+    forks = s.fork(2)
+    forks += sgl.gen("part")
+    forks.join()
+    s += sgl.gen()
+"""
+    document = json.loads(sgl("run", program(source), "--json").stdout)
+    assert document["variables"] == {"part": [" x", " x"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("3", "int 3"),
+        ("0.5", "float 0.5"),
+        ("true", "bool True"),
+        ('["a", 1]', "list ['a', 1]"),
+        ('"3"', "str '3'"),
+        ("plain text", "str 'plain text'"),
+        ("a=b", "str 'a=b'"),
+        ("", "str ''"),
+        ("NaN", "str 'NaN'"),
+        ("1, 2", "str '1, 2'"),
+    ],
+)
+def test_values_that_are_json_are_read_and_others_are_text(
+    sgl, use, program, text: str, read: str
+) -> None:
+    use()
+    assert sgl("run", program(ECHO), "--arg", f"value={text}").stdout == read + "\n"
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ([], "hello needs name; it takes: name, times (optional)"),
+        (["name=a", "nmae=b"], "hello takes no nmae; it takes: name, times (optional)"),
+        (["name"], "expected NAME=VALUE, got 'name'"),
+    ],
+)
+def test_wrong_arguments_name_what_the_program_takes(
+    sgl, use, program, pairs: list[str], message: str
+) -> None:
+    backend = use()
+    result = sgl("run", program(HELLO), *(x for pair in pairs for x in ("--arg", pair)))
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+    assert backend.calls == []
+
+
+TWO = "\n@sgl.function\ndef a(s):\n    s += 'A'\n\n@sgl.function\ndef b(s):\n    s += 'B'\n"
+
+
+def test_a_function_can_be_named(sgl, use, program) -> None:
+    use()
+    assert sgl("run", program(TWO) + ":b").stdout == "B\n"
+
+
+def test_main_is_run_when_there_are_several(sgl, use, program) -> None:
+    use()
+    assert sgl("run", program(TWO.replace("def a", "def main"))).stdout == "A\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "message"),
+    [
+        (TWO, "", "prog.py has several programs (a, b); name one: prog.py:a"),
+        (TWO, ":c", "prog.py has no program 'c'; it has a, b"),
+        ("x = 1", "", "prog.py has no program: decorate a function"),
+        ("def plain(s): ...", ":plain", "prog.py has no program: decorate a function"),
+    ],
+)
+def test_a_file_without_the_program_says_what_it_has(
+    sgl, use, program, source: str, name: str, message: str
+) -> None:
+    use()
+    result = sgl("run", program(source) + name)
+    assert result.exit_code == 1
+    assert message in result.stderr
+
+
+def test_a_missing_file_is_a_usage_error(sgl, tmp_path) -> None:
+    result = sgl("run", str(tmp_path / "gone.py"))
+    assert result.exit_code == 2
+    assert "there is no file" in result.stderr
+
+
+def test_a_file_that_is_not_python_is_refused(sgl, use, program) -> None:
+    use()
+    result = sgl("run", program("", name="notes.txt"))
+    assert result.exit_code == 1
+    assert "notes.txt is no Python file" in result.stderr
+
+
+def test_an_error_in_the_program_shows_only_the_frames_of_its_file(sgl, use, program) -> None:
+    use()
+    path = program("\n@sgl.function\ndef main(s):\n    s += str(1 // 0)\n")
+    result = sgl("run", path)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Traceback (your program only):\n"
+        f'  File "{path}", line 5, in main\n'
+        "    s += str(1 // 0)\n" + _underline(result.stderr) + "ZeroDivisionError: "
+        "integer division or modulo by zero\n"
+    )
+
+
+def _underline(text: str) -> str:
+    """The `~~^^~~` line that Python 3.11 and newer print under the source."""
+    return "".join(line for line in text.splitlines(keepends=True) if set(line.strip()) <= {*"~^"})
+
+
+def test_misuse_of_the_language_is_shown_where_it_happened(sgl, use, program) -> None:
+    use()
+    result = sgl("run", program("\n@sgl.function\ndef main(s):\n    s += s['never']\n"))
+    assert result.exit_code == 1
+    assert "line 5, in main" in result.stderr
+    assert "UnknownVariableError" in result.stderr
+    assert "interpreter.py" not in result.stderr
+
+
+def test_a_syntax_error_shows_its_line(sgl, use, program) -> None:
+    use()
+    result = sgl("run", program("def broken(:\n"))
+    assert result.exit_code == 1
+    assert "line 2" in result.stderr
+    assert "SyntaxError" in result.stderr
+
+
+def test_debug_shows_every_frame(sgl, use, program) -> None:
+    use()
+    result = sgl("--debug", "run", program("1 / 0"))
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_a_request_that_fails_is_an_error_of_ours(sgl, use, program) -> None:
+    from sgl_mlx.errors import PromptError
+
+    use([PromptError("the prompt is empty")])
+    result = sgl("run", program("\n@sgl.function\ndef main(s):\n    s += sgl.gen('x')\n"))
+    assert result.exit_code == 1
+    assert "the prompt is empty" in result.stderr
+
+
+def test_programs_for_sglang_run_unchanged(sgl, use, tmp_path, monkeypatch) -> None:
+    import sys
+
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    backend = use(" yes")
+    path = tmp_path / "theirs.py"
+    path.write_text(
+        "from sglang import function, gen\n"
+        "@function\ndef ask(s, q):\n    s += q + gen('a', max_tokens=4)\n"
+    )
+    result = sgl("run", "--as-sglang", str(path), "--arg", "q=Really?")
+    assert result.stdout == "Really? yes\n"
+    assert backend.calls[0].params.max_new_tokens == 4
+
+
+def test_files_next_to_the_program_can_be_imported(sgl, use, program, monkeypatch) -> None:
+    import sys
+
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    use()
+    program("WORD = 'beside'", name="sgl_test_neighbour.py")
+    path = program(
+        "from sgl_test_neighbour import WORD\n@sgl.function\ndef main(s):\n    s += WORD\n"
+    )
+    assert sgl("run", path).stdout == "beside\n"
