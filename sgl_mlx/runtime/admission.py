@@ -69,21 +69,40 @@ class Admission:
 
     def admit(self, waiting: list[Sequence], running: list[Sequence]) -> None:
         """Admit as many as rows, slots and the tokens of one step allow."""
-        while self._has_room(waiting, running):
+        admitted = True
+        while admitted and self._has_room(waiting, running):
             aged = self._aged(waiting)
             candidates = [aged] if aged else self._ranked(waiting, running)
-            admitted = False
-            for s in candidates:
-                if not self._has_room(waiting, running):
-                    return
-                if aged is None and self._limits.in_flight_sharing and self._waits(s, running):
-                    continue
-                if not self._open(s, running):
-                    return
-                self._move(s, waiting, running)
+            admitted = self._admit_from(candidates, waiting, running)
+
+    def start(self, s: Sequence, waiting: list[Sequence], running: list[Sequence]) -> bool:
+        """Admit `s` now if its prompt fits; False, unchanged, if not."""
+        if not self._open(s, running):
+            return False
+        self._move(s, waiting, running)
+        return True
+
+    def _admit_from(
+        self, candidates: list[Sequence], waiting: list[Sequence], running: list[Sequence]
+    ) -> bool:
+        """Admit in this order; True if a look at what is left could admit more.
+
+        The first that does not fit ends it, so that it is not overtaken for ever; but when
+        nothing runs there is nothing to wait for, and the next may go.
+        """
+        admitted = False
+        for s in candidates:
+            if not self._has_room(waiting, running):
+                return False
+            if self._waits(s, running):
+                continue
+            if self.start(s, waiting, running):
                 admitted = True
-            if not admitted:
-                return
+                if self._aged(waiting):
+                    return True
+            elif running:
+                return False
+        return admitted
 
     def _has_room(self, waiting: list[Sequence], running: list[Sequence]) -> bool:
         step = sum(s.pending for s in running)
@@ -115,6 +134,8 @@ class Admission:
 
     def _waits(self, s: Sequence, running: list[Sequence]) -> bool:
         """Whether a running prefill is about to compute a prefix that `s` needs too."""
+        if not self._limits.in_flight_sharing:
+            return False
         cached, s.match_node = self._cache.tree.match_length(s.key, s.namespace, s.match_node)
         for leader in running:
             if leader.prefilling and leader.namespace == s.namespace:

@@ -87,7 +87,9 @@ class RadixTree:
 
         Changes nothing. Pass that node as `start` next time to go on from there.
         """
-        node = start if start is not None and start.in_tree else self._root(namespace)
+        # a root may have been replaced since; any other node in the tree is still on this path
+        known = start is not None and start.parent is not None
+        node = start if start is not None and known else self._root(namespace)
         while (child := self._next(node, tokens)) is not None:
             shared = common_prefix(child.tokens, tokens, node.depth)
             if shared < len(child.tokens):
@@ -195,6 +197,7 @@ class RadixTree:
     def _root(self, namespace: Hashable) -> Node:
         root = self._roots.get(namespace)
         if root is None:
+            self._roots = {key: r for key, r in self._roots.items() if r.children}
             root = self._roots[namespace] = Node(None, (), [])
         return root
 

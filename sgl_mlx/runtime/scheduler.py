@@ -18,6 +18,8 @@ from sgl_mlx.runtime.plan import Decode, Extend, Plan, Row, StepResult
 from sgl_mlx.runtime.prefix_cache import PrefixCache
 from sgl_mlx.runtime.sequence import Sequence
 
+TOO_SMALL = "the KV pool is too small for this request"
+
 
 @dataclass
 class _Epoch:
@@ -49,6 +51,7 @@ class Scheduler:
     def add(self, s: Sequence) -> None:
         """Queue a sequence and, before it, those it comes after."""
         for needed in s.after:
+            needed.consumer = s
             self.add(needed)
         self._arrivals += 1
         s.arrival = self._arrivals
@@ -58,6 +61,22 @@ class Scheduler:
         """End a sequence wherever it stands; what it computed stays in the cache."""
         if s.finish_reason is None:
             self._end(s, FinishReason("abort", message=message))
+
+    def fail_all(self, message: str) -> None:
+        """End everything and forget all KV: a step failed and what it wrote is not known."""
+        for s in [*self.running, *self.waiting]:
+            self.abort(s, message)
+        self._epoch = None
+        self._settle()
+        self.cache.flush()
+
+    def flush_cache(self) -> bool:
+        """Forget all cached prefixes; False, and nothing done, while there are requests."""
+        if not self.idle:
+            return False
+        self._settle()
+        self.cache.flush()
+        return True
 
     @property
     def idle(self) -> bool:
@@ -89,15 +108,18 @@ class Scheduler:
     def next(self) -> Plan | None:
         """What to compute now; None when there is nothing to do."""
         started = time.perf_counter()
-        try:
-            while True:
-                self._settle()
-                self._admission.admit(self.waiting, self.running)
-                self._end_complete()
-                if self.running or (not self._ended and not self._unblock()):
-                    return self._plan()
-        finally:
-            self.seconds += time.perf_counter() - started
+        plan = None
+        while plan is None and (self._ended or not self.idle):
+            self._settle()
+            self._admission.admit(self.waiting, self.running)
+            if self._end_complete():
+                continue
+            if self.running:
+                plan = self._plan()
+            elif self.waiting:
+                self._unblock()
+        self.seconds += time.perf_counter() - started
+        return plan
 
     def commit(self, plan: Plan, result: StepResult) -> None:
         """Take the outcome of a step: sequences grow, end, or put their prefix in the tree."""
@@ -116,16 +138,17 @@ class Scheduler:
     # -- planning -----------------------------------------------------------------------------
 
     def _plan(self) -> Plan | None:
+        """None when the last running sequence had to give way."""
         epoch = self._epoch
         if epoch is not None:
             live = [s for s in self.running if s.id in epoch.ids]
             others = len(live) < len(self.running)
             if live and (epoch.in_flight or (not others and self._worth_going_on(live))):
                 return self._decode(live, ahead=not others)
-            self._epoch = None
+            self._close_epoch()
         if any(s.prefilling for s in self.running):
             return self._extend()
-        return self._open_epoch() if self.running else None
+        return self._open_epoch()
 
     def _worth_going_on(self, live: list[Sequence]) -> bool:
         epoch = self._epoch
@@ -139,23 +162,32 @@ class Scheduler:
         epoch.in_flight = ahead and more and self._worth_going_on(live)
         return Decode(tuple(s.id for s in live), epoch.width, epoch.in_flight, opening)
 
-    def _open_epoch(self) -> Decode:
+    def _open_epoch(self) -> Decode | None:
         width = min(self.limits.epoch_steps, max(s.remaining for s in self.running))
         while width > 1 and self._slots_wanted(width) > self.cache.available:
             width //= 2
         for s in list(self.running):
             if s in self.running:
                 self._reserve(s, min(width, s.remaining))
+        if not self.running:
+            return None
         self._epoch = _Epoch(tuple(s.id for s in self.running), width)
         opening = tuple(self._row(s, 1, len(s.table)) for s in self.running)
         return self._decode(self.running, ahead=True, opening=opening)
+
+    def _close_epoch(self) -> None:
+        """Return the slots reserved for steps that were not taken."""
+        self._epoch = None
+        for s in self.running:
+            assert s.holding is not None
+            self.cache.trim(s.holding, min(len(s.tokens), len(s.table)))
 
     def _slots_wanted(self, width: int) -> int:
         return sum(
             max(s.computed + min(width, s.remaining) - len(s.table), 0) for s in self.running
         )
 
-    def _extend(self) -> Extend:
+    def _extend(self) -> Extend | None:
         for s in [s for s in self.running if not s.prefilling]:
             if s in self.running:
                 self._reserve(s, 1)
@@ -171,7 +203,7 @@ class Scheduler:
             if count > 0:
                 rows.append(self._row(s, count, s.computed + count))
                 room -= count
-        return Extend(tuple(rows))
+        return Extend(tuple(rows)) if rows else None
 
     def _row(self, s: Sequence, count: int, table_end: int) -> Row:
         start, end = s.computed, s.computed + count
@@ -237,6 +269,8 @@ class Scheduler:
         self._ended.append(s)
         for needed in s.after:
             self.abort(needed, "the request it was computed for ended")
+        if s.consumer is not None and reason.type == "abort":
+            self.abort(s.consumer, reason.message)
         s.output.finish(reason)
 
     # -- slots --------------------------------------------------------------------------------
@@ -278,13 +312,11 @@ class Scheduler:
         if missing <= 0 or self.cache.extend(s.holding, missing):
             return
         while len(s.table) <= s.computed and not self.cache.extend(s.holding, 1):
-            newest = max(self.running, key=lambda r: r.arrival)
-            if newest is not s or len(self.running) > 1:
-                self._retract(newest)
-                if newest is s:
-                    return
-            elif not self._reclaim():
-                self.abort(s, "the KV pool is too small for this request")
+            if len(self.running) == 1 and not self._holders(s):
+                self.abort(s, TOO_SMALL)
+            elif len(self.running) > 1 or not self._reclaim(s):
+                self._retract(max(self.running, key=lambda r: r.arrival))
+            if s not in self.running:
                 return
 
     def _retract(self, s: Sequence) -> None:
@@ -297,17 +329,24 @@ class Scheduler:
         self.running.remove(s)
         self.waiting.append(s)
 
-    def _reclaim(self) -> bool:
-        """Nothing runs and nothing fits: give up KV that the newest waiting sequence holds.
+    def _holders(self, s: Sequence) -> list[Sequence]:
+        """Waiting sequences, of other requests than `s`, whose branches hold KV already."""
+        return [
+            w
+            for w in self.waiting
+            if w.purpose is not s.purpose and any(needed.holding for needed in w.after)
+        ]
 
-        Only branches computed for a sequence that still waits (`held`) can be in the way; they
-        are computed again when its turn comes.
+    def _reclaim(self, s: Sequence) -> bool:
+        """Make way for `s` alone: give up the branches of the newest request that came after it.
+
+        They are computed again when its turn comes. Older requests keep theirs, so that two of
+        them never undo each other's work in turn.
         """
-        holders = [s for s in self.waiting if any(n.holding for n in s.after)]
-        if not holders or (not self.running and len(holders) == len(self.waiting) == 1):
+        newer = [w for w in self._holders(s) if w.arrival > s.arrival]
+        if not newer:
             return False
-        newest = max(holders, key=lambda s: s.arrival)
-        for needed in newest.after:
+        for needed in max(newer, key=lambda w: w.arrival).after:
             if needed.holding is not None:
                 self.cache.close(needed.holding)
                 needed.holding, needed.computed, needed.match_node = None, 0, None
@@ -315,16 +354,20 @@ class Scheduler:
                 self.waiting.append(needed)
         return True
 
-    def _end_complete(self) -> None:
+    def _end_complete(self) -> bool:
         """End prompts that were wanted for their KV alone and are wholly cached."""
-        for s in [s for s in self.running if s.pending == 0]:
+        complete = [s for s in self.running if s.pending == 0]
+        for s in complete:
             self._end(s, FinishReason("length", length=0))
+        return bool(complete)
 
-    def _unblock(self) -> bool:
-        """Nothing runs and nothing was admitted: make way, or end what can never run."""
-        ready = [s for s in self.waiting if s.ready]
-        if not ready:
-            return False
-        if not self._reclaim():
-            self.abort(min(ready, key=lambda s: s.arrival), "the KV pool is too small for it")
-        return True
+    def _unblock(self) -> None:
+        """Nothing runs and nothing was admitted: start the oldest, or end it if it never can.
+
+        The oldest is always ready, because what it comes after is older still.
+        """
+        oldest = min(self.waiting, key=lambda s: s.arrival)
+        while not self._admission.start(oldest, self.waiting, self.running):
+            if not self._reclaim(oldest):
+                self.abort(oldest, TOO_SMALL)
+                return

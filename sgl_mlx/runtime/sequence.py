@@ -74,7 +74,7 @@ class Sequence:
         trunk_length: how many leading keys those have in common.
         gap: positions skipped between them and the first own token.
         held: the KV stays locked after the prompt is computed, until the sequence that has this
-            one in its `after` ends.
+            one in its `after` (its `consumer`) ends.
     """
 
     id: str
@@ -90,6 +90,7 @@ class Sequence:
     held: bool = False
 
     prompt_length: int = field(init=False)
+    consumer: Sequence | None = field(default=None, init=False, repr=False)
     base: Base = field(default_factory=Base)
     holding: Holding | None = None
     computed: int = 0
@@ -140,6 +141,14 @@ class Sequence:
     def ready(self) -> bool:
         """Everything it comes after has been computed."""
         return all(s.finish_reason is not None for s in self.after)
+
+    @property
+    def purpose(self) -> Sequence:
+        """The sequence that this one is computed for in the end; itself if it is no branch."""
+        s = self
+        while s.consumer is not None:
+            s = s.consumer
+        return s
 
     @property
     def match_limit(self) -> int:

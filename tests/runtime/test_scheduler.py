@@ -1,0 +1,193 @@
+"""The scheduler against a model of memory: whatever the batching, outputs are those of alone."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from sgl_mlx.core import FinishReason
+from sgl_mlx.runtime.admission import SchedulerLimits
+from sgl_mlx.runtime.plan import Decode, Extend
+from sgl_mlx.runtime.policy import POLICIES
+from sgl_mlx.runtime.prefix_cache import PrefixCache
+from sgl_mlx.runtime.scheduler import Scheduler
+from sgl_mlx.runtime.sequence import Sequence
+from tests.runtime.fakes import (
+    ALPHABET,
+    POOL_MESSAGE,
+    Alone,
+    FakeRunner,
+    Fork,
+    Tokens,
+    before_length,
+    drive,
+    family,
+    make_sequence,
+    recorder,
+    run_alone,
+)
+
+tokens = st.lists(st.sampled_from(ALPHABET), min_size=1, max_size=12).map(tuple)
+few_tokens = st.lists(st.sampled_from(ALPHABET), min_size=1, max_size=3).map(tuple)
+stops = st.sampled_from([frozenset[int](), frozenset({1}), frozenset({2, 3})])
+
+
+def forks(before: st.SearchStrategy[Fork | None]) -> st.SearchStrategy[Fork]:
+    ends = st.lists(few_tokens, min_size=1, max_size=3).map(tuple)
+    return st.builds(Fork, few_tokens, ends, st.integers(0, 3), before)
+
+
+limits = st.builds(
+    SchedulerLimits,
+    max_running=st.integers(1, 5),
+    step_tokens=st.integers(1, 16),
+    score_tokens=st.integers(1, 4),
+    epoch_steps=st.integers(1, 6),
+    policy=st.sampled_from(sorted(POLICIES)),
+    max_passes=st.integers(0, 4),
+    share_threshold=st.integers(1, 4),
+    decode_margin=st.integers(0, 3),
+    in_flight_sharing=st.booleans(),
+)
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Anything may be added and aborted at any moment, also while a step runs."""
+
+    @initialize(limits=limits, capacity=st.integers(6, 48))
+    def start(self, limits: SchedulerLimits, capacity: int) -> None:
+        self.cache = PrefixCache(capacity)
+        self.scheduler = Scheduler(self.cache, limits)
+        self.runner = FakeRunner(self.cache)
+        self.ids = itertools.count()
+        self.added: list[Sequence] = []
+        self.expected: dict[str, Alone] = {}
+
+    def _add(self, s: Sequence) -> None:
+        self.runner.know(s)
+        for member in family(s):
+            self.expected[member.id] = run_alone(member, member.logprob_start)
+        self.added.append(s)
+        self.scheduler.add(s)
+
+    @rule(tokens=tokens, new=st.integers(0, 8), stop=stops, stop_after=st.integers(0, 4))
+    def add(self, tokens: Tokens, new: int, stop: frozenset[int], stop_after: int) -> None:
+        self._add(make_sequence(self.ids, tokens, new, stop=stop, stop_after=stop_after))
+
+    @rule(tokens=tokens, new=st.integers(0, 3), start=st.integers(0, 11), which=st.booleans())
+    def add_scored(self, tokens: Tokens, new: int, start: int, which: bool) -> None:
+        start = start % len(tokens)
+        self._add(
+            make_sequence(
+                self.ids,
+                tokens,
+                new,
+                logprob_start=start if which else None,
+                return_logprob=True,
+            )
+        )
+
+    @rule(tokens=few_tokens, new=st.integers(0, 5), fork=forks(st.none()), stop=stops)
+    def add_fork(self, tokens: Tokens, new: int, fork: Fork, stop: frozenset[int]) -> None:
+        self._add(make_sequence(self.ids, tokens, new, fork=fork, stop=stop))
+
+    @rule(tokens=few_tokens, new=st.integers(0, 3), fork=forks(forks(st.none())))
+    def add_nested_fork(self, tokens: Tokens, new: int, fork: Fork) -> None:
+        self._add(make_sequence(self.ids, tokens, new, fork=fork))
+
+    def _abort(self, data: st.DataObject) -> None:
+        live = [s for s in self.added if s.finish_reason is None]
+        if live:
+            members = list(family(live[data.draw(st.integers(0, len(live) - 1))]))
+            self.scheduler.abort(members[data.draw(st.integers(0, len(members) - 1))])
+
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        self._abort(data)
+
+    def _turn(
+        self, before: st.DataObject | None = None, after: st.DataObject | None = None
+    ) -> None:
+        plan = self.scheduler.next()
+        self.scheduler.check()
+        if before:
+            self._abort(before)
+        if plan is None:
+            assert self.scheduler.idle
+            return
+        result = self.runner.run(plan)
+        if after:
+            self._abort(after)
+        self.scheduler.commit(plan, result)
+
+    @rule(turns=st.integers(1, 4))
+    def turn(self, turns: int) -> None:
+        for _ in range(turns):
+            self._turn()
+            self.scheduler.check()
+
+    @rule(data=st.data())
+    def abort_before_the_step(self, data: st.DataObject) -> None:
+        self._turn(before=data)
+
+    @rule(data=st.data())
+    def abort_during_the_step(self, data: st.DataObject) -> None:
+        self._turn(after=data)
+
+    @precondition(lambda self: hasattr(self, "scheduler"))
+    @invariant()
+    def consistent(self) -> None:
+        self.scheduler.check()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        drive(self.scheduler, self.runner, turns=3000)
+        self.runner.flush()
+        assert self.cache.held == self.cache.tree.locked == 0
+        assert self.cache.available == self.cache.capacity
+        for s in self.added:
+            self._check_outcome(s)
+
+    def _check_outcome(self, s: Sequence) -> None:
+        for member in family(s):
+            assert member.finish_reason is not None
+            assert member.holding is None
+        told, alone = recorder(s), self.expected[s.id]
+        assert told.reason == s.finish_reason
+        if told.reason.type == "abort":
+            assert told.tokens == alone.tokens[: len(told.tokens)]
+            assert told.prompt_scores == alone.prompt_scores[: len(told.prompt_scores)]
+            if POOL_MESSAGE in (told.reason.message or ""):
+                assert slots_needed(s) > self.cache.capacity
+            return
+        assert told.tokens == alone.tokens
+        assert told.scores == alone.scores
+        assert told.prompt_scores == alone.prompt_scores
+        assert told.next_scores == alone.next_scores
+        assert told.reason == alone.reason
+
+
+def slots_needed(s: Sequence) -> int:
+    """Slots for a sequence, or for what it comes after, and its next token, all else evicted."""
+    distinct = {
+        (m.namespace, tuple(m.tokens[: i + 1])) for m in family(s) for i in range(len(m.tokens))
+    }
+    return len(distinct)
+
+
+TestScheduler = SchedulerMachine.TestCase
+# derandomize: CI runs the same steps each time, so that a failure is the change's own
+TestScheduler.settings = settings(
+    max_examples=200, stateful_step_count=40, deadline=None, derandomize=True
+)
