@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -63,7 +64,7 @@ def _read() -> str | None:
 
     while True:
         try:
-            return input("> ")
+            return input("> " if sys.stdin.isatty() else "")
         except EOFError:
             click.echo()
             return None

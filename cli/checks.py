@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Literal
 
 from sgl_mlx.blas import load_fast_blas
@@ -34,6 +35,7 @@ def all_checks(model: str | None) -> Iterator[Check]:
     yield _checked("chip", _chip)
     yield _checked("memory", _memory)
     yield _checked("model", lambda: _model(model))
+    yield _checked("KV pool", lambda: _pool(model))
 
 
 def _checked(name: str, check: Callable[[], Check]) -> Check:
@@ -91,3 +93,45 @@ def _model(model: str | None) -> Check:
     info = describe(path)
     parameters = f"{info.parameters / 1e6:,.0f} M parameters ({info.quantization})"
     return Check("model", "ok", f"{name}: {info.architecture}, {parameters}, {path}")
+
+
+def _pool(model: str | None) -> Check:
+    """What the engine would allocate, told from the model's configuration alone."""
+    import mlx.core as mx
+
+    from sgl_mlx.models.adapter import LayerShape
+    from sgl_mlx.models.info import estimate_weight_bytes
+    from sgl_mlx.models.memory import available_bytes
+    from sgl_mlx.models.resolve import resolve
+    from sgl_mlx.runtime.kv import KVPool
+    from sgl_mlx.runtime.memory import pool_slots
+
+    path = resolve(model, offline=True)[1]
+    on_gpu = mx.default_device() == mx.gpu
+    weights = estimate_weight_bytes(path, None if on_gpu else "float32")
+    dtype = mx.bfloat16 if on_gpu else mx.float32
+    try:
+        layers, width, heads, context = _shape(path)
+    except KeyError as error:
+        return Check("KV pool", "warn", f"the configuration does not tell its size: no {error}")
+    shapes = [LayerShape(heads, width, width)] * layers
+    slots = pool_slots(None, context, shapes, dtype, available_bytes() - weights)
+    taken = slots * KVPool.bytes_per_slot(shapes, dtype)
+    detail = f"{slots:,} tokens in {taken / GIB:.2f} GiB, beside {weights / GIB:.2f} GiB of weights"
+    return Check("KV pool", "ok", detail)
+
+
+def _shape(path: Path) -> tuple[int, int, int, int]:
+    """Layers, head width, key heads and context length of a model."""
+    from sgl_mlx.models import gguf_config, safetensors_file
+    from sgl_mlx.models.gguf_file import GGUFFile
+
+    folder = path.is_dir()
+    config = (
+        safetensors_file.read_config(path) if folder else gguf_config.read_config(GGUFFile(path))
+    )
+    config = config.get("text_config") or config
+    heads = config["num_attention_heads"]
+    width = config.get("head_dim") or config["hidden_size"] // heads
+    key_heads = config.get("num_key_value_heads") or heads
+    return config["num_hidden_layers"], width, key_heads, config["max_position_embeddings"]

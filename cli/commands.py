@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from sgl_mlx.cli.bench import bench
 from sgl_mlx.cli.chat import chat
 from sgl_mlx.cli.demo import demo
 from sgl_mlx.cli.doctor import doctor
@@ -27,7 +28,8 @@ class Commands(click.Group):
         except SglError as error:
             if ctx.params.get("debug"):
                 raise
-            raise click.ClickException(str(error)) from error
+            notes = getattr(error, "__notes__", [])  # where in a program it was asked for
+            raise click.ClickException("\n".join([str(error), *notes])) from error
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(INTERRUPTED)
@@ -43,5 +45,5 @@ def main(debug: bool) -> None:
     """Run LLM programs on a local model, with shared prefixes computed once."""
 
 
-for command in (demo, run, generate, chat, models, doctor):
+for command in (demo, run, generate, chat, models, bench, doctor):
     main.add_command(command)

@@ -58,7 +58,7 @@ def demo(model: str | None) -> None:
     click.echo("time: " + ", ".join(times))
     click.echo(
         "cached: prompt tokens whose keys and values the radix tree held or another branch was\n"
-        "just computing. No program asked for it. Next: sgl-mlx run examples/hello.py"
+        "just computing. No program asked for it. Next: sgl-mlx chat, sgl-mlx run --help"
     )
 
 

@@ -19,8 +19,9 @@ def test_a_healthy_machine_has_no_failing_row(sgl) -> None:
     result = sgl("doctor", "--json", "--model", "smollm2")
     rows = {row["name"]: row for row in json.loads(result.stdout)}
     assert result.exit_code == 0
-    assert {"system", "versions", "chip", "memory", "model"} <= set(rows)
+    assert {"system", "versions", "chip", "memory", "model", "KV pool"} <= set(rows)
     assert "llama, 135 M parameters" in rows["model"]["detail"]
+    assert rows["KV pool"]["detail"].startswith("32,768 tokens in 1.41 GiB")
     assert all(row["status"] == "ok" for row in rows.values())
 
 
