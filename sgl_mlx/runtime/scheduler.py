@@ -225,7 +225,7 @@ class Scheduler:
             output=s.output_tokens,
             history=tuple(s.tokens) if s.params.repetition_penalty != 1 else (),
             targets=targets,
-            prefix_positions=s.prefix_positions() if s.after else None,
+            prefix_positions=s.prefix_positions() if s.base.origin else None,
         )
 
     # -- outcome ------------------------------------------------------------------------------

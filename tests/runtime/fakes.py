@@ -17,7 +17,7 @@ from sgl_mlx.runtime.plan import Decode, Extend, Plan, Row, StepResult
 from sgl_mlx.runtime.prefix_cache import PrefixCache
 from sgl_mlx.runtime.radix import PLAIN
 from sgl_mlx.runtime.scheduler import Scheduler
-from sgl_mlx.runtime.sequence import Scores, Sequence, TokenScore
+from sgl_mlx.runtime.sequence import Base, Scores, Sequence, TokenScore
 
 Tokens = tuple[int, ...]
 ALPHABET = (1, 2, 3)
@@ -59,7 +59,10 @@ def score(digest: int, target: int) -> TokenScore:
 
 @dataclass(frozen=True)
 class Fork:
-    """Branches `trunk + end` side by side, after another fork or nothing; then a gap."""
+    """Branches `trunk + end` side by side, after another fork or nothing; then a gap.
+
+    Without ends there are no branches, only the gap.
+    """
 
     trunk: Tokens
     ends: tuple[Tokens, ...]
@@ -68,11 +71,14 @@ class Fork:
 
     @property
     def length(self) -> int:
-        return before_length(self.before) + len(self.trunk) + sum(map(len, self.ends))
+        return self.trunk_length + sum(map(len, self.ends))
+
+    @property
+    def trunk_length(self) -> int:
+        return (self.before.length if self.before else 0) + len(self.trunk)
 
 
-def before_length(fork: Fork | None) -> int:
-    return fork.length if fork else 0
+NO_FORK = Fork((), ())
 
 
 @dataclass
@@ -113,7 +119,7 @@ def make_sequence(
     ids: Iterator[int],
     tokens: Tokens,
     max_new_tokens: int = 0,
-    fork: Fork | None = None,
+    fork: Fork = NO_FORK,
     logprob_start: int | None = None,
     stop: frozenset[int] = frozenset(),
     held: bool = False,
@@ -122,8 +128,8 @@ def make_sequence(
 ) -> Sequence:
     """A sequence after `fork`, with fresh sequences for the fork's branches."""
     after = tuple(
-        make_sequence(ids, fork.trunk + end, fork=fork.before, held=True)
-        for end in (fork.ends if fork else ())
+        make_sequence(ids, fork.trunk + end, fork=fork.before or NO_FORK, held=True)
+        for end in fork.ends
     )
     return Sequence(
         id=f"s{next(ids)}",
@@ -133,11 +139,12 @@ def make_sequence(
             max_new_tokens=max_new_tokens,
             return_logprob=return_logprob or logprob_start is not None,
         ),
-        namespace=fork or PLAIN,
+        namespace=PLAIN if fork == NO_FORK else fork,
         logprob_start=logprob_start,
         after=after,
-        trunk_length=before_length(fork.before) + len(fork.trunk) if fork else 0,
-        gap=fork.gap if fork else 0,
+        trunk_length=fork.trunk_length,
+        gap=fork.gap,
+        base=Base(origin=fork.gap),
         held=held,
     )
 
@@ -157,15 +164,15 @@ class Truth:
     """What a sequence's KV and output must be, from its definition alone."""
 
     def __init__(self, s: Sequence) -> None:
-        keys: list[Kv] = []
+        self.prompt: list[int] = s.tokens[: s.prompt_length]
         self.origin = s.gap
-        for i, branch in enumerate(Truth(b) for b in s.after):
+        keys: list[Kv] = []
+        for i, branch in enumerate([Truth(b) for b in s.after]):
             branch.feed_prompt()
             keys += branch.context.keys[s.trunk_length if i else 0 :]
             self.origin = max(self.origin, branch.origin + len(branch.prompt) + s.gap)
-        self.prompt = s.tokens[: s.prompt_length]
         self.base_length = len(keys)
-        self.context = Context(s.namespace, keys)
+        self.context: Context = Context(s.namespace, keys)
         self._fed = 0
 
     def feed_prompt(self) -> None:
@@ -337,6 +344,12 @@ class FakeRunner:
         self._tails.clear()
         self._rows = ()
 
+    def lose_everything(self) -> None:
+        """A step failed half way: no slot holds what it should."""
+        self._tails.clear()
+        self.memory.clear()
+        self._rows, self._last = (), None
+
     # -- checks -------------------------------------------------------------------------------
 
     def _check_promise(self, plan: Plan) -> None:
@@ -346,7 +359,7 @@ class FakeRunner:
             if live:
                 assert isinstance(plan, Decode)
                 assert not plan.opening
-                assert set(plan.ids) == live
+                assert live <= set(plan.ids)
 
     def _check_rows(self, rows: tuple[Row, ...]) -> None:
         self._check_prefixes(rows)
@@ -364,7 +377,9 @@ class FakeRunner:
             assert [self.memory.get(slot) for slot in row.prefix] == needed, row
             assert row.position == truth.origin + start
             assert row.tokens == tuple(s.tokens[start : start + len(row.tokens)])
-            positions = row.prefix_positions or tuple(range(len(row.prefix)))
+            positions = row.prefix_positions
+            if positions is None:
+                positions = tuple(range(len(row.prefix)))
             assert list(positions) == [key.position for key in needed]
             assert row.output == s.output_tokens[: len(row.output)]
 

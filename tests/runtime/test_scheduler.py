@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -15,9 +14,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from sgl_mlx.core import FinishReason
 from sgl_mlx.runtime.admission import SchedulerLimits
-from sgl_mlx.runtime.plan import Decode, Extend
 from sgl_mlx.runtime.policy import POLICIES
 from sgl_mlx.runtime.prefix_cache import PrefixCache
 from sgl_mlx.runtime.scheduler import Scheduler
@@ -29,7 +26,6 @@ from tests.runtime.fakes import (
     FakeRunner,
     Fork,
     Tokens,
-    before_length,
     drive,
     family,
     make_sequence,
@@ -45,6 +41,9 @@ stops = st.sampled_from([frozenset[int](), frozenset({1}), frozenset({2, 3})])
 def forks(before: st.SearchStrategy[Fork | None]) -> st.SearchStrategy[Fork]:
     ends = st.lists(few_tokens, min_size=1, max_size=3).map(tuple)
     return st.builds(Fork, few_tokens, ends, st.integers(0, 3), before)
+
+
+gaps = st.builds(Fork, st.just(()), st.just(()), st.integers(1, 3))
 
 
 limits = st.builds(
@@ -97,11 +96,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             )
         )
 
-    @rule(tokens=few_tokens, new=st.integers(0, 5), fork=forks(st.none()), stop=stops)
+    @rule(tokens=few_tokens, new=st.integers(0, 5), fork=forks(st.none()) | gaps, stop=stops)
     def add_fork(self, tokens: Tokens, new: int, fork: Fork, stop: frozenset[int]) -> None:
         self._add(make_sequence(self.ids, tokens, new, fork=fork, stop=stop))
 
-    @rule(tokens=few_tokens, new=st.integers(0, 3), fork=forks(forks(st.none())))
+    @rule(tokens=few_tokens, new=st.integers(0, 3), fork=forks(forks(st.none()) | gaps))
     def add_nested_fork(self, tokens: Tokens, new: int, fork: Fork) -> None:
         self._add(make_sequence(self.ids, tokens, new, fork=fork))
 
@@ -143,6 +142,21 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def abort_during_the_step(self, data: st.DataObject) -> None:
         self._turn(after=data)
+
+    @rule()
+    def flush_cache(self) -> None:
+        flushed = self.scheduler.flush_cache()
+        assert flushed == self.scheduler.idle
+        assert not flushed or self.cache.slots.free_count == self.cache.capacity
+
+    @precondition(lambda self: len(self.added) % 5 == 4)
+    @rule()
+    def fail_the_step(self) -> None:
+        self.scheduler.next()
+        self.runner.lose_everything()
+        self.scheduler.fail_all("the step failed")
+        assert self.scheduler.idle
+        assert self.cache.slots.free_count == self.cache.capacity
 
     @precondition(lambda self: hasattr(self, "scheduler"))
     @invariant()
