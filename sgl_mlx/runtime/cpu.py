@@ -8,10 +8,14 @@ of softmax and SwiGLU. Here it is a polynomial after range reduction, within 2e-
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from functools import cache, lru_cache
 
 import mlx.core as mx
+import mlx.nn as nn
+
+Activation = Callable[[mx.array, mx.array], mx.array]
 
 _LOG2_E = 1.4426950408889634
 _EXP2 = (  # 2**f on [-1/2, 1/2], degree 5, fitted at Chebyshev nodes
@@ -82,3 +86,33 @@ def _compiled(
     """One compiled function a shape: `view` cannot be traced without shapes, and MLX searches a
     function's traces one by one, so they are kept few."""
     return mx.compile(lambda *args: function(*args))
+
+
+class FastActivations:
+    """Makes a model's `swiglu` the fast one while entered; mlx-lm's own runs are left alone.
+
+    mlx-lm's architectures call it as a global of their module, so that is rebound once to a
+    function that looks whether it is wanted now.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._entered = False
+        if not on_cpu():
+            return
+        for name in {type(m).__module__ for m in model.modules()}:
+            module = sys.modules[name]
+            if name.startswith("mlx_lm.models.") and hasattr(module, "swiglu"):
+                module.swiglu = self._either(module.swiglu)
+
+    def __enter__(self) -> None:
+        self._entered = True
+
+    def __exit__(self, *_: object) -> None:
+        self._entered = False
+
+    def _either(self, original: Activation) -> Activation:
+        def swiglu_now(gate: mx.array, x: mx.array) -> mx.array:
+            fast = self._entered and gate.dtype == mx.float32
+            return swiglu(gate, x) if fast else original(gate, x)
+
+        return swiglu_now

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from sgl_mlx.core import ChoiceScores, Completion, Prompt, SamplingParams, Text
 from sgl_mlx.errors import InvalidParamsError, NotYetError, PromptError
@@ -29,6 +29,7 @@ from sgl_mlx.runtime.request import Completions, Request
 from sgl_mlx.runtime.scoring import choice_scores, continue_with
 from sgl_mlx.tokenizer import Tokenizer
 
+T = TypeVar("T")
 PromptInput = str | Sequence[str] | None
 TokenInput = Sequence[int] | Sequence[Sequence[int]] | None
 Params = SamplingParams | Mapping[str, Any] | None
@@ -182,6 +183,10 @@ class Engine:
             "max_total_num_tokens": self._model.slots,
             "stats": stats,
         }
+
+    def run_on_model(self, function: Callable[[Any], T]) -> T:
+        """Call `function(model)` with mlx-lm's module, between turns, on the engine's thread."""
+        return self._loop.call(lambda: function(self._model.module)).result()
 
     def shutdown(self) -> None:
         """End the threads; unfinished requests fail with `EngineStoppedError`."""

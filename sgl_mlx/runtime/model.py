@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
+import mlx.nn as nn
+
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.loader import LoadedModel, load
 from sgl_mlx.runtime.config import EngineConfig
@@ -24,6 +26,7 @@ class RunnableModel:
     """What the engine thread works with, and what others may read."""
 
     name: str
+    module: nn.Module
     tokenizer: Tokenizer
     vocabulary: int
     context_length: int
@@ -54,6 +57,7 @@ def assemble(loaded: LoadedModel, config: EngineConfig, started: float) -> Runna
     cache = PrefixCache(slots, disabled=config.disable_radix_cache)
     return RunnableModel(
         name=loaded.name,
+        module=loaded.model,
         tokenizer=loaded.tokenizer,
         vocabulary=adapter.vocabulary,
         context_length=context,

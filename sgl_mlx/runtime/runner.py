@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from sgl_mlx.models.adapter import Adapter
+from sgl_mlx.runtime import cpu
 from sgl_mlx.runtime.epoch import Epoch
 from sgl_mlx.runtime.extend import ExtendStep
 from sgl_mlx.runtime.kv import KVPool, SlotIndex
@@ -31,14 +32,16 @@ class Runner:
         self._model = model
         self._pool = pool
         self._end_tokens = end_tokens
+        self._activations = cpu.FastActivations(model.model)
         self._decoding: _Decoding | None = None
 
     def run(self, plan: Plan) -> StepResult:
         """Compute a plan; its tokens are known when it returns."""
-        if isinstance(plan, Decode) and self._model.ragged:
-            return self._decode(plan)
-        self.close_epoch()
-        return self._extend(plan.rows if isinstance(plan, Extend) else plan.opening)
+        with self._activations:
+            if isinstance(plan, Decode) and self._model.ragged:
+                return self._decode(plan)
+            self.close_epoch()
+            return self._extend(plan.rows if isinstance(plan, Extend) else plan.opening)
 
     def close_epoch(self) -> None:
         """Wait for what is under way and write the epoch's KV to the pool."""

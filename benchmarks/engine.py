@@ -1,0 +1,144 @@
+"""The engine against mlx-lm's own generators, same weights, same thread, same process.
+
+Both sides take token ids of random text and generate a forced number of tokens greedily. For
+decode, prompts are prefilled before the clock starts on both sides.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.generate import BatchGenerator, generate_step
+
+from sgl_mlx.benchmarks.pairs import Pair, measure_pairs
+from sgl_mlx.runtime.engine import Engine
+
+Prompt = list[int]
+
+
+class EngineBench:
+    """The pairs of `sgl-mlx bench engine`.
+
+    Args:
+        engine: its model runs mlx-lm's side too, on the engine's thread.
+        repeats: pairs a row.
+        scale: multiplies the number of generated tokens.
+    """
+
+    def __init__(self, engine: Engine, repeats: int = 3, scale: float = 1.0) -> None:
+        self._engine = engine
+        self._repeats = repeats
+        self._new_tokens = max(int(64 * scale), 4)
+        self._random = random.Random(0)
+
+    def pairs(self) -> Iterator[Pair]:
+        """Row after row, as each is done."""
+        yield self._pair("prefill 512", 1.6, self._prefill_ours, self._prefill_theirs)
+        yield self._decode("decode B=1", 0.95, 1, 32, 0)
+        yield self._decode("decode B=8", 1.0, 8, 64, 0)
+        yield self._decode("decode B=32, shared 256", 1.5, 32, 16, 256)
+        yield self._pair("burst 16 over shared 512", 5.0, self._burst_ours, self._burst_theirs)
+
+    def overhead(self) -> float:
+        """Share of tree and scheduler in the engine's time so far."""
+        stats = self._engine.get_server_info()["stats"]
+        policy = stats["tree_seconds"] + stats["schedule_seconds"]
+        return float(policy / (policy + stats["model_seconds"]))
+
+    def _pair(
+        self, name: str, bar: float, ours: Callable[[], float], theirs: Callable[[], float]
+    ) -> Pair:
+        return measure_pairs(name, "tok/s", bar, ours, theirs, self._repeats)
+
+    def _tokens(self, count: int) -> Prompt:
+        return [self._random.randrange(1000, 20000) for _ in range(count)]
+
+    # -- prefill ------------------------------------------------------------------------------
+
+    def _prefill_ours(self) -> float:
+        return 512 / self._generate([self._tokens(512)], 1)
+
+    def _prefill_theirs(self) -> float:
+        prompt = mx.array(self._tokens(512))
+
+        def run(model: Any) -> float:
+            started = time.perf_counter()
+            next(generate_step(prompt, model, max_tokens=1))
+            return time.perf_counter() - started
+
+        return 512 / self._on_engine_thread(run)
+
+    # -- decode -------------------------------------------------------------------------------
+
+    def _decode(self, name: str, bar: float, rows: int, own: int, shared: int) -> Pair:
+        def prompts() -> list[Prompt]:
+            prefix = self._tokens(shared)
+            return [prefix + self._tokens(own) for _ in range(rows)]
+
+        tokens = rows * self._new_tokens
+
+        def ours() -> float:
+            batch = prompts()
+            self._generate(batch, 0)
+            return tokens / self._generate(batch, self._new_tokens)
+
+        def theirs() -> float:
+            batch = prompts()
+            return tokens / self._on_engine_thread(
+                lambda model: _mlx_lm_decode(model, batch, self._new_tokens)
+            )
+
+        return self._pair(name, bar, ours, theirs)
+
+    # -- a burst over one prefix --------------------------------------------------------------
+
+    def _burst(self) -> list[Prompt]:
+        prefix = self._tokens(512)
+        return [prefix + self._tokens(16) for _ in range(16)]
+
+    def _burst_ours(self) -> float:
+        return 16 * 528 / self._generate(self._burst(), 4)
+
+    def _burst_theirs(self) -> float:
+        batch = self._burst()
+
+        def run(model: Any) -> float:
+            started = time.perf_counter()
+            _mlx_lm_decode(model, batch, 4)
+            return time.perf_counter() - started
+
+        return 16 * 528 / self._on_engine_thread(run)
+
+    # -- running ------------------------------------------------------------------------------
+
+    def _generate(self, prompts: list[Prompt], new_tokens: int) -> float:
+        """Seconds for one batch on the engine."""
+        params = {"max_new_tokens": new_tokens, "temperature": 0, "ignore_eos": True}
+        started = time.perf_counter()
+        self._engine.generate(input_ids=prompts, sampling_params=params)
+        return time.perf_counter() - started
+
+    def _on_engine_thread(self, run: Callable[[Any], float]) -> float:
+        return self._engine.run_on_model(run)
+
+
+def _mlx_lm_decode(model: Any, prompts: list[Prompt], new_tokens: int) -> float:
+    """Seconds that mlx-lm's generators take from the first token on."""
+    if len(prompts) == 1:
+        steps = generate_step(mx.array(prompts[0]), model, max_tokens=new_tokens + 1)
+        next(steps)
+        started = time.perf_counter()
+        for _ in range(new_tokens):
+            next(steps)
+        return time.perf_counter() - started
+    generator = BatchGenerator(model, max_tokens=new_tokens, completion_batch_size=len(prompts))
+    generator.insert(prompts)
+    with generator.stats() as stats:
+        while generator.next_generated():
+            pass
+    generator.close()
+    return float(stats.generation_time)

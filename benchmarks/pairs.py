@@ -1,0 +1,54 @@
+"""Measuring two systems as pairs in one run, because the machine is never quiet.
+
+Ours and theirs alternate; the ratio is taken pair by pair and its median reported.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Measure = Callable[[], float]
+"""Does the work once and returns its speed; larger is better."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Speeds of the same work by both systems, run after run."""
+
+    name: str
+    unit: str
+    ours: tuple[float, ...]
+    theirs: tuple[float, ...]
+    bar: float
+
+    @property
+    def ratio(self) -> float:
+        """Median of ours over theirs."""
+        return statistics.median(a / b for a, b in zip(self.ours, self.theirs, strict=True))
+
+    @property
+    def holds(self) -> bool:
+        return self.ratio >= self.bar
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "ours": [round(x, 3) for x in self.ours],
+            "theirs": [round(x, 3) for x in self.theirs],
+            "ratio": round(self.ratio, 3),
+            "bar": self.bar,
+            "holds": self.holds,
+        }
+
+
+def measure_pairs(
+    name: str, unit: str, bar: float, ours: Measure, theirs: Measure, repeats: int
+) -> Pair:
+    """One unmeasured pair to warm up, then `repeats` alternating ones."""
+    ours(), theirs()
+    speeds = [(ours(), theirs()) for _ in range(repeats)]
+    return Pair(name, unit, tuple(a for a, _ in speeds), tuple(b for _, b in speeds), bar)
