@@ -10,14 +10,19 @@ GIGA = 1e9
 
 
 @click.group(invoke_without_command=True)
-@click.option("--architectures", is_flag=True, help="List the architectures that run.")
+@click.option(
+    "--architectures",
+    is_flag=True,
+    help="List the architectures that run: batched (ragged) or one request at a time (dense).",
+)
 @click.pass_context
 def models(ctx: click.Context, architectures: bool) -> None:
     """List, fetch and describe models."""
     if architectures:
-        from sgl_mlx.models.architectures import SUPPORTED
+        from sgl_mlx.models.architectures import supported
 
-        click.echo("\n".join(SUPPORTED))
+        for row in supported():
+            click.echo(f"{row.architecture:<24}  {row.path:<6}  {row.note}".rstrip())
     elif ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 

@@ -41,5 +41,11 @@ def test_an_unknown_model_is_an_error_that_lists_what_a_name_can_be(sgl) -> None
     assert "no alias (smollm2)" in result.stderr
 
 
+def test_architectures_says_which_run_and_how(sgl) -> None:
+    rows = [line.split() for line in sgl("models", "--architectures").stdout.splitlines()]
+    assert ["llama", "ragged"] in rows
+    assert {row[1] for row in rows} <= {"ragged", "dense"}
+
+
 def test_without_a_subcommand_the_help_is_shown(sgl) -> None:
     assert "Usage: sgl-mlx models" in sgl("models").stdout
