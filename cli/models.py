@@ -22,7 +22,7 @@ def models(ctx: click.Context, architectures: bool) -> None:
         from sgl_mlx.models.architectures import supported
 
         for row in supported():
-            click.echo(f"{row.architecture:<24}  {row.path:<6}  {row.note}".rstrip())
+            click.echo(f"{row.name:<24}  {row.path:<6}  {row.note}".rstrip())
     elif ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
