@@ -7,9 +7,8 @@ has the optimal hit rate).
 
 from __future__ import annotations
 
-import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from sgl_mlx.errors import InvalidParamsError
 from sgl_mlx.runtime.sequence import Sequence
@@ -30,24 +29,35 @@ def lpm(waiting: list[Sequence], cached: dict[str, int]) -> list[Sequence]:
 
 def shuffled(waiting: list[Sequence], cached: dict[str, int]) -> list[Sequence]:
     """A random order that is the same for the same requests (the ablation's baseline)."""
-    return sorted(waiting, key=lambda s: random.Random(s.arrival).random())
+    return sorted(waiting, key=lambda s: hash((s.arrival, 0)))  # of integers: the same every run
 
 
 def dfs_weight(waiting: list[Sequence], cached: dict[str, int]) -> list[Sequence]:
-    """Depth-first over the tree, subtrees with more waiting requests first."""
-    paths = {s.id: _path(s) for s in waiting}
+    """Depth-first over the tree, subtrees with more waiting requests first.
+
+    At each node the requests that go further down the tree come before those that leave it, and
+    on one edge those that go further along come first: what is cached is used up before anything
+    new may push it out.
+    """
+    paths = {s.id: _path(s, cached[s.id]) for s in waiting}
     weight = Counter(node for path in paths.values() for node in path)
     rank = {node: i for i, node in enumerate(weight)}
+    leaves_here = (1, 0)
 
-    def key(s: Sequence) -> tuple[list[tuple[int, int]], int]:
-        return [(-weight[node], rank[node]) for node in paths[s.id]], s.arrival
+    def key(s: Sequence) -> tuple[list[tuple[int, int]], int, int]:
+        branches = [(-weight[node], rank[node]) for node in paths[s.id]]
+        return [*branches, leaves_here], -cached[s.id], s.arrival
 
     return sorted(waiting, key=key)
 
 
-def _path(s: Sequence) -> list[int]:
-    nodes: Iterable[object] = s.match_node.path() if s.match_node else ()
-    return [id(node) for node in nodes][::-1]
+def _path(s: Sequence, cached: int) -> list[int]:
+    """The nodes on the way down a prompt, the edge included in whose middle it leaves the tree."""
+    node = s.match_node
+    if node is None:
+        return []
+    path = [id(n) for n in node.path()][::-1]
+    return [*path, id(node.children[s.key[node.depth]])] if cached > node.depth else path
 
 
 POLICIES: dict[str, Policy] = {
