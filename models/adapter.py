@@ -54,7 +54,10 @@ class Adapter:
         self._layout = _CacheLayout(model)
         if ragged:
             rebind_attention(model)
-        self.layers, self.dtype, self.vocabulary = self._probe()
+        try:
+            self.layers, self.dtype, self.vocabulary = self._probe()
+        except (TypeError, ValueError, AttributeError) as e:
+            raise UnsupportedModelError(f"it expects another kind of cache: {e}") from e
 
     def forward(
         self, tokens: mx.array, positions: mx.array, attention: Attention, rows: mx.array

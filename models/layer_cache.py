@@ -107,23 +107,23 @@ class DenseCache:
         self._window = window
         self._seen = self.offset if window is None else min(self.offset, window - 1)
         first = self.offset - self._seen
-        self._all = None if prefix is None else (prefix[0][:, :, first:], prefix[1][:, :, first:])
+        # by these names architectures reach for them
+        self.keys = None if prefix is None else prefix[0][:, :, first:]
+        self.values = None if prefix is None else prefix[1][:, :, first:]
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> KeysValues:
         if self.new is not None:
             raise UnsupportedModelError("a layer stores keys and values twice in a pass")
         self.new = keys, values
         self.offset += keys.shape[2]
-        if self._all is not None:
-            keys = mx.concatenate([self._all[0], keys], axis=2)
-            values = mx.concatenate([self._all[1], values], axis=2)
-        self._all = keys, values
-        return self._all
+        self.keys = keys if self.keys is None else mx.concatenate([self.keys, keys], axis=2)
+        self.values = values if self.values is None else mx.concatenate([self.values, values], 2)
+        return self.keys, self.values
 
     def keys_and_values(self) -> KeysValues:
-        if self._all is None:
+        if self.keys is None or self.values is None:
             raise UnsupportedModelError("a layer reads keys before it stored them")
-        return self._all
+        return self.keys, self.values
 
     def make_mask(
         self, length: int, return_array: bool = False, window_size: int | None = None

@@ -35,7 +35,7 @@ def ragged_step(caches: Sequence[LayerCache]) -> Iterator[None]:
         _caches.reset(token)
     for cache in caches:
         if not cache.attended:
-            raise UnsupportedModelError(f"layer {cache.layer} computes attention by itself")
+            raise UnsupportedModelError(f"layer {cache.layer} does not attend through its cache")
 
 
 def rebind_attention(model: nn.Module) -> None:

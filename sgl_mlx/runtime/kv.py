@@ -45,9 +45,10 @@ class KVPool:
             return
         index = SlotIndex(slots)
         where = slice(*index.run) if index.run is not None else index.array
-        for layer in range(len(self.layers)):
+        for layer, shape in enumerate(self.layers):
             self.keys[layer][where] = keys[layer]
-            self.values[layer][where] = values[layer]
+            if shape.value_dim:  # an indexer's cache has keys alone
+                self.values[layer][where] = values[layer]
         mx.eval(self.keys, self.values)
 
 

@@ -1,0 +1,230 @@
+"""Whether an architecture runs on the runtime's KV as it does in mlx-lm.
+
+Everything goes through `Runner` with the plans a scheduler would make, over slots scattered through
+the pool. What is compared is the whole distribution after every token: of prompts taken in chunks
+over cached prefixes, batched with others, forked, decoded beyond the window and continued. What is
+right is mlx-lm's own forward pass, one sequence alone, with its own caches.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.cache import make_prompt_cache
+
+from sgl_mlx.core import SamplingParams
+from sgl_mlx.errors import UnsupportedModelError
+from sgl_mlx.models.adapter import Adapter
+from sgl_mlx.models.architectures import Path, open_adapter
+from sgl_mlx.runtime.kv import KVPool
+from sgl_mlx.runtime.plan import Decode, Extend, Row, StepResult
+from sgl_mlx.runtime.runner import Runner
+from sgl_mlx.runtime.sequence import Scores
+from tests.models.toy import toy_configs, toy_model
+from tests.models.toy_configs import VOCABULARY, WITHOUT_TOY
+
+TOLERANCE = 1e-4
+"""Largest difference of log-probabilities, relative to the spread of the distribution."""
+
+SLOTS, STRIDE = 331, 7
+STEPS = 13
+SHARED = 34
+"""Tokens the forked sequences have in common: more than `layout.MIN_SHARED`."""
+
+EVERYTHING = SamplingParams(
+    max_new_tokens=STEPS, temperature=0, return_logprob=True, top_logprobs_num=VOCABULARY
+)
+
+
+class Mismatch(AssertionError):
+    """Two ways of computing the same thing differ; the arguments say which, and by how much."""
+
+
+@dataclass
+class Branch:
+    """One sequence: its tokens, the slots of those computed, and the distributions after them."""
+
+    name: str
+    tokens: list[int]
+    table: list[int] = field(default_factory=list)
+    computed: int = 0
+    seen: dict[int, list[float]] = field(default_factory=dict)
+
+
+class Check:
+    """A pool with sequences in it, run step by step."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._runner = Runner(adapter, KVPool(adapter.layers, SLOTS, adapter.dtype), frozenset())
+        self._free = [1 + i * STRIDE % SLOTS for i in range(SLOTS)]
+
+    def extend(self, *parts: tuple[Branch, int]) -> None:
+        """Compute some more tokens of each branch in one step."""
+        result = self._runner.run(Extend(tuple(self._row(b, n, n) for b, n in parts)))
+        for branch, count in parts:
+            self._keep(branch, count, result)
+
+    def decode(self, branches: Sequence[Branch], steps: int) -> None:
+        """Generate `steps` tokens after each branch's last one, in one epoch, a step ahead."""
+        opening = tuple(self._row(b, 1, steps) for b in branches)
+        ids = tuple(b.name for b in branches)
+        for step in range(steps):
+            ahead = step + 1 < steps
+            plan = Decode(ids, steps, ahead, () if step else opening)
+            result = self._runner.run(plan)
+            for branch in branches:
+                self._keep(branch, 1, result)
+                branch.tokens.append(result.tokens[branch.name])
+
+    def decode_alone(self, branches: Sequence[Branch], steps: int) -> None:
+        """The same, each step an epoch of its own: what a runtime of dense models does."""
+        for _ in range(steps):
+            self.decode(branches, 1)
+
+    def fork(self, branch: Branch, name: str, tokens: list[int]) -> Branch:
+        """A sequence that goes on from what `branch` has in common with `tokens`."""
+        pairs = zip(branch.tokens[: branch.computed], tokens, strict=False)
+        shared = next(i for i, (a, b) in enumerate(pairs) if a != b)
+        return Branch(name, tokens, branch.table[:shared], shared)
+
+    def _row(self, branch: Branch, count: int, slots: int) -> Row:
+        start, end = branch.computed, branch.computed + count
+        while len(branch.table) < start + slots:
+            branch.table.append(self._free.pop(0))
+        return Row(
+            id=branch.name,
+            tokens=tuple(branch.tokens[start:end]),
+            prefix=tuple(branch.table[:start]),
+            slots=tuple(branch.table[start : start + slots]),
+            position=start,
+            sample=True,
+            params=EVERYTHING,
+            targets=tuple(branch.tokens[start + 1 : end]),
+        )
+
+    def _keep(self, branch: Branch, count: int, result: StepResult) -> None:
+        scores = [result.token_scores[branch.name]]
+        if branch.name in result.prompt_scores:
+            scores.insert(0, result.prompt_scores[branch.name])
+        for distribution in (d for s in scores for d in _distributions(s)):
+            branch.seen[branch.computed] = distribution
+            branch.computed += 1
+
+
+def _distributions(scores: Scores) -> list[list[float]]:
+    return [[p for p, _ in sorted(top, key=lambda pair: pair[1])] for top in scores.top]
+
+
+def check(adapter: Adapter) -> None:
+    """Raise `Mismatch`, or whatever the architecture itself raises, unless it runs right."""
+    draw = random.Random(5)
+    long, mid, one = (draw.choices(range(VOCABULARY), k=n) for n in (40, 17, 1))
+    twin = [*long[:SHARED], *draw.choices(range(VOCABULARY), k=7)]
+    twin[SHARED] = (long[SHARED] + 1) % VOCABULARY
+    run = Check(adapter)
+    decode = run.decode if adapter.ragged else run.decode_alone
+
+    a, b, c = Branch("a", long), Branch("b", mid), Branch("c", one)
+    run.extend((a, 16))
+    run.extend((a, 21), (b, 5))
+    d = run.fork(a, "d", twin)
+    run.extend((a, 3), (b, 11), (c, 1), (d, 6))
+    for branch in (a, b, c, d):
+        branch.tokens += draw.choices(range(VOCABULARY), k=branch.computed + 1 - len(branch.tokens))
+    decode([a, b, c, d], STEPS)
+    for branch in (a, b):
+        branch.tokens += draw.choices(range(VOCABULARY), k=5)
+    run.extend((a, 6), (b, 6), (c, 1), (d, 1))
+    compare_with_itself(a, adapter.model)
+    for branch in (a, b, c, d):
+        compare(branch, adapter.model)
+
+
+def compare(branch: Branch, model: nn.Module) -> None:
+    """A branch's distributions with mlx-lm's."""
+    expected = reference(model, [branch.tokens[: branch.computed]])
+    places = sorted(branch.seen)
+    mine = mx.array([branch.seen[i] for i in places])
+    agree(mine, expected[mx.array(places)], "its numbers differ from mlx-lm's")
+
+
+def compare_with_itself(branch: Branch, model: nn.Module) -> None:
+    """mlx-lm's own passes over a branch must agree before anything can agree with them."""
+    tokens = branch.tokens[: branch.computed]
+    start = branch.computed - STEPS - 6
+    pieces = [tokens[:start], *([t] for t in tokens[start:])]
+    what = "in mlx-lm itself a prompt and the same tokens decoded differ"
+    agree(reference(model, pieces), reference(model, [tokens]), what)
+
+
+def reference(model: nn.Module, pieces: list[list[int]]) -> mx.array:
+    """mlx-lm's log-probabilities `(tokens, vocabulary)` of one sequence fed in pieces.
+
+    With its caches, as it generates: gemma3n computes something else without.
+    """
+    caches = make_prompt_cache(model)
+    logits = mx.concatenate([model(mx.array([p]), cache=caches) for p in pieces], axis=1)[0]
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+
+
+def agree(mine: mx.array, theirs: mx.array, what: str) -> None:
+    """Raise `Mismatch` unless log-probabilities `(tokens, vocabulary)` are the same."""
+    error = float(mx.max(mx.abs(mine - theirs)) / (mx.max(theirs) - mx.min(theirs)))
+    if not error < TOLERANCE:  # NaN too
+        raise Mismatch(what, error)
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Without `mx.compile`, which calls a C++ compiler for every new shape on the CPU."""
+    mx.disable_compile()
+    try:
+        yield
+    finally:
+        mx.enable_compile()
+
+
+@uncompiled()
+def verdict(architecture: str) -> dict[str, str]:
+    """An entry of `architectures.json`: the best path on which every variant is right."""
+    if architecture in WITHOUT_TOY:
+        return {"path": "unsupported", "reason": WITHOUT_TOY[architecture]}
+    models = [toy_model(architecture, config) for config in toy_configs(architecture)]
+    detours = [why_not_ragged(model) for model in models]
+    fault = next(filter(None, detours), None)
+    if not all(detours):
+        fault = fault_of(models, "ragged")
+        if fault is None:
+            return {"path": "ragged"}
+    dense_fault = fault_of(models, "dense")
+    if dense_fault is None:
+        return {"path": "dense", "reason": str(fault)}
+    return {"path": "unsupported", "reason": dense_fault}
+
+
+def why_not_ragged(model: nn.Module) -> str | None:
+    """What keeps a model off the ragged path when it is loaded."""
+    try:
+        Adapter(model)
+    except UnsupportedModelError as e:
+        return str(e)
+    return None
+
+
+def fault_of(models: Sequence[nn.Module], path: Path) -> str | None:
+    """What goes wrong on this path; None when every model is right."""
+    for model in models:
+        try:
+            check(open_adapter(model, path))
+        except UnsupportedModelError as e:
+            return str(e)
+        except Mismatch as e:
+            return str(e.args[0])
+        except Exception as e:  # whatever an architecture may raise is a verdict on it
+            return f"{type(e).__name__}: {e}".splitlines()[0]
+    return None

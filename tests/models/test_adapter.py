@@ -1,0 +1,113 @@
+"""The adapter: what the check of an architecture rests on, and that the check can fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from sgl_mlx.errors import UnsupportedModelError
+from sgl_mlx.models.adapter import Adapter, LayerShape
+from sgl_mlx.models.layer_cache import DenseCache, LayerCache, Window
+from tests.models.conformance import Mismatch, check, reference
+from tests.models.toy import toy_config, toy_model
+from tests.models.toy_configs import VOCABULARY, WINDOW
+
+
+def toy(architecture: str, variant: int = 0) -> Any:
+    return toy_model(architecture, toy_config(architecture, variant))
+
+
+def attend_with(**changes: Any) -> Callable[..., mx.array]:
+    """`LayerCache.attend` that hands changed arguments to the step."""
+
+    def attend(
+        self: LayerCache, queries: mx.array, scale: float, mask: Window | None, sinks: Any
+    ) -> mx.array:
+        self.attended = True
+        window = mask.size if mask else None
+        given = {"scale": scale, "window": window, "sinks": sinks, **changes}
+        return self._attention.attend(self.layer, queries[:, :, 0], **given)[:, :, None]
+
+    return attend
+
+
+@pytest.mark.parametrize("fault", [{"window": None}, {"sinks": None}, {"scale": 0.1}])
+def test_the_check_notices_an_ignored_argument(
+    fault: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LayerCache, "attend", attend_with(**fault))
+    with pytest.raises(Mismatch, match="differ from mlx-lm"):
+        check(Adapter(toy("gpt_oss")))
+
+
+def test_the_check_passes_with_every_argument_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LayerCache, "attend", attend_with())
+    check(Adapter(toy("gpt_oss")))
+
+
+def test_the_check_notices_tokens_at_wrong_positions() -> None:
+    adapter = Adapter(toy("llama"))
+    forward = adapter.forward
+    adapter.forward = lambda tokens, positions, *rest: forward(tokens, positions * 0, *rest)  # type: ignore[method-assign]
+    with pytest.raises(Mismatch):
+        check(adapter)
+
+
+def test_the_check_notices_a_mask_missing_from_the_dense_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(DenseCache, "make_mask", lambda *args, **kwargs: None)
+    with pytest.raises(Mismatch):
+        check(Adapter(toy("llama"), ragged=False))
+
+
+def test_layer_shapes_tell_heads_widths_and_windows() -> None:
+    swa, full = LayerShape(1, 16, 8, WINDOW), LayerShape(2, 8, 8, None)
+    adapter = Adapter(toy("mimo_v2_flash"))
+    assert adapter.layers == [swa, full, swa, full]
+    assert (adapter.dtype, adapter.vocabulary) == (mx.float32, VOCABULARY)
+
+
+def test_layers_that_share_keys_have_no_memory_of_their_own() -> None:
+    assert len(Adapter(toy("gemma3n")).layers) == 2
+
+
+@pytest.mark.parametrize("ragged", [True, False])
+def test_a_model_still_runs_as_mlx_lm_does_once_adapted(ragged: bool) -> None:
+    tokens = [[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]]
+    before = reference(toy("llama", 1), tokens)
+    model = toy("llama", 1)
+    Adapter(model, ragged)
+    assert mx.array_equal(reference(model, tokens), before)
+
+
+def test_dense_logits_are_those_of_the_rows_asked_for() -> None:
+    adapter = Adapter(toy("qwen3"), ragged=False)
+    tokens = mx.array([3, 1, 4, 1, 5])
+    every, _ = adapter.forward_dense(tokens, None, mx.arange(5))
+    some, _ = adapter.forward_dense(tokens, None, mx.array([4, 1]))
+    assert mx.allclose(some, every[mx.array([4, 1])], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "why"),
+    [
+        ("gemma2", "layer 0 does not attend through its cache"),
+        ("deepseek_v3", "other keys than the cache holds"),
+        ("gpt_bigcode", "another kind of cache"),
+    ],
+)
+def test_attention_that_goes_its_own_way_is_refused_on_the_ragged_path(
+    architecture: str, why: str
+) -> None:
+    with pytest.raises(UnsupportedModelError, match=why):
+        Adapter(toy(architecture))
+
+
+@pytest.mark.parametrize("ragged", [True, False])
+def test_state_that_is_not_keys_and_values_is_refused_by_name(ragged: bool) -> None:
+    with pytest.raises(UnsupportedModelError, match="ArraysCache state"):
+        Adapter(toy("mamba"), ragged)

@@ -1,0 +1,89 @@
+"""A random model of toy size for every architecture of the installed mlx-lm."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+import typing
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx_lm.models
+from mlx.utils import tree_flatten, tree_unflatten
+
+from tests.models.toy_configs import NO_MODELS, SIZES, VARIANTS, Config
+
+_NESTED = {"gemma3n": "TextConfig", **dict.fromkeys(["llama4", "minimax_m3_vl"], "TextArgs")}
+"""Architectures whose text configuration is another class than `ModelArgs`."""
+
+
+def architectures() -> list[str]:
+    """Modules of `mlx_lm.models` that define a model."""
+    names = (module.name for module in pkgutil.iter_modules(mlx_lm.models.__path__))
+    return sorted(name for name in names if name not in NO_MODELS)
+
+
+def toy_configs(architecture: str) -> list[Config]:
+    """The configurations an architecture is checked with."""
+    variants = VARIANTS.get(architecture, [{}])
+    return [_filled(architecture, "ModelArgs", variant) for variant in variants]
+
+
+def toy_config(architecture: str, variant: int = 0) -> Config:
+    return toy_configs(architecture)[variant]
+
+
+def _filled(architecture: str, class_name: str, given: Config) -> Config:
+    module = importlib.import_module(f"mlx_lm.models.{architecture}")
+    config: Config = {"model_type": architecture}
+    for field in dataclasses.fields(getattr(module, class_name)):
+        if field.name in given:
+            config[field.name] = given[field.name]
+        elif field.name in SIZES:
+            config[field.name] = SIZES[field.name]
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            config[field.name] = _nothing(field)
+    if "text_config" in given:
+        text = given["text_config"]
+        inner = text["arch"]
+        config["text_config"] = _filled(inner, _NESTED.get(inner, "ModelArgs"), text)
+    return {**config, "model_type": architecture}
+
+
+def _nothing(field: dataclasses.Field[Any]) -> Any:
+    """What a field without default gets that no table names: a flag off, an option not taken."""
+    if field.type is bool:
+        return False
+    if type(None) in typing.get_args(field.type) or field.name == "model_type":
+        return None
+    raise KeyError(f"no toy value for {field.name}: {field.type}")
+
+
+def toy_model(architecture: str, config: Config) -> nn.Module:
+    """A model with seeded weights, in float32.
+
+    Weights have a spread of 1.5 times the usual, so that attention is selective and the likeliest
+    tokens are well apart.
+    """
+    module = importlib.import_module(f"mlx_lm.models.{architecture}")
+    model: nn.Module = module.Model(module.ModelArgs.from_dict(config))
+    key = mx.random.key(7)
+    weights = []
+    for name, parameter in tree_flatten(model.parameters()):
+        key, own = mx.random.split(key)
+        weights.append((name, _random(parameter, own)))
+    model.update(tree_unflatten(weights))
+    model.eval()
+    mx.eval(model.parameters())
+    return model
+
+
+def _random(parameter: mx.array, key: mx.array) -> mx.array:
+    if not mx.issubdtype(parameter.dtype, mx.floating):
+        return parameter
+    noise = mx.random.normal(parameter.shape, key=key)
+    if parameter.ndim < 2:  # norms, biases, sinks
+        return parameter.astype(mx.float32) + 0.2 * noise
+    return 1.5 * noise / parameter.shape[-1] ** 0.5
