@@ -21,7 +21,6 @@ from sgl_mlx.runtime.sequence import Base, Scores, Sequence, TokenScore
 
 Tokens = tuple[int, ...]
 ALPHABET = (1, 2, 3)
-POOL_MESSAGE = "pool is too small"
 
 
 class Kv(NamedTuple):
