@@ -55,7 +55,7 @@ def path_of(model_type: str) -> Path:
     """
     entry = table().get(MODEL_REMAPPING.get(model_type, model_type))
     if entry is None:
-        near = difflib.get_close_matches(model_type, SUPPORTED, n=3)
+        near = difflib.get_close_matches(model_type, [entry.name for entry in supported()], n=3)
         hint = f"; near it are {', '.join(near)}" if near else ""
         raise UnsupportedModelError(
             f"architecture {model_type!r} was not checked against mlx-lm in this version{hint}"
@@ -83,7 +83,3 @@ def open_adapter(model: nn.Module, path: Path) -> Adapter:
         except UnsupportedModelError:
             pass  # such as rotary embeddings whose base depends on the length
     return Adapter(model, ragged=False)
-
-
-SUPPORTED = tuple(entry.name for entry in supported())
-"""Their names."""

@@ -90,7 +90,8 @@ class LayerCache:
         out = self._attention.attend(
             self.layer, queries[:, :, 0], scale, min(sizes, default=None), sinks
         )
-        return out[:, :, None]
+        # softmax may have run in a wider type, which must not spread through the model
+        return out[:, :, None].astype(queries.dtype)
 
 
 class DenseCache:

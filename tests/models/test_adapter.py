@@ -8,9 +8,13 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.models.adapter import Adapter, LayerShape
 from sgl_mlx.models.layer_cache import DenseCache, LayerCache, Window
+from sgl_mlx.runtime.extend import ExtendStep
+from sgl_mlx.runtime.kv import KVPool
+from sgl_mlx.runtime.plan import Row
 from tests.models.conformance import Mismatch, check, reference
 from tests.models.toy import toy_config, toy_model
 from tests.models.toy_configs import VOCABULARY, WINDOW
@@ -82,6 +86,17 @@ def test_a_model_still_runs_as_mlx_lm_does_once_adapted(ragged: bool) -> None:
     model = toy("llama", 1)
     Adapter(model, ragged)
     assert mx.array_equal(reference(model, tokens), before)
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_a_model_in_half_precision_computes_in_half_precision(dtype: mx.Dtype) -> None:
+    model = toy("llama", 1)
+    model.set_dtype(dtype)
+    adapter = Adapter(model)
+    row = Row("a", tuple(range(20)), (), tuple(range(1, 21)), 0, True, SamplingParams())
+    step = ExtendStep(KVPool(adapter.layers, 20, adapter.dtype), [row])
+    logits = adapter.forward(step.tokens, step.positions, step, mx.array([19]))
+    assert {x.dtype for x in (logits, *step.keys, *step.values)} == {dtype}
 
 
 def test_dense_logits_are_those_of_the_rows_asked_for() -> None:
