@@ -25,7 +25,7 @@ TOO_SMALL = "the KV pool is too small for this request"
 class _Epoch:
     """`steps` of `width` were committed; with `in_flight` the runner has begun the next."""
 
-    ids: tuple[str, ...]
+    ids: frozenset[str]
     width: int
     steps: int = 0
     in_flight: bool = False
@@ -45,6 +45,7 @@ class Scheduler:
         self._admission = Admission(cache, self.limits, self.counters)
         self._arrivals = 0
         self._epoch: _Epoch | None = None
+        self._changed = False  # what admission depends on, since it last looked
 
     # -- the queue ----------------------------------------------------------------------------
 
@@ -56,6 +57,7 @@ class Scheduler:
         self._arrivals += 1
         s.arrival = self._arrivals
         self.waiting.append(s)
+        self._changed = True
 
     def abort(self, s: Sequence, message: str | None = None) -> None:
         """End a sequence wherever it stands; what it computed stays in the cache."""
@@ -111,7 +113,9 @@ class Scheduler:
         plan = None
         while plan is None and (self._ended or not self.idle):
             self._settle()
-            self._admission.admit(self.waiting, self.running)
+            if self._changed:
+                self._changed = False
+                self._admission.admit(self.waiting, self.running)
             if self._end_complete():
                 continue
             if self.running:
@@ -146,6 +150,7 @@ class Scheduler:
             if live and (epoch.in_flight or (not others and self._worth_going_on(live))):
                 return self._decode(live, ahead=not others)
             self._close_epoch()
+        self._changed = True
         if any(s.prefilling for s in self.running):
             return self._extend()
         return self._open_epoch()
@@ -171,7 +176,7 @@ class Scheduler:
                 self._reserve(s, min(width, s.remaining))
         if not self.running:
             return None
-        self._epoch = _Epoch(tuple(s.id for s in self.running), width)
+        self._epoch = _Epoch(frozenset(s.id for s in self.running), width)
         opening = tuple(self._row(s, 1, len(s.table)) for s in self.running)
         return self._decode(self.running, ahead=True, opening=opening)
 
@@ -283,6 +288,7 @@ class Scheduler:
         KV to the pool before it runs such a plan.
         """
         for s in self._ended:
+            self._changed = True
             if s.holding is not None:
                 self._share_computed(s)
             if not s.held:
@@ -301,7 +307,6 @@ class Scheduler:
 
     def _share_computed(self, s: Sequence) -> None:
         assert s.holding is not None
-        self.cache.trim(s.holding, s.computed)
         if s.computed > s.holding.shared:
             self.cache.share(s.holding, tuple(s.tokens[: s.computed]))
 
