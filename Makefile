@@ -45,8 +45,8 @@ clean: ## remove the venv, caches and build products
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo "sgl-mlx needs Python 3.10 or newer; choose one with make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "sgl-mlx needs Python 3.11 or newer; choose one with make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "no venv module: install python3-venv, or choose another PYTHON=" >&2; exit 1; }
 

@@ -35,7 +35,7 @@ class SchedulerLimits:
     max_running: int = 64
     step_tokens: int = 512
     score_tokens: int = 256
-    epoch_steps: int = 32
+    epoch_steps: int = 64
     policy: str = "lpm"
     max_passes: int = 64
     share_threshold: int = 8
@@ -87,8 +87,7 @@ class Admission:
     ) -> bool:
         """Admit in this order; True if a look at what is left could admit more.
 
-        The first that does not fit ends it, so that it is not overtaken for ever; but when
-        nothing runs there is nothing to wait for, and the next may go.
+        The first that does not fit ends it: were smaller ones let past, it might never start.
         """
         admitted = False
         for s in candidates:
@@ -96,12 +95,11 @@ class Admission:
                 return False
             if self._waits(s, running):
                 continue
-            if self.start(s, waiting, running):
-                admitted = True
-                if self._aged(waiting):
-                    return True
-            elif running:
+            if not self.start(s, waiting, running):
                 return False
+            admitted = True
+            if self._aged(waiting):
+                return True
         return admitted
 
     def _has_room(self, waiting: list[Sequence], running: list[Sequence]) -> bool:

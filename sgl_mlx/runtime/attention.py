@@ -10,6 +10,7 @@ dim)`; `group` is query heads per KV head.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -92,30 +93,35 @@ def attend(
     return Partial((weights @ values).reshape(shape), peak.reshape(shape), mass.reshape(shape))
 
 
-def attend_causal(
-    queries: mx.array, keys: mx.array, values: mx.array, window: int | None = None
+def attend_tiled(
+    queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array | None = None
 ) -> Partial:
-    """Token i sees keys 0 … i (with a window: the last `window` of them), in tiles."""
+    """`attend`, a tile of queries at a time, so that no score matrix is large."""
+    tokens = queries.shape[1]
+    ranges = [slice(start, start + TILE) for start in range(0, tokens, TILE)]
+    return concatenate(
+        [attend(queries[:, r], keys, values, None if bias is None else bias[r]) for r in ranges]
+    )
+
+
+def attend_causal(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    window: int | None,
+    bias: Callable[[int, int, int, int | None], mx.array],
+) -> Partial:
+    """Token i sees keys 0 … i (with a window: the last `window` of them), in tiles.
+
+    `bias` is `causal_bias` or a cache of it.
+    """
     tokens = queries.shape[1]
     parts = []
     for start in range(0, tokens, TILE):
         end = min(start + TILE, tokens)
-        part = attend(
-            queries[:, start:end],
-            keys[:, start:end],
-            values[:, start:end],
-            causal_bias(end - start, 0, end - start, window),
-        )
         first = 0 if window is None else max(0, start - window + 1)
-        if first < start:
-            bias = None
-            if window is not None and end - first > window:
-                bias = causal_bias(end - start, start - first, start - first, window)
-            before = attend(
-                queries[:, start:end], keys[:, first:start], values[:, first:start], bias
-            )
-            part = merge(part, before)
-        parts.append(part)
+        mask = bias(end - start, start - first, end - first, window)
+        parts.append(attend(queries[:, start:end], keys[:, first:end], values[:, first:end], mask))
     return concatenate(parts)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from sgl_mlx.runtime import attention as at
+from sgl_mlx.runtime import cpu
 from sgl_mlx.runtime.kv import KVPool, SlotIndex
 from sgl_mlx.runtime.layout import Span, shared_spans
 from sgl_mlx.runtime.plan import Row
@@ -71,6 +72,8 @@ class Epoch:
         bias = self._bias(window)
         if bias is not None:
             scores = scores + bias[:, None, None, : column + 1]
+        if not self._spans and sinks is None and scores.size < cpu.WORTH_A_POLYNOMIAL:
+            return (mx.softmax(scores, axis=-1) @ v).reshape(rows, heads, -1)
         peak = mx.max(scores, axis=-1, keepdims=True)
         weights = at.exp_minus(scores, peak)
         own = at.Partial(weights @ v, peak, mx.sum(weights, axis=-1, keepdims=True))

@@ -1,76 +1,62 @@
-"""Attention of an `Extend` step: chunks and single tokens over prefixes in the pool."""
+"""Attention of an `Extend` step: prefill chunks over prefixes in the pool, and decode tokens.
+
+Single tokens are attended as an epoch of one step (`epoch`); chunks as the paper's extend
+attention: what each sees of its prefix in full, and its own new tokens causally.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from itertools import pairwise
 
 import mlx.core as mx
 
 from sgl_mlx.runtime import attention as at
+from sgl_mlx.runtime.epoch import Epoch
 from sgl_mlx.runtime.kv import KVPool, SlotIndex
 from sgl_mlx.runtime.layout import shared_spans
 from sgl_mlx.runtime.plan import Row
 
 
-class PrefixPart:
-    """Prefix keys that the tokens `first … last - 1` of a step see."""
-
-    def __init__(
-        self, first: int, last: int, slots: Sequence[int], positions: Sequence[int]
-    ) -> None:
-        self.first, self.last = first, last
-        self.index = SlotIndex(slots)
-        self._positions = positions
-        self._lowest = positions[0] if isinstance(positions, range) else min(positions)
-
-    def bias(self, queries: mx.array, highest: int, window: int | None) -> mx.array | None:
-        """The window's mask `(tokens, keys)`, or None where every key is in the window.
-
-        `queries` are the positions of all tokens of the step, `highest` this part's largest.
-        """
-        if window is None or highest - self._lowest < window:
-            return None
-        keys = mx.array(list(self._positions), mx.int32)
-        return at.position_bias(queries[self.first : self.last], keys, window)
-
-
 class ExtendStep:
-    """The tokens of some rows, one after another, and their attention.
+    """The new tokens of some rows, one after another, single tokens first (`layout.arrange`).
 
     After the forward pass `keys[layer]` and `values[layer]` hold the new KV
     `(tokens, heads, dim)`; `slots` says where it goes.
     """
 
     def __init__(self, pool: KVPool, rows: Sequence[Row]) -> None:
-        self._pool = pool
-        self._rows = rows
-        self.slots = [slot for row in rows for slot in row.slots[: len(row.tokens)]]
+        self._layers = len(pool.layers)
         self._stored: dict[int, tuple[mx.array, mx.array]] = {}
-        starts = [0]
-        for row in rows:
-            starts.append(starts[-1] + len(row.tokens))
-        self.ranges = list(pairwise(starts))
-        self._positions = [
-            p for row in rows for p in range(row.position, row.position + len(row.tokens))
-        ]
+        self.slots = [slot for row in rows for slot in row.slots[: len(row.tokens)]]
         self.tokens = mx.array([t for row in rows for t in row.tokens], mx.int32)
-        self.positions = mx.array(self._positions, mx.int32)
-        self._parts = self._prefix_parts()
-        self._biases: dict[tuple[int, int | None], mx.array | None] = {}
+        self.positions = mx.array(
+            [p for row in rows for p in range(row.position, row.position + len(row.tokens))],
+            mx.int32,
+        )
+        self._singles = sum(len(row.tokens) == 1 for row in rows)
+        self._decoding = Epoch(pool, rows[: self._singles], 1) if self._singles else None
+        if self._decoding is not None:
+            self._decoding.begin_step()
+        chunks = rows[self._singles :]
+        self._chunks = _Chunks(pool, chunks) if chunks else None
 
     @property
     def keys(self) -> list[mx.array]:
-        return [self._stored[layer][0] for layer in range(len(self._pool.layers))]
+        return [self._stored[layer][0] for layer in range(self._layers)]
 
     @property
     def values(self) -> list[mx.array]:
-        return [self._stored[layer][1] for layer in range(len(self._pool.layers))]
+        return [self._stored[layer][1] for layer in range(self._layers)]
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
         """See `models.layer_cache.Attention`."""
         self._stored[layer] = keys, values
+        n = self._singles
+        if self._decoding is not None:
+            self._decoding.store(layer, keys[:n], values[:n])
+        if self._chunks is not None:
+            self._chunks.store(layer, keys[n:], values[n:])
 
     def attend(
         self,
@@ -81,63 +67,91 @@ class ExtendStep:
         sinks: mx.array | None,
     ) -> mx.array:
         """See `models.layer_cache.Attention`."""
+        n = self._singles
+        outs = []
+        if self._decoding is not None:
+            outs.append(self._decoding.attend(layer, queries[:n], scale, window, sinks))
+        if self._chunks is not None:
+            outs.append(self._chunks.attend(layer, queries[n:], scale, window, sinks))
+        return outs[0] if len(outs) == 1 else mx.concatenate(outs)
+
+
+class _Chunks:
+    """Rows of several tokens each."""
+
+    def __init__(self, pool: KVPool, rows: Sequence[Row]) -> None:
+        self._pool = pool
+        starts = [0]
+        for row in rows:
+            starts.append(starts[-1] + len(row.tokens))
+        self._ranges = list(pairwise(starts))
+        self._parts = self._prefix_parts(rows)
+        self._stored: dict[int, tuple[mx.array, mx.array]] = {}
+        self._causal: dict[tuple[int, int, int, int | None], mx.array] = {}
+
+    def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
+        by_head = (mx.contiguous(x.swapaxes(0, 1)) for x in (keys, values))
+        self._stored[layer] = next(by_head), next(by_head)
+
+    def attend(
+        self,
+        layer: int,
+        queries: mx.array,
+        scale: float,
+        window: int | None,
+        sinks: mx.array | None,
+    ) -> mx.array:
         keys, values = self._stored[layer]
-        grouped = at.group_heads(queries, keys.shape[1], scale)
-        total = self._own(grouped, keys.swapaxes(0, 1), values.swapaxes(0, 1), window)
+        q = at.group_heads(queries, keys.shape[0], scale)
+        own = [
+            at.attend_causal(q[:, a:b], keys[:, a:b], values[:, a:b], window, self._causal_bias)
+            for a, b in self._ranges
+        ]
+        total = at.concatenate(own)
         for part in self._parts:
-            bias = self._bias(part, window)
-            k, v = self._pool.gather(layer, part.index)
-            piece = at.attend(
-                grouped[:, part.first : part.last], k.swapaxes(0, 1), v.swapaxes(0, 1), bias
-            )
-            total = at.merge_range(total, part.first, part.last, piece)
+            k, v = (x.swapaxes(0, 1) for x in self._pool.gather(layer, part.index))
+            seen = at.attend_tiled(q[:, part.first : part.last], k, v, part.bias(window))
+            total = at.merge_range(total, part.first, part.last, seen)
         return total.normalised(sinks)
 
-    def _own(
-        self, queries: mx.array, keys: mx.array, values: mx.array, window: int | None
-    ) -> at.Partial:
-        """Every token over the new tokens of its own row."""
-        singles = self._single_tokens
-        parts = []
-        if singles:
-            q, k, v = queries[:, :singles], keys[:, :singles], values[:, :singles]
-            score = (q * k[:, :, None]).sum(axis=-1, keepdims=True)
-            out = mx.broadcast_to(v[:, :, None], (*q.shape[:3], v.shape[-1]))
-            parts.append(at.Partial(out, score, mx.ones_like(score)))
-        for first, last in self.ranges[singles:]:
-            own = slice(first, last)
-            parts.append(at.attend_causal(queries[:, own], keys[:, own], values[:, own], window))
-        return at.concatenate(parts)
+    def _causal_bias(self, tokens: int, offset: int, length: int, window: int | None) -> mx.array:
+        key = tokens, offset, length, window
+        if key not in self._causal:
+            self._causal[key] = at.causal_bias(*key)
+        return self._causal[key]
 
-    @cached_property
-    def _single_tokens(self) -> int:
-        return sum(len(row.tokens) == 1 for row in self._rows)
-
-    def _prefix_parts(self) -> list[PrefixPart]:
-        """Shared stretches first, then what each row has alone."""
-        parts = []
-        singles = self._single_tokens
-        for offset, rows in ((0, self._rows[:singles]), (singles, self._rows[singles:])):
-            spans, private = shared_spans(rows)
-            for span in spans:
-                first = self.ranges[offset + span.first][0]
-                last = self.ranges[offset + span.last - 1][1]
-                positions = _prefix_positions(rows[span.first])[span.start :]
-                parts.append(PrefixPart(first, last, span.slots, positions[: len(span.slots)]))
-            for i, (row, start) in enumerate(zip(rows, private, strict=True)):
-                if start < len(row.prefix):
-                    first, last = self.ranges[offset + i]
-                    positions = _prefix_positions(row)[start:]
-                    parts.append(PrefixPart(first, last, row.prefix[start:], positions))
-        return parts
-
-    def _bias(self, part: PrefixPart, window: int | None) -> mx.array | None:
-        key = (id(part), window)
-        if key not in self._biases:
-            highest = max(self._positions[part.first : part.last])
-            self._biases[key] = part.bias(self.positions, highest, window)
-        return self._biases[key]
+    def _prefix_parts(self, rows: Sequence[Row]) -> list[_PrefixPart]:
+        """Stretches that several rows share, and what each row has alone."""
+        spans, private = shared_spans(rows)
+        stretches = [(s.first, s.last, s.start, s.start + len(s.slots)) for s in spans]
+        stretches += [(i, i + 1, start, len(rows[i].prefix)) for i, start in enumerate(private)]
+        return [
+            _PrefixPart(
+                rows[first:last], self._ranges[first][0], self._ranges[last - 1][1], start, end
+            )
+            for first, last, start, end in stretches
+            if start < end
+        ]
 
 
-def _prefix_positions(row: Row) -> Sequence[int]:
-    return row.prefix_positions if row.prefix_positions is not None else range(len(row.prefix))
+class _PrefixPart:
+    """Prefix keys `start … end - 1` of some rows, seen by their tokens `first … last - 1`."""
+
+    def __init__(self, rows: Sequence[Row], first: int, last: int, start: int, end: int) -> None:
+        self.first, self.last = first, last
+        self.index = SlotIndex(rows[0].prefix[start:end])
+        positions = rows[0].prefix_positions or range(len(rows[0].prefix))
+        self._keys = list(positions[start:end])
+        self._queries = [
+            p for row in rows for p in range(row.position, row.position + len(row.tokens))
+        ]
+        self._biases: dict[int, mx.array] = {}
+
+    def bias(self, window: int | None) -> mx.array | None:
+        """The window's mask `(tokens, keys)`, or None where every key is in the window."""
+        if window is None or max(self._queries) - min(self._keys) < window:
+            return None
+        if window not in self._biases:
+            queries, keys = mx.array(self._queries, mx.int32), mx.array(self._keys, mx.int32)
+            self._biases[window] = at.position_bias(queries, keys, window)
+        return self._biases[window]

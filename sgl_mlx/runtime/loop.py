@@ -16,6 +16,8 @@ from concurrent.futures import Future
 from dataclasses import asdict
 from typing import Any, TypeVar
 
+import mlx.core as mx
+
 from sgl_mlx.errors import EngineStoppedError
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.model import RunnableModel, open_model
@@ -123,10 +125,18 @@ class EngineLoop:
 
     def _run(self) -> None:
         try:
+            self._serve()
+        finally:
+            self._deliveries.put(None)
+            # MLX aborts the process if a thread that used it ends with streams still open
+            mx.synchronize()
+            mx.clear_streams()
+
+    def _serve(self) -> None:
+        try:
             model = open_model(self._config)
         except BaseException as error:
             self._model.set_exception(error)
-            self._deliveries.put(None)
             return
         self._scheduler, self._runner = model.scheduler, model.runner
         self._model.set_result(model)
@@ -134,7 +144,6 @@ class EngineLoop:
             self._take_orders()
             self._turn(self._scheduler, self._runner)
         self._scheduler.fail_all("the engine was shut down")
-        self._deliveries.put(None)
 
     def _take_orders(self) -> None:
         """All orders there are; waits for one when there is nothing else to do."""
