@@ -16,6 +16,7 @@ from sgl_mlx.core import FinishReason
 from sgl_mlx.runtime.admission import Admission, Counters, SchedulerLimits
 from sgl_mlx.runtime.plan import Decode, Extend, Plan, Row, StepResult
 from sgl_mlx.runtime.prefix_cache import PrefixCache
+from sgl_mlx.runtime.rows import prefill_rows, row_of
 from sgl_mlx.runtime.sequence import Sequence
 
 TOO_SMALL = "the KV pool is too small for this request"
@@ -177,7 +178,7 @@ class Scheduler:
         if not self.running:
             return None
         self._epoch = _Epoch(frozenset(s.id for s in self.running), width)
-        opening = tuple(self._row(s, 1, len(s.table)) for s in self.running)
+        opening = tuple(row_of(s, 1, len(s.table)) for s in self.running)
         return self._decode(self.running, ahead=True, opening=opening)
 
     def _close_epoch(self) -> None:
@@ -196,42 +197,8 @@ class Scheduler:
         for s in [s for s in self.running if not s.prefilling]:
             if s in self.running:
                 self._reserve(s, 1)
-        room = self.limits.step_tokens
-        score_room = self.limits.score_tokens
-        rows: list[Row] = []
-        for s in sorted(self.running, key=lambda s: s.prefilling):
-            count = min(s.pending, max(room, 0 if rows else 1))
-            if s.logprob_start is not None:
-                unscored = max(s.logprob_start - 1 - s.computed, 0)
-                count = min(count, unscored + score_room)
-                score_room -= max(count - unscored, 0)
-            if count > 0:
-                rows.append(self._row(s, count, s.computed + count))
-                room -= count
-        return Extend(tuple(rows)) if rows else None
-
-    def _row(self, s: Sequence, count: int, table_end: int) -> Row:
-        start, end = s.computed, s.computed + count
-        last = end == len(s.tokens)
-        sample = last and s.wants_logits
-        targets: tuple[int, ...] = ()
-        if s.logprob_start is not None:
-            scored = slice(max(start + 1, s.logprob_start), min(end + 1, s.prompt_length))
-            targets = tuple(s.tokens[scored])
-        return Row(
-            id=s.id,
-            tokens=tuple(s.tokens[start:end]),
-            prefix=s.prefix_slots(),
-            slots=tuple(s.table[start:table_end]),
-            position=s.base.origin + start,
-            sample=sample,
-            params=s.params,
-            seed=s.seed,
-            output=s.output_tokens,
-            history=tuple(s.tokens) if s.params.repetition_penalty != 1 else (),
-            targets=targets,
-            prefix_positions=s.prefix_positions() if s.base.origin else None,
-        )
+        rows = prefill_rows(self.running, self.limits)
+        return Extend(rows) if rows else None
 
     # -- outcome ------------------------------------------------------------------------------
 
@@ -317,10 +284,10 @@ class Scheduler:
         if missing <= 0 or self.cache.extend(s.holding, missing):
             return
         while len(s.table) <= s.computed and not self.cache.extend(s.holding, 1):
-            if len(self.running) == 1 and not self._holders(s):
-                self.abort(s, TOO_SMALL)
-            elif len(self.running) > 1 or not self._reclaim(s):
+            if len(self.running) > 1:
                 self._retract(max(self.running, key=lambda r: r.arrival))
+            elif not self._reclaim(s):
+                self.abort(s, TOO_SMALL)
             if s not in self.running:
                 return
 
@@ -334,24 +301,17 @@ class Scheduler:
         self.running.remove(s)
         self.waiting.append(s)
 
-    def _holders(self, s: Sequence) -> list[Sequence]:
-        """Waiting sequences, of other requests than `s`, whose branches hold KV already."""
-        return [
-            w
-            for w in self.waiting
-            if w.purpose is not s.purpose and any(needed.holding for needed in w.after)
-        ]
-
     def _reclaim(self, s: Sequence) -> bool:
-        """Make way for `s` alone: give up the branches of the newest request that came after it.
+        """Make way for `s` alone: give up branches held for the newest other request that waits.
 
-        They are computed again when its turn comes. Older requests keep theirs, so that two of
-        them never undo each other's work in turn.
+        They are computed again when its turn comes. Each time `s` gets at least one step further,
+        so that two requests cannot undo each other's work for ever.
         """
-        newer = [w for w in self._holders(s) if w.arrival > s.arrival]
-        if not newer:
+        others = [w for w in self.waiting if w.purpose is not s.purpose]
+        holders = [w for w in others if any(needed.holding for needed in w.after)]
+        if not holders:
             return False
-        for needed in max(newer, key=lambda w: w.arrival).after:
+        for needed in max(holders, key=lambda w: w.arrival).after:
             if needed.holding is not None:
                 self.cache.close(needed.holding)
                 needed.holding, needed.computed, needed.match_node = None, 0, None

@@ -41,7 +41,7 @@ class Output(Protocol):
         ...
 
     def finish(self, reason: FinishReason) -> None:
-        """The sequence ended; nothing follows."""
+        """The sequence ended; nothing follows, unless it is `held` and must be computed again."""
         ...
 
 
@@ -104,6 +104,9 @@ class Sequence:
 
     def __post_init__(self) -> None:
         assert self.tokens, "a sequence needs at least one token"
+        if self.logprob_start is not None:
+            assert self.params.return_logprob, "prompt scores without logits"
+            assert 0 <= self.logprob_start < len(self.tokens), "no such prompt token"
         self.prompt_length = len(self.tokens)
 
     @property

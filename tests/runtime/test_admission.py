@@ -13,7 +13,8 @@ from sgl_mlx.runtime.policy import POLICIES
 from sgl_mlx.runtime.prefix_cache import PrefixCache
 from sgl_mlx.runtime.scheduler import Scheduler
 from sgl_mlx.runtime.sequence import Sequence
-from tests.runtime.fakes import FakeRunner, Tokens, drive, make_sequence
+from tests.runtime.fakes import FakeRunner, drive
+from tests.runtime.truth import Tokens, make_sequence
 
 UNBOUNDED = 1_000_000
 """A step that takes whatever there is."""

@@ -14,7 +14,8 @@ from sgl_mlx.runtime.policy import policy_named
 from sgl_mlx.runtime.prefix_cache import PrefixCache
 from sgl_mlx.runtime.radix import RadixTree
 from sgl_mlx.runtime.scheduler import Scheduler
-from tests.runtime.fakes import FakeRunner, drive, make_sequence
+from tests.runtime.fakes import FakeRunner, drive
+from tests.runtime.truth import make_sequence
 
 Tokens = tuple[int, ...]
 

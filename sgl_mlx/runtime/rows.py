@@ -1,0 +1,51 @@
+"""Which tokens of which sequences make up a step, as rows for the runner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sgl_mlx.runtime.admission import SchedulerLimits
+from sgl_mlx.runtime.plan import Row
+from sgl_mlx.runtime.sequence import Sequence
+
+
+def prefill_rows(running: Iterable[Sequence], limits: SchedulerLimits) -> tuple[Row, ...]:
+    """One token of each decoding sequence, then chunks of prompts, within the step's limits."""
+    room, score_room = limits.step_tokens, limits.score_tokens
+    rows: list[Row] = []
+    for s in sorted(running, key=lambda s: s.prefilling):
+        count = min(s.pending, room)
+        if s.logprob_start is not None:
+            unscored = max(s.logprob_start - 1 - s.computed, 0)
+            count = min(count, unscored + score_room)
+            score_room -= max(count - unscored, 0)
+        if count > 0:
+            rows.append(row_of(s, count, s.computed + count))
+            room -= count
+    return tuple(rows)
+
+
+def row_of(s: Sequence, count: int, table_end: int) -> Row:
+    """The next `count` tokens of a sequence, and its slots for them up to `table_end`."""
+    start, end = s.computed, s.computed + count
+    return Row(
+        id=s.id,
+        tokens=tuple(s.tokens[start:end]),
+        prefix=s.prefix_slots(),
+        slots=tuple(s.table[start:table_end]),
+        position=s.base.origin + start,
+        sample=end == len(s.tokens) and s.wants_logits,
+        params=s.params,
+        seed=s.seed,
+        output=s.output_tokens,
+        history=tuple(s.tokens) if s.params.repetition_penalty != 1 else (),
+        targets=_targets(s, end),
+        prefix_positions=s.prefix_positions() if s.base.origin else None,
+    )
+
+
+def _targets(s: Sequence, end: int) -> tuple[int, ...]:
+    """Prompt tokens scored by the logits of the tokens from `computed` to `end`."""
+    if s.logprob_start is None:
+        return ()
+    return tuple(s.tokens[max(s.computed + 1, s.logprob_start) : min(end + 1, s.prompt_length)])
