@@ -33,6 +33,8 @@ def model_classes(config: dict[str, Any]) -> tuple[type[nn.Module], Any]:
         near = difflib.get_close_matches(model_type, known, n=3)
         hint = f"; near it are {', '.join(near)}" if near else ""
         raise UnsupportedModelError(f"architecture {model_type!r} is not supported{hint}") from e
+    except (ImportError, SystemExit) as e:  # mlx-lm's olmo ends the process without its package
+        raise UnsupportedModelError(f"architecture {model_type!r} needs a package: {e}") from e
     return classes
 
 

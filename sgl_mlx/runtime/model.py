@@ -8,7 +8,7 @@ from typing import Any
 
 import mlx.nn as nn
 
-from sgl_mlx.models.adapter import Adapter
+from sgl_mlx.models.architectures import adapter_for
 from sgl_mlx.models.loader import LoadedModel, load
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.kv import KVPool
@@ -49,7 +49,7 @@ def open_model(config: EngineConfig) -> RunnableModel:
 
 def assemble(loaded: LoadedModel, config: EngineConfig, started: float) -> RunnableModel:
     """The parts around a loaded model."""
-    adapter = Adapter(loaded.model)
+    adapter = adapter_for(loaded.model)
     context = config.context_length or _context_length(loaded.config)
     slots = pool_slots(config.max_total_tokens, context, adapter.layers, adapter.dtype)
     pool = KVPool(adapter.layers, slots, adapter.dtype)
