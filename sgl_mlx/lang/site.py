@@ -36,4 +36,4 @@ def _is_own(module: str) -> bool:
 def note_site(error: BaseException, site: Site) -> None:
     """Add the line to the notes that a traceback prints after the error (PEP 678)."""
     notes = [*getattr(error, "__notes__", ()), str(site)]
-    error.__notes__ = notes  # type: ignore[attr-defined]  # add_note() needs Python 3.11
+    error.__notes__ = notes  # add_note() needs Python 3.11
