@@ -30,8 +30,11 @@ _EXP2 = (  # 2**f on [-1/2, 1/2], degree 5, fitted at Chebyshev nodes
 _ROUND = 12582912.0
 """1.5 * 2**23: adding it rounds a float32 to an integer, which its low bits then hold."""
 
-_WORTH_COMPILING = 1 << 14
-"""Elements; below it tracing for a new shape costs more than one pass over memory saves."""
+_STEADY = 1 << 12
+"""Elements from which compiling pays for shapes that come again in every layer and step."""
+
+_CHANGING = 1 << 16
+"""The same for shapes that grow with every token: each is traced anew, a millisecond or two."""
 
 WORTH_A_POLYNOMIAL = 1 << 12
 """Elements; below it a dozen operations cost more to dispatch than one slow `exp`."""
@@ -51,12 +54,12 @@ def exp_minus(x: mx.array, peak: mx.array) -> mx.array:
     """`e**(x - peak)` in float32, at most 1; less than e**-87 gives about 1e-38, never 0."""
     if x.size < WORTH_A_POLYNOMIAL:
         return mx.exp(x - peak)
-    return _run(_exp_minus, x, peak)
+    return _run(_exp_minus, _CHANGING, x, peak)
 
 
 def swiglu(gate: mx.array, x: mx.array) -> mx.array:
     """`silu(gate) * x` elementwise, in float32."""
-    return _run(_swiglu, gate, x)
+    return _run(_swiglu, _STEADY, gate, x)
 
 
 def _exp(x: mx.array) -> mx.array:
@@ -78,8 +81,8 @@ def _swiglu(gate: mx.array, x: mx.array) -> mx.array:
     return gate / (1.0 + _exp(-gate)) * x
 
 
-def _run(function: Callable[..., mx.array], *args: mx.array) -> mx.array:
-    if args[0].size < _WORTH_COMPILING or not has_compiler():
+def _run(function: Callable[..., mx.array], worth_compiling: int, *args: mx.array) -> mx.array:
+    if args[0].size < worth_compiling or not has_compiler():
         return function(*args)
     return _compiled(function, tuple(tuple(a.shape) for a in args))(*args)
 
@@ -117,7 +120,7 @@ class FastActivations:
 
     def _either(self, original: Activation) -> Activation:
         def swiglu_now(gate: mx.array, x: mx.array) -> mx.array:
-            fast = self._entered and gate.dtype == mx.float32 and gate.size >= _WORTH_COMPILING
+            fast = self._entered and gate.dtype == mx.float32 and gate.size >= _STEADY
             return swiglu(gate, x) if fast else original(gate, x)
 
         return swiglu_now
