@@ -6,7 +6,9 @@ with `SamplingParams`; its answer is one `Completion` per sample. `select` asks 
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
@@ -101,7 +103,12 @@ class SamplingParams:
         logprob_start_len: first prompt position wanted; None or -1 means none of the prompt.
         top_logprobs_num: how many likeliest alternatives to return at each position.
         return_text_in_logprobs: put each token's text into the logprob entries.
-        regex, json_schema, dtype, grammar: constraints on the output.
+        regex: the output matches this regular expression as a whole.
+        json_schema: the output is JSON that validates; a dictionary or pydantic model given to
+            `override` becomes JSON text.
+        dtype: "int", "float", "str" or "bool".
+        grammar: the output is a sentence of this Lark grammar.
+        token_healing: the last token of the prompt may merge with the output.
         skip_special_tokens: leave special tokens out of the text.
         no_stop_trim: keep a matched stop string in the text.
     """
@@ -129,6 +136,7 @@ class SamplingParams:
     json_schema: str | None = None
     dtype: str | None = None
     grammar: str | None = None
+    token_healing: bool = False
     skip_special_tokens: bool = True
     no_stop_trim: bool = False
 
@@ -156,11 +164,20 @@ class SamplingParams:
         for name in ("stop", "stop_token_ids", "stop_regex"):
             if name in kept:
                 kept[name] = _as_tuple(kept[name])
+        if "json_schema" in kept:
+            kept["json_schema"] = _schema_text(kept["json_schema"])
+        if isinstance(kept.get("dtype"), type):
+            kept["dtype"] = kept["dtype"].__name__
         return replace(self, **kept)
 
     @property
     def greedy(self) -> bool:
         return self.temperature <= GREEDY_TEMPERATURE or self.top_k == 1
+
+    @property
+    def constrained(self) -> bool:
+        """A grammar restricts the output."""
+        return any((self.regex, self.json_schema, self.dtype, self.grammar))
 
     def validate(self) -> SamplingParams:
         """Return self, or raise `InvalidParamsError` naming the field, its value and the range."""
@@ -198,6 +215,13 @@ class SamplingParams:
             )
         if not all(isinstance(s, str) and s for s in self.stop):
             raise InvalidParamsError(f"stop must hold non-empty strings, got {self.stop!r}")
+        for pattern in self.stop_regex:
+            try:
+                re.compile(pattern)
+            except re.error as e:
+                raise InvalidParamsError(
+                    f"stop_regex {pattern!r} at position {e.pos}: {e.msg}"
+                ) from e
         if not all(isinstance(t, int) and t >= 0 for t in self.stop_token_ids):
             raise InvalidParamsError(
                 f"stop_token_ids must hold token ids of at least 0, got {self.stop_token_ids!r}"
@@ -207,6 +231,13 @@ class SamplingParams:
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:
     return (value,) if isinstance(value, (str, int)) else tuple(value)
+
+
+def _schema_text(schema: Any) -> str:
+    """JSON text of a schema given as text, dictionary or pydantic model class."""
+    if hasattr(schema, "model_json_schema"):
+        schema = schema.model_json_schema()
+    return schema if isinstance(schema, str) else json.dumps(schema)
 
 
 def _expect_number(name: str, value: Any) -> None:

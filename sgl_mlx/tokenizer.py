@@ -163,6 +163,10 @@ class Tokenizer:
         """The bytes a token spells; empty for an id outside the vocabulary."""
         return self._speller[token_id]
 
+    def is_special(self, token_id: int) -> bool:
+        """Whether a token marks something instead of spelling text."""
+        return token_id in self._special
+
     def token_text(self, token_id: int) -> str:
         """The text of one token alone, special or not; a part of a character is U+FFFD."""
         return self.token_bytes(token_id).decode("utf-8", "replace")

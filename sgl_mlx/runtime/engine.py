@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from sgl_mlx.core import ChoiceScores, Completion, Prompt, SamplingParams, Text
-from sgl_mlx.errors import InvalidParamsError, NotYetError, PromptError
+from sgl_mlx.errors import InvalidParamsError, PromptError
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.futures import gather, iterate, iterate_async, then, wait_all
 from sgl_mlx.runtime.loop import EngineLoop
@@ -264,9 +264,8 @@ class Engine:
 
     def _check(self, encoded: Encoded, params: SamplingParams) -> SamplingParams:
         params.validate()
-        for feature in ("regex", "json_schema", "dtype", "grammar", "stop_regex"):
-            if getattr(params, feature):
-                raise NotYetError(f"{feature} needs constrained decoding, which is not there yet")
+        if params.dtype in ("int", "float"):  # as in SGLang; a number ends where it is complete
+            params = replace(params, stop=(*params.stop, " ", "\n"))
         limit = min(self._model.context_length, self._model.slots)
         if encoded.total > limit or encoded.end > self._model.context_length:
             raise PromptError(

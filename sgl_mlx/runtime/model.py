@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import mlx.nn as nn
@@ -11,6 +12,8 @@ import mlx.nn as nn
 from sgl_mlx.models.architectures import adapter_for
 from sgl_mlx.models.loader import LoadedModel, load
 from sgl_mlx.runtime.config import EngineConfig
+from sgl_mlx.runtime.grammar import GrammarCompiler
+from sgl_mlx.runtime.healing import Spellings
 from sgl_mlx.runtime.kv import KVPool
 from sgl_mlx.runtime.memory import pool_slots
 from sgl_mlx.runtime.prefix_cache import PrefixCache
@@ -34,6 +37,12 @@ class RunnableModel:
     load_seconds: float
     runner: Runner
     scheduler: Scheduler
+    grammars: GrammarCompiler
+
+    @cached_property
+    def spellings(self) -> Spellings:
+        """For token healing; made when first wanted."""
+        return Spellings(self.tokenizer, self.vocabulary)
 
 
 def open_model(config: EngineConfig) -> RunnableModel:
@@ -65,6 +74,7 @@ def assemble(loaded: LoadedModel, config: EngineConfig, started: float) -> Runna
         load_seconds=time.perf_counter() - started,
         runner=Runner(adapter, pool, loaded.tokenizer.eos_token_ids),
         scheduler=Scheduler(cache, limits),
+        grammars=GrammarCompiler(loaded.tokenizer, adapter.vocabulary),
     )
 
 

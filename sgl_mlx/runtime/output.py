@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import regex
+
 from sgl_mlx.core import Completion, FinishReason, Logprobs, SamplingParams, TokenLogprob
 from sgl_mlx.runtime.sequence import Scores, TokenScore
 from sgl_mlx.tokenizer import Tokenizer
@@ -18,6 +20,7 @@ class TextOutput:
         end_tokens: the model's end-of-sequence ids.
         on_text: told of new text as soon as no stop string can take it back.
         on_finish: told of the end, once.
+        healed: end of the prompt that the output begins with again; not part of the text.
     """
 
     def __init__(
@@ -27,6 +30,7 @@ class TextOutput:
         end_tokens: frozenset[int],
         on_finish: Callable[[TextOutput], None],
         on_text: Callable[[str], None] | None = None,
+        healed: str = "",
     ) -> None:
         self._params = params
         self._tokenizer = tokenizer
@@ -36,26 +40,34 @@ class TextOutput:
         self._on_finish = on_finish
         self._on_text = on_text
         self._detokenizer = tokenizer.detokenizer(params.skip_special_tokens)
+        self._stop_patterns = [regex.compile(pattern) for pattern in params.stop_regex]
         self._sent = 0
         self._scores: list[TokenScore] = []
         self._top: list[tuple[TokenScore, ...]] = []
         self._prompt_scores: list[TokenScore] = []
         self._prompt_top: list[tuple[TokenScore, ...]] = []
+        self._healed = len(healed)
+        self.forced_tokens = 0
         self.token_ids: list[int] = []
         self.text = ""
         self.finish_reason: FinishReason | None = None
 
     # -- sequence.Output ----------------------------------------------------------------------
 
-    def push(self, token: int, scores: Scores | None) -> FinishReason | None:
+    def push(self, token: int, scores: Scores | None, forced: bool = False) -> FinishReason | None:
         self.token_ids.append(token)
+        self.forced_tokens += forced
         if scores is not None:
             self.score_next(scores)
+        elif self._params.return_logprob:  # forced: the model was not asked
+            self.score_next(
+                Scores(((None, token),), ((),) if self._params.top_logprobs_num else ())
+            )
         if token in self._end_tokens and len(self.token_ids) > self._params.min_new_tokens:
             if self._params.no_stop_trim:
                 self.text += self._tokenizer.token_text(token)
             return FinishReason("stop", matched=token)
-        return self._append(self._detokenizer.add(token))
+        return self._append(self._without_healed(self._detokenizer.add(token)))
 
     def score_prompt(self, scores: Scores) -> None:
         self._prompt_scores += scores.tokens
@@ -87,7 +99,14 @@ class TextOutput:
             cached_tokens=cached_tokens,
             id=name,
             logprobs=self._logprobs(prompt) if self._params.return_logprob else None,
+            extra=self._counts(),
         )
+
+    def _counts(self) -> dict[str, int]:
+        if not self._params.constrained:
+            return {}
+        decoded = len(self.token_ids) - self.forced_tokens
+        return {"forced_tokens": self.forced_tokens, "decoded_tokens": decoded}
 
     def prompt_logprobs(self) -> tuple[TokenLogprob, ...]:
         return tuple(self._describe(score) for score in self._prompt_scores)
@@ -115,40 +134,61 @@ class TextOutput:
 
     # -- text ---------------------------------------------------------------------------------
 
+    def _without_healed(self, piece: str) -> str:
+        rest = piece[self._healed :]
+        self._healed -= len(piece) - len(rest)
+        return rest
+
     def _append(self, piece: str) -> FinishReason | None:
-        """Add text; the reason to stop if it completes a stop string."""
+        """Add text; the reason to stop if it completes a stop string or pattern."""
         if not piece:
             return None
-        longest = max(map(len, self._params.stop), default=1)
-        start = max(len(self.text) - longest + 1, 0)
         self.text += piece
-        found = [(self.text.find(stop, start), stop) for stop in self._params.stop]
-        found = [(at, stop) for at, stop in found if at >= 0]
-        if found:
-            at, stop = min(found)
-            self.text = self.text[: at + (len(stop) if self._params.no_stop_trim else 0)]
-            return FinishReason("stop", matched=stop)
-        self._send(len(self.text) - self._may_be_stop())
-        return None
+        found = self._find_stop()
+        if found is None:
+            self._send(self._safe_end())
+            return None
+        start, end, matched = found
+        self.text = self.text[: end if self._params.no_stop_trim else start]
+        return FinishReason("stop", matched=matched)
 
-    def _may_be_stop(self) -> int:
-        """Length of the longest end of the text that could begin a stop string."""
-        longest = max((len(stop) - 1 for stop in self._params.stop), default=0)
-        for length in range(min(longest, len(self.text)), 0, -1):
-            if any(stop.startswith(self.text[-length:]) for stop in self._params.stop):
-                return length
-        return 0
+    def _find_stop(self) -> tuple[int, int, str] | None:
+        """The first stop in what was not sent yet: where it is, and which."""
+        found = []
+        for stop in self._params.stop:
+            at = self.text.find(stop, self._sent)
+            if at >= 0:
+                found.append((at, at + len(stop), stop))
+        for pattern in self._stop_patterns:
+            match = pattern.search(self.text, self._sent)
+            if match and match.end() > match.start():
+                found.append((match.start(), match.end(), match.group()))
+        return min(found, default=None)
+
+    def _safe_end(self) -> int:
+        """How far the text can be sent: up to what could be the beginning of a stop."""
+        ends = [len(self.text)]
+        for stop in self._params.stop:
+            first = max(self._sent, len(self.text) - len(stop) + 1)
+            starts = (i for i in range(first, len(self.text)) if stop.startswith(self.text[i:]))
+            ends.append(next(starts, len(self.text)))
+        for pattern in self._stop_patterns:
+            match = pattern.search(self.text, self._sent, partial=True)
+            ends.append(match.start() if match else len(self.text))
+        return min(ends)
 
     def _send(self, end: int) -> None:
-        if self._on_text is not None and end > self._sent:
-            self._on_text(self.text[self._sent : end])
+        """Everything before `end` is settled; no stop will be looked for in it again."""
+        if end > self._sent:
+            if self._on_text is not None:
+                self._on_text(self.text[self._sent : end])
             self._sent = end
 
 
 class Silent:
     """Output of a prompt that is computed for its KV alone."""
 
-    def push(self, token: int, scores: Scores | None) -> FinishReason | None:
+    def push(self, token: int, scores: Scores | None, forced: bool = False) -> FinishReason | None:
         raise AssertionError("a prompt without output got a token")
 
     def score_prompt(self, scores: Scores) -> None:

@@ -5,6 +5,7 @@ Rows are named by sequence id, never by their place in a batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sgl_mlx.core import SamplingParams
@@ -27,6 +28,7 @@ class Row:
         history: prompt and output, where a repetition penalty needs it.
         targets: the prompt tokens that the logits of the last `len(targets)` tokens score (less
             one, the very last, when `sample` is set: its logits are sampled from).
+        allowed: the tokens that may be sampled, asked for once a step and as late as possible.
         prefix_positions: positions of the prefix keys; None when they count 0, 1, 2 …
     """
 
@@ -42,6 +44,7 @@ class Row:
     history: tuple[int, ...] = ()
     targets: tuple[int, ...] = ()
     prefix_positions: tuple[int, ...] | None = None
+    allowed: Callable[[], bytes] | None = None
 
     @property
     def score_start(self) -> int:

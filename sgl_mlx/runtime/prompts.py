@@ -15,7 +15,7 @@ from sgl_mlx.core import Generated, Parallel, Part, Prompt, SamplingParams, Shif
 from sgl_mlx.errors import PromptError
 from sgl_mlx.runtime.output import Silent
 from sgl_mlx.runtime.radix import PLAIN
-from sgl_mlx.runtime.sequence import Base, Output
+from sgl_mlx.runtime.sequence import Base, Constraint, Output
 from sgl_mlx.runtime.sequence import Sequence as Seq
 from sgl_mlx.tokenizer import Tokenizer
 
@@ -70,6 +70,7 @@ class Encoded:
         seed: int = 0,
         logprob_start: int | None = None,
         held: bool = False,
+        constraint: Constraint | None = None,
     ) -> Seq:
         """A sequence for the scheduler, with those it comes after; see `Sequence`."""
         silent = SamplingParams(max_new_tokens=0)
@@ -84,6 +85,7 @@ class Encoded:
             seed=seed,
             logprob_start=logprob_start,
             held=held,
+            constraint=constraint,
             namespace=self.namespace,
             after=after,
             trunk_length=self.trunk_length,

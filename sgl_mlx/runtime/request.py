@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
+from dataclasses import replace
 from functools import partial
 
 from sgl_mlx.core import Completion, SamplingParams
 from sgl_mlx.errors import EngineStoppedError, RequestAborted
+from sgl_mlx.runtime.healing import Healing
 from sgl_mlx.runtime.loop import EngineLoop
 from sgl_mlx.runtime.output import TextOutput
 from sgl_mlx.runtime.prompts import Encoded
-from sgl_mlx.runtime.sequence import Sequence
+from sgl_mlx.runtime.sequence import Constraint, Sequence
 
 Completions = tuple[Completion, ...]
 
@@ -33,6 +35,7 @@ class Request:
         loop: EngineLoop,
         on_text: Callable[[str], None] | None = None,
     ) -> None:
+        prompt, params, healed = _heal(prompt, params, loop)
         self.future: Future[Completions] = Future()
         self._prompt = prompt
         self._loop = loop
@@ -50,10 +53,16 @@ class Request:
                 loop.model.tokenizer.eos_token_ids,
                 self._sample_finished,
                 self._send_text if on_text is not None and i == 0 else None,
+                healed,
             )
+            constraint: Constraint | None = loop.model.grammars.constraint(params)
+            if healed:
+                constraint = Healing(loop.model.spellings, healed.encode())
             id = name if params.n == 1 else f"{name}-{i}"
             self._outputs.append(output)
-            self._sequences.append(prompt.sequence(id, output, params, seed + i, start))
+            self._sequences.append(
+                prompt.sequence(id, output, params, seed + i, start, constraint=constraint)
+            )
 
     def start(self) -> None:
         """Queue the samples."""
@@ -112,6 +121,20 @@ class Request:
             settle()
         except InvalidStateError:  # cancelled meanwhile, from another thread
             return
+
+
+def _heal(
+    prompt: Encoded, params: SamplingParams, loop: EngineLoop
+) -> tuple[Encoded, SamplingParams, str]:
+    """Take back the end of the prompt where the output may merge with it; see `healing`."""
+    if not params.token_healing or params.constrained or params.max_new_tokens == 0:
+        return prompt, params, ""
+    found = loop.model.spellings.heals(prompt.tokens[prompt.sealed :])
+    if found is None or found[0] >= len(prompt.tokens):
+        return prompt, params, ""
+    count, text = found
+    shorter = replace(prompt, tokens=prompt.tokens[:-count])
+    return shorter, replace(params, max_new_tokens=params.max_new_tokens + count), text
 
 
 def _cached(s: Sequence) -> int:

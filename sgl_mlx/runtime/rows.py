@@ -14,7 +14,7 @@ def prefill_rows(running: Iterable[Sequence], limits: SchedulerLimits) -> tuple[
     room, score_room = limits.step_tokens, limits.score_tokens
     rows: list[Row] = []
     for s in sorted(running, key=lambda s: s.prefilling):
-        count = min(s.pending, room)
+        count = min(s.pending, len(s.table) - s.computed, room)
         if s.logprob_start is not None:
             unscored = max(s.logprob_start - 1 - s.computed, 0)
             count = min(count, unscored + score_room)
@@ -41,6 +41,7 @@ def row_of(s: Sequence, count: int, table_end: int) -> Row:
         history=tuple(s.tokens) if s.params.repetition_penalty != 1 else (),
         targets=_targets(s, end),
         prefix_positions=s.prefix_positions() if s.base.origin else None,
+        allowed=s.constraint.allowed if s.constraint is not None else None,
     )
 
 

@@ -6,7 +6,7 @@ at the end of an `Extend`, and when an epoch is over.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import mlx.core as mx
 
@@ -65,12 +65,12 @@ class Runner:
             self._decoding = self._open(plan)
         decoding = self._decoding
         assert decoding is not None, "a Decode plan continues an epoch that was never opened"
-        current = decoding.ahead or self._submit(decoding)
+        wanted = set(plan.ids)
+        current = decoding.ahead or self._submit(decoding, wanted)
         decoding.ahead = None
         if plan.ahead:
-            decoding.ahead = self._submit(decoding)
+            decoding.ahead = self._submit(decoding, wanted)
         tokens, scores = current.wait()
-        wanted = set(plan.ids)
         return StepResult(
             {name: token for name, token in tokens.items() if name in wanted},
             token_scores={name: s for name, s in scores.items() if name in wanted},
@@ -82,12 +82,12 @@ class Runner:
         tokens = mx.array([row.tokens[-1] for row in rows], mx.int32)
         return _Decoding(Epoch(self._pool, rows, plan.width), sampler, tokens)
 
-    def _submit(self, decoding: _Decoding) -> Sampled:
+    def _submit(self, decoding: _Decoding, live: Container[str]) -> Sampled:
         epoch = decoding.epoch
         positions = epoch.begin_step()
         every = mx.arange(len(epoch.rows))
         logits = self._model.forward(decoding.tokens, positions, epoch, every)
-        sampled = decoding.sampler.sample(logits, epoch.steps - 1)
+        sampled = self._choose(decoding.sampler, logits, epoch.steps - 1, live)
         decoding.tokens = sampled.tokens
         mx.async_eval(*sampled.arrays(), *epoch.keys, *epoch.values)  # type: ignore[no-untyped-call]
         return sampled
@@ -135,7 +135,15 @@ class Runner:
         if not wanted.sampled_rows:
             return None
         sampler = Sampler(wanted.sampled_rows, self._end_tokens, logits.shape[-1])
-        return sampler.sample(logits[mx.array(wanted.sampled_at, mx.int32)], 0)
+        return self._choose(sampler, logits[mx.array(wanted.sampled_at, mx.int32)], 0)
+
+    def _choose(
+        self, sampler: Sampler, logits: mx.array, step: int, live: Container[str] | None = None
+    ) -> Sampled:
+        """Sample; where constraints must be asked, have the logits computed meanwhile."""
+        if sampler.constrained:
+            mx.async_eval(logits)  # type: ignore[no-untyped-call]
+        return sampler.sample(logits, step, live)
 
 
 _Forward = tuple[mx.array, list[int], list[mx.array], list[mx.array]]

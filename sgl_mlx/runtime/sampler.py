@@ -8,10 +8,11 @@ So neither batch mates nor preemption change a sample.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from sgl_mlx.runtime.plan import Row
 from sgl_mlx.runtime.sequence import Scores
@@ -43,11 +44,21 @@ class Sampler:
         self._wants_scores = [p.return_logprob for p in params]
         self._top_count = max((p.top_logprobs_num for p in params if p.return_logprob), default=0)
 
-    def sample(self, logits: mx.array, step: int) -> Sampled:
-        """Tokens `(rows,)` from logits `(rows, vocabulary)`; `step` counts from 0."""
+    @property
+    def constrained(self) -> bool:
+        """Some row asks which tokens are allowed, so a step must know the tokens before it."""
+        return any(row.allowed is not None for row in self._rows)
+
+    def sample(self, logits: mx.array, step: int, live: Container[str] | None = None) -> Sampled:
+        """Tokens `(rows,)` from logits `(rows, vocabulary)`; `step` counts from 0.
+
+        `live` are the rows whose tokens are wanted; None for all.
+        """
         raw = logits.astype(mx.float32)
         adjusted = self._penalties.apply(raw) if self._penalties else raw
         adjusted = self._forbid_ends(adjusted, step)
+        if self.constrained:
+            adjusted = mx.where(self._allowed(step, live), adjusted, -mx.inf)
         tokens = mx.argmax(adjusted, axis=-1)
         if not self._all_greedy:
             drawn = self._draw(adjusted / self._temperature, step)
@@ -82,15 +93,41 @@ class Sampler:
     def _forbid_ends(self, logits: mx.array, step: int) -> mx.array:
         banned = []
         for i, row in enumerate(self._rows):
-            if len(row.output) + step < row.params.min_new_tokens:
-                ends = self._end_tokens | set(row.params.stop_token_ids)
-                banned += [(i, token) for token in ends if token < self._vocabulary]
+            if row.allowed is None and self._too_short(row, step):
+                banned += [(i, token) for token in self._ends_of(row)]
         if not banned:
             return logits
         rows, tokens = (mx.array(list(x), mx.int32) for x in zip(*banned, strict=True))
         logits = logits + 0.0  # indexing assigns in place; the raw logits are still wanted
         logits[rows, tokens] = -mx.inf
         return logits
+
+    def _too_short(self, row: Row, step: int) -> bool:
+        return len(row.output) + step < row.params.min_new_tokens
+
+    def _ends_of(self, row: Row) -> list[int]:
+        ends = self._end_tokens | set(row.params.stop_token_ids)
+        return [token for token in ends if token < self._vocabulary]
+
+    def _allowed(self, step: int, live: Container[str] | None) -> mx.array:
+        """`(rows, vocabulary)`: the tokens each row may have; all where nothing constrains it.
+
+        Computed on the CPU while the device works on the logits. An end that comes too early is
+        left out, unless the constraint allows nothing else.
+        """
+        masks = np.ones((len(self._rows), self._vocabulary), dtype=np.bool_)
+        for i, row in enumerate(self._rows):
+            if row.allowed is None or (live is not None and row.id not in live):
+                continue
+            bits = np.unpackbits(np.frombuffer(row.allowed(), np.uint8), bitorder="little")
+            mask = np.zeros(self._vocabulary, dtype=np.bool_)
+            mask[: len(bits)] = bits[: self._vocabulary]
+            if self._too_short(row, step):
+                longer = mask.copy()
+                longer[self._ends_of(row)] = False
+                mask = longer if longer.any() else mask
+            masks[i] = mask
+        return mx.array(masks)
 
     def _score(self, logits: mx.array, tokens: mx.array) -> Scored:
         return score(logits, tokens, self._top_count)

@@ -17,7 +17,7 @@ from sgl_mlx.runtime.admission import Admission, Counters, SchedulerLimits
 from sgl_mlx.runtime.plan import Decode, Extend, Plan, Row, StepResult
 from sgl_mlx.runtime.prefix_cache import PrefixCache
 from sgl_mlx.runtime.rows import prefill_rows, row_of
-from sgl_mlx.runtime.sequence import Sequence
+from sgl_mlx.runtime.sequence import Constraint, Scores, Sequence
 
 TOO_SMALL = "the KV pool is too small for this request"
 
@@ -146,7 +146,7 @@ class Scheduler:
         """None when the last running sequence had to give way."""
         epoch = self._epoch
         if epoch is not None:
-            live = [s for s in self.running if s.id in epoch.ids]
+            live = [s for s in self.running if s.id in epoch.ids and not s.prefilling]
             others = len(live) < len(self.running)
             if live and (epoch.in_flight or (not others and self._worth_going_on(live))):
                 return self._decode(live, ahead=not others)
@@ -165,7 +165,8 @@ class Scheduler:
         epoch = self._epoch
         assert epoch is not None
         more = epoch.steps + 1 < epoch.width and any(s.remaining > 1 for s in live)
-        epoch.in_flight = ahead and more and self._worth_going_on(live)
+        free = all(s.constraint is None for s in live)
+        epoch.in_flight = ahead and more and free and self._worth_going_on(live)
         return Decode(tuple(s.id for s in live), epoch.width, epoch.in_flight, opening)
 
     def _open_epoch(self) -> Decode | None:
@@ -194,9 +195,9 @@ class Scheduler:
         )
 
     def _extend(self) -> Extend | None:
-        for s in [s for s in self.running if not s.prefilling]:
+        for s in list(self.running):
             if s in self.running:
-                self._reserve(s, 1)
+                self._reserve(s, s.pending)
         rows = prefill_rows(self.running, self.limits)
         return Extend(rows) if rows else None
 
@@ -225,13 +226,36 @@ class Scheduler:
                 s.output.score_next(scores)
             self._end(s, FinishReason("length", length=0))
             return
-        token = result.tokens[s.id]
-        s.tokens.append(token)
-        reason = s.output.push(token, scores)
-        if reason is None and s.remaining <= 0:
-            reason = FinishReason("length", length=s.params.max_new_tokens)
+        reason = self._take(s, result.tokens[s.id], scores)
+        if reason is None and s.constraint is not None:
+            reason = self._follow(s, s.constraint, result.tokens[s.id])
         if reason is not None:
             self._end(s, reason)
+
+    @staticmethod
+    def _take(
+        s: Sequence, token: int, scores: Scores | None, forced: bool = False
+    ) -> FinishReason | None:
+        s.tokens.append(token)
+        reason = s.output.push(token, scores, forced)
+        if reason is None and s.remaining <= 0:
+            reason = FinishReason("length", length=s.params.max_new_tokens)
+        return reason
+
+    def _follow(self, s: Sequence, constraint: Constraint, token: int) -> FinishReason | None:
+        """Append what the constraint forces after a token; it is computed in one extend."""
+        constraint.accept(token)
+        for forced in constraint.forced():
+            reason = self._take(s, forced, None, forced=True)
+            if reason is not None:
+                return reason
+        if constraint.error is not None:
+            return FinishReason("abort", message=f"the grammar came to an end: {constraint.error}")
+        if constraint.complete:
+            return FinishReason("stop")
+        if constraint.done:
+            s.constraint = None
+        return None
 
     def _end(self, s: Sequence, reason: FinishReason) -> None:
         s.finish_reason = reason

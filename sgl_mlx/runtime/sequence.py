@@ -14,8 +14,8 @@ from sgl_mlx.core import FinishReason, SamplingParams
 from sgl_mlx.runtime.prefix_cache import Holding
 from sgl_mlx.runtime.radix import PLAIN, Node
 
-TokenScore = tuple[float, int]
-"""Log-probability and token id."""
+TokenScore = tuple[float | None, int]
+"""Log-probability, None where the model was not asked, and token id."""
 
 
 class Scores(NamedTuple):
@@ -28,8 +28,8 @@ class Scores(NamedTuple):
 class Output(Protocol):
     """What becomes of a sequence's tokens; it decides when enough have come."""
 
-    def push(self, token: int, scores: Scores | None) -> FinishReason | None:
-        """Take the next token; the reason if it is the last."""
+    def push(self, token: int, scores: Scores | None, forced: bool = False) -> FinishReason | None:
+        """Take the next token, sampled or forced; the reason if it is the last."""
         ...
 
     def score_prompt(self, scores: Scores) -> None:
@@ -42,6 +42,37 @@ class Output(Protocol):
 
     def finish(self, reason: FinishReason) -> None:
         """The sequence ended; nothing follows, unless it is `held` and must be computed again."""
+        ...
+
+
+class Constraint(Protocol):
+    """Which tokens may come next; see `grammar` and `healing`."""
+
+    @property
+    def complete(self) -> bool:
+        """Nothing but the end may follow."""
+        ...
+
+    @property
+    def done(self) -> bool:
+        """Anything may follow from now on."""
+        ...
+
+    @property
+    def error(self) -> str | None:
+        """Why nothing may follow at all."""
+        ...
+
+    def allowed(self) -> bytes:
+        """The tokens that may come next, a bit each, the first in the lowest bit."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """Take the token that was chosen."""
+        ...
+
+    def forced(self) -> list[int]:
+        """Take, and return, the tokens that must come next."""
         ...
 
 
@@ -73,6 +104,7 @@ class Sequence:
         after: sequences that must be computed first; their KV becomes the `base`.
         trunk_length: how many leading keys those have in common.
         gap: positions skipped between them and the first own token.
+        constraint: on the output.
         held: the KV stays locked after the prompt is computed, until the sequence that has this
             one in its `after` (its `consumer`) ends.
     """
@@ -88,6 +120,7 @@ class Sequence:
     trunk_length: int = 0
     gap: int = 0
     held: bool = False
+    constraint: Constraint | None = None
 
     prompt_length: int = field(init=False)
     consumer: Sequence | None = field(default=None, init=False, repr=False)

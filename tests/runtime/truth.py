@@ -89,7 +89,7 @@ class Recorder:
     next_scores: list[TokenScore] = field(default_factory=list)
     reason: FinishReason | None = None
 
-    def push(self, token: int, scores: Scores | None) -> FinishReason | None:
+    def push(self, token: int, scores: Scores | None, forced: bool = False) -> FinishReason | None:
         assert self.reason is None, "a token after the end"
         self.tokens.append(token)
         self.scores += scores.tokens if scores else ()

@@ -1,0 +1,139 @@
+"""Constrained decoding: which tokens a regex, JSON schema or grammar allows next, by llguidance.
+
+A `Constraint` belongs to one sequence. After each token it may force further ones (the text that
+the grammar leaves no choice about); the scheduler appends those at once and computes them in one
+extend (jump-forward, arXiv 2312.07104v2 §4).
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import lru_cache
+from typing import Any
+
+from llguidance import LLMatcher, LLTokenizer
+
+from sgl_mlx.core import SamplingParams
+from sgl_mlx.errors import InvalidParamsError
+from sgl_mlx.tokenizer import Tokenizer
+
+DTYPES = {
+    "int": r"[-+]?[0-9]+[ \n]*",
+    "float": r"[-+]?[0-9]*\.?[0-9]+[ \n]*",
+    "bool": r"(True|False)",
+    "str": r'"[\w\d\s]*"',
+}
+"""SGLang's regular expressions for `dtype`."""
+
+_JSON_STYLE: Any = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
+"""As `json.dumps` writes; free white space lets a small model pad for ever."""
+
+_CACHED_GRAMMARS = 256
+
+
+class Constraint:
+    """The grammar of one sequence and how far its output has come."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+
+    @property
+    def complete(self) -> bool:
+        """Nothing but the end may follow."""
+        return bool(self._matcher.is_stopped())
+
+    @property
+    def done(self) -> bool:
+        return False
+
+    @property
+    def error(self) -> str | None:
+        """Why no token may follow at all, where the grammar came to a dead end."""
+        return self._matcher.get_error() if self._matcher.is_error() else None
+
+    def allowed(self) -> bytes:
+        """The tokens that may come next, a bit each, the first in the lowest bit."""
+        if self._matcher.is_error():
+            return b""
+        return bytes(self._matcher.compute_bitmask())
+
+    def accept(self, token: int) -> None:
+        """Take the token that was chosen."""
+        self._matcher.consume_token(token)
+
+    def forced(self) -> list[int]:
+        """Take, and return, the tokens that must come next."""
+        if self.complete:
+            return []
+        tokens = list(self._matcher.compute_ff_tokens())
+        return tokens[: self._matcher.try_consume_tokens(tokens)] if tokens else []
+
+
+class GrammarCompiler:
+    """Makes constraints for one tokenizer; compiled grammars are kept. Safe to share by threads.
+
+    Args:
+        vocabulary: the model's number of logits, at least the tokenizer's.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocabulary: int) -> None:
+        self._tokenizer = tokenizer
+        self._vocabulary = vocabulary
+        self._lock = threading.Lock()
+        self._ll_tokenizer: LLTokenizer | None = None
+        self._compiled = lru_cache(_CACHED_GRAMMARS)(self._compile)
+
+    def constraint(self, params: SamplingParams) -> Constraint | None:
+        """A fresh constraint for a request that has one.
+
+        Raises:
+            InvalidParamsError: for several at once, an unknown dtype, or a grammar that is
+                malformed, unsupported or matches nothing, with llguidance's reason.
+        """
+        asked = [name for name in _KINDS if getattr(params, name)]
+        if not asked:
+            return None
+        if len(asked) > 1:
+            raise InvalidParamsError(f"{' and '.join(asked)} exclude each other; give one")
+        with self._lock:
+            matcher = self._compiled(asked[0], getattr(params, asked[0]))
+        return Constraint(matcher.deep_copy())
+
+    def _compile(self, kind: str, text: str) -> LLMatcher:
+        grammar = _grammar(kind, text)
+        if self._ll_tokenizer is None:
+            self._ll_tokenizer = LLTokenizer(
+                self._tokenizer.backend.to_str(),
+                n_vocab=self._vocabulary,
+                eos_token=sorted(self._tokenizer.eos_token_ids),
+            )
+        matcher = LLMatcher(self._ll_tokenizer, grammar, log_level=0)
+        if matcher.is_error():
+            raise InvalidParamsError(f"{kind} {_short(text)}: {matcher.get_error()}")
+        return matcher
+
+
+def _grammar(kind: str, text: str) -> str:
+    if kind == "dtype":
+        if text not in DTYPES:
+            raise InvalidParamsError(f"unknown dtype {text!r}; known are {', '.join(DTYPES)}")
+        return str(LLMatcher.grammar_from_regex(DTYPES[text]))
+    if kind == "json_schema":
+        try:
+            return str(LLMatcher.grammar_from_json_schema(text, overrides=_JSON_STYLE))
+        except ValueError as e:
+            raise InvalidParamsError(f"json_schema {_short(text)}: {e}") from e
+    if kind == "regex":
+        return str(LLMatcher.grammar_from_regex(text))
+    return str(LLMatcher.grammar_from_lark(text))
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
+
+
+_KINDS = ("regex", "json_schema", "dtype", "grammar")

@@ -1,0 +1,90 @@
+"""Token healing: the end of a prompt is tokenized again together with what the model writes.
+
+A prompt that ends in "http:" ends in the token ":", after which the model hardly ever saw "//"
+(it saw "://"). So the last token is taken back and the output has to begin with its text: the
+first tokens are those that spell it, go beyond it, or spell a part of it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+from sgl_mlx.tokenizer import Tokenizer
+
+
+class Healing:
+    """The constraint (as in `grammar`) that the output begins with given bytes."""
+
+    def __init__(self, spellings: Spellings, prefix: bytes) -> None:
+        self._spellings = spellings
+        self._missing = prefix
+
+    @property
+    def complete(self) -> bool:
+        return False
+
+    @property
+    def error(self) -> str | None:
+        return None
+
+    @property
+    def done(self) -> bool:
+        """The bytes are written; anything may follow."""
+        return not self._missing
+
+    def allowed(self) -> bytes:
+        mask = bytearray(self._spellings.mask_bytes)
+        for token in self._spellings.starting(self._missing):
+            mask[token >> 3] |= 1 << (token & 7)
+        return bytes(mask)
+
+    def accept(self, token: int) -> None:
+        self._missing = self._missing[len(self._spellings.spelled[token]) :]
+
+    def forced(self) -> list[int]:
+        return []
+
+
+class Spellings:
+    """What every ordinary token of a vocabulary spells, sorted for look-up by prefix."""
+
+    def __init__(self, tokenizer: Tokenizer, vocabulary: int) -> None:
+        self.mask_bytes = (vocabulary + 31) // 32 * 4
+        size = min(vocabulary, tokenizer.vocab_size)
+        self.spelled = [tokenizer.token_bytes(token) for token in range(size)]
+        ordinary = (t for t in range(size) if self.spelled[t] and not tokenizer.is_special(t))
+        self._sorted = sorted((self.spelled[t], t) for t in ordinary)
+        self._words = [word for word, _ in self._sorted]
+
+    def starting(self, prefix: bytes) -> list[int]:
+        """Tokens that begin with the prefix, and tokens that are a beginning of it."""
+        first = bisect_left(self._words, prefix)
+        last = bisect_left(self._words, prefix + b"\xff" * 64)
+        beyond = [token for _, token in self._sorted[first:last]]
+        return beyond + [t for end in range(1, len(prefix)) for t in self._spelling(prefix[:end])]
+
+    def heals(self, tokens: Sequence[int]) -> tuple[int, str] | None:
+        """How many last tokens to take back, and their text; None if nothing can go beyond them.
+
+        More than one only where a character is split over tokens. Special tokens end a prompt
+        for good.
+        """
+        spelled = b""
+        for count, token in enumerate(reversed(tokens), start=1):
+            word = self.spelled[token] if token < len(self.spelled) else b""
+            if count > 4 or not self._spelling(word):
+                return None
+            spelled = word + spelled
+            text = spelled.decode("utf-8", "replace")
+            if "\ufffd" not in text:
+                return (count, text) if len(self.starting(spelled)) > 1 else None
+        return None
+
+    def _spelling(self, word: bytes) -> list[int]:
+        at = bisect_left(self._words, word)
+        found = []
+        while at < len(self._words) and self._words[at] == word:
+            found.append(self._sorted[at][1])
+            at += 1
+        return found
