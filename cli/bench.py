@@ -45,21 +45,50 @@ def engine(model: str | None, repeats: int, scale: float, as_json: bool) -> None
             console.print(f"{pair.name}: {pair.ratio:.2f}x (bar {pair.bar}x)", highlight=False)
         overhead = run.overhead()
     if not as_json:
-        Console().print(_table(pairs, overhead))
+        caption = f"tree + scheduler: {overhead:.2%}"
+        Console().print(_table("engine against mlx-lm", pairs, caption, ("ours", "mlx-lm")))
     document = {
         "rows": [pair.to_dict() for pair in pairs],
         "overhead_share": round(overhead, 5),
-        "machine": platform.machine(),
-        "system": platform.system(),
     }
-    click.echo(json.dumps(document))
+    click.echo(json.dumps(document | _machine()))
 
 
-def _table(pairs: list[Pair], overhead: float) -> Table:
+@bench.command()
+@model_option
+@click.option("--repeats", default=3, show_default=True, help="Pairs measured for each row.")
+@click.option("--json", "as_json", is_flag=True, help="Print only the JSON document.")
+def constrained(model: str | None, repeats: int, as_json: bool) -> None:
+    """A JSON record of twelve fields by regex against free text of the same length.
+
+    Prints a table and ends with one JSON line.
+    """
+    from rich.console import Console
+
+    from sgl_mlx.benchmarks.constrained import ConstrainedBench
+    from sgl_mlx.runtime.engine import Engine
+
+    with Engine(model_path=model) as running:
+        run = ConstrainedBench(running, repeats)
+        pairs = [run.pair(1), run.pair(8)]
+        shares = run.shares()
+    if not as_json:
+        notes = f"forced tokens: {shares.forced:.0%}; masks: {shares.masks:.2%} of model time"
+        Console().print(_table("constrained against free", pairs, notes, ("grammar", "free")))
+    rows = [pair.to_dict() for pair in pairs]
+    document = {"rows": rows, "forced_share": shares.forced, "mask_share": shares.masks}
+    click.echo(json.dumps(document | _machine()))
+
+
+def _machine() -> dict[str, str]:
+    return {"machine": platform.machine(), "system": platform.system()}
+
+
+def _table(title: str, pairs: list[Pair], caption: str, sides: tuple[str, str]) -> Table:
     from rich.table import Table
 
-    table = Table(title="engine against mlx-lm", caption=f"tree + scheduler: {overhead:.2%}")
-    for heading in ("row", "ours", "mlx-lm", "unit", "ratio", "bar", ""):
+    table = Table(title=title, caption=caption)
+    for heading in ("row", *sides, "unit", "ratio", "bar", ""):
         table.add_column(heading, justify="left" if heading in ("row", "unit") else "right")
     for pair in pairs:
         table.add_row(

@@ -117,6 +117,7 @@ class EngineLoop:
             "tree_seconds": tree,
             "schedule_seconds": self._scheduler.seconds - tree,
             "model_seconds": self._model_seconds,
+            "mask_seconds": self._runner.mask_seconds,
             "running": len(self._scheduler.running),
             "waiting": len(self._scheduler.waiting),
             "free_slots": self._scheduler.cache.slots.free_count,

@@ -26,6 +26,8 @@ class Runner:
 
     Args:
         end_tokens: the model's end-of-sequence ids.
+
+    `mask_seconds` is the time spent asking constraints what they allow.
     """
 
     def __init__(self, model: Adapter, pool: KVPool, end_tokens: frozenset[int]) -> None:
@@ -34,6 +36,7 @@ class Runner:
         self._end_tokens = end_tokens
         self._activations = cpu.FastActivations(model.model)
         self._decoding: _Decoding | None = None
+        self.mask_seconds = 0.0
 
     def run(self, plan: Plan) -> StepResult:
         """Compute a plan; its tokens are known when it returns."""
@@ -143,7 +146,10 @@ class Runner:
         """Sample; where constraints must be asked, have the logits computed meanwhile."""
         if sampler.constrained:
             mx.async_eval(logits)  # type: ignore[no-untyped-call]
-        return sampler.sample(logits, step, live)
+        before = sampler.mask_seconds
+        sampled = sampler.sample(logits, step, live)
+        self.mask_seconds += sampler.mask_seconds - before
+        return sampled
 
 
 _Forward = tuple[mx.array, list[int], list[mx.array], list[mx.array]]

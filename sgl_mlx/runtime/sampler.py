@@ -8,6 +8,7 @@ So neither batch mates nor preemption change a sample.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Container, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ class Sampler:
     """
 
     def __init__(self, rows: Sequence[Row], end_tokens: frozenset[int], vocabulary: int) -> None:
+        self.mask_seconds = 0.0
         self._rows = rows
         self._vocabulary = vocabulary
         self._end_tokens = end_tokens
@@ -115,6 +117,7 @@ class Sampler:
         Computed on the CPU while the device works on the logits. An end that comes too early is
         left out, unless the constraint allows nothing else.
         """
+        started = time.perf_counter()
         masks = np.ones((len(self._rows), self._vocabulary), dtype=np.bool_)
         for i, row in enumerate(self._rows):
             if row.allowed is None or (live is not None and row.id not in live):
@@ -127,6 +130,7 @@ class Sampler:
                 longer[self._ends_of(row)] = False
                 mask = longer if longer.any() else mask
             masks[i] = mask
+        self.mask_seconds += time.perf_counter() - started
         return mx.array(masks)
 
     def _score(self, logits: mx.array, tokens: mx.array) -> Scored:
