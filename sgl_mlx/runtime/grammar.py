@@ -7,11 +7,12 @@ extend (jump-forward, arXiv 2312.07104v2 §4).
 
 from __future__ import annotations
 
+import re
 import threading
 from functools import lru_cache
 from typing import Any
 
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import InvalidParamsError
@@ -31,6 +32,13 @@ _JSON_STYLE: Any = {
     "key_separator": ": ",
 }
 """As `json.dumps` writes; free white space lets a small model pad for ever."""
+
+_PYTHONS = {
+    r"\w": r"[\p{L}\p{Nd}_]",
+    r"\W": r"[^\p{L}\p{N}_]",
+    r"\S": r"[^\s\x1c-\x1f]",
+}
+"""Where Rust's classes hold characters that Python's do not: what both agree on."""
 
 _CACHED_GRAMMARS = 256
 
@@ -52,13 +60,14 @@ class Constraint:
 
     @property
     def error(self) -> str | None:
-        """Why no token may follow at all, where the grammar came to a dead end."""
-        return self._matcher.get_error() if self._matcher.is_error() else None
+        """Why no token may follow at all, where the grammar came to a dead end.
+
+        A dead end may show only when `allowed` looks for what follows.
+        """
+        return _reason(self._matcher) if self._matcher.is_error() else None
 
     def allowed(self) -> bytes:
         """The tokens that may come next, a bit each, the first in the lowest bit."""
-        if self._matcher.is_error():
-            return b""
         return bytes(self._matcher.compute_bitmask())
 
     def accept(self, token: int) -> None:
@@ -111,9 +120,13 @@ class GrammarCompiler:
                 n_vocab=self._vocabulary,
                 eos_token=sorted(self._tokenizer.eos_token_ids),
             )
-        matcher = LLMatcher(self._ll_tokenizer, grammar, log_level=0)
-        if matcher.is_error():
-            raise InvalidParamsError(f"{kind} {_short(text)}: {matcher.get_error()}")
+        limits = LLParserLimits(verbose_errors=False)
+        matcher = LLMatcher(self._ll_tokenizer, grammar, log_level=0, limits=limits)
+        probe = Constraint(matcher.deep_copy())
+        probe.forced()
+        probe.allowed()
+        if probe.error is not None:
+            raise InvalidParamsError(f"{kind} {_short(text)}: {probe.error}")
         return matcher
 
 
@@ -128,8 +141,17 @@ def _grammar(kind: str, text: str) -> str:
         except ValueError as e:
             raise InvalidParamsError(f"json_schema {_short(text)}: {e}") from e
     if kind == "regex":
-        return str(LLMatcher.grammar_from_regex(text))
+        return str(LLMatcher.grammar_from_regex(_as_python_reads(text)))
     return str(LLMatcher.grammar_from_lark(text))
+
+
+def _as_python_reads(pattern: str) -> str:
+    return re.sub(r"\\.", lambda escape: _PYTHONS.get(escape[0], escape[0]), pattern, flags=re.S)
+
+
+def _reason(matcher: LLMatcher) -> str:
+    error = matcher.get_error().removesuffix("<non-verbose/>").strip()
+    return "nothing can match it" if error == "NoExtensionBias" else error
 
 
 def _short(text: str) -> str:
