@@ -18,7 +18,8 @@ from sgl_mlx.runtime.admission import SchedulerLimits
 from sgl_mlx.runtime.plan import Extend, Plan
 from sgl_mlx.runtime.policy import POLICIES
 from sgl_mlx.runtime.prefix_cache import PrefixCache
-from sgl_mlx.runtime.scheduler import TOO_SMALL, Scheduler
+from sgl_mlx.runtime.queues import TOO_SMALL
+from sgl_mlx.runtime.scheduler import Scheduler
 from sgl_mlx.runtime.sequence import Sequence
 from tests.runtime.fakes import FakeRunner, drive
 from tests.runtime.truth import (

@@ -6,7 +6,7 @@ import itertools
 
 from sgl_mlx.core import FinishReason
 from sgl_mlx.runtime.plan import Decode, Extend
-from sgl_mlx.runtime.scheduler import TOO_SMALL
+from sgl_mlx.runtime.queues import TOO_SMALL
 from sgl_mlx.runtime.sequence import Sequence
 from tests.runtime.fakes import Engine
 from tests.runtime.truth import Fork, family, make_sequence, recorder, run_alone
