@@ -6,18 +6,29 @@ with `SamplingParams`; its answer is one `Completion` per sample. `select` asks 
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from sgl_mlx.errors import InvalidParamsError
+from sgl_mlx.sampling import GREEDY_TEMPERATURE, SamplingParams
 
-GREEDY_TEMPERATURE = 1e-5
-"""At or below this temperature the most likely token is taken."""
-
+__all__ = [
+    "GREEDY_TEMPERATURE",
+    "ChoiceScore",
+    "ChoiceScores",
+    "Completion",
+    "FinishReason",
+    "Generated",
+    "Logprobs",
+    "Parallel",
+    "Part",
+    "Prompt",
+    "SamplingParams",
+    "Shift",
+    "Text",
+    "TokenLogprob",
+    "prompt_text",
+]
 
 # ---------------------------------------------------------------------------------------------
 # Prompts
@@ -70,179 +81,6 @@ def prompt_text(prompt: Prompt) -> str:
         elif isinstance(part, Parallel):
             pieces.extend(prompt_text(branch) for branch in part.branches)
     return "".join(pieces)
-
-
-# ---------------------------------------------------------------------------------------------
-# Sampling
-# ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class SamplingParams:
-    """How to continue one prompt. Names and defaults are SGLang's.
-
-    Args:
-        max_new_tokens: stop after so many tokens; 0 computes the prompt only.
-        min_new_tokens: no end-of-sequence or stop token before so many tokens.
-        n: how many independent samples.
-        stop: strings that end the output; they are trimmed from it.
-        stop_token_ids: tokens that end the output, besides the model's own end tokens.
-        stop_regex: patterns that end the output.
-        temperature: 0 (or up to 1e-5) takes the most likely token.
-        top_p: keep the smallest set of tokens with this probability mass, in (0, 1].
-        top_k: keep so many most likely tokens; -1 keeps all.
-        min_p: drop tokens less likely than this share of the likeliest, in [0, 1].
-        frequency_penalty: subtracted from a token's logit for each time it was generated.
-        presence_penalty: subtracted once from the logit of every token generated before.
-        repetition_penalty: divides (positive) or multiplies (negative) logits of tokens in
-            prompt and output; 1 switches it off.
-        ignore_eos: go on through the model's end tokens.
-        seed: the noise of a sample depends on seed and position alone, never on batch mates.
-        return_logprob: also return the log-probabilities of the output tokens and, from
-            `logprob_start_len` on, of the prompt tokens.
-        logprob_start_len: first prompt position wanted; None or -1 means none of the prompt.
-        top_logprobs_num: how many likeliest alternatives to return at each position.
-        return_text_in_logprobs: put each token's text into the logprob entries.
-        regex: the output matches this regular expression as a whole.
-        json_schema: the output is JSON that validates; a dictionary or pydantic model given to
-            `override` becomes JSON text.
-        dtype: "int", "float", "str" or "bool".
-        grammar: the output is a sentence of this Lark grammar.
-        token_healing: the last token of the prompt may merge with the output.
-        skip_special_tokens: leave special tokens out of the text.
-        no_stop_trim: keep a matched stop string in the text.
-    """
-
-    max_new_tokens: int = 128
-    min_new_tokens: int = 0
-    n: int = 1
-    stop: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
-    stop_regex: tuple[str, ...] = ()
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = -1
-    min_p: float = 0.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    ignore_eos: bool = False
-    seed: int | None = None
-    return_logprob: bool = False
-    logprob_start_len: int | None = None
-    top_logprobs_num: int = 0
-    return_text_in_logprobs: bool = False
-    regex: str | None = None
-    json_schema: str | None = None
-    dtype: str | None = None
-    grammar: str | None = None
-    token_healing: bool = False
-    skip_special_tokens: bool = True
-    no_stop_trim: bool = False
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any] | SamplingParams | None) -> SamplingParams:
-        """Params from a mapping of field names; unknown names raise `InvalidParamsError`."""
-        if isinstance(values, SamplingParams):
-            return values
-        return cls().override(**dict(values or {}))
-
-    def override(self, **changes: Any) -> SamplingParams:
-        """A copy with every change that is not None; strings and lists become tuples.
-
-        Raises:
-            InvalidParamsError: for a name that is no sampling parameter.
-        """
-        names = {f.name for f in fields(self)}
-        unknown = sorted(set(changes) - names)
-        if unknown:
-            raise InvalidParamsError(
-                f"unknown sampling parameter {', '.join(map(repr, unknown))}; "
-                f"known are {', '.join(sorted(names))}"
-            )
-        kept = {k: v for k, v in changes.items() if v is not None}
-        for name in ("stop", "stop_token_ids", "stop_regex"):
-            if name in kept:
-                kept[name] = _as_tuple(kept[name])
-        if "json_schema" in kept:
-            kept["json_schema"] = _schema_text(kept["json_schema"])
-        if isinstance(kept.get("dtype"), type):
-            kept["dtype"] = kept["dtype"].__name__
-        return replace(self, **kept)
-
-    @property
-    def greedy(self) -> bool:
-        return self.temperature <= GREEDY_TEMPERATURE or self.top_k == 1
-
-    @property
-    def constrained(self) -> bool:
-        """A grammar restricts the output."""
-        return any((self.regex, self.json_schema, self.dtype, self.grammar))
-
-    def validate(self) -> SamplingParams:
-        """Return self, or raise `InvalidParamsError` naming the field, its value and the range."""
-        for name, low, high in (
-            ("max_new_tokens", 0, math.inf),
-            ("min_new_tokens", 0, math.inf),
-            ("n", 1, math.inf),
-            ("temperature", 0.0, math.inf),
-            ("min_p", 0.0, 1.0),
-            ("frequency_penalty", -2.0, 2.0),
-            ("presence_penalty", -2.0, 2.0),
-            ("top_logprobs_num", 0, math.inf),
-        ):
-            value = getattr(self, name)
-            _expect_number(name, value)
-            if not low <= value <= high or math.isinf(value):
-                raise InvalidParamsError(f"{name} must be in [{low}, {high}], got {value!r}")
-        for name in ("max_new_tokens", "min_new_tokens", "n", "top_k", "top_logprobs_num"):
-            if not isinstance(getattr(self, name), int):
-                raise InvalidParamsError(f"{name} must be an integer, got {getattr(self, name)!r}")
-        _expect_number("top_p", self.top_p)
-        if not 0.0 < self.top_p <= 1.0:
-            raise InvalidParamsError(f"top_p must be in (0, 1], got {self.top_p!r}")
-        if self.top_k < 1 and self.top_k != -1:
-            raise InvalidParamsError(f"top_k must be -1 (all) or at least 1, got {self.top_k!r}")
-        _expect_number("repetition_penalty", self.repetition_penalty)
-        if not 0.0 < self.repetition_penalty < math.inf:
-            raise InvalidParamsError(
-                f"repetition_penalty must be positive, got {self.repetition_penalty!r}"
-            )
-        if self.min_new_tokens > self.max_new_tokens:
-            raise InvalidParamsError(
-                f"min_new_tokens ({self.min_new_tokens}) is larger than "
-                f"max_new_tokens ({self.max_new_tokens})"
-            )
-        if not all(isinstance(s, str) and s for s in self.stop):
-            raise InvalidParamsError(f"stop must hold non-empty strings, got {self.stop!r}")
-        for pattern in self.stop_regex:
-            try:
-                re.compile(pattern)
-            except re.error as e:
-                raise InvalidParamsError(
-                    f"stop_regex {pattern!r} at position {e.pos}: {e.msg}"
-                ) from e
-        if not all(isinstance(t, int) and t >= 0 for t in self.stop_token_ids):
-            raise InvalidParamsError(
-                f"stop_token_ids must hold token ids of at least 0, got {self.stop_token_ids!r}"
-            )
-        return self
-
-
-def _as_tuple(value: Any) -> tuple[Any, ...]:
-    return (value,) if isinstance(value, (str, int)) else tuple(value)
-
-
-def _schema_text(schema: Any) -> str:
-    """JSON text of a schema given as text, dictionary or pydantic model class."""
-    if hasattr(schema, "model_json_schema"):
-        schema = schema.model_json_schema()
-    return schema if isinstance(schema, str) else json.dumps(schema)
-
-
-def _expect_number(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-        raise InvalidParamsError(f"{name} must be a number, got {value!r}")
 
 
 # ---------------------------------------------------------------------------------------------
