@@ -72,11 +72,11 @@ class Sampler:
 
     def _draw(self, logits: mx.array, step: int) -> mx.array:
         probabilities = mx.softmax(logits, axis=-1)
-        if self._any_min_p:
-            floor = self._min_p * mx.max(probabilities, axis=-1, keepdims=True)
-            probabilities = mx.where(probabilities >= floor, probabilities, 0.0)
         if self._filtered:
             probabilities = self._keep_top(probabilities)
+        if self._any_min_p:  # last: it must not shrink the mass that `top_p` is a share of
+            floor = self._min_p * mx.max(probabilities, axis=-1, keepdims=True)
+            probabilities = mx.where(probabilities >= floor, probabilities, 0.0)
         cumulative = mx.cumsum(probabilities, axis=-1)
         uniform = mx.array([_uniform(r.seed, len(r.output) + step) for r in self._rows])
         target = uniform[:, None] * cumulative[:, -1:]
