@@ -153,7 +153,10 @@ class TextOutput:
         return FinishReason("stop", matched=matched)
 
     def _find_stop(self) -> tuple[int, int, str] | None:
-        """The first stop in what was not sent yet: where it is, and which."""
+        """The stop in what was not sent yet that is complete first: where it is, and which.
+
+        Complete first, not begun first: so it does not matter how the text is split into tokens.
+        """
         found = []
         for stop in self._params.stop:
             at = self.text.find(stop, self._sent)
@@ -163,7 +166,7 @@ class TextOutput:
             match = pattern.search(self.text, self._sent)
             if match and match.end() > match.start():
                 found.append((match.start(), match.end(), match.group()))
-        return min(found, default=None)
+        return min(found, key=lambda stop: (stop[1], stop[0]), default=None)
 
     def _safe_end(self) -> int:
         """How far the text can be sent: up to what could be the beginning of a stop."""
