@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import queue
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 from sgl_mlx.errors import RequestAborted
@@ -24,21 +27,24 @@ def then(source: Future[S], function: Callable[[S], T]) -> Future[T]:
 def gather(sources: Sequence[Future[S]], function: Callable[[list[S]], T]) -> Future[T]:
     """The future of `function(results)`; fails with the first failure, cancelling the rest."""
     target: Future[T] = Future()
+    unfinished = itertools.count(len(sources) - 1, -1)
 
-    def finished(_: Future[S]) -> None:
-        if target.done() or not all(f.done() for f in sources):
-            return
+    def finished(source: Future[S]) -> None:
         try:
-            target.set_result(function([f.result() for f in sources]))
+            source.result()
+            if next(unfinished):
+                return
+            settle = partial(target.set_result, function([s.result() for s in sources]))
         except (Exception, CancelledError) as error:
-            target.set_exception(error)
+            settle = partial(target.set_exception, error)
+        with suppress(InvalidStateError):  # the target was settled before
+            settle()
 
-    def cancelled(future: Future[T]) -> None:
-        if future.cancelled():
-            for source in sources:
-                source.cancel()
+    def cancel_the_rest(_: Future[T]) -> None:
+        for source in sources:
+            source.cancel()
 
-    target.add_done_callback(cancelled)
+    target.add_done_callback(cancel_the_rest)
     for source in sources:
         source.add_done_callback(finished)
     return target
