@@ -37,6 +37,7 @@ class EngineLoop:
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._deliveries: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         self._stopping = False
+        self._gate = threading.Lock()  # nothing is posted behind the order that stops
         self._model_seconds = 0.0
         self._model: Future[RunnableModel] = Future()
         self._thread = threading.Thread(target=self._run, name="sgl-mlx engine", daemon=True)
@@ -65,9 +66,10 @@ class EngineLoop:
         Raises:
             EngineStoppedError: after `stop`.
         """
-        if self._stopping:
-            raise EngineStoppedError("the engine was shut down; make a new one")
-        self._orders.put(order)
+        with self._gate:
+            if self._stopping:
+                raise EngineStoppedError("the engine was shut down; make a new one")
+            self._orders.put(order)
 
     def call(self, function: Callable[[], T]) -> Future[T]:
         """`post` for a function whose result is wanted."""
@@ -88,13 +90,20 @@ class EngineLoop:
 
     def stop(self) -> None:
         """End both threads, failing what is unfinished. Safe to call twice."""
-        if not self._stopping:
-            self._stopping = True
-            self._orders.put(lambda: None)
-            atexit.unregister(self.stop)
+        self._close_gate()
+        atexit.unregister(self.stop)
         for thread in (self._thread, self._postman):
             if thread.ident is not None and thread is not threading.current_thread():
                 thread.join()
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping
+
+    def _close_gate(self) -> None:
+        with self._gate:
+            self._stopping = True
+            self._orders.put(lambda: None)  # wakes the thread
 
     # -- on the engine thread -----------------------------------------------------------------
 
@@ -141,16 +150,27 @@ class EngineLoop:
             return
         self._scheduler, self._runner = model.scheduler, model.runner
         self._model.set_result(model)
-        while not self._stopping:
-            self._take_orders()
-            self._turn(self._scheduler, self._runner)
-        self._scheduler.fail_all("the engine was shut down")
+        reason = "the engine was shut down"
+        try:
+            while not self._stopping:
+                self._take_orders()
+                self._turn(self._scheduler, self._runner)
+        except BaseException as error:
+            reason = f"the engine's thread died: {type(error).__name__}: {error}"
+            raise
+        finally:
+            self._close_gate()
+            self._drain()
+            self._scheduler.fail_all(reason)
 
     def _take_orders(self) -> None:
         """All orders there are; waits for one when there is nothing else to do."""
         if self._scheduler.idle and self._orders.empty():
             self._runner.close_epoch()
             self._orders.get()()
+        self._drain()
+
+    def _drain(self) -> None:
         while not self._orders.empty():
             self._orders.get()()
 

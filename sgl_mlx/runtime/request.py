@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -71,10 +72,11 @@ class Request:
 
     def _abort_if_cancelled(self, future: Future[Completions]) -> None:
         if future.cancelled():
-            try:
-                self._loop.post(partial(self._loop.abort, self._sequences, "cancelled"))
-            except EngineStoppedError:  # then it has ended already
-                return
+            self._abort("cancelled")
+
+    def _abort(self, message: str) -> None:
+        with suppress(EngineStoppedError):  # then it has ended already
+            self._loop.post(partial(self._loop.abort, self._sequences, message))
 
     # -- on the engine thread -----------------------------------------------------------------
 
@@ -96,31 +98,25 @@ class Request:
             self._on_text(piece)
         except Exception as error:  # the caller's own; nobody else may suffer
             self._fail(error)
-            self._loop.post(partial(self._loop.abort, self._sequences, "its callback failed"))
+            self._abort("its callback failed")
 
     def _resolve(self) -> None:
         reasons = [output.finish_reason for output in self._outputs]
         aborted = [r for r in reasons if r is not None and r.type == "abort"]
         if aborted:
-            self._fail(RequestAborted(aborted[0].message or "the request was aborted"))
+            error = EngineStoppedError if self._loop.stopping else RequestAborted
+            self._fail(error(aborted[0].message or "the request was aborted"))
             return
         completions = tuple(
             output.completion(s.id, self._prompt.tokens, self._prompt.total, _cached(s))
             for s, output in zip(self._sequences, self._outputs, strict=True)
         )
-        if not self.future.done():
-            self._settle(partial(self.future.set_result, completions))
+        with suppress(InvalidStateError):  # cancelled, or failed by its callback
+            self.future.set_result(completions)
 
     def _fail(self, error: Exception) -> None:
-        if not self.future.done():
-            self._settle(partial(self.future.set_exception, error))
-
-    @staticmethod
-    def _settle(settle: Callable[[], None]) -> None:
-        try:
-            settle()
-        except InvalidStateError:  # cancelled meanwhile, from another thread
-            return
+        with suppress(InvalidStateError):
+            self.future.set_exception(error)
 
 
 def _heal(
