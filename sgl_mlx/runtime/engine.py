@@ -91,7 +91,7 @@ class Engine:
         params = _params_for(sampling_params, len(prompts), changes)
         if stream:
             return self._stream(_only(prompts), params[0])
-        futures = [self._start(p, q) for p, q in zip(prompts, params, strict=True)]
+        futures = self._start_all(prompts, params)
         return _shape([_as_dicts(c) for c in wait_all(futures)], single)
 
     async def async_generate(
@@ -107,7 +107,7 @@ class Engine:
         params = _params_for(sampling_params, len(prompts), changes)
         if stream:
             return self._stream_async(_only(prompts), params[0])
-        futures = [self._start(p, q) for p, q in zip(prompts, params, strict=True)]
+        futures = self._start_all(prompts, params)
         done = await asyncio.gather(*map(asyncio.wrap_future, futures))
         return _shape([_as_dicts(completions) for completions in done], single)
 
@@ -229,6 +229,13 @@ class Engine:
             return_text_in_logprobs=True,
         )
         return then(self._start(encoded, params), lambda completions: completions[0])
+
+    def _start_all(
+        self, prompts: Sequence[Encoded], params: Sequence[SamplingParams]
+    ) -> list[Future[Completions]]:
+        """Start every request, or none when one of them is wrong."""
+        checked = [(p, self._check(p, q)) for p, q in zip(prompts, params, strict=True)]
+        return [self._start(p, q) for p, q in checked]
 
     def _start(
         self,
