@@ -1,0 +1,54 @@
+"""Engines: on a toy with random weights, made anew with any options, and one on the real model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from sgl_mlx.runtime.engine import Engine
+from tests.models.conftest import LLAMA, write_folder
+from tests.models.toy import toy_model
+
+MakeEngine = Callable[..., Engine]
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small llama with random weights; its tokens 3 to 258 are the bytes."""
+    config = LLAMA.full_config()
+    weights = dict(tree_flatten(toy_model("llama", config).parameters()))
+    arrays = {name: np.array(x) for name, x in weights.items()}
+    return write_folder(tmp_path_factory.mktemp("models") / "toy", config, arrays)
+
+
+@pytest.fixture
+def make_engine(toy_folder: Path) -> Iterator[MakeEngine]:
+    """`make_engine(**options)` opens the toy; shut down in the end."""
+    made: list[Engine] = []
+
+    def make(**options: Any) -> Engine:
+        made.append(Engine(str(toy_folder), **{"max_total_tokens": 2000, **options}))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.shutdown()
+
+
+@pytest.fixture(scope="session")
+def toy(toy_folder: Path) -> Iterator[Engine]:
+    """The toy with default options, shared by all tests."""
+    with Engine(str(toy_folder), max_total_tokens=4000) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Iterator[Engine]:
+    """The embedded model in float32, shared by all tests."""
+    with Engine("smollm2", max_total_tokens=12000) as engine:
+        yield engine

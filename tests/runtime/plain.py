@@ -1,0 +1,54 @@
+"""What is right, by the shortest way: attention in numpy, and mlx-lm's own model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[Any]
+
+
+def attention(
+    queries: Floats, keys: Floats, values: Floats, seen: NDArray[Any], sinks: Floats | None = None
+) -> Floats:
+    """`(tokens, heads, dim)` from queries `(tokens, heads, dim)`, already scaled, over keys and
+    values `(length, kv_heads, dim)`, of which `seen (tokens, length)` tells those that count."""
+    group = queries.shape[1] // keys.shape[1]
+    keys, values = (np.repeat(x.astype(np.float64), group, axis=1) for x in (keys, values))
+    scores = np.einsum("thd,lhd->htl", queries.astype(np.float64), keys)
+    scores = np.where(seen[None], scores, -np.inf)
+    if sinks is not None:  # one more key, with a score of its own and no value
+        extra = np.broadcast_to(sinks[:, None, None], (*scores.shape[:2], 1))
+        scores = np.concatenate([scores, extra], axis=-1)
+        values = np.concatenate([values, np.zeros_like(values[:1])])
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return np.einsum("htl,lhd->thd", weights, values)
+
+
+def causal(query_positions: Sequence[int], key_positions: Sequence[int], window: int | None) -> Any:
+    """Which keys are seen: those before, and with a window only the last `window` of them."""
+    distance = np.array(query_positions)[:, None] - np.array(key_positions)[None, :]
+    return (distance >= 0) & (distance < (window or np.inf))
+
+
+def copy_of(module: nn.Module) -> nn.Module:
+    """mlx-lm's model as mlx-lm makes it, with the same weights; call it on their thread."""
+    import importlib
+
+    library = importlib.import_module(f"mlx_lm.models.{module.args.model_type}")
+    copy: nn.Module = library.Model(module.args)
+    copy.update(module.parameters())
+    copy.eval()
+    return copy
+
+
+def logprobs(module: nn.Module, tokens: Sequence[int]) -> Floats:
+    """Log-probabilities `(tokens, vocabulary)` after each token, in one forward pass."""
+    logits = copy_of(module)(mx.array([list(tokens)]))[0].astype(mx.float32)
+    return np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
