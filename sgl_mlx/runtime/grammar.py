@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
+import unicodedata
 from functools import lru_cache
 from typing import Any
 
@@ -33,12 +34,9 @@ _JSON_STYLE: Any = {
 }
 """As `json.dumps` writes; free white space lets a small model pad for ever."""
 
-_PYTHONS = {
-    r"\w": r"[\p{L}\p{Nd}_]",
-    r"\W": r"[^\p{L}\p{N}_]",
-    r"\S": r"[^\s\x1c-\x1f]",
-}
-"""Where Rust's classes hold characters that Python's do not: what both agree on."""
+_UNICODE = min("16.0", unicodedata.unidata_version.rpartition(".")[0])
+_CLASSES = {"d": r"\p{Nd}", "w": r"\p{L}\p{N}_", "s": r"\s\x1c-\x1f"}
+"""What Python's `re` takes for a digit, a word character and white space, for Rust's regex."""
 
 _CACHED_GRAMMARS = 256
 
@@ -146,7 +144,16 @@ def _grammar(kind: str, text: str) -> str:
 
 
 def _as_python_reads(pattern: str) -> str:
-    return re.sub(r"\\.", lambda escape: _PYTHONS.get(escape[0], escape[0]), pattern, flags=re.S)
+    return re.sub(r"\\.", lambda escape: _python_class(escape[0]), pattern, flags=re.S)
+
+
+def _python_class(escape: str) -> str:
+    """The same characters as in this Python, whose Unicode may be older than Rust's."""
+    letter = escape[1]
+    if letter.lower() not in _CLASSES:
+        return escape
+    known = rf"[{_CLASSES[letter.lower()]}]&&\p{{Age={_UNICODE}}}"
+    return f"[{known}]" if letter.islower() else f"[^{known}]"
 
 
 def _reason(matcher: LLMatcher) -> str:

@@ -195,7 +195,7 @@ class Scheduler:
                 s.output.score_next(scores)
             self._queues.end(s, FinishReason("length", length=0))
             return
-        reason = self._take(s, result.tokens[s.id], scores)
+        reason = _dead_end(s.constraint) or self._take(s, result.tokens[s.id], scores)
         if reason is None and s.constraint is not None:
             reason = self._follow(s, s.constraint, result.tokens[s.id])
         if reason is not None:
