@@ -1,0 +1,49 @@
+"""Options of an engine."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+
+from sgl_mlx.errors import InvalidParamsError
+from sgl_mlx.runtime.config import EngineConfig
+
+
+def test_options_reach_the_scheduler() -> None:
+    options = {"max_running_requests": 3, "chunked_prefill_size": 99, "schedule_policy": "fcfs"}
+    limits = EngineConfig.of(options).limits
+    assert (limits.max_running, limits.step_tokens, limits.policy) == (3, 99, "fcfs")
+
+
+def test_without_a_cache_nobody_waits_for_another_to_fill_it() -> None:
+    assert EngineConfig.of({}).limits.in_flight_sharing
+    assert not EngineConfig.of({"disable_radix_cache": True}).limits.in_flight_sharing
+
+
+def test_options_that_only_sglang_has_are_named_in_a_warning() -> None:
+    with pytest.warns(UserWarning, match="no effect on this runtime: mem_fraction_static, tp_size"):
+        config = EngineConfig.of({"tp_size": 2, "mem_fraction_static": 0.8, "random_seed": 5})
+    assert config.random_seed == 5
+
+
+def test_an_unknown_option_is_refused_naming_those_there_are() -> None:
+    with pytest.raises(InvalidParamsError, match=r"'max_tokens'; known are .*max_total_tokens"):
+        EngineConfig.of({"max_tokens": 5})
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "many"])
+@pytest.mark.parametrize(
+    "name", ["context_length", "max_total_tokens", "max_running_requests", "chunked_prefill_size"]
+)
+def test_sizes_must_be_positive_integers(name: str, value: Any) -> None:
+    message = f"{name} must be a positive integer, got {value!r}"
+    with pytest.raises(InvalidParamsError, match=message):
+        EngineConfig.of({name: value})
+
+
+def test_known_options_give_no_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        EngineConfig.of({"max_total_tokens": None, "dtype": "float16", "offline": True})
