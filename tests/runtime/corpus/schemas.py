@@ -121,11 +121,13 @@ def _strings() -> Iterator[Schema]:
 
 
 def _formats() -> Iterator[Schema]:
-    for name in ("date", "time", "date-time", "uuid", "ipv4", "duration"):
+    for name in ("time", "uuid", "ipv4", "duration"):
         yield {"type": "string", "format": name, "maxLength": 40}
+    for name in ("date", "date-time"):  # RFC 3339 knows a year 0, Python's calendar does not
+        yield {"type": "string", "format": name, "maxLength": 40, "pattern": "^[12]"}
     for name in ("email", "hostname", "ipv6"):
         yield {"type": "string", "format": name, "maxLength": 24}
-    yield record({"day": {"type": "string", "format": "date"}})
+    yield record({"day": {"type": "string", "format": "date", "pattern": "^20"}})
 
 
 def _integers() -> Iterator[Schema]:
