@@ -1,0 +1,283 @@
+"""What goes wrong in one request, or in the engine, and who hears of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from sgl_mlx.core import SamplingParams, Text
+from sgl_mlx.errors import EngineStoppedError, RequestAborted, SglError
+from sgl_mlx.runtime.engine import Engine
+from sgl_mlx.runtime.runner import Runner
+
+GREEDY = SamplingParams(temperature=0, max_new_tokens=6)
+LONG = SamplingParams(temperature=0, max_new_tokens=400, ignore_eos=True)
+PROMPT = (Text("ab a"),)
+WAIT = 30
+
+
+@contextmanager
+def paused(engine: Engine) -> Iterator[None]:
+    """The engine thread stands still between two turns; orders queue up."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def stand_still(_: object) -> None:
+        reached.set()
+        go_on.wait(WAIT)
+
+    thread = threading.Thread(target=lambda: engine.run_on_model(stand_still))
+    thread.start()
+    assert reached.wait(WAIT)
+    try:
+        yield
+    finally:
+        go_on.set()
+        thread.join()
+
+
+def assert_holds_nothing(engine: Engine) -> None:
+    """No request is left, and every slot is free once the cache is flushed."""
+    assert engine.flush_cache()
+    stats = engine.get_server_info()["stats"]
+    total = engine.get_server_info()["max_total_num_tokens"]
+    assert (stats["running"], stats["waiting"], stats["free_slots"]) == (0, 0, total)
+
+
+# -- requests given up ------------------------------------------------------------------------
+
+
+def test_an_abandoned_stream_frees_its_slots(toy: Engine) -> None:
+    stream = toy.generate("ab a", LONG, stream=True)
+    next(stream)
+    assert not toy.flush_cache()  # it runs
+    stream.close()
+    assert_holds_nothing(toy)
+
+
+def test_a_cancelled_future_frees_its_slots_whether_it_runs_or_waits(toy: Engine) -> None:
+    heard = threading.Event()
+    running = toy.submit(PROMPT, LONG, lambda _: heard.set())
+    assert heard.wait(WAIT)
+    with paused(toy):
+        waiting = toy.submit((Text("x"),), LONG)
+        assert waiting.cancel()
+        assert running.cancel()
+    assert_holds_nothing(toy)
+    with pytest.raises(CancelledError):
+        running.result(0)
+
+
+def test_cancelling_one_request_leaves_those_beside_it_as_they_are(toy: Engine) -> None:
+    alone = toy.submit(PROMPT, LONG).result(WAIT)[0]
+    heard = threading.Event()
+    victim = toy.submit((Text("b a"),), LONG, lambda _: heard.set())
+    kept = toy.submit(PROMPT, LONG)
+    assert heard.wait(WAIT)
+    victim.cancel()
+    assert kept.result(WAIT)[0].token_ids == alone.token_ids
+
+
+def test_cancelling_scores_gives_up_every_choice(toy: Engine) -> None:
+    with paused(toy):
+        assert toy.score(PROMPT, ["a", "b", "x"], unconditional=True).cancel()
+    assert_holds_nothing(toy)
+
+
+def test_a_callback_that_raises_fails_its_own_request_alone(toy: Engine) -> None:
+    alone = toy.submit((Text("b a"),), LONG).result(WAIT)[0]
+
+    def fail(piece: str) -> None:
+        raise ZeroDivisionError("the caller's own")
+
+    with paused(toy):
+        hurt = toy.submit(PROMPT, LONG, fail)
+        unhurt = toy.submit((Text("b a"),), LONG)
+    with pytest.raises(ZeroDivisionError, match="the caller's own"):
+        hurt.result(WAIT)
+    assert unhurt.result(WAIT)[0].token_ids == alone.token_ids
+    assert_holds_nothing(toy)
+
+
+def test_a_slow_callback_does_not_hold_up_the_model(toy: Engine) -> None:
+    gate = threading.Event()
+    slow = toy.submit(PROMPT, GREEDY, lambda _: gate.wait(WAIT) and None)
+    toy.run_on_model(lambda _: None)  # turns go on while the callback waits
+    while toy.get_server_info()["stats"]["running"]:
+        pass
+    assert not slow.done()
+    gate.set()
+    assert slow.result(WAIT)
+
+
+# -- steps that fail --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [0, 1, 5], ids=["prefill", "first decode", "later"])
+def test_a_step_that_fails_fails_its_requests_and_the_engine_goes_on(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    engine = make_engine()
+    right = [engine.submit((Text(t),), GREEDY).result(WAIT)[0].token_ids for t in ("ab a", "b")]
+    run, calls = Runner.run, [0]
+
+    def run_until(self: Runner, plan: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == step + 1:
+            raise ZeroDivisionError("device on fire")
+        return run(self, plan)
+
+    assert engine.flush_cache()
+    monkeypatch.setattr(Runner, "run", run_until)
+    with paused(engine):
+        futures = [engine.submit((Text(t),), GREEDY) for t in ("ab a", "b")]
+    for future in futures:
+        with pytest.raises(RequestAborted, match="ZeroDivisionError: device on fire"):
+            future.result(WAIT)
+    assert_holds_nothing(engine)
+    again = [engine.submit((Text(t),), GREEDY).result(WAIT)[0].token_ids for t in ("ab a", "b")]
+    assert again == right
+
+
+# -- a pool too small for all -----------------------------------------------------------------
+
+
+def answers(engine: Engine, **params: Any) -> list[list[int]]:
+    prompts = [[5 + i, *range(20, 35), 40 + i] for i in range(6)]
+    each = [{"max_new_tokens": 40, "ignore_eos": True, "seed": i, **params} for i in range(6)]
+    return [a["output_ids"] for a in engine.generate(input_ids=prompts, sampling_params=each)]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"temperature": 0}, {"temperature": 1.3}, {"temperature": 0.8, "frequency_penalty": 1.0}],
+    ids=["greedy", "sampled", "penalised"],
+)
+def test_requests_that_had_to_make_way_answer_as_in_a_large_pool(
+    make_engine: Callable[..., Engine], params: dict[str, Any]
+) -> None:
+    small = make_engine(max_total_tokens=130)
+    assert answers(small, **params) == answers(make_engine(), **params)
+    assert small.get_server_info()["stats"]["preemptions"] > 0
+    assert_holds_nothing(small)
+
+
+def test_one_at_a_time_gives_the_same_answers(make_engine: Callable[..., Engine]) -> None:
+    alone = answers(make_engine(max_running_requests=1), temperature=1.3)
+    assert alone == answers(make_engine(), temperature=1.3)
+
+
+def test_logprobs_outlive_making_way(make_engine: Callable[..., Engine]) -> None:
+    def scored(engine: Engine) -> list[list[float]]:
+        prompts = [[5 + i] * 15 for i in range(6)]
+        asked = {"max_new_tokens": 40, "ignore_eos": True, "temperature": 0}
+        found = engine.generate(
+            input_ids=prompts, return_logprob=True, logprob_start_len=0, **asked
+        )
+        rows = [a["meta_info"] for a in found]
+        return [
+            [p for p, *_ in [*m["input_token_logprobs"][1:], *m["output_token_logprobs"]]]
+            for m in rows
+        ]
+
+    small = make_engine(max_total_tokens=120)
+    for found, right in zip(scored(small), scored(make_engine()), strict=True):
+        assert found == pytest.approx(right, abs=1e-4)
+    assert small.get_server_info()["stats"]["preemptions"] > 0
+
+
+# -- the end ----------------------------------------------------------------------------------
+
+
+def test_shutdown_fails_what_is_unfinished_and_returns(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine()
+    heard = threading.Event()
+    running = engine.submit(PROMPT, LONG, lambda _: heard.set())
+    assert heard.wait(WAIT)
+    queued = [engine.submit((Text("x"),), LONG) for _ in range(3)]
+    scores = engine.score(PROMPT, ["a", "b"])
+    engine.shutdown()
+    for future in [running, *queued, scores]:
+        with pytest.raises(EngineStoppedError, match="shut down"):
+            future.result(0)  # type: ignore[attr-defined]
+    engine.shutdown()  # a second time does nothing
+
+
+def test_orders_given_just_before_the_end_are_answered(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine()
+    found: list[object] = []
+
+    def ask() -> None:
+        try:
+            found.append(engine.get_server_info())
+        except SglError as error:
+            found.append(error)
+
+    with paused(engine):
+        late = engine.submit(PROMPT, LONG)
+        asking = threading.Thread(target=ask)
+        asking.start()
+        stopping = threading.Thread(target=engine.shutdown)
+        stopping.start()
+    for thread in (asking, stopping):
+        thread.join(WAIT)
+        assert not thread.is_alive()
+    assert len(found) == 1
+    with pytest.raises(EngineStoppedError):
+        late.result(0)
+
+
+def test_calls_after_the_end_say_so(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine()
+    engine.shutdown()
+    calls: list[Callable[[], object]] = [
+        lambda: engine.generate("ab"),
+        lambda: list(engine.generate("ab", stream=True)),
+        lambda: engine.submit(PROMPT, GREEDY),
+        lambda: engine.score(PROMPT, ["a"]),
+        engine.flush_cache,
+        engine.get_server_info,
+    ]
+    for call in calls:
+        with pytest.raises(EngineStoppedError, match="make a new one"):
+            call()
+
+
+def test_a_callback_that_raises_while_the_engine_stops_hurts_nobody_else(
+    make_engine: Callable[..., Engine],
+) -> None:
+    engine = make_engine()
+    inside, go_on = threading.Event(), threading.Event()
+
+    def fail(piece: str) -> None:
+        inside.set()
+        go_on.wait(WAIT)
+        raise ZeroDivisionError
+
+    hurt = engine.submit(PROMPT, LONG, fail)
+    other = engine.submit((Text("x"),), LONG)
+    assert inside.wait(WAIT)
+    stopping = threading.Thread(target=engine.shutdown)
+    stopping.start()
+    while True:  # until the gate is closed
+        try:
+            engine.get_server_info()
+        except EngineStoppedError:
+            break
+    go_on.set()
+    stopping.join(WAIT)
+    with pytest.raises(ZeroDivisionError):
+        hurt.result(0)
+    with pytest.raises(EngineStoppedError):
+        other.result(0)
+
+
+def test_an_engine_used_with_with_is_shut_down(make_engine: Callable[..., Engine]) -> None:
+    with make_engine() as engine:
+        assert engine.generate("ab", GREEDY)["output_ids"]
+    with pytest.raises(EngineStoppedError):
+        engine.generate("ab")
