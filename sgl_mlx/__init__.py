@@ -27,6 +27,7 @@ from sgl_mlx.errors import (
     NotYetError,
     ProgramError,
     PromptError,
+    RegexError,
     RequestAborted,
     RequestError,
     SglError,
@@ -41,6 +42,7 @@ from sgl_mlx.lang.choices import (
 )
 from sgl_mlx.lang.config import flush_cache, get_server_info, global_config, set_default_backend
 from sgl_mlx.lang.program import SglFunction, function
+from sgl_mlx.lang.scoring import score
 from sgl_mlx.lang.state import ProgramState
 from sgl_mlx.lang.words import (
     assistant,
@@ -83,6 +85,7 @@ __all__ = [
     "ProgramError",
     "ProgramState",
     "PromptError",
+    "RegexError",
     "RequestAborted",
     "RequestError",
     "Runtime",
@@ -107,6 +110,7 @@ __all__ = [
     "greedy_token_selection",
     "image",
     "install_as_sglang",
+    "score",
     "select",
     "separate_reasoning",
     "set_default_backend",

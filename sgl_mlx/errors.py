@@ -8,6 +8,7 @@ SglError
 │   └── EngineStoppedError       the engine was shut down, or its thread died
 ├── RequestError             one request is wrong; the engine goes on
 │   ├── InvalidParamsError       (also ValueError) a sampling value out of range
+│   │   └── RegexError               (also re.error) a regular expression that is broken
 │   ├── PromptError              (also ValueError) empty, or longer than context or pool
 │   └── RequestAborted           the request was cancelled
 ├── ModelError               a model cannot be loaded
@@ -20,6 +21,8 @@ SglError
 
 from __future__ import annotations
 
+import re
+
 __all__ = [
     "BackendError",
     "CorruptModelError",
@@ -31,6 +34,7 @@ __all__ = [
     "NotYetError",
     "ProgramError",
     "PromptError",
+    "RegexError",
     "RequestAborted",
     "RequestError",
     "SglError",
@@ -73,6 +77,14 @@ class RequestError(SglError):
 
 class InvalidParamsError(RequestError, ValueError):
     """A sampling value is out of range or of the wrong type."""
+
+
+class RegexError(InvalidParamsError, re.error):
+    """A regular expression that Python's `re` does not compile; `pos` is where it breaks."""
+
+    def __init__(self, name: str, broken: re.error) -> None:
+        text = f"{name} {broken.pattern!r}: {broken.msg}"
+        re.error.__init__(self, text, broken.pattern, broken.pos)
 
 
 class PromptError(RequestError, ValueError):

@@ -175,7 +175,12 @@ def _schema_text(schema: Any) -> str:
     """JSON text of a schema given as text, dictionary or pydantic model class."""
     if hasattr(schema, "model_json_schema"):
         schema = schema.model_json_schema()
-    return schema if isinstance(schema, str) else json.dumps(schema)
+    try:
+        text = schema if isinstance(schema, str) else json.dumps(schema)
+        json.loads(text)
+    except (TypeError, ValueError) as e:
+        raise InvalidParamsError(f"json_schema is no JSON: {e}") from e
+    return text
 
 
 def _expect_number(name: str, value: Any) -> None:

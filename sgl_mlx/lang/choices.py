@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sgl_mlx.core import ChoiceScores
+from sgl_mlx.errors import ProgramError
 
 TokenLogprobs = Sequence[Sequence[Any]]
 """One choice's tokens as SGLang lists them: `[logprob, token_id, text]` each."""
@@ -55,16 +56,25 @@ class ChoicesSamplingMethod(ABC):
         return ChoicesDecision(choices[best], meta)
 
     def of(self, scores: ChoiceScores) -> ChoicesDecision:
-        """Decide on what a backend's `score` returned."""
+        """Decide on what a backend's `score` returned; the meta info holds its token counts too.
+
+        Raises:
+            ProgramError: for a choice that adds no token to the prompt.
+        """
+        nothing = [choice.text for choice in scores.choices if not choice.tokens]
+        if nothing:
+            raise ProgramError(f"the choice {nothing[0]!r} adds no token to the prompt")
+        usage = {"prompt_tokens": scores.prompt_tokens, "cached_tokens": scores.cached_tokens}
         tokens = [[t.to_list() for t in choice.tokens] for choice in scores.choices]
         alone = [[t.to_list() for t in choice.unconditional or ()] for choice in scores.choices]
-        return self(
+        decision = self(
             choices=[choice.text for choice in scores.choices],
             normalized_prompt_logprobs=[_mean(_logprobs(row)) for row in tokens],
             input_token_logprobs=tokens,
             output_token_logprobs=[[] for _ in tokens],
             unconditional_token_logprobs=alone if self.requires_unconditional_logprobs else None,
         )
+        return replace(decision, meta_info={**usage, **decision.meta_info})
 
     @abstractmethod
     def decide(

@@ -49,6 +49,9 @@ def params_of(node: ir.Expr, defaults: SamplingParams) -> SamplingParams:
         raise NotYetError(f"{node!r}: prompts with images or videos are not supported yet")
     generator = node.gen if isinstance(node, ir.SeparateReasoning) else node
     if isinstance(generator, ir.Gen):
+        if ir.CONSTRAINTS.intersection(generator.sampling):
+            unconstrained: dict[str, Any] = dict.fromkeys(ir.CONSTRAINTS)
+            defaults = replace(defaults, **unconstrained)
         return defaults.override(**generator.sampling).validate()
     return defaults
 
@@ -132,7 +135,7 @@ def _relayed(source: Future[Any]) -> Future[Any]:
 
 def _append(stream: Stream, value: object) -> None:
     with stream.writing() as transcript:
-        transcript.append(str(value))
+        transcript.append(str(value), healable=False)
 
 
 Completions = tuple[Completion, ...]
@@ -142,7 +145,9 @@ def _generate(
     step: Step, stream: Stream, then: Callable[[Step, Stream, Completions], None]
 ) -> Asked:
     transcript = stream.transcript
-    params = replace(step.params, stop=step.params.stop + transcript.stop)
+    params = step.params
+    heals = params.token_healing and transcript.healable and not params.constrained
+    params = replace(params, stop=params.stop + transcript.stop, token_healing=heals)
     # Text that will be taken apart afterwards must not be shown before.
     show = stream.show if stream.streaming and then is _written else None
     future = stream.backend.submit(transcript.prompt(), params, show)
@@ -167,7 +172,7 @@ def _separated(
         if answer == completion.text:
             transcript.append_generated(completion)
         else:
-            transcript.append(answer)
+            transcript.append(answer, healable=False)
     step.bindings[0].settle(answer, completion.meta_info())
     step.bindings[1].settle(reasoning)
 
@@ -182,9 +187,8 @@ def _select(node: ir.Select, step: Step, stream: Stream) -> Asked:
 
     def decide(scores: ChoiceScores) -> None:
         decision = method.of(scores)
-        usage = {"prompt_tokens": scores.prompt_tokens, "cached_tokens": scores.cached_tokens}
         _append(stream, decision.decision)
         for binding in step.bindings:
-            binding.settle(decision.decision, {**usage, **decision.meta_info})
+            binding.settle(decision.decision, decision.meta_info)
 
     return Asked(future, decide)

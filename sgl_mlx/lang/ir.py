@@ -21,6 +21,9 @@ REGEX_BOOL = r"(True|False)"
 REGEX_STR = r"\"[\w\d\s]*\""
 REGEX_STRING = REGEX_STR
 
+CONSTRAINTS = frozenset({"regex", "json_schema", "dtype", "grammar"})
+"""Sampling parameters that restrict what is written; a `gen` has one of them at most."""
+
 Role = Literal["system", "user", "assistant"]
 
 

@@ -16,6 +16,7 @@ from sgl_mlx.errors import NotYetError, ProgramError
 from sgl_mlx.lang import words
 from sgl_mlx.lang.batch import run_batch
 from sgl_mlx.lang.config import global_config
+from sgl_mlx.lang.ir import CONSTRAINTS
 from sgl_mlx.lang.prefix import constant_prefix
 from sgl_mlx.lang.setting import Setting
 from sgl_mlx.lang.state import ProgramState
@@ -24,7 +25,7 @@ _SAMPLING = frozenset(field.name for field in fields(SamplingParams))
 # What SGLang's run() takes: names that mean something only to one `gen` may be a program's own.
 _OPTIONS = (
     _SAMPLING.intersection(inspect.signature(words.gen).parameters)
-    - {"dtype", "regex", "json_schema"}
+    - {*CONSTRAINTS, "token_healing"}
 ) | {"max_new_tokens", "min_new_tokens", "stream", "backend", "use_thread"}
 _MIN_CACHED_PREFIX = 64
 """Characters: a shorter constant prefix is not worth a request of its own."""

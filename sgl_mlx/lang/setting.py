@@ -33,7 +33,10 @@ class Setting:
     def of(cls, backend: Any, sampling: Mapping[str, Any], streaming: bool = False) -> Setting:
         """Raises `BackendError` without a backend, `InvalidParamsError` for bad values."""
         chosen = resolve_backend(backend)
-        defaults = SamplingParams(skip_special_tokens=global_config.skip_special_tokens_in_output)
+        defaults = SamplingParams(
+            skip_special_tokens=global_config.skip_special_tokens_in_output,
+            token_healing=True,  # where it helps; see `interpreter`
+        )
         writer = cache(partial(template_for, chosen))
         return cls(chosen, defaults.override(**sampling).validate(), writer, streaming)
 

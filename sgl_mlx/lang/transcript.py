@@ -18,6 +18,8 @@ class Transcript:
         parts: the same for a backend, in order of writing.
         messages: the closed turns as `{"role", "content"}`.
         role: the open turn's, else None.
+        healable: the text ends in the program's own words, whose last token may merge with what
+            the model writes next; not so after a role's prefix or what the model itself wrote.
     """
 
     def __init__(self, writer: Callable[[], TurnWriter]) -> None:
@@ -25,6 +27,7 @@ class Transcript:
         self.parts: list[Part] = []
         self.messages: list[dict[str, Any]] = []
         self.role: str | None = None
+        self.healable = False
         self._writer = writer
         self._role_start = 0
         self._owed = ""
@@ -52,9 +55,10 @@ class Transcript:
         chatting = self.role is not None or self.messages
         return self._writer().stop if chatting else ()
 
-    def append(self, text: str) -> None:
+    def append(self, text: str, healable: bool = True) -> None:
         self.settle()
-        self._write(Text(text))
+        if text:
+            self._write(Text(text), healable)
 
     def append_generated(self, completion: Completion) -> None:
         self._owed = ""
@@ -65,6 +69,7 @@ class Transcript:
         joined = Parallel(tuple(branches))
         self.text += prompt_text((joined,))
         self.parts.append(joined)
+        self.healable = False
 
     def begin(self, role: str) -> None:
         writer = self._writer()
@@ -95,9 +100,10 @@ class Transcript:
     def _closed(self) -> tuple[str, ...]:
         return tuple(message["role"] for message in self.messages)
 
-    def _write(self, part: Text | Generated) -> None:
+    def _write(self, part: Text | Generated, healable: bool = False) -> None:
         self.text += part.text
         self.parts.append(part)
+        self.healable = healable
 
 
 def merged(parts: Iterable[Part]) -> Prompt:

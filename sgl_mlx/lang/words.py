@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from sgl_mlx.core import GREEDY_TEMPERATURE
-from sgl_mlx.errors import InvalidParamsError, ProgramError
+from sgl_mlx.errors import InvalidParamsError, ProgramError, RegexError
 from sgl_mlx.lang.choices import ChoicesSamplingMethod, token_length_normalized
 from sgl_mlx.lang.ir import (
+    CONSTRAINTS,
     Expr,
     ExprList,
     Gen,
@@ -53,15 +54,24 @@ def gen(
     choices: Sequence[str] | None = None,
     choices_method: ChoicesSamplingMethod | None = None,
     regex: str | None = None,
-    json_schema: str | None = None,
+    json_schema: Any = None,
+    grammar: str | None = None,
+    token_healing: bool | None = None,
 ) -> Gen | Select:
     """Let the model continue the prompt; the text is kept under `name`.
 
     What is not given comes from the call of `run()`; the meanings are those of
-    `sgl_mlx.SamplingParams`. With `choices` this is `select`.
+    `sgl_mlx.SamplingParams`. With `choices` this is `select`. A constraint (`dtype`, `regex`,
+    `json_schema`, `grammar`) replaces the one of `run()`.
+
+    Args:
+        json_schema: a dictionary, JSON text or a pydantic model class.
+        token_healing: False keeps the last token of the text before as it is. Otherwise it may
+            merge with the output where that text is the program's own.
 
     Raises:
-        InvalidParamsError: for a broken regex or an unknown dtype.
+        RegexError: (also re.error) for a regex that Python's `re` does not compile.
+        InvalidParamsError: for an unknown dtype.
         ProgramError: as `select`.
     """
     given = {k: v for k, v in locals().items() if v is not None}
@@ -82,7 +92,7 @@ def _check_regex(regex: str) -> None:
     try:
         re.compile(regex)
     except re.error as error:
-        raise InvalidParamsError(f"regex {regex!r} is broken: {error}") from error
+        raise RegexError("regex", error) from error
 
 
 def _dtype_name(dtype: type | str) -> str:
@@ -94,7 +104,7 @@ def _dtype_name(dtype: type | str) -> str:
 
 def _typed(dtype: type, word: str) -> Callable[..., Gen]:
     """`gen` for one dtype: its parameters, less those that a dtype settles."""
-    settled = {"min_tokens", "dtype", "choices", "choices_method", "regex", "json_schema"}
+    settled = {"min_tokens", "choices", "choices_method", "token_healing", *CONSTRAINTS}
     signature = inspect.signature(gen)
     kept = [p for p in signature.parameters.values() if p.name not in settled]
     narrowed = signature.replace(parameters=kept, return_annotation=Gen)
@@ -124,21 +134,27 @@ def select(
         ProgramError: when there is no choice, a choice is no non-empty text, the temperature is
             not zero or the method is unknown.
     """
-    if choices is None or isinstance(choices, str) or not choices:
-        raise ProgramError(f"select({name!r}) needs a list of choices, got {choices!r}")
-    if not all(isinstance(choice, str) and choice for choice in choices):
-        raise ProgramError(f"choices of select({name!r}) must be non-empty texts: {choices!r}")
+    word = f"select({name!r})"
+    checked = checked_choices(word, choices, choices_method)
     if temperature > GREEDY_TEMPERATURE:
         raise ProgramError(
-            f"select({name!r}) takes the likeliest choice; its temperature must be 0, "
-            f"got {temperature!r}"
+            f"{word} takes the likeliest choice; its temperature must be 0, got {temperature!r}"
         )
-    if not isinstance(choices_method, ChoicesSamplingMethod):
+    return Select(name, checked, choices_method, temperature)
+
+
+def checked_choices(word: str, choices: Any, method: Any) -> tuple[str, ...]:
+    """What there is to choose from; raises `ProgramError` as `select`."""
+    if choices is None or isinstance(choices, str) or not choices:
+        raise ProgramError(f"{word} needs a list of choices, got {choices!r}")
+    if not all(isinstance(choice, str) and choice for choice in choices):
+        raise ProgramError(f"choices of {word} must be non-empty texts: {choices!r}")
+    if not isinstance(method, ChoicesSamplingMethod):
         raise ProgramError(
-            f"unknown choices_method {choices_method!r}; there are token_length_normalized, "
+            f"unknown choices_method {method!r}; there are token_length_normalized, "
             "greedy_token_selection and unconditional_likelihood_normalized"
         )
-    return Select(name, tuple(choices), choices_method, temperature)
+    return tuple(choices)
 
 
 def image(expr: Any) -> Image:

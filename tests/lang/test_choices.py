@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sgl_mlx.core import ChoiceScore, ChoiceScores, TokenLogprob
+from sgl_mlx.errors import ProgramError
 from sgl_mlx.lang.choices import (
     ChoicesSamplingMethod,
     greedy_token_selection,
@@ -50,6 +51,40 @@ def test_greedy_selection_goes_on_with_the_mean_of_an_option_that_ended() -> Non
     decision = greedy_token_selection.of(scores({"a": [-1.0], "ab": [-1.0, -0.5]}))
     assert decision.decision == "ab"
     assert decision.meta_info["greedy_logprob_matrix"] == [[-1.0, -1.0], [-1.0, -0.5]]
+
+
+def test_a_choice_without_tokens_is_refused() -> None:
+    # its mean would be 0, better than any
+    with pytest.raises(ProgramError, match="'nothing' adds no token"):
+        token_length_normalized.of(scores({"a": [-1.0], "nothing": []}))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [token_length_normalized, greedy_token_selection, unconditional_likelihood_normalized],
+)
+def test_a_choice_given_twice_changes_nothing(method: ChoicesSamplingMethod) -> None:
+    (a, b) = scores({"a": [-2.0], "b": [-1.0]}, {"a": [-3.0], "b": [-3.0]}).choices
+    decision = method.of(ChoiceScores([a, b, b, a], 4, 0))
+    assert decision.decision == "b"
+    assert decision.meta_info["normalized_prompt_logprobs"] == [-2.0, -1.0, -1.0, -2.0]
+
+
+def test_meta_info_has_sglangs_names() -> None:
+    rows, alone = {"a": [-2.0], "b": [-1.0]}, {"a": [None], "b": [None]}
+    common = {"normalized_prompt_logprobs", "input_token_logprobs", "output_token_logprobs"}
+    usage = {"prompt_tokens", "cached_tokens"}
+    own = {
+        token_length_normalized: set(),
+        greedy_token_selection: {"greedy_logprob_matrix"},
+        unconditional_likelihood_normalized: {
+            "unconditional_token_logprobs",
+            "normalized_unconditional_prompt_logprobs",
+        },
+    }
+    for method, names in own.items():
+        meta = method.of(scores(rows, alone)).meta_info
+        assert set(meta) == common | usage | names
 
 
 def test_ties_go_to_the_first() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from types import GeneratorType
 from typing import Any
 
@@ -63,7 +64,8 @@ def test_sampling_parameters_of_run_hold_unless_gen_gives_its_own() -> None:
 def test_a_gen_without_any_parameters_has_sglangs_defaults() -> None:
     backend = ScriptedBackend("one")
     echo.run("hi", backend=backend).sync()
-    assert backend.calls[0].params == SamplingParams(max_new_tokens=128, temperature=1.0)
+    sglangs = SamplingParams(max_new_tokens=128, temperature=1.0)
+    assert backend.calls[0].params == replace(sglangs, token_healing=True)
 
 
 def test_special_tokens_in_the_output_follow_global_config(
@@ -72,7 +74,7 @@ def test_special_tokens_in_the_output_follow_global_config(
     monkeypatch.setattr(sgl.global_config, "skip_special_tokens_in_output", False)
     backend = ScriptedBackend("one")
     echo.run("hi", backend=backend).sync()
-    assert backend.calls[0].params == SamplingParams(skip_special_tokens=False)
+    assert backend.calls[0].params == SamplingParams(skip_special_tokens=False, token_healing=True)
 
 
 def test_invalid_options_fail_at_once() -> None:
@@ -173,7 +175,7 @@ def test_an_argument_named_like_an_option_is_a_clash_by_name() -> None:
     assert program.run("a", backend=ScriptedBackend()).text() == "a"
 
 
-@pytest.mark.parametrize("name", ["regex", "json_schema", "seed"])
+@pytest.mark.parametrize("name", ["regex", "json_schema", "grammar", "token_healing", "seed"])
 def test_names_that_are_no_options_of_sglangs_run_belong_to_the_program(name: str) -> None:
     namespace: dict[str, Any] = {}
     exec(f"def program(s, {name}): s += str({name})", namespace)
@@ -274,7 +276,8 @@ def test_a_batch_of_nothing_is_empty() -> None:
 def test_a_batch_takes_sampling_parameters() -> None:
     backend = ScriptedBackend("one")
     echo.run_batch([["a"]], backend=backend, temperature=0, max_new_tokens=3)
-    assert backend.calls[0].params == SamplingParams(temperature=0, max_new_tokens=3)
+    params = backend.calls[0].params
+    assert (params.temperature, params.max_new_tokens) == (0, 3)
 
 
 def test_bodies_of_a_batch_wait_side_by_side() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
-from sgl_mlx.errors import InvalidParamsError, ProgramError
+from sgl_mlx.errors import InvalidParamsError, ProgramError, RegexError
 from sgl_mlx.lang import words
 from sgl_mlx.lang.ir import Gen, Select
 
@@ -39,15 +40,26 @@ def test_unknown_dtype_is_refused() -> None:
         words.gen("x", dtype=list)
 
 
-def test_a_broken_regex_is_refused_with_its_position() -> None:
-    with pytest.raises(InvalidParamsError, match="position 2"):
+@pytest.mark.parametrize("caught", [RegexError, InvalidParamsError, re.error])
+def test_a_broken_regex_is_refused_with_its_position(caught: type[Exception]) -> None:
+    with pytest.raises(caught, match=r"regex 'ab\[c': unterminated .* at position 2") as broken:
         words.gen("x", regex="ab[c")
+    assert broken.value.pos == 2  # type: ignore[attr-defined]
 
 
 def test_dtype_wins_over_regex_with_a_warning() -> None:
     with pytest.warns(UserWarning, match="dtype is used"):
         node = words.gen("x", dtype=int, regex="a")
     assert node == Gen("x", {"dtype": "int"})
+
+
+def test_constraints_and_healing_are_passed_as_given() -> None:
+    schema = {"type": "object"}
+    assert words.gen(json_schema=schema).sampling == {"json_schema": schema}
+    assert words.gen(grammar="start: /a/", token_healing=False).sampling == {
+        "grammar": "start: /a/",
+        "token_healing": False,
+    }
 
 
 @pytest.mark.parametrize("choices", [None, [], "abc"])
