@@ -52,3 +52,25 @@ def logprobs(module: nn.Module, tokens: Sequence[int]) -> Floats:
     """Log-probabilities `(tokens, vocabulary)` after each token, in one forward pass."""
     logits = copy_of(module)(mx.array([list(tokens)]))[0].astype(mx.float32)
     return np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+
+
+def llama(
+    module: nn.Module, tokens: Sequence[int], positions: Sequence[int], seen: NDArray[Any]
+) -> Floats:
+    """Log-probabilities `(tokens, vocabulary)` of a llama whose tokens stand at any positions and
+    see any others: `seen (tokens, tokens)`."""
+    trunk, hidden = module.model, module.model.embed_tokens(mx.array(list(tokens)))
+    where = mx.array(list(positions))
+    for layer in trunk.layers:
+        attn, x = layer.self_attn, layer.input_layernorm(hidden)
+        q, k, v = (proj(x) for proj in (attn.q_proj, attn.k_proj, attn.v_proj))
+        heads = attn.n_heads, attn.n_kv_heads, attn.n_kv_heads
+        q, k, v = (a.reshape(len(tokens), n, 1, -1) for a, n in zip((q, k, v), heads, strict=True))
+        # every token is a batch of its own, so that each has its own position
+        q, k = attn.rope(q, offset=where), attn.rope(k, offset=where)
+        rows = [np.array(a[:, :, 0]) for a in (q * attn.scale, k, v)]
+        out = attention(rows[0], rows[1], rows[2], seen).reshape(len(tokens), -1)
+        hidden = hidden + attn.o_proj(mx.array(out.astype(np.float32)))
+        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    logits = module.lm_head(trunk.norm(hidden))
+    return np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
