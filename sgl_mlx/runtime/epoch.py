@@ -65,15 +65,20 @@ class Epoch:
         """See `models.layer_cache.Attention`; one token a row."""
         column = self._prefix + self.steps - 1
         rows, heads, dim = queries.shape
-        kv_heads = self.keys[layer].shape[1]
-        q = (queries * scale).reshape(rows, kv_heads, heads // kv_heads, dim)
         k, v = self.keys[layer][:, :, : column + 1], self.values[layer][:, :, : column + 1]
-        scores = q @ k.swapaxes(-1, -2)
         bias = self._bias(window)
         if bias is not None:
-            scores = scores + bias[:, None, None, : column + 1]
-        if not self._spans and sinks is None and scores.size < cpu.WORTH_A_POLYNOMIAL:
-            return (mx.softmax(scores, axis=-1) @ v).reshape(rows, heads, -1)
+            bias = bias[:, None, None, : column + 1].astype(queries.dtype)
+        small = rows * heads * column < cpu.WORTH_A_POLYNOMIAL
+        if not self._spans and (small or not cpu.on_cpu()):
+            return mx.fast.scaled_dot_product_attention(
+                queries[:, :, None], k, v, scale=scale, mask=bias, sinks=sinks
+            )[:, :, 0]
+        kv_heads = k.shape[1]
+        q = (queries * scale).reshape(rows, kv_heads, heads // kv_heads, dim)
+        scores = q @ k.swapaxes(-1, -2)
+        if bias is not None:
+            scores = scores + bias
         peak = mx.max(scores, axis=-1, keepdims=True)
         weights = at.exp_minus(scores, peak)
         own = at.Partial(weights @ v, peak, mx.sum(weights, axis=-1, keepdims=True))
