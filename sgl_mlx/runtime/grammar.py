@@ -140,7 +140,18 @@ def _grammar(kind: str, text: str) -> str:
             raise InvalidParamsError(f"json_schema {_short(text)}: {e}") from e
     if kind == "regex":
         return str(LLMatcher.grammar_from_regex(_as_python_reads(text)))
-    return str(LLMatcher.grammar_from_lark(text))
+    return str(LLMatcher.grammar_from_lark(_without_endless_forcing(text)))
+
+
+def _without_endless_forcing(grammar: str) -> str:
+    """Give up forced tokens where a terminal may be of any length.
+
+    Terminals are greedy, so `A A` with `A: /a+/` never comes to its second half; what it forces
+    is endless, and llguidance would follow it for ever.
+    """
+    if re.search(r"[*+~%]|,\s*}", grammar) is None:
+        return grammar
+    return f'{grammar}\n%llguidance {{"no_forcing": true}}\n'
 
 
 def _as_python_reads(pattern: str) -> str:
