@@ -79,6 +79,17 @@ def test_several_samples_of_one_prompt_differ_and_are_a_list(toy: Engine) -> Non
     assert [a["meta_info"]["prompt_tokens"] for a in both] == sizes
 
 
+def test_a_seed_gives_the_same_sample_alone_and_in_any_batch(toy: Engine) -> None:
+    prompts = ["ab a", *(f"prompt {i}" for i in range(7))]
+    params = [{"max_new_tokens": 20, "temperature": 1.2, "seed": 40 + i} for i in range(8)]
+    alone = [toy.generate(p, q)["output_ids"] for p, q in zip(prompts, params, strict=True)]
+    for order in (1, -1):
+        toy.flush_cache()
+        found = toy.generate(prompts[::order], params[::order])
+        assert [a["output_ids"] for a in found][::order] == alone
+    assert len(set(map(tuple, alone))) == 8
+
+
 def test_without_a_seed_samples_differ_between_calls_and_agree_between_engines(
     make_engine: Callable[..., Engine],
 ) -> None:
