@@ -8,52 +8,98 @@ from typing import Any
 import click
 
 from sgl_mlx.cli import output
+from sgl_mlx.cli.constraints import check_constraints, constraint_options
 from sgl_mlx.cli.engine import model_option, open_engine
+from sgl_mlx.cli.logprobs import logprobs_option, rows_of, rows_of_choices
 from sgl_mlx.cli.sampling import sampling_options
-from sgl_mlx.core import SamplingParams, Text
+from sgl_mlx.core import Prompt, SamplingParams, Text
 from sgl_mlx.errors import PromptError
+from sgl_mlx.lang.backend import Backend
+from sgl_mlx.lang.choices import token_length_normalized
 
 
 @click.command()
 @click.argument("prompt")
 @model_option
 @sampling_options
+@constraint_options
+@logprobs_option
 @click.option("--chat", is_flag=True, help="Put the prompt into the model's chat template.")
+@click.option("--no-token-healing", is_flag=True, help="Keep the last token of PROMPT as it is.")
 @click.option("--stream/--no-stream", default=None, help="Print as it comes; on for terminals.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 def generate(
     prompt: str,
     model: str | None,
     chat: bool,
+    no_token_healing: bool,
     stream: bool | None,
     as_json: bool,
+    choices: tuple[str, ...] | None,
+    logprobs: int | None,
     **sampling: Any,
 ) -> None:
     """Continue PROMPT; - reads it from standard input.
 
-    With --json, standard output is one document of text, variables and stats; text streamed
-    besides goes to standard error.
+    With --json, standard output is one document of text, variables and stats, and logprobs if
+    asked for; text streamed besides goes to standard error.
     """
     text = _readable(prompt)
-    params = SamplingParams.of(sampling).validate()
+    check_constraints({**sampling, "choices": choices})
+    params = SamplingParams.of({**sampling, "token_healing": not (chat or no_token_healing)})
+    params = _with_logprobs(params, logprobs).validate()
     if stream is None:
         stream = sys.stdout.isatty() and not as_json
     with open_engine(model) as engine:
         if chat:
             message = {"role": "user", "content": text}
             text = engine.render_chat([message], add_generation_prompt=True)
-        answer = output.complete(
-            engine,
-            (Text(text),),
-            params,
-            show=lambda piece: output.write(piece, err=as_json) if stream else None,
-        )
-        if stream:
-            click.echo(err=as_json)
-        if as_json:
-            output.print_json(answer.text, {}, output.stats_of(engine))
-        elif not stream:
-            click.echo(answer.text)
+        if choices is not None:
+            _choose(engine, (Text(text),), choices, logprobs is not None, as_json)
+        else:
+            _continue(engine, (Text(text),), params, stream, as_json)
+
+
+def _continue(
+    engine: Backend, prompt: Prompt, params: SamplingParams, stream: bool, as_json: bool
+) -> None:
+    answer = output.complete(
+        engine,
+        prompt,
+        params,
+        show=lambda piece: output.write(piece, err=as_json) if stream else None,
+    )
+    if stream:
+        click.echo(err=as_json)
+    scored = {"logprobs": answer.logprobs.to_dict()} if answer.logprobs else {}
+    if as_json:
+        output.print_json(answer.text, {}, output.stats_of(engine), **scored)
+        return
+    if not stream:
+        click.echo(answer.text)
+    for row in rows_of(answer.logprobs) if answer.logprobs else ():
+        click.echo(row)
+
+
+def _choose(
+    engine: Backend, prompt: Prompt, choices: tuple[str, ...], with_scores: bool, as_json: bool
+) -> None:
+    decision = token_length_normalized.of(engine.score(prompt, choices).result())
+    if as_json:
+        scored = {"logprobs": {"choices": choices, **decision.meta_info}} if with_scores else {}
+        output.print_json(decision.decision, {}, output.stats_of(engine), **scored)
+        return
+    click.echo(decision.decision)
+    for row in rows_of_choices(choices, decision) if with_scores else ():
+        click.echo(row)
+
+
+def _with_logprobs(params: SamplingParams, alternatives: int | None) -> SamplingParams:
+    if alternatives is None:
+        return params
+    return params.override(
+        return_logprob=True, top_logprobs_num=alternatives, return_text_in_logprobs=True
+    )
 
 
 def _readable(prompt: str) -> str:

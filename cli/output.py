@@ -37,9 +37,11 @@ def write(text: str, err: bool = False) -> None:
     click.echo(text, nl=False, err=err)
 
 
-def print_json(text: str, variables: Mapping[str, Any], stats: Mapping[str, Any]) -> None:
+def print_json(
+    text: str, variables: Mapping[str, Any], stats: Mapping[str, Any], **more: Any
+) -> None:
     """The document that `--json` promises; what JSON cannot hold is written as its `str`."""
-    document = {"text": text, "variables": variables, "stats": stats}
+    document = {"text": text, "variables": variables, "stats": stats, **more}
     click.echo(json.dumps(document, ensure_ascii=False, indent=2, default=str))
 
 

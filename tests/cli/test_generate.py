@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+from sgl_mlx.core import Completion, FinishReason, Logprobs, Prompt, SamplingParams, TokenLogprob
 
 
 def test_prints_the_answer_alone(sgl, use) -> None:
@@ -69,3 +73,170 @@ def test_streamed_text_keeps_out_of_the_json_document(sgl, use) -> None:
 def test_streaming_changes_when_but_not_what_is_printed(sgl, use, stream: str) -> None:
     use(" one two three four")
     assert sgl("generate", stream, "Count:").output == " one two three four\n"
+
+
+# -- constraints ----------------------------------------------------------------------------------
+
+SCHEMA = '{"type": "integer"}'
+GRAMMAR = 'start: "yes" | "no"'
+
+
+def test_a_regex_reaches_the_request(sgl, use) -> None:
+    backend = use()
+    assert sgl("generate", "x", "--regex", "[ab]+").exit_code == 0
+    assert backend.calls[0].params.regex == "[ab]+"
+
+
+def test_a_schema_is_a_file_or_written_out(sgl, use, tmp_path: Path) -> None:
+    file = tmp_path / "schema.json"
+    file.write_text(SCHEMA, "utf-8")
+    for schema in (SCHEMA, str(file)):
+        backend = use()
+        assert sgl("generate", "x", "--json-schema", schema).exit_code == 0
+        assert backend.calls[0].params.json_schema == SCHEMA
+
+
+def test_a_grammar_is_a_file(sgl, use, tmp_path: Path) -> None:
+    file = tmp_path / "answer.lark"
+    file.write_text(GRAMMAR, "utf-8")
+    backend = use()
+    assert sgl("generate", "x", "--grammar", str(file)).exit_code == 0
+    assert backend.calls[0].params.grammar == GRAMMAR
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "message"),
+    [
+        ("--json-schema", None, "cannot read"),
+        ("--grammar", None, "cannot read"),
+        ("--grammar", b"\xff", "not valid UTF-8"),
+        ("--json-schema", b"{type: integer}", "is not JSON: Expecting property name"),
+        ("--json-schema", b"[1]", "is no JSON schema"),
+    ],
+)
+def test_a_file_that_will_not_do_is_refused_by_name(
+    sgl, tmp_path: Path, option: str, content: bytes | None, message: str
+) -> None:
+    file = tmp_path / "given"
+    if content is not None:
+        file.write_bytes(content)
+    result = sgl("generate", "x", option, str(file))
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option}'" in result.stderr
+    assert "given" in result.stderr
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "both"),
+    [
+        (["--regex", "a", "--choices", "a,b"], "--regex and --choices"),
+        (["--json-schema", SCHEMA, "--regex", "a"], "--regex and --json-schema"),
+    ],
+)
+def test_constraints_exclude_each_other(sgl, given: list[str], both: str) -> None:
+    result = sgl("generate", "x", *given)
+    assert result.exit_code == 2
+    assert f"{both} exclude each other" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "heals"), [([], True), (["--no-token-healing"], False), (["--chat"], False)]
+)
+def test_the_prompt_heals_unless_it_is_a_chat_or_one_says_no(
+    sgl, use, options: list[str], heals: bool
+) -> None:
+    backend = use()
+    sgl("generate", "http:", *options)
+    assert backend.calls[0].params.token_healing is heals
+
+
+# -- choices --------------------------------------------------------------------------------------
+
+
+def test_the_likeliest_choice_is_printed(sgl, use) -> None:
+    backend = use(logprobs={" good": -1.0, " b, c": -0.5})
+    result = sgl("generate", "It is", "--choices", 'bad, good," b, c"')
+    assert result.output == " b, c\n"
+    assert backend.calls[0].choices == ("bad", " good", " b, c")
+
+
+def test_choices_show_their_scores(sgl, use) -> None:
+    use(logprobs={"good": -1.0, "not bad": [-2.0, -4.0]})
+    result = sgl("generate", "It is", "--choices", "good,not bad", "--logprobs")
+    assert [line.split() for line in result.stdout.splitlines()] == [
+        ["good"],
+        ["-1.000", "'good'", "'good'", "-1.000"],
+        ["-3.000", "'not", "bad'", "'not'", "-2.000", "'", "bad'", "-4.000"],
+    ]
+
+
+def test_choices_as_json_hold_their_scores_when_asked_for(sgl, use) -> None:
+    arguments = ["generate", "It is", "--choices", "good,bad", "--json"]
+    use(logprobs={"good": -1.0})
+    document = json.loads(sgl(*arguments, "--logprobs").stdout)
+    assert document["text"] == "good"
+    assert document["logprobs"]["choices"] == ["good", "bad"]
+    assert document["logprobs"]["normalized_prompt_logprobs"] == [-1.0, -10.0]
+    use()
+    assert "logprobs" not in json.loads(sgl(*arguments).stdout)
+
+
+@pytest.mark.parametrize("choices", ["", "a,,b", ",", '"a'])
+def test_choices_that_are_empty_or_no_list_are_refused(sgl, choices: str) -> None:
+    result = sgl("generate", "x", "--choices", choices)
+    assert result.exit_code == 2
+    assert "Invalid value for '--choices'" in result.stderr
+
+
+def test_choices_leave_no_room_for_sampling(sgl) -> None:
+    result = sgl("generate", "x", "--choices", "a,b", "--max-tokens", "4")
+    assert result.exit_code == 2
+    assert "--max-tokens means nothing with --choices" in result.stderr
+
+
+# -- log-probabilities ----------------------------------------------------------------------------
+
+
+def scored(call: Prompt, params: SamplingParams) -> Completion:
+    likely, rare = TokenLogprob(-0.5, 1, " a"), TokenLogprob(-2.25, 2, "[b]")
+    forced = TokenLogprob(None, 3, "c")
+    top = ((likely, rare)[: params.top_logprobs_num], ()) if params.top_logprobs_num else ()
+    logprobs = Logprobs(output=(likely, forced), output_top=top)
+    return Completion(" ac", (1, 3), FinishReason("stop"), 1, 0, logprobs=logprobs)
+
+
+@pytest.fixture
+def with_logprobs(use, monkeypatch: pytest.MonkeyPatch) -> Any:
+    backend = use()
+    complete = "_complete"
+    monkeypatch.setattr(
+        backend, complete, lambda call, params, on_text: (scored(call.prompt, params),)
+    )
+    return backend
+
+
+def test_logprobs_are_printed_a_line_a_token(sgl, with_logprobs) -> None:
+    plain = sgl("generate", "x", "--logprobs").stdout.splitlines()
+    assert [line.split() for line in plain[1:]] == [["-0.500", "'", "a'"], ["forced", "'c'"]]
+    params = with_logprobs.calls[0].params
+    assert (params.return_logprob, params.top_logprobs_num) == (True, 0)
+
+
+def test_logprobs_come_with_so_many_alternatives(sgl, with_logprobs) -> None:
+    line = sgl("generate", "x", "--logprobs", "2").stdout.splitlines()[1]
+    assert line.split("' a'", 1)[1].split() == ["'", "a'", "-0.500", "'[b]'", "-2.250"]
+    assert with_logprobs.calls[0].params.return_text_in_logprobs
+
+
+def test_logprobs_are_in_the_json_document_when_asked_for(sgl, use, with_logprobs) -> None:
+    document = json.loads(sgl("generate", "x", "--json", "--logprobs=1").stdout)
+    assert document["logprobs"]["output_token_logprobs"] == [[-0.5, 1, " a"], [None, 3, "c"]]
+    use()
+    assert "logprobs" not in json.loads(sgl("generate", "x", "--json").stdout)
+
+
+def test_logprobs_before_the_prompt_say_what_to_write(sgl) -> None:
+    result = sgl("generate", "--logprobs", "The sea")
+    assert result.exit_code == 2
+    assert "put PROMPT before --logprobs" in result.stderr

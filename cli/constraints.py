@@ -1,0 +1,100 @@
+"""Options that restrict what is written: at most one of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+_NAMES = ("regex", "json_schema", "grammar", "choices")
+
+
+def _text_of(ctx: click.Context, param: click.Parameter, path: str | None) -> str | None:
+    """The text of a file."""
+    if path is None:
+        return None
+    try:
+        return Path(path).read_text("utf-8")
+    except OSError as error:
+        raise click.BadParameter(f"cannot read {path!r}: {error.strerror}") from error
+    except UnicodeError as error:
+        raise click.BadParameter(f"{path!r} is not valid UTF-8: {error}") from error
+
+
+def _schema_of(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """JSON text of a schema, from a file unless it is written out."""
+    written = value is not None and value.lstrip().startswith("{")
+    text = value if written else _text_of(ctx, param, value)
+    if text is None:
+        return None
+    where = "the schema" if written else repr(value)
+    try:
+        schema = json.loads(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{where} is not JSON: {error}") from error
+    if not isinstance(schema, (dict, bool)):
+        raise click.BadParameter(f"{where} is no JSON schema: that is an object")
+    return text
+
+
+def _choices_of(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> tuple[str, ...] | None:
+    """Texts between commas; quotes keep a comma, blanks count."""
+    if value is None:
+        return None
+    try:
+        choices = tuple(*csv.reader([value], strict=True))
+    except csv.Error as error:
+        raise click.BadParameter(f"{value!r} is no list: {error}") from error
+    if not choices or not all(choices):
+        raise click.BadParameter(f"there is an empty choice in {value!r}")
+    return choices
+
+
+OPTIONS = (
+    click.option("--regex", metavar="PATTERN", help="The output matches it as a whole."),
+    click.option(
+        "--json-schema",
+        callback=_schema_of,
+        metavar="FILE|JSON",
+        help="The output is JSON that validates: a file, or the schema itself.",
+    ),
+    click.option(
+        "--grammar", callback=_text_of, metavar="FILE", help="The output obeys a Lark grammar."
+    ),
+    click.option(
+        "--choices",
+        callback=_choices_of,
+        metavar="A,B,...",
+        help='Print the likeliest of these; "A,1",B keeps a comma.',
+    ),
+)
+
+
+def constraint_options(command: Command) -> Command:
+    """Give a command all of `OPTIONS`; what is not given arrives as None."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+def check_constraints(given: Mapping[str, Any]) -> None:
+    """Raise `UsageError` for several constraints, or sampling options beside `--choices`."""
+    constraints = [_flag(name) for name in _NAMES if given.get(name) is not None]
+    if len(constraints) > 1:
+        raise click.UsageError(f"{' and '.join(constraints)} exclude each other; give one")
+    if given.get("choices") is None:
+        return
+    idle = [name for name, value in given.items() if value and name not in _NAMES]
+    if idle:
+        raise click.UsageError(f"{_flag(idle[0])} means nothing with --choices, which only scores")
+
+
+def _flag(name: str) -> str:
+    return "--" + {"max_new_tokens": "max_tokens"}.get(name, name).replace("_", "-")
