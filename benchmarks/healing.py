@@ -1,0 +1,83 @@
+"""Token healing on texts cut anywhere: how often does the model go on as the whole text does?
+
+Each text is cut inside or between words. A continuation counts if it has, beginning at the same
+byte, the token that the uncut text has there.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import random
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from sgl_mlx.runtime.engine import Engine
+from sgl_mlx.tokenizer import Tokenizer
+
+_MODULES = (
+    *("argparse", "asyncio.queues", "collections", "csv", "email.message", "functools", "heapq"),
+    *("json.decoder", "logging", "pathlib", "random", "shutil", "statistics"),
+)
+_PROMPT_TOKENS = 24
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A prompt, the token of the uncut text across its end, and that token's bytes before it."""
+
+    prompt: str
+    token: int
+    typed: int
+
+
+def cuts(tokenizer: Tokenizer, count: int, seed: int = 0) -> list[Cut]:
+    """Prompts from the standard library's prose and code, cut at random characters."""
+    rng = random.Random(seed)
+    sources = [textwrap.dedent(inspect.getsource(import_module(name))) for name in _MODULES]
+    found: list[Cut] = []
+    while len(found) < count:
+        source = rng.choice(sources)
+        start = rng.randrange(len(source) - 400)
+        ids = tokenizer.encode(source[start : start + 400], add_special=False)
+        if len(ids) > _PROMPT_TOKENS + 1:
+            found.append(_cut(tokenizer, ids, rng))
+    return found
+
+
+def _cut(tokenizer: Tokenizer, ids: Sequence[int], rng: random.Random) -> Cut:
+    """Before the last character of a token, or after it where it has only one."""
+    whole = tokenizer.decode(ids[:_PROMPT_TOKENS], at_start=False)
+    token = ids[_PROMPT_TOKENS]
+    word = tokenizer.decode([token], at_start=False)
+    typed = word[: rng.randrange(len(word))]
+    return Cut(whole + typed, token, len(typed.encode()))
+
+
+def hits(engine: Engine, corpus: Sequence[Cut], healing: bool) -> int:
+    """How many greedy first tokens are those of the uncut text."""
+    params = {"temperature": 0, "max_new_tokens": 1, "token_healing": healing}
+    answers = engine.generate([cut.prompt for cut in corpus], params)
+    return sum(_hit(c, a, engine.tokenizer) for c, a in zip(corpus, answers, strict=True))
+
+
+def _hit(cut: Cut, answer: dict[str, Any], tokenizer: Tokenizer) -> bool:
+    ids = answer["output_ids"]
+    ends = list(itertools.accumulate(len(tokenizer.token_bytes(token)) for token in ids))
+    taken_back = ends[-1] - len(answer["text"].encode())
+    return (taken_back - cut.typed, cut.token) in zip([0, *ends], ids, strict=False)
+
+
+def main(count: int = 1000) -> None:
+    with Engine("smollm2") as engine:
+        corpus = cuts(engine.tokenizer, count)
+        plain, healed = hits(engine, corpus, False), hits(engine, corpus, True)
+    print(f"first token as in the uncut text, {count} cuts:")
+    print(f"{healed / count:.1%} with healing, {plain / count:.1%} without")
+
+
+if __name__ == "__main__":
+    main()
