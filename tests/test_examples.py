@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import runpy
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from click.testing import CliRunner
 import sgl_mlx as sgl
 from sgl_mlx.cli import engine as cli_engine
 from sgl_mlx.cli import main
+from sgl_mlx.core import Completion
 from sgl_mlx.testing import ScriptedBackend
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
@@ -20,10 +23,17 @@ NEEDS = {"choose": ["--arg", "review=Cold soup."]}
 
 
 class CountingBackend(ScriptedBackend):
-    """Replies with `word`, likes `choice` best, and has the counters that examples print."""
+    """Replies with a word or a field, and has the counters that examples print."""
 
-    def __init__(self, word: str = "word", **likes: float) -> None:
-        super().__init__(word, logprobs=likes, render_chat=_render)
+    def __init__(self, **likes: float) -> None:
+        super().__init__(_reply, logprobs=likes, render_chat=_render)
+
+    def submit(self, *args: Any) -> Future[tuple[Completion, ...]]:
+        counts = {"forced_tokens": 0, "decoded_tokens": 0}
+        answer = super().submit(*args)
+        done: Future[tuple[Completion, ...]] = Future()
+        done.set_result(tuple(replace(c, extra=counts) for c in answer.result()))
+        return done
 
     def get_server_info(self) -> dict[str, Any]:
         return {"stats": {"prompt_tokens": 0, "cached_tokens": 0}}
@@ -33,6 +43,11 @@ class CountingBackend(ScriptedBackend):
 
     def __exit__(self, *exc: object) -> None:
         self.shutdown()
+
+
+def _reply(prompt: str) -> str:
+    fields = {"Price in euros: ": "7", "Event: ": '{"band": "B", "place": "P"}'}
+    return next((reply for end, reply in fields.items() if prompt.endswith(end)), "word")
 
 
 def _render(messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
@@ -96,3 +111,12 @@ def test_only_a_bad_review_is_asked_for_its_complaint() -> None:
     good = ScriptedBackend(" Cold soup.", logprobs={"good": -0.1})
     assert read.run("It was cold.", backend=bad)["complaint"] == " Cold soup."
     assert "complaint" not in read.run("It was fine.", backend=good)
+
+
+def test_the_fields_are_asked_for_by_their_forms(scripted: CountingBackend) -> None:
+    extract = runpy.run_path(str(EXAMPLES[0].with_name("json_fields.py")))["extract"]
+    extract.run(backend=scripted).sync()
+    asked = [call.params for call in scripted.calls if call.params]
+    assert [bool(p.regex) for p in asked] == [True, False, False]
+    assert [p.dtype for p in asked] == [None, "int", None]
+    assert [bool(p.json_schema) for p in asked] == [False, False, True]
