@@ -146,6 +146,14 @@ class SamplingParams:
             raise InvalidParamsError(
                 f"repetition_penalty must be positive, got {self.repetition_penalty!r}"
             )
+        for name in ("seed", "logprob_start_len"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise InvalidParamsError(f"{name} must be an integer, got {value!r}")
+        if self.logprob_start_len is not None and self.logprob_start_len < -1:
+            raise InvalidParamsError(
+                f"logprob_start_len must be -1 (none) or a position, got {self.logprob_start_len}"
+            )
         if self.min_new_tokens > self.max_new_tokens:
             raise InvalidParamsError(
                 f"min_new_tokens ({self.min_new_tokens}) is larger than "

@@ -49,6 +49,8 @@ class Call:
 class ScriptedBackend:
     """A `Backend` that answers from a script instead of a model. Tokens are words.
 
+    Constraints and token healing are recorded, in `calls[i].params`, and change no answer.
+
     Args:
         script: what to generate: one text for every call; texts to use in turn; texts by a
             substring of the prompt (the one that stands last in the prompt counts); or a

@@ -1,8 +1,9 @@
 """What makes MLX's CPU back end bearable: a fast `exp` and the activations built on it.
 
 MLX's `exp` on the CPU is scalar, about 14 ns an element on one thread, and takes most of the time
-of softmax and SwiGLU. Here it is a polynomial after range reduction, within 2e-6 relative error,
-several times as fast. Used on the CPU in float32 only; on a GPU MLX's own functions are right.
+of softmax and SwiGLU. Here it is a polynomial after range reduction, several times as fast and as
+near: within 2e-6 relative error down to e**-30, 4e-6 below. Used on the CPU in float32 only; on a
+GPU MLX's own functions are right.
 """
 
 from __future__ import annotations

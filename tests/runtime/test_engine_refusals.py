@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sgl_mlx.core import Text
+from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.errors import InvalidParamsError, MemoryLimitError, ModelNotFoundError, PromptError
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.runtime.kv import KVPool
@@ -121,3 +121,17 @@ def test_a_pool_too_large_is_refused_before_anything_is_allocated(
 def test_a_model_that_is_not_there_is_refused() -> None:
     with pytest.raises(ModelNotFoundError):
         Engine("/no/such/model")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"seed": "x"}, "seed must be an integer"),
+        ({"seed": 1.5}, "seed must be an integer"),
+        ({"logprob_start_len": "a"}, "logprob_start_len must be an integer"),
+        ({"logprob_start_len": -7}, "must be -1"),
+    ],
+)
+def test_numbers_of_the_wrong_kind_are_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidParamsError, match=message):
+        SamplingParams.of(values).validate()
