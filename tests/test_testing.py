@@ -96,6 +96,13 @@ def test_every_call_is_recorded() -> None:
     assert backend.calls[2].choices == ("a", "b")
 
 
+def test_constraints_and_healing_are_recorded_and_not_enforced() -> None:
+    backend = ScriptedBackend("neither")
+    params = SamplingParams(regex="yes|no", token_healing=True)
+    assert backend.submit(PROMPT, params).result()[0].text == "neither"
+    assert backend.calls[0].params == params
+
+
 def test_after_shutdown_calls_are_refused_and_pending_ones_cancelled() -> None:
     backend = ScriptedBackend("x", manual=True)
     pending = backend.submit(PROMPT, SamplingParams())
