@@ -58,11 +58,17 @@ class Spellings:
         self._words = [word for word, _ in self._sorted]
 
     def starting(self, prefix: bytes) -> list[int]:
-        """Tokens that begin with the prefix, and tokens that are a beginning of it."""
+        """Tokens that begin with the prefix; if no single one can, tokens that begin it.
+
+        Shorter tokens are not offered beside longer ones: after " " a model seldom goes on as it
+        would after " the".
+        """
         first = bisect_left(self._words, prefix)
         last = bisect_left(self._words, prefix + b"\xff" * 64)
         beyond = [token for _, token in self._sorted[first:last]]
-        return beyond + [t for end in range(1, len(prefix)) for t in self._spelling(prefix[:end])]
+        if beyond:
+            return beyond
+        return [t for end in range(1, len(prefix)) for t in self._spelling(prefix[:end])]
 
     def heals(self, tokens: Sequence[int]) -> tuple[int, str] | None:
         """How many last tokens to take back, and their text; None if nothing can go beyond them.
