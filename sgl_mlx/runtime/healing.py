@@ -2,7 +2,8 @@
 
 A prompt that ends in "http:" ends in the token ":", after which the model hardly ever saw "//"
 (it saw "://"). So the last token is taken back and the output has to begin with its text: the
-first tokens are those that spell it, go beyond it, or spell a part of it.
+first token is one that spells it or goes beyond it; only where no single token does, one that
+spells a part of it.
 """
 
 from __future__ import annotations
