@@ -1,0 +1,226 @@
+"""What a step attends to, in plain integers, and the tables of them that the kernels read.
+
+A key's *position* is its index among the keys of its row: shared spans first, then the row's
+private prefix, then its new tokens (the tail of a decode epoch). Tables are flat int32 arrays; all
+have `MIN_ELEMENTS` or more, since MLX hands smaller arrays to a kernel in another address space.
+
+A plan is built once for a step, or once for the steps of a decode epoch, and serves every layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+import mlx.core as mx
+
+MIN_ELEMENTS = 8
+TILE_ROWS = 32
+"""Query vectors that K1 and K3 attend at a time: 4 simdgroups of 8."""
+
+CHUNK = 512
+"""Keys that one simdgroup of K2, or one threadgroup of K3, goes through."""
+
+
+class ExtendRow(NamedTuple):
+    """One sequence: the pool slots of its prefix, and how many tokens follow it in this step."""
+
+    prefix: Sequence[int]
+    tokens: int
+
+
+class SharedSpan(NamedTuple):
+    """Prefix keys `[start, start + len(slots))` of each of the rows `first … last - 1`."""
+
+    first: int
+    last: int
+    start: int
+    slots: Sequence[int]
+
+
+class ExtendPlan:
+    """Rows of new tokens, one row's tokens after another's, each over a prefix in the pool.
+
+    Args:
+        rows: at least one, each of one token or more.
+
+    Attributes:
+        slots: the prefixes' slots, one row after another.
+        table: by row: where its slots begin in `slots`, prefix length, first token, tokens.
+    """
+
+    def __init__(self, rows: Sequence[ExtendRow]) -> None:
+        if not rows or min(row.tokens for row in rows) < 1:
+            raise ValueError(f"an ExtendPlan needs rows of at least one token, got {list(rows)!r}")
+        self.rows = tuple(rows)
+        self.tokens = sum(row.tokens for row in rows)
+        self.slots = int_table(slot for row in rows for slot in row.prefix)
+        begins = offsets(len(row.prefix) for row in rows)
+        firsts = offsets(row.tokens for row in rows)
+        table = zip(begins, map(len, (row.prefix for row in rows)), firsts, rows, strict=True)
+        self.table = int_table(x for *head, row in table for x in (*head, row.tokens))
+        self._tiles: dict[int, tuple[mx.array, int]] = {}
+
+    def tiles(self, group: int) -> tuple[mx.array, int]:
+        """Tiles of `TILE_ROWS` packed (token, head of the group) pairs, and their number.
+
+        By tile: row, first packed pair.
+        """
+        if group not in self._tiles:
+            tiles = [
+                (index, first)
+                for index, row in enumerate(self.rows)
+                for first in range(0, row.tokens * group, TILE_ROWS)
+            ]
+            self._tiles[group] = int_table(x for tile in tiles for x in tile), len(tiles)
+        return self._tiles[group]
+
+
+class DecodePlan:
+    """Rows of `tokens` new tokens each (one, or several to verify), over prefixes in the pool.
+
+    The new tokens are the last `tokens` columns in use of a tail `(rows, width, kv_heads, dim)`.
+
+    Args:
+        rows: the slots of each row's private prefix.
+        spans: what rows share before that, outer spans first; those of a row follow each other
+            without a gap, from position 0 to where its private prefix starts.
+        width: columns of the tail.
+        tokens: new tokens of each row in a step, at most `MAX_TOKENS`.
+        chunk: keys to a partial softmax.
+
+    Attributes:
+        slots: private prefixes, one row after another, then the spans.
+        table: by row: where its private slots begin in `slots`, the position of the first of
+            them, the position of its first tail column, 0.
+        items: partial softmaxes of K2, sorted by row; by item: row, first position, end, 0.
+        merges: by row: its first item, its number of items, where its part of `shared_partials`
+            begins, the length of that.
+        shared_partials: partials of K3 by row.
+    """
+
+    MAX_TOKENS = 8
+
+    def __init__(
+        self,
+        rows: Sequence[Sequence[int]],
+        spans: Sequence[SharedSpan] = (),
+        *,
+        width: int = 1,
+        tokens: int = 1,
+        chunk: int = CHUNK,
+    ) -> None:
+        if not rows:
+            raise ValueError("a DecodePlan needs at least one row, got none")
+        if not 1 <= tokens <= min(self.MAX_TOKENS, width):
+            raise ValueError(
+                f"a DecodePlan takes 1 to {self.MAX_TOKENS} new tokens a row and a tail that "
+                f"holds them, got tokens={tokens}, width={width}"
+            )
+        self.rows, self.spans = tuple(rows), tuple(spans)
+        self.width, self.tokens = width, tokens
+        self.starts = _private_starts(len(rows), spans)
+        self.ends = [start + len(row) for start, row in zip(self.starts, rows, strict=True)]
+        self.slots = int_table(slot for part in self._stretches() for slot in part)
+        begins = offsets(map(len, self._stretches()))
+        rows_begin = zip(begins, self.starts, self.ends, strict=False)
+        self.table = int_table(x for row in rows_begin for x in (*row, 0))
+        items = list(self._split_rows(chunk))
+        self.item_count = len(items)
+        self.items = int_table(x for item in items for x in (*item, 0))
+        self._pieces = list(self._split_spans(begins[len(rows) :], chunk))
+        self.shared_partial_count = sum(piece.rows for piece in self._pieces)
+        self._describe_merges([row for row, *_ in items])
+        self._shared_tiles: dict[int, tuple[mx.array, int]] = {}
+
+    def shared_tiles(self, group: int) -> tuple[mx.array, int]:
+        """Tiles of K3 and their number.
+
+        By tile: where its slots begin in `slots`, position of the first key, number of keys,
+        first row, rows, first partial, the shortest prefix of these rows, first packed vector
+        (row, token, head of the group).
+        """
+        if group not in self._shared_tiles:
+            tiles = [
+                (*piece, first)
+                for piece in self._pieces
+                for first in range(0, piece.rows * self.tokens * group, TILE_ROWS)
+            ]
+            self._shared_tiles[group] = int_table(x for tile in tiles for x in tile), len(tiles)
+        return self._shared_tiles[group]
+
+    def _stretches(self) -> Iterable[Sequence[int]]:
+        yield from self.rows
+        yield from (span.slots for span in self.spans)
+
+    def _split_rows(self, chunk: int) -> Iterable[tuple[int, int, int]]:
+        for row, (start, end) in enumerate(zip(self.starts, self.ends, strict=True)):
+            for first in range(start, end + self.width, chunk):
+                yield row, first, min(first + chunk, end + self.width)
+
+    def _split_spans(self, begins: Sequence[int], chunk: int) -> Iterable[_Piece]:
+        partial = 0
+        for span, begin in zip(self.spans, begins, strict=True):
+            rows, shortest = span.last - span.first, min(self.ends[span.first : span.last])
+            for at in range(0, len(span.slots), chunk):
+                keys = min(chunk, len(span.slots) - at)
+                place = begin + at, span.start + at, keys
+                yield _Piece(*place, span.first, rows, partial, shortest)
+                partial += rows
+
+    def _describe_merges(self, item_rows: Sequence[int]) -> None:
+        shared: list[list[int]] = [[] for _ in self.rows]
+        for piece in self._pieces:
+            for i in range(piece.rows):
+                shared[piece.first_row + i].append(piece.partial + i)
+        counts = [0] * len(self.rows)
+        for row in item_rows:
+            counts[row] += 1
+        lengths = [len(partials) for partials in shared]
+        columns = offsets(counts), counts, offsets(lengths), lengths
+        self.merges = int_table(x for row in zip(*columns, strict=True) for x in row)
+        self.shared_partials = int_table(x for partials in shared for x in partials)
+
+
+class _Piece(NamedTuple):
+    """At most a chunk of a span; see `DecodePlan.shared_tiles`."""
+
+    begin: int
+    position: int
+    keys: int
+    first_row: int
+    rows: int
+    partial: int
+    shortest: int
+
+
+def offsets(lengths: Iterable[int]) -> list[int]:
+    """Where each of consecutive stretches begins."""
+    return list(accumulate(lengths, initial=0))[:-1]
+
+
+def int_table(values: Iterable[int]) -> mx.array:
+    """Flat int32 array, zeros added up to `MIN_ELEMENTS`."""
+    flat = list(values)
+    return mx.array(flat + [0] * (MIN_ELEMENTS - len(flat)), mx.int32)
+
+
+def _private_starts(rows: int, spans: Sequence[SharedSpan]) -> list[int]:
+    """Where each row's private prefix starts.
+
+    Raises:
+        ValueError: the spans of a row do not follow each other from 0 on.
+    """
+    starts = [0] * rows
+    for span in spans:
+        covered = starts[span.first : span.last]
+        if not covered or len(covered) != span.last - span.first:
+            raise ValueError(f"span of rows {span.first}..{span.last - 1}: there are {rows} rows")
+        if not span.slots or set(covered) != {span.start}:
+            raise ValueError(
+                f"span of rows {span.first}..{span.last - 1} with {len(span.slots)} slots starts "
+                f"at {span.start}; the spans before it end at {sorted(set(covered))}"
+            )
+        starts[span.first : span.last] = [span.start + len(span.slots)] * len(covered)
+    return starts

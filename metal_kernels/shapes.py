@@ -1,0 +1,134 @@
+"""Shape and dtype checks whose messages name every dimension: `q (T=5, Hq=9, D=64)`."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan
+from sgl_mlx.metal_kernels.pool import Options, PoolLayer
+
+HEAD_DIMS = (64, 80, 96, 128, 256)
+DTYPES = (mx.float16, mx.bfloat16, mx.float32)
+
+
+class Shapes:
+    """Binds symbols to lengths, in the order the arrays are checked."""
+
+    def __init__(self, **known: int) -> None:
+        self.lengths = dict(known)
+
+    def __getitem__(self, symbol: str) -> int:
+        return self.lengths[symbol]
+
+    def check(self, name: str, array: mx.array, *symbols: str) -> None:
+        """Raises ValueError unless each dimension of `array` is what its symbol stands for."""
+        wanted = tuple(self.lengths.get(s, -1) for s in symbols)
+        fits = len(wanted) == array.ndim and all(
+            w in (-1, got) for w, got in zip(wanted, array.shape, strict=True)
+        )
+        if not fits:
+            raise ValueError(f"{name} has shape {array.shape}, expected {self._spell(symbols)}")
+        self.lengths.update(zip(symbols, array.shape, strict=True))
+
+    def check_heads(self) -> None:
+        """Raises ValueError unless the kernels can take these heads."""
+        if self["Hq"] % self["Hkv"]:
+            raise ValueError(f"Hq={self['Hq']} query heads do not divide by Hkv={self['Hkv']}")
+        if self["D"] not in HEAD_DIMS:
+            raise ValueError(f"D={self['D']} is not one of the head dims {HEAD_DIMS}")
+
+    def _spell(self, symbols: tuple[str, ...]) -> str:
+        known = (f"{s}={self.lengths[s]}" if s in self.lengths else s for s in symbols)
+        return f"({', '.join(known)})"
+
+
+def check_extend(
+    q: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    pool: PoolLayer,
+    plan: ExtendPlan,
+    options: Options,
+) -> Shapes:
+    """Of `extend_attention`: T, Hq, Hkv, D, N (slots + 1)."""
+    shapes = Shapes(T=plan.tokens)
+    shapes.check("q", q, "T", "Hq", "D")
+    shapes.check("keys", keys, "T", "Hkv", "D")
+    shapes.check("values", values, "T", "Hkv", "D")
+    _check_rest(shapes, q, pool, options)
+    _check_dtype("keys", keys, q)
+    _check_dtype("values", values, q)
+    return shapes
+
+
+def check_decode(
+    q: mx.array,
+    tail_keys: mx.array,
+    tail_values: mx.array,
+    tail_length: int,
+    pool: PoolLayer,
+    plan: DecodePlan,
+    options: Options,
+) -> Shapes:
+    """Of `decode_attention`: T, B (rows), W (tail columns), Hq, Hkv, D, N (slots + 1)."""
+    shapes = Shapes(T=len(plan.rows) * plan.tokens, B=len(plan.rows), W=plan.width)
+    shapes.check("q", q, "T", "Hq", "D")
+    shapes.check("tail_keys", tail_keys, "B", "W", "Hkv", "D")
+    shapes.check("tail_values", tail_values, "B", "W", "Hkv", "D")
+    _check_rest(shapes, q, pool, options)
+    _check_dtype("tail_keys", tail_keys, q)
+    _check_dtype("tail_values", tail_values, q)
+    if not plan.tokens <= tail_length <= plan.width:
+        raise ValueError(
+            f"tail_length={tail_length} is outside {plan.tokens}..{plan.width}: "
+            "new tokens of a row to columns W"
+        )
+    return shapes
+
+
+def check_flush(
+    pool: PoolLayer, keys: mx.array, values: mx.array, slots: mx.array, previous: mx.array
+) -> Shapes:
+    """Of `flush_pool`: T, Hkv, D, N (slots + 1)."""
+    shapes = Shapes()
+    shapes.check("keys", keys, "T", "Hkv", "D")
+    shapes.check("values", values, "T", "Hkv", "D")
+    shapes.check("slots", slots[: shapes["T"]], "T")
+    _check_pool(shapes, keys.dtype, pool)
+    _check_dtype("values", values, keys)
+    for name, array in (("slots", slots), ("previous", previous)):
+        if array.dtype != mx.int32:
+            raise ValueError(f"{name} is {array.dtype}, expected int32")
+    return shapes
+
+
+def _check_rest(shapes: Shapes, q: mx.array, pool: PoolLayer, options: Options) -> None:
+    _check_pool(shapes, q.dtype, pool)
+    shapes.check_heads()
+    if options.sinks is not None:
+        shapes.check("sinks", options.sinks, "Hq")
+    if options.window is not None and options.window < 1:
+        raise ValueError(f"window={options.window} must be at least one token, or None")
+    if options.softcap is not None and options.softcap <= 0:
+        raise ValueError(f"softcap={options.softcap} must be above zero, or None")
+
+
+def _check_pool(shapes: Shapes, dtype: mx.Dtype, pool: PoolLayer) -> None:
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype} is not one of {', '.join(map(str, DTYPES))}")
+    stored = mx.int8 if pool.quantized else dtype
+    for name in ("keys", "values"):
+        array = getattr(pool, name)
+        shapes.check(f"pool {name}", array, "N", "Hkv", "D")
+        if array.dtype != stored:
+            raise ValueError(f"pool {name} is {array.dtype}, expected {stored}")
+    if (pool.key_scales is None) != (pool.value_scales is None):
+        raise ValueError("pool: key_scales and value_scales must both be given, or neither")
+    if pool.key_scales is not None and pool.value_scales is not None:
+        shapes.check("key_scales", pool.key_scales, "N", "Hkv")
+        shapes.check("value_scales", pool.value_scales, "N", "Hkv")
+
+
+def _check_dtype(name: str, array: mx.array, like: mx.array) -> None:
+    if array.dtype != like.dtype:
+        raise ValueError(f"{name} is {array.dtype}, expected {like.dtype}")
