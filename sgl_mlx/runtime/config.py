@@ -26,6 +26,7 @@ class EngineConfig:
         in_flight_sharing: let a burst over one new prefix wait for one of them to compute it.
         random_seed: of requests that bring no seed.
         dtype: float32, float16, bfloat16 or native; None as `models.load` chooses.
+        kv_bits: 8 keeps the KV pool in 8 bits; None in the model's dtype.
         offline: never ask the hub.
     """
 
@@ -39,6 +40,7 @@ class EngineConfig:
     in_flight_sharing: bool = True
     random_seed: int = 0
     dtype: str | None = None
+    kv_bits: int | None = None
     offline: bool | None = None
 
     @classmethod
@@ -81,6 +83,10 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise InvalidParamsError(f"{name} must be a positive integer, got {value!r}")
+        if self.kv_bits not in (None, 8):
+            raise InvalidParamsError(
+                f"kv_bits must be 8, or None for the model's own dtype, got {self.kv_bits!r}"
+            )
 
 
 _SGLANG_ONLY = frozenset(

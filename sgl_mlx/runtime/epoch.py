@@ -15,7 +15,7 @@ import mlx.core as mx
 
 from sgl_mlx.runtime import attention as at
 from sgl_mlx.runtime import cpu
-from sgl_mlx.runtime.kv import KVPool, SlotIndex
+from sgl_mlx.runtime.kv import KVPool, SlotIndex, Slots
 from sgl_mlx.runtime.layout import Span, shared_spans
 from sgl_mlx.runtime.plan import Row
 
@@ -36,10 +36,8 @@ class Epoch:
         ]
         self._pad_bias, self._key_positions = self._describe_columns(private)
         self._spans = [_SharedKeys(pool, span, rows[span.first]) for span in spans]
-        slots = mx.array(index, mx.int32)
-        shape = len(rows), self._prefix
-        self.keys = [_buffer(pool.keys[i], slots, shape, width) for i in range(len(pool.layers))]
-        self.values = [_buffer(x, slots, shape, width) for x in pool.values]
+        self.keys = [_buffer(x, index, width) for x in pool.keys]
+        self.values = [_buffer(x, index, width) for x in pool.values]
         self._biases: dict[int, mx.array] = {}
 
     def begin_step(self) -> mx.array:
@@ -165,12 +163,13 @@ def _padded(slots: Sequence[int], length: int) -> list[int]:
     return [*slots, *[0] * (length - len(slots))]
 
 
-def _buffer(pool: mx.array, slots: mx.array, shape: tuple[int, int], width: int) -> mx.array:
-    """Gathered prefix `(rows, heads, prefix, dim)` with room for `width` more columns."""
-    rows, prefix = shape
-    _, heads, dim = pool.shape
-    tail = mx.zeros((rows, heads, width, dim), pool.dtype)
+def _buffer(slots: Slots, index: Sequence[Sequence[int]], width: int) -> mx.array:
+    """Prefix `(rows, heads, prefix, dim)` gathered, with room for `width` more columns."""
+    rows, prefix = len(index), len(index[0])
+    _, heads, dim = slots.data.shape
+    tail = mx.zeros((rows, heads, width, dim), slots.dtype)
     if prefix == 0:
         return tail
-    gathered = pool[slots.reshape(-1)].reshape(rows, prefix, heads, dim)
-    return mx.concatenate([gathered.swapaxes(1, 2), tail], axis=2)
+    gathered = slots.read(SlotIndex([slot for row in index for slot in row]))
+    by_row = gathered.reshape(rows, prefix, heads, dim)
+    return mx.concatenate([by_row.swapaxes(1, 2), tail], axis=2)

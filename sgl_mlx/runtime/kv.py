@@ -4,6 +4,8 @@ MLX arrays are values: `pool[slots] = kv` happens in place only while nothing el
 buffer. So the pool is written at synchronisation points alone, after everything that reads it has
 been evaluated; in between, new KV lives in small arrays of its own (`runner`). Slot 0 is padding:
 always zero, never handed out.
+
+With `kv_bits=8` an element is an int8 and each token's head has a float16 scale: x ~ q * scale.
 """
 
 from __future__ import annotations
@@ -14,27 +16,45 @@ import mlx.core as mx
 
 from sgl_mlx.models.adapter import LayerShape
 
+_MOST = 127
+"""The largest quantized value; -128 is left out, so that a sign costs no precision."""
+
+_LARGEST_SCALE = 65504.0
+"""Of float16."""
+
 
 class KVPool:
-    """Keys `(slots + 1, heads, key_dim)` and values `(slots + 1, heads, value_dim)` by layer."""
+    """Keys `(slots + 1, heads, key_dim)` and values `(slots + 1, heads, value_dim)` by layer.
 
-    def __init__(self, layers: Sequence[LayerShape], slots: int, dtype: mx.Dtype) -> None:
+    Args:
+        dtype: of what is written and gathered.
+        kv_bits: None keeps `dtype`; 8 keeps int8 with scales.
+    """
+
+    def __init__(
+        self, layers: Sequence[LayerShape], slots: int, dtype: mx.Dtype, kv_bits: int | None = None
+    ) -> None:
         self.layers = tuple(layers)
         self.slots = slots
-        self.keys = [mx.zeros((slots + 1, x.heads, x.key_dim), dtype) for x in layers]
-        self.values = [mx.zeros((slots + 1, x.heads, x.value_dim), dtype) for x in layers]
-        mx.eval(self.keys, self.values)
+        self.dtype = dtype
+        self.keys = [Slots((slots + 1, x.heads, x.key_dim), dtype, kv_bits) for x in layers]
+        self.values = [Slots((slots + 1, x.heads, x.value_dim), dtype, kv_bits) for x in layers]
+        self._evaluate()
 
     @staticmethod
-    def bytes_per_slot(layers: Sequence[LayerShape], dtype: mx.Dtype) -> int:
-        return sum(x.heads * (x.key_dim + x.value_dim) for x in layers) * int(dtype.size)
+    def bytes_per_slot(
+        layers: Sequence[LayerShape], dtype: mx.Dtype, kv_bits: int | None = None
+    ) -> int:
+        """Bytes that one token takes in all layers together."""
+        one = Slots.bytes_per_head
+        return sum(
+            x.heads * (one(x.key_dim, dtype, kv_bits) + one(x.value_dim, dtype, kv_bits))
+            for x in layers
+        )
 
     def gather(self, layer: int, index: SlotIndex) -> tuple[mx.array, mx.array]:
-        """Keys and values `(*index.shape, heads, dim)` of one layer."""
-        if index.run is not None:
-            start, end = index.run
-            return self.keys[layer][start:end], self.values[layer][start:end]
-        return self.keys[layer][index.array], self.values[layer][index.array]
+        """Keys and values `(*index.shape, heads, dim)` of one layer, in the pool's `dtype`."""
+        return self.keys[layer].read(index), self.values[layer].read(index)
 
     def write(self, slots: Sequence[int], keys: list[mx.array], values: list[mx.array]) -> None:
         """Store evaluated KV `(len(slots), heads, dim)` of every layer.
@@ -44,16 +64,77 @@ class KVPool:
         if not slots:
             return
         index = SlotIndex(slots)
-        where = slice(*index.run) if index.run is not None else index.array
-        for layer, shape in enumerate(self.layers):
-            self.keys[layer][where] = keys[layer]
-            if shape.value_dim:  # an indexer's cache has keys alone
-                self.values[layer][where] = values[layer]
-        mx.eval(self.keys, self.values)
+        for layer in range(len(self.layers)):
+            self.keys[layer].write(index, keys[layer])
+            self.values[layer].write(index, values[layer])
+        self._evaluate()
+
+    def _evaluate(self) -> None:
+        mx.eval([array for x in (*self.keys, *self.values) for array in x.arrays()])
+
+
+class Slots:
+    """Keys, or values, of one layer.
+
+    Attributes:
+        dtype: of what is written and read.
+        data: `(slots + 1, heads, dim)` in `dtype`, or int8 where `scales` are.
+        scales: float16 `(slots + 1, heads)`, or None.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], dtype: mx.Dtype, kv_bits: int | None) -> None:
+        self.dtype = dtype
+        self.data = mx.zeros(shape, mx.int8 if kv_bits else dtype)
+        self.scales = mx.zeros(shape[:2], mx.float16) if kv_bits else None
+
+    @staticmethod
+    def bytes_per_head(dim: int, dtype: mx.Dtype, kv_bits: int | None) -> int:
+        if kv_bits is None:
+            return dim * int(dtype.size)
+        return dim * int(mx.int8.size) + int(mx.float16.size)
+
+    def arrays(self) -> list[mx.array]:
+        return [self.data] if self.scales is None else [self.data, self.scales]
+
+    def read(self, index: SlotIndex) -> mx.array:
+        where = index.where
+        if self.scales is None:
+            return self.data[where]
+        return dequantize(self.data[where], self.scales[where], self.dtype)
+
+    def write(self, index: SlotIndex, new: mx.array) -> None:
+        if not new.shape[-1]:  # an indexer's cache has keys alone
+            return
+        if self.scales is None:
+            self.data[index.where] = new
+        else:
+            self.data[index.where], self.scales[index.where] = quantize(new)
+
+
+def quantize(x: mx.array) -> tuple[mx.array, mx.array]:
+    """`(..., dim)` as int8 and float16 scales `(...)`: symmetric, `x ~ q * scale`.
+
+    What is rounded to int8 is x over the scale as float16 has it, so that the scale's own rounding
+    costs nothing. Where that is 0, as for x = 0, so is q.
+    """
+    wide = x.astype(mx.float32)
+    largest = mx.max(mx.abs(wide), axis=-1)
+    scales = mx.minimum(largest / _MOST, _LARGEST_SCALE).astype(mx.float16)
+    divisor = mx.where(scales > 0, scales, mx.inf).astype(mx.float32)
+    q = mx.clip(mx.round(wide / divisor[..., None]), -_MOST, _MOST)
+    return q.astype(mx.int8), scales
+
+
+def dequantize(q: mx.array, scales: mx.array, dtype: mx.Dtype) -> mx.array:
+    """`q * scale`, exact in float32, rounded once to `dtype`."""
+    return (q.astype(mx.float32) * scales.astype(mx.float32)[..., None]).astype(dtype)
 
 
 class SlotIndex:
-    """Slots to read or write; one ascending run needs no gather."""
+    """Slots to read or write; one ascending run needs no gather.
+
+    `where` indexes the first axis of a pool's arrays: a slice or an int32 array.
+    """
 
     def __init__(self, slots: Sequence[int]) -> None:
         first, count = slots[0], len(slots)
@@ -61,4 +142,4 @@ class SlotIndex:
             range(first, first + count)
         )
         self.run = (first, first + count) if consecutive else None
-        self.array = mx.array(list(slots), mx.int32)
+        self.where = slice(first, first + count) if consecutive else mx.array(list(slots), mx.int32)

@@ -60,8 +60,9 @@ def assemble(loaded: LoadedModel, config: EngineConfig, started: float) -> Runna
     """The parts around a loaded model."""
     adapter = adapter_for(loaded.model)
     context = config.context_length or _context_length(loaded.config)
-    slots = pool_slots(config.max_total_tokens, context, adapter.layers, adapter.dtype)
-    pool = KVPool(adapter.layers, slots, adapter.dtype)
+    layers, dtype, bits = adapter.layers, adapter.dtype, config.kv_bits
+    slots = pool_slots(config.max_total_tokens, context, layers, dtype, kv_bits=bits)
+    pool = KVPool(layers, slots, dtype, bits)
     limits = config.limits if adapter.ragged else replace(config.limits, epoch_steps=1)
     cache = PrefixCache(slots, disabled=config.disable_radix_cache)
     return RunnableModel(

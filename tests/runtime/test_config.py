@@ -43,6 +43,13 @@ def test_sizes_must_be_positive_integers(name: str, value: Any) -> None:
         EngineConfig.of({name: value})
 
 
+@pytest.mark.parametrize("value", [5, 16, 0, "8", True])
+def test_the_pool_has_8_bits_or_those_of_the_model(value: Any) -> None:
+    with pytest.raises(InvalidParamsError, match=f"kv_bits must be 8, .*, got {value!r}"):
+        EngineConfig.of({"kv_bits": value})
+    assert EngineConfig.of({"kv_bits": 8}).kv_bits == 8
+
+
 def test_known_options_give_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

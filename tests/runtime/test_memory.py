@@ -47,6 +47,17 @@ def test_a_pool_too_large_for_the_machine_is_refused_with_the_arithmetic() -> No
     assert f"at most {most} tokens (max_total_tokens)" in message
 
 
+def test_eight_bits_hold_more_tokens_in_the_same_memory() -> None:
+    room = fitting(3000)
+    quantized = pool_slots(None, 2048, LAYERS, mx.float16, room, kv_bits=8)
+    assert quantized == int(room * 0.6) // (4 * 2 * 2 * (16 + 2))
+    with pytest.raises(MemoryLimitError, match="kv_bits=8 makes room"):
+        pool_slots(4000, 2048, LAYERS, mx.float16, room)
+    with pytest.raises(MemoryLimitError) as error:
+        pool_slots(40_000, 2048, LAYERS, mx.float16, room, kv_bits=8)
+    assert "kv_bits=8" not in str(error.value)
+
+
 def test_a_machine_without_room_for_a_thousand_tokens_is_told_so() -> None:
     with pytest.raises(MemoryLimitError, match="a KV pool of 1000 tokens does not fit"):
         slots(None, 2048, fitting(999) - 20)
