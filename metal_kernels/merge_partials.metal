@@ -1,0 +1,57 @@
+// K2b: one softmax from the partial ones over a query vector's keys (log-sum-exp): those of the
+// row's own chunks, which lie one after another, and those of the spans it shares.
+//
+// A simdgroup owns one query vector; lane i has d = i, i + 32 ... The lanes share nothing.
+//
+// grid (32, tokens of q * HEADS, 1), threadgroup (32, up to 4, 1)
+// merges: {first own partial, own partials, first in shared_partials, shared partials} by row
+constexpr int PARTS = (DIM + 31) / 32;
+
+const int lane = int(thread_index_in_simdgroup);
+const int vector = int(thread_position_in_grid.y);
+const int head = vector % HEADS;
+const int tokens = ints[2];
+const int row = vector / HEADS / tokens;
+const int token = vector / HEADS % tokens;
+const int own_first = merges[4 * row];
+const int own_count = merges[4 * row + 1];
+const int shared_first = merges[4 * row + 2];
+const int count = own_count + merges[4 * row + 3];
+
+// A sink is a key without a value that everybody sees first.
+float peak = SINKS ? float(sinks[head]) * LOG2_E : MASKED;
+float mass = SINKS ? 1.0f : 0.0f;
+float sums[PARTS];
+#pragma clang loop unroll(full)
+for (int part = 0; part < PARTS; part++) {
+  sums[part] = 0.0f;
+}
+
+for (int i = 0; i < count; i++) {
+  const bool own = i < own_count;
+  const int index = own ? own_first + i : shared_partials[shared_first + i - own_count];
+  const size_t partial = size_t(index * tokens + token) * HEADS + head;
+  const float its_peak = own ? own_peaks[partial] : shared_peaks[partial];
+  const float its_mass = own ? own_masses[partial] : shared_masses[partial];
+  const float new_peak = max(peak, its_peak);
+  const float shrink = exp2(peak - new_peak);
+  const float weight = exp2(its_peak - new_peak);
+  peak = new_peak;
+  mass = mass * shrink + its_mass * weight;
+#pragma clang loop unroll(full)
+  for (int part = 0; part < PARTS; part++) {
+    const int d = lane + 32 * part;
+    if (d < DIM) {
+      const size_t at = partial * DIM + d;
+      sums[part] = sums[part] * shrink + (own ? own_out[at] : shared_out[at]) * weight;
+    }
+  }
+}
+
+#pragma clang loop unroll(full)
+for (int part = 0; part < PARTS; part++) {
+  const int d = lane + 32 * part;
+  if (d < DIM) {
+    out[size_t(vector) * DIM + d] = T(sums[part] / mass);
+  }
+}

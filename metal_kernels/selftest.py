@@ -1,0 +1,116 @@
+"""Whether a specialisation of the kernels agrees with the reference, on a small random case."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import mlx.core as mx
+
+from sgl_mlx.metal_kernels import ops, reference
+from sgl_mlx.metal_kernels.build import Kernels
+from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan, ExtendRow, SharedSpan
+from sgl_mlx.metal_kernels.pool import Options, PoolLayer, quantize
+
+TOLERANCES = {mx.float32: 1e-5, mx.float16: 1e-3, mx.bfloat16: 8e-3}
+"""Largest difference of an output element; values are of order one."""
+
+_SLOTS = 256
+_WIDTH = 8
+
+
+@dataclass(frozen=True)
+class Case:
+    """What MLX compiles a text of its own for, as far as it is visible from outside."""
+
+    work: Literal["extend", "decode"]
+    heads: int
+    kv_heads: int
+    dim: int
+    dtype: mx.Dtype
+    quantized: bool = False
+    window: int | None = None
+    capped: bool = False
+    sinks: bool = False
+
+    @classmethod
+    def of(
+        cls, work: Literal["extend", "decode"], q: mx.array, pool: PoolLayer, options: Options
+    ) -> Case:
+        """The one that these arguments of `ops` fall under."""
+        _, heads, dim = q.shape
+        return cls(
+            work,
+            heads,
+            pool.keys.shape[1],
+            dim,
+            q.dtype,
+            pool.quantized,
+            options.window,
+            options.softcap is not None,
+            options.sinks is not None,
+        )
+
+    def __str__(self) -> str:
+        told = {**asdict(self), "dtype": str(self.dtype).rpartition(".")[2]}
+        del told["work"]
+        return f"{self.work}({', '.join(f'{k}={v}' for k, v in told.items() if v)})"
+
+
+def compare(case: Case, kernels: Kernels) -> tuple[bool, str]:
+    """Run a case both ways: whether they agree, and by how much they differ.
+
+    The rows have an empty prefix, one that ends within a tile and one that crosses chunks of keys;
+    two of them share a span.
+
+    Raises:
+        RuntimeError: Metal refuses the kernel's text.
+    """
+    got, right = (_extend if case.work == "extend" else _decode)(case, kernels)
+    difference = mx.abs(got.astype(mx.float32) - right.astype(mx.float32))
+    largest, mean = mx.max(difference).item(), mx.mean(difference).item()
+    good = bool(mx.all(difference <= TOLERANCES[case.dtype]).item())  # False for NaN
+    return good, f"differs by {largest:.1e} at most, {mean:.1e} on average"
+
+
+def _extend(case: Case, kernels: Kernels) -> tuple[mx.array, mx.array]:
+    plan = ExtendPlan([ExtendRow([], 5), ExtendRow(range(70, 0, -1), 9), ExtendRow([7], 33)])
+    q, keys, values = _random(case, plan.tokens)
+    rest = _pool(case), plan, _options(case)
+    return (
+        ops.extend_attention(q, keys, values, *rest, kernels),
+        reference.extend_attention(q, keys, values, *rest),
+    )
+
+
+def _decode(case: Case, kernels: Kernels) -> tuple[mx.array, mx.array]:
+    spans = [SharedSpan(0, 2, 0, range(40, 90)), SharedSpan(0, 2, 50, range(9, 20))]
+    plan = DecodePlan([[], range(120, 200, 3), range(200, 250)], spans, width=_WIDTH, chunk=32)
+    q, _, _ = _random(case, 3)
+    tail = [x.reshape(3, _WIDTH, *x.shape[1:]) for x in _random(case, 3 * _WIDTH)[1:]]
+    rest = tail[0], tail[1], _WIDTH - 2, _pool(case), plan, _options(case)
+    return ops.decode_attention(q, *rest, kernels), reference.decode_attention(q, *rest)
+
+
+def _random(case: Case, tokens: int) -> tuple[mx.array, mx.array, mx.array]:
+    """Queries, keys and values; some keys point far away from every query."""
+    sizes = case.heads, case.kv_heads, case.kv_heads
+    shapes = [(tokens, heads, case.dim) for heads in sizes]
+    keys = mx.random.split(mx.random.key(tokens), 3)
+    return tuple(  # type: ignore[return-value]
+        mx.random.normal(shape, key=key).astype(case.dtype)
+        for shape, key in zip(shapes, keys, strict=True)
+    )
+
+
+def _pool(case: Case) -> PoolLayer:
+    _, keys, values = _random(case, _SLOTS)
+    if not case.quantized:
+        return PoolLayer(keys, values)
+    (k, key_scales), (v, value_scales) = quantize(keys), quantize(values)
+    return PoolLayer(k, v, key_scales, value_scales)
+
+
+def _options(case: Case) -> Options:
+    sinks = mx.random.normal((case.heads,), key=mx.random.key(0)) if case.sinks else None
+    return Options(case.dim**-0.5, case.window, 20.0 if case.capped else None, sinks)
