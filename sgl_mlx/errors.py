@@ -10,13 +10,15 @@ SglError
 │   ├── InvalidParamsError       (also ValueError) a sampling value out of range
 │   │   └── RegexError               (also re.error) a regular expression that is broken
 │   ├── PromptError              (also ValueError) empty, or longer than context or pool
+│   ├── ImageError               (also ValueError) a picture or video that cannot be read or used
 │   └── RequestAborted           the request was cancelled
 ├── ModelError               a model cannot be loaded
 │   ├── ModelNotFoundError       no such file, folder or repository, or no way to reach it
 │   ├── CorruptModelError        a file is there but broken or incomplete
 │   ├── TokenizerError           tokenizer or chat template missing or broken
 │   └── UnsupportedModelError    an architecture or quantization we do not run
-└── MemoryLimitError         model or pool do not fit; the message holds the arithmetic
+├── MemoryLimitError         model or pool do not fit; the message holds the arithmetic
+└── KernelError              a Metal kernel was asked for by force and is not there, or is wrong
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ __all__ = [
     "BackendError",
     "CorruptModelError",
     "EngineStoppedError",
+    "ImageError",
     "InvalidParamsError",
+    "KernelError",
     "MemoryLimitError",
     "ModelError",
     "ModelNotFoundError",
@@ -91,6 +95,10 @@ class PromptError(RequestError, ValueError):
     """A prompt is empty, or longer than the context or the pool."""
 
 
+class ImageError(RequestError, ValueError):
+    """A picture or video that cannot be read, is too large, or that the model does not take."""
+
+
 class RequestAborted(RequestError):
     """The request was cancelled before it finished."""
 
@@ -117,3 +125,7 @@ class UnsupportedModelError(ModelError):
 
 class MemoryLimitError(SglError):
     """The model or the KV pool does not fit; the message holds the arithmetic."""
+
+
+class KernelError(SglError):
+    """A Metal kernel was asked for by force and is not there, or is wrong."""

@@ -1,0 +1,166 @@
+"""Opening pictures: what a program hands over becomes upright RGB of 8 bits, or an `ImageError`.
+
+Size is checked in the header, before anything is decoded. As in transformers' image processors,
+rotation noted by the camera (EXIF) is applied and transparency shows white behind.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from sgl_mlx.errors import ImageError
+
+Source = str | Path | bytes | Image.Image
+"""A path, a `data:` URL, the bytes of a file, or an open picture."""
+
+MAX_PIXELS = 64_000_000
+"""192 MB of RGB; more is refused."""
+
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+"""Self-contained ones: others start programs (EPS) or read files they name."""
+
+_SHOWN = 80
+"""How many characters of a source an error repeats."""
+
+
+def open_image(source: Source) -> Image.Image:
+    """The picture, upright, as RGB; of an animation, the first frame.
+
+    Raises:
+        ImageError: when it cannot be found, read or decoded, or is empty or too large.
+    """
+    return next(open_frames(source))
+
+
+def open_frames(source: Source) -> Iterator[Image.Image]:
+    """Every frame of an animation, or the one picture, as `open_image` gives it; lazily.
+
+    Raises:
+        ImageError: as `open_image`, at the frame that is at fault.
+    """
+    name = _name(source)
+    image = source if isinstance(source, Image.Image) else _identify(source, name)
+    check_size(image.width, image.height, name)
+    yield _decode(image, name)
+    frame = 1
+    while image is not source and _seek(image, frame, name):
+        yield _decode(image, name)
+        frame += 1
+
+
+def check_size(width: int, height: int, name: str) -> None:
+    """Raise `ImageError` for a picture without pixels or with more than `MAX_PIXELS`."""
+    if width * height == 0:
+        raise ImageError(f"{name} is empty: {width} x {height} pixels")
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{name} is {width:,} x {height:,} pixels, at most {MAX_PIXELS:,} in all are read; "
+            "scale it down first"
+        )
+
+
+def _name(source: Source) -> str:
+    if isinstance(source, bytes | Image.Image):
+        return "the picture"
+    text = str(source)
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
+
+
+def _identify(source: str | Path | bytes, name: str) -> Image.Image:
+    """Read the header only."""
+    try:
+        return Image.open(_stream(source, name), formats=_FORMATS)
+    except UnidentifiedImageError as e:
+        raise ImageError(
+            f"{name} is no picture in a format this reads: {', '.join(_FORMATS)}"
+        ) from e
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
+        raise ImageError(f"{name} is too large, at most {MAX_PIXELS:,} pixels are read: {e}") from e
+    except ImageError:
+        raise
+    except Exception as e:  # Pillow's plugins raise whatever a broken file leads them into
+        raise ImageError(f"{name} cannot be read: {e or type(e).__name__}") from e
+
+
+def _stream(source: str | Path | bytes, name: str) -> Path | BytesIO:
+    if isinstance(source, bytes):
+        return BytesIO(source)
+    scheme = str(source).partition(":")[0].lower() if isinstance(source, str) else ""
+    if scheme == "data":
+        return BytesIO(_data_url(str(source), name))
+    if scheme in ("http", "https"):
+        raise ImageError(f"{name}: pictures are not fetched from the network; pass a file or bytes")
+    if not isinstance(source, str | Path):
+        raise ImageError(
+            f"a picture is a path, a data: URL, bytes or a PIL.Image, not {type(source).__name__}"
+        )
+    path = Path(source).expanduser()
+    if not path.is_file():
+        fault = "is a folder" if path.is_dir() else "does not exist"
+        raise ImageError(f"{name} {fault}; a picture is a file, a data: URL or bytes")
+    return path
+
+
+def _data_url(url: str, name: str) -> bytes:
+    """RFC 2397; spaces and line breaks in base64 are let pass, missing padding is not."""
+    header, comma, payload = url.partition(",")
+    if not comma:
+        raise ImageError(f"{name} is no data: URL: it has no comma before its data")
+    raw = unquote_to_bytes(payload)
+    if not header.lower().endswith(";base64"):
+        return raw
+    try:
+        return base64.b64decode(b"".join(raw.split()), validate=True)
+    except binascii.Error as e:
+        raise ImageError(f"{name} is no valid base64: {e}") from e
+
+
+def _seek(image: Image.Image, frame: int, name: str) -> bool:
+    """Whether there is such a frame; counting them first would read the whole file."""
+    try:
+        image.seek(frame)
+    except EOFError:
+        return False
+    except Exception as e:  # as above
+        raise ImageError(f"{name} is damaged at frame {frame}: {e or type(e).__name__}") from e
+    return True
+
+
+def _decode(image: Image.Image, name: str) -> Image.Image:
+    try:
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except ImageError:
+        raise
+    except Exception as e:  # as above
+        raise ImageError(f"{name} is damaged or cut short: {e or type(e).__name__}") from e
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image = _to_8_bits(image)
+    if "A" not in image.getbands() and image.info.get("transparency") is None:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Greys of 16 bits lose their lower 8, which Pillow would clip; wider ones have no scale."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values: np.ndarray[Any, np.dtype[Any]] = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
+        raise ImageError(
+            f"a picture of mode {image.mode} has no fixed range of brightness; "
+            "save it with 8 or 16 bits"
+        )
+    return Image.fromarray((values >> 8).astype(np.uint8))
