@@ -3,7 +3,8 @@
 SglError
 ├── ProgramError             a program misuses the language
 │   ├── UnknownVariableError     (also KeyError) a name no `gen` or `select` was given
-│   └── NotYetError              a construct this version does not have
+│   ├── NotYetError              a construct this version does not have
+│   └── GraphError               a compiled program is broken, or does not fit how it is used
 ├── BackendError             a backend is missing, unreachable or failed
 │   └── EngineStoppedError       the engine was shut down, or its thread died
 ├── RequestError             one request is wrong; the engine goes on
@@ -65,6 +66,10 @@ class UnknownVariableError(ProgramError, KeyError):
 
 class NotYetError(ProgramError):
     """A construct of the language that this version does not have."""
+
+
+class GraphError(ProgramError):
+    """A compiled program's file is broken, or its graph does not fit how it is used."""
 
 
 class BackendError(SglError):

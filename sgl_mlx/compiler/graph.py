@@ -42,7 +42,7 @@ JoinMode = Literal["gather_variable", "concate_and_append"]
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a program."""
+    """A line of a program; errors of a node name it."""
 
     function: str
     file: str
@@ -171,6 +171,13 @@ class Call(Node):
 
     program: str
     sampling: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Return(Node):
+    """What a nested program returned; a Graph keeps that of its own program as `result`."""
+
+    value: Value
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
-TEXT_METHODS = frozenset(
-    [
-        "capitalize",
-        "casefold",
-        "lower",
-        "lstrip",
-        "removeprefix",
-        "removesuffix",
-        "replace",
-        "rstrip",
-        "strip",
-        "swapcase",
-        "title",
-        "upper",
-    ]
+TEXT_METHODS = frozenset({"capitalize", "casefold", "lower", "lstrip", "removeprefix"}) | frozenset(
+    {"removesuffix", "replace", "rstrip", "strip", "swapcase", "title", "upper"}
 )
 """Methods of `str` that only make text of text, so that a graph may call them by name."""
 
