@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import platform
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
-from sgl_mlx.cli.engine import model_option
+from sgl_mlx.cli.engine import EngineOptions, engine_options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,11 +23,11 @@ def bench() -> None:
 
 
 @bench.command()
-@model_option
+@engine_options
 @click.option("--repeats", default=3, show_default=True, help="Pairs measured for each row.")
 @click.option("--scale", default=1.0, show_default=True, help="Multiplies the generated tokens.")
 @click.option("--json", "as_json", is_flag=True, help="Print only the JSON document.")
-def engine(model: str | None, repeats: int, scale: float, as_json: bool) -> None:
+def engine(options: EngineOptions, repeats: int, scale: float, as_json: bool) -> None:
     """The engine against mlx-lm's generators on the same weights.
 
     Prints a table and ends with one JSON line.
@@ -37,7 +38,7 @@ def engine(model: str | None, repeats: int, scale: float, as_json: bool) -> None
     from sgl_mlx.runtime.engine import Engine
 
     console = Console(stderr=True)
-    with Engine(model_path=model) as running:
+    with Engine(**asdict(options)) as running:
         run = EngineBench(running, repeats, scale)
         pairs = []
         for pair in run.pairs():
@@ -55,10 +56,10 @@ def engine(model: str | None, repeats: int, scale: float, as_json: bool) -> None
 
 
 @bench.command()
-@model_option
+@engine_options
 @click.option("--repeats", default=3, show_default=True, help="Pairs measured for each row.")
 @click.option("--json", "as_json", is_flag=True, help="Print only the JSON document.")
-def constrained(model: str | None, repeats: int, as_json: bool) -> None:
+def constrained(options: EngineOptions, repeats: int, as_json: bool) -> None:
     """A JSON record of twelve fields by regex against free text of the same length.
 
     Prints a table and ends with one JSON line.
@@ -68,7 +69,7 @@ def constrained(model: str | None, repeats: int, as_json: bool) -> None:
     from sgl_mlx.benchmarks.constrained import ConstrainedBench
     from sgl_mlx.runtime.engine import Engine
 
-    with Engine(model_path=model) as running:
+    with Engine(**asdict(options)) as running:
         run = ConstrainedBench(running, repeats)
         pairs = [run.pair(1), run.pair(8)]
         shares = run.shares()

@@ -10,7 +10,7 @@ import click
 
 from sgl_mlx.cli import output
 from sgl_mlx.cli.conversation import Conversation
-from sgl_mlx.cli.engine import model_option, open_engine
+from sgl_mlx.cli.engine import EngineOptions, engine_options, open_engine
 from sgl_mlx.cli.sampling import sampling_options
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import RequestError
@@ -26,13 +26,13 @@ DEFAULTS = SamplingParams(max_new_tokens=1024, temperature=0.7)
 
 
 @click.command(epilog="Inside: /reset, /stats, /help, /exit; Ctrl-C stops an answer.")
-@model_option
+@engine_options
 @click.option("--system", metavar="TEXT", help="What the system turn says.")
 @sampling_options
-def chat(model: str | None, system: str | None, **sampling: Any) -> None:
+def chat(options: EngineOptions, system: str | None, **sampling: Any) -> None:
     """Talk with a model; earlier turns are never computed again."""
     params = DEFAULTS.override(**sampling).validate()
-    with open_engine(model) as engine:
+    with open_engine(options) as engine:
         click.echo(f"{engine.model_name} — /help lists what else you can type")
         _talk(engine, Conversation(engine, params, system))
 

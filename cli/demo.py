@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sgl_mlx.cli import output
-from sgl_mlx.cli.engine import model_option, open_engine
+from sgl_mlx.cli.engine import EngineOptions, engine_options, open_engine
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,8 +24,8 @@ SECONDS = {"model_seconds": "model", "schedule_seconds": "scheduler", "tree_seco
 
 
 @click.command()
-@model_option
-def demo(model: str | None) -> None:
+@engine_options
+def demo(options: EngineOptions) -> None:
     """Run two short programs and show what they shared."""
     from rich.console import Console
 
@@ -33,7 +33,7 @@ def demo(model: str | None) -> None:
 
     before: dict[str, Any] = {}
     rows: dict[str, dict[str, Any]] = {}
-    with open_engine(model) as engine:
+    with open_engine(options) as engine:
 
         def account(title: str) -> None:
             nonlocal before

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import wraps
+from typing import Any
 
 import click
 
@@ -16,28 +19,55 @@ model_option = click.option(
     metavar="MODEL",
     help="A Hugging Face id, an MLX folder, a GGUF file, or an alias from `sgl-mlx models list`.",
 )
+kv_bits_option = click.option(
+    "--kv-bits",
+    type=int,
+    metavar="8",
+    help="Keep keys and values in 8 bits: room for about twice the tokens.",
+)
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What a command line says about the engine: fields of `EngineConfig`."""
+
+    model_path: str | None = None
+    kv_bits: int | None = None
+
+
+def engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of an engine; they arrive as one, `options`."""
+
+    @model_option
+    @kv_bits_option
+    @wraps(command)
+    def with_options(*args: Any, model: str | None, kv_bits: int | None, **others: Any) -> None:
+        command(*args, options=EngineOptions(model, kv_bits), **others)
+
+    return with_options
 
 
 @contextmanager
-def open_engine(model: str | None) -> Iterator[Backend]:
-    """An engine on this model (None: the default one), shut down at the end.
+def open_engine(options: EngineOptions) -> Iterator[Backend]:
+    """An engine with these options, shut down at the end.
 
     Raises:
         ModelError: when the model cannot be found or loaded.
         MemoryLimitError: when it does not fit.
+        InvalidParamsError: when there is no such option.
     """
-    with _progress(f"loading {model or 'the default model'}"):
-        engine = create_engine(model)
+    with _progress(f"loading {options.model_path or 'the default model'}"):
+        engine = create_engine(options)
     try:
         yield engine
     finally:
         engine.shutdown()
 
 
-def create_engine(model: str | None) -> Backend:
+def create_engine(options: EngineOptions) -> Backend:
     from sgl_mlx.runtime.engine import Engine  # imports mlx: a second that --help must not take
 
-    return Engine(model_path=model)
+    return Engine(**asdict(options))
 
 
 @contextmanager

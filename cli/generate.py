@@ -9,7 +9,7 @@ import click
 
 from sgl_mlx.cli import output
 from sgl_mlx.cli.constraints import check_constraints, constraint_options
-from sgl_mlx.cli.engine import model_option, open_engine
+from sgl_mlx.cli.engine import EngineOptions, engine_options, open_engine
 from sgl_mlx.cli.logprobs import logprobs_option, rows_of, rows_of_choices
 from sgl_mlx.cli.sampling import sampling_options
 from sgl_mlx.core import Prompt, SamplingParams, Text
@@ -20,7 +20,7 @@ from sgl_mlx.lang.choices import token_length_normalized
 
 @click.command()
 @click.argument("prompt")
-@model_option
+@engine_options
 @sampling_options
 @constraint_options
 @logprobs_option
@@ -30,7 +30,7 @@ from sgl_mlx.lang.choices import token_length_normalized
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 def generate(
     prompt: str,
-    model: str | None,
+    options: EngineOptions,
     chat: bool,
     no_token_healing: bool,
     stream: bool | None,
@@ -50,7 +50,7 @@ def generate(
     params = _with_logprobs(params, logprobs).validate()
     if stream is None:
         stream = sys.stdout.isatty() and not as_json
-    with open_engine(model) as engine:
+    with open_engine(options) as engine:
         if chat:
             message = {"role": "user", "content": text}
             text = engine.render_chat([message], add_generation_prompt=True)

@@ -8,13 +8,13 @@ from contextlib import nullcontext, redirect_stdout
 import click
 
 from sgl_mlx.cli import output
-from sgl_mlx.cli.engine import model_option, open_engine
+from sgl_mlx.cli.engine import EngineOptions, engine_options, open_engine
 
 
 @click.command()
 @click.argument("target", metavar="FILE[:FUNCTION]")
 @click.option("--arg", "pairs", multiple=True, metavar="NAME=VALUE", help="Repeatable; see above.")
-@model_option
+@engine_options
 @click.option("--stream", is_flag=True, help="Print the text as it comes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 @click.option("--as-sglang", is_flag=True, help="Let the file's `import sglang` mean sgl_mlx.")
@@ -23,7 +23,7 @@ def run(
     ctx: click.Context,
     target: str,
     pairs: tuple[str, ...],
-    model: str | None,
+    options: EngineOptions,
     stream: bool,
     as_json: bool,
     as_sglang: bool,
@@ -49,7 +49,7 @@ def run(
     with redirect_stdout(sys.stderr if as_json else sys.stdout), errors:
         function = program.choose(program.load(path), path, name)
         arguments = program.read_arguments(function, pairs)
-        with open_engine(model) as engine:
+        with open_engine(options) as engine:
             set_default_backend(engine)
             state = function.run(stream=stream, **arguments)
             for piece in state.text_iter() if stream else ():

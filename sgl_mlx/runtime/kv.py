@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
+from sgl_mlx.metal_kernels.pool import PoolLayer
 from sgl_mlx.models.adapter import LayerShape
 
 _MOST = 127
@@ -51,6 +52,11 @@ class KVPool:
             x.heads * (one(x.key_dim, dtype, kv_bits) + one(x.value_dim, dtype, kv_bits))
             for x in layers
         )
+
+    def layer(self, index: int) -> PoolLayer:
+        """The arrays of one layer, as kernels take them; read them at once, never keep them."""
+        keys, values = self.keys[index], self.values[index]
+        return PoolLayer(keys.data, values.data, keys.scales, values.scales)
 
     def gather(self, layer: int, index: SlotIndex) -> tuple[mx.array, mx.array]:
         """Keys and values `(*index.shape, heads, dim)` of one layer, in the pool's `dtype`."""

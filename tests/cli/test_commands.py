@@ -70,12 +70,28 @@ def test_the_model_option_and_its_variable_reach_the_engine(
     sgl, use, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend, asked = use(), []
-    monkeypatch.setattr(cli_engine, "create_engine", lambda name: asked.append(name) or backend)
+    monkeypatch.setattr(
+        cli_engine, "create_engine", lambda o: asked.append(o.model_path) or backend
+    )
     sgl("generate", "x", "--model", "org/one")
     monkeypatch.setenv("SGL_MLX_MODEL", "org/two")
     sgl("generate", "x")
     assert asked == ["org/one", "org/two"]
 
 
-def _missing_model(model: str | None) -> None:
+def test_engine_options_reach_the_engine(sgl, use, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, asked = use(), []
+    monkeypatch.setattr(cli_engine, "create_engine", lambda o: asked.append(o) or backend)
+    sgl("generate", "x", "--kv-bits", "8", "--model", "m")
+    assert asked == [cli_engine.EngineOptions("m", kv_bits=8)]
+
+
+@pytest.mark.parametrize("command", [["generate", "x"], ["chat"], ["demo"], ["bench", "engine"]])
+def test_bits_that_no_pool_has_are_refused_before_anything_is_loaded(sgl, command) -> None:
+    result = sgl(*command, "--kv-bits", "5", "--model", "nowhere")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: kv_bits must be 8, or None for the model's own dtype, got 5\n"
+
+
+def _missing_model(options: cli_engine.EngineOptions) -> None:
     raise ModelNotFoundError("no model 'nowhere'")

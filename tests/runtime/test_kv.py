@@ -144,3 +144,15 @@ def test_what_was_quantized_once_is_quantized_to_the_same_again() -> None:
     x = mx.random.normal((50, 3, 64), key=mx.random.key(1))
     once = dequantize(*quantize(x), mx.float32)
     np.testing.assert_array_equal(np.array(dequantize(*quantize(once), mx.float32)), np.array(once))
+
+
+@pytest.mark.parametrize("bits", [None, 8])
+def test_kernels_read_a_layer_as_the_pool_does(bits: int | None) -> None:
+    pool = KVPool(LAYERS, 10, mx.float32, bits)
+    pool.write([3, 7], *kv(2))
+    layer = pool.layer(0)
+    assert layer.quantized == (bits == 8)
+    for found, right in zip(
+        layer.gather(mx.array([3, 7]), mx.float32), pool.gather(0, SlotIndex([3, 7])), strict=True
+    ):
+        np.testing.assert_array_equal(np.array(found), np.array(right))
