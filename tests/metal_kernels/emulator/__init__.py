@@ -7,10 +7,10 @@ record of its launches with exact counts. What is compiled is the text that MLX 
 Needs clang++ of version 16 or later, for `_Float16` that is rounded after every operation.
 """
 
-from tests.metal_kernels.emulator.toolchain import compiler
 from tests.metal_kernels.emulator.errors import CompileError, EmulatorError, Trap, Unsupported
 from tests.metal_kernels.emulator.kernel import EmulatedKernel, Emulator, Launch
 from tests.metal_kernels.emulator.machine import SCHEDULES, Counters
+from tests.metal_kernels.emulator.toolchain import compiler
 from tests.metal_kernels.emulator.trace import Msl
 
 __all__ = [

@@ -192,9 +192,10 @@ def program_of(msl: Msl) -> Program:
     source = f"{msl.name}.metal"
     arguments = [_argument(i, b) for i, b in enumerate(msl.buffers)]
     arguments += [f"emu::{name}()" for name in msl.positions]
+    call = f"{msl.call}({', '.join(arguments)})"
     program = (
         f'{_HEADER}#line 1 "{source}"\n{rewrite(msl.text)}\n'
-        f'extern "C" void emu_entry(void* const* buffers) {{ {msl.call}({", ".join(arguments)}); }}\n'
+        f'extern "C" void emu_entry(void* const* buffers) {{ {call}; }}\n'
     )
     return Program(toolchain.kernel(program, msl.name), msl.name, source)
 

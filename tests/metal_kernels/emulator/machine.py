@@ -1,4 +1,4 @@
-"""The runtime library as Python sees it: buffers in, a launch, buffers out. One launch at a time."""
+"""The runtime library as Python sees it: buffers in, a launch, buffers out, one at a time."""
 
 from __future__ import annotations
 
