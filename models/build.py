@@ -55,14 +55,16 @@ def build(config: dict[str, Any], weights: dict[str, mx.array], source: str) -> 
         ) from e
     if hasattr(model, "sanitize"):
         weights = model.sanitize(weights)
-    _quantize_like(model, weights)
+    quantize_like(model, weights)
     check_weights(model, weights, source)
     model.eval()
     model.load_weights(list(weights.items()))
     return model
 
 
-def _quantize_like(model: nn.Module, weights: Mapping[str, mx.array]) -> None:
+def quantize_like(model: nn.Module, weights: Mapping[str, mx.array]) -> None:
+    """Quantize, in place, the layers whose weights come with scales, as those tell."""
+
     def packing(path: str, module: nn.Module) -> bool | dict[str, Any]:
         if f"{path}.scales" not in weights or not hasattr(module, "to_quantized"):
             return False

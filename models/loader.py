@@ -20,10 +20,12 @@ from sgl_mlx.models import build, gguf, gguf_config, memory, safetensors_file
 from sgl_mlx.models.gguf_file import GGUFFile
 from sgl_mlx.models.info import ModelInfo, describe_folder, describe_gguf
 from sgl_mlx.models.resolve import resolve
+from sgl_mlx.models.vision import checkpoint
+from sgl_mlx.models.vision.model import VisionModel
 from sgl_mlx.tokenizer import Tokenizer
 
 _SAMPLE_BYTES = 1 << 16
-_Parts = tuple[nn.Module, dict[str, Any], Tokenizer]
+_Parts = tuple[nn.Module, dict[str, Any], Tokenizer, VisionModel | None]
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,11 @@ class LoadedModel:
 
     Attributes:
         model: mlx-lm's module; its parameters are evaluated.
-        config: what `config.json` says, or what the GGUF metadata amounts to.
+        config: what `config.json` says of the language model, or what GGUF metadata amounts to.
         name: what the user called it, or the file's or folder's own name.
         fingerprint: differs whenever configuration, weights or their type differ.
         weight_bytes: memory the weights take.
+        vision: what turns pictures into features, if the model takes any.
     """
 
     model: nn.Module
@@ -45,6 +48,7 @@ class LoadedModel:
     path: Path
     fingerprint: str
     weight_bytes: int
+    vision: VisionModel | None = None
 
 
 def load(
@@ -75,8 +79,9 @@ def load(
     info = describe_folder(path) if file is None else describe_gguf(file)
     _check_memory(name, info, kind, available)
     parts = _load_folder(path, target) if file is None else _load_gguf(file, target)
-    loaded, config, tokenizer = parts
-    mx.eval(loaded.parameters())
+    loaded, config, tokenizer, vision = parts
+    modules = [loaded] if vision is None else [loaded, vision.network]
+    mx.eval([module.parameters() for module in modules])
     return LoadedModel(
         model=loaded,
         config=config,
@@ -84,7 +89,8 @@ def load(
         name=name,
         path=path,
         fingerprint=_fingerprint(path, config, kind),
-        weight_bytes=sum(p.nbytes for _, p in tree_flatten(loaded.parameters())),
+        weight_bytes=sum(p.nbytes for m in modules for _, p in tree_flatten(m.parameters())),
+        vision=vision,
     )
 
 
@@ -107,11 +113,14 @@ def _load_gguf(file: GGUFFile, dtype: mx.Dtype | None) -> _Parts:
     tokenizer = Tokenizer.from_gguf(file.metadata)
     build.model_classes(config)
     weights = gguf.read_weights(file, config, dtype)
-    return build.build(config, weights, str(file.path)), config, tokenizer
+    return build.build(config, weights, str(file.path)), config, tokenizer, None
 
 
 def _load_folder(path: Path, dtype: mx.Dtype | None) -> _Parts:
-    build.model_classes(safetensors_file.read_config(path))
+    config = safetensors_file.read_config(path)
+    if checkpoint.has_vision(config):
+        return _load_with_vision(path, config, dtype)
+    build.model_classes(config)
     tokenizer = Tokenizer.from_file(path)
     try:
         model, config = load_mlx_folder(path, lazy=True, get_model_classes=build.model_classes)
@@ -119,7 +128,16 @@ def _load_folder(path: Path, dtype: mx.Dtype | None) -> _Parts:
         raise CorruptModelError(f"{path}: weights and configuration do not match: {e}") from e
     if dtype is not None:
         build.cast(model, dtype)
-    return model, config, tokenizer
+    return model, config, tokenizer, None
+
+
+def _load_with_vision(path: Path, config: dict[str, Any], dtype: mx.Dtype | None) -> _Parts:
+    tokenizer = Tokenizer.from_file(path)
+    model, text, vision = checkpoint.load_folder(path, config)
+    if dtype is not None:
+        build.cast(model, dtype)
+        build.cast(vision.network, dtype)
+    return model, text, tokenizer, vision
 
 
 def _fingerprint(path: Path, config: Mapping[str, Any], dtype: str | None) -> str:

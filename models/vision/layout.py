@@ -1,0 +1,155 @@
+"""How the features of a picture's tiles become its run of tokens, for each kind of picture.
+
+A layout knows the number of tokens from sizes alone, before anything is encoded; `pack` does the
+same to features. Both are here so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import mlx.core as mx
+
+from sgl_mlx.models.vision.anyres import kept
+from sgl_mlx.models.vision.pixels import Size
+
+_SHRINK_FROM = 1.1
+"""LLaVA-OneVision keeps features that are no more than a tenth over its limit, per edge."""
+
+
+class Layout(Protocol):
+    """Of one picture or video."""
+
+    @property
+    def tokens(self) -> int:
+        """How many the language model sees."""
+
+    def pack(self, features: mx.array, newline: mx.array | None) -> mx.array:
+        """Features `(tiles, patches, width)` of the language model as `(tokens, width)`.
+
+        `newline` `(width,)` is the embedding that ends a row, for families that have one.
+        """
+
+
+@dataclass(frozen=True)
+class Plain:
+    """One tile, its patches as they come (LLaVA-1.5)."""
+
+    patches: int
+
+    @property
+    def tokens(self) -> int:
+        return self.patches
+
+    def pack(self, features: mx.array, newline: mx.array | None) -> mx.array:
+        return features[0]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """One tile and a newline (LLaVA-OneVision, one of several pictures)."""
+
+    patches: int
+
+    @property
+    def tokens(self) -> int:
+        return self.patches + 1
+
+    def pack(self, features: mx.array, newline: mx.array | None) -> mx.array:
+        return _append(features[0], newline)
+
+
+@dataclass(frozen=True)
+class AnyRes:
+    """The whole picture, then its tiles as one image without padding, a newline after each row.
+
+    Attributes:
+        size: of the picture, before any resizing.
+        grid: rows and columns of tiles.
+        side: patches along the edge of a tile.
+        most: tiles whose number of patches is not exceeded by much: the image is shrunk
+            (LLaVA-OneVision's `anyres_max_9`). None never shrinks.
+    """
+
+    size: Size
+    grid: Size
+    side: int
+    most: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        height, width = self._shrunk or self._unpadded
+        return self.side**2 + height * (width + 1)
+
+    def pack(self, features: mx.array, newline: mx.array | None) -> mx.array:
+        (rows, columns), side, width = self.grid, self.side, features.shape[-1]
+        image = features[1:].reshape(rows, columns, side, side, width).swapaxes(1, 2)
+        image = image.reshape(rows * side, columns * side, width)[self._kept]
+        if self._shrunk is not None:
+            image = bilinear(image, self._shrunk)
+        if newline is not None:
+            column = mx.broadcast_to(newline, (image.shape[0], 1, width))
+            image = mx.concatenate([image, column.astype(image.dtype)], axis=1)
+        return mx.concatenate([features[0], image.reshape(-1, width)])
+
+    @cached_property
+    def _kept(self) -> tuple[slice, slice]:
+        return kept(self.size, (self.grid[0] * self.side, self.grid[1] * self.side))
+
+    @property
+    def _unpadded(self) -> Size:
+        rows, columns = self._kept
+        return rows.stop - rows.start, columns.stop - columns.start
+
+    @property
+    def _shrunk(self) -> Size | None:
+        if self.most is None:
+            return None
+        height, width = self._unpadded
+        ratio = math.sqrt(height * width / (self.most * self.side**2))
+        return (int(height // ratio), int(width // ratio)) if ratio > _SHRINK_FROM else None
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames of a video, each shrunk to half its edges, and one newline at the end."""
+
+    frames: int
+    side: int
+
+    @property
+    def tokens(self) -> int:
+        return self.frames * self._half**2 + 1
+
+    def pack(self, features: mx.array, newline: mx.array | None) -> mx.array:
+        width = features.shape[-1]
+        images = features.reshape(-1, self.side, self.side, width)
+        pooled = [bilinear(image, (self._half, self._half)) for image in images]
+        return _append(mx.stack(pooled).reshape(-1, width), newline)
+
+    @property
+    def _half(self) -> int:
+        return math.ceil(self.side / 2)
+
+
+def bilinear(image: mx.array, size: Size) -> mx.array:
+    """`(height, width, channels)` at another size, as torch does it without aligned corners."""
+    return _along(_along(image, 0, size[0]), 1, size[1])
+
+
+def _along(image: mx.array, axis: int, length: int) -> mx.array:
+    old = image.shape[axis]
+    centres = mx.maximum((mx.arange(length) + 0.5) * (old / length) - 0.5, 0.0)
+    low = mx.minimum(mx.floor(centres).astype(mx.int32), old - 1)
+    high = mx.minimum(low + 1, old - 1)
+    weight = (centres - low).astype(image.dtype).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+    return mx.take(image, low, axis) * (1 - weight) + mx.take(image, high, axis) * weight
+
+
+def _append(features: mx.array, newline: mx.array | None) -> mx.array:
+    if newline is None:
+        return features
+    return mx.concatenate([features, newline[None].astype(features.dtype)])

@@ -1,0 +1,136 @@
+"""The vision part of a loaded model: pictures to pixels on any thread, then pixels to features."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from sgl_mlx.errors import ImageError
+from sgl_mlx.models.vision.config import VisionConfig
+from sgl_mlx.models.vision.families import FAMILIES, Tiled
+from sgl_mlx.models.vision.image import Source, open_image
+from sgl_mlx.models.vision.layout import Layout
+from sgl_mlx.models.vision.pixels import Pixels, PixelSettings, to_input
+from sgl_mlx.models.vision.tower import VisionNetwork
+
+_BATCH_BYTES = 256 << 20
+"""What the largest intermediate values of one batch of tiles may take, roughly."""
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """What stands for a picture or a video in a prompt; `id` is None if it is no token."""
+
+    text: str
+    id: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImage:
+    """A picture or a video, ready to be encoded; equal hashes mean equal features.
+
+    Attributes:
+        pixels: `(tiles, side, side, 3)`, normalised.
+        content_hash: 32 bytes over the decoded pixels and everything that is done to them.
+        tokens: how many the language model will see.
+        layout: how the tiles' features become them.
+    """
+
+    pixels: NDArray[np.float32]
+    content_hash: bytes
+    tokens: int
+    layout: Layout
+
+
+class VisionModel:
+    """One model's vision part.
+
+    Attributes:
+        image_token, video_token: None where the family takes no video.
+    """
+
+    def __init__(
+        self, config: VisionConfig, settings: PixelSettings, network: VisionNetwork
+    ) -> None:
+        self.config = config
+        self.settings = settings
+        self.network = network
+        self.image_token = Placeholder("<image>", config.image_token)
+        has_video = config.family == "llava_onevision"
+        self.video_token = Placeholder("<video>", config.video_token) if has_video else None
+        self._family = FAMILIES[config.family](config, settings)
+
+    def prepare(self, source: Source, *, alone: bool = True) -> PreparedImage:
+        """Open and process a picture. Does no work in mlx and may run on any thread.
+
+        Args:
+            alone: whether it is the only picture of its prompt; LLaVA-OneVision cuts only such
+                into tiles.
+
+        Raises:
+            ImageError: see `open_image`.
+        """
+        pixels = np.asarray(open_image(source))
+        return self._finish(self._family.image(pixels, alone), [pixels])
+
+    def prepare_video(self, frames: Sequence[Source]) -> PreparedImage:
+        """Process the frames of a video, as `prepare` does a picture.
+
+        Raises:
+            ImageError: also when there are no frames, or the family takes no video.
+        """
+        if not frames:
+            raise ImageError("the video has no frames")
+        pixels = [np.asarray(open_image(frame)) for frame in frames]
+        return self._finish(self._family.video(pixels), pixels)
+
+    def encode(self, images: Sequence[PreparedImage]) -> list[mx.array]:
+        """Features `(tokens, text width)` of each, evaluated; on the thread that owns the model.
+
+        Tiles of all pictures are encoded in common batches, of bounded memory.
+        """
+        features = self._features(images)
+        found = []
+        for image in images:
+            tiles = mx.stack(list(islice(features, len(image.pixels))))
+            packed = image.layout.pack(tiles, self.network.newline)
+            mx.eval(packed)
+            found.append(packed)
+        return found
+
+    @property
+    def batch_tiles(self) -> int:
+        """Tiles that are encoded at once."""
+        tower = self.config.tower
+        scores = tower.heads * tower.positions**2
+        layers = tower.positions * (2 * tower.hidden + 4 * tower.width + self.config.text_width)
+        return max(1, _BATCH_BYTES // (4 * (scores + layers)))
+
+    def _features(self, images: Sequence[PreparedImage]) -> Iterator[mx.array]:
+        tiles = (tile for image in images for tile in image.pixels)
+        while batch := list(islice(tiles, self.batch_tiles)):
+            features = self.network(mx.array(np.stack(batch)))
+            mx.eval(features)
+            yield from features
+
+    def _finish(self, tiled: Tiled, sources: Sequence[Pixels]) -> PreparedImage:
+        tiles, layout = tiled
+        return PreparedImage(
+            pixels=np.stack([to_input(tile, self.settings) for tile in tiles]),
+            content_hash=self._hash(layout, sources),
+            tokens=layout.tokens,
+            layout=layout,
+        )
+
+    def _hash(self, layout: Layout, sources: Sequence[Pixels]) -> bytes:
+        digest = hashlib.sha256(repr((self.settings, layout)).encode())
+        for pixels in sources:
+            digest.update(repr(pixels.shape).encode())
+            digest.update(np.ascontiguousarray(pixels).data)
+        return digest.digest()

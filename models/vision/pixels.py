@@ -1,0 +1,125 @@
+"""From a picture to the tower's input, step by step as transformers' Pillow processors do it.
+
+Resizing is Pillow's own on 8 bits; rescaling happens in float64 and normalising in float32, in
+that order, so that results are equal to the last bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sgl_mlx.errors import ImageError
+from sgl_mlx.models.vision.image import MAX_PIXELS
+
+Size = tuple[int, int]
+"""Height and width."""
+
+Pixels = NDArray[np.uint8]
+"""`(height, width, 3)`."""
+
+
+@dataclass(frozen=True)
+class PixelSettings:
+    """How pictures become the tower's input; from `preprocessor_config.json`.
+
+    Attributes:
+        size: what to resize to, as the shorter edge or as height and width; None does not.
+        resample: Pillow's filter: 0 nearest, 1 Lanczos, 2 bilinear, 3 bicubic, 4 box, 5 Hamming.
+        crop: what to cut out of the middle after resizing; None takes everything.
+        rescale: what 8-bit values are multiplied with; None leaves them.
+        mean, std: subtracted and divided by, for each channel; None does neither.
+        square: whether to pad to a square in the mean colour before resizing.
+        candidates: resolutions of which any-resolution families choose the one that fits best.
+    """
+
+    size: int | Size | None
+    resample: int
+    crop: Size | None
+    rescale: float | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    square: bool = False
+    candidates: tuple[Size, ...] = ()
+
+    @property
+    def tile(self) -> Size:
+        """Height and width of what comes out, for a picture that is resized."""
+        if self.crop is not None:
+            return self.crop
+        return (self.size, self.size) if isinstance(self.size, int) else self.size or (0, 0)
+
+    @property
+    def mean_colour(self) -> tuple[int, ...]:
+        return tuple(int(value * 255) for value in self.mean or (0.0, 0.0, 0.0))
+
+
+def to_input(pixels: Pixels, settings: PixelSettings) -> NDArray[np.float32]:
+    """Resized, cropped and normalised, `(height, width, 3)`.
+
+    Raises:
+        ImageError: when its proportions are so extreme that resizing would fill the memory.
+    """
+    if settings.size is not None:
+        pixels = resize(pixels, _target(pixels, settings.size), settings.resample)
+    if settings.crop is not None:
+        pixels = _centred(_centred(pixels, 0, settings.crop[0]), 1, settings.crop[1])
+    return _normalised(pixels, settings)
+
+
+def resize(pixels: Pixels, size: Size, resample: int) -> Pixels:
+    """To `size` exactly, with antialiasing."""
+    _check_room(size)
+    image = Image.fromarray(pixels).resize(size[::-1], Image.Resampling(resample))
+    return np.asarray(image)
+
+
+def pad_to_square(pixels: Pixels, colour: tuple[int, ...]) -> Pixels:
+    """The picture in the middle of a square as wide as its longer edge."""
+    height, width = pixels.shape[:2]
+    side = max(height, width)
+    _check_room((side, side))
+    square = np.empty((side, side, 3), np.uint8)
+    square[:] = colour
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = pixels
+    return square
+
+
+def _target(pixels: Pixels, size: int | Size) -> Size:
+    if not isinstance(size, int):
+        return size
+    height, width = pixels.shape[:2]
+    longer = int(size * max(height, width) / min(height, width))
+    return (longer, size) if width <= height else (size, longer)
+
+
+def _check_room(size: Size) -> None:
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ImageError(
+            f"the picture is too long and thin: it would become {size[1]:,} x {size[0]:,} pixels, "
+            f"more than {MAX_PIXELS:,}; crop it first"
+        )
+
+
+def _centred(pixels: Pixels, axis: int, length: int) -> Pixels:
+    """The middle of an axis; where there is too little, black on both sides, the odd one first."""
+    missing = length - pixels.shape[axis]
+    if missing > 0:
+        around = [(0, 0)] * 3
+        around[axis] = (missing - missing // 2, missing // 2)
+        return np.pad(pixels, around)
+    start = -missing // 2
+    return pixels[start : start + length] if axis == 0 else pixels[:, start : start + length]
+
+
+def _normalised(pixels: Pixels, settings: PixelSettings) -> NDArray[np.float32]:
+    scale = 1.0 if settings.rescale is None else settings.rescale
+    values = (pixels.astype(np.float64) * scale).astype(np.float32)
+    if settings.mean is None or settings.std is None:
+        return values
+    mean, std = np.array(settings.mean, np.float32), np.array(settings.std, np.float32)
+    return (values - mean) / std

@@ -1,0 +1,179 @@
+"""Reads how pictures are processed from a model folder, with each family's defaults.
+
+As in transformers, `processor_config.json` is asked first, if it has an `image_processor`, then
+`preprocessor_config.json`. Processors that name torchvision ("Fast") are run as their Pillow twins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from numbers import Real
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sgl_mlx.errors import CorruptModelError, UnsupportedModelError
+from sgl_mlx.models.safetensors_file import read_json
+from sgl_mlx.models.vision.config import VisionConfig
+from sgl_mlx.models.vision.pixels import PixelSettings, Size
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+_SIDES = (384, 768, 1152, 1536, 1920, 2304)
+_COMMON = {
+    "do_resize": True,
+    "resample": 3,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": CLIP_MEAN,
+    "image_std": CLIP_STD,
+}
+_CROPPED = {
+    **_COMMON,
+    "size": {"shortest_edge": 224},
+    "do_center_crop": True,
+    "crop_size": {"height": 224, "width": 224},
+}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "llava": _CROPPED,
+    "llava_next": {
+        **_CROPPED,
+        "image_grid_pinpoints": [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)],
+    },
+    "llava_onevision": {
+        **_COMMON,
+        "size": {"height": 384, "width": 384},
+        "image_grid_pinpoints": [(height, width) for height in _SIDES for width in _SIDES],
+    },
+}
+
+T = TypeVar("T")
+
+
+def read_settings(folder: Path, config: VisionConfig) -> PixelSettings:
+    """The settings of a model folder; without such a file, the family's, at the tower's size.
+
+    Raises:
+        CorruptModelError: for a value of the wrong kind, or tiles that do not fit the tower.
+    """
+    found = _find(folder)
+    path, given = found or (folder / "preprocessor_config.json", default_values(config))
+    settings = parse_settings(given, config, str(path))
+    check_tiles(settings, config, str(path))
+    return settings
+
+
+def default_values(config: VisionConfig) -> dict[str, Any]:
+    """What a family's processor is set to when nothing is written, with the tower's own size."""
+    side = config.tower.image_size
+    square = {"height": side, "width": side}
+    if config.family == "llava_onevision":
+        return {"size": square}
+    return {"size": {"shortest_edge": side}, "crop_size": square}
+
+
+def parse_settings(given: Mapping[str, Any], config: VisionConfig, source: str) -> PixelSettings:
+    """Settings from the words of the file; `source` names it in errors."""
+    values = {**_DEFAULTS[config.family], **{k: v for k, v in given.items() if v is not None}}
+
+    def read(key: str, parse: Callable[[Any], T], switch: str | None = None) -> T | None:
+        if (switch is not None and not values.get(switch)) or values.get(key) is None:
+            return None
+        try:
+            return parse(values[key])
+        except (TypeError, ValueError, KeyError) as e:
+            raise CorruptModelError(f"{source}: {key} is {values[key]!r}: {e}") from e
+
+    resample = read("resample", _resample)
+    return PixelSettings(
+        size=read("size", _resized, "do_resize"),
+        resample=3 if resample is None else resample,
+        crop=read("crop_size", _cropped, "do_center_crop"),
+        rescale=read("rescale_factor", _number, "do_rescale"),
+        mean=read("image_mean", _channels, "do_normalize"),
+        std=read("image_std", _divisors, "do_normalize"),
+        square=config.family == "llava" and bool(values.get("do_pad")),
+        candidates=read("image_grid_pinpoints", _candidates) or (),
+    )
+
+
+def check_tiles(settings: PixelSettings, config: VisionConfig, source: str) -> None:
+    """Raise `CorruptModelError` unless what comes out is what the tower takes."""
+    side = config.tower.image_size
+    if settings.tile != (side, side):
+        height, width = settings.tile
+        raise CorruptModelError(
+            f"{source}: pictures become {width} x {height}, the vision tower takes {side} x {side}"
+        )
+    if config.family == "llava":
+        return
+    if not settings.candidates or any(h % side or w % side for h, w in settings.candidates):
+        raise CorruptModelError(
+            f"{source}: image_grid_pinpoints must be multiples of {side}, found "
+            f"{list(settings.candidates)}"
+        )
+    if config.candidates and set(config.candidates) != set(settings.candidates):
+        raise CorruptModelError(
+            f"{source}: image_grid_pinpoints differ from those in config.json: "
+            f"{list(settings.candidates)} and {list(config.candidates)}"
+        )
+
+
+def _find(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:
+    nested, plain = folder / "processor_config.json", folder / "preprocessor_config.json"
+    inner = read_json(nested).get("image_processor") if nested.is_file() else None
+    if isinstance(inner, dict):
+        return nested, inner
+    return (plain, read_json(plain)) if plain.is_file() else None
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError("it must be a number")
+    return float(value)
+
+
+def _resample(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 5:
+        raise ValueError("it must be one of Pillow's filters, 0 to 5")
+    return value
+
+
+def _edge(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError("edges are whole numbers from 1")
+    return value
+
+
+def _resized(value: Any) -> int | Size:
+    if isinstance(value, dict) and value.get("shortest_edge") is not None:
+        if value.get("longest_edge") is not None:
+            raise UnsupportedModelError("size with both shortest_edge and longest_edge")
+        return _edge(value["shortest_edge"])
+    return _edge(value) if isinstance(value, int) else _cropped(value)
+
+
+def _cropped(value: Any) -> Size:
+    if isinstance(value, int):
+        return _edge(value), _edge(value)
+    height, width = (value["height"], value["width"]) if isinstance(value, dict) else value
+    return _edge(height), _edge(width)
+
+
+def _channels(value: Any) -> tuple[float, ...]:
+    numbers = [value] * 3 if isinstance(value, Real) else value
+    if len(numbers) != 3:
+        raise ValueError("it must be three numbers, one for each of red, green and blue")
+    return tuple(_number(number) for number in numbers)
+
+
+def _divisors(value: Any) -> tuple[float, ...]:
+    divisors = _channels(value)
+    if 0.0 in divisors:
+        raise ValueError("values are divided by it, so none may be 0")
+    return divisors
+
+
+def _candidates(value: Any) -> tuple[Size, ...]:
+    return tuple((_edge(height), _edge(width)) for height, width in value)

@@ -1,0 +1,196 @@
+"""The vision transformer of CLIP and SigLIP, and the projector into the language model's width.
+
+They differ in the class token with its norm and in the activation. CLIP: arXiv 2103.00020,
+section 2.4; SigLIP: arXiv 2303.15343. Parameters bear transformers' names. What no feature layer
+needs (the last blocks, the final norm, the pooling head) is not here.
+"""
+
+# mypy: allow-subclassing-any
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from sgl_mlx.errors import UnsupportedModelError
+from sgl_mlx.models.vision.config import TowerConfig, VisionConfig
+
+_ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
+    "gelu": nn.gelu,
+    "gelu_pytorch_tanh": nn.gelu_approx,
+    "gelu_new": nn.gelu_approx,
+    "quick_gelu": nn.gelu_fast_approx,
+    "relu": nn.relu,
+    "silu": nn.silu,
+}
+_CHANNELS = 3
+
+
+def activation(name: str) -> Callable[[mx.array], mx.array]:
+    """By transformers' name.
+
+    Raises:
+        UnsupportedModelError: for an unknown one.
+    """
+    if name not in _ACTIVATIONS:
+        known = ", ".join(_ACTIVATIONS)
+        raise UnsupportedModelError(f"activation {name!r} is not supported; supported are {known}")
+    return _ACTIVATIONS[name]
+
+
+class VisionNetwork(nn.Module):
+    """Everything of a LLaVA model that has weights, but for the language model."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self._drop_first = config.drop_first
+        self.vision_tower = Tower(config.tower)
+        self.multi_modal_projector = Projector(config)
+        if config.family != "llava":
+            self.image_newline = mx.zeros((config.text_width,))
+
+    @property
+    def newline(self) -> mx.array | None:
+        return self.image_newline if "image_newline" in self else None
+
+    def __call__(self, pixels: mx.array) -> mx.array:
+        """Features `(tiles, patches, text width)` of `(tiles, height, width, 3)`."""
+        projected: mx.array = self.multi_modal_projector(self.select(pixels))
+        return projected
+
+    def select(self, pixels: mx.array) -> mx.array:
+        """The tower's chosen features `(tiles, patches, width x feature layers)`."""
+        states = self.vision_tower(pixels)
+        if self._drop_first:
+            states = [state[:, 1:] for state in states]
+        return mx.concatenate(states, axis=-1) if len(states) > 1 else states[0]
+
+
+class Projector(nn.Module):
+    """Two linear layers."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        width = config.tower.width * len(config.tower.feature_layers)
+        self.linear_1 = nn.Linear(width, config.text_width, bias=config.bias)
+        self.linear_2 = nn.Linear(config.text_width, config.text_width, bias=config.bias)
+        self._activate = activation(config.activation)
+
+    def __call__(self, features: mx.array) -> mx.array:
+        projected: mx.array = self.linear_2(self._activate(self.linear_1(features)))
+        return projected
+
+
+class Tower(nn.Module):
+    """Tiles `(tiles, height, width, 3)` to the hidden states `(tiles, positions, width)` chosen."""
+
+    def __init__(self, config: TowerConfig) -> None:
+        super().__init__()
+        self._chosen = config.feature_layers
+        self.embeddings = Embeddings(config)
+        if config.class_token:
+            self.pre_layrnorm = nn.LayerNorm(config.width, config.eps)
+        self.encoder = Encoder(config)
+
+    def __call__(self, pixels: mx.array) -> list[mx.array]:
+        hidden = self.embeddings(pixels)
+        if "pre_layrnorm" in self:
+            hidden = self.pre_layrnorm(hidden)
+        states = {0: hidden} if 0 in self._chosen else {}
+        for index, layer in enumerate(self.encoder.layers, start=1):
+            hidden = layer(hidden)
+            if index in self._chosen:
+                states[index] = hidden
+        return [states[index] for index in self._chosen]
+
+
+class Encoder(nn.Module):
+    """Holds the layers under the name that checkpoints use."""
+
+    def __init__(self, config: TowerConfig) -> None:
+        super().__init__()
+        self.layers = [Layer(config) for _ in range(config.layers)]
+
+
+class Embeddings(nn.Module):
+    """Patches through a linear layer (a convolution that never overlaps), plus positions."""
+
+    def __init__(self, config: TowerConfig) -> None:
+        super().__init__()
+        self._patch, self._side = config.patch_size, config.patches
+        inputs = config.patch_size**2 * _CHANNELS
+        self.patch_embedding = nn.Linear(inputs, config.width, bias=not config.class_token)
+        self.position_embedding = nn.Embedding(config.positions, config.width)
+        if config.class_token:
+            self.class_embedding = mx.zeros((config.width,))
+
+    def __call__(self, pixels: mx.array) -> mx.array:
+        positions = self.position_embedding(mx.arange(self._positions))
+        patches = self.patch_embedding(self._patches(pixels).astype(positions.dtype))
+        if "class_embedding" in self:
+            first = mx.broadcast_to(self.class_embedding, (len(patches), 1, patches.shape[-1]))
+            patches = mx.concatenate([first.astype(patches.dtype), patches], axis=1)
+        embedded: mx.array = patches + positions
+        return embedded
+
+    @property
+    def _positions(self) -> int:
+        return self._side**2 + ("class_embedding" in self)
+
+    def _patches(self, pixels: mx.array) -> mx.array:
+        """`(tiles, patches, patch * patch * 3)`; what does not fill a patch is left out."""
+        side, patch, count = self._side, self._patch, len(pixels)
+        whole = pixels[:, : side * patch, : side * patch]
+        split = whole.reshape(count, side, patch, side, patch, _CHANNELS).swapaxes(2, 3)
+        return split.reshape(count, side * side, -1)
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward, each after its norm."""
+
+    def __init__(self, config: TowerConfig) -> None:
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(config.width, config.eps)
+        self.self_attn = SelfAttention(config)
+        self.layer_norm2 = nn.LayerNorm(config.width, config.eps)
+        self.mlp = FeedForward(config)
+
+    def __call__(self, hidden: mx.array) -> mx.array:
+        hidden = hidden + self.self_attn(self.layer_norm1(hidden))
+        mixed: mx.array = hidden + self.mlp(self.layer_norm2(hidden))
+        return mixed
+
+
+class SelfAttention(nn.Module):
+    """Of every position to every position."""
+
+    def __init__(self, config: TowerConfig) -> None:
+        super().__init__()
+        self._heads = config.heads
+        self._scale = (config.width // config.heads) ** -0.5
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            setattr(self, name, nn.Linear(config.width, config.width))
+
+    def __call__(self, hidden: mx.array) -> mx.array:
+        queries, keys, values = (
+            project(hidden).reshape(*hidden.shape[:2], self._heads, -1).swapaxes(1, 2)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        mixed = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=self._scale)
+        projected: mx.array = self.out_proj(mixed.swapaxes(1, 2).reshape(hidden.shape))
+        return projected
+
+
+class FeedForward(nn.Module):
+    """Two linear layers around an activation."""
+
+    def __init__(self, config: TowerConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.width, config.hidden)
+        self.fc2 = nn.Linear(config.hidden, config.width)
+        self._activate = activation(config.activation)
+
+    def __call__(self, hidden: mx.array) -> mx.array:
+        projected: mx.array = self.fc2(self._activate(self.fc1(hidden)))
+        return projected
