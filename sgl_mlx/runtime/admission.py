@@ -1,7 +1,8 @@
 """Which waiting sequence starts next: Algorithm 1 of the SGLang paper and two things it lacks.
 
 - *In-flight sharing*: a sequence that shares an uncached prefix with one being prefilled waits
-  until that prefix is in the tree, so that a burst over one prefix computes it once.
+  until that prefix is in the tree, so that a burst over one prefix computes it once. So does one
+  whose prefix is being read from the second tier.
 - *Ageing*: a sequence passed over by `max_passes` later arrivals goes next, and nothing else is
   admitted before it. So at most `max_passes` later arrivals ever start before a sequence does.
 """
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from sgl_mlx.runtime.policy import policy_named
 from sgl_mlx.runtime.prefix_cache import PrefixCache
 from sgl_mlx.runtime.radix import common_prefix
+from sgl_mlx.runtime.restores import Restores
 from sgl_mlx.runtime.sequence import Sequence
 
 
@@ -61,8 +63,15 @@ class Counters:
 class Admission:
     """Moves sequences from `waiting` to `running`, giving them slots for their whole prompt."""
 
-    def __init__(self, cache: PrefixCache, limits: SchedulerLimits, counters: Counters) -> None:
+    def __init__(
+        self,
+        cache: PrefixCache,
+        restores: Restores,
+        limits: SchedulerLimits,
+        counters: Counters,
+    ) -> None:
         self._cache = cache
+        self._restores = restores
         self._counters = counters
         self._limits = limits
         self._order = policy_named(limits.policy)
@@ -93,7 +102,7 @@ class Admission:
         for s in candidates:
             if not self._has_room(waiting, running):
                 return False
-            if self._waits(s, running):
+            if self._waits(s, running) or self._restores_first(s):
                 continue
             if not self.start(s, waiting, running):
                 return False
@@ -143,17 +152,25 @@ class Admission:
                     return True
         return False
 
+    def _restores_first(self, s: Sequence) -> bool:
+        """Whether more of its prompt is being read, or will be."""
+        if s.restore is None:
+            s.restore = self._restores.wanted(s.key[: s.match_limit], s.namespace)
+        return s.restore is None or not s.restore.done
+
     def _open(self, s: Sequence, running: list[Sequence]) -> bool:
         """Lock the cached prefix and take slots for the rest; False if they do not fit now."""
         if s.after:
             s.join()
+        if s.restore is not None:
+            self._restores.land(s.restore)
         holding = self._cache.open(s.key[: s.match_limit], s.namespace)
         margin = self._limits.decode_margin * (len(running) + 1) if running else 0
         need = len(s.tokens) - holding.shared
         if need + margin > self._cache.available or not self._cache.extend(holding, need):
             self._cache.close(holding)
             return False
-        s.holding, s.computed = holding, holding.shared
+        s.holding, s.computed, s.restore = holding, holding.shared, None
         if s.cached_tokens is None:
             s.cached_tokens = s.computed
             self._counters.prompt_tokens += s.prompt_length

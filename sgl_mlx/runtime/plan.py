@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.runtime.sequence import Scores
+from sgl_mlx.runtime.transfers import Transfer
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Extend:
-    """Prefill chunks and single decode tokens in one forward pass; all KV is in the pool after."""
+    """Prefill chunks and single decode tokens in one forward pass; all KV is in the pool after.
+
+    `transfers` are made first, in order.
+    """
 
     rows: tuple[Row, ...]
+    transfers: tuple[Transfer, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,13 +70,14 @@ class Decode:
 
     `opening` names the rows when an epoch begins. With `ahead` the runner may submit the next
     step before it waits for this one: the next plan will then be a `Decode` of the same epoch,
-    for these rows or fewer, or the epoch is over.
+    for these rows or fewer, or the epoch is over. `transfers` are made before an epoch opens.
     """
 
     ids: tuple[str, ...]
     width: int
     ahead: bool
     opening: tuple[Row, ...] = ()
+    transfers: tuple[Transfer, ...] = ()
 
 
 Plan = Extend | Decode

@@ -1,7 +1,8 @@
 """The slots of one pool, shared between cached prefixes and running requests.
 
 Every slot is in exactly one place: free, owned by the tree, or held by a request. Under pressure
-all unlocked cache is given up for requests (one pool, no fixed share for the cache).
+all unlocked cache is given up for requests (one pool, no fixed share for the cache). What goes is
+first offered to a second tier, if there is one.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from sgl_mlx.runtime.radix import PLAIN, Node, RadixTree
 from sgl_mlx.runtime.slots import SlotAllocator
+from sgl_mlx.runtime.tier import Tier
+from sgl_mlx.runtime.transfers import Load, Transfer
 
 
 @dataclass
@@ -36,8 +40,10 @@ class PrefixCache:
     With `disabled` no prefix is ever found: each holding is in a namespace of its own.
     """
 
-    def __init__(self, capacity: int, disabled: bool = False) -> None:
+    def __init__(self, capacity: int, disabled: bool = False, tier: Tier | None = None) -> None:
         self.capacity = capacity
+        self.tier = tier
+        self._transfers: list[Transfer] = []
         self._disabled = disabled
         self.tree = RadixTree()
         self.slots = SlotAllocator(capacity)
@@ -66,7 +72,7 @@ class PrefixCache:
         started = time.perf_counter()
         missing = count - self.slots.free_count
         if missing > 0:
-            self.slots.free(self.tree.evict(missing))
+            self._evict(missing)
         holding.table += self.slots.alloc(count)
         self.held += count
         self.seconds += time.perf_counter() - started
@@ -104,8 +110,39 @@ class PrefixCache:
             self.tree.unlock(holding.node)
         holding.table, holding.shared, holding.node = [], 0, None
 
+    def load(
+        self, tokens: tuple[int, ...], namespace: Hashable, start: int, payload: Any
+    ) -> int | None:
+        """Take KV of `tokens[start:]` into the tree; what a plan reads is loaded before it runs.
+
+        Returns:
+            How many tokens were loaded, 0 if the tree has them or lacks some before `start`; None,
+            and nothing done, when there are too few slots.
+        """
+        holding = self.open(tokens, namespace)
+        present = holding.shared
+        missing = len(tokens) - present if present >= start else 0
+        fits = self.extend(holding, missing)
+        if fits and missing:
+            slots = tuple(holding.table[present:])
+            self._transfers.append(Load(slots, payload, present - start))
+            self.share(holding, tokens)
+        self.close(holding)
+        return missing if fits else None
+
+    def take_transfers(self) -> tuple[Transfer, ...]:
+        """What has to be moved before the next plan is computed; the caller's task from now on."""
+        taken = tuple(self._transfers)
+        self._transfers.clear()
+        return taken
+
+    def spill(self) -> None:
+        """Evict all that no request uses, into the second tier."""
+        self._evict(self.tree.evictable)
+
     def flush(self) -> None:
-        """Forget every cached prefix that no request uses."""
+        """Forget every cached prefix that no request uses; nothing is spilled."""
+        self._transfers = [t for t in self._transfers if isinstance(t, Load)]
         self.slots.free(self.tree.evict(self.tree.evictable))
 
     def check(self, holdings: Iterable[Holding] = ()) -> None:
@@ -121,6 +158,15 @@ class PrefixCache:
         for h in holdings:
             path = list(h.node.path())[::-1] if h.node else []
             assert h.table[: h.shared] == [slot for node in path for slot in node.slots]
+
+    def _evict(self, count: int) -> None:
+        self.slots.free(self.tree.evict(count, self._farewell if self.tier else None))
+
+    def _farewell(self, node: Node, namespace: Hashable) -> None:
+        assert self.tier is not None
+        spill = self.tier.spill(node, namespace)
+        if spill is not None:
+            self._transfers.append(spill)
 
     def _release(self, slots: list[int]) -> None:
         self.held -= len(slots)

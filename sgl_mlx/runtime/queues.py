@@ -23,6 +23,7 @@ class Queues:
         self._counters = counters
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
+        self.background: list[Sequence] = []
         self.ended: list[Sequence] = []
         self.changed = False
         self._arrivals = 0
@@ -34,7 +35,7 @@ class Queues:
             self.add(needed)
         self._arrivals += 1
         s.arrival = self._arrivals
-        self.waiting.append(s)
+        (self.background if s.background else self.waiting).append(s)
         self.changed = True
 
     def abort(self, s: Sequence, message: str | None = None) -> None:
@@ -44,7 +45,7 @@ class Queues:
 
     def sequences(self) -> Iterator[Sequence]:
         """Everything that may hold slots."""
-        stack = [*self.waiting, *self.running, *self.ended]
+        stack = [*self.waiting, *self.running, *self.background, *self.ended]
         seen = {id(s) for s in stack}
         while stack:
             s = stack.pop()
@@ -65,8 +66,8 @@ class Queues:
 
     def end(self, s: Sequence, reason: FinishReason) -> None:
         """Take a sequence out of its queue, tell its output, and end what depends on it."""
-        s.finish_reason = reason
-        for queue in (self.waiting, self.running):
+        s.finish_reason, s.restore = reason, None
+        for queue in (self.waiting, self.running, self.background):
             if s in queue:
                 queue.remove(s)
         self.ended.append(s)
@@ -123,12 +124,12 @@ class Queues:
     def retract(self, s: Sequence) -> None:
         """Preempt: back to the queue; what it computed is left to the cache."""
         assert s.holding is not None
-        self._counters.preemptions += 1
+        self._counters.preemptions += not s.background
         self._share_computed(s)
         self.cache.close(s.holding)
         s.holding, s.computed, s.match_node = None, 0, None
         self.running.remove(s)
-        self.waiting.append(s)
+        (self.background if s.background else self.waiting).append(s)
 
     def reclaim(self, s: Sequence) -> bool:
         """Make way for `s` alone: give up branches held for the newest other request that waits.

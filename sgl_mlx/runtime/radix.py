@@ -9,7 +9,7 @@ mean equal KV only within one (another model, image or position layout is anothe
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 PLAIN: Hashable = ()
@@ -41,6 +41,9 @@ class Node:
         while node is not None and node.parent is not None:
             yield node
             node = node.parent
+
+
+Farewell = Callable[[Node, Hashable], None]
 
 
 class Match(NamedTuple):
@@ -138,8 +141,11 @@ class RadixTree:
                 self.locked -= len(n.tokens)
                 self._offer(n)
 
-    def evict(self, count: int) -> list[int]:
+    def evict(self, count: int, farewell: Farewell | None = None) -> list[int]:
         """Drop least recently used unlocked leaves until `count` slots came free, or none is left.
+
+        Args:
+            farewell: told of each leaf, while it still has its path, and of its namespace.
 
         Returns:
             The slots, now the caller's; possibly more than `count`, as leaves go whole.
@@ -152,6 +158,8 @@ class RadixTree:
             if used != node.last_used:
                 self._offer(node)
                 continue
+            if farewell is not None:
+                farewell(node, self._namespace_of(node))
             freed += node.slots
             self._remove(node)
         return freed
@@ -200,6 +208,10 @@ class RadixTree:
             self._roots = {key: r for key, r in self._roots.items() if r.children}
             root = self._roots[namespace] = Node(None, (), [])
         return root
+
+    def _namespace_of(self, node: Node) -> Hashable:
+        top = list(node.path())[-1].parent
+        return next(key for key, root in self._roots.items() if root is top)
 
     @staticmethod
     def _next(node: Node, tokens: tuple[int, ...]) -> Node | None:

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 
 from sgl_mlx.core import FinishReason
 from sgl_mlx.runtime.admission import Admission, Counters, SchedulerLimits
+from sgl_mlx.runtime.background import Background
 from sgl_mlx.runtime.plan import Decode, Extend, Plan, Row, StepResult
 from sgl_mlx.runtime.prefix_cache import PrefixCache
 from sgl_mlx.runtime.queues import TOO_SMALL, Queues
+from sgl_mlx.runtime.restores import Restores
 from sgl_mlx.runtime.rows import prefill_rows, row_of
 from sgl_mlx.runtime.sequence import Constraint, Scores, Sequence
 
@@ -40,7 +42,9 @@ class Scheduler:
         self.seconds = 0.0
         self._queues = Queues(cache, self.counters)
         self.waiting, self.running = self._queues.waiting, self._queues.running
-        self._admission = Admission(cache, self.limits, self.counters)
+        self.restores = Restores(cache)
+        self._admission = Admission(cache, self.restores, self.limits, self.counters)
+        self._background = Background(self._queues, self.restores, self._admission)
         self._epoch: _Epoch | None = None
 
     def add(self, s: Sequence) -> None:
@@ -57,7 +61,7 @@ class Scheduler:
 
     def fail_all(self, message: str) -> None:
         """End everything and forget all KV: a step failed and what it wrote is not known."""
-        for s in [*self.running, *self.waiting]:
+        for s in [*self.running, *self.waiting, *self._queues.background]:
             self.abort(s, message)
         self._epoch = None
         self._queues.settle()
@@ -71,27 +75,30 @@ class Scheduler:
         self.cache.flush()
         return True
 
+    def wake(self) -> None:
+        """Blocks that sequences wait for have been read."""
+        self._queues.changed = True
+
     @property
     def idle(self) -> bool:
-        return not self.waiting and not self.running
+        return not self.waiting and not self.running and not self._queues.background
 
     # -- one turn -----------------------------------------------------------------------------
 
     def next(self) -> Plan | None:
-        """What to compute now; None when there is nothing to do."""
+        """What to compute now; None when there is nothing to do, or not before `wake`."""
         started = time.perf_counter()
         plan = None
         while plan is None and (self._queues.ended or not self.idle):
             self._queues.settle()
             if self._queues.changed:
-                self._queues.changed = False
-                self._admission.admit(self.waiting, self.running)
-            if self._queues.end_complete():
+                self._admit()
+            if self._queues.end_complete() or self._queues.ended:
                 continue
             if self.running:
                 plan = self._plan()
-            elif self.waiting:
-                self._unblock()
+            elif not (self._unblock() if self.waiting else self._background.start()):
+                break
         self.seconds += time.perf_counter() - started
         return plan
 
@@ -110,6 +117,12 @@ class Scheduler:
         self.seconds += time.perf_counter() - started
 
     # -- planning -----------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        self._queues.changed = False
+        self.restores.keep([s.restore for s in (*self.waiting, *self._queues.background)])
+        self._background.advance()
+        self._admission.admit(self.waiting, self.running)
 
     def _plan(self) -> Plan | None:
         """None when the last running sequence had to give way."""
@@ -136,7 +149,9 @@ class Scheduler:
         more = epoch.steps + 1 < epoch.width and any(s.remaining > 1 for s in live)
         free = all(s.constraint is None for s in live)
         epoch.in_flight = ahead and more and free and self._worth_going_on(live)
-        return Decode(tuple(s.id for s in live), epoch.width, epoch.in_flight, opening)
+        transfers = self.cache.take_transfers() if opening else ()
+        ids = tuple(s.id for s in live)
+        return Decode(ids, epoch.width, epoch.in_flight, opening, transfers)
 
     def _open_epoch(self) -> Decode | None:
         width = min(self.limits.epoch_steps, max(s.remaining for s in self.running))
@@ -168,7 +183,7 @@ class Scheduler:
             if s in self.running:
                 self._queues.reserve(s, s.pending)
         rows = prefill_rows(self.running, self.limits)
-        return Extend(rows) if rows else None
+        return Extend(rows, self.cache.take_transfers()) if rows else None
 
     # -- outcome ------------------------------------------------------------------------------
 
@@ -224,16 +239,20 @@ class Scheduler:
             s.constraint = None
         return None
 
-    def _unblock(self) -> None:
+    def _unblock(self) -> bool:
         """Nothing runs and nothing was admitted: start the oldest, or end it if it never can.
 
-        The oldest is always ready, because what it comes after is older still.
+        The oldest is ready unless it waits for blocks being read, because what it comes after is
+        older still; False if anything waits for blocks.
         """
+        if any(s.restore is not None and not s.restore.done for s in self.waiting):
+            return False
         oldest = min(self.waiting, key=lambda s: s.arrival)
         while not self._admission.start(oldest, self.waiting, self.running):
             if not self._queues.reclaim(oldest):
                 self.abort(oldest, TOO_SMALL)
-                return
+                break
+        return True
 
 
 def _dead_end(constraint: Constraint | None) -> FinishReason | None:

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from sgl_mlx.core import FinishReason, SamplingParams
 from sgl_mlx.runtime.prefix_cache import Holding
 from sgl_mlx.runtime.radix import PLAIN, Node
+from sgl_mlx.runtime.restores import Restore
 
 TokenScore = tuple[float | None, int]
 """Log-probability, None where the model was not asked, and token id."""
@@ -107,6 +108,7 @@ class Sequence:
         constraint: on the output.
         held: the KV stays locked after the prompt is computed, until the sequence that has this
             one in its `after` (its `consumer`) ends.
+        background: computed for its KV alone, when nobody else needs the model.
     """
 
     id: str
@@ -121,6 +123,7 @@ class Sequence:
     gap: int = 0
     held: bool = False
     constraint: Constraint | None = None
+    background: bool = False
 
     prompt_length: int = field(init=False)
     consumer: Sequence | None = field(default=None, init=False, repr=False)
@@ -133,6 +136,7 @@ class Sequence:
     passed_over: int = 0
     match_node: Node | None = None
     waits_for: tuple[Sequence, int] | None = None
+    restore: Restore | None = None
     _key: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -175,8 +179,9 @@ class Sequence:
 
     @property
     def ready(self) -> bool:
-        """Everything it comes after has been computed."""
-        return all(s.finish_reason is not None for s in self.after)
+        """Everything it comes after has been computed, and what it has to read been read."""
+        restored = self.restore is None or self.restore.done
+        return restored and all(s.finish_reason is not None for s in self.after)
 
     @property
     def purpose(self) -> Sequence:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from sgl_mlx.runtime.plan import Decode, Extend, Plan, Row, StepResult
 from sgl_mlx.runtime.prefix_cache import PrefixCache
 from sgl_mlx.runtime.scheduler import Scheduler
 from sgl_mlx.runtime.sequence import Scores, Sequence
+from sgl_mlx.runtime.transfers import Spill, Transfer
 from tests.runtime.truth import (
     NO_FORK,
     Context,
@@ -29,6 +31,61 @@ from tests.runtime.truth import (
     next_token,
     score,
 )
+
+
+class FakeReading:
+    """Blocks that are read when the test says so."""
+
+    def __init__(self, store: FakeStore, keys: Seq[str]) -> None:
+        self.done = False
+        self.count = 0
+        self.payload: list[Kv] = []
+        self._store, self._keys = store, keys
+
+    def finish(self) -> None:
+        for key in self._keys:
+            if key not in self._store.blocks:
+                break
+            self.payload += self._store.blocks[key]
+            self.count += 1
+        self.done = True
+
+
+class FakeStore:
+    """A second tier in memory. With `full` it takes nothing more."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[str, list[Kv]] = {}
+        self.readings: list[FakeReading] = []
+        self.full = False
+
+    def has(self, key: str) -> bool:
+        return key in self.blocks
+
+    def read(self, keys: Seq[str]) -> FakeReading:
+        self.readings.append(FakeReading(self, keys))
+        return self.readings[-1]
+
+    def finish_reading(self) -> bool:
+        """False if nothing is being read."""
+        readings, self.readings = self.readings, []
+        for reading in readings:
+            reading.finish()
+        return bool(readings)
+
+    def move(self, transfers: Seq[Transfer], memory: dict[int, Kv]) -> None:
+        """What the runner does before a plan."""
+        for transfer in transfers:
+            if isinstance(transfer, Spill):
+                size = len(transfer.slots) // len(transfer.keys)
+                for i, key in enumerate(transfer.keys):
+                    block = [memory[slot] for slot in transfer.slots[i * size : (i + 1) * size]]
+                    assert self.blocks.get(key, block) == block, "one key for two contents"
+                    if not self.full:
+                        self.blocks[key] = block
+            else:
+                for i, slot in enumerate(transfer.slots):
+                    memory[slot] = transfer.payload[transfer.skip + i]
 
 
 @dataclass
@@ -50,8 +107,9 @@ class _Tail:
 class FakeRunner:
     """See the module. It runs all rows of an epoch to its end, finished or not, as a runner may."""
 
-    def __init__(self, cache: PrefixCache) -> None:
+    def __init__(self, cache: PrefixCache, store: FakeStore | None = None) -> None:
         self.memory: dict[int, Kv] = {}
+        self._store = store or FakeStore()
         self.sequences: dict[str, Sequence] = {}
         self.plans: list[Plan] = []
         self._cache = cache
@@ -78,6 +136,7 @@ class FakeRunner:
 
     def _extend(self, plan: Extend) -> StepResult:
         self.flush()
+        self._store.move(plan.transfers, self.memory)
         assert plan.rows, "an empty step"
         self._check_rows(plan.rows)
         result = StepResult({})
@@ -108,6 +167,7 @@ class FakeRunner:
     def _decode(self, plan: Decode) -> StepResult:
         if plan.opening:
             self.flush()
+            self._store.move(plan.transfers, self.memory)
             self._open(plan)
         assert plan.ids, "an empty step"
         assert set(plan.ids) <= set(self._last.ids if self._last else self._tails)
@@ -198,11 +258,16 @@ class FakeRunner:
         return truth
 
 
-def drive(scheduler: Scheduler, runner: FakeRunner, turns: int = 10_000) -> int:
+def drive(
+    scheduler: Scheduler, runner: FakeRunner, turns: int = 10_000, store: FakeStore | None = None
+) -> int:
     """Turn the scheduler until it is idle, checking it each time; the number of turns."""
     for turn in range(turns):
         plan = scheduler.next()
         scheduler.check()
+        if plan is None and store is not None and store.finish_reading():
+            scheduler.wake()
+            continue
         if plan is None:
             assert scheduler.idle, "nothing to do, but sequences wait"
             return turn

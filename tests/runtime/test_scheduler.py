@@ -21,7 +21,8 @@ from sgl_mlx.runtime.prefix_cache import PrefixCache
 from sgl_mlx.runtime.queues import TOO_SMALL
 from sgl_mlx.runtime.scheduler import Scheduler
 from sgl_mlx.runtime.sequence import Sequence
-from tests.runtime.fakes import FakeRunner, drive
+from sgl_mlx.runtime.tier import Tier
+from tests.runtime.fakes import FakeRunner, FakeStore, drive
 from tests.runtime.truth import (
     ALPHABET,
     Alone,
@@ -63,11 +64,18 @@ limits = st.builds(
 class SchedulerMachine(RuleBasedStateMachine):
     """Anything may be added and aborted at any moment, also while a step runs."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = FakeStore()
+
     @initialize(limits=limits, capacity=st.integers(6, 48))
     def start(self, limits: SchedulerLimits, capacity: int) -> None:
-        self.cache = PrefixCache(capacity)
+        self.prepare(limits, capacity)
+
+    def prepare(self, limits: SchedulerLimits, capacity: int, tier: Tier | None = None) -> None:
+        self.cache = PrefixCache(capacity, tier=tier)
         self.scheduler = Scheduler(self.cache, limits)
-        self.runner = FakeRunner(self.cache)
+        self.runner = FakeRunner(self.cache, self.store)
         self.ids = itertools.count()
         self.added: list[Sequence] = []
         self.expected: dict[str, Alone] = {}
@@ -104,6 +112,25 @@ class SchedulerMachine(RuleBasedStateMachine):
     def add_nested_fork(self, tokens: Tokens, new: int, fork: Fork) -> None:
         self._add(make_sequence(self.ids, tokens, new, fork=fork))
 
+    @rule(tokens=tokens)
+    def prefetch(self, tokens: Tokens) -> None:
+        self._add(make_sequence(self.ids, tokens, background=True))
+
+    @rule()
+    def finish_reading(self) -> None:
+        self.store.finish_reading()
+        self.scheduler.wake()
+
+    @rule(data=st.data())
+    def lose_blocks(self, data: st.DataObject) -> None:
+        for key in sorted(self.store.blocks):
+            if data.draw(st.booleans()):
+                del self.store.blocks[key]
+
+    @rule(full=st.booleans())
+    def fill_the_store(self, full: bool) -> None:
+        self.store.full = full
+
     def _abort(self, data: st.DataObject) -> None:
         live = [s for s in self.added if s.finish_reason is None]
         if live:
@@ -123,7 +150,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         if before:
             self._abort(before)
         if plan is None:
-            assert self.scheduler.idle
+            assert self.scheduler.idle or self.store.readings
             return
         result = self.runner.run(plan)
         if after:
@@ -155,6 +182,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         return bool(ready) and all(map(self._fits, ready))
 
     def _fits(self, s: Sequence) -> bool:
+        if s.restore is None and self.cache.tier is not None:
+            return False  # it may have to wait for what is being read
         holding = self.cache.open(s.key[: s.match_limit], s.namespace)
         missing = len(s.tokens) - holding.shared
         margin = self.scheduler.limits.decode_margin * (len(self.scheduler.running) + 1)
@@ -199,7 +228,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "scheduler"):
             return
-        drive(self.scheduler, self.runner, turns=3000)
+        drive(self.scheduler, self.runner, turns=3000, store=self.store)
         self.runner.flush()
         assert self.cache.held == self.cache.tree.locked == 0
         assert self.cache.available == self.cache.capacity

@@ -120,6 +120,7 @@ def make_sequence(
     held: bool = False,
     return_logprob: bool = False,
     stop_after: int = 0,
+    background: bool = False,
 ) -> Sequence:
     """A sequence after `fork`, with fresh sequences for the fork's branches."""
     after = tuple(
@@ -141,6 +142,7 @@ def make_sequence(
         gap=fork.gap,
         base=Base(origin=fork.gap),
         held=held,
+        background=background,
     )
 
 
