@@ -11,10 +11,10 @@ BLAS    := $(VENV)/.blas-looked-for
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt docs clean
+.PHONY: help setup demo test test-kernels check fmt docs clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  PYTHON=python3.12 chooses the interpreter, ARGS='-k radix' is handed to pytest"
 
 setup: $(PACKAGE) $(MODEL) $(BLAS) ## a venv with the package, its tools and a small model
@@ -24,6 +24,9 @@ demo: setup ## two small programs on the embedded model
 
 test: setup ## all tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-kernels: setup ## the whole grid of the Metal kernels, in the emulator
+	@$(BIN)/python -m pytest tests/metal_kernels -m "whole_grid or not whole_grid" $(ARGS)
 
 check: $(PACKAGE) ## format, lint, types, layers, packaging
 	@$(BIN)/ruff format --check .

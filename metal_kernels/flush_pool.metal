@@ -8,6 +8,7 @@
 // grid (32, tokens, KV_HEADS), threadgroup (32, 1, 1);  ints: {tokens}
 constexpr int PARTS = (DIM + 31) / 32;
 constexpr float LEVELS = 127.0f;
+constexpr float LARGEST_SCALE = 65504.0f;  // of half
 
 const int lane = int(thread_index_in_simdgroup);
 const int token = int(thread_position_in_grid.y);
@@ -25,8 +26,8 @@ if (QUANTIZED) {
     value_peak = max(value_peak, abs(float(new_values[from * DIM + d])));
   }
   // rounded to half first: levels must belong to the scale that is stored
-  const half stored_key_scale = half(simd_max(key_peak) / LEVELS);
-  const half stored_value_scale = half(simd_max(value_peak) / LEVELS);
+  const half stored_key_scale = half(min(simd_max(key_peak) / LEVELS, LARGEST_SCALE));
+  const half stored_value_scale = half(min(simd_max(value_peak) / LEVELS, LARGEST_SCALE));
   key_scale = float(stored_key_scale);
   value_scale = float(stored_value_scale);
   if (lane == 0) {

@@ -9,6 +9,9 @@ import mlx.core as mx
 LEVELS = 127
 """Steps of an 8-bit value on either side of zero."""
 
+LARGEST_SCALE = 65504.0
+"""Of float16."""
+
 
 class PoolLayer(NamedTuple):
     """Keys and values `(slots + 1, kv_heads, dim)` of one layer; slot 0 is padding, all zero.
@@ -56,7 +59,8 @@ class Options(NamedTuple):
 def quantize(x: mx.array) -> tuple[mx.array, mx.array]:
     """`x (…, dim)` as int8 of the same shape and float16 scales `(…)`, symmetric."""
     wide = x.astype(mx.float32)
-    scales = (mx.max(mx.abs(wide), axis=-1) / LEVELS).astype(mx.float16)
+    largest = mx.max(mx.abs(wide), axis=-1) / LEVELS
+    scales = mx.minimum(largest, LARGEST_SCALE).astype(mx.float16)
     divisor = scales.astype(mx.float32)[..., None]
     levels = mx.round(wide / mx.where(divisor > 0, divisor, mx.inf))
     return mx.clip(levels, -LEVELS, LEVELS).astype(mx.int8), scales

@@ -8,7 +8,7 @@ the reference takes its place: an answer is never lost to a kernel.
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import mlx.core as mx
 
@@ -79,6 +79,10 @@ class TrustedKernels:
         if self._trusts(Case.of("decode", q, pool, options)):
             return ops.decode_attention(q, *tail, pool, plan, options, self._kernels)
         return reference.decode_attention(q, *tail, pool, plan, options)
+
+    def failed(self, work: Literal["extend", "decode"]) -> bool:
+        """Whether a kernel for this was found wanting, so that another way is better."""
+        return any(c.work == work and not v.good for c, v in self.verdicts.items())
 
     def _trusts(self, case: Case) -> bool:
         if case not in self.verdicts:

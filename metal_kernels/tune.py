@@ -1,0 +1,215 @@
+"""Finds the cut-overs of this machine by a short sweep, and keeps them.
+
+What is kept belongs to one chip, macOS, MLX and text of the kernels, and to one model's heads; any
+other gets a sweep of its own. A broken or foreign file counts as none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from sgl_mlx.metal_kernels import ops
+from sgl_mlx.metal_kernels.build import SPECS, Kernels, read
+from sgl_mlx.metal_kernels.dispatch import CutOvers
+from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan, ExtendRow
+from sgl_mlx.metal_kernels.pool import Options, PoolLayer, quantize
+from sgl_mlx.metal_kernels.selftest import Case
+
+PREFIXES = (256, 1024, 4096, 8192)
+EXTENDS = (16, 32, 64, 128, 255)
+ROWS = (1, 2, 4, 8)
+_REPEATS = 5
+
+Attend = Callable[[], mx.array]
+
+
+class Sweep:
+    """Pairs of the same attention by our kernels and by gather + MLX's own.
+
+    Args:
+        case: its heads, dim, dtype and bits are what is measured.
+        seconds: times a call; the default evaluates it several times and takes the median.
+    """
+
+    def __init__(
+        self, case: Case, kernels: Kernels, seconds: Callable[[Attend], float] | None = None
+    ) -> None:
+        self._case, self._kernels = case, kernels
+        self._seconds = seconds or median_seconds
+        self._options = Options(case.dim**-0.5)
+        self._pool = self._make_pool(PREFIXES[-1] + 1)
+
+    def run(self) -> CutOvers:
+        """The cut-overs that these pairs speak for."""
+        extends = tuple((prefix, self._longest_extend(prefix)) for prefix in PREFIXES)
+        first = (0, extends[0][1])
+        return CutOvers((first, *extends), self._first_decode())
+
+    def _longest_extend(self, prefix: int) -> int:
+        """The longest of `EXTENDS` before the first that the kernel loses; 0 when it never wins."""
+        best = 0
+        for new in EXTENDS:
+            if not self._wins(*self._extend_pair(new, prefix)):
+                break
+            best = new
+        return best
+
+    def _first_decode(self) -> int:
+        """The fewest of `ROWS` from which the kernel wins every time."""
+        first = ROWS[-1] * 2
+        for rows in reversed(ROWS):
+            if not self._wins(*self._decode_pair(rows, 2048)):
+                break
+            first = rows
+        return first
+
+    def _wins(self, kernel: Attend, dense: Attend) -> bool:
+        return self._seconds(kernel) <= self._seconds(dense)
+
+    def _extend_pair(self, new: int, prefix: int) -> tuple[Attend, Attend]:
+        plan = ExtendPlan([ExtendRow(self._scattered(prefix), new)])
+        q, k, v = self._random(new)
+        return (
+            lambda: ops.extend_attention(q, k, v, self._pool, plan, self._options, self._kernels),
+            lambda: dense(q[None], k[None], v[None], self._pool, [plan.rows[0].prefix], "causal"),
+        )
+
+    def _decode_pair(self, rows: int, prefix: int) -> tuple[Attend, Attend]:
+        prefixes = [self._scattered(prefix)] * rows
+        plan = DecodePlan(prefixes)
+        q, k, v = (x[:, None] for x in self._random(rows))
+        copied = self._pool.gather(mx.array(prefixes, mx.int32), q.dtype)
+        whole = tuple(mx.concatenate(list(x), axis=1) for x in zip(copied, (k, v), strict=True))
+        mx.eval(whole)  # an epoch of many steps gathers once
+        return (
+            lambda: ops.decode_attention(
+                q[:, 0], k, v, 1, self._pool, plan, self._options, self._kernels
+            ),
+            lambda: sdpa(q, whole[0], whole[1], None),
+        )
+
+    def _scattered(self, length: int) -> list[int]:
+        """Every slot once, neighbours far apart."""
+        size = PREFIXES[-1]
+        return [1 + i * 4099 % size for i in range(length)]
+
+    def _random(self, tokens: int) -> tuple[mx.array, mx.array, mx.array]:
+        case = self._case
+        heads = (case.heads, case.kv_heads, case.kv_heads)
+        drawn = [mx.random.normal((tokens, h, case.dim)).astype(case.dtype) for h in heads]
+        mx.eval(drawn)
+        return drawn[0], drawn[1], drawn[2]
+
+    def _make_pool(self, slots: int) -> PoolLayer:
+        _, keys, values = self._random(slots)
+        if not self._case.quantized:
+            return PoolLayer(keys, values)
+        (k, key_scales), (v, value_scales) = quantize(keys), quantize(values)
+        return PoolLayer(k, v, key_scales, value_scales)
+
+
+def dense(
+    q: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    pool: PoolLayer,
+    prefixes: list[Any],
+    mask: str | None,
+) -> mx.array:
+    """Gather, then MLX's fused attention; all `(rows, tokens, heads, dim)`."""
+    k, v = pool.gather(mx.array(prefixes, mx.int32), q.dtype)
+    return sdpa(q, mx.concatenate([k, keys], axis=1), mx.concatenate([v, values], axis=1), mask)
+
+
+def sdpa(q: mx.array, keys: mx.array, values: mx.array, mask: str | None) -> mx.array:
+    q, keys, values = (x.swapaxes(1, 2) for x in (q, keys, values))
+    return mx.fast.scaled_dot_product_attention(
+        q, keys, values, scale=q.shape[-1] ** -0.5, mask=mask
+    )
+
+
+def median_seconds(attend: Attend) -> float:
+    """Of `_REPEATS` evaluations, after one to warm up."""
+    mx.eval(attend())
+    times = []
+    for _ in range(_REPEATS):
+        started = time.perf_counter()
+        mx.eval(attend())
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+class Tuning:
+    """Cut-overs kept in files, one for each machine, text of the kernels and model's heads."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder or _cache_folder()
+
+    def load(self, case: Case) -> CutOvers | None:
+        """What was kept for a case, if it can be read."""
+        try:
+            kept = json.loads(self._file(case).read_text())
+            pairs = tuple((int(at), int(new)) for at, new in kept["extend_up_to"])
+            return CutOvers(pairs, int(kept["decode_from_rows"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def save(self, case: Case, cut_overs: CutOvers) -> Path:
+        """Keep cut-overs; whole or not at all.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
+        file = self._file(case)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps({"case": str(case), **machine(), **asdict(cut_overs)}))
+        draft.replace(file)
+        return file
+
+    def _file(self, case: Case) -> Path:
+        key = json.dumps([str(heads_of(case)), machine()], sort_keys=True)
+        return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+
+
+def heads_of(case: Case) -> Case:
+    """The case without what cut-overs do not depend on."""
+    return replace(case, work="extend", window=None, capped=False, sinks=False)
+
+
+def machine() -> dict[str, str]:
+    """Chip, system, MLX and the kernels' text."""
+    return {
+        "chip": str(mx.device_info().get("device_name", platform.machine())),
+        "system": f"{platform.system()} {platform.release()}",
+        "mlx": version("mlx"),
+        "kernels": kernels_hash(),
+    }
+
+
+def kernels_hash() -> str:
+    """Of all text that is compiled."""
+    return hashlib.sha256("".join(_texts()).encode()).hexdigest()[:16]
+
+
+def _texts() -> Iterator[str]:
+    yield read("attention.h")
+    for spec in SPECS.values():
+        yield spec.source
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "sgl-mlx" / "kernels"

@@ -1,0 +1,185 @@
+"""Inputs for the attention kernels, and what "equal" means for each dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from sgl_mlx.metal_kernels import ops, reference
+from sgl_mlx.metal_kernels.build import Kernels
+from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan, ExtendRow, SharedSpan
+from sgl_mlx.metal_kernels.pool import Options, PoolLayer, quantize
+
+TOLERANCE = {mx.float32: 1e-5, mx.float16: 1e-3, mx.bfloat16: 8e-3}
+"""Of the difference, relative to the larger of 1 and the wanted value."""
+
+NAMES = {mx.float32: "fp32", mx.float16: "fp16", mx.bfloat16: "bf16"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One point of the grid.
+
+    Args:
+        group: query heads to a KV head.
+        loud: every score near -110, where exp2 of it is no number: what forgets to subtract the
+            peak divides zero by zero.
+    """
+
+    dim: int = 64
+    dtype: mx.Dtype = mx.float16
+    group: int = 1
+    kv_heads: int = 1
+    window: int | None = None
+    softcap: float | None = None
+    sinks: bool = False
+    quantized: bool = False
+    scattered: bool = True
+    loud: bool = False
+
+    def __str__(self) -> str:
+        flags = [n for n in ("sinks", "quantized", "scattered", "loud") if getattr(self, n)]
+        flags += [f"{n}{v:g}" for n in ("window", "softcap") if (v := getattr(self, n))]
+        return "-".join([f"{self.dim}", NAMES[self.dtype], f"gqa{self.group}", *flags])
+
+    def options(self, random: np.random.Generator) -> Options:
+        heads = self.group * self.kv_heads
+        logits = random.normal(size=heads) - (110 if self.loud else 0)
+        sinks = mx.array(logits, mx.float32) if self.sinks else None
+        return Options(self.dim**-0.5, self.window, self.softcap, sinks)
+
+    def queries(self, random: np.random.Generator, *shape: int) -> mx.array:
+        array = random.normal(size=(*shape, self.group * self.kv_heads, self.dim)) * 2
+        if self.loud:
+            array[..., -1] = 30.0
+        return mx.array(array, mx.float32).astype(self.dtype)
+
+    def keys(self, random: np.random.Generator, *shape: int) -> mx.array:
+        array = random.normal(size=(*shape, self.kv_heads, self.dim))
+        if self.loud:
+            array[..., -1] = -110.0 / 30.0 * self.dim**0.5
+        return mx.array(array, mx.float32).astype(self.dtype)
+
+    def values(self, random: np.random.Generator, *shape: int) -> mx.array:
+        array = random.normal(size=(*shape, self.kv_heads, self.dim))
+        return mx.array(array, mx.float32).astype(self.dtype)
+
+
+class Slots:
+    """Hands out pool slots, in one run or scattered; nothing else in the pool may be read."""
+
+    def __init__(self, case: Case, random: np.random.Generator, total: int) -> None:
+        self._case, self._random = case, random
+        self._total = total
+        order = random.permutation(total) if case.scattered else np.arange(total)
+        self._free = [int(x) + 1 for x in order]
+
+    def take(self, count: int) -> list[int]:
+        taken, self._free = self._free[:count], self._free[count:]
+        assert len(taken) == count, "the pool of this case is too small"
+        return taken
+
+    def pool(self) -> PoolLayer:
+        """Random keys and values in the slots taken, elsewhere NaN (or a NaN scale)."""
+        case, random = self._case, self._random
+        keys, values = (x(random, self._total + 1) for x in (case.keys, case.values))
+        unread = mx.array([0, *self._free], mx.int32)
+        if not case.quantized:
+            keys[unread] = mx.nan
+            values[unread] = mx.nan
+            return PoolLayer(keys, values)
+        (k, k_scales), (v, v_scales) = quantize(keys), quantize(values)
+        k_scales[unread] = mx.nan
+        v_scales[unread] = mx.nan
+        return PoolLayer(k, v, k_scales, v_scales)
+
+
+@dataclass
+class Call:
+    """Arguments of an op; also those of its reference, which then computes in float32."""
+
+    op: str
+    arguments: dict[str, Any]
+
+    def run(self, kernels: Kernels) -> mx.array:
+        out: mx.array = getattr(ops, self.op)(**self.arguments, kernels=kernels)
+        return out
+
+    def reference(self) -> mx.array:
+        wide = {name: widen(x) for name, x in self.arguments.items()}
+        dtype = self.arguments["q"].dtype
+        pool: PoolLayer = self.arguments["pool"]
+        if pool.quantized:  # what is read from the pool is rounded to the model's dtype
+            every = mx.arange(pool.keys.shape[0])
+            pool = PoolLayer(*pool.gather(every, dtype))
+        wide["pool"] = PoolLayer(widen(pool.keys), widen(pool.values))
+        out: mx.array = getattr(reference, self.op)(**wide)
+        return out
+
+
+def widen(x: Any) -> Any:
+    return x.astype(mx.float32) if isinstance(x, mx.array) else x
+
+
+def extend_call(case: Case, rows: Sequence[tuple[int, int]], seed: int = 0) -> Call:
+    """`rows`: prefix length and new tokens of each."""
+    random = np.random.default_rng(seed)
+    slots = Slots(case, random, sum(prefix for prefix, _ in rows) + 3)
+    plan = ExtendPlan([ExtendRow(slots.take(prefix), tokens) for prefix, tokens in rows])
+    arguments = {
+        "q": case.queries(random, plan.tokens),
+        "keys": case.keys(random, plan.tokens),
+        "values": case.values(random, plan.tokens),
+        "pool": slots.pool(),
+        "plan": plan,
+        "options": case.options(random),
+    }
+    return Call("extend_attention", arguments)
+
+
+def decode_call(
+    case: Case,
+    private: Sequence[int],
+    tail: int,
+    spans: Sequence[tuple[int, int, int, int]] = (),
+    *,
+    tokens: int = 1,
+    width: int | None = None,
+    chunk: int = 64,
+    seed: int = 0,
+) -> Call:
+    """`private`: lengths of the rows' own prefixes; `spans`: first, last, start and length."""
+    random = np.random.default_rng(seed)
+    slots = Slots(case, random, sum(private) + sum(length for *_, length in spans) + 3)
+    shared = [SharedSpan(a, b, start, slots.take(length)) for a, b, start, length in spans]
+    width = tail + 2 if width is None else width
+    rows = [slots.take(n) for n in private]
+    plan = DecodePlan(rows, shared, width=width, tokens=tokens, chunk=chunk)
+    tail_keys, tail_values = (x(random, len(rows), width) for x in (case.keys, case.values))
+    unread = mx.arange(width)[None, :, None, None] >= tail
+    arguments = {
+        "q": case.queries(random, len(rows) * tokens),
+        "tail_keys": mx.where(unread, mx.array(mx.nan, case.dtype), tail_keys),
+        "tail_values": mx.where(unread, mx.array(mx.nan, case.dtype), tail_values),
+        "tail_length": tail,
+        "pool": slots.pool(),
+        "plan": plan,
+        "options": case.options(random),
+    }
+    return Call("decode_attention", arguments)
+
+
+def assert_close(got: mx.array, want: mx.array, dtype: mx.Dtype) -> float:
+    """Returns the largest difference."""
+    g, w = (np.array(x.astype(mx.float32)) for x in (got, want))
+    difference = np.abs(g - w) / np.maximum(1, np.abs(w))
+    worst = float(np.max(difference))  # NaN stays NaN
+    assert worst <= TOLERANCE[dtype], (
+        f"differs by at most {worst:.2e}, on average {np.mean(difference):.2e} "
+        f"in {NAMES[dtype]}, allowed {TOLERANCE[dtype]:.0e}"
+    )
+    return worst

@@ -1,0 +1,50 @@
+"""The grid that the kernels are proven over, and the part of it that every test run goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+
+import mlx.core as mx
+import pytest
+from _pytest.mark import ParameterSet
+
+from tests.metal_kernels.cases import NAMES, Case
+
+DIMS = (64, 80, 96, 128, 256)
+GROUPS = (1, 3, 4, 8)
+VARIANTS = {
+    "scattered": Case(),
+    "contiguous": Case(scattered=False, loud=True),
+    "window": Case(window=21),
+    "capped": Case(softcap=3.0, sinks=True, loud=True),
+    "quantized": Case(quantized=True, window=45, sinks=True),
+}
+
+
+def _points() -> Iterator[ParameterSet]:
+    """Every point as a parameter; marked `whole_grid` unless every run takes it.
+
+    Those taken have each dim with each dtype, twice, under varying groups and variants.
+    """
+    for i, (dim, dtype) in enumerate(product(DIMS, NAMES)):
+        for (g, group), (v, name) in product(enumerate(GROUPS), enumerate(VARIANTS)):
+            case = replace(VARIANTS[name], dim=dim, dtype=dtype, group=group)
+            if group < 4:  # as many KV heads as it takes to confuse them
+                case = replace(case, kv_heads=2)
+            taken = (g, v) in ((i % 4, (i + i // 5) % 5), ((i + 2) % 4, (i + i // 5 + 2) % 5))
+            marks = () if taken else (pytest.mark.whole_grid,)
+            yield pytest.param(case, id=f"{dim}-{NAMES[dtype]}-gqa{group}-{name}", marks=marks)
+
+
+POINTS = list(_points())
+
+
+def tile_keys(case: Case) -> int:
+    """Keys in a tile of K1 and K3; see `attention.h`."""
+    bytes_per_row = case.dim * int(case.dtype.size)
+    return 8 if bytes_per_row > 512 else 16 if bytes_per_row > 256 else 32
+
+
+SINGLE = Case(dtype=mx.float32)
