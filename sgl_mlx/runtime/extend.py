@@ -1,20 +1,16 @@
 """Attention of an `Extend` step: prefill chunks over prefixes in the pool, and decode tokens.
 
-Single tokens are attended as an epoch of one step (`epoch`); chunks as the paper's extend
-attention: what each sees of its prefix in full, and its own new tokens causally.
+Single tokens are attended as an epoch of one step, chunks by extend attention; which
+implementation of each is for `paths` to say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import mlx.core as mx
 
-from sgl_mlx.runtime import attention as at
-from sgl_mlx.runtime.epoch import Epoch
-from sgl_mlx.runtime.kv import KVPool, SlotIndex
-from sgl_mlx.runtime.layout import shared_spans
+from sgl_mlx.runtime.paths import AttentionPaths
 from sgl_mlx.runtime.plan import Row
 
 
@@ -25,8 +21,8 @@ class ExtendStep:
     `(tokens, heads, dim)`; `slots` says where it goes.
     """
 
-    def __init__(self, pool: KVPool, rows: Sequence[Row]) -> None:
-        self._layers = len(pool.layers)
+    def __init__(self, paths: AttentionPaths, rows: Sequence[Row]) -> None:
+        self._layers = len(paths.pool.layers)
         self._stored: dict[int, tuple[mx.array, mx.array]] = {}
         self.slots = [slot for row in rows for slot in row.slots[: len(row.tokens)]]
         self.tokens = mx.array([t for row in rows for t in row.tokens], mx.int32)
@@ -35,11 +31,11 @@ class ExtendStep:
             mx.int32,
         )
         self._singles = sum(len(row.tokens) == 1 for row in rows)
-        self._decoding = Epoch(pool, rows[: self._singles], 1) if self._singles else None
+        self._decoding = paths.epoch(rows[: self._singles], 1) if self._singles else None
         if self._decoding is not None:
             self._decoding.begin_step()
         chunks = rows[self._singles :]
-        self._chunks = _Chunks(pool, chunks) if chunks else None
+        self._chunks = paths.chunks(chunks) if chunks else None
 
     @property
     def keys(self) -> list[mx.array]:
@@ -74,84 +70,3 @@ class ExtendStep:
         if self._chunks is not None:
             outs.append(self._chunks.attend(layer, queries[n:], scale, window, sinks))
         return outs[0] if len(outs) == 1 else mx.concatenate(outs)
-
-
-class _Chunks:
-    """Rows of several tokens each."""
-
-    def __init__(self, pool: KVPool, rows: Sequence[Row]) -> None:
-        self._pool = pool
-        starts = [0]
-        for row in rows:
-            starts.append(starts[-1] + len(row.tokens))
-        self._ranges = list(pairwise(starts))
-        self._parts = self._prefix_parts(rows)
-        self._stored: dict[int, tuple[mx.array, mx.array]] = {}
-        self._causal: dict[tuple[int, int, int, int | None], mx.array] = {}
-
-    def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
-        by_head = (mx.contiguous(x.swapaxes(0, 1)) for x in (keys, values))
-        self._stored[layer] = next(by_head), next(by_head)
-
-    def attend(
-        self,
-        layer: int,
-        queries: mx.array,
-        scale: float,
-        window: int | None,
-        sinks: mx.array | None,
-    ) -> mx.array:
-        keys, values = self._stored[layer]
-        q = at.group_heads(queries, keys.shape[0], scale)
-        own = [
-            at.attend_causal(q[:, a:b], keys[:, a:b], values[:, a:b], window, self._causal_bias)
-            for a, b in self._ranges
-        ]
-        total = at.concatenate(own)
-        for part in self._parts:
-            k, v = (x.swapaxes(0, 1) for x in self._pool.gather(layer, part.index))
-            seen = at.attend_tiled(q[:, part.first : part.last], k, v, part.bias(window))
-            total = at.merge_range(total, part.first, part.last, seen)
-        return total.normalised(sinks)
-
-    def _causal_bias(self, tokens: int, offset: int, length: int, window: int | None) -> mx.array:
-        key = tokens, offset, length, window
-        if key not in self._causal:
-            self._causal[key] = at.causal_bias(*key)
-        return self._causal[key]
-
-    def _prefix_parts(self, rows: Sequence[Row]) -> list[_PrefixPart]:
-        """Stretches that several rows share, and what each row has alone."""
-        spans, private = shared_spans(rows)
-        stretches = [(s.first, s.last, s.start, s.start + len(s.slots)) for s in spans]
-        stretches += [(i, i + 1, start, len(rows[i].prefix)) for i, start in enumerate(private)]
-        return [
-            _PrefixPart(
-                rows[first:last], self._ranges[first][0], self._ranges[last - 1][1], start, end
-            )
-            for first, last, start, end in stretches
-            if start < end
-        ]
-
-
-class _PrefixPart:
-    """Prefix keys `start … end - 1` of some rows, seen by their tokens `first … last - 1`."""
-
-    def __init__(self, rows: Sequence[Row], first: int, last: int, start: int, end: int) -> None:
-        self.first, self.last = first, last
-        self.index = SlotIndex(rows[0].prefix[start:end])
-        positions = rows[0].prefix_positions or range(len(rows[0].prefix))
-        self._keys = list(positions[start:end])
-        self._queries = [
-            p for row in rows for p in range(row.position, row.position + len(row.tokens))
-        ]
-        self._biases: dict[int, mx.array] = {}
-
-    def bias(self, window: int | None) -> mx.array | None:
-        """The window's mask `(tokens, keys)`, or None where every key is in the window."""
-        if window is None or max(self._queries) - min(self._keys) < window:
-            return None
-        if window not in self._biases:
-            queries, keys = mx.array(self._queries, mx.int32), mx.array(self._keys, mx.int32)
-            self._biases[window] = at.position_bias(queries, keys, window)
-        return self._biases[window]

@@ -12,10 +12,10 @@ import mlx.core as mx
 
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.runtime import cpu
-from sgl_mlx.runtime.epoch import Epoch
 from sgl_mlx.runtime.extend import ExtendStep
 from sgl_mlx.runtime.kv import KVPool, SlotIndex
 from sgl_mlx.runtime.layout import arrange
+from sgl_mlx.runtime.paths import AttentionPaths, DecodeEpoch
 from sgl_mlx.runtime.plan import Decode, Extend, Plan, Row, StepResult
 from sgl_mlx.runtime.sampler import Sampled, Sampler, Scored, score
 from sgl_mlx.runtime.sequence import Scores
@@ -26,13 +26,21 @@ class Runner:
 
     Args:
         end_tokens: the model's end-of-sequence ids.
+        paths: attention over the pool; plain MLX by default.
 
     `mask_seconds` is the time spent asking constraints what they allow.
     """
 
-    def __init__(self, model: Adapter, pool: KVPool, end_tokens: frozenset[int]) -> None:
+    def __init__(
+        self,
+        model: Adapter,
+        pool: KVPool,
+        end_tokens: frozenset[int],
+        paths: AttentionPaths | None = None,
+    ) -> None:
         self._model = model
         self._pool = pool
+        self.paths = paths or AttentionPaths(pool)
         self._end_tokens = end_tokens
         self._activations = cpu.FastActivations(model.model)
         self._decoding: _Decoding | None = None
@@ -83,7 +91,7 @@ class Runner:
         rows = arrange(plan.opening)
         sampler = Sampler(rows, self._end_tokens, self._model.vocabulary)
         tokens = mx.array([row.tokens[-1] for row in rows], mx.int32)
-        return _Decoding(Epoch(self._pool, rows, plan.width), sampler, tokens)
+        return _Decoding(self.paths.epoch(rows, plan.width), sampler, tokens)
 
     def _submit(self, decoding: _Decoding, live: Container[str]) -> Sampled:
         epoch = decoding.epoch
@@ -111,7 +119,7 @@ class Runner:
         return StepResult(tokens, wanted.prompt_scores(scored), scores)
 
     def _forward_together(self, rows: Sequence[Row], wanted: _WantedLogits) -> _Forward:
-        step = ExtendStep(self._pool, rows)
+        step = ExtendStep(self.paths, rows)
         logits = self._model.forward(step.tokens, step.positions, step, wanted.index)
         return logits, step.slots, step.keys, step.values
 
@@ -159,7 +167,7 @@ _Forward = tuple[mx.array, list[int], list[mx.array], list[mx.array]]
 class _Decoding:
     """An open epoch; `ahead` is the step that was submitted and not waited for."""
 
-    def __init__(self, epoch: Epoch, sampler: Sampler, tokens: mx.array) -> None:
+    def __init__(self, epoch: DecodeEpoch, sampler: Sampler, tokens: mx.array) -> None:
         self.epoch = epoch
         self.sampler = sampler
         self.tokens = tokens

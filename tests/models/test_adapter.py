@@ -14,6 +14,7 @@ from sgl_mlx.models.adapter import Adapter, LayerShape
 from sgl_mlx.models.layer_cache import DenseCache, LayerCache, Window
 from sgl_mlx.runtime.extend import ExtendStep
 from sgl_mlx.runtime.kv import KVPool
+from sgl_mlx.runtime.paths import AttentionPaths
 from sgl_mlx.runtime.plan import Row
 from tests.models.conformance import Mismatch, check, reference
 from tests.models.toy import toy_config, toy_model
@@ -94,7 +95,7 @@ def test_a_model_in_half_precision_computes_in_half_precision(dtype: mx.Dtype) -
     model.set_dtype(dtype)
     adapter = Adapter(model)
     row = Row("a", tuple(range(20)), (), tuple(range(1, 21)), 0, True, SamplingParams())
-    step = ExtendStep(KVPool(adapter.layers, 20, adapter.dtype), [row])
+    step = ExtendStep(AttentionPaths(KVPool(adapter.layers, 20, adapter.dtype)), [row])
     logits = adapter.forward(step.tokens, step.positions, step, mx.array([19]))
     assert {x.dtype for x in (logits, *step.keys, *step.values)} == {dtype}
 

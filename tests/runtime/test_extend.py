@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from sgl_mlx.runtime.extend import ExtendStep
 from sgl_mlx.runtime.layout import arrange
+from sgl_mlx.runtime.paths import AttentionPaths
 from sgl_mlx.runtime.plan import Row
 from tests.runtime import steps
 from tests.runtime.steps import HEADS, LAYERS, SCALE, Case
@@ -21,7 +22,7 @@ mixed_rows = st.one_of(steps.rows(1), steps.rows(20), steps.rows(140))
 @given(mixed_rows, steps.cases())
 def test_every_token_sees_its_prefix_and_its_own_row(found: list[Row], case: Case) -> None:
     rows = arrange(found)
-    step = ExtendStep(POOL, rows)
+    step = ExtendStep(AttentionPaths(POOL), rows)
     total = sum(len(row.tokens) for row in rows)
     sinks = None if case.sinks is None else mx.array(case.sinks)
     for layer in range(len(LAYERS)):
@@ -39,7 +40,7 @@ def test_every_token_sees_its_prefix_and_its_own_row(found: list[Row], case: Cas
 
 def test_new_keys_go_where_the_rows_say_in_the_order_of_the_tokens() -> None:
     rows = arrange([steps.row("a", (5, 6), 3, (7, 8, 9)), steps.row("b", (5,), 1, (20,))])
-    step = ExtendStep(POOL, rows)
+    step = ExtendStep(AttentionPaths(POOL), rows)
     for layer in range(len(LAYERS)):
         step.store(layer, *(steps.random_array(layer, 4, 2, 8) for _ in range(2)))
     assert step.slots == [20, 7, 8, 9]
