@@ -7,6 +7,8 @@ record of its launches with exact counts. What is compiled is the text that MLX 
 Needs clang++ of version 16 or later, for `_Float16` that is rounded after every operation.
 """
 
+import pytest
+
 from tests.metal_kernels.emulator.errors import CompileError, EmulatorError, Trap, Unsupported
 from tests.metal_kernels.emulator.kernel import EmulatedKernel, Emulator, Launch
 from tests.metal_kernels.emulator.machine import SCHEDULES, Counters
@@ -26,6 +28,11 @@ __all__ = [
     "Unsupported",
     "compiler",
     "metal_kernel",
+    "needs_compiler",
 ]
 
 metal_kernel = Emulator().metal_kernel
+
+needs_compiler = pytest.mark.skipif(
+    compiler() is None, reason="no clang++ of version 16 or later (Debian: apt install clang-19)"
+)

@@ -16,7 +16,7 @@ from tests.metal_kernels.emulator.errors import CompileError
 
 SHIM = Path(__file__).parent / "shim"
 CANDIDATES = (*(f"clang++-{version}" for version in range(22, 15, -1)), "clang++")
-_COMMON = ("-std=c++20", "-march=native", "-fPIC", "-shared", "-w")
+_COMMON = ("-std=c++20", "-march=native", "-fPIC", "-shared", "-Wno-everything")
 _RUNTIME = (*_COMMON, "-O2")
 # One compiler pass checks each memory access, another what C++ leaves undefined; memory.cpp is the
 # runtime of both. Every float operation is rounded by itself, as the shader compiler would.
