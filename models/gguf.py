@@ -74,7 +74,7 @@ def read_weights(
         UnsupportedModelError: for a tensor that no layer of the architecture has.
     """
     weights: dict[str, mx.array] = {}
-    native = _native_float(file)
+    native = native_float(file)
     for name, entry in file.tensors.items():
         if name in _NOT_WEIGHTS:
             continue
@@ -109,7 +109,7 @@ def weight_name(name: str, model_type: str) -> str:
     raise UnsupportedModelError(f"GGUF tensor {name} has no counterpart in {model_type}")
 
 
-def _native_float(file: GGUFFile) -> mx.Dtype:
+def native_float(file: GGUFFile) -> mx.Dtype:
     """The type for what is not quantized: float16 beside float16 scales."""
     kinds = {e.type for e in file.tensors.values() if len(e.shape) > 1}
     return _FLOATS[kinds.pop()] if len(kinds) == 1 and kinds <= set(_FLOATS) else mx.float16

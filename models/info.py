@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,15 @@ def describe_gguf(file: GGUFFile) -> ModelInfo:
         quantization=by_type.most_common(1)[0][0],
         context_length=config["max_position_embeddings"],
         disk_bytes=sum(entry.size for entry in file.tensors.values()),
+    )
+
+
+def with_tensors(info: ModelInfo, file: GGUFFile) -> ModelInfo:
+    """The model together with the tensors of a second file."""
+    return replace(
+        info,
+        parameters=info.parameters + sum(prod(entry.shape) for entry in file.tensors.values()),
+        disk_bytes=info.disk_bytes + sum(entry.size for entry in file.tensors.values()),
     )
 
 

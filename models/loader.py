@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model as load_mlx_folder
 
-from sgl_mlx.errors import CorruptModelError
+from sgl_mlx.errors import CorruptModelError, UnsupportedModelError
 from sgl_mlx.models import build, gguf, gguf_config, memory, safetensors_file
 from sgl_mlx.models.gguf_file import GGUFFile
-from sgl_mlx.models.info import ModelInfo, describe_folder, describe_gguf
+from sgl_mlx.models.info import ModelInfo, describe_folder, describe_gguf, with_tensors
 from sgl_mlx.models.resolve import resolve
 from sgl_mlx.models.vision import checkpoint
+from sgl_mlx.models.vision.mmproj import load_mmproj
 from sgl_mlx.models.vision.model import VisionModel
 from sgl_mlx.tokenizer import Tokenizer
 
@@ -57,6 +58,7 @@ def load(
     offline: bool | None = None,
     dtype: str | None = None,
     available: int | None = None,
+    mmproj: str | Path | None = None,
 ) -> LoadedModel:
     """Find (`resolve`), check and load a model. Call it on the thread that will run it.
 
@@ -66,6 +68,7 @@ def load(
             leaves them as they are. None is "native" on a GPU and "float32" on a CPU, whose
             matrix products only BLAS makes fast.
         available: bytes of memory the weights may take from; None asks the machine.
+        mmproj: a GGUF file with the vision part, for a language model that is a GGUF file.
 
     Raises:
         ModelNotFoundError, CorruptModelError, TokenizerError, UnsupportedModelError: saying
@@ -76,9 +79,12 @@ def load(
     kind = _resolve_dtype(dtype)
     target = None if kind is None else getattr(mx, kind)
     file = None if path.is_dir() else GGUFFile(path)
+    vision_file = None if mmproj is None else _open_mmproj(Path(mmproj).expanduser(), path)
     info = describe_folder(path) if file is None else describe_gguf(file)
+    if vision_file is not None:
+        info = with_tensors(info, vision_file)
     _check_memory(name, info, kind, available)
-    parts = _load_folder(path, target) if file is None else _load_gguf(file, target)
+    parts = _load_folder(path, target) if file is None else _load_gguf(file, target, vision_file)
     loaded, config, tokenizer, vision = parts
     modules = [loaded] if vision is None else [loaded, vision.network]
     mx.eval([module.parameters() for module in modules])
@@ -88,7 +94,7 @@ def load(
         tokenizer=tokenizer,
         name=name,
         path=path,
-        fingerprint=_fingerprint(path, config, kind),
+        fingerprint=_fingerprint(_weight_files(path, vision_file), config, kind),
         weight_bytes=sum(p.nbytes for m in modules for _, p in tree_flatten(m.parameters())),
         vision=vision,
     )
@@ -108,12 +114,23 @@ def _check_memory(name: str, info: ModelInfo, dtype: str | None, available: int 
     memory.check_fits(name, info.weight_bytes(dtype), limit, how)
 
 
-def _load_gguf(file: GGUFFile, dtype: mx.Dtype | None) -> _Parts:
+def _open_mmproj(path: Path, model: Path) -> GGUFFile:
+    if model.is_dir():
+        raise UnsupportedModelError(f"mmproj goes with a GGUF language model, {model} is a folder")
+    return GGUFFile(path)
+
+
+def _load_gguf(file: GGUFFile, dtype: mx.Dtype | None, vision_file: GGUFFile | None) -> _Parts:
     config = gguf_config.read_config(file)
     tokenizer = Tokenizer.from_gguf(file.metadata)
     build.model_classes(config)
     weights = gguf.read_weights(file, config, dtype)
-    return build.build(config, weights, str(file.path)), config, tokenizer, None
+    model = build.build(config, weights, str(file.path))
+    if vision_file is None:
+        return model, config, tokenizer, None
+    image_token = tokenizer.backend.token_to_id("<image>")
+    vision = load_mmproj(vision_file, config["hidden_size"], image_token, dtype)
+    return model, config, tokenizer, vision
 
 
 def _load_folder(path: Path, dtype: mx.Dtype | None) -> _Parts:
@@ -140,10 +157,16 @@ def _load_with_vision(path: Path, config: dict[str, Any], dtype: mx.Dtype | None
     return model, text, tokenizer, vision
 
 
-def _fingerprint(path: Path, config: Mapping[str, Any], dtype: str | None) -> str:
+def _weight_files(path: Path, vision_file: GGUFFile | None) -> list[Path]:
+    if path.is_dir():
+        return safetensors_file.weight_files(path)
+    return [path] if vision_file is None else [path, vision_file.path]
+
+
+def _fingerprint(files: Sequence[Path], config: Mapping[str, Any], dtype: str | None) -> str:
     """A hash of the configuration and of both ends of every weight file."""
     digest = hashlib.sha256(json.dumps([config, dtype], sort_keys=True, default=str).encode())
-    for file in safetensors_file.weight_files(path) if path.is_dir() else [path]:
+    for file in files:
         size = file.stat().st_size
         digest.update(size.to_bytes(8, "little"))
         with file.open("rb") as stream:

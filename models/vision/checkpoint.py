@@ -52,6 +52,8 @@ def load_folder(
     source = str(folder / "config.json")
     text = text_config(config, source)
     build.model_classes(text)
+    if "hidden_size" not in text:
+        raise CorruptModelError(f"{source}: text_config has no hidden_size")
     vision = read_config(config, text["hidden_size"], source)
     settings = read_settings(folder, vision)
     _check_quantization(config, source)
