@@ -1,0 +1,105 @@
+"""What is known of a stream's prompt before anything has been generated. Several passes ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from sgl_mlx.compiler.graph import (
+    Call,
+    Fork,
+    GetForkItem,
+    Graph,
+    Node,
+    Prefetch,
+    RoleBegin,
+    RoleEnd,
+    Sync,
+    Text,
+    VarScopeBegin,
+    VarScopeEnd,
+)
+from sgl_mlx.compiler.values import (
+    EMPTY,
+    Argument,
+    Concat,
+    Constant,
+    Element,
+    Joined,
+    Method,
+    Value,
+    concat,
+    parts_of,
+    walk,
+)
+
+_SILENT = (Fork, Prefetch, Sync, VarScopeBegin, VarScopeEnd)
+"""Nodes that write nothing and ask nothing, as far as their own stream's text goes."""
+
+
+def opening(graph: Graph, stream: int) -> tuple[Node, ...]:
+    """Texts and roles with which a stream begins, up to what only a model can tell.
+
+    A branch begins with the text of the stream it came from. The last text may be cut: it then
+    holds the parts before the first variable.
+    """
+    return tuple(_known_before(graph, stream, (Argument, Element, Joined)))
+
+
+def constant_opening(graph: Graph, stream: int) -> tuple[Node, ...]:
+    """As `opening`, up to the first argument as well: what every run has in common."""
+    return tuple(_known_before(graph, stream, ()))
+
+
+def text_of(nodes: tuple[Node, ...]) -> str:
+    """The constant texts of some nodes, one after another, without what roles add."""
+    values = (part for node in nodes if isinstance(node, Text) for part in parts_of(node.text))
+    return "".join(str(value.value) for value in values if isinstance(value, Constant))
+
+
+def written(graph: Graph, stream: int) -> Iterator[Node]:
+    """The nodes of a stream, after those of the streams it was forked from.
+
+    Left out is what begins a nested program or a branch, unless a branch begins at another
+    position than that of the text before it.
+    """
+    nodes = graph.nodes_of(stream)
+    if nodes and isinstance(nodes[0], GetForkItem):
+        fork = graph.node(nodes[0].fork)
+        for node in written(graph, fork.stream):
+            if node.id == fork.id:
+                break
+            yield node
+        if isinstance(fork, Fork) and fork.offsets[nodes[0].index]:
+            yield nodes[0]
+    began = bool(nodes) and isinstance(nodes[0], (Call, GetForkItem))
+    yield from nodes[1:] if began else nodes
+
+
+def _known_before(
+    graph: Graph, stream: int, known: tuple[type[Value], ...]
+) -> Iterator[Text | RoleBegin | RoleEnd]:
+    for node in written(graph, stream):
+        if isinstance(node, (RoleBegin, RoleEnd)):
+            yield node
+        elif isinstance(node, Text):
+            text = _known_parts(node.text, known)
+            if text == node.text:
+                yield node
+                continue
+            if text != EMPTY:
+                yield replace(node, text=text)
+            return
+        elif not isinstance(node, _SILENT):
+            return
+
+
+def _known_parts(text: Value, known: tuple[type[Value], ...]) -> Value:
+    parts = []
+    for part in parts_of(text):
+        if not all(isinstance(v, (Constant, Concat, Method, *known)) for v in walk(part)):
+            break
+        if isinstance(part, Method) and not known:
+            break  # constant, but spelt out only when the graph runs
+        parts.append(part)
+    return concat(*parts)

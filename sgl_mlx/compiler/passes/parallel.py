@@ -1,0 +1,68 @@
+"""Parallel streams: whatever can be asked is asked before anything is waited for.
+
+Running a graph goes through its nodes in order. Most only submit; a few wait (`WAITING`), and all
+that stands behind one waits with it, whether it needs to or not. The interpreter cannot know
+better: where a Python body reads a variable, all of the body stops. This pass moves nodes of other
+streams ahead of a waiting node unless an edge forbids it, and of several waiting nodes takes first
+the one before which the fewest answers have to come.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+
+from sgl_mlx.compiler.graph import (
+    Break,
+    ForEach,
+    Fork,
+    Gen,
+    Graph,
+    Join,
+    Node,
+    Score,
+    Select,
+    SetVariable,
+    Sync,
+)
+
+WAITING = (Fork, Join, Sync, SetVariable, Score)
+
+
+def parallel(graph: Graph) -> Graph:
+    """The same nodes in an order in which independent streams start together."""
+    after: dict[int, list[int]] = defaultdict(list)
+    missing = dict.fromkeys((node.id for node in graph), 0)
+    for edge in graph.edges():
+        after[edge.before].append(edge.after)
+        missing[edge.after] += 1
+    place = {node.id: at for at, node in enumerate(graph)}
+    rounds = dict.fromkeys(place, 0)
+    ready = [_urgency(node, 0, at) for at, node in enumerate(graph) if not missing[node.id]]
+    heapq.heapify(ready)
+    order: list[Node] = []
+    while ready:
+        node = graph.nodes[heapq.heappop(ready)[-1]]
+        order.append(node)
+        for id in after[node.id]:
+            rounds[id] = max(rounds[id], rounds[node.id] + _asks(node))
+            missing[id] -= 1
+            if not missing[id]:
+                heapq.heappush(ready, _urgency(graph.node(id), rounds[id], place[id]))
+    return graph.with_nodes(order)
+
+
+def _urgency(node: Node, rounds: int, at: int) -> tuple[bool, bool, int, int]:
+    """Less is sooner: submit, then wait, then break; `rounds` answers come one after another."""
+    return isinstance(node, Break), _waits(node), rounds if _waits(node) else 0, at
+
+
+def _waits(node: Node) -> bool:
+    inner = node.body if isinstance(node, ForEach) else ()
+    return isinstance(node, WAITING) or any(map(_waits, inner))
+
+
+def _asks(node: Node) -> int:
+    if isinstance(node, ForEach):
+        return sum(map(_asks, node.body))
+    return int(isinstance(node, (Gen, Select, Score)))

@@ -1,0 +1,78 @@
+"""Prefetch: prompts of nested programs are fetched while the generation before them still runs.
+
+The second optimisation of the SGLang paper (arXiv 2312.07104 v1, section 4.3.2). A nested program
+that waits for a variable has a beginning that does not. The hint for it stands behind the first
+question that it waits for, so that the cache works while the model decodes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sgl_mlx.compiler.graph import (
+    Call,
+    ForEach,
+    Gen,
+    Graph,
+    Node,
+    Prefetch,
+    Score,
+    Select,
+    Text,
+)
+from sgl_mlx.compiler.passes.leading import opening, text_of
+from sgl_mlx.compiler.values import Constant, parts_of
+
+MIN_LENGTH = 64
+"""Characters: a shorter beginning is computed as fast as it is fetched."""
+
+
+def prefetch(graph: Graph) -> Graph:
+    """The graph with a hint for each nested program that begins while others generate."""
+    hints: dict[int, list[Node]] = {}
+    seen: list[list[Node]] = []
+    id = graph.next_id
+    for stream in graph.streams:
+        body, anchor = opening(graph, stream), _first_awaited(graph, stream)
+        shape = [replace(node, id=0, stream=0) for node in body]
+        if anchor is None or shape in seen or not _worth_it(body):
+            continue
+        seen.append(shape)
+        copies = tuple(replace(node, id=id + 1 + at) for at, node in enumerate(body))
+        hints.setdefault(anchor.id, []).append(Prefetch(id, anchor.stream, copies))
+        id += 1 + len(copies)
+    return graph.with_nodes(hinted for node in graph for hinted in (node, *hints.get(node.id, ())))
+
+
+def _worth_it(body: tuple[Node, ...]) -> bool:
+    """Long enough, or of a length that only a run can tell."""
+    texts = (node.text for node in body if isinstance(node, Text))
+    open_ended = any(not isinstance(part, Constant) for text in texts for part in parts_of(text))
+    return open_ended or len(text_of(body)) >= MIN_LENGTH
+
+
+def _first_awaited(graph: Graph, stream: int) -> Node | None:
+    """The earliest question that a nested program waits for; None if it waits for none."""
+    nodes = graph.nodes_of(stream)
+    if not (nodes and isinstance(nodes[0], Call) and any(map(_asks, nodes))):
+        return None
+    before = _ancestors(graph, {node.id for node in nodes})
+    own = {node.id for node in nodes}
+    return next((n for n in graph if n.id in before - own and _asks(n)), None)
+
+
+def _ancestors(graph: Graph, ids: set[int]) -> set[int]:
+    before: dict[int, list[int]] = {}
+    for edge in graph.edges():
+        before.setdefault(edge.after, []).append(edge.before)
+    found, left = set(ids), list(ids)
+    while left:
+        new = [id for id in before.get(left.pop(), ()) if id not in found]
+        found.update(new)
+        left += new
+    return found
+
+
+def _asks(node: Node) -> bool:
+    inner = node.body if isinstance(node, ForEach) else ()
+    return isinstance(node, (Gen, Select, Score)) or any(map(_asks, inner))

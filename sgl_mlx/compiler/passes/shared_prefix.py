@@ -1,0 +1,65 @@
+"""What all runs of a program begin with, in each of its streams, and an order for a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sgl_mlx.compiler.graph import Graph, Node, RoleBegin, RoleEnd, Text
+from sgl_mlx.compiler.passes.leading import constant_opening, text_of
+from sgl_mlx.core import Prompt, prompt_text
+from sgl_mlx.lang.transcript import Transcript
+from sgl_mlx.lang.turns import TurnWriter
+
+
+def shared_prefixes(
+    graph: Graph, writer: Callable[[], TurnWriter], min_length: int = 64
+) -> list[Prompt]:
+    """The prompts worth computing once before a batch of runs: nested programs' and branches' too.
+
+    Args:
+        writer: writes turns; asked only if the graph has some.
+        min_length: in characters; shorter ones are not worth a request of their own.
+
+    Returns:
+        Prompts of which none begins another, in the order in which their streams begin.
+    """
+    openings = (constant_opening(graph, stream) for stream in graph.streams)
+    prompts = list(dict.fromkeys(written_prompt(nodes, writer) for nodes in openings if nodes))
+    texts = [prompt_text(prompt) for prompt in prompts]
+    return [
+        prompt
+        for prompt, text in zip(prompts, texts, strict=True)
+        if len(text) >= min_length
+        and not any(other != text and other.startswith(text) for other in texts)
+    ]
+
+
+def written_prompt(nodes: Sequence[Node], writer: Callable[[], TurnWriter]) -> Prompt:
+    """What constant texts and roles make as a prompt, from nothing."""
+    transcript = Transcript(writer)
+    for node in nodes:
+        if isinstance(node, RoleBegin):
+            transcript.begin(node.role)
+        elif isinstance(node, RoleEnd):
+            transcript.end()
+        elif isinstance(node, Text):
+            transcript.append(text_of((node,)))
+    return transcript.prompt()
+
+
+def order_batch(prompts: Sequence[Sequence[Any]]) -> list[int]:
+    """The positions of prompts in the order that computes every shared prefix once.
+
+    That is a depth-first walk of the prompts' tree, which is optimal for any LRU cache that holds
+    the longest prompt (SGLang, arXiv 2312.07104 v2, theorem 3.1). Any sorting by the symbols from
+    the left is such a walk; equal prompts keep their order.
+
+    Args:
+        prompts: texts or token ids, each of one kind.
+    """
+    rank: dict[Any, int] = {}
+    for prompt in prompts:
+        for token in prompt:
+            rank.setdefault(token, len(rank))
+    return sorted(range(len(prompts)), key=lambda i: [rank[token] for token in prompts[i]])
