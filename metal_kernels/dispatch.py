@@ -1,66 +1,135 @@
-"""Which attention a step takes, as data: the cut-overs are measured on the user's machine.
+"""Which way a step's attention takes: a table, read from the top.
 
-    new tokens a row   rows                                      path
-    1 (decode)         fewer than `decode_from_rows`, unshared   DENSE
-    1 (decode)         otherwise                                 KERNEL (K2 + K2b, K3 for spans)
-    2 …                up to the cut-over for their prefix       KERNEL (K1)
-    2 …                one, its slots one ascending run          DENSE (a slice, nothing gathered)
-    2 …                otherwise                                 DENSE (gather, then MLX's own)
-
-DENSE is MLX's fused attention over keys copied out of the pool. Without a GPU, or where the
-kernels do not fit or are not trusted, the runtime has ways of its own and does not ask.
+MLX's own kernel is hard to beat on dense shapes; ours win where it would need a gather, a mask or
+a fall-back of its own. Where the one begins and the other ends depends on the chip (`CutOvers`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 
+import mlx.core as mx
+
+from sgl_mlx.metal_kernels.shapes import DTYPES, HEAD_DIMS
+
+SDPA_DIMS = (64, 96, 128)
+"""Head dims that MLX's attention takes fused for short and for long queries."""
+
 
 class Path(Enum):
-    """How a step's attention is computed."""
+    """Ways to compute attention, by what they consist of."""
 
-    KERNEL = "kernel"
-    DENSE = "dense"
+    SLICE = "slice of the pool + SDPA"
+    GATHER = "gather + SDPA"
+    EXTEND = "K1"
+    DECODE = "K2 + K2b"
+    SHARED = "K2 + K3 + K2b"
+    REFERENCE = "reference"
+
+
+OURS = frozenset({Path.EXTEND, Path.DECODE, Path.SHARED})
+"""Paths that are kernels of our own."""
 
 
 @dataclass(frozen=True)
 class CutOvers:
-    """Where one path becomes better than the other.
+    """Where one path takes over from another; `tune` finds them.
 
     Args:
-        extend_up_to: `(prefix, new)` pairs by ascending prefix: over a prefix of that length or
-            longer, K1 takes rows of up to `new` tokens.
+        extend_up_to: `(prefix, new)` by ascending prefix: over a prefix of that length or longer,
+            K1 takes rows of up to `new` tokens.
+        decode_until: new tokens of a row that K2 still takes.
         decode_from_rows: rows from which K2 decodes though they share nothing.
     """
 
     extend_up_to: tuple[tuple[int, int], ...] = ((0, 255),)
-    decode_from_rows: int = 2
+    decode_until: int = 8
+    decode_from_rows: int = 1
 
     def longest_extend(self, prefix: int) -> int:
-        """New tokens a row up to which K1 is taken over `prefix` keys."""
+        """New tokens a row that K1 takes over `prefix` keys."""
         return max(((at, new) for at, new in self.extend_up_to if at <= prefix), default=(0, 0))[1]
 
 
-@dataclass(frozen=True)
-class StepShape:
-    """What the choice depends on; `new` and `prefix` of the longest row.
+ALWAYS_OURS = CutOvers(extend_up_to=((0, 1 << 30),))
+"""Kernels wherever they fit."""
 
-    `run`: there is one row and its slots are one ascending run. `shared`: rows share a span.
+
+@dataclass(frozen=True)
+class Work:
+    """What there is to attend.
+
+    Args:
+        tokens: new tokens of the row that has most.
+        prefix: keys in the pool of the row that has most.
+        contiguous: the slots of each row's prefix are one ascending run.
+        shared: rows share spans of prefix.
+        value_dim: None when it is `dim`.
     """
 
-    new: int
-    prefix: int
     rows: int
-    run: bool = False
+    tokens: int
+    dim: int
+    dtype: mx.Dtype
+    contiguous: bool = False
     shared: bool = False
+    window: int | None = None
+    softcap: float | None = None
+    quantized: bool = False
+    value_dim: int | None = None
+    prefix: int = 0
+
+    @property
+    def fits_kernels(self) -> bool:
+        same = self.value_dim in (None, self.dim)
+        return same and self.dim in HEAD_DIMS and self.dtype in DTYPES
+
+    @property
+    def fits_sdpa(self) -> bool:
+        return self.window is None and self.softcap is None and self.dim in SDPA_DIMS
 
 
-def choose(step: StepShape, cut_overs: CutOvers) -> Path:
-    """The path of a step that the kernels could take."""
-    if step.new == 1:
-        many = step.shared or step.rows >= cut_overs.decode_from_rows
-        return Path.KERNEL if many else Path.DENSE
-    if step.run or step.new > cut_overs.longest_extend(step.prefix):
-        return Path.DENSE
-    return Path.KERNEL
+@dataclass(frozen=True)
+class Rule:
+    """`path` is taken when `applies`."""
+
+    path: Path
+    applies: Callable[[Work, CutOvers], bool]
+
+
+RULES = (
+    Rule(Path.REFERENCE, lambda work, cut: not work.fits_kernels),
+    Rule(
+        Path.SLICE,
+        lambda work, cut: (
+            work.rows == 1 and work.contiguous and work.fits_sdpa and not work.quantized
+        ),
+    ),
+    Rule(Path.SHARED, lambda work, cut: work.tokens <= cut.decode_until and work.shared),
+    Rule(
+        Path.DECODE,
+        lambda work, cut: work.tokens <= cut.decode_until and work.rows >= cut.decode_from_rows,
+    ),
+    Rule(Path.EXTEND, lambda work, cut: 1 < work.tokens <= cut.longest_extend(work.prefix)),
+    Rule(Path.GATHER, lambda work, cut: work.fits_sdpa),
+    Rule(Path.DECODE, lambda work, cut: work.tokens <= cut.decode_until),
+    Rule(Path.EXTEND, lambda work, cut: True),
+)
+
+EVERY_PATH = frozenset(Path)
+
+
+def choose_path(
+    work: Work, cut_overs: CutOvers | None = None, allowed: Collection[Path] = EVERY_PATH
+) -> Path:
+    """The first path of `RULES` that applies and is allowed; else the reference.
+
+    Args:
+        allowed: paths that this machine can take: none of ours without Metal, or after a
+            self-test failed.
+    """
+    cut = cut_overs or CutOvers()
+    taken = (rule.path for rule in RULES if rule.path in allowed and rule.applies(work, cut))
+    return next(taken, Path.REFERENCE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import mlx.core as mx
@@ -38,18 +38,21 @@ class Case:
         cls, work: Literal["extend", "decode"], q: mx.array, pool: PoolLayer, options: Options
     ) -> Case:
         """The one that these arguments of `ops` fall under."""
-        _, heads, dim = q.shape
-        return cls(
-            work,
-            heads,
-            pool.keys.shape[1],
-            dim,
-            q.dtype,
-            pool.quantized,
-            options.window,
-            options.softcap is not None,
-            options.sinks is not None,
+        plain = cls.of_pool(work, q.shape[1], pool, q.dtype)
+        return replace(
+            plain,
+            window=options.window,
+            capped=options.softcap is not None,
+            sinks=options.sinks is not None,
         )
+
+    @classmethod
+    def of_pool(
+        cls, work: Literal["extend", "decode"], heads: int, pool: PoolLayer, dtype: mx.Dtype
+    ) -> Case:
+        """Without any option."""
+        _, kv_heads, dim = pool.keys.shape
+        return cls(work, heads, kv_heads, dim, dtype, pool.quantized)
 
     def __str__(self) -> str:
         told = {**asdict(self), "dtype": str(self.dtype).rpartition(".")[2]}

@@ -55,7 +55,7 @@ class Sweep:
         """The cut-overs that these pairs speak for."""
         extends = tuple((prefix, self._longest_extend(prefix)) for prefix in PREFIXES)
         first = (0, extends[0][1])
-        return CutOvers((first, *extends), self._first_decode())
+        return CutOvers((first, *extends), decode_from_rows=self._first_decode())
 
     def _longest_extend(self, prefix: int) -> int:
         """The longest of `EXTENDS` before the first that the kernel loses; 0 when it never wins."""
@@ -162,7 +162,7 @@ class Tuning:
         try:
             kept = json.loads(self._file(case).read_text())
             pairs = tuple((int(at), int(new)) for at, new in kept["extend_up_to"])
-            return CutOvers(pairs, int(kept["decode_from_rows"]))
+            return CutOvers(pairs, int(kept["decode_until"]), int(kept["decode_from_rows"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

@@ -41,6 +41,12 @@ class Adapter:
         model: of `mlx_lm.models`.
         ragged: False runs one request at a time.
 
+    Attributes:
+        layers: shape of each layer's KV.
+        heads: query heads (of the last layer, where they differ); 0 if not ragged.
+        dtype: of keys and values.
+        vocabulary: width of the logits.
+
     Raises:
         UnsupportedModelError: when a layer keeps state that is not keys and values, or attention
             cannot be run the way asked for.
@@ -55,7 +61,7 @@ class Adapter:
         if ragged:
             rebind_attention(model)
         try:
-            self.layers, self.dtype, self.vocabulary = self._probe()
+            self.layers, self.heads, self.dtype, self.vocabulary = self._probe()
         except (TypeError, ValueError, AttributeError) as e:
             raise UnsupportedModelError(f"it expects another kind of cache: {e}") from e
 
@@ -103,11 +109,11 @@ class Adapter:
             self._selection.choose(None)
         return logits if self._trunk_selects else mx.take(logits, rows, axis=axis)
 
-    def _probe(self) -> tuple[list[LayerShape], mx.Dtype, int]:
-        """Shapes of every layer's KV and of the logits, by tracing tokens without computing."""
+    def _probe(self) -> tuple[list[LayerShape], int, mx.Dtype, int]:
+        """Shapes of every layer's KV, of queries and logits, by tracing tokens uncomputed."""
         tokens, last = mx.zeros((2,), mx.int32), mx.array([1])
+        seen = _ShapesSeen()
         if self.ragged:
-            seen = _ShapesSeen()
             logits = self.forward(tokens, mx.arange(2), seen, last)
             kv = [seen.kv[i] for i in range(len(self._layout.windows))]
         else:
@@ -118,7 +124,7 @@ class Adapter:
             LayerShape(k.shape[1], k.shape[2], v.shape[2], window)
             for (k, v), window in zip(kv, self._layout.windows, strict=True)
         ]
-        return shapes, kv[0][0].dtype, int(logits.shape[-1])
+        return shapes, seen.heads, kv[0][0].dtype, int(logits.shape[-1])
 
 
 class _ShapesSeen:
@@ -126,6 +132,7 @@ class _ShapesSeen:
 
     def __init__(self) -> None:
         self.kv: dict[int, KeysValues] = {}
+        self.heads = 0
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
         self.kv[layer] = keys, values
@@ -138,6 +145,7 @@ class _ShapesSeen:
         window: int | None,
         sinks: mx.array | None,
     ) -> mx.array:
+        self.heads = queries.shape[1]
         return mx.zeros((*queries.shape[:2], self.kv[layer][1].shape[-1]), queries.dtype)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
-from sgl_mlx.metal_kernels.dispatch import CutOvers, Path, StepShape, choose
+from sgl_mlx.metal_kernels.dispatch import OURS, CutOvers, Path, Work, choose_path
 from sgl_mlx.metal_kernels.trusted import TrustedKernels
 from sgl_mlx.runtime import cpu
 from sgl_mlx.runtime.chunks import Chunks
@@ -38,25 +39,33 @@ class AttentionPaths:
 
     def epoch(self, rows: Sequence[Row], width: int) -> DecodeEpoch:
         """Attention of up to `width` decode steps of sorted rows."""
-        if self.kernels is not None and self._choose(rows, new=1) is Path.KERNEL:
+        if self.kernels is not None and self._path(rows, "decode") in OURS:
             return KernelEpoch(self.pool, rows, width, self.kernels)
         return Epoch(self.pool, rows, width)
 
     def chunks(self, rows: Sequence[Row]) -> Chunks | SdpaChunks | KernelChunks:
         """Attention of sorted rows of several tokens each."""
-        longest = max(len(row.tokens) for row in rows)
-        if self.kernels is not None and self._choose(rows, longest) is Path.KERNEL:
+        if self.kernels is not None and self._path(rows, "extend") in OURS:
             return KernelChunks(self.pool, rows, self.kernels)
         return Chunks(self.pool, rows) if cpu.on_cpu() else SdpaChunks(self.pool, rows)
 
-    def _choose(self, rows: Sequence[Row], new: int) -> Path:
+    def _path(self, rows: Sequence[Row], work: Literal["extend", "decode"]) -> Path:
         assert self.kernels is not None
-        if not rows_fit(rows) or self.kernels.failed("decode" if new == 1 else "extend"):
-            return Path.DENSE
-        prefix = max(len(row.prefix) for row in rows)
-        run = len(rows) == 1 and _is_run(rows[0].prefix)
-        shared = new == 1 and bool(shared_spans(rows)[0])
-        return choose(StepShape(new, prefix, len(rows), run, shared), self._cut_overs)
+        if not rows_fit(rows) or self.kernels.failed(work):
+            return Path.REFERENCE
+        decode = work == "decode"
+        shape = Work(
+            rows=len(rows),
+            tokens=1 if decode else max(len(row.tokens) for row in rows),
+            dim=self.pool.layers[0].key_dim,
+            dtype=self.pool.dtype,
+            contiguous=all(_is_run(row.prefix) for row in rows),
+            shared=decode and bool(shared_spans(rows)[0]),
+            window=next((x.window for x in self.pool.layers if x.window), None),
+            quantized=self.pool.layer(0).quantized,
+            prefix=max(len(row.prefix) for row in rows),
+        )
+        return choose_path(shape, self._cut_overs)
 
 
 def _is_run(slots: Sequence[int]) -> bool:
