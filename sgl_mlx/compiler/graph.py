@@ -269,12 +269,15 @@ class Graph:
         parameters: what a run takes, in order.
         nodes: in an order in which they may run.
         result: what the body returned; meaningless when the graph ends in a Break.
+        reads: ids of nodes whose variables the body reads. It waits for them, so a run returns,
+            or raises what went wrong in them, only when they have happened.
     """
 
     program: str
     parameters: tuple[Parameter, ...] = ()
     nodes: tuple[Node, ...] = ()
     result: Value = NONE
+    reads: tuple[int, ...] = ()
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)

@@ -107,6 +107,8 @@ def _ask(step: Step, stream: Stream) -> Asked:
         return _select(node, step, stream)
     if isinstance(node, ir.CommitLazy):
         return Asked(stream.backend.prefill(stream.transcript.prompt()), lambda _: None)
+    if isinstance(node, ir.LateText):
+        return Asked(node.text(), partial(_write, stream))
     if isinstance(node, ir.Variable):
         source = node.source.binding(node.name).value
         return Asked(_relayed(source), partial(_append, stream))
@@ -131,6 +133,11 @@ def _relayed(source: Future[Any]) -> Future[Any]:
 
     source.add_done_callback(pass_on)
     return relay
+
+
+def _write(stream: Stream, text: str) -> None:
+    with stream.writing() as transcript:
+        transcript.append(text)
 
 
 def _append(stream: Stream, value: object) -> None:

@@ -5,7 +5,8 @@ Nodes are joined with `+`, strings included: `"2+2=" + gen("x") + "\\n"`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -144,6 +145,16 @@ class Variable(Expr):
 
     def __repr__(self) -> str:
         return f"Variable({self.name!r}, source={self.source!r})"
+
+
+@dataclass(frozen=True, repr=False)
+class LateText(Expr):
+    """Text that is put together when its turn comes, and may have to wait for what it needs."""
+
+    text: Callable[[], Future[str]]
+
+    def __repr__(self) -> str:
+        return "LateText()"
 
 
 @dataclass(frozen=True, repr=False)

@@ -90,7 +90,7 @@ class SglFunction:
             ProgramError: wrong arguments, or a name that is both an argument and an option.
             InvalidParamsError: a sampling value out of range.
         """
-        sampling, arguments = self._split(kwargs)
+        sampling, arguments = self.split(kwargs)
         setting = Setting.of(backend, sampling, stream)
         state = self.start(setting, args, arguments)
         if not use_thread:
@@ -175,7 +175,7 @@ class SglFunction:
 
     # -- arguments ----------------------------------------------------------------------------
 
-    def _split(self, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def split(self, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Sampling parameters and arguments of the program."""
         self._check_clash(kwargs)
         own = {k: v for k, v in kwargs.items() if k in self.arg_names or k not in _SAMPLING}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
@@ -71,13 +71,23 @@ class Stream:
             InvalidParamsError: a sampling value out of range.
             NotYetError: a construct this version does not have.
         """
-        steps, role = [], self._submitted_role
         site = call_site()
-        for node in ir.leaves(expr):
-            role = interpreter.role_after(node, role)
-            params = interpreter.params_of(node, self.defaults)
-            bindings = tuple(Binding() for _ in interpreter.names_of(node))
-            steps.append(Step(node, site, params, bindings))
+        steps = [
+            Step(
+                node,
+                site,
+                interpreter.params_of(node, self.defaults),
+                tuple(Binding() for _ in interpreter.names_of(node)),
+            )
+            for node in ir.leaves(expr)
+        ]
+        self.enqueue(steps)
+
+    def enqueue(self, steps: Sequence[Step]) -> None:
+        """Queue steps that were made elsewhere; raises `ProgramError` as `submit`."""
+        role = self._submitted_role
+        for step in steps:
+            role = interpreter.role_after(step.node, role)
         with self._changed:
             self._submitted_role = role
             for step in steps:
