@@ -53,8 +53,10 @@ namespace metal {
 
 using ::bfloat;
 using ::half;
+using std::bool_constant;
 using std::conditional_t;
 using std::enable_if_t;
+using std::false_type;
 using std::integral_constant;
 using std::is_floating_point;
 using std::is_integral;
@@ -64,6 +66,7 @@ using std::is_signed_v;
 using std::make_unsigned_t;
 using std::remove_cv_t;
 using std::remove_reference_t;
+using std::true_type;
 
 template <class T>
 using remove_addrspace_t = std::remove_cv_t<T>;
