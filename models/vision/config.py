@@ -194,7 +194,8 @@ def _read_tower(given: Mapping[str, Any], layer: Any, source: str) -> TowerConfi
 
 def check_tower(tower: TowerConfig, source: str) -> None:
     """Raise `CorruptModelError` for sizes of which no tower can be built."""
-    if min(tower.width, tower.hidden, tower.heads, tower.patch_size, tower.patches) < 1:
+    sizes = (tower.width, tower.hidden, tower.heads, tower.patch_size)
+    if min(sizes) < 1 or tower.patches < 1:
         raise CorruptModelError(f"{source}: the vision tower has sizes below 1: {tower}")
     if tower.width % tower.heads:
         raise CorruptModelError(
