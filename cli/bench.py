@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sgl_mlx.cli.engine import EngineOptions, engine_options
+from sgl_mlx.cli.kernel_model import kernel_model
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -79,6 +80,9 @@ def constrained(options: EngineOptions, repeats: int, as_json: bool) -> None:
     rows = [pair.to_dict() for pair in pairs]
     document = {"rows": rows, "forced_share": shares.forced, "mask_share": shares.masks}
     click.echo(json.dumps(document | _machine()))
+
+
+bench.add_command(kernel_model)
 
 
 def _machine() -> dict[str, str]:

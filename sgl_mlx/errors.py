@@ -19,6 +19,7 @@ SglError
 │   ├── TokenizerError           tokenizer or chat template missing or broken
 │   └── UnsupportedModelError    an architecture or quantization we do not run
 ├── MemoryLimitError         model or pool do not fit; the message holds the arithmetic
+├── BenchmarkError           a benchmark cannot run or report here
 └── KernelError              a Metal kernel was asked for by force and is not there, or is wrong
 """
 
@@ -28,6 +29,7 @@ import re
 
 __all__ = [
     "BackendError",
+    "BenchmarkError",
     "CorruptModelError",
     "EngineStoppedError",
     "ImageError",
@@ -130,6 +132,10 @@ class UnsupportedModelError(ModelError):
 
 class MemoryLimitError(SglError):
     """The model or the KV pool does not fit; the message holds the arithmetic."""
+
+
+class BenchmarkError(SglError):
+    """A benchmark cannot run or report here: a tool is missing, a file cannot be written."""
 
 
 class KernelError(SglError):

@@ -1,0 +1,41 @@
+"""`sgl-mlx bench kernels`: what the attention kernels should cost on a chip, modelled."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from sgl_mlx.benchmarks.kernel_model import Modelled
+
+
+@click.command("kernels")
+@click.option("--chip", default="m2-ultra", show_default=True, help="Whose figures to take.")
+@click.option("--plot", type=click.Path(dir_okay=False), help="Also draw them (.svg, .png, .pdf).")
+@click.option("--json", "as_json", is_flag=True, help="Print only the JSON document.")
+def kernel_model(chip: str, plot: str | None, as_json: bool) -> None:
+    """Model our attention kernels against gather + MLX's own on a chip.
+
+    Nothing is run: exact operation counts, the chip's published figures and stated assumptions.
+    Ends with one JSON line.
+    """
+    from sgl_mlx.benchmarks import kernel_model as km
+
+    if chip not in km.CHIPS:
+        raise click.BadParameter(f"{chip!r} is not one of {', '.join(km.CHIPS)}", param_hint="chip")
+    rows = km.model(km.CHIPS[chip])
+    if plot:
+        km.plot(rows, plot)
+    if not as_json:
+        _print(rows)
+    click.echo(json.dumps({"modelled": True, "rows": [row.to_dict() for row in rows]}))
+
+
+def _print(rows: list[Modelled]) -> None:
+    for row in rows:
+        click.echo(
+            f"modelled {row.chip.name}  {row.case!s:<60} ours {row.ours:>9.0f} us  "
+            f"gather {row.gathered:>9.0f} us  {row.ratio:>6.2f}x"
+        )
