@@ -30,18 +30,21 @@ MIN_LENGTH = 64
 def prefetch(graph: Graph) -> Graph:
     """The graph with a hint for each nested program that begins while others generate."""
     hints: dict[int, list[Node]] = {}
-    seen: list[list[Node]] = []
+    seen = [_nameless(node.body) for node in graph if isinstance(node, Prefetch)]
     id = graph.next_id
     for stream in graph.streams:
         body, anchor = opening(graph, stream), _first_awaited(graph, stream)
-        shape = [replace(node, id=0, stream=0) for node in body]
-        if anchor is None or shape in seen or not _worth_it(body):
+        if anchor is None or _nameless(body) in seen or not _worth_it(body):
             continue
-        seen.append(shape)
+        seen.append(_nameless(body))
         copies = tuple(replace(node, id=id + 1 + at) for at, node in enumerate(body))
         hints.setdefault(anchor.id, []).append(Prefetch(id, anchor.stream, copies))
         id += 1 + len(copies)
     return graph.with_nodes(hinted for node in graph for hinted in (node, *hints.get(node.id, ())))
+
+
+def _nameless(body: tuple[Node, ...]) -> list[Node]:
+    return [replace(node, id=0, stream=0) for node in body]
 
 
 def _worth_it(body: tuple[Node, ...]) -> bool:

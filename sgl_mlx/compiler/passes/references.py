@@ -22,15 +22,17 @@ def _set(words: str) -> frozenset[str]:
 
 _INSTRUCTION = _set(
     """
-    act add address answer apply assign assume avoid base be break cite choose classify close
-    compare consider convert count create decide define describe do don't don’t draft estimate
-    evaluate explain extract fill find focus follow format generate give grade identify ignore
-    imagine include keep label leave limit list look make mark mention name never always note only
-    order organize output paraphrase pick please point predict prefer present produce propose prove
+    act add address analyse analyze answer apply assess calculate check compute correct detect
+    determine discuss edit ensure expand highlight outline recommend remove replace rewrite
+    shorten assign assume avoid base be break cite choose classify close compare consider
+    convert count create decide define describe do don't don’t draft estimate evaluate explain
+    extract fill find focus follow format generate give grade identify ignore imagine include
+    keep label leave limit list look make mark mention name never always note only order
+    organize output paraphrase pick please point predict prefer present produce propose prove
     provide put quote rank rate read refrain refer reply report respond return review round say
     score select separate show sign simplify solve sort speak spell state stay stick structure
-    suggest summarize summarise tag take tell think translate treat try use verify work write you
-    your if when whenever for in
+    suggest summarize summarise tag take tell think translate treat try use verify work write
+    you your if when whenever for in
     """
 )
 _PROHIBITION = re.compile(r"(?:please )?(?:never|avoid|don['’]t|do not)\b", re.IGNORECASE)
