@@ -17,7 +17,7 @@ from sgl_mlx.compiler.expressions import attribute, item, iterate
 from sgl_mlx.compiler.functions import invoke
 from sgl_mlx.compiler.leaves import PLAIN_WORDS, WORDS
 from sgl_mlx.compiler.nested import call_program
-from sgl_mlx.compiler.plain import CONTAINERS, ITERATORS, SCALARS, is_plain
+from sgl_mlx.compiler.plain import CONTAINERS, ITERATORS, SCALARS, has_fixed_keys, is_plain
 from sgl_mlx.compiler.states import GROUP_METHODS, STATE_METHODS, score
 from sgl_mlx.compiler.symbols import (
     Group,
@@ -180,7 +180,7 @@ def _plain_keys(thing: Any) -> bool:
 
 
 def _known_type(thing: Any) -> bool:
-    if type(thing) in (set, frozenset) and len(thing) > 1:
+    if (type(thing) in (set, frozenset) and len(thing) > 1) or not has_fixed_keys(thing):
         return False
     return type(thing) in SCALARS or type(thing) in CONTAINERS or type(thing) in ITERATORS
 
@@ -253,6 +253,8 @@ def _join(separator: str, things: Any) -> Any:
 
 
 def _container_method(tracer: Tracer, thing: Any, name: str, args: Args, kwargs: Kwargs) -> Any:
+    if not has_fixed_keys(thing):
+        needs_run(f"calls .{name}() of a dictionary whose keys only a run knows")
     if name in _CHANGES or name in _MORE_CHANGES:
         tracer.changing(thing)
         return _change(thing, name, args, kwargs)

@@ -10,6 +10,7 @@ from sgl_mlx.compiler.breaks import needs_run
 from sgl_mlx.compiler.expressions import iterate, truth
 from sgl_mlx.compiler.plain import is_plain
 from sgl_mlx.compiler.statements import assign
+from sgl_mlx.compiler.symbols import is_text
 from sgl_mlx.compiler.tracer import Scope, Tracer
 
 
@@ -24,7 +25,7 @@ def _set(t: Tracer, node: ast.SetComp, scope: Scope) -> Any:
 def _dict(t: Tracer, node: ast.DictComp, scope: Scope) -> Any:
     return t.own(
         {
-            _key(t.evaluate(node.key, inner)): t.evaluate(node.value, inner)
+            _dict_key(t.evaluate(node.key, inner)): t.evaluate(node.value, inner)
             for inner in _turns(t, node, scope)
         }
     )
@@ -34,6 +35,10 @@ def _key(thing: Any) -> Any:
     if not is_plain(thing):
         needs_run("puts what only a run knows into a set or a key")
     return thing
+
+
+def _dict_key(thing: Any) -> Any:
+    return thing if is_text(thing) else _key(thing)
 
 
 _Comprehension = ast.ListComp | ast.SetComp | ast.DictComp

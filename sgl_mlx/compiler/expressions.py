@@ -14,7 +14,7 @@ from typing import Any
 
 from sgl_mlx.compiler.breaks import NeedsLength, needs_run
 from sgl_mlx.compiler.leaves import add, name_value
-from sgl_mlx.compiler.plain import CONTAINERS, ITERATORS, SCALARS, is_plain, is_safe
+from sgl_mlx.compiler.plain import CONTAINERS, ITERATORS, SCALARS, has_fixed_keys, is_plain, is_safe
 from sgl_mlx.compiler.symbols import (
     Decision,
     Group,
@@ -92,6 +92,8 @@ def iterate(thing: Any) -> Iterator[Any]:
         raise NeedsLength(thing.argument, "takes its items apart")
     if isinstance(thing, Group):
         return iter(thing.states)
+    if not has_fixed_keys(thing):
+        needs_run("goes through a dictionary whose keys only a run knows")
     if type(thing) in (set, frozenset) and len(thing) > 1:
         needs_run("goes through a set, whose order is not fixed")
     if type(thing) in (*CONTAINERS, *ITERATORS, str, bytes, range):
@@ -219,7 +221,7 @@ def item(tracer: Tracer, thing: Any, key: Any) -> Any:
     things = thing.states if isinstance(thing, Group) else thing
     if not is_safe(things) or type(things) in ITERATORS:
         needs_run(f"takes a part of {described(thing)}")
-    if not is_plain(key) or (type(things) is dict and not all(map(is_plain, things))):
+    if not is_plain(key) or not has_fixed_keys(things):
         needs_run("an index depends on the run")
     found = attempt(operator.getitem, things, key)
     return tracer.own(found) if type(key) is slice else found
@@ -281,10 +283,11 @@ def _dict(t: Tracer, node: ast.Dict, scope: Scope) -> Any:
     for key, value in zip(node.keys, node.values, strict=True):
         if key is None:
             other = t.evaluate(value, scope)
-            made.update(other if type(other) is dict else needs_run("** of no dictionary"))
+            fixed = type(other) is dict and has_fixed_keys(other)
+            made.update(other if fixed else needs_run("** of no dictionary with known keys"))
         else:
-            (known,) = _hashable([t.evaluate(key, scope)])
-            made[known] = t.evaluate(value, scope)
+            known = t.evaluate(key, scope)
+            made[known if is_text(known) else _hashable([known])[0]] = t.evaluate(value, scope)
     return t.own(made)
 
 

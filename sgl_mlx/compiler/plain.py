@@ -61,6 +61,11 @@ def is_plain(value: Any) -> bool:
     return type(value) in CONTAINERS and all(map(is_plain, value))
 
 
+def has_fixed_keys(thing: Any) -> bool:
+    """No dictionary, or one of which it is known which keys are the same."""
+    return type(thing) is not dict or all(map(is_plain, thing))
+
+
 def is_json(value: Any) -> bool:
     """Whether a file can hold the value: JSON, and tuples."""
     if type(value) in (str, int, float, bool, type(None)):

@@ -160,7 +160,9 @@ def _for_each(t: Tracer, node: ast.For, things: Texts | Numbered, scope: Scope) 
     """A loop over an argument: one turn stands for all, if none depends on another."""
     argument = things.argument
     assigned = names_assigned([*node.body, ast.Expr(node.target)])
-    left = {name: Left(argument) for name in assigned}
+    # `s += x` assigns to `s` what it was before.
+    states = {n: v for n, v in scope.names.items() if isinstance(v, (State, Group))}
+    left = {name: Left(argument) for name in assigned - states.keys()}
     scope.names.update(left)
     t.recorder.line = scope.line(node)
     with t.recorder.looping(argument, t.recorder.root) as loop:
@@ -172,6 +174,8 @@ def _for_each(t: Tracer, node: ast.For, things: Texts | Numbered, scope: Scope) 
             t.execute(node.body, scope)
         except (_Next, _Leave, Returned):
             raise NeedsLength(argument, "leaves the loop over it early") from None
+    if any(scope.names.get(name) is not state for name, state in states.items()):
+        raise NeedsLength(argument, "the loop over it changes which state a name means")
     scope.names.update(left)
     t.execute(node.orelse, scope)
 

@@ -65,6 +65,14 @@ class Backend(Protocol):
         """Compute the prompt ahead of requests that share it; the number of cached tokens."""
         ...
 
+    def prefetch(self, prompt: Prompt) -> Future[int]:
+        """Have the prompt's KV at hand when a request for it comes, without delaying others.
+
+        The future resolves to how many of its tokens are cached, possibly 0, and never fails;
+        nobody needs to wait for it. What is cached already costs nothing.
+        """
+        ...
+
     def flush_cache(self) -> bool:
         """Forget all cached prefixes; False when requests are running."""
         ...

@@ -9,10 +9,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from sgl_mlx.core import SamplingParams, Text
-from sgl_mlx.errors import NotYetError, ProgramError
+from sgl_mlx.errors import ProgramError
 from sgl_mlx.lang import words
 from sgl_mlx.lang.batch import run_batch
 from sgl_mlx.lang.config import global_config
@@ -20,6 +20,10 @@ from sgl_mlx.lang.ir import CONSTRAINTS
 from sgl_mlx.lang.prefix import constant_prefix
 from sgl_mlx.lang.setting import Setting
 from sgl_mlx.lang.state import ProgramState
+
+if TYPE_CHECKING:
+    from sgl_mlx.compiler.graph import Graph
+    from sgl_mlx.compiler.program import CompiledProgram
 
 _SAMPLING = frozenset(field.name for field in fields(SamplingParams))
 # What SGLang's run() takes: names that mean something only to one `gen` may be a program's own.
@@ -157,12 +161,16 @@ class SglFunction:
         self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> None:
         try:
-            state.ret_value = self.func(state, *args, **kwargs)
+            state.ret_value = self.body(state, args, kwargs)
         except BaseException as error:
             state.stream_executor.abort(error)
             raise
         finally:
             state.stream_executor.close()
+
+    def body(self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Do what the program does to the state; what it returns."""
+        return self.func(state, *args, **kwargs)
 
     def _run_quietly(
         self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -234,13 +242,29 @@ class SglFunction:
             return 0
         return setting.backend.prefill((Text(prefix),)).result()
 
-    def trace(self, *, backend: Any = None, **kwargs: Any) -> Any:
-        """Raises `NotYetError`: programs are interpreted, not yet compiled."""
-        raise NotYetError(f"tracing {self.name}(): the compiler is not there yet; use run()")
+    def trace(self, *, backend: Any = None, **kwargs: Any) -> Graph:
+        """The program as a graph (`sgl_mlx.compiler.graph`).
 
-    def compile(self, *, backend: Any = None) -> Any:
-        """Raises `NotYetError`: programs are interpreted, not yet compiled."""
-        raise NotYetError(f"compiling {self.name}(): the compiler is not there yet; use run()")
+        Args:
+            backend: accepted for SGLang's sake: a graph has roles, not their text.
+            kwargs: arguments; of texts, and lists of them, only that they are texts counts.
+                Those that are left out and have no default are taken for texts.
+        """
+        return self.compile().graph(**kwargs)
+
+    def compile(
+        self, *, backend: Any = None, passes: Sequence[Callable[[Graph], Graph]] = ()
+    ) -> CompiledProgram:
+        """The program run from its graph, with the same results.
+
+        Args:
+            backend: accepted for SGLang's sake, as in `trace`.
+            passes: what rewrites each graph, in order.
+        """
+        # Only here: the compiler stands above the language, which runs without it.
+        from sgl_mlx.compiler.program import CompiledProgram
+
+        return CompiledProgram.of(self, passes)
 
 
 @overload

@@ -18,6 +18,7 @@ class Transcript:
         parts: the same for a backend, in order of writing.
         messages: the closed turns as `{"role", "content"}`.
         role: the open turn's, else None.
+        writer: how turns are written.
         healable: the text ends in the program's own words, whose last token may merge with what
             the model writes next; not so after a role's prefix or what the model itself wrote.
     """
@@ -28,7 +29,7 @@ class Transcript:
         self.messages: list[dict[str, Any]] = []
         self.role: str | None = None
         self.healable = False
-        self._writer = writer
+        self.writer = writer
         self._role_start = 0
         self._owed = ""
         self._fork_part = 0
@@ -53,7 +54,7 @@ class Transcript:
     def stop(self) -> tuple[str, ...]:
         """What ends a generated turn; a text without turns ends by itself."""
         chatting = self.role is not None or self.messages
-        return self._writer().stop if chatting else ()
+        return self.writer().stop if chatting else ()
 
     def append(self, text: str, healable: bool = True) -> None:
         self.settle()
@@ -72,7 +73,7 @@ class Transcript:
         self.healable = False
 
     def begin(self, role: str) -> None:
-        writer = self._writer()
+        writer = self.writer()
         if writer.default_system_prompt and not self.messages and role != "system":
             self.begin("system")
             self.append(writer.default_system_prompt)
@@ -85,7 +86,7 @@ class Transcript:
         role = self.role or ""
         content = self.text[self._role_start :].lstrip()
         self._owed = ""
-        self._write(Text(self._writer().end(self._closed, role)))
+        self._write(Text(self.writer().end(self._closed, role)))
         self.messages.append({"role": role, "content": content})
         self.role = None
 

@@ -14,7 +14,7 @@ import pytest
 
 import sgl_mlx as sgl
 from sgl_mlx.core import SamplingParams
-from sgl_mlx.errors import BackendError, InvalidParamsError, NotYetError, ProgramError
+from sgl_mlx.errors import BackendError, InvalidParamsError, ProgramError
 from sgl_mlx.testing import ScriptedBackend
 
 
@@ -393,9 +393,3 @@ def test_a_batch_caches_its_prefix_first_if_told_to(
     backend = ScriptedBackend("one")
     ask.run_batch([["a"], ["b"]], backend=backend)
     assert len(backend.prefills) == prefills
-
-
-@pytest.mark.parametrize("form", ["trace", "compile"])
-def test_the_compiler_is_not_there_yet(form: str) -> None:
-    with pytest.raises(NotYetError, match="compiler"):
-        getattr(echo, form)()

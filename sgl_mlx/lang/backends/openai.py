@@ -115,6 +115,8 @@ class OpenAI:
         done.set_result(0)
         return done
 
+    prefetch = prefill
+
     def flush_cache(self) -> bool:
         return False
 

@@ -108,6 +108,10 @@ class RuntimeEndpoint:
     def prefill(self, prompt: Prompt) -> Future[int]:
         return self._pool.submit(self._prefill, wire.flat_text(prompt))
 
+    def prefetch(self, prompt: Prompt) -> Future[int]:
+        """A prefill: servers have no other way. Its failure is nobody's."""
+        return self._pool.submit(self._prefill_if_possible, wire.flat_text(prompt))
+
     def cache_prefix(self, prefix_str: str) -> None:
         """Compute a text ahead of the programs that begin with it."""
         self._prefill(prefix_str)
@@ -151,6 +155,12 @@ class RuntimeEndpoint:
         return int(
             self._post("/generate", wire.prefill_payload(text))["meta_info"]["prompt_tokens"]
         )
+
+    def _prefill_if_possible(self, text: str) -> int:
+        try:
+            return self._prefill(text)
+        except BackendError:
+            return 0
 
     def _score(self, text: str, choices: list[str], unconditional: bool) -> ChoiceScores:
         """Score by prefill, looking one token back for prompts whose last token heals."""

@@ -1,0 +1,126 @@
+"""A compiled program: it runs as its `SglFunction` does, with the same results."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from sgl_mlx.compiler.execute import Run
+from sgl_mlx.compiler.explain import Explanation
+from sgl_mlx.compiler.graph import Graph, Parameter
+from sgl_mlx.compiler.replay import Ahead, Asked, Following
+from sgl_mlx.compiler.sources import Compiled, Fixed, Pass, Source, Traced
+from sgl_mlx.errors import GraphError
+from sgl_mlx.lang.program import SglFunction
+from sgl_mlx.lang.setting import Setting
+from sgl_mlx.lang.state import ProgramState
+
+
+class CompiledProgram(SglFunction):
+    """A program that is run from its graph; `run`, `run_batch` ... are those of `SglFunction`.
+
+    What cannot be traced is interpreted: all of it from the line on where the trace ended, and
+    the whole of it with `n` other than 1 (variables are lists then), or when streaming a program
+    whose trace ended early.
+    """
+
+    def __init__(self, program: SglFunction, source: Source) -> None:
+        super().__init__(program.func, program.num_api_spec_tokens, program.bind_arguments)
+        self._source = source
+
+    @classmethod
+    def of(cls, program: SglFunction, passes: Sequence[Pass] = ()) -> CompiledProgram:
+        """Compile a program; it is traced when it first runs with arguments of some kind.
+
+        Args:
+            passes: applied to every graph, in order.
+        """
+        return cls(program, Traced(program, passes))
+
+    @classmethod
+    def from_graph(cls, graph: Graph) -> CompiledProgram:
+        """A program that is nothing but its graph.
+
+        Raises:
+            GraphError: the graph ends in a Break, so that it needs the Python body.
+        """
+        if graph.broken is not None:
+            line = graph.broken.line
+            raise GraphError(
+                f"the graph of {graph.program}() ends at line {line.number if line else '?'} "
+                f"({graph.broken.reason}); from there on it needs the Python program"
+            )
+        return cls(SglFunction(_stand_in(graph)), Fixed(graph))
+
+    def bind(self, **kwargs: Any) -> CompiledProgram:
+        return CompiledProgram(super().bind(**kwargs), self._source)
+
+    def graph(self, **kwargs: Any) -> Graph:
+        """The graph for such arguments. Those that are left out count as texts."""
+        return self._source.graph(self._sample(kwargs))
+
+    def explain(self, **kwargs: Any) -> Explanation:
+        """How much of the program the graph covers, and why no more."""
+        return self._source.explain(self._sample(kwargs))
+
+    def _sample(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        given = {**self.bind_arguments, **kwargs}
+        required = [
+            name
+            for name, p in self.signature.parameters.items()
+            if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        ]
+        return self.arguments((), {name: given.get(name, "") for name in required[1:]} | given)
+
+    def arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """A value for every parameter, defaults included."""
+        bound = self.signature.bind(None, *args, **{**self.bind_arguments, **kwargs})
+        bound.apply_defaults()
+        return {name: value for name, value in bound.arguments.items() if name != "s"}
+
+    def body(self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """What the Python body does, and its result."""
+        arguments = self.arguments(args, kwargs)
+        stream = state.stream_executor
+        compiled = self._source.find(arguments) if stream.defaults.n == 1 else None
+        if compiled is None or not (compiled.whole or not stream.streaming):
+            return super().body(state, args, kwargs)
+        if compiled.whole:
+            return Run(compiled.plan(arguments), state, arguments).result()
+        _run_ahead(compiled, state, arguments)
+        return super().body(state, args, kwargs)
+
+
+def _run_ahead(compiled: Compiled, state: ProgramState, arguments: Mapping[str, Any]) -> None:
+    stream = state.stream_executor
+    asked: Asked = {}
+    ahead: Any = Ahead(stream.backend, asked)
+    writer = stream.transcript.writer
+    setting = Setting(ahead, stream.defaults, writer)
+    run = Run(compiled.plan(arguments), setting.new_state(), arguments)
+    following: Any = Following(stream.backend, asked, run)
+    with suppress(Exception):  # the body will meet it again, at its own line
+        run.submit()
+    stream.backend = following
+
+
+def _stand_in(graph: Graph) -> Any:
+    """A function with the graph's parameters, for there is no other."""
+
+    def body(s: ProgramState, **arguments: Any) -> Any:
+        raise GraphError(f"{graph.program}() is here as a graph only, and n is not 1")
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    first = inspect.Parameter("s", kind)
+    body.__name__ = graph.program
+    rest = [_parameter(parameter) for parameter in graph.parameters]
+    body.__signature__ = inspect.Signature([first, *rest])  # type: ignore[attr-defined]
+    return body
+
+
+def _parameter(parameter: Parameter) -> inspect.Parameter:
+    default = parameter.default if parameter.optional else inspect.Parameter.empty
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(parameter.name, kind, default=default)
