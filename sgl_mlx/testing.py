@@ -35,7 +35,7 @@ _UNCONDITIONAL = -1.0
 class Call:
     """One question that a `ScriptedBackend` was asked, and the future of its answer."""
 
-    kind: Literal["submit", "score", "prefill"]
+    kind: Literal["submit", "score", "prefill", "prefetch"]
     prompt: Prompt
     params: SamplingParams | None = None
     choices: tuple[str, ...] = ()
@@ -102,6 +102,11 @@ class ScriptedBackend:
         return [call.text for call in self.calls if call.kind == "prefill"]
 
     @property
+    def prefetches(self) -> list[str]:
+        """The texts that were to be at hand early."""
+        return [call.text for call in self.calls if call.kind == "prefetch"]
+
+    @property
     def pending(self) -> list[Call]:
         """The calls not answered yet, oldest first (with `manual`)."""
         return [call for call, _ in self._pending if not call.future.done()]
@@ -154,6 +159,10 @@ class ScriptedBackend:
 
     def prefill(self, prompt: Prompt) -> Future[int]:
         call = Call("prefill", prompt)
+        return self._ask(call, lambda: len(_words(call.text)))
+
+    def prefetch(self, prompt: Prompt) -> Future[int]:
+        call = Call("prefetch", prompt)
         return self._ask(call, lambda: len(_words(call.text)))
 
     def flush_cache(self) -> bool:

@@ -24,6 +24,9 @@ class EngineConfig:
         schedule_policy: lpm, dfs-weight, fcfs or random.
         disable_radix_cache: recompute every prompt (an ablation).
         in_flight_sharing: let a burst over one new prefix wait for one of them to compute it.
+        disk_cache_dir: a folder that keeps prefixes evicted from the pool, across restarts; None
+            for no such second tier.
+        disk_cache_bytes: what that folder may hold at most.
         random_seed: of requests that bring no seed.
         dtype: float32, float16, bfloat16 or native; None as `models.load` chooses.
         kv_bits: 8 keeps the KV pool in 8 bits; None in the model's dtype.
@@ -38,6 +41,8 @@ class EngineConfig:
     schedule_policy: str = "lpm"
     disable_radix_cache: bool = False
     in_flight_sharing: bool = True
+    disk_cache_dir: str | None = None
+    disk_cache_bytes: int = 2 << 30
     random_seed: int = 0
     dtype: str | None = None
     kv_bits: int | None = None
@@ -79,10 +84,15 @@ class EngineConfig:
             "max_total_tokens",
             "max_running_requests",
             "chunked_prefill_size",
+            "disk_cache_bytes",
         ):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise InvalidParamsError(f"{name} must be a positive integer, got {value!r}")
+        if self.disk_cache_dir is not None and self.disable_radix_cache:
+            raise InvalidParamsError(
+                "disk_cache_dir keeps what the radix cache evicts; do not disable_radix_cache"
+            )
         if self.kv_bits not in (None, 8):
             raise InvalidParamsError(
                 f"kv_bits must be 8, or None for the model's own dtype, got {self.kv_bits!r}"

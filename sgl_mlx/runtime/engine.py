@@ -1,7 +1,7 @@
 """The runtime as a library: prompts in, completions out, one thread that runs the model.
 
 `Engine` has SGLang's call shapes for people (`generate`, `async_generate`) and satisfies
-`lang.backend.Backend` for programs (`submit`, `score`, `prefill`). All of MLX happens on its
+`lang.backend.Backend` for programs (`submit`, `score`, `prefill` …). All of MLX happens on its
 engine thread: a turn there is `plan = scheduler.next()`, `result = runner.run(plan)`,
 `scheduler.commit(plan, result)`. Answers leave through a second thread, so that a caller's
 callback never holds up the model.
@@ -20,10 +20,11 @@ from functools import partial
 from typing import Any, TypeVar
 
 from sgl_mlx.core import ChoiceScores, Completion, Prompt, SamplingParams, Text
-from sgl_mlx.errors import InvalidParamsError, PromptError
+from sgl_mlx.errors import InvalidParamsError, PromptError, SglError
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.futures import gather, iterate, iterate_async, then, wait_all
 from sgl_mlx.runtime.loop import EngineLoop
+from sgl_mlx.runtime.prefetch import nothing, prefetch
 from sgl_mlx.runtime.prompts import Encoded, encode
 from sgl_mlx.runtime.request import Completions, Request
 from sgl_mlx.runtime.scoring import choice_scores, continue_with
@@ -127,6 +128,15 @@ class Engine:
         encoded = encode(prompt, self.tokenizer)
         future = self._start(encoded, SamplingParams(max_new_tokens=0))
         return then(future, lambda completions: completions[0].cached_tokens)
+
+    def prefetch(self, prompt: Prompt) -> Future[int]:
+        """See `lang.backend.Backend.prefetch`."""
+        try:
+            encoded = encode(prompt, self.tokenizer)
+            self._check(encoded, SamplingParams(max_new_tokens=0))
+        except SglError:  # the request for it will say what is wrong
+            return nothing()
+        return prefetch(encoded, self._loop)
 
     def score(
         self, prompt: Prompt, choices: Sequence[str], unconditional: bool = False

@@ -13,7 +13,9 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -131,7 +133,14 @@ class EngineLoop:
             "waiting": len(self._scheduler.waiting),
             "free_slots": self._scheduler.cache.slots.free_count,
             "cached_slots": self._scheduler.cache.tree.evictable,
+            "restored_tokens": self._scheduler.restores.tokens,
+            **(self.model.disk.stats() if self.model.disk else {}),
         }
+
+    def resident(self, sequence: Sequence) -> int:
+        """How many leading tokens of a prompt the pool has."""
+        tree = self._scheduler.cache.tree
+        return tree.match_length(sequence.key, sequence.namespace)[0]
 
     def _run(self) -> None:
         try:
@@ -144,17 +153,18 @@ class EngineLoop:
 
     def _serve(self) -> None:
         try:
-            model = open_model(self._config)
+            model = open_model(self._config, self._wake)
         except BaseException as error:
             self._model.set_exception(error)
             return
         self._scheduler, self._runner = model.scheduler, model.runner
         self._model.set_result(model)
-        reason = "the engine was shut down"
+        busy, reason = False, "the engine was shut down"
         try:
             while not self._stopping:
-                self._take_orders()
-                self._turn(self._scheduler, self._runner)
+                self._take_orders(wait=not busy)
+                busy = self._turn(self._scheduler, self._runner)
+            self._leave(model, reason)
         except BaseException as error:
             reason = f"the engine's thread died: {type(error).__name__}: {error}"
             raise
@@ -163,30 +173,55 @@ class EngineLoop:
             self._drain()
             self._scheduler.fail_all(reason)
 
-    def _take_orders(self) -> None:
+    def _take_orders(self, wait: bool) -> None:
         """All orders there are; waits for one when there is nothing else to do."""
-        if self._scheduler.idle and self._orders.empty():
-            self._runner.close_epoch()
+        if wait and self._orders.empty():
+            self._attempt(self._move_to_pool)
             self._orders.get()()
         self._drain()
+
+    def _wake(self) -> None:
+        """What sequences wait for has been read; from any thread."""
+        with suppress(EngineStoppedError):
+            self.post(self._scheduler.wake)
+
+    def _move_to_pool(self) -> None:
+        self._runner.synchronise(self._scheduler.cache.take_transfers())
+
+    def _leave(self, model: RunnableModel, reason: str) -> None:
+        """Spill what is cached, for the next engine that opens the folder."""
+        if model.disk is not None:
+            self._attempt(self._move_to_pool)
+            self._scheduler.spill(reason)
+            transfers = self._scheduler.cache.take_transfers()
+            # where not all may wait to be written, the least recently used stay behind
+            self._attempt(partial(self._runner.synchronise, transfers[::-1]))
+            model.disk.store.close()
 
     def _drain(self) -> None:
         while not self._orders.empty():
             self._orders.get()()
 
-    def _turn(self, scheduler: Scheduler, runner: Runner) -> None:
+    def _turn(self, scheduler: Scheduler, runner: Runner) -> bool:
+        """False if there was nothing to compute."""
         plan = scheduler.next()
         if plan is None:
-            return
+            return False
         started = time.perf_counter()
+        result = self._attempt(partial(runner.run, plan))
+        if result is not None:
+            self._model_seconds += time.perf_counter() - started
+            scheduler.commit(plan, result)
+        return True
+
+    def _attempt(self, step: Callable[[], T]) -> T | None:
+        """None if it fails: the batch is lost, the engine is not."""
         try:
-            result = runner.run(plan)
-        except Exception as error:  # the batch is lost, the engine is not
-            runner.forget_epoch()
-            scheduler.fail_all(f"the step failed: {type(error).__name__}: {error}")
-            return
-        self._model_seconds += time.perf_counter() - started
-        scheduler.commit(plan, result)
+            return step()
+        except Exception as error:
+            self._runner.forget_epoch()
+            self._scheduler.fail_all(f"the step failed: {type(error).__name__}: {error}")
+            return None
 
     def _deliver(self) -> None:
         while (order := self._deliveries.get()) is not None:

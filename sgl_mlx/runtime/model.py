@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,6 +13,7 @@ import mlx.nn as nn
 from sgl_mlx.models.architectures import adapter_for
 from sgl_mlx.models.loader import LoadedModel, load
 from sgl_mlx.runtime.config import EngineConfig
+from sgl_mlx.runtime.disk_tier import DiskTier, open_disk_tier
 from sgl_mlx.runtime.grammar import GrammarCompiler
 from sgl_mlx.runtime.healing import Spellings
 from sgl_mlx.runtime.kv import KVPool
@@ -38,6 +40,7 @@ class RunnableModel:
     runner: Runner
     scheduler: Scheduler
     grammars: GrammarCompiler
+    disk: DiskTier | None = None
 
     @cached_property
     def spellings(self) -> Spellings:
@@ -45,18 +48,24 @@ class RunnableModel:
         return Spellings(self.tokenizer, self.vocabulary)
 
 
-def open_model(config: EngineConfig) -> RunnableModel:
+def open_model(config: EngineConfig, on_read: Callable[[], None]) -> RunnableModel:
     """Load, check and allocate; on the thread that will run it.
+
+    Args:
+        on_read: called, by another thread, when a second tier has read what was wanted.
 
     Raises:
         ModelError, MemoryLimitError: see `models.load` and `pool_slots`.
+        InvalidParamsError: when the folder of the second tier cannot be used.
     """
     started = time.perf_counter()
     loaded = load(config.model_path, offline=config.offline, dtype=config.dtype)
-    return assemble(loaded, config, started)
+    return assemble(loaded, config, started, on_read)
 
 
-def assemble(loaded: LoadedModel, config: EngineConfig, started: float) -> RunnableModel:
+def assemble(
+    loaded: LoadedModel, config: EngineConfig, started: float, on_read: Callable[[], None]
+) -> RunnableModel:
     """The parts around a loaded model."""
     adapter = adapter_for(loaded.model)
     context = config.context_length or _context_length(loaded.config)
@@ -64,7 +73,9 @@ def assemble(loaded: LoadedModel, config: EngineConfig, started: float) -> Runna
     slots = pool_slots(config.max_total_tokens, context, layers, dtype, kv_bits=bits)
     pool = KVPool(layers, slots, dtype, bits)
     limits = config.limits if adapter.ragged else replace(config.limits, epoch_steps=1)
-    cache = PrefixCache(slots, disabled=config.disable_radix_cache)
+    disk = open_disk_tier(config, loaded, pool, on_read)
+    cache = PrefixCache(slots, config.disable_radix_cache, disk.tier if disk else None)
+    ends, copy = loaded.tokenizer.eos_token_ids, disk.copy if disk else None
     return RunnableModel(
         name=loaded.name,
         module=loaded.model,
@@ -73,9 +84,10 @@ def assemble(loaded: LoadedModel, config: EngineConfig, started: float) -> Runna
         context_length=context,
         slots=slots,
         load_seconds=time.perf_counter() - started,
-        runner=Runner(adapter, pool, loaded.tokenizer.eos_token_ids),
+        runner=Runner(adapter, pool, ends, copy=copy),
         scheduler=Scheduler(cache, limits),
         grammars=GrammarCompiler(loaded.tokenizer, adapter.vocabulary),
+        disk=disk,
     )
 
 

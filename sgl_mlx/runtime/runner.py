@@ -17,8 +17,10 @@ from sgl_mlx.runtime.kv import KVPool, SlotIndex
 from sgl_mlx.runtime.layout import arrange
 from sgl_mlx.runtime.paths import AttentionPaths, DecodeEpoch
 from sgl_mlx.runtime.plan import Decode, Extend, Plan, Row, StepResult
+from sgl_mlx.runtime.pool_copy import PoolCopy
 from sgl_mlx.runtime.sampler import Sampled, Sampler, Scored, score
 from sgl_mlx.runtime.sequence import Scores
+from sgl_mlx.runtime.transfers import Transfer
 
 
 class Runner:
@@ -27,6 +29,7 @@ class Runner:
     Args:
         end_tokens: the model's end-of-sequence ids.
         paths: attention over the pool; plain MLX by default.
+        copy: makes the transfers of plans; without it there are none.
 
     `mask_seconds` is the time spent asking constraints what they allow.
     """
@@ -37,7 +40,9 @@ class Runner:
         pool: KVPool,
         end_tokens: frozenset[int],
         paths: AttentionPaths | None = None,
+        copy: PoolCopy | None = None,
     ) -> None:
+        self._copy = copy
         self._model = model
         self._pool = pool
         self.paths = paths or AttentionPaths(pool)
@@ -51,8 +56,15 @@ class Runner:
         with self._activations:
             if isinstance(plan, Decode) and self._model.ragged:
                 return self._decode(plan)
-            self.close_epoch()
+            self.synchronise(plan.transfers)
             return self._extend(plan.rows if isinstance(plan, Extend) else plan.opening)
+
+    def synchronise(self, transfers: Sequence[Transfer] = ()) -> None:
+        """Have all that was computed in the pool, then make transfers."""
+        self.close_epoch()
+        if transfers:
+            assert self._copy is not None, "transfers without a second tier"
+            self._copy.make(transfers)
 
     def close_epoch(self) -> None:
         """Wait for what is under way and write the epoch's KV to the pool."""
@@ -72,7 +84,7 @@ class Runner:
 
     def _decode(self, plan: Decode) -> StepResult:
         if plan.opening:
-            self.close_epoch()
+            self.synchronise(plan.transfers)
             self._decoding = self._open(plan)
         decoding = self._decoding
         assert decoding is not None, "a Decode plan continues an epoch that was never opened"

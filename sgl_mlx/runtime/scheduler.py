@@ -61,11 +61,19 @@ class Scheduler:
 
     def fail_all(self, message: str) -> None:
         """End everything and forget all KV: a step failed and what it wrote is not known."""
+        self._end_all(message)
+        self.cache.flush()
+
+    def spill(self, message: str) -> None:
+        """End everything, and offer all KV to the second tier."""
+        self._end_all(message)
+        self.cache.spill()
+
+    def _end_all(self, message: str) -> None:
         for s in [*self.running, *self.waiting, *self._queues.background]:
             self.abort(s, message)
         self._epoch = None
         self._queues.settle()
-        self.cache.flush()
 
     def flush_cache(self) -> bool:
         """Forget all cached prefixes; False, and nothing done, while there are requests."""

@@ -1,0 +1,47 @@
+"""One block of KV as the bytes of a file, and back.
+
+The format is safetensors. Its metadata holds the block's key, and a checksum over names, types,
+shapes and bytes of the tensors: what does not agree with it is no block.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+FORMAT = "sgl-mlx-kv/1"
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+"""By name, such as `keys.0`; the first axis counts tokens."""
+
+
+def encode(key: str, arrays: Arrays) -> bytes:
+    """A safetensors document of contiguous arrays."""
+    metadata = {"format": FORMAT, "key": key, "checksum": _checksum(arrays)}
+    return bytes(save(dict(arrays), metadata))
+
+
+def decode(key: str, data: bytes) -> Arrays | None:
+    """The arrays of the block `key`; None for anything else, however it is broken."""
+    try:
+        arrays = load(data)
+        length = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__")
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    expected = {"format": FORMAT, "key": key, "checksum": _checksum(arrays)}
+    return arrays if metadata == expected else None
+
+
+def _checksum(arrays: Arrays) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return digest.hexdigest()
