@@ -1,9 +1,8 @@
 // Shared by the attention kernels.
 //
-// Scores live in the exp2 domain: they are multiplied by log2(e) once, so that every weight is one
-// exp2. A key that is not seen scores MASKED. That is finite on purpose: where a whole tile is
-// masked its weights are wrong (exp2(0) = 1) but harmless, since exp2(MASKED - peak) = 0 wipes them
-// out as soon as a real key, or another partial with one, sets the peak.
+// A key that is not seen scores MASKED. That is finite on purpose: where a whole tile is masked its
+// weights are wrong (exp(0) = 1) but harmless, since exp(MASKED - peak) = 0 wipes them out as soon
+// as a real key, or another partial with one, sets the peak.
 #include <metal_simdgroup>
 #include <metal_simdgroup_matrix>
 #include <metal_stdlib>
@@ -14,12 +13,18 @@ constant constexpr float MASKED = -1e30f;
 
 // The options of a launch: reals = {scale, softcap}.
 template <bool CAPPED>
-inline float to_log2(float dot, float scale, float softcap) {
+inline float to_score(float dot, float scale, float softcap) {
   float score = dot * scale;
   if (CAPPED) {
     score = softcap * precise::tanh(score / softcap);
   }
-  return score * LOG2_E;
+  return score;
+}
+
+// exp, of a score relative to a peak: scaled after the peak is taken off, as large scores would
+// lose the digits that matter.
+inline float exp_of(float score) {
+  return exp2(score * LOG2_E);
 }
 
 template <int WINDOW>
@@ -159,7 +164,7 @@ inline void attend_tile(
     for (int i = 0; i < 2; i++) {
       const int at = first + 8 * j + lane.column + i;
       const bool seen = at < end && is_seen<WINDOW>(at, position);
-      weights[j][i] = seen ? to_log2<CAPPED>(dots[i], scale, softcap) : MASKED;
+      weights[j][i] = seen ? to_score<CAPPED>(dots[i], scale, softcap) : MASKED;
       peak = max(peak, weights[j][i]);
     }
   }
@@ -167,10 +172,10 @@ inline void attend_tile(
   float mass = 0.0f;
 #pragma clang loop unroll(full)
   for (int j = 0; j < KEYS / 8; j++) {
-    weights[j] = float2(exp2(weights[j][0] - peak), exp2(weights[j][1] - peak));
+    weights[j] = float2(exp_of(weights[j][0] - peak), exp_of(weights[j][1] - peak));
     mass += weights[j][0] + weights[j][1];
   }
-  const float shrink = exp2(row.peak - peak);
+  const float shrink = exp_of(row.peak - peak);
   row.peak = peak;
   row.mass = row.mass * shrink + row_sum(mass);
 #pragma clang loop unroll(full)

@@ -96,10 +96,10 @@ for (int first = begin; first < end; first += STEP) {
       }
       dot = simd_sum(dot);
       const bool seen = first + j < end && is_seen<WINDOW>(first + j, position);
-      scores[j] = seen ? to_log2<CAPPED>(dot, reals[0], reals[1]) : MASKED;
+      scores[j] = seen ? to_score<CAPPED>(dot, reals[0], reals[1]) : MASKED;
       new_peak = max(new_peak, scores[j]);
     }
-    const float shrink = exp2(peak[v] - new_peak);
+    const float shrink = exp_of(peak[v] - new_peak);
     peak[v] = new_peak;
     mass[v] *= shrink;
 #pragma clang loop unroll(full)
@@ -108,7 +108,7 @@ for (int first = begin; first < end; first += STEP) {
     }
 #pragma clang loop unroll(full)
     for (int j = 0; j < STEP; j++) {
-      const float weight = exp2(scores[j] - new_peak);
+      const float weight = exp_of(scores[j] - new_peak);
       mass[v] += weight;
 #pragma clang loop unroll(full)
       for (int part = 0; part < PARTS; part++) {

@@ -38,7 +38,7 @@ const size_t vector_offset = (size_t(first_token + token) * HEADS + head) * DIM;
 
 // A sink is a key without a value that everybody sees first.
 QueryRow<DIM> row;
-const float sink = SINKS ? float(sinks[head]) * LOG2_E : MASKED;
+const float sink = SINKS ? float(sinks[head]) : MASKED;
 begin_row<T, DIM>(row, q + vector_offset, lane, sink, SINKS ? 1.0f : 0.0f);
 
 const int last_vector = min(first_vector + TILE_ROWS, vectors) - 1;

@@ -19,7 +19,7 @@ const int shared_first = merges[4 * row + 2];
 const int count = own_count + merges[4 * row + 3];
 
 // A sink is a key without a value that everybody sees first.
-float peak = SINKS ? float(sinks[head]) * LOG2_E : MASKED;
+float peak = SINKS ? float(sinks[head]) : MASKED;
 float mass = SINKS ? 1.0f : 0.0f;
 float sums[PARTS];
 #pragma clang loop unroll(full)
@@ -34,8 +34,8 @@ for (int i = 0; i < count; i++) {
   const float its_peak = own ? own_peaks[partial] : shared_peaks[partial];
   const float its_mass = own ? own_masses[partial] : shared_masses[partial];
   const float new_peak = max(peak, its_peak);
-  const float shrink = exp2(peak - new_peak);
-  const float weight = exp2(its_peak - new_peak);
+  const float shrink = exp_of(peak - new_peak);
+  const float weight = exp_of(its_peak - new_peak);
   peak = new_peak;
   mass = mass * shrink + its_mass * weight;
 #pragma clang loop unroll(full)
