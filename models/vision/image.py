@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -38,23 +39,28 @@ def open_image(source: Source) -> Image.Image:
     Raises:
         ImageError: when it cannot be found, read or decoded, or is empty or too large.
     """
-    return next(open_frames(source))
+    with closing(open_frames(source)) as frames:
+        return next(frames)
 
 
-def open_frames(source: Source) -> Iterator[Image.Image]:
+def open_frames(source: Source) -> Generator[Image.Image, None, None]:
     """Every frame of an animation, or the one picture, as `open_image` gives it; lazily.
 
     Raises:
         ImageError: as `open_image`, at the frame that is at fault.
     """
-    name = _name(source)
-    image = source if isinstance(source, Image.Image) else _identify(source, name)
-    check_size(image.width, image.height, name)
-    yield _decode(image, name)
-    frame = 1
-    while image is not source and _seek(image, frame, name):
+    name = name_of(source)
+    if isinstance(source, Image.Image):
+        check_size(source.width, source.height, name)
+        yield _decode(source, name)
+        return
+    with _identify(source, name) as image:
+        check_size(image.width, image.height, name)
         yield _decode(image, name)
-        frame += 1
+        frame = 1
+        while _seek(image, frame, name):
+            yield _decode(image, name)
+            frame += 1
 
 
 def check_size(width: int, height: int, name: str) -> None:
@@ -68,7 +74,8 @@ def check_size(width: int, height: int, name: str) -> None:
         )
 
 
-def _name(source: Source) -> str:
+def name_of(source: Source) -> str:
+    """How errors call a source."""
     if isinstance(source, bytes | Image.Image):
         return "the picture"
     text = str(source)
@@ -78,7 +85,7 @@ def _name(source: Source) -> str:
 def _identify(source: str | Path | bytes, name: str) -> Image.Image:
     """Read the header only."""
     try:
-        return Image.open(_stream(source, name), formats=_FORMATS)
+        return Image.open(open_stream(source, name), formats=_FORMATS)
     except UnidentifiedImageError as e:
         raise ImageError(
             f"{name} is no picture in a format this reads: {', '.join(_FORMATS)}"
@@ -91,7 +98,12 @@ def _identify(source: str | Path | bytes, name: str) -> Image.Image:
         raise ImageError(f"{name} cannot be read: {e or type(e).__name__}") from e
 
 
-def _stream(source: str | Path | bytes, name: str) -> Path | BytesIO:
+def open_stream(source: str | Path | bytes, name: str) -> Path | BytesIO:
+    """What a source's bytes can be read from; `name` stands for it in errors.
+
+    Raises:
+        ImageError: when there is no such file, the URL is broken, or it points to the network.
+    """
     if isinstance(source, bytes):
         return BytesIO(source)
     scheme = str(source).partition(":")[0].lower() if isinstance(source, str) else ""

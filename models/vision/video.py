@@ -1,0 +1,92 @@
+"""Frames of a video, taken evenly: animated pictures by Pillow, other files by PyAV.
+
+PyAV brings FFmpeg and is an optional extra: `pip install sgl-mlx[video]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from sgl_mlx.errors import ImageError
+from sgl_mlx.models.vision.image import check_size, name_of, open_frames, open_stream
+
+_ANIMATED = ("GIF", "PNG", "WEBP")
+
+
+def read_frames(source: str | Path | bytes, count: int) -> list[Image.Image]:
+    """At most `count` frames, evenly spread and the first among them, as upright RGB.
+
+    Of `n` frames those at `i * n / count` are taken, rounded down, as transformers' video
+    processors do.
+
+    Raises:
+        ImageError: when the video cannot be read, has no frames or too large ones, or PyAV is
+            needed and missing.
+        ValueError: when `count` is below 1.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    name = name_of(source)
+    stream = open_stream(source, name)
+    if _is_animation(stream):
+        total = sum(1 for _ in open_frames(source))
+        return list(_pick(open_frames(source), even_indices(total, count)))
+    return _read_with_pyav(stream, count, name)
+
+
+def even_indices(total: int, count: int) -> list[int]:
+    """Of `total` frames, which to take; all of them if there are no more than `count`."""
+    if total <= count:
+        return list(range(total))
+    return [i * total // count for i in range(count)]
+
+
+def _pick(frames: Iterable[Image.Image], indices: Sequence[int]) -> Iterator[Image.Image]:
+    wanted = set(indices)
+    return (frame for index, frame in enumerate(frames) if index in wanted)
+
+
+def _is_animation(stream: Path | BytesIO) -> bool:
+    try:
+        with Image.open(stream, formats=_ANIMATED):
+            return True
+    except UnidentifiedImageError:
+        return False
+    except Exception:  # a broken picture, about which `open_frames` has more to say
+        return True
+    finally:
+        if isinstance(stream, BytesIO):
+            stream.seek(0)
+
+
+def _read_with_pyav(stream: Path | BytesIO, count: int, name: str) -> list[Image.Image]:
+    """Decodes twice, first to count: few files say how many frames they have."""
+    try:
+        import av  # optional, and large
+    except ImportError as e:
+        raise ImageError(
+            f"{name} needs PyAV to be read: pip install 'sgl-mlx[video]'; animated GIF, PNG and "
+            "WebP do without"
+        ) from e
+    try:
+        with av.open(stream, "r") as container:
+            total = sum(1 for _ in _decoded(container, name))
+            container.seek(0)
+            frames = (frame.to_image() for frame in _decoded(container, name))
+            found = list(_pick(frames, even_indices(total, count)))
+    except (av.FFmpegError, IndexError) as e:  # IndexError: no stream of pictures
+        raise ImageError(f"{name} is no video that can be read: {e}") from e
+    if not found:
+        raise ImageError(f"{name} has no frames")
+    return found
+
+
+def _decoded(container: Any, name: str) -> Iterator[Any]:
+    stream = container.streams.video[0]
+    check_size(stream.width or 0, stream.height or 0, name)
+    yield from container.decode(stream)
