@@ -16,7 +16,7 @@ UNREAD = "threadgroup_barrier(mem_flags::mem_threadgroup);  // nobody reads them
 
 
 class Mutation(NamedTuple):
-    """`work` names the call that shows the fault; see `test_mutations.WORK`."""
+    """`work` names the call that shows the fault; see `work.WORK`."""
 
     what: str
     file: str
@@ -101,7 +101,7 @@ MUTATIONS = (
     ),
     *_of(
         "merge_partials.metal",
-        ("parts weigh the same", "decode", "exp2(its_peak - new_peak)", "1.0f", WRONG),
+        ("parts weigh the same", "decode", "exp_of(its_peak - new_peak)", "1.0f", WRONG),
         ("swapped spans", "decode shared", "shared_partials[shared_first + i - own_count]",
          "shared_partials[i - own_count]", WRONG),
         ("sink without mass", "decode window", "SINKS ? 1.0f : 0.0f", "0.0f", WRONG),

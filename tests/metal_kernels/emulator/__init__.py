@@ -12,8 +12,9 @@ import pytest
 from tests.metal_kernels.emulator.errors import CompileError, EmulatorError, Trap, Unsupported
 from tests.metal_kernels.emulator.kernel import EmulatedKernel, Emulator, Launch
 from tests.metal_kernels.emulator.machine import SCHEDULES, Counters
+from tests.metal_kernels.emulator.static_check import check_types, lint
 from tests.metal_kernels.emulator.toolchain import compiler
-from tests.metal_kernels.emulator.trace import Msl
+from tests.metal_kernels.emulator.trace import Msl, traced_msl
 
 __all__ = [
     "SCHEDULES",
@@ -26,9 +27,12 @@ __all__ = [
     "Msl",
     "Trap",
     "Unsupported",
+    "check_types",
     "compiler",
+    "lint",
     "metal_kernel",
     "needs_compiler",
+    "traced_msl",
 ]
 
 metal_kernel = Emulator().metal_kernel

@@ -21,6 +21,7 @@ from tests.metal_kernels.emulator.rewrite import rewrite
 from tests.metal_kernels.emulator.trace import Buffer, Msl, trace
 
 _MLX_FACTORY = mx.fast.metal_kernel  # kept: tests put the emulator in its place
+MOST_THREADGROUP_BYTES = 32 << 10
 _HEADER = '#include "metal_matrix.hpp"\n#include "metal_positions.hpp"\n'
 
 
@@ -151,6 +152,9 @@ class EmulatedKernel:
         agreed: dict[str, bytes] = {}
         for schedule in emulator.schedules:
             contents, counters = program.run(placed, grid, threadgroup, schedule, emulator.seconds)
+            if counters.threadgroup_bytes > MOST_THREADGROUP_BYTES:
+                what = f"{counters.threadgroup_bytes} of {MOST_THREADGROUP_BYTES} bytes"
+                raise Trap("threadgroup memory", what, kernel=msl.name)
             found = dict(zip(writable, contents, strict=True))
             for name, content in found.items():
                 if agreed.get(name, content) != content:

@@ -37,7 +37,7 @@ class Token:
 
 def rewrite(text: str) -> str:
     """The same program for a C++ compiler with the shim before it; line numbers are kept."""
-    tokens = _without_attributes(_tokens(text))
+    tokens = without_attributes(tokens_of(text))
     variables = 0
     out: list[str] = []
     i = 0
@@ -57,7 +57,7 @@ def rewrite(text: str) -> str:
     return "".join(out)
 
 
-def _tokens(text: str) -> list[Token]:
+def tokens_of(text: str) -> list[Token]:
     found, line = [], 1
     for match in _TOKEN.finditer(text):
         found.append(Token(match.lastgroup or "", match[0], line))
@@ -65,17 +65,20 @@ def _tokens(text: str) -> list[Token]:
     return found
 
 
-def _without_attributes(tokens: list[Token]) -> list[Token]:
+def without_attributes(tokens: list[Token], keep: str = "") -> list[Token]:
+    """`[[...]]` removed, but [[keep]], which becomes the keyword `__keep`."""
     kept: list[Token] = []
     depth = 0
     for token in tokens:
-        opens, closes = token.text.count("["), token.text.count("]")
         if depth == 0 and token.text != "[[":
             kept.append(token)
             continue
-        depth += (opens - closes) if token.kind == "mark" else 0
+        if token.kind == "mark":
+            depth += token.text.count("[") - token.text.count("]")
         if token.kind == "space":
             kept.append(token)
+        elif keep and token.text == keep:
+            kept.append(Token("word", f"__{keep}", token.line))
     return kept
 
 

@@ -55,6 +55,11 @@ def trace(call: Callable[..., Sequence[mx.array]], inputs: Sequence[mx.array]) -
     return parse(kernels[0][0], kernels[0][1])
 
 
+def traced_msl(call: Callable[..., Sequence[mx.array]], inputs: Sequence[mx.array]) -> str:
+    """The text that MLX would compile for `call(*inputs)`; `call` uses MLX's own kernel object."""
+    return trace(call, inputs).text
+
+
 def parse(name: str, text: str) -> Msl:
     """Read the signature and the instantiation that MLX generated around a kernel's body."""
     head = text.index(f"[[kernel]] void {name}(")
