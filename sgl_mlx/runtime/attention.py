@@ -10,7 +10,7 @@ dim)`; `group` is query heads per KV head.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -31,10 +31,6 @@ class Partial(NamedTuple):
     peak: mx.array
     mass: mx.array
 
-    def tokens(self, first: int, last: int) -> Partial:
-        """That of the tokens `first … last - 1`."""
-        return Partial(*(x[:, first:last] for x in self))
-
     def normalised(self, sinks: mx.array | None = None) -> mx.array:
         """Tokens first: `(tokens, heads, dim)`; `sinks (heads,)` are logits of no key."""
         mass = self.mass
@@ -53,14 +49,26 @@ def merge(a: Partial, b: Partial) -> Partial:
     return Partial(a.out * weight_a + b.out * weight_b, peak, a.mass * weight_a + b.mass * weight_b)
 
 
-def merge_range(whole: Partial, first: int, last: int, part: Partial) -> Partial:
-    """`part` belongs to the tokens `first … last - 1` of `whole`."""
-    tokens = whole.peak.shape[1]
-    if (first, last) == (0, tokens):
-        return merge(whole, part)
-    middle = merge(whole.tokens(first, last), part)
-    pieces = [whole.tokens(0, first), middle, whole.tokens(last, tokens)]
-    return concatenate([p for p in pieces if p.peak.shape[1]])
+def spread(parts: Sequence[Partial], firsts: Sequence[int], tokens: int) -> Partial:
+    """That of all `tokens`, of which `parts` are some: each begins at its of `firsts`, in order.
+    The tokens between them see nothing."""
+    pieces, end = [], 0
+    for part, first in zip(parts, firsts, strict=True):
+        if first > end:
+            pieces.append(_nothing(part, first - end))
+        pieces.append(part)
+        end = first + part.peak.shape[1]
+    if end < tokens:
+        pieces.append(_nothing(parts[-1], tokens - end))
+    return concatenate(pieces)
+
+
+def _nothing(like: Partial, tokens: int) -> Partial:
+    out, peak, mass = ((x.shape[0], tokens, *x.shape[2:]) for x in like)
+    dtypes = [x.dtype for x in like]
+    return Partial(
+        mx.zeros(out, dtypes[0]), mx.full(peak, MASKED, dtypes[1]), mx.zeros(mass, dtypes[2])
+    )
 
 
 def concatenate(parts: list[Partial]) -> Partial:
@@ -80,11 +88,15 @@ def group_heads(queries: mx.array, kv_heads: int, scale: float) -> mx.array:
 def attend(
     queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array | None = None
 ) -> Partial:
-    """All queries see all keys, but for `bias (tokens, length)` added to the scores."""
+    """All queries see all keys, but for what `bias` adds to the scores.
+
+    Args:
+        bias: `(tokens, length)`, or `(kv_heads, tokens, length)`; one token stands for all.
+    """
     kv_heads, tokens, group, dim = queries.shape
     scores = queries.reshape(kv_heads, tokens * group, dim) @ keys.swapaxes(-1, -2)
     if bias is not None:
-        split = scores.reshape(kv_heads, tokens, group, -1) + bias[:, None]
+        split = scores.reshape(kv_heads, tokens, group, -1) + bias[..., :, None, :]
         scores = split.reshape(scores.shape)
     peak = mx.max(scores, axis=-1, keepdims=True)
     weights = exp_minus(scores, peak)

@@ -26,7 +26,7 @@ class Chunks:
         for row in rows:
             starts.append(starts[-1] + len(row.tokens))
         self._ranges = list(pairwise(starts))
-        self._parts = self._prefix_parts(rows)
+        self._levels = _levels(self._prefix_parts(rows))
         self._stored: dict[int, tuple[mx.array, mx.array]] = {}
         self._causal: dict[tuple[int, int, int, int | None], mx.array] = {}
 
@@ -51,11 +51,18 @@ class Chunks:
             for a, b in self._ranges
         ]
         total = at.concatenate(own)
-        for part in self._parts:
-            k, v = (x.swapaxes(0, 1) for x in self._pool.gather(layer, part.index))
-            seen = at.attend_tiled(q[:, part.first : part.last], k, v, part.bias(window))
-            total = at.merge_range(total, part.first, part.last, seen)
+        for level in self._levels:
+            seen = [self._attend_prefix(layer, part, q, window) for part in level]
+            whole = at.spread(seen, [part.first for part in level], q.shape[1])
+            total = at.merge(total, whole)
         return total.normalised(sinks)
+
+    def _attend_prefix(
+        self, layer: int, part: _PrefixPart, queries: mx.array, window: int | None
+    ) -> at.Partial:
+        keys, values = (x.swapaxes(0, 1) for x in self._pool.gather(layer, part.index))
+        mine = queries[:, part.first : part.last]
+        return at.attend_tiled(mine, keys, values, part.bias(window))
 
     def _causal_bias(self, tokens: int, offset: int, length: int, window: int | None) -> mx.array:
         key = tokens, offset, length, window
@@ -98,3 +105,16 @@ class _PrefixPart:
             queries, keys = mx.array(self._queries, mx.int32), mx.array(self._keys, mx.int32)
             self._biases[window] = at.position_bias(queries, keys, window)
         return self._biases[window]
+
+
+def _levels(parts: Sequence[_PrefixPart]) -> list[list[_PrefixPart]]:
+    """Parts by level of the prefix tree: those of a level are of different tokens, in order."""
+    levels: list[list[_PrefixPart]] = []
+    for part in sorted(parts, key=lambda p: p.first):
+        free = (level for level in levels if level[-1].last <= part.first)
+        level = next(free, None)
+        if level is None:
+            levels.append([part])
+        else:
+            level.append(part)
+    return levels

@@ -16,8 +16,9 @@ import mlx.core as mx
 from sgl_mlx.runtime import attention as at
 from sgl_mlx.runtime import cpu
 from sgl_mlx.runtime.kv import KVPool, SlotIndex, Slots
-from sgl_mlx.runtime.layout import Span, shared_spans
+from sgl_mlx.runtime.layout import batches, shared_spans
 from sgl_mlx.runtime.plan import Row
+from sgl_mlx.runtime.shared import NOWHERE, SharedBatch, padded
 
 
 class Epoch:
@@ -32,10 +33,10 @@ class Epoch:
         spans, private = shared_spans(rows)
         self._prefix = max(len(row.prefix) - p for row, p in zip(rows, private, strict=True))
         index = [
-            _padded(row.prefix[p:], self._prefix) for row, p in zip(rows, private, strict=True)
+            padded(row.prefix[p:], self._prefix, 0) for row, p in zip(rows, private, strict=True)
         ]
         self._pad_bias, self._key_positions = self._describe_columns(private)
-        self._spans = [_SharedKeys(pool, span, rows[span.first]) for span in spans]
+        self._shared = [SharedBatch(pool, rows, batch, width) for batch in batches(spans)]
         self.keys = [_buffer(x, index, width) for x in pool.keys]
         self.values = [_buffer(x, index, width) for x in pool.values]
         self._biases: dict[int, mx.array] = {}
@@ -44,7 +45,10 @@ class Epoch:
         """Positions `(rows,)` of the tokens of the next step, whose attention follows."""
         self._biases.clear()
         self.steps += 1
-        return self._first_positions + (self.steps - 1)
+        positions = self._first_positions + (self.steps - 1)
+        for batch in self._shared:
+            batch.begin_step(positions)
+        return positions
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
         """See `models.layer_cache.Attention`; one token a row."""
@@ -68,7 +72,7 @@ class Epoch:
         if bias is not None:
             bias = bias[:, None, None, : column + 1].astype(queries.dtype)
         small = rows * heads * column < cpu.WORTH_A_POLYNOMIAL
-        if not self._spans and (small or not cpu.on_cpu()):
+        if not self._shared and (small or not cpu.on_cpu()):
             return mx.fast.scaled_dot_product_attention(
                 queries[:, :, None], k, v, scale=scale, mask=bias, sinks=sinks
             )[:, :, 0]
@@ -82,9 +86,8 @@ class Epoch:
         own = at.Partial(weights @ v, peak, mx.sum(weights, axis=-1, keepdims=True))
         total = at.Partial(*(x.swapaxes(0, 1) for x in own))
         grouped = q.swapaxes(0, 1)
-        for span in self._spans:
-            piece = span.attend(layer, grouped, self._first_positions + (self.steps - 1), window)
-            total = at.merge_range(total, span.first, span.last, piece)
+        for batch in self._shared:
+            total = at.merge(total, batch.attend(layer, grouped, window))
         return total.normalised(sinks)
 
     def tail(self) -> tuple[list[int], list[mx.array], list[mx.array]]:
@@ -112,9 +115,9 @@ class Epoch:
             padding = self._prefix - len(own)
             padded = padded or padding > 0
             tail = range(row.position, row.position + self.width)
-            positions.append([*own, *[_NOWHERE] * padding, *tail])
+            positions.append([*own, *[NOWHERE] * padding, *tail])
         array = mx.array(positions, mx.int32)
-        bias = mx.where(array == _NOWHERE, at.MASKED, 0.0) if padded else None
+        bias = mx.where(array == NOWHERE, at.MASKED, 0.0) if padded else None
         return bias, array
 
     def _bias(self, window: int | None) -> mx.array | None:
@@ -123,44 +126,8 @@ class Epoch:
         if window not in self._biases:
             now = self._first_positions + (self.steps - 1)
             seen = now[:, None] - self._key_positions < window
-            self._biases[window] = mx.where(
-                seen & (self._key_positions != _NOWHERE), 0.0, at.MASKED
-            )
+            self._biases[window] = mx.where(seen & (self._key_positions != NOWHERE), 0.0, at.MASKED)
         return self._biases[window]
-
-
-_NOWHERE = -(1 << 30)
-
-
-class _SharedKeys:
-    """A stretch of prefix that some rows of the epoch share, gathered once."""
-
-    def __init__(self, pool: KVPool, span: Span, row: Row) -> None:
-        self.first, self.last = span.first, span.last
-        index = SlotIndex(span.slots)
-        self._keys: list[mx.array] = []
-        self._values: list[mx.array] = []
-        for layer in range(len(pool.layers)):
-            keys, values = pool.gather(layer, index)
-            self._keys.append(mx.contiguous(keys.swapaxes(0, 1)))
-            self._values.append(mx.contiguous(values.swapaxes(0, 1)))
-        positions = row.prefix_positions or range(len(row.prefix))
-        self._positions = mx.array(
-            list(positions[span.start : span.start + len(span.slots)]), mx.int32
-        )
-
-    def attend(
-        self, layer: int, queries: mx.array, positions: mx.array, window: int | None
-    ) -> at.Partial:
-        mine = slice(self.first, self.last)
-        bias = None
-        if window is not None:
-            bias = at.position_bias(positions[mine], self._positions, window)
-        return at.attend(queries[:, mine], self._keys[layer], self._values[layer], bias)
-
-
-def _padded(slots: Sequence[int], length: int) -> list[int]:
-    return [*slots, *[0] * (length - len(slots))]
 
 
 def _buffer(slots: Slots, index: Sequence[Sequence[int]], width: int) -> mx.array:

@@ -16,6 +16,12 @@ from sgl_mlx.runtime.radix import common_prefix
 MIN_SHARED = 32
 """Keys that two rows must share before it pays to attend them together."""
 
+MOST_PADDING = 1.5
+"""Padded over true work of a batch of spans, beyond which two batches are faster than one."""
+
+FREE_PADDING = 1024
+"""Products of a query and a key that take no longer than the operations of one more batch."""
+
 
 @dataclass(frozen=True)
 class Span:
@@ -25,6 +31,14 @@ class Span:
     last: int
     start: int
     slots: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        return self.last - self.first
+
+    def touches(self, other: Span) -> bool:
+        """Whether some row has both."""
+        return self.first < other.last and other.first < self.last
 
 
 def arrange(rows: Sequence[Row]) -> list[Row]:
@@ -57,6 +71,28 @@ def shared_spans(rows: Sequence[Row], min_shared: int = MIN_SHARED) -> tuple[lis
 
     split(0, len(rows), 0)
     return spans, private
+
+
+def batches(spans: Sequence[Span]) -> list[list[Span]]:
+    """Spans to attend together, padded to one length and number of rows.
+
+    No two spans of a batch belong to the same row, and padding stays within `MOST_PADDING`.
+    """
+    found: list[list[Span]] = []
+    for span in sorted(spans, key=lambda s: (-s.rows * len(s.slots), s.first)):
+        for batch in found:
+            if not any(span.touches(s) for s in batch) and _pads_little([*batch, span]):
+                batch.append(span)
+                break
+        else:
+            found.append([span])
+    return [sorted(batch, key=lambda s: s.first) for batch in found]
+
+
+def _pads_little(batch: Sequence[Span]) -> bool:
+    work = sum(s.rows * len(s.slots) for s in batch)
+    padded = len(batch) * max(s.rows for s in batch) * max(len(s.slots) for s in batch)
+    return padded <= MOST_PADDING * work + FREE_PADDING
 
 
 def _groups(rows: Sequence[Row], first: int, last: int, depth: int) -> list[tuple[int, int]]:

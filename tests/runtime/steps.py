@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import mlx.core as mx
@@ -54,6 +55,28 @@ def rows(draw: st.DrawFn, most_tokens: int, slots_ahead: int = 0) -> list[Row]:
     if draw(st.booleans()):
         found.append(row("gap", found[0].prefix, 1, (free.pop(0),) * (1 + slots_ahead), gap=11))
     return found
+
+
+@st.composite
+def trees(draw: st.DrawFn, slots_ahead: int) -> list[Row]:
+    """Rows that are the leaves of a prefix tree of up to three levels, its stretches of any
+    length; one more may stand after a position gap."""
+    free = iter([1 + i * 13 % SLOTS for i in range(SLOTS)])
+    lengths = st.sampled_from([0, 2, MIN_SHARED - 1, MIN_SHARED, MIN_SHARED + 9])
+    nodes: list[tuple[int, ...]] = [()]
+    for _ in range(draw(st.integers(1, 3))):
+        branches = [draw(st.integers(1, 3)) if len(nodes) < 3 else 1 for _ in nodes]
+        nodes = [
+            (*prefix, *islice(free, draw(lengths)))
+            for prefix, count in zip(nodes, branches, strict=True)
+            for _ in range(count)
+        ]
+    nodes += [draw(st.sampled_from(nodes)) for _ in range(draw(st.integers(0, 3)))]
+    gaps = [0] * (len(nodes) - 1) + [draw(st.sampled_from([0, 11]))]
+    return [
+        row(f"r{i}", prefix, 1, (next(free),) * (1 + slots_ahead), gap)
+        for i, (prefix, gap) in enumerate(zip(nodes, gaps, strict=True))
+    ]
 
 
 def row(

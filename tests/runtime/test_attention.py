@@ -78,19 +78,29 @@ def test_partials_over_pieces_of_a_prefix_merge_to_the_whole(
 
 
 @examples
-@given(st.integers(1, 12), st.data())
-def test_a_part_merges_into_the_tokens_it_belongs_to_alone(n: int, data: st.DataObject) -> None:
-    first = data.draw(st.integers(0, n - 1))
-    last = data.draw(st.integers(first + 1, n))
-    q, k, v = draw(4, n, 2), draw(5, 9, 2), draw(6, 9, 2)
-    grouped = at.group_heads(mx.array(q), 2, 1.0)
-    whole = at.attend(grouped, heads_first(k[:4]), heads_first(v[:4]))
-    part = at.attend(grouped[:, first:last], heads_first(k[4:]), heads_first(v[4:]))
-    merged = at.merge_range(whole, first, last, part)
-    mine = np.arange(n)
-    seen = (np.arange(9)[None] < 4) | ((mine >= first) & (mine < last))[:, None]
-    expected = plain.attention(q, k, v, seen)
-    np.testing.assert_allclose(np.array(merged.normalised()), expected, **CLOSE)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4)), min_size=1, max_size=4))
+def test_parts_spread_over_all_tokens_reach_those_they_belong_to_alone(
+    gaps_and_lengths: list[tuple[int, int]],
+) -> None:
+    owners: list[int] = []
+    firsts = []
+    for part, (gap, length) in enumerate(gaps_and_lengths):
+        firsts.append(len(owners) + gap)
+        owners += [-1] * gap + [part] * length
+    n = len(owners) + 2
+    q, k, v = draw(4, n, 2), draw(5, 4 + 3 * len(firsts), 2), draw(6, 4 + 3 * len(firsts), 2)
+    grouped, keys, values = at.group_heads(mx.array(q), 2, 1.0), heads_first(k), heads_first(v)
+    parts = []
+    for i, (first, (_, length)) in enumerate(zip(firsts, gaps_and_lengths, strict=True)):
+        mine = slice(4 + 3 * i, 7 + 3 * i)
+        parts.append(at.attend(grouped[:, first : first + length], keys[:, mine], values[:, mine]))
+    whole = at.attend(grouped, keys[:, :4], values[:, :4])
+    merged = at.merge(whole, at.spread(parts, firsts, n))
+    key_owner = np.array([-2] * 4 + [i for i in range(len(parts)) for _ in range(3)])
+    seen = (key_owner == -2) | (key_owner == np.array([*owners, -1, -1])[:, None])
+    np.testing.assert_allclose(
+        np.array(merged.normalised()), plain.attention(q, k, v, seen), **CLOSE
+    )
 
 
 def test_a_part_of_which_nothing_is_seen_changes_nothing() -> None:

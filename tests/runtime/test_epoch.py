@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -42,6 +44,28 @@ def test_every_step_sees_the_prefix_and_the_steps_before_it(
                 own = tuple(np.stack([np.array(pair[x][i]) for pair in past]) for x in (0, 1))
                 right = steps.expected(POOL, row, case, layer, q[i : i + 1], (own[0], own[1]))
                 np.testing.assert_allclose(out[i], right[0], **steps.CLOSE)
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps.trees(slots_ahead=1), steps.cases())
+def test_a_row_of_a_prefix_tree_sees_what_it_sees_alone(found: list[Row], case: Case) -> None:
+    rows = arrange(found)
+    sinks = None if case.sinks is None else mx.array(case.sinks)
+
+    def attended(some: list[Row]) -> Any:
+        """Two steps of these rows `(steps, rows, heads, dim)`."""
+        index = mx.array([rows.index(row) for row in some])
+        epoch, outs = Epoch(POOL, some, WIDTH), []
+        for step in range(2):
+            epoch.begin_step()
+            epoch.store(1, *(x[index] for x in kv(1, step, len(rows))))
+            q = steps.random_array(step, len(rows), HEADS, 8)[index]
+            outs.append(np.array(epoch.attend(1, q, SCALE, case.window, sinks)))
+        return np.stack(outs)
+
+    together = attended(rows)
+    for i, row in enumerate(rows):
+        np.testing.assert_allclose(together[:, i], attended([row])[:, 0], **steps.CLOSE)
 
 
 @pytest.mark.parametrize("taken", [1, 3])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import count, islice, pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sgl_mlx.core import SamplingParams
-from sgl_mlx.runtime.layout import Span, arrange, shared_spans
+from sgl_mlx.runtime.layout import FREE_PADDING, MOST_PADDING, Span, arrange, batches, shared_spans
 from sgl_mlx.runtime.plan import Row
 
 MIN = 3
@@ -71,6 +71,38 @@ def test_neighbours_read_apart_less_than_what_pays_to_share(found: list[tuple[in
         common = min(len(a), len(b)) if common is None else common
         together = sum(len(s.slots) for s in spans if covers(s, i) and covers(s, i + 1))
         assert together <= common < together + MIN
+
+
+@given(prefixes())
+def test_every_span_is_in_one_batch_with_none_of_the_same_rows(
+    found: list[tuple[int, ...]],
+) -> None:
+    spans, _ = shared_spans([row(p) for p in found], MIN)
+    grouped = batches(spans)
+    assert sorted((s.first, s.start) for b in grouped for s in b) == sorted(
+        (s.first, s.start) for s in spans
+    )
+    for batch in grouped:
+        assert all(a.last <= b.first for a, b in pairwise(batch))
+
+
+def test_a_level_of_a_tree_is_one_batch() -> None:
+    fresh = count(1)
+    leaves: list[tuple[int, ...]] = [()]
+    for branches, length in [(1, 512), (4, 250), (2, 256), (4, 16)]:
+        leaves = [(*p, *islice(fresh, length)) for p in leaves for _ in range(branches)]
+    spans, _ = shared_spans([row(p) for p in leaves], 32)
+    assert [len(batch) for batch in batches(spans)] == [1, 4, 8]
+
+
+def test_spans_that_would_be_mostly_padding_are_batches_of_their_own() -> None:
+    def span(first: int, length: int) -> Span:
+        return Span(first, first + 2, 0, tuple(range(length)))
+
+    long, short, tiny = span(0, 8000), span(2, 2000), span(4, 40)
+    assert MOST_PADDING * 2 * (8000 + 2000) + FREE_PADDING < 2 * 2 * 8000
+    assert batches([tiny, short, long]) == [[long], [short], [tiny]]
+    assert batches([span(0, 200), tiny]) == [[span(0, 200), tiny]]  # too little to care
 
 
 def test_rows_that_share_nothing_have_no_spans() -> None:
