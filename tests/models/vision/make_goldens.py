@@ -7,6 +7,7 @@ same files byte for byte each time.
 A file holds one model: `config` and `processor` as JSON, its weights (`weights/…`), and for each
 case `<case>/<what>`: `integers` (pixels before rescaling, uint8), `pixels`, `selected` (features
 of the tower), `projected`, `packed` (what the language model is fed), `tokens` and `logits`.
+`counts.npz` holds sizes of pictures and how many tokens each takes in models of real size.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
+    LlavaNextProcessor,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionProcessor,
 )
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import (
@@ -130,6 +133,29 @@ def main() -> None:
     for name in MODELS:
         arrays = golden(name)
         np.savez_compressed(FOLDER / f"{name}.npz", **arrays)
+    np.savez_compressed(FOLDER / "counts.npz", **counts())
+
+
+def counts() -> dict[str, np.ndarray]:
+    """How many tokens pictures of many sizes take at real size, by the processors' arithmetic."""
+    sizes = np.random.default_rng(11).integers(1, 2500, (400, 2))
+    sizes[:4] = [(55, 88), (110, 176), (1, 2000), (2000, 1)]
+    following = LlavaNextProcessor.__new__(LlavaNextProcessor)
+    following.patch_size, following.num_additional_image_tokens = 14, 1
+    following.image_processor = LlavaNextImageProcessorPil()
+    vision = LlavaOnevisionProcessor.__new__(LlavaOnevisionProcessor)
+    vision.num_image_tokens, vision.vision_aspect_ratio = 27**2, "anyres_max_9"
+    vision.image_processor = LlavaOnevisionImageProcessorPil()
+    pairs = sizes.tolist()
+    return {
+        "sizes": sizes,
+        "llava_next": np.array(
+            [following._get_number_of_features(*pair, 336, 336) - 1 for pair in pairs]
+        ),
+        "llava_onevision": np.array(
+            [vision._get_number_of_features(*pair, 384, 384) for pair in pairs]
+        ),
+    }
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from sgl_mlx.errors import CorruptModelError, UnsupportedModelError
+from sgl_mlx.models.architectures import adapter_for
 from sgl_mlx.models.loader import LoadedModel, load
 from sgl_mlx.models.vision.checkpoint import has_vision, text_config
 from tests.models.vision.conftest import Arrays, Write, read_golden
@@ -161,6 +162,14 @@ def test_the_language_model_may_be_any_architecture_of_mlx_lm() -> None:
     assert found["model_type"] == "nanochat"
     default = text_config({"model_type": "llava_onevision"}, "config.json")
     assert default["model_type"] == "qwen2"
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_onevision"])
+def test_the_language_model_runs_as_any_other_of_its_architecture(write: Write, name: str) -> None:
+    loaded = load(write(name), dtype="float32")
+    adapter = adapter_for(loaded.model)
+    assert adapter.ragged
+    assert (len(adapter.layers), adapter.vocabulary) == (2, 64)
 
 
 def test_pixtral_is_left_to_mlx_lm() -> None:

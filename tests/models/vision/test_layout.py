@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
+from sgl_mlx.models.vision.anyres import best_resolution
+from sgl_mlx.models.vision.config import read_config
 from sgl_mlx.models.vision.layout import AnyRes, Ended, Frames, Layout, Plain, bilinear
+from sgl_mlx.models.vision.settings import default_values, parse_settings
+from tests.models.vision.conftest import GOLDENS
 
 WIDTH = 3
 NEWLINE = mx.full((WIDTH,), -1.0)
@@ -31,6 +36,21 @@ def test_as_many_features_are_packed_as_tokens_were_counted(
 ) -> None:
     features = mx.random.normal((tiles, patches, WIDTH))
     assert layout.pack(features, NEWLINE).shape == (layout.tokens, WIDTH)
+
+
+@pytest.mark.parametrize("family", ["llava_next", "llava_onevision"])
+def test_tokens_at_real_size_are_as_many_as_transformers_counts(family: str) -> None:
+    config = read_config({"model_type": family}, 64, "config.json")
+    settings = parse_settings(default_values(config), config, "config.json")
+    side, edge = config.tower.patches, config.tower.image_size
+    with np.load(GOLDENS / "counts.npz") as file:
+        sizes, expected = file["sizes"].tolist(), file[family].tolist()
+    found = []
+    for size in sizes:
+        box = best_resolution(size, settings.candidates)
+        grid = box[0] // edge, box[1] // edge
+        found.append(AnyRes((size[0], size[1]), grid, side, config.most_tiles).tokens)
+    assert found == expected
 
 
 def test_rows_of_tiles_are_read_across_tiles_and_end_in_a_newline() -> None:
