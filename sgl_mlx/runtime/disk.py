@@ -122,8 +122,8 @@ class DiskStore:
             return replace(self._blocks, waiting=len(self._pending))
 
     def close(self, seconds: float = CLOSING_SECONDS) -> None:
-        """Write what waits, for some time, and end the threads."""
-        self._deadline = time.monotonic() + seconds
+        """Write what waits, for some time, and end the threads. Calling it again waits longer."""
+        self._deadline = self._deadline or time.monotonic() + seconds
         self._writes.put(None)
         self._reads.put(None)
         for thread in self._threads:
