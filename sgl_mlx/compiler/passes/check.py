@@ -124,7 +124,8 @@ class Order:
         return None
 
     def _outruns(self, mover: int, passed: int) -> str | None:
-        if self.groups[passed].constant and not refers.is_prohibition(self.groups[mover].first):
+        prohibits = refers.is_prohibition(self.groups[mover].first)
+        if _tells(self.groups[passed]) and not prohibits:
             return "instructions keep their order"
         return None
 
@@ -146,7 +147,7 @@ class Order:
                 if not self._introduced(phrase, mover, at) or self._met(phrase, other):
                     return f"'the {_spelt(phrase)}' may not be known yet"
             for phrase in refers.distributives(sentence.text):
-                told = self._introduced(phrase, mover, at) or not _has_text(other)
+                told = self._introduced(phrase, mover, at) or not _tells(other)
                 if not phrase or not told or self._met(phrase, other):
                     return f"'each {_spelt(phrase)}' may not be known yet"
         return None
@@ -282,9 +283,9 @@ def _named(phrase: frozenset[str], labels: Sequence[frozenset[str]]) -> bool:
     return len(whole or shared) == 1
 
 
-def _has_text(group: Group) -> bool:
-    """It says something besides arguments and their headings."""
-    return any(s.constant and not s.text.endswith(":") for s in group.sentences)
+def _tells(group: Group) -> bool:
+    """It says something besides announcing arguments."""
+    return any(s.constant and not refers.announces(s.text) for s in group.sentences)
 
 
 def _spelt(phrase: frozenset[str]) -> str:

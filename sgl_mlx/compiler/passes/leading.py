@@ -57,6 +57,11 @@ def text_of(nodes: tuple[Node, ...]) -> str:
     return "".join(str(value.value) for value in values if isinstance(value, Constant))
 
 
+def is_spelt(text: Value) -> bool:
+    """Whether all of a text can be read off the graph."""
+    return all(isinstance(part, Constant) for part in parts_of(text))
+
+
 def written(graph: Graph, stream: int) -> Iterator[Node]:
     """The nodes of a stream, after those of the streams it was forked from.
 

@@ -13,7 +13,9 @@ from sgl_mlx.compiler.graph import (
     Call,
     ForEach,
     Gen,
+    GetForkItem,
     Graph,
+    Join,
     Node,
     Prefetch,
     RoleEnd,
@@ -37,6 +39,7 @@ def _merged(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
     """A joined text stands where its last part stood: all that it reads is there by then."""
     last: dict[int, Node] = {}
     merged: dict[int, Node] = {}
+    branches: dict[int, list[int]] = {}
     for node in nodes:
         if isinstance(node, (ForEach, Prefetch)):
             node = replace(node, body=_merged(node.body))
@@ -48,6 +51,10 @@ def _merged(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
             elif node.text == EMPTY and isinstance(before, _CLOSED):
                 continue
         merged[node.id] = node
+        if isinstance(node, GetForkItem):
+            branches.setdefault(node.fork, []).append(node.stream)
+        if isinstance(node, Join):  # brings back what its branches have written by then
+            last.update(dict.fromkeys(branches.get(node.fork, ()), node))
         if not isinstance(node, Prefetch):
             streams = (node.stream, *(inner.stream for inner in body_of(node)))
             last.update(dict.fromkeys(streams, node))

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
+from collections.abc import Iterator
 
 from sgl_mlx.compiler.graph import (
     Break,
     ForEach,
     Fork,
     Gen,
+    GetForkItem,
     Graph,
     Join,
     Node,
@@ -24,6 +26,7 @@ from sgl_mlx.compiler.graph import (
     Select,
     SetVariable,
     Sync,
+    body_of,
 )
 
 WAITING = (Fork, Join, Sync, SetVariable, Score)
@@ -33,9 +36,9 @@ def parallel(graph: Graph) -> Graph:
     """The same nodes in an order in which independent streams start together."""
     after: dict[int, list[int]] = defaultdict(list)
     missing = dict.fromkeys((node.id for node in graph), 0)
-    for edge in graph.edges():
-        after[edge.before].append(edge.after)
-        missing[edge.after] += 1
+    for before, id in {*((edge.before, edge.after) for edge in graph.edges()), *_joined(graph)}:
+        after[before].append(id)
+        missing[id] += 1
     place = {node.id: at for at, node in enumerate(graph)}
     rounds = dict.fromkeys(place, 0)
     ready = [_urgency(node, 0, at) for at, node in enumerate(graph) if not missing[node.id]]
@@ -50,6 +53,19 @@ def parallel(graph: Graph) -> Graph:
             if not missing[id]:
                 heapq.heappush(ready, _urgency(graph.node(id), rounds[id], place[id]))
     return graph.with_nodes(order)
+
+
+def _joined(graph: Graph) -> Iterator[tuple[int, int]]:
+    """A Join brings back what its branches have written: what they go on with stays behind it."""
+    streams: dict[int, set[int]] = defaultdict(set)
+    joins: list[Join] = []
+    for node in graph:
+        touched = {node.stream, *(inner.stream for inner in body_of(node))}
+        yield from ((join.id, node.id) for join in joins if touched & streams[join.fork])
+        if isinstance(node, GetForkItem):
+            streams[node.fork].add(node.stream)
+        if isinstance(node, Join):
+            joins.append(node)
 
 
 def _urgency(node: Node, rounds: int, at: int) -> tuple[bool, bool, int, int]:

@@ -8,12 +8,13 @@ the next role, question or fork. A *proposer* says in which order its sentences 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
-from sgl_mlx.compiler.graph import Graph, RoleBegin, RoleEnd, Text
+from sgl_mlx.compiler.graph import Graph, Node, RoleBegin, RoleEnd, Text
 from sgl_mlx.compiler.passes.check import Order, objections
-from sgl_mlx.compiler.passes.leading import constant_opening, text_of, written
+from sgl_mlx.compiler.passes.leading import constant_opening, is_spelt, text_of, written
+from sgl_mlx.compiler.passes.merge import merge
 from sgl_mlx.compiler.passes.sentences import FIRST_SLOT, LAST_SLOT, SLOT
 from sgl_mlx.compiler.values import Constant, Value, concat, parts_of
 
@@ -24,11 +25,13 @@ CountTokens = Callable[[str], int]
 
 
 def reorder(graph: Graph, propose: Proposer) -> Graph:
-    """The graph with longer constant beginnings, where the proposer finds some that are right."""
+    """The graph, merged, with longer constant beginnings where the proposer finds right ones."""
+    graph = merge(graph)
     for stream in graph.streams:
-        block = _first_block(graph, stream)
-        if block:
-            graph = _rewritten(graph, block, _continued(graph, block[-1]), propose)
+        node = _first_open(graph, stream)
+        if node:
+            better = replace(node, text=_reordered(node.text, _continued(graph, node), propose))
+            graph = graph.with_nodes(better if each.id == node.id else each for each in graph)
     return graph
 
 
@@ -52,20 +55,16 @@ def gain(before: Graph, after: Graph, count: CountTokens) -> int:
     return total(after) - total(before)
 
 
-def _rewritten(graph: Graph, block: Sequence[Text], continued: bool, propose: Proposer) -> Graph:
+def _reordered(value: Value, continued: bool, propose: Proposer) -> Value:
+    """The text as proposed, if that is right and begins with more constant text."""
     slots: dict[str, Value] = {}
-    text = "".join(_spelt(node.text, slots) for node in block)
+    text = _spelt(value, slots)
     if len(slots) != len(SLOT.findall(text)):
-        return graph  # slot characters of the program's own
+        return value  # slot characters of the program's own
     proposed = propose(text, continued)
     longer = _constant_length(proposed) > _constant_length(text)
-    if not longer or objections(text, proposed, continued):
-        return graph
-    # At the place of the last one all that the texts need is there.
-    new = replace(block[-1], text=_value(proposed, slots))
-    old = {node.id for node in block}
-    kept = (new if node.id == new.id else node for node in graph)
-    return graph.with_nodes(node for node in kept if node is new or node.id not in old)
+    right = longer and not objections(text, proposed, continued)
+    return _value(proposed, slots) if right else value
 
 
 def _constant_length(text: str) -> int:
@@ -76,23 +75,20 @@ def _constant_length(text: str) -> int:
 # -- the text to be considered ----------------------------------------------------------------
 
 
-def _first_block(graph: Graph, stream: int) -> tuple[Text, ...]:
-    """The texts among which a stream ceases to be constant; none if a question comes first."""
-    constant = set(constant_opening(graph, stream))
-    own = {node.id for node in graph.nodes_of(stream)}
-    block: list[Text] = []
+def _first_open(graph: Graph, stream: int) -> Text | None:
+    """The text in which a stream ceases to be constant; None if it does so in another way.
+
+    Nor is it looked for behind a text that it goes on with, such as one from before a fork.
+    """
+    before: Node | None = None
     for node in written(graph, stream):
-        if isinstance(node, Text):
-            block.append(node)
-        elif any(text not in constant for text in block):
-            break
-        elif not isinstance(node, (RoleBegin, RoleEnd)):
-            return ()
-        else:
-            block = []
-    whole = [text for text in block if text.id in own]
-    ends_it = any(text not in constant for text in block)
-    return tuple(block) if ends_it and len(whole) == len(block) else ()
+        if isinstance(node, Text) and not is_spelt(node.text):
+            own = node.stream == stream and not isinstance(before, Text)
+            return node if own else None
+        if not isinstance(node, (Text, RoleBegin, RoleEnd)):
+            return None
+        before = node
+    return None
 
 
 def _continued(graph: Graph, last: Text) -> bool:

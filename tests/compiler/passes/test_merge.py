@@ -5,8 +5,11 @@ from hypothesis import strategies as st
 
 from sgl_mlx.compiler.graph import (
     ForEach,
+    Fork,
     Gen,
+    GetForkItem,
     Graph,
+    Join,
     Node,
     RoleBegin,
     RoleEnd,
@@ -131,3 +134,14 @@ def test_a_scope_keeps_its_bounds() -> None:
         Text(4, 0, Constant("c")),
     )
     assert merge(Graph("scope", nodes=nodes)).nodes == nodes
+
+
+def test_what_a_branch_wrote_before_its_join_stays_before_it() -> None:
+    nodes = (
+        Fork(0, 0, (0,)),
+        GetForkItem(1, 1, 0, 0),
+        Text(2, 1, Constant("a")),
+        Join(3, 0, 0, "concate_and_append"),
+        Text(4, 1, Constant("b")),
+    )
+    assert merge(Graph("join", nodes=nodes)).nodes == nodes

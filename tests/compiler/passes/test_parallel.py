@@ -41,11 +41,18 @@ def _asked_at_once(graph: Graph) -> list[int]:
 
 
 def _independent(graph: Graph) -> list[int]:
-    """The questions that need no answer."""
+    """The questions that need no answer, nor a join of branches that do."""
     tainted: set[int] = set()
+    joined: dict[int, int] = {}
     free = []
     for node in graph:
         needs = any(e.after == node.id and e.before in tainted for e in graph.edges())
+        needs = needs or joined.get(node.stream) in tainted
+        if isinstance(node, Join):
+            branches = (
+                n.stream for n in graph if isinstance(n, GetForkItem) and n.fork == node.fork
+            )
+            joined.update(dict.fromkeys(branches, node.id))
         if isinstance(node, Gen) and not needs:
             free.append(node.id)
         if needs or isinstance(node, Gen):
@@ -102,6 +109,16 @@ def test_edges_and_the_order_of_every_stream_are_kept(steps: list[tuple[str, int
     assert sorted(place) == sorted(node.id for node in graph)
     assert all(place[edge.before] < place[edge.after] for edge in graph.edges())
     assert all(after.nodes_of(stream) == graph.nodes_of(stream) for stream in graph.streams)
+
+
+def test_what_a_branch_writes_after_its_join_is_not_brought_back() -> None:
+    nodes: tuple[Node, ...] = (
+        Fork(0, 0, (0,)),
+        GetForkItem(1, 1, 0, 0),
+        Join(2, 0, 0),
+        Gen(3, 1, Constant("late")),
+    )
+    assert parallel(Graph("late", nodes=nodes)).nodes == nodes
 
 
 def test_of_two_waits_the_one_that_is_sooner_over_comes_first() -> None:

@@ -16,6 +16,7 @@ from sgl_mlx.compiler.graph import (
     Select,
     Text,
 )
+from sgl_mlx.compiler.passes.merge import merge
 from sgl_mlx.compiler.passes.reorder import by_rules, gain, reorder
 from sgl_mlx.compiler.values import Argument, Constant, Value, Variable, concat
 
@@ -66,7 +67,7 @@ def test_nothing_crosses_a_role() -> None:
 def test_only_the_first_text_with_an_argument_is_touched() -> None:
     """What stands behind an argument is shared by no two runs, whatever its order."""
     graph = Graph("qa", nodes=(*_turn(DATA), *_turn(DATA, RULES, begin=10), ASK))
-    assert reorder(graph, by_rules) == graph
+    assert reorder(graph, by_rules) == merge(graph)
 
 
 def test_text_that_the_model_continues_keeps_its_end() -> None:
@@ -89,7 +90,13 @@ def test_a_branch_is_reordered_if_all_before_it_is_constant() -> None:
         return Graph("fork", nodes=(*fork, *_turn(DATA, RULES, stream=1, begin=10)))
 
     assert _texts(reorder(graph(Constant("Hi.")), by_rules)) == [Constant("Hi."), MOVED]
-    assert reorder(graph(Argument("name")), by_rules) == graph(Argument("name"))
+    assert reorder(graph(Argument("name")), by_rules) == merge(graph(Argument("name")))
+
+
+def test_text_that_goes_on_from_before_a_fork_is_left_alone() -> None:
+    nodes = (Text(0, 0, Constant("Tell ")), Fork(1, 0, (0,)), GetForkItem(2, 1, 1, 0))
+    graph = Graph("fork", nodes=(*nodes, Text(3, 1, concat("me. ", DATA, RULES)), ASK))
+    assert reorder(graph, by_rules) == graph
 
 
 def test_an_order_that_shares_no_more_is_not_taken() -> None:
@@ -101,7 +108,7 @@ def test_an_order_that_shares_no_more_is_not_taken() -> None:
 
 def test_characters_that_stand_for_slots_make_a_text_untouchable() -> None:
     graph = Graph("qa", nodes=_turn(DATA, Constant("Answer in one word. Never \ue000 guess.")))
-    assert reorder(graph, by_rules) == graph
+    assert reorder(graph, by_rules) == merge(graph)
 
 
 def test_the_gain_is_counted_over_all_streams() -> None:
