@@ -114,9 +114,8 @@ class _Check:
                 self._node(inner, loops)
 
     def _own_fields(self, node: Node, where: str) -> None:
-        chooses = isinstance(node, (Select, Score))
-        if chooses and (node.method not in CHOICES_METHODS or not node.choices):
-            raise GraphError(f"{where}: no choices, or an unknown method {node.method!r}")
+        if isinstance(node, (Select, Score)):
+            _check_choices(node, where)
         if isinstance(node, (Gen, Call)):
             _check_sampling(node.sampling, where)
         if isinstance(node, Fork):
@@ -166,6 +165,11 @@ class _Check:
             case StateOf(stream):
                 return stream in self._streams
         return True
+
+
+def _check_choices(node: Select | Score, where: str) -> None:
+    if node.method not in CHOICES_METHODS or not node.choices:
+        raise GraphError(f"{where}: no choices, or an unknown method {node.method!r}")
 
 
 def _check_sampling(sampling: Mapping[str, Any], where: str) -> None:

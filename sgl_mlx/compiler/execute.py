@@ -72,10 +72,16 @@ class Run:
 
     def _submit(self, step: Submission) -> None:
         stream = self.known.states[step.stream].stream_executor
-        stream.enqueue([self._step(part, stream) for part in step.parts])
+        steps: list[Step] = []
+        for part in step.parts:
+            if part.sources and steps:  # what it reads may be known as soon as that is asked
+                stream.enqueue(steps)
+                steps = []
+            steps.append(self._step(part, stream))
+        stream.enqueue(steps)
 
     def _step(self, part: Part, stream: Stream) -> Step:
-        bindings = tuple(Binding() for _ in range(part.variables))
+        bindings = tuple([Binding() for _ in range(part.variables)])
         if bindings:
             self.known.bindings[part.id] = bindings
         node = part.ready or self._node(part)
@@ -83,11 +89,8 @@ class Run:
         return Step(node, part.site, params, bindings)
 
     def _node(self, part: Part) -> ir.Expr:
-        if part.text is None:
-            assert part.make is not None
-            return part.make(self.known.value)
         if all(self.known.binding(variable).settled for variable in part.sources):
-            return ir.ConstantText(self.known.value(part.text))
+            return part.make(self.known.value)
         return ir.LateText(partial(self.known.later, part.text, part.sources))
 
     # -- steps that do something now ------------------------------------------------------------

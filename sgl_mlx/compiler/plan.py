@@ -6,8 +6,9 @@ variables allow, and nodes that only submit are handed to their stream in one go
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -30,10 +31,12 @@ from sgl_mlx.compiler.graph import (
     Text,
     VarScopeBegin,
     VarScopeEnd,
+    body_of,
     sources_of,
+    values_of,
 )
 from sgl_mlx.compiler.leaves import CHOICES_METHODS
-from sgl_mlx.compiler.values import Constant, Value, Variable, concat, parts_of
+from sgl_mlx.compiler.values import NONE, Constant, Value, Variable, concat, parts_of
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.lang import interpreter, ir
 from sgl_mlx.lang.site import Site
@@ -42,16 +45,24 @@ SUBMITS = (Text, Gen, Select, Image, RoleBegin, RoleEnd, VarScopeBegin, VarScope
 """What only submits; everything else does something when its turn comes."""
 
 
+Known = Callable[[Value], Any]
+"""Gives values their meaning in a run."""
+
+
+def _not_needed(known: Known) -> ir.Expr:
+    raise AssertionError("this part is ready")
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Something to submit: a node of the language, or text or names to put together first.
+    """Something to submit in one step.
 
     Attributes:
         id: of the graph's node, under which its variables are found.
         ready: the node of the language, when every run has the same.
-        make: else makes it, of names and choices that the run knows.
-        text: else this text is the node.
-        sources: the nodes whose variables the text needs.
+        make: else makes it, of what the run knows.
+        sources: variables that have to be known before that; only `text` has any.
+        text: what has `sources`.
         variables: how many variables the node gives values to.
         asks: the interpreter has to be asked for the node's sampling parameters.
     """
@@ -59,9 +70,9 @@ class Part:
     id: int
     site: Site
     ready: ir.Expr | None = None
-    make: Callable[[Callable[[Value], Any]], ir.Expr] | None = None
-    text: Value | None = None
+    make: Callable[[Known], ir.Expr] = _not_needed
     sources: tuple[Variable, ...] = ()
+    text: Value = NONE
     variables: int = 0
     asks: bool = False
 
@@ -140,52 +151,67 @@ def _steps(nodes: list[Node]) -> Iterator[Step]:
 
     for (submits, stream), group in groupby(nodes, run):
         if submits:
-            yield Submission(stream, tuple(map(_part, _merged(group))))
+            yield Submission(stream, tuple(_parts(group)))
         else:
             for node in group:
-                yield _hint(node) if isinstance(node, Prefetch) else node
+                hint = isinstance(node, Prefetch)
+                yield Hint(tuple(_parts(body_of(node)))) if hint else node
 
 
-def _hint(node: Prefetch) -> Hint:
-    return Hint(tuple(map(_part, _merged(iter(node.body)))))
+def _parts(nodes: Iterable[Node]) -> Iterator[Part]:
+    def kind(node: Node) -> int:
+        # Neighbours of one kind are one step; nodes that ask, or wait, are steps of their own.
+        if isinstance(node, (RoleBegin, RoleEnd)):
+            return 0
+        return node.id + 1 if not isinstance(node, Text) or any(variables_in(node.text)) else 0
+
+    for alone, group in groupby(nodes, kind):
+        together = list(group)
+        yield _part(together[0]) if alone else _written(together)
 
 
-def _merged(nodes: Iterator[Node]) -> Iterator[Node]:
-    """Neighbouring texts as one."""
-    last: Node | None = None
+def _written(nodes: list[Node]) -> Part:
+    """Text and roles that need nothing but the arguments, as one step."""
+    site = site_of(nodes[0].line)
+    pieces: list[Value | ir.Expr] = []
     for node in nodes:
-        if isinstance(node, Text) and isinstance(last, Text):
-            last = replace(last, text=concat(last.text, node.text))
-            continue
-        if last is not None:
-            yield last
-        last = node
-    if last is not None:
-        yield last
+        if not isinstance(node, Text):
+            pieces.append(_plain_node(node))
+        elif pieces and isinstance(pieces[-1], Value):
+            pieces[-1] = concat(pieces[-1], node.text)
+        else:
+            pieces.append(node.text)
+    if any(isinstance(piece, Value) and not isinstance(piece, Constant) for piece in pieces):
+        return Part(nodes[0].id, site, make=partial(_put_together, tuple(pieces)))
+    return Part(nodes[0].id, site, ready=_put_together(tuple(pieces), _constant))
+
+
+def _plain_node(node: Node) -> ir.Expr:
+    make, _ = _MAKERS[type(node)]
+    return make(node, _constant)
+
+
+def _put_together(pieces: tuple[Value | ir.Expr, ...], known: Known) -> ir.Expr:
+    made = [ir.ConstantText(known(p)) if isinstance(p, Value) else p for p in pieces]
+    return made[0] if len(made) == 1 else ir.ExprList(tuple(made))
 
 
 def _part(node: Node) -> Part:
     site = site_of(node.line)
     if isinstance(node, Text):
-        return _text_part(node, site)
+        sources = tuple(variables_in(node.text))
+        return Part(node.id, site, None, partial(_late, node.text), sources, node.text)
     make, variables = _MAKERS[type(node)]
     asks = isinstance(node, (Gen, Image))
-    values = [node.name] if isinstance(node, _NAMED) else []
-    if isinstance(node, Image):
-        values = [node.source]
-    if isinstance(node, Select):
-        values += node.choices
-        variables = 0 if node.name == Constant(None) else 1
-    if all(isinstance(value, Constant) for value in values):
-        ready = make(node, _constant)
-        return Part(node.id, site, ready=ready, variables=variables, asks=asks)
-    return Part(node.id, site, make=lambda known: make(node, known), variables=variables, asks=asks)
+    if isinstance(node, Select) and node.name == NONE:
+        variables = 0
+    if all(isinstance(value, Constant) for value in values_of(node)):
+        return Part(node.id, site, make(node, _constant), variables=variables, asks=asks)
+    return Part(node.id, site, make=partial(make, node), variables=variables, asks=asks)
 
 
-def _text_part(node: Text, site: Site) -> Part:
-    if isinstance(node.text, Constant):
-        return Part(node.id, site, ready=ir.ConstantText(str(node.text.value)))
-    return Part(node.id, site, text=node.text, sources=tuple(variables_in(node.text)))
+def _late(text: Value, known: Known) -> ir.Expr:
+    return ir.ConstantText(known(text))
 
 
 def variables_in(value: Value) -> Iterator[Variable]:
@@ -208,9 +234,6 @@ def site_of(line: Line | None) -> Site:
     return Site(line.function, line.file, line.number) if line else Site("graph", "", 0)
 
 
-Known = Callable[[Value], Any]
-
-
 def _gen(node: Gen, known: Known) -> ir.Expr:
     return ir.Gen(known(node.name), node.sampling)
 
@@ -224,7 +247,6 @@ def _select(node: Select, known: Known) -> ir.Expr:
     return ir.Select(known(node.name), choices, CHOICES_METHODS[node.method], node.temperature)
 
 
-_NAMED = (Gen, Select, VarScopeBegin, VarScopeEnd)
 _MAKERS: Mapping[type[Node], tuple[Callable[[Any, Known], ir.Expr], int]] = {
     Gen: (_gen, 1),
     SeparateReasoning: (_reasoning, 2),

@@ -29,6 +29,11 @@ class CompiledProgram(SglFunction):
     def __init__(self, program: SglFunction, source: Source) -> None:
         super().__init__(program.func, program.num_api_spec_tokens, program.bind_arguments)
         self._source = source
+        _, *parameters = self.signature.parameters.values()
+        self._defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        by_name = all(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters)
+        # The names, if arguments can be bound by name alone.
+        self._names = frozenset(p.name for p in parameters) if by_name else frozenset("*")
 
     @classmethod
     def of(cls, program: SglFunction, passes: Sequence[Pass] = ()) -> CompiledProgram:
@@ -76,9 +81,18 @@ class CompiledProgram(SglFunction):
 
     def arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """A value for every parameter, defaults included."""
+        given = {**self._defaults, **self.bind_arguments, **kwargs}
+        if not args and given.keys() == self._names:
+            return {name: given[name] for name in self.arg_names}
         bound = self.signature.bind(None, *args, **{**self.bind_arguments, **kwargs})
         bound.apply_defaults()
         return {name: value for name, value in bound.arguments.items() if name != "s"}
+
+    def _check_arguments(
+        self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
+        if args or kwargs.keys() != self._names:  # else there is nothing to find wrong
+            super()._check_arguments(state, args, kwargs)
 
     def body(self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """What the Python body does, and its result."""

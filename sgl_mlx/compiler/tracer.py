@@ -27,9 +27,13 @@ class Capture:
 
     read: Callable[[], Any]
     key: Hashable
+    value: Any
 
     def holds(self) -> bool:
-        return key_of(self.read()) == self.key
+        """Whether it is still what it was."""
+        value = self.read()
+        unchanged = value is self.value and type(value) not in CONTAINERS
+        return unchanged or key_of(value) == self.key
 
 
 @dataclass(eq=False)
@@ -146,7 +150,7 @@ class Tracer:
         value = read()
         if value is _MISSING:
             needs_run(f"there is no {name}")
-        self._captures.setdefault(where, (keep, Capture(read, key_of(value))))
+        self._captures.setdefault(where, (keep, Capture(read, key_of(value), value)))
         return value
 
     # -- data of the trace's own ----------------------------------------------------------------

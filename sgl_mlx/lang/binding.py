@@ -39,7 +39,10 @@ class Binding:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A node on its way through a stream, with the variables it will give values."""
+    """A node on its way through a stream, with the variables it will give values.
+
+    An `ExprList` here holds text and roles alone, which are written in one go.
+    """
 
     node: Expr
     site: Site

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial, reduce
 from typing import TYPE_CHECKING, Any
 
 from sgl_mlx.core import ChoiceScores, Completion, SamplingParams
@@ -16,6 +16,7 @@ from sgl_mlx.lang.reasoning import split_reasoning
 
 if TYPE_CHECKING:
     from sgl_mlx.lang.stream import Stream
+    from sgl_mlx.lang.transcript import Transcript
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ def params_of(node: ir.Expr, defaults: SamplingParams) -> SamplingParams:
 
 def role_after(node: ir.Expr, role: str | None) -> str | None:
     """The open role after a node; raises `ProgramError` where roles do not nest or match."""
+    if isinstance(node, ir.ExprList):
+        return reduce(lambda open_role, leaf: role_after(leaf, open_role), node.items, role)
     if isinstance(node, ir.RoleBegin):
         if role is not None:
             raise ProgramError(
@@ -79,15 +82,10 @@ def role_after(node: ir.Expr, role: str | None) -> str | None:
 def apply(step: Step, stream: Stream) -> Asked | None:
     """Let a node happen, or ask the backend for what it needs."""
     node = step.node
-    if isinstance(node, ir.ConstantText):
+    if isinstance(node, (ir.ConstantText, ir.RoleBegin, ir.RoleEnd, ir.ExprList)):
         with stream.writing() as transcript:
-            transcript.append(node.value)
-    elif isinstance(node, ir.RoleBegin):
-        with stream.writing() as transcript:
-            transcript.begin(node.role)
-    elif isinstance(node, ir.RoleEnd):
-        with stream.writing() as transcript:
-            transcript.end()
+            for leaf in ir.leaves(node):
+                _write_leaf(leaf, transcript)
     elif isinstance(node, ir.VarScopeBegin):
         stream.scopes[node.name] = (step.bindings[0], len(stream.transcript.text))
     elif isinstance(node, ir.VarScopeEnd):
@@ -95,6 +93,15 @@ def apply(step: Step, stream: Stream) -> Asked | None:
     else:
         return _ask(step, stream)
     return None
+
+
+def _write_leaf(leaf: ir.Expr, transcript: Transcript) -> None:
+    if isinstance(leaf, ir.ConstantText):
+        transcript.append(leaf.value)
+    elif isinstance(leaf, ir.RoleBegin):
+        transcript.begin(leaf.role)
+    else:
+        transcript.end()
 
 
 def _ask(step: Step, stream: Stream) -> Asked:
@@ -154,11 +161,16 @@ def _generate(
     transcript = stream.transcript
     params = step.params
     heals = params.token_healing and transcript.healable and not params.constrained
-    params = replace(params, stop=params.stop + transcript.stop, token_healing=heals)
+    params = _completed(params, transcript.stop, heals)
     # Text that will be taken apart afterwards must not be shown before.
     show = stream.show if stream.streaming and then is _written else None
     future = stream.backend.submit(transcript.prompt(), params, show)
     return Asked(future, partial(then, step, stream))
+
+
+@lru_cache(maxsize=256)
+def _completed(params: SamplingParams, stop: tuple[str, ...], heals: bool) -> SamplingParams:
+    return replace(params, stop=params.stop + stop, token_healing=heals)
 
 
 def _written(step: Step, stream: Stream, completions: Completions) -> None:
