@@ -115,9 +115,12 @@ def open_stream(source: str | Path | bytes, name: str) -> Path | BytesIO:
         raise ImageError(
             f"a picture is a path, a data: URL, bytes or a PIL.Image, not {type(source).__name__}"
         )
-    path = Path(source).expanduser()
-    if not path.is_file():
-        fault = "is a folder" if path.is_dir() else "does not exist"
+    try:
+        path = Path(source).expanduser()
+        fault = "" if path.is_file() else "is a folder" if path.is_dir() else "does not exist"
+    except (OSError, RuntimeError) as e:  # a name too long for a path, a home that is nobody's
+        raise ImageError(f"{name} is no path: {type(e).__name__}") from e
+    if fault:
         raise ImageError(f"{name} {fault}; a picture is a file, a data: URL or bytes")
     return path
 
