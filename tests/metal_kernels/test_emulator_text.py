@@ -14,6 +14,7 @@ from tests.metal_kernels.emulator import (
     check_types,
     lint,
     needs_compiler,
+    toolchain,
     traced_msl,
 )
 from tests.metal_kernels.emulator.rewrite import rewrite
@@ -155,6 +156,14 @@ def test_the_lints_count_buffers() -> None:
     inputs = {name: mx.zeros(8) for name in names}
     msl = kernel_call("out[0] = T(x0[0]);", inputs=inputs)
     assert lint(msl) == ["32 buffers: Metal has 31"]
+
+
+def test_without_a_compiler_the_error_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(toolchain, "compiler", lambda: None)
+    with pytest.raises(CompileError, match="no clang.. of version 16 or later; tried clang"):
+        check_types(kernel_call(SOURCE))
 
 
 @needs_compiler

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from tests.metal_kernels.emulator.errors import CompileError
 from tests.metal_kernels.emulator.rewrite import Token, tokens_of, without_attributes
-from tests.metal_kernels.emulator.toolchain import SHIM, compiler
+from tests.metal_kernels.emulator.toolchain import SHIM, required_compiler
 from tests.metal_kernels.emulator.trace import Msl
 
 MOST_BUFFERS = 31
@@ -29,7 +29,7 @@ _COMMAND = (
 def check_types(msl: Msl) -> None:
     """Raises CompileError where C++ for OpenCL refuses the kernel."""
     done = subprocess.run(
-        [compiler() or "", *_COMMAND], input=as_opencl(msl), capture_output=True, text=True,
+        [required_compiler(), *_COMMAND], input=as_opencl(msl), capture_output=True, text=True,
         check=False,
     )  # fmt: skip
     if done.returncode:

@@ -48,6 +48,14 @@ def compiler() -> str | None:
     return None
 
 
+def required_compiler() -> str:
+    """As `compiler`; raises CompileError when there is none."""
+    path = compiler()
+    if path is None:
+        raise CompileError(f"no clang++ of version 16 or later; tried {', '.join(CANDIDATES)}")
+    return path
+
+
 @cache
 def _major(path: str) -> int:
     asked = subprocess.run([path, "-dumpversion"], capture_output=True, text=True, check=True)
@@ -58,7 +66,9 @@ def _major(path: str) -> int:
 @cache
 def runtime() -> Path:
     """The scheduler and the memory checks, as a library."""
-    return _built(_RUNTIME, [SHIM / "runtime.cpp", SHIM / "memory.cpp"], "runtime")
+    return _built(
+        _RUNTIME, [SHIM / f"{part}.cpp" for part in ("runtime", "memory", "traps")], "runtime"
+    )
 
 
 def kernel(program: str, name: str) -> Path:
@@ -93,12 +103,17 @@ def _built(flags: tuple[str, ...], sources: list[Path], name: str) -> Path:
 
 
 def _compile(flags: tuple[str, ...], sources: list[Path], library: Path) -> None:
-    path = compiler()
-    if path is None:
-        raise CompileError(f"no clang++ of version 16 or later; tried {', '.join(CANDIDATES)}")
     partial = library.with_suffix(f".{os.getpid()}.tmp")
     link = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
-    command = [path, *flags, *link, f"-I{SHIM}", *map(str, sources), "-o", str(partial)]
+    command = [
+        required_compiler(),
+        *flags,
+        *link,
+        f"-I{SHIM}",
+        *map(str, sources),
+        "-o",
+        str(partial),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise CompileError(done.stderr)
@@ -114,7 +129,7 @@ def _write(path: Path, text: str) -> None:
 @cache
 def _target() -> str:
     """The compiler's version and the machine's instruction set, as predefined macros."""
-    command = [compiler() or "", "-march=native", "-E", "-dM", "-x", "c++", os.devnull]
+    command = [required_compiler(), "-march=native", "-E", "-dM", "-x", "c++", os.devnull]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 

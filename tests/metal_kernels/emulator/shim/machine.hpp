@@ -1,10 +1,24 @@
 // The state of one launch, shared by the scheduler (runtime.cpp) and the memory checks
 // (memory.cpp). One launch at a time: the Python side holds a lock.
 #pragma once
+#include <setjmp.h>
+
 #include <cstdarg>
 #include <cstdio>
 
 #include "runtime.hpp"
+
+// As in machine.py.
+struct emu_launch {
+  void (*entry)(void* const* buffers);
+  void* const* buffers;
+  uint32_t grid[3], threads[3];
+  int32_t schedule;  // 0 forward, 1 reverse, 2 random
+  uint64_t seed;
+  char kind[48], text[1024], library[512];
+  uint64_t offset;  // of the trapping instruction in that library
+  uint64_t counters[emu::kCounters];
+};
 
 namespace emu {
 
@@ -41,6 +55,11 @@ struct Clocks {
   uint32_t simd[kSimds][3];   // the last simdgroup barrier
 };
 
+constexpr size_t kStack = 256 << 10, kGuard = 16 << 10;  // of a fiber
+
+extern emu_launch* launch;
+extern char* stacks;
+extern sigjmp_buf escape;  // out of the launch, with a trap
 extern Region regions[kSlots];
 extern Clocks clocks;
 extern char* arena;
@@ -51,6 +70,7 @@ void start_group_memory();
 void describe_address(char* text, size_t size, const void* address);
 
 [[noreturn]] void trap_at(const void* pc, uint32_t thread, const char* kind, const char* text);
-uint32_t current_index();
+void watch();  // signals, until unwatch
+void unwatch();
 
 }  // namespace emu

@@ -1,88 +1,22 @@
 // The scheduler: one fiber per thread of a threadgroup, which runs until it must wait for others.
-#include <dlfcn.h>
-#include <pthread.h>
-#include <setjmp.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <ucontext.h>
 
+#include "fibers.hpp"
 #include "machine.hpp"
-
-// Saves the callee-saved registers on the old stack and takes them up from the new one.
-extern "C" void emu_switch(void** save_sp, void* load_sp);
-#if defined(__x86_64__)
-asm(R"(
-.text
-.globl emu_switch
-emu_switch:
-  push %rbp; push %rbx; push %r12; push %r13; push %r14; push %r15
-  mov %rsp, (%rdi)
-  mov %rsi, %rsp
-  pop %r15; pop %r14; pop %r13; pop %r12; pop %rbx; pop %rbp
-  ret
-)");
-constexpr int kReturnWord = 6, kFrameWords = 8;
-#elif defined(__aarch64__)
-#if defined(__APPLE__)
-#define SYMBOL "_emu_switch"
-#else
-#define SYMBOL "emu_switch"
-#endif
-asm(".text\n.globl " SYMBOL "\n" SYMBOL ":\n" R"(
-  sub sp, sp, #160
-  stp x19, x20, [sp, #0]
-  stp x21, x22, [sp, #16]
-  stp x23, x24, [sp, #32]
-  stp x25, x26, [sp, #48]
-  stp x27, x28, [sp, #64]
-  stp x29, x30, [sp, #80]
-  stp d8, d9, [sp, #96]
-  stp d10, d11, [sp, #112]
-  stp d12, d13, [sp, #128]
-  stp d14, d15, [sp, #144]
-  mov x2, sp
-  str x2, [x0]
-  mov sp, x1
-  ldp x19, x20, [sp, #0]
-  ldp x21, x22, [sp, #16]
-  ldp x23, x24, [sp, #32]
-  ldp x25, x26, [sp, #48]
-  ldp x27, x28, [sp, #64]
-  ldp x29, x30, [sp, #80]
-  ldp d8, d9, [sp, #96]
-  ldp d10, d11, [sp, #112]
-  ldp d12, d13, [sp, #128]
-  ldp d14, d15, [sp, #144]
-  add sp, sp, #160
-  ret
-)");
-constexpr int kReturnWord = 11, kFrameWords = 20;
-#else
-#error "the emulator switches fibers on x86-64 and aarch64 only"
-#endif
 
 extern "C" {
 emu::Thread* emu_self;
 emu::Group emu_group;
 uint64_t emu_counters[emu::kCounters];
-
-struct emu_launch {
-  void (*entry)(void* const* buffers);
-  void* const* buffers;
-  uint32_t grid[3], threads[3];
-  int32_t schedule;  // 0 forward, 1 reverse, 2 random
-  uint64_t seed;
-  char kind[48], text[1024], library[512];
-  uint64_t offset;  // of the trapping instruction in that library
-  uint64_t counters[emu::kCounters];
-};
 }
 
 namespace emu {
-namespace {
 
-constexpr size_t kStack = 256 << 10, kGuard = 16 << 10;
+emu_launch* launch;
+char* stacks;
+
+namespace {
 
 enum State : uint8_t { kReady, kAtSimd, kAtBarrier, kReturned };
 
@@ -92,7 +26,6 @@ struct Fiber {
   const SimdOp* op;
   void* payload;
   int line;
-  int memory;
   State state;
 };
 
@@ -100,15 +33,10 @@ struct Simd {
   uint32_t all, ready, arrived;
 };
 
-emu_launch* launch;
 Fiber fibers[kThreads];
 Simd simds[kSimds];
 uint32_t threads_here, simds_here, ready_simds, at_barrier, returned;
-char* stacks;
 void* main_sp;
-sigjmp_buf escape;
-pthread_t runner;
-volatile sig_atomic_t running, interrupted;
 uint64_t random_state;
 
 Fiber& self() { return *reinterpret_cast<Fiber*>(emu_self); }
@@ -205,10 +133,10 @@ void release(uint32_t s) {
 }
 
 // True for the lane that arrives last; the others come back when that one has released them.
-bool arrive_at_simd(const SimdOp* op, int line, void* payload, int memory) {
+bool arrive_at_simd(const SimdOp* op, int line, void* payload) {
   Fiber& me = self();
   uint32_t s = emu_self->simd;
-  me.op = op, me.line = line, me.payload = payload, me.memory = memory;
+  me.op = op, me.line = line, me.payload = payload;
   not_ready(kAtSimd);
   if (++simds[s].arrived < lanes_of(s)) return run_another(), false;
   require_together("divergent simd operation", s * kLanes, lanes_of(s));
@@ -289,38 +217,6 @@ void run_grid() {
   }
 }
 
-const void* instruction(void* context) {
-  auto* machine = &static_cast<ucontext_t*>(context)->uc_mcontext;
-#if defined(__APPLE__)
-  return reinterpret_cast<void*>((*machine)->__ss.__pc);
-#elif defined(__x86_64__)
-  return reinterpret_cast<void*>(machine->gregs[REG_RIP]);
-#else
-  return reinterpret_cast<void*>(machine->pc);
-#endif
-}
-
-struct sigaction previous[4];
-constexpr int kSignals[4] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
-
-void on_signal(int signal, siginfo_t* info, void* context) {
-  if (!running || !pthread_equal(pthread_self(), runner)) {
-    for (int i = 0; i < 4; ++i)
-      if (kSignals[i] == signal) sigaction(signal, &previous[i], nullptr);
-    return;  // the instruction runs again under the handler that was there before
-  }
-  const void* pc = instruction(context);
-  if (interrupted) trap_at(pc, current_index(), "endless loop", "out of time");
-  char text[300];
-  if (signal == SIGFPE) trap_at(pc, current_index(), "arithmetic", "integer division fault");
-  if (signal == SIGILL) trap_at(pc, current_index(), "undefined behaviour", "unreachable code");
-  auto from = static_cast<char*>(info->si_addr) - stacks;
-  if (from >= 0 && size_t(from) < kThreads * (kStack + kGuard))
-    trap_at(pc, current_index(), "stack overflow", "the thread needs more than 240 KB of stack");
-  describe_address(text, sizeof text, info->si_addr);
-  trap_at(pc, current_index(), "out of bounds", text);
-}
-
 void make_stacks() {
   if (stacks) return;
   size_t each = kStack + kGuard;
@@ -331,37 +227,13 @@ void make_stacks() {
 
 }  // namespace
 
-uint32_t current_index() { return emu_self->index; }
-
-void trap_at(const void* pc, uint32_t thread, const char* kind, const char* text) {
-  const uint32_t* group = emu_group.position;
-  snprintf(launch->kind, sizeof launch->kind, "%s", kind);
-  snprintf(launch->text, sizeof launch->text, "%s [thread %u of threadgroup (%u, %u, %u)]", text,
-           thread, group[0], group[1], group[2]);
-  Dl_info info;
-  if (pc && dladdr(pc, &info)) {
-    snprintf(launch->library, sizeof launch->library, "%s", info.dli_fname);
-    launch->offset = static_cast<const char*>(pc) - static_cast<const char*>(info.dli_fbase);
-  }
-  siglongjmp(escape, 1);
-}
-
 }  // namespace emu
 
 extern "C" {
 
-void emu_trap(const char* kind, const char* format, ...) {
-  char text[400];
-  va_list args;
-  va_start(args, format);
-  vsnprintf(text, sizeof text, format, args);
-  va_end(args);
-  emu::trap_at(__builtin_return_address(0), emu_self->index, kind, text);
-}
-
 void emu_simd(const emu::SimdOp* op, int line, void* payload) {
   using namespace emu;
-  if (!arrive_at_simd(op, line, payload, kNone)) return;
+  if (!arrive_at_simd(op, line, payload)) return;
   uint32_t s = emu_self->simd;
   void* payloads[kLanes] = {};
   for (uint32_t i = 0; i < lanes_of(s); ++i) payloads[i] = fibers[s * kLanes + i].payload;
@@ -373,7 +245,7 @@ void emu_simd(const emu::SimdOp* op, int line, void* payload) {
 
 void emu_simd_barrier(int memory, int line) {
   using namespace emu;
-  if (!arrive_at_simd(nullptr, line, nullptr, memory)) return;
+  if (!arrive_at_simd(nullptr, line, nullptr)) return;
   advance_simd(emu_self->simd, memory);
   ++emu_counters[kSimdBarriers];
   release(emu_self->simd);
@@ -383,7 +255,7 @@ void emu_simd_barrier(int memory, int line) {
 void emu_barrier(int memory, int line) {
   using namespace emu;
   Fiber& me = self();
-  me.op = nullptr, me.line = line, me.memory = memory;
+  me.op = nullptr, me.line = line;
   not_ready(kAtBarrier);
   if (++at_barrier == threads_here) {
     require_together("divergent barrier", 0, threads_here);
@@ -395,38 +267,18 @@ void emu_barrier(int memory, int line) {
   run_another();
 }
 
-void emu_interrupt() {
-  if (!emu::running) return;
-  emu::interrupted = 1;
-  pthread_kill(emu::runner, SIGSEGV);
-}
-
 // 0: ran to its end. 1: trapped, and kind and text say why.
 int emu_run(emu_launch* launch) {
   using namespace emu;
   emu::launch = launch;
   make_stacks();
-  static char signal_stack[64 << 10];
-  stack_t ours = {}, theirs;
-  ours.ss_sp = signal_stack, ours.ss_size = sizeof signal_stack;
-  sigaltstack(&ours, &theirs);
-  struct sigaction action = {};
-  action.sa_sigaction = on_signal;
-  action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-  for (int i = 0; i < 4; ++i) sigaction(kSignals[i], &action, &previous[i]);
   random_state = launch->seed * 0x9E3779B97F4A7C15ull + 1;
   memset(emu_counters, 0, sizeof emu_counters);
-  runner = pthread_self();
-  interrupted = 0;
+  watch();
   int trapped = sigsetjmp(escape, 1);
-  if (!trapped) {
-    running = 1;
-    run_grid();
-  }
-  running = 0;
+  if (!trapped) run_grid();
+  unwatch();
   memcpy(launch->counters, emu_counters, sizeof emu_counters);
-  for (int i = 0; i < 4; ++i) sigaction(kSignals[i], &previous[i], nullptr);
-  sigaltstack(&theirs, nullptr);
   return trapped;
 }
 }
