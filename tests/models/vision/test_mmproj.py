@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from gguf import GGUFWriter
 from gguf.constants import GGMLQuantizationType as Type
+from gguf.quants import quantize
 
 from sgl_mlx.errors import (
     CorruptModelError,
@@ -52,7 +53,9 @@ def gguf_name(name: str) -> str:
     return f"v.blk.{front[2]}.{PARTS[part]}.{kind}"
 
 
-def write_mmproj(path: Path, name: str = "llava", swap: bool = False, **changes: Any) -> Path:
+def write_mmproj(
+    path: Path, name: str = "llava", swap: bool = False, kind: Type = Type.F32, **changes: Any
+) -> Path:
     golden = read_golden(name)
     tower = golden.config["vision_config"]
     writer = GGUFWriter(path, changes.pop("architecture", "clip"))
@@ -81,7 +84,9 @@ def write_mmproj(path: Path, name: str = "llava", swap: bool = False, **changes:
             other = {"ffn_up": "ffn_down", "ffn_down": "ffn_up"}
             part = target.split(".")[3]
             target = target.replace(part, other[part])
-        writer.add_tensor(target, values)
+        fits = values.ndim == 2 and values.shape[1] % 32 == 0
+        own = kind if fits else Type.F32
+        writer.add_tensor(target, quantize(values, own), raw_dtype=own)
     for key, values in changes.items():
         writer.add_tensor(key, values)
     writer.write_header_to_file()
@@ -110,6 +115,19 @@ def test_features_are_those_of_the_folder(
     ours, theirs = found.prepare(image), expected.prepare(image)
     assert np.array_equal(ours.pixels, theirs.pixels)
     assert mx.allclose(found.encode([ours])[0], expected.encode([theirs])[0], atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [(Type.F16, "float16"), (Type.Q8_0, "float16")])
+def test_half_and_quantized_files_come_near(
+    toys: Callable[[str], LoadedModel], tmp_path: Path, kind: Type, dtype: str
+) -> None:
+    file = GGUFFile(write_mmproj(tmp_path / "mmproj.gguf", kind=kind))
+    found, expected = load_mmproj(file, 32, None, None), toys("llava").vision
+    assert expected is not None
+    features = found.encode([found.prepare(picture(40, 40))])[0]
+    exact = expected.encode([expected.prepare(picture(40, 40))])[0]
+    assert features.dtype == getattr(mx, dtype)
+    assert mx.abs(features - exact).max() < 0.05 * mx.abs(exact).max()
 
 
 def test_pictures_are_padded_to_a_square_as_llama_cpp_does(tmp_path: Path) -> None:
