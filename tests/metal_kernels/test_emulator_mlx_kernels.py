@@ -79,7 +79,7 @@ def qkv(dtype: mx.Dtype, new: int, total: int, dim: int) -> list[mx.array]:
 def assert_agrees(
     source: str, header: str, arrays: list[mx.array], grid: tuple[int, int, int], threads: int
 ) -> None:
-    q, k, v = arrays
+    q, k, _ = arrays
     group, dim, total = HEADS // KV_HEADS, q.shape[-1], k.shape[2]
     words = {"heads": HEADS, "group": group, "dim": dim, "new": q.shape[2], "total": total}
     for word, value in {**words, "scale": f"{dim**-0.5!r}", "bk": 16 if dim > 64 else 32}.items():
