@@ -85,6 +85,43 @@ def constrained(options: EngineOptions, repeats: int, as_json: bool) -> None:
 bench.add_command(kernel_model)
 
 
+@bench.command()
+@engine_options
+@click.option("--prefix", default=4000, show_default=True, help="Tokens of the evicted prefix.")
+@click.option("--repeats", default=2, show_default=True, help="Pairs measured for each row.")
+@click.option("--json", "as_json", is_flag=True, help="Print only the JSON document.")
+def prefetch(options: EngineOptions, prefix: int, repeats: int, as_json: bool) -> None:
+    """The first token after an evicted prefix, with a disk cache against without.
+
+    Prints a table and ends with one JSON line.
+    """
+    from tempfile import TemporaryDirectory
+
+    from rich.console import Console
+
+    from sgl_mlx.benchmarks.prefetch import PrefetchBench
+    from sgl_mlx.runtime.engine import Engine
+
+    size = {**asdict(options), "max_total_tokens": PrefetchBench.slots(prefix)}
+    with (
+        TemporaryDirectory() as folder,
+        Engine(**{**size, "disk_cache_dir": options.disk_cache_dir or folder}) as ours,
+        Engine(**{**size, "disk_cache_dir": None}) as theirs,
+    ):
+        pairs = list(PrefetchBench(ours, theirs, prefix, repeats=repeats).pairs())
+        stats = ours.get_server_info()["stats"]
+    if not as_json:
+        caption = f"{stats['restored_tokens']} tokens restored"
+        sides = ("disk cache", "without")
+        Console().print(_table("first token after an eviction", pairs, caption, sides))
+    document = {"rows": [pair.to_dict() for pair in pairs], "stats": stats}
+    click.echo(json.dumps(document | _machine()))
+
+
+def _figure(speed: float) -> str:
+    return f"{speed:.0f}" if speed >= 10 else f"{speed:.2f}"
+
+
 def _machine() -> dict[str, str]:
     return {"machine": platform.machine(), "system": platform.system()}
 
@@ -98,8 +135,8 @@ def _table(title: str, pairs: list[Pair], caption: str, sides: tuple[str, str]) 
     for pair in pairs:
         table.add_row(
             pair.name,
-            f"{max(pair.ours):.0f}",
-            f"{max(pair.theirs):.0f}",
+            _figure(max(pair.ours)),
+            _figure(max(pair.theirs)),
             pair.unit,
             f"{pair.ratio:.2f}x",
             f"{pair.bar}x",

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from sgl_mlx.cli.sizes import byte_size
 from sgl_mlx.lang.backend import Backend
 
 model_option = click.option(
@@ -25,6 +26,21 @@ kv_bits_option = click.option(
     metavar="8",
     help="Keep keys and values in 8 bits: room for about twice the tokens.",
 )
+disk_cache_option = click.option(
+    "--disk-cache",
+    metavar="DIR",
+    envvar="SGL_MLX_DISK_CACHE",
+    show_envvar=True,
+    help="A folder that keeps prefixes evicted from memory, also for the next run.",
+)
+disk_cache_size_option = click.option(
+    "--disk-cache-size",
+    type=byte_size,
+    metavar="SIZE",
+    default="2GB",
+    show_default=True,
+    help="What that folder may hold at most.",
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +49,8 @@ class EngineOptions:
 
     model_path: str | None = None
     kv_bits: int | None = None
+    disk_cache_dir: str | None = None
+    disk_cache_bytes: int = 2_000_000_000
 
 
 def engine_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -40,9 +58,19 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @model_option
     @kv_bits_option
+    @disk_cache_option
+    @disk_cache_size_option
     @wraps(command)
-    def with_options(*args: Any, model: str | None, kv_bits: int | None, **others: Any) -> None:
-        command(*args, options=EngineOptions(model, kv_bits), **others)
+    def with_options(
+        *args: Any,
+        model: str | None,
+        kv_bits: int | None,
+        disk_cache: str | None,
+        disk_cache_size: int,
+        **others: Any,
+    ) -> None:
+        options = EngineOptions(model, kv_bits, disk_cache, disk_cache_size)
+        command(*args, options=options, **others)
 
     return with_options
 

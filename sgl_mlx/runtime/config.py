@@ -42,7 +42,7 @@ class EngineConfig:
     disable_radix_cache: bool = False
     in_flight_sharing: bool = True
     disk_cache_dir: str | None = None
-    disk_cache_bytes: int = 2 << 30
+    disk_cache_bytes: int = 2_000_000_000
     random_seed: int = 0
     dtype: str | None = None
     kv_bits: int | None = None

@@ -86,6 +86,13 @@ def test_engine_options_reach_the_engine(sgl, use, monkeypatch: pytest.MonkeyPat
     assert asked == [cli_engine.EngineOptions("m", kv_bits=8)]
 
 
+def test_the_disk_cache_reaches_the_engine(sgl, use, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, asked = use(), []
+    monkeypatch.setattr(cli_engine, "create_engine", lambda o: asked.append(o) or backend)
+    sgl("generate", "x", "--disk-cache", "kept", "--disk-cache-size", "3MB")
+    assert [(o.disk_cache_dir, o.disk_cache_bytes) for o in asked] == [("kept", 3_000_000)]
+
+
 @pytest.mark.parametrize("command", [["generate", "x"], ["chat"], ["demo"], ["bench", "engine"]])
 def test_bits_that_no_pool_has_are_refused_before_anything_is_loaded(sgl, command) -> None:
     result = sgl(*command, "--kv-bits", "5", "--model", "nowhere")

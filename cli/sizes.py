@@ -1,0 +1,24 @@
+"""Sizes as people write them."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+_UNITS = "KMGT"
+_SIZE = re.compile(rf"(\d+(?:\.\d+)?)\s*([{_UNITS}]?)(I?)B?", re.IGNORECASE)
+
+
+def byte_size(text: str) -> int:
+    """Bytes of 500MB, 2GB or 1.5GiB; a plain number is bytes.
+
+    Raises:
+        BadParameter: for anything else.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a size; write it as 500MB, 2GB or 1.5GiB")
+    number, unit, binary = match.groups()
+    power = _UNITS.index(unit.upper()) + 1 if unit else 0
+    return int(float(number) * (1024 if binary else 1000) ** power)
