@@ -11,6 +11,7 @@ from sgl_mlx.cli.chat import chat
 from sgl_mlx.cli.demo import demo
 from sgl_mlx.cli.doctor import doctor
 from sgl_mlx.cli.generate import generate
+from sgl_mlx.cli.kernels import kernels
 from sgl_mlx.cli.models import models
 from sgl_mlx.cli.run import run
 from sgl_mlx.errors import SglError
@@ -45,5 +46,5 @@ def main(debug: bool) -> None:
     """Run LLM programs on a local model, with shared prefixes computed once."""
 
 
-for command in (demo, run, generate, chat, models, bench, doctor):
+for command in (demo, run, generate, chat, models, bench, kernels, doctor):
     main.add_command(command)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 LEVELS = 127
-"""Steps of an 8-bit value on either side of zero."""
+"""Steps of an 8-bit value on either side of zero: -128 is left out, a sign costs no precision."""
 
 LARGEST_SCALE = 65504.0
 """Of float16."""
@@ -57,16 +57,20 @@ class Options(NamedTuple):
 
 
 def quantize(x: mx.array) -> tuple[mx.array, mx.array]:
-    """`x (…, dim)` as int8 of the same shape and float16 scales `(…)`, symmetric."""
+    """`x (…, dim)` as int8 of the same shape and float16 scales `(…)`, symmetric.
+
+    What is rounded to int8 is x over the scale as float16 has it, so that the scale's own rounding
+    costs nothing. Where that is 0, as for x = 0, so is the level.
+    """
     wide = x.astype(mx.float32)
-    largest = mx.max(mx.abs(wide), axis=-1) / LEVELS
-    scales = mx.minimum(largest, LARGEST_SCALE).astype(mx.float16)
-    divisor = scales.astype(mx.float32)[..., None]
-    levels = mx.round(wide / mx.where(divisor > 0, divisor, mx.inf))
-    return mx.clip(levels, -LEVELS, LEVELS).astype(mx.int8), scales
+    largest = mx.max(mx.abs(wide), axis=-1)
+    scales = mx.minimum(largest / LEVELS, LARGEST_SCALE).astype(mx.float16)
+    divisor = mx.where(scales > 0, scales, mx.inf).astype(mx.float32)
+    levels = mx.clip(mx.round(wide / divisor[..., None]), -LEVELS, LEVELS)
+    return levels.astype(mx.int8), scales
 
 
 def dequantize(levels: mx.array, scales: mx.array, dtype: mx.Dtype) -> mx.array:
-    """What `quantize` stored, `(…, dim)` in `dtype`."""
+    """What `quantize` stored, `(…, dim)`: exact in float32, rounded once to `dtype`."""
     wide = levels.astype(mx.float32) * scales.astype(mx.float32)[..., None]
     return wide.astype(dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import mlx.core as mx
@@ -55,7 +55,7 @@ class Case:
         return cls(work, heads, kv_heads, dim, dtype, pool.quantized)
 
     def __str__(self) -> str:
-        told = {**asdict(self), "dtype": str(self.dtype).rpartition(".")[2]}
+        told = {**vars(self), "dtype": str(self.dtype).rpartition(".")[2]}
         del told["work"]
         return f"{self.work}({', '.join(f'{k}={v}' for k, v in told.items() if v)})"
 
@@ -63,21 +63,26 @@ class Case:
 def compare(case: Case, kernels: Kernels) -> tuple[bool, str]:
     """Run a case both ways: whether they agree, and by how much they differ.
 
-    The rows have an empty prefix, one that ends within a tile and one that crosses chunks of keys;
-    two of them share a span.
+    The rows have an empty prefix, one that ends within a tile, and one that crosses chunks of keys
+    and the window; two of them share a span.
 
     Raises:
         RuntimeError: Metal refuses the kernel's text.
     """
-    got, right = (_extend if case.work == "extend" else _decode)(case, kernels)
+    got, right = both_ways(case, kernels)
     difference = mx.abs(got.astype(mx.float32) - right.astype(mx.float32))
     largest, mean = mx.max(difference).item(), mx.mean(difference).item()
     good = bool(mx.all(difference <= TOLERANCES[case.dtype]).item())  # False for NaN
     return good, f"differs by {largest:.1e} at most, {mean:.1e} on average"
 
 
+def both_ways(case: Case, kernels: Kernels) -> tuple[mx.array, mx.array]:
+    """Answers of kernels and reference to a case, not evaluated; see `compare`."""
+    return (_extend if case.work == "extend" else _decode)(case, kernels)
+
+
 def _extend(case: Case, kernels: Kernels) -> tuple[mx.array, mx.array]:
-    plan = ExtendPlan([ExtendRow([], 5), ExtendRow(range(70, 0, -1), 9), ExtendRow([7], 33)])
+    plan = ExtendPlan([ExtendRow([], 5), ExtendRow(_scattered(case), 9), ExtendRow([7], 33)])
     q, keys, values = _random(case, plan.tokens)
     rest = _pool(case), plan, _options(case)
     return (
@@ -88,11 +93,16 @@ def _extend(case: Case, kernels: Kernels) -> tuple[mx.array, mx.array]:
 
 def _decode(case: Case, kernels: Kernels) -> tuple[mx.array, mx.array]:
     spans = [SharedSpan(0, 2, 0, range(40, 90)), SharedSpan(0, 2, 50, range(9, 20))]
-    plan = DecodePlan([[], range(120, 200, 3), range(200, 250)], spans, width=_WIDTH, chunk=32)
+    plan = DecodePlan([[], range(120, 200, 3), _scattered(case)], spans, width=_WIDTH, chunk=32)
     q, _, _ = _random(case, 3)
     tail = [x.reshape(3, _WIDTH, *x.shape[1:]) for x in _random(case, 3 * _WIDTH)[1:]]
     rest = tail[0], tail[1], _WIDTH - 2, _pool(case), plan, _options(case)
     return ops.decode_attention(q, *rest, kernels), reference.decode_attention(q, *rest)
+
+
+def _scattered(case: Case) -> list[int]:
+    """Slots of a prefix that is longer than the window."""
+    return [1 + i * 101 % (_SLOTS - 1) for i in range((case.window or 0) + 70)]
 
 
 def _random(case: Case, tokens: int) -> tuple[mx.array, mx.array, mx.array]:

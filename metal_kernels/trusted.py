@@ -56,7 +56,7 @@ class TrustedKernels:
         Raises:
             KernelError: with `force`, where the kernel is not to be trusted.
         """
-        if self._trusts(Case.of("extend", q, pool, options)):
+        if self.verdict(Case.of("extend", q, pool, options)).good:
             return ops.extend_attention(q, keys, values, pool, plan, options, self._kernels)
         return reference.extend_attention(q, keys, values, pool, plan, options)
 
@@ -76,7 +76,7 @@ class TrustedKernels:
             KernelError: with `force`, where the kernel is not to be trusted.
         """
         tail = tail_keys, tail_values, tail_length
-        if self._trusts(Case.of("decode", q, pool, options)):
+        if self.verdict(Case.of("decode", q, pool, options)).good:
             return ops.decode_attention(q, *tail, pool, plan, options, self._kernels)
         return reference.decode_attention(q, *tail, pool, plan, options)
 
@@ -84,10 +84,15 @@ class TrustedKernels:
         """Whether a kernel for this was found wanting, so that another way is better."""
         return any(c.work == work and not v.good for c, v in self.verdicts.items())
 
-    def _trusts(self, case: Case) -> bool:
+    def verdict(self, case: Case) -> Verdict:
+        """Of a case; it is tried if it never was.
+
+        Raises:
+            KernelError: with `force`, where the kernel is not to be trusted.
+        """
         if case not in self.verdicts:
             self.verdicts[case] = self._try(case)
-        return self.verdicts[case].good
+        return self.verdicts[case]
 
     def _try(self, case: Case) -> Verdict:
         try:

@@ -14,14 +14,8 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from sgl_mlx.metal_kernels.pool import PoolLayer
+from sgl_mlx.metal_kernels.pool import PoolLayer, dequantize, quantize
 from sgl_mlx.models.adapter import LayerShape
-
-_MOST = 127
-"""The largest quantized value; -128 is left out, so that a sign costs no precision."""
-
-_LARGEST_SCALE = 65504.0
-"""Of float16."""
 
 
 class KVPool:
@@ -115,25 +109,6 @@ class Slots:
             self.data[index.where] = new
         else:
             self.data[index.where], self.scales[index.where] = quantize(new)
-
-
-def quantize(x: mx.array) -> tuple[mx.array, mx.array]:
-    """`(..., dim)` as int8 and float16 scales `(...)`: symmetric, `x ~ q * scale`.
-
-    What is rounded to int8 is x over the scale as float16 has it, so that the scale's own rounding
-    costs nothing. Where that is 0, as for x = 0, so is q.
-    """
-    wide = x.astype(mx.float32)
-    largest = mx.max(mx.abs(wide), axis=-1)
-    scales = mx.minimum(largest / _MOST, _LARGEST_SCALE).astype(mx.float16)
-    divisor = mx.where(scales > 0, scales, mx.inf).astype(mx.float32)
-    q = mx.clip(mx.round(wide / divisor[..., None]), -_MOST, _MOST)
-    return q.astype(mx.int8), scales
-
-
-def dequantize(q: mx.array, scales: mx.array, dtype: mx.Dtype) -> mx.array:
-    """`q * scale`, exact in float32, rounded once to `dtype`."""
-    return (q.astype(mx.float32) * scales.astype(mx.float32)[..., None]).astype(dtype)
 
 
 class SlotIndex:

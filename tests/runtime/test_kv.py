@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sgl_mlx.metal_kernels.pool import dequantize, quantize
 from sgl_mlx.models.adapter import LayerShape
-from sgl_mlx.runtime.kv import KVPool, SlotIndex, dequantize, quantize
+from sgl_mlx.runtime.kv import KVPool, SlotIndex
 
 LAYERS = [LayerShape(2, 4, 3), LayerShape(1, 5, 0)]
 

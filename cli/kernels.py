@@ -1,0 +1,153 @@
+"""`sgl-mlx kernels`: the Metal kernels on this machine."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from sgl_mlx.metal_kernels.build import Kernels
+    from sgl_mlx.metal_kernels.selftest import Case
+
+MODELS = "smollm2-135m, llama-3-8b, qwen3-4b, gemma-3-4b, llava-1.5-7b, gpt-oss-20b"
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+@click.group()
+def kernels() -> None:
+    """List, test and tune the Metal kernels.
+
+    SGL_MLX_KERNELS=off|auto|force says whether models use them; auto is the default: on Metal,
+    each once it has been seen to agree with plain MLX.
+    """
+
+
+@kernels.command("list")
+@json_option
+def list_kernels(as_json: bool) -> None:
+    """The kernels, the rules that choose between them, and what is known of this machine."""
+    from sgl_mlx.metal_kernels.build import SPECS
+    from sgl_mlx.metal_kernels.start import VARIABLE, mode
+    from sgl_mlx.metal_kernels.tune import machine
+
+    facts: dict[str, Any] = {
+        "metal": _metal(),
+        VARIABLE: mode(),
+        **machine(),
+        "sources": {name: len(spec.source.splitlines()) for name, spec in SPECS.items()},
+        "cut_overs": _kept_cut_overs(),
+    }
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for name, lines in facts.pop("sources").items():
+        click.echo(f"{name:<18} {lines} lines")
+    kept = facts.pop("cut_overs")
+    for name, fact in facts.items():
+        click.echo(f"{name:<18} {fact}")
+    for model, cut in kept.items():
+        click.echo(f"{model:<18} {cut or 'not tuned: the defaults hold'}")
+
+
+@kernels.command()
+@click.option("--model", help=f"Only the heads of one of {MODELS}.")
+@json_option
+@click.pass_context
+def selftest(ctx: click.Context, model: str | None, as_json: bool) -> None:
+    """Compile every specialisation and compare it with plain MLX; needs Metal.
+
+    Ends with code 1 when one of them is wrong.
+    """
+    from sgl_mlx.metal_kernels import known
+    from sgl_mlx.metal_kernels.trusted import TrustedKernels
+
+    trusted = TrustedKernels(_kernels())
+    cases = known.all_cases() if model is None else list(known.cases(_known(model)))
+    rows = []
+    for case in cases:
+        verdict = trusted.verdict(case)
+        rows.append({"case": str(case), "good": verdict.good, "seen": verdict.seen})
+        if not as_json:
+            mark = click.style("ok  " if verdict.good else "FAIL", fg=_color(verdict.good))
+            click.echo(f"{mark} {case}: {verdict.seen}")
+    wrong = sum(not row["good"] for row in rows)
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+    else:
+        click.echo(f"{len(rows) - wrong} of {len(rows)} specialisations agree with plain MLX")
+    ctx.exit(wrong > 0)
+
+
+@kernels.command()
+@click.option("--model", help=f"Only the heads of one of {MODELS}.")
+@json_option
+def tune(model: str | None, as_json: bool) -> None:
+    """Measure where our kernels beat gather + MLX's own, and keep it; needs Metal.
+
+    Models whose heads were tuned take the new figures at their next start.
+    """
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.progress import track
+
+    from sgl_mlx.metal_kernels import known
+    from sgl_mlx.metal_kernels.tune import Sweep, Tuning
+
+    made, tuning = _kernels(), Tuning()
+    names = list(known.MODELS) if model is None else [_known(model)]
+    found = {}
+    console = Console(stderr=True)
+    for name in track(names, "tuning", console=console, disable=not console.is_terminal):
+        case = next(known.cases(name))
+        found[name] = Sweep(case, made).run()
+        tuning.save(case, found[name])
+    if as_json:
+        click.echo(json.dumps({name: asdict(cut) for name, cut in found.items()}, indent=2))
+        return
+    for name, cut in found.items():
+        click.echo(f"{name:<14} {cut}")
+
+
+def _kernels() -> Kernels:
+    from sgl_mlx.errors import KernelError
+    from sgl_mlx.metal_kernels.build import Kernels
+
+    if not _metal():
+        raise KernelError(
+            "there is no Metal here, so nothing of this machine can be said; the tests run the "
+            "kernels in an emulator (make test-kernels)"
+        )
+    return Kernels()
+
+
+def _known(model: str) -> str:
+    from sgl_mlx.metal_kernels import known
+
+    if model not in known.MODELS:
+        raise click.BadParameter(f"{model!r} is not one of {MODELS}", param_hint="--model")
+    return model
+
+
+def _kept_cut_overs() -> dict[str, str | None]:
+    from sgl_mlx.metal_kernels import known
+    from sgl_mlx.metal_kernels.tune import Tuning
+
+    def kept(case: Case) -> str | None:
+        cut = Tuning().load(case)
+        return None if cut is None else str(cut)
+
+    return {name: kept(next(known.cases(name))) for name in known.MODELS}
+
+
+def _metal() -> bool:
+    import mlx.core as mx
+
+    return mx.metal.is_available()
+
+
+def _color(good: bool) -> str:
+    return "green" if good else "red"
