@@ -6,9 +6,9 @@ holds; they are checked on the texts alone, whoever proposed the rewrite.
 - *Nothing is lost*: the new text is the old one's sentences (`sentences.split`), each once, word
   for word, with white space between them as `Passage.render` writes it. So nothing is added either,
   and lines stay lines.
-- *What belongs together stays together* (`_glued`): a heading or an announcement ("these parts:",
-  "the following") and what comes next, the items of a list, the fields of a record, a sentence that
-  begins with a connective ("then", "otherwise") or points back ("this", "it", "above") and the one
+- *What belongs together stays together* (`groups_of`): a heading or an announcement ("these
+  parts:", "the following") and what comes next, the items of a list, the fields of a record, a
+  sentence that begins with a connective ("then") or points back ("this", "above") and the one
   before it. The sentences between two such joints are a *group*.
 - *Only instructions move up* (`_stays`): a group moves ahead of others only if it has no argument,
   begins with an instruction or a heading, and no sentence in it points back or names a place in the
@@ -26,38 +26,10 @@ holds; they are checked on the texts alone, whoever proposed the rewrite.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 from sgl_mlx.compiler.passes import references as refers
-from sgl_mlx.compiler.passes.sentences import SLOT, Passage, Sentence, split
-
-_FIELD_WORDS = 5
-_HEADING_WORDS = 4
-
-
-@dataclass(frozen=True)
-class Group:
-    """Sentences that stay together, by their positions; in order."""
-
-    members: range
-    sentences: tuple[Sentence, ...]
-
-    @property
-    def constant(self) -> bool:
-        return all(sentence.constant for sentence in self.sentences)
-
-    @property
-    def first(self) -> str:
-        return self.sentences[0].text
-
-    @cached_property
-    def labels(self) -> tuple[frozenset[str], ...]:
-        return refers.labels("".join(s.text + s.gap for s in self.sentences))
-
-    @cached_property
-    def stems(self) -> frozenset[str]:
-        return frozenset().union(*(refers.stems(s.text) for s in self.sentences))
+from sgl_mlx.compiler.passes.groups import Group, groups_of
+from sgl_mlx.compiler.passes.sentences import SLOT, Passage, split
 
 
 class Order:
@@ -70,7 +42,7 @@ class Order:
 
     def __init__(self, text: str, continued: bool) -> None:
         self.passage: Passage = split(text)
-        self.groups = _groups(self.passage.sentences)
+        self.groups = groups_of(self.passage.sentences)
         self._continued = continued
 
     def objection(self, mover: int, passed: int) -> str | None:
@@ -199,81 +171,7 @@ def _positions(passage: Passage, text: str) -> list[int] | None:
     return None if left else order
 
 
-# -- groups ---------------------------------------------------------------------------------------
-
-
-def _groups(sentences: Sequence[Sentence]) -> tuple[Group, ...]:
-    starts = [0] + [i for i in range(1, len(sentences)) if not _glued(sentences, i)]
-    ends = [*starts[1:], len(sentences)]
-    spans = [range(a, b) for a, b in zip(starts, ends, strict=True) if a < b]
-    return tuple(Group(span, tuple(sentences[i] for i in span)) for span in spans)
-
-
-def _glued(sentences: Sequence[Sentence], i: int) -> bool:
-    """Whether sentence i has to stay right behind the one before it."""
-    before, here = sentences[i - 1], sentences[i]
-    return (
-        here.listed
-        or (_in_list(sentences, i - 1) and "\n" not in before.gap)
-        or refers.announces(before.text)
-        or refers.points_ahead(before.text)
-        or refers.connects(here.text)
-        or refers.points_back(here.text) is not None
-        or _unfinished(before)
-        or not any(map(str.isalnum, SLOT.sub("x", here.text)))
-        or (_is_field(before) and _is_named(here) and before.gap.count("\n") == 1)
-        or _in_section(sentences, i)
-    )
-
-
-def _in_list(sentences: Sequence[Sentence], i: int) -> bool:
-    """Sentence i stands on the line of an item."""
-    while i > 0 and "\n" not in sentences[i - 1].gap:
-        i -= 1
-    return sentences[i].listed
-
-
-def _unfinished(sentence: Sentence) -> bool:
-    """A heading without a colon, a separator, a line of other text."""
-    if sentence.listed or not sentence.constant or _is_field(sentence):
-        return False
-    return sentence.text[-1] not in ".!?…`>\"'”’)]"
-
-
-def _is_field(sentence: Sentence) -> bool:
-    """`Name: something` on a line."""
-    return _is_named(sentence) and not sentence.text.endswith(":")
-
-
-def _is_named(sentence: Sentence) -> bool:
-    name, colon, _ = sentence.text.partition(":")
-    return bool(colon) and len(name.split()) <= _FIELD_WORDS and "\n" not in sentence.text
-
-
-def _in_section(sentences: Sequence[Sentence], i: int) -> bool:
-    """What stands under a heading, up to a blank line (or, in Markdown, the next heading)."""
-    for j in range(i - 1, -1, -1):
-        text, gap = sentences[j].text, sentences[j].gap
-        if text.startswith("#"):
-            return not sentences[i].text.startswith("#")
-        if gap.count("\n") > 1 and not any(s.text.startswith("#") for s in sentences[:j]):
-            return False
-        if _is_heading(text) and "\n" in gap:
-            return not sentences[i].listed and not any(s.listed for s in sentences[j + 1 : i])
-        if not sentences[j].constant and not text.startswith("#"):
-            return any(s.text.startswith("#") for s in sentences[:j])
-    return False
-
-
-def _is_heading(text: str) -> bool:
-    return text.endswith(":") and len(text.split()) <= _HEADING_WORDS
-
-
-def _is_cue(text: str) -> bool:
-    return text[-1].isalnum() or text[-1] in ":=-→>"
-
-
-# -- names ----------------------------------------------------------------------------------------
+# -- words ----------------------------------------------------------------------------------------
 
 
 def _named(phrase: frozenset[str], labels: Sequence[frozenset[str]]) -> bool:
@@ -290,3 +188,7 @@ def _tells(group: Group) -> bool:
 
 def _spelt(phrase: frozenset[str]) -> str:
     return " ".join(sorted(phrase)) or "..."
+
+
+def _is_cue(text: str) -> bool:
+    return text[-1].isalnum() or text[-1] in ":=-→>"

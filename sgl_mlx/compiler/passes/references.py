@@ -87,7 +87,7 @@ _ANTECEDENT = re.compile(
     re.IGNORECASE,
 )
 _HARMLESS = re.compile(
-    r"\b(?:its|their|his|her|the same) own\b|\b(?:those|these) (?=that\b|who\b|which\b|whose\b)"
+    r"\b(?:its|their|his|her|the same) own\b|\b(?:those|these) (?:that|who|which|whose)\b"
     r"|\bso that\b|\bstep by step\b",
     re.IGNORECASE,
 )
