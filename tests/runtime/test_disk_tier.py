@@ -182,3 +182,18 @@ def test_a_cancelled_prefetch_is_given_up(make_engine: MakeEngine) -> None:
     engine.run_on_model(lambda _: engine.prefetch(TALE).cancel())
     assert engine.generate("ab", sampling_params=GREEDY)["output_ids"]
     assert engine.flush_cache()
+
+
+# -- the embedded model ---------------------------------------------------------------------------
+
+
+def test_restored_prefixes_give_the_embedded_model_s_own_greedy_text(tmp_path: Path) -> None:
+    article = "The old lighthouse keeper counted ships, storms and stars in one long book. " * 16
+    questions = [article + end for end in ("\nHe wrote:", "\nOne night")]
+    params = {"temperature": 0, "max_new_tokens": 6}
+    with Engine("smollm2", max_total_tokens=400, disk_cache_dir=str(tmp_path)) as engine:
+        computed = [engine.generate(q, sampling_params=params)["text"] for q in questions]
+        engine.generate("Rain fell on every road of the valley. " * 24, sampling_params=params)
+        answers = [engine.generate(q, sampling_params=params) for q in questions]
+    assert [answer["text"] for answer in answers] == computed
+    assert answers[0]["meta_info"]["cached_tokens"] >= 192
