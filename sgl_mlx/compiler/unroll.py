@@ -29,19 +29,27 @@ def unroll(graph: Graph, lengths: Mapping[str, int]) -> Graph:
     """
     if not any(isinstance(node, ForEach) for node in graph):
         return graph
-    return graph.with_nodes(_unrolled(graph, lengths))
+    turns: dict[int, list[int]] = {}
+    nodes = tuple(_unrolled(graph, lengths, turns))
+    reads = [id for source in graph.reads for id in turns.get(source, [source])]
+    return replace(graph, nodes=nodes, reads=tuple(reads))
 
 
-def _unrolled(graph: Graph, lengths: Mapping[str, int]) -> Iterator[Node]:
+def _unrolled(
+    graph: Graph, lengths: Mapping[str, int], turns: dict[int, list[int]]
+) -> Iterator[Node]:
+    """The nodes; `turns` gets the new ids of each node that stood in a loop."""
     next_id = graph.next_id
     for node in graph:
         if not isinstance(node, ForEach):
             yield node
             continue
+        turns.update({inner.id: [] for inner in node.body})
         for turn in range(lengths[node.argument]):
             ids = {inner.id: next_id + i for i, inner in enumerate(node.body)}
             next_id += len(ids)
             for inner in node.body:
+                turns[inner.id].append(ids[inner.id])
                 yield _turned(inner, node, turn, ids)
 
 
