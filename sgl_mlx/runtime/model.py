@@ -10,14 +10,19 @@ from typing import Any
 
 import mlx.nn as nn
 
+from sgl_mlx.metal_kernels.selftest import Case
+from sgl_mlx.metal_kernels.start import cut_overs, mode, open_kernels
+from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.architectures import adapter_for
 from sgl_mlx.models.loader import LoadedModel, load
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.disk_tier import DiskTier, open_disk_tier
 from sgl_mlx.runtime.grammar import GrammarCompiler
 from sgl_mlx.runtime.healing import Spellings
+from sgl_mlx.runtime.kernel_steps import pool_fits
 from sgl_mlx.runtime.kv import KVPool
 from sgl_mlx.runtime.memory import pool_slots
+from sgl_mlx.runtime.paths import AttentionPaths
 from sgl_mlx.runtime.prefix_cache import PrefixCache
 from sgl_mlx.runtime.runner import Runner
 from sgl_mlx.runtime.scheduler import Scheduler
@@ -84,11 +89,20 @@ def assemble(
         context_length=context,
         slots=slots,
         load_seconds=time.perf_counter() - started,
-        runner=Runner(adapter, pool, ends, copy=copy),
+        runner=Runner(adapter, pool, ends, _paths(adapter, pool), copy),
         scheduler=Scheduler(cache, limits),
         grammars=GrammarCompiler(loaded.tokenizer, adapter.vocabulary),
         disk=disk,
     )
+
+
+def _paths(adapter: Adapter, pool: KVPool) -> AttentionPaths:
+    asked = mode()
+    kernels = open_kernels(asked)
+    if kernels is None or not adapter.ragged or not pool_fits(pool):
+        return AttentionPaths(pool)
+    case = Case.of_pool("extend", adapter.heads, pool.layer(0), adapter.dtype)
+    return AttentionPaths(pool, kernels, cut_overs(case, asked))
 
 
 def _context_length(config: dict[str, Any]) -> int:
