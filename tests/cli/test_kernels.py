@@ -1,0 +1,100 @@
+"""`sgl-mlx kernels` with and without Metal; the emulator stands in for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from click.testing import Result
+
+from sgl_mlx.metal_kernels import build, known, tune
+from sgl_mlx.metal_kernels.dispatch import CutOvers
+from tests.metal_kernels.emulator import Emulator, needs_compiler
+
+Sgl = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+@pytest.fixture
+def without_metal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mx.metal, "is_available", lambda: False)
+
+
+def with_metal(monkeypatch: pytest.MonkeyPatch, factory: Any) -> None:
+    """A machine whose Metal is `factory`."""
+
+    class Kernels(build.Kernels):
+        def __init__(self) -> None:
+            super().__init__(factory)
+
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(build, "Kernels", Kernels)
+
+
+def wrong(**_: Any) -> Any:
+    def launch(output_shapes: Any, output_dtypes: Any, **_: Any) -> list[mx.array]:
+        return [mx.zeros(*each) for each in zip(output_shapes, output_dtypes, strict=True)]
+
+    return launch
+
+
+def test_list_names_every_kernel_and_says_what_is_known_here(sgl: Sgl) -> None:
+    shown = sgl("kernels", "list").output
+    assert all(name in shown for name in build.SPECS)
+    assert shown.count("not tuned") == len(known.MODELS)
+    facts = json.loads(sgl("kernels", "list", "--json").output)
+    assert facts["metal"] is mx.metal.is_available()
+    assert facts["kernels"] == tune.kernels_hash()
+
+
+@pytest.mark.usefixtures("without_metal")
+@pytest.mark.parametrize("command", ["selftest", "tune"])
+def test_without_metal_it_says_what_can_be_done(sgl: Sgl, command: str) -> None:
+    done = sgl("kernels", command)
+    assert done.exit_code == 1
+    assert "make test-kernels" in done.output
+
+
+@needs_compiler
+def test_selftest_passes_where_all_agree(sgl: Sgl, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_metal(monkeypatch, Emulator().metal_kernel)
+    done = sgl("kernels", "selftest", "--model", "smollm2-135m")
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines()[-1] == "2 of 2 specialisations agree with plain MLX"
+
+
+def test_selftest_fails_where_one_is_wrong(sgl: Sgl, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_metal(monkeypatch, wrong)
+    done = sgl("kernels", "selftest", "--model", "smollm2-135m", "--json")
+    assert done.exit_code == 1
+    assert [row["good"] for row in json.loads(done.stdout)] == [False, False]
+
+
+def test_tune_keeps_what_list_then_shows(sgl: Sgl, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_metal(monkeypatch, wrong)
+    found = CutOvers(((0, 77),))
+    monkeypatch.setattr(tune.Sweep, "run", lambda self: found)
+    done = sgl("kernels", "tune", "--model", "smollm2-135m")
+    assert done.exit_code == 0, done.output
+    assert json.loads(sgl("kernels", "list", "--json").output)["cut_overs"] == {
+        **dict.fromkeys(known.MODELS),
+        "smollm2-135m": str(found),
+    }
+
+
+@pytest.mark.parametrize("command", ["selftest", "tune"])
+def test_an_unknown_model_is_refused_with_those_known(
+    sgl: Sgl, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    with_metal(monkeypatch, wrong)
+    done = sgl("kernels", command, "--model", "gpt-9")
+    assert done.exit_code == 2
+    assert all(name in done.output.replace("\n", " ") for name in known.MODELS)
