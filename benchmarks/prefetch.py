@@ -1,8 +1,9 @@
 """Time to the first token of a request whose long prefix was evicted from the pool.
 
-Ours is an engine with a disk cache, theirs one without; same weights, same process. On both sides
-a request with the prefix comes first, another one pushes it out, and a third decodes: during that,
-the prefix is prefetched or not. Then the clock starts and a request with the prefix comes again.
+Ours is an engine with a disk cache, theirs one without; same weights, same process. A first request
+with the prefix is pushed out of the pool by others. Then, each time: the pool is emptied (files
+stay), another request decodes, and during that the prefix is prefetched or not. When it is done the
+clock starts and a request with the prefix comes again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from sgl_mlx.core import Generated, Prompt, SamplingParams
 from sgl_mlx.runtime.engine import Engine
 
 _OWN = 32
-_GAP = 600
+_FILLER = 500
 
 
 class PrefetchBench:
@@ -31,7 +32,7 @@ class PrefetchBench:
     """
 
     def __init__(
-        self, ours: Engine, theirs: Engine, prefix: int, decoded: int = 48, repeats: int = 2
+        self, ours: Engine, theirs: Engine, prefix: int, decoded: int = 64, repeats: int = 2
     ) -> None:
         self._ours = ours
         self._theirs = theirs
@@ -42,29 +43,39 @@ class PrefetchBench:
 
     @staticmethod
     def slots(prefix: int) -> int:
-        """So many that the prefix fits, and that a request of `_GAP` tokens pushes it out."""
-        return prefix + _GAP - _OWN
+        """Room for the prefix and what is asked and decoded besides."""
+        return prefix + _FILLER
 
     def pairs(self) -> Iterator[Pair]:
-        """Row after row, as each is done; seconds turned over, so that larger is better."""
-        count = len(self._prefix)
-        for engine in (self._ours, self._theirs):
-            self._generate(engine, self._prefix, 1)
-        yield self._pair(f"first token after {count} evicted, prefetched", 5.0, True)
-        yield self._pair(f"first token after {count} evicted, restored", 2.0, False)
+        """Row after row, as each is done; in requests a second, so that larger is better."""
+        self._evict()
+        tokens = f"first token after {len(self._prefix)} evicted tokens"
+        yield measure_pairs(
+            f"{tokens}: prefetched / computed",
+            "1/s",
+            5.0,
+            lambda: self._round(self._ours, True),
+            lambda: self._round(self._theirs, False),
+            self._repeats,
+        )
+        yield measure_pairs(
+            f"{tokens}: prefetched / restored on demand",
+            "1/s",
+            1.0,
+            lambda: self._round(self._ours, True),
+            lambda: self._round(self._ours, False),
+            self._repeats,
+        )
 
-    def _pair(self, name: str, bar: float, prefetch: bool) -> Pair:
-        def ours() -> float:
-            return 1 / self._round(self._ours, prefetch)
-
-        def theirs() -> float:
-            return 1 / self._round(self._theirs, False)
-
-        return measure_pairs(name, "1/s", bar, ours, theirs, self._repeats)
+    def _evict(self) -> None:
+        """Compute the prefix, then push all of it out of the pool."""
+        self._seconds(self._ours, self._prefix)
+        for _ in range(self.slots(len(self._prefix)) // _FILLER + 1):
+            self._seconds(self._ours, self._tokens(_FILLER))
 
     def _round(self, engine: Engine, prefetch: bool) -> float:
-        """Seconds to the first token, once the prefix has gone and another request was decoded."""
-        self._generate(engine, self._tokens(_GAP), 1)
+        """One over the seconds to the first token, with another request decoded before."""
+        engine.flush_cache()
         decoding = threading.Event()
         other = engine.submit(
             _prompt(engine, self._tokens(_OWN)), _greedy(self._decoded), lambda _: decoding.set()
@@ -73,12 +84,12 @@ class PrefetchBench:
         if prefetch:
             engine.prefetch(_prompt(engine, self._prefix))
         other.result()
-        return self._generate(engine, self._prefix + self._tokens(_OWN), 1)
+        return 1 / self._seconds(engine, self._prefix + self._tokens(_OWN))
 
-    def _generate(self, engine: Engine, tokens: list[int], new_tokens: int) -> float:
-        """Seconds for one request."""
+    def _seconds(self, engine: Engine, tokens: list[int]) -> float:
+        """From the request to its one token."""
         started = time.perf_counter()
-        engine.submit(_prompt(engine, tokens), _greedy(new_tokens)).result()
+        engine.submit(_prompt(engine, tokens), _greedy(1)).result()
         return time.perf_counter() - started
 
     def _tokens(self, count: int) -> list[int]:
