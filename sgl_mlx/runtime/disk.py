@@ -100,12 +100,12 @@ class DiskStore:
         self._reads.put(reading)
         return reading
 
-    def takes(self, blocks: int, size: int) -> bool:
-        """Whether `size` bytes more may wait to be written; if not, blocks count as dropped."""
+    def takes(self, blocks: int, size: int) -> int:
+        """How many of some blocks of `size` bytes may wait to be written; drops the others."""
         with self._lock:
-            fits = self._pending_bytes + size <= self._limit
-            self._blocks.dropped += 0 if fits else blocks
-        return fits
+            taken = min(blocks, max(self._limit - self._pending_bytes, 0) // size)
+            self._blocks.dropped += blocks - taken
+        return taken
 
     def write(self, key: str, block: Arrays) -> None:
         """Queue a block, whose arrays nobody changes any more."""

@@ -34,11 +34,11 @@ class PoolCopy:
                 self._load(transfer)
 
     def _spill(self, spill: Spill) -> None:
-        count, slots = len(spill.keys), spill.slots
-        if not self._store.takes(count, len(slots) * self._bytes_per_slot):
+        size = len(spill.slots) // len(spill.keys)
+        count = self._store.takes(len(spill.keys), size * self._bytes_per_slot)
+        if not count:
             return
-        host = read(self._pool, slots)
-        size = len(slots) // count
+        host = read(self._pool, spill.slots[: count * size])
         # the last first: the beginning, without which nothing is found, is then the newest file
         for i in reversed(range(count)):
             part = slice(i * size, (i + 1) * size)
