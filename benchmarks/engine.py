@@ -7,9 +7,10 @@ decode, prompts are prefilled before the clock starts on both sides.
 from __future__ import annotations
 
 import copy
+import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -20,6 +21,9 @@ from sgl_mlx.benchmarks.pairs import Pair, measure_pairs
 from sgl_mlx.runtime.engine import Engine
 
 Prompt = list[int]
+
+_TREE = [1, 4, 2, 4], [512, 256, 256, 16]
+"""32 rows: examples that all share, 4 questions about them, 2 branches of each, 4 rows a branch."""
 
 
 class EngineBench:
@@ -40,9 +44,12 @@ class EngineBench:
     def pairs(self) -> Iterator[Pair]:
         """Row after row, as each is done."""
         yield self._pair("prefill 512", 1.6, self._prefill_ours, self._prefill_theirs)
-        yield self._decode("decode B=1", 0.95, 1, 32, 0)
-        yield self._decode("decode B=8", 1.0, 8, 64, 0)
-        yield self._decode("decode B=32, shared 256", 1.5, 32, 16, 256)
+        yield self._decode("decode B=1", 0.95, [1], [32])
+        yield self._decode("decode B=8", 1.0, [8], [64])
+        yield self._decode("decode B=32, nothing shared", 1.0, [32], [64])
+        yield self._decode("decode B=32, shared 256", 1.5, [1, 32], [256, 16])
+        yield self._decode("decode B=32, shared 1024", 2.5, [1, 32], [1024, 16])
+        yield self._decode("decode B=32, tree of depth 3", 2.5, *_TREE)
         yield self._pair("burst of 16, shared 256", 5.0, self._burst_ours, self._burst_theirs)
 
     def overhead(self) -> float:
@@ -76,12 +83,19 @@ class EngineBench:
 
     # -- decode -------------------------------------------------------------------------------
 
-    def _decode(self, name: str, bar: float, rows: int, own: int, shared: int) -> Pair:
-        def prompts() -> list[Prompt]:
-            prefix = self._tokens(shared)
-            return [prefix + self._tokens(own) for _ in range(rows)]
-
+    def _decode(
+        self, name: str, bar: float, branches: Sequence[int], lengths: Sequence[int]
+    ) -> Pair:
+        """Prompts that are the leaves of a tree: each node so far branches into so many, with so
+        many tokens of their own."""
+        rows, shared = math.prod(branches), sum(lengths[:-1])
         tokens = rows * self._new_tokens
+
+        def prompts() -> list[Prompt]:
+            found: list[Prompt] = [[]]
+            for count, own in zip(branches, lengths, strict=True):
+                found = [prefix + self._tokens(own) for prefix in found for _ in range(count)]
+            return found
 
         def ours() -> float:
             batch = prompts()
@@ -131,7 +145,7 @@ class EngineBench:
 def _mlx_lm_decode(model: Any, prompts: list[Prompt], new_tokens: int, shared: int) -> float:
     """Seconds that mlx-lm's generators take from the first token on.
 
-    The first `shared` tokens, the same in all prompts, are computed once and their caches copied:
+    The first `shared` tokens are computed once where they are the same and their caches copied:
     that shortens the benchmark and is not on the clock.
     """
     if len(prompts) == 1:
@@ -141,15 +155,25 @@ def _mlx_lm_decode(model: Any, prompts: list[Prompt], new_tokens: int, shared: i
         for _ in range(new_tokens):
             next(steps)
         return time.perf_counter() - started
-    generator = BatchGenerator(model, max_tokens=new_tokens, completion_batch_size=len(prompts))
-    caches = None
-    if shared:
-        cache = make_prompt_cache(model)
-        mx.eval(model(mx.array(prompts[0][:shared])[None], cache=cache))
-        caches = [copy.deepcopy(cache) for _ in prompts]
+    rows = len(prompts)  # all begin to decode together
+    generator = BatchGenerator(
+        model, max_tokens=new_tokens, completion_batch_size=rows, prefill_batch_size=rows
+    )
+    caches = _caches(model, [prompt[:shared] for prompt in prompts]) if shared else None
     generator.insert([prompt[shared:] for prompt in prompts], caches=caches)
+    del caches
     with generator.stats() as stats:
         while generator.next_generated():
             pass
     generator.close()
     return float(stats.generation_time)
+
+
+def _caches(model: Any, prefixes: list[Prompt]) -> list[Any]:
+    """A filled cache for each; equal prefixes are computed once."""
+    filled: dict[tuple[int, ...], Any] = {}
+    for prefix in map(tuple, prefixes):
+        if prefix not in filled:
+            filled[prefix] = make_prompt_cache(model)
+            mx.eval(model(mx.array(prefix)[None], cache=filled[prefix]))
+    return [copy.deepcopy(filled[tuple(prefix)]) for prefix in prefixes]

@@ -100,7 +100,7 @@ def attend(
         scores = split.reshape(scores.shape)
     peak = mx.max(scores, axis=-1, keepdims=True)
     weights = exp_minus(scores, peak)
-    mass = mx.sum(weights, axis=-1, keepdims=True)
+    mass = sums(weights)
     shape = (kv_heads, tokens, group, -1)
     return Partial((weights @ values).reshape(shape), peak.reshape(shape), mass.reshape(shape))
 
@@ -155,3 +155,10 @@ def exp_minus(x: mx.array, peak: mx.array) -> mx.array:
     if x.dtype == mx.float32 and cpu.on_cpu():
         return cpu.exp_minus(x, peak)
     return mx.exp(x - peak)
+
+
+def sums(weights: mx.array) -> mx.array:
+    """`(…, 1)`: the weights of each query, added up."""
+    if weights.dtype == mx.float32 and cpu.on_cpu():
+        return cpu.sums(weights)
+    return mx.sum(weights, axis=-1, keepdims=True)

@@ -58,6 +58,11 @@ def exp_minus(x: mx.array, peak: mx.array) -> mx.array:
     return _run(_exp_minus, _CHANGING, x, peak)
 
 
+def sums(x: mx.array) -> mx.array:
+    """Over the last axis, which stays; by BLAS, since MLX's own sum takes four times as long."""
+    return x @ mx.ones((x.shape[-1], 1), x.dtype)
+
+
 def swiglu(gate: mx.array, x: mx.array) -> mx.array:
     """`silu(gate) * x` elementwise, in float32."""
     return _run(_swiglu, _STEADY, gate, x)

@@ -83,7 +83,7 @@ class Epoch:
             scores = scores + bias
         peak = mx.max(scores, axis=-1, keepdims=True)
         weights = at.exp_minus(scores, peak)
-        own = at.Partial(weights @ v, peak, mx.sum(weights, axis=-1, keepdims=True))
+        own = at.Partial(weights @ v, peak, at.sums(weights))
         total = at.Partial(*(x.swapaxes(0, 1) for x in own))
         grouped = q.swapaxes(0, 1)
         for batch in self._shared:
