@@ -241,12 +241,16 @@ def attribute(tracer: Tracer, thing: Any, name: str) -> Any:
         return thing.result
     if isinstance(thing, Decision) and name == "decision":
         return thing.decision
-    kind = type(thing)
-    lookup: Any = kind.__getattribute__
-    own = is_module(thing) or (lookup is object.__getattribute__ and not hasattr(kind, name))
-    if is_symbolic(thing) or not own or not isinstance(getattr(thing, "__dict__", None), dict):
+    if is_symbolic(thing) or not (is_module(thing) or _is_own_attribute(thing, name)):
         needs_run(f"reads .{name} of {described(thing)}")
     return tracer.attribute(thing, name)
+
+
+def _is_own_attribute(thing: Any, name: str) -> bool:
+    """Whether the attribute can only be what lies in the thing's dictionary, whatever its class."""
+    kinds = type(thing).__mro__[:-1]  # without object
+    own = not any({name, "__getattribute__"} & vars(kind).keys() for kind in kinds)
+    return own and name not in vars(object) and hasattr(thing, "__dict__")
 
 
 def _items(t: Tracer, nodes: list[ast.expr], scope: Scope) -> list[Any]:

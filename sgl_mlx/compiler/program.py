@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from sgl_mlx.compiler.execute import Run
 from sgl_mlx.compiler.explain import Explanation
-from sgl_mlx.compiler.graph import Graph, Parameter
+from sgl_mlx.compiler.graph import Graph
 from sgl_mlx.compiler.replay import Ahead, Asked, Following
 from sgl_mlx.compiler.sources import Compiled, Fixed, Pass, Source, Traced
 from sgl_mlx.errors import GraphError
@@ -123,18 +123,22 @@ def _run_ahead(compiled: Compiled, state: ProgramState, arguments: Mapping[str, 
 def _stand_in(graph: Graph) -> Any:
     """A function with the graph's parameters, for there is no other."""
 
-    def body(s: ProgramState, **arguments: Any) -> Any:
+    def body(s: ProgramState, *args: Any, **kwargs: Any) -> Any:
         raise GraphError(f"{graph.program}() is here as a graph only, and n is not 1")
 
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    first = inspect.Parameter("s", kind)
     body.__name__ = graph.program
-    rest = [_parameter(parameter) for parameter in graph.parameters]
-    body.__signature__ = inspect.Signature([first, *rest])  # type: ignore[attr-defined]
+    first = inspect.Parameter("s", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = [first, *_parameters(graph)]
+    body.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return body
 
 
-def _parameter(parameter: Parameter) -> inspect.Parameter:
-    default = parameter.default if parameter.optional else inspect.Parameter.empty
-    kind = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(parameter.name, kind, default=default)
+def _parameters(graph: Graph) -> Iterator[inspect.Parameter]:
+    kind: Any = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    optional = False
+    for parameter in graph.parameters:
+        if optional and not parameter.optional:
+            kind = inspect.Parameter.KEYWORD_ONLY  # Python has no other way to require it
+        optional = parameter.optional
+        default = parameter.default if optional else inspect.Parameter.empty
+        yield inspect.Parameter(parameter.name, kind, default=default)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -25,7 +25,7 @@ from sgl_mlx.compiler.graph import (
     VarScopeBegin,
 )
 from sgl_mlx.compiler.symbols import Decision, Group, Leaves, Left, State, Unreadable
-from sgl_mlx.compiler.values import Constant, Value, Variable, concat
+from sgl_mlx.compiler.values import Constant, Value, Variable, concat, parts_of
 
 _MOST_NODES = 20_000
 
@@ -76,10 +76,9 @@ class Recorder:
 
     def bind(self, state: State, name: Value, thing: Any) -> None:
         """From now on `s[name]` is this."""
-        if isinstance(name, Constant):
-            state.bindings = {k: v for k, v in state.bindings.items() if isinstance(k, Constant)}
-        else:
-            state.bindings, state.uncertain = {}, True
+        state.bindings = {k: v for k, v in state.bindings.items() if not may_be(k, name)}
+        if not isinstance(name, Constant):
+            state.unknown |= {name}
         state.bindings[name] = thing
         if self._loop is not None:
             self._loop.bound.append((state, name))
@@ -89,7 +88,7 @@ class Recorder:
         if name not in state.bindings:
             needs_run(
                 "which variable is meant depends on the arguments"
-                if state.uncertain or not isinstance(name, Constant)
+                if _fits_any(state.unknown, name) or not isinstance(name, Constant)
                 else f"there is no variable {name.value!r}"
             )
         thing = state.bindings[name]
@@ -113,7 +112,7 @@ class Recorder:
     def fork(self, state: State, offsets: tuple[int, ...]) -> Group:
         self._not_in_loop("forks")
         fork = self.add(Fork(-1, -1, offsets), state)
-        children = [self._stream(dict(state.bindings), state.uncertain) for _ in offsets]
+        children = [self._stream(dict(state.bindings), state.unknown) for _ in offsets]
         for i, child in enumerate(children):
             self.add(GetForkItem(-1, -1, fork.id, i), child)
         return Group(fork.id, state, children)
@@ -125,22 +124,23 @@ class Recorder:
             self._gather(group)
 
     def _gather(self, group: Group) -> None:
+        source = group.source
+        unknown = frozenset.union(source.unknown, *(state.unknown for state in group.states))
         gathered: dict[Value, list[Any]] = {}
         for state in group.states:
-            group.source.uncertain |= state.uncertain
             for name, thing in state.bindings.items():
-                if name not in group.source.bindings:
+                if name not in source.bindings and isinstance(name, Constant):
                     gathered.setdefault(name, []).append(thing)
-        if group.source.uncertain:
-            group.source.bindings.clear()
-            return
         for name, things in gathered.items():
             lost = next((t for t in things if isinstance(t, Unreadable)), None)
-            self.bind(group.source, name, lost or things)
+            if _fits_any(unknown, name):
+                lost = Unreadable("which variable is meant depends on the arguments")
+            self.bind(source, name, lost or things)
+        source.unknown = unknown
 
     def call(self, program: str, sampling: dict[str, Any]) -> State:
         self._not_in_loop("calls a program")
-        state = self._stream({}, False)
+        state = self._stream({}, frozenset())
         self.add(Call(-1, -1, program, sampling), state)
         return state
 
@@ -148,9 +148,9 @@ class Recorder:
         node = self.add(leaf, state)
         return Decision(Variable(node.id, "decision"))
 
-    def _stream(self, bindings: dict[Value, Any], uncertain: bool) -> State:
+    def _stream(self, bindings: dict[Value, Any], unknown: frozenset[Value]) -> State:
         self._streams += 1
-        return State(self._streams - 1, bindings, uncertain)
+        return State(self._streams - 1, bindings, unknown)
 
     # -- loops ----------------------------------------------------------------------------------
 
@@ -194,13 +194,27 @@ class _Loop:
 
     def check(self) -> None:
         for state, name in self.read:
-            if any(s is state and _may_be(n, name) for s, n in self.bound):
+            if any(s is state and may_be(n, name) for s, n in self.bound):
                 raise NeedsLength(self.argument, "a turn of the loop reads what another wrote")
 
 
-def _may_be(one: Value, other: Value) -> bool:
-    both_known = isinstance(one, Constant) and isinstance(other, Constant)
-    return one == other or not both_known
+def may_be(one: Value, other: Value) -> bool:
+    """Whether two names can be the same in some run, by how they begin and end."""
+    if isinstance(one, Constant) and isinstance(other, Constant):
+        return one == other
+    begin, other_begin = _edge(one, 0), _edge(other, 0)
+    end, other_end = _edge(one, -1), _edge(other, -1)
+    begins = begin.startswith(other_begin) or other_begin.startswith(begin)
+    return begins and (end.endswith(other_end) or other_end.endswith(end))
+
+
+def _edge(name: Value, at: int) -> str:
+    part = parts_of(name)[at]
+    return str(part.value) if isinstance(part, Constant) else ""
+
+
+def _fits_any(unknown: Iterable[Value], name: Value) -> bool:
+    return any(may_be(each, name) for each in unknown)
 
 
 def _variables_of(node: Node) -> Iterator[tuple[Value, Any]]:

@@ -33,13 +33,13 @@ class State:
 
     Attributes:
         bindings: what `s[name]` is now, by name.
-        uncertain: some name depends on the run, so that it may have rebound any other.
+        unknown: names that depend on the run; each may have been given again what it fits.
         result: what the nested program of this stream returned.
     """
 
     stream: int
     bindings: dict[Value, Any] = field(default_factory=dict)
-    uncertain: bool = False
+    unknown: frozenset[Value] = frozenset()
     result: Any = None
 
 

@@ -194,4 +194,5 @@ def _member(names: Mapping[str, Any], name: str) -> Any:
 
 
 def is_module(thing: Any) -> bool:
-    return type(thing) is ModuleType or isinstance(thing, ModuleType)
+    """A module whose attributes lie in its dictionary, as they usually do."""
+    return type(thing) is ModuleType
