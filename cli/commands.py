@@ -8,6 +8,7 @@ import click
 
 from sgl_mlx.cli.bench import bench
 from sgl_mlx.cli.chat import chat
+from sgl_mlx.cli.compile import compile_command
 from sgl_mlx.cli.demo import demo
 from sgl_mlx.cli.doctor import doctor
 from sgl_mlx.cli.generate import generate
@@ -46,5 +47,5 @@ def main(debug: bool) -> None:
     """Run LLM programs on a local model, with shared prefixes computed once."""
 
 
-for command in (demo, run, generate, chat, models, bench, kernels, doctor):
+for command in (demo, run, compile_command, generate, chat, models, bench, kernels, doctor):
     main.add_command(command)

@@ -95,18 +95,28 @@ def read_arguments(program: SglFunction, pairs: Sequence[str]) -> dict[str, Any]
         click.BadParameter: for a pair without `=`, or a name that the program does not take or
             lacks; the message lists what it takes.
     """
-    given: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise _bad(f"expected NAME=VALUE, got {pair!r}")
-        given[name] = _value(value)
+    given = read_pairs(pairs)
     required, optional = _parameters(program)
     takes = ", ".join([*required, *(f"{name} (optional)" for name in optional)]) or "none"
     if unknown := [name for name in given if name not in required + optional]:
         raise _bad(f"{program.name} takes no {', '.join(unknown)}; it takes: {takes}")
     if missing := [name for name in required if name not in given]:
         raise _bad(f"{program.name} needs {', '.join(missing)}; it takes: {takes}")
+    return given
+
+
+def read_pairs(pairs: Sequence[str]) -> dict[str, Any]:
+    """`name=value` pairs, for whatever program.
+
+    Raises:
+        click.BadParameter: for a pair without `=`.
+    """
+    given: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise _bad(f"expected NAME=VALUE, got {pair!r}")
+        given[name] = _value(value)
     return given
 
 

@@ -253,17 +253,30 @@ class SglFunction:
         return self.compile().graph(**kwargs)
 
     def compile(
-        self, *, backend: Any = None, passes: Sequence[Callable[[Graph], Graph]] = ()
+        self,
+        *,
+        backend: Any = None,
+        reorder: Literal["rules", "llm"] | None = None,
+        passes: Sequence[Callable[[Graph], Graph]] | None = None,
     ) -> CompiledProgram:
         """The program run from its graph, with the same results.
 
         Args:
-            backend: accepted for SGLang's sake, as in `trace`.
-            passes: what rewrites each graph, in order.
+            backend: asked where instructions may go, with `reorder="llm"`.
+            reorder: move instructions ahead of arguments, so that more of every prompt is shared.
+                Prompts then differ from the interpreter's: by "rules", or as a model proposes;
+                what might change the meaning is refused.
+            passes: rewrite each graph by these, in order, instead of by all there are.
+
+        Raises:
+            ProgramError: `reorder="llm"` without a backend.
         """
         # Only here: the compiler stands above the language, which runs without it.
+        from sgl_mlx.compiler.passes import standard_passes
         from sgl_mlx.compiler.program import CompiledProgram
 
+        if passes is None:
+            passes = standard_passes(reorder, backend)
         return CompiledProgram.of(self, passes)
 
 

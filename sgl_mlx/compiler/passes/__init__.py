@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 from sgl_mlx.compiler.graph import Graph
@@ -23,6 +25,15 @@ def optimised(graph: Graph, propose: Proposer | None = None) -> Graph:
     """
     moved = reorder(graph, propose) if propose else merge(graph)
     return prefetch(parallel(moved))
+
+
+def standard_passes(name: Reorder = None, backend: Any = None) -> list[Callable[[Graph], Graph]]:
+    """What `compile` applies.
+
+    Raises:
+        ProgramError: see `proposer`.
+    """
+    return [partial(optimised, propose=proposer(name, backend))]
 
 
 def proposer(name: Reorder, backend: Any = None) -> Proposer | None:

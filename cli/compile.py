@@ -1,0 +1,160 @@
+"""`sgl-mlx compile`: a program's graph, what became of it, and running it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from sgl_mlx.cli import output
+from sgl_mlx.cli.engine import EngineOptions, engine_options, open_engine
+
+if TYPE_CHECKING:
+    from sgl_mlx.compiler.graph import Graph
+    from sgl_mlx.compiler.passes import Reorder
+    from sgl_mlx.compiler.program import CompiledProgram
+    from sgl_mlx.lang.backend import Backend
+
+
+class Wish(NamedTuple):
+    """What a command line wants of a program."""
+
+    target: str
+    pairs: tuple[str, ...]
+    reorder: Reorder
+    explain: bool
+    graph: str | None
+    run: bool
+    save: str | None
+    as_json: bool
+
+
+@click.command("compile")
+@click.argument("target", metavar="FILE[:FUNCTION]")
+@click.option("--explain", is_flag=True, help="Say what is compiled, and which line ends it.")
+@click.option("--graph", type=click.Choice(["tree", "dot", "json"]), help="Print the graph.")
+@click.option("--save", type=click.Path(dir_okay=False), help="Write the graph to a JSON file.")
+@click.option("--run", is_flag=True, help="Run the compiled program.")
+@click.option("--arg", "pairs", multiple=True, metavar="NAME=VALUE", help="As of `sgl-mlx run`.")
+@click.option(
+    "--reorder",
+    type=click.Choice(["rules", "llm"]),
+    help="Move instructions ahead of arguments: by rules, or as the model proposes.",
+)
+@engine_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_context
+def compile_command(ctx: click.Context, /, options: EngineOptions, **wishes: Any) -> None:
+    """Compile a program, and say what became of it.
+
+    FILE is a Python file, as for `sgl-mlx run`, or a graph written with --save, which needs no
+    Python. Without --graph, --save or --run it explains.
+
+    Arguments count by kind when a graph is printed: texts are free, any other value is part of it.
+    """
+    wish = Wish(**wishes)
+    path = _path(wish.target)
+    debug = ctx.find_root().params["debug"]
+    with redirect_stdout(sys.stderr if wish.as_json else sys.stdout), _errors(path, debug):
+        needs_model = wish.run or wish.reorder == "llm"
+        with open_engine(options) if needs_model else nullcontext() as engine:
+            document = _fulfil(wish, engine)
+    if wish.as_json:
+        click.echo(json.dumps(document, ensure_ascii=False, indent=2, default=str))
+
+
+def _fulfil(wish: Wish, engine: Backend | None) -> dict[str, Any]:
+    """Do what is wanted, print it, and return it as a document."""
+    from sgl_mlx.cli import program
+
+    compiled = _compiled(wish, engine)
+    arguments = program.read_arguments(compiled, wish.pairs) if wish.run else _some(wish)
+    document: dict[str, Any] = {}
+    if wish.explain or not (wish.graph or wish.save or wish.run):
+        explained = compiled.explain(**arguments)
+        document["explain"] = _plain(explained)
+        _say(wish, str(explained))
+    if wish.graph:
+        document["graph"] = _drawn(compiled.graph(**arguments), wish.graph)
+        _say(wish, document["graph"])
+    if wish.save:
+        from sgl_mlx.compiler.serialise import save
+
+        save(compiled.graph(**arguments), wish.save)
+        document["saved"] = wish.save
+        _say(wish, f"wrote {wish.save}")
+    if wish.run and engine is not None:
+        document.update(_ran(wish, compiled, arguments, engine))
+    return document
+
+
+def _compiled(wish: Wish, engine: Backend | None) -> CompiledProgram:
+    from sgl_mlx.cli import program
+    from sgl_mlx.compiler.program import CompiledProgram
+    from sgl_mlx.compiler.serialise import load
+
+    path = _path(wish.target)
+    if path.suffix == ".json":
+        if wish.reorder:
+            raise click.UsageError("--reorder rewrites a program; a graph from a file is done")
+        return CompiledProgram.from_graph(load(path))
+    _, name = program.split_target(wish.target)
+    function = program.choose(program.load(path), path, name)
+    return function.compile(backend=engine, reorder=wish.reorder)
+
+
+def _ran(
+    wish: Wish, compiled: CompiledProgram, arguments: dict[str, Any], engine: Backend
+) -> dict[str, Any]:
+    from sgl_mlx.cli import program
+
+    state = compiled.run(backend=engine, **arguments)
+    text, variables = state.text(), program.variables(state)
+    stats = output.stats_of(engine)
+    if not wish.as_json:
+        click.echo(text)
+        click.echo(output.summary(stats), err=True)
+    return {"text": text, "variables": variables, "stats": stats}
+
+
+def _drawn(graph: Graph, how: str) -> str:
+    from sgl_mlx.compiler import serialise, show
+
+    drawings = {"tree": show.pretty, "dot": show.dot, "json": serialise.dumps}
+    return drawings[how](graph)
+
+
+def _some(wish: Wish) -> dict[str, Any]:
+    """Arguments of which only the kind counts; those left out are texts."""
+    from sgl_mlx.cli import program
+
+    return program.read_pairs(wish.pairs)
+
+
+def _plain(explained: Any) -> dict[str, Any]:
+    remarks = [
+        {"line": r.line.number if r.line else None, "code": r.code, "text": r.text}
+        for r in explained.remarks
+    ]
+    return {"compiled": explained.compiled, "steps": explained.steps, "remarks": remarks}
+
+
+def _say(wish: Wish, text: str) -> None:
+    if not wish.as_json:
+        click.echo(text)
+
+
+def _path(target: str) -> Path:
+    from sgl_mlx.cli import program
+
+    return program.split_target(target)[0]
+
+
+def _errors(path: Path, debug: bool) -> Any:
+    from sgl_mlx.cli import program
+
+    return nullcontext() if debug else program.own_errors(path)

@@ -1,0 +1,118 @@
+"""`sgl-mlx compile` on a scripted model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from sgl_mlx.testing import ScriptedBackend
+
+PROGRAMS = """
+import sgl_mlx as sgl
+
+@sgl.function
+def whole(s, topic):
+    s += "Write about " + topic + ". Be brief and use plain words.\\n"
+    s += sgl.gen("text", max_tokens=8)
+
+@sgl.function
+def part(s, topic):
+    s += topic + sgl.gen("yes", max_tokens=3)
+    if s["yes"] == "yes":
+        s += sgl.gen("more", max_tokens=3)
+"""
+
+Sgl = Callable[..., Result]
+Use = Callable[..., ScriptedBackend]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "programs.py"
+    path.write_text(PROGRAMS)
+    return path
+
+
+def test_by_itself_it_explains(sgl: Sgl, file: Path) -> None:
+    assert "compiled as a whole" in sgl("compile", f"{file}:whole").output
+
+
+def test_explain_names_the_line_that_ends_the_graph(sgl: Sgl, file: Path) -> None:
+    number = 1 + PROGRAMS.splitlines().index('    if s["yes"] == "yes":')
+    shown = sgl("compile", f"{file}:part", "--explain").output
+    assert f"programs.py:{number}: " in shown
+    assert 'if s["yes"] == "yes":' in shown
+    found = json.loads(sgl("compile", f"{file}:part", "--explain", "--json").stdout)["explain"]
+    assert found["compiled"] == "part"
+    assert found["remarks"][0]["line"] == number
+
+
+@pytest.mark.parametrize(
+    ("how", "start"), [("tree", "whole(topic"), ("dot", "digraph"), ("json", "{")]
+)
+def test_graph_in_three_forms(sgl: Sgl, file: Path, how: str, start: str) -> None:
+    shown = sgl("compile", f"{file}:whole", "--graph", how).output
+    assert shown.startswith(start)
+    assert "Write about" in shown
+
+
+def test_run_gives_what_the_interpreter_gives(sgl: Sgl, use: Use, file: Path) -> None:
+    arguments = ("--arg", "topic=tea", "--json")
+    use("plain")
+    plain = json.loads(sgl("run", f"{file}:whole", *arguments).stdout)
+    use("plain")
+    compiled = json.loads(sgl("compile", f"{file}:whole", "--run", *arguments).stdout)
+    assert {**compiled, "stats": None} == {**plain, "stats": None}
+
+
+def test_a_saved_graph_runs_without_its_program(
+    sgl: Sgl, use: Use, file: Path, tmp_path: Path
+) -> None:
+    graph = tmp_path / "whole.json"
+    assert sgl("compile", f"{file}:whole", "--save", str(graph)).exit_code == 0
+    file.unlink()
+    use("good")
+    done = sgl("compile", str(graph), "--run", "--arg", "topic=tea", "--json")
+    assert json.loads(done.stdout)["variables"] == {"text": "good"}
+
+
+def test_reorder_moves_the_instructions_ahead_of_the_argument(sgl: Sgl, file: Path) -> None:
+    def places(*words: str) -> tuple[int, int]:
+        shown = sgl("compile", f"{file}:article", "--graph", "json", *words).output
+        return shown.index("plain words"), shown.index("Article:")
+
+    plain, moved = places(), places("--reorder", "rules")
+    assert plain[0] > plain[1]
+    assert moved[0] < moved[1]
+
+
+def test_a_tampered_graph_is_one_clear_error(sgl: Sgl, file: Path, tmp_path: Path) -> None:
+    graph = tmp_path / "whole.json"
+    sgl("compile", f"{file}:whole", "--save", str(graph))
+    graph.write_text(graph.read_text().replace("plain", "fancy"))
+    done = sgl("compile", str(graph), "--run", "--arg", "topic=tea")
+    assert done.exit_code == 1
+    assert done.output.startswith("Error: ")
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--run"], "needs topic"),
+        (["--run", "--arg", "tea=1"], "takes no tea"),
+        (["--graph", "cake"], "'cake'"),
+        (["--arg", "topic"], "NAME=VALUE"),
+    ],
+)
+def test_wrong_words_are_usage_errors(
+    sgl: Sgl, use: Use, file: Path, words: list[str], message: str
+) -> None:
+    use("x")
+    done = sgl("compile", f"{file}:whole", *words)
+    assert done.exit_code == 2
+    assert message in done.output
