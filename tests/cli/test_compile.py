@@ -24,6 +24,11 @@ def part(s, topic):
     s += topic + sgl.gen("yes", max_tokens=3)
     if s["yes"] == "yes":
         s += sgl.gen("more", max_tokens=3)
+
+@sgl.function
+def article(s, topic):
+    s += sgl.user("Article:\\n" + topic + "\\n\\nWrite in plain words. Answer in English.")
+    s += sgl.assistant(sgl.gen("text", max_tokens=8))
 """
 
 Sgl = Callable[..., Result]
