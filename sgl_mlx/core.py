@@ -7,7 +7,7 @@ with `SamplingParams`; its answer is one `Completion` per sample. `select` asks 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sgl_mlx.sampling import GREEDY_TEMPERATURE, SamplingParams
@@ -98,7 +98,7 @@ class FinishReason:
     message: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return {k: v for k, v in asdict(self).items() if v is not None}
+        return {k: v for k, v in vars(self).items() if v is not None}
 
 
 @dataclass(frozen=True)
