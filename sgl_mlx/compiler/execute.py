@@ -123,13 +123,13 @@ class Run:
         self.known.bindings[node.id] = (Binding().settle(decision),)
 
     def hint(self, hint: Hint) -> None:
-        """Have a prompt computed on a stream of its own, whose fate does not matter."""
+        """Have a prompt fetched ahead, on a stream of its own whose fate does not matter."""
         with suppress(SglError):
             state = Setting.of(None, {}).new_state()
             self._hints.append(state)
             stream = state.stream_executor
             stream.enqueue([self._step(part, stream) for part in hint.parts])
-            stream.submit(ir.CommitLazy())
+            stream.submit(ir.FetchAhead())
 
 
 _STEPS: dict[type, Callable[[Run, Any], None]] = {

@@ -114,6 +114,8 @@ def _ask(step: Step, stream: Stream) -> Asked:
         return _select(node, step, stream)
     if isinstance(node, ir.CommitLazy):
         return Asked(stream.backend.prefill(stream.transcript.prompt()), lambda _: None)
+    if isinstance(node, ir.FetchAhead):
+        return Asked(stream.backend.prefetch(stream.transcript.prompt()), lambda _: None)
     if isinstance(node, ir.LateText):
         return Asked(node.text(), partial(_write, stream))
     if isinstance(node, ir.Variable):

@@ -166,6 +166,14 @@ class CommitLazy(Expr):
 
 
 @dataclass(frozen=True, repr=False)
+class FetchAhead(Expr):
+    """The compiler's hint: have the text so far at hand, for another stream that begins with it."""
+
+    def __repr__(self) -> str:
+        return "FetchAhead()"
+
+
+@dataclass(frozen=True, repr=False)
 class Image(Expr):
     source: Any
 
