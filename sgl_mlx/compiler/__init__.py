@@ -1,1 +1,28 @@
-"""The compiler: programs traced into graphs, graphs rewritten by passes, and run without Python."""
+"""The compiler: programs traced into graphs, graphs rewritten by passes, and run without Python.
+
+    compiled = program.compile()
+    print(compiled.explain(topic="tea"))        # how much of it is compiled, and why no more
+    print(pretty(compiled.graph(topic="tea")))
+    save(compiled.graph(topic="tea"), "program.json")
+    CompiledProgram.from_graph(load("program.json")).run(topic="tea")
+"""
+
+from sgl_mlx.compiler.explain import Explanation
+from sgl_mlx.compiler.graph import Graph
+from sgl_mlx.compiler.program import CompiledProgram
+from sgl_mlx.compiler.serialise import dumps, load, loads, save
+from sgl_mlx.compiler.show import dot, pretty
+from sgl_mlx.compiler.sources import Pass
+
+__all__ = [
+    "CompiledProgram",
+    "Explanation",
+    "Graph",
+    "Pass",
+    "dot",
+    "dumps",
+    "load",
+    "loads",
+    "pretty",
+    "save",
+]
