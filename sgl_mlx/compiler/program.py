@@ -7,12 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from sgl_mlx.compiler.evaluate import Known
 from sgl_mlx.compiler.execute import Run
 from sgl_mlx.compiler.explain import Explanation
-from sgl_mlx.compiler.graph import Graph
+from sgl_mlx.compiler.graph import ROOT, Graph, Text
+from sgl_mlx.compiler.passes.leading import opening
+from sgl_mlx.compiler.passes.shared_prefix import order_batch, shared_prefixes
 from sgl_mlx.compiler.replay import Ahead, Asked, Following
 from sgl_mlx.compiler.sources import Compiled, Fixed, Pass, Source, Traced
 from sgl_mlx.errors import GraphError
+from sgl_mlx.lang.batch import Row
 from sgl_mlx.lang.program import SglFunction
 from sgl_mlx.lang.setting import Setting
 from sgl_mlx.lang.state import ProgramState
@@ -87,6 +91,33 @@ class CompiledProgram(SglFunction):
         bound = self.signature.bind(None, *args, **{**self.bind_arguments, **kwargs})
         bound.apply_defaults()
         return {name: value for name, value in bound.arguments.items() if name != "s"}
+
+    def cache(self, backend: Any = None) -> int:
+        """Compute what all runs begin with, in every stream: branches and nested programs too."""
+        setting = Setting.of(backend, {})
+        with suppress(GraphError):  # arguments that a graph from a file was not made for
+            prompts = shared_prefixes(self.graph(), setting.writer)
+            return sum(f.result() for f in [setting.backend.prefill(p) for p in prompts])
+        return 0
+
+    precaches = True
+
+    def batch_order(self, rows: Sequence[Row]) -> Sequence[int]:
+        """Rows whose prompts begin alike start one after the other (the paper's theorem)."""
+        return order_batch([self._opening(*row) for row in rows])
+
+    def _opening(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        """The text that a row's own stream begins with; "" if that cannot be known."""
+        try:
+            arguments = self.arguments(args, kwargs)
+            compiled = self._source.find(arguments)
+        except (GraphError, TypeError):  # the run will say what is wrong
+            return ""
+        if compiled is None:
+            return ""
+        known = Known(arguments)
+        texts = [n.text for n in opening(compiled.graph, ROOT) if isinstance(n, Text)]
+        return "".join(str(known.value(text)) for text in texts)
 
     def _check_arguments(
         self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]

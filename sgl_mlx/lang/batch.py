@@ -12,6 +12,8 @@ from sgl_mlx.lang.state import ProgramState
 
 Row = tuple[Sequence[Any], Mapping[str, Any]]
 Start = Callable[[Sequence[Any], Mapping[str, Any]], ProgramState]
+Order = Callable[[Sequence[Row]], Sequence[int]]
+"""Positions of rows, in the order in which they should start."""
 _CHUNK = 200
 """Runs that a generator has under way at most, so that a long batch fits into memory."""
 
@@ -22,11 +24,16 @@ def run_batch(
     num_threads: int | Literal["auto"],
     progress_bar: bool,
     generator_style: bool,
+    order: Order,
 ) -> list[ProgramState] | Iterator[ProgramState]:
-    """The states of all rows in order; see `SglFunction.run_batch`."""
+    """The states of all rows, in the order of the rows; see `SglFunction.run_batch`.
+
+    Args:
+        order: of starting them; asked for all rows, or for each chunk of a generator.
+    """
     threads = _threads(num_threads, len(rows))
     chunk = _CHUNK if generator_style else max(len(rows), 1)
-    states = _states(start, rows, threads, chunk)
+    states = _states(start, rows, threads, chunk, order)
     shown = _with_progress(states, len(rows)) if progress_bar else states
     return shown if generator_style else list(shown)
 
@@ -39,7 +46,9 @@ def _threads(num_threads: int | Literal["auto"], runs: int) -> int:
     return min(num_threads, max(runs, 1))
 
 
-def _states(start: Start, rows: Sequence[Row], threads: int, chunk: int) -> Iterator[ProgramState]:
+def _states(
+    start: Start, rows: Sequence[Row], threads: int, chunk: int, order: Order
+) -> Iterator[ProgramState]:
     def finished(row: Row) -> ProgramState:
         state = start(*row)
         state.error()
@@ -47,8 +56,15 @@ def _states(start: Start, rows: Sequence[Row], threads: int, chunk: int) -> Iter
 
     with ThreadPoolExecutor(threads, thread_name_prefix="sgl-batch") as pool:
         for begin in range(0, len(rows), chunk):
-            # Leaving early, by an error or because nobody wants more, cancels what has not begun.
-            yield from pool.map(finished, rows[begin : begin + chunk])
+            part = rows[begin : begin + chunk]
+            started = {i: pool.submit(finished, part[i]) for i in order(part)}
+            try:
+                for i in range(len(part)):
+                    yield started.pop(i).result()
+            finally:
+                # Leaving early, by an error or because nobody wants more, cancels what is left.
+                for future in started.values():
+                    future.cancel()
 
 
 def _with_progress(states: Iterable[ProgramState], total: int) -> Iterator[ProgramState]:

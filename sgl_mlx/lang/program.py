@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.errors import ProgramError
 from sgl_mlx.lang import words
-from sgl_mlx.lang.batch import run_batch
+from sgl_mlx.lang.batch import Row, run_batch
 from sgl_mlx.lang.config import global_config
 from sgl_mlx.lang.ir import CONSTRAINTS
 from sgl_mlx.lang.prefix import constant_prefix
@@ -133,11 +133,20 @@ class SglFunction:
             exception of a body is raised here.
         """
         setting = Setting.of(backend, sampling)
-        if len(batch_kwargs) > 1 and global_config.enable_precache_with_tracing:
+        if len(batch_kwargs) > 1 and self.precaches:
             self.cache(setting.backend)
         rows = [self._row(row) for row in batch_kwargs]
         start = partial(self.start, setting)
-        return run_batch(start, rows, num_threads, progress_bar, generator_style)
+        return run_batch(start, rows, num_threads, progress_bar, generator_style, self.batch_order)
+
+    @property
+    def precaches(self) -> bool:
+        """Whether a batch begins with `cache`."""
+        return global_config.enable_precache_with_tracing
+
+    def batch_order(self, rows: Sequence[Row]) -> Sequence[int]:
+        """The order in which rows of a batch start; their states come in the order of the rows."""
+        return range(len(rows))
 
     def __call__(self, *args: Any, **kwargs: Any) -> ProgramState:
         return self.run(*args, **kwargs)
