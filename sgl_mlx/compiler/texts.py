@@ -76,6 +76,8 @@ def _percent_item(found: re.Match[str], thing: Any) -> Value:
 
 def format_method(template: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """`template.format(*args, **kwargs)`."""
+    if is_plain([*args, *kwargs.values()]):
+        return attempt(template.format, *args, **kwargs)
     parts: list[Value | str] = []
     counted = iter(range(len(args)))
     for literal, name, spec, conversion in attempt(lambda: list(Formatter().parse(template))):
