@@ -13,10 +13,10 @@ from types import BuiltinFunctionType
 from typing import Any
 
 from sgl_mlx.compiler.breaks import NeedsLength, needs_run
-from sgl_mlx.compiler.expressions import attribute, item, iterate
 from sgl_mlx.compiler.functions import invoke
 from sgl_mlx.compiler.leaves import PLAIN_WORDS, WORDS
 from sgl_mlx.compiler.nested import call_program
+from sgl_mlx.compiler.operations import attribute, item, iterate
 from sgl_mlx.compiler.plain import CONTAINERS, ITERATORS, SCALARS, has_fixed_keys, is_plain
 from sgl_mlx.compiler.states import GROUP_METHODS, STATE_METHODS, score
 from sgl_mlx.compiler.symbols import (

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from sgl_mlx.compiler.breaks import needs_run
-from sgl_mlx.compiler.expressions import iterate, truth
+from sgl_mlx.compiler.operations import iterate, truth
 from sgl_mlx.compiler.plain import is_plain
 from sgl_mlx.compiler.statements import assign
 from sgl_mlx.compiler.symbols import is_text

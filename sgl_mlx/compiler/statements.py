@@ -10,8 +10,9 @@ from types import ModuleType
 from typing import Any
 
 from sgl_mlx.compiler.breaks import GraphBreak, NeedsLength, needs_run
-from sgl_mlx.compiler.expressions import combine, item, iterate, local_function, truth
+from sgl_mlx.compiler.expressions import local_function
 from sgl_mlx.compiler.functions import Returned
+from sgl_mlx.compiler.operations import combine, item, iterate, truth
 from sgl_mlx.compiler.plain import is_plain
 from sgl_mlx.compiler.source import names_assigned
 from sgl_mlx.compiler.states import append, set_variable, spread
