@@ -10,8 +10,7 @@ from typing import Any
 from sgl_mlx.compiler.evaluate import Known
 from sgl_mlx.compiler.execute import Run
 from sgl_mlx.compiler.explain import Explanation
-from sgl_mlx.compiler.graph import ROOT, Graph, Text
-from sgl_mlx.compiler.passes.leading import opening
+from sgl_mlx.compiler.graph import Graph
 from sgl_mlx.compiler.passes.shared_prefix import order_batch, shared_prefixes
 from sgl_mlx.compiler.replay import Ahead, Asked, Following
 from sgl_mlx.compiler.sources import Compiled, Fixed, Pass, Source, Traced
@@ -116,8 +115,7 @@ class CompiledProgram(SglFunction):
         if compiled is None:
             return ""
         known = Known(arguments)
-        texts = [n.text for n in opening(compiled.graph, ROOT) if isinstance(n, Text)]
-        return "".join(str(known.value(text)) for text in texts)
+        return "".join([str(known.value(text)) for text in compiled.opening])
 
     def _check_arguments(
         self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]

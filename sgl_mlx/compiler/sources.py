@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from sgl_mlx.compiler.breaks import NeedsLength
 from sgl_mlx.compiler.explain import Explanation, explanation
-from sgl_mlx.compiler.graph import Graph, Parameter
+from sgl_mlx.compiler.graph import ROOT, Graph, Parameter, Text
+from sgl_mlx.compiler.passes.leading import opening
 from sgl_mlx.compiler.plain import key_of
 from sgl_mlx.compiler.plan import Plan, plan_of, speculative
 from sgl_mlx.compiler.trace import Trace, kind_of, trace
@@ -24,13 +25,18 @@ _MOST_PLANS = 64
 
 
 class Compiled:
-    """A graph and its plans, one for each set of lengths of its list arguments."""
+    """A graph and its plans, one for each set of lengths of its list arguments.
+
+    `opening` are the texts that stream 0 begins with, up to what only a model can tell.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.whole = graph.broken is None
         self._lists = [p.name for p in graph.parameters if p.kind == "texts"]
         self._plans: dict[tuple[int, ...], Plan] = {}
+        begins = opening(graph, ROOT)
+        self.opening = tuple(node.text for node in begins if isinstance(node, Text))
 
     def plan(self, arguments: Arguments) -> Plan:
         """What to do for arguments that fit the graph."""

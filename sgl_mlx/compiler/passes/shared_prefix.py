@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from sgl_mlx.compiler.graph import Graph, Node, RoleBegin, RoleEnd, Text
 from sgl_mlx.compiler.passes.leading import constant_opening, text_of
@@ -48,7 +47,7 @@ def written_prompt(nodes: Sequence[Node], writer: Callable[[], TurnWriter]) -> P
     return transcript.prompt()
 
 
-def order_batch(prompts: Sequence[Sequence[Any]]) -> list[int]:
+def order_batch(prompts: Sequence[str] | Sequence[tuple[int, ...]]) -> list[int]:
     """The positions of prompts in the order that computes every shared prefix once.
 
     That is a depth-first walk of the prompts' tree, which is optimal for any LRU cache that holds
@@ -56,10 +55,6 @@ def order_batch(prompts: Sequence[Sequence[Any]]) -> list[int]:
     the left is such a walk; equal prompts keep their order.
 
     Args:
-        prompts: texts or token ids, each of one kind.
+        prompts: texts, or token ids.
     """
-    rank: dict[Any, int] = {}
-    for prompt in prompts:
-        for token in prompt:
-            rank.setdefault(token, len(rank))
-    return sorted(range(len(prompts)), key=lambda i: [rank[token] for token in prompts[i]])
+    return sorted(range(len(prompts)), key=lambda i: prompts[i])

@@ -178,4 +178,4 @@ def test_an_order_is_a_permutation_that_keeps_equal_prompts_in_theirs(
 
 
 def test_texts_are_ordered_as_tokens_are() -> None:
-    assert order_batch(["b2", "a1", "b1", "a2"]) == [0, 2, 3, 1]
+    assert order_batch(["b2", "a1", "b1", "a2"]) == [1, 3, 2, 0]
