@@ -46,6 +46,11 @@ class PrefetchBench:
         """Room for the prefix and what is asked and decoded besides."""
         return prefix + _FILLER
 
+    @property
+    def text(self) -> str:
+        """The prefix as text."""
+        return self._ours.tokenizer.decode(self._prefix, at_start=True)
+
     def pairs(self) -> Iterator[Pair]:
         """Row after row, as each is done; in requests a second, so that larger is better."""
         self._evict()

@@ -100,6 +100,7 @@ def prefetch(options: EngineOptions, prefix: int, repeats: int, as_json: bool) -
     from rich.console import Console
 
     from sgl_mlx.benchmarks.prefetch import PrefetchBench
+    from sgl_mlx.benchmarks.prefetch_program import compare
     from sgl_mlx.runtime.engine import Engine
 
     size = {**asdict(options), "max_total_tokens": PrefetchBench.slots(prefix)}
@@ -108,7 +109,8 @@ def prefetch(options: EngineOptions, prefix: int, repeats: int, as_json: bool) -
         Engine(**{**size, "disk_cache_dir": options.disk_cache_dir or folder}) as ours,
         Engine(**{**size, "disk_cache_dir": None}) as theirs,
     ):
-        pairs = list(PrefetchBench(ours, theirs, prefix, repeats=repeats).pairs())
+        requests = PrefetchBench(ours, theirs, prefix, repeats=repeats)
+        pairs = [*requests.pairs(), compare(ours, theirs, requests.text, repeats)]
         stats = ours.get_server_info()["stats"]
     if not as_json:
         caption = f"{stats['restored_tokens']} tokens restored"
