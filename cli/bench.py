@@ -82,6 +82,26 @@ def constrained(options: EngineOptions, repeats: int, as_json: bool) -> None:
     click.echo(json.dumps(document | _machine()))
 
 
+@bench.command("compiler")
+@click.option("--programs", default=1000, show_default=True, help="Programs in a batch.")
+@click.option("--repeats", default=9, show_default=True, help="Pairs measured for each row.")
+@click.option("--json", "as_json", is_flag=True, help="Print only the JSON document.")
+def compiler_overhead(programs: int, repeats: int, as_json: bool) -> None:
+    """Short programs a second, compiled against interpreted, without a model.
+
+    Prints a table and ends with one JSON line.
+    """
+    from rich.console import Console
+
+    from sgl_mlx.benchmarks.compiler import overhead
+
+    pairs = overhead(programs, repeats)
+    if not as_json:
+        sides = ("compiled", "interpreted")
+        Console().print(_table("programs without a model", pairs, "one thread", sides))
+    click.echo(json.dumps({"rows": [pair.to_dict() for pair in pairs]} | _machine()))
+
+
 bench.add_command(kernel_model)
 
 

@@ -1,10 +1,12 @@
 """The compiler: programs traced into graphs, graphs rewritten by passes, and run without Python.
 
     compiled = program.compile()
-    print(compiled.explain(topic="tea"))        # how much of it is compiled, and why no more
+    print(compiled.explain(topic="tea"))  # how much of it is compiled, and why no more
     print(pretty(compiled.graph(topic="tea")))
     save(compiled.graph(topic="tea"), "program.json")
     CompiledProgram.from_graph(load("program.json")).run(topic="tea")
+
+`docs/compiler.md` follows one program through it.
 """
 
 from sgl_mlx.compiler.explain import Explanation
