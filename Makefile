@@ -22,11 +22,16 @@ setup: $(PACKAGE) $(MODEL) $(BLAS) ## a venv with the package, its tools and a s
 demo: setup ## two small programs on the embedded model
 	@$(BIN)/sgl-mlx demo
 
+# A process a core, each with one thread of BLAS: OpenBLAS's threads wait by spinning, and those of
+# two processes hold each other up many times longer than they compute.
+PYTEST := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
+          --dist loadfile
+
 test: setup ## all tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-kernels: setup ## the whole grid of the Metal kernels, in the emulator
-	@$(BIN)/python -m pytest tests/metal_kernels -m "whole_grid or not whole_grid" $(ARGS)
+	@$(PYTEST) tests/metal_kernels -m "whole_grid or not whole_grid" $(ARGS)
 
 check: $(PACKAGE) ## format, lint, types, layers, packaging
 	@$(BIN)/ruff format --check .

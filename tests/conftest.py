@@ -1,4 +1,8 @@
-"""Shared by all tests: `--forbid-skips` turns every skip that nobody expects into a failure."""
+"""Shared by all tests.
+
+`--forbid-skips` turns every skip that nobody expects into a failure. What a test records as `SHOWN`
+(`record_property`) stands at the end of the run, also where tests run in several processes.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ import pytest
 
 EXPECTED_SKIPS = ("needs macOS", "needs Metal", "needs a GPU")
 """How the reason of a skip may begin where CI runs: on Linux, on the CPU."""
+
+SHOWN = "shown"
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
@@ -33,6 +39,15 @@ def pytest_make_collect_report(
     collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     return _judge((yield), collector.config)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    lines = [text for r in reports for name, text in r.user_properties if name == SHOWN]
+    if lines:
+        terminalreporter.section("shown by tests")
+        for line in lines:
+            terminalreporter.line(str(line))
 
 
 def _judge(report: Report, config: pytest.Config) -> Report:

@@ -5,12 +5,13 @@ The run ends with a table of faults and traps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from sgl_mlx.metal_kernels.build import POOL, Kernels, read
+from tests.conftest import SHOWN
 from tests.metal_kernels.emulator import Emulator, Trap, needs_compiler
 from tests.metal_kernels.mutations import MUTATIONS, WRONG, Mutation
 from tests.metal_kernels.work import WORK
@@ -31,18 +32,6 @@ def _kernels(change: Callable[[str, str], str]) -> Kernels:
     return Kernels(factory)
 
 
-@pytest.fixture(scope="module")
-def table(request: pytest.FixtureRequest) -> Iterator[list[tuple[str, ...]]]:
-    rows: list[tuple[str, ...]] = []
-    yield rows
-    terminal = request.config.get_terminal_writer()
-    capture = request.config.pluginmanager.get_plugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        terminal.line()
-        for row in rows:
-            terminal.line("  {:<24} {:<42} {}".format(*row))
-
-
 @pytest.mark.parametrize("work", WORK)
 def test_without_a_fault_nothing_is_caught(work: str) -> None:
     WORK[work](_kernels(lambda file, text: text))
@@ -57,11 +46,11 @@ def test_every_kernel_has_its_faults() -> None:
 
 
 @pytest.mark.parametrize("fault", MUTATIONS, ids=lambda m: f"{m.file}: {m.what}")
-def test_a_fault_is_caught(fault: Mutation, table: list[tuple[str, ...]]) -> None:
+def test_a_fault_is_caught(fault: Mutation, record_property: Callable[[str, object], None]) -> None:
     found = read(fault.file).count(fault.old)
     assert found == 1, f"{fault.old!r} is {found} times in {fault.file}"
     caught = _caught_by(fault)
-    table.append((fault.file, fault.what, caught))
+    record_property(SHOWN, f"{fault.file:<24} {fault.what:<42} {caught}")
     assert caught == fault.caught_by
 
 
