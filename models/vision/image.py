@@ -79,7 +79,9 @@ def name_of(source: Source) -> str:
     if isinstance(source, bytes | Image.Image):
         return "the picture"
     text = str(source)
-    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
+    if len(text) > _SHOWN:  # a path is told by its end, a data: URL by its beginning
+        text = f"{text[: _SHOWN // 2]}…{text[-_SHOWN // 2 :]}"
+    return repr(text)
 
 
 def _identify(source: str | Path | bytes, name: str) -> Image.Image:
