@@ -6,7 +6,7 @@
     save(compiled.graph(topic="tea"), "program.json")
     CompiledProgram.from_graph(load("program.json")).run(topic="tea")
 
-`docs/compiler.md` follows one program through it.
+`sgl-mlx compile FILE:FUNCTION` shows the same on the command line.
 """
 
 from sgl_mlx.compiler.explain import Explanation
