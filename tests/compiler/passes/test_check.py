@@ -6,6 +6,9 @@ from hypothesis import strategies as st
 
 from sgl_mlx.compiler.passes.check import Order, objections
 
+# These begin with a connective: they belong to the sentence before them and move with it.
+JOINED = ["Then list names.", "Otherwise say no."]
+
 HEAD = "Article: \ue000\n\n"
 FREE = ["You are an editor.", "Use plain words.", "Never guess.", "Summarize the article."]
 BOUND = [
@@ -44,7 +47,7 @@ def test_what_refers_back_or_is_no_instruction_may_not(sentence: str) -> None:
     st.integers(0, 6),
     st.data(),
 )
-def test_whatever_is_accepted_keeps_every_bound_sentence_behind_all_before_it(
+def test_whatever_is_accepted_keeps_every_bound_sentence_behind_what_it_may_mean(
     sentences: list[str], at: int, data: st.DataObject
 ) -> None:
     lines = [*sentences[:at], "Article: \ue000", *sentences[at:]]
@@ -54,7 +57,9 @@ def test_whatever_is_accepted_keeps_every_bound_sentence_behind_all_before_it(
     if not objections(before, after):
         place = {line: after.index(line) for line in lines}
         for i, line in enumerate(lines):
-            if line in BOUND:
+            if line in JOINED and i > 0 and lines[i - 1] in FREE:
+                assert after[place[lines[i - 1]] :].startswith(f"{lines[i - 1]}\n{line}")
+            elif line in BOUND:
                 assert all(place[earlier] < place[line] for earlier in lines[:i])
 
 
