@@ -36,7 +36,7 @@ class Wish(NamedTuple):
 @click.command("compile")
 @click.argument("target", metavar="FILE[:FUNCTION]")
 @click.option("--explain", is_flag=True, help="Say what is compiled, and which line ends it.")
-@click.option("--graph", type=click.Choice(["tree", "dot", "json"]), help="Print the graph.")
+@click.option("--graph", type=click.Choice(["tree", "dot", "svg", "json"]), help="Print the graph.")
 @click.option("--save", type=click.Path(dir_okay=False), help="Write the graph to a JSON file.")
 @click.option("--run", is_flag=True, help="Run the compiled program.")
 @click.option("--arg", "pairs", multiple=True, metavar="NAME=VALUE", help="As of `sgl-mlx run`.")
@@ -122,9 +122,14 @@ def _ran(
 
 
 def _drawn(graph: Graph, how: str) -> str:
-    from sgl_mlx.compiler import serialise, show
+    from sgl_mlx.compiler import picture, serialise, show
 
-    drawings = {"tree": show.pretty, "dot": show.dot, "json": serialise.dumps}
+    drawings = {
+        "tree": show.pretty,
+        "dot": show.dot,
+        "svg": picture.svg,
+        "json": serialise.dumps,
+    }
     return drawings[how](graph)
 
 

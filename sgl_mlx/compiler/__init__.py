@@ -6,11 +6,13 @@
     save(compiled.graph(topic="tea"), "program.json")
     CompiledProgram.from_graph(load("program.json")).run(topic="tea")
 
-`sgl-mlx compile FILE:FUNCTION` shows the same on the command line.
+`sgl-mlx compile FILE:FUNCTION` shows the same on the command line; docs/compiler.md has
+an example with a picture.
 """
 
 from sgl_mlx.compiler.explain import Explanation
 from sgl_mlx.compiler.graph import Graph
+from sgl_mlx.compiler.picture import svg
 from sgl_mlx.compiler.program import CompiledProgram
 from sgl_mlx.compiler.serialise import dumps, load, loads, save
 from sgl_mlx.compiler.show import dot, pretty
@@ -27,4 +29,5 @@ __all__ = [
     "loads",
     "pretty",
     "save",
+    "svg",
 ]

@@ -9,7 +9,6 @@ from typing import Any
 from sgl_mlx.compiler.graph import (
     ROOT,
     Call,
-    ForEach,
     Fork,
     GetForkItem,
     Graph,
@@ -148,7 +147,7 @@ def _branches(graph: Graph, fork: Fork) -> list[int]:
 
 # -- for Graphviz -------------------------------------------------------------------------------
 
-_COLOURS = {
+COLOURS = {
     "Gen": "#cfe8ff",
     "SeparateReasoning": "#cfe8ff",
     "Select": "#d9f2d9",
@@ -175,9 +174,8 @@ def dot(graph: Graph) -> str:
 
 def _dot_node(node: Node) -> str:
     text = label(node)
-    if isinstance(node, ForEach):
-        text = "\n".join([text, *(f"  {label(inner)}" for inner in node.body)])
-    colour = _COLOURS.get(type(node).__name__)
+    text = "\n".join([text, *(f"  {label(inner)}" for inner in body_of(node))])
+    colour = COLOURS.get(type(node).__name__)
     filled = f", fillcolor={_quoted(colour)}" if colour else ""
     where = f", tooltip={_quoted(f'line {node.line.number}')}" if node.line else ""
     return f"n{node.id} [label={_quoted(text)}{filled}{where}];"

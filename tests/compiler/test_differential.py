@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 
 import sgl_mlx as sgl
+from sgl_mlx.compiler.check import check
 from tests.compiler.generated import load, programs
 from tests.compiler.outcome import outcome
 
@@ -45,6 +46,7 @@ def test_generated_programs_do_the_same(drawn: tuple[str, dict[str, Any]]) -> No
     first, second = load(source), load(source)
     interpreted = outcome(first["program"], arguments)
     compiled = second["program"].compile()
+    check(compiled.graph(**arguments))
     event(compiled.explain(**arguments).compiled)
     event("raises" if interpreted.error else "ends")
     assert outcome(compiled, arguments) == interpreted

@@ -37,14 +37,18 @@ def prefetch(graph: Graph) -> Graph:
         if anchor is None or _nameless(body) in seen or not _worth_it(body):
             continue
         seen.append(_nameless(body))
-        copies = tuple(replace(node, id=id + 1 + at) for at, node in enumerate(body))
+        copies = _copied(body, id + 1, anchor.stream)
         hints.setdefault(anchor.id, []).append(Prefetch(id, anchor.stream, copies))
         id += 1 + len(copies)
     return graph.with_nodes(hinted for node in graph for hinted in (node, *hints.get(node.id, ())))
 
 
-def _nameless(body: tuple[Node, ...]) -> list[Node]:
-    return [replace(node, id=0, stream=0) for node in body]
+def _copied(body: tuple[Node, ...], id: int, stream: int) -> tuple[Node, ...]:
+    return tuple(replace(node, id=id + at, stream=stream) for at, node in enumerate(body))
+
+
+def _nameless(body: tuple[Node, ...]) -> tuple[Node, ...]:
+    return _copied(body, 0, 0)
 
 
 def _worth_it(body: tuple[Node, ...]) -> bool:

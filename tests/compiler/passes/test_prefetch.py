@@ -2,9 +2,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sgl_mlx.compiler.graph import Call, Gen, Graph, Node, Prefetch, RoleBegin, RoleEnd, Text
+from sgl_mlx.compiler.graph import (
+    Call,
+    Gen,
+    Graph,
+    Node,
+    Parameter,
+    Prefetch,
+    RoleBegin,
+    RoleEnd,
+    Text,
+)
 from sgl_mlx.compiler.graph import sources_of as variables_read
 from sgl_mlx.compiler.passes.prefetch import MIN_LENGTH, prefetch
+from sgl_mlx.compiler.serialise import dumps, loads
 from sgl_mlx.compiler.values import Argument, Constant, Variable, concat
 
 LONG = "You turn short tips into detailed paragraphs. " * 4
@@ -37,10 +48,17 @@ def test_a_hint_stands_right_behind_the_question_that_is_waited_for() -> None:
 def test_a_hint_is_the_beginning_up_to_the_variable_and_reads_none() -> None:
     (hint,) = _hints(Graph("tips", nodes=(*MAIN, *_nested(1, 10))))
     assert [replace(node, id=0) for node in hint.body] == [
-        RoleBegin(0, 1, "user"),
-        Text(0, 1, Constant(LONG)),
+        RoleBegin(0, 0, "user"),
+        Text(0, 0, Constant(LONG)),
     ]
     assert variables_read(hint) == ()
+
+
+def test_a_graph_with_hints_is_saved_and_loaded() -> None:
+    """A hint stands before the stream begins that it is for, and must not claim to be in it."""
+    topic = Parameter("topic", "text")
+    graph = prefetch(Graph("tips", (topic,), (*MAIN, *_nested(1, 10))))
+    assert loads(dumps(graph)) == graph
 
 
 def test_ids_of_hints_and_their_bodies_are_new() -> None:
