@@ -1,4 +1,4 @@
-"""Answers a letter to a library: sorts it, looks at it from two sides, replies, checks the reply."""
+"""Answers a letter to a library: sorts it, looks at two sides of it, replies, judges the reply."""
 
 import sgl_mlx as sgl
 

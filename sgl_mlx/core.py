@@ -1,6 +1,6 @@
 """The nouns every part shares. Standard library only; knows no model, no runtime, no language.
 
-A *prompt* is a tuple of parts (`Text`, `Generated`, `Shift`, `Parallel`). A request is a prompt
+A *prompt* is a tuple of parts (`Text`, `Generated`, `Image`, `Video`, `Shift`, `Parallel`). A request is a prompt
 with `SamplingParams`; its answer is one `Completion` per sample. `select` asks for `ChoiceScores`.
 """
 
@@ -19,6 +19,7 @@ __all__ = [
     "Completion",
     "FinishReason",
     "Generated",
+    "Image",
     "Logprobs",
     "Parallel",
     "Part",
@@ -27,6 +28,7 @@ __all__ = [
     "Shift",
     "Text",
     "TokenLogprob",
+    "Video",
     "prompt_text",
 ]
 
@@ -51,6 +53,29 @@ class Generated:
 
 
 @dataclass(frozen=True)
+class Image:
+    """A picture, where it stands in the prompt.
+
+    Attributes:
+        source: a path, the bytes of a file, a `data:` URL or a `PIL.Image`.
+    """
+
+    source: Any
+
+
+@dataclass(frozen=True)
+class Video:
+    """A film, of which `num_frames` frames are shown, evenly taken.
+
+    Attributes:
+        source: a path.
+    """
+
+    source: Any
+    num_frames: int
+
+
+@dataclass(frozen=True)
 class Shift:
     """The parts after it stand `gap` positions further on than they would."""
 
@@ -68,12 +93,12 @@ class Parallel:
     branches: tuple[Prompt, ...]
 
 
-Part = Text | Generated | Shift | Parallel
+Part = Text | Generated | Image | Video | Shift | Parallel
 Prompt = tuple[Part, ...]
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """All text of a prompt, the branches of a `Parallel` one after another."""
+    """All text of a prompt, without pictures; a `Parallel`'s branches one after another."""
     pieces = []
     for part in prompt:
         if isinstance(part, (Text, Generated)):
