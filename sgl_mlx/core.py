@@ -1,7 +1,8 @@
 """The nouns every part shares. Standard library only; knows no model, no runtime, no language.
 
-A *prompt* is a tuple of parts (`Text`, `Generated`, `Image`, `Video`, `Shift`, `Parallel`). A request is a prompt
-with `SamplingParams`; its answer is one `Completion` per sample. `select` asks for `ChoiceScores`.
+A *prompt* is a tuple of parts (`Text`, `Generated`, `Image`, `Video`, `Shift`, `Parallel`). A
+request is a prompt with `SamplingParams`; its answer is one `Completion` per sample. `select` asks
+for `ChoiceScores`.
 """
 
 from __future__ import annotations
