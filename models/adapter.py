@@ -11,7 +11,9 @@ Architectures whose attention does not go that way run one request at a time on 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -66,21 +68,32 @@ class Adapter:
             raise UnsupportedModelError(f"it expects another kind of cache: {e}") from e
 
     def forward(
-        self, tokens: mx.array, positions: mx.array, attention: Attention, rows: mx.array
+        self,
+        tokens: mx.array,
+        positions: mx.array,
+        attention: Attention,
+        rows: mx.array,
+        embeddings: mx.array | None = None,
     ) -> mx.array:
         """Logits `(len(rows), vocabulary)` after the chosen tokens of a ragged batch.
 
         Args:
             tokens, positions: `(tokens,)`.
             rows: indices of the tokens whose logits are wanted.
+            embeddings: `(tokens, width)`, fed to the first layer instead of the tokens' own.
         """
         windows = self._layout.windows
         caches = [LayerCache(i, positions, attention, w) for i, w in enumerate(windows)]
         with ragged_step(caches):
-            return self._logits(tokens[:, None], caches, rows)[:, 0]
+            fed = None if embeddings is None else embeddings[:, None]
+            return self._logits(tokens[:, None], caches, rows, embeddings=fed)[:, 0]
 
     def forward_dense(
-        self, tokens: mx.array, prefix: Sequence[KeysValues] | None, rows: mx.array
+        self,
+        tokens: mx.array,
+        prefix: Sequence[KeysValues] | None,
+        rows: mx.array,
+        embeddings: mx.array | None = None,
     ) -> tuple[mx.array, list[KeysValues]]:
         """One request alone.
 
@@ -88,6 +101,7 @@ class Adapter:
             tokens: `(tokens,)`.
             prefix: keys and values `(length, heads, dim)` of each layer.
             rows: indices of the tokens whose logits are wanted.
+            embeddings: as for `forward`.
 
         Returns:
             Logits `(len(rows), vocabulary)`; new keys and values `(tokens, heads, dim)` by layer.
@@ -96,15 +110,41 @@ class Adapter:
             DenseCache(None if prefix is None else _as_batch(*prefix[i]), window)
             for i, window in enumerate(self._layout.windows)
         ]
-        logits = self._logits(tokens[None], caches, rows, axis=1)[0]
+        fed = None if embeddings is None else embeddings[None]
+        logits = self._logits(tokens[None], caches, rows, axis=1, embeddings=fed)[0]
         return logits, [_as_rows(cache) for cache in caches]
 
+    @property
+    def takes_embeddings(self) -> bool:
+        """Whether the architecture can be fed embeddings, and says how it embeds tokens."""
+        fed = "input_embeddings" in inspect.signature(type(self.model).__call__).parameters
+        return fed and self._embedding is not None
+
+    def embed(self, tokens: mx.array) -> mx.array:
+        """Embeddings `(tokens, width)` as the first layer would be fed them."""
+        assert self._embedding is not None
+        embedded: mx.array = self._embedding(tokens)
+        return embedded
+
+    @cached_property
+    def _embedding(self) -> nn.Module | None:
+        kinds = (nn.Embedding, nn.QuantizedEmbedding)
+        found = (m for _, m in self.model.named_modules() if isinstance(m, kinds))
+        return max(found, key=lambda m: m.weight.shape[0], default=None)
+
     def _logits(
-        self, tokens: mx.array, caches: Sequence[Any], rows: mx.array, axis: int = 0
+        self,
+        tokens: mx.array,
+        caches: Sequence[Any],
+        rows: mx.array,
+        axis: int = 0,
+        embeddings: mx.array | None = None,
     ) -> mx.array:
         self._selection.choose(rows, axis)
+        # Some architectures have no such parameter.
+        fed = {} if embeddings is None else {"input_embeddings": embeddings}
         try:
-            logits = self.model(tokens, cache=self._layout.arrange(caches))
+            logits = self.model(tokens, cache=self._layout.arrange(caches), **fed)
         finally:
             self._selection.choose(None)
         return logits if self._trunk_selects else mx.take(logits, rows, axis=axis)

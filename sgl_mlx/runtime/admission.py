@@ -164,7 +164,7 @@ class Admission:
             s.join()
         if s.restore is not None:
             self._restores.land(s.restore)
-        holding = self._cache.open(s.key[: s.match_limit], s.namespace)
+        holding = self._cache.open(s.key[: self._usable(s)], s.namespace)
         margin = self._limits.decode_margin * (len(running) + 1) if running else 0
         need = len(s.tokens) - holding.shared
         if need + margin > self._cache.available or not self._cache.extend(holding, need):
@@ -176,6 +176,13 @@ class Admission:
             self._counters.prompt_tokens += s.prompt_length
             self._counters.cached_tokens += s.cached_tokens
         return True
+
+    def _usable(self, s: Sequence) -> int:
+        """How long a cached prefix may be: of a picture all is used or nothing."""
+        if not s.pictures:
+            return s.match_limit
+        cached, _ = self._cache.tree.match_length(s.key, s.namespace)
+        return s.whole_pictures(min(cached, s.match_limit))
 
     @staticmethod
     def _move(s: Sequence, waiting: list[Sequence], running: list[Sequence]) -> None:

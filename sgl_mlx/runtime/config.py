@@ -29,6 +29,8 @@ class EngineConfig:
         disk_cache_bytes: what that folder may hold at most.
         random_seed: of requests that bring no seed.
         dtype: float32, float16, bfloat16 or native; None as `models.load` chooses.
+        mmproj: the vision part of a language model that is a GGUF file.
+        image_cache_bytes: what features of pictures may take, and again what processed pixels may.
         kv_bits: 8 keeps the KV pool in 8 bits; None in the model's dtype.
         offline: never ask the hub.
     """
@@ -45,6 +47,8 @@ class EngineConfig:
     disk_cache_bytes: int = 2_000_000_000
     random_seed: int = 0
     dtype: str | None = None
+    mmproj: str | None = None
+    image_cache_bytes: int = 512_000_000
     kv_bits: int | None = None
     offline: bool | None = None
 
@@ -85,6 +89,7 @@ class EngineConfig:
             "max_running_requests",
             "chunked_prefill_size",
             "disk_cache_bytes",
+            "image_cache_bytes",
         ):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):

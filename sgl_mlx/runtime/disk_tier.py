@@ -72,9 +72,11 @@ def identity(loaded: LoadedModel, pool: KVPool) -> str:
     for slots in (*pool.keys, *pool.values):
         for array in slots.arrays():
             digest.update(f"{array.dtype} {array.shape[1:]} ".encode())
+    modules = [loaded.model, *([loaded.vision.network] if loaded.vision else [])]
     sums = [
         (name, x.dtype, x.shape, mx.sum(x.view(_BITS[x.dtype.size])))
-        for name, x in tree_flatten(loaded.model.parameters())
+        for module in modules
+        for name, x in tree_flatten(module.parameters())
     ]
     mx.eval([total for *_, total in sums])
     for name, dtype, shape, total in sorted(sums, key=lambda row: row[0]):

@@ -121,18 +121,18 @@ class Engine:
         on_text: Callable[[str], None] | None = None,
     ) -> Future[tuple[Completion, ...]]:
         """See `lang.backend.Backend.submit`."""
-        return self._start(encode(prompt, self.tokenizer), params, on_text)
+        return self._start(self._encode(prompt), params, on_text)
 
     def prefill(self, prompt: Prompt) -> Future[int]:
         """See `lang.backend.Backend.prefill`."""
-        encoded = encode(prompt, self.tokenizer)
+        encoded = self._encode(prompt)
         future = self._start(encoded, SamplingParams(max_new_tokens=0))
         return then(future, lambda completions: completions[0].cached_tokens)
 
     def prefetch(self, prompt: Prompt) -> Future[int]:
         """See `lang.backend.Backend.prefetch`."""
         try:
-            encoded = encode(prompt, self.tokenizer)
+            encoded = self._encode(prompt)
             self._check(encoded, SamplingParams(max_new_tokens=0))
         except SglError:  # the request for it will say what is wrong
             return nothing()
@@ -148,7 +148,7 @@ class Engine:
         """
         if not choices or not all(choices):
             raise InvalidParamsError(f"choices must be non-empty strings, got {list(choices)!r}")
-        encoded = encode(prompt, self.tokenizer)
+        encoded = self._encode(prompt)
         whole = [continue_with(encoded, choice, self.tokenizer) for choice in choices]
         asked = [self._score(e, start) for e, start in whole]
         if unconditional:
@@ -214,13 +214,16 @@ class Engine:
         if (prompt is None) == (input_ids is None):
             raise PromptError("give either prompt or input_ids")
         if isinstance(prompt, str):
-            return [encode((Text(prompt),), self.tokenizer)], True
+            return [self._encode((Text(prompt),))], True
         if prompt is not None:
-            return [encode((Text(text),), self.tokenizer) for text in prompt], False
+            return [self._encode((Text(text),)) for text in prompt], False
         assert input_ids is not None
         single = not input_ids or isinstance(input_ids[0], int)
         rows: Any = [input_ids] if single else input_ids
         return [self._from_ids(row) for row in rows], single
+
+    def _encode(self, prompt: Prompt) -> Encoded:
+        return encode(prompt, self.tokenizer, self._model.pictures)
 
     def _from_ids(self, ids: Sequence[int]) -> Encoded:
         if not ids:

@@ -135,7 +135,12 @@ class EngineLoop:
             "cached_slots": self._scheduler.cache.tree.evictable,
             "restored_tokens": self._scheduler.restores.tokens,
             **(self.model.disk.stats() if self.model.disk else {}),
+            **self._picture_stats(),
         }
+
+    def _picture_stats(self) -> dict[str, float]:
+        features = self._runner.features
+        return {**self.model.pictures.stats(), **features.stats()} if features else {}
 
     def resident(self, sequence: Sequence) -> int:
         """How many leading tokens of a prompt the pool has."""

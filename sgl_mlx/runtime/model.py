@@ -10,6 +10,7 @@ from typing import Any
 
 import mlx.nn as nn
 
+from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.metal_kernels.selftest import Case
 from sgl_mlx.metal_kernels.start import cut_overs, mode, open_kernels
 from sgl_mlx.models.adapter import Adapter
@@ -17,12 +18,14 @@ from sgl_mlx.models.architectures import adapter_for
 from sgl_mlx.models.loader import LoadedModel, load
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.disk_tier import DiskTier, open_disk_tier
+from sgl_mlx.runtime.features import Features
 from sgl_mlx.runtime.grammar import GrammarCompiler
 from sgl_mlx.runtime.healing import Spellings
 from sgl_mlx.runtime.kernel_steps import pool_fits
 from sgl_mlx.runtime.kv import KVPool
 from sgl_mlx.runtime.memory import pool_slots
 from sgl_mlx.runtime.paths import AttentionPaths
+from sgl_mlx.runtime.pictures import Pictures
 from sgl_mlx.runtime.prefix_cache import PrefixCache
 from sgl_mlx.runtime.runner import Runner
 from sgl_mlx.runtime.scheduler import Scheduler
@@ -45,6 +48,7 @@ class RunnableModel:
     runner: Runner
     scheduler: Scheduler
     grammars: GrammarCompiler
+    pictures: Pictures
     disk: DiskTier | None = None
 
     @cached_property
@@ -64,7 +68,9 @@ def open_model(config: EngineConfig, on_read: Callable[[], None]) -> RunnableMod
         InvalidParamsError: when the folder of the second tier cannot be used.
     """
     started = time.perf_counter()
-    loaded = load(config.model_path, offline=config.offline, dtype=config.dtype)
+    loaded = load(
+        config.model_path, offline=config.offline, dtype=config.dtype, mmproj=config.mmproj
+    )
     return assemble(loaded, config, started, on_read)
 
 
@@ -81,6 +87,7 @@ def assemble(
     disk = open_disk_tier(config, loaded, pool, on_read)
     cache = PrefixCache(slots, config.disable_radix_cache, disk.tier if disk else None)
     ends, copy = loaded.tokenizer.eos_token_ids, disk.copy if disk else None
+    features = _features(loaded, adapter, config.image_cache_bytes)
     return RunnableModel(
         name=loaded.name,
         module=loaded.model,
@@ -89,11 +96,24 @@ def assemble(
         context_length=context,
         slots=slots,
         load_seconds=time.perf_counter() - started,
-        runner=Runner(adapter, pool, ends, _paths(adapter, pool), copy),
+        runner=Runner(adapter, pool, ends, _paths(adapter, pool), copy, features),
         scheduler=Scheduler(cache, limits),
         grammars=GrammarCompiler(loaded.tokenizer, adapter.vocabulary),
+        pictures=Pictures(
+            loaded.vision, loaded.name, min(ends, default=0), config.image_cache_bytes
+        ),
         disk=disk,
     )
+
+
+def _features(loaded: LoadedModel, adapter: Adapter, limit: int) -> Features | None:
+    if loaded.vision is None:
+        return None
+    if not adapter.takes_embeddings:
+        raise UnsupportedModelError(
+            f"{loaded.name}: its language model takes tokens alone, so it cannot be shown pictures"
+        )
+    return Features(loaded.vision, limit)
 
 
 def _paths(adapter: Adapter, pool: KVPool) -> AttentionPaths:

@@ -7,10 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.runtime.sequence import Scores
 from sgl_mlx.runtime.transfers import Transfer
+
+
+class PicturePart(NamedTuple):
+    """The tokens from `at` on are `length` features of a picture, its `first` and those after."""
+
+    at: int
+    first: int
+    length: int
+    image: Any
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,7 @@ class Row:
             one, the very last, when `sample` is set: its logits are sampled from).
         allowed: the tokens that may be sampled, asked for once a step and as late as possible.
         prefix_positions: positions of the prefix keys; None when they count 0, 1, 2 …
+        pictures: which of the new tokens stand for pictures.
     """
 
     id: str
@@ -46,6 +57,7 @@ class Row:
     targets: tuple[int, ...] = ()
     prefix_positions: tuple[int, ...] | None = None
     allowed: Callable[[], bytes] | None = None
+    pictures: tuple[PicturePart, ...] = ()
 
     @property
     def score_start(self) -> int:

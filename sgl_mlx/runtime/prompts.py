@@ -1,8 +1,9 @@
 """From a prompt of parts to the tokens of a sequence and what it comes after.
 
-Ordinary text becomes plain tokens. A `Shift` or a `Parallel` part cuts the prompt: what stands
-before it becomes sequences of their own, computed first, whose KV the rest builds on
-(`Sequence.after`). The radix namespace of the rest is a digest of all that.
+Ordinary text becomes plain tokens, a picture a run of one token that stands for it. A `Shift` or a
+`Parallel` part cuts the prompt: what stands before it becomes sequences of their own, computed
+first, whose KV the rest builds on (`Sequence.after`). The radix namespace of the rest is a digest
+of all that.
 """
 
 from __future__ import annotations
@@ -11,11 +12,21 @@ import hashlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
-from sgl_mlx.core import Generated, Parallel, Part, Prompt, SamplingParams, Shift, Text
+from sgl_mlx.core import (
+    Generated,
+    Image,
+    Parallel,
+    Part,
+    Prompt,
+    SamplingParams,
+    Text,
+    Video,
+)
 from sgl_mlx.errors import PromptError
 from sgl_mlx.runtime.output import Silent
+from sgl_mlx.runtime.pictures import Pictures
 from sgl_mlx.runtime.radix import PLAIN
-from sgl_mlx.runtime.sequence import Base, Constraint, Output
+from sgl_mlx.runtime.sequence import Base, Constraint, Output, Picture, radix_key
 from sgl_mlx.runtime.sequence import Sequence as Seq
 from sgl_mlx.tokenizer import Tokenizer
 
@@ -30,6 +41,7 @@ class Encoded:
         trunk_length: how many leading keys those have in common.
         gap: positions left out between them and the first own token.
         sealed: how many of the tokens must not merge with text that follows.
+        pictures: which of the tokens stand for pictures.
     """
 
     tokens: tuple[int, ...] = ()
@@ -37,6 +49,7 @@ class Encoded:
     trunk_length: int = 0
     gap: int = 0
     sealed: int = 0
+    pictures: tuple[Picture, ...] = ()
 
     @property
     def total(self) -> int:
@@ -58,7 +71,7 @@ class Encoded:
         """Equal for prompts whose own tokens have equal KV if they are equal."""
         if not self.after and not self.gap:
             return PLAIN
-        parts = [(e.namespace, e.tokens) for e in self.after]
+        parts = [(e.namespace, radix_key(e.tokens, e.pictures)) for e in self.after]
         told = repr((parts, self.trunk_length, self.gap)).encode()
         return hashlib.blake2b(told, digest_size=16).digest()
 
@@ -91,16 +104,21 @@ class Encoded:
             trunk_length=self.trunk_length,
             gap=self.gap,
             base=Base(origin=self.gap),
+            pictures=self.pictures,
         )
 
 
-def encode(prompt: Prompt, tokenizer: Tokenizer) -> Encoded:
+def encode(prompt: Prompt, tokenizer: Tokenizer, pictures: Pictures | None = None) -> Encoded:
     """Tokens of a prompt.
 
+    Args:
+        pictures: prepares those of the prompt; None if it has none.
+
     Raises:
-        PromptError: when there is nothing to compute.
+        PromptError: when there is nothing to compute, or the model takes no pictures.
+        ImageError: a picture cannot be read.
     """
-    encoded = _encode(Encoded(), prompt, tokenizer)
+    encoded = _Encoder(tokenizer, pictures, _images(prompt) == 1).encode(Encoded(), prompt)
     if not encoded.tokens and encoded.after:
         encoded = _move_last_token(encoded)
     if not encoded.tokens:
@@ -108,36 +126,62 @@ def encode(prompt: Prompt, tokenizer: Tokenizer) -> Encoded:
     return encoded
 
 
-def _encode(start: Encoded, parts: Sequence[Part], tokenizer: Tokenizer) -> Encoded:
-    encoded = start
-    for part in parts:
-        encoded = _append(encoded, part, tokenizer)
-    return encoded
+def _images(prompt: Prompt) -> int:
+    branches = (b for part in prompt if isinstance(part, Parallel) for b in part.branches)
+    return sum(isinstance(part, Image) for part in prompt) + sum(map(_images, branches))
 
 
-def _append(encoded: Encoded, part: Part, tokenizer: Tokenizer) -> Encoded:
-    if isinstance(part, Text):
-        return replace(encoded, tokens=_extend(encoded, part.text, tokenizer))
-    if isinstance(part, Generated):
-        return replace(encoded, tokens=_extend_generated(encoded, part, tokenizer))
-    if isinstance(part, Shift):
+@dataclass(frozen=True)
+class _Encoder:
+    """What encoding the parts of one prompt takes; `alone` is said of its pictures."""
+
+    tokenizer: Tokenizer
+    pictures: Pictures | None
+    alone: bool
+
+    def encode(self, start: Encoded, parts: Sequence[Part]) -> Encoded:
+        encoded = start
+        for part in parts:
+            encoded = self._append(encoded, part)
+        return encoded
+
+    def _append(self, encoded: Encoded, part: Part) -> Encoded:
+        if isinstance(part, Text):
+            return replace(encoded, tokens=extend(encoded, part.text, self.tokenizer))
+        if isinstance(part, Generated):
+            return replace(encoded, tokens=_extend_generated(encoded, part, self.tokenizer))
+        if isinstance(part, (Image, Video)):
+            return self._show(encoded, part)
+        if isinstance(part, Parallel):
+            return self._join(encoded, part)
         if not encoded.tokens:
             return replace(encoded, gap=encoded.gap + part.gap)
         return Encoded(after=(encoded,), trunk_length=encoded.total, gap=part.gap)
-    return _join(encoded, part, tokenizer)
+
+    def _show(self, encoded: Encoded, part: Image | Video) -> Encoded:
+        """A picture's tokens merge with nothing around them."""
+        assert self.pictures is not None, "a prompt with pictures, and nobody to prepare them"
+        image = self.pictures.prepare(part, self.alone)
+        before = encoded.tokens
+        if not before and not encoded.after:
+            before = tuple(self.tokenizer.encode("", add_special=True))
+        tokens = (*before, *[self.pictures.token(part)] * image.tokens)
+        picture = Picture(len(before), image)
+        shown = (*encoded.pictures, picture)
+        return replace(encoded, tokens=tokens, sealed=len(tokens), pictures=shown)
+
+    def _join(self, trunk: Encoded, part: Parallel) -> Encoded:
+        """Branches start at a token boundary, so that all of them agree in the trunk."""
+        start = replace(trunk, sealed=len(trunk.tokens))
+        branches = [self.encode(start, parts) for parts in part.branches]
+        branches = [branch for branch in branches if branch.total > trunk.total]
+        if not branches:
+            return trunk
+        return Encoded(after=tuple(branches), trunk_length=trunk.total)
 
 
-def _join(trunk: Encoded, part: Parallel, tokenizer: Tokenizer) -> Encoded:
-    """Branches start at a token boundary, so that all of them agree in the trunk."""
-    start = replace(trunk, sealed=len(trunk.tokens))
-    branches = [_encode(start, parts, tokenizer) for parts in part.branches]
-    branches = [branch for branch in branches if branch.total > trunk.total]
-    if not branches:
-        return trunk
-    return Encoded(after=tuple(branches), trunk_length=trunk.total)
-
-
-def _extend(encoded: Encoded, text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+def extend(encoded: Encoded, text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The prompt's own tokens with a text behind them; what is sealed stays."""
     if not text:
         return encoded.tokens
     sealed, open_end = encoded.tokens[: encoded.sealed], encoded.tokens[encoded.sealed :]
@@ -154,9 +198,9 @@ def _extend_generated(encoded: Encoded, part: Generated, tokenizer: Tokenizer) -
     """
     kept, rest = _spelling(part, tokenizer)
     if not kept:
-        return _extend(encoded, part.text, tokenizer)
+        return extend(encoded, part.text, tokenizer)
     tokens = (*encoded.tokens, *kept)
-    return tuple(tokenizer.extend(tokens, rest)) if rest else tokens
+    return extend(replace(encoded, tokens=tokens), rest, tokenizer)
 
 
 def _spelling(part: Generated, tokenizer: Tokenizer) -> tuple[tuple[int, ...], str]:
@@ -188,6 +232,8 @@ def _move_last_token(encoded: Encoded) -> Encoded:
     *others, last = encoded.after
     if not last.tokens:
         raise PromptError("a prompt cannot end in nested parallel branches; add text after them")
+    if any(picture.end == len(last.tokens) for picture in last.pictures):
+        raise PromptError("a prompt cannot end in a picture in a branch; add text after it")
     shorter = replace(last, tokens=last.tokens[:-1])
     after = (*others, shorter) if shorter.total > encoded.trunk_length else tuple(others)
     if not after:

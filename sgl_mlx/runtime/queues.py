@@ -105,7 +105,7 @@ class Queues:
     def _share_computed(self, s: Sequence) -> None:
         assert s.holding is not None
         if s.computed > s.holding.shared:
-            self.cache.share(s.holding, tuple(s.tokens[: s.computed]))
+            self.cache.share(s.holding, s.key[: s.computed])
 
     def reserve(self, s: Sequence, count: int) -> None:
         """Slots for the next `count` tokens of `s`, or fewer; for one token at any price."""

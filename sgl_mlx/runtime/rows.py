@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from sgl_mlx.runtime.admission import SchedulerLimits
-from sgl_mlx.runtime.plan import Row
+from sgl_mlx.runtime.plan import PicturePart, Row
 from sgl_mlx.runtime.sequence import Sequence
 
 
@@ -42,7 +42,16 @@ def row_of(s: Sequence, count: int, table_end: int) -> Row:
         targets=_targets(s, end),
         prefix_positions=s.prefix_positions() if s.base.origin else None,
         allowed=s.constraint.allowed if s.constraint is not None else None,
+        pictures=tuple(_pictures(s, start, end)),
     )
+
+
+def _pictures(s: Sequence, start: int, end: int) -> Iterator[PicturePart]:
+    """What the tokens from `start` to `end` show."""
+    for picture in s.pictures:
+        first, last = max(picture.start, start), min(picture.end, end)
+        if first < last:
+            yield PicturePart(first - start, first - picture.start, last - first, picture.image)
 
 
 def _targets(s: Sequence, end: int) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ import mlx.core as mx
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.runtime import cpu
 from sgl_mlx.runtime.extend import ExtendStep
+from sgl_mlx.runtime.features import Features
 from sgl_mlx.runtime.kv import KVPool, SlotIndex
 from sgl_mlx.runtime.layout import arrange
 from sgl_mlx.runtime.paths import AttentionPaths, DecodeEpoch
@@ -30,6 +31,7 @@ class Runner:
         end_tokens: the model's end-of-sequence ids.
         paths: attention over the pool; plain MLX by default.
         copy: makes the transfers of plans; without it there are none.
+        features: of pictures, for a model that takes them.
 
     `mask_seconds` is the time spent asking constraints what they allow.
     """
@@ -41,7 +43,9 @@ class Runner:
         end_tokens: frozenset[int],
         paths: AttentionPaths | None = None,
         copy: PoolCopy | None = None,
+        features: Features | None = None,
     ) -> None:
+        self.features = features
         self._copy = copy
         self._model = model
         self._pool = pool
@@ -132,7 +136,8 @@ class Runner:
 
     def _forward_together(self, rows: Sequence[Row], wanted: _WantedLogits) -> _Forward:
         step = ExtendStep(self.paths, rows)
-        logits = self._model.forward(step.tokens, step.positions, step, wanted.index)
+        embeddings = self._embeddings(rows, step.tokens)
+        logits = self._model.forward(step.tokens, step.positions, step, wanted.index, embeddings)
         return logits, step.slots, step.keys, step.values
 
     def _forward_one_by_one(self, rows: Sequence[Row], wanted: _WantedLogits) -> _Forward:
@@ -145,7 +150,9 @@ class Runner:
                 slot_index = SlotIndex(row.prefix)
                 prefix = [self._pool.gather(i, slot_index) for i in range(len(new))]
             tokens = mx.array(row.tokens, mx.int32)
-            out, kv = self._model.forward_dense(tokens, prefix, mx.array(index, mx.int32))
+            wanted_here = mx.array(index, mx.int32)
+            embeddings = self._embeddings([row], tokens)
+            out, kv = self._model.forward_dense(tokens, prefix, wanted_here, embeddings)
             logits.append(out)
             slots += row.slots[: len(row.tokens)]
             for layer, pair in zip(new, kv, strict=True):
@@ -153,6 +160,13 @@ class Runner:
         keys = [mx.concatenate([k for k, _ in layer]) for layer in new]
         values = [mx.concatenate([v for _, v in layer]) for layer in new]
         return mx.concatenate(logits), slots, keys, values
+
+    def _embeddings(self, rows: Sequence[Row], tokens: mx.array) -> mx.array | None:
+        """What the model is fed instead of tokens where pictures are among them."""
+        if not any(row.pictures for row in rows):
+            return None
+        assert self.features is not None, "pictures for a model of text alone"
+        return self.features.place(rows, self._model.embed(tokens))
 
     def _sample(self, wanted: _WantedLogits, logits: mx.array) -> Sampled | None:
         if not wanted.sampled_rows:

@@ -207,7 +207,7 @@ class Scheduler:
             s.logprob_start = s.computed + 1 if s.computed < s.prompt_length else None
         if shares:
             assert s.holding is not None
-            self.cache.share(s.holding, tuple(s.tokens[: s.computed]))
+            self.cache.share(s.holding, s.key[: s.computed])
         if s.computed == len(s.tokens):
             self._continue(s, result)
 

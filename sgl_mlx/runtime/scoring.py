@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sgl_mlx.core import ChoiceScore, ChoiceScores, Completion, TokenLogprob
-from sgl_mlx.runtime.prompts import Encoded
+from sgl_mlx.runtime.prompts import Encoded, extend
 from sgl_mlx.tokenizer import Tokenizer
 
 
@@ -16,7 +16,7 @@ def continue_with(prompt: Encoded, choice: str, tokenizer: Tokenizer) -> tuple[E
     A last prompt token that merges with the choice is among those that differ, so the choice is
     scored in the tokenization that the whole text has (token healing).
     """
-    tokens = tuple(tokenizer.extend(prompt.tokens, choice))
+    tokens = extend(prompt, choice, tokenizer)
     pairs = zip(tokens, prompt.tokens, strict=False)
     same = len(prompt.tokens) if tokens[: len(prompt.tokens)] == prompt.tokens else None
     if same is None:

@@ -6,7 +6,7 @@ KV; a sequence with one token more than that decodes; one with more is being pre
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -90,6 +90,44 @@ class Base(NamedTuple):
     origin: int = 0
 
 
+class Shown(Protocol):
+    """A picture that is ready to be encoded; what that takes, its owner knows."""
+
+    @property
+    def content_hash(self) -> bytes:
+        """32 bytes; equal for equal features."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """How many features it has."""
+        ...
+
+
+class Picture(NamedTuple):
+    """The tokens from `start` on stand for a picture: their embeddings are its features."""
+
+    start: int
+    image: Shown
+
+    @property
+    def end(self) -> int:
+        return self.start + self.image.tokens
+
+    @property
+    def key(self) -> int:
+        """What its tokens are in the radix tree: far outside any vocabulary."""
+        return int.from_bytes(self.image.content_hash, "big")
+
+
+def radix_key(tokens: Iterable[int], pictures: Iterable[Picture]) -> tuple[int, ...]:
+    """The tokens, with those of pictures replaced by what tells pictures apart."""
+    key = list(tokens)
+    for picture in pictures:
+        key[picture.start : picture.end] = [picture.key] * picture.image.tokens
+    return tuple(key)
+
+
 @dataclass(eq=False)
 class Sequence:
     """A request as the scheduler sees it.
@@ -97,6 +135,7 @@ class Sequence:
     Args:
         id: names the request in plans.
         tokens: the prompt, not empty; the output is appended to it.
+        pictures: which of them stand for pictures.
         output: told of every new token and of the end.
         params: sampling; `max_new_tokens` bounds the output.
         seed: of this sample's noise.
@@ -124,6 +163,7 @@ class Sequence:
     held: bool = False
     constraint: Constraint | None = None
     background: bool = False
+    pictures: tuple[Picture, ...] = ()
 
     prompt_length: int = field(init=False)
     consumer: Sequence | None = field(default=None, init=False, repr=False)
@@ -148,9 +188,9 @@ class Sequence:
 
     @property
     def key(self) -> tuple[int, ...]:
-        """The tokens as a tuple, made once while the sequence waits."""
+        """The tokens as the radix tree knows them, made once while the sequence waits."""
         if len(self._key) != len(self.tokens):
-            self._key = tuple(self.tokens)
+            self._key = radix_key(self.tokens, self.pictures)
         return self._key
 
     @property
@@ -198,6 +238,11 @@ class Sequence:
         if self.logprob_start is not None:
             limit = min(limit, max(self.logprob_start - 1, 0))
         return limit
+
+    def whole_pictures(self, length: int) -> int:
+        """At most `length` leading tokens, so that no picture is cut."""
+        cut = (p.start for p in self.pictures if p.start < length < p.end)
+        return next(cut, length)
 
     @property
     def table(self) -> list[int]:

@@ -9,7 +9,6 @@ the store shares the blocks. What is left over at a prompt's end is not kept.
 from __future__ import annotations
 
 import hashlib
-from array import array
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -118,6 +117,6 @@ class Tier:
         digest = self._identity + name
         size = self.size
         for start in range(0, len(tokens) - size + 1, size):
-            block = array("I", tokens[start : start + size]).tobytes()
+            block = repr(tokens[start : start + size]).encode()
             digest = hashlib.blake2b(digest + block, digest_size=20).digest()
             yield digest.hex()

@@ -1,0 +1,117 @@
+"""Pictures of prompts, opened and processed on the thread that asks, each file once."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from sgl_mlx.core import Image, Video
+from sgl_mlx.errors import PromptError
+from sgl_mlx.models.vision.model import PreparedImage, VisionModel
+from sgl_mlx.models.vision.video import read_frames
+from sgl_mlx.runtime.byte_lru import ByteLRU
+
+
+class Pictures:
+    """What one model's vision part makes of pictures; for any thread.
+
+    A program's calls bring the same picture again and again; what was made of it is kept, by
+    where it comes from, in `limit` bytes.
+
+    Args:
+        vision: None for a model of text alone, which refuses every picture.
+        model: its name, for that.
+        filler: the token that stands for pictures if the vocabulary has none for it.
+    """
+
+    def __init__(self, vision: VisionModel | None, model: str, filler: int, limit: int) -> None:
+        self._vision = vision
+        self._model = model
+        self._filler = filler
+        self._known: ByteLRU[Hashable, PreparedImage] = ByteLRU(limit)
+        self._lock = Lock()
+        self._prepared = 0
+        self._seconds = 0.0
+
+    def token(self, part: Image | Video) -> int:
+        """What stands for each of its features among the tokens."""
+        vision = self._of(part)
+        holder = vision.video_token if isinstance(part, Video) else vision.image_token
+        return self._filler if holder is None or holder.id is None else holder.id
+
+    def prepare(self, part: Image | Video, alone: bool) -> PreparedImage:
+        """Pixels, hash and number of tokens of a picture.
+
+        Args:
+            alone: whether it is the only one in its prompt.
+
+        Raises:
+            PromptError: the model takes no pictures, or no videos.
+            ImageError: see `VisionModel.prepare` and `read_frames`.
+        """
+        vision = self._of(part)
+        if isinstance(part, Video):
+            count = part.num_frames
+            return self._kept(
+                (_origin(part.source), count),
+                lambda: vision.prepare_video(read_frames(part.source, count)),
+            )
+        return self._kept(
+            (_origin(part.source), alone), lambda: vision.prepare(part.source, alone=alone)
+        )
+
+    def stats(self) -> dict[str, float]:
+        """Counts and seconds since the start."""
+        return {
+            "prepared_images": self._prepared,
+            "prepare_seconds": self._seconds,
+            "prepared_bytes": self._known.used,
+        }
+
+    def _of(self, part: Image | Video) -> VisionModel:
+        if self._vision is None:
+            raise PromptError(
+                f"{self._model} takes no pictures; load a LLaVA model, or give mmproj= the vision "
+                "part that belongs to it"
+            )
+        if isinstance(part, Video) and self._vision.video_token is None:
+            raise PromptError(
+                f"{self._model} takes pictures but no videos; LLaVA-OneVision models take both"
+            )
+        return self._vision
+
+    def _kept(self, key: tuple[Hashable, int], make: Callable[[], PreparedImage]) -> PreparedImage:
+        with self._lock:
+            known = self._known.get(key)
+        if known is not None:
+            return known
+        started = time.perf_counter()
+        made = make()
+        with self._lock:
+            self._prepared += 1
+            self._seconds += time.perf_counter() - started
+            if key[0] is not None:
+                self._known.put(key, made, made.pixels.nbytes)
+        return made
+
+
+def _origin(source: Any) -> Hashable:
+    """Equal for sources with equal content, as far as can be told cheaply; None if it cannot."""
+    if isinstance(source, (str, Path)) and not str(source).startswith("data:"):
+        try:
+            stat = Path(source).expanduser().stat()
+        except (OSError, ValueError):  # opening it will say what is wrong
+            return None
+        return str(source), stat.st_ino, stat.st_mtime_ns, stat.st_size
+    if isinstance(source, str):
+        return hashlib.sha256(source.encode()).digest()
+    if isinstance(source, (bytes, bytearray)):
+        return hashlib.sha256(source).digest()
+    try:  # a PIL.Image, which the caller may change between two calls
+        return source.mode, source.size, hashlib.sha256(source.tobytes()).digest()
+    except Exception:  # broken, or none at all: opening it will say so
+        return None
