@@ -19,7 +19,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from sgl_mlx.core import ChoiceScores, Completion, Prompt, SamplingParams, Text
+from sgl_mlx.core import ChoiceScores, Completion, Prompt, SamplingParams
 from sgl_mlx.errors import InvalidParamsError, PromptError, SglError
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.futures import gather, iterate, iterate_async, then, wait_all
@@ -66,6 +66,7 @@ class Engine:
         logprob_start_len: int | None = None,
         top_logprobs_num: int | None = None,
         stream: bool = False,
+        image_data: Any = None,
         **changes: Any,
     ) -> Any:
         """Continue one prompt or a list of them, given as text or as token ids.
@@ -73,6 +74,8 @@ class Engine:
         Args:
             sampling_params: one for all, or a list with one for each prompt.
             stream: yield the growing answer of one prompt instead of returning it.
+            image_data: what `<image>` stands for in the prompt: a picture (`core.Image`) or a list
+                of them; for a list of prompts, such a thing for each.
             changes: single sampling parameters by name, on top of `sampling_params`.
 
         Returns:
@@ -81,14 +84,15 @@ class Engine:
             so far. Closing that iterator aborts the request.
 
         Raises:
-            InvalidParamsError, PromptError: saying which value is wrong and what would be right.
+            InvalidParamsError, PromptError, ImageError: saying which value is wrong and what would
+                be right.
         """
         changes.update(
             return_logprob=return_logprob,
             logprob_start_len=logprob_start_len,
             top_logprobs_num=top_logprobs_num,
         )
-        prompts, single = self._inputs(prompt, input_ids)
+        prompts, single = self._inputs(prompt, input_ids, image_data)
         params = _params_for(sampling_params, len(prompts), changes)
         if stream:
             return self._stream(_only(prompts), params[0])
@@ -101,10 +105,11 @@ class Engine:
         sampling_params: Params | Sequence[Params] = None,
         input_ids: TokenInput = None,
         stream: bool = False,
+        image_data: Any = None,
         **changes: Any,
     ) -> Any:
         """`generate` for asyncio; with `stream`, awaiting it gives an asynchronous iterator."""
-        prompts, single = self._inputs(prompt, input_ids)
+        prompts, single = self._inputs(prompt, input_ids, image_data)
         params = _params_for(sampling_params, len(prompts), changes)
         if stream:
             return self._stream_async(_only(prompts), params[0])
@@ -210,17 +215,31 @@ class Engine:
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _inputs(self, prompt: PromptInput, input_ids: TokenInput) -> tuple[list[Encoded], bool]:
+    def _inputs(
+        self, prompt: PromptInput, input_ids: TokenInput, image_data: Any
+    ) -> tuple[list[Encoded], bool]:
         if (prompt is None) == (input_ids is None):
             raise PromptError("give either prompt or input_ids")
+        if image_data is not None and prompt is None:
+            raise PromptError("image_data needs a prompt of text, which says where pictures stand")
         if isinstance(prompt, str):
-            return [self._encode((Text(prompt),))], True
+            return [self._with_images(prompt, image_data)], True
         if prompt is not None:
-            return [self._encode((Text(text),)) for text in prompt], False
+            rows = [None] * len(prompt) if image_data is None else image_data
+            if not isinstance(rows, (list, tuple)) or len(rows) != len(prompt):
+                raise PromptError(
+                    f"image_data must be a list with one entry for each of {len(prompt)} prompts"
+                )
+            return [self._with_images(t, row) for t, row in zip(prompt, rows, strict=True)], False
         assert input_ids is not None
         single = not input_ids or isinstance(input_ids[0], int)
-        rows: Any = [input_ids] if single else input_ids
-        return [self._from_ids(row) for row in rows], single
+        given: Any = [input_ids] if single else input_ids
+        return [self._from_ids(row) for row in given], single
+
+    def _with_images(self, text: str, image_data: Any) -> Encoded:
+        given = image_data if isinstance(image_data, (list, tuple)) else [image_data]
+        images = [image for image in given if image is not None]
+        return self._encode(self._model.pictures.prompt(text, images))
 
     def _encode(self, prompt: Prompt) -> Encoded:
         return encode(prompt, self.tokenizer, self._model.pictures)

@@ -23,6 +23,7 @@ import mlx.core as mx
 from sgl_mlx.errors import EngineStoppedError
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.model import RunnableModel, open_model
+from sgl_mlx.runtime.plan import Decode
 from sgl_mlx.runtime.runner import Runner
 from sgl_mlx.runtime.scheduler import Scheduler
 from sgl_mlx.runtime.sequence import Sequence
@@ -41,6 +42,7 @@ class EngineLoop:
         self._stopping = False
         self._gate = threading.Lock()  # nothing is posted behind the order that stops
         self._model_seconds = 0.0
+        self._decode_seconds = 0.0
         self._model: Future[RunnableModel] = Future()
         self._thread = threading.Thread(target=self._run, name="sgl-mlx engine", daemon=True)
         self._postman = threading.Thread(target=self._deliver, name="sgl-mlx delivery", daemon=True)
@@ -128,6 +130,7 @@ class EngineLoop:
             "tree_seconds": tree,
             "schedule_seconds": self._scheduler.seconds - tree,
             "model_seconds": self._model_seconds,
+            "decode_seconds": self._decode_seconds,
             "mask_seconds": self._runner.mask_seconds,
             "running": len(self._scheduler.running),
             "waiting": len(self._scheduler.waiting),
@@ -215,7 +218,9 @@ class EngineLoop:
         started = time.perf_counter()
         result = self._attempt(partial(runner.run, plan))
         if result is not None:
-            self._model_seconds += time.perf_counter() - started
+            seconds = time.perf_counter() - started
+            self._model_seconds += seconds
+            self._decode_seconds += seconds if isinstance(plan, Decode) else 0
             scheduler.commit(plan, result)
         return True
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from sgl_mlx.core import Image, Video
+from PIL import Image as Pillow
+
+from sgl_mlx.core import Image, Part, Prompt, Text, Video
 from sgl_mlx.errors import PromptError
+from sgl_mlx.models.vision.image import open_image
 from sgl_mlx.models.vision.model import PreparedImage, VisionModel
 from sgl_mlx.models.vision.video import read_frames
 from sgl_mlx.runtime.byte_lru import ByteLRU
@@ -35,7 +38,8 @@ class Pictures:
         self._known: ByteLRU[Hashable, PreparedImage] = ByteLRU(limit)
         self._lock = Lock()
         self._prepared = 0
-        self._seconds = 0.0
+        self._open_seconds = 0.0
+        self._process_seconds = 0.0
 
     def token(self, part: Image | Video) -> int:
         """What stands for each of its features among the tokens."""
@@ -54,21 +58,52 @@ class Pictures:
             ImageError: see `VisionModel.prepare` and `read_frames`.
         """
         vision = self._of(part)
+        count = part.num_frames if isinstance(part, Video) else int(alone)
+        key = _origin(part.source), isinstance(part, Video), count
+        with self._lock:
+            known = self._known.get(key)
+        if known is not None:
+            return known
+        started = time.perf_counter()
+        frames = _open(part)
+        opened = time.perf_counter()
         if isinstance(part, Video):
-            count = part.num_frames
-            return self._kept(
-                (_origin(part.source), count),
-                lambda: vision.prepare_video(read_frames(part.source, count)),
+            made = vision.prepare_video(frames)
+        else:
+            made = vision.prepare(frames[0], alone=alone)
+        with self._lock:
+            self._prepared += 1
+            self._open_seconds += opened - started
+            self._process_seconds += time.perf_counter() - opened
+            if key[0] is not None:
+                self._known.put(key, made, made.pixels.nbytes)
+        return made
+
+    def prompt(self, text: str, images: Sequence[Any]) -> Prompt:
+        """A text with pictures where it says so: `<image>`, or as the model writes it.
+
+        Raises:
+            PromptError: not as many pictures as places for them, or the model takes none.
+        """
+        if not images:
+            return (Text(text),)
+        mark = self._of(Image(images[0])).image_token.text
+        pieces = text.split(mark)
+        if len(pieces) != len(images) + 1:
+            raise PromptError(
+                f"the prompt has {len(pieces) - 1} {mark}, and there are {len(images)} pictures"
             )
-        return self._kept(
-            (_origin(part.source), alone), lambda: vision.prepare(part.source, alone=alone)
-        )
+        parts: list[Part] = [Text(pieces[0])]
+        for image, piece in zip(images, pieces[1:], strict=True):
+            parts += [Image(image), Text(piece)]
+        return tuple(parts)
 
     def stats(self) -> dict[str, float]:
         """Counts and seconds since the start."""
         return {
             "prepared_images": self._prepared,
-            "prepare_seconds": self._seconds,
+            "open_seconds": self._open_seconds,
+            "process_seconds": self._process_seconds,
             "prepared_bytes": self._known.used,
         }
 
@@ -84,19 +119,11 @@ class Pictures:
             )
         return self._vision
 
-    def _kept(self, key: tuple[Hashable, int], make: Callable[[], PreparedImage]) -> PreparedImage:
-        with self._lock:
-            known = self._known.get(key)
-        if known is not None:
-            return known
-        started = time.perf_counter()
-        made = make()
-        with self._lock:
-            self._prepared += 1
-            self._seconds += time.perf_counter() - started
-            if key[0] is not None:
-                self._known.put(key, made, made.pixels.nbytes)
-        return made
+
+def _open(part: Image | Video) -> list[Pillow.Image]:
+    if isinstance(part, Video):
+        return read_frames(part.source, part.num_frames)
+    return [open_image(part.source)]
 
 
 def _origin(source: Any) -> Hashable:

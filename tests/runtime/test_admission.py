@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from sgl_mlx.runtime.admission import SchedulerLimits
 from sgl_mlx.runtime.policy import POLICIES
 from sgl_mlx.runtime.prefix_cache import PrefixCache
 from sgl_mlx.runtime.scheduler import Scheduler
-from sgl_mlx.runtime.sequence import Sequence
+from sgl_mlx.runtime.sequence import Picture, Sequence
 from tests.runtime.fakes import FakeRunner, drive
 from tests.runtime.truth import Tokens, make_sequence
 
@@ -101,6 +102,42 @@ def test_waiting_for_one_prefix_does_not_hold_up_another() -> None:
         scheduler.add(s)
     scheduler.next()
     assert scheduler.running == [added[0], added[2]]
+
+
+# -- pictures -------------------------------------------------------------------------------------
+
+
+class _Shown(NamedTuple):
+    content_hash: bytes
+    tokens: int
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_of_a_picture_all_comes_from_the_cache_or_nothing(data: st.DataObject) -> None:
+    """Requests end anywhere, also in the midst of a picture's chunks, and leave what they have."""
+    cache = PrefixCache(400)
+    limits = SchedulerLimits(step_tokens=data.draw(st.integers(1, 9)), share_threshold=3)
+    scheduler, runner = Scheduler(cache, limits), FakeRunner(cache)
+    ids = itertools.count()
+    cut_before = data.draw(st.integers(0, 12))
+    for _ in range(data.draw(st.integers(2, 6))):
+        before = tuple(data.draw(st.lists(st.integers(1, 2), min_size=1, max_size=3)))
+        number, after = data.draw(st.integers(0, 1)), tuple(data.draw(st.lists(st.just(3))))
+        picture = Picture(len(before), _Shown(bytes([number]) * 32, 7))
+        s = make_sequence(ids, (*before, *[8 + number] * 7, *after), 2)
+        s.pictures = (picture,)
+        runner.know(s)
+        scheduler.add(s)
+        for turn in range(data.draw(st.integers(0, 15))):
+            plan = scheduler.next()
+            if plan is None:
+                break
+            scheduler.commit(plan, runner.run(plan))
+            if turn == cut_before:
+                scheduler.abort(s)
+        assert s.cached_tokens is None or not picture.start < s.cached_tokens < picture.end
+    scheduler.check()
 
 
 # -- ageing ---------------------------------------------------------------------------------------

@@ -181,6 +181,33 @@ def test_choices_after_a_picture_are_scored(
         assert [t.logprob for t in choice.tokens] == pytest.approx(plain, abs=1e-4)
 
 
+def test_people_say_where_pictures_stand(open_engine: Open, folders: Callable[[str], Path]) -> None:
+    engine = open_engine()
+    plain = [reference(folders("llava")).answer(ask(n), 8) for n in (1, 2)]
+    text = "Look at this picture: <image>\nWhat is it?"
+    options = {"max_new_tokens": 8, "temperature": 0, "ignore_eos": True, "token_healing": False}
+    one = engine.generate(text, options, image_data=picture(1))
+    assert one["output_ids"] == plain[0]
+    both = engine.generate([text, text], options, image_data=[[picture(1)], picture(2)])
+    assert [found["output_ids"] for found in both] == plain
+
+
+@pytest.mark.parametrize(
+    ("prompt", "images", "complaint"),
+    [
+        ("no place", [1], "has 0 <image>, and there are 1 pictures"),
+        (["<image>", "<image>"], [1], "one entry for each of 2 prompts"),
+        (None, [1], "needs a prompt of text"),
+    ],
+)
+def test_pictures_and_places_that_do_not_match_are_refused(
+    open_engine: Open, prompt: Any, images: list[int], complaint: str
+) -> None:
+    ids = [5] if prompt is None else None
+    with pytest.raises(PromptError, match=complaint):
+        open_engine().generate(prompt, input_ids=ids, image_data=[picture(n) for n in images])
+
+
 # -- once -----------------------------------------------------------------------------------------
 
 
@@ -273,7 +300,7 @@ def test_pictures_come_back_from_disk_and_are_not_mixed_up(
 
 
 def test_a_model_of_text_alone_refuses_pictures_and_goes_on(toy: Engine) -> None:
-    with pytest.raises(PromptError, match="takes no pictures.*mmproj"):
+    with pytest.raises(PromptError, match=r"takes no pictures.*mmproj"):
         run(toy, ask(1))
     assert run(toy, (Text("hello"),))
 
