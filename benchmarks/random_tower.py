@@ -1,0 +1,93 @@
+"""A vision part with random weights, beside a language model: its speed is that of its shape."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+TOWERS: dict[str, dict[str, Any]] = {
+    "clip-l-336": {  # that of LLaVA-1.5
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 336,
+        "patch_size": 14,
+    },
+    "clip-b-224": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "image_size": 224,
+        "patch_size": 16,
+    },
+    "toy": {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "image_size": 28,
+        "patch_size": 7,
+    },
+}
+"""Shapes of CLIP towers by name."""
+
+_DEVIATION = 0.02
+
+
+def write_tower(folder: Path, tower: str, text_width: int) -> None:
+    """A LLaVA-1.5 folder without a language model.
+
+    Args:
+        tower: one of `TOWERS`.
+        text_width: of the language model that it is for.
+    """
+    shape = {"model_type": "clip_vision_model", **TOWERS[tower]}
+    config = {
+        "model_type": "llava",
+        "vision_config": shape,
+        "text_config": {"model_type": "llama", "hidden_size": text_width},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    side = shape["image_size"]
+    processor = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    draw = np.random.default_rng(0)
+    weights = {
+        name: (draw.standard_normal(size, np.float32) * _DEVIATION).astype(np.float16)
+        for name, size in _weights(shape, text_width)
+    }
+    save_file(weights, folder / "model.safetensors")
+
+
+def _weights(shape: dict[str, Any], text_width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    width, hidden, patch = (
+        shape[key] for key in ("hidden_size", "intermediate_size", "patch_size")
+    )
+    root = "vision_tower.vision_model."
+    yield root + "embeddings.class_embedding", (width,)
+    yield root + "embeddings.patch_embedding.weight", (width, 3, patch, patch)
+    positions = (shape["image_size"] // patch) ** 2 + 1
+    yield root + "embeddings.position_embedding.weight", (positions, width)
+    yield from _affine(root + "pre_layrnorm", width)
+    for layer in range(shape["num_hidden_layers"]):
+        block = f"{root}encoder.layers.{layer}."
+        yield from _affine(block + "layer_norm1", width)
+        yield from _affine(block + "layer_norm2", width)
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            yield from _affine(f"{block}self_attn.{name}", width, width)
+        yield from _affine(block + "mlp.fc1", hidden, width)
+        yield from _affine(block + "mlp.fc2", width, hidden)
+    yield from _affine("multi_modal_projector.linear_1", text_width, width)
+    yield from _affine("multi_modal_projector.linear_2", text_width, text_width)
+
+
+def _affine(name: str, *size: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield name + ".weight", size
+    yield name + ".bias", size[:1]
