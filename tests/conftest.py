@@ -11,12 +11,16 @@ from typing import TypeVar
 
 import pytest
 
+from sgl_mlx.blas import load_fast_blas
+
 EXPECTED_SKIPS = ("needs macOS", "needs Metal", "needs a GPU")
 """How the reason of a skip may begin where CI runs: on Linux, on the CPU."""
 
 SHOWN = "shown"
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+load_fast_blas()  # before any test module imports mlx, or all of them run on the reference BLAS
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
