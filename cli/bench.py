@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import resource
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from sgl_mlx.cli.kernel_model import kernel_model
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from sgl_mlx.benchmarks.llava import Run
     from sgl_mlx.benchmarks.pairs import Pair
 
 
@@ -138,6 +140,73 @@ def prefetch(options: EngineOptions, prefix: int, repeats: int, as_json: bool) -
         Console().print(_table("first token after an eviction", pairs, caption, sides))
     document = {"rows": [pair.to_dict() for pair in pairs], "stats": stats}
     click.echo(json.dumps(document | _machine()))
+
+
+@bench.command()
+@engine_options
+@click.option("--tower", default="clip-l-336", show_default=True, help="Shape of random weights.")
+@click.option("--images", default=24, show_default=True, help="Pictures.")
+@click.option("--questions", default=60, show_default=True, help="Questions about them.")
+@click.option("--new-tokens", default=32, show_default=True, help="Tokens of each answer.")
+@click.option("--json", "as_json", is_flag=True, help="Print only the JSON document.")
+def llava(
+    options: EngineOptions, tower: str, images: int, questions: int, new_tokens: int, as_json: bool
+) -> None:
+    """Questions about pictures, with the caches for pictures against without.
+
+    A vision tower with random weights is put before the language model, unless --mmproj names one:
+    what it sees means nothing, how long it takes does. Prints a table and ends with one JSON line.
+    """
+    from contextlib import ExitStack
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    from rich.console import Console
+
+    from sgl_mlx.benchmarks.llava import WITHOUT, LlavaBench
+    from sgl_mlx.benchmarks.random_tower import TOWERS, write_tower
+    from sgl_mlx.models.gguf_config import read_config
+    from sgl_mlx.models.gguf_file import GGUFFile
+    from sgl_mlx.models.resolve import resolve
+    from sgl_mlx.runtime.engine import Engine
+
+    if tower not in TOWERS:
+        raise click.UsageError(f"--tower {tower}: known are {', '.join(TOWERS)}")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        if options.mmproj is None:
+            _, language = resolve(options.model_path)
+            write_tower(folder, tower, read_config(GGUFFile(language))["hidden_size"])
+        chosen = {**asdict(options), "mmproj": options.mmproj or str(folder)}
+        ours = stack.enter_context(Engine(**chosen))
+        theirs = stack.enter_context(Engine(**{**chosen, **WITHOUT}))
+        measured = LlavaBench(ours, theirs, folder, images, questions, new_tokens)
+        runs = measured.runs()
+        pair = measured.pair(*runs)
+    if not as_json:
+        Console().print(_table("LLaVA-Bench's shape", [pair], "", ("with caches", "without")))
+        Console().print(_phases(*runs))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    document = {
+        "rows": [pair.to_dict()],
+        "with": runs[0].to_dict(),
+        "without": runs[1].to_dict(),
+        "peak_memory_mb": round(peak / (1 << 20 if platform.system() == "Darwin" else 1 << 10)),
+    }
+    click.echo(json.dumps(document | _machine()))
+
+
+def _phases(ours: Run, theirs: Run) -> Table:
+    from rich.table import Table
+
+    table = Table(title="seconds by phase", caption="files are opened while the model runs")
+    for heading in ("phase", "with caches", "without"):
+        table.add_column(heading, justify="left" if heading == "phase" else "right")
+    for name in vars(ours.phases):
+        table.add_row(name, *(f"{getattr(run.phases, name):.2f}" for run in (ours, theirs)))
+    table.add_row("pictures encoded", str(ours.encoded), str(theirs.encoded))
+    table.add_row("prompt tokens from the cache", f"{ours.hit_rate:.1%}", f"{theirs.hit_rate:.1%}")
+    return table
 
 
 def _figure(speed: float) -> str:

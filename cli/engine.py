@@ -20,6 +20,11 @@ model_option = click.option(
     metavar="MODEL",
     help="A Hugging Face id, an MLX folder, a GGUF file, or an alias from `sgl-mlx models list`.",
 )
+mmproj_option = click.option(
+    "--mmproj",
+    metavar="PATH",
+    help="The vision part for a GGUF language model: a GGUF file, or a LLaVA's folder.",
+)
 kv_bits_option = click.option(
     "--kv-bits",
     type=int,
@@ -51,12 +56,14 @@ class EngineOptions:
     kv_bits: int | None = None
     disk_cache_dir: str | None = None
     disk_cache_bytes: int = 2_000_000_000
+    mmproj: str | None = None
 
 
 def engine_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of an engine; they arrive as one, `options`."""
 
     @model_option
+    @mmproj_option
     @kv_bits_option
     @disk_cache_option
     @disk_cache_size_option
@@ -64,12 +71,13 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
     def with_options(
         *args: Any,
         model: str | None,
+        mmproj: str | None,
         kv_bits: int | None,
         disk_cache: str | None,
         disk_cache_size: int,
         **others: Any,
     ) -> None:
-        options = EngineOptions(model, kv_bits, disk_cache, disk_cache_size)
+        options = EngineOptions(model, kv_bits, disk_cache, disk_cache_size, mmproj)
         command(*args, options=options, **others)
 
     return with_options

@@ -71,12 +71,10 @@ def describe_gguf(file: GGUFFile) -> ModelInfo:
     )
 
 
-def with_tensors(info: ModelInfo, file: GGUFFile) -> ModelInfo:
-    """The model together with the tensors of a second file."""
+def with_part(info: ModelInfo, parameters: int, disk_bytes: int) -> ModelInfo:
+    """The model together with what lies elsewhere."""
     return replace(
-        info,
-        parameters=info.parameters + sum(prod(entry.shape) for entry in file.tensors.values()),
-        disk_bytes=info.disk_bytes + sum(entry.size for entry in file.tensors.values()),
+        info, parameters=info.parameters + parameters, disk_bytes=info.disk_bytes + disk_bytes
     )
 
 

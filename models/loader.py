@@ -15,14 +15,14 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model as load_mlx_folder
 
-from sgl_mlx.errors import CorruptModelError, UnsupportedModelError
+from sgl_mlx.errors import CorruptModelError
 from sgl_mlx.models import build, gguf, gguf_config, memory, safetensors_file
 from sgl_mlx.models.gguf_file import GGUFFile
-from sgl_mlx.models.info import ModelInfo, describe_folder, describe_gguf, with_tensors
+from sgl_mlx.models.info import ModelInfo, describe_folder, describe_gguf, with_part
 from sgl_mlx.models.resolve import resolve
 from sgl_mlx.models.vision import checkpoint
-from sgl_mlx.models.vision.mmproj import load_mmproj
 from sgl_mlx.models.vision.model import VisionModel
+from sgl_mlx.models.vision.part import VisionPart, open_part
 from sgl_mlx.tokenizer import Tokenizer
 
 _SAMPLE_BYTES = 1 << 16
@@ -68,7 +68,8 @@ def load(
             leaves them as they are. None is "native" on a GPU and "float32" on a CPU, whose
             matrix products only BLAS makes fast.
         available: bytes of memory the weights may take from; None asks the machine.
-        mmproj: a GGUF file with the vision part, for a language model that is a GGUF file.
+        mmproj: the vision part for a language model that is a GGUF file: a GGUF file too, or a
+            folder in the layout of a LLaVA, whose language model, if it has one, is not read.
 
     Raises:
         ModelNotFoundError, CorruptModelError, TokenizerError, UnsupportedModelError: saying
@@ -79,12 +80,12 @@ def load(
     kind = _resolve_dtype(dtype)
     target = None if kind is None else getattr(mx, kind)
     file = None if path.is_dir() else GGUFFile(path)
-    vision_file = None if mmproj is None else _open_mmproj(Path(mmproj).expanduser(), path)
+    part = None if mmproj is None else open_part(Path(mmproj).expanduser(), path)
     info = describe_folder(path) if file is None else describe_gguf(file)
-    if vision_file is not None:
-        info = with_tensors(info, vision_file)
+    if part is not None:
+        info = with_part(info, *part.size)
     _check_memory(name, info, kind, available)
-    parts = _load_folder(path, target) if file is None else _load_gguf(file, target, vision_file)
+    parts = _load_folder(path, target) if file is None else _load_gguf(file, target, part)
     loaded, config, tokenizer, vision = parts
     modules = [loaded] if vision is None else [loaded, vision.network]
     mx.eval([module.parameters() for module in modules])
@@ -94,7 +95,7 @@ def load(
         tokenizer=tokenizer,
         name=name,
         path=path,
-        fingerprint=_fingerprint(_weight_files(path, vision_file), config, kind),
+        fingerprint=_fingerprint(_weight_files(path, part), config, kind),
         weight_bytes=sum(p.nbytes for m in modules for _, p in tree_flatten(m.parameters())),
         vision=vision,
     )
@@ -114,22 +115,15 @@ def _check_memory(name: str, info: ModelInfo, dtype: str | None, available: int 
     memory.check_fits(name, info.weight_bytes(dtype), limit, how)
 
 
-def _open_mmproj(path: Path, model: Path) -> GGUFFile:
-    if model.is_dir():
-        raise UnsupportedModelError(f"mmproj goes with a GGUF language model, {model} is a folder")
-    return GGUFFile(path)
-
-
-def _load_gguf(file: GGUFFile, dtype: mx.Dtype | None, vision_file: GGUFFile | None) -> _Parts:
+def _load_gguf(file: GGUFFile, dtype: mx.Dtype | None, part: VisionPart | None) -> _Parts:
     config = gguf_config.read_config(file)
     tokenizer = Tokenizer.from_gguf(file.metadata)
     build.model_classes(config)
     weights = gguf.read_weights(file, config, dtype)
     model = build.build(config, weights, str(file.path))
-    if vision_file is None:
+    if part is None:
         return model, config, tokenizer, None
-    image_token = tokenizer.backend.token_to_id("<image>")
-    vision = load_mmproj(vision_file, config["hidden_size"], image_token, dtype)
+    vision = part.load(config["hidden_size"], tokenizer.backend.token_to_id("<image>"), dtype)
     return model, config, tokenizer, vision
 
 
@@ -157,10 +151,10 @@ def _load_with_vision(path: Path, config: dict[str, Any], dtype: mx.Dtype | None
     return model, text, tokenizer, vision
 
 
-def _weight_files(path: Path, vision_file: GGUFFile | None) -> list[Path]:
+def _weight_files(path: Path, part: VisionPart | None) -> list[Path]:
     if path.is_dir():
         return safetensors_file.weight_files(path)
-    return [path] if vision_file is None else [path, vision_file.path]
+    return [path] if part is None else [path, *part.files]
 
 
 def _fingerprint(files: Sequence[Path], config: Mapping[str, Any], dtype: str | None) -> str:

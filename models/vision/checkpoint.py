@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -63,6 +64,37 @@ def load_folder(
     return model, text, assemble(vision, settings, vision_weights, str(folder))
 
 
+def load_vision(
+    folder: Path, config: Mapping[str, Any], text_width: int, image_token: int | None
+) -> VisionModel:
+    """The vision part alone, for another language model than the folder's own, if it has one.
+
+    Args:
+        text_width: of that language model.
+        image_token: the id of `<image>` in its vocabulary, if it has one.
+
+    Raises:
+        UnsupportedModelError, CorruptModelError: as `load_folder`, and for another width.
+    """
+    source = str(folder / "config.json")
+    given = text_config(config, source).get("hidden_size")
+    check_width(folder, given, text_width)
+    found = read_config(config, text_width, source)
+    found = replace(found, image_token=image_token, video_token=None)
+    _check_quantization(config, source)
+    _, weights = split(_read_weights(folder))
+    return assemble(found, read_settings(folder, found), weights, str(folder))
+
+
+def check_width(path: Path, given: int | None, text_width: int) -> None:
+    """Raise `CorruptModelError` for a vision part of a language model of another width."""
+    if given != text_width:
+        raise CorruptModelError(
+            f"{path} gives features of width {given}, the language model takes {text_width}: it "
+            "belongs to another model"
+        )
+
+
 def assemble(
     config: VisionConfig, settings: PixelSettings, weights: Weights, source: str
 ) -> VisionModel:
@@ -110,13 +142,18 @@ def _filled(given: Mapping[str, Any], source: str) -> dict[str, Any]:
     return {key: value for key, value in filled.items() if value is not None}
 
 
+def is_vision(name: str) -> bool:
+    """Whether a weight of a LLaVA folder belongs to the vision part."""
+    return name.removeprefix("model.").startswith(_VISION)
+
+
 def split(weights: Mapping[str, mx.array]) -> tuple[Weights, Weights]:
     """Weights of the language model under mlx-lm's names, and of the vision part."""
     text: Weights = {}
     vision: Weights = {}
     for name, values in weights.items():
         bare = name.removeprefix("model.")
-        if bare.startswith(_VISION):
+        if is_vision(name):
             vision[bare.replace("vision_tower.vision_model.", "vision_tower.", 1)] = values
         elif bare.startswith("language_model."):
             inner = bare.removeprefix("language_model.")

@@ -15,7 +15,7 @@ import mlx.core as mx
 from sgl_mlx.errors import CorruptModelError, UnsupportedModelError
 from sgl_mlx.models import gguf
 from sgl_mlx.models.gguf_file import GGUFFile
-from sgl_mlx.models.vision.checkpoint import Weights, assemble
+from sgl_mlx.models.vision.checkpoint import Weights, assemble, check_width
 from sgl_mlx.models.vision.config import (
     TowerConfig,
     VisionConfig,
@@ -64,11 +64,7 @@ def load_mmproj(
         CorruptModelError: when something is missing, or it was made for another language model.
     """
     config = _read_config(file, image_token)
-    if config.text_width != text_width:
-        raise CorruptModelError(
-            f"{file.path} gives features of width {config.text_width}, the language model takes "
-            f"{text_width}: it belongs to another model"
-        )
+    check_width(file.path, config.text_width, text_width)
     kind = dtype or gguf.native_float(file)
     swapped = _is_swapped(file, config.tower)
     weights: Weights = {

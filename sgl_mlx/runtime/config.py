@@ -29,7 +29,7 @@ class EngineConfig:
         disk_cache_bytes: what that folder may hold at most.
         random_seed: of requests that bring no seed.
         dtype: float32, float16, bfloat16 or native; None as `models.load` chooses.
-        mmproj: the vision part of a language model that is a GGUF file.
+        mmproj: the vision part of a language model that is a GGUF file (`models.loader.load`).
         image_cache_bytes: what features of pictures may take, and again what processed pixels may.
         kv_bits: 8 keeps the KV pool in 8 bits; None in the model's dtype.
         offline: never ask the hub.

@@ -1,0 +1,97 @@
+"""A vision part that does not come with its language model: a GGUF file or a LLaVA folder."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+from typing import Protocol
+
+import mlx.core as mx
+
+from sgl_mlx.errors import UnsupportedModelError
+from sgl_mlx.models import build, safetensors_file
+from sgl_mlx.models.gguf_file import GGUFFile
+from sgl_mlx.models.vision import checkpoint
+from sgl_mlx.models.vision.mmproj import load_mmproj
+from sgl_mlx.models.vision.model import VisionModel
+
+
+class VisionPart(Protocol):
+    """Known by its headers; weights are read by `load`."""
+
+    @property
+    def files(self) -> list[Path]:
+        """All that hold weights."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Parameters, and bytes on disk."""
+
+    def load(self, text_width: int, image_token: int | None, dtype: mx.Dtype | None) -> VisionModel:
+        """The vision part for a language model of this width; weights are not evaluated.
+
+        Args:
+            image_token: the id of `<image>`, if the language model's vocabulary has it.
+            dtype: of all weights; None leaves them as they are, where they run so.
+
+        Raises:
+            UnsupportedModelError: for a tower or projector that this does not run.
+            CorruptModelError: when something is missing, or it is for another language model.
+        """
+
+
+def open_part(path: Path, model: Path) -> VisionPart:
+    """The vision part at `path`, for the language model at `model`.
+
+    Raises:
+        ModelNotFoundError: when there is nothing.
+        UnsupportedModelError: when the language model is a folder, or this no LLaVA.
+        CorruptModelError: when it cannot be read.
+    """
+    if model.is_dir():
+        raise UnsupportedModelError(f"mmproj goes with a GGUF language model, {model} is a folder")
+    return _Folder(path) if path.is_dir() else _File(GGUFFile(path))
+
+
+class _File:
+    def __init__(self, file: GGUFFile) -> None:
+        self._file = file
+
+    @property
+    def files(self) -> list[Path]:
+        return [self._file.path]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        tensors = self._file.tensors.values()
+        return sum(prod(entry.shape) for entry in tensors), sum(entry.size for entry in tensors)
+
+    def load(self, text_width: int, image_token: int | None, dtype: mx.Dtype | None) -> VisionModel:
+        return load_mmproj(self._file, text_width, image_token, dtype)
+
+
+class _Folder:
+    """transformers' layout; of a whole model the language part is left unread."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._config = safetensors_file.read_config(path)
+        if not checkpoint.has_vision(self._config):
+            kind = self._config["model_type"]
+            raise UnsupportedModelError(f"mmproj: {path} is {kind!r}, which is no LLaVA")
+
+    @property
+    def files(self) -> list[Path]:
+        return safetensors_file.weight_files(self._path)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        declared = safetensors_file.read_entries(self._path)
+        entries = [entry for name, entry in declared.items() if checkpoint.is_vision(name)]
+        return sum(entry.count for entry in entries), sum(entry.size for entry in entries)
+
+    def load(self, text_width: int, image_token: int | None, dtype: mx.Dtype | None) -> VisionModel:
+        found = checkpoint.load_vision(self._path, self._config, text_width, image_token)
+        if dtype is not None:
+            build.cast(found.network, dtype)
+        return found
