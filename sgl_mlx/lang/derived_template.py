@@ -28,6 +28,7 @@ class DerivedTemplate:
     A template that has no system role gets the system text at the head of the next user turn.
     """
 
+    image_token = "<image>"
     default_system_prompt = None  # a template that has one writes it itself
 
     def __init__(self, render: Render) -> None:

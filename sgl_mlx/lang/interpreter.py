@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial, reduce
 from typing import TYPE_CHECKING, Any
 
-from sgl_mlx.core import ChoiceScores, Completion, SamplingParams
-from sgl_mlx.errors import NotYetError, ProgramError
+from sgl_mlx.core import ChoiceScores, Completion, Image, SamplingParams, Video
+from sgl_mlx.errors import ProgramError
 from sgl_mlx.lang import ir
 from sgl_mlx.lang.binding import Name, Step
 from sgl_mlx.lang.reasoning import split_reasoning
@@ -44,10 +44,7 @@ def params_of(node: ir.Expr, defaults: SamplingParams) -> SamplingParams:
 
     Raises:
         InvalidParamsError: for a value out of range.
-        NotYetError: for images and videos.
     """
-    if isinstance(node, (ir.Image, ir.Video)):
-        raise NotYetError(f"{node!r}: prompts with images or videos are not supported yet")
     generator = node.gen if isinstance(node, ir.SeparateReasoning) else node
     if isinstance(generator, ir.Gen):
         if ir.CONSTRAINTS.intersection(generator.sampling):
@@ -82,7 +79,7 @@ def role_after(node: ir.Expr, role: str | None) -> str | None:
 def apply(step: Step, stream: Stream) -> Asked | None:
     """Let a node happen, or ask the backend for what it needs."""
     node = step.node
-    if isinstance(node, (ir.ConstantText, ir.RoleBegin, ir.RoleEnd, ir.ExprList)):
+    if isinstance(node, _WRITTEN):
         with stream.writing() as transcript:
             for leaf in ir.leaves(node):
                 _write_leaf(leaf, transcript)
@@ -95,9 +92,16 @@ def apply(step: Step, stream: Stream) -> Asked | None:
     return None
 
 
+_WRITTEN = (ir.ConstantText, ir.Image, ir.Video, ir.RoleBegin, ir.RoleEnd, ir.ExprList)
+
+
 def _write_leaf(leaf: ir.Expr, transcript: Transcript) -> None:
     if isinstance(leaf, ir.ConstantText):
         transcript.append(leaf.value)
+    elif isinstance(leaf, ir.Image):
+        transcript.append_picture(Image(leaf.source))
+    elif isinstance(leaf, ir.Video):
+        transcript.append_picture(Video(leaf.source, leaf.num_frames))
     elif isinstance(leaf, ir.RoleBegin):
         transcript.begin(leaf.role)
     else:

@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from sgl_mlx.core import SamplingParams
+from sgl_mlx.core import SamplingParams, Text, prompt_text
 from sgl_mlx.lang.state import ProgramState
 from sgl_mlx.lang.stream import Stream
 from sgl_mlx.lang.transcript import Transcript
@@ -38,7 +39,7 @@ class _NoModel:
 
 
 def constant_prefix(program: SglFunction, writer: Callable[[], TurnWriter]) -> str:
-    """The text up to the first argument or question to the model.
+    """The text up to the first argument, picture or question to the model.
 
     The body runs once with placeholders for its arguments; whatever it makes of them, what it
     appended before is right.
@@ -47,4 +48,5 @@ def constant_prefix(program: SglFunction, writer: Callable[[], TurnWriter]) -> s
     arguments = {name: _UNKNOWN.format(name) for name in program.arg_names}
     with suppress(Exception):
         program.func(ProgramState(stream), **{**arguments, **program.bind_arguments})
-    return _FIRST_UNKNOWN.sub("", stream.transcript.text)
+    known = takewhile(lambda part: isinstance(part, Text), stream.transcript.prompt())
+    return _FIRST_UNKNOWN.sub("", prompt_text(tuple(known)))

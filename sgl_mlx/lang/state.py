@@ -22,6 +22,7 @@ from sgl_mlx.lang.ir import (
     VarScopeEnd,
     as_expr,
 )
+from sgl_mlx.lang.pictures import openai_message
 from sgl_mlx.lang.stream import Stream
 
 _NOTHING = ExprList()
@@ -167,9 +168,14 @@ class ProgramState:
         return self.stream_executor.transcript.text
 
     def messages(self) -> list[dict[str, Any]]:
-        """The closed turns as `{"role", "content"}`; waits for them."""
+        """The closed turns as `{"role", "content"}`, pictures as OpenAI has them; waits for them.
+
+        Raises:
+            ImageError: for a picture that cannot be read.
+            NotYetError: for a video, which that form does not know.
+        """
         self.sync()
-        return list(self.stream_executor.transcript.messages)
+        return [*map(openai_message, self.stream_executor.transcript.messages)]
 
     def sync(self) -> None:
         """Wait until everything appended has happened; raises what went wrong."""

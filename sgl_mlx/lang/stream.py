@@ -69,7 +69,6 @@ class Stream:
         Raises:
             ProgramError: nested or unmatched roles. Nothing of the expression is queued then.
             InvalidParamsError: a sampling value out of range.
-            NotYetError: a construct this version does not have.
         """
         site = call_site()
         steps = [

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from typing import Any
 
-from sgl_mlx.core import Completion, Generated, Parallel, Part, Prompt, Shift, Text, prompt_text
+from sgl_mlx.core import Completion, Generated, Image, Parallel, Part, Prompt, Shift, Text, Video
+from sgl_mlx.lang import pictures
 from sgl_mlx.lang.turns import TurnWriter
 
 
@@ -16,7 +17,8 @@ class Transcript:
     Attributes:
         text: all of it, as a reader sees it.
         parts: the same for a backend, in order of writing.
-        messages: the closed turns as `{"role", "content"}`.
+        messages: the closed turns as `{"role", "content"}`; the content is a string, or the
+            parts of a turn that has pictures.
         role: the open turn's, else None.
         writer: how turns are written.
         healable: the text ends in the program's own words, whose last token may merge with what
@@ -30,7 +32,7 @@ class Transcript:
         self.role: str | None = None
         self.healable = False
         self.writer = writer
-        self._role_start = 0
+        self._role_start = self._role_part = 0
         self._owed = ""
         self._fork_part = 0
 
@@ -65,10 +67,18 @@ class Transcript:
         self._owed = ""
         self._write(Generated(completion.text, completion.token_ids))
 
+    def append_picture(self, picture: Image | Video) -> None:
+        self.settle()
+        before, mark, after = self._place
+        self._write(Text(before))
+        self.text += mark
+        self.parts.append(picture)
+        self._write(Text(after))
+
     def append_parallel(self, branches: Sequence[Prompt]) -> None:
         self.settle()
         joined = Parallel(tuple(branches))
-        self.text += prompt_text((joined,))
+        self.text += pictures.flat_text((joined,), self._place[1])
         self.parts.append(joined)
         self.healable = False
 
@@ -80,11 +90,15 @@ class Transcript:
             self.end()
         opening = writer.begin(self._closed, role)
         self._write(Text(opening.text))
-        self.role, self._owed, self._role_start = role, opening.owed, len(self.text)
+        self.role, self._owed = role, opening.owed
+        self._content_begins()
 
     def end(self) -> None:
         role = self.role or ""
-        content = self.text[self._role_start :].lstrip()
+        content: str | Prompt = self.text[self._role_start :].lstrip()
+        said = merged(self.parts[self._role_part :])
+        if pictures.has_pictures(said):
+            content = said
         self._owed = ""
         self._write(Text(self.writer().end(self._closed, role)))
         self.messages.append({"role": role, "content": content})
@@ -95,7 +109,14 @@ class Transcript:
         if self._owed:
             owed, self._owed = self._owed, ""
             self._write(Text(owed))
-            self._role_start = len(self.text)
+            self._content_begins()
+
+    def _content_begins(self) -> None:
+        self._role_start, self._role_part = len(self.text), len(self.parts)
+
+    @property
+    def _place(self) -> tuple[str, str, str]:
+        return pictures.around(self.writer().image_token)
 
     @property
     def _closed(self) -> tuple[str, ...]:

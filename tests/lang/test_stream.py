@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import sgl_mlx as sgl
-from sgl_mlx.core import SamplingParams
+from sgl_mlx.core import Image, SamplingParams, Text, Video
 from sgl_mlx.errors import (
     InvalidParamsError,
     NotYetError,
@@ -191,11 +191,16 @@ def test_invalid_sampling_values_fail_where_they_are_written() -> None:
     assert s.text() == ""
 
 
-@pytest.mark.parametrize("node", [sgl.image("cat.png"), sgl.video("cat.mp4", 8)])
-def test_images_and_videos_are_not_there_yet(node: Any) -> None:
-    s = new_state(ScriptedBackend("x"))
-    with pytest.raises(NotYetError, match="not supported yet"):
-        s += sgl.user(node + "What is this?")
+@pytest.mark.parametrize(
+    ("node", "part"),
+    [(sgl.image("cat.png"), Image("cat.png")), (sgl.video("cat.mp4", 8), Video("cat.mp4", 8))],
+)
+def test_pictures_are_parts_of_the_prompt(node: Any, part: Any) -> None:
+    backend = ScriptedBackend("x")
+    s = new_state(backend)
+    s += "See " + node + "What is this?" + sgl.gen("x")
+    assert s.text() == "See <image>What is this?x"
+    assert backend.calls[0].prompt == (Text("See "), part, Text("What is this?"))
 
 
 def test_a_construct_that_the_backend_lacks_raises_not_yet() -> None:

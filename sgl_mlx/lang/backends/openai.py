@@ -7,10 +7,11 @@ it reads back when the prompt comes to be sent.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from threading import Lock
 from typing import Any
 
@@ -18,19 +19,23 @@ from sgl_mlx.core import (
     ChoiceScores,
     Completion,
     FinishReason,
+    Image,
+    Part,
     Prompt,
     SamplingParams,
     Shift,
-    prompt_text,
+    Text,
 )
 from sgl_mlx.errors import BackendError, NotYetError, ProgramError
 from sgl_mlx.lang.chat_template import ChatTemplate, get_chat_template
+from sgl_mlx.lang.pictures import data_urls, flat_text, openai_content
 
 _THREADS = 64
 _COMPLETION_MODELS = re.compile(r"instruct|davinci|babbage", re.IGNORECASE)
 _CHATML = get_chat_template("chatml")
 _TURN = re.compile(r"<\|im_start\|>(system|user|assistant)\n(.*?)<\|im_end\|>\n", re.DOTALL)
 _OPEN_TURN = "<|im_start|>assistant\n"
+_PICTURE = "\ue00f"
 _UNSUPPORTED = ("regex", "json_schema", "dtype", "grammar", "stop_regex", "stop_token_ids")
 
 
@@ -96,7 +101,7 @@ class OpenAI:
     ) -> Future[tuple[Completion, ...]]:
         if any(isinstance(part, Shift) for part in prompt):
             raise NotYetError("position_ids_offset needs an in-process Engine")
-        request = self._request(prompt_text(prompt), params)
+        request = self._request(prompt, params)
         if on_text is None:
             return self._pool.submit(self._generate, request, params.n)
         return self._pool.submit(self._generate_stream, request, on_text)
@@ -128,11 +133,14 @@ class OpenAI:
 
     # -- requests -----------------------------------------------------------------------------
 
-    def _request(self, text: str, params: SamplingParams) -> Callable[..., Any]:
+    def _request(self, prompt: Prompt, params: SamplingParams) -> Callable[..., Any]:
+        text, urls = flat_text(prompt, _PICTURE), data_urls(prompt)
         options = _options(self.model_name, params)
         if self.is_chat_model:
             create = self._client.chat.completions.create
-            return partial(create, messages=_messages(text), **options)
+            return partial(create, messages=_messages(text, urls), **options)
+        if urls:
+            raise NotYetError(f"{self.model_name} completes text; pictures need a chat model")
         return partial(self._client.completions.create, prompt=text, **options)
 
     def _generate(self, request: Callable[..., Any], n: int) -> tuple[Completion, ...]:
@@ -197,8 +205,12 @@ def _options(model: str, params: SamplingParams) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _messages(text: str) -> list[dict[str, str]]:
-    """The turns of a prompt that ends where the assistant's answer begins."""
+def _messages(text: str, urls: Iterable[str]) -> list[dict[str, Any]]:
+    """The turns of a prompt that ends where the assistant's answer begins.
+
+    Args:
+        urls: of the pictures, in the order of their marks.
+    """
     head, mark, rest = text.rpartition(_OPEN_TURN)
     turns = _TURN.findall(head)
     if not mark or rest or _TURN.sub("", head):
@@ -206,7 +218,18 @@ def _messages(text: str) -> list[dict[str, str]]:
             "a chat model takes turns: put all text into system(), user() and assistant(), and "
             f"gen() first in an assistant turn. The prompt ends in {text[-60:]!r}"
         )
-    return [{"role": role, "content": content} for role, content in turns]
+    left = iter(urls)
+    return [{"role": role, "content": _content(content, left)} for role, content in turns]
+
+
+def _content(text: str, urls: Iterator[str]) -> str | list[dict[str, Any]]:
+    first, *others = text.split(_PICTURE)
+    if not others:
+        return text
+    parts: list[Part] = [Text(first)]
+    for url, piece in zip(islice(urls, len(others)), others, strict=True):
+        parts += [Image(url), Text(piece)]
+    return openai_content(tuple(parts))
 
 
 def _text(choice: Any) -> str:

@@ -28,6 +28,7 @@ from sgl_mlx.lang.chat_template import (
     get_chat_template,
     get_chat_template_by_model_path,
 )
+from sgl_mlx.lang.pictures import around, has_pictures
 
 _THREADS = 64
 """Requests under way at a time; each waits in a thread of its own."""
@@ -95,7 +96,8 @@ class RuntimeEndpoint:
         params: SamplingParams,
         on_text: Callable[[str], None] | None = None,
     ) -> Future[tuple[Completion, ...]]:
-        payload = wire.payload(prompt, params)
+        mark = around(self.chat_template.image_token)[1] if has_pictures(prompt) else ""
+        payload = wire.payload(prompt, params, mark)
         if on_text is None:
             return self._pool.submit(self._generate, payload)
         return self._pool.submit(self._generate_stream, payload, on_text)

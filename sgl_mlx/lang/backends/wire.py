@@ -13,9 +13,9 @@ from sgl_mlx.core import (
     SamplingParams,
     Shift,
     TokenLogprob,
-    prompt_text,
 )
 from sgl_mlx.errors import NotYetError
+from sgl_mlx.lang import pictures
 from sgl_mlx.lang.ir import REGEX_BOOL, REGEX_FLOAT, REGEX_INT, REGEX_STR
 
 _IN_SAMPLING = (
@@ -54,12 +54,20 @@ _DTYPES = {
 
 
 def flat_text(prompt: Prompt) -> str:
+    """The prompt of a request that takes no pictures."""
+    if pictures.has_pictures(prompt):
+        raise NotYetError("select and prefill over pictures need an in-process Engine")
+    return _text(prompt)
+
+
+def _text(prompt: Prompt, mark: str = "") -> str:
     if any(isinstance(part, Shift) for part in prompt):
         raise NotYetError("position_ids_offset needs an in-process Engine; a server cannot do it")
-    return prompt_text(prompt)
+    return pictures.flat_text(prompt, mark)
 
 
-def payload(prompt: Prompt, params: SamplingParams) -> dict[str, Any]:
+def payload(prompt: Prompt, params: SamplingParams, mark: str) -> dict[str, Any]:
+    """Of a request to generate; `mark` stands for pictures in the text."""
     if params.grammar is not None:
         raise NotYetError("grammar= needs an in-process Engine; use regex or json_schema here")
     sampling = {name: getattr(params, name) for name in _IN_SAMPLING}
@@ -68,7 +76,9 @@ def payload(prompt: Prompt, params: SamplingParams) -> dict[str, Any]:
         sampling.update(regex=regex, stop=(*params.stop, *stops))
     given = {k: v for k, v in sampling.items() if v not in (None, ())}
     wanted = {name: getattr(params, name) for name in _IN_REQUEST if getattr(params, name)}
-    return {"text": flat_text(prompt), "sampling_params": given, **wanted}
+    if urls := pictures.data_urls(prompt):
+        wanted["image_data"] = urls
+    return {"text": _text(prompt, mark), "sampling_params": given, **wanted}
 
 
 def prefill_payload(text: str) -> dict[str, Any]:
