@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sgl_mlx.cli.output import complete
-from sgl_mlx.core import Completion, Generated, Part, SamplingParams, Text, prompt_text
+from sgl_mlx.cli.pictures import PLACE, showing, with_pictures
+from sgl_mlx.core import Completion, Generated, Prompt, SamplingParams, Text
 from sgl_mlx.lang.backend import Backend
+from sgl_mlx.lang.pictures import flat_text
 
 
 class Conversation:
@@ -27,18 +29,21 @@ class Conversation:
     def reset(self) -> None:
         """Forget all turns; what the engine cached of them stays."""
         self._messages: list[dict[str, str]] = []
-        self._said: tuple[Part, ...] = ()
+        self._images: tuple[str, ...] = ()
+        self._said: Prompt = ()
         if self._system is not None:
             self._messages.append({"role": "system", "content": self._system})
 
-    def ask(self, question: str, show: Callable[[str], None]) -> Completion:
-        """The answer to a new user turn, shown piece by piece.
+    def ask(
+        self, question: str, show: Callable[[str], None], images: Sequence[str] = ()
+    ) -> Completion:
+        """The answer to a new user turn, which may show pictures; shown piece by piece.
 
         An interrupted answer is kept as far as it came. A turn that cannot be answered, say for
         its length, is forgotten and its error raised.
         """
-        messages = [*self._messages, {"role": "user", "content": question}]
-        prompt = self._continued(messages)
+        messages = [*self._messages, {"role": "user", "content": showing(images, question)}]
+        prompt = self._continued(messages, images)
         pieces: list[str] = []
 
         def keep(piece: str) -> None:
@@ -48,21 +53,26 @@ class Conversation:
         try:
             answer = complete(self._backend, prompt, self._params, keep)
         except KeyboardInterrupt:
-            self._keep(messages, prompt, Text("".join(pieces)))
+            self._keep(messages, images, prompt, Text("".join(pieces)))
             raise
-        self._keep(messages, prompt, Generated(answer.text, answer.token_ids))
+        self._keep(messages, images, prompt, Generated(answer.text, answer.token_ids))
         return answer
 
-    def _continued(self, messages: list[dict[str, str]]) -> tuple[Part, ...]:
+    def _continued(self, messages: list[dict[str, str]], images: Sequence[str]) -> Prompt:
         """The prompt for these turns; keeps the tokens of past answers if the template does."""
         rendered = self._backend.render_chat(messages, add_generation_prompt=True)
-        known = prompt_text(self._said)
+        known = flat_text(self._said, PLACE)
         if rendered.startswith(known):
-            return (*self._said, Text(rendered[len(known) :]))
-        return (Text(rendered),)
+            return (*self._said, *with_pictures(rendered[len(known) :], images))
+        return with_pictures(rendered, (*self._images, *images))
 
     def _keep(
-        self, messages: list[dict[str, str]], prompt: tuple[Part, ...], answer: Text | Generated
+        self,
+        messages: list[dict[str, str]],
+        images: Sequence[str],
+        prompt: Prompt,
+        answer: Text | Generated,
     ) -> None:
         self._messages = [*messages, {"role": "assistant", "content": answer.text}]
+        self._images += tuple(images)
         self._said = (*prompt, answer)

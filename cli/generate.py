@@ -11,8 +11,9 @@ from sgl_mlx.cli import output
 from sgl_mlx.cli.constraints import check_constraints, constraint_options
 from sgl_mlx.cli.engine import EngineOptions, engine_options, open_engine
 from sgl_mlx.cli.logprobs import logprobs_option, rows_of, rows_of_choices
+from sgl_mlx.cli.pictures import check_pictures, image_option, showing, with_pictures
 from sgl_mlx.cli.sampling import sampling_options
-from sgl_mlx.core import Prompt, SamplingParams, Text
+from sgl_mlx.core import Prompt, SamplingParams
 from sgl_mlx.errors import PromptError
 from sgl_mlx.lang.backend import Backend
 from sgl_mlx.lang.choices import token_length_normalized
@@ -24,6 +25,7 @@ from sgl_mlx.lang.choices import token_length_normalized
 @sampling_options
 @constraint_options
 @logprobs_option
+@image_option
 @click.option("--chat", is_flag=True, help="Put the prompt into the model's chat template.")
 @click.option("--no-token-healing", is_flag=True, help="Keep the last token of PROMPT as it is.")
 @click.option("--stream/--no-stream", default=None, help="Print as it comes; on for terminals.")
@@ -31,6 +33,7 @@ from sgl_mlx.lang.choices import token_length_normalized
 def generate(
     prompt: str,
     options: EngineOptions,
+    images: tuple[str, ...],
     chat: bool,
     no_token_healing: bool,
     stream: bool | None,
@@ -42,9 +45,12 @@ def generate(
     """Continue PROMPT; - reads it from standard input.
 
     With --json, standard output is one document of text, variables and stats, and logprobs if
-    asked for; text streamed besides goes to standard error.
+    asked for; text streamed besides goes to standard error. With --image, PROMPT is put into the
+    chat template after the pictures.
     """
     text = _readable(prompt)
+    check_pictures(images)
+    chat = chat or bool(images)
     check_constraints({**sampling, "choices": choices})
     params = SamplingParams.of({**sampling, "token_healing": not (chat or no_token_healing)})
     params = _with_logprobs(params, logprobs).validate()
@@ -52,12 +58,13 @@ def generate(
         stream = sys.stdout.isatty() and not as_json
     with open_engine(options) as engine:
         if chat:
-            message = {"role": "user", "content": text}
+            message = {"role": "user", "content": showing(images, text)}
             text = engine.render_chat([message], add_generation_prompt=True)
+        parts = with_pictures(text, images)
         if choices is not None:
-            _choose(engine, (Text(text),), choices, logprobs is not None, as_json)
+            _choose(engine, parts, choices, logprobs is not None, as_json)
         else:
-            _continue(engine, (Text(text),), params, stream, as_json)
+            _continue(engine, parts, params, stream, as_json)
 
 
 def _continue(

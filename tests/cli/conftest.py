@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 import sgl_mlx
 from sgl_mlx.cli import engine as cli_engine
@@ -59,6 +60,13 @@ def sgl(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
         return CliRunner().invoke(main, args, input=stdin, prog_name="sgl-mlx")
 
     return _sgl
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> str:
+    path = tmp_path / "photo.png"
+    Image.new("RGB", (4, 3), "gray").save(path)
+    return str(path)
 
 
 @pytest.fixture

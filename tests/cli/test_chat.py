@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sgl_mlx.core import Generated
+from sgl_mlx.core import Generated, Image, Text
 from sgl_mlx.errors import PromptError
 
 
@@ -99,3 +99,64 @@ def test_a_template_that_rewrites_the_past_is_followed() -> None:
     talk.ask("a", show=lambda piece: None)
     talk.ask("b", show=lambda piece: None)
     assert backend.prompts == ["1: a > ", "3: b > "]
+
+
+# -- pictures -------------------------------------------------------------------------------------
+
+
+def pictures_of(prompt) -> list[str]:
+    return [part.source for part in prompt if isinstance(part, Image)]
+
+
+def test_pictures_are_shown_with_the_first_question_and_stay(sgl, use, photo) -> None:
+    backend = use(["A cat.", "Grey."])
+    sgl("chat", "--image", photo, stdin="What is it?\nWhich colour?\n")
+    first, second = (call.prompt for call in backend.calls)
+    assert first[:2] == (Text("<user>"), Image(photo))
+    assert backend.prompts[0].endswith("\nWhat is it?</user>\n<assistant>")
+    assert second[: len(first)] == first
+    assert pictures_of(second) == [photo]
+
+
+def test_a_picture_can_be_shown_later(sgl, use, photo) -> None:
+    backend = use(["Hello.", "A cat."])
+    result = sgl("chat", stdin=f"Hi\n/image {photo}\nWhat is it?\nSure?\n")
+    assert "shown with the next question" in result.stdout
+    assert [pictures_of(call.prompt) for call in backend.calls] == [[], [photo], [photo]]
+
+
+def test_a_wrong_picture_is_told_and_nothing_is_shown(sgl, use) -> None:
+    backend = use("Hello.")
+    result = sgl("chat", stdin="/image nowhere.png\n/image\nHi\n")
+    assert result.exit_code == 0
+    assert "nowhere.png" in result.stderr
+    assert "say which: /image FILE" in result.stdout
+    assert pictures_of(backend.calls[0].prompt) == []
+
+
+def test_a_picture_of_a_turn_that_fails_is_forgotten_with_it(sgl, use, photo) -> None:
+    backend = use([PromptError("scripted takes no pictures"), "Fine."])
+    result = sgl("chat", "--image", photo, stdin="What is it?\nHi\n")
+    assert "takes no pictures" in result.stderr
+    assert pictures_of(backend.calls[1].prompt) == []
+
+
+def test_reset_forgets_the_pictures(sgl, use, photo) -> None:
+    backend = use("Yes.")
+    sgl("chat", "--image", photo, stdin="/reset\nHi\n")
+    assert pictures_of(backend.calls[0].prompt) == []
+
+
+def test_a_template_that_rewrites_the_past_gets_every_picture_again(photo) -> None:
+    from sgl_mlx.cli.conversation import Conversation
+    from sgl_mlx.core import SamplingParams
+    from sgl_mlx.testing import ScriptedBackend
+
+    def numbered(messages, add_generation_prompt) -> str:
+        return f"{len(messages)}:" + "".join(m["content"] for m in messages)
+
+    backend = ScriptedBackend("ok", render_chat=numbered)
+    talk = Conversation(backend, SamplingParams())
+    talk.ask("a", show=lambda piece: None, images=[photo])
+    talk.ask("b", show=lambda piece: None, images=[photo])
+    assert [pictures_of(call.prompt) for call in backend.calls] == [[photo], [photo, photo]]

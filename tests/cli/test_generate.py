@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from sgl_mlx.core import Completion, FinishReason, Logprobs, Prompt, SamplingParams, TokenLogprob
+from sgl_mlx.core import (
+    Completion,
+    FinishReason,
+    Image,
+    Logprobs,
+    Prompt,
+    SamplingParams,
+    Text,
+    TokenLogprob,
+)
 
 
 def test_prints_the_answer_alone(sgl, use) -> None:
@@ -240,3 +249,44 @@ def test_logprobs_before_the_prompt_say_what_to_write(sgl) -> None:
     result = sgl("generate", "--logprobs", "The sea")
     assert result.exit_code == 2
     assert "put PROMPT before --logprobs" in result.stderr
+
+
+# -- pictures -------------------------------------------------------------------------------------
+
+
+def test_pictures_stand_before_the_prompt_in_the_users_turn(sgl, use, photo: str) -> None:
+    backend = use(" A cat.")
+    result = sgl("generate", "--image", photo, "--image", photo, "What are these?")
+    assert result.output == " A cat.\n"
+    assert backend.calls[0].prompt == (
+        Text("<user>"),
+        Image(photo),
+        Text("\n"),
+        Image(photo),
+        Text("\nWhat are these?</user>\n<assistant>"),
+    )
+    assert backend.calls[0].params.token_healing is False
+
+
+def test_choices_are_made_about_a_picture(sgl, use, photo: str) -> None:
+    backend = use(logprobs={"cat": -0.1})
+    options = ["--image", photo, "--choices", "cat,dog"]
+    assert sgl("generate", *options, "What is it? ").output == "cat\n"
+    assert Image(photo) in backend.calls[0].prompt
+
+
+def test_a_wrong_picture_is_refused_before_a_model_is_loaded(sgl, tmp_path: Path) -> None:
+    (tmp_path / "notes.png").write_text("no picture")
+    for path in (tmp_path / "nowhere.png", tmp_path / "notes.png"):
+        result = sgl("generate", "--image", str(path), "--model", "nowhere", "What is it?")
+        assert result.exit_code == 1
+        assert result.stderr.startswith("Error: ")
+        assert path.name in result.stderr
+
+
+def test_a_template_that_loses_the_picture_is_an_error(sgl, use, photo: str) -> None:
+    backend = use()
+    backend._render_chat = lambda messages, add_generation_prompt: "Hello."
+    result = sgl("generate", "--image", photo, "What is it?")
+    assert result.exit_code == 1
+    assert "kept 0 places for 1 pictures" in result.stderr

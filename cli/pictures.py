@@ -1,0 +1,58 @@
+"""Pictures on the command line: the option, and where in a chat they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from sgl_mlx.core import Image, Part, Prompt, Text
+from sgl_mlx.errors import PromptError
+
+# Private use: nobody types it, and chat templates leave it where it is.
+PLACE = "\ue00f"
+
+image_option = click.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="FILE",
+    help="A picture to ask about; may be repeated. The model must be a LLaVA.",
+)
+
+
+def check_pictures(images: Sequence[str]) -> None:
+    """Open every picture, so that a wrong one is told before a model is loaded.
+
+    Raises:
+        ImageError: the first that cannot be read.
+    """
+    if images:
+        from sgl_mlx.models.vision.image import open_image
+
+        for path in images:
+            open_image(path)
+
+
+def showing(images: Sequence[str], text: str) -> str:
+    """What a user turn says when it shows pictures: theirs are the first lines, as LLaVA's are."""
+    return f"{PLACE}\n" * len(images) + text
+
+
+def with_pictures(rendered: str, images: Sequence[str]) -> Prompt:
+    """A rendered conversation with the pictures in their places.
+
+    Raises:
+        PromptError: when there are not as many places as pictures.
+    """
+    if not images:
+        return (Text(rendered),)
+    first, *others = rendered.split(PLACE)
+    if len(others) != len(images):
+        raise PromptError(
+            f"the model's chat template kept {len(others)} places for {len(images)} pictures"
+        )
+    parts: list[Part] = [Text(first)]
+    for image, text in zip(images, others, strict=True):
+        parts += [Image(image), Text(text)]
+    return tuple(parts)
