@@ -181,6 +181,8 @@ class Tokenizer:
     ) -> str:
         """The conversation as the model's own template writes it; `kwargs` reach the template.
 
+        A content that is a string is handed to it as a list of parts if that is what it knows.
+
         Raises:
             TokenizerError: when there is no template, or it rejects the messages.
         """
@@ -192,6 +194,8 @@ class Tokenizer:
         if self.eos_token_ids:
             names["eos_token"] = self.token_text(min(self.eos_token_ids))
         variables = {**names, "add_generation_prompt": add_generation_prompt, **kwargs}
+        if tokenizer_chat.takes_parts(self.chat_template):
+            messages = [tokenizer_chat.in_parts(message) for message in messages]
         return tokenizer_chat.render(self.chat_template, messages, variables)
 
 

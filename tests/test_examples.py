@@ -59,7 +59,7 @@ def _render(messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) 
 def scripted(monkeypatch: pytest.MonkeyPatch) -> CountingBackend:
     """Stands in for the engine, whether the example or the command line opens it."""
     backend = CountingBackend(D=-0.1, bad=-0.1, **{"5": -0.1})
-    monkeypatch.setitem(vars(sgl), "Engine", lambda: backend)  # setattr would import mlx first
+    monkeypatch.setitem(vars(sgl), "Engine", lambda **_: backend)  # setattr would import mlx first
     monkeypatch.setattr(cli_engine, "create_engine", lambda model: backend)
     monkeypatch.setattr(sgl.global_config, "default_backend", None)
     return backend

@@ -343,6 +343,28 @@ def test_templates_get_the_helpers_they_expect() -> None:
     assert text == '<s></s>[{"role": "<ü>"}]%E0G'
 
 
+PARTS = (
+    "{% for m in messages %}{{ m.role | upper }}: "
+    "{% for p in m.content | selectattr('type', 'equalto', 'image') %}<image>\n{% endfor %}"
+    "{% for p in m.content | selectattr('type', 'equalto', 'text') %}{{ p.text }} {% endfor %}"
+    "{% endfor %}"
+)
+
+
+def test_a_template_that_wants_lists_of_parts_gets_them() -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    assert chat(PARTS).render_chat(turns) == "USER: Hi ASSISTANT: Hello "
+    shown = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Hi"}]}
+    assert chat(PARTS).render_chat([shown]) == "USER: <image>\nHi "
+
+
+def test_a_template_that_takes_both_is_given_what_was_said() -> None:
+    either = (
+        "{% for m in messages %}{{ m.content if m.content is string else 'a list' }}{% endfor %}"
+    )
+    assert chat(either).render_chat([{"role": "user", "content": "Hi"}]) == "Hi"
+
+
 def test_a_model_without_a_template_says_so() -> None:
     with pytest.raises(TokenizerError, match="no chat template"):
         chat(None).render_chat([])

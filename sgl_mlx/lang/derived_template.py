@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from sgl_mlx.errors import ProgramError, TokenizerError
+from sgl_mlx.lang.pictures import MARK
 from sgl_mlx.lang.turns import Opening, Roles
 
 Render = Callable[[Sequence[Mapping[str, Any]], bool], str]
@@ -28,12 +29,25 @@ class DerivedTemplate:
     A template that has no system role gets the system text at the head of the next user turn.
     """
 
-    image_token = "<image>"
     default_system_prompt = None  # a template that has one writes it itself
 
     def __init__(self, render: Render) -> None:
         self._render = render
         self._pieces: dict[tuple[Roles, bool], tuple[str, ...] | None] = {}
+
+    @cached_property
+    def image_token(self) -> str:
+        """What a picture adds to the turn it stands in: its mark, and what belongs around it."""
+        text = {"type": "text", "text": _SENTINEL.format(0)}
+        try:
+            without = self._render([{"role": "user", "content": [text]}], False)
+            shown = self._render([{"role": "user", "content": [{"type": "image"}, text]}], False)
+        except TokenizerError:
+            return MARK
+        begin = len(os.path.commonprefix([without, shown]))  # noqa: RUF071  (by character)
+        added = shown[begin : begin + len(shown) - len(without)]
+        grew = without == shown[:begin] + shown[begin + len(added) :]
+        return added if grew and added.count(MARK) == 1 else MARK
 
     @cached_property
     def stop(self) -> tuple[str, ...]:

@@ -67,3 +67,21 @@ def test_ctrl_c_while_generating_ends_with_130() -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.decode().endswith("interrupted\n")
+
+
+def test_generate_sees_what_is_on_a_picture() -> None:
+    checkpoint, scan = EXAMPLES / "train_tiny_llava" / "checkpoint", EXAMPLES / "scans" / "1.png"
+    shown = ["--mmproj", str(checkpoint), "--image", str(scan)]
+    done = command("generate", *shown, "--choices", "0,1,2,3,4,5,6,7,8,9", "Which digit is this?")
+    assert (done.returncode, done.stdout) == (0, "2\n")
+
+
+def test_the_bench_over_pictures_encodes_each_once() -> None:
+    shape = ["--tower", "toy", "--images", "2", "--questions", "5", "--new-tokens", "2"]
+    done = command("bench", "llava", *shape, "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["with"]["encoded"] == 2
+    assert document["with"]["computed_tokens"] < document["without"]["computed_tokens"]
+    assert document["without"]["hit_rate"] == 0
+    assert document["peak_memory_mb"] > 0

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import WordLevel
 
 import sgl_mlx as sgl
 from sgl_mlx.core import prompt_text
 from sgl_mlx.errors import ProgramError, TokenizerError
 from sgl_mlx.lang.derived_template import DerivedTemplate, merge_system
 from sgl_mlx.testing import ScriptedBackend
+from sgl_mlx.tokenizer import Tokenizer
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -204,3 +207,27 @@ def test_each_conversation_is_rendered_once() -> None:
         template.begin(("system", "user"), "assistant")
         template.end(("system", "user"), "assistant")
     assert len(rendered[1:]) == len(set(rendered[1:]))
+
+
+PARTS = (
+    "{% for m in messages %}{{ m.role | upper }}: "
+    "{% for p in m.content | selectattr('type', 'equalto', 'image') %}<image>\n{% endfor %}"
+    "{% for p in m.content | selectattr('type', 'equalto', 'text') %}{{ p.text }} {% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+AFTER_THE_PICTURE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }} "
+    "{% for p in m.content %}{% if p.type == 'image' %}<image>{% endif %}{% endfor %}"
+    "{% for p in m.content %}{% if p.type == 'text' %}\n{{ p.text }}{% endif %}{% endfor %}"
+    "<|im_end|>{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [(PARTS, "<image>\n"), (AFTER_THE_PICTURE, "<image>"), (CHATML, "<image>")],
+    ids=["line of its own", "in line", "text alone"],
+)
+def test_pictures_stand_as_the_template_writes_them(template: str, expected: str) -> None:
+    tokenizer = Tokenizer(Backend(WordLevel({"a": 0}, "a")), chat_template=template)
+    assert DerivedTemplate(tokenizer.render_chat).image_token == expected
