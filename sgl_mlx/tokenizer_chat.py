@@ -50,7 +50,7 @@ def render(
 def takes_parts(template: str) -> bool:
     """Whether it writes a content that is a list of parts, and loses one that is a string.
 
-    Templates of LLaVA processors do: they pick parts by type, and the letters of a string have none.
+    Templates of LLaVA processors do: they pick parts by type, and a string's letters have none.
     """
     message = {"role": "user", "content": _PROBE}
     return not _shows_probe(template, message) and _shows_probe(template, in_parts(message))
