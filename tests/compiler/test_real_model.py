@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +17,15 @@ from tests.compiler.test_differential import PROGRAMS, needed
 _TOKENS = 4
 """For each gen: what is right for the first few is right for all."""
 
+DIGITS = Path(__file__).parents[2] / "examples" / "train_tiny_llava" / "checkpoint"
+"""Lets the model see, for the example with pictures."""
+
 SHORT = {"judge": {"article": "Seeds are lent like books."}, "solve": {"depth": 1, "width": 2}}
 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    with Engine("smollm2", max_total_tokens=12000) as engine:
+    with Engine("smollm2", max_total_tokens=12000, mmproj=str(DIGITS)) as engine:
         submit = engine.submit
 
         def submit_few(prompt: Prompt, params: SamplingParams, *rest: Any) -> Any:

@@ -9,6 +9,7 @@ import pytest
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer as Backend
+from tokenizers.decoders import ByteLevel
 from tokenizers.models import WordLevel
 
 import sgl_mlx as sgl
@@ -229,5 +230,7 @@ AFTER_THE_PICTURE = (
     ids=["line of its own", "in line", "text alone"],
 )
 def test_pictures_stand_as_the_template_writes_them(template: str, expected: str) -> None:
-    tokenizer = Tokenizer(Backend(WordLevel({"a": 0}, "a")), chat_template=template)
+    backend = Backend(WordLevel({"a": 0}, "a"))
+    backend.decoder = ByteLevel()
+    tokenizer = Tokenizer(backend, chat_template=template)
     assert DerivedTemplate(tokenizer.render_chat).image_token == expected

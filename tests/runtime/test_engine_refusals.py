@@ -130,6 +130,10 @@ def test_a_model_that_is_not_there_is_refused() -> None:
         ({"seed": 1.5}, "seed must be an integer"),
         ({"logprob_start_len": "a"}, "logprob_start_len must be an integer"),
         ({"logprob_start_len": -7}, "must be -1"),
+        ({"logit_bias": {"a": 1}}, "logit_bias must map token ids to numbers"),
+        ({"logit_bias": [5]}, "logit_bias must map token ids to numbers"),
+        ({"logit_bias": {-1: 1}}, "a token id of at least 0, got 1.0 for -1"),
+        ({"logit_bias": {1: float("nan")}}, "adds a finite number"),
     ],
 )
 def test_numbers_of_the_wrong_kind_are_named(values: dict[str, Any], message: str) -> None:

@@ -180,6 +180,27 @@ def test_penalties_are_as_defined_step_after_step(
             outputs[i].append(found[r.id])
 
 
+# -- bias -------------------------------------------------------------------------------------
+
+
+def test_a_bias_moves_the_tokens_of_its_own_row_alone() -> None:
+    steered = row(0, temperature=0, logit_bias={"5": 100, 4: 20.5, 99: 7})  # 99 is no token
+    assert sample([row(1, temperature=0), steered], LOGITS) == [0, 5]
+
+
+def test_a_bias_shifts_the_distribution_by_its_exponential() -> None:
+    bias = np.array([0, 1, 0, -1, 0, 0.5])
+    found = counts(logit_bias=dict(enumerate(bias)))
+    assert_distributed(found, PROBABILITIES * np.exp(bias))
+
+
+def test_reported_log_probabilities_are_without_the_bias() -> None:
+    biased = row(3, temperature=0, logit_bias={2: 50}, return_logprob=True)
+    _, scores = Sampler([biased], ENDS, 6).sample(mx.array([LOGITS.tolist()]), 0).wait()
+    [(logprob, token)] = scores["r3"].tokens
+    assert (token, logprob) == (2, pytest.approx(LOGITS[2], abs=1e-6))
+
+
 # -- ends -------------------------------------------------------------------------------------
 
 

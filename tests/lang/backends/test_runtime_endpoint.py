@@ -120,13 +120,14 @@ def test_it_is_a_backend(backend: sgl.RuntimeEndpoint) -> None:
 
 
 def test_a_request_has_sglangs_payload(server: Server, backend: sgl.RuntimeEndpoint) -> None:
-    state = program.run("hi", backend=backend, temperature=0.5, stop=["\n"], max_new_tokens=7)
+    sampling = {"temperature": 0.5, "stop": ["\n"], "max_new_tokens": 7, "logit_bias": {9: 2}}
+    state = program.run("hi", backend=backend, **sampling)
     assert state.text() == "hiout0"
     path, payload, authorization = server.received[-1]
     assert (path, authorization, payload["text"]) == ("/generate", "Bearer secret", "hi")
     sampling = payload["sampling_params"]
     assert (sampling["temperature"], sampling["stop"]) == (0.5, ["\n"])
-    assert sampling["max_new_tokens"] == 7
+    assert (sampling["max_new_tokens"], sampling["logit_bias"]) == (7, {"9": 2.0})
     assert "regex" not in sampling
     assert state.get_meta_info("x") == META
 
