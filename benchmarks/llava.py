@@ -92,8 +92,8 @@ class LlavaBench:
         self._params = SamplingParams(
             temperature=0, max_new_tokens=new_tokens, ignore_eos=True, token_healing=False
         )
-        files = [_write_picture(folder, number) for number in range(images)]
-        self._prompts = [_ask(files[i], n) for n, i in enumerate(_spread(images, questions))]
+        files = [write_picture(folder, number) for number in range(images)]
+        self._prompts = [_ask(files[i], n) for n, i in enumerate(spread(images, questions))]
 
     def runs(self) -> tuple[Run, Run]:
         """Ours and theirs, each with nothing cached before."""
@@ -138,7 +138,7 @@ def _phases(spent: Mapping[str, float], seconds: float) -> Phases:
     )
 
 
-def _spread(images: int, questions: int) -> list[int]:
+def spread(images: int, questions: int) -> list[int]:
     """The picture of each question: at most five a picture, each at least once."""
     draw = random.Random(0)
     counts = [1] * images
@@ -152,14 +152,18 @@ def _spread(images: int, questions: int) -> list[int]:
     return asked
 
 
-def _ask(file: Path, number: int) -> Prompt:
+def question(number: int) -> str:
+    """One of 25."""
     subject = _SUBJECTS[number // len(_REQUESTS) % len(_SUBJECTS)]
-    question = _REQUESTS[number % len(_REQUESTS)].format(subject)
+    return _REQUESTS[number % len(_REQUESTS)].format(subject)
+
+
+def _ask(file: Path, number: int) -> Prompt:
     before = "A chat about pictures. The assistant answers in detail.\nUSER: "
-    return (Text(before), Image(file), Text(f"\n{question}\nASSISTANT:"))
+    return (Text(before), Image(file), Text(f"\n{question(number)}\nASSISTANT:"))
 
 
-def _write_picture(folder: Path, number: int) -> Path:
+def write_picture(folder: Path, number: int) -> Path:
     """A photograph's size and smoothness: coarse noise, blown up, as JPEG."""
     height, width = _SIZES[number % len(_SIZES)]
     coarse = np.random.default_rng(number).integers(0, 256, (24, 32, 3)).astype(np.uint8)

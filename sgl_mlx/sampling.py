@@ -34,6 +34,9 @@ class SamplingParams:
         presence_penalty: subtracted once from the logit of every token generated before.
         repetition_penalty: divides (positive) or multiplies (negative) logits of tokens in
             prompt and output; 1 switches it off.
+        logit_bias: added to the logits of these tokens: `(token id, bias)` pairs; `override` also
+            takes a mapping, whose keys may be text, as JSON has them. Reported log-probabilities
+            are those of the model, without it.
         ignore_eos: go on through the model's end tokens.
         seed: the noise of a sample depends on seed and position alone, never on batch mates.
         return_logprob: also return the log-probabilities of the output tokens and, from
@@ -64,6 +67,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     ignore_eos: bool = False
     seed: int | None = None
     return_logprob: bool = False
@@ -104,6 +108,8 @@ class SamplingParams:
                 kept[name] = _as_tuple(kept[name])
         if "json_schema" in kept:
             kept["json_schema"] = _schema_text(kept["json_schema"])
+        if "logit_bias" in kept:
+            kept["logit_bias"] = _bias_pairs(kept["logit_bias"])
         if isinstance(kept.get("dtype"), type):
             kept["dtype"] = kept["dtype"].__name__
         return replace(self, **kept)
@@ -168,6 +174,12 @@ class SamplingParams:
                 raise InvalidParamsError(
                     f"stop_regex {pattern!r} at position {e.pos}: {e.msg}"
                 ) from e
+        for token, bias in self.logit_bias:
+            if token < 0 or not math.isfinite(bias):
+                raise InvalidParamsError(
+                    f"logit_bias adds a finite number to a token id of at least 0, got "
+                    f"{bias!r} for {token!r}"
+                )
         if not all(isinstance(t, int) and t >= 0 for t in self.stop_token_ids):
             raise InvalidParamsError(
                 f"stop_token_ids must hold token ids of at least 0, got {self.stop_token_ids!r}"
@@ -177,6 +189,15 @@ class SamplingParams:
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:
     return (value,) if isinstance(value, (str, int)) else tuple(value)
+
+
+def _bias_pairs(bias: Any) -> tuple[tuple[int, float], ...]:
+    """Pairs of token and bias, in the order of the tokens."""
+    try:
+        pairs = bias.items() if isinstance(bias, Mapping) else bias
+        return tuple(sorted((int(token), float(value)) for token, value in pairs))
+    except (TypeError, ValueError) as e:
+        raise InvalidParamsError(f"logit_bias must map token ids to numbers, got {bias!r}") from e
 
 
 def _schema_text(schema: Any) -> str:

@@ -50,6 +50,8 @@ class Counters:
     """Exact, device-independent counts since the start.
 
     `computed_tokens` are prompt tokens whose KV was computed; `decode_tokens` are the later ones.
+    `decode_passes` are those of `forward_passes` that prefilled nothing, so that their rows are
+    `decode_rows` together. `peak_slots` is the most that requests and cache ever had together.
     """
 
     prompt_tokens: int = 0
@@ -57,6 +59,9 @@ class Counters:
     computed_tokens: int = 0
     decode_tokens: int = 0
     forward_passes: int = 0
+    decode_passes: int = 0
+    decode_rows: int = 0
+    peak_slots: int = 0
     preemptions: int = 0
 
 

@@ -43,6 +43,7 @@ class Sampler:
         self._min_p = mx.array([p.min_p for p in params])[:, None]
         self._any_min_p = any(p.min_p > 0 and not p.greedy for p in params)
         self._penalties = _Penalties(rows, vocabulary) if _penalised(rows) else None
+        self._bias = _bias(rows, vocabulary)
         self._wants_scores = [p.return_logprob for p in params]
         self._top_count = max((p.top_logprobs_num for p in params if p.return_logprob), default=0)
 
@@ -58,6 +59,9 @@ class Sampler:
         """
         raw = logits.astype(mx.float32)
         adjusted = self._penalties.apply(raw) if self._penalties else raw
+        if self._bias is not None:
+            at_rows, tokens, values = self._bias
+            adjusted = adjusted.at[at_rows, tokens].add(values)
         adjusted = self._forbid_ends(adjusted, step)
         if self.constrained:
             adjusted = mx.where(self._allowed(step, live), adjusted, -mx.inf)
@@ -234,6 +238,20 @@ class _Penalties:
             seen = self._seen + False
             seen[self._rows, tokens] = True
             self._seen = seen
+
+
+def _bias(rows: Sequence[Row], vocabulary: int) -> tuple[mx.array, mx.array, mx.array] | None:
+    """Row, token and value of all `logit_bias`; tokens that the model does not have change nothing."""
+    found = [
+        (i, token, value)
+        for i, row in enumerate(rows)
+        for token, value in row.params.logit_bias
+        if token < vocabulary
+    ]
+    if not found:
+        return None
+    at_rows, tokens, values = zip(*found, strict=True)
+    return mx.array(at_rows, mx.int32), mx.array(tokens, mx.int32), mx.array(values)
 
 
 def _penalised(rows: Sequence[Row]) -> bool:

@@ -113,12 +113,16 @@ class Scheduler:
     def commit(self, plan: Plan, result: StepResult) -> None:
         """Take the outcome of a step: sequences grow, end, or put their prefix in the tree."""
         started = time.perf_counter()
+        used = self.cache.capacity - self.cache.slots.free_count
+        self.counters.peak_slots = max(self.counters.peak_slots, used)
         self.counters.forward_passes += 1
         if isinstance(plan, Extend):
             computed = {row.id: len(row.tokens) for row in plan.rows}
         else:
             assert self._epoch is not None
             self._epoch.steps += 1
+            self.counters.decode_passes += 1
+            self.counters.decode_rows += len(plan.ids)
             computed = dict.fromkeys(plan.ids, 1)
         for s in [s for s in self.running if s.id in computed]:
             self._advance(s, computed[s.id], result)

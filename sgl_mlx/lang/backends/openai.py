@@ -199,6 +199,7 @@ def _options(model: str, params: SamplingParams) -> dict[str, Any]:
         "top_p": params.top_p,
         "frequency_penalty": params.frequency_penalty,
         "presence_penalty": params.presence_penalty,
+        "logit_bias": dict(params.logit_bias) or None,
         "seed": params.seed,
         "stop": [stop for stop in params.stop if stop not in _CHATML.stop] or None,
     }

@@ -75,6 +75,8 @@ def payload(prompt: Prompt, params: SamplingParams, mark: str) -> dict[str, Any]
         regex, stops = _DTYPES[params.dtype]
         sampling.update(regex=regex, stop=(*params.stop, *stops))
     given = {k: v for k, v in sampling.items() if v not in (None, ())}
+    if params.logit_bias:
+        given["logit_bias"] = {str(token): value for token, value in params.logit_bias}
     wanted = {name: getattr(params, name) for name in _IN_REQUEST if getattr(params, name)}
     if urls := pictures.data_urls(prompt):
         wanted["image_data"] = urls

@@ -1,0 +1,161 @@
+"""A completion server's client: posts a request, reads the streamed answer, counts.
+
+Knows no server; what a request holds and what an event says is each peer's own (`Dialect`).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import httpx
+
+from sgl_mlx.benchmarks.peers.system import Answer, PeerError, Usage
+from sgl_mlx.benchmarks.suite.words import Words
+from sgl_mlx.benchmarks.suite.workload import Row, Workload
+
+
+@dataclass(frozen=True)
+class Question:
+    """One call, before it is spelled for a server."""
+
+    prompt: str
+    max_tokens: int
+    bias: Mapping[int, float]
+    stop: Sequence[str] = ()
+    grammar: str | None = None
+    images: Sequence[str] = ()
+
+
+class Dialect(Protocol):
+    """How one kind of server is asked, and what its events mean."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def scored_tokens(self) -> int:
+        """The least number of tokens it can be asked for; they are not counted as output."""
+        ...
+
+    def request(self, question: Question) -> dict[str, Any]: ...
+
+    def text(self, event: Mapping[str, Any]) -> str:
+        """The piece of output in an event, perhaps nothing."""
+        ...
+
+    def usage(self, event: Mapping[str, Any]) -> Answer | None:
+        """The counts, in the event that has them."""
+        ...
+
+
+class HttpSession:
+    """A `Session` and the `Client` that workloads' HTTP versions are given.
+
+    Args:
+        timeout: seconds without a word from the server after which it is taken to hang.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        dialect: Dialect,
+        workload: Workload,
+        words: Words,
+        timeout: float,
+    ) -> None:
+        self._name = name
+        self._dialect = dialect
+        self._workload = workload
+        self._words = words
+        self.usage = Usage()
+        # a connection each: a server that has just closed an idle one fails the next request
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        self._http = httpx.Client(base_url=address, timeout=timeout, limits=limits, trust_env=False)
+
+    def run(self, row: Row) -> None:
+        self._workload.http(self, **row)
+
+    def details(self) -> Mapping[str, Any]:
+        return {}
+
+    def close(self) -> None:
+        self._http.close()
+
+    # -- Client -------------------------------------------------------------------------------
+
+    def complete(
+        self,
+        prompt: str,
+        max_tokens: int,
+        stop: Sequence[str] = (),
+        grammar: str | None = None,
+        images: Sequence[str] = (),
+    ) -> str:
+        bias = self._words.steer(prompt)
+        text, answer = self._ask(Question(prompt, max_tokens, bias, stop, grammar, images))
+        self.usage.add(answer)
+        return text
+
+    def score(self, prompt: str, choices: Sequence[str]) -> None:
+        with ThreadPoolExecutor(len(choices)) as pool:
+            for answer in pool.map(lambda choice: self._compute(prompt + choice), choices):
+                self.usage.add(answer)
+
+    def _compute(self, prompt: str) -> Answer:
+        least = self._dialect.scored_tokens
+        _, answer = self._ask(Question(prompt, least, {}))
+        return Answer(answer.prompt_tokens, 0, answer.cached_tokens)
+
+    # -- one call -----------------------------------------------------------------------------
+
+    def _ask(self, question: Question) -> tuple[str, Answer]:
+        started, first, pieces, answer = time.perf_counter(), None, [], None
+        try:
+            with self._http.stream(
+                "POST", self._dialect.path, json=self._dialect.request(question)
+            ) as response:
+                if response.is_error:
+                    raise PeerError(
+                        f"{self._name} refused a request with status {response.status_code}: "
+                        f"{response.read()[:300].decode('utf-8', 'replace')}"
+                    )
+                for line in response.iter_lines():
+                    if (event := self._event(line)) is None:
+                        continue
+                    if text := self._dialect.text(event):
+                        first = first or time.perf_counter() - started
+                        pieces.append(text)
+                    answer = self._dialect.usage(event) or answer
+        except httpx.TimeoutException as error:
+            raise PeerError(
+                f"{self._name} hangs: no word for {self._http.timeout.read} s"
+            ) from error
+        except httpx.HTTPError as error:
+            raise PeerError(f"{self._name} broke off: {type(error).__name__}: {error}") from error
+        if answer is None:
+            raise PeerError(f"{self._name} sent an answer without counts of tokens")
+        counts = answer.prompt_tokens, answer.output_tokens, answer.cached_tokens
+        return "".join(pieces), Answer(*counts, first)
+
+    def _event(self, line: str) -> Mapping[str, Any] | None:
+        """The JSON of a line of server-sent events; None for lines without."""
+        name, _, data = line.partition(":")
+        if name != "data" or data.strip() == "[DONE]":
+            if name.strip().startswith(("{", "<")):
+                raise PeerError(f"{self._name} sent no stream of events but {line[:200]!r}")
+            return None
+        try:
+            event = json.loads(data)
+        except ValueError:
+            raise PeerError(f"{self._name} sent what is no JSON: {data[:200]!r}") from None
+        if not isinstance(event, dict):
+            raise PeerError(f"{self._name} sent no JSON object: {data[:200]!r}")
+        if "error" in event:
+            raise PeerError(f"{self._name} answers with an error: {event['error']}")
+        return event

@@ -1,0 +1,168 @@
+"""llama.cpp's own server, `llama-server`, with its best settings."""
+
+from __future__ import annotations
+
+import base64
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sgl_mlx.benchmarks.peers.http import HttpSession, Question
+from sgl_mlx.benchmarks.peers.server import HOST, running
+from sgl_mlx.benchmarks.peers.system import Answer, PeerError
+from sgl_mlx.benchmarks.suite.words import Words
+from sgl_mlx.benchmarks.suite.workload import IMAGE, Need, Size, Workload
+
+PROGRAM = "llama-server"
+_HOMEBREW = ("/opt/homebrew/bin", "/usr/local/bin")
+_CACHE_MB = 4096
+_MARK = "<__media__>"
+"""llama-server's own mark for a picture in a prompt."""
+
+
+def find_server(given: str | None = None) -> str:
+    """The path of llama-server: given, on PATH, from Homebrew, or built by our script.
+
+    Raises:
+        PeerError: it is nowhere, with what to do.
+    """
+    if given is not None:
+        if not os.access(given, os.X_OK) or os.path.isdir(given):
+            raise PeerError(f"--llama-server {given}: no program there")
+        return given
+    folders = [*_HOMEBREW, str(built_in())]
+    found = shutil.which(PROGRAM) or shutil.which(PROGRAM, path=os.pathsep.join(folders))
+    if found is None:
+        how = (
+            "brew install llama.cpp"
+            if platform.system() == "Darwin"
+            else "benchmarks/peers/build_llama_cpp.sh"
+        )
+        raise PeerError(f"llama.cpp: no {PROGRAM} on PATH; get one with `{how}`")
+    return found
+
+
+def built_in() -> Path:
+    """Where `build_llama_cpp.sh` puts what it builds."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache, "sgl-mlx", "llama.cpp")
+
+
+class LlamaCpp:
+    """A `System`; each session is a process of its own.
+
+    Args:
+        model: a GGUF file.
+        server: a path, or None to look for it.
+        mmproj: the vision part, a GGUF file.
+        threads: of the CPU.
+        context: tokens that fit into one slot.
+        timeout: see `HttpSession`.
+    """
+
+    name = "llama.cpp"
+
+    def __init__(
+        self,
+        model: str,
+        server: str | None = None,
+        mmproj: str | None = None,
+        threads: int | None = None,
+        context: int = 4096,
+        timeout: float = 300.0,
+    ) -> None:
+        if not model.endswith(".gguf"):
+            raise PeerError(f"llama.cpp runs GGUF files, and {model} is none")
+        self._model = model
+        self._server = find_server(server)
+        self._mmproj = mmproj
+        self._threads = threads or os.cpu_count() or 1
+        self._context = context
+        self._timeout = timeout
+
+    @property
+    def abilities(self) -> frozenset[Need]:
+        return frozenset({"grammar", "images"} if self._mmproj else {"grammar"})
+
+    @contextmanager
+    def session(self, workload: Workload, size: Size, words: Words) -> Iterator[HttpSession]:
+        def command(port: int) -> Sequence[str]:
+            return self.command(port, workload.concurrency, "images" in workload.needs)
+
+        with running(self.name, command, "/health") as address:
+            session = HttpSession(self.name, address, DIALECT, workload, words, self._timeout)
+            try:
+                session.complete("Hello.", max_tokens=4)  # not measured: what is loaded lazily
+                session.usage = type(session.usage)()
+                yield session
+            finally:
+                session.close()
+
+    def command(self, port: int, concurrency: int, images: bool = False) -> list[str]:
+        """A slot for each call at a time, one context for all, and prompts kept in memory."""
+        parallel = max(concurrency, 1)
+        options: dict[str, Any] = {
+            "--model": self._model,
+            "--host": HOST,
+            "--port": port,
+            "--threads": self._threads,
+            "--parallel": parallel,
+            "--ctx-size": parallel * self._context,
+            "--cache-ram": _CACHE_MB,
+            "--n-gpu-layers": 999 if platform.system() == "Darwin" else 0,
+        }
+        if images:
+            options["--mmproj"] = self._mmproj
+        return [self._server, *(str(x) for pair in options.items() for x in pair)]
+
+
+@dataclass(frozen=True)
+class LlamaDialect:
+    """`POST /completion`."""
+
+    path: str = "/completion"
+    scored_tokens: int = 0
+
+    def request(self, question: Question) -> dict[str, Any]:
+        return {
+            "prompt": _prompt(question),
+            "n_predict": question.max_tokens,
+            "temperature": 0,
+            "cache_prompt": True,
+            "ignore_eos": question.grammar is None,
+            "stream": True,
+            "stop": list(question.stop),
+            "logit_bias": [[token, bias] for token, bias in question.bias.items()],
+            **({"grammar": question.grammar} if question.grammar else {}),
+        }
+
+    def text(self, event: Mapping[str, Any]) -> str:
+        return str(event.get("content") or "")
+
+    def usage(self, event: Mapping[str, Any]) -> Answer | None:
+        if not event.get("stop"):
+            return None
+        try:
+            timings = event.get("timings") or {}
+            return Answer(
+                int(event["tokens_evaluated"]),
+                int(event["tokens_predicted"]),
+                int(timings.get("cache_n", 0)),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise PeerError(f"llama.cpp counts no tokens in {str(event)[:200]}") from error
+
+
+DIALECT = LlamaDialect()
+
+
+def _prompt(question: Question) -> Any:
+    if not question.images:
+        return question.prompt
+    files = [base64.b64encode(Path(file).read_bytes()).decode() for file in question.images]
+    return {"prompt_string": question.prompt.replace(IMAGE, _MARK), "multimodal_data": files}

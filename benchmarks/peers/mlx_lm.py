@@ -1,0 +1,103 @@
+"""mlx-lm's own server, with its best settings."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sgl_mlx.benchmarks.peers.http import HttpSession, Question
+from sgl_mlx.benchmarks.peers.server import HOST, running
+from sgl_mlx.benchmarks.peers.system import Answer, PeerError
+from sgl_mlx.benchmarks.suite.words import Words
+from sgl_mlx.benchmarks.suite.workload import Need, Size, Workload
+
+_PROMPTS_KEPT = 256
+
+
+class MlxLm:
+    """A `System`; each session is a process of its own.
+
+    Args:
+        model: a folder in MLX's format; see `export` for those that are none.
+        timeout: see `HttpSession`.
+    """
+
+    name = "mlx-lm"
+    abilities: frozenset[Need] = frozenset()
+
+    def __init__(self, model: str, timeout: float = 300.0) -> None:
+        self._model = model
+        self._timeout = timeout
+
+    @contextmanager
+    def session(self, workload: Workload, size: Size, words: Words) -> Iterator[HttpSession]:
+        def command(port: int) -> Sequence[str]:
+            return self.command(port, workload.concurrency)
+
+        with running(self.name, command, "/health") as address:
+            session = HttpSession(self.name, address, DIALECT, workload, words, self._timeout)
+            try:
+                session.complete("Hello.", max_tokens=4)  # not measured: the model is loaded
+                session.usage = type(session.usage)()
+                yield session
+            finally:
+                session.close()
+
+    def command(self, port: int, concurrency: int) -> list[str]:
+        options = {
+            "--model": self._model,
+            "--host": HOST,
+            "--port": port,
+            "--decode-concurrency": max(concurrency, 1),
+            "--prompt-concurrency": max(concurrency, 1),
+            "--prompt-cache-size": _PROMPTS_KEPT,
+            "--log-level": "ERROR",
+        }
+        # through our module, which loads a fast BLAS first where MLX needs one
+        program = [sys.executable, "-m", "sgl_mlx.benchmarks.peers.mlx_lm_server"]
+        return [*program, *(str(x) for pair in options.items() for x in pair)]
+
+
+@dataclass(frozen=True)
+class MlxLmDialect:
+    """OpenAI's `POST /v1/completions`, which asks for at least one token."""
+
+    path: str = "/v1/completions"
+    scored_tokens: int = 1
+
+    def request(self, question: Question) -> dict[str, Any]:
+        return {
+            "prompt": question.prompt,
+            "max_tokens": question.max_tokens,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "stop": list(question.stop),
+            "logit_bias": {str(token): bias for token, bias in question.bias.items()},
+        }
+
+    def text(self, event: Mapping[str, Any]) -> str:
+        choices = event.get("choices")
+        if not isinstance(choices, list):
+            raise PeerError(f"mlx-lm sent no choices: {str(event)[:200]}")
+        return "".join(str(choice.get("text") or "") for choice in choices)
+
+    def usage(self, event: Mapping[str, Any]) -> Answer | None:
+        usage = event.get("usage")
+        if not usage:
+            return None
+        try:
+            details = usage.get("prompt_tokens_details") or {}
+            return Answer(
+                int(usage["prompt_tokens"]),
+                int(usage["completion_tokens"]),
+                int(details.get("cached_tokens", 0)),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise PeerError(f"mlx-lm counts no tokens in {str(usage)[:200]}") from error
+
+
+DIALECT = MlxLmDialect()

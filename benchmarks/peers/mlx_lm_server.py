@@ -1,0 +1,16 @@
+"""`python -m mlx_lm.server` behind a fast BLAS: on Linux, without one, it would be no peer."""
+
+from __future__ import annotations
+
+from sgl_mlx.blas import load_fast_blas
+
+
+def main() -> None:
+    load_fast_blas()
+    from mlx_lm.server import main as serve  # imports mlx, which must come after the BLAS
+
+    serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""Our engine, in this process, as one of the systems; and with features off, as an ablation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import sgl_mlx as sgl
+from sgl_mlx.benchmarks.peers.system import Answer, Usage
+from sgl_mlx.benchmarks.suite.optimum import Asked, Optimum
+from sgl_mlx.benchmarks.suite.words import Words
+from sgl_mlx.benchmarks.suite.workload import TEMPORARY_FOLDER, Need, Row, Size, Workload
+from sgl_mlx.core import (
+    ChoiceScores,
+    Completion,
+    Image,
+    Parallel,
+    Prompt,
+    SamplingParams,
+    prompt_text,
+)
+from sgl_mlx.lang.backend import Backend
+from sgl_mlx.runtime.engine import Engine
+
+SAMPLING: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "token_healing": False}
+"""Of every `gen`: greedy, of the length asked for, and no work that the peers do not do."""
+
+
+class Ours:
+    """A `System`.
+
+    Args:
+        options: of the engine (`EngineConfig`).
+        prefills_forks: whether `fork` computes the parent's prompt before its branches ask.
+        threads: whether branches of one program run side by side.
+    """
+
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        name: str = "ours",
+        prefills_forks: bool = True,
+        threads: bool = True,
+    ) -> None:
+        self.name = name
+        self._options = dict(options)
+        self._prefills_forks = prefills_forks
+        self._threads = threads
+
+    @property
+    def abilities(self) -> frozenset[Need]:
+        return frozenset({"grammar", "images"} if self._options.get("mmproj") else {"grammar"})
+
+    @contextmanager
+    def session(self, workload: Workload, size: Size, words: Words) -> Iterator[OurSession]:
+        with ExitStack() as stack:
+            options = {**self._options, **workload.engine(size)}
+            if options.get("disk_cache_dir") == TEMPORARY_FOLDER:
+                options["disk_cache_dir"] = stack.enter_context(TemporaryDirectory())
+            engine = stack.enter_context(Engine(**options))
+            steered = Steered(engine, words, self._prefills_forks, self._threads)
+            engine.generate("Hello.", max_new_tokens=4, temperature=0)  # not measured
+            engine.flush_cache()
+            yield OurSession(workload, engine, steered)
+
+
+class OurSession:
+    """A `Session` on an engine."""
+
+    def __init__(self, workload: Workload, engine: Engine, backend: Steered) -> None:
+        self._workload = workload
+        self._engine = engine
+        self._backend = backend
+        self._before = engine.get_server_info()["stats"]
+        sgl.set_default_backend(backend)  # of nested programs
+
+    @property
+    def usage(self) -> Usage:
+        return self._backend.usage
+
+    def run(self, row: Row) -> None:
+        state = self._workload.program.run(**row, backend=self._backend, **SAMPLING)
+        state.sync()
+        if error := state.error():
+            raise error
+
+    def details(self) -> Mapping[str, Any]:
+        """What the engine counted during the run."""
+        after = self._engine.get_server_info()["stats"]
+        spent = {name: after[name] - self._before.get(name, 0) for name in after}
+        asked, policy = self._backend.asked, spent["tree_seconds"] + spent["schedule_seconds"]
+        optimum = Optimum.of(asked)
+        return {
+            "computed_tokens": spent["computed_tokens"],
+            "cached_tokens": spent["cached_tokens"],
+            "total_tokens": spent["prompt_tokens"],
+            "unique_tokens": optimum.unique if optimum else None,
+            "forward_passes": spent["forward_passes"],
+            "decode_tokens": spent["decode_tokens"],
+            "peak_slots": after["peak_slots"],
+            "tree_and_scheduler_seconds": round(policy, 4),
+            "model_seconds": round(spent["model_seconds"], 3),
+        }
+
+
+class Steered:
+    """A `Backend` that makes an engine's outputs those of every other system, and counts.
+
+    See `Words.steer`. Scores are left as they are.
+    """
+
+    def __init__(
+        self, engine: Engine, words: Words, prefills_forks: bool = True, threads: bool = True
+    ) -> None:
+        self.usage = Usage()
+        self.asked: list[Asked | None] = []
+        self._engine = engine
+        self._words = words
+        self._prefills_forks = prefills_forks
+        self._threads = threads
+
+    @property
+    def model_name(self) -> str:
+        return self._engine.model_name
+
+    @property
+    def supports_parallel(self) -> bool:
+        return self._engine.supports_parallel
+
+    def render_chat(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
+    ) -> str:
+        return self._engine.render_chat(messages, add_generation_prompt)
+
+    def submit(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Future[tuple[Completion, ...]]:
+        started, first = time.perf_counter(), []
+
+        def on_piece(piece: str) -> None:
+            first.append(time.perf_counter() - started)
+            if on_text is not None:
+                on_text(piece)
+
+        def count(future: Future[tuple[Completion, ...]]) -> None:
+            if future.cancelled() or future.exception() is not None:
+                return
+            [done] = future.result()
+            seconds = first[0] if first else time.perf_counter() - started
+            output = len(done.token_ids)
+            self.usage.add(Answer(done.prompt_tokens, output, done.cached_tokens, seconds))
+            self.asked.append(self._asked(prompt, done))
+
+        steered = params.override(logit_bias=self._words.steer(prompt_text(prompt)))
+        future = self._engine.submit(prompt, steered, on_piece)
+        future.add_done_callback(count)
+        if not self._threads:
+            future.exception()  # waits
+        return future
+
+    def score(
+        self, prompt: Prompt, choices: Sequence[str], unconditional: bool = False
+    ) -> Future[ChoiceScores]:
+        def count(future: Future[ChoiceScores]) -> None:
+            if future.cancelled() or future.exception() is not None:
+                return
+            text = prompt_text(prompt)
+            for choice in choices:
+                tokens = tuple(self._engine.tokenizer.encode(text + choice))
+                self.usage.add(Answer(len(tokens), 0, 0))
+                self.asked.append(Asked(tokens, (), scored=True))
+
+        future = self._engine.score(prompt, choices, unconditional)
+        future.add_done_callback(count)
+        return future
+
+    def prefill(self, prompt: Prompt) -> Future[int]:
+        if self._prefills_forks:
+            return self._engine.prefill(prompt)
+        done: Future[int] = Future()
+        done.set_result(0)
+        return done
+
+    def prefetch(self, prompt: Prompt) -> Future[int]:
+        return self._engine.prefetch(prompt)
+
+    def flush_cache(self) -> bool:
+        return self._engine.flush_cache()
+
+    def get_server_info(self) -> dict[str, Any]:
+        return self._engine.get_server_info()
+
+    def shutdown(self) -> None:
+        self._engine.shutdown()
+
+    def _asked(self, prompt: Prompt, done: Completion) -> Asked | None:
+        if any(isinstance(part, Parallel | Image) for part in prompt):
+            return None
+        return Asked(tuple(self._engine.tokenizer.encode(prompt_text(prompt))), done.token_ids)
+
+
+_: type[Backend] = Steered

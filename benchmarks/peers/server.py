@@ -1,0 +1,105 @@
+"""A server as a child process: started, waited for, and ended whatever happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+
+from sgl_mlx.benchmarks.peers.system import PeerError
+
+HOST = "127.0.0.1"
+_PATIENCE = 5.0
+"""Seconds that a process has to end by itself."""
+
+
+@contextmanager
+def running(
+    name: str,
+    command: Callable[[int], Sequence[str]],
+    health: str,
+    start_timeout: float = 120.0,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[str]:
+    """The address of a server that is up, as `http://127.0.0.1:port`.
+
+    Args:
+        command: of a port that is free.
+        health: the path that answers 200 once the server takes requests.
+        environment: on top of this process's.
+
+    Raises:
+        PeerError: it cannot be started, ends early, or is not up in time; with its last words.
+    """
+    with TemporaryDirectory() as folder:
+        log = Path(folder, "log")
+        port = free_port()
+        with log.open("wb") as output:
+            try:
+                process = subprocess.Popen(
+                    command(port),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **(environment or {})},
+                    start_new_session=True,  # so that all its children can be ended with it
+                )
+            except OSError as error:
+                raise PeerError(f"{name} cannot be started: {error}") from error
+        try:
+            address = f"http://{HOST}:{port}"
+            _wait(name, process, address + health, log, start_timeout)
+            yield address
+            if process.poll() is not None:
+                raise PeerError(f"{name} ended during the run{_last_words(process, log)}")
+        except PeerError:
+            raise
+        except Exception as error:
+            if process.poll() is not None:
+                raise PeerError(f"{name} died{_last_words(process, log)}") from error
+            raise
+        finally:
+            end(process)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all it started, politely at first."""
+    for sign, patience in ((signal.SIGTERM, _PATIENCE), (signal.SIGKILL, None)):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, sign)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+
+
+def _wait(name: str, process: subprocess.Popen[bytes], url: str, log: Path, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise PeerError(f"{name} ended while starting{_last_words(process, log)}")
+        with suppress(httpx.HTTPError):
+            if httpx.get(url, timeout=2.0, trust_env=False).status_code == httpx.codes.OK:
+                return
+        time.sleep(0.1)
+    raise PeerError(f"{name} was not up after {timeout:.0f} s{_last_words(process, log)}")
+
+
+def _last_words(process: subprocess.Popen[bytes], log: Path) -> str:
+    code = process.poll()
+    lines = log.read_text("utf-8", "replace").strip().splitlines()[-3:]
+    ended = "" if code is None else f" with exit code {code}"
+    return ended + (": " + " | ".join(lines) if lines else "")

@@ -1,0 +1,96 @@
+"""What a system offers to the suite: sessions that run rows and count what they took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any, Protocol
+
+from sgl_mlx.benchmarks.suite.words import Words
+from sgl_mlx.benchmarks.suite.workload import Need, Row, Size, Workload
+from sgl_mlx.errors import BenchmarkError
+
+
+class PeerError(BenchmarkError):
+    """A peer is missing, died, hung, or answered what nobody can read. The suite goes on."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one call took, in tokens, as the system itself says; `first` in seconds."""
+
+    prompt_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    first: float | None = None
+
+
+@dataclass
+class Usage:
+    """All calls of a run together. Safe to add to from several threads."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    first_seconds: list[float] = field(default_factory=list)
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def add(self, answer: Answer) -> None:
+        with self._lock:
+            self.calls += 1
+            self.prompt_tokens += answer.prompt_tokens
+            self.output_tokens += answer.output_tokens
+            self.cached_tokens += answer.cached_tokens
+            if answer.first is not None:
+                self.first_seconds.append(answer.first)
+
+    @property
+    def work(self) -> dict[str, int]:
+        """What must be the same on all systems before their times may be compared."""
+        return {
+            "calls": self.calls,
+            "prompt_tokens": self.prompt_tokens,
+            "output_tokens": self.output_tokens,
+        }
+
+
+class Session(Protocol):
+    """A system with an empty cache, ready for one run of a workload."""
+
+    @property
+    def usage(self) -> Usage: ...
+
+    def run(self, row: Row) -> None:
+        """Run one row to its end; from any thread.
+
+        Raises:
+            PeerError: with what went wrong.
+        """
+        ...
+
+    def details(self) -> Mapping[str, Any]:
+        """Exact counts and seconds that only this system has; after all rows have run."""
+        ...
+
+
+class System(Protocol):
+    """Something that runs workloads."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def abilities(self) -> frozenset[Need]: ...
+
+    def session(
+        self, workload: Workload, size: Size, words: Words
+    ) -> AbstractContextManager[Session]:
+        """A fresh session, warmed up; ended with the context, and with it every process.
+
+        Raises:
+            PeerError: it cannot be started.
+        """
+        ...

@@ -1,0 +1,115 @@
+"""One workload on one system: all rows, so many at a time, and what that took."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+from sgl_mlx.benchmarks.peers.system import Session, System
+from sgl_mlx.benchmarks.suite.words import Words
+from sgl_mlx.benchmarks.suite.workload import Row, Size, Workload
+
+Watch = Callable[[str, int, int], None]
+"""Told of a run under way: its name, how many rows are done, and of how many."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run took. Latencies are of whole programs, `first` of single calls, in seconds."""
+
+    system: str
+    seconds: float
+    programs: int
+    latencies: tuple[float, ...]
+    first: tuple[float, ...]
+    work: Mapping[str, int]
+    cached_tokens: int
+    details: Mapping[str, Any]
+
+    @property
+    def speed(self) -> float:
+        """Programs a second."""
+        return self.programs / self.seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "system": self.system,
+            "seconds": round(self.seconds, 3),
+            "programs": self.programs,
+            "programs_per_second": round(self.speed, 3),
+            "latency_p50": _percentile(self.latencies, 50),
+            "latency_p95": _percentile(self.latencies, 95),
+            "ttft_p50": _percentile(self.first, 50),
+            "ttft_p95": _percentile(self.first, 95),
+            **self.work,
+            "cached_tokens": self.cached_tokens,
+            **self.details,
+        }
+
+
+def drive(
+    system: System,
+    workload: Workload,
+    rows: Sequence[Row],
+    size: Size,
+    words: Words,
+    watch: Watch = lambda name, done, total: None,
+) -> Run:
+    """Run all rows on a fresh session.
+
+    Raises:
+        PeerError: the system failed; nothing of it is left running.
+    """
+    name = f"{workload.name} on {system.name}"
+    watch(name, 0, len(rows))
+    with system.session(workload, size, words) as session:
+        started = time.perf_counter()
+        latencies = _run_all(
+            session, rows, workload.concurrency, lambda done: watch(name, done, len(rows))
+        )
+        seconds = time.perf_counter() - started
+        usage = session.usage
+        return Run(
+            system.name,
+            seconds,
+            len(rows),
+            tuple(latencies),
+            tuple(usage.first_seconds),
+            usage.work,
+            usage.cached_tokens,
+            session.details(),
+        )
+
+
+def _run_all(
+    session: Session, rows: Sequence[Row], concurrency: int, progress: Callable[[int], None]
+) -> list[float]:
+    done = itertools.count(1)
+
+    def timed(row: Row) -> float:
+        started = time.perf_counter()
+        session.run(row)
+        progress(next(done))
+        return time.perf_counter() - started
+
+    with ThreadPoolExecutor(concurrency, thread_name_prefix="bench") as pool:
+        futures = [pool.submit(timed, row) for row in rows]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            for future in futures:  # one failed, or the user has had enough
+                future.cancel()
+        return [future.result() for future in futures if not future.cancelled()]
+
+
+def _percentile(values: Sequence[float], percent: int) -> float | None:
+    if not values:
+        return None
+    if len(values) == 1:
+        return round(values[0], 4)
+    return round(statistics.quantiles(values, n=100, method="inclusive")[percent - 1], 4)
