@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 TOWERS: dict[str, dict[str, Any]] = {
@@ -58,12 +59,14 @@ def write_tower(folder: Path, tower: str, text_width: int) -> None:
     side = shape["image_size"]
     processor = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    save_file(dict(random_weights(tower, text_width)), folder / "model.safetensors")
+
+
+def random_weights(tower: str, text_width: int) -> Iterator[tuple[str, NDArray[np.float16]]]:
+    """Every weight of the vision part, by transformers' name; always the same."""
     draw = np.random.default_rng(0)
-    weights = {
-        name: (draw.standard_normal(size, np.float32) * _DEVIATION).astype(np.float16)
-        for name, size in _weights(shape, text_width)
-    }
-    save_file(weights, folder / "model.safetensors")
+    for name, size in _weights(TOWERS[tower], text_width):
+        yield name, (draw.standard_normal(size, np.float32) * _DEVIATION).astype(np.float16)
 
 
 def _weights(shape: dict[str, Any], text_width: int) -> Iterator[tuple[str, tuple[int, ...]]]:

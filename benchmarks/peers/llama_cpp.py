@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import os
 import platform
+import re
 import shutil
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +87,18 @@ class LlamaCpp:
         self._threads = threads or os.cpu_count() or 1
         self._context = context
         self._timeout = timeout
+
+    @cached_property
+    def version(self) -> str:
+        """As `--version` says it, as `10040 (3f7c29d)`."""
+        try:
+            done = subprocess.run(
+                [self._server, "--version"], capture_output=True, text=True, timeout=30
+            )
+        except (OSError, subprocess.SubprocessError):
+            return ""
+        said = re.search(r"version: (.*)", done.stdout + done.stderr)
+        return said.group(1) if said else ""
 
     @property
     def abilities(self) -> frozenset[Need]:

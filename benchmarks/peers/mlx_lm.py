@@ -26,6 +26,7 @@ class MlxLm:
     """
 
     name = "mlx-lm"
+    version = ""
     abilities: frozenset[Need] = frozenset()
 
     def __init__(self, model: str, timeout: float = 300.0) -> None:

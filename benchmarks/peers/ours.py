@@ -35,8 +35,8 @@ class Ours:
 
     Args:
         options: of the engine (`EngineConfig`).
-        prefills_forks: whether `fork` computes the parent's prompt before its branches ask.
-        threads: whether branches of one program run side by side.
+        prefills_forks: whether `fork` may compute the parent's prompt before its branches ask.
+        parallel: whether what a program asks runs side by side; otherwise call after call.
     """
 
     def __init__(
@@ -44,12 +44,13 @@ class Ours:
         options: Mapping[str, Any],
         name: str = "ours",
         prefills_forks: bool = True,
-        threads: bool = True,
+        parallel: bool = True,
     ) -> None:
         self.name = name
+        self.version = ""
         self._options = dict(options)
         self._prefills_forks = prefills_forks
-        self._threads = threads
+        self._parallel = parallel
 
     @property
     def abilities(self) -> frozenset[Need]:
@@ -62,7 +63,7 @@ class Ours:
             if options.get("disk_cache_dir") == TEMPORARY_FOLDER:
                 options["disk_cache_dir"] = stack.enter_context(TemporaryDirectory())
             engine = stack.enter_context(Engine(**options))
-            steered = Steered(engine, words, self._prefills_forks, self._threads)
+            steered = Steered(engine, words, self._prefills_forks, self._parallel)
             engine.generate("Hello.", max_new_tokens=4, temperature=0)  # not measured
             engine.flush_cache()
             yield OurSession(workload, engine, steered)
@@ -101,6 +102,10 @@ class OurSession:
             "unique_tokens": optimum.unique if optimum else None,
             "forward_passes": spent["forward_passes"],
             "decode_tokens": spent["decode_tokens"],
+            "decode_passes": spent["decode_passes"],
+            "decode_rows": spent["decode_rows"],
+            "pool_tokens_read": spent["pool_tokens_read"],
+            "longest_step": after["longest_step"],
             "peak_slots": after["peak_slots"],
             "tree_and_scheduler_seconds": round(policy, 4),
             "model_seconds": round(spent["model_seconds"], 3),
@@ -114,14 +119,14 @@ class Steered:
     """
 
     def __init__(
-        self, engine: Engine, words: Words, prefills_forks: bool = True, threads: bool = True
+        self, engine: Engine, words: Words, prefills_forks: bool = True, parallel: bool = True
     ) -> None:
         self.usage = Usage()
         self.asked: list[Asked | None] = []
         self._engine = engine
         self._words = words
         self._prefills_forks = prefills_forks
-        self._threads = threads
+        self._parallel = parallel
 
     @property
     def model_name(self) -> str:
@@ -161,7 +166,7 @@ class Steered:
         steered = params.override(logit_bias=self._words.steer(prompt_text(prompt)))
         future = self._engine.submit(prompt, steered, on_piece)
         future.add_done_callback(count)
-        if not self._threads:
+        if not self._parallel:
             future.exception()  # waits
         return future
 

@@ -83,6 +83,11 @@ class System(Protocol):
     def name(self) -> str: ...
 
     @property
+    def version(self) -> str:
+        """Of the program; empty where the suite's own versions say it."""
+        ...
+
+    @property
     def abilities(self) -> frozenset[Need]: ...
 
     def session(

@@ -24,6 +24,8 @@ _WANTED = 400
 class Vocabulary(Protocol):
     """What is asked of a tokenizer."""
 
+    vocab_size: int
+
     def encode(self, text: str, add_special: bool = True) -> list[int]: ...
 
     def decode(
@@ -36,16 +38,15 @@ class Words:
 
     Args:
         tokenizer: of the model that all systems run.
-        size: of its vocabulary.
 
     Raises:
         BenchmarkError: it has too few words of four letters.
     """
 
-    def __init__(self, tokenizer: Vocabulary, size: int) -> None:
+    def __init__(self, tokenizer: Vocabulary) -> None:
         self._tokenizer = tokenizer
         found: dict[str, tuple[int, int]] = {}
-        for token in range(size):
+        for token in range(tokenizer.vocab_size):
             text = tokenizer.decode([token], at_start=False)
             if _WORD.fullmatch(text):
                 alone = tokenizer.encode(text[1:], add_special=False)

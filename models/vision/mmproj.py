@@ -74,6 +74,20 @@ def load_mmproj(
     return assemble(config, _read_settings(file, config), weights, str(file.path))
 
 
+def file_name(name: str) -> str:
+    """llama.cpp's name of one of transformers' parameters: the way back from `_target`."""
+    bare = name.replace("vision_tower.vision_model.", "vision_tower.")
+    others = {ours: theirs for theirs, ours in _OTHER.items()}
+    block = re.fullmatch(r"vision_tower\.encoder\.layers\.(\d+)\.([\w.]+)\.(weight|bias)", bare)
+    if block:
+        parts = {ours: theirs for theirs, ours in _BLOCK.items()}
+        return f"v.blk.{block[1]}.{parts[block[2]]}.{block[3]}"
+    if bare in others:
+        return others[bare]
+    stem, _, kind = bare.rpartition(".")
+    return f"{others[stem]}.{kind}"
+
+
 def _read_config(file: GGUFFile, image_token: int | None) -> VisionConfig:
     source = str(file.path)
     _check_kind(file, source)

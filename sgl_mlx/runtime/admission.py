@@ -51,7 +51,8 @@ class Counters:
 
     `computed_tokens` are prompt tokens whose KV was computed; `decode_tokens` are the later ones.
     `decode_passes` are those of `forward_passes` that prefilled nothing, so that their rows are
-    `decode_rows` together. `peak_slots` is the most that requests and cache ever had together.
+    `decode_rows` together; `longest_step` is the most tokens of the others. `peak_slots` is the
+    most that requests and cache ever had together.
     """
 
     prompt_tokens: int = 0
@@ -61,6 +62,7 @@ class Counters:
     forward_passes: int = 0
     decode_passes: int = 0
     decode_rows: int = 0
+    longest_step: int = 0
     peak_slots: int = 0
     preemptions: int = 0
 

@@ -13,20 +13,20 @@ import mlx.core as mx
 
 from sgl_mlx.runtime import attention as at
 from sgl_mlx.runtime.kv import KVPool, SlotIndex
-from sgl_mlx.runtime.layout import shared_spans
+from sgl_mlx.runtime.layout import MIN_SHARED, shared_spans
 from sgl_mlx.runtime.plan import Row
 
 
 class Chunks:
     """Rows of several tokens each."""
 
-    def __init__(self, pool: KVPool, rows: Sequence[Row]) -> None:
+    def __init__(self, pool: KVPool, rows: Sequence[Row], min_shared: int = MIN_SHARED) -> None:
         self._pool = pool
         starts = [0]
         for row in rows:
             starts.append(starts[-1] + len(row.tokens))
         self._ranges = list(pairwise(starts))
-        self._levels = _levels(self._prefix_parts(rows))
+        self._levels = _levels(self._prefix_parts(rows, min_shared))
         self._stored: dict[int, tuple[mx.array, mx.array]] = {}
         self._causal: dict[tuple[int, int, int, int | None], mx.array] = {}
 
@@ -70,9 +70,9 @@ class Chunks:
             self._causal[key] = at.causal_bias(*key)
         return self._causal[key]
 
-    def _prefix_parts(self, rows: Sequence[Row]) -> list[_PrefixPart]:
+    def _prefix_parts(self, rows: Sequence[Row], min_shared: int) -> list[_PrefixPart]:
         """Stretches that several rows share, and what each row has alone."""
-        spans, private = shared_spans(rows)
+        spans, private = shared_spans(rows, min_shared)
         stretches = [(s.first, s.last, s.start, s.start + len(s.slots)) for s in spans]
         stretches += [(i, i + 1, start, len(rows[i].prefix)) for i, start in enumerate(private)]
         return [

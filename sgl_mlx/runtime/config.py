@@ -9,6 +9,7 @@ from typing import Any
 
 from sgl_mlx.errors import InvalidParamsError
 from sgl_mlx.runtime.admission import SchedulerLimits
+from sgl_mlx.runtime.prefix_cache import Reuse
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class EngineConfig:
         chunked_prefill_size: tokens computed in one step at most.
         schedule_policy: lpm, dfs-weight, fcfs or random.
         disable_radix_cache: recompute every prompt (an ablation).
+        whole_prompts_only: reuse a prompt that was asked before, with its answer, as a whole and
+            never in part, as a table of prompts would (an ablation).
+        shared_attention: attend what rows have in common once for all of them; without, each row
+            gathers all of its own prefix (an ablation).
         in_flight_sharing: let a burst over one new prefix wait for one of them to compute it.
         disk_cache_dir: a folder that keeps prefixes evicted from the pool, across restarts; None
             for no such second tier.
@@ -42,6 +47,8 @@ class EngineConfig:
     chunked_prefill_size: int = 512
     schedule_policy: str = "lpm"
     disable_radix_cache: bool = False
+    whole_prompts_only: bool = False
+    shared_attention: bool = True
     in_flight_sharing: bool = True
     disk_cache_dir: str | None = None
     disk_cache_bytes: int = 2_000_000_000
@@ -79,8 +86,15 @@ class EngineConfig:
             max_running=self.max_running_requests,
             step_tokens=self.chunked_prefill_size,
             policy=self.schedule_policy,
-            in_flight_sharing=self.in_flight_sharing and not self.disable_radix_cache,
+            in_flight_sharing=self.in_flight_sharing and self.reuse == "prefixes",
         )
+
+    @property
+    def reuse(self) -> Reuse:
+        """What of earlier prompts is used again."""
+        if self.disable_radix_cache:
+            return "nothing"
+        return "whole prompts" if self.whole_prompts_only else "prefixes"
 
     def _check(self) -> None:
         for name in (

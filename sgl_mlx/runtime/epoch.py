@@ -16,7 +16,7 @@ import mlx.core as mx
 from sgl_mlx.runtime import attention as at
 from sgl_mlx.runtime import cpu
 from sgl_mlx.runtime.kv import KVPool, SlotIndex, Slots
-from sgl_mlx.runtime.layout import batches, shared_spans
+from sgl_mlx.runtime.layout import MIN_SHARED, batches, shared_spans
 from sgl_mlx.runtime.plan import Row
 from sgl_mlx.runtime.shared import NOWHERE, SharedBatch, padded
 
@@ -24,13 +24,15 @@ from sgl_mlx.runtime.shared import NOWHERE, SharedBatch, padded
 class Epoch:
     """See the module. `steps` counts the steps submitted so far."""
 
-    def __init__(self, pool: KVPool, rows: Sequence[Row], width: int) -> None:
+    def __init__(
+        self, pool: KVPool, rows: Sequence[Row], width: int, min_shared: int = MIN_SHARED
+    ) -> None:
         self.ids = [row.id for row in rows]
         self.rows = rows
         self.width = width
         self.steps = 0
         self._first_positions = mx.array([row.position for row in rows], mx.int32)
-        spans, private = shared_spans(rows)
+        spans, private = shared_spans(rows, min_shared)
         self._prefix = max(len(row.prefix) - p for row, p in zip(rows, private, strict=True))
         index = [
             padded(row.prefix[p:], self._prefix, 0) for row, p in zip(rows, private, strict=True)

@@ -80,12 +80,14 @@ class Slots:
         dtype: of what is written and read.
         data: `(slots + 1, heads, dim)` in `dtype`, or int8 where `scales` are.
         scales: float16 `(slots + 1, heads)`, or None.
+        tokens_read: how many tokens were read so far, each as often as it was.
     """
 
     def __init__(self, shape: tuple[int, int, int], dtype: mx.Dtype, kv_bits: int | None) -> None:
         self.dtype = dtype
         self.data = mx.zeros(shape, mx.int8 if kv_bits else dtype)
         self.scales = mx.zeros(shape[:2], mx.float16) if kv_bits else None
+        self.tokens_read = 0
 
     @staticmethod
     def bytes_per_head(dim: int, dtype: mx.Dtype, kv_bits: int | None) -> int:
@@ -98,6 +100,7 @@ class Slots:
 
     def read(self, index: SlotIndex) -> mx.array:
         where = index.where
+        self.tokens_read += index.count
         if self.scales is None:
             return self.data[where]
         return dequantize(self.data[where], self.scales[where], self.dtype)
@@ -119,6 +122,7 @@ class SlotIndex:
 
     def __init__(self, slots: Sequence[int]) -> None:
         first, count = slots[0], len(slots)
+        self.count = count
         consecutive = slots[-1] - first == count - 1 and list(slots) == list(
             range(first, first + count)
         )

@@ -132,6 +132,7 @@ class EngineLoop:
             "model_seconds": self._model_seconds,
             "decode_seconds": self._decode_seconds,
             "mask_seconds": self._runner.mask_seconds,
+            "pool_tokens_read": self._runner.pool_tokens_read,
             "running": len(self._scheduler.running),
             "waiting": len(self._scheduler.waiting),
             "free_slots": self._scheduler.cache.slots.free_count,

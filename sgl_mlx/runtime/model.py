@@ -85,7 +85,7 @@ def assemble(
     pool = KVPool(layers, slots, dtype, bits)
     limits = config.limits if adapter.ragged else replace(config.limits, epoch_steps=1)
     disk = open_disk_tier(config, loaded, pool, on_read)
-    cache = PrefixCache(slots, config.disable_radix_cache, disk.tier if disk else None)
+    cache = PrefixCache(slots, config.reuse, disk.tier if disk else None)
     ends, copy = loaded.tokenizer.eos_token_ids, disk.copy if disk else None
     features = _features(loaded, adapter, config.image_cache_bytes)
     return RunnableModel(
@@ -96,7 +96,9 @@ def assemble(
         context_length=context,
         slots=slots,
         load_seconds=time.perf_counter() - started,
-        runner=Runner(adapter, pool, ends, _paths(adapter, pool), copy, features),
+        runner=Runner(
+            adapter, pool, ends, _paths(adapter, pool, config.shared_attention), copy, features
+        ),
         scheduler=Scheduler(cache, limits),
         grammars=GrammarCompiler(loaded.tokenizer, adapter.vocabulary),
         pictures=Pictures(
@@ -116,7 +118,9 @@ def _features(loaded: LoadedModel, adapter: Adapter, limit: int) -> Features | N
     return Features(loaded.vision, limit)
 
 
-def _paths(adapter: Adapter, pool: KVPool) -> AttentionPaths:
+def _paths(adapter: Adapter, pool: KVPool, share: bool) -> AttentionPaths:
+    if not share:
+        return AttentionPaths(pool, share=False)
     asked = mode()
     kernels = open_kernels(asked)
     if kernels is None or not adapter.ragged or not pool_fits(pool):

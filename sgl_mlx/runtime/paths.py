@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,7 +13,7 @@ from sgl_mlx.runtime.chunks import Chunks
 from sgl_mlx.runtime.epoch import Epoch
 from sgl_mlx.runtime.kernel_steps import KernelChunks, KernelEpoch, pool_fits, rows_fit
 from sgl_mlx.runtime.kv import KVPool, SlotIndex
-from sgl_mlx.runtime.layout import shared_spans
+from sgl_mlx.runtime.layout import MIN_SHARED, shared_spans
 from sgl_mlx.runtime.plan import Row
 from sgl_mlx.runtime.sdpa import SdpaChunks
 
@@ -25,6 +26,7 @@ class AttentionPaths:
     Args:
         kernels: None where there are none to be had.
         cut_overs: where kernels and MLX's fused attention take turns.
+        share: whether what rows have in common is attended once for all of them.
     """
 
     def __init__(
@@ -32,8 +34,10 @@ class AttentionPaths:
         pool: KVPool,
         kernels: TrustedKernels | None = None,
         cut_overs: CutOvers | None = None,
+        share: bool = True,
     ) -> None:
         self.pool = pool
+        self._min_shared = MIN_SHARED if share else sys.maxsize
         self.kernels = kernels if pool_fits(pool) else None
         self._cut_overs = cut_overs or CutOvers()
 
@@ -41,13 +45,15 @@ class AttentionPaths:
         """Attention of up to `width` decode steps of sorted rows."""
         if self.kernels is not None and self._path(rows, "decode") in OURS:
             return KernelEpoch(self.pool, rows, width, self.kernels)
-        return Epoch(self.pool, rows, width)
+        return Epoch(self.pool, rows, width, self._min_shared)
 
     def chunks(self, rows: Sequence[Row]) -> Chunks | SdpaChunks | KernelChunks:
         """Attention of sorted rows of several tokens each."""
         if self.kernels is not None and self._path(rows, "extend") in OURS:
             return KernelChunks(self.pool, rows, self.kernels)
-        return Chunks(self.pool, rows) if cpu.on_cpu() else SdpaChunks(self.pool, rows)
+        if cpu.on_cpu():
+            return Chunks(self.pool, rows, self._min_shared)
+        return SdpaChunks(self.pool, rows)
 
     def _path(self, rows: Sequence[Row], work: Literal["extend", "decode"]) -> Path:
         assert self.kernels is not None

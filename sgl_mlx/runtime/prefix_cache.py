@@ -10,12 +10,15 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from sgl_mlx.runtime.radix import PLAIN, Node, RadixTree
 from sgl_mlx.runtime.slots import SlotAllocator
 from sgl_mlx.runtime.tier import Tier
 from sgl_mlx.runtime.transfers import Load, Transfer
+
+Reuse = Literal["prefixes", "whole prompts", "nothing"]
+"""What of earlier prompts is found again: all but the first are ablations."""
 
 
 @dataclass
@@ -25,26 +28,30 @@ class Holding:
         table:   [ owned by the tree, locked through `node` | held by the request ]
                    0 ..................... shared .......................... len(table)
 
-    Slots move from right to left: `PrefixCache.share` gives computed tokens to the tree.
+    Slots move from right to left: `PrefixCache.share` gives computed tokens to the tree; `whole`
+    are those it was given last.
     """
 
     namespace: Hashable = PLAIN
     table: list[int] = field(default_factory=list)
     shared: int = 0
     node: Node | None = None
+    whole: tuple[int, ...] = ()
 
 
 class PrefixCache:
     """See the module. `seconds` is the time spent here, for the overhead figures.
 
-    With `disabled` no prefix is ever found: each holding is in a namespace of its own.
+    With `reuse="nothing"` no prefix is ever found: each holding is in a namespace of its own. With
+    "whole prompts" only such are found as a holding ended with.
     """
 
-    def __init__(self, capacity: int, disabled: bool = False, tier: Tier | None = None) -> None:
+    def __init__(self, capacity: int, reuse: Reuse = "prefixes", tier: Tier | None = None) -> None:
         self.capacity = capacity
         self.tier = tier
         self._transfers: list[Transfer] = []
-        self._disabled = disabled
+        self._reuse = reuse
+        self._ended: dict[int, set[int]] = {}  # hashes of whole prompts by length
         self.tree = RadixTree()
         self.slots = SlotAllocator(capacity)
         self.held = 0
@@ -58,8 +65,10 @@ class PrefixCache:
     def open(self, tokens: tuple[int, ...], namespace: Hashable = PLAIN) -> Holding:
         """Start a holding with the longest cached prefix of `tokens`, locked."""
         started = time.perf_counter()
-        if self._disabled:
+        if self._reuse == "nothing":
             namespace = object()
+        elif self._reuse == "whole prompts":
+            tokens = tokens[: self._longest_whole(tokens)]
         node, slots = self.tree.match(tokens, namespace)
         self.tree.lock(node)
         self.seconds += time.perf_counter() - started
@@ -100,6 +109,7 @@ class PrefixCache:
         if holding.node is not None:
             self.tree.unlock(holding.node)
         holding.node, holding.shared = node, length
+        holding.whole = tokens
         self._release(duplicate)
         self.seconds += time.perf_counter() - started
 
@@ -108,7 +118,14 @@ class PrefixCache:
         self._release(holding.table[holding.shared :])
         if holding.node is not None:
             self.tree.unlock(holding.node)
-        holding.table, holding.shared, holding.node = [], 0, None
+        if self._reuse == "whole prompts" and holding.whole:
+            self._ended.setdefault(len(holding.whole), set()).add(hash(holding.whole))
+        holding.table, holding.shared, holding.node, holding.whole = [], 0, None, ()
+
+    def _longest_whole(self, tokens: tuple[int, ...]) -> int:
+        """Length of the longest ended prompt that these begin with."""
+        lengths = sorted((n for n in self._ended if n <= len(tokens)), reverse=True)
+        return next((n for n in lengths if hash(tokens[:n]) in self._ended[n]), 0)
 
     def load(
         self, tokens: tuple[int, ...], namespace: Hashable, start: int, payload: Any

@@ -63,6 +63,11 @@ class Runner:
             self.synchronise(plan.transfers)
             return self._extend(plan.rows if isinstance(plan, Extend) else plan.opening)
 
+    @property
+    def pool_tokens_read(self) -> int:
+        """Tokens whose KV was copied out of the pool to be attended, in one of the layers."""
+        return self._pool.keys[0].tokens_read
+
     def synchronise(self, transfers: Sequence[Transfer] = ()) -> None:
         """Have all that was computed in the pool, then make transfers."""
         self.close_epoch()

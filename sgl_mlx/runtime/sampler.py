@@ -241,7 +241,7 @@ class _Penalties:
 
 
 def _bias(rows: Sequence[Row], vocabulary: int) -> tuple[mx.array, mx.array, mx.array] | None:
-    """Row, token and value of all `logit_bias`; tokens that the model does not have change nothing."""
+    """Row, token and value of all `logit_bias`; tokens the model does not have change nothing."""
     found = [
         (i, token, value)
         for i, row in enumerate(rows)

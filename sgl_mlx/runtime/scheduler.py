@@ -118,6 +118,8 @@ class Scheduler:
         self.counters.forward_passes += 1
         if isinstance(plan, Extend):
             computed = {row.id: len(row.tokens) for row in plan.rows}
+            longest = max(self.counters.longest_step, sum(computed.values()))
+            self.counters.longest_step = longest
         else:
             assert self._epoch is not None
             self._epoch.steps += 1

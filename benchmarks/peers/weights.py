@@ -1,0 +1,80 @@
+"""The one model that all systems run, in the format of each."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from sgl_mlx.benchmarks.random_mmproj import write_mmproj
+from sgl_mlx.benchmarks.random_tower import TOWERS
+from sgl_mlx.errors import BenchmarkError
+from sgl_mlx.models import gguf_config, safetensors_file
+from sgl_mlx.models.gguf_file import GGUFFile
+from sgl_mlx.models.loader import load
+from sgl_mlx.models.resolve import resolve
+from sgl_mlx.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model by name, and a folder for what is made from it.
+
+    Args:
+        model: what `models.load` takes.
+    """
+
+    model: str | None
+    folder: Path
+
+    @cached_property
+    def path(self) -> Path:
+        """A GGUF file or a folder."""
+        return resolve(self.model)[1]
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        if self.path.is_dir():
+            return Tokenizer.from_file(self.path)
+        return Tokenizer.from_gguf(GGUFFile(self.path).metadata)
+
+    def mlx_folder(self) -> Path:
+        """The model in MLX's format, dequantized exactly as our engine does it."""
+        if self.path.is_dir():
+            return self.path
+        made = self.folder / "mlx"
+        made.mkdir(exist_ok=True)
+        loaded = load(self.model)
+        weights = dict(tree_flatten(loaded.model.parameters()))
+        mx.save_safetensors(str(made / "model.safetensors"), weights, {"format": "mlx"})
+        (made / "config.json").write_text(json.dumps(loaded.config))
+        self.tokenizer.backend.save(str(made / "tokenizer.json"))
+        settings = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": self.tokenizer.token_text(min(self.tokenizer.eos_token_ids)),
+            "clean_up_tokenization_spaces": False,
+        }
+        (made / "tokenizer_config.json").write_text(json.dumps(settings))
+        return made
+
+    def random_eyes(self, tower: str) -> Path:
+        """A vision part with random weights for this model, as a GGUF file.
+
+        Raises:
+            BenchmarkError: for a tower that there is not.
+        """
+        if tower not in TOWERS:
+            raise BenchmarkError(f"no tower is called {tower}; there are {', '.join(TOWERS)}")
+        made = self.folder / "mmproj.gguf"
+        write_mmproj(made, tower, self._width)
+        return made
+
+    @property
+    def _width(self) -> int:
+        if self.path.is_dir():
+            return int(safetensors_file.read_config(self.path)["hidden_size"])
+        return int(gguf_config.read_config(GGUFFile(self.path))["hidden_size"])

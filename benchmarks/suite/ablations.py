@@ -1,0 +1,81 @@
+"""Our engine with one part switched off: what that part is worth (paper, section 6.4.2).
+
+What each changes is a count, which is exact: `Ablation.shows` says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sgl_mlx.benchmarks.peers.ours import Ours
+from sgl_mlx.errors import BenchmarkError
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A part switched off.
+
+    Args:
+        about: what is missing, in a few words.
+        shows: the count of `OurSession.details` that grows without it, where it matters.
+        options: of the engine.
+        ours: arguments of `Ours`.
+    """
+
+    about: str
+    shows: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    ours: Mapping[str, Any] = field(default_factory=dict)
+
+
+ABLATIONS: dict[str, Ablation] = {
+    "no-cache": Ablation(
+        "every prompt is computed anew", "computed_tokens", {"disable_radix_cache": True}
+    ),
+    "no-tree": Ablation(
+        "a table of whole prompts in place of the tree",
+        "computed_tokens",
+        {"whole_prompts_only": True},
+    ),
+    "fcfs": Ablation("first come, first served", "computed_tokens", {"schedule_policy": "fcfs"}),
+    "random": Ablation("a random order", "computed_tokens", {"schedule_policy": "random"}),
+    "no-in-flight-sharing": Ablation(
+        "requests that come together compute what they share each for itself",
+        "computed_tokens",
+        {"in_flight_sharing": False},
+    ),
+    "no-fork-hint": Ablation(
+        "branches ask at once, whether or not their prompt is computed; without sharing in flight, "
+        "which does the same for all requests",
+        "computed_tokens",
+        {"in_flight_sharing": False},
+        {"prefills_forks": False},
+    ),
+    "no-parallelism": Ablation(
+        "branches of a program run one after another", "decode_passes", {}, {"parallel": False}
+    ),
+    "no-extend": Ablation(
+        "each row gathers its whole prefix out of the pool before it is attended",
+        "pool_tokens_read",
+        {"shared_attention": False},
+    ),
+    "no-chunked-prefill": Ablation(
+        "prompts are computed in one step, however long, and decoding waits",
+        "longest_step",
+        {"chunked_prefill_size": 1 << 20},
+    ),
+}
+
+
+def ablated(name: str, options: Mapping[str, Any]) -> Ours:
+    """Our engine without that part, as a system named after it.
+
+    Raises:
+        BenchmarkError: for a name that there is not.
+    """
+    if name not in ABLATIONS:
+        raise BenchmarkError(f"no ablation {name!r}; there are {', '.join(ABLATIONS)}")
+    found = ABLATIONS[name]
+    return Ours({**options, **found.options}, name=name, **found.ours)
