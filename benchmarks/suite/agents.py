@@ -68,13 +68,13 @@ def _steps(words: Words, size: Size, chain: int) -> list[str]:
 
 
 @sgl.function
-def agent(s: Any, prompt: str, tokens: int, stop: str) -> None:
+def agent(s: Any, prompt: str, tokens: int, until: str) -> None:
     s += prompt
-    s += sgl.gen("answer", max_tokens=tokens, stop=stop)
+    s += sgl.gen("answer", max_tokens=tokens, stop=until)
 
 
-def agent_http(client: Client, prompt: str, tokens: int, stop: str) -> None:
-    client.complete(prompt, max_tokens=tokens, stop=[stop])
+def agent_http(client: Client, prompt: str, tokens: int, until: str) -> None:
+    client.complete(prompt, max_tokens=tokens, stop=[until])
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def agent_rows(words: Words, size: Size) -> list[Row]:
             words.text(size.tokens(kind.tail), f"{kind.name} tail"),
         ]
         prompt = "\n".join(parts) + "\nAnswer:"
-        rows.append({"prompt": prompt, "tokens": kind.output, "stop": kind.stop})
+        rows.append({"prompt": prompt, "tokens": kind.output, "until": kind.stop})
     return rows
 
 
