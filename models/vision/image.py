@@ -59,6 +59,7 @@ def open_frames(source: Source) -> Generator[Image.Image, None, None]:
         yield _decode(image, name)
         frame = 1
         while _seek(image, frame, name):
+            check_size(image.width, image.height, name)  # it may be larger than the first
             yield _decode(image, name)
             frame += 1
 

@@ -136,6 +136,18 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(
         open_image(png_header(side, side))
 
 
+def test_a_frame_that_outgrows_the_first_is_refused_before_it_is_decoded() -> None:
+    frames = [Image.new("L", (8, 8), grey) for grey in (0, 255)]
+    raw = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    small, large = struct.pack("<4H", 0, 0, 8, 8), struct.pack("<4H", 0, 0, 9000, 9000)
+    before, mark, after = raw.rpartition(b"," + small)
+    assert mark
+    opened = open_frames(before + b"," + large + after)
+    assert next(opened).size == (8, 8)
+    with pytest.raises(ImageError, match="9,000 x 9,000 pixels, at most"):
+        next(opened)
+
+
 def test_a_picture_without_pixels_is_refused() -> None:
     with pytest.raises(ImageError, match="0 x 4"):
         open_image(Image.new("RGB", (0, 4)))
