@@ -28,8 +28,14 @@ def check_pictures(images: Sequence[str]) -> None:
         ImageError: the first that cannot be read.
     """
     if images:
+        import warnings
+
+        from PIL.Image import DecompressionBombWarning
+
         from sgl_mlx.models.vision.image import open_image
 
+        # the error that follows says it, and what would be right
+        warnings.simplefilter("ignore", DecompressionBombWarning)
         for path in images:
             open_image(path)
 

@@ -16,6 +16,7 @@ from sgl_mlx.core import (
     Text,
     TokenLogprob,
 )
+from tests.models.vision.test_image import png_header
 
 
 def test_prints_the_answer_alone(sgl, use) -> None:
@@ -277,7 +278,8 @@ def test_choices_are_made_about_a_picture(sgl, use, photo: str) -> None:
 
 def test_a_wrong_picture_is_refused_before_a_model_is_loaded(sgl, tmp_path: Path) -> None:
     (tmp_path / "notes.png").write_text("no picture")
-    for path in (tmp_path / "nowhere.png", tmp_path / "notes.png"):
+    (tmp_path / "bomb.png").write_bytes(png_header(12_000, 12_000))
+    for path in (tmp_path / "nowhere.png", tmp_path / "notes.png", tmp_path / "bomb.png"):
         result = sgl("generate", "--image", str(path), "--model", "nowhere", "What is it?")
         assert result.exit_code == 1
         assert result.stderr.startswith("Error: ")
