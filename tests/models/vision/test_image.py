@@ -15,6 +15,8 @@ from PIL import Image, ImageFile
 from sgl_mlx.errors import ImageError
 from sgl_mlx.models.vision.image import MAX_PIXELS, Source, open_frames, open_image
 
+FORMATS = ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000"]
+
 
 def picture(width: int = 24, height: int = 16) -> Image.Image:
     draw = np.random.default_rng(3)
@@ -134,6 +136,18 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *a: pytest.fail("decoded"))
     with pytest.raises(ImageError, match=f"at most {MAX_PIXELS:,}"):
         open_image(png_header(side, side))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_in_every_format_the_size_is_known_before_anything_is_decoded(
+    format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = saved(picture(), format)
+    with Image.open(BytesIO(raw)) as opened:
+        monkeypatch.setattr(type(opened), "load", lambda *a: pytest.fail("decoded"))
+    monkeypatch.setattr("sgl_mlx.models.vision.image.MAX_PIXELS", 100)
+    with pytest.raises(ImageError, match="24 x 16 pixels, at most 100"):
+        open_image(raw)
 
 
 def test_a_frame_that_outgrows_the_first_is_refused_before_it_is_decoded() -> None:
