@@ -36,8 +36,8 @@ _REQUESTS = (
     "Describe {} of this picture in two sentences.",
     "What would a photographer say about {} here?",
     "Is there anything unusual about {}? Explain.",
-    "Write a caption that mentions {}.",
-    "Does {} tell where this was taken?",
+    "Caption this picture with {} in mind.",
+    "Tell from {} where this was taken.",
 )
 _BEFORE = "A chat about pictures. The assistant answers in detail.\nUSER: "
 
@@ -150,7 +150,7 @@ def _phases(spent: Mapping[str, float], seconds: float) -> Phases:
 
 
 def questions(folder: Path, images: int) -> list[Prompt]:
-    """All prompts about so many pictures; those about one differ from the first word on."""
+    """All prompts about so many pictures; those about one differ from the first letter on."""
     draw = random.Random(0)
     asked = [
         (_write_picture(folder, number), request, draw.choice(_SUBJECTS))

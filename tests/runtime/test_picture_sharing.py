@@ -146,3 +146,16 @@ def test_pictures_come_back_from_disk_and_are_not_mixed_up(
     assert tokens(same) == plain.answer(ask(1, long), 8)
     assert tokens(other) == plain.answer(ask(2, long), 8)
     assert stats(second)["encoded_images"] == 1  # of the other
+
+
+def test_an_evicted_picture_comes_back_from_disk_without_its_encoder(
+    open_llava: Open, llava_folder: Folders, tmp_path: Path
+) -> None:
+    long = "x" * 200
+    engine = open_llava(max_total_tokens=500, disk_cache_dir=str(tmp_path), image_cache_bytes=1)
+    for number in (1, 2, 3):
+        run(engine, ask(number, long))
+    (again,) = run(engine, ask(1, long))
+    assert stats(engine)["restored_tokens"] >= 128
+    assert stats(engine)["encoded_images"] == 3
+    assert tokens(again) == reference(llava_folder("llava")).answer(ask(1, long), 8)
