@@ -269,6 +269,29 @@ def test_pictures_stand_before_the_prompt_in_the_users_turn(sgl, use, photo: str
     assert backend.calls[0].params.token_healing is False
 
 
+def test_a_prompt_that_says_where_pictures_stand_is_taken_as_it_is(sgl, use, photo: str) -> None:
+    backend = use(" A cat.")
+    sgl("generate", "--image", photo, "USER: <image> What is it? ASSISTANT:")
+    before, after = Text("USER: "), Text(" What is it? ASSISTANT:")
+    assert backend.calls[0].prompt == (before, Image(photo), after)
+
+
+def test_so_is_one_for_the_chat_template(sgl, use, photo: str) -> None:
+    backend = use(" Two cats.")
+    sgl("generate", "--chat", "--image", photo, "--image", photo, "Is <image> like <image>?")
+    before, after = Text("<user>Is "), Text("?</user>\n<assistant>")
+    like = (Image(photo), Text(" like "), Image(photo))
+    assert backend.calls[0].prompt == (before, *like, after)
+
+
+def test_as_many_pictures_as_places_are_asked_for(sgl, use, photo: str) -> None:
+    use()
+    result = sgl("generate", "--image", photo, "<image> and <image>?")
+    assert result.exit_code == 1
+    assert "says <image> 2 times, and there are 1 pictures" in result.stderr
+    assert sgl("generate", "What is <image> in HTML?").exit_code == 0
+
+
 def test_choices_are_made_about_a_picture(sgl, use, photo: str) -> None:
     backend = use(logprobs={"cat": -0.1})
     options = ["--image", photo, "--choices", "cat,dog"]
