@@ -17,6 +17,7 @@ from sgl_mlx.core import Prompt, SamplingParams
 from sgl_mlx.errors import PromptError
 from sgl_mlx.lang.backend import Backend
 from sgl_mlx.lang.choices import token_length_normalized
+from sgl_mlx.lang.pictures import MARK
 
 
 @click.command()
@@ -46,11 +47,12 @@ def generate(
 
     With --json, standard output is one document of text, variables and stats, and logprobs if
     asked for; text streamed besides goes to standard error. With --image, PROMPT is put into the
-    chat template after the pictures.
+    chat template after the pictures; if it says <image> where they stand, it is taken as it is.
     """
     text = _readable(prompt)
     check_pictures(images)
-    chat = chat or bool(images)
+    chat = chat or (bool(images) and MARK not in text)
+    text = showing(images, text)
     check_constraints({**sampling, "choices": choices})
     params = SamplingParams.of({**sampling, "token_healing": not (chat or no_token_healing)})
     params = _with_logprobs(params, logprobs).validate()
@@ -58,7 +60,7 @@ def generate(
         stream = sys.stdout.isatty() and not as_json
     with open_engine(options) as engine:
         if chat:
-            message = {"role": "user", "content": showing(images, text)}
+            message = {"role": "user", "content": text}
             text = engine.render_chat([message], add_generation_prompt=True)
         parts = with_pictures(text, images)
         if choices is not None:

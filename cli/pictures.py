@@ -8,6 +8,7 @@ import click
 
 from sgl_mlx.core import Image, Part, Prompt, Text
 from sgl_mlx.errors import PromptError
+from sgl_mlx.lang.pictures import MARK
 
 # Private use: nobody types it, and chat templates leave it where it is.
 PLACE = "\ue00f"
@@ -28,15 +29,33 @@ def check_pictures(images: Sequence[str]) -> None:
         ImageError: the first that cannot be read.
     """
     if images:
+        import warnings
+
+        from PIL.Image import DecompressionBombWarning
+
         from sgl_mlx.models.vision.image import open_image
 
+        # the error that follows says it, and what would be right
+        warnings.simplefilter("ignore", DecompressionBombWarning)
         for path in images:
             open_image(path)
 
 
 def showing(images: Sequence[str], text: str) -> str:
-    """What a user turn says when it shows pictures: theirs are the first lines, as LLaVA's are."""
-    return f"{PLACE}\n" * len(images) + text
+    """A text with a place for each picture: where it says `<image>`, else its first lines.
+
+    Raises:
+        PromptError: when it says so another number of times.
+    """
+    said = text.count(MARK) if images else 0
+    if not said:
+        return f"{PLACE}\n" * len(images) + text
+    if said != len(images):
+        raise PromptError(
+            f"the prompt says {MARK} {said} times, and there are {len(images)} pictures; say it "
+            "once for each, or not at all"
+        )
+    return text.replace(MARK, PLACE)
 
 
 def with_pictures(rendered: str, images: Sequence[str]) -> Prompt:

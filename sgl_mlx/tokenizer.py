@@ -187,7 +187,10 @@ class Tokenizer:
             TokenizerError: when there is no template, or it rejects the messages.
         """
         if self.chat_template is None:
-            raise TokenizerError("the model has no chat template; write the prompt as plain text")
+            raise TokenizerError(
+                "the model has no chat template; write the prompt as plain text, with <image> "
+                "where a picture stands"
+            )
         names = {"bos_token": "", "eos_token": ""}
         if self.bos_token_id is not None:
             names["bos_token"] = self.token_text(self.bos_token_id)

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sgl_mlx.errors import ImageError
+from sgl_mlx.models.vision.gif import SIGNATURE, Gif
 
 Source = str | Path | bytes | Image.Image
 """A path, a `data:` URL, the bytes of a file, or an open picture."""
@@ -59,6 +60,7 @@ def open_frames(source: Source) -> Generator[Image.Image, None, None]:
         yield _decode(image, name)
         frame = 1
         while _seek(image, frame, name):
+            check_size(image.width, image.height, name)  # it may be larger than the first
             yield _decode(image, name)
             frame += 1
 
@@ -86,8 +88,11 @@ def name_of(source: Source) -> str:
 
 def _identify(source: str | Path | bytes, name: str) -> Image.Image:
     """Read the header only."""
+    stream = open_stream(source, name)
     try:
-        return Image.open(open_stream(source, name), formats=_FORMATS)
+        if begins_with(stream, SIGNATURE):
+            return Gif(stream, lambda width, height: check_size(width, height, name))
+        return Image.open(stream, formats=_FORMATS)
     except UnidentifiedImageError as e:
         raise ImageError(
             f"{name} is no picture in a format this reads: {', '.join(_FORMATS)}"
@@ -98,6 +103,14 @@ def _identify(source: str | Path | bytes, name: str) -> Image.Image:
         raise
     except Exception as e:  # Pillow's plugins raise whatever a broken file leads them into
         raise ImageError(f"{name} cannot be read: {e or type(e).__name__}") from e
+
+
+def begins_with(stream: Path | BytesIO, signature: bytes) -> bool:
+    """Whether these are its first bytes."""
+    if isinstance(stream, BytesIO):
+        return stream.getvalue().startswith(signature)
+    with stream.open("rb") as file:
+        return file.read(len(signature)) == signature
 
 
 def open_stream(source: str | Path | bytes, name: str) -> Path | BytesIO:
@@ -147,6 +160,8 @@ def _seek(image: Image.Image, frame: int, name: str) -> bool:
         image.seek(frame)
     except EOFError:
         return False
+    except ImageError:
+        raise
     except Exception as e:  # as above
         raise ImageError(f"{name} is damaged at frame {frame}: {e or type(e).__name__}") from e
     return True

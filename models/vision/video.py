@@ -13,9 +13,16 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from sgl_mlx.errors import ImageError
-from sgl_mlx.models.vision.image import check_size, name_of, open_frames, open_stream
+from sgl_mlx.models.vision.gif import SIGNATURE
+from sgl_mlx.models.vision.image import (
+    begins_with,
+    check_size,
+    name_of,
+    open_frames,
+    open_stream,
+)
 
-_ANIMATED = ("GIF", "PNG", "WEBP")
+_ANIMATED = ("PNG", "WEBP")  # and GIF
 
 
 def read_frames(source: str | Path | bytes, count: int) -> list[Image.Image]:
@@ -52,6 +59,8 @@ def _pick(frames: Iterable[Image.Image], indices: Sequence[int]) -> Iterator[Ima
 
 
 def _is_animation(stream: Path | BytesIO) -> bool:
+    if begins_with(stream, SIGNATURE):
+        return True
     try:
         with Image.open(stream, formats=_ANIMATED):
             return True

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -22,8 +23,8 @@ from sgl_mlx.runtime.byte_lru import ByteLRU
 class Pictures:
     """What one model's vision part makes of pictures; for any thread.
 
-    A program's calls bring the same picture again and again; what was made of it is kept, by
-    where it comes from, in `limit` bytes.
+    A program's calls bring the same picture again and again, many at once; what was made of it is
+    kept, by where it comes from, in `limit` bytes.
 
     Args:
         vision: None for a model of text alone, which refuses every picture.
@@ -36,6 +37,7 @@ class Pictures:
         self._model = model
         self._filler = filler
         self._known: ByteLRU[Hashable, PreparedImage] = ByteLRU(limit)
+        self._under_way: dict[Hashable, Future[PreparedImage]] = {}
         self._lock = Lock()
         self._prepared = 0
         self._open_seconds = 0.0
@@ -60,10 +62,32 @@ class Pictures:
         vision = self._of(part)
         count = part.num_frames if isinstance(part, Video) else int(alone)
         key = _origin(part.source), isinstance(part, Video), count
+        if key[0] is None:
+            return self._make(vision, part, alone)
         with self._lock:
             known = self._known.get(key)
-        if known is not None:
-            return known
+            if known is not None:
+                return known
+            is_first = key not in self._under_way
+            made = self._under_way.setdefault(key, Future())
+        if is_first:
+            self._fulfil(made, key, lambda: self._make(vision, part, alone))
+        return made.result()
+
+    def _fulfil(
+        self, made: Future[PreparedImage], key: Hashable, make: Callable[[], PreparedImage]
+    ) -> None:
+        """What several threads wait for, whether it is a picture or an error."""
+        try:
+            made.set_result(make())
+        except BaseException as error:  # of whichever kind, or they would wait for ever
+            made.set_exception(error)
+        with self._lock:
+            del self._under_way[key]
+            if made.exception() is None:
+                self._known.put(key, made.result(), made.result().pixels.nbytes)
+
+    def _make(self, vision: VisionModel, part: Image | Video, alone: bool) -> PreparedImage:
         started = time.perf_counter()
         frames = _open(part)
         opened = time.perf_counter()
@@ -75,8 +99,6 @@ class Pictures:
             self._prepared += 1
             self._open_seconds += opened - started
             self._process_seconds += time.perf_counter() - opened
-            if key[0] is not None:
-                self._known.put(key, made, made.pixels.nbytes)
         return made
 
     def prompt(self, text: str, images: Sequence[Any]) -> Prompt:

@@ -16,6 +16,7 @@ from sgl_mlx.core import (
     Text,
     TokenLogprob,
 )
+from tests.models.vision.test_image import png_header
 
 
 def test_prints_the_answer_alone(sgl, use) -> None:
@@ -268,6 +269,29 @@ def test_pictures_stand_before_the_prompt_in_the_users_turn(sgl, use, photo: str
     assert backend.calls[0].params.token_healing is False
 
 
+def test_a_prompt_that_says_where_pictures_stand_is_taken_as_it_is(sgl, use, photo: str) -> None:
+    backend = use(" A cat.")
+    sgl("generate", "--image", photo, "USER: <image> What is it? ASSISTANT:")
+    before, after = Text("USER: "), Text(" What is it? ASSISTANT:")
+    assert backend.calls[0].prompt == (before, Image(photo), after)
+
+
+def test_so_is_one_for_the_chat_template(sgl, use, photo: str) -> None:
+    backend = use(" Two cats.")
+    sgl("generate", "--chat", "--image", photo, "--image", photo, "Is <image> like <image>?")
+    before, after = Text("<user>Is "), Text("?</user>\n<assistant>")
+    like = (Image(photo), Text(" like "), Image(photo))
+    assert backend.calls[0].prompt == (before, *like, after)
+
+
+def test_as_many_pictures_as_places_are_asked_for(sgl, use, photo: str) -> None:
+    use()
+    result = sgl("generate", "--image", photo, "<image> and <image>?")
+    assert result.exit_code == 1
+    assert "says <image> 2 times, and there are 1 pictures" in result.stderr
+    assert sgl("generate", "What is <image> in HTML?").exit_code == 0
+
+
 def test_choices_are_made_about_a_picture(sgl, use, photo: str) -> None:
     backend = use(logprobs={"cat": -0.1})
     options = ["--image", photo, "--choices", "cat,dog"]
@@ -277,7 +301,8 @@ def test_choices_are_made_about_a_picture(sgl, use, photo: str) -> None:
 
 def test_a_wrong_picture_is_refused_before_a_model_is_loaded(sgl, tmp_path: Path) -> None:
     (tmp_path / "notes.png").write_text("no picture")
-    for path in (tmp_path / "nowhere.png", tmp_path / "notes.png"):
+    (tmp_path / "bomb.png").write_bytes(png_header(12_000, 12_000))
+    for path in (tmp_path / "nowhere.png", tmp_path / "notes.png", tmp_path / "bomb.png"):
         result = sgl("generate", "--image", str(path), "--model", "nowhere", "What is it?")
         assert result.exit_code == 1
         assert result.stderr.startswith("Error: ")

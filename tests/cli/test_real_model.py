@@ -77,11 +77,14 @@ def test_generate_sees_what_is_on_a_picture() -> None:
 
 
 def test_the_bench_over_pictures_encodes_each_once() -> None:
-    shape = ["--tower", "toy", "--images", "2", "--questions", "5", "--new-tokens", "2"]
+    shape = ["--tower", "toy", "--images", "2", "--new-tokens", "2"]
     done = command("bench", "llava", *shape, "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["with"]["encoded"] == 2
-    assert document["with"]["computed_tokens"] < document["without"]["computed_tokens"]
+    assert document["with"]["computed_tokens"] == document["with"]["fewest"]
+    assert document["with"]["hit_rate"] == document["with"]["best_hit_rate"] > 0.4
     assert document["without"]["hit_rate"] == 0
+    spent = document["without"]["phases"]
+    assert all(spent[phase] > 0 for phase in ("open", "process", "encode", "prefill", "decode"))
     assert document["peak_memory_mb"] > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mlx.utils import tree_flatten
 from sgl_mlx.runtime.engine import Engine
 from tests.models.conftest import LLAMA, write_folder
 from tests.models.toy import toy_model
+from tests.runtime.llava import Folders, Open, write_llava
 
 MakeEngine = Callable[..., Engine]
 
@@ -52,3 +54,24 @@ def smollm2() -> Iterator[Engine]:
     """The embedded model in float32, shared by all tests."""
     with Engine("smollm2", max_total_tokens=12000) as engine:
         yield engine
+
+
+@pytest.fixture(scope="session")
+def llava_folder(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    """A toy LLaVA's folder by its golden's name."""
+    root = tmp_path_factory.mktemp("llava")
+    return cache(lambda name: write_llava(root / name, name))
+
+
+@pytest.fixture
+def open_llava(llava_folder: Folders) -> Iterator[Open]:
+    """`open_llava(name="llava", **options)`; shut down in the end."""
+    engines: list[Engine] = []
+
+    def make(name: str = "llava", **options: Any) -> Engine:
+        engines.append(Engine(str(llava_folder(name)), **{"max_total_tokens": 1000, **options}))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.shutdown()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image as Pillow
 
-from sgl_mlx.core import Image, Part, Text, Video
+from sgl_mlx.core import Completion, Image, Part, SamplingParams, Text, Video
 from sgl_mlx.models.loader import LoadedModel, load
 from sgl_mlx.models.vision.video import read_frames
+from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.tokenizer import Tokenizer
 from tests.models.conftest import KINDS, TOKENS
 from tests.models.vision.conftest import read_golden, write_golden
@@ -21,6 +22,12 @@ from tests.models.vision.conftest import read_golden, write_golden
 SIZE = len(TOKENS)
 IMAGE, VIDEO = SIZE - 2, SIZE - 1
 """Ids of the tokens that stand for pictures."""
+FEATURES = 16
+"""Tokens of a picture in the toy of LLaVA-1.5."""
+PARAMS = SamplingParams(max_new_tokens=8, temperature=0, ignore_eos=True, token_healing=False)
+
+Open = Callable[..., Engine]
+Folders = Callable[[str], Path]
 
 
 def write_llava(folder: Path, name: str = "llava") -> Path:
@@ -49,6 +56,24 @@ def picture(number: int, height: int = 40, width: int = 60) -> Pillow.Image:
     """Noise, another one for each number."""
     draw = np.random.default_rng((number, height, width))
     return Pillow.fromarray(draw.integers(0, 256, (height, width, 3)).astype(np.uint8))
+
+
+def ask(number: int, question: str = "What is it?") -> tuple[Part, ...]:
+    return (Text("Look at this picture: "), Image(picture(number)), Text("\n" + question))
+
+
+def run(engine: Engine, *prompts: Sequence[Part], params: SamplingParams = PARAMS) -> list[Any]:
+    futures = [engine.submit(tuple(prompt), params) for prompt in prompts]
+    return [future.result()[0] for future in futures]
+
+
+def tokens(completion: Completion) -> list[int]:
+    return list(completion.token_ids)
+
+
+def stats(engine: Engine) -> dict[str, Any]:
+    found: dict[str, Any] = engine.get_server_info()["stats"]
+    return found
 
 
 class Reference:

@@ -1,8 +1,8 @@
 """Writes `goldens/*.npz`: toy LLaVA models and what transformers computes with them.
 
-Needs torch 2.13.0, transformers 5.23.0 and pillow, in an environment of its own (the project needs
+Needs torch 2.13.0, transformers 5.24.0 and pillow, in an environment of its own (the project needs
 no torch). In the repository's root: `python -m tests.models.vision.make_goldens`. It writes the
-same files byte for byte each time.
+same files byte for byte each time, on any x86.
 
 A file holds one model: `config` and `processor` as JSON, its weights (`weights/…`), and for each
 case `<case>/<what>`: `integers` (pixels before rescaling, uint8), `pixels`, `selected` (features
@@ -14,8 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
+
+# MKL, torch and oneDNN choose their code by the CPU, and then last bits differ from one to another.
+os.environ["MKL_CBWR"] = "COMPATIBLE"
+os.environ["ATEN_CPU_CAPABILITY"] = "default"
+os.environ["ONEDNN_MAX_CPU_ISA"] = "SSE41"
 
 import numpy as np
 import torch

@@ -15,6 +15,8 @@ from PIL import Image, ImageFile
 from sgl_mlx.errors import ImageError
 from sgl_mlx.models.vision.image import MAX_PIXELS, Source, open_frames, open_image
 
+FORMATS = ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000"]
+
 
 def picture(width: int = 24, height: int = 16) -> Image.Image:
     draw = np.random.default_rng(3)
@@ -134,6 +136,52 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *a: pytest.fail("decoded"))
     with pytest.raises(ImageError, match=f"at most {MAX_PIXELS:,}"):
         open_image(png_header(side, side))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_in_every_format_the_size_is_known_before_anything_is_decoded(
+    format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = saved(picture(), format)
+    with Image.open(BytesIO(raw)) as opened:
+        monkeypatch.setattr(type(opened), "load", lambda *a: pytest.fail("decoded"))
+    monkeypatch.setattr("sgl_mlx.models.vision.image.MAX_PIXELS", 100)
+    with pytest.raises(ImageError, match="24 x 16 pixels, at most 100"):
+        open_image(raw)
+
+
+@pytest.mark.parametrize("disposal", [0, 2, 3])
+@pytest.mark.parametrize("frame", [0, 1])
+def test_a_frame_that_outgrows_its_gif_is_refused_before_there_is_room_for_it(
+    frame: int, disposal: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = [Image.new("L", (8, 8), grey) for grey in (0, 255)]
+    options = {"save_all": True, "append_images": frames[1:], "disposal": disposal}
+    small, large = (b"," + struct.pack("<4H", 0, 0, side, side) for side in (8, 9000))
+    pieces = saved(frames[0], "GIF", duration=100, **options).split(small)
+    assert len(pieces) == 3
+    opened = open_frames(
+        pieces[0] + (large, small)[frame] + pieces[1] + (small, large)[frame] + pieces[2]
+    )
+    assert [next(opened).size for _ in range(frame)] == [(8, 8)] * frame
+    make = Image.core.fill
+    monkeypatch.setattr(Image.core, "fill", lambda mode, size, *a: make(mode, small_only(size), *a))
+    with pytest.raises(ImageError, match="9,000 x 9,000 pixels, at most"):
+        next(opened)
+
+
+def test_so_is_a_later_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = saved(picture(8, 8), "TIFF", save_all=True, append_images=[picture(24, 16)])
+    monkeypatch.setattr("sgl_mlx.models.vision.image.MAX_PIXELS", 100)
+    opened = open_frames(raw)
+    assert next(opened).size == (8, 8)
+    with pytest.raises(ImageError, match="24 x 16 pixels, at most 100"):
+        next(opened)
+
+
+def small_only(size: tuple[int, int]) -> tuple[int, int]:
+    assert size[0] * size[1] <= MAX_PIXELS, "room was made"
+    return size
 
 
 def test_a_picture_without_pixels_is_refused() -> None:
