@@ -11,7 +11,9 @@ import pytest
 import sgl_mlx as sgl
 from sgl_mlx.core import Prompt, SamplingParams
 from sgl_mlx.runtime.engine import Engine
-from tests.compiler.test_differential import PROGRAMS, needed
+from tests.compiler.test_differential import PROGRAMS, ROOT, needed
+
+EYE = ROOT / "examples" / "train_tiny_llava" / "checkpoint"
 
 _TOKENS = 4
 """For each gen: what is right for the first few is right for all."""
@@ -21,7 +23,7 @@ SHORT = {"judge": {"article": "Seeds are lent like books."}, "solve": {"depth": 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    with Engine("smollm2", max_total_tokens=12000) as engine:
+    with Engine("smollm2", mmproj=str(EYE), max_total_tokens=12000) as engine:
         submit = engine.submit
 
         def submit_few(prompt: Prompt, params: SamplingParams, *rest: Any) -> Any:
