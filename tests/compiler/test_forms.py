@@ -235,6 +235,8 @@ WHOLE = {
     "an item of a list argument": "s += items[0]",
     "items of an argument": 's += "".join(i + "." for i in items)',
     "choices that depend on the run": 's += sgl.select("y", [topic + "?", s["x"] + "!"])',
+    "choices that are an argument": 's += sgl.select("y", items) + sgl.gen("z", choices=items)',
+    "scores of an argument": "s += sgl.score(s, items).decision",
     "a name that depends on the run": "s += sgl.gen(topic, max_tokens=2)\ns += s[topic]",
     "reasoning": 's += sgl.separate_reasoning(sgl.gen("r"))\ns += s["r_reasoning_content"]',
     "returned texts": 'return {"x": s["x"], topic: [s["b"], items]}',
