@@ -60,18 +60,19 @@ def compile_command(ctx: click.Context, /, options: EngineOptions, **wishes: Any
     path = _path(wish.target)
     debug = ctx.find_root().params["debug"]
     with redirect_stdout(sys.stderr if wish.as_json else sys.stdout), _errors(path, debug):
-        needs_model = wish.run or wish.reorder == "llm"
-        with open_engine(options) if needs_model else nullcontext() as engine:
-            document = _fulfil(wish, engine)
+        asks = wish.reorder == "llm"
+        # What is wrong with a file is said before a model is loaded.
+        compiled = None if asks else _compiled(wish, None)
+        with open_engine(options) if wish.run or asks else nullcontext() as engine:
+            document = _fulfil(wish, compiled or _compiled(wish, engine), engine)
     if wish.as_json:
         click.echo(json.dumps(document, ensure_ascii=False, indent=2, default=str))
 
 
-def _fulfil(wish: Wish, engine: Backend | None) -> dict[str, Any]:
+def _fulfil(wish: Wish, compiled: CompiledProgram, engine: Backend | None) -> dict[str, Any]:
     """Do what is wanted, print it, and return it as a document."""
     from sgl_mlx.cli import program
 
-    compiled = _compiled(wish, engine)
     arguments = program.read_arguments(compiled, wish.pairs) if wish.run else _some(wish)
     document: dict[str, Any] = {}
     if wish.explain or not (wish.graph or wish.save or wish.run):

@@ -24,7 +24,9 @@ def answer(s, letter):
     s += "Never promise to waive a fee.\n\n"
     views = s.fork(2)
     views += lambda i: (
-        ["What is asked for:", "How the writer feels:"][i] + sgl.gen("view", stop="\n")
+        "Read the letter once more and say in a few words, without judging, "
+        + ["what is asked for:", "how the writer feels:"][i]
+        + sgl.gen("view", stop="\n")
     )
     views.join()
     subject = sort(letter)["subject"]

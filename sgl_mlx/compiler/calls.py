@@ -168,7 +168,7 @@ def _structural(tracer: Tracer, function: Any, args: Args, kwargs: Kwargs) -> An
         raise NeedsLength(argument, f"calls {function.__name__}() of it")
     things = [arg.states if isinstance(arg, Group) else arg for arg in args]
     keys = function is not dict or all(map(_plain_keys, things))
-    sized = function is len and type(things[0] if things else None) in CONTAINERS
+    sized = function is len and all(type(t) in CONTAINERS and has_fixed_keys(t) for t in things)
     if not (keys and (sized or all(map(_known_type, things)))):
         needs_run(f"calls {function.__name__}() of {_named(things)}")
     return tracer.own(attempt(function, *things, **kwargs))

@@ -14,6 +14,7 @@ from sgl_mlx.compiler.graph import (
     Gen,
     GetForkItem,
     Graph,
+    Hoist,
     Join,
     Node,
     Prefetch,
@@ -24,6 +25,7 @@ from sgl_mlx.compiler.graph import (
     SeparateReasoning,
     Text,
     VarScopeBegin,
+    sources_of,
     values_of,
 )
 from sgl_mlx.compiler.leaves import CHOICES_METHODS
@@ -107,9 +109,9 @@ class _Check:
             for inner in node.body:  # later nodes may not read what a turn wrote
                 del self._seen[inner.id]
                 self._seen[inner.id] = Node(inner.id, inner.stream)
-        if isinstance(node, Prefetch):
-            if not all(isinstance(inner, _IN_HINTS) for inner in node.body):
-                raise GraphError(f"{where}: a hint holds text and roles only")
+        if isinstance(node, (Prefetch, Hoist)):
+            if not all(isinstance(inner, _IN_HINTS) for inner in node.body) or sources_of(node):
+                raise GraphError(f"{where}: a hint holds text and roles only, and no variable")
             for inner in node.body:
                 self._node(inner, loops)
 

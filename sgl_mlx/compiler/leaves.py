@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sgl_mlx.compiler.breaks import needs_run
+from sgl_mlx.compiler.breaks import NeedsLength, needs_run
 from sgl_mlx.compiler.graph import (
     Gen,
     Image,
@@ -21,7 +21,7 @@ from sgl_mlx.compiler.graph import (
 )
 from sgl_mlx.compiler.symbols import Leaves, described, is_symbolic, is_text
 from sgl_mlx.compiler.tracer import attempt
-from sgl_mlx.compiler.values import Constant, LoopIndex, Value
+from sgl_mlx.compiler.values import Constant, LoopIndex, Texts, Value
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.lang import choices as methods
 from sgl_mlx.lang import ir, words
@@ -150,6 +150,8 @@ def _named_word(word: Callable[..., Any], args: Any, kwargs: Any) -> Leaves:
     if word is words.select and rest:
         options, rest = rest[0], rest[1:]
         given["choices"] = options
+    if isinstance(options, Texts):
+        raise NeedsLength(options.argument, "chooses among its texts")
     if isinstance(options, (list, tuple)):
         given["choices"] = [f"choice {i}" if is_text(o) else o for i, o in enumerate(options)]
     if any(map(is_symbolic, (*rest, *given.values()))):

@@ -18,6 +18,7 @@ from sgl_mlx.compiler.graph import (
     Gen,
     GetForkItem,
     Graph,
+    Hoist,
     Image,
     Join,
     Line,
@@ -87,9 +88,10 @@ class Submission:
 
 @dataclass(frozen=True, eq=False)
 class Hint:
-    """Parts whose prompt will be asked for soon."""
+    """Parts whose prompt will be asked for soon: from nothing, or after the text of a stream."""
 
     parts: tuple[Part, ...]
+    after: int | None = None
 
 
 Step = Submission | Hint | Node
@@ -154,8 +156,12 @@ def _steps(nodes: list[Node]) -> Iterator[Step]:
             yield Submission(stream, tuple(_parts(group)))
         else:
             for node in group:
-                hint = isinstance(node, Prefetch)
-                yield Hint(tuple(_parts(body_of(node)))) if hint else node
+                yield _hint(node) if isinstance(node, (Prefetch, Hoist)) else node
+
+
+def _hint(node: Prefetch | Hoist) -> Hint:
+    after = node.stream if isinstance(node, Hoist) else None
+    return Hint(tuple(_parts(body_of(node))), after)
 
 
 def _parts(nodes: Iterable[Node]) -> Iterator[Part]:

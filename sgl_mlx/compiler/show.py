@@ -154,6 +154,7 @@ COLOURS = {
     "Score": "#d9f2d9",
     "Break": "#ffd6d6",
     "Prefetch": "#fff2cc",
+    "Hoist": "#fff2cc",
 }
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from sgl_mlx.compiler import leaves
-from sgl_mlx.compiler.breaks import needs_run
+from sgl_mlx.compiler.breaks import NeedsLength, needs_run
 from sgl_mlx.compiler.graph import (
     RoleBegin,
     RoleEnd,
@@ -20,6 +20,7 @@ from sgl_mlx.compiler.leaves import leaves_of, name_value, text_value
 from sgl_mlx.compiler.plain import as_value, is_plain
 from sgl_mlx.compiler.symbols import Context, Decision, Group, Leaves, State, is_text
 from sgl_mlx.compiler.tracer import Tracer
+from sgl_mlx.compiler.values import Texts
 from sgl_mlx.lang import ir
 from sgl_mlx.lang.choices import token_length_normalized
 
@@ -78,6 +79,8 @@ def score(
     tracer: Tracer, state: Any, choices: Any, choices_method: Any = token_length_normalized
 ) -> Decision:
     """`sgl.score(s, choices)`."""
+    if isinstance(choices, Texts):
+        raise NeedsLength(choices.argument, "scores its texts")
     if not isinstance(state, State) or type(choices) not in (list, tuple) or not choices:
         needs_run("scores something else than a list of choices")
     method = leaves.method_name(choices_method)

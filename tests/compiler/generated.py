@@ -43,6 +43,12 @@ def inner(s, what, times=1):
 
 
 @sgl.function
+def judge(s, what):
+    s += "A judge reads all of a text before a word is said about it, and then says one. "
+    s += what + sgl.gen("verdict", max_tokens=2)
+
+
+@sgl.function
 def program(s, topic, items=("one", "two"), count=2, flag=True):
 """
 NAMES = ("a", "b", "c")
@@ -167,6 +173,9 @@ class Writer:
     def nested(self, indent: int, state: str, known: list[str], depth: int, role: bool) -> None:
         name = self.name("call")
         said = self.pick("topic", self.text(state, known))
+        if known and self.pick(True, False):
+            self.put(indent, f"{state} += judge({state}['{self.pick(*known)}'])['verdict']")
+            return
         self.put(indent, f"{name} = inner({said}, times={self.pick(1, 2)})")
         self.put(indent, f"{state} += {name}['r0'] + {name}.ret_value")
 
@@ -179,10 +188,12 @@ class Writer:
         forks, branch, name = self.name("f"), self.name("br"), self.name("j")
         size = self.pick("2", "count", "len(items)", "len(FACTS)")
         self.put(indent, f"{forks} = {state}.fork({size})")
-        form = self.pick("all", "each", "called", "loop", "loop")
+        form = self.pick("all", "alike", "alike", "each", "called", "loop", "loop")
         asked = f'sgl.gen("{name}", max_tokens=3)'
         if form == "all":
             self.put(indent, f"{forks} += {self.text(state, known)} + {asked}")
+        elif form == "alike":
+            self.put(indent, f'{forks} += lambda i: f"Of all that is {{topic}}, {{i}}: " + {asked}')
         elif form == "called":
             self.put(indent, f'{forks} += lambda i: f"{{i}} {{topic}} " + {asked}')
         elif form == "each":

@@ -5,13 +5,14 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sgl_mlx as sgl
 from sgl_mlx.core import prompt_text
 from sgl_mlx.testing import ScriptedBackend
 
+HINTS = ("prefill", "prefetch")
 WORDS = ("yes", " no.", "a", " seven 7", "", "\nred apple", " zebra and ape")
 
 
@@ -31,7 +32,10 @@ def backend() -> ScriptedBackend:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run did and gave; `requests` without their order, since streams have none."""
+    """What a run did and gave; `requests` without their order, since streams have none.
+
+    `hints` are prompts that it had computed ahead: no result depends on them.
+    """
 
     error: str | None
     text: str = ""
@@ -40,6 +44,7 @@ class Outcome:
     metas: tuple[Any, ...] = ()
     returned: str = ""
     requests: Any = None
+    hints: Counter[str] = field(default_factory=Counter, compare=False)
 
 
 def outcome(program: sgl.SglFunction, arguments: Mapping[str, Any], **options: Any) -> Outcome:
@@ -60,6 +65,7 @@ def outcome(program: sgl.SglFunction, arguments: Mapping[str, Any], **options: A
             metas,
             repr(state.ret_value),
             _requests(asked),
+            Counter(asked.prefills),
         )
     except Exception as error:
         return Outcome(f"{type(error).__name__}: {error}")
@@ -78,4 +84,5 @@ def _requests(asked: ScriptedBackend) -> Counter[Any]:
     return Counter(
         (call.kind, prompt_text(call.prompt), repr(call.prompt), repr(call.params), call.choices)
         for call in asked.calls
+        if call.kind not in HINTS
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,20 +11,19 @@ import pytest
 import sgl_mlx as sgl
 from sgl_mlx.core import Prompt, SamplingParams
 from sgl_mlx.runtime.engine import Engine
-from tests.compiler.test_differential import PROGRAMS, needed
+from tests.compiler.test_differential import PROGRAMS, ROOT, needed
+
+EYE = ROOT / "examples" / "train_tiny_llava" / "checkpoint"
 
 _TOKENS = 4
 """For each gen: what is right for the first few is right for all."""
-
-DIGITS = Path(__file__).parents[2] / "examples" / "train_tiny_llava" / "checkpoint"
-"""Lets the model see, for the example with pictures."""
 
 SHORT = {"judge": {"article": "Seeds are lent like books."}, "solve": {"depth": 1, "width": 2}}
 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    with Engine("smollm2", max_total_tokens=12000, mmproj=str(DIGITS)) as engine:
+    with Engine("smollm2", mmproj=str(EYE), max_total_tokens=12000) as engine:
         submit = engine.submit
 
         def submit_few(prompt: Prompt, params: SamplingParams, *rest: Any) -> Any:

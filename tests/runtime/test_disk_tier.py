@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from sgl_mlx.core import Parallel, SamplingParams, Text
 from sgl_mlx.errors import InvalidParamsError
@@ -51,6 +57,38 @@ def test_a_restart_of_the_same_model_reuses_what_was_cached(
     first.shutdown()
     again = make_engine(disk_cache_dir=str(tmp_path))
     assert ask(again, STORY) == (answer, 256)
+
+
+def test_another_process_reuses_what_is_cached_and_refuses_that_of_other_weights(
+    make_engine: MakeEngine, toy_folder: Path, tmp_path: Path
+) -> None:
+    """Between models that differ in one number of one weight."""
+    cache, other = tmp_path / "cache", tmp_path / "other"
+    engine = make_engine(disk_cache_dir=str(cache))
+    answer, _ = ask(engine, STORY)
+    engine.shutdown()
+    shutil.copytree(toy_folder, other)
+    (file,) = other.glob("*.safetensors")
+    weights = load_file(file)
+    name = next(name for name in weights if name.endswith("v_proj.weight"))
+    weights[name].flat[0] += 0.5
+    save_file(weights, file, {"format": "mlx"})
+    assert _asked_elsewhere(toy_folder, cache) == [answer, 256]
+    assert _asked_elsewhere(other, cache)[1] == 0
+
+
+def _asked_elsewhere(model: Path, cache: Path) -> Any:
+    """What `ask` gives in a fresh process."""
+    program = (
+        "import json, sys\n"
+        "from sgl_mlx.runtime.engine import Engine\n"
+        "from tests.runtime.test_disk_tier import STORY, ask\n"
+        "with Engine(sys.argv[1], max_total_tokens=2000, disk_cache_dir=sys.argv[2]) as engine:\n"
+        "    print(json.dumps(ask(engine, STORY)))\n"
+    )
+    command = [sys.executable, "-c", program, str(model), str(cache)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("other", [{"kv_bits": 8}, {"dtype": "float16"}], ids=["bits", "dtype"])

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 from sgl_mlx.compiler.graph import Graph
+from sgl_mlx.compiler.passes.hoist import hoist
 from sgl_mlx.compiler.passes.merge import merge
 from sgl_mlx.compiler.passes.parallel import parallel
 from sgl_mlx.compiler.passes.prefetch import prefetch
@@ -24,7 +25,7 @@ def optimised(graph: Graph, propose: Proposer | None = None) -> Graph:
     Hints come last: where they belong depends on the order of the questions.
     """
     moved = reorder(graph, propose) if propose else merge(graph)
-    return prefetch(parallel(moved))
+    return prefetch(parallel(hoist(moved)))
 
 
 def standard_passes(name: Reorder = None, backend: Any = None) -> list[Callable[[Graph], Graph]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from sgl_mlx.compiler.graph import (
@@ -10,6 +10,7 @@ from sgl_mlx.compiler.graph import (
     Fork,
     GetForkItem,
     Graph,
+    Hoist,
     Node,
     Prefetch,
     RoleBegin,
@@ -33,8 +34,13 @@ from sgl_mlx.compiler.values import (
     walk,
 )
 
-_SILENT = (Fork, Prefetch, Sync, VarScopeBegin, VarScopeEnd)
+MIN_LENGTH = 64
+"""Characters: fewer are computed as fast as they are fetched, or asked for."""
+
+_SILENT = (Fork, Hoist, Prefetch, Sync, VarScopeBegin, VarScopeEnd)
 """Nodes that write nothing and ask nothing, as far as their own stream's text goes."""
+_GIVEN = (Argument, Element, Joined)
+"""Values that a run has from the start."""
 
 
 def opening(graph: Graph, stream: int) -> tuple[Node, ...]:
@@ -43,12 +49,28 @@ def opening(graph: Graph, stream: int) -> tuple[Node, ...]:
     A branch begins with the text of the stream it came from. The last text may be cut: it then
     holds the parts before the first variable.
     """
-    return tuple(_known_before(graph, stream, (Argument, Element, Joined)))
+    return tuple(_known(written(graph, stream), _GIVEN))
+
+
+def own_opening(graph: Graph, branch: int) -> tuple[Node, ...]:
+    """As `opening`, of a branch without the text of the stream it came from."""
+    return tuple(_known(graph.nodes_of(branch)[1:], _GIVEN))
 
 
 def constant_opening(graph: Graph, stream: int) -> tuple[Node, ...]:
     """As `opening`, up to the first argument as well: what every run has in common."""
-    return tuple(_known_before(graph, stream, ()))
+    return tuple(_known(written(graph, stream), ()))
+
+
+def is_worth_it(body: tuple[Node, ...], times: int = 1) -> bool:
+    """Whether an opening, computed ahead for so many, is long, or as long as a run makes it."""
+    texts = (node.text for node in body if isinstance(node, Text))
+    return not all(map(is_spelt, texts)) or times * len(text_of(body)) >= MIN_LENGTH
+
+
+def copied(body: tuple[Node, ...], id: int, stream: int) -> tuple[Node, ...]:
+    """Nodes like these, for the body of a hint in another stream, with ids from `id` on."""
+    return tuple(replace(node, id=id + at, stream=stream) for at, node in enumerate(body))
 
 
 def text_of(nodes: tuple[Node, ...]) -> str:
@@ -81,10 +103,10 @@ def written(graph: Graph, stream: int) -> Iterator[Node]:
     yield from nodes[1:] if began else nodes
 
 
-def _known_before(
-    graph: Graph, stream: int, known: tuple[type[Value], ...]
+def _known(
+    nodes: Iterable[Node], known: tuple[type[Value], ...]
 ) -> Iterator[Text | RoleBegin | RoleEnd]:
-    for node in written(graph, stream):
+    for node in nodes:
         if isinstance(node, (RoleBegin, RoleEnd)):
             yield node
         elif isinstance(node, Text):

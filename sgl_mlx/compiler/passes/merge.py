@@ -1,8 +1,7 @@
 """Structural code movement: fewer nodes, the same prompts token for token. Always on.
 
 Neighbouring texts of a stream become one node and empty ones go. Boundaries between texts do not
-reach the tokenizer (`Transcript.prompt` joins them), so this changes no token. What branches have
-in common is *not* moved ahead of their fork: the stream that was forked would then hold it as well.
+reach the tokenizer (`Transcript.prompt` joins them), so this changes no token.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from sgl_mlx.compiler.graph import (
     Gen,
     GetForkItem,
     Graph,
+    Hoist,
     Join,
     Node,
     Prefetch,
@@ -41,7 +41,7 @@ def _merged(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
     merged: dict[int, Node] = {}
     branches: dict[int, list[int]] = {}
     for node in nodes:
-        if isinstance(node, (ForEach, Prefetch)):
+        if isinstance(node, (ForEach, Prefetch, Hoist)):
             node = replace(node, body=_merged(node.body))
         before = last.get(node.stream)
         if isinstance(node, Text):

@@ -20,6 +20,7 @@ from sgl_mlx.compiler.graph import (
     Gen,
     GetForkItem,
     Graph,
+    Hoist,
     Join,
     Node,
     Score,
@@ -29,7 +30,7 @@ from sgl_mlx.compiler.graph import (
     body_of,
 )
 
-WAITING = (Fork, Join, Sync, SetVariable, Score)
+WAITING = (Hoist, Fork, Join, Sync, SetVariable, Score)
 
 
 def parallel(graph: Graph) -> Graph:

@@ -7,8 +7,6 @@ question that it waits for, so that the cache works while the model decodes.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from sgl_mlx.compiler.graph import (
     Call,
     ForEach,
@@ -18,13 +16,8 @@ from sgl_mlx.compiler.graph import (
     Prefetch,
     Score,
     Select,
-    Text,
 )
-from sgl_mlx.compiler.passes.leading import opening, text_of
-from sgl_mlx.compiler.values import Constant, parts_of
-
-MIN_LENGTH = 64
-"""Characters: a shorter beginning is computed as fast as it is fetched."""
+from sgl_mlx.compiler.passes.leading import copied, is_worth_it, opening
 
 
 def prefetch(graph: Graph) -> Graph:
@@ -34,28 +27,17 @@ def prefetch(graph: Graph) -> Graph:
     id = graph.next_id
     for stream in graph.streams:
         body, anchor = opening(graph, stream), _first_awaited(graph, stream)
-        if anchor is None or _nameless(body) in seen or not _worth_it(body):
+        if anchor is None or _nameless(body) in seen or not is_worth_it(body):
             continue
         seen.append(_nameless(body))
-        copies = _copied(body, id + 1, anchor.stream)
+        copies = copied(body, id + 1, anchor.stream)
         hints.setdefault(anchor.id, []).append(Prefetch(id, anchor.stream, copies))
         id += 1 + len(copies)
     return graph.with_nodes(hinted for node in graph for hinted in (node, *hints.get(node.id, ())))
 
 
-def _copied(body: tuple[Node, ...], id: int, stream: int) -> tuple[Node, ...]:
-    return tuple(replace(node, id=id + at, stream=stream) for at, node in enumerate(body))
-
-
 def _nameless(body: tuple[Node, ...]) -> tuple[Node, ...]:
-    return _copied(body, 0, 0)
-
-
-def _worth_it(body: tuple[Node, ...]) -> bool:
-    """Long enough, or of a length that only a run can tell."""
-    texts = (node.text for node in body if isinstance(node, Text))
-    open_ended = any(not isinstance(part, Constant) for text in texts for part in parts_of(text))
-    return open_ended or len(text_of(body)) >= MIN_LENGTH
+    return copied(body, 0, 0)
 
 
 def _first_awaited(graph: Graph, stream: int) -> Node | None:

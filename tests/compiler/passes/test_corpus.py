@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 from sgl_mlx.compiler.graph import Gen, Graph, Node, RoleBegin, RoleEnd, Text
 from sgl_mlx.compiler.passes.check import Order, objections
 from sgl_mlx.compiler.passes.reorder import by_rules, gain, reorder
+from sgl_mlx.compiler.passes.reorder_llm import ByModel
 from sgl_mlx.compiler.values import Argument, Constant, Value, concat, parts_of
 from sgl_mlx.models.gguf_file import GGUFFile
 from sgl_mlx.models.resolve import embedded_gguf
+from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.testing import ByteTokenizer
 from sgl_mlx.tokenizer import Tokenizer
 
@@ -209,6 +211,15 @@ def test_no_two_groups_change_places_against_the_verdict(template: Template) -> 
             proposed = order.render([*others[:target], mover, *others[target:]])
             if not objections(template.slotted, proposed, template.continued):
                 assert template.wrong(_unslotted(template, proposed)) == []
+
+
+def test_an_engine_can_be_asked_and_whatever_it_says_nothing_goes_wrong() -> None:
+    shortest = sorted(TEST, key=lambda template: len(template.prompt))[:2]
+    with Engine("smollm2", max_total_tokens=2000) as engine:
+        for template in shortest:
+            after = reorder(template.graph, ByModel(engine))
+            assert template.wrong(_shown(after)) == []
+        assert engine.get_server_info()["stats"]["decode_tokens"] > 0
 
 
 def _unslotted(template: Template, text: str) -> str:

@@ -14,7 +14,8 @@ from sgl_mlx.compiler.graph import (
     Text,
 )
 from sgl_mlx.compiler.graph import sources_of as variables_read
-from sgl_mlx.compiler.passes.prefetch import MIN_LENGTH, prefetch
+from sgl_mlx.compiler.passes.leading import MIN_LENGTH
+from sgl_mlx.compiler.passes.prefetch import prefetch
 from sgl_mlx.compiler.serialise import dumps, loads
 from sgl_mlx.compiler.values import Argument, Constant, Variable, concat
 

@@ -26,10 +26,11 @@ GRAPH = Graph(
     "summary",
     nodes=(RoleBegin(0, 0, "user"), TEXT, RoleEnd(2, 0, "user"), Gen(3, 0, Constant("x"))),
 )
-BEST = concat(
-    "You are an editor. Summarize the article in one sentence.\n\nArticle: ",
+GOOD = concat(
+    "You are an editor.\n\nArticle: ",
     Argument("article"),
-    "\n\nQuote the oddest word of this article. Do not use irony.",
+    "\n\nSummarize the article in one sentence.\n"
+    "Quote the oddest word of this article. Do not use irony.",
 )
 
 
@@ -38,8 +39,7 @@ def _asked(reply: str | BaseException) -> Graph:
 
 
 def test_a_good_proposal_is_taken() -> None:
-    # "this article" holds fast to the sentence before it
-    assert _asked(" 2 1 3 4") != GRAPH
+    assert _asked(" 2 1 3 4").node(1) == Text(1, 0, GOOD)
 
 
 @pytest.mark.parametrize(
