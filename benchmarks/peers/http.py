@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import httpx
@@ -99,6 +99,8 @@ class HttpSession:
     ) -> str:
         bias = self._words.steer(prompt)
         text, answer = self._ask(Question(prompt, max_tokens, bias, stop, grammar, images))
+        if grammar is not None:
+            answer = replace(answer, output_tokens=self._words.count(text))
         self.usage.add(answer)
         return text
 

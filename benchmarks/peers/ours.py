@@ -159,7 +159,8 @@ class Steered:
                 return
             [done] = future.result()
             seconds = first[0] if first else time.perf_counter() - started
-            output = len(done.token_ids)
+            # of what a grammar leaves only one way to spell, a system may take few or many tokens
+            output = self._words.count(done.text) if params.constrained else len(done.token_ids)
             self.usage.add(Answer(done.prompt_tokens, output, done.cached_tokens, seconds))
             self.asked.append(self._asked(prompt, done))
 

@@ -19,7 +19,11 @@ class PeerError(BenchmarkError):
 
 @dataclass(frozen=True)
 class Answer:
-    """What one call took, in tokens, as the system itself says; `first` in seconds."""
+    """What one call took, in tokens, as the system itself says; `first` in seconds.
+
+    Outputs under a grammar are counted as the tokenizer spells them: systems come to the same text
+    by different tokens.
+    """
 
     prompt_tokens: int
     output_tokens: int
