@@ -30,6 +30,7 @@ def kernels() -> None:
 def list_kernels(as_json: bool) -> None:
     """The kernels, the rules that choose between them, and what is known of this machine."""
     from sgl_mlx.metal_kernels.build import SPECS
+    from sgl_mlx.metal_kernels.dispatch import RULES
     from sgl_mlx.metal_kernels.start import VARIABLE, mode
     from sgl_mlx.metal_kernels.tune import machine
 
@@ -38,6 +39,7 @@ def list_kernels(as_json: bool) -> None:
         VARIABLE: mode(),
         **machine(),
         "sources": {name: len(spec.source.splitlines()) for name, spec in SPECS.items()},
+        "rules": [{"path": rule.path.value, "when": rule.when} for rule in RULES],
         "cut_overs": _kept_cut_overs(),
     }
     if as_json:
@@ -45,9 +47,14 @@ def list_kernels(as_json: bool) -> None:
         return
     for name, lines in facts.pop("sources").items():
         click.echo(f"{name:<18} {lines} lines")
+    click.echo()
+    for rule in facts.pop("rules"):
+        click.echo(f"{rule['path']:<24} {rule['when']}")
+    click.echo()
     kept = facts.pop("cut_overs")
     for name, fact in facts.items():
         click.echo(f"{name:<18} {fact}")
+    click.echo()
     for model, cut in kept.items():
         click.echo(f"{model:<18} {cut or 'not tuned: the defaults hold'}")
 

@@ -93,30 +93,54 @@ class Work:
 
 @dataclass(frozen=True)
 class Rule:
-    """`path` is taken when `applies`."""
+    """`path` is taken when `applies`; `when` says the same in words."""
 
     path: Path
+    when: str
     applies: Callable[[Work, CutOvers], bool]
 
 
 RULES = (
-    Rule(Path.REFERENCE, lambda work, cut: not work.fits_kernels),
+    Rule(
+        Path.REFERENCE,
+        "a head dim, value width or dtype that the kernels do not take",
+        lambda work, cut: not work.fits_kernels,
+    ),
     Rule(
         Path.SLICE,
+        "one row whose slots are one ascending run, no window or soft-cap, not quantized",
         lambda work, cut: (
             work.rows == 1 and work.contiguous and work.fits_sdpa and not work.quantized
         ),
     ),
-    Rule(Path.SHARED, lambda work, cut: work.tokens <= cut.decode_until and work.shared),
+    Rule(
+        Path.SHARED,
+        "few new tokens, rows that share a prefix",
+        lambda work, cut: work.tokens <= cut.decode_until and work.shared,
+    ),
     Rule(
         Path.DECODE,
+        "few new tokens, as many rows as it takes (tuned)",
         lambda work, cut: work.tokens <= cut.decode_until and work.rows >= cut.decode_from_rows,
     ),
-    Rule(Path.EXTEND, lambda work, cut: 1 < work.tokens <= cut.longest_extend(work.prefix)),
-    Rule(Path.GATHER, lambda work, cut: work.fits_sdpa),
-    Rule(Path.DECODE, lambda work, cut: work.tokens <= cut.decode_until),
-    Rule(Path.EXTEND, lambda work, cut: True),
+    Rule(
+        Path.EXTEND,
+        "chunks up to a length that depends on the prefix (tuned)",
+        lambda work, cut: 1 < work.tokens <= cut.longest_extend(work.prefix),
+    ),
+    Rule(
+        Path.GATHER,
+        "what is left without window, soft-cap and unusual head dim",
+        lambda work, cut: work.fits_sdpa,
+    ),
+    Rule(
+        Path.DECODE,
+        "few new tokens",
+        lambda work, cut: work.tokens <= cut.decode_until,
+    ),
+    Rule(Path.EXTEND, "all else", lambda work, cut: True),
 )
+"""The first that applies is taken; see `choose_path`."""
 
 EVERY_PATH = frozenset(Path)
 

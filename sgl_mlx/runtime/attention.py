@@ -98,7 +98,7 @@ def attend(
     if bias is not None:
         split = scores.reshape(kv_heads, tokens, group, -1) + bias[..., :, None, :]
         scores = split.reshape(scores.shape)
-    peak = mx.max(scores, axis=-1, keepdims=True)
+    peak = peaks(scores)
     weights = exp_minus(scores, peak)
     mass = sums(weights)
     shape = (kv_heads, tokens, group, -1)
@@ -149,6 +149,11 @@ def position_bias(queries: mx.array, keys: mx.array, window: int | None) -> mx.a
     if window is not None:
         seen = seen & (distance < window)
     return mx.where(seen, 0.0, MASKED)
+
+
+def peaks(scores: mx.array) -> mx.array:
+    """`(…, 1)`: the largest score of each query."""
+    return cpu.peaks(scores) if cpu.on_cpu() else mx.max(scores, axis=-1, keepdims=True)
 
 
 def exp_minus(x: mx.array, peak: mx.array) -> mx.array:

@@ -8,6 +8,7 @@ GPU MLX's own functions are right.
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from collections.abc import Callable
@@ -31,11 +32,12 @@ _EXP2 = (  # 2**f on [-1/2, 1/2], degree 5, fitted at Chebyshev nodes
 _ROUND = 12582912.0
 """1.5 * 2**23: adding it rounds a float32 to an integer, which its low bits then hold."""
 
-_STEADY = 1 << 12
-"""Elements from which compiling pays for shapes that come again in every layer and step."""
+_LOWEST = -126.0
+"""Exponent of the smallest normal float32."""
 
-_CHANGING = 1 << 16
-"""The same for shapes that grow with every token: each is traced anew, a millisecond or two."""
+_WORTH_COMPILING = 1 << 12
+"""Elements. The shapes of scores grow with every token, so a step traces them anew; but once for
+all layers, and that takes less than half a millisecond."""
 
 WORTH_A_POLYNOMIAL = 1 << 12
 """Elements; below it a dozen operations cost more to dispatch than one slow `exp`."""
@@ -55,7 +57,14 @@ def exp_minus(x: mx.array, peak: mx.array) -> mx.array:
     """`e**(x - peak)` in float32, at most 1; less than e**-87 gives about 1e-38, never 0."""
     if x.size < WORTH_A_POLYNOMIAL:
         return mx.exp(x - peak)
-    return _run(_exp_minus, _CHANGING, x, peak)
+    return _run(_exp_below_zero, x - peak)  # a compiled broadcast is no vector loop
+
+
+def peaks(x: mx.array) -> mx.array:
+    """Maxima over the last axis, which stays; first of 16 columns, side by side, since MLX goes
+    along a row one by one."""
+    split = x.reshape(*x.shape[:-1], math.gcd(x.shape[-1], 16), -1)
+    return mx.max(mx.max(split, axis=-2), axis=-1, keepdims=True)
 
 
 def sums(x: mx.array) -> mx.array:
@@ -65,12 +74,19 @@ def sums(x: mx.array) -> mx.array:
 
 def swiglu(gate: mx.array, x: mx.array) -> mx.array:
     """`silu(gate) * x` elementwise, in float32."""
-    return _run(_swiglu, _STEADY, gate, x)
+    return _run(_swiglu, gate, x)
 
 
 def _exp(x: mx.array) -> mx.array:
+    return _exp2(mx.clip(x * _LOG2_E, _LOWEST, 127.0))
+
+
+def _exp_below_zero(x: mx.array) -> mx.array:
+    return _exp2(mx.maximum(x * _LOG2_E, _LOWEST))
+
+
+def _exp2(t: mx.array) -> mx.array:
     """2**n * 2**f with n an integer and f in [-1/2, 1/2]; n goes into the exponent's bits."""
-    t = mx.clip(x * _LOG2_E, -126.0, 127.0)
     rounded = t + _ROUND
     fraction = t - (rounded - _ROUND)
     power = fraction * _EXP2[-1] + _EXP2[-2]
@@ -79,16 +95,12 @@ def _exp(x: mx.array) -> mx.array:
     return mx.view(mx.view(power, mx.int32) + (mx.view(rounded, mx.int32) << 23), mx.float32)
 
 
-def _exp_minus(x: mx.array, peak: mx.array) -> mx.array:
-    return _exp(x - peak)
-
-
 def _swiglu(gate: mx.array, x: mx.array) -> mx.array:
     return gate / (1.0 + _exp(-gate)) * x
 
 
-def _run(function: Callable[..., mx.array], worth_compiling: int, *args: mx.array) -> mx.array:
-    if args[0].size < worth_compiling or not has_compiler():
+def _run(function: Callable[..., mx.array], *args: mx.array) -> mx.array:
+    if args[0].size < _WORTH_COMPILING or not has_compiler():
         return function(*args)
     return _compiled(function, tuple(tuple(a.shape) for a in args))(*args)
 
@@ -126,7 +138,7 @@ class FastActivations:
 
     def _either(self, original: Activation) -> Activation:
         def swiglu_now(gate: mx.array, x: mx.array) -> mx.array:
-            fast = self._entered and gate.dtype == mx.float32 and gate.size >= _STEADY
+            fast = self._entered and gate.dtype == mx.float32 and gate.size >= _WORTH_COMPILING
             return swiglu(gate, x) if fast else original(gate, x)
 
         return swiglu_now

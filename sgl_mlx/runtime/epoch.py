@@ -83,7 +83,7 @@ class Epoch:
         scores = q @ k.swapaxes(-1, -2)
         if bias is not None:
             scores = scores + bias
-        peak = mx.max(scores, axis=-1, keepdims=True)
+        peak = at.peaks(scores)
         weights = at.exp_minus(scores, peak)
         own = at.Partial(weights @ v, peak, at.sums(weights))
         total = at.Partial(*(x.swapaxes(0, 1) for x in own))

@@ -12,7 +12,7 @@ import pytest
 from click.testing import Result
 
 from sgl_mlx.metal_kernels import build, known, tune
-from sgl_mlx.metal_kernels.dispatch import CutOvers
+from sgl_mlx.metal_kernels.dispatch import RULES, CutOvers
 from tests.metal_kernels.emulator import Emulator, needs_compiler
 
 Sgl = Callable[..., Result]
@@ -49,6 +49,7 @@ def wrong(**_: Any) -> Any:
 def test_list_names_every_kernel_and_says_what_is_known_here(sgl: Sgl) -> None:
     shown = sgl("kernels", "list").output
     assert all(name in shown for name in build.SPECS)
+    assert all(f"{rule.path.value:<24} {rule.when}" in shown for rule in RULES)
     assert shown.count("not tuned") == len(known.MODELS)
     facts = json.loads(sgl("kernels", "list", "--json").output)
     assert facts["metal"] is mx.metal.is_available()

@@ -113,6 +113,13 @@ def test_a_part_of_which_nothing_is_seen_changes_nothing() -> None:
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("length", [1, 7, 16, 24, 80, 1036])
+def test_peaks_are_the_largest_of_each_row(length: int) -> None:
+    x = np.random.default_rng(length).normal(size=(3, 5, length)).astype(np.float32)
+    found = np.array(cpu.peaks(mx.array(x)))
+    np.testing.assert_array_equal(found, x.max(axis=-1, keepdims=True))
+
+
 SIZES = pytest.mark.parametrize("size", [1 << 8, 1 << 13, 1 << 17], ids=["few", "some", "many"])
 
 
