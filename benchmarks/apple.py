@@ -79,7 +79,7 @@ class Published:
     decode: float
 
 
-SOURCE = "ggml-org/llama.cpp discussion 4167 (pp512 and tg128 of llama-2-7b)"
+SOURCE = "ggml-org/llama.cpp discussion 4167 (pp512 and tg128 of llama-2-7b), from a second copy"
 
 PUBLISHED = {
     ("m1", "q4_0"): Published(118, 14.2),
@@ -92,8 +92,9 @@ PUBLISHED = {
     ("m4-max", "f16"): Published(923, 31.6),
     ("m4-max", "q4_0"): Published(886, 83),
 }
-"""By chip and quantization; from `SOURCE`. MLX publishes only how fast it decodes: 106 tokens a
-second of a 7B model in 4 bits on M2 Ultra (mlx issue 979), near to llama.cpp's."""
+"""By chip and quantization; from `SOURCE`. Of MLX there is only a speed of decoding to compare: 106
+tokens a second of a 7B model in 4 bits on M2 Ultra (mlx issue 979), near to llama.cpp's.
+M5 Pro is left out (1589 and 21.6 at F16): the peak of its matrix units is not known."""
 
 
 @dataclass(frozen=True)

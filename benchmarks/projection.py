@@ -91,7 +91,8 @@ def assumptions(machine: Machine, concurrency: int | None) -> list[str]:
     """All that the figures rest on, a line each."""
     chip, model = machine.chip, machine.model
     lines = [
-        f"{chip.name}: {chip.bandwidth:g} GB/s, {chip.tflops:g} TFLOPS at float16",
+        f"{chip.name}: {chip.bandwidth:g} GB/s, {chip.tflops:g} TFLOPS at float16, the latter "
+        "from cores and clock",
         f"prompts reach {machine.prefill_share:.0%} of the peak, weights are read at "
         f"{machine.decode_share:.0%} of the bandwidth, as published: {SOURCE}",
         f"{model.name}: {model.parameters / 1e9:g} G parameters of {machine.bits:g} bits "
