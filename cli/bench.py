@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sgl_mlx.cli.bench_loc import lines_of_code
+from sgl_mlx.cli.bench_project import project_chip
 from sgl_mlx.cli.bench_suite import suite
 from sgl_mlx.cli.engine import EngineOptions, engine_options
 from sgl_mlx.cli.kernel_model import kernel_model
@@ -107,6 +109,8 @@ def compiler_overhead(programs: int, repeats: int, as_json: bool) -> None:
 
 bench.add_command(kernel_model)
 bench.add_command(suite)
+bench.add_command(lines_of_code)
+bench.add_command(project_chip)
 
 
 @bench.command()

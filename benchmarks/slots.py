@@ -1,0 +1,83 @@
+"""Which prompt tokens llama-server finds in its slots, counted without a server.
+
+A slot keeps the tokens of its last call. A call takes the idle slot that holds the most of its
+prompt, or, when none holds a tenth of it, the one that was used longest ago.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TypeVar
+
+from sgl_mlx.benchmarks.suite.optimum import Asked
+
+T = TypeVar("T")
+
+SIMILAR = 0.1
+"""The share of a prompt that a slot of llama-server must hold to be preferred to the one that was
+used longest ago (its `--slot-prompt-similarity`)."""
+
+
+@dataclass
+class Slots:
+    """llama-server's slots: each keeps the tokens of its last call, nothing else is kept."""
+
+    count: int
+    _held: list[tuple[int, ...]] = field(init=False)
+    _used: list[int] = field(init=False)
+    """Slots by last use, the one used longest ago first."""
+
+    def __post_init__(self) -> None:
+        self._held = [()] * self.count
+        self._used = list(range(self.count))
+
+    def cached(self, calls: Sequence[Asked]) -> list[int]:
+        """The tokens that calls at the same time, each in a slot of its own, find in their slots.
+
+        The slot that holds the most of a prompt takes it; see `SIMILAR`. The last token of a prompt
+        is computed in any case.
+        """
+        idle, found = list(self._used), []
+        for call in calls:
+            prompt = call.prompt
+            common = {slot: _common(prompt, self._held[slot]) for slot in idle}
+            slot = max(idle, key=common.__getitem__)
+            if common[slot] <= SIMILAR * len(prompt):
+                slot = idle[0]
+            found.append(min(common[slot], len(prompt) - 1))
+            self._held[slot] = prompt + call.output[:-1]
+            idle.remove(slot)
+            self._used.remove(slot)
+            self._used.append(slot)
+        return found
+
+
+def rounds(programs: Sequence[Sequence[T]], concurrency: int) -> Iterator[list[T]]:
+    """Calls made at the same time: the next of each program under way."""
+    waiting = iter(map(iter, programs))
+    running = list(islice(waiting, concurrency))
+    while running:
+        together: list[T] = []
+        for lane, program in enumerate(running):
+            call = next(program, None)
+            while call is None and (another := next(waiting, None)) is not None:
+                running[lane], call = another, next(another, None)
+            if call is not None:
+                together.append(call)
+        if not together:
+            return
+        yield together
+
+
+def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    """How many tokens two texts begin with in common; bisected, as slices compare fast."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

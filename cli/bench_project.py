@@ -1,0 +1,88 @@
+"""`sgl-mlx bench project`: what the suite should take on an Apple chip, modelled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from sgl_mlx.benchmarks.projection import Projected
+
+
+@click.command("project")
+@click.option("--chip", default="m2-ultra", show_default=True, help="Whose figures to take.")
+@click.option("--model", default="llama-2-7b", show_default=True, help="Or llava-1.5-7b.")
+@click.option("--quant", default="f16", show_default=True, help="Of the weights: f16 or q4_0.")
+@click.option("--concurrency", type=click.IntRange(1), help="Programs at a time.")
+@click.option("--workload", "names", multiple=True, help="Only this one; repeatable.")
+@click.option(
+    "--scale",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Of the paper's size.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print only the JSON document.")
+def project_chip(
+    chip: str,
+    model: str,
+    quant: str,
+    concurrency: int | None,
+    names: tuple[str, ...],
+    scale: float,
+    as_json: bool,
+) -> None:
+    """Model the suite on a chip: ours against llama-server.
+
+    No model is run: exact counts of tokens, published speeds and assumptions, which are printed
+    first. Ends with one JSON line.
+    """
+    from sgl_mlx.benchmarks import projection
+    from sgl_mlx.benchmarks.apple import Machine
+    from sgl_mlx.benchmarks.suite.catalogue import find
+    from sgl_mlx.benchmarks.suite.workload import Size
+
+    machine = Machine.find(chip, model, quant)
+    workloads = projection.fitting(machine.model, find(names))
+    if not workloads:
+        raise click.UsageError(f"{model} runs none of {', '.join(names)}")
+    assumed = projection.assumptions(machine, concurrency)
+
+    def say(line: str) -> None:
+        if not as_json:
+            click.echo(f"modelled {line}")
+
+    for line in assumed:
+        say(f"assuming {line}")
+    rows = []
+    with TemporaryDirectory() as folder:
+        size = Size(scale, Path(folder))
+        for row in projection.project(machine, workloads, size, concurrency):
+            rows.append(row)
+            say(_line(row))
+    mean = projection.geometric_mean(rows)
+    say(f"{chip} {model} {quant}  geometric mean {mean:.2f}x")
+    document = {
+        "modelled": True,
+        "chip": chip,
+        "model": model,
+        "quant": quant,
+        "geomean": round(mean, 3),
+        "assumptions": assumed,
+        "rows": [row.to_dict() for row in rows],
+    }
+    click.echo(json.dumps(document))
+
+
+def _line(row: Projected) -> str:
+    counts = row.counts
+    return (
+        f"{row.machine.chip.name} {row.name:<22} {counts.calls:>5} calls  "
+        f"{counts.prompt_tokens:>8} prompt tokens: ours {counts.ours.prefilled:>7}, "
+        f"llama-server {counts.slots.prefilled:>7}; {counts.output_tokens:>6} output; "
+        f"ours {row.ours:>7.1f} s, llama-server {row.llama_server:>7.1f} s  {row.ratio:>5.2f}x"
+    )
