@@ -134,6 +134,12 @@ class Figures:
             modelled or any(workload.modelled for workload in workloads),
         )
 
+    @property
+    def ablated(self) -> bool:
+        """Whether there are several engines of ours, with parts switched off."""
+        counts = ([s.counts_computed for s in w.systems.values()] for w in self.workloads)
+        return any(sum(each) > 1 for each in counts)
+
     def compared_with(self, peer: str) -> int:
         """How many workloads have a ratio for this peer."""
         return sum(peer in workload.ratios for workload in self.workloads)

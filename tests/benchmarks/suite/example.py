@@ -151,6 +151,8 @@ def _counts(
         "decode_tokens": output,
         "decode_passes": output // 7,
         "decode_rows": output // 7 * 6,
+        "pool_tokens_read": 3 * prompt,
+        "longest_step": 512,
         "peak_slots": computed + output,
         "tree_and_scheduler_seconds": round(seconds * 0.0031, 4),
         "model_seconds": round(seconds * 0.94, 3),

@@ -104,6 +104,19 @@ def test_our_engines_counts_are_set_against_the_optimum(tmp_path: Path) -> None:
     assert row[-1] == "0.044 0.31%"
 
 
+def test_an_ablation_is_a_peer_that_counts_too(tmp_path: Path) -> None:
+    found = document("mmlu", repeats=1)
+    entry = found["workloads"][0]
+    entry["runs"].append(entry["runs"][0] | {"system": "no-cache", "computed_tokens": 118_820})
+    entry["tokens"]["no-cache"] = entry["tokens"][OURS]
+    entry["ratio"]["no-cache"] = 1.8
+    page = read(found, tmp_path)
+    assert page.row("no-cache", "118,820")[2:6] == ["15,930", "118,820", "0.0%", "0.0%"]
+    assert page.row("no-cache", "118,820")[10:12] == ["356,460", "512"]
+    assert page.row("no-cache", "1.80x")
+    assert "read from the pool" not in read(document("mmlu"), tmp_path).text
+
+
 def test_without_an_optimum_there_is_a_dash(tmp_path: Path) -> None:
     row = read(document("multi_doc_qa"), tmp_path).row("multi_doc_qa", OURS, "3,470")
     assert (row[3], row[6]) == ("–", "–")
