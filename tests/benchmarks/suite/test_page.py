@@ -165,7 +165,9 @@ def test_without_a_peer_or_without_a_workload_there_is_a_page(tmp_path: Path) ->
     alone = document("mmlu")
     alone["workloads"][0] |= {"ratio": {}, "not_compared": {}, "tokens": {OURS: {}}}
     alone["workloads"][0]["runs"] = alone["workloads"][0]["runs"][:2]
-    assert "1 workload on our engine, the same work" in read(alone | {"geomean": {}}, tmp_path).text
+    assert (
+        "1 workload on our engine; compared where" in read(alone | {"geomean": {}}, tmp_path).text
+    )
     assert "0 workloads" in read({"workloads": [], "geomean": {}}, tmp_path).text
 
 
