@@ -69,12 +69,12 @@ def suite(
         raise click.UsageError("--scale must be above 0 and --repeats at least 1")
     workloads = catalogue.find(names)
     from rich.console import Console
-    from sgl_mlx.benchmarks.suite.table import suite_table
 
     from sgl_mlx.benchmarks.peers.ours import Ours
     from sgl_mlx.benchmarks.peers.weights import Weights
     from sgl_mlx.benchmarks.suite.compare import compare
     from sgl_mlx.benchmarks.suite.document import describe
+    from sgl_mlx.benchmarks.suite.table import suite_table
     from sgl_mlx.benchmarks.suite.words import Words
     from sgl_mlx.benchmarks.suite.workload import Size
 
