@@ -81,6 +81,11 @@ class OneTokenEach:
         for number in range(_WORDS):
             self.token(" " + _word(number))
 
+    @property
+    def vocab_size(self) -> int:
+        """Of the words there are from the start."""
+        return _WORDS
+
     def encode(self, text: str, add_special: bool = True) -> list[int]:
         return [self.token(piece) for piece in self._PIECE.findall(text)]
 
@@ -142,7 +147,7 @@ _: type[Client] = Counter
 def vocabulary() -> tuple[OneTokenEach, Words]:
     """The tokenizer of the counts, and its words to write a workload's rows with."""
     tokenizer = OneTokenEach()
-    return tokenizer, Words(tokenizer, _WORDS)
+    return tokenizer, Words(tokenizer)
 
 
 def count(

@@ -25,6 +25,7 @@ from sgl_mlx.core import (
 )
 from sgl_mlx.lang.backend import Backend
 from sgl_mlx.runtime.engine import Engine
+from sgl_mlx.runtime.futures import then
 
 SAMPLING: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "token_healing": False}
 """Of every `gen`: greedy, of the length asked for, and no work that the peers do not do."""
@@ -154,19 +155,17 @@ class Steered:
             if on_text is not None:
                 on_text(piece)
 
-        def count(future: Future[tuple[Completion, ...]]) -> None:
-            if future.cancelled() or future.exception() is not None:
-                return
-            [done] = future.result()
+        def count(completions: tuple[Completion, ...]) -> tuple[Completion, ...]:
+            [done] = completions
             seconds = first[0] if first else time.perf_counter() - started
             # of what a grammar leaves only one way to spell, a system may take few or many tokens
             output = self._words.count(done.text) if params.constrained else len(done.token_ids)
             self.usage.add(Answer(done.prompt_tokens, output, done.cached_tokens, seconds))
             self.asked.append(self._asked(prompt, done))
+            return completions
 
         steered = params.override(logit_bias=self._words.steer(prompt_text(prompt)))
-        future = self._engine.submit(prompt, steered, on_piece)
-        future.add_done_callback(count)
+        future = then(self._engine.submit(prompt, steered, on_piece), count)
         if not self._parallel:
             future.exception()  # waits
         return future
@@ -174,18 +173,15 @@ class Steered:
     def score(
         self, prompt: Prompt, choices: Sequence[str], unconditional: bool = False
     ) -> Future[ChoiceScores]:
-        def count(future: Future[ChoiceScores]) -> None:
-            if future.cancelled() or future.exception() is not None:
-                return
+        def count(scores: ChoiceScores) -> ChoiceScores:
             text = prompt_text(prompt)
             for choice in choices:
                 tokens = tuple(self._engine.tokenizer.encode(text + choice))
                 self.usage.add(Answer(len(tokens), 0, 0))
                 self.asked.append(Asked(tokens, (), scored=True))
+            return scores
 
-        future = self._engine.score(prompt, choices, unconditional)
-        future.add_done_callback(count)
-        return future
+        return then(self._engine.score(prompt, choices, unconditional), count)
 
     def prefill(self, prompt: Prompt) -> Future[int]:
         if self._prefills_forks:

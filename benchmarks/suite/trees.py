@@ -22,7 +22,7 @@ BRANCHES = 2
 
 
 @sgl.function
-def tree_of_thought(s: Any, question: str, prompts: list[str], tokens: int) -> None:
+def tree_of_thought(s: Any, question: str, prompts: list[str], tokens: int) -> list[str]:
     s += f"Question: {question}\n"
     leaves = [s]
     for stage, prompt in zip(STAGES, prompts, strict=True):
@@ -33,6 +33,7 @@ def tree_of_thought(s: Any, question: str, prompts: list[str], tokens: int) -> N
         for number, leaf in enumerate(leaves):
             leaf += f"{stage} {number % BRANCHES + 1}:"
             leaf += sgl.gen(stage, max_tokens=tokens) + "\n"
+    return [leaf[STAGES[-1]] for leaf in leaves]
 
 
 def tree_of_thought_http(client: Client, question: str, prompts: list[str], tokens: int) -> None:

@@ -24,7 +24,8 @@ _WANTED = 400
 class Vocabulary(Protocol):
     """What is asked of a tokenizer."""
 
-    vocab_size: int
+    @property
+    def vocab_size(self) -> int: ...
 
     def encode(self, text: str, add_special: bool = True) -> list[int]: ...
 

@@ -94,6 +94,6 @@ class Workload:
     rows: Callable[[Words, Size], list[Row]]
     program: SglFunction
     http: Callable[..., None]
-    concurrency: int = 16
+    concurrency: int = 32
     needs: frozenset[Need] = frozenset()
     engine: Callable[[Size], Mapping[str, Any]] = lambda size: {}
