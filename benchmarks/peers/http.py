@@ -16,7 +16,11 @@ import httpx
 
 from sgl_mlx.benchmarks.peers.system import Answer, PeerError, Usage
 from sgl_mlx.benchmarks.suite.words import Words
-from sgl_mlx.benchmarks.suite.workload import Row, Workload
+from sgl_mlx.benchmarks.suite.workload import WARM_UP_TOKENS, Row, Workload, warm_up
+
+_RETRIES = (0.05, 0.2, 0.5, 1.0)
+"""Seconds before each further try of a call that broke off without a word: a server's queue of
+connections may be shorter than what calls at a time."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,11 @@ class Dialect(Protocol):
     @property
     def scored_tokens(self) -> int:
         """The least number of tokens it can be asked for; they are not counted as output."""
+        ...
+
+    @property
+    def drops_first_space(self) -> bool:
+        """Whether the space that an answer begins with is lost on the way."""
         ...
 
     def request(self, question: Question) -> dict[str, Any]: ...
@@ -84,6 +93,12 @@ class HttpSession:
     def details(self) -> Mapping[str, Any]:
         return {}
 
+    def warm_up(self) -> None:
+        """Not measured: what is loaded or compiled lazily."""
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda text: self.complete(text, WARM_UP_TOKENS), warm_up(self._words)))
+        self.usage = Usage()
+
     def close(self) -> None:
         self._http.close()
 
@@ -97,10 +112,12 @@ class HttpSession:
         grammar: str | None = None,
         images: Sequence[str] = (),
     ) -> str:
-        bias = self._words.steer(prompt)
+        bias = self._words.steer(prompt, constrained=grammar is not None)
         text, answer = self._ask(Question(prompt, max_tokens, bias, stop, grammar, images))
         if grammar is not None:
             answer = replace(answer, output_tokens=self._words.count(text))
+        elif self._dialect.drops_first_space:
+            text = " " + text  # as all steered answers begin; later prompts must be the same
         self.usage.add(answer)
         return text
 
@@ -117,33 +134,39 @@ class HttpSession:
     # -- one call -----------------------------------------------------------------------------
 
     def _ask(self, question: Question) -> tuple[str, Answer]:
-        started, first, pieces, answer = time.perf_counter(), None, [], None
-        try:
-            with self._http.stream(
-                "POST", self._dialect.path, json=self._dialect.request(question)
-            ) as response:
-                if response.is_error:
-                    raise PeerError(
-                        f"{self._name} refused a request with status {response.status_code}: "
-                        f"{response.read()[:300].decode('utf-8', 'replace')}"
-                    )
-                for line in response.iter_lines():
-                    if (event := self._event(line)) is None:
-                        continue
-                    if text := self._dialect.text(event):
-                        first = first or time.perf_counter() - started
-                        pieces.append(text)
-                    answer = self._dialect.usage(event) or answer
-        except httpx.TimeoutException as error:
-            raise PeerError(
-                f"{self._name} hangs: no word for {self._http.timeout.read} s"
-            ) from error
-        except httpx.HTTPError as error:
-            raise PeerError(f"{self._name} broke off: {type(error).__name__}: {error}") from error
+        for patience in (*_RETRIES, None):
+            pieces: list[str] = []
+            try:
+                return self._stream(question, pieces)
+            except httpx.TimeoutException as error:
+                waited = self._http.timeout.read
+                raise PeerError(f"{self._name} hangs: no word for {waited} s") from error
+            except httpx.HTTPError as error:
+                if pieces or patience is None:
+                    broke = f"{self._name} broke off: {type(error).__name__}: {error}"
+                    raise PeerError(broke) from error
+                time.sleep(patience)
+        raise AssertionError("the last try returns or raises")
+
+    def _stream(self, question: Question, pieces: list[str]) -> tuple[str, Answer]:
+        started, first, answer = time.perf_counter(), None, None
+        request = self._dialect.request(question)
+        with self._http.stream("POST", self._dialect.path, json=request) as response:
+            if response.is_error:
+                said = response.read()[:300].decode("utf-8", "replace")
+                raise PeerError(
+                    f"{self._name} refused a request with status {response.status_code}: {said}"
+                )
+            for line in response.iter_lines():
+                if (event := self._event(line)) is None:
+                    continue
+                if text := self._dialect.text(event):
+                    first = first or time.perf_counter() - started
+                    pieces.append(text)
+                answer = self._dialect.usage(event) or answer
         if answer is None:
             raise PeerError(f"{self._name} sent an answer without counts of tokens")
-        counts = answer.prompt_tokens, answer.output_tokens, answer.cached_tokens
-        return "".join(pieces), Answer(*counts, first)
+        return "".join(pieces), replace(answer, first=first)
 
     def _event(self, line: str) -> Mapping[str, Any] | None:
         """The JSON of a line of server-sent events; None for lines without."""

@@ -25,7 +25,8 @@ PROGRAM = "llama-server"
 _HOMEBREW = ("/opt/homebrew/bin", "/usr/local/bin")
 _CACHE_MB = 4096
 _MARK = "<__media__>"
-"""llama-server's own mark for a picture in a prompt."""
+"""For a picture in a prompt; newer servers would draw one of their own."""
+_MARKED = {"LLAMA_MEDIA_MARKER": _MARK}
 
 
 def find_server(given: str | None = None) -> str:
@@ -109,11 +110,10 @@ class LlamaCpp:
         def command(port: int) -> Sequence[str]:
             return self.command(port, workload.concurrency, "images" in workload.needs)
 
-        with running(self.name, command, "/health") as address:
+        with running(self.name, command, "/health", environment=_MARKED) as address:
             session = HttpSession(self.name, address, DIALECT, workload, words, self._timeout)
             try:
-                session.complete("Hello.", max_tokens=4)  # not measured: what is loaded lazily
-                session.usage = type(session.usage)()
+                session.warm_up()
                 yield session
             finally:
                 session.close()
@@ -142,6 +142,7 @@ class LlamaDialect:
 
     path: str = "/completion"
     scored_tokens: int = 0
+    drops_first_space: bool = False
 
     def request(self, question: Question) -> dict[str, Any]:
         return {

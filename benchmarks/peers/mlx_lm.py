@@ -41,8 +41,7 @@ class MlxLm:
         with running(self.name, command, "/health") as address:
             session = HttpSession(self.name, address, DIALECT, workload, words, self._timeout)
             try:
-                session.complete("Hello.", max_tokens=4)  # not measured: the model is loaded
-                session.usage = type(session.usage)()
+                session.warm_up()
                 yield session
             finally:
                 session.close()
@@ -68,6 +67,7 @@ class MlxLmDialect:
 
     path: str = "/v1/completions"
     scored_tokens: int = 1
+    drops_first_space: bool = True  # its detokenizer of byte-level vocabularies trims it
 
     def request(self, question: Question) -> dict[str, Any]:
         return {

@@ -13,7 +13,15 @@ import sgl_mlx as sgl
 from sgl_mlx.benchmarks.peers.system import Answer, Usage
 from sgl_mlx.benchmarks.suite.optimum import Asked, Optimum
 from sgl_mlx.benchmarks.suite.words import Words
-from sgl_mlx.benchmarks.suite.workload import TEMPORARY_FOLDER, Need, Row, Size, Workload
+from sgl_mlx.benchmarks.suite.workload import (
+    TEMPORARY_FOLDER,
+    WARM_UP_TOKENS,
+    Need,
+    Row,
+    Size,
+    Workload,
+    warm_up,
+)
 from sgl_mlx.core import (
     ChoiceScores,
     Completion,
@@ -65,7 +73,7 @@ class Ours:
                 options["disk_cache_dir"] = stack.enter_context(TemporaryDirectory())
             engine = stack.enter_context(Engine(**options))
             steered = Steered(engine, words, self._prefills_forks, self._parallel)
-            engine.generate("Hello.", max_new_tokens=4, temperature=0)  # not measured
+            engine.generate(warm_up(words), max_new_tokens=WARM_UP_TOKENS, temperature=0)
             engine.flush_cache()
             yield OurSession(workload, engine, steered)
 
@@ -164,7 +172,8 @@ class Steered:
             self.asked.append(self._asked(prompt, done))
             return completions
 
-        steered = params.override(logit_bias=self._words.steer(prompt_text(prompt)))
+        bias = self._words.steer(prompt_text(prompt), params.constrained)
+        steered = params.override(logit_bias=bias)
         future = then(self._engine.submit(prompt, steered, on_piece), count)
         if not self._parallel:
             future.exception()  # waits

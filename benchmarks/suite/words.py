@@ -69,14 +69,18 @@ class Words:
         draw = random.Random(seed)
         return " ".join(draw.choice(self._words) for _ in range(tokens))
 
-    def steer(self, prompt: str) -> dict[int, float]:
+    def steer(self, prompt: str, constrained: bool = False) -> dict[int, float]:
         """A logit bias that makes the output one word, again and again, chosen by the prompt.
 
         With it, all systems write the same text, whatever their arithmetic rounds to, so that the
         calls that follow have the same prompts; and different prompts have different outputs.
+
+        Args:
+            constrained: a grammar may want the word without a space before it, too.
         """
         word = self._words[zlib.crc32(prompt.encode()) % len(self._words)]
-        return dict.fromkeys(self._tokens[word], BIAS)
+        alone, spaced = self._tokens[word]
+        return dict.fromkeys((alone, spaced) if constrained else (spaced,), BIAS)
 
     def count(self, text: str) -> int:
         return len(self._tokenizer.encode(text))

@@ -75,6 +75,14 @@ class Size:
         return min(full, max(least, round(full * math.sqrt(self.scale))))
 
 
+WARM_UP_TOKENS = 4
+
+
+def warm_up(words: Words) -> list[str]:
+    """Prompts for a system before it is measured: what is loaded or compiled lazily is then."""
+    return [words.text(64, f"warm-up {number}") for number in range(8)]
+
+
 @dataclass(frozen=True)
 class Workload:
     """One benchmark of the suite.
