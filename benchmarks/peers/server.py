@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,34 +41,40 @@ def running(
         PeerError: it cannot be started, ends early, or is not up in time; with its last words.
     """
     with TemporaryDirectory() as folder:
-        log = Path(folder, "log")
-        port = free_port()
-        with log.open("wb") as output:
+        log, port = Path(folder, "log"), free_port()
+        with _process(name, command(port), log, environment or {}) as process:
             try:
-                process = subprocess.Popen(
-                    command(port),
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env={**os.environ, **(environment or {})},
-                    start_new_session=True,  # so that all its children can be ended with it
-                )
-            except OSError as error:
-                raise PeerError(f"{name} cannot be started: {error}") from error
+                address = f"http://{HOST}:{port}"
+                _wait(name, process, address + health, log, start_timeout)
+                yield address
+            except Exception as error:
+                if _has_ended(process):
+                    raise PeerError(f"{name} died{_last_words(process, log)}") from error
+                raise
+
+
+@contextmanager
+def _process(
+    name: str, command: Sequence[str], log: Path, environment: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Started by another thread: Ctrl-C in the midst of starting would leave it running, but
+    interrupts the main thread alone."""
+    with log.open("wb") as output, ThreadPoolExecutor(1) as starter:
+        starting = starter.submit(
+            subprocess.Popen,
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            start_new_session=True,  # so that all its children can be ended with it
+        )
         try:
-            address = f"http://{HOST}:{port}"
-            _wait(name, process, address + health, log, start_timeout)
-            yield address
-            if process.poll() is not None:
-                raise PeerError(f"{name} ended during the run{_last_words(process, log)}")
-        except PeerError:
-            raise
-        except Exception as error:
-            if process.poll() is not None:
-                raise PeerError(f"{name} died{_last_words(process, log)}") from error
-            raise
+            yield starting.result()
         finally:
-            end(process)
+            if isinstance(error := starting.exception(), OSError):
+                raise PeerError(f"{name} cannot be started: {error}")
+            end(starting.result())
 
 
 def free_port() -> int:
@@ -86,11 +93,18 @@ def end(process: subprocess.Popen[bytes]) -> None:
             process.wait(patience)
 
 
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """A moment after something went wrong: connections close before their process is gone."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    return process.poll() is not None
+
+
 def _wait(name: str, process: subprocess.Popen[bytes], url: str, log: Path, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise PeerError(f"{name} ended while starting{_last_words(process, log)}")
+            raise PeerError("it ended while starting")
         with suppress(httpx.HTTPError):
             if httpx.get(url, timeout=2.0, trust_env=False).status_code == httpx.codes.OK:
                 return

@@ -97,14 +97,15 @@ def _run_all(
         progress(next(done))
         return time.perf_counter() - started
 
-    with ThreadPoolExecutor(concurrency, thread_name_prefix="bench") as pool:
+    pool = ThreadPoolExecutor(concurrency, thread_name_prefix="bench")
+    try:
         futures = [pool.submit(timed, row) for row in rows]
-        try:
-            wait(futures, return_when=FIRST_EXCEPTION)
-        finally:
-            for future in futures:  # one failed, or the user has had enough
-                future.cancel()
-        return [future.result() for future in futures if not future.cancelled()]
+        wait(futures, return_when=FIRST_EXCEPTION)
+        return [future.result() for future in futures]
+    finally:
+        # After a failure, or when the user has had enough, calls may still wait for answers; they
+        # fail as soon as the session ends.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _percentile(values: Sequence[float], percent: int) -> float | None:

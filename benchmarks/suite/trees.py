@@ -27,11 +27,11 @@ def tree_of_thought(s: Any, question: str, prompts: list[str], tokens: int) -> l
     leaves = [s]
     for stage, prompt in zip(STAGES, prompts, strict=True):
         for leaf in leaves:
-            leaf += f"User: {prompt}\n"
+            leaf += f"User: {prompt}\n{stage}"
         forks = [leaf.fork(BRANCHES) for leaf in leaves]
         leaves = [state for group in forks for state in group.states]
         for number, leaf in enumerate(leaves):
-            leaf += f"{stage} {number % BRANCHES + 1}:"
+            leaf += f" {number % BRANCHES + 1}:"
             leaf += sgl.gen(stage, max_tokens=tokens) + "\n"
     return [leaf[STAGES[-1]] for leaf in leaves]
 
@@ -129,7 +129,7 @@ def multi_chain(s: Any, question: str, elicitings: list[str], chain: int, answer
     s += f"Question: {question}\n"
     forks = s.fork(len(elicitings))
     for state, eliciting in zip(forks.states, elicitings, strict=True):
-        state += f"Answer: {eliciting}"
+        state += eliciting
         state += sgl.gen("chain", max_tokens=chain, stop="Question")
     forks.join()
     for number, text in enumerate(s["chain"], 1):
@@ -142,7 +142,7 @@ def multi_chain_http(
 ) -> None:
     prompt = f"Question: {question}\n"
     chains = side_by_side(
-        lambda e: client.complete(f"{prompt}Answer: {e}", max_tokens=chain, stop=["Question"]),
+        lambda e: client.complete(prompt + e, max_tokens=chain, stop=["Question"]),
         elicitings,
     )
     prompt += "".join(f"Solution {number}: {text}\n" for number, text in enumerate(chains, 1))
@@ -172,7 +172,7 @@ def llm_judge(
     s += f"{system}\nArticle: {article}\n"
     forks = s.fork(len(dimensions))
     for state, dimension in zip(forks.states, dimensions, strict=True):
-        state += f"Dimension: {dimension}\nJudgement:"
+        state += f"{dimension}\nJudgement:"
         state += sgl.gen("judgement", max_tokens=judgement, stop="END")
     forks.join()
     s += "".join(f"Judgement: {text}\n" for text in s["judgement"])
@@ -185,7 +185,7 @@ def llm_judge_http(
     prompt = f"{system}\nArticle: {article}\n"
     judgements = side_by_side(
         lambda dimension: client.complete(
-            f"{prompt}Dimension: {dimension}\nJudgement:", max_tokens=judgement, stop=["END"]
+            f"{prompt}{dimension}\nJudgement:", max_tokens=judgement, stop=["END"]
         ),
         dimensions,
     )

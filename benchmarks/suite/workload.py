@@ -5,7 +5,6 @@ Both versions ask the same questions in the same order; a test compares their pr
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,12 +53,16 @@ TEMPORARY_FOLDER = "<temporary folder>"
 """In the options of an engine, stands for a folder that is made for the run."""
 
 
+_SHRINKING = 0.6
+"""Power of the scale by which texts shrink."""
+
+
 @dataclass(frozen=True)
 class Size:
     """How large a workload is made, from its size in the paper.
 
-    Numbers of programs shrink with `scale`, numbers of tokens with its square root: at 0.1 there
-    is a tenth of the programs, and texts are about a third as long. Files that a workload needs
+    Numbers of programs shrink with `scale`, numbers of tokens with a root of it: at 0.1 there is a
+    tenth of the programs, and texts are a quarter as long. Files that a workload needs
     are made in `folder`.
     """
 
@@ -72,7 +75,7 @@ class Size:
 
     def tokens(self, full: int, least: int = 1) -> int:
         """So many tokens, of `full` in the paper."""
-        return min(full, max(least, round(full * math.sqrt(self.scale))))
+        return min(full, max(least, round(full * self.scale**_SHRINKING)))
 
 
 WARM_UP_TOKENS = 4

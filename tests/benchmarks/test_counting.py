@@ -91,7 +91,7 @@ def test_a_record_is_one_that_the_grammar_allows() -> None:
 
 
 def test_a_picture_is_encoded_once_by_us_and_whenever_its_slot_has_another(tmp_path: Path) -> None:
-    row = {"asked": "What is this?", "tokens": 2}
+    row = {"lead": "USER: ", "asked": "\nWhat is this?\nASSISTANT:", "tokens": 2}
     rows = [{**row, "picture": name} for name in ("a.jpg", "b.jpg", "a.jpg", "a.jpg")]
     counts = counted("llava_bench", rows, 1)
     assert (counts.ours.encoded, counts.slots.encoded) == (2, 3)

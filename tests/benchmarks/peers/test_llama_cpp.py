@@ -67,7 +67,7 @@ def test_a_run_counts_what_the_server_says(
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("exits", "ended while starting with exit code 1: error: unknown model architecture"),
+        ("exits", "died with exit code 1: error: unknown model architecture"),
         ("dies", "died with exit code 3: out of memory, or so"),
         ("garbage", "sent what is no JSON: ' {nothing'"),
         ("html", "sent no stream of events but '<html>It works!</html>'"),

@@ -27,12 +27,6 @@ def test_it_does_the_work_that_our_engine_does(toy_folder: Path, words: Words, n
     assert theirs.work["calls"] > 1
 
 
-def test_a_folder_that_is_no_model_is_reported(tmp_path: Path, words: Words) -> None:
-    peer = MlxLm(str(tmp_path), timeout=20)
-    with pytest.raises(PeerError, match="mlx-lm"):
-        drive(peer, WORKLOADS["mmlu"], [], SIZE, words)
-
-
 @pytest.mark.parametrize("usage", [{"prompt_tokens": 1}, {"prompt_tokens": "x"}, 5])
 def test_counts_that_are_none_are_an_error(usage: object) -> None:
     with pytest.raises(PeerError, match="counts no tokens"):

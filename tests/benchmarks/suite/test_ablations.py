@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -14,7 +16,10 @@ from sgl_mlx.benchmarks.suite.catalogue import WORKLOADS
 from sgl_mlx.benchmarks.suite.drive import Run, drive
 from sgl_mlx.benchmarks.suite.words import Words
 from sgl_mlx.benchmarks.suite.workload import Row, Size
+from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.errors import BenchmarkError
+from sgl_mlx.runtime.engine import Engine
+from sgl_mlx.runtime.futures import wait_all
 
 SIZE = Size(0.05)
 Measure = Callable[..., Run]
@@ -52,7 +57,7 @@ def test_with_all_parts_nearly_nothing_is_computed_twice(run: Measure, workload:
         return
     best = 1 - found["unique_tokens"] / found["total_tokens"]
     hit = 1 - found["computed_tokens"] / found["total_tokens"]
-    assert hit >= 0.97 * best
+    assert hit >= 0.98 * best
 
 
 def test_without_a_cache_every_prompt_token_is_computed(run: Measure) -> None:
@@ -66,20 +71,37 @@ def test_a_table_finds_whole_prompts_alone(run: Measure) -> None:
     shots, tree = counts(run("gsm8k", "no-tree")), counts(run("gsm8k"))
     assert shots["computed_tokens"] == shots["total_tokens"] > 2 * tree["computed_tokens"]
     chat, tree = (counts(run("multi_turn_chat_short", a)) for a in ("no-tree", None))
-    assert chat["computed_tokens"] == tree["computed_tokens"] < chat["total_tokens"]
+    assert chat["computed_tokens"] < 1.02 * tree["computed_tokens"] < 0.6 * chat["total_tokens"]
 
 
 @pytest.mark.parametrize("policy", ["fcfs", "random"])
 def test_another_order_computes_more_when_the_pool_is_small(run: Measure, policy: str) -> None:
-    """Two subjects' questions come in turn and the pool holds one subject: cached first wins."""
-    small = {"max_total_tokens": 700, "max_running_requests": 2}
+    """Subtrees come in turn and the pool holds little more than one: longest cached first wins."""
+    small = {"max_total_tokens": 150, "max_running_requests": 1}
     found, lpm = (counts(run("overhead", a, **small)) for a in (policy, None))
     assert found["computed_tokens"] > lpm["computed_tokens"]
 
 
-def test_without_sharing_in_flight_a_burst_computes_its_prefix_again(run: Measure) -> None:
-    found, shared = (counts(run("gsm8k", a)) for a in ("no-in-flight-sharing", None))
-    assert found["computed_tokens"] > shared["computed_tokens"]
+def test_without_sharing_in_flight_a_burst_computes_its_prefix_again(
+    toy_folder: Path, words: Words
+) -> None:
+    """Requests that are all there before the first step."""
+    prefix = words.text(200, "prefix")
+    burst = [f"{prefix}\n{words.text(10, f'own {i}')}" for i in range(8)]
+    computed = []
+    for options in ({}, ABLATIONS["no-in-flight-sharing"].options):
+        with Engine(str(toy_folder), max_total_tokens=20000, **options) as engine:
+            asked_all, params = Event(), SamplingParams(max_new_tokens=1)
+            hold = partial(Event.wait, asked_all)
+            holding = Thread(target=engine.run_on_model, args=[lambda _, hold=hold: hold()])
+            holding.start()
+            futures = [engine.submit((Text(text),), params) for text in burst]
+            asked_all.set()
+            wait_all(futures)
+            holding.join()
+            computed.append(engine.get_server_info()["stats"]["computed_tokens"])
+    assert computed[0] == len(burst) * 10 + 201
+    assert computed[1] > computed[0] + 100
 
 
 def test_without_the_forks_hint_branches_compute_their_prompt_again(run: Measure) -> None:
@@ -96,8 +118,8 @@ def test_without_parallelism_the_same_tokens_take_more_passes(run: Measure) -> N
 
 def test_without_shared_attention_rows_read_their_prefixes_each(run: Measure) -> None:
     found, shared = (counts(run("gsm8k", a)) for a in ("no-extend", None))
-    assert found["computed_tokens"] == shared["computed_tokens"]
-    assert found["pool_tokens_read"] > 2 * shared["pool_tokens_read"]
+    assert found["decode_tokens"] == shared["decode_tokens"]
+    assert found["pool_tokens_read"] > 1.2 * shared["pool_tokens_read"]
 
 
 def test_without_chunks_a_step_is_as_long_as_a_prompt(run: Measure) -> None:

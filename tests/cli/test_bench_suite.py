@@ -1,0 +1,120 @@
+"""`sgl-mlx bench suite` runs to its end whatever its peers do, and leaves nothing running."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from tests.benchmarks.toy_words import write_toy
+
+Sgl = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_toy(tmp_path_factory.mktemp("models") / "words"))
+
+
+def test_it_prints_a_table_writes_a_page_and_ends_with_a_json_line(
+    sgl: Sgl, model: str, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    peers = ["--peer", "mlx-lm", "--peer", "llama.cpp", "--ablation", "no-cache"]
+    size = ["--scale", "0.01", "--model", model, "--html", str(page)]
+    done = sgl("bench", "suite", "gsm8k", "hellaswag", *peers, *size)
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert [row["name"] for row in document["workloads"]] == ["hellaswag", "gsm8k"]
+    for row in document["workloads"]:
+        assert set(row["ratio"]) == {"mlx-lm", "no-cache"}
+        assert row["tokens"]["mlx-lm"] == row["tokens"]["ours"]
+        assert "runs GGUF files" in row["not_compared"]["llama.cpp"]
+    assert set(document["geomean"]) == {"mlx-lm", "no-cache"}
+    assert "hellaswag" in page.read_text("utf-8")
+
+
+def test_with_json_it_prints_nothing_else(sgl: Sgl, model: str) -> None:
+    done = sgl("bench", "suite", "mmlu", "--scale", "0.01", "--model", model, "--json")
+    assert json.loads(done.stdout)["workloads"][0]["name"] == "mmlu"
+
+
+def test_a_llama_server_that_is_not_there_is_reported_and_the_rest_goes_on(
+    sgl: Sgl, model: str, tmp_path: Path
+) -> None:
+    given = ["--peer", "llama.cpp", "--llama-server", str(tmp_path / "none")]
+    done = sgl("bench", "suite", "mmlu", *given, "--scale", "0.01", "--model", model, "--json")
+    [row] = json.loads(done.stdout)["workloads"]
+    assert row["not_compared"]["llama.cpp"]
+    assert row["tokens"]["ours"]["calls"] == 2
+
+
+def test_workloads_and_ablations_are_listed(sgl: Sgl) -> None:
+    done = sgl("bench", "suite", "--list")
+    assert "multi_turn_chat_long" in done.stdout
+    assert "no-in-flight-sharing" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "no workload is called nothing"),
+        (["--scale", "0"], "--scale must be above 0"),
+        (["mmlu", "--ablation", "x"], "no ablation 'x'"),
+        (["llava_bench", "--tower", "x"], "no tower is called x"),
+        (["--peer", "vllm"], "'vllm' is not one of"),
+    ],
+)
+def test_a_wrong_word_is_named(sgl: Sgl, model: str, arguments: list[str], message: str) -> None:
+    done = sgl("bench", "suite", *arguments, "--model", model)
+    assert done.exit_code != 0
+    assert message in done.stderr
+
+
+def servers_of(process: int) -> list[int]:
+    """Children that are servers, whichever thread started them; others compile."""
+    found = [
+        int(child)
+        for task in Path(f"/proc/{process}/task").glob("*/children")
+        for child in task.read_text().split()
+    ]
+    return [child for child in found if b"mlx_lm_server" in command_line(child)]
+
+
+def command_line(process: int) -> bytes:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_ends_its_servers(model: str, sign: signal.Signals) -> None:
+    command = [sys.executable, "-c", "from sgl_mlx.cli import main; main()"]
+    command += ["bench", "suite", "multi_turn_chat_short", "--peer", "mlx-lm"]
+    command += ["--scale", "0.02", "--repeats", "100", "--model", model]
+    default = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=default
+    ) as process:
+        servers: list[int] = []
+        deadline = time.monotonic() + 120
+        while not servers:
+            assert process.poll() is None
+            assert time.monotonic() < deadline, "no server was started"
+            servers = servers_of(process.pid)
+        process.send_signal(sign)
+        process.communicate(timeout=60)
+    assert process.returncode != 0
+    for server in servers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(server, 0)
