@@ -5,6 +5,7 @@ Both versions ask the same questions in the same order; a test compares their pr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ class Size:
 
     def tokens(self, full: int, least: int = 1) -> int:
         """So many tokens, of `full` in the paper."""
-        return min(full, max(least, round(full * self.scale**_SHRINKING)))
+        return min(full, max(least, round(full * math.pow(self.scale, _SHRINKING))))
 
 
 WARM_UP_TOKENS = 4
