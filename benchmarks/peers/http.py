@@ -116,7 +116,7 @@ class HttpSession:
         text, answer = self._ask(Question(prompt, max_tokens, bias, stop, grammar, images))
         if grammar is not None:
             answer = replace(answer, output_tokens=self._words.count(text))
-        elif self._dialect.drops_first_space:
+        elif self._dialect.drops_first_space and not text.startswith(" "):
             text = " " + text  # as all steered answers begin; later prompts must be the same
         self.usage.add(answer)
         return text

@@ -100,7 +100,9 @@ def _run_all(
     pool = ThreadPoolExecutor(concurrency, thread_name_prefix="bench")
     try:
         futures = [pool.submit(timed, row) for row in rows]
-        wait(futures, return_when=FIRST_EXCEPTION)
+        ended, others = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in ended if others else ():
+            future.result()  # raises what went wrong, whatever the others still wait for
         return [future.result() for future in futures]
     finally:
         # After a failure, or when the user has had enough, calls may still wait for answers; they
