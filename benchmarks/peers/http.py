@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -60,6 +61,19 @@ class Dialect(Protocol):
     def usage(self, event: Mapping[str, Any]) -> Answer | None:
         """The counts, in the event that has them."""
         ...
+
+
+@contextmanager
+def opened(
+    name: str, address: str, dialect: Dialect, workload: Workload, words: Words, timeout: float
+) -> Iterator[HttpSession]:
+    """A session with a server that is up, warmed up."""
+    session = HttpSession(name, address, dialect, workload, words, timeout)
+    try:
+        session.warm_up()
+        yield session
+    finally:
+        session.close()
 
 
 class HttpSession:

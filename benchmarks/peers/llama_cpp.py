@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sgl_mlx.benchmarks.peers.http import HttpSession, Question
+from sgl_mlx.benchmarks.peers.http import HttpSession, Question, opened
 from sgl_mlx.benchmarks.peers.server import HOST, running
 from sgl_mlx.benchmarks.peers.system import Answer, PeerError
 from sgl_mlx.benchmarks.suite.words import Words
@@ -110,13 +110,11 @@ class LlamaCpp:
         def command(port: int) -> Sequence[str]:
             return self.command(port, workload.concurrency, "images" in workload.needs)
 
-        with running(self.name, command, "/health", environment=_MARKED) as address:
-            session = HttpSession(self.name, address, DIALECT, workload, words, self._timeout)
-            try:
-                session.warm_up()
-                yield session
-            finally:
-                session.close()
+        with (
+            running(self.name, command, "/health", environment=_MARKED) as address,
+            opened(self.name, address, DIALECT, workload, words, self._timeout) as session,
+        ):
+            yield session
 
     def command(self, port: int, concurrency: int, images: bool = False) -> list[str]:
         """A slot for each call at a time, one context for all, and prompts kept in memory."""

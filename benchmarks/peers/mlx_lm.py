@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sgl_mlx.benchmarks.peers.http import HttpSession, Question
+from sgl_mlx.benchmarks.peers.http import HttpSession, Question, opened
 from sgl_mlx.benchmarks.peers.server import HOST, running
 from sgl_mlx.benchmarks.peers.system import Answer, PeerError
 from sgl_mlx.benchmarks.suite.words import Words
@@ -21,7 +21,7 @@ class MlxLm:
     """A `System`; each session is a process of its own.
 
     Args:
-        model: a folder in MLX's format; see `export` for those that are none.
+        model: a folder in MLX's format; see `Weights.mlx_folder`.
         timeout: see `HttpSession`.
     """
 
@@ -38,13 +38,11 @@ class MlxLm:
         def command(port: int) -> Sequence[str]:
             return self.command(port, workload.concurrency)
 
-        with running(self.name, command, "/health") as address:
-            session = HttpSession(self.name, address, DIALECT, workload, words, self._timeout)
-            try:
-                session.warm_up()
-                yield session
-            finally:
-                session.close()
+        with (
+            running(self.name, command, "/health") as address,
+            opened(self.name, address, DIALECT, workload, words, self._timeout) as session,
+        ):
+            yield session
 
     def command(self, port: int, concurrency: int) -> list[str]:
         options = {

@@ -34,6 +34,7 @@ from sgl_mlx.core import (
 from sgl_mlx.lang.backend import Backend
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.runtime.futures import then
+from sgl_mlx.runtime.prefetch import nothing
 
 SAMPLING: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "token_healing": False}
 """Of every `gen`: greedy, of the length asked for, and no work that the peers do not do."""
@@ -131,11 +132,17 @@ class Steered:
         self, engine: Engine, words: Words, prefills_forks: bool = True, parallel: bool = True
     ) -> None:
         self.usage = Usage()
-        self.asked: list[Asked | None] = []
+        self._answered: list[tuple[Prompt, Completion]] = []
+        self._scored: list[Asked] = []
         self._engine = engine
         self._words = words
         self._prefills_forks = prefills_forks
         self._parallel = parallel
+
+    @property
+    def asked(self) -> list[Asked | None]:
+        """All calls so far; prompts are encoded here, not while the clock runs."""
+        return [*(self._asked(*answered) for answered in self._answered), *self._scored]
 
     @property
     def model_name(self) -> str:
@@ -156,10 +163,12 @@ class Steered:
         params: SamplingParams,
         on_text: Callable[[str], None] | None = None,
     ) -> Future[tuple[Completion, ...]]:
-        started, first = time.perf_counter(), []
+        started = time.perf_counter()
+        first: list[float] = []
 
         def on_piece(piece: str) -> None:
-            first.append(time.perf_counter() - started)
+            if not first:
+                first.append(time.perf_counter() - started)
             if on_text is not None:
                 on_text(piece)
 
@@ -169,7 +178,7 @@ class Steered:
             # of what a grammar leaves only one way to spell, a system may take few or many tokens
             output = self._words.count(done.text) if params.constrained else len(done.token_ids)
             self.usage.add(Answer(done.prompt_tokens, output, done.cached_tokens, seconds))
-            self.asked.append(self._asked(prompt, done))
+            self._answered.append((prompt, done))
             return completions
 
         bias = self._words.steer(prompt_text(prompt), params.constrained)
@@ -187,7 +196,7 @@ class Steered:
             for choice in choices:
                 tokens = tuple(self._engine.tokenizer.encode(text + choice))
                 self.usage.add(Answer(len(tokens), 0, 0))
-                self.asked.append(Asked(tokens, (), scored=True))
+                self._scored.append(Asked(tokens, (), scored=True))
             return scores
 
         return then(self._engine.score(prompt, choices, unconditional), count)
@@ -195,9 +204,7 @@ class Steered:
     def prefill(self, prompt: Prompt) -> Future[int]:
         if self._prefills_forks:
             return self._engine.prefill(prompt)
-        done: Future[int] = Future()
-        done.set_result(0)
-        return done
+        return nothing()
 
     def prefetch(self, prompt: Prompt) -> Future[int]:
         return self._engine.prefetch(prompt)
