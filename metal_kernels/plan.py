@@ -94,6 +94,8 @@ class DecodePlan:
         slots: private prefixes, one row after another, then the spans.
         table: by row: where its private slots begin in `slots`, the position of the first of
             them, the position of its first tail column, 0.
+        span_table: by span: its first row, the row after its last, where its slots begin in
+            `slots`, the position of the first of them, how many there are.
         items: partial softmaxes of K2, sorted by row; by item: row, first position, end, 0.
         merges: by row: its first item, its number of items, where its part of `shared_partials`
             begins, the length of that.
@@ -126,6 +128,11 @@ class DecodePlan:
         begins = offsets(map(len, self._stretches()))
         rows_begin = zip(begins, self.starts, self.ends, strict=False)
         self.table = int_table(x for row in rows_begin for x in (*row, 0))
+        self.span_table = int_table(
+            x
+            for span, begin in zip(spans, begins[len(rows) :], strict=True)
+            for x in (span.first, span.last, begin, span.start, len(span.slots))
+        )
         items = list(self._split_rows(chunk))
         self.item_count = len(items)
         self.items = int_table(x for item in items for x in (*item, 0))

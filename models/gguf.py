@@ -63,12 +63,13 @@ _Order = NDArray[np.intp] | None
 
 
 def read_weights(
-    file: GGUFFile, config: Mapping[str, Any], dtype: mx.Dtype | None
+    file: GGUFFile, config: Mapping[str, Any], dtype: mx.Dtype | None, pack: bool = False
 ) -> dict[str, mx.array]:
     """Every weight of the model by mlx-lm's name.
 
-    With a `dtype` everything is dequantized to it. Without, 4- and 8-bit blocks stay as they are
-    in MLX's packing, and other quantized types become 8-bit groups, wider than any of them.
+    With a `dtype` everything is dequantized to it; with `pack` too, 4- and 8-bit blocks stay as
+    they are in MLX's packing. Without a `dtype` these do, and other quantized types become 8-bit
+    groups, wider than any of them.
 
     Raises:
         UnsupportedModelError: for a tensor that no layer of the architecture has.
@@ -80,7 +81,9 @@ def read_weights(
             continue
         target = weight_name(name, config["model_type"])
         order = _row_order(name, file, config)
-        packed = dtype is None and len(entry.shape) > 1 and entry.type not in _FLOATS
+        packed = len(entry.shape) > 1 and (
+            entry.type not in _FLOATS if dtype is None else pack and entry.type in REPACKABLE
+        )
         if packed:
             parts = _packed(file, name, order)
             stem = target.removesuffix(".weight")

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import mlx.core as mx
@@ -15,8 +16,10 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model as load_mlx_folder
 
+from sgl_mlx.cpu_kernels.start import open_cpu_kernels
 from sgl_mlx.errors import CorruptModelError
 from sgl_mlx.models import build, gguf, gguf_config, memory, safetensors_file
+from sgl_mlx.models.cpu_layers import can_pack, use_kernels
 from sgl_mlx.models.gguf_file import GGUFFile
 from sgl_mlx.models.info import ModelInfo, describe_folder, describe_gguf, with_part
 from sgl_mlx.models.resolve import resolve
@@ -65,8 +68,9 @@ def load(
     Args:
         model, offline: as for `resolve`.
         dtype: "float32", "float16" or "bfloat16" dequantizes and casts all weights; "native"
-            leaves them as they are. None is "native" on a GPU and "float32" on a CPU, whose
-            matrix products only BLAS makes fast.
+            leaves them as they are. None is "native" on a GPU. On a CPU it computes in float32,
+            on weights that stay quantized where `cpu_kernels` multiply them, else dequantized for
+            BLAS.
         available: bytes of memory the weights may take from; None asks the machine.
         mmproj: the vision part for a language model that is a GGUF file: a GGUF file too, or a
             folder in the layout of a LLaVA, whose language model, if it has one, is not read.
@@ -78,6 +82,8 @@ def load(
     """
     name, path = resolve(model, offline=offline)
     kind = _resolve_dtype(dtype)
+    on_cpu = mx.default_device() == mx.cpu
+    kernels = open_cpu_kernels() if dtype is None and on_cpu else None
     target = None if kind is None else getattr(mx, kind)
     file = None if path.is_dir() else GGUFFile(path)
     part = None if mmproj is None else open_part(Path(mmproj).expanduser(), path)
@@ -85,8 +91,12 @@ def load(
     if part is not None:
         info = with_part(info, *part.size)
     _check_memory(name, info, kind, available)
-    parts = _load_folder(path, target) if file is None else _load_gguf(file, target, part)
-    loaded, config, tokenizer, vision = parts
+    if file is None:
+        loaded, config, tokenizer, vision = _load_folder(path, target)
+    else:
+        loaded, config, tokenizer, vision = _load_gguf(file, target, part, kernels is not None)
+    if target is not None:
+        _settle(loaded, target, kernels)
     modules = [loaded] if vision is None else [loaded, vision.network]
     mx.eval([module.parameters() for module in modules])
     return LoadedModel(
@@ -95,7 +105,7 @@ def load(
         tokenizer=tokenizer,
         name=name,
         path=path,
-        fingerprint=_fingerprint(_weight_files(path, part), config, kind),
+        fingerprint=_fingerprint(_weight_files(path, part), config, f"{kind} {kernels is None}"),
         weight_bytes=sum(p.nbytes for m in modules for _, p in tree_flatten(m.parameters())),
         vision=vision,
     )
@@ -115,11 +125,23 @@ def _check_memory(name: str, info: ModelInfo, dtype: str | None, available: int 
     memory.check_fits(name, info.weight_bytes(dtype), limit, how)
 
 
-def _load_gguf(file: GGUFFile, dtype: mx.Dtype | None, part: VisionPart | None) -> _Parts:
+def _settle(model: nn.Module, dtype: mx.Dtype, kernels: ModuleType | None) -> None:
+    """Everything in `dtype`, but for quantized weights that the kernels multiply as they are."""
+    if kernels is not None and can_pack(model):
+        model.set_dtype(dtype)
+    else:
+        build.cast(model, dtype)
+    if kernels is not None:
+        use_kernels(model, kernels)
+
+
+def _load_gguf(
+    file: GGUFFile, dtype: mx.Dtype | None, part: VisionPart | None, pack: bool
+) -> _Parts:
     config = gguf_config.read_config(file)
     tokenizer = Tokenizer.from_gguf(file.metadata)
     build.model_classes(config)
-    weights = gguf.read_weights(file, config, dtype)
+    weights = gguf.read_weights(file, config, dtype, pack)
     model = build.build(config, weights, str(file.path))
     if part is None:
         return model, config, tokenizer, None
@@ -137,8 +159,6 @@ def _load_folder(path: Path, dtype: mx.Dtype | None) -> _Parts:
         model, config = load_mlx_folder(path, lazy=True, get_model_classes=build.model_classes)
     except (ValueError, TypeError, KeyError, RuntimeError) as e:
         raise CorruptModelError(f"{path}: weights and configuration do not match: {e}") from e
-    if dtype is not None:
-        build.cast(model, dtype)
     return model, config, tokenizer, None
 
 
@@ -146,7 +166,6 @@ def _load_with_vision(path: Path, config: dict[str, Any], dtype: mx.Dtype | None
     tokenizer = Tokenizer.from_file(path)
     model, text, vision = checkpoint.load_folder(path, config)
     if dtype is not None:
-        build.cast(model, dtype)
         build.cast(vision.network, dtype)
     return model, text, tokenizer, vision
 
@@ -157,7 +176,7 @@ def _weight_files(path: Path, part: VisionPart | None) -> list[Path]:
     return [path] if part is None else [path, *part.files]
 
 
-def _fingerprint(files: Sequence[Path], config: Mapping[str, Any], dtype: str | None) -> str:
+def _fingerprint(files: Sequence[Path], config: Mapping[str, Any], dtype: str) -> str:
     """A hash of the configuration and of both ends of every weight file."""
     digest = hashlib.sha256(json.dumps([config, dtype], sort_keys=True, default=str).encode())
     for file in files:

@@ -17,6 +17,8 @@ from functools import cache, lru_cache
 import mlx.core as mx
 import mlx.nn as nn
 
+from sgl_mlx.cpu_kernels.start import open_cpu_kernels
+
 Activation = Callable[[mx.array, mx.array], mx.array]
 
 _SWIGLU = "swiglu"
@@ -74,6 +76,10 @@ def sums(x: mx.array) -> mx.array:
 
 def swiglu(gate: mx.array, x: mx.array) -> mx.array:
     """`silu(gate) * x` elementwise, in float32."""
+    kernels = open_cpu_kernels()
+    if kernels is not None:
+        out: mx.array = kernels.swiglu(gate, x)
+        return out
     return _run(_swiglu, gate, x)
 
 
@@ -138,7 +144,7 @@ class FastActivations:
 
     def _either(self, original: Activation) -> Activation:
         def swiglu_now(gate: mx.array, x: mx.array) -> mx.array:
-            fast = self._entered and gate.dtype == mx.float32 and gate.size >= _WORTH_COMPILING
+            fast = self._entered and gate.dtype == x.dtype == mx.float32
             return swiglu(gate, x) if fast else original(gate, x)
 
         return swiglu_now

@@ -1,4 +1,4 @@
-"""Attention of a step by the Metal kernels: keys are read where they lie in the pool.
+"""Attention of a step by our kernels, on Metal or the CPU: keys are read where they lie in the pool.
 
 The same two shapes of work as in `epoch` and `extend`, for the rows that the kernels can take
 (`fits`). Nothing is gathered when an epoch opens, and rows of any length mix without padding.
@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
+from sgl_mlx.cpu_kernels import attention as cpu_attention
+from sgl_mlx.cpu_kernels.attention import CpuAttention
 from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan, ExtendRow, SharedSpan
 from sgl_mlx.metal_kernels.pool import Options
 from sgl_mlx.metal_kernels.shapes import DTYPES, HEAD_DIMS
@@ -18,9 +20,16 @@ from sgl_mlx.runtime.kv import KVPool
 from sgl_mlx.runtime.layout import shared_spans
 from sgl_mlx.runtime.plan import Row
 
+Kernels = TrustedKernels | CpuAttention
+
+
+def pool_fits_cpu(pool: KVPool) -> bool:
+    """Whether the kernels for the CPU can read this pool."""
+    return all(cpu_attention.fits(x.key_dim, x.value_dim, pool.dtype) for x in pool.layers)
+
 
 def pool_fits(pool: KVPool) -> bool:
-    """Whether the kernels can read this pool at all."""
+    """Whether the kernels for Metal can read this pool."""
     return pool.dtype in DTYPES and all(
         x.key_dim == x.value_dim and x.key_dim in HEAD_DIMS for x in pool.layers
     )
@@ -38,7 +47,7 @@ class KernelEpoch:
     """
 
     def __init__(
-        self, pool: KVPool, rows: Sequence[Row], width: int, kernels: TrustedKernels
+        self, pool: KVPool, rows: Sequence[Row], width: int, kernels: Kernels
     ) -> None:
         self.ids = [row.id for row in rows]
         self.rows = rows
@@ -94,7 +103,7 @@ class KernelEpoch:
 class KernelChunks:
     """Rows of several new tokens each; see `extend`."""
 
-    def __init__(self, pool: KVPool, rows: Sequence[Row], kernels: TrustedKernels) -> None:
+    def __init__(self, pool: KVPool, rows: Sequence[Row], kernels: Kernels) -> None:
         self._pool, self._kernels = pool, kernels
         self._plan = ExtendPlan([ExtendRow(row.prefix, len(row.tokens)) for row in rows])
         self._stored: dict[int, tuple[mx.array, mx.array]] = {}

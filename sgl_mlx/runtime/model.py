@@ -10,12 +10,15 @@ from typing import Any
 
 import mlx.nn as nn
 
+from sgl_mlx.cpu_kernels.attention import CpuAttention
+from sgl_mlx.cpu_kernels.start import open_cpu_kernels
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.metal_kernels.selftest import Case
 from sgl_mlx.metal_kernels.start import cut_overs, mode, open_kernels
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.architectures import adapter_for
 from sgl_mlx.models.loader import LoadedModel, load
+from sgl_mlx.runtime import cpu
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.disk_tier import DiskTier, open_disk_tier
 from sgl_mlx.runtime.features import Features
@@ -121,6 +124,9 @@ def _features(loaded: LoadedModel, adapter: Adapter, limit: int) -> Features | N
 def _paths(adapter: Adapter, pool: KVPool, share: bool) -> AttentionPaths:
     if not share:
         return AttentionPaths(pool, share=False)
+    if cpu.on_cpu():
+        compiled = open_cpu_kernels() if adapter.ragged else None
+        return AttentionPaths(pool, None if compiled is None else CpuAttention(compiled))
     asked = mode()
     kernels = open_kernels(asked)
     if kernels is None or not adapter.ragged or not pool_fits(pool):

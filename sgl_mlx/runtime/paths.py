@@ -6,12 +6,20 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
+from sgl_mlx.cpu_kernels.attention import CpuAttention
 from sgl_mlx.metal_kernels.dispatch import OURS, CutOvers, Path, Work, choose_path
 from sgl_mlx.metal_kernels.trusted import TrustedKernels
 from sgl_mlx.runtime import cpu
 from sgl_mlx.runtime.chunks import Chunks
 from sgl_mlx.runtime.epoch import Epoch
-from sgl_mlx.runtime.kernel_steps import KernelChunks, KernelEpoch, pool_fits, rows_fit
+from sgl_mlx.runtime.kernel_steps import (
+    KernelChunks,
+    KernelEpoch,
+    Kernels,
+    pool_fits,
+    pool_fits_cpu,
+    rows_fit,
+)
 from sgl_mlx.runtime.kv import KVPool, SlotIndex
 from sgl_mlx.runtime.layout import MIN_SHARED, shared_spans
 from sgl_mlx.runtime.plan import Row
@@ -25,40 +33,50 @@ class AttentionPaths:
 
     Args:
         kernels: None where there are none to be had.
-        cut_overs: where kernels and MLX's fused attention take turns.
+        cut_overs: where Metal's kernels and MLX's fused attention take turns; those for the CPU are
+            always better.
         share: whether what rows have in common is attended once for all of them.
     """
 
     def __init__(
         self,
         pool: KVPool,
-        kernels: TrustedKernels | None = None,
+        kernels: Kernels | None = None,
         cut_overs: CutOvers | None = None,
         share: bool = True,
     ) -> None:
         self.pool = pool
         self._min_shared = MIN_SHARED if share else sys.maxsize
-        self.kernels = kernels if pool_fits(pool) else None
+        fits = pool_fits_cpu if isinstance(kernels, CpuAttention) else pool_fits
+        self.kernels = kernels if fits(pool) else None
         self._cut_overs = cut_overs or CutOvers()
 
     def epoch(self, rows: Sequence[Row], width: int) -> DecodeEpoch:
         """Attention of up to `width` decode steps of sorted rows."""
-        if self.kernels is not None and self._path(rows, "decode") in OURS:
-            return KernelEpoch(self.pool, rows, width, self.kernels)
+        if kernels := self._kernels_for(rows, "decode"):
+            return KernelEpoch(self.pool, rows, width, kernels)
         return Epoch(self.pool, rows, width, self._min_shared)
 
     def chunks(self, rows: Sequence[Row]) -> Chunks | SdpaChunks | KernelChunks:
         """Attention of sorted rows of several tokens each."""
-        if self.kernels is not None and self._path(rows, "extend") in OURS:
-            return KernelChunks(self.pool, rows, self.kernels)
+        if kernels := self._kernels_for(rows, "extend"):
+            return KernelChunks(self.pool, rows, kernels)
         if cpu.on_cpu():
             return Chunks(self.pool, rows, self._min_shared)
         return SdpaChunks(self.pool, rows)
 
+    def _kernels_for(
+        self, rows: Sequence[Row], work: Literal["extend", "decode"]
+    ) -> Kernels | None:
+        if self.kernels is None or not rows_fit(rows):
+            return None
+        if isinstance(self.kernels, TrustedKernels) and (
+            self.kernels.failed(work) or self._path(rows, work) not in OURS
+        ):
+            return None
+        return self.kernels
+
     def _path(self, rows: Sequence[Row], work: Literal["extend", "decode"]) -> Path:
-        assert self.kernels is not None
-        if not rows_fit(rows) or self.kernels.failed(work):
-            return Path.REFERENCE
         decode = work == "decode"
         shape = Work(
             rows=len(rows),

@@ -1,0 +1,36 @@
+// Memory that begins with a line of the cache, as loads of whole lines want it; not initialised.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <new>
+
+namespace sgl {
+
+template <typename T>
+class Buffer {
+ public:
+  explicit Buffer(size_t size = 0) { reserve(size); }
+
+  // What it held is lost if it has to grow. A buffer that a thread keeps spares it the system's
+  // work of handing out pages.
+  void reserve(size_t size) {
+    if (size <= size_) return;
+    data_.reset(static_cast<T*>(::operator new(size * sizeof(T), kLine)));
+    size_ = size;
+  }
+
+  T& operator[](size_t i) { return data_.get()[i]; }
+  const T& operator[](size_t i) const { return data_.get()[i]; }
+  T* data() { return data_.get(); }
+
+ private:
+  static constexpr std::align_val_t kLine{64};
+  struct Delete {
+    void operator()(T* p) const { ::operator delete(p, kLine); }
+  };
+  std::unique_ptr<T, Delete> data_;
+  size_t size_ = 0;
+};
+
+}  // namespace sgl

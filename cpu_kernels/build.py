@@ -1,0 +1,153 @@
+"""Compiles the kernels for this machine's processor, and loads what was compiled.
+
+An extension of MLX is bound to MLX, nanobind and Python as they are, and this one to the processor
+as well, so what is compiled lies in a cache under a name that tells all of them apart. Compiling
+takes some 20 seconds and happens when asked for (`sgl-mlx kernels build`, `make setup`), never while
+a model is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from functools import cache
+from importlib.machinery import ExtensionFileLoader
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import mlx.core as mx
+
+from sgl_mlx.errors import KernelError
+
+log = logging.getLogger(__name__)
+
+_MODULE = "_kernels"
+_MAIN = "module.cpp"
+_COMPILERS = ("g++", "clang++", "clang++-19")
+_FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-fvisibility=hidden")
+_REMEDY = "install a C++ compiler (`apt-get install g++`), then run `sgl-mlx kernels build`"
+
+
+def compile_kernels() -> Path:
+    """Compile them, if that was not done yet; whole or not at all.
+
+    Returns:
+        The library.
+
+    Raises:
+        KernelError: something it takes is missing, or the compiler refused; the message says what
+            and what would help.
+    """
+    compiler = _compiler()
+    if compiler is None:
+        raise KernelError(f"there is no C++ compiler; {_REMEDY}")
+    library = _library()
+    if library.exists():
+        return library
+    with tempfile.TemporaryDirectory(prefix="sgl-mlx-") as folder:
+        made = Path(folder, library.name)
+        done = subprocess.run(
+            [compiler, *_FLAGS, *_arguments(), "-o", str(made)], capture_output=True, text=True
+        )
+        if done.returncode:
+            raise KernelError(f"{compiler} could not compile the CPU kernels:\n{done.stderr[-2000:]}")
+        library.parent.mkdir(parents=True, exist_ok=True)
+        draft = library.with_suffix(f".{os.getpid()}")
+        shutil.copy(made, draft)
+        draft.replace(library)
+    return library
+
+
+def why_not() -> str | None:
+    """What keeps the kernels from being used here, with the remedy; None when nothing does."""
+    if sys.platform != "linux":
+        return "the CPU kernels are for Linux"
+    if not _library().exists():
+        return f"the CPU kernels are not compiled; {_REMEDY}"
+    return None if load() else "the CPU kernels do not load; the log says why"
+
+
+@cache
+def load() -> ModuleType | None:
+    """The compiled kernels with their threads started; None where there are none that work."""
+    if sys.platform != "linux" or not (library := _library()).exists():
+        return None
+    spec = spec_from_file_location(_MODULE, library, loader=ExtensionFileLoader(_MODULE, str(library)))
+    assert spec is not None and spec.loader is not None
+    kernels = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(kernels)
+        kernels.start_threads(threads())
+        kernels.rms_norm(mx.ones((1, 1), stream=mx.cpu), None, 0.0)  # takes MLX's arrays at all
+    except (ImportError, TypeError) as error:
+        log.warning("the CPU kernels are not used: %s", error)
+        return None
+    return kernels
+
+
+def threads() -> int:
+    """As many as OMP_NUM_THREADS says, as for the BLAS; else one for each processor we may use."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() and int(asked) else len(os.sched_getaffinity(0))
+
+
+def _compiler() -> str | None:
+    return next((found for name in _COMPILERS if (found := shutil.which(name))), None)
+
+
+def _library() -> Path:
+    cached = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return cached / "sgl-mlx" / "cpu-kernels" / f"{_fingerprint()}.so"
+
+
+@cache
+def _fingerprint() -> str:
+    digest = hashlib.sha256()
+    here = files(__package__)
+    for file in sorted(x.name for x in here.iterdir() if x.name.endswith((".h", ".cpp"))):
+        digest.update(here.joinpath(file).read_bytes())
+    try:
+        bound_to = [version("mlx"), version("nanobind")]
+    except PackageNotFoundError:
+        bound_to = [version("mlx")]
+    digest.update(repr([*bound_to, sys.version, _FLAGS, _processor()]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _processor() -> str:
+    """Its features, as far as code is compiled for them."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    named = ("model name", "flags", "Features")
+    return "\n".join(sorted({line for line in lines if line.startswith(named)}))
+
+
+def _arguments() -> list[str]:
+    nanobind = find_spec("nanobind")
+    if nanobind is None or nanobind.origin is None:
+        raise KernelError("nanobind is not installed: pip install 'sgl-mlx[cpu]'")
+    binder, library = Path(nanobind.origin).parent, Path(mx.__file__).parent
+    include = [library / "include", binder / "include", binder / "ext/robin_map/include"]
+    include.append(Path(sysconfig.get_path("include")))
+    if not (include[-1] / "Python.h").exists():
+        raise KernelError(
+            f"{include[-1]} has no Python.h: install Python's headers (`apt-get install python3-dev`)"
+        )
+    return [
+        *(f"-I{folder}" for folder in include),
+        "-DNB_DOMAIN=mlx",  # whose arrays we take and give
+        "-Wno-psabi",
+        str(files(__package__) / _MAIN),
+        str(binder / "src/nb_combined.cpp"),
+        f"-L{library / 'lib'}",
+        "-lmlx",
+        f"-Wl,-rpath,{library / 'lib'}",
+    ]

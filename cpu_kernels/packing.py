@@ -1,0 +1,78 @@
+"""MLX's affine quantized weights in the order in which `linear.h` multiplies them.
+
+Weights `w = scale * q + bias` of shape (N, K) become tiles of 16 n by 32 k, so that a row of
+registers holds the same k of 16 n: each tile is 16 pairs of neighbouring k, a pair's even k in the
+low half of a word and its odd one in the high half. With 8 bits a pair takes 16 halfwords; with 4
+bits four pairs share 16 words, the first in the lowest bits of either half.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+LANES = 16
+DEEP = 32
+
+
+class Packed(NamedTuple):
+    """`q` uint8, `scales` and `biases` float32, all flat; of `n` rows, the rest of a tile zero."""
+
+    q: mx.array
+    scales: mx.array
+    biases: mx.array
+    bits: int
+    group_size: int
+    n: int
+
+
+def fits(k: int, bits: int, group_size: int) -> bool:
+    """Whether weights so quantized can be packed."""
+    return bits in (4, 8) and group_size % DEEP == 0 and k % group_size == 0
+
+
+def pack(weight: mx.array, scales: mx.array, biases: mx.array, bits: int, group_size: int) -> Packed:
+    """From `weight` uint32 (N, K * bits / 32), `scales` and `biases` (N, K / group_size).
+
+    Raises:
+        ValueError: for what does not `fits`.
+    """
+    n, k = weight.shape[0], weight.shape[1] * 32 // bits
+    if not fits(k, bits, group_size):
+        raise ValueError(f"cannot pack {n} x {k} weights of {bits} bits in groups of {group_size}")
+    levels = _levels(np.array(weight), bits)
+    missing = -n % LANES
+    levels = np.pad(levels, ((0, missing), (0, 0)))
+    tiles = levels.reshape(-1, LANES, k // DEEP, DEEP // 2, 2).transpose(0, 2, 3, 1, 4)
+    if bits == 4:  # (blocks, deep, 4 words, 4 pairs in each, lanes, 2)
+        nibbles = tiles.reshape(*tiles.shape[:2], 4, 4, LANES, 2).astype(np.uint16)
+        shifts = np.array([0, 4, 8, 12], np.uint16)[:, None, None]
+        packed = (nibbles << shifts).sum(axis=3, dtype=np.uint16)
+    else:
+        packed = tiles
+    return Packed(
+        mx.array(np.ascontiguousarray(packed).view(np.uint8).reshape(-1)),
+        *(mx.array(_by_tile(x, missing)) for x in (scales, biases)),
+        bits,
+        group_size,
+        n,
+    )
+
+
+def _levels(words: NDArray[np.uint32], bits: int) -> NDArray[np.uint8]:
+    """(N, K) integers, lowest bits first in each word."""
+    by_byte = words.view(np.uint8)
+    if bits == 8:
+        return by_byte
+    both = np.stack([by_byte & np.uint8(15), by_byte >> np.uint8(4)], axis=-1)
+    return both.reshape(len(words), -1)
+
+
+def _by_tile(x: mx.array, missing: int) -> NDArray[np.float32]:
+    """(N, groups) as (N / 16, groups, 16), flat."""
+    wide = np.pad(np.array(x.astype(mx.float32)), ((0, missing), (0, 0)))
+    split = wide.reshape(-1, LANES, wide.shape[1]).swapaxes(1, 2)
+    return np.ascontiguousarray(split).reshape(-1)

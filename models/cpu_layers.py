@@ -1,0 +1,135 @@
+"""Layers of a model on the CPU kernels, in the place of MLX's own.
+
+A model in float32 whose quantized weights stayed quantized: those are packed anew, and multiplied
+as they are. Norms and rotary positions become one operation each.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_unflatten
+from mlx_lm.models.rope_utils import Llama3RoPE
+
+from sgl_mlx.cpu_kernels.packing import Packed, fits, pack
+
+
+def can_pack(model: nn.Module) -> bool:
+    """Whether every quantized layer is one that the kernels multiply."""
+    return all(_fits(m) for m in model.modules() if hasattr(m, "bits"))
+
+
+def use_kernels(model: nn.Module, kernels: ModuleType) -> None:
+    """Replace, in place, the layers that the kernels can take; all weights are float32 or packed."""
+    replaced: list[tuple[str, nn.Module]] = []
+    for name, module in model.named_modules():
+        if type(module) is nn.QuantizedLinear and _fits(module):
+            replaced.append((name, PackedLinear(module, kernels)))
+        elif type(module) is nn.QuantizedEmbedding and _fits(module):
+            replaced.append((name, PackedEmbedding(module, kernels)))
+        elif type(module) in _SUBCLASSES:
+            module.__class__ = _SUBCLASSES[type(module)]
+            object.__setattr__(module, "kernels", kernels)
+    model.update_modules(tree_unflatten(replaced))
+
+
+def _fits(module: nn.Module) -> bool:
+    if type(module) not in (nn.QuantizedLinear, nn.QuantizedEmbedding):
+        return False
+    k = module.weight.shape[-1] * 32 // module.bits
+    return module.mode == "affine" and fits(k, module.bits, module.group_size)
+
+
+class PackedLinear(nn.Module):
+    """A quantized linear layer; `x (…, K)` to `(…, N)` in float32."""
+
+    def __init__(self, layer: nn.QuantizedLinear, kernels: ModuleType) -> None:
+        super().__init__()
+        self.q, self.scales, self.biases, *self._how = _pack(layer)
+        if "bias" in layer:
+            self.bias = layer.bias
+        self._kernels = kernels
+
+    def __call__(self, x: mx.array) -> mx.array:
+        y = _multiply(self._kernels, x, self.q, self.scales, self.biases, *self._how)
+        return y + self.bias if "bias" in self else y
+
+
+class PackedEmbedding(nn.Module):
+    """A quantized embedding that is the vocabulary's layer as well."""
+
+    def __init__(self, layer: nn.QuantizedEmbedding, kernels: ModuleType) -> None:
+        super().__init__()
+        self.table = layer
+        self.q, self.scales, self.biases, *self._how = _pack(layer)
+        self._kernels = kernels
+
+    @property
+    def weight(self) -> mx.array:
+        return self.table.weight
+
+    def __call__(self, tokens: mx.array) -> mx.array:
+        embedded: mx.array = self.table(tokens)
+        return embedded
+
+    def as_linear(self, x: mx.array) -> mx.array:
+        return _multiply(self._kernels, x, self.q, self.scales, self.biases, *self._how)
+
+
+class RMSNorm(nn.RMSNorm):
+    """On the kernels, for float32."""
+
+    kernels: ModuleType
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if x.dtype != mx.float32 or self.weight.dtype != mx.float32:
+            return super().__call__(x)
+        out: mx.array = self.kernels.rms_norm(x, self.weight, self.eps)
+        return out
+
+
+class RoPE(nn.RoPE):
+    """On the kernels, for float32 of shape (batch, heads, length, dim)."""
+
+    kernels: ModuleType
+
+    def __call__(self, x: mx.array, offset: Any = 0) -> mx.array:
+        if x.dtype != mx.float32 or x.ndim != 4:
+            return super().__call__(x, offset)
+        how = self.dims, self.traditional, self.base, self.scale, []
+        return _turn(self.kernels, x, offset, *how)
+
+
+class ScaledRoPE(Llama3RoPE):
+    """The same with the frequencies of Llama 3."""
+
+    kernels: ModuleType
+
+    def __call__(self, x: mx.array, offset: Any = 0) -> mx.array:
+        if x.dtype != mx.float32 or x.ndim != 4:
+            return super().__call__(x, offset)
+        if "_listed" not in self.__dict__:
+            object.__setattr__(self, "_listed", self._freqs.tolist())
+        how = self.dims, self.traditional, 1.0, 1.0, self.__dict__["_listed"]
+        return _turn(self.kernels, x, offset, *how)
+
+
+_SUBCLASSES = {nn.RMSNorm: RMSNorm, nn.RoPE: RoPE, Llama3RoPE: ScaledRoPE}
+
+
+def _pack(layer: nn.Module) -> Packed:
+    return pack(layer.weight, layer.scales, layer.biases, layer.bits, layer.group_size)
+
+
+def _multiply(kernels: ModuleType, x: mx.array, *packed: Any) -> mx.array:
+    out: mx.array = kernels.linear(x.astype(mx.float32), *packed)
+    return out
+
+
+def _turn(kernels: ModuleType, x: mx.array, offset: Any, *how: Any) -> mx.array:
+    at = offset if isinstance(offset, mx.array) else mx.array([offset], mx.int32)
+    out: mx.array = kernels.rope(x, at.astype(mx.int32), *how)
+    return out
