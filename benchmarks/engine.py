@@ -1,6 +1,6 @@
 """The engine against mlx-lm's own generators, same weights, same thread, same process.
 
-Both sides take token ids of random text and generate a forced number of tokens greedily. For
+mlx-lm's side runs its own model: on a CPU ours may be on kernels of our own. Both sides take token ids of random text and generate a forced number of tokens greedily. For
 decode, prompts are prefilled before the clock starts on both sides.
 """
 
@@ -18,6 +18,7 @@ from mlx_lm.generate import BatchGenerator, generate_step
 from mlx_lm.models.cache import make_prompt_cache
 
 from sgl_mlx.benchmarks.pairs import Pair, measure_pairs
+from sgl_mlx.models.loader import load
 from sgl_mlx.runtime.engine import Engine
 
 Prompt = list[int]
@@ -30,13 +31,15 @@ class EngineBench:
     """The pairs of `sgl-mlx bench engine`.
 
     Args:
-        engine: its model runs mlx-lm's side too, on the engine's thread.
+        engine: mlx-lm's side runs on its thread, on the same weights.
         repeats: pairs a row.
         scale: multiplies the number of generated tokens.
     """
 
     def __init__(self, engine: Engine, repeats: int = 3, scale: float = 1.0) -> None:
         self._engine = engine
+        name, dtype = engine.config.model_path, None if mx.default_device() == mx.gpu else "float32"
+        self._theirs = engine.run_on_model(lambda _: load(name, dtype=dtype).model)
         self._repeats = repeats
         self._new_tokens = max(int(64 * scale), 4)
         self._random = random.Random(0)
@@ -139,7 +142,7 @@ class EngineBench:
         return time.perf_counter() - started
 
     def _on_engine_thread(self, run: Callable[[Any], float]) -> float:
-        return self._engine.run_on_model(run)
+        return self._engine.run_on_model(lambda _: run(self._theirs))
 
 
 def _mlx_lm_decode(model: Any, prompts: list[Prompt], new_tokens: int, shared: int) -> float:

@@ -1,9 +1,9 @@
 // Products with weights of 4 or 8 bits: y (M, N) = x (M, K) times the transpose of w (N, K), where
 // w = scale * q + bias for groups of 32 or more consecutive k. See `packing.py` for the layout.
 //
-// Few rows: q is multiplied as it is and each group's sum scaled, all in float32. Many rows, where
-// the processor multiplies tiles of bfloat16 (AMX): x and w are each split in two bfloat16 halves,
-// and three of the four products summed in float32, which leaves out about 2**-17 of a term.
+// A group's sum of x * q is scaled, and bias times the group's sum of x added, all in float32. Many
+// rows go through the processor's tiles of bfloat16 (AMX) where it has them: q is an integer below
+// 256 and so exact in bfloat16, and x is split in three parts of 8 bits each, which is all of it.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@
 #include "parallel.h"
 #include "simd.h"
 
-#if defined(__AMX_BF16__) && defined(__AVX512F__)
+#if defined(__AMX_BF16__) && defined(__AVX512BW__)
 #define SGL_TILES 1
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -92,17 +92,22 @@ void multiply_rows(const PackedWeights& w, int64_t block, const float* x, const 
   for (int m = 0; m < kRows; m++) store_block(y + m * w.n, w, block, sums[m]);
 }
 
+// Of each row over each group (rows, groups).
+inline void sum_groups(const PackedWeights& w, const float* x, int64_t rows, float* totals) {
+  for (int64_t m = 0; m < rows; m++)
+    for (int64_t g = 0; g < w.groups(); g++) {
+      vec total{};
+      for (int64_t k = g * w.group; k < (g + 1) * w.group; k += kLanes) total += load(x + m * w.k + k);
+      totals[m * w.groups() + g] = sum(total);
+    }
+}
+
 template <int kBits>
 void multiply_few(const PackedWeights& w, const float* x, int64_t rows, float* y) {
   constexpr int kMost = 8;
   const int64_t groups = w.groups();
   std::vector<float> totals(rows * groups);
-  for (int64_t m = 0; m < rows; m++)
-    for (int64_t g = 0; g < groups; g++) {
-      vec total{};
-      for (int64_t k = g * w.group; k < (g + 1) * w.group; k += kLanes) total += load(x + m * w.k + k);
-      totals[m * groups + g] = sum(total);
-    }
+  sum_groups(w, x, rows, totals.data());
   using Multiply = void (*)(const PackedWeights&, int64_t, const float*, const float*, float*);
   constexpr Multiply by_rows[kMost] = {
       multiply_rows<kBits, 1>, multiply_rows<kBits, 2>, multiply_rows<kBits, 3>,
@@ -137,125 +142,160 @@ inline void configure_tiles() {
   _tile_loadconfig(&config);
 }
 
-// The halves of 16 pairs: x = high + low, but for a 2**-17th.
-SGL_INLINE void split(vec even, vec odd, uint32_t* high, uint32_t* low) {
-  constexpr uint32_t kHalf = 0x8000, kUpper = 0xffff0000;
-  const uvec high_even = ((uvec)even + kHalf) & kUpper, high_odd = ((uvec)odd + kHalf) & kUpper;
-  const uvec low_even = (uvec)(even - (vec)high_even) + kHalf;
-  const uvec low_odd = (uvec)(odd - (vec)high_odd) + kHalf;
-  *reinterpret_cast<uvec_anywhere*>(high) = high_even >> 16 | high_odd;
-  *reinterpret_cast<uvec_anywhere*>(low) = low_even >> 16 | (low_odd & kUpper);
-}
-
-// x in tiles (rows / 16, K / 32) of 16 rows; rows beyond the last are zero.
-struct SplitRows {
-  void fill(const float* x, int64_t rows, int64_t k) {
-    const int64_t deep = k / kDeep, words = (rows + 15) / 16 * deep * kTileWords;
-    high.reserve(words);
-    low.reserve(words);
+// x in tiles (rows / 16, K / 32) of 16 rows, three for each: x is their sum. Rows beyond the last are
+// zero.
+class SplitRows {
+ public:
+  void fill(const PackedWeights& w, const float* x, int64_t rows) {
+    deep_ = w.k / kDeep;
+    groups_ = w.groups();
+    words_.reserve((rows + 15) / 16 * deep_ * kParts * kTileWords);
+    totals_.reserve((rows + 15) / 16 * 16 * groups_);
     each_range((rows + 15) / 16, 1, [&](int64_t first, int64_t last) {
-      for (int64_t at = rows * 16; at < last * 16 * 16; at += 16)  // of each tile, missing rows
-        for (int64_t d = 0; d < deep; d++) {
-          const int64_t word = (last - 1) * deep * kTileWords + d * kTileWords + at % kTileWords;
-          std::memset(&high[word], 0, 64);
-          std::memset(&low[word], 0, 64);
+      for (int64_t m = first * 16; m < last * 16; m++) {
+        if (m < rows) sum_groups(w, x + m * w.k, 1, &totals_[m * groups_]);
+        for (int64_t d = 0; d < deep_; d++) {
+          uint32_t* to = &words_[(m / 16 * deep_ + d) * kParts * kTileWords + m % 16 * 16];
+          if (m < rows) split(x + m * w.k + d * kDeep, to);
+          else
+            for (int part = 0; part < kParts; part++) std::memset(to + part * kTileWords, 0, 64);
         }
-      for (int64_t m = first * 16; m < std::min(rows, last * 16); m++)
-        for (int64_t d = 0; d < deep; d++) {
-          const int64_t at = (m / 16 * deep + d) * kTileWords + m % 16 * 16;
-          const float* from = x + m * k + d * kDeep;
-          const vec a = load(from), b = load(from + kLanes);
-          const vec even = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22,
-                                                   24, 26, 28, 30);
-          const vec odd = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23,
-                                                  25, 27, 29, 31);
-          split(even, odd, &high[at], &low[at]);
-        }
+      }
     });
   }
 
-  Buffer<uint32_t> high, low;
+  const uint32_t* tiles(int64_t row_block, int64_t deep) const {
+    return &words_[(row_block * deep_ + deep) * kParts * kTileWords];
+  }
+  const float* totals(int64_t row) const { return &totals_[row * groups_]; }
+
+  static constexpr int kParts = 3;
+
+ private:
+  static SGL_INLINE void split(const float* x, uint32_t* to) {
+    constexpr uint32_t kHalf = 0x8000, kUpper = 0xffff0000;
+    const vec a = load(x), b = load(x + kLanes);
+    vec even = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    vec odd = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    for (int part = 0; part < kParts; part++) {
+      const uvec even_part = ((uvec)even + kHalf) & kUpper, odd_part = ((uvec)odd + kHalf) & kUpper;
+      *reinterpret_cast<uvec_anywhere*>(to + part * kTileWords) = even_part >> 16 | odd_part;
+      even -= (vec)even_part;
+      odd -= (vec)odd_part;
+    }
+  }
+
+  int64_t deep_ = 0, groups_ = 0;
+  Buffer<uint32_t> words_;
+  Buffer<float> totals_;
 };
 
-// One block of n in tiles (K / 32), scaled.
+// The q of one block of n in tiles, from tile `first` to `last` of its K / 32.
 template <int kBits>
-void split_block(const PackedWeights& w, int64_t block, uint32_t* high, uint32_t* low) {
-  const int64_t groups = w.groups(), tiles = w.group / kDeep;
-  for (int64_t g = 0; g < groups; g++) {
-    const vec scale = load(w.scales + (block * groups + g) * kLanes);
-    const vec bias = load(w.biases + (block * groups + g) * kLanes);
-    for (int64_t t = g * tiles; t < (g + 1) * tiles; t++) {
-      const uint8_t* tile = w.tile(block, t);
-#pragma GCC unroll 16
-      for (int pair = 0; pair < kPairs; pair++) {
+void widen(const PackedWeights& w, int64_t block, int64_t first, int64_t last, uint32_t* to) {
+  // bfloat16 of 0 to 15, twice: a look-up takes five bits, of which the fifth is the next q's
+  alignas(64) constexpr uint16_t kLevels[32] = {
+      0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0, 0x4100, 0x4110, 0x4120,
+      0x4130, 0x4140, 0x4150, 0x4160, 0x4170, 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0,
+      0x40c0, 0x40e0, 0x4100, 0x4110, 0x4120, 0x4130, 0x4140, 0x4150, 0x4160, 0x4170};
+  for (int64_t d = first; d < last; d++) {
+    const uint8_t* tile = w.tile(block, d);
+    if constexpr (kBits == 4) {
+      const __m512i levels = _mm512_load_si512(kLevels);
+      for (int word = 0; word < 4; word++) {
+        __m512i q = _mm512_loadu_si512(tile + word * 64);
+        for (int pair = 0; pair < 4; pair++, to += kLanes, q = _mm512_srli_epi16(q, 4))
+          _mm512_store_si512(to, _mm512_permutexvar_epi16(q, levels));
+      }
+    } else {  // integers below 256: the lower half of a float is zero
+      for (int pair = 0; pair < kPairs; pair++, to += kLanes) {
         vec even, odd;
         unpack<kBits>(tile, pair, even, odd);
-        const int64_t at = t * kTileWords + pair * 16;
-        split(even * scale + bias, odd * scale + bias, high + at, low + at);
+        *reinterpret_cast<uvec_anywhere*>(to) = (uvec)even >> 16 | (uvec)odd;
       }
     }
   }
 }
 
-// Two blocks of 16 rows by two of 16 n; `b` holds the two blocks of n, `deep` tiles each.
-inline void multiply_tiles(int64_t deep, const uint32_t* a_high, const uint32_t* a_low,
-                           const uint32_t* b_high, const uint32_t* b_low, float sums[4][256]) {
+// Sixteen rows by four blocks of n: x * q summed over `tiles` tiles; q of the blocks is `apart`. Four
+// products are under way at once, since one takes three times as long as it keeps the unit busy.
+inline void multiply_tiles(int64_t tiles, const uint32_t* x, const uint32_t* q, int64_t apart,
+                           float (*products)[kTileWords]) {
   constexpr int kRow = 64;
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
-#define SGL_MULTIPLY(C)      \
-  _tile_dpbf16ps(C, 4, 6);   \
-  _tile_dpbf16ps(C, 4, 7);   \
-  _tile_dpbf16ps(C, 5, 6);
-  for (int64_t d = 0; d < deep; d++) {
-    const int64_t here = d * kTileWords, next = (deep + d) * kTileWords;
-    _tile_loadd(4, a_high + here, kRow);
-    _tile_loadd(5, a_low + here, kRow);
-    _tile_loadd(6, b_high + here, kRow);
-    _tile_loadd(7, b_low + here, kRow);
-    SGL_MULTIPLY(0)
-    _tile_loadd(6, b_high + next, kRow);
-    _tile_loadd(7, b_low + next, kRow);
-    SGL_MULTIPLY(1)
-    _tile_loadd(4, a_high + next, kRow);
-    _tile_loadd(5, a_low + next, kRow);
-    SGL_MULTIPLY(3)
-    _tile_loadd(6, b_high + here, kRow);
-    _tile_loadd(7, b_low + here, kRow);
-    SGL_MULTIPLY(2)
-  }
-#undef SGL_MULTIPLY
-  _tile_stored(0, sums[0], kRow);
-  _tile_stored(1, sums[1], kRow);
-  _tile_stored(2, sums[2], kRow);
-  _tile_stored(3, sums[3], kRow);
+  for (int64_t t = 0; t < tiles; t++, q += kTileWords)
+    for (int part = 0; part < SplitRows::kParts; part++, x += kTileWords) {
+      _tile_loadd(4, x, kRow);
+      _tile_loadd(5, q, kRow);
+      _tile_dpbf16ps(0, 4, 5);
+      _tile_loadd(6, q + apart, kRow);
+      _tile_dpbf16ps(1, 4, 6);
+      _tile_loadd(7, q + 2 * apart, kRow);
+      _tile_dpbf16ps(2, 4, 7);
+      _tile_loadd(5, q + 3 * apart, kRow);
+      _tile_dpbf16ps(3, 4, 5);
+    }
+  _tile_stored(0, products[0], kRow);
+  _tile_stored(1, products[1], kRow);
+  _tile_stored(2, products[2], kRow);
+  _tile_stored(3, products[3], kRow);
 }
 
-// The same for one block of rows.
-inline void multiply_tile_row(int64_t deep, const uint32_t* a_high, const uint32_t* a_low,
-                              const uint32_t* b_high, const uint32_t* b_low, float sums[4][256]) {
-  constexpr int kRow = 64;
-  _tile_zero(0);
-  _tile_zero(1);
-  for (int64_t d = 0; d < deep; d++) {
-    const int64_t here = d * kTileWords, next = (deep + d) * kTileWords;
-    _tile_loadd(4, a_high + here, kRow);
-    _tile_loadd(5, a_low + here, kRow);
-    _tile_loadd(6, b_high + here, kRow);
-    _tile_loadd(7, b_low + here, kRow);
-    _tile_loadd(2, b_high + next, kRow);
-    _tile_loadd(3, b_low + next, kRow);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 2);
-    _tile_dpbf16ps(0, 4, 7);
-    _tile_dpbf16ps(1, 4, 3);
-    _tile_dpbf16ps(0, 5, 6);
-    _tile_dpbf16ps(1, 5, 2);
+// One block of n of sixteen rows: bias times the groups' sums.
+SGL_INLINE void add_biases(const SplitRows& x, int64_t row, const float* biases, int64_t groups,
+                           float* sums) {
+  constexpr int kRows = 8;
+  for (int m = 0; m < 16; m += kRows) {
+    vec totals[kRows];
+    for (int i = 0; i < kRows; i++) totals[i] = load(sums + (m + i) * kLanes);
+    for (int64_t g = 0; g < groups; g++) {
+      const vec bias = load(biases + g * kLanes);
+      for (int i = 0; i < kRows; i++) totals[i] += x.totals(row + m + i)[g] * bias;
+    }
+    for (int i = 0; i < kRows; i++) store(sums + (m + i) * kLanes, totals[i]);
   }
-  _tile_stored(0, sums[0], kRow);
-  _tile_stored(1, sums[1], kRow);
+}
+
+// Four blocks of n of the rows of blocks [from, until).
+template <int kBits>
+void multiply_blocks(const PackedWeights& w, const SplitRows& x, int64_t first_block, int64_t from,
+                     int64_t until, int64_t rows, float* y) {
+  constexpr int64_t kNear = 6;  // tiles of k at a time: four blocks of those stay in the first cache
+  const int64_t tiles = w.group / kDeep, groups = w.groups();
+  const int64_t step = std::max<int64_t>(1, kNear / tiles);  // groups at a time
+  const int64_t apart = step * tiles * kTileWords;
+  const int64_t here = std::min<int64_t>(4, w.blocks() - first_block);
+  thread_local Buffer<uint32_t> q;
+  thread_local Buffer<float> all_sums;
+  q.reserve(4 * apart);
+  all_sums.reserve((until - from) * 4 * kTileWords);
+  std::memset(all_sums.data(), 0, (until - from) * 4 * kTileWords * sizeof(float));
+  alignas(64) float products[4][kTileWords];
+  for (int64_t start = 0; start < groups; start += step) {
+    const int64_t end = std::min(groups, start + step);
+    for (int64_t i = 0; i < here; i++)
+      widen<kBits>(w, first_block + i, start * tiles, end * tiles, &q[i * apart]);
+    for (int64_t m = from; m < until; m++)
+      for (int64_t g = start; g < end; g++) {
+        multiply_tiles(tiles, x.tiles(m, g * tiles), &q[(g - start) * tiles * kTileWords], apart, products);
+        for (int64_t i = 0; i < here; i++) {
+          const vec scale = load(w.scales + ((first_block + i) * groups + g) * kLanes);
+          float* sums = &all_sums[((m - from) * 4 + i) * kTileWords];
+          for (int at = 0; at < kTileWords; at += kLanes)
+            store(sums + at, load(sums + at) + scale * load(products[i] + at));
+        }
+      }
+  }
+  for (int64_t m = from; m < until; m++)
+    for (int64_t i = 0; i < here; i++) {
+      float* sums = &all_sums[((m - from) * 4 + i) * kTileWords];
+      add_biases(x, m * 16, w.biases + (first_block + i) * groups * kLanes, groups, sums);
+      for (int64_t row = 0; row < std::min<int64_t>(16, rows - m * 16); row++)
+        store_block(y + (m * 16 + row) * w.n, w, first_block + i, load(sums + row * kLanes));
+    }
 }
 
 template <int kBits>
@@ -263,36 +303,19 @@ void multiply_many(const PackedWeights& w, const float* x, int64_t rows, float* 
   constexpr int64_t kCached = 1 << 20;  // bytes of x that stay near while all of w goes by
   thread_local SplitRows caller_x;
   SplitRows& split_x = caller_x;  // the caller's, for the other threads
-  split_x.fill(x, rows, w.k);
-  const int64_t deep = w.k / kDeep, row_blocks = (rows + 15) / 16, pairs = (w.blocks() + 1) / 2;
-  const int64_t step = std::max<int64_t>(2, kCached / (deep * kTileWords * 8) / 2 * 2);
-  for (int64_t from = 0; from < row_blocks; from += step) {
-    const int64_t until = std::min(row_blocks, from + step);
-    each_range(pairs, 1, [&](int64_t first, int64_t last) {
-      thread_local Buffer<uint32_t> high, low;
-      high.reserve(2 * deep * kTileWords);
-      low.reserve(2 * deep * kTileWords);
-      alignas(64) float sums[4][256];
-      configure_tiles();
-      for (int64_t pair = first; pair < last; pair++) {
-        const int64_t here = std::min<int64_t>(2, w.blocks() - 2 * pair);
-        for (int64_t i = 0; i < here; i++)
-          split_block<kBits>(w, 2 * pair + i, &high[i * deep * kTileWords], &low[i * deep * kTileWords]);
-        for (int64_t m = from; m < until; m += 2) {
-          const int64_t at = m * deep * kTileWords;
-          const bool both = m + 1 < until;
-          (both ? multiply_tiles : multiply_tile_row)(deep, &split_x.high[at], &split_x.low[at],
-                                                      high.data(), low.data(), sums);
-          const int64_t end = std::min(rows, (m + 1 + both) * 16);
-          for (int64_t row = m * 16; row < end; row++)
-            for (int64_t i = 0; i < here; i++)
-              store_block(y + row * w.n, w, 2 * pair + i,
-                          load(&sums[(row / 16 - m) * 2 + i][row % 16 * 16]));
-        }
-      }
-      _tile_release();
-    });
-  }
+  split_x.fill(w, x, rows);
+  const int64_t row_blocks = (rows + 15) / 16, quads = (w.blocks() + 3) / 4;
+  const int64_t bytes = w.k / kDeep * SplitRows::kParts * kTileWords * sizeof(uint32_t);
+  const int64_t step = std::max<int64_t>(1, kCached / bytes);
+  const int64_t steps = (row_blocks + step - 1) / step;
+  each_range(quads * steps, 1, [&](int64_t first, int64_t last) {
+    configure_tiles();
+    for (int64_t i = first; i < last; i++) {
+      const int64_t from = i / quads * step, until = std::min(row_blocks, from + step);
+      multiply_blocks<kBits>(w, split_x, i % quads * 4, from, until, rows, y);
+    }
+    _tile_release();
+  });
 }
 
 #endif  // SGL_TILES

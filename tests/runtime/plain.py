@@ -49,8 +49,13 @@ def copy_of(module: nn.Module) -> nn.Module:
 
 
 def logprobs(module: nn.Module, tokens: Sequence[int]) -> Floats:
-    """Log-probabilities `(tokens, vocabulary)` after each token, in one forward pass."""
-    logits = copy_of(module)(mx.array([list(tokens)]))[0].astype(mx.float32)
+    """Log-probabilities `(tokens, vocabulary)` after each token, in one forward pass of a copy."""
+    return log_softmax(copy_of(module), tokens)
+
+
+def log_softmax(module: nn.Module, tokens: Sequence[int]) -> Floats:
+    """The same of a module that is mlx-lm's own."""
+    logits = module(mx.array([list(tokens)]))[0].astype(mx.float32)
     return np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
 
 
