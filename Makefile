@@ -8,6 +8,7 @@ BIN     := $(VENV)/bin
 PACKAGE := $(VENV)/.package-installed
 MODEL   := $(VENV)/.model-installed
 BLAS    := $(VENV)/.blas-looked-for
+KERNELS := $(VENV)/.kernels-looked-for
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
@@ -17,7 +18,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  PYTHON=python3.12 chooses the interpreter, ARGS='-k radix' is handed to pytest"
 
-setup: $(PACKAGE) $(MODEL) $(BLAS) ## a venv with the package, its tools and a small model
+setup: $(PACKAGE) $(MODEL) $(BLAS) $(KERNELS) ## a venv with the package, its tools and a small model
 
 demo: setup ## two small programs on the embedded model
 	@$(BIN)/sgl-mlx demo
@@ -46,6 +47,18 @@ fmt: $(PACKAGE) ## format and mend what can be mended
 
 docs: $(PACKAGE) ## write docs/cli.md from the commands' own help
 	@$(BIN)/python -m sgl_mlx.cli.reference > docs/cli.md
+
+# The kernels for Linux's CPU want a C++ compiler; without one all runs, several times slower, and the
+# last line says what to install.
+$(KERNELS): $(wildcard cpu_kernels/*.h cpu_kernels/*.cpp) | $(PACKAGE) $(BLAS)
+	@if [ "$$(uname)" = Linux ]; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v g++ >/dev/null; then \
+	    { apt-get update -qq && apt-get install -y -qq g++; } >/dev/null || true; \
+	  fi; \
+	  echo "compiling the CPU kernels ..."; \
+	  $(BIN)/sgl-mlx kernels build >/dev/null || true; \
+	fi
+	@touch $@
 
 clean: ## remove the venv, caches and build products
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

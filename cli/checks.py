@@ -32,6 +32,7 @@ def all_checks(model: str | None) -> Iterator[Check]:
     yield _system()
     yield _versions()
     yield from _blas()  # before mlx is imported, or it would have no effect
+    yield from _kernels()
     yield _checked("chip", _chip)
     yield _checked("memory", _memory)
     yield _checked("model", lambda: _model(model))
@@ -65,6 +66,20 @@ def _blas() -> Iterator[Check]:
     if blas or caught:
         detail = "; ".join(str(w.message) for w in caught) or (blas.library if blas else "")
         yield Check("BLAS", "warn" if caught else "ok", detail)
+
+
+def _kernels() -> Iterator[Check]:
+    """Those for the CPU, which only Linux needs."""
+    if platform.system() != "Linux":
+        return
+    from sgl_mlx.cpu_kernels.build import load, threads, why_not
+
+    reason, kernels = why_not(), load()
+    if kernels is None:
+        yield Check("CPU kernels", "warn", reason or "")
+        return
+    how = "tiles of bfloat16" if kernels.multiplies_tiles() else "vectors"
+    yield Check("CPU kernels", "ok", f"compiled; {threads()} threads, products by {how}")
 
 
 def _chip() -> Check:

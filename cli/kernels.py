@@ -1,4 +1,4 @@
-"""`sgl-mlx kernels`: the Metal kernels on this machine."""
+"""`sgl-mlx kernels`: our kernels on this machine, Metal's on a Mac and the CPU's on Linux."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 @click.group()
 def kernels() -> None:
-    """List, test and tune the Metal kernels.
+    """List, test and tune the Metal kernels; compile those for Linux.
 
     SGL_MLX_KERNELS=off|auto|force says whether models use them; auto is the default: on Metal,
-    each once it has been seen to agree with plain MLX.
+    each once it has been seen to agree with plain MLX, on Linux once they were compiled.
     """
 
 
@@ -29,6 +29,7 @@ def kernels() -> None:
 @json_option
 def list_kernels(as_json: bool) -> None:
     """The kernels, the rules that choose between them, and what is known of this machine."""
+    from sgl_mlx.cpu_kernels.build import why_not
     from sgl_mlx.metal_kernels.build import SPECS
     from sgl_mlx.metal_kernels.dispatch import RULES
     from sgl_mlx.metal_kernels.start import VARIABLE, mode
@@ -36,6 +37,7 @@ def list_kernels(as_json: bool) -> None:
 
     facts: dict[str, Any] = {
         "metal": _metal(),
+        "cpu": why_not() or "compiled",
         VARIABLE: mode(),
         **machine(),
         "sources": {name: len(spec.source.splitlines()) for name, spec in SPECS.items()},
@@ -57,6 +59,29 @@ def list_kernels(as_json: bool) -> None:
     click.echo()
     for model, cut in kept.items():
         click.echo(f"{model:<18} {cut or 'not tuned: the defaults hold'}")
+
+
+@kernels.command()
+@json_option
+def build(as_json: bool) -> None:
+    """Compile the CPU kernels for this machine's processor; Linux only.
+
+    Takes a C++ compiler and some 20 seconds, once: what is compiled is kept, and used by every
+    model from then on.
+    """
+    from rich.console import Console
+
+    from sgl_mlx.cpu_kernels.build import compile_kernels, load
+
+    console = Console(stderr=True)
+    with console.status("compiling ..."):
+        library = compile_kernels()
+    found = load()
+    facts = {"library": str(library), "tiles": found is not None and found.multiplies_tiles()}
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    click.echo(library)
 
 
 @kernels.command()

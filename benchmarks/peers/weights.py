@@ -43,12 +43,12 @@ class Weights:
         return Tokenizer.from_gguf(GGUFFile(self.path).metadata)
 
     def mlx_folder(self) -> Path:
-        """The model in MLX's format, dequantized exactly as our engine does it."""
+        """The model in MLX's format, dequantized: in float32 mlx-lm is fastest on a CPU."""
         if self.path.is_dir():
             return self.path
         made = self.folder / "mlx"
         made.mkdir(exist_ok=True)
-        loaded = load(self.model)
+        loaded = load(self.model, dtype="float32")
         weights = dict(tree_flatten(loaded.model.parameters()))
         mx.save_safetensors(str(made / "model.safetensors"), weights, {"format": "mlx"})
         (made / "config.json").write_text(json.dumps(loaded.config))
