@@ -1,7 +1,8 @@
 """The engine against mlx-lm's own generators, same weights, same thread, same process.
 
-mlx-lm's side runs its own model: on a CPU ours may be on kernels of our own. Both sides take token ids of random text and generate a forced number of tokens greedily. For
-decode, prompts are prefilled before the clock starts on both sides.
+mlx-lm's side runs a model of its own: on a CPU ours may be on our own kernels. Both sides take
+token ids of random text and generate a forced number of tokens greedily. For decode, prompts are
+prefilled before the clock starts on both sides.
 """
 
 from __future__ import annotations

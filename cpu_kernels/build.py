@@ -2,8 +2,8 @@
 
 An extension of MLX is bound to MLX, nanobind and Python as they are, and this one to the processor
 as well, so what is compiled lies in a cache under a name that tells all of them apart. Compiling
-takes some 20 seconds and happens when asked for (`sgl-mlx kernels build`, `make setup`), never while
-a model is opened.
+takes some 20 seconds and happens when it is asked for (`sgl-mlx kernels build`, `make setup`),
+never while a model is opened.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def compile_kernels() -> Path:
             [compiler, *_FLAGS, *_arguments(), "-o", str(made)], capture_output=True, text=True
         )
         if done.returncode:
-            raise KernelError(f"{compiler} could not compile the CPU kernels:\n{done.stderr[-2000:]}")
+            raise KernelError(
+                f"{compiler} could not compile the CPU kernels:\n{done.stderr[-2000:]}"
+            )
         library.parent.mkdir(parents=True, exist_ok=True)
         draft = library.with_suffix(f".{os.getpid()}")
         shutil.copy(made, draft)
@@ -81,10 +83,13 @@ def load() -> ModuleType | None:
     """The compiled kernels with their threads started; None where there are none that work."""
     if sys.platform != "linux" or not (library := _library()).exists():
         return None
-    spec = spec_from_file_location(_MODULE, library, loader=ExtensionFileLoader(_MODULE, str(library)))
-    assert spec is not None and spec.loader is not None
-    kernels = module_from_spec(spec)
+    spec = spec_from_file_location(
+        _MODULE, library, loader=ExtensionFileLoader(_MODULE, str(library))
+    )
+    assert spec is not None
+    assert spec.loader is not None
     try:
+        kernels = module_from_spec(spec)
         spec.loader.exec_module(kernels)
         kernels.start_threads(threads())
         kernels.rms_norm(mx.ones((1, 1), stream=mx.cpu), None, 0.0)  # takes MLX's arrays at all
@@ -139,7 +144,7 @@ def _arguments() -> list[str]:
     include.append(Path(sysconfig.get_path("include")))
     if not (include[-1] / "Python.h").exists():
         raise KernelError(
-            f"{include[-1]} has no Python.h: install Python's headers (`apt-get install python3-dev`)"
+            f"{include[-1]} has no Python.h: install its headers (`apt-get install python3-dev`)"
         )
     return [
         *(f"-I{folder}" for folder in include),

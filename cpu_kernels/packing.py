@@ -34,7 +34,9 @@ def fits(k: int, bits: int, group_size: int) -> bool:
     return bits in (4, 8) and group_size % DEEP == 0 and k % group_size == 0
 
 
-def pack(weight: mx.array, scales: mx.array, biases: mx.array, bits: int, group_size: int) -> Packed:
+def pack(
+    weight: mx.array, scales: mx.array, biases: mx.array, bits: int, group_size: int
+) -> Packed:
     """From `weight` uint32 (N, K * bits / 32), `scales` and `biases` (N, K / group_size).
 
     Raises:
@@ -55,7 +57,8 @@ def pack(weight: mx.array, scales: mx.array, biases: mx.array, bits: int, group_
         packed = tiles
     return Packed(
         mx.array(np.ascontiguousarray(packed).view(np.uint8).reshape(-1)),
-        *(mx.array(_by_tile(x, missing)) for x in (scales, biases)),
+        mx.array(_by_tile(scales, missing)),
+        mx.array(_by_tile(biases, missing)),
         bits,
         group_size,
         n,

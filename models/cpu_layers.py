@@ -4,6 +4,7 @@ A model in float32 whose quantized weights stayed quantized: those are packed an
 as they are. Norms and rotary positions become one operation each.
 """
 
+# mypy: allow-subclassing-any
 from __future__ import annotations
 
 from types import ModuleType
@@ -23,7 +24,7 @@ def can_pack(model: nn.Module) -> bool:
 
 
 def use_kernels(model: nn.Module, kernels: ModuleType) -> None:
-    """Replace, in place, the layers that the kernels can take; all weights are float32 or packed."""
+    """Replace, in place, the layers that the kernels take; weights are float32 or quantized."""
     replaced: list[tuple[str, nn.Module]] = []
     for name, module in model.named_modules():
         if type(module) is nn.QuantizedLinear and _fits(module):
@@ -54,7 +55,7 @@ class PackedLinear(nn.Module):
         self._kernels = kernels
 
     def __call__(self, x: mx.array) -> mx.array:
-        y = _multiply(self._kernels, x, self.q, self.scales, self.biases, *self._how)
+        y: mx.array = _multiply(self._kernels, x, self.q, self.scales, self.biases, *self._how)
         return y + self.bias if "bias" in self else y
 
 
@@ -69,7 +70,8 @@ class PackedEmbedding(nn.Module):
 
     @property
     def weight(self) -> mx.array:
-        return self.table.weight
+        own: mx.array = self.table.weight
+        return own
 
     def __call__(self, tokens: mx.array) -> mx.array:
         embedded: mx.array = self.table(tokens)
@@ -86,7 +88,8 @@ class RMSNorm(nn.RMSNorm):
 
     def __call__(self, x: mx.array) -> mx.array:
         if x.dtype != mx.float32 or self.weight.dtype != mx.float32:
-            return super().__call__(x)
+            plain: mx.array = super().__call__(x)
+            return plain
         out: mx.array = self.kernels.rms_norm(x, self.weight, self.eps)
         return out
 
@@ -98,9 +101,10 @@ class RoPE(nn.RoPE):
 
     def __call__(self, x: mx.array, offset: Any = 0) -> mx.array:
         if x.dtype != mx.float32 or x.ndim != 4:
-            return super().__call__(x, offset)
-        how = self.dims, self.traditional, self.base, self.scale, []
-        return _turn(self.kernels, x, offset, *how)
+            plain: mx.array = super().__call__(x, offset)
+            return plain
+        how = self.dims, self.traditional, self.base, self.scale
+        return _turn(self.kernels, x, offset, *how, [])
 
 
 class ScaledRoPE(Llama3RoPE):
@@ -110,11 +114,13 @@ class ScaledRoPE(Llama3RoPE):
 
     def __call__(self, x: mx.array, offset: Any = 0) -> mx.array:
         if x.dtype != mx.float32 or x.ndim != 4:
-            return super().__call__(x, offset)
+            plain: mx.array = super().__call__(x, offset)
+            return plain
         if "_listed" not in self.__dict__:
             object.__setattr__(self, "_listed", self._freqs.tolist())
-        how = self.dims, self.traditional, 1.0, 1.0, self.__dict__["_listed"]
-        return _turn(self.kernels, x, offset, *how)
+        return _turn(
+            self.kernels, x, offset, self.dims, self.traditional, 1.0, 1.0, self.__dict__["_listed"]
+        )
 
 
 _SUBCLASSES = {nn.RMSNorm: RMSNorm, nn.RoPE: RoPE, Llama3RoPE: ScaledRoPE}

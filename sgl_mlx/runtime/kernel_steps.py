@@ -1,4 +1,4 @@
-"""Attention of a step by our kernels, on Metal or the CPU: keys are read where they lie in the pool.
+"""Attention of a step by our kernels, Metal's or the CPU's: keys are read where the pool has them.
 
 The same two shapes of work as in `epoch` and `extend`, for the rows that the kernels can take
 (`fits`). Nothing is gathered when an epoch opens, and rows of any length mix without padding.
@@ -46,9 +46,7 @@ class KernelEpoch:
     `keys` and `values` are the tails `(rows, width, kv_heads, dim)` by layer.
     """
 
-    def __init__(
-        self, pool: KVPool, rows: Sequence[Row], width: int, kernels: Kernels
-    ) -> None:
+    def __init__(self, pool: KVPool, rows: Sequence[Row], width: int, kernels: Kernels) -> None:
         self.ids = [row.id for row in rows]
         self.rows = rows
         self.width = width

@@ -77,7 +77,12 @@ def test_rotary_positions(
     assert close(got, want, 2e-3)
     early = kernels.rope(x, mx.zeros((batch,), mx.int32), dims, traditional, base, scale, listed)
     want = mx.fast.rope(
-        x, dims, traditional=traditional, base=None if frequencies else base, scale=scale, offset=0,
+        x,
+        dims,
+        traditional=traditional,
+        base=None if frequencies else base,
+        scale=scale,
+        offset=0,
         freqs=freqs,
     )
     assert close(early, want, 1e-5)

@@ -1,0 +1,109 @@
+"""Models on the CPU kernels compute what mlx-lm's own layers do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from mlx_lm.models.rope_utils import Llama3RoPE
+
+from sgl_mlx.models.build import cast
+from sgl_mlx.models.cpu_layers import PackedEmbedding, PackedLinear, can_pack, use_kernels
+from sgl_mlx.models.loader import load
+from tests.cpu_kernels.conftest import kernels
+from tests.models.conftest import LLAMA, write_folder
+from tests.models.toy import toy_model
+
+__all__ = ["kernels"]  # a fixture
+
+TOKENS = mx.array([[5, 6, 7, 8, 9, 10, 11]])
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+def quantized(bits: int = 4, group_size: int = 32, **config: Any) -> nn.Module:
+    wide = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 32, **config}
+    model = toy_model("llama", {**LLAMA.full_config(), **wide})
+    nn.quantize(model, group_size=group_size, bits=bits)
+    model.set_dtype(mx.float32)
+    return model
+
+
+def both(kernels: ModuleType, **config: Any) -> tuple[nn.Module, nn.Module]:
+    """On the kernels, and dequantized on MLX's own layers."""
+    ours, plain = quantized(**config), quantized(**config)
+    plain.load_weights(tree_flatten(ours.parameters()))
+    cast(plain, mx.float32)
+    use_kernels(ours, kernels)
+    return ours, plain
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"bits": 8, "group_size": 64},
+        {"tie_word_embeddings": False},
+        {"attention_bias": True},
+        {"rope_scaling": LLAMA3},
+        {"rope_traditional": True},
+    ],
+    ids=str,
+)
+def test_logits_are_those_of_the_dequantized_model(
+    config: dict[str, Any], kernels: ModuleType
+) -> None:
+    ours, plain = both(kernels, **config)
+    assert any(isinstance(m, PackedLinear) for m in ours.modules())
+    np.testing.assert_allclose(np.array(ours(TOKENS)), np.array(plain(TOKENS)), atol=2e-5)
+
+
+def test_every_kind_of_layer_is_replaced(kernels: ModuleType) -> None:
+    ours, _ = both(kernels, rope_scaling=LLAMA3, tie_word_embeddings=True)
+    kinds = {type(m) for m in ours.modules()}
+    assert PackedEmbedding in kinds
+    assert not kinds & {nn.QuantizedLinear, nn.RMSNorm, nn.RoPE, Llama3RoPE}
+
+
+def test_other_types_than_float32_fall_back(kernels: ModuleType) -> None:
+    model = toy_model("llama", LLAMA.full_config())
+    model.set_dtype(mx.bfloat16)
+    before = model(TOKENS)
+    use_kernels(model, kernels)
+    assert mx.array_equal(model(TOKENS), before)
+
+
+def test_widths_that_do_not_divide_into_groups_of_32_are_not_packed() -> None:
+    assert can_pack(quantized(bits=4))
+    assert not can_pack(quantized(bits=3))
+
+
+def test_a_folder_stays_quantized_unless_a_dtype_is_asked_for(
+    tmp_path: Path, kernels: ModuleType
+) -> None:
+    model = quantized()
+    config = {
+        **LLAMA.full_config(),
+        **{"hidden_size": 64, "intermediate_size": 128, "head_dim": 32},
+        "quantization": {"group_size": 32, "bits": 4},
+    }
+    arrays = {name: np.array(x) for name, x in tree_flatten(model.parameters())}
+    folder = write_folder(tmp_path / "toy", config, arrays)
+    packed, plain = load(str(folder)), load(str(folder), dtype="float32")
+    assert any(isinstance(m, PackedLinear) for m in packed.model.modules())
+    assert all(type(m) is not PackedLinear for m in plain.model.modules())
+    assert packed.fingerprint != plain.fingerprint
+    np.testing.assert_allclose(
+        np.array(packed.model(TOKENS)), np.array(plain.model(TOKENS)), atol=2e-5
+    )
