@@ -33,6 +33,11 @@ PEERS = ("llama.cpp", "mlx-lm")
 @click.option("--llama-server", metavar="PATH", help="llama.cpp's server, if it is not found.")
 @click.option("--ablation", "ablations", multiple=True, metavar="NAME", help="Repeatable.")
 @click.option("--scale", default=0.1, show_default=True, help="1 is the paper's size.")
+@click.option(
+    "--data",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Rows for one workload, a JSON object a line.",
+)
 @click.option("--repeats", default=1, show_default=True, help="Rounds, ours and theirs in turn.")
 @click.option("--timeout", default=300.0, show_default=True, help="Seconds a peer may be silent.")
 @click.option("--tower", default="clip-b-224", show_default=True, help="Shape of its random eyes.")
@@ -46,6 +51,7 @@ def suite(
     llama_server: str | None,
     ablations: tuple[str, ...],
     scale: float,
+    data: str | None,
     repeats: int,
     timeout: float,
     tower: str,
@@ -58,16 +64,26 @@ def suite(
     All systems run the same weights, get the same prompts and write the same number of tokens;
     where they do not, their times are not compared. A peer that is missing or fails is reported,
     and the rest goes on. Prints a table and ends with one JSON line.
+
+    With --data, name one workload: each line of the file has arguments of its program, all or some,
+    and what it leaves out is generated as without. `--list` names the arguments.
     """
     from sgl_mlx.benchmarks.suite import catalogue
     from sgl_mlx.benchmarks.suite.ablations import ABLATIONS, ablated
 
     if list_only:
-        _list(catalogue.WORKLOADS, ABLATIONS)
+        arguments = {n: w.program.arg_names for n, w in catalogue.WORKLOADS.items()}
+        _list(catalogue.WORKLOADS, ABLATIONS, arguments)
         return
     if scale <= 0 or repeats < 1:
         raise click.UsageError("--scale must be above 0 and --repeats at least 1")
     workloads = catalogue.find(names)
+    if data is not None:
+        if len(names) != 1:
+            raise click.UsageError("--data is for one workload: name it")
+        from sgl_mlx.benchmarks.suite.data import over_data
+
+        workloads = [over_data(workload, Path(data)) for workload in workloads]
     from rich.console import Console
 
     from sgl_mlx.benchmarks.peers.ours import Ours
@@ -110,11 +126,13 @@ def suite(
     click.echo(json.dumps(document))
 
 
-def _list(workloads: Any, ablations: Any) -> None:
+def _list(workloads: Any, ablations: Any, arguments: dict[str, Any]) -> None:
     for title, entries in (("workloads", workloads), ("ablations", ablations)):
         click.echo(f"{title}:")
         for name, entry in entries.items():
             click.echo(f"  {name:<24}{entry.about}")
+            if name in arguments:
+                click.echo(f"  {'':<24}--data takes {', '.join(arguments[name])}")
 
 
 def _peer(

@@ -118,3 +118,21 @@ def test_interrupted_it_ends_its_servers(model: str, sign: signal.Signals) -> No
     for server in servers:
         with pytest.raises(ProcessLookupError):
             os.kill(server, 0)
+
+
+def test_data_of_the_users_is_run(sgl: Sgl, model: str, tmp_path: Path) -> None:
+    file = tmp_path / "questions.jsonl"
+    file.write_text('{"question": "Why?", "tokens": 2}\n{"tokens": 5}\n')
+    done = sgl("bench", "suite", "gsm8k", "--scale", "0.01", "--model", model, "--data", str(file))
+    assert done.exit_code == 0, done.output
+    row = json.loads(done.stdout.splitlines()[-1])["workloads"][0]
+    assert row["tokens"]["ours"]["calls"] == 2
+    assert row["tokens"]["ours"]["output_tokens"] == 7
+
+
+def test_data_is_for_one_workload(sgl: Sgl, tmp_path: Path) -> None:
+    file = tmp_path / "questions.jsonl"
+    file.write_text("{}")
+    done = sgl("bench", "suite", "--data", str(file))
+    assert done.exit_code == 2
+    assert "name it" in done.output
