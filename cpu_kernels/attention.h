@@ -62,7 +62,8 @@ class Block {
     for (int64_t i = 0; i < count; i += kLanes) {
       const int64_t here = std::min<int64_t>(kLanes, count - i);
       for (int64_t j = 0; j < kLanes; j++)  // a last vector repeats its last key
-        lines[j] = find(*from.keys, at(from, start + i + std::min(j, here - 1)), head, &copies_[j * dim_]);
+        lines[j] = find(*from.keys, at(from, start + i + std::min(j, here - 1)), head,
+                        &copies_[j * dim_]);
       for (int64_t d = 0; d < dim_; d += kLanes) {
         vec rows[kLanes];
         for (int j = 0; j < kLanes; j++) rows[j] = load(lines[j] + d);
@@ -75,7 +76,9 @@ class Block {
   }
 
  private:
-  static int64_t at(const Stretch& s, int64_t i) { return s.slots ? s.slots[s.first + i] : s.first + i; }
+  static int64_t at(const Stretch& s, int64_t i) {
+    return s.slots ? s.slots[s.first + i] : s.first + i;
+  }
 
   const float* find(const Lines& lines, int64_t n, int64_t head, float* copy) const {
     const int64_t start = n * lines.stride + head * dim_;
@@ -99,7 +102,7 @@ class Tile {
         masses_(queries * kLanes), positions_(queries) {}
 
   void set(int64_t query, const float* q, int64_t position) {
-    for (int64_t d = 0; d < heads_.dim; d++) q_[query * heads_.dim + d] = q[d] * heads_.scale;
+    std::memcpy(&q_[query * heads_.dim], q, heads_.dim * sizeof(float));
     positions_[query] = position;
   }
 
@@ -131,7 +134,8 @@ class Tile {
 
   template <typename F>
   static void in_sixes(int64_t first, int64_t last, const F& f) {
-    for (; first + kTogether <= last; first += kTogether) f(first, std::integral_constant<int, kTogether>{});
+    for (; first + kTogether <= last; first += kTogether)
+      f(first, std::integral_constant<int, kTogether>{});
     switch (last - first) {
       case 5: return f(first, std::integral_constant<int, 5>{});
       case 4: return f(first, std::integral_constant<int, 4>{});
@@ -154,7 +158,8 @@ class Tile {
           for (int v = 0; v < kBlockVecs; v++) sums[i][v] += q[i * heads_.dim + d] * k[v];
       }
       for (int i = 0; i < kQueries; i++)
-        for (int v = 0; v < kBlockVecs; v++) store(&weights_[(query + i) * kBlock + v * kLanes], sums[i][v]);
+        for (int v = 0; v < kBlockVecs; v++)
+          store(&weights_[(query + i) * kBlock + v * kLanes], sums[i][v]);
     });
   }
 
@@ -167,8 +172,9 @@ class Tile {
       float* row = &weights_[query * kBlock];
       vec scores[kBlockVecs], peak = all(kUnseen);
       for (int v = 0; v < kBlockVecs; v++) {
-        vec s = load(row + v * kLanes);
-        if (heads_.softcap) s = heads_.softcap * (1 - 2 / (exponential(s * (2 / heads_.softcap)) + 1));
+        vec s = load(row + v * kLanes) * heads_.scale;
+        if (heads_.softcap)
+          s = heads_.softcap * (1 - 2 / (exponential(s * (2 / heads_.softcap)) + 1));
         if (!all_seen) {
           // distance from the key to the query, in lanes
           const ivec back = (int)(positions_[query] - begin - v * kLanes) - lanes;
@@ -306,7 +312,8 @@ inline void decode_attention(const Heads& heads, const Decode& work, const float
       tile.set(query, q + (row * work.tokens + t) * q_stride + h * heads.dim, position);
     });
     for (const int32_t* span = work.spans; span < work.spans + 5 * work.span_count; span += 5) {
-      const int64_t from = std::max<int64_t>(first, span[0]), until = std::min<int64_t>(last, span[1]);
+      const int64_t from = std::max<int64_t>(first, span[0]);
+      const int64_t until = std::min<int64_t>(last, span[1]);
       if (from < until)
         tile.see({&work.pool_keys, &work.pool_values, work.slots, span[2], span[4], span[3]},
                  (from - first) * queries, (until - first) * queries);

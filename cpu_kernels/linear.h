@@ -97,7 +97,8 @@ inline void sum_groups(const PackedWeights& w, const float* x, int64_t rows, flo
   for (int64_t m = 0; m < rows; m++)
     for (int64_t g = 0; g < w.groups(); g++) {
       vec total{};
-      for (int64_t k = g * w.group; k < (g + 1) * w.group; k += kLanes) total += load(x + m * w.k + k);
+      for (int64_t k = g * w.group; k < (g + 1) * w.group; k += kLanes)
+        total += load(x + m * w.k + k);
       totals[m * w.groups() + g] = sum(total);
     }
 }
@@ -142,8 +143,8 @@ inline void configure_tiles() {
   _tile_loadconfig(&config);
 }
 
-// x in tiles (rows / 16, K / 32) of 16 rows, three for each: x is their sum. Rows beyond the last are
-// zero.
+// x in tiles (rows / 16, K / 32) of 16 rows, three for each: x is their sum. Rows beyond the last
+// are zero.
 class SplitRows {
  public:
   void fill(const PackedWeights& w, const float* x, int64_t rows) {
@@ -175,8 +176,10 @@ class SplitRows {
   static SGL_INLINE void split(const float* x, uint32_t* to) {
     constexpr uint32_t kHalf = 0x8000, kUpper = 0xffff0000;
     const vec a = load(x), b = load(x + kLanes);
-    vec even = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    vec odd = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    vec even = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28,
+                                       30);
+    vec odd = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29,
+                                      31);
     for (int part = 0; part < kParts; part++) {
       const uvec even_part = ((uvec)even + kHalf) & kUpper, odd_part = ((uvec)odd + kHalf) & kUpper;
       *reinterpret_cast<uvec_anywhere*>(to + part * kTileWords) = even_part >> 16 | odd_part;
@@ -217,8 +220,9 @@ void widen(const PackedWeights& w, int64_t block, int64_t first, int64_t last, u
   }
 }
 
-// Sixteen rows by four blocks of n: x * q summed over `tiles` tiles; q of the blocks is `apart`. Four
-// products are under way at once, since one takes three times as long as it keeps the unit busy.
+// Sixteen rows by four blocks of n: x * q summed over `tiles` tiles; q of the blocks is `apart`.
+// Four products are under way at once, since one takes three times as long as it keeps the unit
+// busy.
 inline void multiply_tiles(int64_t tiles, const uint32_t* x, const uint32_t* q, int64_t apart,
                            float (*products)[kTileWords]) {
   constexpr int kRow = 64;
@@ -263,7 +267,7 @@ SGL_INLINE void add_biases(const SplitRows& x, int64_t row, const float* biases,
 template <int kBits>
 void multiply_blocks(const PackedWeights& w, const SplitRows& x, int64_t first_block, int64_t from,
                      int64_t until, int64_t rows, float* y) {
-  constexpr int64_t kNear = 6;  // tiles of k at a time: four blocks of those stay in the first cache
+  constexpr int64_t kNear = 6;  // tiles of k at a time: four blocks of those stay in L1
   const int64_t tiles = w.group / kDeep, groups = w.groups();
   const int64_t step = std::max<int64_t>(1, kNear / tiles);  // groups at a time
   const int64_t apart = step * tiles * kTileWords;
@@ -280,7 +284,8 @@ void multiply_blocks(const PackedWeights& w, const SplitRows& x, int64_t first_b
       widen<kBits>(w, first_block + i, start * tiles, end * tiles, &q[i * apart]);
     for (int64_t m = from; m < until; m++)
       for (int64_t g = start; g < end; g++) {
-        multiply_tiles(tiles, x.tiles(m, g * tiles), &q[(g - start) * tiles * kTileWords], apart, products);
+        multiply_tiles(tiles, x.tiles(m, g * tiles), &q[(g - start) * tiles * kTileWords], apart,
+                       products);
         for (int64_t i = 0; i < here; i++) {
           const vec scale = load(w.scales + ((first_block + i) * groups + g) * kLanes);
           float* sums = &all_sums[((m - from) * 4 + i) * kTileWords];

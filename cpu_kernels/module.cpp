@@ -103,7 +103,8 @@ class Kernel : public mx::Primitive {
     auto& encoder = mx::cpu::get_command_encoder(stream());
     for (const auto& input : inputs) encoder.set_input_array(input);
     encoder.set_output_array(out);
-    encoder.dispatch([run = run_, views = std::move(views), to = out.data<float>()] { run(views, to); });
+    encoder.dispatch(
+        [run = run_, views = std::move(views), to = out.data<float>()] { run(views, to); });
   }
 
   void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
@@ -170,7 +171,8 @@ mx::array rope(const mx::array& x, const mx::array& offset, int64_t dims, bool t
                float base, float scale, const std::vector<float>& frequencies) {
   wants(x, mx::float32, "x");
   wants(offset, mx::int32, "offset");
-  if (x.ndim() != 4 || dims > x.shape(3)) throw std::invalid_argument("rope: x must be (B, H, L, D)");
+  if (x.ndim() != 4 || dims > x.shape(3))
+    throw std::invalid_argument("rope: x must be (B, H, L, D)");
   const sgl::Rope how{dims, traditional, base, scale, frequencies};
   const bool one = offset.size() == 1;
   return apply("Rope", x.shape(), {x, offset}, [=](const auto& in, float* y) {
@@ -178,10 +180,11 @@ mx::array rope(const mx::array& x, const mx::array& offset, int64_t dims, bool t
     std::vector<int32_t> offsets;  // they may lie apart, or be one for all
     for (int64_t b = 0; b < (one ? 1 : v.shape[0]); b++)
       offsets.push_back(at.template as<int32_t>()[one ? 0 : b * at.strides[0]]);
+    const auto& s = v.shape;
     if (v.strides[3] == 1) {
-      sgl::rope(how, v.template as<float>(), v.strides.data(), v.shape.data(), offsets.data(), one, y);
+      const auto* from = v.template as<float>();
+      sgl::rope(how, from, v.strides.data(), s.data(), offsets.data(), one, y);
     } else {
-      const auto& s = v.shape;
       const int64_t strides[] = {s[1] * s[2] * s[3], s[2] * s[3], s[3], 1};
       sgl::rope(how, Dense(v), strides, s.data(), offsets.data(), one, y);
     }
@@ -222,17 +225,19 @@ struct Order {
   size_t scales;
 };
 
-sgl::Heads heads_of(const mx::array& q, const mx::array& keys, float scale, int64_t window, float softcap) {
+sgl::Heads heads_of(const mx::array& q, const mx::array& keys, float scale, int64_t window,
+                    float softcap) {
   const int axis = keys.ndim() - 2;
-  if (q.shape(-1) % sgl::kLanes) throw std::invalid_argument("attention: heads of a multiple of 16");
+  if (q.shape(-1) % sgl::kLanes)
+    throw std::invalid_argument("attention: heads of a multiple of 16");
   return {q.shape(1), keys.shape(axis), q.shape(2), scale, window, softcap, nullptr};
 }
 
 mx::array extend_attention(const mx::array& q, const mx::array& keys, const mx::array& values,
                            const mx::array& pool_keys, const mx::array& pool_values,
                            const Optional& key_scales, const Optional& value_scales,
-                           const mx::array& slots, const mx::array& table, int64_t rows, float scale,
-                           int64_t window, float softcap, const Optional& sinks) {
+                           const mx::array& slots, const mx::array& table, int64_t rows,
+                           float scale, int64_t window, float softcap, const Optional& sinks) {
   std::vector<mx::array> inputs{q, keys, values, pool_keys, pool_values, slots, table};
   const Order order(inputs, key_scales, value_scales, sinks);
   const sgl::Heads plain = heads_of(q, keys, scale, window, softcap);
@@ -258,7 +263,8 @@ mx::array decode_attention(const mx::array& q, const mx::array& tail_keys,
                            const mx::array& table, const mx::array& spans, int64_t span_count,
                            int64_t tokens, float scale, int64_t window, float softcap,
                            const Optional& sinks) {
-  std::vector<mx::array> inputs{q, tail_keys, tail_values, pool_keys, pool_values, slots, table, spans};
+  std::vector<mx::array> inputs{q,     tail_keys, tail_values, pool_keys, pool_values,
+                                slots, table,     spans};
   const Order order(inputs, key_scales, value_scales, sinks);
   const sgl::Heads plain = heads_of(q, tail_keys, scale, window, softcap);
   return apply("DecodeAttention", q.shape(), inputs, [=](const auto& in, float* out) {

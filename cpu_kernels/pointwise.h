@@ -82,7 +82,8 @@ class Turns {
 inline Turns& turns_of(const Rope& rope) {
   using Key = std::tuple<int64_t, float, float, std::vector<float>>;
   thread_local std::map<Key, Turns> tables;
-  return tables.try_emplace(Key{rope.dims, rope.base, rope.scale, rope.frequencies}, rope).first->second;
+  Key key{rope.dims, rope.base, rope.scale, rope.frequencies};
+  return tables.try_emplace(std::move(key), rope).first->second;
 }
 
 // x (batch, heads, length, dim) with strides; the token at `l` of batch b is at offset[b] + l.
