@@ -65,6 +65,26 @@ def pack(
     )
 
 
+def unpack(packed: Packed) -> mx.array:
+    """The weights (N, K) in float32, as `mx.dequantize` has them."""
+    scales, biases = (
+        x.reshape(-1, packed.scales.size // (-(-packed.n // LANES) * LANES), LANES)
+        for x in (packed.scales, packed.biases)
+    )
+    blocks, groups, _ = scales.shape
+    deep = groups * packed.group_size // DEEP
+    if packed.bits == 4:
+        words = packed.q.view(mx.uint16).reshape(blocks, deep, 4, 1, LANES, 2)
+        shifts = mx.array([0, 4, 8, 12], mx.uint16)[:, None, None]
+        levels = ((words >> shifts) & 15).reshape(blocks, deep, 4 * 4, LANES, 2)
+    else:
+        levels = packed.q.reshape(blocks, deep, DEEP // 2, LANES, 2)
+    q = levels.transpose(0, 3, 1, 2, 4).reshape(blocks * LANES, groups, packed.group_size)
+    scale, bias = (x.swapaxes(1, 2).reshape(-1, groups, 1) for x in (scales, biases))
+    weights: mx.array = (scale * q + bias).reshape(len(q), -1)[: packed.n]
+    return weights
+
+
 def _levels(words: NDArray[np.uint32], bits: int) -> NDArray[np.uint8]:
     """(N, K) integers, lowest bits first in each word."""
     by_byte = words.view(np.uint8)

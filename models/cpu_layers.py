@@ -15,7 +15,7 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 from mlx_lm.models.rope_utils import Llama3RoPE
 
-from sgl_mlx.cpu_kernels.packing import Packed, fits, pack
+from sgl_mlx.cpu_kernels.packing import Packed, fits, pack, unpack
 
 
 def can_pack(model: nn.Module) -> bool:
@@ -54,31 +54,46 @@ class PackedLinear(nn.Module):
             self.bias = layer.bias
         self._kernels = kernels
 
+    @property
+    def weight(self) -> mx.array:
+        """Dequantized `(N, K)`, for the few architectures that reach for it."""
+        return unpack(self._packed)
+
+    @property
+    def _packed(self) -> Packed:
+        return Packed(self.q, self.scales, self.biases, *self._how)
+
     def __call__(self, x: mx.array) -> mx.array:
-        y: mx.array = _multiply(self._kernels, x, self.q, self.scales, self.biases, *self._how)
+        y = _multiply(self._kernels, x, self._packed)
         return y + self.bias if "bias" in self else y
 
 
 class PackedEmbedding(nn.Module):
-    """A quantized embedding that is the vocabulary's layer as well."""
+    """A quantized embedding; packed when it is first used as the vocabulary's layer as well."""
 
     def __init__(self, layer: nn.QuantizedEmbedding, kernels: ModuleType) -> None:
         super().__init__()
         self.table = layer
-        self.q, self.scales, self.biases, *self._how = _pack(layer)
+        self._packed: Packed | None = None
         self._kernels = kernels
 
     @property
     def weight(self) -> mx.array:
-        own: mx.array = self.table.weight
-        return own
+        """Dequantized `(N, K)`, for the few architectures that reach for it."""
+        table = self.table
+        dequantized: mx.array = mx.dequantize(
+            table.weight, table.scales, table.biases, table.group_size, table.bits
+        )
+        return dequantized
 
     def __call__(self, tokens: mx.array) -> mx.array:
         embedded: mx.array = self.table(tokens)
         return embedded
 
     def as_linear(self, x: mx.array) -> mx.array:
-        return _multiply(self._kernels, x, self.q, self.scales, self.biases, *self._how)
+        if self._packed is None:
+            self._packed = _pack(self.table)
+        return _multiply(self._kernels, x, self._packed)
 
 
 class RMSNorm(nn.RMSNorm):
@@ -130,7 +145,7 @@ def _pack(layer: nn.Module) -> Packed:
     return pack(layer.weight, layer.scales, layer.biases, layer.bits, layer.group_size)
 
 
-def _multiply(kernels: ModuleType, x: mx.array, *packed: Any) -> mx.array:
+def _multiply(kernels: ModuleType, x: mx.array, packed: Packed) -> mx.array:
     out: mx.array = kernels.linear(x.astype(mx.float32), *packed)
     return out
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgl_mlx.cpu_kernels.packing import fits, pack
+from sgl_mlx.cpu_kernels.packing import fits, pack, unpack
 
 TOLERANCE = 1e-5
 """Of the root of the squared terms: what float32 itself loses; two parts of x alone lose more."""
@@ -37,6 +37,21 @@ def test_it_is_the_product_with_the_dequantized_weights(
     want = np.array(x, np.float64) @ wide.T
     size = np.sqrt(np.square(np.array(x, np.float64)) @ np.square(wide.T))
     assert np.abs((got - want) / size).max() <= TOLERANCE
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    n=st.integers(1, 100),
+    groups=st.integers(1, 5),
+    group=st.sampled_from([32, 64, 128]),
+    bits=st.sampled_from([4, 8]),
+)
+def test_what_was_packed_comes_back(n: int, groups: int, group: int, bits: int) -> None:
+    weights = mx.random.normal((n, groups * group), key=mx.random.key(n))
+    quantized = mx.quantize(weights, group_size=group, bits=bits)
+    back = np.array(unpack(pack(*quantized, bits, group)))
+    want = np.array(mx.dequantize(*quantized, group_size=group, bits=bits))
+    np.testing.assert_allclose(back, want, atol=1e-6)
 
 
 def test_leading_axes_and_strides_of_x_are_kept(kernels: ModuleType) -> None:

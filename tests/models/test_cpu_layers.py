@@ -76,6 +76,17 @@ def test_every_kind_of_layer_is_replaced(kernels: ModuleType) -> None:
     assert not kinds & {nn.QuantizedLinear, nn.RMSNorm, nn.RoPE, Llama3RoPE}
 
 
+def test_weights_that_an_architecture_reaches_for_are_the_dequantized_ones(
+    kernels: ModuleType,
+) -> None:
+    ours, plain = both(kernels)
+    for got, want in (
+        (ours.model.embed_tokens, plain.model.embed_tokens),
+        (ours.model.layers[0].mlp.up_proj, plain.model.layers[0].mlp.up_proj),
+    ):
+        np.testing.assert_allclose(np.array(got.weight), np.array(want.weight), atol=1e-6)
+
+
 def test_other_types_than_float32_fall_back(kernels: ModuleType) -> None:
     model = toy_model("llama", LLAMA.full_config())
     model.set_dtype(mx.bfloat16)
