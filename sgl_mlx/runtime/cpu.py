@@ -144,7 +144,8 @@ class FastActivations:
 
     def _either(self, original: Activation) -> Activation:
         def swiglu_now(gate: mx.array, x: mx.array) -> mx.array:
-            fast = self._entered and gate.dtype == x.dtype == mx.float32
+            worth_it = gate.size >= _WORTH_COMPILING or open_cpu_kernels() is not None
+            fast = self._entered and gate.dtype == x.dtype == mx.float32 and worth_it
             return swiglu(gate, x) if fast else original(gate, x)
 
         return swiglu_now
