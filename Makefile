@@ -50,7 +50,7 @@ docs: $(PACKAGE) ## write docs/cli.md from the commands' own help
 
 # The kernels for Linux's CPU want a C++ compiler; without one all runs, several times slower, and the
 # last line says what to install.
-$(KERNELS): $(wildcard cpu_kernels/*.h cpu_kernels/*.cpp) | $(PACKAGE) $(BLAS)
+$(KERNELS): $(wildcard cpu_kernels/*.h cpu_kernels/*.cpp) $(PACKAGE) | $(BLAS)
 	@if [ "$$(uname)" = Linux ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v g++ >/dev/null; then \
 	    { apt-get update -qq && apt-get install -y -qq g++; } >/dev/null || true; \

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sgl_mlx.benchmarks.peers.system import System
     from sgl_mlx.benchmarks.peers.weights import Weights
     from sgl_mlx.benchmarks.suite.drive import Watch
+    from sgl_mlx.benchmarks.suite.workload import Workload
 
 PEERS = ("llama.cpp", "mlx-lm")
 
@@ -77,13 +78,7 @@ def suite(
         return
     if scale <= 0 or repeats < 1:
         raise click.UsageError("--scale must be above 0 and --repeats at least 1")
-    workloads = catalogue.find(names)
-    if data is not None:
-        if len(names) != 1:
-            raise click.UsageError("--data is for one workload: name it")
-        from sgl_mlx.benchmarks.suite.data import over_data
-
-        workloads = [over_data(workload, Path(data)) for workload in workloads]
+    workloads = _workloads(names, data)
     from rich.console import Console
 
     from sgl_mlx.benchmarks.peers.ours import Ours
@@ -124,6 +119,18 @@ def suite(
     if not as_json:
         Console().print(suite_table(document))
     click.echo(json.dumps(document))
+
+
+def _workloads(names: tuple[str, ...], data: str | None) -> list[Workload]:
+    from sgl_mlx.benchmarks.suite.catalogue import find
+    from sgl_mlx.benchmarks.suite.data import over_data
+
+    workloads = find(names)
+    if data is None:
+        return workloads
+    if len(names) != 1:
+        raise click.UsageError("--data is for one workload: name it")
+    return [over_data(workload, Path(data)) for workload in workloads]
 
 
 def _list(workloads: Any, ablations: Any, arguments: dict[str, Any]) -> None:

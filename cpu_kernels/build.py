@@ -53,7 +53,8 @@ def compile_kernels() -> Path:
     library = _library()
     if library.exists():
         return library
-    with tempfile.TemporaryDirectory(prefix="sgl-mlx-") as folder:
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         made = Path(folder, library.name)
         done = subprocess.run(
             [compiler, *_FLAGS, *_arguments(), "-o", str(made)], capture_output=True, text=True
@@ -62,10 +63,7 @@ def compile_kernels() -> Path:
             raise KernelError(
                 f"{compiler} could not compile the CPU kernels:\n{done.stderr[-2000:]}"
             )
-        library.parent.mkdir(parents=True, exist_ok=True)
-        draft = library.with_suffix(f".{os.getpid()}")
-        shutil.copy(made, draft)
-        draft.replace(library)
+        made.replace(library)
     return library
 
 

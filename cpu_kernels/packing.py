@@ -67,11 +67,9 @@ def pack(
 
 def unpack(packed: Packed) -> mx.array:
     """The weights (N, K) in float32, as `mx.dequantize` has them."""
-    scales, biases = (
-        x.reshape(-1, packed.scales.size // (-(-packed.n // LANES) * LANES), LANES)
-        for x in (packed.scales, packed.biases)
-    )
-    blocks, groups, _ = scales.shape
+    blocks = -(-packed.n // LANES)
+    scales, biases = (x.reshape(blocks, -1, LANES) for x in (packed.scales, packed.biases))
+    groups = scales.shape[1]
     deep = groups * packed.group_size // DEEP
     if packed.bits == 4:
         words = packed.q.view(mx.uint16).reshape(blocks, deep, 4, 1, LANES, 2)

@@ -7,6 +7,7 @@ as they are. Norms and rotary positions become one operation each.
 # mypy: allow-subclassing-any
 from __future__ import annotations
 
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
@@ -131,11 +132,13 @@ class ScaledRoPE(Llama3RoPE):
         if x.dtype != mx.float32 or x.ndim != 4:
             plain: mx.array = super().__call__(x, offset)
             return plain
-        if "_listed" not in self.__dict__:
-            object.__setattr__(self, "_listed", self._freqs.tolist())
-        return _turn(
-            self.kernels, x, offset, self.dims, self.traditional, 1.0, 1.0, self.__dict__["_listed"]
-        )
+        how = self.dims, self.traditional, 1.0, 1.0
+        return _turn(self.kernels, x, offset, *how, self._listed)
+
+    @cached_property
+    def _listed(self) -> list[float]:
+        listed: list[float] = self._freqs.tolist()
+        return listed
 
 
 _SUBCLASSES = {nn.RMSNorm: RMSNorm, nn.RoPE: RoPE, Llama3RoPE: ScaledRoPE}

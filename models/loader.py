@@ -82,9 +82,9 @@ def load(
     """
     name, path = resolve(model, offline=offline)
     kind = _resolve_dtype(dtype)
-    on_cpu = mx.default_device() == mx.cpu
-    kernels = open_cpu_kernels() if dtype is None and on_cpu else None
     target = None if kind is None else getattr(mx, kind)
+    chosen_for_cpu = dtype is None and target is not None
+    kernels = open_cpu_kernels() if chosen_for_cpu else None
     file = None if path.is_dir() else GGUFFile(path)
     part = None if mmproj is None else open_part(Path(mmproj).expanduser(), path)
     info = describe_folder(path) if file is None else describe_gguf(file)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from types import ModuleType
 from typing import TypeVar
 
 import pytest
@@ -21,6 +22,18 @@ SHOWN = "shown"
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 load_fast_blas()  # before any test module imports mlx, or all of them run on the reference BLAS
+
+
+@pytest.fixture(scope="session")
+def cpu_kernels() -> ModuleType:
+    """The compiled kernels; `make setup` compiles them."""
+    from sgl_mlx.cpu_kernels import build  # imports mlx, which must come after the BLAS
+
+    if reason := build.why_not():
+        pytest.skip(reason)
+    found = build.load()
+    assert found is not None
+    return found
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

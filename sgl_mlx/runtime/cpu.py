@@ -76,10 +76,6 @@ def sums(x: mx.array) -> mx.array:
 
 def swiglu(gate: mx.array, x: mx.array) -> mx.array:
     """`silu(gate) * x` elementwise, in float32."""
-    kernels = open_cpu_kernels()
-    if kernels is not None:
-        out: mx.array = kernels.swiglu(gate, x)
-        return out
     return _run(_swiglu, gate, x)
 
 
@@ -131,6 +127,7 @@ class FastActivations:
         self._entered = False
         if not on_cpu():
             return
+        self._kernels = open_cpu_kernels()
         for name in {type(m).__module__ for m in model.modules()}:
             module = sys.modules[name]
             if name.startswith("mlx_lm.models.") and hasattr(module, _SWIGLU):
@@ -144,8 +141,11 @@ class FastActivations:
 
     def _either(self, original: Activation) -> Activation:
         def swiglu_now(gate: mx.array, x: mx.array) -> mx.array:
-            worth_it = gate.size >= _WORTH_COMPILING or open_cpu_kernels() is not None
-            fast = self._entered and gate.dtype == x.dtype == mx.float32 and worth_it
-            return swiglu(gate, x) if fast else original(gate, x)
+            if not self._entered or not gate.dtype == x.dtype == mx.float32:
+                return original(gate, x)
+            if self._kernels is not None:
+                out: mx.array = self._kernels.swiglu(gate, x)
+                return out
+            return swiglu(gate, x) if gate.size >= _WORTH_COMPILING else original(gate, x)
 
         return swiglu_now

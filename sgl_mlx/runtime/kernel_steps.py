@@ -23,13 +23,10 @@ from sgl_mlx.runtime.plan import Row
 Kernels = TrustedKernels | CpuAttention
 
 
-def pool_fits_cpu(pool: KVPool) -> bool:
-    """Whether the kernels for the CPU can read this pool."""
-    return all(cpu_attention.fits(x.key_dim, x.value_dim, pool.dtype) for x in pool.layers)
-
-
-def pool_fits(pool: KVPool) -> bool:
-    """Whether the kernels for Metal can read this pool."""
+def pool_fits(pool: KVPool, kernels: Kernels) -> bool:
+    """Whether the kernels can read this pool at all."""
+    if isinstance(kernels, CpuAttention):
+        return all(cpu_attention.fits(x.key_dim, x.value_dim, pool.dtype) for x in pool.layers)
     return pool.dtype in DTYPES and all(
         x.key_dim == x.value_dim and x.key_dim in HEAD_DIMS for x in pool.layers
     )

@@ -129,7 +129,7 @@ def _paths(adapter: Adapter, pool: KVPool, share: bool) -> AttentionPaths:
         return AttentionPaths(pool, None if compiled is None else CpuAttention(compiled))
     asked = mode()
     kernels = open_kernels(asked)
-    if kernels is None or not adapter.ragged or not pool_fits(pool):
+    if kernels is None or not adapter.ragged or not pool_fits(pool, kernels):
         return AttentionPaths(pool)
     case = Case.of_pool("extend", adapter.heads, pool.layer(0), adapter.dtype)
     return AttentionPaths(pool, kernels, cut_overs(case, asked))

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
-from sgl_mlx.cpu_kernels.attention import CpuAttention
 from sgl_mlx.metal_kernels.dispatch import OURS, CutOvers, Path, Work, choose_path
 from sgl_mlx.metal_kernels.trusted import TrustedKernels
 from sgl_mlx.runtime import cpu
@@ -17,7 +16,6 @@ from sgl_mlx.runtime.kernel_steps import (
     KernelEpoch,
     Kernels,
     pool_fits,
-    pool_fits_cpu,
     rows_fit,
 )
 from sgl_mlx.runtime.kv import KVPool, SlotIndex
@@ -47,8 +45,7 @@ class AttentionPaths:
     ) -> None:
         self.pool = pool
         self._min_shared = MIN_SHARED if share else sys.maxsize
-        fits = pool_fits_cpu if isinstance(kernels, CpuAttention) else pool_fits
-        self.kernels = kernels if fits(pool) else None
+        self.kernels = kernels if kernels is not None and pool_fits(pool, kernels) else None
         self._cut_overs = cut_overs or CutOvers()
 
     def epoch(self, rows: Sequence[Row], width: int) -> DecodeEpoch:

@@ -34,6 +34,15 @@ def test_gates(size: int, loudness: float, kernels: ModuleType) -> None:
     assert close(kernels.swiglu(gate, x), want, 1e-5 * loudness)
 
 
+@pytest.mark.parametrize("size", [1 << 8, 1 << 15], ids=["few", "many"])
+def test_gates_are_those_of_the_true_exp(size: int, kernels: ModuleType) -> None:
+    gate = np.linspace(-100, 100, size, dtype=np.float32)
+    x = np.linspace(2, 3, size, dtype=np.float32)
+    found = np.array(kernels.swiglu(mx.array(gate), mx.array(x)))
+    wide = gate.astype(np.float64)
+    np.testing.assert_allclose(found, wide / (1 + np.exp(-wide)) * x, rtol=4e-6, atol=1e-30)
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     batch=st.integers(1, 40),

@@ -16,11 +16,8 @@ from mlx_lm.models.rope_utils import Llama3RoPE
 from sgl_mlx.models.build import cast
 from sgl_mlx.models.cpu_layers import PackedEmbedding, PackedLinear, can_pack, use_kernels
 from sgl_mlx.models.loader import load
-from tests.cpu_kernels.conftest import kernels
 from tests.models.conftest import LLAMA, write_folder
 from tests.models.toy import toy_model
-
-__all__ = ["kernels"]  # a fixture
 
 TOKENS = mx.array([[5, 6, 7, 8, 9, 10, 11]])
 LLAMA3 = {
@@ -62,24 +59,24 @@ def both(kernels: ModuleType, **config: Any) -> tuple[nn.Module, nn.Module]:
     ids=str,
 )
 def test_logits_are_those_of_the_dequantized_model(
-    config: dict[str, Any], kernels: ModuleType
+    config: dict[str, Any], cpu_kernels: ModuleType
 ) -> None:
-    ours, plain = both(kernels, **config)
+    ours, plain = both(cpu_kernels, **config)
     assert any(isinstance(m, PackedLinear) for m in ours.modules())
     np.testing.assert_allclose(np.array(ours(TOKENS)), np.array(plain(TOKENS)), atol=2e-5)
 
 
-def test_every_kind_of_layer_is_replaced(kernels: ModuleType) -> None:
-    ours, _ = both(kernels, rope_scaling=LLAMA3, tie_word_embeddings=True)
+def test_every_kind_of_layer_is_replaced(cpu_kernels: ModuleType) -> None:
+    ours, _ = both(cpu_kernels, rope_scaling=LLAMA3, tie_word_embeddings=True)
     kinds = {type(m) for m in ours.modules()}
     assert PackedEmbedding in kinds
     assert not kinds & {nn.QuantizedLinear, nn.RMSNorm, nn.RoPE, Llama3RoPE}
 
 
 def test_weights_that_an_architecture_reaches_for_are_the_dequantized_ones(
-    kernels: ModuleType,
+    cpu_kernels: ModuleType,
 ) -> None:
-    ours, plain = both(kernels)
+    ours, plain = both(cpu_kernels)
     for got, want in (
         (ours.model.embed_tokens, plain.model.embed_tokens),
         (ours.model.layers[0].mlp.up_proj, plain.model.layers[0].mlp.up_proj),
@@ -87,11 +84,11 @@ def test_weights_that_an_architecture_reaches_for_are_the_dequantized_ones(
         np.testing.assert_allclose(np.array(got.weight), np.array(want.weight), atol=1e-6)
 
 
-def test_other_types_than_float32_fall_back(kernels: ModuleType) -> None:
+def test_other_types_than_float32_fall_back(cpu_kernels: ModuleType) -> None:
     model = toy_model("llama", LLAMA.full_config())
     model.set_dtype(mx.bfloat16)
     before = model(TOKENS)
-    use_kernels(model, kernels)
+    use_kernels(model, cpu_kernels)
     assert mx.array_equal(model(TOKENS), before)
 
 
@@ -101,7 +98,7 @@ def test_widths_that_do_not_divide_into_groups_of_32_are_not_packed() -> None:
 
 
 def test_a_folder_stays_quantized_unless_a_dtype_is_asked_for(
-    tmp_path: Path, kernels: ModuleType
+    tmp_path: Path, cpu_kernels: ModuleType
 ) -> None:
     model = quantized()
     config = {

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sgl_mlx.cpu_kernels import build
 from sgl_mlx.metal_kernels.start import VARIABLE
 from sgl_mlx.runtime.engine import Engine
+
+pytestmark = pytest.mark.usefixtures("cpu_kernels")
 
 RANDOM = np.random.default_rng(8)
 SHARED = RANDOM.integers(3, 288, 80).tolist()
@@ -29,8 +30,6 @@ def answers(engine: Engine, **params: Any) -> list[Any]:
 def test_answers_are_those_with_kernels(
     options: dict[str, Any], make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if reason := build.why_not():
-        pytest.skip(reason)
     compiled = answers(make_engine(**options))
     monkeypatch.setenv(VARIABLE, "off")
     assert answers(make_engine(**options)) == compiled
@@ -39,9 +38,6 @@ def test_answers_are_those_with_kernels(
 def test_attention_goes_where_it_was_said(
     make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if reason := build.why_not():
-        pytest.skip(reason)
-
     def read(engine: Engine) -> int:
         answers(engine)
         return int(engine.get_server_info()["stats"]["pool_tokens_read"])
