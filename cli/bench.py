@@ -19,8 +19,8 @@ from sgl_mlx.cli.kernel_model import kernel_model
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sgl_mlx.benchmarks.llava import Run
-    from sgl_mlx.benchmarks.pairs import Pair
+    from sgl_mlx.benchmarks.micro.llava import Run
+    from sgl_mlx.benchmarks.micro.pairs import Pair
 
 
 @click.group()
@@ -40,7 +40,7 @@ def engine(options: EngineOptions, repeats: int, scale: float, as_json: bool) ->
     """
     from rich.console import Console
 
-    from sgl_mlx.benchmarks.engine import EngineBench
+    from sgl_mlx.benchmarks.micro.engine import EngineBench
     from sgl_mlx.runtime.engine import Engine
 
     console = Console(stderr=True)
@@ -72,7 +72,7 @@ def constrained(options: EngineOptions, repeats: int, as_json: bool) -> None:
     """
     from rich.console import Console
 
-    from sgl_mlx.benchmarks.constrained import ConstrainedBench
+    from sgl_mlx.benchmarks.micro.constrained import ConstrainedBench
     from sgl_mlx.runtime.engine import Engine
 
     with Engine(**asdict(options)) as running:
@@ -98,7 +98,7 @@ def compiler_overhead(programs: int, repeats: int, as_json: bool) -> None:
     """
     from rich.console import Console
 
-    from sgl_mlx.benchmarks.compiler import overhead
+    from sgl_mlx.benchmarks.micro.compiler import overhead
 
     pairs = overhead(programs, repeats)
     if not as_json:
@@ -127,8 +127,8 @@ def prefetch(options: EngineOptions, prefix: int, repeats: int, as_json: bool) -
 
     from rich.console import Console
 
-    from sgl_mlx.benchmarks.prefetch import PrefetchBench
-    from sgl_mlx.benchmarks.prefetch_program import compare
+    from sgl_mlx.benchmarks.micro.prefetch import PrefetchBench
+    from sgl_mlx.benchmarks.micro.prefetch_program import compare
     from sgl_mlx.runtime.engine import Engine
 
     size = {**asdict(options), "max_total_tokens": PrefetchBench.slots(prefix)}
@@ -173,8 +173,8 @@ def llava(options: EngineOptions, tower: str, images: int, new_tokens: int, as_j
 
     from rich.console import Console
 
-    from sgl_mlx.benchmarks.llava import WITHOUT, LlavaBench
-    from sgl_mlx.benchmarks.random_tower import TOWERS, write_tower
+    from sgl_mlx.benchmarks.micro.llava import WITHOUT, LlavaBench
+    from sgl_mlx.benchmarks.micro.random_tower import TOWERS, write_tower
     from sgl_mlx.models.gguf_config import read_config
     from sgl_mlx.models.gguf_file import GGUFFile
     from sgl_mlx.models.resolve import resolve

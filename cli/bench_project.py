@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from sgl_mlx.benchmarks.projection import Projected
+    from sgl_mlx.benchmarks.modelled.projection import Projected
 
 
 @click.command("project")
@@ -41,10 +41,10 @@ def project_chip(
     No model is run: exact counts of tokens, published speeds and assumptions, which are printed
     first. Ends with one JSON line.
     """
-    from sgl_mlx.benchmarks import projection
-    from sgl_mlx.benchmarks.apple import Machine
-    from sgl_mlx.benchmarks.suite.catalogue import find
-    from sgl_mlx.benchmarks.suite.workload import Size
+    from sgl_mlx.benchmarks.modelled import projection
+    from sgl_mlx.benchmarks.modelled.apple import Machine
+    from sgl_mlx.benchmarks.suite.workloads.catalogue import find
+    from sgl_mlx.benchmarks.suite.workloads.workload import Size
 
     machine = Machine.find(chip, model, quant)
     workloads = projection.fitting(machine.model, find(names))

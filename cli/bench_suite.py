@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sgl_mlx.benchmarks.peers.system import System
     from sgl_mlx.benchmarks.peers.weights import Weights
     from sgl_mlx.benchmarks.suite.drive import Watch
-    from sgl_mlx.benchmarks.suite.workload import Workload
+    from sgl_mlx.benchmarks.suite.workloads.workload import Workload
 
 PEERS = ("llama.cpp", "mlx-lm")
 
@@ -69,8 +69,8 @@ def suite(
     With --data, name one workload: each line of the file has arguments of its program, all or some,
     and what it leaves out is generated as without. `--list` names the arguments.
     """
-    from sgl_mlx.benchmarks.suite import catalogue
     from sgl_mlx.benchmarks.suite.ablations import ABLATIONS, ablated
+    from sgl_mlx.benchmarks.suite.workloads import catalogue
 
     if list_only:
         arguments = {n: w.program.arg_names for n, w in catalogue.WORKLOADS.items()}
@@ -84,10 +84,10 @@ def suite(
     from sgl_mlx.benchmarks.peers.ours import Ours
     from sgl_mlx.benchmarks.peers.weights import Weights
     from sgl_mlx.benchmarks.suite.compare import compare
-    from sgl_mlx.benchmarks.suite.document import describe
-    from sgl_mlx.benchmarks.suite.table import suite_table
-    from sgl_mlx.benchmarks.suite.words import Words
-    from sgl_mlx.benchmarks.suite.workload import Size
+    from sgl_mlx.benchmarks.suite.report.document import describe
+    from sgl_mlx.benchmarks.suite.report.table import suite_table
+    from sgl_mlx.benchmarks.suite.workloads.words import Words
+    from sgl_mlx.benchmarks.suite.workloads.workload import Size
 
     with ExitStack() as stack:
         stack.enter_context(_ended_by_signals())
@@ -112,7 +112,7 @@ def suite(
                 _say(comparison.to_dict())
         document = describe(found, scale, repeats, shlex.join(["sgl-mlx", *sys.argv[1:]]), systems)
     if html:
-        from sgl_mlx.benchmarks.suite.page import write_page
+        from sgl_mlx.benchmarks.suite.report.page import write_page
 
         write_page(document, Path(html))
         click.echo(f"wrote {html}", err=True)
@@ -122,8 +122,8 @@ def suite(
 
 
 def _workloads(names: tuple[str, ...], data: str | None) -> list[Workload]:
-    from sgl_mlx.benchmarks.suite.catalogue import find
-    from sgl_mlx.benchmarks.suite.data import over_data
+    from sgl_mlx.benchmarks.suite.workloads.catalogue import find
+    from sgl_mlx.benchmarks.suite.workloads.data_set import over_data
 
     workloads = find(names)
     if data is None:

@@ -118,8 +118,8 @@ def _pool(model: str | None) -> Check:
     from sgl_mlx.models.info import estimate_weight_bytes
     from sgl_mlx.models.memory import available_bytes
     from sgl_mlx.models.resolve import resolve
-    from sgl_mlx.runtime.kv import KVPool
-    from sgl_mlx.runtime.memory import pool_slots
+    from sgl_mlx.runtime.pool.kv import KVPool
+    from sgl_mlx.runtime.pool.memory import pool_slots
 
     path = resolve(model, offline=True)[1]
     on_gpu = mx.default_device() == mx.gpu

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from sgl_mlx.benchmarks.kernel_model import Modelled
+    from sgl_mlx.benchmarks.modelled.kernel_model import Modelled
 
 
 @click.command("kernels")
@@ -21,7 +21,7 @@ def kernel_model(chip: str, plot: str | None, as_json: bool) -> None:
     Nothing is run: exact operation counts, the chip's published figures and stated assumptions.
     Ends with one JSON line.
     """
-    from sgl_mlx.benchmarks import kernel_model as km
+    from sgl_mlx.benchmarks.modelled import kernel_model as km
 
     if chip not in km.CHIPS:
         raise click.BadParameter(f"{chip!r} is not one of {', '.join(km.CHIPS)}", param_hint="chip")

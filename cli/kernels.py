@@ -32,7 +32,7 @@ def list_kernels(as_json: bool) -> None:
     from sgl_mlx.cpu_kernels.build import why_not
     from sgl_mlx.metal_kernels.build import SPECS
     from sgl_mlx.metal_kernels.dispatch import RULES
-    from sgl_mlx.metal_kernels.start import VARIABLE, mode
+    from sgl_mlx.metal_kernels.mode import VARIABLE, mode
     from sgl_mlx.metal_kernels.tune import machine
 
     facts: dict[str, Any] = {
@@ -93,11 +93,11 @@ def selftest(ctx: click.Context, model: str | None, as_json: bool) -> None:
 
     Ends with code 1 when one of them is wrong.
     """
-    from sgl_mlx.metal_kernels import known
-    from sgl_mlx.metal_kernels.trusted import TrustedKernels
+    from sgl_mlx.metal_kernels import model_heads
+    from sgl_mlx.metal_kernels.fallback import TrustedKernels
 
     trusted = TrustedKernels(_kernels())
-    cases = known.all_cases() if model is None else list(known.cases(_known(model)))
+    cases = model_heads.all_cases() if model is None else list(model_heads.cases(_known(model)))
     rows = []
     for case in cases:
         verdict = trusted.verdict(case)
@@ -126,15 +126,15 @@ def tune(model: str | None, as_json: bool) -> None:
     from rich.console import Console
     from rich.progress import track
 
-    from sgl_mlx.metal_kernels import known
+    from sgl_mlx.metal_kernels import model_heads
     from sgl_mlx.metal_kernels.tune import Sweep, Tuning
 
     made, tuning = _kernels(), Tuning()
-    names = list(known.MODELS) if model is None else [_known(model)]
+    names = list(model_heads.MODELS) if model is None else [_known(model)]
     found = {}
     console = Console(stderr=True)
     for name in track(names, "tuning", console=console, disable=not console.is_terminal):
-        case = next(known.cases(name))
+        case = next(model_heads.cases(name))
         found[name] = Sweep(case, made).run()
         tuning.save(case, found[name])
     if as_json:
@@ -157,22 +157,22 @@ def _kernels() -> Kernels:
 
 
 def _known(model: str) -> str:
-    from sgl_mlx.metal_kernels import known
+    from sgl_mlx.metal_kernels import model_heads
 
-    if model not in known.MODELS:
+    if model not in model_heads.MODELS:
         raise click.BadParameter(f"{model!r} is not one of {MODELS}", param_hint="--model")
     return model
 
 
 def _kept_cut_overs() -> dict[str, str | None]:
-    from sgl_mlx.metal_kernels import known
+    from sgl_mlx.metal_kernels import model_heads
     from sgl_mlx.metal_kernels.tune import Tuning
 
     def kept(case: Case) -> str | None:
         cut = Tuning().load(case)
         return None if cut is None else str(cut)
 
-    return {name: kept(next(known.cases(name))) for name in known.MODELS}
+    return {name: kept(next(model_heads.cases(name))) for name in model_heads.MODELS}
 
 
 def _metal() -> bool:

@@ -16,7 +16,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model as load_mlx_folder
 
-from sgl_mlx.cpu_kernels.start import open_cpu_kernels
+from sgl_mlx.cpu_kernels.open import open_cpu_kernels
 from sgl_mlx.errors import CorruptModelError
 from sgl_mlx.models import build, gguf, gguf_config, memory, safetensors_file
 from sgl_mlx.models.cpu_layers import can_pack, use_kernels

@@ -14,7 +14,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from sgl_mlx.compat import install_as_sglang
+from sgl_mlx.compat.sglang import install_as_sglang
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import (
     BackendError,
@@ -65,10 +65,10 @@ from sgl_mlx.lang.words import (
 )
 
 if TYPE_CHECKING:
+    from sgl_mlx.compat.runtime import Runtime
     from sgl_mlx.lang.backends.openai import OpenAI
     from sgl_mlx.lang.backends.runtime_endpoint import RuntimeEndpoint
     from sgl_mlx.runtime.engine import Engine
-    from sgl_mlx.runtime_api import Runtime
 
     __version__: str
 
@@ -130,7 +130,7 @@ __all__ = [
 _LAZY = {
     "Engine": "sgl_mlx.runtime.engine",
     "OpenAI": "sgl_mlx.lang.backends.openai",
-    "Runtime": "sgl_mlx.runtime_api",
+    "Runtime": "sgl_mlx.compat.runtime",
     "RuntimeEndpoint": "sgl_mlx.lang.backends.runtime_endpoint",
 }
 

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import httpx
 
 from sgl_mlx.benchmarks.peers.system import Answer, PeerError, Usage
-from sgl_mlx.benchmarks.suite.words import Words
-from sgl_mlx.benchmarks.suite.workload import WARM_UP_TOKENS, Row, Workload, warm_up
+from sgl_mlx.benchmarks.suite.workloads.words import Words
+from sgl_mlx.benchmarks.suite.workloads.workload import WARM_UP_TOKENS, Row, Workload, warm_up
 
 _RETRIES = (0.05, 0.2, 0.5, 1.0)
 """Seconds before each further try of a call that broke off without a word: a server's queue of

@@ -11,8 +11,8 @@ from typing import Any
 from sgl_mlx.benchmarks.peers.http import HttpSession, Question, opened
 from sgl_mlx.benchmarks.peers.server import HOST, running
 from sgl_mlx.benchmarks.peers.system import Answer, PeerError
-from sgl_mlx.benchmarks.suite.words import Words
-from sgl_mlx.benchmarks.suite.workload import Need, Size, Workload
+from sgl_mlx.benchmarks.suite.workloads.words import Words
+from sgl_mlx.benchmarks.suite.workloads.workload import Need, Size, Workload
 
 _PROMPTS_KEPT = 256
 

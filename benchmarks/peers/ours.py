@@ -12,8 +12,8 @@ from typing import Any
 import sgl_mlx as sgl
 from sgl_mlx.benchmarks.peers.system import Answer, Usage
 from sgl_mlx.benchmarks.suite.optimum import Asked, Optimum
-from sgl_mlx.benchmarks.suite.words import Words
-from sgl_mlx.benchmarks.suite.workload import (
+from sgl_mlx.benchmarks.suite.workloads.words import Words
+from sgl_mlx.benchmarks.suite.workloads.workload import (
     TEMPORARY_FOLDER,
     WARM_UP_TOKENS,
     Need,
@@ -33,8 +33,8 @@ from sgl_mlx.core import (
 )
 from sgl_mlx.lang.backend import Backend
 from sgl_mlx.runtime.engine import Engine
-from sgl_mlx.runtime.futures import then
-from sgl_mlx.runtime.prefetch import nothing
+from sgl_mlx.runtime.request.futures import then
+from sgl_mlx.runtime.request.prefetch import nothing
 
 SAMPLING: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "token_healing": False}
 """Of every `gen`: greedy, of the length asked for, and no work that the peers do not do."""

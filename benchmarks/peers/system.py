@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, Protocol
 
-from sgl_mlx.benchmarks.suite.words import Words
-from sgl_mlx.benchmarks.suite.workload import Need, Row, Size, Workload
+from sgl_mlx.benchmarks.suite.workloads.words import Words
+from sgl_mlx.benchmarks.suite.workloads.workload import Need, Row, Size, Workload
 from sgl_mlx.errors import BenchmarkError
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from sgl_mlx.benchmarks.random_mmproj import write_mmproj
-from sgl_mlx.benchmarks.random_tower import TOWERS
+from sgl_mlx.benchmarks.micro.random_mmproj import write_mmproj
+from sgl_mlx.benchmarks.micro.random_tower import TOWERS
 from sgl_mlx.errors import BenchmarkError
 from sgl_mlx.models import gguf_config, safetensors_file
 from sgl_mlx.models.gguf_file import GGUFFile

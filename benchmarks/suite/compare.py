@@ -13,8 +13,8 @@ from typing import Any
 
 from sgl_mlx.benchmarks.peers.system import System
 from sgl_mlx.benchmarks.suite.drive import Run, Watch, drive
-from sgl_mlx.benchmarks.suite.words import Words
-from sgl_mlx.benchmarks.suite.workload import Size, Workload
+from sgl_mlx.benchmarks.suite.workloads.words import Words
+from sgl_mlx.benchmarks.suite.workloads.workload import Size, Workload
 from sgl_mlx.errors import SglError
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sgl_mlx.benchmarks.peers.system import Session, System
-from sgl_mlx.benchmarks.suite.words import Words
-from sgl_mlx.benchmarks.suite.workload import Row, Size, Workload
+from sgl_mlx.benchmarks.suite.workloads.words import Words
+from sgl_mlx.benchmarks.suite.workloads.workload import Row, Size, Workload
 
 Watch = Callable[[str, int, int], None]
 """Told of a run under way: its name, how many rows are done, and of how many."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from sgl_mlx.core import SamplingParams, Text, prompt_text
 from sgl_mlx.lang.state import ProgramState
 from sgl_mlx.lang.stream import Stream
+from sgl_mlx.lang.templates.turns import TurnWriter
 from sgl_mlx.lang.transcript import Transcript
-from sgl_mlx.lang.turns import TurnWriter
 
 if TYPE_CHECKING:
     from sgl_mlx.lang.program import SglFunction

@@ -9,12 +9,12 @@ from typing import Any
 
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.lang.backend import Backend
-from sgl_mlx.lang.chat_template import template_for
 from sgl_mlx.lang.config import global_config, resolve_backend
 from sgl_mlx.lang.state import ProgramState
 from sgl_mlx.lang.stream import Stream
+from sgl_mlx.lang.templates.chat_template import template_for
+from sgl_mlx.lang.templates.turns import TurnWriter
 from sgl_mlx.lang.transcript import Transcript
-from sgl_mlx.lang.turns import TurnWriter
 
 
 @dataclass(frozen=True)

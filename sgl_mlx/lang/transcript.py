@@ -8,7 +8,7 @@ from typing import Any
 
 from sgl_mlx.core import Completion, Generated, Image, Parallel, Part, Prompt, Shift, Text, Video
 from sgl_mlx.lang import pictures
-from sgl_mlx.lang.turns import TurnWriter
+from sgl_mlx.lang.templates.turns import TurnWriter
 
 
 class Transcript:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from sgl_mlx.errors import InvalidParamsError
-from sgl_mlx.runtime.admission import SchedulerLimits
-from sgl_mlx.runtime.prefix_cache import Reuse
+from sgl_mlx.runtime.cache.prefix_cache import Reuse
+from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,12 @@ from typing import Any, TypeVar
 from sgl_mlx.core import ChoiceScores, Completion, Prompt, SamplingParams
 from sgl_mlx.errors import InvalidParamsError, PromptError, SglError
 from sgl_mlx.runtime.config import EngineConfig
-from sgl_mlx.runtime.futures import gather, iterate, iterate_async, then, wait_all
 from sgl_mlx.runtime.loop import EngineLoop
-from sgl_mlx.runtime.prefetch import nothing, prefetch
-from sgl_mlx.runtime.prompts import Encoded, encode
-from sgl_mlx.runtime.request import Completions, Request
-from sgl_mlx.runtime.scoring import choice_scores, continue_with
+from sgl_mlx.runtime.request.encode import Encoded, encode
+from sgl_mlx.runtime.request.futures import gather, iterate, iterate_async, then, wait_all
+from sgl_mlx.runtime.request.prefetch import nothing, prefetch
+from sgl_mlx.runtime.request.request import Completions, Request
+from sgl_mlx.runtime.request.scoring import choice_scores, continue_with
 from sgl_mlx.tokenizer import Tokenizer
 
 T = TypeVar("T")

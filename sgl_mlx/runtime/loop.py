@@ -21,12 +21,12 @@ from typing import Any, TypeVar
 import mlx.core as mx
 
 from sgl_mlx.errors import EngineStoppedError
+from sgl_mlx.runtime.assembly import RunnableModel, open_model
 from sgl_mlx.runtime.config import EngineConfig
-from sgl_mlx.runtime.model import RunnableModel, open_model
-from sgl_mlx.runtime.plan import Decode
 from sgl_mlx.runtime.runner import Runner
-from sgl_mlx.runtime.scheduler import Scheduler
-from sgl_mlx.runtime.sequence import Sequence
+from sgl_mlx.runtime.scheduler.plan import Decode
+from sgl_mlx.runtime.scheduler.scheduler import Scheduler
+from sgl_mlx.runtime.scheduler.sequence import Sequence
 
 T = TypeVar("T")
 Order = Callable[[], object]

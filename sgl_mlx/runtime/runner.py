@@ -11,17 +11,17 @@ from collections.abc import Container, Sequence
 import mlx.core as mx
 
 from sgl_mlx.models.adapter import Adapter
-from sgl_mlx.runtime import cpu
-from sgl_mlx.runtime.extend import ExtendStep
-from sgl_mlx.runtime.features import Features
-from sgl_mlx.runtime.kv import KVPool, SlotIndex
-from sgl_mlx.runtime.layout import arrange
-from sgl_mlx.runtime.paths import AttentionPaths, DecodeEpoch
-from sgl_mlx.runtime.plan import Decode, Extend, Plan, Row, StepResult
-from sgl_mlx.runtime.pool_copy import PoolCopy
+from sgl_mlx.runtime.attention import cpu_math
+from sgl_mlx.runtime.attention.select import AttentionPaths, DecodeEpoch
+from sgl_mlx.runtime.attention.spans import arrange
+from sgl_mlx.runtime.attention.step import ExtendStep
+from sgl_mlx.runtime.cache.transfers import Transfer
+from sgl_mlx.runtime.disk.copy import PoolCopy
+from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
 from sgl_mlx.runtime.sampler import Sampled, Sampler, Scored, score
-from sgl_mlx.runtime.sequence import Scores
-from sgl_mlx.runtime.transfers import Transfer
+from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, Row, StepResult
+from sgl_mlx.runtime.scheduler.sequence import Scores
+from sgl_mlx.runtime.vision.features import Features
 
 
 class Runner:
@@ -51,7 +51,7 @@ class Runner:
         self._pool = pool
         self.paths = paths or AttentionPaths(pool)
         self._end_tokens = end_tokens
-        self._activations = cpu.FastActivations(model.model)
+        self._activations = cpu_math.FastActivations(model.model)
         self._decoding: _Decoding | None = None
         self.mask_seconds = 0.0
 

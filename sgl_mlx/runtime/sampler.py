@@ -15,8 +15,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from sgl_mlx.runtime.plan import Row
-from sgl_mlx.runtime.sequence import Scores
+from sgl_mlx.runtime.scheduler.plan import Row
+from sgl_mlx.runtime.scheduler.sequence import Scores
 
 
 class Sampler:

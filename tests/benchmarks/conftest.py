@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sgl_mlx.benchmarks.suite.words import Words
+from sgl_mlx.benchmarks.suite.workloads.words import Words
 from sgl_mlx.tokenizer import Tokenizer
 from tests.benchmarks.toy_words import write_toy
 

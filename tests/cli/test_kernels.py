@@ -11,7 +11,7 @@ import mlx.core as mx
 import pytest
 from click.testing import Result
 
-from sgl_mlx.metal_kernels import build, known, tune
+from sgl_mlx.metal_kernels import build, model_heads, tune
 from sgl_mlx.metal_kernels.dispatch import RULES, CutOvers
 from tests.metal_kernels.emulator import Emulator, needs_compiler
 
@@ -50,7 +50,7 @@ def test_list_names_every_kernel_and_says_what_is_known_here(sgl: Sgl) -> None:
     shown = sgl("kernels", "list").output
     assert all(name in shown for name in build.SPECS)
     assert all(f"{rule.path.value:<24} {rule.when}" in shown for rule in RULES)
-    assert shown.count("not tuned") == len(known.MODELS)
+    assert shown.count("not tuned") == len(model_heads.MODELS)
     facts = json.loads(sgl("kernels", "list", "--json").output)
     assert facts["metal"] is mx.metal.is_available()
     assert facts["kernels"] == tune.kernels_hash()
@@ -86,7 +86,7 @@ def test_tune_keeps_what_list_then_shows(sgl: Sgl, monkeypatch: pytest.MonkeyPat
     done = sgl("kernels", "tune", "--model", "smollm2-135m")
     assert done.exit_code == 0, done.output
     assert json.loads(sgl("kernels", "list", "--json").output)["cut_overs"] == {
-        **dict.fromkeys(known.MODELS),
+        **dict.fromkeys(model_heads.MODELS),
         "smollm2-135m": str(found),
     }
 
@@ -98,4 +98,4 @@ def test_an_unknown_model_is_refused_with_those_known(
     with_metal(monkeypatch, wrong)
     done = sgl("kernels", command, "--model", "gpt-9")
     assert done.exit_code == 2
-    assert all(name in done.output.replace("\n", " ") for name in known.MODELS)
+    assert all(name in done.output.replace("\n", " ") for name in model_heads.MODELS)

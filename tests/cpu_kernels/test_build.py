@@ -8,9 +8,9 @@ from types import ModuleType
 import pytest
 
 from sgl_mlx.cpu_kernels import build
-from sgl_mlx.cpu_kernels.start import open_cpu_kernels
+from sgl_mlx.cpu_kernels.open import open_cpu_kernels
 from sgl_mlx.errors import KernelError
-from sgl_mlx.metal_kernels.start import VARIABLE
+from sgl_mlx.metal_kernels.mode import VARIABLE
 
 
 @pytest.fixture

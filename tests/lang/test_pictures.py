@@ -13,8 +13,8 @@ from PIL import Image as Pillow
 import sgl_mlx as sgl
 from sgl_mlx.core import Image, Parallel, Text, Video
 from sgl_mlx.errors import ImageError, NotYetError
-from sgl_mlx.lang.chat_template import get_chat_template
 from sgl_mlx.lang.pictures import around, data_url, data_urls, flat_text, has_pictures
+from sgl_mlx.lang.templates.chat_template import get_chat_template
 from sgl_mlx.testing import ScriptedBackend
 
 

@@ -20,10 +20,10 @@ from sgl_mlx.errors import (
     RequestAborted,
     UnknownVariableError,
 )
-from sgl_mlx.lang.chat_template import get_chat_template
 from sgl_mlx.lang.ir import Variable
 from sgl_mlx.lang.state import ProgramState
 from sgl_mlx.lang.stream import Stream
+from sgl_mlx.lang.templates.chat_template import get_chat_template
 from sgl_mlx.lang.transcript import Transcript
 from sgl_mlx.testing import Call, ScriptedBackend
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 from sgl_mlx.core import Completion, FinishReason, Generated, Parallel, Shift, Text
-from sgl_mlx.lang.chat_template import get_chat_template
+from sgl_mlx.lang.templates.chat_template import get_chat_template
+from sgl_mlx.lang.templates.turns import Opening
 from sgl_mlx.lang.transcript import Transcript, merged
-from sgl_mlx.lang.turns import Opening
 
 
 def new_transcript() -> Transcript:

@@ -21,10 +21,10 @@ from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.architectures import Path, open_adapter
-from sgl_mlx.runtime.kv import KVPool
-from sgl_mlx.runtime.plan import Decode, Extend, Row, StepResult
+from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.runner import Runner
-from sgl_mlx.runtime.sequence import Scores
+from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Row, StepResult
+from sgl_mlx.runtime.scheduler.sequence import Scores
 from tests.models.toy import toy_configs, toy_model
 from tests.models.toy_configs import VOCABULARY, WITHOUT_TOY
 

@@ -12,10 +12,10 @@ from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.models.adapter import Adapter, LayerShape
 from sgl_mlx.models.layer_cache import DenseCache, LayerCache, Window
-from sgl_mlx.runtime.extend import ExtendStep
-from sgl_mlx.runtime.kv import KVPool
-from sgl_mlx.runtime.paths import AttentionPaths
-from sgl_mlx.runtime.plan import Row
+from sgl_mlx.runtime.attention.select import AttentionPaths
+from sgl_mlx.runtime.attention.step import ExtendStep
+from sgl_mlx.runtime.pool.kv import KVPool
+from sgl_mlx.runtime.scheduler.plan import Row
 from tests.models.conformance import Mismatch, check, reference
 from tests.models.toy import toy_config, toy_model
 from tests.models.toy_configs import VOCABULARY, WINDOW

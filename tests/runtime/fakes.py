@@ -13,12 +13,12 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any
 
-from sgl_mlx.runtime.admission import SchedulerLimits
-from sgl_mlx.runtime.plan import Decode, Extend, Plan, Row, StepResult
-from sgl_mlx.runtime.prefix_cache import PrefixCache
-from sgl_mlx.runtime.scheduler import Scheduler
-from sgl_mlx.runtime.sequence import Scores, Sequence
-from sgl_mlx.runtime.transfers import Spill, Transfer
+from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
+from sgl_mlx.runtime.cache.transfers import Spill, Transfer
+from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
+from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, Row, StepResult
+from sgl_mlx.runtime.scheduler.scheduler import Scheduler
+from sgl_mlx.runtime.scheduler.sequence import Scores, Sequence
 from tests.runtime.truth import (
     NO_FORK,
     Context,

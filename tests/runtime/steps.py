@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.models.adapter import LayerShape
-from sgl_mlx.runtime.kv import KVPool, SlotIndex
-from sgl_mlx.runtime.layout import MIN_SHARED
-from sgl_mlx.runtime.plan import Row
+from sgl_mlx.runtime.attention.spans import MIN_SHARED
+from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
+from sgl_mlx.runtime.scheduler.plan import Row
 from tests.runtime import plain
 
 LAYERS = [LayerShape(2, 8, 8)] * 2

@@ -10,7 +10,7 @@ import pytest
 from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.errors import InvalidParamsError, MemoryLimitError, ModelNotFoundError, PromptError
 from sgl_mlx.runtime.engine import Engine
-from sgl_mlx.runtime.kv import KVPool
+from sgl_mlx.runtime.pool.kv import KVPool
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_new_tokens": 6}
 

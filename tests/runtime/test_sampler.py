@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgl_mlx.core import SamplingParams
-from sgl_mlx.runtime.plan import Row
 from sgl_mlx.runtime.sampler import Sampler, score
+from sgl_mlx.runtime.scheduler.plan import Row
 
 PROBABILITIES = np.array([0.4, 0.25, 0.15, 0.1, 0.06, 0.04])
 LOGITS = np.log(PROBABILITIES)

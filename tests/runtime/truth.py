@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sgl_mlx.core import FinishReason, SamplingParams
-from sgl_mlx.runtime.radix import PLAIN
-from sgl_mlx.runtime.sequence import Base, Scores, Sequence, TokenScore
+from sgl_mlx.runtime.cache.radix import PLAIN
+from sgl_mlx.runtime.scheduler.sequence import Base, Scores, Sequence, TokenScore
 
 Tokens = tuple[int, ...]
 ALPHABET = (1, 2, 3)

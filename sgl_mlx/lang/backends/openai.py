@@ -27,8 +27,8 @@ from sgl_mlx.core import (
     Text,
 )
 from sgl_mlx.errors import BackendError, NotYetError, ProgramError
-from sgl_mlx.lang.chat_template import ChatTemplate, get_chat_template
 from sgl_mlx.lang.pictures import data_urls, flat_text, openai_content
+from sgl_mlx.lang.templates.chat_template import ChatTemplate, get_chat_template
 
 _THREADS = 64
 _COMPLETION_MODELS = re.compile(r"instruct|davinci|babbage", re.IGNORECASE)

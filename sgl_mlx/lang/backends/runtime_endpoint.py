@@ -22,13 +22,13 @@ from sgl_mlx.core import (
     TokenLogprob,
 )
 from sgl_mlx.errors import BackendError, TokenizerError
-from sgl_mlx.lang.backends import wire
-from sgl_mlx.lang.chat_template import (
+from sgl_mlx.lang.pictures import around, has_pictures
+from sgl_mlx.lang.templates.chat_template import (
     ChatTemplate,
     get_chat_template,
     get_chat_template_by_model_path,
 )
-from sgl_mlx.lang.pictures import around, has_pictures
+from sgl_mlx.protocol import sglang as wire
 
 _THREADS = 64
 """Requests under way at a time; each waits in a thread of its own."""

@@ -13,10 +13,10 @@ import pytest
 from sgl_mlx.benchmarks.peers import llama_cpp, server
 from sgl_mlx.benchmarks.peers.llama_cpp import LlamaCpp, find_server
 from sgl_mlx.benchmarks.peers.system import PeerError
-from sgl_mlx.benchmarks.suite.catalogue import WORKLOADS
 from sgl_mlx.benchmarks.suite.drive import Run, drive
-from sgl_mlx.benchmarks.suite.words import Words
-from sgl_mlx.benchmarks.suite.workload import Size
+from sgl_mlx.benchmarks.suite.workloads.catalogue import WORKLOADS
+from sgl_mlx.benchmarks.suite.workloads.words import Words
+from sgl_mlx.benchmarks.suite.workloads.workload import Size
 
 SIZE = Size(0.02)
 Fake = Callable[[str], Path]

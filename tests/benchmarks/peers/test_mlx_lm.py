@@ -9,10 +9,10 @@ import pytest
 from sgl_mlx.benchmarks.peers.mlx_lm import DIALECT, MlxLm
 from sgl_mlx.benchmarks.peers.ours import Ours
 from sgl_mlx.benchmarks.peers.system import PeerError
-from sgl_mlx.benchmarks.suite.catalogue import WORKLOADS
 from sgl_mlx.benchmarks.suite.drive import drive
-from sgl_mlx.benchmarks.suite.words import Words
-from sgl_mlx.benchmarks.suite.workload import Size
+from sgl_mlx.benchmarks.suite.workloads.catalogue import WORKLOADS
+from sgl_mlx.benchmarks.suite.workloads.words import Words
+from sgl_mlx.benchmarks.suite.workloads.workload import Size
 
 SIZE = Size(0.01)
 

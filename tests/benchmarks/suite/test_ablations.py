@@ -12,14 +12,14 @@ import pytest
 
 from sgl_mlx.benchmarks.peers.ours import Ours
 from sgl_mlx.benchmarks.suite.ablations import ABLATIONS, ablated
-from sgl_mlx.benchmarks.suite.catalogue import WORKLOADS
 from sgl_mlx.benchmarks.suite.drive import Run, drive
-from sgl_mlx.benchmarks.suite.words import Words
-from sgl_mlx.benchmarks.suite.workload import Row, Size
+from sgl_mlx.benchmarks.suite.workloads.catalogue import WORKLOADS
+from sgl_mlx.benchmarks.suite.workloads.words import Words
+from sgl_mlx.benchmarks.suite.workloads.workload import Row, Size
 from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.errors import BenchmarkError
 from sgl_mlx.runtime.engine import Engine
-from sgl_mlx.runtime.futures import wait_all
+from sgl_mlx.runtime.request.futures import wait_all
 
 SIZE = Size(0.05)
 Measure = Callable[..., Run]

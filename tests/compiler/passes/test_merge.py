@@ -20,8 +20,8 @@ from sgl_mlx.compiler.graph import (
 from sgl_mlx.compiler.passes.merge import merge
 from sgl_mlx.compiler.values import Argument, Constant, Variable, concat
 from sgl_mlx.core import Completion, FinishReason, Prompt
+from sgl_mlx.lang.templates.turns import Opening, Roles
 from sgl_mlx.lang.transcript import Transcript
-from sgl_mlx.lang.turns import Opening, Roles
 
 
 class OwingTemplate:

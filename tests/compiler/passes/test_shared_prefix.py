@@ -21,7 +21,7 @@ from sgl_mlx.compiler.graph import (
 from sgl_mlx.compiler.passes.shared_prefix import order_batch, shared_prefixes
 from sgl_mlx.compiler.values import Argument, Constant, Variable, concat
 from sgl_mlx.core import prompt_text
-from sgl_mlx.lang.chat_template import get_chat_template
+from sgl_mlx.lang.templates.chat_template import get_chat_template
 
 Tokens = tuple[int, ...]
 LONG = "You read reports of bridge inspections and answer with care and in full sentences. "

@@ -1,0 +1,1 @@
+"""Benchmarks of one part: the engine, the compiler, constraints, prefetching, pictures."""

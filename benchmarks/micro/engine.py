@@ -1,0 +1,183 @@
+"""The engine against mlx-lm's own generators, same weights, same thread, same process.
+
+mlx-lm's side runs a model of its own: on a CPU ours may be on our own kernels. Both sides take
+token ids of random text and generate a forced number of tokens greedily. For decode, prompts are
+prefilled before the clock starts on both sides.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.generate import BatchGenerator, generate_step
+from mlx_lm.models.cache import make_prompt_cache
+
+from sgl_mlx.benchmarks.micro.pairs import Pair, measure_pairs
+from sgl_mlx.models.loader import load
+from sgl_mlx.runtime.engine import Engine
+
+Prompt = list[int]
+
+_TREE = [1, 4, 2, 4], [512, 256, 256, 16]
+"""32 rows: examples that all share, 4 questions about them, 2 branches of each, 4 rows a branch."""
+
+
+class EngineBench:
+    """The pairs of `sgl-mlx bench engine`.
+
+    Args:
+        engine: mlx-lm's side runs on its thread, on the same weights.
+        repeats: pairs a row.
+        scale: multiplies the number of generated tokens.
+    """
+
+    def __init__(self, engine: Engine, repeats: int = 3, scale: float = 1.0) -> None:
+        self._engine = engine
+        name, dtype = engine.config.model_path, None if mx.default_device() == mx.gpu else "float32"
+        self._theirs = engine.run_on_model(lambda _: load(name, dtype=dtype).model)
+        self._repeats = repeats
+        self._new_tokens = max(int(64 * scale), 4)
+        self._random = random.Random(0)
+
+    def pairs(self) -> Iterator[Pair]:
+        """Row after row, as each is done."""
+        yield self._pair("prefill 512", 1.6, self._prefill_ours, self._prefill_theirs)
+        yield self._decode("decode B=1", 0.95, [1], [32])
+        yield self._decode("decode B=8", 1.0, [8], [64])
+        yield self._decode("decode B=32, nothing shared", 1.0, [32], [64])
+        yield self._decode("decode B=32, shared 256", 1.5, [1, 32], [256, 16])
+        yield self._decode("decode B=32, shared 1024", 2.5, [1, 32], [1024, 16])
+        yield self._decode("decode B=32, tree of depth 3", 2.5, *_TREE)
+        yield self._pair("burst of 16, shared 256", 5.0, self._burst_ours, self._burst_theirs)
+
+    def overhead(self) -> float:
+        """Share of tree and scheduler in the engine's time so far."""
+        stats = self._engine.get_server_info()["stats"]
+        policy = stats["tree_seconds"] + stats["schedule_seconds"]
+        return float(policy / (policy + stats["model_seconds"]))
+
+    def _pair(
+        self, name: str, bar: float, ours: Callable[[], float], theirs: Callable[[], float]
+    ) -> Pair:
+        return measure_pairs(name, "tok/s", bar, ours, theirs, self._repeats)
+
+    def _tokens(self, count: int) -> Prompt:
+        return [self._random.randrange(1000, 20000) for _ in range(count)]
+
+    # -- prefill ------------------------------------------------------------------------------
+
+    def _prefill_ours(self) -> float:
+        return 512 / self._generate([self._tokens(512)], 1)
+
+    def _prefill_theirs(self) -> float:
+        prompt = mx.array(self._tokens(512))
+
+        def run(model: Any) -> float:
+            started = time.perf_counter()
+            next(generate_step(prompt, model, max_tokens=1))
+            return time.perf_counter() - started
+
+        return 512 / self._on_engine_thread(run)
+
+    # -- decode -------------------------------------------------------------------------------
+
+    def _decode(
+        self, name: str, bar: float, branches: Sequence[int], lengths: Sequence[int]
+    ) -> Pair:
+        """Prompts that are the leaves of a tree: each node so far branches into so many, with so
+        many tokens of their own."""
+        rows, shared = math.prod(branches), sum(lengths[:-1])
+        tokens = rows * self._new_tokens
+
+        def prompts() -> list[Prompt]:
+            found: list[Prompt] = [[]]
+            for count, own in zip(branches, lengths, strict=True):
+                found = [prefix + self._tokens(own) for prefix in found for _ in range(count)]
+            return found
+
+        def ours() -> float:
+            batch = prompts()
+            self._generate(batch, 0)
+            return tokens / self._generate(batch, self._new_tokens)
+
+        def theirs() -> float:
+            batch = prompts()
+            return tokens / self._on_engine_thread(
+                lambda model: _mlx_lm_decode(model, batch, self._new_tokens, shared)
+            )
+
+        return self._pair(name, bar, ours, theirs)
+
+    # -- a burst over one prefix --------------------------------------------------------------
+
+    def _burst(self) -> list[Prompt]:
+        prefix = self._tokens(256)
+        return [prefix + self._tokens(16) for _ in range(16)]
+
+    def _burst_ours(self) -> float:
+        return 16 * 272 / self._generate(self._burst(), 4)
+
+    def _burst_theirs(self) -> float:
+        batch = self._burst()
+
+        def run(model: Any) -> float:
+            started = time.perf_counter()
+            _mlx_lm_decode(model, batch, 4, 0)
+            return time.perf_counter() - started
+
+        return 16 * 272 / self._on_engine_thread(run)
+
+    # -- running ------------------------------------------------------------------------------
+
+    def _generate(self, prompts: list[Prompt], new_tokens: int) -> float:
+        """Seconds for one batch on the engine."""
+        params = {"max_new_tokens": new_tokens, "temperature": 0, "ignore_eos": True}
+        started = time.perf_counter()
+        self._engine.generate(input_ids=prompts, sampling_params=params)
+        return time.perf_counter() - started
+
+    def _on_engine_thread(self, run: Callable[[Any], float]) -> float:
+        return self._engine.run_on_model(lambda _: run(self._theirs))
+
+
+def _mlx_lm_decode(model: Any, prompts: list[Prompt], new_tokens: int, shared: int) -> float:
+    """Seconds that mlx-lm's generators take from the first token on.
+
+    The first `shared` tokens are computed once where they are the same and their caches copied:
+    that shortens the benchmark and is not on the clock.
+    """
+    if len(prompts) == 1:
+        steps = generate_step(mx.array(prompts[0]), model, max_tokens=new_tokens + 1)
+        next(steps)
+        started = time.perf_counter()
+        for _ in range(new_tokens):
+            next(steps)
+        return time.perf_counter() - started
+    rows = len(prompts)  # all begin to decode together
+    generator = BatchGenerator(
+        model, max_tokens=new_tokens, completion_batch_size=rows, prefill_batch_size=rows
+    )
+    caches = _caches(model, [prompt[:shared] for prompt in prompts]) if shared else None
+    generator.insert([prompt[shared:] for prompt in prompts], caches=caches)
+    del caches
+    with generator.stats() as stats:
+        while generator.next_generated():
+            pass
+    generator.close()
+    return float(stats.generation_time)
+
+
+def _caches(model: Any, prefixes: list[Prompt]) -> list[Any]:
+    """A filled cache for each; equal prefixes are computed once."""
+    filled: dict[tuple[int, ...], Any] = {}
+    for prefix in map(tuple, prefixes):
+        if prefix not in filled:
+            filled[prefix] = make_prompt_cache(model)
+            mx.eval(model(mx.array(prefix)[None], cache=filled[prefix]))
+    return [copy.deepcopy(filled[tuple(prefix)]) for prefix in prefixes]

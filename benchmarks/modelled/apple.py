@@ -1,0 +1,168 @@
+"""Apple chips that run a 7B model: published speeds, and the time that counted work should take.
+
+llama.cpp's published speeds say what share of a chip's figures (`CHIPS`) is reached; by these
+shares, work is turned into seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sgl_mlx.benchmarks.modelled.counting import IMAGE_TOKENS, Work
+from sgl_mlx.benchmarks.modelled.kernel_model import CHIPS, Chip
+from sgl_mlx.errors import BenchmarkError
+
+KV_SHARE = 0.8
+"""Assumed share of the bandwidth at which attention reads keys and values."""
+
+ENCODE_SHARE = 0.5
+"""Assumed share of the peak that a vision tower reaches."""
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A vision transformer and its projector of two layers, for a fixed number of patches."""
+
+    layers: int
+    hidden: int
+    inner: int
+    patches: int
+
+    def flops(self, width: int) -> float:
+        """Of one picture, projected to the language model's width."""
+        tokens = self.patches + 1  # the class token
+        matrices = 2 * tokens * (4 * self.hidden**2 + 2 * self.hidden * self.inner)
+        attention = 4 * tokens**2 * self.hidden
+        projector = 2 * self.patches * (self.hidden * width + width**2)
+        return self.layers * (matrices + attention) + projector
+
+
+@dataclass(frozen=True)
+class Model:
+    """Shapes of a language model with as many KV heads as heads, and of its eyes, if it has any."""
+
+    name: str
+    parameters: float
+    layers: int
+    hidden: int
+    tower: Tower | None = None
+
+    @property
+    def flops(self) -> float:
+        """Of one token, without attention."""
+        return 2 * self.parameters
+
+    @property
+    def kv_bytes(self) -> int:
+        """Of one token's keys and values at float16."""
+        return 2 * self.layers * self.hidden * 2
+
+
+MODELS = {
+    model.name: model
+    for model in (
+        Model("llama-2-7b", 6.74e9, 32, 4096),
+        # its language model is llama-2-7b, tuned; CLIP ViT-L/14 at 336 pixels, less its last layer
+        Model("llava-1.5-7b", 6.74e9, 32, 4096, Tower(23, 1024, 4096, IMAGE_TOKENS)),
+    )
+}
+
+QUANTS = {"f16": 16.0, "q4_0": 4.5}
+"""Bits of a weight; Q4_0 has a scale of 16 bits for 32 weights."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """Tokens a second of llama-2-7b: of a prompt of 512 tokens, and decoding alone (tg128)."""
+
+    prefill: float
+    decode: float
+
+
+SOURCE = "ggml-org/llama.cpp discussion 4167 (pp512 and tg128 of llama-2-7b), from a second copy"
+
+PUBLISHED = {
+    ("m1", "q4_0"): Published(118, 14.2),
+    ("m1-max", "f16"): Published(600, 23.0),
+    ("m1-max", "q4_0"): Published(530, 61),
+    ("m2-ultra", "f16"): Published(1401.85, 41.02),
+    ("m2-ultra", "q4_0"): Published(1238.48, 94.27),
+    ("m3-max", "f16"): Published(779, 25.1),
+    ("m3-max", "q4_0"): Published(760, 66),
+    ("m4-max", "f16"): Published(923, 31.6),
+    ("m4-max", "q4_0"): Published(886, 83),
+}
+"""By chip and quantization; from `SOURCE`. Of MLX there is only a speed of decoding to compare: 106
+tokens a second of a 7B model in 4 bits on M2 Ultra (mlx issue 979), near to llama.cpp's.
+M5 Pro is left out (1589 and 21.6 at F16): the peak of its matrix units is not known."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A chip that runs a model.
+
+    Args:
+        prefill_share: of the chip's peak, reached by a prompt.
+        decode_share: of its bandwidth, reached when weights are read for one row.
+    """
+
+    chip: Chip
+    model: Model
+    quant: str
+    prefill_share: float
+    decode_share: float
+
+    @classmethod
+    def find(cls, chip: str, model: str, quant: str) -> Machine:
+        """With the shares that the published speeds come to.
+
+        Raises:
+            BenchmarkError: for a chip or model that is not known, or without published speeds.
+        """
+        asked = (("chip", chip, CHIPS), ("model", model, MODELS), ("quantization", quant, QUANTS))
+        for what, name, known in asked:
+            if name not in known:
+                raise BenchmarkError(f"no {what} {name!r} is known; there are {', '.join(known)}")
+        speeds = PUBLISHED.get((chip, quant))
+        if speeds is None:
+            others = ", ".join(other for one, other in PUBLISHED if one == chip)
+            raise BenchmarkError(f"no speed is published for {quant} on {chip}; there is {others}")
+        running, shape = CHIPS[chip], MODELS[model]
+        full = cls(running, shape, quant, prefill_share=1.0, decode_share=1.0)
+        return replace(
+            full,
+            prefill_share=speeds.prefill / full.prefill_speed,
+            decode_share=speeds.decode * full.weights_seconds,
+        )
+
+    @property
+    def bits(self) -> float:
+        """Of a weight."""
+        return QUANTS[self.quant]
+
+    @property
+    def prefill_speed(self) -> float:
+        """Tokens a second."""
+        return self.prefill_share * self.chip.tflops * 1e12 / self.model.flops
+
+    @property
+    def weights_seconds(self) -> float:
+        """To read all weights once."""
+        read = self.model.parameters * self.bits / 8
+        return read / (self.decode_share * self.chip.bandwidth * 1e9)
+
+    def seconds(self, work: Work) -> float:
+        """Modelled: prompts, then decoding in full batches, then pictures."""
+        keys = work.batch * work.context * self.model.kv_bytes
+        read = self.weights_seconds + keys / (KV_SHARE * self.chip.bandwidth * 1e9)
+        step = max(read, work.batch / self.prefill_speed)
+        prefill = work.prefilled / self.prefill_speed
+        return prefill + work.decoded / work.batch * step + work.encoded * self.encode_seconds
+
+    @property
+    def encode_seconds(self) -> float:
+        """Modelled, of one picture."""
+        tower = self.model.tower
+        if tower is None:
+            return 0.0
+        return tower.flops(self.model.hidden) / (ENCODE_SHARE * self.chip.tflops * 1e12)

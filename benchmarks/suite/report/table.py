@@ -1,0 +1,86 @@
+"""The suite's report on a terminal: a line for each workload, reasons and means below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sgl_mlx.benchmarks.suite.report.figures import Compared, Figures, Note
+from sgl_mlx.benchmarks.suite.report.formats import percent, seconds, short, times
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+WORK = {"calls": "calls", "prompt_tokens": "prompt", "output_tokens": "output"}
+"""What must be the same on all systems, and its heading."""
+
+
+def suite_table(document: Mapping[str, Any]) -> Table:
+    """One row for each workload, from what the suite ends with (see `Comparison.to_dict`).
+
+    Peers have their seconds and how often ours go into them. Work is written once where it is the
+    same on all systems, in exact numbers of each where it is not.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table  # heavy: other parts of the benchmarks do without
+    from rich.text import Text  # names and reasons are text, whatever markup they look like
+
+    figures = Figures.of(document)
+    caption = Text(_caption(figures))
+    table = Table(title="suite", caption=caption, caption_justify="left", box=SIMPLE_HEAD)
+    table.padding = (0, 0)  # the lines of the box are spaces: 80 columns are few for two peers
+    table.add_column("workload", overflow="fold")
+    for heading in ("at\nonce", figures.ours, *figures.peers, "hit\nrate", "of\noptimum"):
+        table.add_column(Text(heading), justify="right", overflow="fold")
+    for heading in WORK.values():
+        table.add_column(heading, justify="right", overflow="fold")
+    for workload in figures.workloads:
+        table.add_row(*map(Text, _cells(figures, workload)))
+    return table
+
+
+def _cells(figures: Figures, workload: Compared) -> list[str]:
+    ours = workload.systems.get(figures.ours)
+    return [
+        workload.name + (" (modelled)" if workload.modelled else ""),
+        str(workload.concurrency),
+        seconds(ours.median("seconds") if ours else None),
+        *(_peer(workload, peer) for peer in figures.peers),
+        percent(ours.hit_rate if ours else None),
+        percent(ours.of_optimum if ours else None),
+        *(_work(workload, what) for what in WORK),
+    ]
+
+
+def _peer(workload: Compared, peer: str) -> str:
+    """`42.4s 2.91x`; where they were not compared, a dash and the number of the reason."""
+    parts = []
+    if measured := workload.systems.get(peer):
+        parts.append(f"{seconds(measured.median('seconds'))}s")
+    if note := workload.notes.get(peer):
+        parts.append(f"- ({note.number})")
+    elif peer in workload.ratios:
+        parts.append(times(workload.ratios[peer]))
+    return " ".join(parts)
+
+
+def _work(workload: Compared, what: str) -> str:
+    counts = {name: system.count(what) for name, system in workload.systems.items()}
+    if len(set(counts.values())) > 1:
+        return "\n".join(f"{name} {count}" for name, count in counts.items())
+    return short(next(iter(counts.values()), None))
+
+
+def _caption(figures: Figures) -> str:
+    of = len(figures.workloads)
+    means = [
+        f"{times(mean)} {peer} (from {figures.compared_with(peer)} of {of})"
+        for peer, mean in figures.geomean.items()
+    ]
+    mark = " (modelled)" if figures.modelled else ""
+    lines = [f"geometric mean{mark}: {', '.join(means)}"] if means else []
+    return "\n".join([*lines, *map(_footnote, figures.notes)])
+
+
+def _footnote(note: Note) -> str:
+    return f"({note.number}) {note.peer} on {', '.join(note.workloads)}: {note.reason}"

@@ -1,0 +1,1 @@
+"""SGLang's module names, helpers and `Runtime`, for programs written for SGLang."""

@@ -1,0 +1,127 @@
+"""`import sglang` for programs written for SGLang: its module names resolve to ours."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType, TracebackType
+from typing import Any
+
+_ALIAS = "sglang"
+
+# A module of SGLang, and where its names are found here, in order.
+_MODULES: dict[str, tuple[str, ...]] = {
+    "sglang": ("sgl_mlx",),
+    "sglang.api": ("sgl_mlx", "sgl_mlx.lang.words"),
+    "sglang.global_config": ("sgl_mlx.lang.config",),
+    "sglang.utils": ("sgl_mlx.compat.utils",),
+    "sglang.lang": (),
+    "sglang.lang.api": ("sgl_mlx", "sgl_mlx.lang.words"),
+    "sglang.lang.ir": ("sgl_mlx.lang.ir", "sgl_mlx.lang.program"),
+    "sglang.lang.choices": ("sgl_mlx.lang.choices",),
+    "sglang.lang.chat_template": ("sgl_mlx.lang.templates.chat_template",),
+    "sglang.lang.interpreter": (
+        "sgl_mlx.lang.state",
+        "sgl_mlx.lang.group",
+        "sgl_mlx.compat.utils",
+    ),
+    "sglang.lang.backend": (),
+    "sglang.lang.backend.base_backend": ("sgl_mlx.compat.utils",),
+    "sglang.lang.backend.runtime_endpoint": (
+        "sgl_mlx.lang.backends.runtime_endpoint",
+        "sgl_mlx.compat.runtime",
+    ),
+    "sglang.lang.backend.openai": ("sgl_mlx.lang.backends.openai",),
+    "sglang.backend": (),
+    "sglang.backend.base_backend": ("sgl_mlx.compat.utils",),
+    "sglang.backend.runtime_endpoint": (
+        "sgl_mlx.lang.backends.runtime_endpoint",
+        "sgl_mlx.compat.runtime",
+    ),
+    "sglang.backend.openai": ("sgl_mlx.lang.backends.openai",),
+    "sglang.test": (),
+    "sglang.test.test_utils": ("sgl_mlx.compat.utils",),
+}
+
+
+class _AliasModule(ModuleType):
+    """A module whose names are looked up in ours when they are asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name != "__version__":
+            raise AttributeError(name)
+        for source in _MODULES[self.__name__]:
+            module = import_module(source)
+            if hasattr(module, name):
+                return getattr(module, name)
+        raise AttributeError(f"sgl_mlx has no counterpart of {self.__name__}.{name}")
+
+
+class AliasFinder(MetaPathFinder, Loader):
+    """Finds `sglang` and its submodules. `uninstall`, or leaving `with`, undoes it."""
+
+    def __init__(self) -> None:
+        self._hidden = _taken_modules()
+        sys.meta_path.insert(0, self)
+
+    def uninstall(self) -> None:
+        """Take the alias away and bring back the modules it hid."""
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+            _taken_modules()
+            sys.modules.update(self._hidden)
+
+    def __enter__(self) -> AliasFinder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.uninstall()
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Raises ModuleNotFoundError for a module of SGLang that has no counterpart."""
+        if fullname != _ALIAS and not fullname.startswith(f"{_ALIAS}."):
+            return None
+        if fullname not in _MODULES:
+            raise ModuleNotFoundError(
+                f"sgl_mlx has no counterpart of the module {fullname}; "
+                f"it has {', '.join(_MODULES)}",
+                name=fullname,
+            )
+        return ModuleSpec(fullname, self, is_package=True)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _AliasModule(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        sources = [import_module(source) for source in _MODULES[module.__name__][:1]]
+        names = [getattr(source, "__all__", None) for source in sources]
+        if names and names[0] is not None:
+            module.__dict__["__all__"] = list(names[0])
+
+
+def _taken_modules() -> dict[str, ModuleType]:
+    """Take every `sglang` module out of `sys.modules`."""
+    names = [name for name in sys.modules if name == _ALIAS or name.startswith(f"{_ALIAS}.")]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+def install_as_sglang() -> AliasFinder:
+    """Let `import sglang` and its submodules mean this package.
+
+    Names that we do not have raise ImportError saying which. The result undoes it, by
+    `uninstall()` or as a context manager. Installing twice gives the finder that is there.
+    """
+    for finder in sys.meta_path:
+        if isinstance(finder, AliasFinder):
+            return finder
+    return AliasFinder()

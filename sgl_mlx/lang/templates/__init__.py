@@ -1,0 +1,1 @@
+"""Chat templates: how the turns of a conversation are written."""

@@ -1,0 +1,140 @@
+"""A loaded model with everything that runs it: adapter, pool, runner, cache, scheduler."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import mlx.nn as nn
+
+from sgl_mlx.cpu_kernels.attention import CpuAttention
+from sgl_mlx.cpu_kernels.open import open_cpu_kernels
+from sgl_mlx.errors import UnsupportedModelError
+from sgl_mlx.metal_kernels.mode import cut_overs, mode, open_kernels
+from sgl_mlx.metal_kernels.selftest import Case
+from sgl_mlx.models.adapter import Adapter
+from sgl_mlx.models.architectures import adapter_for
+from sgl_mlx.models.loader import LoadedModel, load
+from sgl_mlx.runtime.attention import cpu_math
+from sgl_mlx.runtime.attention.kernels import pool_fits
+from sgl_mlx.runtime.attention.select import AttentionPaths
+from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
+from sgl_mlx.runtime.config import EngineConfig
+from sgl_mlx.runtime.constraints.grammar import GrammarCompiler
+from sgl_mlx.runtime.constraints.healing import Spellings
+from sgl_mlx.runtime.disk.open import DiskTier, open_disk_tier
+from sgl_mlx.runtime.pool.kv import KVPool
+from sgl_mlx.runtime.pool.memory import pool_slots
+from sgl_mlx.runtime.runner import Runner
+from sgl_mlx.runtime.scheduler.scheduler import Scheduler
+from sgl_mlx.runtime.vision.features import Features
+from sgl_mlx.runtime.vision.pictures import Pictures
+from sgl_mlx.tokenizer import Tokenizer
+
+_DEFAULT_CONTEXT = 8192
+
+
+@dataclass(frozen=True)
+class RunnableModel:
+    """What the engine thread works with, and what others may read."""
+
+    name: str
+    module: nn.Module
+    tokenizer: Tokenizer
+    vocabulary: int
+    context_length: int
+    slots: int
+    load_seconds: float
+    runner: Runner
+    scheduler: Scheduler
+    grammars: GrammarCompiler
+    pictures: Pictures
+    disk: DiskTier | None = None
+
+    @cached_property
+    def spellings(self) -> Spellings:
+        """For token healing; made when first wanted."""
+        return Spellings(self.tokenizer, self.vocabulary)
+
+
+def open_model(config: EngineConfig, on_read: Callable[[], None]) -> RunnableModel:
+    """Load, check and allocate; on the thread that will run it.
+
+    Args:
+        on_read: called, by another thread, when a second tier has read what was wanted.
+
+    Raises:
+        ModelError, MemoryLimitError: see `models.load` and `pool_slots`.
+        InvalidParamsError: when the folder of the second tier cannot be used.
+    """
+    started = time.perf_counter()
+    loaded = load(
+        config.model_path, offline=config.offline, dtype=config.dtype, mmproj=config.mmproj
+    )
+    return assemble(loaded, config, started, on_read)
+
+
+def assemble(
+    loaded: LoadedModel, config: EngineConfig, started: float, on_read: Callable[[], None]
+) -> RunnableModel:
+    """The parts around a loaded model."""
+    adapter = adapter_for(loaded.model)
+    context = config.context_length or _context_length(loaded.config)
+    layers, dtype, bits = adapter.layers, adapter.dtype, config.kv_bits
+    slots = pool_slots(config.max_total_tokens, context, layers, dtype, kv_bits=bits)
+    pool = KVPool(layers, slots, dtype, bits)
+    limits = config.limits if adapter.ragged else replace(config.limits, epoch_steps=1)
+    disk = open_disk_tier(config, loaded, pool, on_read)
+    cache = PrefixCache(slots, config.reuse, disk.tier if disk else None)
+    ends, copy = loaded.tokenizer.eos_token_ids, disk.copy if disk else None
+    features = _features(loaded, adapter, config.image_cache_bytes)
+    return RunnableModel(
+        name=loaded.name,
+        module=loaded.model,
+        tokenizer=loaded.tokenizer,
+        vocabulary=adapter.vocabulary,
+        context_length=context,
+        slots=slots,
+        load_seconds=time.perf_counter() - started,
+        runner=Runner(
+            adapter, pool, ends, _paths(adapter, pool, config.shared_attention), copy, features
+        ),
+        scheduler=Scheduler(cache, limits),
+        grammars=GrammarCompiler(loaded.tokenizer, adapter.vocabulary),
+        pictures=Pictures(
+            loaded.vision, loaded.name, min(ends, default=0), config.image_cache_bytes
+        ),
+        disk=disk,
+    )
+
+
+def _features(loaded: LoadedModel, adapter: Adapter, limit: int) -> Features | None:
+    if loaded.vision is None:
+        return None
+    if not adapter.takes_embeddings:
+        raise UnsupportedModelError(
+            f"{loaded.name}: its language model takes tokens alone, so it cannot be shown pictures"
+        )
+    return Features(loaded.vision, limit)
+
+
+def _paths(adapter: Adapter, pool: KVPool, share: bool) -> AttentionPaths:
+    if not share:
+        return AttentionPaths(pool, share=False)
+    if cpu_math.on_cpu():
+        compiled = open_cpu_kernels() if adapter.ragged else None
+        return AttentionPaths(pool, None if compiled is None else CpuAttention(compiled))
+    asked = mode()
+    kernels = open_kernels(asked)
+    if kernels is None or not adapter.ragged or not pool_fits(pool, kernels):
+        return AttentionPaths(pool)
+    case = Case.of_pool("extend", adapter.heads, pool.layer(0), adapter.dtype)
+    return AttentionPaths(pool, kernels, cut_overs(case, asked))
+
+
+def _context_length(config: dict[str, Any]) -> int:
+    text = config.get("text_config") or config
+    return int(text.get("max_position_embeddings") or _DEFAULT_CONTEXT)

@@ -1,0 +1,126 @@
+"""What the rows of a decode epoch share of their prefixes, gathered once and attended in batches.
+
+Stretches of one level of the prefix tree belong to different rows. Padded to one length and one
+number of rows they are one matrix product (`layout.batches`), so a step takes as many operations
+as the tree has levels, not as it has nodes.
+
+Layout of a batch: queries `(kv_heads * spans, rows, group, dim)`, keys and values `(kv_heads *
+spans, length, dim)`, where `rows` and `length` are those of its longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from sgl_mlx.runtime.attention import softmax as at
+from sgl_mlx.runtime.attention.spans import Span
+from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex, Slots
+from sgl_mlx.runtime.scheduler.plan import Row
+
+NOWHERE = -(1 << 30)
+"""Position of a key that is padding."""
+
+
+class SharedBatch:
+    """Spans of which no two belong to the same row.
+
+    Args:
+        rows: all rows of the epoch.
+        width: steps that the epoch may take.
+    """
+
+    def __init__(
+        self, pool: KVPool, rows: Sequence[Row], spans: Sequence[Span], width: int
+    ) -> None:
+        self._spans = len(spans)
+        self._length = max(len(span.slots) for span in spans)
+        self._members = _Members(spans, len(rows))
+        slots = [slot for span in spans for slot in padded(span.slots, self._length, 0)]
+        index = SlotIndex(slots)
+        self._keys = [self._by_head(x, index) for x in pool.keys]
+        self._values = [self._by_head(x, index) for x in pool.values]
+        positions = [_positions(rows[span.first], span) for span in spans]
+        self._key_positions = mx.array(
+            [padded(p, self._length, NOWHERE) for p in positions], mx.int32
+        )
+        self._padded = any(len(p) < self._length for p in positions)
+        last = max(rows[i].position for i in self._members.rows) + width - 1
+        self._reach = last - min(min(p) for p in positions)
+        self._biases: dict[tuple[int | None, int], mx.array] = {}
+
+    def begin_step(self, positions: mx.array) -> None:
+        """`positions (rows,)` of the queries that follow."""
+        self._positions = positions
+        self._biases = {key: bias for key, bias in self._biases.items() if key[0] is None}
+
+    def attend(self, layer: int, queries: mx.array, window: int | None) -> at.Partial:
+        """Scaled queries `(kv_heads, rows, group, dim)` of all rows; those without a span here
+        see nothing."""
+        kv_heads, _, group, dim = queries.shape
+        q = self._members.pick(queries).reshape(kv_heads * self._spans, -1, group, dim)
+        bias = self._bias(window, kv_heads)
+        found = at.attend(q, self._keys[layer], self._values[layer], bias)
+        by_row = at.Partial(*(x.reshape(kv_heads, -1, group, x.shape[-1]) for x in found))
+        return self._members.put_back(by_row)
+
+    def _by_head(self, slots: Slots, index: SlotIndex) -> mx.array:
+        found = slots.read(index)
+        _, heads, dim = found.shape
+        split = found.reshape(self._spans, self._length, heads, dim).transpose(2, 0, 1, 3)
+        return mx.contiguous(split).reshape(heads * self._spans, self._length, dim)
+
+    def _bias(self, window: int | None, kv_heads: int) -> mx.array | None:
+        """`(kv_heads * spans, rows or 1, length)`; None where every key is seen."""
+        if window is not None and self._reach < window:
+            window = None
+        if window is None and not self._padded:
+            return None
+        key = window, kv_heads
+        if key not in self._biases:
+            keys = self._key_positions[:, None]
+            seen = keys != NOWHERE
+            if window is not None:
+                queries = self._members.pick(self._positions[None])
+                seen = seen & (queries.reshape(self._spans, -1, 1) - keys < window)
+            bias = mx.where(seen, 0.0, at.MASKED)
+            self._biases[key] = mx.tile(bias, (kv_heads, 1, 1))
+        return self._biases[key]
+
+
+class _Members:
+    """Which rows the spans of a batch belong to.
+
+    `rows` lists them span after span, all spans as many; one with fewer repeats its first.
+    """
+
+    def __init__(self, spans: Sequence[Span], count: int) -> None:
+        tallest = max(span.last - span.first for span in spans)
+        mine = [padded(range(s.first, s.last), tallest, s.first) for s in spans]
+        self.rows = [row for rows in mine for row in rows]
+        self._pick = SlotIndex(self.rows).where
+        places = {row: place for place, row in reversed(list(enumerate(self.rows)))}
+        self._everyone = self.rows == list(range(count))
+        self._places = mx.array([places.get(row, 0) for row in range(count)], mx.int32)
+        self._outside = mx.array([row not in places for row in range(count)])[:, None, None]
+
+    def pick(self, x: mx.array) -> mx.array:
+        """Of `(heads, all rows, …)` those of `rows`."""
+        return x[:, self._pick]
+
+    def put_back(self, part: at.Partial) -> at.Partial:
+        """Of all rows, where `part` is of `rows`."""
+        if self._everyone:
+            return part
+        out, peak, mass = (x[:, self._places] for x in part)
+        return at.Partial(out, mx.where(self._outside, at.MASKED, peak), mass)
+
+
+def padded(values: Sequence[int], length: int, padding: int) -> list[int]:
+    return [*values, *[padding] * (length - len(values))]
+
+
+def _positions(row: Row, span: Span) -> list[int]:
+    positions = row.prefix_positions or range(len(row.prefix))
+    return list(positions[span.start : span.start + len(span.slots)])

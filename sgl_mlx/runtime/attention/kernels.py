@@ -1,0 +1,121 @@
+"""Attention of a step by our kernels, Metal's or the CPU's: keys are read where the pool has them.
+
+The same two shapes of work as in `epoch` and `extend`, for the rows that the kernels can take
+(`fits`). Nothing is gathered when an epoch opens, and rows of any length mix without padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from sgl_mlx.cpu_kernels import attention as cpu_attention
+from sgl_mlx.cpu_kernels.attention import CpuAttention
+from sgl_mlx.metal_kernels.fallback import TrustedKernels
+from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan, ExtendRow, SharedSpan
+from sgl_mlx.metal_kernels.pool import Options
+from sgl_mlx.metal_kernels.shapes import DTYPES, HEAD_DIMS
+from sgl_mlx.runtime.attention.spans import shared_spans
+from sgl_mlx.runtime.pool.kv import KVPool
+from sgl_mlx.runtime.scheduler.plan import Row
+
+Kernels = TrustedKernels | CpuAttention
+
+
+def pool_fits(pool: KVPool, kernels: Kernels) -> bool:
+    """Whether the kernels can read this pool at all."""
+    if isinstance(kernels, CpuAttention):
+        return all(cpu_attention.fits(x.key_dim, x.value_dim, pool.dtype) for x in pool.layers)
+    return pool.dtype in DTYPES and all(
+        x.key_dim == x.value_dim and x.key_dim in HEAD_DIMS for x in pool.layers
+    )
+
+
+def rows_fit(rows: Sequence[Row]) -> bool:
+    """The kernels take a key's index for its position: no gaps, no branches side by side."""
+    return all(row.prefix_positions is None for row in rows)
+
+
+class KernelEpoch:
+    """See `epoch.Epoch`: the same attributes and calls.
+
+    `keys` and `values` are the tails `(rows, width, kv_heads, dim)` by layer.
+    """
+
+    def __init__(self, pool: KVPool, rows: Sequence[Row], width: int, kernels: Kernels) -> None:
+        self.ids = [row.id for row in rows]
+        self.rows = rows
+        self.width = width
+        self.steps = 0
+        self._pool, self._kernels = pool, kernels
+        self._first_positions = mx.array([row.position for row in rows], mx.int32)
+        spans, private = shared_spans(rows)
+        self._plan = DecodePlan(
+            [row.prefix[start:] for row, start in zip(rows, private, strict=True)],
+            [SharedSpan(s.first, s.last, s.start, s.slots) for s in spans],
+            width=width,
+        )
+        shapes = [(len(rows), width, x.heads, x.key_dim) for x in pool.layers]
+        self.keys = [mx.zeros(shape, pool.dtype) for shape in shapes]
+        self.values = [mx.zeros(shape, pool.dtype) for shape in shapes]
+
+    def begin_step(self) -> mx.array:
+        """Positions `(rows,)` of the tokens of the next step, whose attention follows."""
+        self.steps += 1
+        return self._first_positions + (self.steps - 1)
+
+    def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
+        """See `models.layer_cache.Attention`; one token a row."""
+        self.keys[layer][:, self.steps - 1] = keys
+        self.values[layer][:, self.steps - 1] = values
+
+    def attend(
+        self,
+        layer: int,
+        queries: mx.array,
+        scale: float,
+        window: int | None,
+        sinks: mx.array | None,
+    ) -> mx.array:
+        """See `models.layer_cache.Attention`; one token a row."""
+        tail = self.keys[layer], self.values[layer], self.steps
+        options = Options(scale, window, sinks=sinks)
+        return self._kernels.decode(queries, *tail, self._pool.layer(layer), self._plan, options)
+
+    def tail(self) -> tuple[list[int], list[mx.array], list[mx.array]]:
+        """Slots, keys and values `(tokens, heads, dim)` by layer that belong into the pool."""
+        where = [
+            (i * self.width + step, slot)
+            for i, row in enumerate(self.rows)
+            for step, slot in enumerate(row.slots[: self.steps])
+        ]
+        picked = mx.array([i for i, _ in where], mx.int32)
+        keys, values = ([x.flatten(0, 1)[picked] for x in xs] for xs in (self.keys, self.values))
+        return [slot for _, slot in where], keys, values
+
+
+class KernelChunks:
+    """Rows of several new tokens each; see `extend`."""
+
+    def __init__(self, pool: KVPool, rows: Sequence[Row], kernels: Kernels) -> None:
+        self._pool, self._kernels = pool, kernels
+        self._plan = ExtendPlan([ExtendRow(row.prefix, len(row.tokens)) for row in rows])
+        self._stored: dict[int, tuple[mx.array, mx.array]] = {}
+
+    def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
+        """See `models.layer_cache.Attention`."""
+        self._stored[layer] = keys, values
+
+    def attend(
+        self,
+        layer: int,
+        queries: mx.array,
+        scale: float,
+        window: int | None,
+        sinks: mx.array | None,
+    ) -> mx.array:
+        """See `models.layer_cache.Attention`."""
+        options = Options(scale, window, sinks=sinks)
+        new = self._stored[layer]
+        return self._kernels.extend(queries, *new, self._pool.layer(layer), self._plan, options)

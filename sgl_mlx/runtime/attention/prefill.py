@@ -1,0 +1,120 @@
+"""Attention of prefill chunks in plain MLX: the paper's extend attention.
+
+Each chunk sees what its row has in the pool in full and its own new tokens causally. What several
+rows share is attended once for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import mlx.core as mx
+
+from sgl_mlx.runtime.attention import softmax as at
+from sgl_mlx.runtime.attention.spans import MIN_SHARED, shared_spans
+from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
+from sgl_mlx.runtime.scheduler.plan import Row
+
+
+class Chunks:
+    """Rows of several tokens each."""
+
+    def __init__(self, pool: KVPool, rows: Sequence[Row], min_shared: int = MIN_SHARED) -> None:
+        self._pool = pool
+        starts = [0]
+        for row in rows:
+            starts.append(starts[-1] + len(row.tokens))
+        self._ranges = list(pairwise(starts))
+        self._levels = _levels(self._prefix_parts(rows, min_shared))
+        self._stored: dict[int, tuple[mx.array, mx.array]] = {}
+        self._causal: dict[tuple[int, int, int, int | None], mx.array] = {}
+
+    def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
+        """See `models.layer_cache.Attention`."""
+        by_head = (mx.contiguous(x.swapaxes(0, 1)) for x in (keys, values))
+        self._stored[layer] = next(by_head), next(by_head)
+
+    def attend(
+        self,
+        layer: int,
+        queries: mx.array,
+        scale: float,
+        window: int | None,
+        sinks: mx.array | None,
+    ) -> mx.array:
+        """See `models.layer_cache.Attention`."""
+        keys, values = self._stored[layer]
+        q = at.group_heads(queries, keys.shape[0], scale)
+        own = [
+            at.attend_causal(q[:, a:b], keys[:, a:b], values[:, a:b], window, self._causal_bias)
+            for a, b in self._ranges
+        ]
+        total = at.concatenate(own)
+        for level in self._levels:
+            seen = [self._attend_prefix(layer, part, q, window) for part in level]
+            whole = at.spread(seen, [part.first for part in level], q.shape[1])
+            total = at.merge(total, whole)
+        return total.normalised(sinks)
+
+    def _attend_prefix(
+        self, layer: int, part: _PrefixPart, queries: mx.array, window: int | None
+    ) -> at.Partial:
+        keys, values = (x.swapaxes(0, 1) for x in self._pool.gather(layer, part.index))
+        mine = queries[:, part.first : part.last]
+        return at.attend_tiled(mine, keys, values, part.bias(window))
+
+    def _causal_bias(self, tokens: int, offset: int, length: int, window: int | None) -> mx.array:
+        key = tokens, offset, length, window
+        if key not in self._causal:
+            self._causal[key] = at.causal_bias(*key)
+        return self._causal[key]
+
+    def _prefix_parts(self, rows: Sequence[Row], min_shared: int) -> list[_PrefixPart]:
+        """Stretches that several rows share, and what each row has alone."""
+        spans, private = shared_spans(rows, min_shared)
+        stretches = [(s.first, s.last, s.start, s.start + len(s.slots)) for s in spans]
+        stretches += [(i, i + 1, start, len(rows[i].prefix)) for i, start in enumerate(private)]
+        return [
+            _PrefixPart(
+                rows[first:last], self._ranges[first][0], self._ranges[last - 1][1], start, end
+            )
+            for first, last, start, end in stretches
+            if start < end
+        ]
+
+
+class _PrefixPart:
+    """Prefix keys `start … end - 1` of some rows, seen by their tokens `first … last - 1`."""
+
+    def __init__(self, rows: Sequence[Row], first: int, last: int, start: int, end: int) -> None:
+        self.first, self.last = first, last
+        self.index = SlotIndex(rows[0].prefix[start:end])
+        positions = rows[0].prefix_positions or range(len(rows[0].prefix))
+        self._keys = list(positions[start:end])
+        self._queries = [
+            p for row in rows for p in range(row.position, row.position + len(row.tokens))
+        ]
+        self._biases: dict[int, mx.array] = {}
+
+    def bias(self, window: int | None) -> mx.array | None:
+        """The window's mask `(tokens, keys)`, or None where every key is in the window."""
+        if window is None or max(self._queries) - min(self._keys) < window:
+            return None
+        if window not in self._biases:
+            queries, keys = mx.array(self._queries, mx.int32), mx.array(self._keys, mx.int32)
+            self._biases[window] = at.position_bias(queries, keys, window)
+        return self._biases[window]
+
+
+def _levels(parts: Sequence[_PrefixPart]) -> list[list[_PrefixPart]]:
+    """Parts by level of the prefix tree: those of a level are of different tokens, in order."""
+    levels: list[list[_PrefixPart]] = []
+    for part in sorted(parts, key=lambda p: p.first):
+        free = (level for level in levels if level[-1].last <= part.first)
+        level = next(free, None)
+        if level is None:
+            levels.append([part])
+        else:
+            level.append(part)
+    return levels

@@ -1,0 +1,75 @@
+"""Attention of prefill chunks by MLX's own fused kernel, over keys gathered from the pool.
+
+The way for a GPU where no kernel of ours is better: long chunks, and whatever they cannot take.
+One call a row; a prefix in one ascending run of slots is sliced, not copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import mlx.core as mx
+
+from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
+from sgl_mlx.runtime.scheduler.plan import Row
+
+
+class SdpaChunks:
+    """Rows of several new tokens each; see `extend`."""
+
+    def __init__(self, pool: KVPool, rows: Sequence[Row]) -> None:
+        self._pool = pool
+        self._rows = [_Row(row) for row in rows]
+        starts = [0]
+        for row in rows:
+            starts.append(starts[-1] + len(row.tokens))
+        self._ranges = list(pairwise(starts))
+        self._stored: dict[int, tuple[mx.array, mx.array]] = {}
+
+    def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
+        """See `models.layer_cache.Attention`."""
+        self._stored[layer] = keys, values
+
+    def attend(
+        self,
+        layer: int,
+        queries: mx.array,
+        scale: float,
+        window: int | None,
+        sinks: mx.array | None,
+    ) -> mx.array:
+        """See `models.layer_cache.Attention`."""
+        outs = []
+        for row, (first, last) in zip(self._rows, self._ranges, strict=True):
+            keys, values = (x[first:last] for x in self._stored[layer])
+            if row.prefix is not None:
+                k, v = self._pool.gather(layer, row.prefix)
+                keys, values = mx.concatenate([k, keys]), mx.concatenate([v, values])
+            q, k, v = (x.swapaxes(0, 1)[None] for x in (queries[first:last], keys, values))
+            out = mx.fast.scaled_dot_product_attention(
+                q, k, v, scale=scale, mask=row.mask(window), sinks=sinks
+            )
+            outs.append(out[0].swapaxes(0, 1))
+        return mx.concatenate(outs)
+
+
+class _Row:
+    def __init__(self, row: Row) -> None:
+        self.prefix = SlotIndex(row.prefix) if row.prefix else None
+        own = range(row.position, row.position + len(row.tokens))
+        self._tokens = len(own)
+        self._keys = [*(row.prefix_positions or range(len(row.prefix))), *own]
+        self._masks: dict[int, mx.array] = {}
+
+    def mask(self, window: int | None) -> mx.array | str:
+        """What each token sees `(tokens, keys)`; "causal" where that is all before it."""
+        if window is None or self._keys[-1] - min(self._keys) < window:
+            return "causal"
+        if window not in self._masks:
+            keys = mx.array(self._keys, mx.int32)
+            distance = keys[-self._tokens :, None] - keys
+            order = mx.arange(len(self._keys))
+            before = order <= order[-self._tokens :, None]
+            self._masks[window] = before & (distance < window)
+        return self._masks[window]

@@ -1,0 +1,93 @@
+"""Which attention a step takes: plain MLX, MLX's fused kernel, or kernels of our own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Literal
+
+from sgl_mlx.metal_kernels.dispatch import OURS, CutOvers, Path, Work, choose_path
+from sgl_mlx.metal_kernels.fallback import TrustedKernels
+from sgl_mlx.runtime.attention import cpu_math
+from sgl_mlx.runtime.attention.decode import Epoch
+from sgl_mlx.runtime.attention.kernels import (
+    KernelChunks,
+    KernelEpoch,
+    Kernels,
+    pool_fits,
+    rows_fit,
+)
+from sgl_mlx.runtime.attention.prefill import Chunks
+from sgl_mlx.runtime.attention.sdpa import SdpaChunks
+from sgl_mlx.runtime.attention.spans import MIN_SHARED, shared_spans
+from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
+from sgl_mlx.runtime.scheduler.plan import Row
+
+DecodeEpoch = Epoch | KernelEpoch
+
+
+class AttentionPaths:
+    """See the module.
+
+    Args:
+        kernels: None where there are none to be had.
+        cut_overs: where Metal's kernels and MLX's fused attention take turns; those for the CPU are
+            always better.
+        share: whether what rows have in common is attended once for all of them.
+    """
+
+    def __init__(
+        self,
+        pool: KVPool,
+        kernels: Kernels | None = None,
+        cut_overs: CutOvers | None = None,
+        share: bool = True,
+    ) -> None:
+        self.pool = pool
+        self._min_shared = MIN_SHARED if share else sys.maxsize
+        self.kernels = kernels if kernels is not None and pool_fits(pool, kernels) else None
+        self._cut_overs = cut_overs or CutOvers()
+
+    def epoch(self, rows: Sequence[Row], width: int) -> DecodeEpoch:
+        """Attention of up to `width` decode steps of sorted rows."""
+        if kernels := self._kernels_for(rows, "decode"):
+            return KernelEpoch(self.pool, rows, width, kernels)
+        return Epoch(self.pool, rows, width, self._min_shared)
+
+    def chunks(self, rows: Sequence[Row]) -> Chunks | SdpaChunks | KernelChunks:
+        """Attention of sorted rows of several tokens each."""
+        if kernels := self._kernels_for(rows, "extend"):
+            return KernelChunks(self.pool, rows, kernels)
+        if cpu_math.on_cpu():
+            return Chunks(self.pool, rows, self._min_shared)
+        return SdpaChunks(self.pool, rows)
+
+    def _kernels_for(
+        self, rows: Sequence[Row], work: Literal["extend", "decode"]
+    ) -> Kernels | None:
+        if self.kernels is None or not rows_fit(rows):
+            return None
+        if isinstance(self.kernels, TrustedKernels) and (
+            self.kernels.failed(work) or self._path(rows, work) not in OURS
+        ):
+            return None
+        return self.kernels
+
+    def _path(self, rows: Sequence[Row], work: Literal["extend", "decode"]) -> Path:
+        decode = work == "decode"
+        shape = Work(
+            rows=len(rows),
+            tokens=1 if decode else max(len(row.tokens) for row in rows),
+            dim=self.pool.layers[0].key_dim,
+            dtype=self.pool.dtype,
+            contiguous=all(_is_run(row.prefix) for row in rows),
+            shared=decode and bool(shared_spans(rows)[0]),
+            window=next((x.window for x in self.pool.layers if x.window), None),
+            quantized=self.pool.layer(0).quantized,
+            prefix=max(len(row.prefix) for row in rows),
+        )
+        return choose_path(shape, self._cut_overs)
+
+
+def _is_run(slots: Sequence[int]) -> bool:
+    return not slots or SlotIndex(slots).run is not None

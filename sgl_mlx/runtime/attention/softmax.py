@@ -1,0 +1,169 @@
+"""Extend attention in plain MLX: new tokens attend to a prefix in the pool and to each other.
+
+The softmax over all keys of a token is put together from *partials*, each over some of the keys
+(flash attention's merge, arXiv 2205.14135 §3.1). So a prefix that several rows share is one matrix
+product for all of them, and a causal chunk is computed in tiles whose masked half is skipped.
+
+Layout throughout: queries `(kv_heads, tokens, group, dim)`, keys and values `(kv_heads, length,
+dim)`; `group` is query heads per KV head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from sgl_mlx.runtime.attention import cpu_math
+
+TILE = 128
+"""Query tokens to a causal tile."""
+
+MASKED = -1e30
+"""Score of a key that is not seen; finite, so that a wholly masked partial merges to nothing."""
+
+
+class Partial(NamedTuple):
+    """Softmax over some keys, not yet normalised: `out` is relative to `peak` and `mass`."""
+
+    out: mx.array
+    peak: mx.array
+    mass: mx.array
+
+    def normalised(self, sinks: mx.array | None = None) -> mx.array:
+        """Tokens first: `(tokens, heads, dim)`; `sinks (heads,)` are logits of no key."""
+        mass = self.mass
+        if sinks is not None:
+            kv_heads, _, group, _ = self.out.shape
+            logits = sinks.astype(mass.dtype).reshape(kv_heads, 1, group, 1)
+            mass = mass + mx.exp(logits - self.peak)
+        out = (self.out / mass).transpose(1, 0, 2, 3)
+        return out.reshape(out.shape[0], -1, out.shape[3])
+
+
+def merge(a: Partial, b: Partial) -> Partial:
+    """The softmax over the keys of both."""
+    peak = mx.maximum(a.peak, b.peak)
+    weight_a, weight_b = mx.exp(a.peak - peak), mx.exp(b.peak - peak)
+    return Partial(a.out * weight_a + b.out * weight_b, peak, a.mass * weight_a + b.mass * weight_b)
+
+
+def spread(parts: Sequence[Partial], firsts: Sequence[int], tokens: int) -> Partial:
+    """That of all `tokens`, of which `parts` are some: each begins at its of `firsts`, in order.
+    The tokens between them see nothing."""
+    pieces, end = [], 0
+    for part, first in zip(parts, firsts, strict=True):
+        if first > end:
+            pieces.append(_nothing(part, first - end))
+        pieces.append(part)
+        end = first + part.peak.shape[1]
+    if end < tokens:
+        pieces.append(_nothing(parts[-1], tokens - end))
+    return concatenate(pieces)
+
+
+def _nothing(like: Partial, tokens: int) -> Partial:
+    out, peak, mass = ((x.shape[0], tokens, *x.shape[2:]) for x in like)
+    dtypes = [x.dtype for x in like]
+    return Partial(
+        mx.zeros(out, dtypes[0]), mx.full(peak, MASKED, dtypes[1]), mx.zeros(mass, dtypes[2])
+    )
+
+
+def concatenate(parts: list[Partial]) -> Partial:
+    """Partials of consecutive token ranges."""
+    if len(parts) == 1:
+        return parts[0]
+    return Partial(*(mx.concatenate(list(x), axis=1) for x in zip(*parts, strict=True)))
+
+
+def group_heads(queries: mx.array, kv_heads: int, scale: float) -> mx.array:
+    """`(tokens, heads, dim)` to `(kv_heads, tokens, group, dim)`, scaled."""
+    tokens, heads, dim = queries.shape
+    grouped = queries.reshape(tokens, kv_heads, heads // kv_heads, dim)
+    return (grouped * scale).transpose(1, 0, 2, 3)
+
+
+def attend(
+    queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array | None = None
+) -> Partial:
+    """All queries see all keys, but for what `bias` adds to the scores.
+
+    Args:
+        bias: `(tokens, length)`, or `(kv_heads, tokens, length)`; one token stands for all.
+    """
+    kv_heads, tokens, group, dim = queries.shape
+    scores = queries.reshape(kv_heads, tokens * group, dim) @ keys.swapaxes(-1, -2)
+    if bias is not None:
+        split = scores.reshape(kv_heads, tokens, group, -1) + bias[..., :, None, :]
+        scores = split.reshape(scores.shape)
+    peak = peaks(scores)
+    weights = exp_minus(scores, peak)
+    mass = sums(weights)
+    shape = (kv_heads, tokens, group, -1)
+    return Partial((weights @ values).reshape(shape), peak.reshape(shape), mass.reshape(shape))
+
+
+def attend_tiled(
+    queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array | None = None
+) -> Partial:
+    """`attend`, a tile of queries at a time, so that no score matrix is large."""
+    tokens = queries.shape[1]
+    ranges = [slice(start, start + TILE) for start in range(0, tokens, TILE)]
+    return concatenate(
+        [attend(queries[:, r], keys, values, None if bias is None else bias[r]) for r in ranges]
+    )
+
+
+def attend_causal(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    window: int | None,
+    bias: Callable[[int, int, int, int | None], mx.array],
+) -> Partial:
+    """Token i sees keys 0 … i (with a window: the last `window` of them), in tiles.
+
+    `bias` is `causal_bias` or a cache of it.
+    """
+    tokens = queries.shape[1]
+    parts = []
+    for start in range(0, tokens, TILE):
+        end = min(start + TILE, tokens)
+        first = 0 if window is None else max(0, start - window + 1)
+        mask = bias(end - start, start - first, end - first, window)
+        parts.append(attend(queries[:, start:end], keys[:, first:end], values[:, first:end], mask))
+    return concatenate(parts)
+
+
+def causal_bias(tokens: int, offset: int, length: int, window: int | None = None) -> mx.array:
+    """`(tokens, length)`: token i stands at key `offset + i` and sees that one and those before."""
+    return position_bias(mx.arange(offset, offset + tokens), mx.arange(length), window)
+
+
+def position_bias(queries: mx.array, keys: mx.array, window: int | None) -> mx.array:
+    """0 where a key at position `keys[j]` is seen from `queries[i]`, else `MASKED`."""
+    distance = queries[..., :, None] - keys[..., None, :]
+    seen = distance >= 0
+    if window is not None:
+        seen = seen & (distance < window)
+    return mx.where(seen, 0.0, MASKED)
+
+
+def peaks(scores: mx.array) -> mx.array:
+    """`(…, 1)`: the largest score of each query."""
+    return cpu_math.peaks(scores) if cpu_math.on_cpu() else mx.max(scores, axis=-1, keepdims=True)
+
+
+def exp_minus(x: mx.array, peak: mx.array) -> mx.array:
+    if x.dtype == mx.float32 and cpu_math.on_cpu():
+        return cpu_math.exp_minus(x, peak)
+    return mx.exp(x - peak)
+
+
+def sums(weights: mx.array) -> mx.array:
+    """`(…, 1)`: the weights of each query, added up."""
+    if weights.dtype == mx.float32 and cpu_math.on_cpu():
+        return cpu_math.sums(weights)
+    return mx.sum(weights, axis=-1, keepdims=True)

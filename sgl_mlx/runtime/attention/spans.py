@@ -1,0 +1,106 @@
+"""How the rows of a step lie in memory: token ranges, and which prefix each range has in common.
+
+Rows are sorted by their prefix slots, so that rows that share a prefix (forks, few-shot examples,
+chat history: the radix tree gives them the same slots) stand side by side. Each shared stretch
+becomes one `Span`, attended once for all its rows. Plain integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sgl_mlx.runtime.cache.radix import common_prefix
+from sgl_mlx.runtime.scheduler.plan import Row
+
+MIN_SHARED = 32
+"""Keys that two rows must share before it pays to attend them together."""
+
+MOST_PADDING = 1.5
+"""Padded over true work of a batch of spans, beyond which two batches are faster than one."""
+
+FREE_PADDING = 1024
+"""Products of a query and a key that take no longer than the operations of one more batch."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Prefix keys `[start, start + len(slots))` of each of the rows `first … last - 1`."""
+
+    first: int
+    last: int
+    start: int
+    slots: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        return self.last - self.first
+
+    def touches(self, other: Span) -> bool:
+        """Whether some row has both."""
+        return self.first < other.last and other.first < self.last
+
+
+def arrange(rows: Sequence[Row]) -> list[Row]:
+    """Single-token rows first, then chunks; each sorted by prefix."""
+    return sorted(rows, key=lambda row: (len(row.tokens) > 1, row.prefix))
+
+
+def shared_spans(rows: Sequence[Row], min_shared: int = MIN_SHARED) -> tuple[list[Span], list[int]]:
+    """Split the prefixes of sorted rows into shared stretches and private rests.
+
+    Returns:
+        The spans of two rows or more, and for each row where its private rest starts.
+    """
+    spans: list[Span] = []
+    private = [0] * len(rows)
+
+    def split(first: int, last: int, depth: int) -> None:
+        if last - first < 2:
+            return
+        shortest, longest = rows[first].prefix, rows[last - 1].prefix
+        common = depth + common_prefix(shortest[depth:], longest, depth)
+        groups = _groups(rows, first, last, common)
+        if common - depth >= min_shared:
+            spans.append(Span(first, last, depth, shortest[depth:common]))
+            private[first:last] = [common] * (last - first)
+            depth = common
+        for group in groups:
+            if group != (first, last):
+                split(*group, depth)
+
+    split(0, len(rows), 0)
+    return spans, private
+
+
+def batches(spans: Sequence[Span]) -> list[list[Span]]:
+    """Spans to attend together, padded to one length and number of rows.
+
+    No two spans of a batch belong to the same row, and padding stays within `MOST_PADDING`.
+    """
+    found: list[list[Span]] = []
+    for span in sorted(spans, key=lambda s: (-s.rows * len(s.slots), s.first)):
+        for batch in found:
+            if not any(span.touches(s) for s in batch) and _pads_little([*batch, span]):
+                batch.append(span)
+                break
+        else:
+            found.append([span])
+    return [sorted(batch, key=lambda s: s.first) for batch in found]
+
+
+def _pads_little(batch: Sequence[Span]) -> bool:
+    work = sum(s.rows * len(s.slots) for s in batch)
+    padded = len(batch) * max(s.rows for s in batch) * max(len(s.slots) for s in batch)
+    return padded <= MOST_PADDING * work + FREE_PADDING
+
+
+def _groups(rows: Sequence[Row], first: int, last: int, depth: int) -> list[tuple[int, int]]:
+    """Ranges of rows that agree in the slot at `depth`."""
+
+    def slot(i: int) -> int:
+        prefix = rows[i].prefix
+        return prefix[depth] if depth < len(prefix) else -1
+
+    edges = [i for i in range(first + 1, last) if slot(i) != slot(i - 1)]
+    return list(zip([first, *edges], [*edges, last], strict=True))

@@ -1,0 +1,85 @@
+"""Prefixes on their way back from the second tier into the tree.
+
+A sequence whose prompt goes on in the second tier waits until its blocks have been read, by
+another thread; others start meanwhile. Those that want the same blocks share one reading. What was
+read enters the tree when the sequence starts; what could not be read is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable
+from dataclasses import dataclass
+
+from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
+from sgl_mlx.runtime.cache.radix import PLAIN, common_prefix
+from sgl_mlx.runtime.cache.tier import BLOCK, Reading
+
+
+@dataclass(eq=False)
+class Restore:
+    """`tokens[start:]` being read; without a reading there is nothing to wait for."""
+
+    tokens: tuple[int, ...] = ()
+    namespace: Hashable = PLAIN
+    start: int = 0
+    reading: Reading | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.reading is None or self.reading.done
+
+
+class Restores:
+    """See the module. `tokens` counts those restored."""
+
+    def __init__(self, cache: PrefixCache) -> None:
+        self._cache = cache
+        self._active: list[Restore] = []
+        self.tokens = 0
+
+    def wanted(self, tokens: tuple[int, ...], namespace: Hashable) -> Restore | None:
+        """What brings more of a prompt than the tree has; begins to read it if no other does.
+
+        None when others must be done first, so that what is read at once fits the pool.
+        """
+        tier = self._cache.tier
+        if tier is None:
+            return Restore()
+        cached, _ = self._cache.tree.match_length(tokens, namespace)
+        for other in self._active:
+            shared = common_prefix(other.tokens, tokens, 0)
+            if other.namespace == namespace and shared - cached >= tier.worthwhile:
+                return other
+        start = cached // tier.size * tier.size
+        keys = tier.find(tokens, namespace, cached)
+        end = start + len(keys) * tier.size
+        if not keys:
+            return Restore()
+        if self._active and self._under_way + end - start > self._cache.available:
+            return None
+        restore = Restore(tokens[:end], namespace, start, tier.store.read(keys))
+        self._active.append(restore)
+        return restore
+
+    def land(self, restore: Restore) -> None:
+        """Give what was read to the tree, once; nothing happens while it does not fit."""
+        if restore not in self._active or restore.reading is None or not restore.reading.done:
+            return
+        end = restore.start + restore.reading.count * self._size
+        tokens = restore.tokens[:end]
+        loaded = self._cache.load(tokens, restore.namespace, restore.start, restore.reading.payload)
+        if loaded is not None:
+            self.tokens += loaded
+            self._active.remove(restore)
+
+    def keep(self, wanted: Collection[Restore | None]) -> None:
+        """Drop what nobody waits for any more."""
+        self._active = [restore for restore in self._active if restore in wanted]
+
+    @property
+    def _size(self) -> int:
+        return self._cache.tier.size if self._cache.tier else BLOCK
+
+    @property
+    def _under_way(self) -> int:
+        return sum(len(r.tokens) - r.start for r in self._active)

@@ -1,0 +1,1 @@
+"""Constraints on what may be sampled next: grammars and token healing."""

@@ -1,0 +1,1 @@
+"""The second tier on disk: blocks of KV as files, written behind and read ahead."""

@@ -1,0 +1,77 @@
+"""Between the KV pool and host memory, bit for bit: what the pool stores is what is kept.
+
+An 8-bit pool's blocks are int8 with float16 scales; bfloat16, which numpy lacks, travels as uint16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from sgl_mlx.runtime.cache.transfers import Load, Spill, Transfer
+from sgl_mlx.runtime.disk.block_file import Arrays
+from sgl_mlx.runtime.disk.store import DiskStore
+from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
+
+
+class PoolCopy:
+    """Makes transfers; call it when nothing unevaluated refers to the pool."""
+
+    def __init__(self, pool: KVPool, store: DiskStore) -> None:
+        self._pool = pool
+        self._store = store
+        self._bytes_per_slot = sum(x.nbytes // len(x) for _, x in _arrays(pool))
+
+    def make(self, transfers: Sequence[Transfer]) -> None:
+        """All of them, in order."""
+        for transfer in transfers:
+            if isinstance(transfer, Spill):
+                self._spill(transfer)
+            else:
+                self._load(transfer)
+
+    def _spill(self, spill: Spill) -> None:
+        size = len(spill.slots) // len(spill.keys)
+        count = self._store.takes(len(spill.keys), size * self._bytes_per_slot)
+        if not count:
+            return
+        host = read(self._pool, spill.slots[: count * size])
+        # the last first: the beginning, without which nothing is found, is then the newest file
+        for i in reversed(range(count)):
+            part = slice(i * size, (i + 1) * size)
+            self._store.write(spill.keys[i], {name: array[part] for name, array in host.items()})
+
+    def _load(self, load: Load) -> None:
+        part = slice(load.skip, load.skip + len(load.slots))
+        write(self._pool, load.slots, {name: array[part] for name, array in load.payload.items()})
+
+
+def read(pool: KVPool, slots: Sequence[int]) -> Arrays:
+    """Copies of what the pool stores in these slots."""
+    where = np.array(slots)
+    return {name: _host(array)[where] for name, array in _arrays(pool)}
+
+
+def write(pool: KVPool, slots: Sequence[int], host: Arrays) -> None:
+    """Put back what `read` gave, into any slots."""
+    where = SlotIndex(slots).where
+    for name, array in _arrays(pool):
+        new = mx.array(host[name])
+        array[where] = new.view(mx.bfloat16) if array.dtype == mx.bfloat16 else new
+    mx.eval([array for _, array in _arrays(pool)])
+
+
+def _arrays(pool: KVPool) -> Iterator[tuple[str, mx.array]]:
+    for kind, layers in (("keys", pool.keys), ("values", pool.values)):
+        for i, slots in enumerate(layers):
+            for part, array in zip(("", ".scales"), slots.arrays(), strict=False):
+                if array.size:  # an indexer's cache has keys alone
+                    yield f"{kind}.{i}{part}", array
+
+
+def _host(array: mx.array) -> np.ndarray[Any, Any]:
+    """A view: short-lived, because the pool is copied on a write while one refers to it."""
+    return np.asarray(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array)

@@ -1,0 +1,87 @@
+"""Opens the second tier that an engine's options ask for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from sgl_mlx.errors import InvalidParamsError
+from sgl_mlx.models.loader import LoadedModel
+from sgl_mlx.runtime.cache.tier import Tier
+from sgl_mlx.runtime.config import EngineConfig
+from sgl_mlx.runtime.disk.block_file import FORMAT
+from sgl_mlx.runtime.disk.block_folder import BlockFolder
+from sgl_mlx.runtime.disk.copy import PoolCopy
+from sgl_mlx.runtime.disk.store import DiskStore
+from sgl_mlx.runtime.pool.kv import KVPool
+
+
+@dataclass(frozen=True)
+class DiskTier:
+    """The parts of a second tier on disk."""
+
+    tier: Tier
+    store: DiskStore
+    copy: PoolCopy
+
+    def stats(self) -> dict[str, int]:
+        """Counts since the start, for `Engine.get_server_info`."""
+        blocks, lookups = self.store.stats(), self.tier.lookups
+        tokens = {f"disk_{name}_tokens": n * self.tier.size for name, n in asdict(blocks).items()}
+        return {
+            **tokens,
+            "disk_hits": lookups.hits,
+            "disk_misses": lookups.misses,
+            "disk_broken_files": self.store.folder.broken,
+            "disk_bytes": self.store.folder.used,
+        }
+
+
+def open_disk_tier(
+    config: EngineConfig, loaded: LoadedModel, pool: KVPool, on_read: Callable[[], None]
+) -> DiskTier | None:
+    """None unless the options name a folder.
+
+    Raises:
+        InvalidParamsError: when the folder cannot be made or written.
+    """
+    if config.disk_cache_dir is None:
+        return None
+    path = Path(config.disk_cache_dir).expanduser()
+    try:
+        folder = BlockFolder(path, config.disk_cache_bytes)
+    except OSError as error:
+        raise InvalidParamsError(
+            f"disk_cache_dir must be a folder that can be written, {path} is not: {error}"
+        ) from error
+    store = DiskStore(folder, on_read)
+    return DiskTier(Tier(store, identity(loaded, pool)), store, PoolCopy(pool, store))
+
+
+def identity(loaded: LoadedModel, pool: KVPool) -> str:
+    """Differs whenever equal tokens may have other KV: another model, type or layout of the pool.
+
+    A sum over the bits of every parameter tells fine-tunes apart whose files look alike.
+    """
+    digest = hashlib.sha256(f"{FORMAT} {loaded.fingerprint} {pool.dtype}".encode())
+    for slots in (*pool.keys, *pool.values):
+        for array in slots.arrays():
+            digest.update(f"{array.dtype} {array.shape[1:]} ".encode())
+    modules = [loaded.model, *([loaded.vision.network] if loaded.vision else [])]
+    sums = [
+        (name, x.dtype, x.shape, mx.sum(x.view(_BITS[x.dtype.size])))
+        for module in modules
+        for name, x in tree_flatten(module.parameters())
+    ]
+    mx.eval([total for *_, total in sums])
+    for name, dtype, shape, total in sorted(sums, key=lambda row: row[0]):
+        digest.update(f"{name} {dtype} {shape} {total.item()} ".encode())
+    return digest.hexdigest()
+
+
+_BITS = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}

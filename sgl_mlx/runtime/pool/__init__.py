@@ -1,0 +1,1 @@
+"""The KV pool: arrays in unified memory that slots point into."""

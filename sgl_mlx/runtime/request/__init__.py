@@ -1,0 +1,1 @@
+"""Requests: prompts to tokens, tokens to text, and the futures that callers hold."""

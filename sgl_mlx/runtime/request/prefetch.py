@@ -1,0 +1,70 @@
+"""A prompt that is to be in the pool before anybody asks for it; see `background`."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from functools import partial
+
+from sgl_mlx.core import FinishReason, SamplingParams
+from sgl_mlx.errors import EngineStoppedError
+from sgl_mlx.runtime.loop import EngineLoop
+from sgl_mlx.runtime.request.encode import Encoded
+from sgl_mlx.runtime.request.futures import gather
+from sgl_mlx.runtime.request.output import Silent
+
+_SILENT = SamplingParams(max_new_tokens=0)
+
+
+def prefetch(prompt: Encoded, loop: EngineLoop) -> Future[int]:
+    """Resolves to how many tokens are resident, never to an error; cancelling it gives up.
+
+    Of branches side by side each is made resident with the trunk before it; what follows them is
+    not, and the result is the largest.
+    """
+    return gather([_Prefetch(part, loop).future for part in _plain(prompt)], max)
+
+
+def nothing() -> Future[int]:
+    """For a prompt that cannot be made resident."""
+    future: Future[int] = Future()
+    future.set_result(0)
+    return future
+
+
+class _Prefetch(Silent):
+    """One sequence of plain tokens."""
+
+    def __init__(self, prompt: Encoded, loop: EngineLoop) -> None:
+        self.future: Future[int] = Future()
+        self._loop = loop
+        self._sequence = prompt.sequence(uuid.uuid4().hex, self, _SILENT)
+        self._sequence.background = True
+        self.future.add_done_callback(self._abort_if_cancelled)
+        try:
+            loop.post(partial(loop.add, [self._sequence]))
+        except EngineStoppedError:
+            self._resolve(0)
+
+    def finish(self, reason: FinishReason) -> None:
+        """On the engine thread: whatever it ended by, say how far it came."""
+        self._loop.deliver(partial(self._resolve, self._loop.resident(self._sequence)))
+
+    def _resolve(self, tokens: int) -> None:
+        with suppress(InvalidStateError):  # cancelled
+            self.future.set_result(tokens)
+
+    def _abort_if_cancelled(self, future: Future[int]) -> None:
+        if future.cancelled():
+            with suppress(EngineStoppedError):
+                self._loop.post(partial(self._loop.abort, [self._sequence], "cancelled"))
+
+
+def _plain(prompt: Encoded) -> Iterator[Encoded]:
+    """The parts that come after nothing."""
+    if not prompt.after:
+        yield prompt
+    for branch in prompt.after:
+        yield from _plain(branch)

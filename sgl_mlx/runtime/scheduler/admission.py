@@ -1,0 +1,200 @@
+"""Which waiting sequence starts next: Algorithm 1 of the SGLang paper and two things it lacks.
+
+- *In-flight sharing*: a sequence that shares an uncached prefix with one being prefilled waits
+  until that prefix is in the tree, so that a burst over one prefix computes it once. So does one
+  whose prefix is being read from the second tier.
+- *Ageing*: a sequence passed over by `max_passes` later arrivals goes next, and nothing else is
+  admitted before it. So at most `max_passes` later arrivals ever start before a sequence does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
+from sgl_mlx.runtime.cache.radix import common_prefix
+from sgl_mlx.runtime.cache.restores import Restores
+from sgl_mlx.runtime.scheduler.policy import policy_named
+from sgl_mlx.runtime.scheduler.sequence import Sequence
+
+
+@dataclass(frozen=True)
+class SchedulerLimits:
+    """Bounds of the scheduler.
+
+    Args:
+        max_running: sequences that run at once.
+        step_tokens: tokens computed in one step at most (prefill chunks plus decode tokens).
+        score_tokens: prompt tokens scored in one step at most; bounds the logits kept at once.
+        epoch_steps: decode steps over fixed rows before their KV goes to the pool.
+        policy: order of admission; see `policy`.
+        max_passes: the ageing bound.
+        share_threshold: shared uncached tokens from which a sequence waits for another.
+        decode_margin: slots kept free for each running sequence when one more is admitted.
+        in_flight_sharing: off only to measure what it brings.
+    """
+
+    max_running: int = 64
+    step_tokens: int = 512
+    score_tokens: int = 256
+    epoch_steps: int = 64
+    policy: str = "lpm"
+    max_passes: int = 64
+    share_threshold: int = 8
+    decode_margin: int = 16
+    in_flight_sharing: bool = True
+
+
+@dataclass
+class Counters:
+    """Exact, device-independent counts since the start.
+
+    `computed_tokens` are prompt tokens whose KV was computed; `decode_tokens` are the later ones.
+    `decode_passes` are those of `forward_passes` that prefilled nothing, so that their rows are
+    `decode_rows` together; `longest_step` is the most tokens of the others. `peak_slots` is the
+    most that requests and cache ever had together.
+    """
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    computed_tokens: int = 0
+    decode_tokens: int = 0
+    forward_passes: int = 0
+    decode_passes: int = 0
+    decode_rows: int = 0
+    longest_step: int = 0
+    peak_slots: int = 0
+    preemptions: int = 0
+
+
+class Admission:
+    """Moves sequences from `waiting` to `running`, giving them slots for their whole prompt."""
+
+    def __init__(
+        self,
+        cache: PrefixCache,
+        restores: Restores,
+        limits: SchedulerLimits,
+        counters: Counters,
+    ) -> None:
+        self._cache = cache
+        self._restores = restores
+        self._counters = counters
+        self._limits = limits
+        self._order = policy_named(limits.policy)
+
+    def admit(self, waiting: list[Sequence], running: list[Sequence]) -> None:
+        """Admit as many as rows, slots and the tokens of one step allow."""
+        admitted = True
+        while admitted and self._has_room(waiting, running):
+            aged = self._aged(waiting)
+            candidates = [aged] if aged else self._ranked(waiting, running)
+            admitted = self._admit_from(candidates, waiting, running)
+
+    def start(self, s: Sequence, waiting: list[Sequence], running: list[Sequence]) -> bool:
+        """Admit `s` now if its prompt fits; False, unchanged, if not."""
+        if not self._open(s, running):
+            return False
+        self._move(s, waiting, running)
+        return True
+
+    def _admit_from(
+        self, candidates: list[Sequence], waiting: list[Sequence], running: list[Sequence]
+    ) -> bool:
+        """Admit in this order; True if a look at what is left could admit more.
+
+        The first that does not fit ends it: were smaller ones let past, it might never start.
+        """
+        admitted = False
+        for s in candidates:
+            if not self._has_room(waiting, running):
+                return False
+            if self._waits(s, running) or self._restores_first(s):
+                continue
+            if not self.start(s, waiting, running):
+                return False
+            admitted = True
+            if self._aged(waiting):
+                return True
+        return admitted
+
+    def _has_room(self, waiting: list[Sequence], running: list[Sequence]) -> bool:
+        step = sum(s.pending for s in running)
+        limits = self._limits
+        return bool(waiting) and len(running) < limits.max_running and step < limits.step_tokens
+
+    def _aged(self, waiting: list[Sequence]) -> Sequence | None:
+        aged = [s for s in waiting if s.passed_over >= self._limits.max_passes and s.ready]
+        return min(aged, key=lambda s: s.arrival, default=None)
+
+    def _ranked(self, waiting: list[Sequence], running: list[Sequence]) -> list[Sequence]:
+        """Those that could start now, in the policy's order."""
+        ready = [s for s in waiting if s.ready and not self._still_waits(s, running)]
+        cached: dict[str, int] = {}
+        for s in ready:
+            cached[s.id], s.match_node = self._cache.tree.match_length(
+                s.key, s.namespace, s.match_node
+            )
+        return self._order(ready, cached)
+
+    def _still_waits(self, s: Sequence, running: list[Sequence]) -> bool:
+        if s.waits_for is None:
+            return False
+        leader, length = s.waits_for
+        if leader.finish_reason is None and leader in running and leader.computed < length:
+            return True
+        s.waits_for = None
+        return False
+
+    def _waits(self, s: Sequence, running: list[Sequence]) -> bool:
+        """Whether a running prefill is about to compute a prefix that `s` needs too."""
+        if not self._limits.in_flight_sharing:
+            return False
+        cached, s.match_node = self._cache.tree.match_length(s.key, s.namespace, s.match_node)
+        for leader in running:
+            if leader.prefilling and leader.namespace == s.namespace:
+                shared = min(common_prefix(leader.key, s.key, 0), s.match_limit)
+                if shared - cached >= self._limits.share_threshold:
+                    s.waits_for = (leader, shared)
+                    return True
+        return False
+
+    def _restores_first(self, s: Sequence) -> bool:
+        """Whether more of its prompt is being read, or will be."""
+        if s.restore is None:
+            s.restore = self._restores.wanted(s.key[: s.match_limit], s.namespace)
+        return s.restore is None or not s.restore.done
+
+    def _open(self, s: Sequence, running: list[Sequence]) -> bool:
+        """Lock the cached prefix and take slots for the rest; False if they do not fit now."""
+        if s.after:
+            s.join()
+        if s.restore is not None:
+            self._restores.land(s.restore)
+        holding = self._cache.open(s.key[: self._usable(s)], s.namespace)
+        margin = self._limits.decode_margin * (len(running) + 1) if running else 0
+        need = len(s.tokens) - holding.shared
+        if need + margin > self._cache.available or not self._cache.extend(holding, need):
+            self._cache.close(holding)
+            return False
+        s.holding, s.computed, s.restore = holding, holding.shared, None
+        if s.cached_tokens is None:
+            s.cached_tokens = s.computed
+            self._counters.prompt_tokens += s.prompt_length
+            self._counters.cached_tokens += s.cached_tokens
+        return True
+
+    def _usable(self, s: Sequence) -> int:
+        """How long a cached prefix may be: of a picture all is used or nothing."""
+        if not s.pictures:
+            return s.match_limit
+        cached, _ = self._cache.tree.match_length(s.key, s.namespace)
+        return s.whole_pictures(min(cached, s.match_limit))
+
+    @staticmethod
+    def _move(s: Sequence, waiting: list[Sequence], running: list[Sequence]) -> None:
+        waiting.remove(s)
+        running.append(s)
+        for other in waiting:
+            if other.arrival < s.arrival and other.ready:
+                other.passed_over += 1

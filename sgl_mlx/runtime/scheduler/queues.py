@@ -1,0 +1,157 @@
+"""Who waits, who runs, who has ended, and how each comes to slots and lets go of them.
+
+Integers only. The scheduler decides what to compute; this keeps the books.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sgl_mlx.core import FinishReason
+from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
+from sgl_mlx.runtime.scheduler.admission import Counters
+from sgl_mlx.runtime.scheduler.sequence import Sequence
+
+TOO_SMALL = "the KV pool is too small for this request"
+
+
+class Queues:
+    """See the module. `changed`: something that admission depends on, since it last looked."""
+
+    def __init__(self, cache: PrefixCache, counters: Counters) -> None:
+        self.cache = cache
+        self._counters = counters
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self.background: list[Sequence] = []
+        self.ended: list[Sequence] = []
+        self.changed = False
+        self._arrivals = 0
+
+    def add(self, s: Sequence) -> None:
+        """Queue a sequence and, before it, those it comes after."""
+        for needed in s.after:
+            needed.consumer = s
+            self.add(needed)
+        self._arrivals += 1
+        s.arrival = self._arrivals
+        (self.background if s.background else self.waiting).append(s)
+        self.changed = True
+
+    def abort(self, s: Sequence, message: str | None = None) -> None:
+        """End a sequence wherever it stands; what it computed stays in the cache."""
+        if s.finish_reason is None:
+            self.end(s, FinishReason("abort", message=message))
+
+    def sequences(self) -> Iterator[Sequence]:
+        """Everything that may hold slots."""
+        stack = [*self.waiting, *self.running, *self.background, *self.ended]
+        seen = {id(s) for s in stack}
+        while stack:
+            s = stack.pop()
+            yield s
+            for needed in s.after:
+                if id(needed) not in seen:
+                    seen.add(id(needed))
+                    stack.append(needed)
+
+    def check(self) -> None:
+        """Assert that every slot is free, cached or held exactly once, and states make sense."""
+        sequences = list(self.sequences())
+        self.cache.check(s.holding for s in sequences if s.holding is not None)
+        for s in sequences:
+            if s.holding is not None:
+                assert s.holding.shared <= s.computed <= len(s.table)
+            assert s.computed <= len(s.tokens)
+
+    def end(self, s: Sequence, reason: FinishReason) -> None:
+        """Take a sequence out of its queue, tell its output, and end what depends on it."""
+        s.finish_reason, s.restore = reason, None
+        for queue in (self.waiting, self.running, self.background):
+            if s in queue:
+                queue.remove(s)
+        self.ended.append(s)
+        for needed in s.after:
+            self.abort(needed, "the request it was computed for ended")
+        if s.consumer is not None and reason.type == "abort":
+            self.abort(s.consumer, reason.message)
+        s.output.finish(reason)
+
+    def settle(self) -> None:
+        """Put what ended sequences computed into the tree and let go of their slots.
+
+        Their last tokens may not be in the pool yet. That is safe: only a plan other than a
+        `Decode` of the open epoch can read or reuse those slots, and the runner writes an epoch's
+        KV to the pool before it runs such a plan.
+        """
+        for s in self.ended:
+            self.changed = True
+            if s.holding is not None:
+                self._share_computed(s)
+            if not s.held:
+                self._let_go(s)
+        self.ended.clear()
+
+    def _let_go(self, s: Sequence) -> None:
+        s.held = False
+        if s.finish_reason is None:
+            return
+        if s.holding is not None:
+            self.cache.close(s.holding)
+            s.holding = None
+        for needed in s.after:
+            self._let_go(needed)
+
+    def _share_computed(self, s: Sequence) -> None:
+        assert s.holding is not None
+        if s.computed > s.holding.shared:
+            self.cache.share(s.holding, s.key[: s.computed])
+
+    def reserve(self, s: Sequence, count: int) -> None:
+        """Slots for the next `count` tokens of `s`, or fewer; for one token at any price."""
+        assert s.holding is not None
+        missing = s.computed + count - len(s.table)
+        if missing <= 0 or self.cache.extend(s.holding, missing):
+            return
+        while len(s.table) <= s.computed and not self.cache.extend(s.holding, 1):
+            if len(self.running) > 1:
+                self.retract(max(self.running, key=lambda r: r.arrival))
+            elif not self.reclaim(s):
+                self.abort(s, TOO_SMALL)
+            if s not in self.running:
+                return
+
+    def retract(self, s: Sequence) -> None:
+        """Preempt: back to the queue; what it computed is left to the cache."""
+        assert s.holding is not None
+        self._counters.preemptions += not s.background
+        self._share_computed(s)
+        self.cache.close(s.holding)
+        s.holding, s.computed, s.match_node = None, 0, None
+        self.running.remove(s)
+        (self.background if s.background else self.waiting).append(s)
+
+    def reclaim(self, s: Sequence) -> bool:
+        """Make way for `s` alone: give up branches held for the newest other request that waits.
+
+        They are computed again when its turn comes. Each time `s` gets at least one step further,
+        so that two requests cannot undo each other's work for ever.
+        """
+        others = [w for w in self.waiting if w.purpose is not s.purpose]
+        holders = [w for w in others if any(needed.holding for needed in w.after)]
+        if not holders:
+            return False
+        for needed in max(holders, key=lambda w: w.arrival).after:
+            if needed.holding is not None:
+                self.cache.close(needed.holding)
+                needed.holding, needed.computed, needed.match_node = None, 0, None
+                needed.finish_reason = None
+                self.waiting.append(needed)
+        return True
+
+    def end_complete(self) -> bool:
+        """End prompts that were wanted for their KV alone and are wholly cached."""
+        complete = [s for s in self.running if s.pending == 0]
+        for s in complete:
+            self.end(s, FinishReason("length", length=0))
+        return bool(complete)

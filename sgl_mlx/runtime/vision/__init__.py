@@ -1,0 +1,1 @@
+"""Pictures of prompts: prepared, encoded once, and cached."""

@@ -1,0 +1,116 @@
+"""What the runtime asks of the kernels for well-known models: the very text, and its answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from sgl_mlx.core import SamplingParams
+from sgl_mlx.metal_kernels import model_heads
+from sgl_mlx.metal_kernels.build import Kernels, read
+from sgl_mlx.metal_kernels.dispatch import ALWAYS_OURS
+from sgl_mlx.metal_kernels.fallback import TrustedKernels
+from sgl_mlx.metal_kernels.selftest import Case, both_ways, compare
+from sgl_mlx.models.adapter import Adapter
+from sgl_mlx.runtime.attention.select import AttentionPaths
+from sgl_mlx.runtime.pool.kv import KVPool
+from sgl_mlx.runtime.runner import Runner
+from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Row
+from tests.metal_kernels.emulator import Emulator, needs_compiler
+from tests.models.toy import toy_config, toy_model
+
+EVERY_RUN = {
+    *(case for model in model_heads.MODELS for case in model_heads.cases(model)),
+    *model_heads.cases("llama-3-8b", mx.float16, quantized=True),
+    *model_heads.cases("smollm2-135m", mx.float32),
+}
+"""Models in their usual dtype, an 8-bit pool, and what the embedded model runs in here."""
+
+CASES = [
+    pytest.param(case, id=str(case), marks=() if case in EVERY_RUN else pytest.mark.whole_grid)
+    for case in model_heads.all_cases()
+]
+
+
+def compiled_by_mlx(case: Case) -> list[str]:
+    """Texts that MLX itself would hand to Apple's compiler for a case, kernel by kernel."""
+    traced: list[dict[str, Any]] = []
+    mx.export_function(traced.append, lambda _: both_ways(case, Kernels()), mx.array(0))
+    return [p["arguments"][1] for p in traced if p.get("name") == "CustomKernel"]
+
+
+@needs_compiler
+@pytest.mark.parametrize("case", CASES)
+def test_the_text_mlx_would_compile_is_right_in_the_emulator(case: Case) -> None:
+    emulator = Emulator()
+    good, seen = compare(case, Kernels(emulator.metal_kernel))
+    assert good, f"{case}: {seen}"
+    texts = [launch.msl.text for launch in emulator.launches]
+    assert texts == compiled_by_mlx(case)
+    assert all(read("attention.h") in text for text in texts)
+    assert all(len(launch.msl.buffers) <= 31 for launch in emulator.launches)
+
+
+ARCHITECTURES = {
+    "smollm2-135m": "llama",
+    "llama-3-8b": "llama",
+    "qwen3-4b": "qwen3",
+    "gemma-3-4b": "gemma3_text",
+    "llava-1.5-7b": "llama",
+    "gpt-oss-20b": "gpt_oss",
+}
+
+
+def model_with_heads_of(name: str) -> Adapter:
+    """A model of toy width, whose layers attend as those of a known one: one layer a window.
+
+    In its usual dtype, but for experts, which MLX multiplies on the CPU in float32 alone.
+    """
+    heads, architecture = model_heads.MODELS[name], ARCHITECTURES[name]
+    windowed = [window is not None for window in heads.windows]
+    config = {
+        **toy_config(architecture),
+        **{"num_attention_heads": heads.heads, "num_key_value_heads": heads.kv_heads},
+        **{"head_dim": heads.dim, "num_hidden_layers": len(windowed)},
+        **{"sliding_window": max(filter(None, heads.windows), default=None)},
+        **{"sliding_window_pattern": len(windowed)},
+        "layer_types": ["sliding_attention" if w else "full_attention" for w in windowed],
+    }
+    model = toy_model(architecture, config)
+    if architecture != "gpt_oss":
+        model.set_dtype(mx.bfloat16)
+    return Adapter(model)
+
+
+def row(name: str, prefix: range, slots: range, tokens: int) -> Row:
+    return Row(
+        id=name,
+        tokens=tuple(range(tokens)),
+        prefix=tuple(prefix),
+        slots=tuple(slots),
+        position=len(prefix),
+        sample=True,
+        params=SamplingParams(temperature=0),
+    )
+
+
+@needs_compiler
+@pytest.mark.parametrize("kv_bits", [None, 8])
+@pytest.mark.parametrize("name", model_heads.MODELS)
+def test_a_runner_compiles_no_text_but_these(name: str, kv_bits: int | None) -> None:
+    adapter, emulator = model_with_heads_of(name), Emulator()
+    pool = KVPool(adapter.layers, 80, adapter.dtype, kv_bits)
+    trusted = TrustedKernels(Kernels(emulator.metal_kernel), force=True)
+    runner = Runner(adapter, pool, frozenset(), AttentionPaths(pool, trusted, ALWAYS_OURS))
+    prefix = range(1, 67, 2)  # scattered: one ascending run alone would be sliced
+    forks = tuple(row(n, prefix, range(at, at + 2), 1) for n, at in (("a", 70), ("b", 72)))
+    runner.run(Extend((row("a", range(0), prefix, len(prefix)),)))
+    runner.run(Extend((*forks, row("c", prefix, range(74, 77), 3))))
+    for opening in (forks, forks[:1]):  # with something shared, and without
+        runner.run(Decode(tuple(r.id for r in opening), 2, ahead=False, opening=opening))
+    cases = list(model_heads.cases(name, adapter.dtype, quantized=kv_bits == 8))
+    assert set(trusted.verdicts) == set(cases)
+    texts = {text for case in cases for text in compiled_by_mlx(case)}
+    assert {launch.msl.text for launch in emulator.launches} == texts

@@ -1,0 +1,232 @@
+"""Prefixes that left the pool and come back: a model of memory with a second tier."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, rule
+
+from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
+from sgl_mlx.runtime.cache.tier import Tier
+from sgl_mlx.runtime.cache.transfers import Load, Spill
+from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
+from sgl_mlx.runtime.scheduler.plan import Extend
+from sgl_mlx.runtime.scheduler.scheduler import Scheduler
+from sgl_mlx.runtime.scheduler.sequence import Sequence
+from tests.runtime.fakes import FakeRunner, FakeStore, drive
+from tests.runtime.scheduler.test_scheduler import SchedulerMachine, few_tokens, limits
+from tests.runtime.truth import Tokens, make_sequence, recorder, run_alone
+
+STORIES = [(1, 2, 3) * 4, (2, 2, 1, 3) * 3, (1, 2, 3, 1, 1, 1, 1)]
+
+
+class TierMachine(SchedulerMachine):
+    """Few, long prefixes that are evicted, lost, restored and asked for again and again."""
+
+    @initialize(
+        limits=limits,
+        capacity=st.integers(12, 48),
+        block=st.integers(1, 4),
+        worthwhile=st.integers(1, 5),
+    )
+    def start(self, limits: SchedulerLimits, capacity: int, block: int, worthwhile: int) -> None:
+        self.prepare(limits, capacity, Tier(self.store, "the fake", block, worthwhile))
+
+    @rule(story=st.sampled_from(STORIES), end=few_tokens, new=st.integers(0, 4))
+    def ask(self, story: Tokens, end: Tokens, new: int) -> None:
+        self._add(make_sequence(self.ids, story + end, new))
+
+    @rule(story=st.sampled_from(STORIES), end=few_tokens)
+    def prefetch_story(self, story: Tokens, end: Tokens) -> None:
+        self._add(make_sequence(self.ids, story + end, background=True))
+
+    @rule()
+    def evict_all(self) -> None:
+        self.cache.spill()
+
+    @rule()
+    def run_dry(self) -> None:
+        drive(self.scheduler, self.runner, store=self.store)
+
+
+TestTier = TierMachine.TestCase
+# derandomize: CI runs the same steps each time, so that a failure is the change's own
+TestTier.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, derandomize=True
+)
+
+
+class Bench:
+    """A scheduler over a pool and a store, block size 4, everything worth reading."""
+
+    def __init__(self, capacity: int = 40, **limits: int) -> None:
+        self.store = FakeStore()
+        self.cache = PrefixCache(capacity, tier=Tier(self.store, "the fake", 4, worthwhile=4))
+        self.scheduler = Scheduler(self.cache, SchedulerLimits(**limits))
+        self.runner = FakeRunner(self.cache, self.store)
+        self._ids = itertools.count()
+
+    def add(self, tokens: Tokens, new: int = 1, background: bool = False) -> Sequence:
+        s = make_sequence(self._ids, tokens, new, background=background)
+        self.runner.know(s)
+        self.scheduler.add(s)
+        return s
+
+    def finish(self) -> None:
+        drive(self.scheduler, self.runner, store=self.store)
+
+    def turn(self) -> bool:
+        plan = self.scheduler.next()
+        if plan is not None:
+            self.scheduler.commit(plan, self.runner.run(plan))
+        self.scheduler.check()
+        return plan is not None
+
+    def spill(self, tokens: Tokens) -> None:
+        """Compute a prompt and evict it into the store."""
+        self.add(tokens)
+        self.finish()
+        self.cache.spill()
+        self.add((3, 3))
+        self.finish()
+
+
+STORY = (1, 2, 3) * 6
+
+
+@pytest.fixture
+def bench() -> Bench:
+    made = Bench()
+    made.spill(STORY)
+    return made
+
+
+def test_an_evicted_prefix_comes_back_block_by_block(bench: Bench) -> None:
+    s = bench.add((*STORY, 1, 1))
+    bench.finish()
+    assert s.cached_tokens == 16
+    assert bench.scheduler.restores.tokens == 16
+    assert recorder(s).tokens == run_alone(s, None).tokens
+
+
+def test_a_request_that_waits_for_blocks_lets_others_pass(bench: Bench) -> None:
+    first, second = bench.add((*STORY, 1)), bench.add((2, 1, 2))
+    while second.finish_reason is None:
+        assert bench.turn()
+    assert first in bench.scheduler.waiting
+    assert not bench.turn()  # nothing left but to wait
+    bench.finish()
+    assert first.cached_tokens == 16
+
+
+def test_requests_for_one_prefix_read_it_once(bench: Bench) -> None:
+    several = [bench.add((*STORY, *end)) for end in ((1, 1), (2, 2), (3, 2))]
+    bench.turn()
+    assert len(bench.store.readings) == 1
+    bench.finish()
+    assert all((s.cached_tokens or 0) >= 16 for s in several)
+
+
+def test_lost_blocks_are_computed_again(bench: Bench) -> None:
+    s = bench.add((*STORY, 1, 1))
+    bench.turn()
+    bench.store.blocks.clear()
+    bench.finish()
+    assert s.cached_tokens == 0
+    assert recorder(s).tokens == run_alone(s, None).tokens
+
+
+def test_a_prefetch_restores_while_others_decode() -> None:
+    bench = Bench(capacity=80)
+    bench.spill(STORY)
+    busy = bench.add((2, 1), new=30)
+    while bench.scheduler.counters.decode_tokens < 3:
+        bench.turn()
+    wanted = bench.add(STORY[:16], new=0, background=True)
+    bench.turn()
+    bench.store.finish_reading()
+    bench.scheduler.wake()
+    bench.turn()
+    assert wanted.finish_reason is not None
+    assert busy.finish_reason is None
+    s = bench.add((*STORY[:16], 1, 1))
+    bench.finish()
+    assert s.cached_tokens == 16
+
+
+def test_a_prefetch_is_computed_when_nobody_else_needs_the_model() -> None:
+    bench = Bench(step_tokens=8)
+    live = bench.add((2, 1), new=12)
+    wanted = bench.add(STORY, new=0, background=True)
+    while live.finish_reason is None:
+        bench.turn()
+        assert wanted.holding is None
+    bench.finish()
+    assert bench.cache.tree.match_length(STORY)[0] == len(STORY)
+
+
+def test_a_prefetch_gives_way_after_one_chunk_and_keeps_what_it_computed() -> None:
+    bench = Bench(step_tokens=8)
+    wanted = bench.add(STORY, new=0, background=True)
+    bench.turn()
+    assert wanted.computed == 8
+    live = bench.add((*STORY, 1))
+    plan = bench.scheduler.next()
+    assert isinstance(plan, Extend)
+    assert [row.id for row in plan.rows] == [live.id]
+    assert live.cached_tokens == 8
+    bench.scheduler.commit(plan, bench.runner.run(plan))
+    bench.finish()
+    assert bench.scheduler.counters.computed_tokens == len(STORY) + 1
+    assert bench.scheduler.counters.preemptions == 0
+
+
+def test_a_prefetch_of_what_is_resident_computes_nothing() -> None:
+    bench = Bench()
+    bench.add(STORY)
+    bench.finish()
+    passes = bench.scheduler.counters.forward_passes
+    wanted = bench.add(STORY, new=0, background=True)
+    bench.finish()
+    assert wanted.finish_reason is not None
+    assert bench.scheduler.counters.forward_passes == passes
+
+
+def test_what_is_read_at_once_fits_the_pool() -> None:
+    bench = Bench(capacity=20)
+    for story in STORIES[:2]:
+        bench.spill(story)
+    several = [bench.add((*story, 1)) for story in STORIES[:2]]
+    bench.turn()
+    assert len(bench.store.readings) == 1
+    bench.finish()
+    assert [s.cached_tokens for s in several] == [12, 12]
+
+
+def test_a_flush_spills_nothing_and_keeps_what_is_to_be_loaded() -> None:
+    cache = PrefixCache(8, tier=Tier(FakeStore(), "the fake", 4, worthwhile=4))
+    assert cache.load((1, 2, 3, 1), (), 0, "payload") == 4
+    assert cache.load((1, 2, 3, 2), (), 0, "payload") == 1
+    cache.flush()
+    first, second = cache.take_transfers()
+    assert isinstance(first, Load)
+    assert second == Load(second.slots, "payload", skip=3)
+    cache.check()
+
+
+def test_spills_and_loads_keep_their_order() -> None:
+    cache = PrefixCache(4, tier=Tier(FakeStore(), "the fake", 4, worthwhile=4))
+    cache.load((1, 2, 3, 1), (), 0, "one")
+    cache.load((2, 2, 2, 2), (), 0, "two")
+    assert [type(t) for t in cache.take_transfers()] == [Load, Spill, Load]
+
+
+def test_a_load_that_does_not_fit_or_hangs_in_the_air_changes_nothing() -> None:
+    cache = PrefixCache(4, tier=Tier(FakeStore(), "the fake", 4, worthwhile=4))
+    assert cache.load((1,) * 8, (), 0, "too much") is None
+    assert cache.load((1,) * 8, (), 4, "what is before it went") == 0
+    assert cache.slots.free_count == 4
+    assert cache.take_transfers() == ()
