@@ -90,7 +90,7 @@ def load(
     info = describe_folder(path) if file is None else describe_gguf(file)
     if part is not None:
         info = with_part(info, *part.size)
-    _check_memory(name, info, kind, available)
+    _check_memory(name, info, kind, available, packed=kernels is not None)
     if file is None:
         loaded, config, tokenizer, vision = _load_folder(path, target)
     else:
@@ -119,10 +119,13 @@ def _resolve_dtype(dtype: str | None) -> str | None:
     return None if dtype == "native" else dtype
 
 
-def _check_memory(name: str, info: ModelInfo, dtype: str | None, available: int | None) -> None:
-    how = f"{info.parameters / 1e6:,.0f} M parameters as {dtype or info.quantization}"
+def _check_memory(
+    name: str, info: ModelInfo, dtype: str | None, available: int | None, packed: bool
+) -> None:
+    kind = f"{info.quantization} in float32" if packed else dtype or info.quantization
+    how = f"{info.parameters / 1e6:,.0f} M parameters as {kind}"
     limit = memory.available_bytes() if available is None else available
-    memory.check_fits(name, info.weight_bytes(dtype), limit, how)
+    memory.check_fits(name, info.weight_bytes(dtype, packed), limit, how)
 
 
 def _settle(model: nn.Module, dtype: mx.Dtype, kernels: ModuleType | None) -> None:

@@ -18,6 +18,7 @@ from sgl_mlx.runtime.attention.step import ExtendStep
 from sgl_mlx.runtime.cache.transfers import Transfer
 from sgl_mlx.runtime.disk.copy import PoolCopy
 from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
+from sgl_mlx.runtime.pool.memory import Garbage
 from sgl_mlx.runtime.sampler import Sampled, Sampler, Scored, score
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, Row, StepResult
 from sgl_mlx.runtime.scheduler.sequence import Scores
@@ -53,6 +54,7 @@ class Runner:
         self._end_tokens = end_tokens
         self._activations = cpu_math.FastActivations(model.model)
         self._decoding: _Decoding | None = None
+        self._garbage = Garbage(pool.nbytes)
         self.mask_seconds = 0.0
 
     def run(self, plan: Plan) -> StepResult:
@@ -83,7 +85,7 @@ class Runner:
         mx.eval(keys, values)
         self._decoding = None
         self._pool.write(slots, keys, values)
-        mx.clear_cache()
+        self._garbage.clear()
 
     def forget_epoch(self) -> None:
         """A step failed: whatever the epoch held is lost."""
@@ -136,6 +138,8 @@ class Runner:
         mx.eval(keys, values, *[x.arrays() for x in (scored, sampled) if x is not None])
         del logits
         self._pool.write(slots, keys, values)
+        del keys, values
+        self._garbage.clear()
         tokens, scores = sampled.wait() if sampled else ({}, {})
         return StepResult(tokens, wanted.prompt_scores(scored), scores)
 
