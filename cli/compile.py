@@ -14,8 +14,8 @@ from sgl_mlx.cli import output
 from sgl_mlx.cli.engine import EngineOptions, engine_options, open_engine
 
 if TYPE_CHECKING:
-    from sgl_mlx.compiler.graph import Graph
-    from sgl_mlx.compiler.passes import Reorder
+    from sgl_mlx.compiler.graph.graph import Graph
+    from sgl_mlx.compiler.pipeline import Reorder
     from sgl_mlx.compiler.program import CompiledProgram
     from sgl_mlx.lang.backend import Backend
 
@@ -83,7 +83,7 @@ def _fulfil(wish: Wish, compiled: CompiledProgram, engine: Backend | None) -> di
         document["graph"] = _drawn(compiled.graph(**arguments), wish.graph)
         _say(wish, document["graph"])
     if wish.save:
-        from sgl_mlx.compiler.serialise import save
+        from sgl_mlx.compiler.graph.serialise import save
 
         save(compiled.graph(**arguments), wish.save)
         document["saved"] = wish.save
@@ -95,8 +95,8 @@ def _fulfil(wish: Wish, compiled: CompiledProgram, engine: Backend | None) -> di
 
 def _compiled(wish: Wish, engine: Backend | None) -> CompiledProgram:
     from sgl_mlx.cli import program
+    from sgl_mlx.compiler.graph.serialise import load
     from sgl_mlx.compiler.program import CompiledProgram
-    from sgl_mlx.compiler.serialise import load
 
     path = _path(wish.target)
     if path.suffix == ".json":
@@ -123,12 +123,12 @@ def _ran(
 
 
 def _drawn(graph: Graph, how: str) -> str:
-    from sgl_mlx.compiler import picture, serialise, show
+    from sgl_mlx.compiler.graph import serialise, show, svg
 
     drawings = {
         "tree": show.pretty,
         "dot": show.dot,
-        "svg": picture.svg,
+        "svg": svg.svg,
         "json": serialise.dumps,
     }
     return drawings[how](graph)
