@@ -43,7 +43,7 @@ class Run:
     def __init__(self, plan: Plan, state: ProgramState, arguments: Mapping[str, Any]) -> None:
         self._plan = plan
         self.known = Known(arguments, states={ROOT: state})
-        self._groups: dict[int, ProgramStateGroup] = {}
+        self._groups: dict[int, ProgramStateGroup[ProgramState]] = {}
         self._hints: list[ProgramState] = []  # dropping a state cancels what it waits for
 
     def result(self) -> Any:

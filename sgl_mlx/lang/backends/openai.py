@@ -1,7 +1,7 @@
-"""OpenAI's API and those like it, through the `openai` package.
+"""A backend for OpenAI's API and similar ones, through the `openai` package.
 
-A chat model takes messages, not text. So this backend has a chat template of its own, whose marks
-it reads back when the prompt comes to be sent.
+A chat model takes messages, not text. So this backend writes turns with a chat template of its
+own, and splits the prompt at the template's marks before sending it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _UNSUPPORTED = ("regex", "json_schema", "dtype", "grammar", "stop_regex", "stop_
 
 @dataclass
 class TokenUsage:
-    """Tokens paid for since the last `reset`."""
+    """Tokens counted by the API since the last `reset`."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -54,11 +54,11 @@ class OpenAI:
     """A `Backend` over OpenAI's API.
 
     Args:
-        model_name: as the API calls it.
-        is_chat_model: whether it takes messages; otherwise told by its name.
+        model_name: the API's name of the model.
+        is_chat_model: True if it takes messages; None guesses by its name.
         chat_template: for a completion model that is given turns.
         is_azure: use Azure's client.
-        client: an `openai` client to use; otherwise one is made of the further arguments.
+        client: an `openai` client; otherwise one is made from the further arguments.
 
     Raises:
         BackendError: when the `openai` package is missing.
@@ -115,7 +115,7 @@ class OpenAI:
         )
 
     def prefill(self, prompt: Prompt) -> Future[int]:
-        """Nothing: the API caches prefixes by itself."""
+        """Do nothing: the API caches prefixes by itself."""
         done: Future[int] = Future()
         done.set_result(0)
         return done
@@ -188,7 +188,7 @@ def _new_client(is_azure: bool, args: Iterable[Any], kwargs: Mapping[str, Any]) 
 
 
 def _options(model: str, params: SamplingParams) -> dict[str, Any]:
-    """The parameters that the API has; raises `NotYetError` for constraints it has not."""
+    """Return the parameters as the API's; raises `NotYetError` for those it does not have."""
     asked = [name for name in _UNSUPPORTED if getattr(params, name)]
     if asked:
         raise NotYetError(f"{asked[0]} does not work on the OpenAI backend; leave it out")
@@ -207,10 +207,10 @@ def _options(model: str, params: SamplingParams) -> dict[str, Any]:
 
 
 def _messages(text: str, urls: Iterable[str]) -> list[dict[str, Any]]:
-    """The turns of a prompt that ends where the assistant's answer begins.
+    """Split a prompt, which must end where the assistant's answer begins, into turns.
 
     Args:
-        urls: of the pictures, in the order of their marks.
+        urls: the URLs of the pictures, in the order of their marks.
     """
     head, mark, rest = text.rpartition(_OPEN_TURN)
     turns = _TURN.findall(head)
@@ -234,7 +234,7 @@ def _content(text: str, urls: Iterator[str]) -> str | list[dict[str, Any]]:
 
 
 def _text(choice: Any) -> str:
-    """Of a completion, a chat message or a streamed piece of one."""
+    """Return the text of a completion, a chat message or a streamed piece of one."""
     for name in ("message", "delta"):
         if (part := getattr(choice, name, None)) is not None:
             return part.content or ""

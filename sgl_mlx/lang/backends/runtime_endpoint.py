@@ -1,4 +1,4 @@
-"""A server that speaks SGLang's HTTP protocol."""
+"""A backend for servers that speak SGLang's HTTP protocol."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from sgl_mlx.lang.templates.chat_template import (
 from sgl_mlx.protocol import sglang as wire
 
 _THREADS = 64
-"""Requests under way at a time; each waits in a thread of its own."""
+"""The most requests at a time; each waits in its own thread."""
 
 
 class RuntimeEndpoint:
     """A `Backend` over HTTP.
 
     Args:
-        base_url: of the server, as `http://localhost:30000`.
+        base_url: the server's address, such as `http://localhost:30000`.
         api_key: sent as a bearer token.
         verify: a file of certificates to trust, or False to trust any.
         chat_template_name: one of `get_chat_template`; otherwise chosen by the model's name.
@@ -66,7 +66,7 @@ class RuntimeEndpoint:
 
     @cached_property
     def model_info(self) -> dict[str, Any]:
-        """What the server says of its model; raises `BackendError` when it cannot be reached."""
+        """Information about the model; raises `BackendError` if the server cannot be reached."""
         info: dict[str, Any] = self._get("/get_model_info")
         return info
 
@@ -111,7 +111,7 @@ class RuntimeEndpoint:
         return self._pool.submit(self._prefill, wire.flat_text(prompt))
 
     def prefetch(self, prompt: Prompt) -> Future[int]:
-        """A prefill: servers have no other way. Its failure is nobody's."""
+        """Prefill, as servers have no other way; failures are ignored."""
         return self._pool.submit(self._prefill_if_possible, wire.flat_text(prompt))
 
     def cache_prefix(self, prefix_str: str) -> None:
@@ -127,7 +127,7 @@ class RuntimeEndpoint:
         return info
 
     def shutdown(self) -> None:
-        """Cancel what has not begun; the server stays up."""
+        """Cancel requests that have not begun; the server keeps running."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     # -- requests -----------------------------------------------------------------------------
