@@ -31,6 +31,7 @@ class Wish(NamedTuple):
     run: bool
     save: str | None
     as_json: bool
+    as_sglang: bool
 
 
 @click.command("compile")
@@ -47,6 +48,7 @@ class Wish(NamedTuple):
 )
 @engine_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--as-sglang", is_flag=True, help="Let the file's `import sglang` mean sgl_mlx.")
 @click.pass_context
 def compile_command(ctx: click.Context, /, options: EngineOptions, **wishes: Any) -> None:
     """Compile a program, and say what became of it.
@@ -56,10 +58,14 @@ def compile_command(ctx: click.Context, /, options: EngineOptions, **wishes: Any
 
     Arguments count by kind when a graph is printed: texts are free, any other value is part of it.
     """
+    from sgl_mlx import install_as_sglang
+
     wish = Wish(**wishes)
     path = _path(wish.target)
+    alias = install_as_sglang() if wish.as_sglang else nullcontext()
     debug = ctx.find_root().params["debug"]
-    with redirect_stdout(sys.stderr if wish.as_json else sys.stdout), _errors(path, debug):
+    shown = redirect_stdout(sys.stderr if wish.as_json else sys.stdout)
+    with alias, shown, _errors(path, debug):
         asks = wish.reorder == "llm"
         # What is wrong with a file is said before a model is loaded.
         compiled = None if asks else _compiled(wish, None)

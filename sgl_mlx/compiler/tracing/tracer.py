@@ -141,8 +141,11 @@ class Tracer:
         return self.capture((id(names), name), partial(_global, names, name), name, names)
 
     def attribute(self, thing: Any, name: str) -> Any:
-        """An attribute that lies in the thing's own dictionary, where no code is run to get it."""
+        """Read an attribute from the thing's own dictionary; a module's also as it loads lazily."""
         names = vars(thing)
+        if is_module(thing):
+            read = partial(getattr, thing, name, _MISSING)
+            return self.capture((id(names), name), read, name, thing)
         return self.capture((id(names), name), partial(_member, names, name), name, thing)
 
     def capture(self, where: Hashable, read: Callable[[], Any], name: str, keep: Any) -> Any:
@@ -194,5 +197,5 @@ def _member(names: Mapping[str, Any], name: str) -> Any:
 
 
 def is_module(thing: Any) -> bool:
-    """A module whose attributes lie in its dictionary, as they usually do."""
-    return type(thing) is ModuleType
+    """True for modules of any class: packages that load names lazily have their own."""
+    return isinstance(thing, ModuleType)
