@@ -106,9 +106,7 @@ def load(
         tokenizer=tokenizer,
         name=name,
         path=path,
-        fingerprint=_fingerprint(
-            _weight_files(file, path, part), config, f"{kind} {kernels is None}"
-        ),
+        fingerprint=_fingerprint(files, config, f"{kind} {kernels is None}"),
         weight_bytes=sum(p.nbytes for m in modules for _, p in tree_flatten(m.parameters())),
         vision=vision,
     )
