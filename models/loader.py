@@ -97,6 +97,7 @@ def load(
         loaded, config, tokenizer, vision = _load_gguf(file, target, part, kernels is not None)
     if target is not None:
         _settle(loaded, target, kernels)
+    files = _weight_files(file, path, part)
     modules = [loaded] if vision is None else [loaded, vision.network]
     mx.eval([module.parameters() for module in modules])
     return LoadedModel(
@@ -105,7 +106,7 @@ def load(
         tokenizer=tokenizer,
         name=name,
         path=path,
-        fingerprint=_fingerprint(_weight_files(path, part), config, f"{kind} {kernels is None}"),
+        fingerprint=_fingerprint(files, config, f"{kind} {kernels is None}"),
         weight_bytes=sum(p.nbytes for m in modules for _, p in tree_flatten(m.parameters())),
         vision=vision,
     )
@@ -173,10 +174,10 @@ def _load_with_vision(path: Path, config: dict[str, Any], dtype: mx.Dtype | None
     return model, text, tokenizer, vision
 
 
-def _weight_files(path: Path, part: VisionPart | None) -> list[Path]:
-    if path.is_dir():
+def _weight_files(file: GGUFFile | None, path: Path, part: VisionPart | None) -> list[Path]:
+    if file is None:
         return safetensors_file.weight_files(path)
-    return [path] if part is None else [path, *part.files]
+    return [*file.paths, *(part.files if part is not None else ())]
 
 
 def _fingerprint(files: Sequence[Path], config: Mapping[str, Any], dtype: str) -> str:
