@@ -39,7 +39,7 @@ check: $(PACKAGE) ## format, lint, types, layers, packaging
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m pytest -q tests/test_packaging.py
+	@$(BIN)/python -m pytest -q tests/test_packaging.py tests/test_house.py tests/test_repeated_lines.py
 
 fmt: $(PACKAGE) ## format and mend what can be mended
 	@$(BIN)/ruff format .

@@ -1,4 +1,4 @@
-"""What is installed is what lies in the repository: packages, links, data, names and version."""
+"""The installed package matches the repository: packages, links, data, names and version."""
 
 from __future__ import annotations
 

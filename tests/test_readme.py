@@ -1,4 +1,4 @@
-"""What the README shows is what happens."""
+"""The README's programs print the text shown below them, and its links lead somewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many runs of one program at a time."""
+"""Runs of one program over many rows of arguments, several at a time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sgl_mlx.lang.state import ProgramState
 Row = tuple[Sequence[Any], Mapping[str, Any]]
 Start = Callable[[Sequence[Any], Mapping[str, Any]], ProgramState]
 Order = Callable[[Sequence[Row]], Sequence[int]]
-"""Positions of rows, in the order in which they should start."""
+"""A function from rows to their indices in the order in which they should start."""
 _CHUNK = 200
-"""Runs that a generator has under way at most, so that a long batch fits into memory."""
+"""The most runs that a generator keeps going at a time, so that a long batch fits in memory."""
 
 
 def run_batch(
@@ -26,10 +26,11 @@ def run_batch(
     generator_style: bool,
     order: Order,
 ) -> list[ProgramState] | Iterator[ProgramState]:
-    """The states of all rows, in the order of the rows; see `SglFunction.run_batch`.
+    """Run all rows and return their states in the order of the rows; see `SglFunction.run_batch`.
 
     Args:
-        order: of starting them; asked for all rows, or for each chunk of a generator.
+        order: chooses the order of starting; called for all rows, or for each chunk of a
+            generator.
     """
     threads = _threads(num_threads, len(rows))
     chunk = _CHUNK if generator_style else max(len(rows), 1)
@@ -62,7 +63,7 @@ def _states(
                 for i in range(len(part)):
                     yield started.pop(i).result()
             finally:
-                # Leaving early, by an error or because nobody wants more, cancels what is left.
+                # An error, or a generator closed early, cancels the rows that have not begun.
                 for future in started.values():
                     future.cancel()
 

@@ -12,24 +12,24 @@ from sgl_mlx.lang.ir import Expr
 from sgl_mlx.lang.site import Site
 
 Name = str | None
-"""A variable's name; what a `gen` without one writes is kept under None."""
+"""A variable's name; None for a `gen` without a name."""
 
 
 @dataclass(eq=False)
 class Binding:
-    """One assignment to a variable: its value once known, and what the backend said about it."""
+    """One assignment to a variable: its future value, and the backend's information about it."""
 
     value: Future[Any] = field(default_factory=Future)
     meta: Any = None
 
     def settle(self, value: Any, meta: Any = None) -> Binding:
         self.meta = meta
-        with suppress(InvalidStateError):  # the stream was stopped meanwhile
+        with suppress(InvalidStateError):  # the stream was stopped before
             self.value.set_result(value)
         return self
 
     def fail(self, error: BaseException) -> None:
-        with suppress(InvalidStateError):  # the value came first
+        with suppress(InvalidStateError):  # the value arrived first
             self.value.set_exception(error)
 
     @property
@@ -39,9 +39,9 @@ class Binding:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A node on its way through a stream, with the variables it will give values.
+    """A node in the queue of a stream, with the variables it will give values to.
 
-    An `ExprList` here holds text and roles alone, which are written in one go.
+    An `ExprList` here holds only text and roles, which are written together.
     """
 
     node: Expr
@@ -51,7 +51,7 @@ class Step:
 
 
 def result_of(future: Future[Any]) -> Any:
-    """Wait for a value. The error, if that is what comes, keeps the traceback of its origin."""
+    """Wait for a value, or raise its error with the traceback of where it came from."""
     error = future.exception()
     if error is not None:
         raise error

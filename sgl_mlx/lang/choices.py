@@ -1,4 +1,4 @@
-"""How `select` decides: three methods over the log-probabilities of the choices' tokens."""
+"""Methods by which `select` decides, from the log-probabilities of the choices' tokens."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from sgl_mlx.core import ChoiceScores
 from sgl_mlx.errors import ProgramError
 
 TokenLogprobs = Sequence[Sequence[Any]]
-"""One choice's tokens as SGLang lists them: `[logprob, token_id, text]` each."""
+"""The tokens of one choice, as SGLang lists them: `[logprob, token_id, text]` each."""
 
 
 @dataclass(frozen=True)
 class ChoicesDecision:
-    """The choice taken, and what it was taken on."""
+    """The choice taken, and the numbers it was taken on."""
 
     decision: str
     meta_info: dict[str, Any] = field(default_factory=dict)
 
 
 class ChoicesSamplingMethod(ABC):
-    """Decides between choices. Custom methods subclass this and implement `decide`."""
+    """A way to decide between choices. A custom method subclasses this and implements `decide`."""
 
     requires_unconditional_logprobs = False
 
@@ -56,7 +56,7 @@ class ChoicesSamplingMethod(ABC):
         return ChoicesDecision(choices[best], meta)
 
     def of(self, scores: ChoiceScores) -> ChoicesDecision:
-        """Decide on what a backend's `score` returned; the meta info holds its token counts too.
+        """Decide from the result of a backend's `score`; adds its token counts to the meta info.
 
         Raises:
             ProgramError: for a choice that adds no token to the prompt.
@@ -83,14 +83,14 @@ class ChoicesSamplingMethod(ABC):
         tokens: Sequence[TokenLogprobs],
         unconditional: Sequence[TokenLogprobs] | None,
     ) -> tuple[int, dict[str, Any]]:
-        """The index of the choice taken, and further meta info."""
+        """Return the index of the choice taken, and further meta info."""
 
     def __repr__(self) -> str:
         return type(self).__name__
 
 
 class TokenLengthNormalized(ChoicesSamplingMethod):
-    """The highest mean log-probability. Favours long options whose ends are predictable."""
+    """The choice of the highest mean log-probability; favours long ones with predictable ends."""
 
     def decide(
         self,
@@ -102,9 +102,9 @@ class TokenLengthNormalized(ChoicesSamplingMethod):
 
 
 class GreedyTokenSelection(ChoicesSamplingMethod):
-    """Token by token, keep the options whose token is likeliest, as greedy decoding would.
+    """The choice that greedy decoding would write: keeps, token by token, those likeliest there.
 
-    Options that have ended continue with their own mean, so that they compare with longer ones.
+    A choice that has ended is continued with its own mean, so that it compares with longer ones.
     """
 
     def decide(
@@ -124,7 +124,7 @@ class GreedyTokenSelection(ChoicesSamplingMethod):
 
 
 class UnconditionalLikelihoodNormalized(ChoicesSamplingMethod):
-    """The highest mean of log p(token | prompt) - log p(token), as proposed by EleutherAI."""
+    """The choice of the highest mean of log p(token | prompt) - log p(token), after EleutherAI."""
 
     requires_unconditional_logprobs = True
 

@@ -1,4 +1,4 @@
-"""SGLang's `global_config`: the one object of the language that is shared by all programs."""
+"""SGLang's `global_config`: the one object that all programs share."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ class GlobalConfig:
     """Defaults for programs.
 
     Attributes:
-        default_backend: what runs programs that are given no `backend=`.
+        default_backend: runs programs that are given no `backend=`: a `Backend`, or an object
+            whose `endpoint` is one, such as a `Runtime`.
         skip_special_tokens_in_output: leave special tokens out of generated text.
         enable_precache_with_tracing: `run_batch` computes the programs' common prefix first.
             Off by default: a runtime that shares prefixes in flight gains nothing from it.
-        enable_parallel_encoding: `join("concate_and_append")` joins the branches' KV where the
-            backend can; otherwise their text.
+        enable_parallel_encoding: `join("concate_and_append")` puts the branches' KV side by side
+            if the backend can; otherwise it appends their text.
     """
 
-    default_backend: Backend | None = None
+    default_backend: Any = None
     skip_special_tokens_in_output: bool = True
     enable_precache_with_tracing: bool = False
     enable_parallel_encoding: bool = True
@@ -32,19 +33,25 @@ global_config = GlobalConfig()
 
 
 def set_default_backend(backend: Any) -> None:
-    """Run programs on this backend unless they are given another; a `Runtime` will do too."""
-    global_config.default_backend = None if backend is None else endpoint_of(backend)
+    """Run programs on this backend, or this `Runtime`'s, unless they are given another.
+
+    Raises:
+        BackendError: when it is neither a backend nor has one as its `endpoint`.
+    """
+    if backend is not None:
+        endpoint_of(backend)
+    global_config.default_backend = backend
 
 
-# What `isinstance(x, Backend)` finds out anew each time, at a tenth of what a short program costs.
+# Listed once: `isinstance(x, Backend)` would take a tenth of a short program's time.
 _MEMBERS = [n for n in (*Backend.__annotations__, *vars(Backend)) if not n.startswith("_")]
 
 
 def endpoint_of(backend: Any) -> Backend:
-    """The backend itself, or the endpoint of a `Runtime`.
+    """Return the backend itself, or the endpoint of a `Runtime`.
 
     Raises:
-        BackendError: when it is neither.
+        BackendError: for an object that is neither.
     """
     endpoint = getattr(backend, "endpoint", backend)
     if not all(hasattr(endpoint, name) for name in _MEMBERS):
@@ -55,10 +62,10 @@ def endpoint_of(backend: Any) -> Backend:
 
 
 def resolve_backend(backend: Any = None) -> Backend:
-    """The backend given, else the default one.
+    """Return the given backend, else the default one.
 
     Raises:
-        BackendError: when there is neither.
+        BackendError: without either.
     """
     chosen = global_config.default_backend if backend is None else backend
     if chosen is None:
@@ -70,9 +77,9 @@ def resolve_backend(backend: Any = None) -> Backend:
 
 
 def flush_cache(backend: Any = None, empty_cache: bool = True) -> bool:
-    """Forget all cached prefixes; False when no backend is set or it is busy.
+    """Drop all cached prefixes; returns False if no backend is set or it is busy.
 
-    `empty_cache` is accepted for SGLang's sake: freed memory goes back by itself.
+    `empty_cache` is accepted for compatibility with SGLang; freed memory is returned anyway.
     """
     if backend is None and global_config.default_backend is None:
         return False
@@ -80,7 +87,7 @@ def flush_cache(backend: Any = None, empty_cache: bool = True) -> bool:
 
 
 def get_server_info(backend: Any = None) -> dict[str, Any] | None:
-    """Model, limits and counters of a backend; None when none is set."""
+    """Return model, limits and counters of a backend; None if no backend is set."""
     if backend is None and global_config.default_backend is None:
         return None
     return resolve_backend(backend).get_server_info()

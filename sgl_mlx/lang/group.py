@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from sgl_mlx.core import prompt_text
 from sgl_mlx.errors import ProgramError
 from sgl_mlx.lang.binding import Binding, Name
 from sgl_mlx.lang.config import global_config
-
-if TYPE_CHECKING:
-    from sgl_mlx.lang.state import ProgramState
+from sgl_mlx.lang.stream import Stream
 
 
-class ProgramStateGroup:
+class Branch(Protocol):
+    """The part of a `ProgramState` that joining branches needs."""
+
+    stream_executor: Stream
+
+    def extend(self, other: object) -> Any: ...
+
+    def sync(self) -> None: ...
+
+
+State = TypeVar("State", bound=Branch)
+
+
+class ProgramStateGroup(Generic[State]):
     """States that began as copies of `src_state`."""
 
-    def __init__(self, states: Sequence[ProgramState], src_state: ProgramState) -> None:
+    def __init__(self, states: Sequence[State], src_state: State) -> None:
         self.states = list(states)
         self.src_state = src_state
 
     def __len__(self) -> int:
         return len(self.states)
 
-    def __iter__(self) -> Iterator[ProgramState]:
+    def __iter__(self) -> Iterator[State]:
         return iter(self.states)
 
-    def __getitem__(self, index: int) -> ProgramState:
+    def __getitem__(self, index: int) -> State:
         return self.states[index]
 
     def __setitem__(self, index: int, value: object) -> None:
@@ -35,10 +46,10 @@ class ProgramStateGroup:
         if value is not self.states[index]:
             raise ProgramError("a branch cannot be replaced; append to it with forks[i] += ...")
 
-    def __iadd__(self, other: object) -> ProgramStateGroup:
-        """Append the same to every branch; of a list, its own item; of a callable, `f(i)`."""
+    def __iadd__(self, other: object) -> ProgramStateGroup[State]:
+        """Append to every branch i: `other` itself, `other[i]` of a list, or `other(i)`."""
         for state, value in zip(self.states, self._spread(other), strict=True):
-            state += value
+            state.extend(value)
         return self
 
     def _spread(self, other: Any) -> Sequence[object]:

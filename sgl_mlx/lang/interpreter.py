@@ -1,37 +1,53 @@
-"""What each node of the language means to a stream."""
+"""The meaning of every node of the language: text written, or a question to the backend."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial, reduce
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from sgl_mlx.core import ChoiceScores, Completion, Image, SamplingParams, Video
 from sgl_mlx.errors import ProgramError
 from sgl_mlx.lang import ir
-from sgl_mlx.lang.binding import Name, Step
+from sgl_mlx.lang.backend import Backend
+from sgl_mlx.lang.binding import Binding, Name, Step
 from sgl_mlx.lang.reasoning import split_reasoning
-
-if TYPE_CHECKING:
-    from sgl_mlx.lang.stream import Stream
-    from sgl_mlx.lang.transcript import Transcript
+from sgl_mlx.lang.transcript import Transcript
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A question to the backend, and what to do with the answer."""
+    """A question to the backend, and the function that takes its answer."""
 
     future: Future[Any]
     then: Callable[[Any], None]
+
+
+class Target(Protocol):
+    """The part of a `Stream` that nodes read and change.
+
+    Attributes:
+        scopes: for every open variable scope, its binding and the text length where it began.
+    """
+
+    backend: Backend
+    transcript: Transcript
+    scopes: dict[str, tuple[Binding, int]]
+    streaming: bool
+
+    def writing(self) -> AbstractContextManager[Transcript]: ...
+
+    def show(self, piece: str) -> None: ...
 
 
 # -- when a node is submitted ---------------------------------------------------------------------
 
 
 def names_of(node: ir.Expr) -> tuple[Name, ...]:
-    """The variables a node gives values to."""
+    """Return the variables that a node gives values to."""
     if isinstance(node, ir.SeparateReasoning):
         return (node.name, node.reasoning_name)
     if isinstance(node, ir.Select):
@@ -40,7 +56,7 @@ def names_of(node: ir.Expr) -> tuple[Name, ...]:
 
 
 def params_of(node: ir.Expr, defaults: SamplingParams) -> SamplingParams:
-    """The sampling parameters of a node: what it gives over what `run()` gave.
+    """Return the sampling parameters of a node: those it gives, over those given to `run()`.
 
     Raises:
         InvalidParamsError: for a value out of range.
@@ -55,7 +71,11 @@ def params_of(node: ir.Expr, defaults: SamplingParams) -> SamplingParams:
 
 
 def role_after(node: ir.Expr, role: str | None) -> str | None:
-    """The open role after a node; raises `ProgramError` where roles do not nest or match."""
+    """Return the role that is open after a node.
+
+    Raises:
+        ProgramError: for a role inside a role, or an end that does not match.
+    """
     if isinstance(node, ir.ExprList):
         return reduce(lambda open_role, leaf: role_after(leaf, open_role), node.items, role)
     if isinstance(node, ir.RoleBegin):
@@ -73,11 +93,11 @@ def role_after(node: ir.Expr, role: str | None) -> str | None:
     return role
 
 
-# -- when its turn comes --------------------------------------------------------------------------
+# -- when a node is applied -----------------------------------------------------------------------
 
 
-def apply(step: Step, stream: Stream) -> Asked | None:
-    """Let a node happen, or ask the backend for what it needs."""
+def apply(step: Step, stream: Target) -> Asked | None:
+    """Apply a node to the stream; returns the question to the backend if it needs one."""
     node = step.node
     if isinstance(node, _WRITTEN):
         with stream.writing() as transcript:
@@ -108,7 +128,7 @@ def _write_leaf(leaf: ir.Expr, transcript: Transcript) -> None:
         transcript.end()
 
 
-def _ask(step: Step, stream: Stream) -> Asked:
+def _ask(step: Step, stream: Target) -> Asked:
     node = step.node
     if isinstance(node, ir.Gen):
         return _generate(step, stream, _written)
@@ -128,7 +148,7 @@ def _ask(step: Step, stream: Stream) -> Asked:
     raise ProgramError(f"{node!r} cannot be appended to a state")
 
 
-def _end_scope(node: ir.VarScopeEnd, stream: Stream) -> None:
+def _end_scope(node: ir.VarScopeEnd, stream: Target) -> None:
     if node.name not in stream.scopes:
         raise ProgramError(f"the variable scope {node.name!r} ends but never began")
     binding, start = stream.scopes.pop(node.name)
@@ -136,7 +156,7 @@ def _end_scope(node: ir.VarScopeEnd, stream: Stream) -> None:
 
 
 def _relayed(source: Future[Any]) -> Future[Any]:
-    """A future of the same value that can be cancelled without its source."""
+    """Return a future of the same value; cancelling it leaves `source` running."""
     relay: Future[Any] = Future()
 
     def pass_on(done: Future[Any]) -> None:
@@ -148,12 +168,12 @@ def _relayed(source: Future[Any]) -> Future[Any]:
     return relay
 
 
-def _write(stream: Stream, text: str) -> None:
+def _write(stream: Target, text: str) -> None:
     with stream.writing() as transcript:
         transcript.append(text)
 
 
-def _append(stream: Stream, value: object) -> None:
+def _append(stream: Target, value: object) -> None:
     with stream.writing() as transcript:
         transcript.append(str(value), healable=False)
 
@@ -162,13 +182,13 @@ Completions = tuple[Completion, ...]
 
 
 def _generate(
-    step: Step, stream: Stream, then: Callable[[Step, Stream, Completions], None]
+    step: Step, stream: Target, then: Callable[[Step, Target, Completions], None]
 ) -> Asked:
     transcript = stream.transcript
     params = step.params
     heals = params.token_healing and transcript.healable and not params.constrained
     params = _completed(params, transcript.stop, heals)
-    # Text that will be taken apart afterwards must not be shown before.
+    # Text that is split into reasoning and answer later must not be shown before.
     show = stream.show if stream.streaming and then is _written else None
     future = stream.backend.submit(transcript.prompt(), params, show)
     return Asked(future, partial(then, step, stream))
@@ -179,7 +199,7 @@ def _completed(params: SamplingParams, stop: tuple[str, ...], heals: bool) -> Sa
     return replace(params, stop=params.stop + stop, token_healing=heals)
 
 
-def _written(step: Step, stream: Stream, completions: Completions) -> None:
+def _written(step: Step, stream: Target, completions: Completions) -> None:
     with stream.writing() as transcript:
         transcript.append_generated(completions[0])
     texts = [completion.text for completion in completions]
@@ -189,7 +209,7 @@ def _written(step: Step, stream: Stream, completions: Completions) -> None:
 
 
 def _separated(
-    node: ir.SeparateReasoning, step: Step, stream: Stream, completions: Completions
+    node: ir.SeparateReasoning, step: Step, stream: Target, completions: Completions
 ) -> None:
     completion = completions[0]
     reasoning, answer = split_reasoning(completion.text, node.model_type)
@@ -202,7 +222,7 @@ def _separated(
     step.bindings[1].settle(reasoning)
 
 
-def _select(node: ir.Select, step: Step, stream: Stream) -> Asked:
+def _select(node: ir.Select, step: Step, stream: Target) -> Asked:
     method = node.choices_method
     with stream.writing() as transcript:
         transcript.settle()

@@ -1,4 +1,4 @@
-"""Pictures in prompts: where templates put them, and how OpenAI's and SGLang's protocols do."""
+"""Pictures in prompts: their marks in templates, and their form in HTTP protocols."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MARK = "<image>"
 
 
 def around(image_token: str) -> tuple[str, str, str]:
-    """What a template writes before a picture, in its place, and after it."""
+    """Split a template's image token into the text before a picture, its mark, and text after."""
     before, mark, after = image_token.partition(MARK)
     return (before, mark, after) if mark else ("", image_token, "")
 
@@ -31,7 +31,7 @@ def has_pictures(prompt: Iterable[Part]) -> bool:
 
 
 def flat_text(prompt: Iterable[Part], mark: str) -> str:
-    """All text, with `mark` for each picture; a `Parallel`'s branches one after another."""
+    """Return all text, with `mark` for each picture; branches of a `Parallel` follow each other."""
     pieces = []
     for part in prompt:
         if isinstance(part, (Text, Generated)):
@@ -44,7 +44,12 @@ def flat_text(prompt: Iterable[Part], mark: str) -> str:
 
 
 def data_urls(prompt: Iterable[Part]) -> list[str]:
-    """Every picture in order, for a server. Raises as `data_url`, and for videos."""
+    """Return every picture in order, as URLs for a server.
+
+    Raises:
+        ImageError: for a picture that cannot be read.
+        NotYetError: for a video.
+    """
     found = []
     for part in prompt:
         if isinstance(part, Image):
@@ -60,10 +65,10 @@ def data_urls(prompt: Iterable[Part]) -> list[str]:
 
 
 def data_url(source: Any) -> str:
-    """A picture as a `data:` URL; URLs stay as they are.
+    """Encode a picture as a `data:` URL; a URL is returned as it is.
 
     Raises:
-        ImageError: when there is no such file, or it is no picture.
+        ImageError: if there is no such file, or it is not a picture.
     """
     if isinstance(source, str) and source.startswith(("data:", "http://", "https://")):
         return source
@@ -81,13 +86,13 @@ def data_url(source: Any) -> str:
 
 
 def openai_message(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A turn in OpenAI's form: text alone is a string, with pictures it is a list."""
+    """Convert a turn to OpenAI's form: a string, or a list if it has pictures."""
     content = message["content"]
     return {**message, "content": content if isinstance(content, str) else openai_content(content)}
 
 
 def openai_content(parts: Prompt) -> list[dict[str, Any]]:
-    """Raises as `data_urls`."""
+    """Convert the content of a turn to OpenAI's list of items; raises as `data_urls` does."""
     content: list[dict[str, Any]] = []
     for part in parts:
         content += [

@@ -1,4 +1,4 @@
-"""The text that all runs of a program begin with, found by a run that goes no further."""
+"""The constant text that all runs of a program begin with, found by running it without a model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from sgl_mlx.core import SamplingParams, Text, prompt_text
 from sgl_mlx.lang.state import ProgramState
@@ -15,15 +15,20 @@ from sgl_mlx.lang.stream import Stream
 from sgl_mlx.lang.templates.turns import TurnWriter
 from sgl_mlx.lang.transcript import Transcript
 
-if TYPE_CHECKING:
-    from sgl_mlx.lang.program import SglFunction
-
 _UNKNOWN = "\ue000{}\ue001"
 _FIRST_UNKNOWN = re.compile("\ue000.*", re.DOTALL)
 
 
+class Program(Protocol):
+    """The part of an `SglFunction` that a run without a model needs."""
+
+    func: Callable[..., Any]
+    arg_names: list[str]
+    bind_arguments: dict[str, Any]
+
+
 class _EndOfPrefix(Exception):
-    """The program asked for something that only a model can tell."""
+    """The program asked the model something."""
 
 
 class _NoModel:
@@ -38,11 +43,11 @@ class _NoModel:
     submit = score = prefill = render_chat = flush_cache = get_server_info = shutdown = _end
 
 
-def constant_prefix(program: SglFunction, writer: Callable[[], TurnWriter]) -> str:
-    """The text up to the first argument, picture or question to the model.
+def constant_prefix(program: Program, writer: Callable[[], TurnWriter]) -> str:
+    """Return the text up to the first argument, picture or question to the model.
 
-    The body runs once with placeholders for its arguments; whatever it makes of them, what it
-    appended before is right.
+    The body runs once with placeholders for its arguments. It may fail on them: the text it
+    appended before is the prefix all the same.
     """
     stream = Stream(_NoModel(), Transcript(writer), SamplingParams())  # type: ignore[arg-type]
     arguments = {name: _UNKNOWN.format(name) for name in program.arg_names}

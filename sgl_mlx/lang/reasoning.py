@@ -1,4 +1,4 @@
-"""Reasoning models think aloud between two marks before they answer."""
+"""Separation of a reasoning model's thoughts, which stand between two marks, from its answer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ _USUAL_MARKS = ("<think>", "</think>")
 
 
 def split_reasoning(text: str, model_type: str | None = None) -> tuple[str, str]:
-    """(reasoning, answer). A missing opening mark was in the prompt; a missing end was cut off."""
+    """Split a text into (reasoning, answer).
+
+    Without the opening mark, the reasoning began in the prompt; without the closing mark, it was
+    cut off.
+    """
     begin, end = _MARKS.get(model_type or "", _USUAL_MARKS)
     opened = begin in text
     before, _, rest = text.partition(begin) if opened else ("", "", text)

@@ -1,4 +1,4 @@
-"""Scores of possible continuations, for programs that want the numbers and not the text."""
+"""Scores of possible continuations, without appending any."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def score(
     choices: Sequence[str],
     choices_method: ChoicesSamplingMethod = token_length_normalized,
 ) -> ChoicesDecision:
-    """What `select` would decide after the text so far, which stays as it is.
+    """Decide as `select` would after the text so far, without appending the choice.
 
     Waits for the text and for the scores. `meta_info` of the result holds, for each choice in
-    the order given, `normalized_prompt_logprobs` and `input_token_logprobs`.
+    the given order, `normalized_prompt_logprobs` and `input_token_logprobs`.
 
     Raises:
-        ProgramError: when there is no choice, a choice is no non-empty text, or the method is
-            unknown; and what went wrong in the state before.
+        ProgramError: for no choice, an empty choice, one that is not text, or an unknown method.
+            An earlier error of the state is raised again.
     """
     checked = checked_choices("score()", choices, choices_method)
     state.sync()

@@ -1,4 +1,4 @@
-"""What programs are run on and with."""
+"""The backend and parameters that a program runs with."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from sgl_mlx.lang.transcript import Transcript
 
 @dataclass(frozen=True)
 class Setting:
-    """A backend, the sampling parameters for every `gen`, and how turns are written.
+    """A backend, the sampling parameters for every `gen`, and the writer of turns.
 
-    `writer` is derived from the backend's template when the first turn asks for it.
+    `writer` derives the writer from the backend's chat template at the first turn.
     """
 
     backend: Backend
@@ -31,7 +31,12 @@ class Setting:
 
     @classmethod
     def of(cls, backend: Any, sampling: Mapping[str, Any], streaming: bool = False) -> Setting:
-        """Raises `BackendError` without a backend, `InvalidParamsError` for bad values."""
+        """Resolve the backend and check the parameters.
+
+        Raises:
+            BackendError: without a backend.
+            InvalidParamsError: for a sampling value out of range.
+        """
         chosen = resolve_backend(backend)
         defaults = SamplingParams(
             skip_special_tokens=global_config.skip_special_tokens_in_output,

@@ -1,4 +1,4 @@
-"""Where in a program something was asked for, so that later errors can say so."""
+"""Lines of programs, which later errors name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Site:
 
 
 def call_site() -> Site:
-    """The innermost line outside the language's own modules."""
+    """Return the innermost calling line outside the language's own modules."""
     frame = sys._getframe(1)
     while frame.f_back and _is_own(frame.f_globals.get("__name__", "")):
         frame = frame.f_back
@@ -34,6 +34,6 @@ def _is_own(module: str) -> bool:
 
 
 def note_site(error: BaseException, site: Site) -> None:
-    """Add the line to the notes that a traceback prints after the error (PEP 678)."""
+    """Add the line to the error's notes, which a traceback prints after it (PEP 678)."""
     notes = [*getattr(error, "__notes__", ()), str(site)]
     error.__notes__ = notes  # add_note() needs Python 3.11

@@ -1,4 +1,4 @@
-"""The argument `s` of a program, and what running it returns."""
+"""`ProgramState`: the argument `s` of a program, returned by running it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _NOTHING = ExprList()
 class ProgramState:
     """A prompt that a program appends to and whose variables it reads.
 
-    Appending never waits; reading waits for what is read. When the last reference to a state
-    goes, what it still has in flight is cancelled.
+    Appending never waits. Reading a variable waits for its value. When the last reference to a
+    state is dropped, its running requests are cancelled.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -53,15 +53,15 @@ class ProgramState:
         return self
 
     def extend(self, other: object) -> ProgramState:
-        """The same as `+=`."""
+        """Append text or an expression, as `+=` does."""
         return self.__iadd__(other)
 
     def gen(self, *args: Any, **kwargs: Any) -> ExprList:
-        """`s.gen(...)` is `s += gen(...)`. Returns an empty expression."""
+        """Do `s += gen(...)`; returns an empty expression."""
         return self._append(words.gen(*args, **kwargs))
 
     def select(self, *args: Any, **kwargs: Any) -> ExprList:
-        """`s.select(...)` is `s += select(...)`. Returns an empty expression."""
+        """Do `s += select(...)`; returns an empty expression."""
         return self._append(words.select(*args, **kwargs))
 
     def _append(self, other: object) -> ExprList:
@@ -72,15 +72,15 @@ class ProgramState:
     # -- roles --------------------------------------------------------------------------------
 
     def system(self, expr: object = None) -> Any:
-        """Append a system turn, or without an expression, `with s.system(): ...` encloses one."""
+        """Append a system turn; without an expression, `with s.system(): ...` encloses the turn."""
         return self._turn("system", expr)
 
     def user(self, expr: object = None) -> Any:
-        """As `system`, for the user."""
+        """Append a user turn, or enclose one; see `system`."""
         return self._turn("user", expr)
 
     def assistant(self, expr: object = None) -> Any:
-        """As `system`, for the assistant."""
+        """Append an assistant turn, or enclose one; see `system`."""
         return self._turn("assistant", expr)
 
     def _turn(self, role: Role, expr: object) -> ExprList | AbstractContextManager[None]:
@@ -89,7 +89,7 @@ class ProgramState:
         return self._append(words.role_turn(role, expr))
 
     def var_scope(self, name: str) -> AbstractContextManager[None]:
-        """`with s.var_scope("x"): ...` keeps the text appended inside under "x"."""
+        """Keep the text that is appended inside `with s.var_scope("x"): ...` as variable "x"."""
         return self._enclosed(VarScopeBegin(name), VarScopeEnd(name))
 
     @contextmanager
@@ -102,12 +102,12 @@ class ProgramState:
 
     def fork(
         self, size: int = 1, position_ids_offset: Sequence[int] | None = None
-    ) -> ProgramStateGroup:
-        """Copies of this state that go on separately; waits for what was appended so far.
+    ) -> ProgramStateGroup[ProgramState]:
+        """Make copies of this state that go on separately; waits for everything appended so far.
 
         Args:
-            size: how many.
-            position_ids_offset: for each copy, how many positions further on its text stands.
+            size: the number of copies.
+            position_ids_offset: for each copy, the number of positions its text is moved on.
 
         Raises:
             ProgramError: for a size below 1, or offsets that are not one for each copy.
@@ -126,7 +126,7 @@ class ProgramState:
 
     @contextmanager
     def copy(self, position_ids_offset: Sequence[int] | None = None) -> Iterator[ProgramState]:
-        """One branch, joined at the end of the `with` block."""
+        """Make one branch, which is joined at the end of the `with` block."""
         group = self.fork(1, position_ids_offset)
         yield group[0]
         group.join()
@@ -140,12 +140,12 @@ class ProgramState:
         self.set_var(name, value)
 
     def __contains__(self, name: str) -> bool:
-        """Whether the variable has its value by now; never waits."""
+        """Return True if the variable already has its value; never waits."""
         binding = self.stream_executor.bindings.get(name)
         return binding is not None and binding.settled
 
     def get_var(self, name: str) -> Any:
-        """The value of a variable; waits for it alone.
+        """Return the value of a variable; waits for it alone.
 
         Raises:
             UnknownVariableError: when nothing was submitted under this name.
@@ -156,33 +156,35 @@ class ProgramState:
         self.stream_executor.bindings[name] = Binding().settle(value)
 
     def get_meta_info(self, name: str) -> Any:
-        """What the backend said about a variable; None if there is no such variable."""
+        """Return the backend's information about a variable; None if there is no such variable."""
         if name not in self.stream_executor.bindings:
             return None
         self.get_var(name)
         return self.stream_executor.binding(name).meta
 
     def text(self) -> str:
-        """The whole text, prompt included; waits for it."""
+        """Return the whole text, prompt included; waits for it."""
         self.sync()
         return self.stream_executor.transcript.text
 
     def messages(self) -> list[dict[str, Any]]:
-        """The closed turns as `{"role", "content"}`, pictures as OpenAI has them; waits for them.
+        """Return the closed turns as `{"role", "content"}`; waits for them.
+
+        Pictures are written in OpenAI's form.
 
         Raises:
             ImageError: for a picture that cannot be read.
-            NotYetError: for a video, which that form does not know.
+            NotYetError: for a video, which OpenAI's form does not have.
         """
         self.sync()
         return [*map(openai_message, self.stream_executor.transcript.messages)]
 
     def sync(self) -> None:
-        """Wait until everything appended has happened; raises what went wrong."""
+        """Wait until everything appended has been done; raises the error that stopped it."""
         self.stream_executor.sync()
 
     def error(self) -> BaseException | None:
-        """What went wrong, after waiting; None if nothing did."""
+        """Wait as `sync` does, and return the error instead of raising it; None without one."""
         try:
             self.sync()
         except BaseException as error:
@@ -191,7 +193,7 @@ class ProgramState:
         return self.stream_executor.error
 
     def text_iter(self, var_name: str | None = None) -> Iterator[str]:
-        """The text piece by piece while it is written; all at once without `stream=True`."""
+        """Yield the text in pieces while it is written; in one piece without `stream=True`."""
         position, ended = 0, False
         while not ended:
             chunk, ended = self.stream_executor.read_wait(var_name, position)
@@ -202,7 +204,10 @@ class ProgramState:
     async def text_async_iter(
         self, var_name: str | None = None, return_meta_data: bool = False
     ) -> AsyncIterator[Any]:
-        """As `text_iter`; with `return_meta_data`, (chunk, meta info), complete in the last."""
+        """Yield as `text_iter` does, without blocking the event loop.
+
+        With `return_meta_data`, yields (chunk, meta info); only the last one's is not empty.
+        """
         async for chunk, ended in self._async_chunks(var_name):
             if return_meta_data:
                 yield chunk, (self.get_meta_info(var_name) or {}) if ended and var_name else {}

@@ -1,9 +1,9 @@
-"""One asynchronous prompt: what was submitted happens in order, and submitting never waits.
+"""One asynchronous prompt: steps are applied in the order submitted, and submitting never waits.
 
-A stream has no thread. `submit` queues steps and applies what it can; a step that asks the backend
-leaves a future behind, and whichever thread completes it goes on with the queue. `_current` is the
-step being applied or waited for: only one thread at a time has it. Nothing foreign is called while
-the lock is held.
+A stream has no thread. `submit` queues steps and applies those it can. A step that asks the backend
+leaves a future; the thread that completes the future goes on with the queue. `_current` is the step
+being applied or waited for; only one thread at a time has it. No callback runs while the lock is
+held.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ class Stream:
 
     Args:
         backend: answers `gen` and `select`.
-        transcript: what was written before.
-        defaults: sampling parameters that a `gen` does not give.
+        transcript: the text written so far.
+        defaults: sampling parameters, for those that a `gen` does not give.
         streaming: ask the backend for text while it is generated.
-        open_ended: a body still runs elsewhere, so an empty queue is not the end; see `close`.
+        open_ended: a body still submits from another thread, so an empty queue is not the end
+            until `close`.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Stream:
         self.enqueue(steps)
 
     def enqueue(self, steps: Sequence[Step]) -> None:
-        """Queue steps that were made elsewhere; raises `ProgramError` as `submit`."""
+        """Queue steps that are already made; raises `ProgramError` as `submit` does."""
         role = self._submitted_role
         for step in steps:
             role = interpreter.role_after(step.node, role)
@@ -98,34 +99,34 @@ class Stream:
         self._advance()
 
     def sync(self) -> None:
-        """Wait until everything submitted has happened; raises what stopped it."""
+        """Wait until every step is done; raises the error that stopped the stream."""
         with self._changed:
             self._changed.wait_for(lambda: self.error is not None or self._idle)
         self._raise_error()
 
     def close(self) -> None:
-        """No more will be submitted."""
+        """Declare that no more steps will be submitted."""
         self._open_ended = False
         self._notify()
 
     def fork(self, gap: int = 0) -> Stream:
-        """A stream that goes on from here; call it only after `sync`."""
+        """Return a stream that continues from this one's text; call it only after `sync`."""
         child = Stream(self.backend, self.transcript.fork(gap), self.defaults, self.streaming)
         child.bindings = dict(self.bindings)
         return child
 
     def abort(self, error: BaseException | None = None) -> None:
-        """Stop here, cancel what is in flight, and let readers have the error."""
+        """Stop, cancel the running request, and give readers the error."""
         if error is not None or not self._idle:
             self._fail(error or RequestAborted("the program was aborted or its state dropped"))
 
     # -- variables ----------------------------------------------------------------------------
 
     def binding(self, name: Name) -> Binding:
-        """What was last submitted under this name.
+        """Return the latest binding of this name.
 
         Raises:
-            UnknownVariableError: at once, when nothing was.
+            UnknownVariableError: at once, when the name was never submitted.
         """
         try:
             return self.bindings[name]
@@ -136,7 +137,7 @@ class Stream:
             ) from None
 
     def value(self, name: Name) -> Any:
-        """Wait for a variable; raises as `binding`, or what stopped the stream before it."""
+        """Wait for a variable; raises as `binding`, or the error that stopped the stream."""
         return result_of(self.binding(name).value)
 
     # -- applying -----------------------------------------------------------------------------
@@ -226,21 +227,25 @@ class Stream:
 
     @contextmanager
     def writing(self) -> Iterator[Transcript]:
-        """The transcript, to be changed in one go; what was shown ahead of it is forgotten."""
+        """Lock the transcript for a change; clears the text that `show` gave ahead of it."""
         with self._changed:
             yield self.transcript
             self._partial = ""
 
     def show(self, piece: str) -> None:
-        """Let readers have text that the current step has generated so far."""
+        """Give readers a piece of text that the current step has just generated."""
         with self._changed:
             self._partial += piece
         self._notify()
 
     def read(self, name: str | None, position: int) -> tuple[str, bool]:
-        """Text from `position` on, and whether no more will come; of a variable or, None, of all.
+        """Return text from `position` on, and True if no more will come.
 
-        Without streaming there is nothing before the end.
+        Without streaming there is no text before the end.
+
+        Args:
+            name: the variable to read; None reads the whole text.
+            position: the number of characters already read.
         """
         with self._changed:
             self._raise_error()
@@ -261,7 +266,7 @@ class Stream:
         return (self._partial if current else ""), False
 
     def read_wait(self, name: str | None, position: int) -> tuple[str, bool]:
-        """As `read`, but waits until there is something to say."""
+        """Read as `read` does, waiting until there is new text or the end."""
         found = ("", False)
 
         def ready() -> bool:

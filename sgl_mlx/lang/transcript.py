@@ -1,4 +1,4 @@
-"""The text of one stream: prompt parts, turns, and where they began. Knows no threads."""
+"""The text of one stream, as prompt parts and as turns; not thread-safe."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from sgl_mlx.lang.templates.turns import TurnWriter
 
 
 class Transcript:
-    """What a stream has written so far.
+    """The text that a stream has written so far.
 
     Attributes:
-        text: all of it, as a reader sees it.
-        parts: the same for a backend, in order of writing.
+        text: the whole text, as a reader sees it.
+        parts: the same text as parts of a prompt, for a backend.
         messages: the closed turns as `{"role", "content"}`; the content is a string, or the
             parts of a turn that has pictures.
-        role: the open turn's, else None.
-        writer: how turns are written.
-        healable: the text ends in the program's own words, whose last token may merge with what
-            the model writes next; not so after a role's prefix or what the model itself wrote.
+        role: the role of the open turn, else None.
+        writer: returns the writer of turns.
+        healable: True if the text ends in the program's own words, whose last token may merge
+            with the first one generated. False after a role's prefix and after generated text.
     """
 
     def __init__(self, writer: Callable[[], TurnWriter]) -> None:
@@ -37,7 +37,7 @@ class Transcript:
         self._fork_part = 0
 
     def fork(self, gap: int = 0) -> Transcript:
-        """A copy that goes its own way, `gap` positions further on."""
+        """Return an independent copy that continues `gap` positions further on."""
         child = copy(self)
         child.parts, child.messages = list(self.parts), list(self.messages)
         child._fork_part = len(self.parts)
@@ -49,12 +49,12 @@ class Transcript:
         return merged(self.parts)
 
     def own_prompt(self) -> Prompt:
-        """What was written since the fork that made this transcript."""
+        """Return the prompt parts written since the fork that made this transcript."""
         return merged(self.parts[self._fork_part :])
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """What ends a generated turn; a text without turns ends by itself."""
+        """Stop strings of a generated turn; none for text without turns."""
         chatting = self.role is not None or self.messages
         return self.writer().stop if chatting else ()
 
@@ -105,7 +105,7 @@ class Transcript:
         self.role = None
 
     def settle(self) -> None:
-        """Write what the open turn owes before text that is not the model's own."""
+        """Write the rest of the open turn's prefix, which only the model may leave out."""
         if self._owed:
             owed, self._owed = self._owed, ""
             self._write(Text(owed))
@@ -129,7 +129,7 @@ class Transcript:
 
 
 def merged(parts: Iterable[Part]) -> Prompt:
-    """The parts with neighbouring texts made one and empty texts left out."""
+    """Join neighbouring texts, and drop empty ones."""
     prompt: list[Part] = []
     for part in parts:
         if isinstance(part, Text) and prompt and isinstance(prompt[-1], Text):

@@ -18,6 +18,7 @@ from sgl_mlx.metal_kernels.selftest import Case
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.architectures import adapter_for
 from sgl_mlx.models.loader import LoadedModel, load
+from sgl_mlx.models.memory import total_bytes
 from sgl_mlx.runtime.attention import cpu_math
 from sgl_mlx.runtime.attention.kernels import pool_fits
 from sgl_mlx.runtime.attention.select import AttentionPaths
@@ -27,7 +28,7 @@ from sgl_mlx.runtime.constraints.grammar import GrammarCompiler
 from sgl_mlx.runtime.constraints.healing import Spellings
 from sgl_mlx.runtime.disk.open import DiskTier, open_disk_tier
 from sgl_mlx.runtime.pool.kv import KVPool
-from sgl_mlx.runtime.pool.memory import pool_slots
+from sgl_mlx.runtime.pool.memory import limit_cache, pool_slots, warn_if_large
 from sgl_mlx.runtime.runner import ModelRunner
 from sgl_mlx.runtime.scheduler.plan import Runner
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
@@ -95,6 +96,8 @@ def assemble(
     layers, dtype, bits = adapter.layers, adapter.dtype, config.kv_bits
     slots = pool_slots(config.max_total_tokens, context, layers, dtype, kv_bits=bits)
     pool = KVPool(layers, slots, dtype, bits)
+    warn_if_large(loaded.weight_bytes, pool.nbytes, total_bytes())
+    limit_cache()
     limits = config.limits if adapter.ragged else replace(config.limits, epoch_steps=1)
     disk = open_disk_tier(config, loaded, pool, on_read)
     cache = PrefixCache(slots, config.reuse, disk.tier if disk else None)

@@ -17,6 +17,7 @@ from sgl_mlx.runtime.attention.step import ExtendStep
 from sgl_mlx.runtime.cache.tier import Transfer
 from sgl_mlx.runtime.disk.copy import PoolCopy
 from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
+from sgl_mlx.runtime.pool.memory import Garbage
 from sgl_mlx.runtime.sampler import Sampled, Sampler, Scored, score
 from sgl_mlx.runtime.scheduler.plan import (
     Decode,
@@ -62,6 +63,7 @@ class ModelRunner:
         self._end_tokens = end_tokens
         self._activations = cpu_math.FastActivations(model.model)
         self._decoding: _Decoding | None = None
+        self._garbage = Garbage(pool.nbytes)
         self._mask_seconds = 0.0
 
     def run(self, plan: Plan) -> StepResult:
@@ -92,7 +94,7 @@ class ModelRunner:
         mx.eval(keys, values)
         self._decoding = None
         self._pool.write(slots, keys, values)
-        mx.clear_cache()
+        self._garbage.clear()
 
     def forget_epoch(self) -> None:
         """See `plan.Runner`."""
@@ -145,6 +147,8 @@ class ModelRunner:
         mx.eval(keys, values, *[x.arrays() for x in (scored, sampled) if x is not None])
         del logits
         self._pool.write(slots, keys, values)
+        del keys, values
+        self._garbage.clear()
         tokens, scores = sampled.wait() if sampled else ({}, {})
         return StepResult(tokens, wanted.prompt_scores(scored), scores)
 

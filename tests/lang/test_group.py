@@ -1,4 +1,4 @@
-"""Branches: forked with their hint, concurrent, joined by variable or side by side."""
+"""Branches: forked with their hint, run at the same time, joined by variable or side by side."""
 
 from __future__ import annotations
 

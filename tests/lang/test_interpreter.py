@@ -1,4 +1,4 @@
-"""What a gen asks of the backend: its constraint, and whether its prompt may heal."""
+"""The request that a `gen` sends: its constraint, and whether its prompt may heal."""
 
 from __future__ import annotations
 

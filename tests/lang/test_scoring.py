@@ -1,4 +1,4 @@
-"""`sgl.score`: the numbers of a choice without making it."""
+"""`sgl.score`: the log-probabilities of choices, without appending one."""
 
 from __future__ import annotations
 

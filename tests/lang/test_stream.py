@@ -1,4 +1,4 @@
-"""Streams: nothing waits that need not, nothing hangs, and errors say where they came from."""
+"""Streams: submitting never waits, nothing hangs, and errors name the line they come from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many programs, many answering threads: everything arrives once, in order, and nothing hangs."""
+"""Many programs and many answering threads: each answer arrives once and in order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sgl_mlx.testing import ScriptedBackend
 
 
 class ThreadedBackend(ScriptedBackend):
-    """Answers from a few threads of its own, so in no particular order."""
+    """A backend that answers from a few threads, in no particular order."""
 
     def __init__(self, pool: ThreadPoolExecutor, **options: Any) -> None:
         super().__init__(lambda prompt: f"<{prompt.count('|')}>", manual=True, **options)

@@ -49,7 +49,7 @@ def test_branches_read_one_after_another() -> None:
 
 
 class Owing:
-    """A template that leaves a blank before the answer to whoever writes it."""
+    """A template whose blank before the answer is written by the program or the model."""
 
     stop = ()
     default_system_prompt = None

@@ -1,4 +1,4 @@
-"""What the words make of their arguments, and which they refuse."""
+"""The nodes that the words of the language make of their arguments, and their refusals."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Backends that speak to other servers."""
+"""Backends over HTTP."""

@@ -1,4 +1,4 @@
-"""Chat templates by name, for models that bring none and for programs that set one."""
+"""Chat templates by name, for models without one and for programs that choose one."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class ChatTemplate:
         turns: role to (prefix, suffix).
         stop: strings that end a generated turn.
         default_system_prompt: written first when a conversation has no system turn.
-        image_token: what stands for an image.
-        system_in_user: the system text stands inside the first user turn (Llama 2).
+        image_token: the text that stands for an image.
+        system_in_user: write the system text inside the first user turn (Llama 2).
     """
 
     name: str
@@ -45,12 +45,12 @@ class ChatTemplate:
     def get_prefix_and_suffix(
         self, role: str, hist_messages: Sequence[Mapping[str, str]]
     ) -> tuple[str, str]:
-        """What stands around the content of a turn after `hist_messages`."""
+        """Return the text before and after the content of a turn that follows `hist_messages`."""
         closed = tuple(message["role"] for message in hist_messages)
         return self.begin(closed, role).text, self.end(closed, role)
 
     def get_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The whole conversation."""
+        """Write the whole conversation."""
         if self.default_system_prompt and (not messages or messages[0]["role"] != "system"):
             messages = [{"role": "system", "content": self.default_system_prompt}, *messages]
         prompt = ""
@@ -63,7 +63,7 @@ class ChatTemplate:
 def _marked(
     begin: str, end: str, names: Mapping[str, str] | None = None
 ) -> dict[str, tuple[str, str]]:
-    """Turns that differ in the role's name alone, which replaces `{}` in `begin`."""
+    """Make turns that differ only in the role's name, which replaces `{}` in `begin`."""
     roles = ("system", "user", "assistant")
     return {role: (begin.format((names or {}).get(role, role)), end) for role in roles}
 
@@ -173,7 +173,7 @@ _TEMPLATES = (
 )
 _BY_NAME = {template.name: template for template in _TEMPLATES}
 
-# The first match counts, so special cases stand before the families they belong to.
+# The first match is taken, so special cases stand before their families.
 _BY_PATH = (
     (r"deepseek-(v3|r1)(?!.*distill)", "deepseek-v3"),
     (r"dbrx.*(base|instruct)", "dbrx-instruct"),
@@ -194,10 +194,10 @@ _BY_PATH = (
 
 
 def get_chat_template(name: str) -> ChatTemplate:
-    """The template of this name.
+    """Return the template of this name.
 
     Raises:
-        ProgramError: naming the templates there are.
+        ProgramError: for an unknown name; lists the known ones.
     """
     if name not in _BY_NAME:
         raise ProgramError(f"unknown chat template {name!r}; there are {', '.join(_BY_NAME)}")
@@ -205,7 +205,7 @@ def get_chat_template(name: str) -> ChatTemplate:
 
 
 def get_chat_template_by_model_path(model_path: str) -> ChatTemplate:
-    """The template usual for models of this name, or "default"."""
+    """Return the usual template of models with this name, else "default"."""
     for pattern, name in _BY_PATH:
         if re.search(pattern, model_path, re.IGNORECASE):
             return get_chat_template(name)
@@ -213,7 +213,7 @@ def get_chat_template_by_model_path(model_path: str) -> ChatTemplate:
 
 
 def template_for(backend: Backend) -> TurnWriter:
-    """The template set on the backend, else its model's own, else "default"."""
+    """Return the template set on the backend, else its model's own, else "default"."""
     chosen = getattr(backend, "chat_template", None)
     if isinstance(chosen, ChatTemplate):
         return chosen

@@ -1,8 +1,8 @@
 """Turns as the model's own chat template writes them.
 
-A chat template renders a whole conversation; the language writes one piece at a time. So render
-conversations whose contents are sentinels and cut at the sentinels: what stands between two of
-them is what ends one turn and opens the next.
+A chat template renders a whole conversation, but the language writes one piece at a time. So
+conversations are rendered with sentinels as contents, and cut at the sentinels: the text between
+two sentinels ends one turn and opens the next.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _MERGED_SYSTEM_GAP = "\n\n"
 
 
 class DerivedTemplate:
-    """The turns as the model's own template writes them.
+    """A writer of turns derived from a function that renders whole conversations.
 
-    A template that has no system role gets the system text at the head of the next user turn.
+    If the template has no system role, the system text goes to the head of the next user turn.
     """
 
-    default_system_prompt = None  # a template that has one writes it itself
+    default_system_prompt = None  # a template with a default system prompt writes it itself
 
     def __init__(self, render: Render) -> None:
         self._render = render
@@ -37,7 +37,7 @@ class DerivedTemplate:
 
     @cached_property
     def image_token(self) -> str:
-        """What a picture adds to the turn it stands in: its mark, and what belongs around it."""
+        """Text that a picture adds to its turn: the mark, and the text around it."""
         text = {"type": "text", "text": _SENTINEL.format(0)}
         try:
             without = self._render([{"role": "user", "content": [text]}], False)
@@ -55,7 +55,11 @@ class DerivedTemplate:
         return (mark,) if mark else ()
 
     def begin(self, closed: Roles, role: str) -> Opening:
-        """Raises `ProgramError` when the template does not allow this order of roles."""
+        """Return the opening of a turn.
+
+        Raises:
+            ProgramError: if the template does not allow this order of roles.
+        """
         written = self._before(closed, role).removeprefix(self._closing(closed))
         prompt = self._generation(closed) if role == "assistant" else None
         if prompt is None or (not prompt and written.strip()):
@@ -75,7 +79,7 @@ class DerivedTemplate:
         return self.end(closed[:-1], closed[-1]) if closed else ""
 
     def _before(self, closed: Roles, role: str) -> str:
-        """What stands between the content of the last turn and that of a new one."""
+        """Return the text between the content of the last turn and that of a new one."""
         turns = (*closed, role)
         pieces = self._cut(turns)
         if pieces is None and role == "system":
@@ -89,14 +93,14 @@ class DerivedTemplate:
         return pieces[-2]
 
     def _generation(self, closed: Roles) -> str | None:
-        """The generation prompt after the last turn; None where the template gives none."""
+        """Return the generation prompt after the last turn; None if the template has none."""
         pieces = self._cut(closed, generation=True) if closed else None
         if pieces is None or not pieces[-1].startswith(self._closing(closed)):
             return None
         return pieces[-1].removeprefix(self._closing(closed))
 
     def _cut(self, turns: Roles, generation: bool = False) -> tuple[str, ...] | None:
-        """The rendered conversation without its contents; None if the template rejects it."""
+        """Render the conversation and split off its contents; None if the template rejects it."""
         key = (turns, generation)
         if key not in self._pieces:
             self._pieces[key] = self._rendered(turns, generation)
@@ -136,7 +140,7 @@ class DerivedTemplate:
 
 
 def merge_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """The conversation with every system text at the head of the user turn after it."""
+    """Move every system text to the head of the next user turn."""
     merged: list[dict[str, str]] = []
     held = ""
     for message in messages:

@@ -1,4 +1,4 @@
-"""A program's text is what the model's own template makes of the same conversation."""
+"""The text of a program equals its conversation rendered by the model's own template."""
 
 from __future__ import annotations
 

@@ -1,0 +1,202 @@
+"""The shape of the repository: layers without circles, plain docstrings, folders that agree."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("sgl_mlx", "models", "cli", "metal_kernels", "cpu_kernels", "benchmarks")
+
+CIRCLES_LEFT = {("sgl_mlx.lang.program", "sgl_mlx.compiler.program")}
+"""Imports that still close a circle; the test fails when one of them no longer does."""
+
+UNREAD = (
+    "benchmarks/",
+    "cli/",
+    "cpu_kernels/",
+    "metal_kernels/",
+    "models/",
+    "sgl_mlx/compat/",
+    "sgl_mlx/compiler/",
+    "sgl_mlx/core.py",
+    "sgl_mlx/lang/words.py",
+    "sgl_mlx/protocol/",
+    "sgl_mlx/runtime/",
+    "sgl_mlx/tokenizer/",
+    "tests/benchmarks/",
+    "tests/compiler/",
+    "tests/cpu_kernels/",
+    "tests/metal_kernels/",
+    "tests/models/",
+    "tests/runtime/",
+    "tests/test_blas.py",
+)
+"""Paths whose docstrings are not checked yet; to be empty in the end."""
+
+RIDDLES = ("Of", "That", "Those", "What")
+ROOT_OF_RUNTIME = 8
+LINES_OF_A_FILE = 400
+LONGER = {"tests/tokenizer/test_tokenizer.py": 455}
+"""Longer files still to be split, each with the length it must not exceed."""
+
+
+@cache
+def sources() -> Mapping[str, Path]:
+    """Every module of the package by the name it is imported under; links are not followed."""
+    return dict(_modules())
+
+
+def _modules() -> Iterator[tuple[str, Path]]:
+    for folder in PACKAGES:
+        prefix = () if folder == "sgl_mlx" else ("sgl_mlx",)
+        for file in sorted(_python_files(folder)):
+            parts = file.relative_to(ROOT).with_suffix("").parts
+            parts = parts[:-1] if parts[-1] == "__init__" else parts
+            yield ".".join((*prefix, *parts)), file
+
+
+def _python_files(folder: str) -> Iterator[Path]:
+    for file in (ROOT / folder).rglob("*.py"):
+        inside = file.relative_to(ROOT).parents
+        if not any((ROOT / parent).is_symlink() for parent in inside):
+            yield file
+
+
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text("utf-8"))
+
+
+# -- circles --------------------------------------------------------------------------------------
+
+
+def imports(tree: ast.AST, known: Mapping[str, object]) -> Iterator[str]:
+    """The known modules that a module imports anywhere: deferred and for typing alone too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                if inner in known:
+                    yield inner
+                elif node.module in known:
+                    yield node.module
+
+
+def circles(graph: Mapping[str, set[str]]) -> set[frozenset[str]]:
+    """The strongly connected components of more than one module."""
+    reach = {name: _reachable(name, graph) for name in graph}
+    groups = {
+        frozenset(other for other in reach[name] if name in reach[other]) | {name} for name in graph
+    }
+    return {group for group in groups if len(group) > 1}
+
+
+def _reachable(start: str, graph: Mapping[str, set[str]]) -> set[str]:
+    seen: set[str] = set()
+    todo = [start]
+    while todo:
+        new = graph[todo.pop()] - seen
+        seen |= new
+        todo += new
+    return seen
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = import_graph()
+    for module, imported in CIRCLES_LEFT:
+        graph[module].discard(imported)
+    assert circles(graph) == set()
+
+
+def test_every_circle_that_is_left_is_one() -> None:
+    mended = [
+        (module, imported)
+        for module, imported in CIRCLES_LEFT
+        if not any({module, imported} <= circle for circle in circles(import_graph()))
+    ]
+    assert mended == []
+
+
+def import_graph() -> dict[str, set[str]]:
+    return {
+        name: set(imports(parsed(file), sources())) - {name} for name, file in sources().items()
+    }
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["import b", "from b import x", "def f():\n    import b", "if TYPE_CHECKING:\n    import b"],
+)
+def test_a_circle_is_found_however_the_import_is_written(source: str) -> None:
+    known = {"a": source, "b": "from a import y", "c": "import a"}
+    graph = {name: set(imports(ast.parse(text), known)) for name, text in known.items()}
+    assert circles(graph) == {frozenset({"a", "b"})}
+
+
+# -- words ----------------------------------------------------------------------------------------
+
+
+def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and text of every docstring; a string below an assignment documents its name."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        for statement in body if isinstance(body, list) else ():
+            if (
+                isinstance(statement, ast.Expr)
+                and isinstance(statement.value, ast.Constant)
+                and isinstance(statement.value.value, str)
+            ):
+                yield statement.lineno, statement.value.value
+
+
+def riddles(files: Sequence[Path]) -> list[str]:
+    opening = re.compile(rf"\s*({'|'.join(RIDDLES)})\b")
+    return [
+        f"{file.relative_to(ROOT)}:{line}: {text.strip().splitlines()[0]}"
+        for file in files
+        for line, text in docstrings(parsed(file))
+        if opening.match(text)
+    ]
+
+
+def test_a_docstring_begins_with_a_verb_or_a_noun() -> None:
+    files = [file for folder in (*PACKAGES, "tests") for file in _python_files(folder)]
+    read = [f for f in files if not f.relative_to(ROOT).as_posix().startswith(UNREAD)]
+    assert riddles(read) == []
+
+
+# -- layout ---------------------------------------------------------------------------------------
+
+
+def test_the_root_of_the_runtime_is_a_handful_of_files() -> None:
+    assert len(list((ROOT / "sgl_mlx/runtime").glob("*.py"))) <= ROOT_OF_RUNTIME
+
+
+def test_no_file_is_longer_than_a_reader_can_hold() -> None:
+    lengths = {
+        file.relative_to(ROOT).as_posix(): len(file.read_text("utf-8").splitlines())
+        for folder in (*PACKAGES, "tests", "examples")
+        for file in _python_files(folder)
+    }
+    long = {name: n for name, n in lengths.items() if n > LONGER.get(name, LINES_OF_A_FILE)}
+    assert long == {}
+
+
+def test_tests_lie_in_the_folder_of_what_they_are_about() -> None:
+    tests = (ROOT / "tests").rglob("test_*.py")
+    folders = {file.parent.relative_to(ROOT / "tests") for file in tests}
+    own = {Path(), Path("docs")}
+    missing = [
+        folder.as_posix()
+        for folder in folders - own
+        if not (ROOT / folder).is_dir() and not (ROOT / "sgl_mlx" / folder).is_dir()
+    ]
+    assert missing == []
