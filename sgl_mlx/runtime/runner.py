@@ -13,7 +13,6 @@ import mlx.core as mx
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.runtime.attention import cpu_math
 from sgl_mlx.runtime.attention.select import AttentionPaths, DecodeEpoch
-from sgl_mlx.runtime.attention.spans import arrange
 from sgl_mlx.runtime.attention.step import ExtendStep
 from sgl_mlx.runtime.cache.tier import Grow, Transfer
 from sgl_mlx.runtime.disk.copy import PoolCopy
@@ -28,6 +27,7 @@ from sgl_mlx.runtime.scheduler.plan import (
     Row,
     RunnerStats,
     StepResult,
+    arrange,
 )
 from sgl_mlx.runtime.scheduler.sequence import Scores
 from sgl_mlx.runtime.vision.features import Features
@@ -55,7 +55,7 @@ class ModelRunner:
         lookup: Lookup | None = None,
     ) -> None:
         self._features = features
-        self._lookup = lookup
+        self.lookup = lookup
         self._copy = copy
         self._model = model
         self._pool = pool
@@ -124,7 +124,7 @@ class ModelRunner:
 
     def _open(self, plan: Decode) -> _Decoding:
         rows = arrange(plan.opening)
-        sampler = Sampler(rows, self._end_tokens, self._model.vocabulary, self._lookup)
+        sampler = Sampler(rows, self._end_tokens, self._model.vocabulary, self.lookup)
         tokens = mx.array([row.tokens[-1] for row in rows], mx.int32)
         return _Decoding(self.paths.epoch(rows, plan.width), sampler, tokens)
 
@@ -187,13 +187,13 @@ class ModelRunner:
         if not any(row.pictures for row in rows):
             return None
         assert self._features is not None, "pictures for a model of text alone"
-        assert self._lookup is not None, "a row has a picture, and the runner no lookup"
-        return self._features.place(rows, self._model.embed(tokens), self._lookup)
+        assert self.lookup is not None, "a row has a picture, and the runner no lookup"
+        return self._features.place(rows, self._model.embed(tokens), self.lookup)
 
     def _sample(self, wanted: _WantedLogits, logits: mx.array) -> Sampled | None:
         if not wanted.sampled_rows:
             return None
-        sampler = Sampler(wanted.sampled_rows, self._end_tokens, logits.shape[-1], self._lookup)
+        sampler = Sampler(wanted.sampled_rows, self._end_tokens, logits.shape[-1], self.lookup)
         return self._choose(sampler, logits[mx.array(wanted.sampled_at, mx.int32)], 0)
 
     def _choose(

@@ -7,15 +7,19 @@ implementation of each is for `paths` to say.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import mlx.core as mx
 
-from sgl_mlx.runtime.attention.select import AttentionPaths
+from sgl_mlx.runtime.attention.kernels import KernelChunks
+from sgl_mlx.runtime.attention.prefill import Chunks
+from sgl_mlx.runtime.attention.sdpa import SdpaChunks
+from sgl_mlx.runtime.attention.select import AttentionPaths, DecodeEpoch
 from sgl_mlx.runtime.scheduler.plan import Row
 
 
 class ExtendStep:
-    """The new tokens of some rows, one after another, single tokens first (`layout.arrange`).
+    """The new tokens of some rows, one after another, single tokens first (`plan.arrange`).
 
     After the forward pass `keys[layer]` and `values[layer]` hold the new KV
     `(tokens, heads, dim)`; `slots` says where it goes.
@@ -30,12 +34,23 @@ class ExtendStep:
             [p for row in rows for p in range(row.position, row.position + len(row.tokens))],
             mx.int32,
         )
+        self._paths, self._rows = paths, rows
         self._singles = sum(len(row.tokens) == 1 for row in rows)
-        self._decoding = paths.epoch(rows[: self._singles], 1) if self._singles else None
-        if self._decoding is not None:
-            self._decoding.begin_step()
-        chunks = rows[self._singles :]
-        self._chunks = paths.chunks(chunks) if chunks else None
+
+    @cached_property
+    def _decoding(self) -> DecodeEpoch | None:
+        """Attention of the single tokens, chosen when the first layer stores its keys."""
+        if not self._singles:
+            return None
+        decoding = self._paths.epoch(self._rows[: self._singles], 1)
+        decoding.begin_step()
+        return decoding
+
+    @cached_property
+    def _chunks(self) -> Chunks | SdpaChunks | KernelChunks | None:
+        """Attention of the chunks, chosen as well when the first layer stores its keys."""
+        chunks = self._rows[self._singles :]
+        return self._paths.chunks(chunks) if chunks else None
 
     @property
     def keys(self) -> list[mx.array]:

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgl_mlx.runtime.attention.decode import Epoch
-from sgl_mlx.runtime.attention.spans import arrange
-from sgl_mlx.runtime.scheduler.plan import Row
+from sgl_mlx.runtime.scheduler.plan import Row, arrange
 from tests.runtime import steps
 from tests.runtime.steps import HEADS, LAYERS, SCALE, Case
 

@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgl_mlx.runtime.attention.select import AttentionPaths
-from sgl_mlx.runtime.attention.spans import arrange
 from sgl_mlx.runtime.attention.step import ExtendStep
-from sgl_mlx.runtime.scheduler.plan import Row
+from sgl_mlx.runtime.scheduler.plan import Row, arrange
 from tests.runtime import steps
 from tests.runtime.steps import HEADS, LAYERS, SCALE, Case
 
