@@ -36,14 +36,14 @@ class Wish(NamedTuple):
 @click.command("compile")
 @click.argument("target", metavar="FILE[:FUNCTION]")
 @click.option("--explain", is_flag=True, help="Say what is compiled, and which line ends it.")
-@click.option("--graph", type=click.Choice(["tree", "dot", "svg", "json"]), help="Print the graph.")
+@click.option("--graph", type=click.Choice(["tree", "dot", "json"]), help="Print the graph.")
 @click.option("--save", type=click.Path(dir_okay=False), help="Write the graph to a JSON file.")
 @click.option("--run", is_flag=True, help="Run the compiled program.")
 @click.option("--arg", "pairs", multiple=True, metavar="NAME=VALUE", help="As of `sgl-mlx run`.")
 @click.option(
     "--reorder",
-    type=click.Choice(["rules", "llm"]),
-    help="Move instructions ahead of arguments: by rules, or as the model proposes.",
+    type=click.Choice(["rules"]),
+    help="Move instructions ahead of arguments, where the rules say that the meaning stays.",
 )
 @engine_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -60,11 +60,9 @@ def compile_command(ctx: click.Context, /, options: EngineOptions, **wishes: Any
     path = _path(wish.target)
     debug = ctx.find_root().params["debug"]
     with redirect_stdout(sys.stderr if wish.as_json else sys.stdout), _errors(path, debug):
-        asks = wish.reorder == "llm"
-        # What is wrong with a file is said before a model is loaded.
-        compiled = None if asks else _compiled(wish, None)
-        with open_engine(options) if wish.run or asks else nullcontext() as engine:
-            document = _fulfil(wish, compiled or _compiled(wish, engine), engine)
+        compiled = _compiled(wish)  # before a model is loaded, so that a wrong file fails at once
+        with open_engine(options) if wish.run else nullcontext() as engine:
+            document = _fulfil(wish, compiled, engine)
     if wish.as_json:
         click.echo(json.dumps(document, ensure_ascii=False, indent=2, default=str))
 
@@ -93,7 +91,7 @@ def _fulfil(wish: Wish, compiled: CompiledProgram, engine: Backend | None) -> di
     return document
 
 
-def _compiled(wish: Wish, engine: Backend | None) -> CompiledProgram:
+def _compiled(wish: Wish) -> CompiledProgram:
     from sgl_mlx.cli import program
     from sgl_mlx.compiler.graph.serialise import load
     from sgl_mlx.compiler.program import CompiledProgram
@@ -105,7 +103,7 @@ def _compiled(wish: Wish, engine: Backend | None) -> CompiledProgram:
         return CompiledProgram.from_graph(load(path))
     _, name = program.split_target(wish.target)
     function = program.choose(program.load(path), path, name)
-    return function.compile(backend=engine, reorder=wish.reorder)
+    return function.compile(reorder=wish.reorder)
 
 
 def _ran(
@@ -123,12 +121,11 @@ def _ran(
 
 
 def _drawn(graph: Graph, how: str) -> str:
-    from sgl_mlx.compiler.graph import serialise, show, svg
+    from sgl_mlx.compiler.graph import serialise, show
 
     drawings = {
         "tree": show.pretty,
         "dot": show.dot,
-        "svg": svg.svg,
         "json": serialise.dumps,
     }
     return drawings[how](graph)

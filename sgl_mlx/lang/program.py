@@ -265,27 +265,27 @@ class SglFunction:
         self,
         *,
         backend: Any = None,
-        reorder: Literal["rules", "llm"] | None = None,
+        reorder: Literal["rules"] | None = None,
         passes: Sequence[Callable[[Graph], Graph]] | None = None,
     ) -> CompiledProgram:
         """The program run from its graph, with the same results.
 
         Args:
-            backend: asked where instructions may go, with `reorder="llm"`.
-            reorder: move instructions ahead of arguments, so that more of every prompt is shared.
-                Prompts then differ from the interpreter's: by "rules", or as a model proposes;
-                what might change the meaning is refused.
-            passes: rewrite each graph by these, in order, instead of by all there are.
+            backend: accepted for SGLang's sake: no backend is asked.
+            reorder: "rules" moves instructions ahead of arguments, so that more of every prompt
+                is shared. Prompts then differ from the interpreter's; a move that might change
+                the meaning is refused.
+            passes: rewrite each graph by these, in order, instead of by the standard ones.
 
         Raises:
-            ProgramError: `reorder="llm"` without a backend.
+            ProgramError: for an unknown `reorder`.
         """
         # Only here: the compiler stands above the language, which runs without it.
         from sgl_mlx.compiler.pipeline import standard_passes
         from sgl_mlx.compiler.program import CompiledProgram
 
         if passes is None:
-            passes = standard_passes(reorder, backend)
+            passes = standard_passes(reorder)
         return CompiledProgram.of(self, passes)
 
 

@@ -14,7 +14,6 @@ from sgl_mlx.compiler.graph.graph import (
     Gen,
     GetForkItem,
     Graph,
-    Hoist,
     Join,
     Node,
     Prefetch,
@@ -109,7 +108,7 @@ class _Check:
             for inner in node.body:  # later nodes may not read what a turn wrote
                 del self._seen[inner.id]
                 self._seen[inner.id] = Node(inner.id, inner.stream)
-        if isinstance(node, (Prefetch, Hoist)):
+        if isinstance(node, Prefetch):
             if not all(isinstance(inner, _IN_HINTS) for inner in node.body) or sources_of(node):
                 raise GraphError(f"{where}: a hint holds text and roles only, and no variable")
             for inner in node.body:

@@ -123,21 +123,7 @@ class Run:
         self.known.bindings[node.id] = (Binding().settle(decision),)
 
     def hint(self, hint: Hint) -> None:
-        """Have a prompt at hand, by means of a stream of its own whose fate does not matter."""
-        if hint.after is None:
-            self._fetch(hint)
-        else:
-            self._compute(hint, self.known.states[hint.after])
-
-    def _compute(self, hint: Hint, state: ProgramState) -> None:
-        state.sync()
-        with suppress(Exception):  # the branches will meet it again, each at its own line
-            stream = state.stream_executor.fork()
-            stream.enqueue([self._step(part, stream) for part in hint.parts])
-            stream.submit(ir.CommitLazy())
-            stream.sync()
-
-    def _fetch(self, hint: Hint) -> None:
+        """Prefetch the hinted prompt on a stream of its own; failures are ignored."""
         with suppress(SglError):
             state = Setting.of(None, {}).new_state()
             self._hints.append(state)
