@@ -94,6 +94,7 @@ def _fulfil(wish: Wish, compiled: CompiledProgram, engine: Backend | None) -> di
 def _compiled(wish: Wish) -> CompiledProgram:
     from sgl_mlx.cli import program
     from sgl_mlx.compiler.graph.serialise import load
+    from sgl_mlx.compiler.pipeline import standard_passes
     from sgl_mlx.compiler.program import CompiledProgram
 
     path = _path(wish.target)
@@ -102,8 +103,10 @@ def _compiled(wish: Wish) -> CompiledProgram:
             raise click.UsageError("--reorder rewrites a program; a graph from a file is done")
         return CompiledProgram.from_graph(load(path))
     _, name = program.split_target(wish.target)
-    function = program.choose(program.load(path), path, name)
-    return function.compile(reorder=wish.reorder)
+    chosen = program.choose(program.load(path), path, name)
+    if isinstance(chosen, CompiledProgram):
+        return chosen
+    return CompiledProgram.of(chosen, standard_passes(wish.reorder))
 
 
 def _ran(

@@ -15,7 +15,7 @@ from typing import IO, Any
 import click
 
 from sgl_mlx.errors import ProgramError, SglError
-from sgl_mlx.lang.program import SglFunction
+from sgl_mlx.lang.program import Program
 from sgl_mlx.lang.state import ProgramState
 
 MODULE_NAME = "__sgl_program__"
@@ -62,13 +62,13 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-def choose(module: ModuleType, path: Path, name: str | None) -> SglFunction:
+def choose(module: ModuleType, path: Path, name: str | None) -> Program:
     """The program called `name`, or else the only one of the file, or the one called `main`.
 
     Raises:
         ProgramError: when there is none, or more than one; the message lists them.
     """
-    programs = {k: v for k, v in vars(module).items() if isinstance(v, SglFunction)}
+    programs = {k: v for k, v in vars(module).items() if isinstance(v, Program)}
     known = ", ".join(programs)
     if not programs:
         raise ProgramError(
@@ -86,7 +86,7 @@ def choose(module: ModuleType, path: Path, name: str | None) -> SglFunction:
     return programs[wanted]
 
 
-def read_arguments(program: SglFunction, pairs: Sequence[str]) -> dict[str, Any]:
+def read_arguments(program: Program, pairs: Sequence[str]) -> dict[str, Any]:
     """`name=value` pairs as keyword arguments for a program.
 
     A value that is JSON (`3`, `true`, `["a"]`, `"3"`) is read as that, any other is text.
@@ -139,7 +139,7 @@ def variables(state: ProgramState) -> dict[str, Any]:
     return {name: state[name] for name in state.stream_executor.bindings if name is not None}
 
 
-def _parameters(program: SglFunction) -> tuple[list[str], list[str]]:
+def _parameters(program: Program) -> tuple[list[str], list[str]]:
     """Names of the program's required and optional parameters, without `s` and bound ones."""
     _, *rest = program.signature.parameters.values()
     free = [p for p in rest if p.name not in program.bind_arguments]

@@ -26,7 +26,7 @@ def run_batch(
     generator_style: bool,
     order: Order,
 ) -> list[ProgramState] | Iterator[ProgramState]:
-    """The states of all rows, in the order of the rows; see `SglFunction.run_batch`.
+    """The states of all rows, in the order of the rows; see `Program.run_batch`.
 
     Args:
         order: of starting them; asked for all rows, or for each chunk of a generator.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from sgl_mlx.core import SamplingParams, Text, prompt_text
 from sgl_mlx.lang.state import ProgramState
@@ -15,15 +15,20 @@ from sgl_mlx.lang.stream import Stream
 from sgl_mlx.lang.templates.turns import TurnWriter
 from sgl_mlx.lang.transcript import Transcript
 
-if TYPE_CHECKING:
-    from sgl_mlx.lang.program import SglFunction
-
 _UNKNOWN = "\ue000{}\ue001"
 _FIRST_UNKNOWN = re.compile("\ue000.*", re.DOTALL)
 
 
 class _EndOfPrefix(Exception):
     """The program asked for something that only a model can tell."""
+
+
+class _Program(Protocol):
+    """The parts of a `Program` that are read here."""
+
+    func: Callable[..., Any]
+    arg_names: list[str]
+    bind_arguments: dict[str, Any]
 
 
 class _NoModel:
@@ -38,7 +43,7 @@ class _NoModel:
     submit = score = prefill = render_chat = flush_cache = get_server_info = shutdown = _end
 
 
-def constant_prefix(program: SglFunction, writer: Callable[[], TurnWriter]) -> str:
+def constant_prefix(program: _Program, writer: Callable[[], TurnWriter]) -> str:
     """The text up to the first argument, picture or question to the model.
 
     The body runs once with placeholders for its arguments; whatever it makes of them, what it

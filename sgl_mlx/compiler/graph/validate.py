@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sgl_mlx.compiler.graph.choice_methods import CHOICES_METHODS
 from sgl_mlx.compiler.graph.graph import (
     ROOT,
     Break,
@@ -41,7 +42,6 @@ from sgl_mlx.compiler.graph.values import (
     Variable,
     walk,
 )
-from sgl_mlx.compiler.tracing.words import CHOICES_METHODS
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import GraphError, InvalidParamsError
 

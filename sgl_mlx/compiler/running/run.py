@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from sgl_mlx.compiler.graph.choice_methods import CHOICES_METHODS
 from sgl_mlx.compiler.graph.graph import (
     ROOT,
     Call,
@@ -20,7 +21,6 @@ from sgl_mlx.compiler.graph.graph import (
 )
 from sgl_mlx.compiler.running.evaluate import Known
 from sgl_mlx.compiler.running.steps import Hint, Part, Plan, Submission
-from sgl_mlx.compiler.tracing.words import CHOICES_METHODS
 from sgl_mlx.errors import SglError
 from sgl_mlx.lang import ir
 from sgl_mlx.lang.binding import Binding, Step, result_of

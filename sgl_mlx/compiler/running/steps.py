@@ -12,6 +12,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
+from sgl_mlx.compiler.graph.choice_methods import CHOICES_METHODS
 from sgl_mlx.compiler.graph.graph import (
     Break,
     Call,
@@ -35,7 +36,6 @@ from sgl_mlx.compiler.graph.graph import (
     values_of,
 )
 from sgl_mlx.compiler.graph.values import NONE, Constant, Value, Variable, concat, parts_of
-from sgl_mlx.compiler.tracing.words import CHOICES_METHODS
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.lang import interpreter, ir
 from sgl_mlx.lang.site import Site
