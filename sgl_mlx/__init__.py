@@ -42,7 +42,6 @@ from sgl_mlx.lang.choices import (
     unconditional_likelihood_normalized,
 )
 from sgl_mlx.lang.config import flush_cache, get_server_info, global_config, set_default_backend
-from sgl_mlx.lang.program import SglFunction, function
 from sgl_mlx.lang.scoring import score
 from sgl_mlx.lang.state import ProgramState
 from sgl_mlx.lang.words import (
@@ -63,6 +62,7 @@ from sgl_mlx.lang.words import (
     user_end,
     video,
 )
+from sgl_mlx.program import SglFunction, function
 
 if TYPE_CHECKING:
     from sgl_mlx.compat.runtime import Runtime

@@ -20,7 +20,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "sglang.utils": ("sgl_mlx.compat.utils",),
     "sglang.lang": (),
     "sglang.lang.api": ("sgl_mlx", "sgl_mlx.lang.words"),
-    "sglang.lang.ir": ("sgl_mlx.lang.ir", "sgl_mlx.lang.program"),
+    "sglang.lang.ir": ("sgl_mlx.lang.ir", "sgl_mlx.program"),
     "sglang.lang.choices": ("sgl_mlx.lang.choices",),
     "sglang.lang.chat_template": ("sgl_mlx.lang.templates.chat_template",),
     "sglang.lang.interpreter": (
