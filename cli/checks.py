@@ -42,7 +42,7 @@ def all_checks(model: str | None) -> Iterator[Check]:
 def _checked(name: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
-    except (SglError, ImportError, OSError) as error:
+    except (SglError, ImportError, OSError, RuntimeError) as error:
         return Check(name, "fail", str(error))
 
 

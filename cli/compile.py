@@ -14,8 +14,8 @@ from sgl_mlx.cli import output
 from sgl_mlx.cli.engine import EngineOptions, engine_options, open_engine
 
 if TYPE_CHECKING:
-    from sgl_mlx.compiler.graph import Graph
-    from sgl_mlx.compiler.passes import Reorder
+    from sgl_mlx.compiler.graph.graph import Graph
+    from sgl_mlx.compiler.pipeline import Reorder
     from sgl_mlx.compiler.program import CompiledProgram
     from sgl_mlx.lang.backend import Backend
 
@@ -31,6 +31,7 @@ class Wish(NamedTuple):
     run: bool
     save: str | None
     as_json: bool
+    as_sglang: bool
 
 
 @click.command("compile")
@@ -47,6 +48,7 @@ class Wish(NamedTuple):
 )
 @engine_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--as-sglang", is_flag=True, help="Let the file's `import sglang` mean sgl_mlx.")
 @click.pass_context
 def compile_command(ctx: click.Context, /, options: EngineOptions, **wishes: Any) -> None:
     """Compile a program, and say what became of it.
@@ -56,10 +58,14 @@ def compile_command(ctx: click.Context, /, options: EngineOptions, **wishes: Any
 
     Arguments count by kind when a graph is printed: texts are free, any other value is part of it.
     """
+    from sgl_mlx import install_as_sglang
+
     wish = Wish(**wishes)
     path = _path(wish.target)
+    alias = install_as_sglang() if wish.as_sglang else nullcontext()
     debug = ctx.find_root().params["debug"]
-    with redirect_stdout(sys.stderr if wish.as_json else sys.stdout), _errors(path, debug):
+    shown = redirect_stdout(sys.stderr if wish.as_json else sys.stdout)
+    with alias, shown, _errors(path, debug):
         asks = wish.reorder == "llm"
         # What is wrong with a file is said before a model is loaded.
         compiled = None if asks else _compiled(wish, None)
@@ -83,7 +89,7 @@ def _fulfil(wish: Wish, compiled: CompiledProgram, engine: Backend | None) -> di
         document["graph"] = _drawn(compiled.graph(**arguments), wish.graph)
         _say(wish, document["graph"])
     if wish.save:
-        from sgl_mlx.compiler.serialise import save
+        from sgl_mlx.compiler.graph.serialise import save
 
         save(compiled.graph(**arguments), wish.save)
         document["saved"] = wish.save
@@ -95,8 +101,8 @@ def _fulfil(wish: Wish, compiled: CompiledProgram, engine: Backend | None) -> di
 
 def _compiled(wish: Wish, engine: Backend | None) -> CompiledProgram:
     from sgl_mlx.cli import program
+    from sgl_mlx.compiler.graph.serialise import load
     from sgl_mlx.compiler.program import CompiledProgram
-    from sgl_mlx.compiler.serialise import load
 
     path = _path(wish.target)
     if path.suffix == ".json":
@@ -123,12 +129,12 @@ def _ran(
 
 
 def _drawn(graph: Graph, how: str) -> str:
-    from sgl_mlx.compiler import picture, serialise, show
+    from sgl_mlx.compiler.graph import serialise, show, svg
 
     drawings = {
         "tree": show.pretty,
         "dot": show.dot,
-        "svg": picture.svg,
+        "svg": svg.svg,
         "json": serialise.dumps,
     }
     return drawings[how](graph)

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -65,10 +65,15 @@ def load(path: Path) -> ModuleType:
 def choose(module: ModuleType, path: Path, name: str | None) -> SglFunction:
     """The program called `name`, or else the only one of the file, or the one called `main`.
 
+    A second name of the same program may be given, but counts as no other program.
+
     Raises:
         ProgramError: when there is none, or more than one; the message lists them.
     """
-    programs = {k: v for k, v in vars(module).items() if isinstance(v, SglFunction)}
+    named = {k: v for k, v in vars(module).items() if isinstance(v, SglFunction)}
+    if name in named:
+        return named[name]
+    programs = _without_aliases(named)
     known = ", ".join(programs)
     if not programs:
         raise ProgramError(
@@ -84,6 +89,18 @@ def choose(module: ModuleType, path: Path, name: str | None) -> SglFunction:
     if wanted not in programs:
         raise ProgramError(f"{path.name} has no program {wanted!r}; it has {known}")
     return programs[wanted]
+
+
+def _without_aliases(named: Mapping[str, SglFunction]) -> dict[str, SglFunction]:
+    """One name for each program: `main`, its function's own, or the first."""
+    by_program: dict[int, list[str]] = {}
+    for name, program in named.items():
+        by_program.setdefault(id(program), []).append(name)
+    chosen = [
+        next((n for n in ("main", named[names[0]].name) if n in names), names[0])
+        for names in by_program.values()
+    ]
+    return {name: named[name] for name in chosen}
 
 
 def read_arguments(program: SglFunction, pairs: Sequence[str]) -> dict[str, Any]:
@@ -137,6 +154,11 @@ def own_errors(path: Path) -> Iterator[None]:
 def variables(state: ProgramState) -> dict[str, Any]:
     """All named variables of a program that ran."""
     return {name: state[name] for name in state.stream_executor.bindings if name is not None}
+
+
+def returned(state: ProgramState) -> dict[str, Any]:
+    """What the function returned, as `{"return_value": value}`; empty if it returned nothing."""
+    return {} if state.ret_value is None else {"return_value": state.ret_value}
 
 
 def _parameters(program: SglFunction) -> tuple[list[str], list[str]]:

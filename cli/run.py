@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
 
 import click
 
@@ -11,8 +12,9 @@ from sgl_mlx.cli import output
 from sgl_mlx.cli.engine import EngineOptions, engine_options, open_engine
 
 
-@click.command()
+@click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("target", metavar="FILE[:FUNCTION]")
+@click.argument("script_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGS]")
 @click.option("--arg", "pairs", multiple=True, metavar="NAME=VALUE", help="Repeatable; see above.")
 @engine_options
 @click.option("--stream", is_flag=True, help="Print the text as it comes.")
@@ -22,6 +24,7 @@ from sgl_mlx.cli.engine import EngineOptions, engine_options, open_engine
 def run(
     ctx: click.Context,
     target: str,
+    script_args: tuple[str, ...],
     pairs: tuple[str, ...],
     options: EngineOptions,
     stream: bool,
@@ -35,18 +38,45 @@ def run(
     A VALUE that is JSON is read as such: 3, true, ["a", "b"]; any other is text, and quotes make
     text of what is JSON: '"3"'.
 
-    With --json, standard output is one document of text, variables and stats; what the program
-    prints, and text streamed besides, goes to standard error.
+    With --json, standard output is one document of text, variables, the function's return value
+    and stats; what the program prints, and text streamed besides, goes to standard error.
+
+    With --as-sglang, FILE alone runs as `python FILE ARGS` would: its main part, once, on the
+    backend it sets, else on --model. With FUNCTION, --arg, --stream or --json, one function runs.
     """
     from sgl_mlx import install_as_sglang
     from sgl_mlx.cli import program
+
+    path, name = program.split_target(target)
+    whole = as_sglang and not (name or pairs or stream or as_json)
+    if script_args and not whole:
+        raise click.UsageError(
+            f"unexpected {script_args[0]!r}: arguments of a function are given with --arg "
+            "NAME=VALUE; those of a whole file go with --as-sglang, without FUNCTION or --arg"
+        )
+    errors = nullcontext() if ctx.find_root().params["debug"] else program.own_errors(path)
+    if whole:
+        from sgl_mlx.cli.script import run_script
+
+        with errors:
+            run_script(path, script_args, options)
+        return
+    with install_as_sglang() if as_sglang else nullcontext(), errors:
+        _run_function(path, name, pairs, options, stream, as_json)
+
+
+def _run_function(
+    path: Path,
+    name: str | None,
+    pairs: tuple[str, ...],
+    options: EngineOptions,
+    stream: bool,
+    as_json: bool,
+) -> None:
+    from sgl_mlx.cli import program
     from sgl_mlx.lang.config import set_default_backend
 
-    if as_sglang:
-        install_as_sglang()
-    path, name = program.split_target(target)
-    errors = nullcontext() if ctx.find_root().params["debug"] else program.own_errors(path)
-    with redirect_stdout(sys.stderr if as_json else sys.stdout), errors:
+    with redirect_stdout(sys.stderr if as_json else sys.stdout):
         function = program.choose(program.load(path), path, name)
         arguments = program.read_arguments(function, pairs)
         with open_engine(options) as engine:
@@ -57,7 +87,9 @@ def run(
             text, variables = state.text(), program.variables(state)
             stats = output.stats_of(engine)
     if as_json:
-        output.print_json(text, variables, stats)
-    else:
-        click.echo("" if stream else text)
-        click.echo(output.summary(stats), err=True)
+        output.print_json(text, variables, stats, **program.returned(state))
+        return
+    click.echo("" if stream else text)
+    for value in program.returned(state).values():
+        click.echo(f"returned: {value!r}")
+    click.echo(output.summary(stats), err=True)

@@ -9,17 +9,31 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from gguf.constants import GGMLQuantizationType as Type
+
 from sgl_mlx.models import gguf_config, safetensors_file
-from sgl_mlx.models.gguf_file import GGUFFile
+from sgl_mlx.models.gguf_blocks import GROUP_SIZE, REPACKABLE
+from sgl_mlx.models.gguf_file import GGUFFile, TensorEntry
 from sgl_mlx.models.safetensors_file import WeightEntry
 
 _FLOAT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _DEFAULT_GROUP = 64
+_GGUF_FLOATS = {Type.F32: 4, Type.F16: 2, Type.BF16: 2}
+_PACKABLE_BITS = (4, 8)
+"""Widths that the CPU kernels multiply as they are; see `cpu_kernels.packing.fits`."""
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Sizes are in bytes; `parameters` counts quantized weights as the numbers they stand for."""
+    """A model's architecture and sizes, in bytes.
+
+    Attributes:
+        parameters: numbers that the weights stand for, quantized or not.
+        disk_bytes: what the tensors take in the file.
+        native_bytes: what they take in memory, loaded as they are. A GGUF file's quantized types
+            other than Q4_0, Q4_1, Q4_K and Q8_0 become 8-bit groups there, which are wider.
+        packed_bytes: what they take in float32 where 4- and 8-bit weights stay packed.
+    """
 
     path: str
     format: str
@@ -29,10 +43,18 @@ class ModelInfo:
     quantization: str
     context_length: int | None
     disk_bytes: int
+    native_bytes: int
+    packed_bytes: int
 
-    def weight_bytes(self, dtype: str | None = None) -> int:
-        """Memory the weights will take: as they are, or all as `dtype` ("float32", …)."""
-        return self.disk_bytes if dtype is None else self.parameters * _FLOAT_BYTES[dtype]
+    def weight_bytes(self, dtype: str | None = None, packed: bool = False) -> int:
+        """Memory the weights will take: as they are, or as `dtype` ("float32", …).
+
+        Args:
+            packed: 4- and 8-bit weights stay so; see `packed_bytes`.
+        """
+        if packed:
+            return self.packed_bytes
+        return self.native_bytes if dtype is None else self.parameters * _FLOAT_BYTES[dtype]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -48,17 +70,21 @@ def describe(path: str | Path) -> ModelInfo:
     return describe_folder(path) if path.is_dir() else describe_gguf(GGUFFile(path))
 
 
-def estimate_weight_bytes(path: str | Path, dtype: str | None = None) -> int:
-    """Memory the weights will take: as they are, or all as `dtype` ("float32", …)."""
-    return describe(path).weight_bytes(dtype)
+def estimate_weight_bytes(path: str | Path, dtype: str | None = None, packed: bool = False) -> int:
+    """Memory the weights will take; see `ModelInfo.weight_bytes`."""
+    return describe(path).weight_bytes(dtype, packed)
 
 
 def describe_gguf(file: GGUFFile) -> ModelInfo:
     """`describe` for a file that is open already."""
     config = gguf_config.read_config(file)
+    tensors = file.tensors.values()
     by_type = Counter[str]()
-    for entry in file.tensors.values():
+    for entry in tensors:
         by_type[entry.type.name] += prod(entry.shape)
+    matrices = {entry.type for entry in tensors if len(entry.shape) > 1}
+    only = next(iter(matrices)) if len(matrices) == 1 else None
+    native = _GGUF_FLOATS.get(only, 2) if only is not None else 2
     return ModelInfo(
         path=str(file.path),
         format="GGUF",
@@ -67,14 +93,36 @@ def describe_gguf(file: GGUFFile) -> ModelInfo:
         parameters=sum(by_type.values()),
         quantization=by_type.most_common(1)[0][0],
         context_length=config["max_position_embeddings"],
-        disk_bytes=sum(entry.size for entry in file.tensors.values()),
+        disk_bytes=sum(entry.size for entry in tensors),
+        native_bytes=sum(_gguf_bytes(entry, native, 2, pack_all=True) for entry in tensors),
+        packed_bytes=sum(_gguf_bytes(entry, 4, 4, pack_all=False) for entry in tensors),
     )
 
 
+def _gguf_bytes(entry: TensorEntry, plain: int, scale: int, pack_all: bool) -> int:
+    """Memory of one GGUF tensor.
+
+    Args:
+        plain: bytes of a number that is not packed.
+        scale: bytes of a group's scale, and of its bias.
+        pack_all: blocks that cannot be repacked become 8-bit groups, not plain numbers.
+    """
+    count = prod(entry.shape)
+    packable = entry.type in REPACKABLE or (pack_all and entry.type not in _GGUF_FLOATS)
+    if len(entry.shape) < 2 or not packable:
+        return count * plain
+    four = entry.type in REPACKABLE and entry.type != Type.Q8_0
+    return count // (2 if four else 1) + 2 * scale * (count // GROUP_SIZE)
+
+
 def with_part(info: ModelInfo, parameters: int, disk_bytes: int) -> ModelInfo:
-    """The model together with what lies elsewhere."""
+    """The model together with a vision part in files of its own, which is never packed."""
     return replace(
-        info, parameters=info.parameters + parameters, disk_bytes=info.disk_bytes + disk_bytes
+        info,
+        parameters=info.parameters + parameters,
+        disk_bytes=info.disk_bytes + disk_bytes,
+        native_bytes=info.native_bytes + disk_bytes,
+        packed_bytes=info.packed_bytes + parameters * _FLOAT_BYTES["float32"],
     )
 
 
@@ -83,6 +131,7 @@ def describe_folder(path: Path) -> ModelInfo:
     config = safetensors_file.read_config(path)
     entries = safetensors_file.read_entries(path)
     text = config.get("text_config") or config
+    disk = sum(entry.size for entry in entries.values())
     return ModelInfo(
         path=str(path),
         format="safetensors",
@@ -91,8 +140,28 @@ def describe_folder(path: Path) -> ModelInfo:
         parameters=_count_parameters(config, entries),
         quantization=_quantization(config, entries),
         context_length=text.get("max_position_embeddings"),
-        disk_bytes=sum(entry.size for entry in entries.values()),
+        disk_bytes=disk,
+        native_bytes=disk,
+        packed_bytes=_packed_bytes(config, entries),
     )
+
+
+def _packed_bytes(config: Mapping[str, Any], entries: Mapping[str, WeightEntry]) -> int:
+    """Memory of a folder's weights in float32, quantized ones packed if the kernels take all."""
+    stems = {name.removesuffix(".scales") for name in entries if name.endswith(".scales")}
+    if not all(_is_packable(config, entries, stem) for stem in stems):
+        return _count_parameters(config, entries) * _FLOAT_BYTES["float32"]
+    words = {f"{stem}.weight" for stem in stems}
+    return sum(e.size if name in words else 4 * e.count for name, e in entries.items())
+
+
+def _is_packable(config: Mapping[str, Any], entries: Mapping[str, WeightEntry], stem: str) -> bool:
+    weight, scales = entries.get(f"{stem}.weight"), entries[f"{stem}.scales"]
+    if weight is None or f"{stem}.biases" not in entries:  # not affine groups
+        return False
+    group = _group_size(config, stem)
+    bits = 8 * weight.size // (scales.count * group)
+    return bits in _PACKABLE_BITS and group % GROUP_SIZE == 0
 
 
 def _quantization(config: Mapping[str, Any], entries: Mapping[str, WeightEntry]) -> str:

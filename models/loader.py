@@ -90,13 +90,14 @@ def load(
     info = describe_folder(path) if file is None else describe_gguf(file)
     if part is not None:
         info = with_part(info, *part.size)
-    _check_memory(name, info, kind, available)
+    _check_memory(name, info, kind, available, packed=kernels is not None)
     if file is None:
         loaded, config, tokenizer, vision = _load_folder(path, target)
     else:
         loaded, config, tokenizer, vision = _load_gguf(file, target, part, kernels is not None)
     if target is not None:
         _settle(loaded, target, kernels)
+    files = _weight_files(file, path, part)
     modules = [loaded] if vision is None else [loaded, vision.network]
     mx.eval([module.parameters() for module in modules])
     return LoadedModel(
@@ -105,7 +106,7 @@ def load(
         tokenizer=tokenizer,
         name=name,
         path=path,
-        fingerprint=_fingerprint(_weight_files(path, part), config, f"{kind} {kernels is None}"),
+        fingerprint=_fingerprint(files, config, f"{kind} {kernels is None}"),
         weight_bytes=sum(p.nbytes for m in modules for _, p in tree_flatten(m.parameters())),
         vision=vision,
     )
@@ -119,10 +120,13 @@ def _resolve_dtype(dtype: str | None) -> str | None:
     return None if dtype == "native" else dtype
 
 
-def _check_memory(name: str, info: ModelInfo, dtype: str | None, available: int | None) -> None:
-    how = f"{info.parameters / 1e6:,.0f} M parameters as {dtype or info.quantization}"
+def _check_memory(
+    name: str, info: ModelInfo, dtype: str | None, available: int | None, packed: bool
+) -> None:
+    kind = f"{info.quantization} in float32" if packed else dtype or info.quantization
+    how = f"{info.parameters / 1e6:,.0f} M parameters as {kind}"
     limit = memory.available_bytes() if available is None else available
-    memory.check_fits(name, info.weight_bytes(dtype), limit, how)
+    memory.check_fits(name, info.weight_bytes(dtype, packed), limit, how)
 
 
 def _settle(model: nn.Module, dtype: mx.Dtype, kernels: ModuleType | None) -> None:
@@ -170,10 +174,10 @@ def _load_with_vision(path: Path, config: dict[str, Any], dtype: mx.Dtype | None
     return model, text, tokenizer, vision
 
 
-def _weight_files(path: Path, part: VisionPart | None) -> list[Path]:
-    if path.is_dir():
+def _weight_files(file: GGUFFile | None, path: Path, part: VisionPart | None) -> list[Path]:
+    if file is None:
         return safetensors_file.weight_files(path)
-    return [path] if part is None else [path, *part.files]
+    return [*file.paths, *(part.files if part is not None else ())]
 
 
 def _fingerprint(files: Sequence[Path], config: Mapping[str, Any], dtype: str) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import mlx.core as mx
+import psutil
 
 from sgl_mlx.errors import MemoryLimitError
 
@@ -14,16 +12,20 @@ _HEADROOM = 0.9
 """The rest is for activations, the KV pool and everybody else."""
 
 
+def total_bytes() -> int:
+    """Memory of this machine."""
+    return int(psutil.virtual_memory().total)
+
+
 def available_bytes() -> int:
-    """Memory the weights may come from: the GPU's recommended working set, else what is free."""
+    """Memory that can be taken now without swapping.
+
+    It is what is free or can be reclaimed at once (on a Mac, free and inactive pages); on a GPU
+    no more than is left of its recommended working set.
+    """
+    free = int(psutil.virtual_memory().available)
     recommended = mx.device_info().get("max_recommended_working_set_size")
-    if recommended:
-        return int(recommended) - mx.get_active_memory()
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(free, int(recommended) - mx.get_active_memory()) if recommended else free
 
 
 def check_fits(name: str, needed: int, available: int, how: str) -> None:

@@ -59,7 +59,7 @@ class _File:
 
     @property
     def files(self) -> list[Path]:
-        return [self._file.path]
+        return self._file.paths
 
     @property
     def size(self) -> tuple[int, int]:

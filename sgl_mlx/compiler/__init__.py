@@ -10,13 +10,13 @@
 an example with a picture.
 """
 
-from sgl_mlx.compiler.explain import Explanation
-from sgl_mlx.compiler.graph import Graph
-from sgl_mlx.compiler.picture import svg
+from sgl_mlx.compiler.graph.graph import Graph
+from sgl_mlx.compiler.graph.serialise import dumps, load, loads, save
+from sgl_mlx.compiler.graph.show import dot, pretty
+from sgl_mlx.compiler.graph.svg import svg
 from sgl_mlx.compiler.program import CompiledProgram
-from sgl_mlx.compiler.serialise import dumps, load, loads, save
-from sgl_mlx.compiler.show import dot, pretty
-from sgl_mlx.compiler.sources import Pass
+from sgl_mlx.compiler.specialise import Pass
+from sgl_mlx.compiler.tracing.explain import Explanation
 
 __all__ = [
     "CompiledProgram",

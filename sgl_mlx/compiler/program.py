@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from sgl_mlx.compiler.evaluate import Known
-from sgl_mlx.compiler.execute import Run
-from sgl_mlx.compiler.explain import Explanation
-from sgl_mlx.compiler.graph import Graph
+from sgl_mlx.compiler.graph.graph import Graph
 from sgl_mlx.compiler.passes.shared_prefix import order_batch, shared_prefixes
-from sgl_mlx.compiler.replay import Ahead, Asked, Following
-from sgl_mlx.compiler.sources import Compiled, Fixed, Pass, Source, Traced
+from sgl_mlx.compiler.running.evaluate import Known
+from sgl_mlx.compiler.running.replay import Ahead, Asked, Following
+from sgl_mlx.compiler.running.run import Run
+from sgl_mlx.compiler.specialise import Compiled, Fixed, Pass, Source, Traced
+from sgl_mlx.compiler.tracing.explain import Explanation
 from sgl_mlx.errors import GraphError
 from sgl_mlx.lang.batch import Row
 from sgl_mlx.lang.program import SglFunction

@@ -14,7 +14,8 @@ class GlobalConfig:
     """Defaults for programs.
 
     Attributes:
-        default_backend: the backend of programs that are given no `backend=`.
+        default_backend: runs programs that are given no `backend=`: a `Backend`, or an object
+            whose `endpoint` is one, such as a `Runtime`.
         skip_special_tokens_in_output: leave special tokens out of generated text.
         enable_precache_with_tracing: `run_batch` computes the programs' common prefix first.
             Off by default: a runtime that shares prefixes in flight gains nothing from it.
@@ -22,7 +23,7 @@ class GlobalConfig:
             if the backend can; otherwise it appends their text.
     """
 
-    default_backend: Backend | None = None
+    default_backend: Any = None
     skip_special_tokens_in_output: bool = True
     enable_precache_with_tracing: bool = False
     enable_parallel_encoding: bool = True
@@ -32,11 +33,17 @@ global_config = GlobalConfig()
 
 
 def set_default_backend(backend: Any) -> None:
-    """Set the backend (or `Runtime`) of programs that are given no `backend=`; None clears it."""
-    global_config.default_backend = None if backend is None else endpoint_of(backend)
+    """Run programs on this backend, or this `Runtime`'s, unless they are given another.
+
+    Raises:
+        BackendError: when it is neither a backend nor has one as its `endpoint`.
+    """
+    if backend is not None:
+        endpoint_of(backend)
+    global_config.default_backend = backend
 
 
-# `isinstance(x, Backend)` looks these up at every call, which costs a tenth of a short program.
+# Listed once: `isinstance(x, Backend)` would take a tenth of a short program's time.
 _MEMBERS = [n for n in (*Backend.__annotations__, *vars(Backend)) if not n.startswith("_")]
 
 

@@ -22,7 +22,7 @@ from sgl_mlx.lang.setting import Setting
 from sgl_mlx.lang.state import ProgramState
 
 if TYPE_CHECKING:
-    from sgl_mlx.compiler.graph import Graph
+    from sgl_mlx.compiler.graph.graph import Graph
     from sgl_mlx.compiler.program import CompiledProgram
 
 _SAMPLING = frozenset(field.name for field in fields(SamplingParams))
@@ -252,7 +252,7 @@ class SglFunction:
         return setting.backend.prefill((Text(prefix),)).result()
 
     def trace(self, *, backend: Any = None, **kwargs: Any) -> Graph:
-        """The program as a graph (`sgl_mlx.compiler.graph`).
+        """The program as a graph (`sgl_mlx.compiler.graph.graph`).
 
         Args:
             backend: accepted for SGLang's sake: a graph has roles, not their text.
@@ -281,7 +281,7 @@ class SglFunction:
             ProgramError: `reorder="llm"` without a backend.
         """
         # Only here: the compiler stands above the language, which runs without it.
-        from sgl_mlx.compiler.passes import standard_passes
+        from sgl_mlx.compiler.pipeline import standard_passes
         from sgl_mlx.compiler.program import CompiledProgram
 
         if passes is None:

@@ -14,7 +14,7 @@ from sgl_mlx.core import (
     Shift,
     TokenLogprob,
 )
-from sgl_mlx.errors import NotYetError
+from sgl_mlx.errors import BackendError, NotYetError
 from sgl_mlx.lang import pictures
 from sgl_mlx.lang.ir import REGEX_BOOL, REGEX_FLOAT, REGEX_INT, REGEX_STR
 
@@ -67,7 +67,7 @@ def _text(prompt: Prompt, mark: str = "") -> str:
 
 
 def payload(prompt: Prompt, params: SamplingParams, mark: str) -> dict[str, Any]:
-    """Of a request to generate; `mark` stands for pictures in the text."""
+    """The body of a request to generate; `mark` stands for pictures in the text."""
     if params.grammar is not None:
         raise NotYetError("grammar= needs an in-process Engine; use regex or json_schema here")
     sampling = {name: getattr(params, name) for name in _IN_SAMPLING}
@@ -77,7 +77,8 @@ def payload(prompt: Prompt, params: SamplingParams, mark: str) -> dict[str, Any]
     given = {k: v for k, v in sampling.items() if v not in (None, ())}
     if params.logit_bias:
         given["logit_bias"] = {str(token): value for token, value in params.logit_bias}
-    wanted = {name: getattr(params, name) for name in _IN_REQUEST if getattr(params, name)}
+    asked = {name: getattr(params, name) for name in _IN_REQUEST}
+    wanted = {k: v for k, v in asked.items() if v != getattr(SamplingParams, k)}
     if urls := pictures.data_urls(prompt):
         wanted["image_data"] = urls
     return {"text": _text(prompt, mark), "sampling_params": given, **wanted}
@@ -136,6 +137,24 @@ def completion(text: str, meta: Mapping[str, Any]) -> Completion:
         Logprobs(**known) if any(known.values()) else None,
         {key: value for key, value in meta.items() if key not in _HANDLED},
     )
+
+
+def stopped_at(meta: Mapping[str, Any]) -> str | None:
+    """The stop string that ended an output, if one did."""
+    matched = (meta.get("finish_reason") or {}).get("matched")
+    return matched if isinstance(matched, str) else None
+
+
+def checked_meta(meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The meta information itself.
+
+    Raises:
+        BackendError: when it says that the server gave the request up because of an error.
+    """
+    reason = meta.get("finish_reason") or {}
+    if reason.get("type") == "abort" and (reason.get("status_code") or reason.get("err_type")):
+        raise BackendError(f"the server gave the request up: {reason.get('message')}")
+    return meta
 
 
 def _finish_reason(given: Mapping[str, Any] | None) -> FinishReason:

@@ -1,4 +1,4 @@
-"""A loaded model with everything that runs it: adapter, pool, runner, cache, scheduler."""
+"""Builds an engine around a model: adapter, pool, runner, cache and scheduler."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from sgl_mlx.metal_kernels.selftest import Case
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.architectures import adapter_for
 from sgl_mlx.models.loader import LoadedModel, load
+from sgl_mlx.models.memory import total_bytes
 from sgl_mlx.runtime.attention import cpu_math
 from sgl_mlx.runtime.attention.kernels import pool_fits
 from sgl_mlx.runtime.attention.select import AttentionPaths
@@ -27,8 +28,9 @@ from sgl_mlx.runtime.constraints.grammar import GrammarCompiler
 from sgl_mlx.runtime.constraints.healing import Spellings
 from sgl_mlx.runtime.disk.open import DiskTier, open_disk_tier
 from sgl_mlx.runtime.pool.kv import KVPool
-from sgl_mlx.runtime.pool.memory import pool_slots
-from sgl_mlx.runtime.runner import Runner
+from sgl_mlx.runtime.pool.memory import limit_cache, pool_slots, warn_if_large
+from sgl_mlx.runtime.runner import ModelRunner
+from sgl_mlx.runtime.scheduler.plan import Runner
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.vision.features import Features
 from sgl_mlx.runtime.vision.pictures import Pictures
@@ -39,7 +41,7 @@ _DEFAULT_CONTEXT = 8192
 
 @dataclass(frozen=True)
 class RunnableModel:
-    """What the engine thread works with, and what others may read."""
+    """A loaded model with all that runs it; `runner` and `scheduler` are the engine thread's."""
 
     name: str
     module: nn.Module
@@ -60,37 +62,46 @@ class RunnableModel:
         return Spellings(self.tokenizer, self.vocabulary)
 
 
-def open_model(config: EngineConfig, on_read: Callable[[], None]) -> RunnableModel:
-    """Load, check and allocate; on the thread that will run it.
+OpenModel = Callable[[EngineConfig, Callable[[], None], LoadedModel | None], RunnableModel]
+"""`open_model`, or a function like it that puts another runner in place."""
+
+
+def open_model(
+    config: EngineConfig, on_read: Callable[[], None], loaded: LoadedModel | None = None
+) -> RunnableModel:
+    """Load a model, check it, and allocate its pool; on the thread that will run it.
 
     Args:
-        on_read: called, by another thread, when a second tier has read what was wanted.
+        on_read: called, by another thread, when the second tier has read what was wanted.
+        loaded: a model that is loaded already; `config.model_path` is not looked at then.
 
     Raises:
         ModelError, MemoryLimitError: see `models.load` and `pool_slots`.
         InvalidParamsError: when the folder of the second tier cannot be used.
     """
     started = time.perf_counter()
-    loaded = load(
-        config.model_path, offline=config.offline, dtype=config.dtype, mmproj=config.mmproj
-    )
+    if loaded is None:
+        loaded = load(
+            config.model_path, offline=config.offline, dtype=config.dtype, mmproj=config.mmproj
+        )
     return assemble(loaded, config, started, on_read)
 
 
 def assemble(
     loaded: LoadedModel, config: EngineConfig, started: float, on_read: Callable[[], None]
 ) -> RunnableModel:
-    """The parts around a loaded model."""
+    """Build all parts around a loaded model."""
     adapter = adapter_for(loaded.model)
     context = config.context_length or _context_length(loaded.config)
     layers, dtype, bits = adapter.layers, adapter.dtype, config.kv_bits
     slots = pool_slots(config.max_total_tokens, context, layers, dtype, kv_bits=bits)
     pool = KVPool(layers, slots, dtype, bits)
+    warn_if_large(loaded.weight_bytes, pool.nbytes, total_bytes())
+    limit_cache()
     limits = config.limits if adapter.ragged else replace(config.limits, epoch_steps=1)
     disk = open_disk_tier(config, loaded, pool, on_read)
     cache = PrefixCache(slots, config.reuse, disk.tier if disk else None)
-    ends, copy = loaded.tokenizer.eos_token_ids, disk.copy if disk else None
-    features = _features(loaded, adapter, config.image_cache_bytes)
+    scheduler, ends = Scheduler(cache, limits), loaded.tokenizer.eos_token_ids
     return RunnableModel(
         name=loaded.name,
         module=loaded.model,
@@ -99,10 +110,16 @@ def assemble(
         context_length=context,
         slots=slots,
         load_seconds=time.perf_counter() - started,
-        runner=Runner(
-            adapter, pool, ends, _paths(adapter, pool, config.shared_attention), copy, features
+        runner=ModelRunner(
+            adapter,
+            pool,
+            ends,
+            _paths(adapter, pool, config.shared_attention),
+            copy=disk.copy if disk else None,
+            features=_features(loaded, adapter, config.image_cache_bytes),
+            lookup=scheduler,
         ),
-        scheduler=Scheduler(cache, limits),
+        scheduler=scheduler,
         grammars=GrammarCompiler(loaded.tokenizer, adapter.vocabulary),
         pictures=Pictures(
             loaded.vision, loaded.name, min(ends, default=0), config.image_cache_bytes

@@ -189,7 +189,7 @@ class Engine:
 
     def get_server_info(self) -> dict[str, Any]:
         """Model, limits and, under `"stats"`, exact counts and seconds since the start."""
-        stats = self._loop.call(self._loop.stats).result()
+        stats = self._loop.call(self._loop.stats).result().to_dict()
         return {
             **asdict(self.config),
             "model_path": self.model_name,

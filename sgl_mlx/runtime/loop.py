@@ -1,4 +1,4 @@
-"""The engine's two threads: one runs the model, one hands out what came of it.
+"""The engine's two threads: one runs the model, one hands out the results.
 
 The engine thread takes orders (new sequences, aborts, questions) between turns; everything that
 touches MLX, the scheduler or the cache happens there. The delivery thread runs callers'
@@ -14,29 +14,42 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import mlx.core as mx
 
 from sgl_mlx.errors import EngineStoppedError
-from sgl_mlx.runtime.assembly import RunnableModel, open_model
+from sgl_mlx.models.loader import LoadedModel
+from sgl_mlx.runtime.assembly import OpenModel, RunnableModel, open_model
 from sgl_mlx.runtime.config import EngineConfig
-from sgl_mlx.runtime.runner import Runner
-from sgl_mlx.runtime.scheduler.plan import Decode
+from sgl_mlx.runtime.scheduler.plan import Decode, Runner
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
+from sgl_mlx.runtime.stats import EngineStats
 
 T = TypeVar("T")
 Order = Callable[[], object]
+_LONGEST_WAIT = 3600.0
+"""Seconds to wait for a deadline at once; the operating system's timers end somewhere."""
 
 
 class EngineLoop:
-    """See the module. Start it once; `stop` ends both threads."""
+    """The two threads; start them once, and `stop` ends both.
 
-    def __init__(self, config: EngineConfig) -> None:
-        self._config = config
+    Args:
+        loaded: a model that is loaded already, instead of the one that `config` names.
+        open_model: opens the model, the scheduler and the runner, on the engine thread.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        loaded: LoadedModel | None = None,
+        open_model: OpenModel = open_model,
+    ) -> None:
+        self._open_model = partial(open_model, config, self._wake, loaded)
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._deliveries: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         self._stopping = False
@@ -44,12 +57,14 @@ class EngineLoop:
         self._model_seconds = 0.0
         self._decode_seconds = 0.0
         self._model: Future[RunnableModel] = Future()
-        self._thread = threading.Thread(target=self._run, name="sgl-mlx engine", daemon=True)
-        self._postman = threading.Thread(target=self._deliver, name="sgl-mlx delivery", daemon=True)
+        self._thread, self._delivery = (
+            threading.Thread(target=work, name=f"sgl-mlx {name}", daemon=True)
+            for name, work in (("engine", self._run), ("delivery", self._deliver))
+        )
 
     def start(self) -> None:
         """Load the model on the engine thread; raises what that raises."""
-        self._postman.start()
+        self._delivery.start()
         self._thread.start()
         try:
             self._model.result()
@@ -96,7 +111,7 @@ class EngineLoop:
         """End both threads, failing what is unfinished. Safe to call twice."""
         self._close_gate()
         atexit.unregister(self.stop)
-        for thread in (self._thread, self._postman):
+        for thread in (self._thread, self._delivery):
             if thread.ident is not None and thread is not threading.current_thread():
                 thread.join()
 
@@ -122,32 +137,27 @@ class EngineLoop:
     def flush_cache(self) -> bool:
         return self._scheduler.flush_cache()
 
-    def stats(self) -> dict[str, Any]:
-        """Counters, and seconds by part."""
-        tree = self._scheduler.cache.seconds
-        return {
-            **asdict(self._scheduler.counters),
-            "tree_seconds": tree,
-            "schedule_seconds": self._scheduler.seconds - tree,
-            "model_seconds": self._model_seconds,
-            "decode_seconds": self._decode_seconds,
-            "mask_seconds": self._runner.mask_seconds,
-            "pool_tokens_read": self._runner.pool_tokens_read,
-            "running": len(self._scheduler.running),
-            "waiting": len(self._scheduler.waiting),
-            "free_slots": self._scheduler.cache.slots.free_count,
-            "cached_slots": self._scheduler.cache.tree.evictable,
-            "restored_tokens": self._scheduler.restores.tokens,
-            **(self.model.disk.stats() if self.model.disk else {}),
-            **self._picture_stats(),
-        }
-
-    def _picture_stats(self) -> dict[str, float]:
-        features = self._runner.features
-        return {**self.model.pictures.stats(), **features.stats()} if features else {}
+    def stats(self) -> EngineStats:
+        """Counts, and seconds by part, since the start."""
+        scheduler, cache = self._scheduler, self._scheduler.cache
+        return EngineStats(
+            counters=replace(scheduler.counters),
+            runner=self._runner.stats(),
+            tree_seconds=cache.seconds,
+            schedule_seconds=scheduler.seconds - cache.seconds,
+            model_seconds=self._model_seconds,
+            decode_seconds=self._decode_seconds,
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            free_slots=cache.slots.free_count,
+            cached_slots=cache.tree.evictable,
+            restored_tokens=scheduler.restored_tokens,
+            disk=self.model.disk.stats() if self.model.disk else None,
+            pictures=self.model.pictures.stats(),
+        )
 
     def resident(self, sequence: Sequence) -> int:
-        """How many leading tokens of a prompt the pool has."""
+        """Count the leading tokens of a prompt that the pool has."""
         tree = self._scheduler.cache.tree
         return tree.match_length(sequence.key, sequence.namespace)[0]
 
@@ -162,7 +172,7 @@ class EngineLoop:
 
     def _serve(self) -> None:
         try:
-            model = open_model(self._config, self._wake)
+            model = self._open_model()
         except BaseException as error:
             self._model.set_exception(error)
             return
@@ -183,14 +193,22 @@ class EngineLoop:
             self._scheduler.fail_all(reason)
 
     def _take_orders(self, wait: bool) -> None:
-        """All orders there are; waits for one when there is nothing else to do."""
+        """Carry out all orders; with nothing else to do, wait for one, or for a deadline."""
         if wait and self._orders.empty():
             self._attempt(self._move_to_pool)
-            self._orders.get()()
+            try:
+                order = self._orders.get(timeout=self._patience())
+            except queue.Empty:
+                return
+            order()
         self._drain()
 
+    def _patience(self) -> float | None:
+        left = self._scheduler.seconds_left
+        return None if left is None else min(left, _LONGEST_WAIT)
+
     def _wake(self) -> None:
-        """What sequences wait for has been read; from any thread."""
+        """Have the scheduler look again, as blocks were read; from any thread."""
         with suppress(EngineStoppedError):
             self.post(self._scheduler.wake)
 
@@ -198,7 +216,7 @@ class EngineLoop:
         self._runner.synchronise(self._scheduler.cache.take_transfers())
 
     def _leave(self, model: RunnableModel, reason: str) -> None:
-        """Spill what is cached, for the next engine that opens the folder."""
+        """Spill the cache to disk, for the next engine that opens the folder."""
         if model.disk is not None:
             self._attempt(self._move_to_pool)
             self._scheduler.spill(reason)
@@ -226,7 +244,7 @@ class EngineLoop:
         return True
 
     def _attempt(self, step: Callable[[], T]) -> T | None:
-        """None if it fails: the batch is lost, the engine is not."""
+        """The step's result; None if it fails, which ends all requests but not the engine."""
         try:
             return step()
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Runs plans on the model. Knows rows, slots and tensors; knows no queue, no text.
+"""Computes plans on the model. Knows rows, slots and tensors; knows no queue, no text.
 
 The pool is read while an epoch or step is computed and written only after it has been evaluated:
 at the end of an `Extend`, and when an epoch is over.
@@ -15,25 +15,33 @@ from sgl_mlx.runtime.attention import cpu_math
 from sgl_mlx.runtime.attention.select import AttentionPaths, DecodeEpoch
 from sgl_mlx.runtime.attention.spans import arrange
 from sgl_mlx.runtime.attention.step import ExtendStep
-from sgl_mlx.runtime.cache.transfers import Transfer
+from sgl_mlx.runtime.cache.tier import Transfer
 from sgl_mlx.runtime.disk.copy import PoolCopy
 from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
+from sgl_mlx.runtime.pool.memory import Garbage
 from sgl_mlx.runtime.sampler import Sampled, Sampler, Scored, score
-from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, Row, StepResult
+from sgl_mlx.runtime.scheduler.plan import (
+    Decode,
+    Extend,
+    Lookup,
+    Plan,
+    Row,
+    RunnerStats,
+    StepResult,
+)
 from sgl_mlx.runtime.scheduler.sequence import Scores
 from sgl_mlx.runtime.vision.features import Features
 
 
-class Runner:
-    """One model, one pool.
+class ModelRunner:
+    """A `plan.Runner` of one model over one pool.
 
     Args:
         end_tokens: the model's end-of-sequence ids.
         paths: attention over the pool; plain MLX by default.
         copy: makes the transfers of plans; without it there are none.
         features: of pictures, for a model that takes them.
-
-    `mask_seconds` is the time spent asking constraints what they allow.
+        lookup: finds the constraints and pictures that plans name; without it there are none.
     """
 
     def __init__(
@@ -44,8 +52,10 @@ class Runner:
         paths: AttentionPaths | None = None,
         copy: PoolCopy | None = None,
         features: Features | None = None,
+        lookup: Lookup | None = None,
     ) -> None:
-        self.features = features
+        self._features = features
+        self._lookup = lookup
         self._copy = copy
         self._model = model
         self._pool = pool
@@ -53,23 +63,24 @@ class Runner:
         self._end_tokens = end_tokens
         self._activations = cpu_math.FastActivations(model.model)
         self._decoding: _Decoding | None = None
-        self.mask_seconds = 0.0
+        self._garbage = Garbage(pool.nbytes)
+        self._mask_seconds = 0.0
 
     def run(self, plan: Plan) -> StepResult:
-        """Compute a plan; its tokens are known when it returns."""
+        """See `plan.Runner`."""
         with self._activations:
             if isinstance(plan, Decode) and self._model.ragged:
                 return self._decode(plan)
             self.synchronise(plan.transfers)
             return self._extend(plan.rows if isinstance(plan, Extend) else plan.opening)
 
-    @property
-    def pool_tokens_read(self) -> int:
-        """Tokens whose KV was copied out of the pool to be attended, in one of the layers."""
-        return self._pool.keys[0].tokens_read
+    def stats(self) -> RunnerStats:
+        """See `plan.Runner`."""
+        encoder = self._features.stats() if self._features is not None else None
+        return RunnerStats(self._mask_seconds, self._pool.keys[0].tokens_read, encoder)
 
-    def synchronise(self, transfers: Sequence[Transfer] = ()) -> None:
-        """Have all that was computed in the pool, then make transfers."""
+    def synchronise(self, transfers: tuple[Transfer, ...] = ()) -> None:
+        """See `plan.Runner`."""
         self.close_epoch()
         if transfers:
             assert self._copy is not None, "transfers without a second tier"
@@ -83,10 +94,10 @@ class Runner:
         mx.eval(keys, values)
         self._decoding = None
         self._pool.write(slots, keys, values)
-        mx.clear_cache()
+        self._garbage.clear()
 
     def forget_epoch(self) -> None:
-        """A step failed: whatever the epoch held is lost."""
+        """See `plan.Runner`."""
         self._decoding = None
 
     # -- decode -------------------------------------------------------------------------------
@@ -110,7 +121,7 @@ class Runner:
 
     def _open(self, plan: Decode) -> _Decoding:
         rows = arrange(plan.opening)
-        sampler = Sampler(rows, self._end_tokens, self._model.vocabulary)
+        sampler = Sampler(rows, self._end_tokens, self._model.vocabulary, self._lookup)
         tokens = mx.array([row.tokens[-1] for row in rows], mx.int32)
         return _Decoding(self.paths.epoch(rows, plan.width), sampler, tokens)
 
@@ -136,6 +147,8 @@ class Runner:
         mx.eval(keys, values, *[x.arrays() for x in (scored, sampled) if x is not None])
         del logits
         self._pool.write(slots, keys, values)
+        del keys, values
+        self._garbage.clear()
         tokens, scores = sampled.wait() if sampled else ({}, {})
         return StepResult(tokens, wanted.prompt_scores(scored), scores)
 
@@ -167,16 +180,17 @@ class Runner:
         return mx.concatenate(logits), slots, keys, values
 
     def _embeddings(self, rows: Sequence[Row], tokens: mx.array) -> mx.array | None:
-        """What the model is fed instead of tokens where pictures are among them."""
+        """The embeddings to feed instead of tokens where pictures are among them; else None."""
         if not any(row.pictures for row in rows):
             return None
-        assert self.features is not None, "pictures for a model of text alone"
-        return self.features.place(rows, self._model.embed(tokens))
+        assert self._features is not None, "pictures for a model of text alone"
+        assert self._lookup is not None, "a row has a picture, and the runner no lookup"
+        return self._features.place(rows, self._model.embed(tokens), self._lookup)
 
     def _sample(self, wanted: _WantedLogits, logits: mx.array) -> Sampled | None:
         if not wanted.sampled_rows:
             return None
-        sampler = Sampler(wanted.sampled_rows, self._end_tokens, logits.shape[-1])
+        sampler = Sampler(wanted.sampled_rows, self._end_tokens, logits.shape[-1], self._lookup)
         return self._choose(sampler, logits[mx.array(wanted.sampled_at, mx.int32)], 0)
 
     def _choose(
@@ -187,7 +201,7 @@ class Runner:
             mx.async_eval(logits)  # type: ignore[no-untyped-call]
         before = sampler.mask_seconds
         sampled = sampler.sample(logits, step, live)
-        self.mask_seconds += sampler.mask_seconds - before
+        self._mask_seconds += sampler.mask_seconds - before
         return sampled
 
 
@@ -206,7 +220,7 @@ class _Decoding:
 
 
 class _WantedLogits:
-    """Which tokens of a step need logits, in the order of the rows.
+    """The tokens of a step that need logits, in the order of the rows.
 
     Args:
         rows: as arranged; each wants its `targets` scored, and its last token sampled or not.

@@ -14,8 +14,9 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 
-from sgl_mlx.runtime.scheduler.plan import Row
+from sgl_mlx.runtime.scheduler.plan import Lookup, Row
 from sgl_mlx.runtime.scheduler.sequence import Scores
 
 
@@ -26,10 +27,18 @@ class Sampler:
         rows: with `output` as generated so far.
         end_tokens: ids that `min_new_tokens` forbids for now, the model's end tokens.
         vocabulary: number of logits.
+        lookup: finds the masks of the rows' constraints; None where no row has one.
     """
 
-    def __init__(self, rows: Sequence[Row], end_tokens: frozenset[int], vocabulary: int) -> None:
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        end_tokens: frozenset[int],
+        vocabulary: int,
+        lookup: Lookup | None = None,
+    ) -> None:
         self.mask_seconds = 0.0
+        self._lookup = lookup
         self._rows = rows
         self._vocabulary = vocabulary
         self._end_tokens = end_tokens
@@ -49,8 +58,8 @@ class Sampler:
 
     @property
     def constrained(self) -> bool:
-        """Some row asks which tokens are allowed, so a step must know the tokens before it."""
-        return any(row.allowed is not None for row in self._rows)
+        """True if some row has a constraint: its mask depends on the tokens of the step before."""
+        return any(row.constraint is not None for row in self._rows)
 
     def sample(self, logits: mx.array, step: int, live: Container[str] | None = None) -> Sampled:
         """Tokens `(rows,)` from logits `(rows, vocabulary)`; `step` counts from 0.
@@ -99,7 +108,7 @@ class Sampler:
     def _forbid_ends(self, logits: mx.array, step: int) -> mx.array:
         banned = []
         for i, row in enumerate(self._rows):
-            if row.allowed is None and self._too_short(row, step):
+            if row.constraint is None and self._too_short(row, step):
                 banned += [(i, token) for token in self._ends_of(row)]
         if not banned:
             return logits
@@ -121,21 +130,31 @@ class Sampler:
         Computed on the CPU while the device works on the logits. An end that comes too early is
         left out, unless the constraint allows nothing else.
         """
+        assert self._lookup is not None, "a row has a constraint, and the sampler no lookup"
         started = time.perf_counter()
-        masks = np.ones((len(self._rows), self._vocabulary), dtype=np.bool_)
-        for i, row in enumerate(self._rows):
-            if row.allowed is None or (live is not None and row.id not in live):
-                continue
-            bits = np.unpackbits(np.frombuffer(row.allowed(), np.uint8), bitorder="little")
-            mask = np.zeros(self._vocabulary, dtype=np.bool_)
-            mask[: len(bits)] = bits[: self._vocabulary]
-            if self._too_short(row, step):
+        asked = {
+            i: row.constraint
+            for i, row in enumerate(self._rows)
+            if row.constraint is not None and (live is None or row.id in live)
+        }
+        masks = self._lookup.masks(set(asked.values()))
+        allowed = np.ones((len(self._rows), self._vocabulary), dtype=np.bool_)
+        for i, constraint in asked.items():
+            mask = self._unpack(masks[constraint]) if constraint in masks else allowed[i]
+            if self._too_short(self._rows[i], step):
                 longer = mask.copy()
-                longer[self._ends_of(row)] = False
+                longer[self._ends_of(self._rows[i])] = False
                 mask = longer if longer.any() else mask
-            masks[i] = mask
+            allowed[i] = mask
         self.mask_seconds += time.perf_counter() - started
-        return mx.array(masks)
+        return mx.array(allowed)
+
+    def _unpack(self, mask: bytes) -> NDArray[np.bool_]:
+        """`(vocabulary,)`: a mask's bits, the first in the lowest bit of its first byte."""
+        bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")
+        unpacked = np.zeros(self._vocabulary, dtype=np.bool_)
+        unpacked[: len(bits)] = bits[: self._vocabulary]
+        return unpacked
 
     def _score(self, logits: mx.array, tokens: mx.array) -> Scored:
         return score(logits, tokens, self._top_count)
@@ -174,7 +193,7 @@ class Scored:
 
 
 class Sampled:
-    """Tokens of a step that may still be under way."""
+    """Tokens of a step that may still be under way: one for each row."""
 
     def __init__(
         self, ids: list[str], tokens: mx.array, scored: Scored | None, widths: list[int | None]
@@ -184,15 +203,15 @@ class Sampled:
     def arrays(self) -> list[mx.array]:
         return [self.tokens, *(self.scored.arrays() if self.scored else [])]
 
-    def wait(self) -> tuple[dict[str, int], dict[str, Scores]]:
-        """Token by sequence id, and scores of those who want them."""
+    def wait(self) -> tuple[dict[str, tuple[int, ...]], dict[str, Scores]]:
+        """The token of each row by sequence id, and scores of those who want them."""
         tokens: Any = self.tokens.tolist()
         scores: dict[str, Scores] = {}
         if self.scored is not None:
             for i, (name, top) in enumerate(zip(self.ids, self._widths, strict=True)):
                 if top is not None:
                     scores[name] = self.scored.rows(tokens[i : i + 1], i, i + 1, top)
-        return dict(zip(self.ids, tokens, strict=True)), scores
+        return {name: (token,) for name, token in zip(self.ids, tokens, strict=True)}, scores
 
 
 def score(logits: mx.array, tokens: mx.array, top: int) -> Scored:

@@ -122,3 +122,14 @@ def test_wrong_words_are_usage_errors(
     done = sgl("compile", f"{file}:whole", *words)
     assert done.exit_code == 2
     assert message in done.output
+
+
+def test_a_program_for_sglang_compiles_with_as_sglang(sgl, tmp_path) -> None:
+    path = tmp_path / "theirs.py"
+    path.write_text(
+        "import sglang as sgl\n@sgl.function\ndef f(s, q):\n    s += 'Q: ' + q + sgl.gen('a')\n"
+        "if __name__ == '__main__':\n    raise SystemExit('the main part ran')\n"
+    )
+    result = sgl("compile", "--as-sglang", str(path), "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["explain"]["compiled"] == "whole"

@@ -214,3 +214,116 @@ def test_files_next_to_the_program_can_be_imported(sgl, use, program, monkeypatc
         "from sgl_test_neighbour import WORD\n@sgl.function\ndef main(s):\n    s += WORD\n"
     )
     assert sgl("run", path).stdout == "beside\n"
+
+
+SCRIPT = """
+import sys
+from sglang import function, gen, set_default_backend
+
+RUNS = []
+
+@function
+def ask(s, q):
+    s += q + gen('a', max_tokens=4)
+
+def helper():
+    RUNS.append(globals()['__name__'])
+"""
+
+
+@pytest.fixture
+def _same_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+@pytest.mark.usefixtures("_same_interpreter")
+@pytest.mark.parametrize("dashes", [(), ("--",)])
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("--num-questions", "2"), ("-n", "5", "words", "--flag"), ("a b", "ü", "--x=1")],
+)
+def test_a_whole_file_runs_as_python_runs_it(
+    sgl, use, tmp_path, dashes: tuple[str, ...], arguments: tuple[str, ...]
+) -> None:
+    backend = use(" yes")
+    (tmp_path / "beside_theirs.py").write_text("WORD = 'beside'")
+    path = tmp_path / "theirs.py"
+    path.write_text(
+        SCRIPT + "from beside_theirs import WORD\n"
+        "if __name__ == '__main__':\n"
+        "    helper()\n"
+        "    print([WORD, RUNS, sys.argv[1:], sys.argv[0] == __file__])\n"
+        "    print(ask.run(q='Really?').text())\n"
+        "    print(ask.run_batch([{'q': 'x'}, {'q': 'y'}])[1]['a'])\n"
+    )
+    result = sgl("run", "--as-sglang", str(path), *dashes, *arguments)
+    assert result.exit_code == 0, result.output
+    expected = ["beside", ["__main__"], list(arguments), True]
+    assert result.stdout == f"{expected}\nReally? yes\n yes\n"
+    assert len(backend.calls) == 3
+    assert backend.stopped
+
+
+@pytest.mark.usefixtures("_same_interpreter")
+def test_a_whole_file_keeps_its_own_backend_and_no_model_is_loaded(
+    sgl, use, tmp_path, monkeypatch
+) -> None:
+    from sgl_mlx.cli import engine
+
+    use()
+    monkeypatch.setattr(engine, "create_engine", lambda options: pytest.fail("loaded a model"))
+    path = tmp_path / "theirs.py"
+    path.write_text(
+        SCRIPT + "from sgl_mlx.testing import ScriptedBackend\n"
+        "mine = ScriptedBackend('own')\n"
+        "set_default_backend(mine)\n"
+        "print(ask.run(q='x')['a'], len(mine.calls))\n"
+    )
+    assert sgl("run", "--as-sglang", str(path)).stdout == "own 1\n"
+
+
+@pytest.mark.usefixtures("_same_interpreter")
+@pytest.mark.parametrize(
+    ("ending", "code", "shown"),
+    [
+        ("sys.exit(3)", 3, ""),
+        ("raise KeyError('gone')", 1, "KeyError: 'gone'"),
+        ("import argparse; argparse.ArgumentParser().parse_args()", 2, "unrecognized arguments"),
+    ],
+)
+def test_a_whole_file_ends_as_it_does_under_python(
+    sgl, use, tmp_path, ending: str, code: int, shown: str
+) -> None:
+    use()
+    path = tmp_path / "theirs.py"
+    path.write_text(SCRIPT + ending)
+    result = sgl("run", "--as-sglang", str(path), "--unknown")
+    assert (result.exit_code, shown in result.stderr) == (code, True)
+
+
+def test_arguments_of_a_script_need_as_sglang(sgl, use, program) -> None:
+    backend = use()
+    result = sgl("run", program(HELLO), "--num-questions", "2")
+    assert result.exit_code == 2
+    assert "unexpected '--num-questions'" in result.stderr
+    assert backend.calls == []
+
+
+@pytest.mark.parametrize("value", [3, "text", [1, {"a": None}], {"k": 0.5}, False])
+def test_what_the_function_returns_is_printed(sgl, use, program, value: object) -> None:
+    use()
+    path = program(f"\n@sgl.function\ndef main(s):\n    s += 'x'\n    return {value!r}\n")
+    assert sgl("run", path).stdout == f"x\nreturned: {value!r}\n"
+    assert sgl("run", path, "--stream").stdout == f"x\nreturned: {value!r}\n"
+    assert json.loads(sgl("run", path, "--json").stdout)["return_value"] == value
+
+
+@pytest.mark.parametrize("target", ["", ":a", ":again", ":other"])
+def test_an_alias_is_no_second_program(sgl, use, program, target: str) -> None:
+    use()
+    path = program("\n@sgl.function\ndef a(s):\n    s += 'A'\n\nagain = other = a\n")
+    assert sgl("run", path + target).stdout == "A\n"

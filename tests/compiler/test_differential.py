@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 
 import sgl_mlx as sgl
 from sgl_mlx.benchmarks.micro.prefetch_program import caller
-from sgl_mlx.compiler.check import check
+from sgl_mlx.compiler.graph.validate import check
 from tests.compiler.generated import load, programs
 from tests.compiler.outcome import outcome
 

@@ -122,8 +122,15 @@ def test_a_runtime_stands_for_its_endpoint() -> None:
     class Runtime:
         endpoint = ScriptedBackend("one")
 
-    sgl.set_default_backend(Runtime())
-    assert sgl.global_config.default_backend is Runtime.endpoint
+    @sgl.function
+    def program(s: Any) -> None:
+        s += "x" + sgl.gen("a")
+
+    runtime = Runtime()
+    sgl.set_default_backend(runtime)
+    assert sgl.global_config.default_backend is runtime
+    assert program.run()["a"] == "one"
+    assert Runtime.endpoint.prompts == ["x"]
 
 
 def test_flush_cache_and_server_info_ask_the_backend_or_say_there_is_none() -> None:

@@ -16,7 +16,7 @@ from sgl_mlx.metal_kernels.selftest import Case, both_ways, compare
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.runtime.attention.select import AttentionPaths
 from sgl_mlx.runtime.pool.kv import KVPool
-from sgl_mlx.runtime.runner import Runner
+from sgl_mlx.runtime.runner import ModelRunner
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Row
 from tests.metal_kernels.emulator import Emulator, needs_compiler
 from tests.models.toy import toy_config, toy_model
@@ -103,7 +103,7 @@ def test_a_runner_compiles_no_text_but_these(name: str, kv_bits: int | None) -> 
     adapter, emulator = model_with_heads_of(name), Emulator()
     pool = KVPool(adapter.layers, 80, adapter.dtype, kv_bits)
     trusted = TrustedKernels(Kernels(emulator.metal_kernel), force=True)
-    runner = Runner(adapter, pool, frozenset(), AttentionPaths(pool, trusted, ALWAYS_OURS))
+    runner = ModelRunner(adapter, pool, frozenset(), AttentionPaths(pool, trusted, ALWAYS_OURS))
     prefix = range(1, 67, 2)  # scattered: one ascending run alone would be sliced
     forks = tuple(row(n, prefix, range(at, at + 2), 1) for n, at in (("a", 70), ("b", 72)))
     runner.run(Extend((row("a", range(0), prefix, len(prefix)),)))

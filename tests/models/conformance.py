@@ -1,9 +1,9 @@
 """Whether an architecture runs on the runtime's KV as it does in mlx-lm.
 
-Everything goes through `Runner` with the plans a scheduler would make, over slots scattered through
-the pool. What is compared is the whole distribution after every token: of prompts taken in chunks
-over cached prefixes, batched with others, forked, decoded beyond the window and continued. What is
-right is mlx-lm's own forward pass, one sequence alone, with its own caches.
+Everything goes through `ModelRunner` with the plans a scheduler would make, over slots scattered
+through the pool. What is compared is the whole distribution after every token: of prompts taken in
+chunks over cached prefixes, batched with others, forked, decoded beyond the window and continued.
+What is right is mlx-lm's own forward pass, one sequence alone, with its own caches.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.architectures import Path, open_adapter
 from sgl_mlx.runtime.pool.kv import KVPool
-from sgl_mlx.runtime.runner import Runner
+from sgl_mlx.runtime.runner import ModelRunner
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Row, StepResult
 from sgl_mlx.runtime.scheduler.sequence import Scores
 from tests.models.toy import toy_configs, toy_model
@@ -60,7 +60,8 @@ class Check:
     """A pool with sequences in it, run step by step."""
 
     def __init__(self, adapter: Adapter) -> None:
-        self._runner = Runner(adapter, KVPool(adapter.layers, SLOTS, adapter.dtype), frozenset())
+        pool = KVPool(adapter.layers, SLOTS, adapter.dtype)
+        self._runner = ModelRunner(adapter, pool, frozenset())
         self._free = [1 + i * STRIDE % SLOTS for i in range(SLOTS)]
 
     def extend(self, *parts: tuple[Branch, int]) -> None:
@@ -79,7 +80,7 @@ class Check:
             result = self._runner.run(plan)
             for branch in branches:
                 self._keep(branch, 1, result)
-                branch.tokens.append(result.tokens[branch.name])
+                branch.tokens += result.tokens[branch.name]
 
     def decode_alone(self, branches: Sequence[Branch], steps: int) -> None:
         """The same, each step an epoch of its own: what a runtime of dense models does."""

@@ -105,3 +105,89 @@ def test_damaged_bytes_never_raise_anything_but_a_model_error(
         return
     for entry in file.tensors.values():
         assert 0 <= entry.offset <= entry.offset + entry.size <= len(data)
+
+
+# -- split files and files of another kind ---------------------------------------------------------
+
+
+def split(source: Path, target: Path, tensors: int) -> list[Path]:
+    """The same model over files of at most so many tensors, as the gguf package splits."""
+    reader = GGUFReader(source)
+    writer = GGUFWriter(target, "llama", split_max_tensors=tensors)
+    for key, field in reader.fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture":
+            sub = field.types[-1] if len(field.types) > 1 else None
+            writer.add_key_value(key, field.contents(), field.types[0], sub_type=sub)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, np.array(tensor.data))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return sorted(target.parent.glob(f"{target.stem}-*-of-*.gguf"))
+
+
+@pytest.mark.parametrize("tensors", [1, 4, 11])
+def test_a_split_model_is_read_as_one_from_any_of_its_files(
+    gguf_path: Path, tmp_path: Path, tensors: int
+) -> None:
+    whole = GGUFFile(gguf_path)
+    parts = split(gguf_path, tmp_path / "many.gguf", tensors)
+    assert len(parts) > 1
+    for part in (parts[0], parts[-1]):
+        file = GGUFFile(part)
+        assert file.paths == parts
+        assert file.path == parts[0]
+        assert file.metadata["tokenizer.ggml.tokens"] == whole.metadata["tokenizer.ggml.tokens"]
+        assert file.tensors.keys() == whole.tensors.keys()
+        for name in whole.tensors:
+            assert np.array_equal(file.floats(name), whole.floats(name))
+
+
+def test_a_split_model_is_refused_without_one_of_its_files(gguf_path: Path, tmp_path: Path) -> None:
+    parts = split(gguf_path, tmp_path / "many.gguf", 4)
+    parts[1].unlink()
+    with pytest.raises(ModelNotFoundError, match=r"00002-of-\d+\.gguf is missing; .* split over"):
+        GGUFFile(parts[0])
+
+
+def test_a_part_under_another_name_says_that_it_is_one(gguf_path: Path, tmp_path: Path) -> None:
+    parts = split(gguf_path, tmp_path / "many.gguf", 4)
+    renamed = parts[0].rename(tmp_path / "model.gguf")
+    with pytest.raises(CorruptModelError, match=r"is one of \d+ files .* keep their names"):
+        GGUFFile(renamed)
+
+
+def test_parts_of_different_models_do_not_become_one(gguf_path: Path, tmp_path: Path) -> None:
+    parts = split(gguf_path, tmp_path / "many.gguf", 4)
+    parts[1].write_bytes(parts[2].read_bytes())
+    with pytest.raises(CorruptModelError, match="do not belong together"):
+        GGUFFile(parts[0])
+
+
+def test_a_big_endian_file_is_called_that(tmp_path: Path) -> None:
+    path = tmp_path / "big.gguf"
+    path.write_bytes(b"GGUF" + struct.pack(">I", 3) + bytes(64))
+    with pytest.raises(UnsupportedModelError, match="big-endian GGUF"):
+        GGUFFile(path)
+
+
+@pytest.mark.parametrize(
+    ("start", "what"),
+    [
+        (b"", "empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "a Git LFS pointer"),
+        (b"<!doctype html><html>", "a web page"),
+        (b"PK\x03\x04" * 10, "a ZIP archive"),
+        (b"tjgg" + bytes(40), "a GGML file from before GGUF"),
+        (struct.pack("<Q", 40) + b'{"model.norm.weight": {}}', "a safetensors file"),
+        (b"\x00" * 40, "something else"),
+    ],
+)
+def test_a_file_of_another_kind_is_called_what_it_is(
+    tmp_path: Path, start: bytes, what: str
+) -> None:
+    path = tmp_path / "other.gguf"
+    path.write_bytes(start)
+    with pytest.raises(CorruptModelError, match=f"is not a GGUF file: it is {what}"):
+        GGUFFile(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from gguf.constants import GGMLQuantizationType as Type
 from mlx.utils import tree_flatten
 
+from sgl_mlx.cpu_kernels.open import open_cpu_kernels
 from sgl_mlx.errors import ModelNotFoundError
 from sgl_mlx.models.info import describe, estimate_weight_bytes
 from sgl_mlx.models.loader import load
@@ -40,6 +42,22 @@ def test_the_estimate_is_what_loading_takes(folder: Path, gguf_path: Path) -> No
 
 
 @pytest.mark.parametrize(
+    "kind",
+    [Type.F32, Type.F16, Type.BF16, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0],
+    ids=lambda kind: kind.name,
+)
+def test_a_gguf_file_is_counted_as_what_it_becomes(
+    write_toy: Callable[[Any, Type], tuple[Path, Path]], toy_class: Any, kind: Type
+) -> None:
+    path, _ = write_toy(toy_class("llama", "llama"), kind)
+    assert estimate_weight_bytes(path) == load(path, dtype="native").weight_bytes
+    kernels = open_cpu_kernels()
+    assert estimate_weight_bytes(path, "float32", packed=kernels is not None) == (
+        load(path).weight_bytes
+    )
+
+
+@pytest.mark.parametrize(
     ("bits", "group_size"), [(2, 64), (3, 32), (4, 32), (4, 64), (6, 64), (8, 32)]
 )
 def test_packed_weights_count_as_the_numbers_they_stand_for(
@@ -61,9 +79,15 @@ def test_packed_weights_count_as_the_numbers_they_stand_for(
     target.mkdir()
     save_model(target, model)
     save_config(config, target / "config.json")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if (folder / name).exists():
+            shutil.copy(folder / name, target / name)
     info = describe(target)
     assert info.parameters == count
     assert info.quantization == f"{bits}-bit"
+    assert info.native_bytes == load(target, dtype="native").weight_bytes
+    packed = open_cpu_kernels() is not None
+    assert info.weight_bytes("float32", packed) == load(target).weight_bytes
 
 
 def test_a_path_that_is_nothing_is_named(tmp_path: Path) -> None:

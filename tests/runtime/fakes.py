@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
-from sgl_mlx.runtime.cache.transfers import Spill, Transfer
+from sgl_mlx.runtime.cache.tier import Spill, Transfer
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, Row, StepResult
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
@@ -36,35 +36,46 @@ from tests.runtime.truth import (
 class FakeReading:
     """Blocks that are read when the test says so."""
 
-    def __init__(self, store: FakeStore, keys: Seq[str]) -> None:
+    def __init__(self, id: int, store: FakeStore, keys: Seq[str]) -> None:
+        self.id = id
         self.done = False
         self.count = 0
-        self.payload: list[Kv] = []
+        self.kv: list[Kv] = []
         self._store, self._keys = store, keys
 
     def finish(self) -> None:
         for key in self._keys:
             if key not in self._store.blocks:
                 break
-            self.payload += self._store.blocks[key]
+            self.kv += self._store.blocks[key]
             self.count += 1
         self.done = True
 
 
 class FakeStore:
-    """A second tier in memory. With `full` it takes nothing more."""
+    """A second tier in memory. With `full` it takes nothing more.
+
+    `readings` are under way; `held` those whose KV is neither loaded nor dropped yet.
+    """
 
     def __init__(self) -> None:
         self.blocks: dict[str, list[Kv]] = {}
         self.readings: list[FakeReading] = []
+        self.held: dict[int, FakeReading] = {}
         self.full = False
+        self._ids = itertools.count()
 
     def has(self, key: str) -> bool:
         return key in self.blocks
 
     def read(self, keys: Seq[str]) -> FakeReading:
-        self.readings.append(FakeReading(self, keys))
-        return self.readings[-1]
+        reading = FakeReading(next(self._ids), self, keys)
+        self.readings.append(reading)
+        self.held[reading.id] = reading
+        return reading
+
+    def drop(self, reading: int) -> None:
+        del self.held[reading]
 
     def finish_reading(self) -> bool:
         """False if nothing is being read."""
@@ -84,8 +95,9 @@ class FakeStore:
                     if not self.full:
                         self.blocks[key] = block
             else:
+                kv = self.held.pop(transfer.reading).kv
                 for i, slot in enumerate(transfer.slots):
-                    memory[slot] = transfer.payload[transfer.skip + i]
+                    memory[slot] = kv[transfer.skip + i]
 
 
 @dataclass
@@ -105,9 +117,16 @@ class _Tail:
 
 
 class FakeRunner:
-    """See the module. It runs all rows of an epoch to its end, finished or not, as a runner may."""
+    """See the module. It runs all rows of an epoch to its end, finished or not, as a runner may.
 
-    def __init__(self, cache: PrefixCache, store: FakeStore | None = None) -> None:
+    Args:
+        most_tokens: tokens that it returns for one row of an `Extend`, at most.
+    """
+
+    def __init__(
+        self, cache: PrefixCache, store: FakeStore | None = None, most_tokens: int = 1
+    ) -> None:
+        self._most_tokens = most_tokens
         self.memory: dict[int, Kv] = {}
         self._store = store or FakeStore()
         self.sequences: dict[str, Sequence] = {}
@@ -149,18 +168,29 @@ class FakeRunner:
             self._score(row, truth, start, result)
         return result
 
-    @staticmethod
-    def _score(row: Row, truth: Truth, start: int, result: StepResult) -> None:
+    def _score(self, row: Row, truth: Truth, start: int, result: StepResult) -> None:
         digests = [truth.digest(start + i + 1) for i in range(len(row.tokens))]
         if row.targets:
             assert row.score_start >= 0
             pairs = zip(digests[row.score_start :], row.targets, strict=False)
             result.prompt_scores[row.id] = Scores(tuple(score(d, t) for d, t in pairs))
         if row.sample:
-            result.tokens[row.id] = next_token(digests[-1])
+            seen = self._look_ahead(row, truth)
+            result.tokens[row.id] = tuple(map(next_token, seen))
             if row.params.return_logprob:
-                found = score(digests[-1], result.tokens[row.id])
-                result.token_scores[row.id] = Scores((found,))
+                found = tuple(score(d, next_token(d)) for d in seen)
+                result.token_scores[row.id] = Scores(found)
+
+    def _look_ahead(self, row: Row, truth: Truth) -> list[int]:
+        """The digests after which tokens are sampled: the row's last one and some beyond it."""
+        namespace, keys = self.sequences[row.id].namespace, truth.context.keys
+        context, position = Context(namespace, keys), row.position + len(row.tokens)
+        seen = [context.digests[-1]]
+        while len(seen) < self._most_tokens:
+            context.feed(next_token(seen[-1]), position)
+            position += 1
+            seen.append(context.digests[-1])
+        return seen
 
     # -- decode -------------------------------------------------------------------------------
 
@@ -200,10 +230,11 @@ class FakeRunner:
         for id_ in plan.ids:
             context = self._tails[id_].context
             digest = context.digests[len(context.digests) - 1 - (self._submitted - self._steps)]
-            result.tokens[id_] = next_token(digest)
+            token = next_token(digest)
+            result.tokens[id_] = (token,)
             assert self._steps <= len(self._tails[id_].slots), "no slot for a token that counts"
             if self.sequences[id_].params.return_logprob:
-                result.token_scores[id_] = Scores((score(digest, result.tokens[id_]),))
+                result.token_scores[id_] = Scores((score(digest, token),))
         return result
 
     def flush(self) -> None:

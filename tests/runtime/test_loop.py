@@ -13,7 +13,7 @@ import pytest
 from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.errors import EngineStoppedError, RequestAborted, SglError
 from sgl_mlx.runtime.engine import Engine
-from sgl_mlx.runtime.runner import Runner
+from sgl_mlx.runtime.runner import ModelRunner
 from tests.runtime.checks import assert_holds_nothing
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=6)
@@ -116,16 +116,16 @@ def test_a_step_that_fails_fails_its_requests_and_the_engine_goes_on(
 ) -> None:
     engine = make_engine()
     right = [engine.submit((Text(t),), GREEDY).result(WAIT)[0].token_ids for t in ("ab a", "b")]
-    run, calls = Runner.run, [0]
+    run, calls = ModelRunner.run, [0]
 
-    def run_until(self: Runner, plan: Any) -> Any:
+    def run_until(self: ModelRunner, plan: Any) -> Any:
         calls[0] += 1
         if calls[0] == step + 1:
             raise ZeroDivisionError("device on fire")
         return run(self, plan)
 
     assert engine.flush_cache()
-    monkeypatch.setattr(Runner, "run", run_until)
+    monkeypatch.setattr(ModelRunner, "run", run_until)
     with paused(engine):
         futures = [engine.submit((Text(t),), GREEDY) for t in ("ab a", "b")]
     for future in futures:

@@ -42,7 +42,7 @@ def sample(rows: list[Row], logits: Any, step: int = 0) -> list[int]:
     logits = np.broadcast_to(logits, (len(rows), np.shape(logits)[-1])).astype(np.float32)
     sampled = Sampler(rows, ENDS, logits.shape[-1]).sample(mx.array(logits), step)
     tokens, _ = sampled.wait()
-    return [tokens[r.id] for r in rows]
+    return [token for r in rows for token in tokens[r.id]]
 
 
 def counts(logits: Any = LOGITS, **params: Any) -> Counter[int]:
@@ -176,8 +176,8 @@ def test_penalties_are_as_defined_step_after_step(
                 i, tuple(outputs[i]), prompt, **{k: getattr(params, k) for k in given_rows[i][2]}
             )
             right = penalised(logits[i], now)
-            assert right[found[r.id]] >= right.max() - 1e-4
-            outputs[i].append(found[r.id])
+            assert right[found[r.id][0]] >= right.max() - 1e-4
+            outputs[i] += found[r.id]
 
 
 # -- bias -------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import groupby, takewhile
 
-from sgl_mlx.compiler.graph import Fork, GetForkItem, Graph, Hoist, Node, Text
-from sgl_mlx.compiler.passes.leading import copied, is_worth_it, own_opening, text_of
-from sgl_mlx.compiler.values import Constant, concat, parts_of
+from sgl_mlx.compiler.graph.graph import Fork, GetForkItem, Graph, Hoist, Node, Text
+from sgl_mlx.compiler.graph.values import Constant, concat, parts_of
+from sgl_mlx.compiler.passes.opening import copied, is_worth_it, own_opening, text_of
 
 
 def hoist(graph: Graph) -> Graph:

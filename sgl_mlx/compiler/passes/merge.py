@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sgl_mlx.compiler.graph import (
+from sgl_mlx.compiler.graph.graph import (
     Call,
     ForEach,
     Gen,
@@ -23,7 +23,7 @@ from sgl_mlx.compiler.graph import (
     Text,
     body_of,
 )
-from sgl_mlx.compiler.values import EMPTY, concat
+from sgl_mlx.compiler.graph.values import EMPTY, concat
 
 _CLOSED = (Call, Gen, RoleEnd, Select)
 """After these an empty text does nothing. At the beginning of a turn it does: what the template

@@ -13,7 +13,7 @@ import heapq
 from collections import defaultdict
 from collections.abc import Iterator
 
-from sgl_mlx.compiler.graph import (
+from sgl_mlx.compiler.graph.graph import (
     Break,
     ForEach,
     Fork,

@@ -7,7 +7,7 @@ question that it waits for, so that the cache works while the model decodes.
 
 from __future__ import annotations
 
-from sgl_mlx.compiler.graph import (
+from sgl_mlx.compiler.graph.graph import (
     Call,
     ForEach,
     Gen,
@@ -17,7 +17,7 @@ from sgl_mlx.compiler.graph import (
     Score,
     Select,
 )
-from sgl_mlx.compiler.passes.leading import copied, is_worth_it, opening
+from sgl_mlx.compiler.passes.opening import copied, is_worth_it, opening
 
 
 def prefetch(graph: Graph) -> Graph:

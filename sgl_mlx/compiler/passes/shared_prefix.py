@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sgl_mlx.compiler.graph import Graph, Node, RoleBegin, RoleEnd, Text
-from sgl_mlx.compiler.passes.leading import constant_opening, text_of
+from sgl_mlx.compiler.graph.graph import Graph, Node, RoleBegin, RoleEnd, Text
+from sgl_mlx.compiler.passes.opening import constant_opening, text_of
 from sgl_mlx.core import Prompt, prompt_text
 from sgl_mlx.lang.templates.turns import TurnWriter
 from sgl_mlx.lang.transcript import Transcript

@@ -1,7 +1,7 @@
 """A backend for OpenAI's API and similar ones, through the `openai` package.
 
-A chat model takes messages, not text. So this backend writes turns with a chat template of its
-own, and splits the prompt at the template's marks before sending it.
+A chat model takes messages, not text. So this backend writes prompts with a chat template of its
+own, and reads the template's marks back when it sends them (`openai_wire`).
 """
 
 from __future__ import annotations
@@ -10,33 +10,20 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 from threading import Lock
 from typing import Any
 
-from sgl_mlx.core import (
-    ChoiceScores,
-    Completion,
-    FinishReason,
-    Image,
-    Part,
-    Prompt,
-    SamplingParams,
-    Shift,
-    Text,
-)
-from sgl_mlx.errors import BackendError, NotYetError, ProgramError
-from sgl_mlx.lang.pictures import data_urls, flat_text, openai_content
+from sgl_mlx.core import ChoiceScores, Completion, Prompt, SamplingParams, Shift
+from sgl_mlx.errors import BackendError, NotYetError
+from sgl_mlx.lang.backends import openai_select
+from sgl_mlx.lang.backends import openai_wire as wire
+from sgl_mlx.lang.pictures import data_urls, flat_text
 from sgl_mlx.lang.templates.chat_template import ChatTemplate, get_chat_template
 
 _THREADS = 64
 _COMPLETION_MODELS = re.compile(r"instruct|davinci|babbage", re.IGNORECASE)
-_CHATML = get_chat_template("chatml")
-_TURN = re.compile(r"<\|im_start\|>(system|user|assistant)\n(.*?)<\|im_end\|>\n", re.DOTALL)
-_OPEN_TURN = "<|im_start|>assistant\n"
-_PICTURE = "\ue00f"
-_UNSUPPORTED = ("regex", "json_schema", "dtype", "grammar", "stop_regex", "stop_token_ids")
+_MOST_REFUSALS = 8
+"""Parameters that are left out of one request before its error is final."""
 
 
 @dataclass
@@ -80,18 +67,24 @@ class OpenAI:
         guess = not _COMPLETION_MODELS.search(model_name)
         self.is_chat_model = guess if is_chat_model is None else is_chat_model
         named = chat_template or get_chat_template("default")
-        self.chat_template = _CHATML if self.is_chat_model else named
+        self.chat_template = wire.CHATML if self.is_chat_model else named
         self.token_usage = TokenUsage()
         self._client = client or _new_client(is_azure, args, kwargs)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="sgl-openai")
         self._lock = Lock()
+
+    def get_chat_template(self) -> ChatTemplate:
+        return self.chat_template
+
+    def get_model_name(self) -> str:
+        return self.model_name
 
     # -- Backend ------------------------------------------------------------------------------
 
     def render_chat(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
     ) -> str:
-        return self.chat_template.get_prompt(messages) + _OPEN_TURN * add_generation_prompt
+        return self.chat_template.get_prompt(messages) + wire.OPEN_TURN * add_generation_prompt
 
     def submit(
         self,
@@ -102,17 +95,23 @@ class OpenAI:
         if any(isinstance(part, Shift) for part in prompt):
             raise NotYetError("position_ids_offset needs an in-process Engine")
         request = self._request(prompt, params)
+        begun = wire.begun_answer(flat_text(prompt, wire.PICTURE)) if self.is_chat_model else ""
         if on_text is None:
-            return self._pool.submit(self._generate, request, params.n)
+            return self._pool.submit(self._generate, request, params, begun)
+        if params.dtype is not None or begun:  # known only when it is complete
+            return self._pool.submit(self._generate_shown, request, params, begun, on_text)
         return self._pool.submit(self._generate_stream, request, on_text)
 
     def score(
         self, prompt: Prompt, choices: Sequence[str], unconditional: bool = False
     ) -> Future[ChoiceScores]:
-        raise NotYetError(
-            "select needs the log-probabilities of given texts, which OpenAI's API does not "
-            "tell; use gen() and read the answer, or another backend"
-        )
+        if self.is_chat_model:
+            raise NotYetError(
+                "select needs a model that completes text; a chat model tells nothing about "
+                "texts given to it: use gen() and read the answer"
+            )
+        params = SamplingParams(max_new_tokens=openai_select.TOKENS, temperature=0.0)
+        return self._pool.submit(self._score, self._request(prompt, params), list(choices))
 
     def prefill(self, prompt: Prompt) -> Future[int]:
         """Do nothing: the API caches prefixes by itself."""
@@ -133,37 +132,91 @@ class OpenAI:
 
     # -- requests -----------------------------------------------------------------------------
 
-    def _request(self, prompt: Prompt, params: SamplingParams) -> Callable[..., Any]:
-        text, urls = flat_text(prompt, _PICTURE), data_urls(prompt)
-        options = _options(self.model_name, params)
+    def _request(self, prompt: Prompt, params: SamplingParams) -> dict[str, Any]:
+        text, urls = flat_text(prompt, wire.PICTURE), data_urls(prompt)
+        options = wire.options(self.model_name, params)
         if self.is_chat_model:
-            create = self._client.chat.completions.create
-            return partial(create, messages=_messages(text, urls), **options)
+            return {"messages": wire.messages(text, urls), **options}
         if urls:
             raise NotYetError(f"{self.model_name} completes text; pictures need a chat model")
-        return partial(self._client.completions.create, prompt=text, **options)
+        return {"prompt": text, **options}
 
-    def _generate(self, request: Callable[..., Any], n: int) -> tuple[Completion, ...]:
-        answer = request(n=n)
-        self._count(answer.usage)
-        return tuple(
-            self._completion(_text(choice), choice.finish_reason, answer.usage)
-            for choice in answer.choices
-        )
+    def _create(self, request: Mapping[str, Any]) -> Any:
+        """Ask the API, again without what it refuses.
+
+        Raises:
+            BackendError: for what the API reports.
+        """
+        api = self._client.chat.completions if self.is_chat_model else self._client.completions
+        asked: Mapping[str, Any] | None = request
+        for _ in range(_MOST_REFUSALS):
+            try:
+                return api.create(**asked or request)
+            except Exception as error:
+                asked = wire.without_refused(asked or request, error)
+                if asked is None and _is_of_api(error):
+                    raise BackendError(f"{self.model_name}: {error}") from error
+                if asked is None:
+                    raise
+        raise BackendError(f"{self.model_name} refuses one parameter after another: {request}")
+
+    def _generate(
+        self, request: Mapping[str, Any], params: SamplingParams, begun: str
+    ) -> tuple[Completion, ...]:
+        answer = self._create({**request, "n": params.n})
+        usage = getattr(answer, "usage", None)
+        self._count(usage)
+        choices = wire.choices_of(answer)
+        if not choices:
+            raise BackendError(f"{self.model_name} answered without choices: {answer}")
+        return tuple(self._read(choice, usage, params, begun) for choice in choices)
+
+    def _read(self, choice: Any, usage: Any, params: SamplingParams, begun: str) -> Completion:
+        text = wire.text_of(choice)
+        if begun:
+            text = _until(text.removeprefix(begun), params.stop)
+        text = wire.typed(text, params.dtype)
+        return self._completion(text, choice.finish_reason, usage, wire.refusal_of(choice))
+
+    def _generate_shown(
+        self,
+        request: Mapping[str, Any],
+        params: SamplingParams,
+        begun: str,
+        on_text: Callable[[str], None],
+    ) -> tuple[Completion, ...]:
+        completions = self._generate(request, params, begun)
+        if completions[0].text:
+            on_text(completions[0].text)
+        return completions
 
     def _generate_stream(
-        self, request: Callable[..., Any], on_text: Callable[[str], None]
+        self, request: Mapping[str, Any], on_text: Callable[[str], None]
     ) -> tuple[Completion, ...]:
-        pieces, reason, usage = [], "stop", None
-        for event in request(stream=True, stream_options={"include_usage": True}):
-            usage = event.usage or usage
-            for choice in event.choices[:1]:
+        pieces, refusals, reason, usage = [], [], "stop", None
+        streaming = {"stream": True, "stream_options": {"include_usage": True}}
+        for event in self._events({**request, **streaming}):
+            usage = getattr(event, "usage", None) or usage
+            for choice in wire.choices_of(event)[:1]:
                 reason = choice.finish_reason or reason
-                if piece := _text(choice):
+                refusals.append(wire.refusal_of(choice) or "")
+                if piece := wire.text_of(choice):
                     pieces.append(piece)
                     on_text(piece)
         self._count(usage)
-        return (self._completion("".join(pieces), reason, usage),)
+        return (self._completion("".join(pieces), reason, usage, "".join(refusals)),)
+
+    def _events(self, request: Mapping[str, Any]) -> Iterator[Any]:
+        try:
+            yield from self._create(request)
+        except Exception as error:
+            if _is_of_api(error):
+                raise BackendError(f"{self.model_name}: {error}") from error
+            raise
+
+    def _score(self, request: Mapping[str, Any], choices: Sequence[str]) -> ChoiceScores:
+        (completion,) = self._generate(request, SamplingParams(), "")
+        return openai_select.scores(completion.text, choices, completion.prompt_tokens)
 
     def _count(self, usage: Any) -> None:
         if usage is not None:
@@ -171,10 +224,24 @@ class OpenAI:
                 self.token_usage.prompt_tokens += usage.prompt_tokens
                 self.token_usage.completion_tokens += usage.completion_tokens
 
-    def _completion(self, text: str, reason: str, usage: Any) -> Completion:
-        finish = FinishReason("length" if reason == "length" else "stop")
-        counted = {"completion_tokens": usage.completion_tokens} if usage else {}
-        return Completion(text, (), finish, usage.prompt_tokens if usage else 0, 0, extra=counted)
+    def _completion(
+        self, text: str, reason: str | None, usage: Any, refusal: str | None
+    ) -> Completion:
+        extra: dict[str, Any] = {"refusal": refusal} if refusal else {}
+        if usage is not None:
+            extra["completion_tokens"] = usage.completion_tokens
+        prompt_tokens = usage.prompt_tokens if usage is not None else 0
+        return Completion(text, (), wire.finish_reason(reason), prompt_tokens, 0, extra=extra)
+
+
+def _until(text: str, stops: Iterable[str]) -> str:
+    """The text before the first stop string."""
+    return text[: min([text.find(stop) for stop in stops if stop in text], default=len(text))]
+
+
+def _is_of_api(error: Exception) -> bool:
+    """True for errors of the `openai` package, which need not be installed."""
+    return type(error).__module__.partition(".")[0] == "openai"
 
 
 def _new_client(is_azure: bool, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -185,57 +252,3 @@ def _new_client(is_azure: bool, args: Iterable[Any], kwargs: Mapping[str, Any]) 
             "the OpenAI backend needs the openai package: pip install 'sgl-mlx[openai]'"
         ) from None
     return (openai.AzureOpenAI if is_azure else openai.OpenAI)(*args, **kwargs)
-
-
-def _options(model: str, params: SamplingParams) -> dict[str, Any]:
-    """Return the parameters as the API's; raises `NotYetError` for those it does not have."""
-    asked = [name for name in _UNSUPPORTED if getattr(params, name)]
-    if asked:
-        raise NotYetError(f"{asked[0]} does not work on the OpenAI backend; leave it out")
-    options = {
-        "model": model,
-        "max_tokens": params.max_new_tokens,
-        "temperature": params.temperature,
-        "top_p": params.top_p,
-        "frequency_penalty": params.frequency_penalty,
-        "presence_penalty": params.presence_penalty,
-        "logit_bias": dict(params.logit_bias) or None,
-        "seed": params.seed,
-        "stop": [stop for stop in params.stop if stop not in _CHATML.stop] or None,
-    }
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _messages(text: str, urls: Iterable[str]) -> list[dict[str, Any]]:
-    """Split a prompt, which must end where the assistant's answer begins, into turns.
-
-    Args:
-        urls: the URLs of the pictures, in the order of their marks.
-    """
-    head, mark, rest = text.rpartition(_OPEN_TURN)
-    turns = _TURN.findall(head)
-    if not mark or rest or _TURN.sub("", head):
-        raise ProgramError(
-            "a chat model takes turns: put all text into system(), user() and assistant(), and "
-            f"gen() first in an assistant turn. The prompt ends in {text[-60:]!r}"
-        )
-    left = iter(urls)
-    return [{"role": role, "content": _content(content, left)} for role, content in turns]
-
-
-def _content(text: str, urls: Iterator[str]) -> str | list[dict[str, Any]]:
-    first, *others = text.split(_PICTURE)
-    if not others:
-        return text
-    parts: list[Part] = [Text(first)]
-    for url, piece in zip(islice(urls, len(others)), others, strict=True):
-        parts += [Image(url), Text(piece)]
-    return openai_content(tuple(parts))
-
-
-def _text(choice: Any) -> str:
-    """Return the text of a completion, a chat message or a streamed piece of one."""
-    for name in ("message", "delta"):
-        if (part := getattr(choice, name, None)) is not None:
-            return part.content or ""
-    return choice.text or ""

@@ -29,6 +29,7 @@ from sgl_mlx.lang.templates.chat_template import (
     get_chat_template_by_model_path,
 )
 from sgl_mlx.protocol import sglang as wire
+from sgl_mlx.protocol.events import GrowingText, checked, json_events
 
 _THREADS = 64
 """The most requests at a time; each waits in its own thread."""
@@ -83,6 +84,18 @@ class RuntimeEndpoint:
             return get_chat_template(self._template_name)
         return get_chat_template_by_model_path(self.model_name)
 
+    @cached_property
+    def _sends_increments(self) -> bool:
+        """True if the server says that its streams hold only what is new."""
+        try:
+            info = self.get_server_info()
+        except BackendError:
+            return False
+        return bool(info.get("stream_output") or info.get("incremental_streaming_output"))
+
+    def get_chat_template(self) -> ChatTemplate:
+        return self.chat_template
+
     # -- Backend ------------------------------------------------------------------------------
 
     def render_chat(
@@ -135,23 +148,26 @@ class RuntimeEndpoint:
     def _generate(self, payload: dict[str, Any]) -> tuple[Completion, ...]:
         answer = self._post("/generate", payload)
         outputs = answer if isinstance(answer, list) else [answer]
-        return tuple(wire.completion(output["text"], output["meta_info"]) for output in outputs)
+        return tuple(_completion(output) for output in outputs)
 
     def _generate_stream(
         self, payload: dict[str, Any], on_text: Callable[[str], None]
     ) -> tuple[Completion, ...]:
-        text, meta = "", dict[str, Any]()
+        growing, meta = GrowingText(self._sends_increments), dict[str, Any]()
+        ended = False
         with self._open("/generate", {**payload, "stream": True}) as response:
-            for line in response:
-                data = line.decode().strip().removeprefix("data:").strip()
-                if not data or data == "[DONE]":
-                    continue
-                event = json.loads(data)
-                # every event holds the whole text so far
-                piece, text, meta = event["text"][len(text) :], event["text"], event["meta_info"]
-                if piece:
+            for event in json_events(response):
+                if event.get("index"):
+                    continue  # a further sample
+                text, meta = _text_and_meta(event)
+                if piece := growing.add(text, wire.stopped_at(meta)):
                     on_text(piece)
-        return (wire.completion(text, meta),)
+                ended = meta.get("finish_reason", "not told") is not None
+        if not ended:
+            raise BackendError(f"the server's answer ended early, after {growing.text[-60:]!r}")
+        if rest := growing.finish():
+            on_text(rest)
+        return (wire.completion(growing.text, meta),)
 
     def _prefill(self, text: str) -> int:
         return int(
@@ -186,11 +202,11 @@ class RuntimeEndpoint:
 
     def _get(self, path: str) -> Any:
         with self._open(path) as response:
-            return json.load(response)
+            return checked(json.load(response))
 
     def _post(self, path: str, payload: Mapping[str, Any]) -> Any:
         with self._open(path, payload) as response:
-            return json.load(response)
+            return checked(json.load(response))
 
     @contextmanager
     def _open(
@@ -207,8 +223,23 @@ class RuntimeEndpoint:
             with error:
                 said = error.read().decode(errors="replace")[:500]
             raise BackendError(f"{request.full_url} answered {error.code}: {said}") from None
+        except BackendError as error:
+            raise BackendError(f"{request.full_url}: {error}") from None
         except (OSError, HTTPException, ValueError) as error:
             raise BackendError(f"no usable answer from {request.full_url}: {error}") from error
+
+
+def _text_and_meta(output: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Raises `BackendError` for an output without text, or one that the server gave up."""
+    text, meta = output.get("text"), output.get("meta_info") or {}
+    wire.checked_meta(meta)
+    if not isinstance(text, str):
+        raise BackendError(f"the server answered without text: {str(dict(output))[:200]}")
+    return text, meta
+
+
+def _completion(output: Mapping[str, Any]) -> Completion:
+    return wire.completion(*_text_and_meta(output))
 
 
 def _ssl_context(verify: str | bool | None) -> ssl.SSLContext | None:

@@ -1,8 +1,8 @@
 """The slots of one pool, shared between cached prefixes and running requests.
 
 Every slot is in exactly one place: free, owned by the tree, or held by a request. Under pressure
-all unlocked cache is given up for requests (one pool, no fixed share for the cache). What goes is
-first offered to a second tier, if there is one.
+all unlocked cache is given up for requests (one pool, no fixed share for the cache). Evicted KV is
+first offered to the second tier, if there is one.
 """
 
 from __future__ import annotations
@@ -10,20 +10,19 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from sgl_mlx.runtime.cache.radix import PLAIN, Node, RadixTree
 from sgl_mlx.runtime.cache.slots import SlotAllocator
-from sgl_mlx.runtime.cache.tier import Tier
-from sgl_mlx.runtime.cache.transfers import Load, Transfer
+from sgl_mlx.runtime.cache.tier import Load, Tier, Transfer
 
 Reuse = Literal["prefixes", "whole prompts", "nothing"]
-"""What of earlier prompts is found again: all but the first are ablations."""
+"""How much of earlier prompts is found again; all but "prefixes" are ablations."""
 
 
 @dataclass
 class Holding:
-    """What one request holds of the pool: the slots of its tokens so far.
+    """The slots of the pool that one request holds, for its tokens so far.
 
         table:   [ owned by the tree, locked through `node` | held by the request ]
                    0 ..................... shared .......................... len(table)
@@ -128,13 +127,13 @@ class PrefixCache:
         return next((n for n in lengths if hash(tokens[:n]) in self._ended[n]), 0)
 
     def load(
-        self, tokens: tuple[int, ...], namespace: Hashable, start: int, payload: Any
+        self, tokens: tuple[int, ...], namespace: Hashable, start: int, reading: int
     ) -> int | None:
-        """Take KV of `tokens[start:]` into the tree; what a plan reads is loaded before it runs.
+        """Take KV of `tokens[start:]`, which a reading has, into the tree.
 
         Returns:
-            How many tokens were loaded, 0 if the tree has them or lacks some before `start`; None,
-            and nothing done, when there are too few slots.
+            How many tokens will be loaded before the next plan runs, 0 if the tree has them or
+            lacks some before `start`; None, and nothing done, when there are too few slots.
         """
         holding = self.open(tokens, namespace)
         present = holding.shared
@@ -142,19 +141,19 @@ class PrefixCache:
         fits = self.extend(holding, missing)
         if fits and missing:
             slots = tuple(holding.table[present:])
-            self._transfers.append(Load(slots, payload, present - start))
+            self._transfers.append(Load(slots, reading, present - start))
             self.share(holding, tokens)
         self.close(holding)
         return missing if fits else None
 
     def take_transfers(self) -> tuple[Transfer, ...]:
-        """What has to be moved before the next plan is computed; the caller's task from now on."""
+        """Hand over what must be moved before the next plan is computed."""
         taken = tuple(self._transfers)
         self._transfers.clear()
         return taken
 
     def spill(self) -> None:
-        """Evict all that no request uses, into the second tier."""
+        """Evict all cache that no request uses, into the second tier."""
         self._evict(self.tree.evictable)
 
     def flush(self) -> None:
@@ -177,9 +176,9 @@ class PrefixCache:
             assert h.table[: h.shared] == [slot for node in path for slot in node.slots]
 
     def _evict(self, count: int) -> None:
-        self.slots.free(self.tree.evict(count, self._farewell if self.tier else None))
+        self.slots.free(self.tree.evict(count, self._spill if self.tier else None))
 
-    def _farewell(self, node: Node, namespace: Hashable) -> None:
+    def _spill(self, node: Node, namespace: Hashable) -> None:
         assert self.tier is not None
         spill = self.tier.spill(node, namespace)
         if spill is not None:

@@ -43,7 +43,7 @@ class Node:
             node = node.parent
 
 
-Farewell = Callable[[Node, Hashable], None]
+OnEvict = Callable[[Node, Hashable], None]
 
 
 class Match(NamedTuple):
@@ -141,11 +141,11 @@ class RadixTree:
                 self.locked -= len(n.tokens)
                 self._offer(n)
 
-    def evict(self, count: int, farewell: Farewell | None = None) -> list[int]:
+    def evict(self, count: int, on_evict: OnEvict | None = None) -> list[int]:
         """Drop least recently used unlocked leaves until `count` slots came free, or none is left.
 
         Args:
-            farewell: told of each leaf, while it still has its path, and of its namespace.
+            on_evict: called with each leaf, while it still has its path, and its namespace.
 
         Returns:
             The slots, now the caller's; possibly more than `count`, as leaves go whole.
@@ -158,8 +158,8 @@ class RadixTree:
             if used != node.last_used:
                 self._offer(node)
                 continue
-            if farewell is not None:
-                farewell(node, self._namespace_of(node))
+            if on_evict is not None:
+                on_evict(node, self._namespace_of(node))
             freed += node.slots
             self._remove(node)
         return freed

@@ -1,8 +1,8 @@
-"""Prefixes on their way back from the second tier into the tree.
+"""Restores: prefixes on their way back from the second tier into the tree.
 
 A sequence whose prompt goes on in the second tier waits until its blocks have been read, by
-another thread; others start meanwhile. Those that want the same blocks share one reading. What was
-read enters the tree when the sequence starts; what could not be read is computed.
+another thread; others start meanwhile. Sequences that want the same blocks share one reading. What
+was read enters the tree when the sequence starts; what could not be read is computed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
 from sgl_mlx.runtime.cache.radix import PLAIN, common_prefix
-from sgl_mlx.runtime.cache.tier import BLOCK, Reading
+from sgl_mlx.runtime.cache.tier import Reading, Tier
 
 
 @dataclass(eq=False)
@@ -30,21 +30,20 @@ class Restore:
 
 
 class Restores:
-    """See the module. `tokens` counts those restored."""
+    """The restores under way; see the module. `tokens` counts those restored."""
 
-    def __init__(self, cache: PrefixCache) -> None:
+    def __init__(self, cache: PrefixCache, tier: Tier) -> None:
         self._cache = cache
+        self._tier = tier
         self._active: list[Restore] = []
         self.tokens = 0
 
-    def wanted(self, tokens: tuple[int, ...], namespace: Hashable) -> Restore | None:
-        """What brings more of a prompt than the tree has; begins to read it if no other does.
+    def begin(self, tokens: tuple[int, ...], namespace: Hashable) -> Restore | None:
+        """Restore more of a prompt than the tree has; joins a reading of the same blocks.
 
         None when others must be done first, so that what is read at once fits the pool.
         """
-        tier = self._cache.tier
-        if tier is None:
-            return Restore()
+        tier = self._tier
         cached, _ = self._cache.tree.match_length(tokens, namespace)
         for other in self._active:
             shared = common_prefix(other.tokens, tokens, 0)
@@ -61,24 +60,27 @@ class Restores:
         self._active.append(restore)
         return restore
 
-    def land(self, restore: Restore) -> None:
+    def finish(self, restore: Restore) -> None:
         """Give what was read to the tree, once; nothing happens while it does not fit."""
-        if restore not in self._active or restore.reading is None or not restore.reading.done:
+        reading = restore.reading
+        if restore not in self._active or reading is None or not reading.done:
             return
-        end = restore.start + restore.reading.count * self._size
+        end = restore.start + reading.count * self._tier.size
         tokens = restore.tokens[:end]
-        loaded = self._cache.load(tokens, restore.namespace, restore.start, restore.reading.payload)
-        if loaded is not None:
-            self.tokens += loaded
-            self._active.remove(restore)
+        loaded = self._cache.load(tokens, restore.namespace, restore.start, reading.id)
+        if loaded is None:
+            return
+        self.tokens += loaded
+        self._active.remove(restore)
+        if not loaded:
+            self._tier.store.drop(reading.id)
 
     def keep(self, wanted: Collection[Restore | None]) -> None:
-        """Drop what nobody waits for any more."""
+        """Drop all restores that no sequence waits for any more."""
+        for restore in self._active:
+            if restore not in wanted and restore.reading is not None:
+                self._tier.store.drop(restore.reading.id)
         self._active = [restore for restore in self._active if restore in wanted]
-
-    @property
-    def _size(self) -> int:
-        return self._cache.tier.size if self._cache.tier else BLOCK
 
     @property
     def _under_way(self) -> int:

@@ -1,9 +1,13 @@
-"""Which blocks of a prompt a second tier keeps, and under which names. Plain integers.
+"""The second tier: which blocks of a prompt it keeps, under which names. Plain integers.
 
 A prefix is kept in blocks of `size` tokens, each under a key that is a digest of everything its
 KV depends on: the model, the namespace and all tokens up to the block's end. So equal keys mean
 equal KV, blocks are found one after the other without any global structure, and whoever shares
-the store shares the blocks. What is left over at a prompt's end is not kept.
+the store shares the blocks. A prompt's end that fills no block is not kept.
+
+The scheduler notes transfers between pool and store as it hands slots out; a plan carries them,
+and the runner makes them, in order, before it computes the plan. Until then nothing writes to the
+slots of a `Spill`, and nothing reads those of a `Load`.
 """
 
 from __future__ import annotations
@@ -11,10 +15,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from sgl_mlx.runtime.cache.radix import PLAIN, Node
-from sgl_mlx.runtime.cache.transfers import Spill
 
 BLOCK = 64
 """Tokens of a block."""
@@ -22,22 +25,53 @@ WORTHWHILE = 128
 """Tokens from which reading them beats computing them: some 10 ms against some 100 on a laptop."""
 
 
-class Reading(Protocol):
-    """Blocks being read, by another thread.
+@dataclass(frozen=True)
+class Spill:
+    """Blocks to copy out before their slots are used for something else.
 
-    Attributes:
-        done: the others mean nothing before.
-        count: how many of the blocks asked for were found, the first ones.
-        payload: their KV, as `Load` takes it.
+    Args:
+        keys: of the blocks.
+        slots: of their tokens, one block after the other.
     """
 
+    keys: tuple[str, ...]
+    slots: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Load:
+    """KV to write into slots.
+
+    Args:
+        slots: of consecutive tokens.
+        reading: id of the `Reading` that has their KV.
+        skip: tokens at the reading's beginning that are not wanted.
+    """
+
+    slots: tuple[int, ...]
+    reading: int
+    skip: int = 0
+
+
+Transfer = Spill | Load
+
+
+class Reading(Protocol):
+    """Blocks being read, by another thread; their KV stays with the store until it is dropped.
+
+    Attributes:
+        id: names the reading in a `Load`.
+        done: True when the blocks have been read; `count` means nothing before.
+        count: how many of the blocks asked for were found, from the first on.
+    """
+
+    id: int
     done: bool
     count: int
-    payload: Any
 
 
 class BlockStore(Protocol):
-    """Where blocks are kept."""
+    """Keeps blocks."""
 
     def has(self, key: str) -> bool:
         """Whether the block is probably there; answers at once."""
@@ -47,10 +81,14 @@ class BlockStore(Protocol):
         """Start to read blocks."""
         ...
 
+    def drop(self, reading: int) -> None:
+        """Forget a reading whose KV nobody will load."""
+        ...
+
 
 @dataclass
 class Lookups:
-    """How often a prompt's uncached part was looked for, and found to be worth reading."""
+    """Counts of look-ups of a prompt's uncached part: worth reading (hits) or not."""
 
     hits: int = 0
     misses: int = 0
@@ -74,7 +112,7 @@ class Tier:
         self.worthwhile = worthwhile
 
     def spill(self, node: Node, namespace: Hashable) -> Spill | None:
-        """What to keep of a node that is evicted: the blocks whose last token it holds.
+        """Name the blocks to keep of a node that is evicted: those whose last token it holds.
 
         A block that begins in the node's ancestors takes their slots too: they go later.
         """

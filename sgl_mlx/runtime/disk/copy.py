@@ -1,4 +1,4 @@
-"""Between the KV pool and host memory, bit for bit: what the pool stores is what is kept.
+"""Copies between the KV pool and host memory, bit for bit as the pool stores them.
 
 An 8-bit pool's blocks are int8 with float16 scales; bfloat16, which numpy lacks, travels as uint16.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from sgl_mlx.runtime.cache.transfers import Load, Spill, Transfer
+from sgl_mlx.runtime.cache.tier import Load, Spill, Transfer
 from sgl_mlx.runtime.disk.block_file import Arrays
 from sgl_mlx.runtime.disk.store import DiskStore
 from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
@@ -26,7 +26,7 @@ class PoolCopy:
         self._bytes_per_slot = sum(x.nbytes // len(x) for _, x in _arrays(pool))
 
     def make(self, transfers: Sequence[Transfer]) -> None:
-        """All of them, in order."""
+        """Make all transfers, in order."""
         for transfer in transfers:
             if isinstance(transfer, Spill):
                 self._spill(transfer)
@@ -46,7 +46,8 @@ class PoolCopy:
 
     def _load(self, load: Load) -> None:
         part = slice(load.skip, load.skip + len(load.slots))
-        write(self._pool, load.slots, {name: array[part] for name, array in load.payload.items()})
+        arrays = self._store.take(load.reading)
+        write(self._pool, load.slots, {name: array[part] for name, array in arrays.items()})
 
 
 def read(pool: KVPool, slots: Sequence[int]) -> Arrays:

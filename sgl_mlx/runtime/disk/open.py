@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
@@ -22,6 +22,30 @@ from sgl_mlx.runtime.pool.kv import KVPool
 
 
 @dataclass(frozen=True)
+class DiskStats:
+    """Counts of a second tier on disk since the start.
+
+    Attributes:
+        spilled_tokens, read_tokens: written to disk, read from it.
+        dropped_tokens, failed_tokens: not written, as the queue was full, or by an error.
+        waiting_tokens: queued to be written now.
+        hits, misses: look-ups of prompts that found enough to read, or too little.
+        broken_files: found damaged, and removed.
+        bytes: of all blocks in the folder.
+    """
+
+    spilled_tokens: int
+    read_tokens: int
+    dropped_tokens: int
+    failed_tokens: int
+    waiting_tokens: int
+    hits: int
+    misses: int
+    broken_files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class DiskTier:
     """The parts of a second tier on disk."""
 
@@ -29,17 +53,20 @@ class DiskTier:
     store: DiskStore
     copy: PoolCopy
 
-    def stats(self) -> dict[str, int]:
-        """Counts since the start, for `Engine.get_server_info`."""
-        blocks, lookups = self.store.stats(), self.tier.lookups
-        tokens = {f"disk_{name}_tokens": n * self.tier.size for name, n in asdict(blocks).items()}
-        return {
-            **tokens,
-            "disk_hits": lookups.hits,
-            "disk_misses": lookups.misses,
-            "disk_broken_files": self.store.folder.broken,
-            "disk_bytes": self.store.folder.used,
-        }
+    def stats(self) -> DiskStats:
+        """Counts since the start."""
+        blocks, lookups, size = self.store.stats(), self.tier.lookups, self.tier.size
+        return DiskStats(
+            spilled_tokens=blocks.spilled * size,
+            read_tokens=blocks.read * size,
+            dropped_tokens=blocks.dropped * size,
+            failed_tokens=blocks.failed * size,
+            waiting_tokens=blocks.waiting * size,
+            hits=lookups.hits,
+            misses=lookups.misses,
+            broken_files=self.store.folder.broken,
+            bytes=self.store.folder.used,
+        )
 
 
 def open_disk_tier(
@@ -64,7 +91,7 @@ def open_disk_tier(
 
 
 def identity(loaded: LoadedModel, pool: KVPool) -> str:
-    """Differs whenever equal tokens may have other KV: another model, type or layout of the pool.
+    """A digest that differs when equal tokens may have other KV: by model, dtype or pool layout.
 
     A sum over the bits of every parameter tells fine-tunes apart whose files look alike.
     """

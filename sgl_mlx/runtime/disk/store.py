@@ -1,11 +1,12 @@
 """The second tier on disk: a thread that writes behind, a thread that reads ahead.
 
 The engine's thread hands over copies and takes what was read; it never waits for the disk. When
-more waits to be written than may, further blocks are dropped. What waits can be read already.
+the write queue is full, new blocks are dropped. A block in the queue can be read already.
 """
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import time
@@ -26,29 +27,30 @@ CLOSING_SECONDS = 20.0
 
 
 class DiskReading:
-    """See `tier.Reading`; the payload is `Arrays` of all blocks found, one after the other."""
+    """See `tier.Reading`; `arrays` has all blocks found, one after the other."""
 
-    def __init__(self, keys: Sequence[str]) -> None:
+    def __init__(self, id: int, keys: Sequence[str]) -> None:
+        self.id = id
         self.keys = keys
         self.done = False
         self.count = 0
-        self.payload: dict[str, np.ndarray[Any, Any]] | None = None
+        self.arrays: dict[str, np.ndarray[Any, Any]] = {}
 
     def append(self, block: Arrays) -> None:
-        if self.payload is None:
-            self.payload = {
+        if not self.arrays:
+            self.arrays = {
                 name: np.empty((len(self.keys) * len(array), *array.shape[1:]), array.dtype)
                 for name, array in block.items()
             }
         for name, array in block.items():
             start = self.count * len(array)
-            self.payload[name][start : start + len(array)] = array
+            self.arrays[name][start : start + len(array)] = array
         self.count += 1
 
 
 @dataclass
 class Blocks:
-    """How many were written, read, dropped because too many waited, lost to errors; wait now."""
+    """Counts of blocks: written, read, dropped from a full queue, lost to errors, queued now."""
 
     spilled: int = 0
     read: int = 0
@@ -79,6 +81,8 @@ class DiskStore:
         self._blocks = Blocks()
         self._lock = threading.Lock()  # of the three above
         self._deadline: float | None = None
+        self._ids = itertools.count()
+        self._readings: dict[int, DiskReading] = {}  # of the engine thread alone
         self._writes: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._reads: queue.SimpleQueue[DiskReading | None] = queue.SimpleQueue()
         self._threads = [
@@ -96,19 +100,33 @@ class DiskStore:
 
     def read(self, keys: Sequence[str]) -> DiskReading:
         """See `tier.BlockStore`."""
-        reading = DiskReading(keys)
+        reading = DiskReading(next(self._ids), keys)
+        self._readings[reading.id] = reading
         self._reads.put(reading)
         return reading
 
+    def drop(self, reading: int) -> None:
+        """See `tier.BlockStore`."""
+        del self._readings[reading]
+
+    def take(self, reading: int) -> Arrays:
+        """The KV of a reading that is done, once: the store forgets it."""
+        return self._readings.pop(reading).arrays
+
+    @property
+    def held_readings(self) -> int:
+        """Readings whose KV is neither taken nor dropped yet."""
+        return len(self._readings)
+
     def takes(self, blocks: int, size: int) -> int:
-        """How many of some blocks of `size` bytes may wait to be written; drops the others."""
+        """Count how many of `blocks` blocks, `size` bytes each, fit the queue; drop the others."""
         with self._lock:
             taken = min(blocks, max(self._limit - self._pending_bytes, 0) // size)
             self._blocks.dropped += blocks - taken
         return taken
 
     def write(self, key: str, block: Arrays) -> None:
-        """Queue a block, whose arrays nobody changes any more."""
+        """Queue a block; its arrays must not change any more."""
         with self._lock:
             if key in self._pending:
                 return
@@ -117,12 +135,15 @@ class DiskStore:
         self._writes.put(key)
 
     def stats(self) -> Blocks:
-        """What happened to blocks since the start."""
+        """Counts of blocks since the start."""
         with self._lock:
             return replace(self._blocks, waiting=len(self._pending))
 
     def close(self, seconds: float = CLOSING_SECONDS) -> None:
-        """Write what waits, for some time, and end the threads. Calling it again waits longer."""
+        """Write what is queued, for `seconds` at most, and end the threads.
+
+        Calling it again waits longer.
+        """
         self._deadline = self._deadline or time.monotonic() + seconds
         self._writes.put(None)
         self._reads.put(None)

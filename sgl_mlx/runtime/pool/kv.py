@@ -47,6 +47,11 @@ class KVPool:
             for x in layers
         )
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for x in (*self.keys, *self.values) for array in x.arrays())
+
     def layer(self, index: int) -> PoolLayer:
         """The arrays of one layer, as kernels take them; read them at once, never keep them."""
         keys, values = self.keys[index], self.values[index]

@@ -1,7 +1,8 @@
-"""How large the KV pool may be, decided before it is allocated."""
+"""Memory beside the weights: how large the KV pool may be, and what MLX's allocator may keep."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import mlx.core as mx
@@ -11,12 +12,19 @@ from sgl_mlx.models.adapter import LayerShape
 from sgl_mlx.models.memory import available_bytes
 from sgl_mlx.runtime.pool.kv import KVPool
 
+log = logging.getLogger(__name__)
+
 _GIB = 2**30
+_MOST_GARBAGE = 2**29
 _SHARE = 0.6
 """Of what is available once the weights are loaded; the rest is for activations and others.
 Wiring 75 % and more of a Mac's memory is behind known kernel panics."""
 _ENOUGH = 32768
-"""Slots that suffice by default; more only if one context needs more."""
+"""Slots of a pool that was given no size, unless one context needs more."""
+_MOST_OF_MACHINE = 0.75
+"""Share of a machine's memory from which it is likely to swap."""
+_CACHE_SHARE = 0.05
+"""Of the GPU's recommended working set, for buffers that MLX keeps for reuse."""
 
 
 def pool_slots(
@@ -27,7 +35,7 @@ def pool_slots(
     available: int | None = None,
     kv_bits: int | None = None,
 ) -> int:
-    """Slots of the pool: those wanted, or what fits up to two contexts or `_ENOUGH`.
+    """Slots of the pool: those wanted, or what fits up to one context or `_ENOUGH`.
 
     Args:
         available: bytes free after loading the weights; None asks the machine.
@@ -40,7 +48,7 @@ def pool_slots(
     each = KVPool.bytes_per_slot(layers, dtype, kv_bits)
     usable = int(available * _SHARE)
     fitting = usable // each
-    slots = wanted or min(fitting, max(2 * context_length, _ENOUGH))
+    slots = wanted or min(fitting, max(context_length, _ENOUGH))
     if slots > fitting or slots < min(1000, wanted or 1000):
         remedy = "" if kv_bits else "; kv_bits=8 makes room for about twice as many"
         raise MemoryLimitError(
@@ -50,3 +58,40 @@ def pool_slots(
             f"at most {fitting} tokens (max_total_tokens){remedy}"
         )
     return slots
+
+
+def warn_if_large(weights: int, pool: int, total: int) -> None:
+    """Log a warning when weights and pool (bytes) take most of a machine's `total` memory."""
+    if weights + pool > _MOST_OF_MACHINE * total:
+        log.warning(
+            "weights (%.1f GiB) and KV pool (%.1f GiB) take more than %.0f %% of %.1f GiB of "
+            "memory; expect swapping: choose a smaller max_total_tokens or a smaller model",
+            weights / _GIB,
+            pool / _GIB,
+            100 * _MOST_OF_MACHINE,
+            total / _GIB,
+        )
+
+
+def limit_cache() -> None:
+    """Bound the buffers that MLX's allocator keeps on a GPU, where its default is all memory."""
+    recommended = mx.device_info().get("max_recommended_working_set_size")
+    if recommended:
+        mx.set_cache_limit(max(_GIB, int(_CACHE_SHARE * int(recommended))))
+
+
+class Garbage:
+    """Freed buffers that MLX's allocator keeps, cleared when they exceed `limit` bytes.
+
+    A prefill chunk reads a longer prefix than the one before, so that its buffers have other
+    sizes and MLX reuses none of them: without a bound they grow with the square of the prompt.
+    Clearing less often keeps what the next step does reuse.
+    """
+
+    def __init__(self, pool_bytes: int) -> None:
+        self.limit = min(pool_bytes // 8, _MOST_GARBAGE)
+
+    def clear(self) -> None:
+        """Give buffers back to the system if there are too many."""
+        if mx.get_cache_memory() > self.limit:
+            mx.clear_cache()

@@ -1,10 +1,12 @@
-"""Which waiting sequence starts next: Algorithm 1 of the SGLang paper and two things it lacks.
+"""Which waiting sequence starts next: Algorithm 1 of the SGLang paper and three things it lacks.
 
+- *Priority*: sequences of a higher priority that can start do so before any of a lower one.
 - *In-flight sharing*: a sequence that shares an uncached prefix with one being prefilled waits
   until that prefix is in the tree, so that a burst over one prefix computes it once. So does one
   whose prefix is being read from the second tier.
-- *Ageing*: a sequence passed over by `max_passes` later arrivals goes next, and nothing else is
-  admitted before it. So at most `max_passes` later arrivals ever start before a sequence does.
+- *Ageing*: a sequence passed over by `max_passes` later arrivals of its own priority goes next,
+  and no other of its priority or a lower one is admitted before it. So at most `max_passes` later
+  arrivals of its priority ever start before a sequence does.
 """
 
 from __future__ import annotations
@@ -73,7 +75,7 @@ class Admission:
     def __init__(
         self,
         cache: PrefixCache,
-        restores: Restores,
+        restores: Restores | None,
         limits: SchedulerLimits,
         counters: Counters,
     ) -> None:
@@ -87,9 +89,7 @@ class Admission:
         """Admit as many as rows, slots and the tokens of one step allow."""
         admitted = True
         while admitted and self._has_room(waiting, running):
-            aged = self._aged(waiting)
-            candidates = [aged] if aged else self._ranked(waiting, running)
-            admitted = self._admit_from(candidates, waiting, running)
+            admitted = self._admit_from(self._candidates(waiting, running), waiting, running)
 
     def start(self, s: Sequence, waiting: list[Sequence], running: list[Sequence]) -> bool:
         """Admit `s` now if its prompt fits; False, unchanged, if not."""
@@ -101,15 +101,15 @@ class Admission:
     def _admit_from(
         self, candidates: list[Sequence], waiting: list[Sequence], running: list[Sequence]
     ) -> bool:
-        """Admit in this order; True if a look at what is left could admit more.
+        """Admit in this order; True if another look at the queue could admit more.
 
-        The first that does not fit ends it: were smaller ones let past, it might never start.
+        The first that does not fit ends it: if smaller ones were let past, it might never start.
         """
         admitted = False
         for s in candidates:
             if not self._has_room(waiting, running):
                 return False
-            if self._waits(s, running) or self._restores_first(s):
+            if self._waits(s, running) or self._restoring(s):
                 continue
             if not self.start(s, waiting, running):
                 return False
@@ -123,19 +123,30 @@ class Admission:
         limits = self._limits
         return bool(waiting) and len(running) < limits.max_running and step < limits.step_tokens
 
+    def _candidates(self, waiting: list[Sequence], running: list[Sequence]) -> list[Sequence]:
+        """The sequences that may start now, in order."""
+        aged = self._aged(waiting)
+        if aged is None:
+            return self._ranked(waiting, running)
+        higher = [s for s in waiting if s.priority > aged.priority]
+        return [*self._ranked(higher, running), aged]
+
     def _aged(self, waiting: list[Sequence]) -> Sequence | None:
+        """The most urgent of the sequences passed over too often."""
         aged = [s for s in waiting if s.passed_over >= self._limits.max_passes and s.ready]
-        return min(aged, key=lambda s: s.arrival, default=None)
+        return min(aged, key=lambda s: s.urgency, default=None)
 
     def _ranked(self, waiting: list[Sequence], running: list[Sequence]) -> list[Sequence]:
-        """Those that could start now, in the policy's order."""
+        """The sequences that are ready, by priority, and in the policy's order within one."""
         ready = [s for s in waiting if s.ready and not self._still_waits(s, running)]
+        if len(ready) < 2:
+            return ready
         cached: dict[str, int] = {}
         for s in ready:
             cached[s.id], s.match_node = self._cache.tree.match_length(
                 s.key, s.namespace, s.match_node
             )
-        return self._order(ready, cached)
+        return sorted(self._order(ready, cached), key=lambda s: -s.priority)
 
     def _still_waits(self, s: Sequence, running: list[Sequence]) -> bool:
         if s.waits_for is None:
@@ -147,7 +158,7 @@ class Admission:
         return False
 
     def _waits(self, s: Sequence, running: list[Sequence]) -> bool:
-        """Whether a running prefill is about to compute a prefix that `s` needs too."""
+        """True if a running prefill is about to compute a prefix that `s` needs too."""
         if not self._limits.in_flight_sharing:
             return False
         cached, s.match_node = self._cache.tree.match_length(s.key, s.namespace, s.match_node)
@@ -159,18 +170,20 @@ class Admission:
                     return True
         return False
 
-    def _restores_first(self, s: Sequence) -> bool:
-        """Whether more of its prompt is being read, or will be."""
+    def _restoring(self, s: Sequence) -> bool:
+        """True while more of its prompt is being read from the second tier, or will be."""
+        if self._restores is None:
+            return False
         if s.restore is None:
-            s.restore = self._restores.wanted(s.key[: s.match_limit], s.namespace)
+            s.restore = self._restores.begin(s.key[: s.match_limit], s.namespace)
         return s.restore is None or not s.restore.done
 
     def _open(self, s: Sequence, running: list[Sequence]) -> bool:
         """Lock the cached prefix and take slots for the rest; False if they do not fit now."""
         if s.after:
             s.join()
-        if s.restore is not None:
-            self._restores.land(s.restore)
+        if self._restores is not None and s.restore is not None:
+            self._restores.finish(s.restore)
         holding = self._cache.open(s.key[: self._usable(s)], s.namespace)
         margin = self._limits.decode_margin * (len(running) + 1) if running else 0
         need = len(s.tokens) - holding.shared
@@ -185,7 +198,7 @@ class Admission:
         return True
 
     def _usable(self, s: Sequence) -> int:
-        """How long a cached prefix may be: of a picture all is used or nothing."""
+        """How long a cached prefix may be: a picture is reused whole or not at all."""
         if not s.pictures:
             return s.match_limit
         cached, _ = self._cache.tree.match_length(s.key, s.namespace)
@@ -196,5 +209,5 @@ class Admission:
         waiting.remove(s)
         running.append(s)
         for other in waiting:
-            if other.arrival < s.arrival and other.ready:
+            if other.arrival < s.arrival and other.priority == s.priority and other.ready:
                 other.passed_over += 1

@@ -1,26 +1,31 @@
-"""What the scheduler asks of the runner, and what comes back: plain integers.
+"""What the scheduler asks of a runner, and what comes back: plain data, which `wire` serialises.
 
-Rows are named by sequence id, never by their place in a batch.
+Rows are named by sequence id, never by their place in a batch. Constraints, pictures and blocks
+read from disk are named by id too; a runner finds them through `Lookup` and its block store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Protocol
 
 from sgl_mlx.core import SamplingParams
-from sgl_mlx.runtime.cache.transfers import Transfer
-from sgl_mlx.runtime.scheduler.sequence import Scores
+from sgl_mlx.runtime.cache.tier import Transfer
+from sgl_mlx.runtime.scheduler.sequence import Scores, Sequence, Shown
 
 
-class PicturePart(NamedTuple):
-    """The tokens from `at` on are `length` features of a picture, its `first` and those after."""
+@dataclass(frozen=True)
+class PicturePart:
+    """Features `first … first + length - 1` of a picture, which stand for tokens from `at` on.
+
+    `picture` is the name of its content (`sequence.Picture.name`).
+    """
 
     at: int
     first: int
     length: int
-    image: Any
+    picture: str
 
 
 @dataclass(frozen=True)
@@ -33,14 +38,14 @@ class Row:
         prefix: slots of everything before them.
         slots: where KV goes: one slot a new token; when an epoch opens, also those of the tokens
             to come.
-        position: of the first new token.
+        position: position of the first new token.
         sample: whether the logits after the last token are wanted.
         params, seed, output: how to sample them; `output` is what was generated so far.
         history: prompt and output, where a repetition penalty needs it.
         targets: the prompt tokens that the logits of the last `len(targets)` tokens score (less
             one, the very last, when `sample` is set: its logits are sampled from).
-        allowed: the tokens that may be sampled, asked for once a step and as late as possible.
         prefix_positions: positions of the prefix keys; None when they count 0, 1, 2 …
+        constraint: id of the constraint on the sampled token; see `Lookup.masks`.
         pictures: which of the new tokens stand for pictures.
     """
 
@@ -56,7 +61,7 @@ class Row:
     history: tuple[int, ...] = ()
     targets: tuple[int, ...] = ()
     prefix_positions: tuple[int, ...] | None = None
-    allowed: Callable[[], bytes] | None = None
+    constraint: str | None = None
     pictures: tuple[PicturePart, ...] = ()
 
     @property
@@ -100,11 +105,133 @@ class StepResult:
     """What a step found, by sequence id.
 
     Args:
-        tokens: the token sampled after each row's last one.
+        tokens: the tokens that follow each row's last one: one, or more if the runner knows more.
         prompt_scores: logprobs of prompt tokens (`Row.targets`).
-        token_scores: logprobs of the sampled token and its alternatives.
+        token_scores: logprobs of `tokens` and their alternatives.
     """
 
-    tokens: dict[str, int]
+    tokens: dict[str, tuple[int, ...]]
     prompt_scores: dict[str, Scores] = field(default_factory=dict)
     token_scores: dict[str, Scores] = field(default_factory=dict)
+
+
+class Runner(Protocol):
+    """Computes plans; `runner.ModelRunner` does it with a model in this process."""
+
+    def run(self, plan: Plan) -> StepResult:
+        """Compute a plan; its tokens are known when this returns."""
+        ...
+
+    def synchronise(self, transfers: tuple[Transfer, ...] = ()) -> None:
+        """Write all KV that was computed to the pool, then make transfers."""
+        ...
+
+    def forget_epoch(self) -> None:
+        """Drop the open epoch, because a step failed."""
+        ...
+
+    def stats(self) -> RunnerStats:
+        """Counts and seconds since the start."""
+        ...
+
+
+@dataclass(frozen=True)
+class RunnerStats:
+    """What a runner did since the start.
+
+    Attributes:
+        mask_seconds: time spent asking constraints what they allow.
+        pool_tokens_read: tokens whose KV was copied out of the pool to be attended, in one layer.
+        encoder: None for a model of text alone.
+    """
+
+    mask_seconds: float = 0.0
+    pool_tokens_read: int = 0
+    encoder: EncoderStats | None = None
+
+
+@dataclass(frozen=True)
+class EncoderStats:
+    """Pictures that a runner encoded, in how many passes and seconds; bytes of features kept."""
+
+    encoded_images: int
+    encoder_passes: int
+    encode_seconds: float
+    feature_bytes: int
+
+
+class Lookup(Protocol):
+    """Finds what plans name by id; asked while the plan is computed, as late as possible."""
+
+    def masks(self, constraints: Collection[str]) -> Mapping[str, bytes]:
+        """The tokens that constraints allow: a bit a token, the first in the lowest bit.
+
+        A constraint that is missing from the answer allows everything.
+        """
+        ...
+
+    def image(self, picture: str) -> Shown:
+        """The picture of that name in a running sequence."""
+        ...
+
+
+# -- rows of sequences ------------------------------------------------------------------------
+
+
+def prefill_rows(
+    running: Iterable[Sequence], step_tokens: int, score_tokens: int
+) -> tuple[Row, ...]:
+    """One token of each decoding sequence, then chunks of prompts.
+
+    Args:
+        step_tokens: tokens of all rows together, at most.
+        score_tokens: prompt tokens scored in all rows together, at most.
+    """
+    room, score_room = step_tokens, score_tokens
+    rows: list[Row] = []
+    for s in sorted(running, key=lambda s: s.prefilling):
+        count = min(s.pending, len(s.table) - s.computed, room)
+        if s.logprob_start is not None:
+            unscored = max(s.logprob_start - 1 - s.computed, 0)
+            count = min(count, unscored + score_room)
+            score_room -= max(count - unscored, 0)
+        if count > 0:
+            rows.append(row_of(s, count, s.computed + count))
+            room -= count
+    return tuple(rows)
+
+
+def row_of(s: Sequence, count: int, table_end: int) -> Row:
+    """The next `count` tokens of a sequence, and its slots for them up to `table_end`."""
+    start, end = s.computed, s.computed + count
+    return Row(
+        id=s.id,
+        tokens=tuple(s.tokens[start:end]),
+        prefix=s.prefix_slots(),
+        slots=tuple(s.table[start:table_end]),
+        position=s.base.origin + start,
+        sample=end == len(s.tokens) and s.wants_logits,
+        params=s.params,
+        seed=s.seed,
+        output=s.output_tokens,
+        history=tuple(s.tokens) if s.params.repetition_penalty != 1 else (),
+        targets=_targets(s, end),
+        prefix_positions=s.prefix_positions() if s.base.origin else None,
+        constraint=s.id if s.constraint is not None else None,
+        pictures=tuple(_pictures(s, start, end)),
+    )
+
+
+def _pictures(s: Sequence, start: int, end: int) -> Iterator[PicturePart]:
+    """The parts of pictures that the tokens from `start` to `end` stand for."""
+    for picture in s.pictures:
+        first, last = max(picture.start, start), min(picture.end, end)
+        if first < last:
+            yield PicturePart(first - start, first - picture.start, last - first, picture.name)
+
+
+def _targets(s: Sequence, end: int) -> tuple[int, ...]:
+    """Prompt tokens scored by the logits of the tokens from `computed` to `end`."""
+    if s.logprob_start is None:
+        return ()
+    return tuple(s.tokens[max(s.computed + 1, s.logprob_start) : min(end + 1, s.prompt_length)])

@@ -1,11 +1,13 @@
-"""Who waits, who runs, who has ended, and how each comes to slots and lets go of them.
+"""The request queues and their KV slot bookkeeping. Integers only.
 
-Integers only. The scheduler decides what to compute; this keeps the books.
+The scheduler decides what to compute; the queues keep who waits, runs or has ended, and which
+slots each holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from math import inf
 
 from sgl_mlx.core import FinishReason
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
@@ -16,7 +18,12 @@ TOO_SMALL = "the KV pool is too small for this request"
 
 
 class Queues:
-    """See the module. `changed`: something that admission depends on, since it last looked."""
+    """Waiting, running, background and ended sequences.
+
+    Attributes:
+        changed: something that admission depends on has changed since it last looked.
+        next_deadline: no deadline passes before this time.
+    """
 
     def __init__(self, cache: PrefixCache, counters: Counters) -> None:
         self.cache = cache
@@ -26,15 +33,18 @@ class Queues:
         self.background: list[Sequence] = []
         self.ended: list[Sequence] = []
         self.changed = False
+        self.next_deadline = inf
         self._arrivals = 0
 
     def add(self, s: Sequence) -> None:
-        """Queue a sequence and, before it, those it comes after."""
+        """Queue a sequence and, before it, those it comes after, which get its priority."""
         for needed in s.after:
-            needed.consumer = s
+            needed.consumer, needed.priority = s, s.priority
             self.add(needed)
         self._arrivals += 1
         s.arrival = self._arrivals
+        if s.deadline is not None:
+            self.next_deadline = min(self.next_deadline, s.deadline)
         (self.background if s.background else self.waiting).append(s)
         self.changed = True
 
@@ -43,8 +53,26 @@ class Queues:
         if s.finish_reason is None:
             self.end(s, FinishReason("abort", message=message))
 
+    def expire(self, clock: Callable[[], float]) -> None:
+        """Abort the sequences whose deadline has passed."""
+        if self.next_deadline == inf or self.next_deadline > (now := clock()):
+            return
+        live = [*self.waiting, *self.running, *self.background]
+        self.next_deadline = inf
+        for s in live:
+            if s.deadline is not None and s.deadline > now:
+                self.next_deadline = min(self.next_deadline, s.deadline)
+            elif s.deadline is not None:
+                doing = "running" if s in self.running else "waiting"
+                count = len(s.tokens) - s.prompt_length
+                self.abort(
+                    s,
+                    f"the deadline passed while the request was {doing}, with {count} of at most "
+                    f"{s.params.max_new_tokens} tokens generated",
+                )
+
     def sequences(self) -> Iterator[Sequence]:
-        """Everything that may hold slots."""
+        """All sequences that may hold slots."""
         stack = [*self.waiting, *self.running, *self.background, *self.ended]
         seen = {id(s) for s in stack}
         while stack:
@@ -78,7 +106,7 @@ class Queues:
         s.output.finish(reason)
 
     def settle(self) -> None:
-        """Put what ended sequences computed into the tree and let go of their slots.
+        """Put what ended sequences computed into the tree and release their slots.
 
         Their last tokens may not be in the pool yet. That is safe: only a plan other than a
         `Decode` of the open epoch can read or reuse those slots, and the runner writes an epoch's
@@ -89,10 +117,10 @@ class Queues:
             if s.holding is not None:
                 self._share_computed(s)
             if not s.held:
-                self._let_go(s)
+                self._release(s)
         self.ended.clear()
 
-    def _let_go(self, s: Sequence) -> None:
+    def _release(self, s: Sequence) -> None:
         s.held = False
         if s.finish_reason is None:
             return
@@ -100,7 +128,7 @@ class Queues:
             self.cache.close(s.holding)
             s.holding = None
         for needed in s.after:
-            self._let_go(needed)
+            self._release(needed)
 
     def _share_computed(self, s: Sequence) -> None:
         assert s.holding is not None
@@ -108,21 +136,24 @@ class Queues:
             self.cache.share(s.holding, s.key[: s.computed])
 
     def reserve(self, s: Sequence, count: int) -> None:
-        """Slots for the next `count` tokens of `s`, or fewer; for one token at any price."""
+        """Reserve slots for up to `count` tokens.
+
+        For at least one token, preempt others if needed: the least urgent first.
+        """
         assert s.holding is not None
         missing = s.computed + count - len(s.table)
         if missing <= 0 or self.cache.extend(s.holding, missing):
             return
         while len(s.table) <= s.computed and not self.cache.extend(s.holding, 1):
             if len(self.running) > 1:
-                self.retract(max(self.running, key=lambda r: r.arrival))
+                self.retract(max(self.running, key=lambda r: r.urgency))
             elif not self.reclaim(s):
                 self.abort(s, TOO_SMALL)
             if s not in self.running:
                 return
 
     def retract(self, s: Sequence) -> None:
-        """Preempt: back to the queue; what it computed is left to the cache."""
+        """Preempt a sequence: it waits again, and what it computed is left to the cache."""
         assert s.holding is not None
         self._counters.preemptions += not s.background
         self._share_computed(s)
@@ -132,7 +163,7 @@ class Queues:
         (self.background if s.background else self.waiting).append(s)
 
     def reclaim(self, s: Sequence) -> bool:
-        """Make way for `s` alone: give up branches held for the newest other request that waits.
+        """Free slots for `s` alone: give up branches held for the least urgent waiting request.
 
         They are computed again when its turn comes. Each time `s` gets at least one step further,
         so that two requests cannot undo each other's work for ever.
@@ -141,7 +172,7 @@ class Queues:
         holders = [w for w in others if any(needed.holding for needed in w.after)]
         if not holders:
             return False
-        for needed in max(holders, key=lambda w: w.arrival).after:
+        for needed in max(holders, key=lambda w: w.urgency).after:
             if needed.holding is not None:
                 self.cache.close(needed.holding)
                 needed.holding, needed.computed, needed.match_node = None, 0, None
@@ -150,7 +181,7 @@ class Queues:
         return True
 
     def end_complete(self) -> bool:
-        """End prompts that were wanted for their KV alone and are wholly cached."""
+        """End prompts that are computed for their KV alone and are wholly cached."""
         complete = [s for s in self.running if s.pending == 0]
         for s in complete:
             self.end(s, FinishReason("length", length=0))

@@ -9,22 +9,31 @@ submit a step before the one before it has come back.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from math import inf
 
 from sgl_mlx.core import FinishReason
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
 from sgl_mlx.runtime.cache.restores import Restores
 from sgl_mlx.runtime.scheduler.admission import Admission, Counters, SchedulerLimits
 from sgl_mlx.runtime.scheduler.background import Background
-from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, Row, StepResult
+from sgl_mlx.runtime.scheduler.plan import (
+    Decode,
+    Extend,
+    Plan,
+    Row,
+    StepResult,
+    prefill_rows,
+    row_of,
+)
 from sgl_mlx.runtime.scheduler.queues import TOO_SMALL, Queues
-from sgl_mlx.runtime.scheduler.rows import prefill_rows, row_of
-from sgl_mlx.runtime.scheduler.sequence import Constraint, Scores, Sequence
+from sgl_mlx.runtime.scheduler.sequence import Constraint, Scores, Sequence, Shown
 
 
 @dataclass
 class _Epoch:
-    """`steps` of `width` were committed; with `in_flight` the runner has begun the next."""
+    """An open epoch: `steps` of `width` were committed; `in_flight` if the next has begun."""
 
     ids: frozenset[str]
     width: int
@@ -33,18 +42,28 @@ class _Epoch:
 
 
 class Scheduler:
-    """See the module. `seconds` is the time spent here, the cache's included."""
+    """See the module. `seconds` is the time spent here, the cache's included.
 
-    def __init__(self, cache: PrefixCache, limits: SchedulerLimits | None = None) -> None:
+    Args:
+        clock: the time that deadlines are compared with.
+    """
+
+    def __init__(
+        self,
+        cache: PrefixCache,
+        limits: SchedulerLimits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.cache = cache
         self.limits = limits or SchedulerLimits()
         self.counters = Counters()
         self.seconds = 0.0
         self._queues = Queues(cache, self.counters)
         self.waiting, self.running = self._queues.waiting, self._queues.running
-        self.restores = Restores(cache)
-        self._admission = Admission(cache, self.restores, self.limits, self.counters)
-        self._background = Background(self._queues, self.restores, self._admission)
+        self._clock = clock
+        self._restores = Restores(cache, cache.tier) if cache.tier else None
+        self._admission = Admission(cache, self._restores, self.limits, self.counters)
+        self._background = Background(self._queues, self._restores, self._admission)
         self._epoch: _Epoch | None = None
 
     def add(self, s: Sequence) -> None:
@@ -60,7 +79,7 @@ class Scheduler:
         self._queues.check()
 
     def fail_all(self, message: str) -> None:
-        """End everything and forget all KV: a step failed and what it wrote is not known."""
+        """End everything and forget all KV, as a step failed and what it wrote is unknown."""
         self._end_all(message)
         self.cache.flush()
 
@@ -84,8 +103,20 @@ class Scheduler:
         return True
 
     def wake(self) -> None:
-        """Blocks that sequences wait for have been read."""
+        """Look again at waiting sequences: blocks they wait for have been read."""
         self._queues.changed = True
+
+    @property
+    def restored_tokens(self) -> int:
+        """Tokens restored from the second tier."""
+        return self._restores.tokens if self._restores is not None else 0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time until a deadline may pass; None without deadlines."""
+        if self._queues.next_deadline == inf:
+            return None
+        return max(self._queues.next_deadline - self._clock(), 0.0)
 
     @property
     def idle(self) -> bool:
@@ -96,6 +127,7 @@ class Scheduler:
     def next(self) -> Plan | None:
         """What to compute now; None when there is nothing to do, or not before `wake`."""
         started = time.perf_counter()
+        self._queues.expire(self._clock)
         plan = None
         while plan is None and (self._queues.ended or not self.idle):
             self._queues.settle()
@@ -134,8 +166,10 @@ class Scheduler:
 
     def _admit(self) -> None:
         self._queues.changed = False
-        self.restores.keep([s.restore for s in (*self.waiting, *self._queues.background)])
-        self._background.advance()
+        if self._restores is not None:
+            self._restores.keep([s.restore for s in (*self.waiting, *self._queues.background)])
+        if self._queues.background or any(s.background for s in self.running):
+            self._background.advance()
         self._admission.admit(self.waiting, self.running)
 
     def _plan(self) -> Plan | None:
@@ -196,7 +230,8 @@ class Scheduler:
         for s in list(self.running):
             if s in self.running:
                 self._queues.reserve(s, s.pending)
-        rows = prefill_rows(self.running, self.limits)
+        limits = self.limits
+        rows = prefill_rows(self.running, limits.step_tokens, limits.score_tokens)
         return Extend(rows, self.cache.take_transfers()) if rows else None
 
     # -- outcome ------------------------------------------------------------------------------
@@ -221,12 +256,15 @@ class Scheduler:
         scores = result.token_scores.get(s.id)
         if s.params.max_new_tokens == 0:
             if scores is not None:
-                s.output.score_next(scores)
+                s.output.score_next(scores.at(0))
             self._queues.end(s, FinishReason("length", length=0))
             return
-        reason = _dead_end(s.constraint) or self._take(s, result.tokens[s.id], scores)
-        if reason is None and s.constraint is not None:
-            reason = self._follow(s, s.constraint, result.tokens[s.id])
+        reason = _dead_end(s.constraint)
+        for i, token in enumerate(result.tokens[s.id]):
+            if reason is None:
+                reason = self._take(s, token, None if scores is None else scores.at(i))
+            if reason is None and s.constraint is not None:
+                reason = self._follow(s, s.constraint, token)
         if reason is not None:
             self._queues.end(s, reason)
 
@@ -254,23 +292,37 @@ class Scheduler:
         return None
 
     def _unblock(self) -> bool:
-        """Nothing runs and nothing was admitted: start the oldest, or end it if it never can.
+        """Start the most urgent sequence as nothing runs, or end it if it can never start.
 
-        The oldest is ready unless it waits for blocks being read, because what it comes after is
-        older still; False if anything waits for blocks.
+        It is ready unless it waits for blocks being read, because what it comes after is of the
+        same priority and older; False if anything waits for blocks.
         """
         if any(s.restore is not None and not s.restore.done for s in self.waiting):
             return False
-        oldest = min(self.waiting, key=lambda s: s.arrival)
-        while not self._admission.start(oldest, self.waiting, self.running):
-            if not self._queues.reclaim(oldest):
-                self.abort(oldest, TOO_SMALL)
+        first = min(self.waiting, key=lambda s: s.urgency)
+        while not self._admission.start(first, self.waiting, self.running):
+            if not self._queues.reclaim(first):
+                self.abort(first, TOO_SMALL)
                 break
         return True
 
+    # -- what plans name: plan.Lookup ---------------------------------------------------------
+
+    def masks(self, constraints: Collection[str]) -> dict[str, bytes]:
+        """See `plan.Lookup`; a constraint has the id of its sequence."""
+        return {
+            s.id: s.constraint.allowed()
+            for s in self.running
+            if s.constraint is not None and s.id in constraints
+        }
+
+    def image(self, picture: str) -> Shown:
+        """See `plan.Lookup`."""
+        return next(p.image for s in self.running for p in s.pictures if p.name == picture)
+
 
 def _dead_end(constraint: Constraint | None) -> FinishReason | None:
-    """Nothing may follow, not even the end: what was sampled last means nothing."""
+    """The reason to abort if nothing may follow, so that the last sampled token means nothing."""
     if constraint is None or constraint.error is None:
         return None
     return FinishReason("abort", message=f"the grammar came to a dead end: {constraint.error}")

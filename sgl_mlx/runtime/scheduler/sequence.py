@@ -19,15 +19,22 @@ TokenScore = tuple[float | None, int]
 """Log-probability, None where the model was not asked, and token id."""
 
 
-class Scores(NamedTuple):
+@dataclass(frozen=True)
+class Scores:
     """Log-probabilities of consecutive tokens, and the likeliest tokens at the same places."""
 
     tokens: tuple[TokenScore, ...] = ()
     top: tuple[tuple[TokenScore, ...], ...] = ()
 
+    def at(self, i: int) -> Scores:
+        """The scores of one token."""
+        if len(self.tokens) == 1:
+            return self
+        return Scores(self.tokens[i : i + 1], self.top[i : i + 1])
+
 
 class Output(Protocol):
-    """What becomes of a sequence's tokens; it decides when enough have come."""
+    """The receiver of a sequence's tokens; it decides when enough have come."""
 
     def push(self, token: int, scores: Scores | None, forced: bool = False) -> FinishReason | None:
         """Take the next token, sampled or forced; the reason if it is the last."""
@@ -42,12 +49,12 @@ class Output(Protocol):
         ...
 
     def finish(self, reason: FinishReason) -> None:
-        """The sequence ended; nothing follows, unless it is `held` and must be computed again."""
+        """Take the reason of the end; more follows only if a `held` sequence is recomputed."""
         ...
 
 
 class Constraint(Protocol):
-    """Which tokens may come next; see `grammar` and `healing`."""
+    """A rule for which tokens may come next; see `grammar` and `healing`."""
 
     @property
     def complete(self) -> bool:
@@ -91,7 +98,7 @@ class Base(NamedTuple):
 
 
 class Shown(Protocol):
-    """A picture that is ready to be encoded; what that takes, its owner knows."""
+    """A picture that is ready to be encoded."""
 
     @property
     def content_hash(self) -> bytes:
@@ -115,13 +122,18 @@ class Picture(NamedTuple):
         return self.start + self.image.tokens
 
     @property
+    def name(self) -> str:
+        """Names the content in plans; equal for equal features."""
+        return self.image.content_hash.hex()
+
+    @property
     def key(self) -> int:
-        """What its tokens are in the radix tree: far outside any vocabulary."""
+        """Stands for its tokens in the radix tree: far outside any vocabulary."""
         return int.from_bytes(self.image.content_hash, "big")
 
 
 def radix_key(tokens: Iterable[int], pictures: Iterable[Picture]) -> tuple[int, ...]:
-    """The tokens, with those of pictures replaced by what tells pictures apart."""
+    """The tokens, with those of each picture replaced by its `key`."""
     key = list(tokens)
     for picture in pictures:
         key[picture.start : picture.end] = [picture.key] * picture.image.tokens
@@ -139,6 +151,8 @@ class Sequence:
         output: told of every new token and of the end.
         params: sampling; `max_new_tokens` bounds the output.
         seed: of this sample's noise.
+        priority: a higher one is admitted first and preempted last.
+        deadline: when the sequence is aborted, finished or not, on `time.monotonic`'s scale.
         namespace: of the radix tree; see `radix`.
         logprob_start: first prompt token whose logprob is wanted; None for none.
         after: sequences that must be computed first; their KV becomes the `base`.
@@ -155,6 +169,8 @@ class Sequence:
     output: Output
     params: SamplingParams = field(default_factory=SamplingParams)
     seed: int = 0
+    priority: int = 0
+    deadline: float | None = None
     namespace: Hashable = PLAIN
     logprob_start: int | None = None
     after: tuple[Sequence, ...] = ()
@@ -219,13 +235,18 @@ class Sequence:
 
     @property
     def ready(self) -> bool:
-        """Everything it comes after has been computed, and what it has to read been read."""
+        """True when all it comes after is finished and any restore from disk is done."""
         restored = self.restore is None or self.restore.done
         return restored and all(s.finish_reason is not None for s in self.after)
 
     @property
+    def urgency(self) -> tuple[int, int]:
+        """Sorts sequences: higher priority first, then by arrival."""
+        return -self.priority, self.arrival
+
+    @property
     def purpose(self) -> Sequence:
-        """The sequence that this one is computed for in the end; itself if it is no branch."""
+        """The sequence that this one is computed for; itself if it is no branch."""
         s = self
         while s.consumer is not None:
             s = s.consumer
@@ -240,7 +261,7 @@ class Sequence:
         return limit
 
     def whole_pictures(self, length: int) -> int:
-        """At most `length` leading tokens, so that no picture is cut."""
+        """At most `length` leading tokens, fewer where that many would cut a picture."""
         cut = (p.start for p in self.pictures if p.start < length < p.end)
         return next(cut, length)
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import mlx.core as mx
 
 from sgl_mlx.models.vision.model import PreparedImage, VisionModel
-from sgl_mlx.runtime.scheduler.plan import Row
+from sgl_mlx.runtime.scheduler.plan import EncoderStats, Lookup, Row
+from sgl_mlx.runtime.scheduler.sequence import Shown
 from sgl_mlx.runtime.vision.byte_lru import ByteLRU
 
 
 class Features:
-    """Replaces the embeddings of pictures' tokens; on the thread that owns the model.
+    """The features that replace embeddings of pictures' tokens; for the engine thread.
 
     Args:
         limit: bytes of features kept beyond the step that needs them.
@@ -21,21 +22,26 @@ class Features:
 
     def __init__(self, vision: VisionModel, limit: int) -> None:
         self._vision = vision
-        self._kept: ByteLRU[bytes, mx.array] = ByteLRU(limit)
-        # What a prompt needs that is cut into chunks stays for its next chunk, whatever its size.
-        self._latest: dict[bytes, mx.array] = {}
+        self._kept: ByteLRU[str, mx.array] = ByteLRU(limit)
+        # a prompt that is cut into chunks finds its pictures again, whatever their size
+        self._latest: dict[str, mx.array] = {}
         self._encoded = 0
         self._passes = 0
         self._seconds = 0.0
 
-    def place(self, rows: Sequence[Row], embeddings: mx.array) -> mx.array:
-        """The embeddings `(tokens, width)` of rows one after another, pictures in their places."""
-        features = self._features([shown.image for row in rows for shown in row.pictures])
+    def place(self, rows: Sequence[Row], embeddings: mx.array, lookup: Lookup) -> mx.array:
+        """Put features of pictures into the embeddings `(tokens, width)` of rows in order.
+
+        Args:
+            lookup: finds the pictures whose features are not kept.
+        """
+        names = dict.fromkeys(shown.picture for row in rows for shown in row.pictures)
+        features = self._features(names, lookup)
         start = 0
         for row in rows:
             for shown in row.pictures:
                 first = start + shown.at
-                part = features[shown.image.content_hash][shown.first : shown.first + shown.length]
+                part = features[shown.picture][shown.first : shown.first + shown.length]
                 embeddings[first : first + shown.length] = part.astype(embeddings.dtype)
             start += len(row.tokens)
         return embeddings
@@ -45,25 +51,18 @@ class Features:
         self._kept.clear()
         self._latest = {}
 
-    def stats(self) -> dict[str, float]:
+    def stats(self) -> EncoderStats:
         """Counts and seconds since the start."""
-        return {
-            "encoded_images": self._encoded,
-            "encoder_passes": self._passes,
-            "encode_seconds": self._seconds,
-            "feature_bytes": self._kept.used,
-        }
+        return EncoderStats(self._encoded, self._passes, self._seconds, self._kept.used)
 
-    def _features(self, images: Sequence[PreparedImage]) -> dict[bytes, mx.array]:
-        """Of all that a step needs, by content; what is missing is encoded in one batch."""
-        wanted = {image.content_hash: image for image in images}
-        looked_up = {name: self._latest.get(name) for name in wanted}
-        looked_up |= {name: array for name in wanted if (array := self._kept.get(name)) is not None}
-        found = {name: array for name, array in looked_up.items() if array is not None}
-        missing = {name: image for name, image in wanted.items() if name not in found}
+    def _features(self, names: Collection[str], lookup: Lookup) -> dict[str, mx.array]:
+        """Features of pictures by name; those that are missing are encoded in one batch."""
+        found = {name: self._latest[name] for name in names if name in self._latest}
+        found |= {name: array for name in names if (array := self._kept.get(name)) is not None}
+        missing = [name for name in names if name not in found]
         if missing:
             started = time.perf_counter()
-            new = dict(zip(missing, self._vision.encode(list(missing.values())), strict=True))
+            new = dict(zip(missing, self._encode(missing, lookup), strict=True))
             self._seconds += time.perf_counter() - started
             self._encoded += len(new)
             self._passes += 1
@@ -72,3 +71,11 @@ class Features:
             found.update(new)
         self._latest = found
         return found
+
+    def _encode(self, names: Sequence[str], lookup: Lookup) -> Sequence[mx.array]:
+        return self._vision.encode([_prepared(lookup.image(name)) for name in names])
+
+
+def _prepared(image: Shown) -> PreparedImage:
+    assert isinstance(image, PreparedImage), "a picture that no vision model prepared"
+    return image

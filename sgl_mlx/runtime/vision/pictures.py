@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -20,15 +21,25 @@ from sgl_mlx.models.vision.video import read_frames
 from sgl_mlx.runtime.vision.byte_lru import ByteLRU
 
 
-class Pictures:
-    """What one model's vision part makes of pictures; for any thread.
+@dataclass(frozen=True)
+class PictureStats:
+    """Pictures prepared, the seconds it took to open and process them, and bytes kept."""
 
-    A program's calls bring the same picture again and again, many at once; what was made of it is
-    kept, by where it comes from, in `limit` bytes.
+    prepared_images: int
+    open_seconds: float
+    process_seconds: float
+    prepared_bytes: int
+
+
+class Pictures:
+    """Prepares pictures for one model's vision part; safe for any thread.
+
+    A program's calls bring the same picture again and again, many at once; prepared pictures are
+    kept, by where they come from, in `limit` bytes.
 
     Args:
         vision: None for a model of text alone, which refuses every picture.
-        model: its name, for that.
+        model: name of the model, for the refusal.
         filler: the token that stands for pictures if the vocabulary has none for it.
     """
 
@@ -36,7 +47,7 @@ class Pictures:
         self._vision = vision
         self._model = model
         self._filler = filler
-        self._known: ByteLRU[Hashable, PreparedImage] = ByteLRU(limit)
+        self._kept: ByteLRU[Hashable, PreparedImage] = ByteLRU(limit)
         self._under_way: dict[Hashable, Future[PreparedImage]] = {}
         self._lock = Lock()
         self._prepared = 0
@@ -44,13 +55,13 @@ class Pictures:
         self._process_seconds = 0.0
 
     def token(self, part: Image | Video) -> int:
-        """What stands for each of its features among the tokens."""
+        """The token that stands for each of a picture's features in a prompt."""
         vision = self._of(part)
         holder = vision.video_token if isinstance(part, Video) else vision.image_token
         return self._filler if holder is None or holder.id is None else holder.id
 
     def prepare(self, part: Image | Video, alone: bool) -> PreparedImage:
-        """Pixels, hash and number of tokens of a picture.
+        """Open and process a picture: its pixels, hash and number of tokens.
 
         Args:
             alone: whether it is the only one in its prompt.
@@ -65,9 +76,9 @@ class Pictures:
         if key[0] is None:
             return self._make(vision, part, alone)
         with self._lock:
-            known = self._known.get(key)
-            if known is not None:
-                return known
+            kept = self._kept.get(key)
+            if kept is not None:
+                return kept
             is_first = key not in self._under_way
             made = self._under_way.setdefault(key, Future())
         if is_first:
@@ -77,15 +88,15 @@ class Pictures:
     def _fulfil(
         self, made: Future[PreparedImage], key: Hashable, make: Callable[[], PreparedImage]
     ) -> None:
-        """What several threads wait for, whether it is a picture or an error."""
+        """Make a picture that several threads may wait for; an error reaches all of them."""
         try:
             made.set_result(make())
-        except BaseException as error:  # of whichever kind, or they would wait for ever
+        except BaseException as error:  # of any kind, or the others would wait for ever
             made.set_exception(error)
         with self._lock:
             del self._under_way[key]
             if made.exception() is None:
-                self._known.put(key, made.result(), made.result().pixels.nbytes)
+                self._kept.put(key, made.result(), made.result().pixels.nbytes)
 
     def _make(self, vision: VisionModel, part: Image | Video, alone: bool) -> PreparedImage:
         started = time.perf_counter()
@@ -102,7 +113,7 @@ class Pictures:
         return made
 
     def prompt(self, text: str, images: Sequence[Any]) -> Prompt:
-        """A text with pictures where it says so: `<image>`, or as the model writes it.
+        """Put pictures into a text where it says `<image>`, or what the model writes for it.
 
         Raises:
             PromptError: not as many pictures as places for them, or the model takes none.
@@ -120,14 +131,12 @@ class Pictures:
             parts += [Image(image), Text(piece)]
         return tuple(parts)
 
-    def stats(self) -> dict[str, float]:
-        """Counts and seconds since the start."""
-        return {
-            "prepared_images": self._prepared,
-            "open_seconds": self._open_seconds,
-            "process_seconds": self._process_seconds,
-            "prepared_bytes": self._known.used,
-        }
+    def stats(self) -> PictureStats | None:
+        """Counts and seconds since the start; None for a model of text alone."""
+        if self._vision is None:
+            return None
+        opened, processed = self._open_seconds, self._process_seconds
+        return PictureStats(self._prepared, opened, processed, self._kept.used)
 
     def _of(self, part: Image | Video) -> VisionModel:
         if self._vision is None:

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 import sgl_mlx as sgl
-from sgl_mlx.compiler.check import check
-from sgl_mlx.compiler.graph import (
+from sgl_mlx.compiler.graph.graph import (
     Fork,
     Gen,
     GetForkItem,
@@ -21,11 +20,12 @@ from sgl_mlx.compiler.graph import (
     VarScopeBegin,
     VarScopeEnd,
 )
+from sgl_mlx.compiler.graph.serialise import dumps, loads
+from sgl_mlx.compiler.graph.show import written
+from sgl_mlx.compiler.graph.validate import check
+from sgl_mlx.compiler.graph.values import Argument, Constant, Value, Variable, concat
 from sgl_mlx.compiler.passes.hoist import hoist
-from sgl_mlx.compiler.passes.leading import MIN_LENGTH
-from sgl_mlx.compiler.serialise import dumps, loads
-from sgl_mlx.compiler.show import written
-from sgl_mlx.compiler.values import Argument, Constant, Value, Variable, concat
+from sgl_mlx.compiler.passes.opening import MIN_LENGTH
 from sgl_mlx.errors import GraphError
 from sgl_mlx.testing import ScriptedBackend
 from tests.compiler.outcome import outcome

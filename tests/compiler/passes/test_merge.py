@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgl_mlx.compiler.graph import (
+from sgl_mlx.compiler.graph.graph import (
     ForEach,
     Fork,
     Gen,
@@ -17,8 +17,8 @@ from sgl_mlx.compiler.graph import (
     VarScopeBegin,
     VarScopeEnd,
 )
+from sgl_mlx.compiler.graph.values import Argument, Constant, Variable, concat
 from sgl_mlx.compiler.passes.merge import merge
-from sgl_mlx.compiler.values import Argument, Constant, Variable, concat
 from sgl_mlx.core import Completion, FinishReason, Prompt
 from sgl_mlx.lang.templates.turns import Opening, Roles
 from sgl_mlx.lang.transcript import Transcript

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sgl_mlx as sgl
-from sgl_mlx.compiler.graph import (
+from sgl_mlx.compiler.graph.graph import (
     Break,
     Call,
     Fork,
@@ -16,8 +16,8 @@ from sgl_mlx.compiler.graph import (
     Sync,
     Text,
 )
+from sgl_mlx.compiler.graph.values import Constant, Variable
 from sgl_mlx.compiler.passes.parallel import WAITING, parallel
-from sgl_mlx.compiler.values import Constant, Variable
 from sgl_mlx.testing import ScriptedBackend
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sgl_mlx.compiler.graph import (
+from sgl_mlx.compiler.graph.graph import (
     Call,
     Gen,
     Graph,
@@ -13,11 +13,11 @@ from sgl_mlx.compiler.graph import (
     RoleEnd,
     Text,
 )
-from sgl_mlx.compiler.graph import sources_of as variables_read
-from sgl_mlx.compiler.passes.leading import MIN_LENGTH
+from sgl_mlx.compiler.graph.graph import sources_of as variables_read
+from sgl_mlx.compiler.graph.serialise import dumps, loads
+from sgl_mlx.compiler.graph.values import Argument, Constant, Variable, concat
+from sgl_mlx.compiler.passes.opening import MIN_LENGTH
 from sgl_mlx.compiler.passes.prefetch import prefetch
-from sgl_mlx.compiler.serialise import dumps, loads
-from sgl_mlx.compiler.values import Argument, Constant, Variable, concat
 
 LONG = "You turn short tips into detailed paragraphs. " * 4
 

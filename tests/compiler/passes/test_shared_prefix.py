@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgl_mlx.compiler.graph import (
+from sgl_mlx.compiler.graph.graph import (
     Call,
     Fork,
     Gen,
@@ -18,8 +18,8 @@ from sgl_mlx.compiler.graph import (
     RoleEnd,
     Text,
 )
+from sgl_mlx.compiler.graph.values import Argument, Constant, Variable, concat
 from sgl_mlx.compiler.passes.shared_prefix import order_batch, shared_prefixes
-from sgl_mlx.compiler.values import Argument, Constant, Variable, concat
 from sgl_mlx.core import prompt_text
 from sgl_mlx.lang.templates.chat_template import get_chat_template
 

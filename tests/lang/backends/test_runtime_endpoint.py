@@ -239,3 +239,84 @@ def test_what_a_server_cannot_do_is_not_yet(backend: sgl.RuntimeEndpoint) -> Non
 
     with pytest.raises(NotYetError, match="position_ids_offset"):
         shifted.run(backend=backend)
+
+
+class Stubborn(Handler):
+    """Answers every request with the bytes that the test sets."""
+
+    body = b""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.body)
+
+
+def event(text: str, reason: object = None, **more: Any) -> bytes:
+    meta = {**META, "finish_reason": reason}
+    document = {"text": text, "meta_info": meta, **more}
+    return b"data: " + json.dumps(document, ensure_ascii=False).encode() + b"\n\n"
+
+
+STOP = {"type": "stop", "matched": 2}
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (event("Hé") + event("Héllo", STOP) + b"data: [DONE]\n\n", "Héllo"),
+        (event("Hé") + event("Héllo", STOP), "Héllo"),
+        (event("Hé") + event("llo") + event("!", STOP), "Héllo!"),
+        (b": hi\n\nevent: message\nid: 1\n" + event("Héllo", STOP), "Héllo"),
+        ((event("Hé") + event("Héllo", STOP)).replace(b"\n", b"\r\n"), "Héllo"),
+        (event("a", STOP, index=0) + event("other", STOP, index=1), "a"),
+    ],
+)
+def test_streams_of_every_kind_of_server_are_read(server: Server, body: bytes, text: str) -> None:
+    endpoint = _stubborn(server, body)
+    state = program.run("hi ", backend=endpoint, stream=True)
+    assert "".join(state.text_iter("x")) == text == state["x"]
+    endpoint.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (event("He") + b'data: {"error": {"message": "out of memory"}}\n\n', "out of memory"),
+        (event("He") + b'data: {"text": "Hel', "cut off"),
+        (event("He"), "ended early"),
+        (b"", "ended early"),
+        (event("", {"type": "abort", "message": "too long", "status_code": 400}), "too long"),
+        (b'data: {"meta_info": {}}\n\n', "without text"),
+        (b"data: [1]\n\n", "instead of an object"),
+    ],
+)
+def test_streams_that_fail_say_why(server: Server, body: bytes, message: str) -> None:
+    endpoint = _stubborn(server, body)
+    state = program.run("hi ", backend=endpoint, stream=True)
+    with pytest.raises(BackendError, match=message):
+        state["x"]
+    endpoint.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"error": {"message": "out of memory"}}', "out of memory"),
+        (b'{"object": "error", "message": "busy"}', "busy"),
+        (b'{"detail": "nothing"}', "without text"),
+        (b'"text"', "instead of an object"),
+        (b"<html>", "no usable answer"),
+    ],
+)
+def test_errors_inside_good_answers_are_errors(server: Server, body: bytes, message: str) -> None:
+    endpoint = _stubborn(server, body)
+    with pytest.raises(BackendError, match=message):
+        program.run("hi ", backend=endpoint)["x"]
+    endpoint.shutdown()
+
+
+def _stubborn(server: Server, body: bytes) -> sgl.RuntimeEndpoint:
+    server.RequestHandlerClass = type("Once", (Stubborn,), {"body": body})
+    return sgl.RuntimeEndpoint(f"http://127.0.0.1:{server.server_port}")

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
-from sgl_mlx.runtime.cache.tier import Tier
-from sgl_mlx.runtime.cache.transfers import Load, Spill
+from sgl_mlx.runtime.cache.tier import Load, Spill, Tier
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 from sgl_mlx.runtime.scheduler.plan import Extend
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
@@ -50,6 +49,12 @@ class TierMachine(SchedulerMachine):
     @rule()
     def run_dry(self) -> None:
         drive(self.scheduler, self.runner, store=self.store)
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.store.move(self.cache.take_transfers(), self.runner.memory)
+        self.scheduler.wake()
+        assert not self.store.held, "a reading that nobody will load was not dropped"
 
 
 TestTier = TierMachine.TestCase
@@ -108,7 +113,7 @@ def test_an_evicted_prefix_comes_back_block_by_block(bench: Bench) -> None:
     s = bench.add((*STORY, 1, 1))
     bench.finish()
     assert s.cached_tokens == 16
-    assert bench.scheduler.restores.tokens == 16
+    assert bench.scheduler.restored_tokens == 16
     assert recorder(s).tokens == run_alone(s, None).tokens
 
 
@@ -208,25 +213,25 @@ def test_what_is_read_at_once_fits_the_pool() -> None:
 
 def test_a_flush_spills_nothing_and_keeps_what_is_to_be_loaded() -> None:
     cache = PrefixCache(8, tier=Tier(FakeStore(), "the fake", 4, worthwhile=4))
-    assert cache.load((1, 2, 3, 1), (), 0, "payload") == 4
-    assert cache.load((1, 2, 3, 2), (), 0, "payload") == 1
+    assert cache.load((1, 2, 3, 1), (), 0, reading=5) == 4
+    assert cache.load((1, 2, 3, 2), (), 0, reading=6) == 1
     cache.flush()
     first, second = cache.take_transfers()
     assert isinstance(first, Load)
-    assert second == Load(second.slots, "payload", skip=3)
+    assert second == Load(second.slots, 6, skip=3)
     cache.check()
 
 
 def test_spills_and_loads_keep_their_order() -> None:
     cache = PrefixCache(4, tier=Tier(FakeStore(), "the fake", 4, worthwhile=4))
-    cache.load((1, 2, 3, 1), (), 0, "one")
-    cache.load((2, 2, 2, 2), (), 0, "two")
+    cache.load((1, 2, 3, 1), (), 0, reading=1)
+    cache.load((2, 2, 2, 2), (), 0, reading=2)
     assert [type(t) for t in cache.take_transfers()] == [Load, Spill, Load]
 
 
 def test_a_load_that_does_not_fit_or_hangs_in_the_air_changes_nothing() -> None:
     cache = PrefixCache(4, tier=Tier(FakeStore(), "the fake", 4, worthwhile=4))
-    assert cache.load((1,) * 8, (), 0, "too much") is None
-    assert cache.load((1,) * 8, (), 4, "what is before it went") == 0
+    assert cache.load((1,) * 8, (), 0, reading=1) is None  # too much
+    assert cache.load((1,) * 8, (), 4, reading=2) == 0  # what is before it went
     assert cache.slots.free_count == 4
     assert cache.take_transfers() == ()

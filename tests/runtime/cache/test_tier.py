@@ -7,8 +7,7 @@ from collections.abc import Hashable
 import pytest
 
 from sgl_mlx.runtime.cache.radix import PLAIN, Node, RadixTree
-from sgl_mlx.runtime.cache.tier import Tier
-from sgl_mlx.runtime.cache.transfers import Spill
+from sgl_mlx.runtime.cache.tier import Spill, Tier
 from tests.runtime.fakes import FakeStore
 from tests.runtime.truth import Kv
 

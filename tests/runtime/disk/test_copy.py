@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from sgl_mlx.models.adapter import LayerShape
-from sgl_mlx.runtime.cache.transfers import Load, Spill
+from sgl_mlx.runtime.cache.tier import Load, Spill
 from sgl_mlx.runtime.disk.block_folder import BlockFolder
 from sgl_mlx.runtime.disk.copy import PoolCopy, read, write
-from sgl_mlx.runtime.disk.store import DiskStore
+from sgl_mlx.runtime.disk.store import DiskReading, DiskStore
 from sgl_mlx.runtime.pool.kv import KVPool
 
 LAYERS = [LayerShape(2, 4, 3), LayerShape(1, 5, 0)]
@@ -57,6 +57,12 @@ def test_copies_are_none_the_wiser_when_the_pool_changes() -> None:
         np.testing.assert_array_equal(array, before[name])
 
 
+def wait_for(reading: DiskReading) -> DiskReading:
+    while not reading.done:
+        pass
+    return reading
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[DiskStore]:
     opened = DiskStore(BlockFolder(tmp_path, 1 << 20), lambda: None)
@@ -73,18 +79,21 @@ def test_a_spill_becomes_blocks_and_a_load_takes_any_part_of_them(store: DiskSto
     reading = store.read(keys)
     store.close()
     assert reading.count == 2
-    copy.make([Load((10, 11, 12), reading.payload, skip=1)])
+    copy.make([Load((10, 11, 12), reading.id, skip=1)])
+    assert store.held_readings == 0
     assert bits(pool, [10, 11, 12]) == before
 
 
 def test_transfers_are_made_in_their_order(store: DiskStore) -> None:
     pool = filled()
     copy = PoolCopy(pool, store)
-    old, new = bits(pool, [1]), read(pool, [2])
-    copy.make([Spill(("0" * 40,), (1,)), Load((1,), new), Spill(("1" * 40,), (1,))])
+    copy.make([Spill(("2" * 40,), (2,))])
+    new = wait_for(store.read(("2" * 40,)))
+    old = bits(pool, [1])
+    copy.make([Spill(("0" * 40,), (1,)), Load((1,), new.id), Spill(("1" * 40,), (1,))])
     reading = store.read(("0" * 40, "1" * 40))
     store.close()
-    copy.make([Load((5, 6), reading.payload)])
+    copy.make([Load((5, 6), reading.id)])
     assert bits(pool, [5]) == old
     assert bits(pool, [6]) == bits(pool, [2])
 

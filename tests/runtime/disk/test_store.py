@@ -70,8 +70,7 @@ def test_what_waits_to_be_written_can_be_read(
     assert store.has(key(1))
     assert not folder.has(key(1))
     reading = read(store, was_read, key(1))
-    assert reading.payload is not None
-    assert same(reading.payload, block(1))
+    assert same(reading.arrays, block(1))
 
 
 def test_closing_writes_what_waits(store: DiskStore, folder: SlowFolder) -> None:
@@ -102,14 +101,25 @@ def test_blocks_are_read_one_after_the_other_up_to_the_first_missing(
         folder.write(key(i), block(i))
     reading = read(store, was_read, *map(key, (1, 2, 3, 4)))
     assert reading.count == 2
-    assert reading.payload is not None
     expected = np.concatenate([block(1)["keys.0"], block(2)["keys.0"]])
-    np.testing.assert_array_equal(reading.payload["keys.0"][:8], expected)
+    np.testing.assert_array_equal(reading.arrays["keys.0"][:8], expected)
 
 
 def test_nothing_found_is_a_reading_too(store: DiskStore, was_read: threading.Event) -> None:
     reading = read(store, was_read, key(7))
-    assert (reading.count, reading.payload) == (0, None)
+    assert (reading.count, reading.arrays) == (0, {})
+
+
+def test_a_reading_is_forgotten_when_it_is_taken_or_dropped(
+    store: DiskStore, was_read: threading.Event, folder: SlowFolder
+) -> None:
+    folder.go.set()
+    folder.write(key(1), block(1))
+    taken, dropped = (read(store, was_read, key(1)) for _ in range(2))
+    assert taken.id != dropped.id
+    assert same(store.take(taken.id), block(1))
+    store.drop(dropped.id)
+    assert store.held_readings == 0
 
 
 def test_what_would_wait_too_long_is_dropped(folder: SlowFolder) -> None:

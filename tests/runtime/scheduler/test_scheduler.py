@@ -25,6 +25,7 @@ from sgl_mlx.runtime.scheduler.sequence import Sequence
 from tests.runtime.fakes import FakeRunner, FakeStore, drive
 from tests.runtime.truth import (
     ALPHABET,
+    NO_FORK,
     Alone,
     Fork,
     Tokens,
@@ -68,14 +69,21 @@ class SchedulerMachine(RuleBasedStateMachine):
         super().__init__()
         self.store = FakeStore()
 
-    @initialize(limits=limits, capacity=st.integers(6, 48))
-    def start(self, limits: SchedulerLimits, capacity: int) -> None:
-        self.prepare(limits, capacity)
+    @initialize(limits=limits, capacity=st.integers(6, 48), most_tokens=st.integers(1, 3))
+    def start(self, limits: SchedulerLimits, capacity: int, most_tokens: int) -> None:
+        self.prepare(limits, capacity, most_tokens=most_tokens)
 
-    def prepare(self, limits: SchedulerLimits, capacity: int, tier: Tier | None = None) -> None:
+    def prepare(
+        self,
+        limits: SchedulerLimits,
+        capacity: int,
+        tier: Tier | None = None,
+        most_tokens: int = 1,
+    ) -> None:
+        self.now = 0.0
         self.cache = PrefixCache(capacity, tier=tier)
-        self.scheduler = Scheduler(self.cache, limits)
-        self.runner = FakeRunner(self.cache, self.store)
+        self.scheduler = Scheduler(self.cache, limits, lambda: self.now)
+        self.runner = FakeRunner(self.cache, self.store, most_tokens)
         self.ids = itertools.count()
         self.added: list[Sequence] = []
         self.expected: dict[str, Alone] = {}
@@ -112,6 +120,24 @@ class SchedulerMachine(RuleBasedStateMachine):
     def add_nested_fork(self, tokens: Tokens, new: int, fork: Fork) -> None:
         self._add(make_sequence(self.ids, tokens, new, fork=fork))
 
+    @rule(
+        tokens=tokens,
+        new=st.integers(0, 8),
+        priority=st.integers(-1, 2),
+        patience=st.none() | st.integers(0, 4),
+        fork=forks(st.none()) | st.just(NO_FORK),
+    )
+    def add_urgent(
+        self, tokens: Tokens, new: int, priority: int, patience: int | None, fork: Fork
+    ) -> None:
+        s = make_sequence(self.ids, tokens, new, fork=fork)
+        s.priority, s.deadline = priority, None if patience is None else self.now + patience
+        self._add(s)
+
+    @rule(seconds=st.integers(1, 3))
+    def let_time_pass(self, seconds: int) -> None:
+        self.now += seconds
+
     @rule(tokens=tokens)
     def prefetch(self, tokens: Tokens) -> None:
         self._add(make_sequence(self.ids, tokens, background=True))
@@ -144,9 +170,12 @@ class SchedulerMachine(RuleBasedStateMachine):
     def _turn(
         self, before: st.DataObject | None = None, after: st.DataObject | None = None
     ) -> None:
+        waited = list(self.scheduler.waiting)
         plan = self.scheduler.next()
         self.scheduler.check()
         self._check_plan(plan)
+        self._check_priorities(waited)
+        self._check_deadlines()
         if before:
             self._abort(before)
         if plan is None:
@@ -172,6 +201,23 @@ class SchedulerMachine(RuleBasedStateMachine):
             if plan.ahead:
                 assert set(plan.ids) == {s.id for s in running}
                 assert not self._could_admit_all()
+
+    def _check_priorities(self, waited: list[Sequence]) -> None:
+        """Nothing has started before something more urgent that could have started."""
+        started = [s for s in waited if s in self.scheduler.running]
+        lowest = min((s.priority for s in started), default=0)
+        for s in self.scheduler.waiting:
+            if started and s.priority > lowest:
+                assert not s.ready or s.waits_for is not None or self.cache.tier is not None
+
+    def _check_deadlines(self) -> None:
+        """Who is past its deadline has ended, and nobody ended for that before."""
+        for s in self.added:
+            late = s.deadline is not None and s.deadline <= self.now
+            assert not late or s.finish_reason is not None
+            if s.finish_reason is not None and "deadline" in (s.finish_reason.message or ""):
+                assert s.finish_reason.type == "abort"
+                assert late
 
     def _could_admit_all(self) -> bool:
         """Whether whatever waits would be admitted now, in any order."""

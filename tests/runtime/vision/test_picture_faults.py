@@ -12,7 +12,9 @@ from PIL import Image as Pillow
 
 from sgl_mlx.core import Image, Text, Video
 from sgl_mlx.errors import ImageError, PromptError, RequestAborted
+from sgl_mlx.models.vision.model import VisionModel
 from sgl_mlx.runtime.engine import Engine
+from sgl_mlx.runtime.vision.features import Features
 from tests.models.vision.test_image import png_header, saved
 from tests.runtime.llava import (
     FEATURES,
@@ -96,17 +98,15 @@ def test_a_request_aborted_inside_a_picture_leaves_the_others_and_all_slots(
     open_llava: Open, llava_folder: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = open_llava(chunked_prefill_size=5)
-    features, submitted = engine._model.runner.features, Event()
-    assert features is not None
-    place, shown = features.place, []
+    place, submitted, shown = Features.place, Event(), []
 
-    def place_and_abort(rows: Any, embeddings: Any) -> Any:
+    def place_and_abort(self: Features, rows: Any, embeddings: Any, lookup: Any) -> Any:
         submitted.wait()
         shown.append(sum(part.length for row in rows for part in row.pictures))
         doomed.cancel()
-        return place(rows, embeddings)
+        return place(self, rows, embeddings, lookup)
 
-    monkeypatch.setattr(features, "place", place_and_abort)
+    monkeypatch.setattr(Features, "place", place_and_abort)
     doomed = engine.submit(ask(1), PARAMS.override(max_new_tokens=300))
     good = engine.submit(ask(2), PARAMS)
     submitted.set()
@@ -124,14 +124,12 @@ def test_a_step_that_fails_is_an_error_of_its_requests(
     open_llava: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = open_llava()
-    features = engine._model.runner.features
-    assert features is not None
 
-    def fail(images: object) -> None:
+    def fail(self: VisionModel, images: object) -> None:
         raise MemoryError("no room")
 
     with monkeypatch.context() as patched:
-        patched.setattr(features._vision, "encode", fail)
+        patched.setattr(VisionModel, "encode", fail)
         with pytest.raises(RequestAborted, match="no room"):
             run(engine, ask(1))
     assert run(engine, ask(1))

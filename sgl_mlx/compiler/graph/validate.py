@@ -1,0 +1,188 @@
+"""What has to be true of a graph so that it may run; for graphs that somebody else wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sgl_mlx.compiler.graph.graph import (
+    ROOT,
+    Break,
+    Call,
+    ForEach,
+    Fork,
+    Gen,
+    GetForkItem,
+    Graph,
+    Hoist,
+    Join,
+    Node,
+    Prefetch,
+    RoleBegin,
+    RoleEnd,
+    Score,
+    Select,
+    SeparateReasoning,
+    Text,
+    VarScopeBegin,
+    sources_of,
+    values_of,
+)
+from sgl_mlx.compiler.graph.values import (
+    TEXT_METHODS,
+    Argument,
+    Element,
+    Joined,
+    LoopIndex,
+    LoopItem,
+    Method,
+    StateOf,
+    Texts,
+    Value,
+    Variable,
+    walk,
+)
+from sgl_mlx.compiler.tracing.words import CHOICES_METHODS
+from sgl_mlx.core import SamplingParams
+from sgl_mlx.errors import GraphError, InvalidParamsError
+
+_IN_HINTS = (Text, RoleBegin, RoleEnd)
+_STARTS = (Call, GetForkItem)
+_VARIABLES = (Gen, Select, VarScopeBegin, Score)
+
+
+def check(graph: Graph) -> Graph:
+    """The graph itself.
+
+    Raises:
+        GraphError: something is used before it is there, or does not exist.
+    """
+    _Check(graph).run()
+    return graph
+
+
+class _Check:
+    """One look at a graph, from its first node to its last."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._parameters = {parameter.name: parameter for parameter in graph.parameters}
+        self._streams = {ROOT}
+        self._seen: dict[int, Node] = {}
+        self._branches: dict[int, dict[int, int]] = {}
+
+    def run(self) -> None:
+        if len(self._parameters) != len(self._graph.parameters):
+            raise GraphError("two parameters have the same name")
+        for i, node in enumerate(self._graph.nodes):
+            if isinstance(node, Break) and i + 1 != len(self._graph.nodes):
+                raise GraphError(f"node {node.id}: a Break is not the last node")
+            self._node(node, loops=())
+        self._values(walk(self._graph.result), (), "the result")
+        for source in self._graph.reads:
+            inner = {each.id: each for each in self._graph.all_nodes()}
+            if not isinstance(inner.get(source), _VARIABLES):
+                raise GraphError(f"the program reads node {source}, which gives no variable")
+
+    def _node(self, node: Node, loops: tuple[int, ...]) -> None:
+        where = f"node {node.id} ({type(node).__name__})"
+        if node.id in self._seen or node.id < 0:
+            raise GraphError(f"{where}: its id is negative or not its own")
+        if isinstance(node, _STARTS) and node.stream in self._streams:
+            raise GraphError(f"{where}: stream {node.stream} has begun already")
+        if not isinstance(node, _STARTS) and node.stream not in self._streams:
+            raise GraphError(f"{where}: stream {node.stream} has not begun")
+        self._values(values_of(node), loops, where)
+        self._own_fields(node, where)
+        self._body(node, loops, where)
+        self._streams.add(node.stream)
+        self._seen[node.id] = node
+
+    def _body(self, node: Node, loops: tuple[int, ...], where: str) -> None:
+        if isinstance(node, ForEach):
+            if loops or self._kind(node.argument) != "texts":
+                raise GraphError(f"{where}: loops over no list of texts, or inside a loop")
+            for inner in node.body:
+                if isinstance(inner, (*_STARTS, Fork, Join, ForEach, Break)):
+                    raise GraphError(f"{where}: a {type(inner).__name__} in a loop")
+                self._node(inner, (node.id,))
+            for inner in node.body:  # later nodes may not read what a turn wrote
+                del self._seen[inner.id]
+                self._seen[inner.id] = Node(inner.id, inner.stream)
+        if isinstance(node, (Prefetch, Hoist)):
+            if not all(isinstance(inner, _IN_HINTS) for inner in node.body) or sources_of(node):
+                raise GraphError(f"{where}: a hint holds text and roles only, and no variable")
+            for inner in node.body:
+                self._node(inner, loops)
+
+    def _own_fields(self, node: Node, where: str) -> None:
+        if isinstance(node, (Select, Score)):
+            _check_choices(node, where)
+        if isinstance(node, (Gen, Call)):
+            _check_sampling(node.sampling, where)
+        if isinstance(node, Fork):
+            self._branches[node.id] = {}
+            if not node.offsets:
+                raise GraphError(f"{where}: no branches")
+        if isinstance(node, (GetForkItem, Join)):
+            self._fork_of(node, where)
+
+    def _fork_of(self, node: GetForkItem | Join, where: str) -> None:
+        fork = self._seen.get(node.fork)
+        if not isinstance(fork, Fork):
+            raise GraphError(f"{where}: node {node.fork} is no Fork before it")
+        taken = self._branches[fork.id]
+        if isinstance(node, GetForkItem):
+            if not 0 <= node.index < len(fork.offsets) or node.index in taken:
+                raise GraphError(f"{where}: there is no branch {node.index} to take")
+            taken[node.index] = node.stream
+        elif fork.stream != node.stream:
+            raise GraphError(f"{where}: joins branches of stream {fork.stream}")
+
+    def _kind(self, argument: str) -> str | None:
+        parameter = self._parameters.get(argument)
+        return parameter.kind if parameter else None
+
+    def _values(self, found: Iterable[Value], loops: tuple[int, ...], where: str) -> None:
+        for value in found:
+            if not self._fits(value, loops):
+                raise GraphError(f"{where}: {value!r} is not there")
+
+    def _fits(self, value: Value, loops: tuple[int, ...]) -> bool:
+        match value:
+            case Argument(name):
+                return self._kind(name) == "text"
+            case Element(argument, index):
+                length = self._parameters[argument].length if self._kind(argument) else None
+                return length is not None and 0 <= index < length
+            case Joined(_, argument) | Texts(argument):
+                return self._kind(argument) == "texts"
+            case LoopItem(loop) | LoopIndex(loop, _):
+                return loop in loops
+            case Variable(source, _, reasoning):
+                kind = SeparateReasoning if reasoning else _VARIABLES
+                return isinstance(self._seen.get(source), kind)
+            case Method(name, _, _):
+                return name in TEXT_METHODS
+            case StateOf(stream):
+                return stream in self._streams
+        return True
+
+
+def _check_choices(node: Select | Score, where: str) -> None:
+    if node.method not in CHOICES_METHODS or not node.choices:
+        raise GraphError(f"{where}: no choices, or an unknown method {node.method!r}")
+
+
+def _check_sampling(sampling: Mapping[str, Any], where: str) -> None:
+    try:
+        SamplingParams().override(**sampling)
+    except (InvalidParamsError, TypeError) as error:
+        raise GraphError(f"{where}: {error}") from None
+    for name, value in sampling.items():
+        usual = getattr(SamplingParams(), name)
+        kinds = (int, float) if isinstance(usual, float) else (type(usual),)
+        if usual is not None and type(value) not in kinds:
+            raise GraphError(f"{where}: {name} cannot be {value!r}")
+        if usual is None and not isinstance(value, (str, int)):
+            raise GraphError(f"{where}: {name} cannot be {value!r}")

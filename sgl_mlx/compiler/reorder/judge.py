@@ -1,0 +1,194 @@
+"""The judge of reordering: whether a text with its sentences in another order means the same.
+
+Meaning cannot be proved, so the judge is one-sided. A rewrite is accepted only if each of these
+holds; they are checked on the texts alone, whoever proposed the rewrite.
+
+- *Nothing is lost*: the new text is the old one's sentences (`sentences.split`), each once, word
+  for word, with white space between them as `Passage.render` writes it. So nothing is added either,
+  and lines stay lines.
+- *What belongs together stays together* (`groups_of`): a heading or an announcement ("these
+  parts:", "the following") and what comes next, the items of a list, the fields of a record, a
+  sentence that begins with a connective ("then") or points back ("this", "above") and the one
+  before it. The sentences between two such joints are a *group*.
+- *Only instructions move up* (`_stays`): a group moves ahead of others only if it has no argument,
+  begins with an instruction or a heading, and no sentence in it points back or names a place in the
+  prompt. So arguments keep their order among themselves, and questions stay behind what they ask
+  about.
+- *Instructions keep their order* (`_outruns`), as one may build on another without a word that says
+  so. What is only forbidden ("never ...", "do not ...") holds wherever it stands.
+- *Whatever is taken for known has been named* (`_unknown`): "the article" and "each finding" move
+  ahead of an argument only if exactly one heading introduces it ("Article: ..."), which can be
+  understood in either order, or if text that stays ahead of it does; they never move ahead of other
+  text that says "article" or "finding".
+- *The end stays the end*: a cue such as "Answer:", and whatever a model goes on from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sgl_mlx.compiler.reorder import references as refers
+from sgl_mlx.compiler.reorder.groups import Group, groups_of
+from sgl_mlx.compiler.reorder.sentences import SLOT, Passage, split
+
+
+class Order:
+    """What of a passage may change places.
+
+    Args:
+        text: with slots for what a run fills in.
+        continued: the model goes on right after the text, so its last sentence stays last.
+    """
+
+    def __init__(self, text: str, continued: bool) -> None:
+        self.passage: Passage = split(text)
+        self.groups = groups_of(self.passage.sentences)
+        self._continued = continued
+
+    def objection(self, mover: int, passed: int) -> str | None:
+        """Why group `mover` may not come before group `passed`, which now precedes it."""
+        return (
+            self._stays(mover)
+            or self._outruns(mover, passed)
+            or self._keeps(passed)
+            or self._unknown(mover, passed)
+        )
+
+    def render(self, groups: Sequence[int]) -> str:
+        """The text with the groups in this order."""
+        return self.passage.render([i for group in groups for i in self.groups[group].members])
+
+    def objections(self, order: Sequence[int]) -> Iterator[str]:
+        """What speaks against the sentences in this order, given as their positions."""
+        if sorted(order) != list(range(len(self.passage.sentences))):
+            yield "not every sentence occurs once"
+            return
+        place = {sentence: at for at, sentence in enumerate(order)}
+        for group in self.groups:
+            first = group.members[0]
+            if any(place[i] - place[first] != i - first for i in group.members):
+                yield f"{self._quote(first)} is torn from what belongs to it"
+        for mover in range(len(self.groups)):
+            for passed in range(mover):
+                here, there = self.groups[mover].members[0], self.groups[passed].members[0]
+                reason = place[here] < place[there] and self.objection(mover, passed)
+                if reason:
+                    yield f"{self._quote(here)} moves ahead of {self._quote(there)}: {reason}"
+
+    def _quote(self, sentence: int) -> str:
+        return repr(SLOT.sub("{}", self.passage.sentences[sentence].text)[:40])
+
+    # -- rules --------------------------------------------------------------------------------
+
+    def _stays(self, mover: int) -> str | None:
+        group = self.groups[mover]
+        if not group.constant:
+            return "it has an argument"
+        section = group.first.endswith(":") and len(group.members) > 1
+        if not (section or refers.is_instruction(group.first)):
+            return "it is no instruction"
+        if mover == len(self.groups) - 1 and (self._continued or _is_cue(group.sentences[-1].text)):
+            return "the model goes on from it"
+        for sentence in group.sentences:
+            word = refers.points_back(sentence.text)
+            if word or refers.points_ahead(sentence.text):
+                return f"{word or sentence.text!r} may point to what it would leave behind"
+        return None
+
+    def _outruns(self, mover: int, passed: int) -> str | None:
+        prohibits = refers.is_prohibition(self.groups[mover].first)
+        if _tells(self.groups[passed]) and not prohibits:
+            return "instructions keep their order"
+        return None
+
+    def _keeps(self, passed: int) -> str | None:
+        """A sentence that speaks of what is below needs everything below, or a name for it."""
+        group = self.groups[passed]
+        for sentence in group.sentences:
+            if refers.points_ahead(sentence.text):
+                known = any(_named(p, group.labels) for p in refers.definites(sentence.text))
+                if not known:
+                    return "who comes before speaks of what is below"
+        return None
+
+    def _unknown(self, mover: int, passed: int) -> str | None:
+        """Something that the mover takes for known, and `passed` may have made known."""
+        group, other = self.groups[mover], self.groups[passed]
+        for at, sentence in enumerate(group.sentences):
+            for phrase in refers.definites(sentence.text):
+                if not self._introduced(phrase, mover, at) or self._met(phrase, other):
+                    return f"'the {_spelt(phrase)}' may not be known yet"
+            for phrase in refers.distributives(sentence.text):
+                told = self._introduced(phrase, mover, at) or not _tells(other)
+                if not phrase or not told or self._met(phrase, other):
+                    return f"'each {_spelt(phrase)}' may not be known yet"
+        return None
+
+    def _introduced(self, phrase: frozenset[str], mover: int, at: int) -> bool:
+        """By a heading, by constant text before, or in the group before its sentence `at`."""
+        own = self.groups[mover].sentences[:at]
+        earlier = [g.stems for g in self.groups[:mover] if g.constant]
+        named = _named(phrase, [label for group in self.groups[:mover] for label in group.labels])
+        earlier += [refers.stems(sentence.text) for sentence in own]
+        return named or any(phrase & stems for stems in earlier)
+
+    def _met(self, phrase: frozenset[str], other: Group) -> bool:
+        """The other group says the word, and not only as the heading of an argument."""
+        labels = [label for group in self.groups for label in group.labels]
+        if _named(phrase, other.labels) and _named(phrase, labels):
+            texts = (s for s in other.sentences if s.constant and not s.text.endswith(":"))
+            return any(phrase & refers.stems(s.text) for s in texts)
+        return bool(phrase & other.stems)
+
+
+def objections(before: str, after: str, continued: bool = False) -> list[str]:
+    """Why `after` may not stand for `before`; empty if it may. See the module's docstring.
+
+    Args:
+        before: a text of a program with a slot for each argument.
+        after: the text proposed.
+        continued: as in `Order`.
+    """
+    judge = Order(before, continued)
+    order = _positions(judge.passage, after)
+    if order is None or judge.passage.render(order) != after:
+        return ["it is not made of the same sentences"]
+    return list(judge.objections(order))
+
+
+def _positions(passage: Passage, text: str) -> list[int] | None:
+    """The sentences of the passage in the order in which they make up the text."""
+    rest, left, order = text.strip(), list(range(len(passage.sentences))), list[int]()
+    while rest:
+        starts = [i for i in left if rest.startswith(passage.sentences[i].text)]
+        if not starts:
+            return None
+        # Of two that fit, the longer one; of equal ones, the earlier.
+        found = max(starts, key=lambda i: (len(passage.sentences[i].text), -i))
+        rest = rest[len(passage.sentences[found].text) :].lstrip()
+        left.remove(found)
+        order.append(found)
+    return None if left else order
+
+
+# -- words ----------------------------------------------------------------------------------------
+
+
+def _named(phrase: frozenset[str], labels: Sequence[frozenset[str]]) -> bool:
+    """Exactly one label is meant: the one whose words all occur, else the one that shares some."""
+    whole = [label for label in labels if label and label <= phrase]
+    shared = [label for label in labels if label & phrase]
+    return len(whole or shared) == 1
+
+
+def _tells(group: Group) -> bool:
+    """It says something besides announcing arguments."""
+    return any(s.constant and not refers.announces(s.text) for s in group.sentences)
+
+
+def _spelt(phrase: frozenset[str]) -> str:
+    return " ".join(sorted(phrase)) or "..."
+
+
+def _is_cue(text: str) -> bool:
+    return text[-1].isalnum() or text[-1] in ":=-→>"

@@ -1,0 +1,121 @@
+"""Code movement: instructions move ahead of arguments, so that more of a prompt is shared.
+
+The optimisation of the SGLang paper (arXiv 2312.07104 v1, section 4.3.2), opt-in because it changes
+prompts. In each stream the one text that ends its constant beginning is considered: from there to
+the next role, question or fork. A *proposer* says in which order its sentences might stand;
+`check.objections` has the last word on whatever it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from sgl_mlx.compiler.graph.graph import Graph, Node, RoleBegin, RoleEnd, Text
+from sgl_mlx.compiler.graph.values import Constant, Value, concat, parts_of
+from sgl_mlx.compiler.passes.merge import merge
+from sgl_mlx.compiler.passes.opening import constant_opening, is_spelt, text_of, written
+from sgl_mlx.compiler.reorder.judge import Order, objections
+from sgl_mlx.compiler.reorder.sentences import FIRST_SLOT, LAST_SLOT, SLOT
+
+Proposer = Callable[[str, bool], str]
+"""(text with slots, whether the model goes on right after it) -> the text in another order."""
+
+CountTokens = Callable[[str], int]
+
+
+def reorder(graph: Graph, propose: Proposer) -> Graph:
+    """The graph, merged, with longer constant beginnings where the proposer finds right ones."""
+    graph = merge(graph)
+    for stream in graph.streams:
+        node = _first_open(graph, stream)
+        if node:
+            better = replace(node, text=_reordered(node.text, _continued(graph, node), propose))
+            graph = graph.with_nodes(better if each.id == node.id else each for each in graph)
+    return graph
+
+
+def by_rules(text: str, continued: bool) -> str:
+    """The proposer that needs no model: move up whatever the judge lets pass."""
+    order = Order(text, continued)
+    moved: list[int] = []
+    left: list[int] = []
+    for i, group in enumerate(order.groups):
+        free = group.constant and not any(order.objection(i, passed) for passed in left)
+        (moved if free else left).append(i)
+    return order.render(moved + left)
+
+
+def gain(before: Graph, after: Graph, count: CountTokens) -> int:
+    """By how many tokens the constant beginnings of all streams have grown."""
+
+    def total(graph: Graph) -> int:
+        return sum(count(text_of(constant_opening(graph, stream))) for stream in graph.streams)
+
+    return total(after) - total(before)
+
+
+def _reordered(value: Value, continued: bool, propose: Proposer) -> Value:
+    """The text as proposed, if that is right and begins with more constant text."""
+    slots: dict[str, Value] = {}
+    text = _spelt(value, slots)
+    if len(slots) != len(SLOT.findall(text)):
+        return value  # slot characters of the program's own
+    proposed = propose(text, continued)
+    longer = _constant_length(proposed) > _constant_length(text)
+    right = longer and not objections(text, proposed, continued)
+    return _value(proposed, slots) if right else value
+
+
+def _constant_length(text: str) -> int:
+    slot = SLOT.search(text)
+    return slot.start() if slot else len(text)
+
+
+# -- the text to be considered ----------------------------------------------------------------
+
+
+def _first_open(graph: Graph, stream: int) -> Text | None:
+    """The text in which a stream ceases to be constant; None if it does so in another way.
+
+    Nor is it looked for behind a text that it goes on with, such as one from before a fork.
+    """
+    before: Node | None = None
+    for node in written(graph, stream):
+        if isinstance(node, Text) and not is_spelt(node.text):
+            own = node.stream == stream and not isinstance(before, Text)
+            return node if own else None
+        if not isinstance(node, (Text, RoleBegin, RoleEnd)):
+            return None
+        before = node
+    return None
+
+
+def _continued(graph: Graph, last: Text) -> bool:
+    nodes = graph.nodes_of(last.stream)
+    following = nodes[nodes.index(last) + 1 :]
+    return not (following and isinstance(following[0], RoleEnd))
+
+
+# -- text and values ----------------------------------------------------------------------------
+
+
+def _spelt(value: Value, slots: dict[str, Value]) -> str:
+    pieces = []
+    for part in parts_of(value):
+        if isinstance(part, Constant):
+            pieces.append(str(part.value))
+        else:
+            slot = chr(min(ord(FIRST_SLOT) + len(slots), ord(LAST_SLOT)))
+            slots[slot] = part
+            pieces.append(slot)
+    return "".join(pieces)
+
+
+def _value(text: str, slots: dict[str, Value]) -> Value:
+    constants = SLOT.split(text)
+    values = [slots[slot] for slot in SLOT.findall(text)]
+    return concat(
+        constants[0],
+        *(part for pair in zip(values, constants[1:], strict=True) for part in pair),
+    )

@@ -1,0 +1,115 @@
+"""The values of a graph in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
+
+from sgl_mlx.compiler.graph.values import (
+    Argument,
+    Concat,
+    Constant,
+    DictOf,
+    Element,
+    Joined,
+    ListOf,
+    Method,
+    StateOf,
+    Texts,
+    TupleOf,
+    Value,
+    Variable,
+)
+from sgl_mlx.errors import GraphError
+from sgl_mlx.lang.binding import Binding, result_of
+from sgl_mlx.lang.state import ProgramState
+
+
+@dataclass
+class Known:
+    """What a run knows so far.
+
+    Attributes:
+        arguments: by name.
+        bindings: the variables that a node gives values to, by the node's id.
+        states: the streams.
+    """
+
+    arguments: Mapping[str, Any]
+    bindings: dict[int, tuple[Binding, ...]] = field(default_factory=dict)
+    states: dict[int, ProgramState] = field(default_factory=dict)
+
+    def value(self, value: Value) -> Any:
+        """Evaluate; waits for the variables in it, and raises what went wrong in them."""
+        form = _FORMS.get(type(value))
+        if form is None:
+            raise GraphError(f"{value!r} stands outside the loop that gives it a value")
+        return form(self, value)
+
+    def binding(self, variable: Variable) -> Binding:
+        return self.bindings[variable.source][variable.reasoning]
+
+    def later(self, text: Value, variables: Sequence[Variable]) -> Future[str]:
+        """The text, once the variables have their values."""
+        made: Future[str] = Future()
+        waiting = [self.binding(variable).value for variable in variables]
+        left, lock = len(waiting), Lock()
+
+        def one_more(_: Future[Any]) -> None:
+            nonlocal left
+            with lock:
+                left -= 1
+                last = left == 0
+            if last:
+                self._settle(made, text)
+
+        for future in waiting:
+            future.add_done_callback(one_more)
+        return made
+
+    def _settle(self, made: Future[str], text: Value) -> None:
+        if not made.set_running_or_notify_cancel():
+            return
+        try:
+            made.set_result(self.value(text))
+        except BaseException as error:
+            made.set_exception(error)
+
+
+def _element(known: Known, value: Element) -> Any:
+    return known.arguments[value.argument][value.index]
+
+
+def _variable(known: Known, value: Variable) -> Any:
+    return result_of(known.binding(value).value)
+
+
+def _concat(known: Known, value: Concat) -> str:
+    return "".join([known.value(part) for part in value.parts])
+
+
+def _method(known: Known, value: Method) -> Any:
+    return getattr(str, value.name)(known.value(value.text), *value.arguments)
+
+
+def _dict(known: Known, value: DictOf) -> dict[Any, Any]:
+    return {known.value(key): known.value(item) for key, item in value.items}
+
+
+_FORMS: dict[type, Callable[[Known, Any], Any]] = {
+    Constant: lambda known, value: value.value,
+    Argument: lambda known, value: known.arguments[value.name],
+    Element: _element,
+    Variable: _variable,
+    Concat: _concat,
+    Joined: lambda known, value: value.separator.join(known.arguments[value.argument]),
+    Method: _method,
+    TupleOf: lambda known, value: tuple(map(known.value, value.items)),
+    ListOf: lambda known, value: list(map(known.value, value.items)),
+    DictOf: _dict,
+    Texts: lambda known, value: known.arguments[value.argument],
+    StateOf: lambda known, value: known.states[value.stream],
+}

@@ -1,0 +1,43 @@
+"""How tracing ends before the program does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from sgl_mlx.compiler.graph.graph import Line
+
+
+class _Located(Exception):
+    reason: str
+    line: Line | None = None
+
+    def locate(self, line: Line) -> None:
+        """Say where, unless something further in has said so."""
+        self.line = self.line or line
+
+
+class GraphBreak(_Located):
+    """What the program does next cannot be known before it runs.
+
+    Attributes:
+        reason: what, in words that follow the line in an explanation.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class NeedsLength(_Located):
+    """The list argument is used in a way that depends on how long it is: trace for one length."""
+
+    def __init__(self, argument: str, reason: str) -> None:
+        super().__init__(argument, reason)
+        self.argument = argument
+        self.reason = reason
+
+
+def needs_run(reason: str) -> NoReturn:
+    """Raise `GraphBreak`."""
+    raise GraphBreak(reason)

@@ -1,0 +1,65 @@
+"""What became of a program when it was traced, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sgl_mlx.compiler.graph.graph import Graph, Line
+from sgl_mlx.compiler.tracing.breaks import NeedsLength
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something about a line.
+
+    Attributes:
+        line: None when it concerns the program as a whole.
+        code: the line's text.
+        text: what there is to say.
+    """
+
+    line: Line | None
+    code: str
+    text: str
+
+    def __str__(self) -> str:
+        where = f"{self.line.file}:{self.line.number}: " if self.line else ""
+        return f"{where}{self.text}" + (f"\n    {self.code}" if self.code else "")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How much of a program its graph covers, and why no more.
+
+    Attributes:
+        compiled: "whole", "part" (up to the break, then interpreted) or "none".
+        steps: the nodes of the graph, the break left out.
+        remarks: the break, and list arguments that had to be traced for one length.
+    """
+
+    program: str
+    compiled: str
+    steps: int
+    remarks: tuple[Remark, ...]
+
+    def __str__(self) -> str:
+        what = {
+            "whole": f"compiled as a whole: {self.steps} steps",
+            "part": f"compiled up to a line: {self.steps} steps, then the program is interpreted",
+            "none": "interpreted as a whole",
+        }[self.compiled]
+        return "\n".join([f"{self.program}() is {what}", *map(str, self.remarks)])
+
+
+def explanation(graph: Graph, lengths: Mapping[str, NeedsLength]) -> Explanation:
+    """Explain a graph, and the `lengths` of its `Trace`."""
+    steps = sum(1 for _ in graph.all_nodes()) - (graph.broken is not None)
+    remarks = [
+        Remark(need.line, "", f"argument {name!r} is compiled for one length: {need.reason}")
+        for name, need in lengths.items()
+    ]
+    if graph.broken is not None:
+        remarks.insert(0, Remark(graph.broken.line, graph.broken.code, graph.broken.reason))
+    compiled = "whole" if graph.broken is None else "part" if steps else "none"
+    return Explanation(graph.program, compiled, steps, tuple(remarks))

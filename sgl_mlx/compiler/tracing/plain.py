@@ -1,0 +1,92 @@
+"""Plain data: what may be computed with while a program is traced, and compared between runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from sgl_mlx.compiler.graph.values import Constant, DictOf, ListOf, TupleOf, Value
+
+SCALARS = (str, int, float, bool, bytes, complex, type(None), type(Ellipsis), range, slice)
+_NOTHING: dict[str, str] = {}
+_VIEWS = (type(_NOTHING.keys()), type(_NOTHING.values()), type(_NOTHING.items()))
+_EMPTY: tuple[Any, ...] = ([], (), "", b"", range(0), {}, {}.keys(), {}.values(), {}.items())
+ITERATORS = (zip, enumerate, reversed, type(reversed([])), *(type(iter(each)) for each in _EMPTY))
+CONTAINERS = (list, tuple, dict, set, frozenset, *_VIEWS)
+
+
+@dataclass(frozen=True, eq=False)
+class Same:
+    """Equal only to another `Same` of the very same object."""
+
+    thing: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.thing is other.thing
+
+    def __hash__(self) -> int:
+        return id(self.thing)
+
+
+def key_of(value: Any) -> Hashable:
+    """A key that stays the same only as long as a program cannot tell the value has changed.
+
+    Plain data by content and type, everything else by identity.
+    """
+    kind = type(value)
+    if kind is float:
+        return kind, repr(value)
+    if kind in (list, tuple):
+        return kind, tuple(map(key_of, value))
+    if kind is dict:
+        return kind, tuple((key_of(k), key_of(v)) for k, v in value.items())
+    if kind in (set, frozenset):
+        return kind, tuple(map(key_of, value))  # in its order, which a program can see
+    return (kind, value) if kind in SCALARS and kind is not slice else Same(value)
+
+
+def is_safe(value: Any) -> bool:
+    """A builtin type whose operators run no code of anybody else, its items left aside."""
+    return type(value) in SCALARS or type(value) in CONTAINERS or type(value) in ITERATORS
+
+
+def is_plain(value: Any) -> bool:
+    """Builtin data through and through: nothing in it is symbolic or has code of its own."""
+    if type(value) in SCALARS or type(value) is re.Pattern:
+        return True
+    if type(value) is dict:
+        return all(is_plain(k) and is_plain(v) for k, v in value.items())
+    return type(value) in CONTAINERS and all(map(is_plain, value))
+
+
+def has_fixed_keys(thing: Any) -> bool:
+    """No dictionary, or one of which it is known which keys are the same."""
+    return type(thing) is not dict or all(map(is_plain, thing))
+
+
+def is_json(value: Any) -> bool:
+    """Whether a file can hold the value: JSON, and tuples."""
+    if type(value) in (str, int, float, bool, type(None)):
+        return True
+    if type(value) is dict:
+        return all(type(k) is str and is_json(v) for k, v in value.items())
+    return type(value) in (list, tuple) and all(map(is_json, value))
+
+
+def as_value(thing: Any) -> Value | None:
+    """What a program returns or stores, as a value; None for what no value can say."""
+    if isinstance(thing, Value):
+        return thing
+    if type(thing) in (str, int, float, bool, type(None)):
+        return Constant(thing)
+    if type(thing) in (list, tuple):
+        items = [as_value(item) for item in thing]
+        made = ListOf if type(thing) is list else TupleOf
+        return made(tuple(items)) if None not in items else None  # type: ignore[arg-type]
+    if type(thing) is dict:
+        pairs = [(as_value(k), as_value(v)) for k, v in thing.items()]
+        known = all(k is not None and v is not None for k, v in pairs)
+        return DictOf(tuple(pairs)) if known else None  # type: ignore[arg-type]
+    return None

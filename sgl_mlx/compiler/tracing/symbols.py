@@ -1,0 +1,146 @@
+"""What stands, while a program is traced, for things that only a run has.
+
+Texts are `sgl_mlx.compiler.graph.values`; here are states, branches, expressions and functions.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sgl_mlx.compiler.graph.graph import Node
+from sgl_mlx.compiler.graph.values import (
+    Argument,
+    Concat,
+    Element,
+    Joined,
+    LoopIndex,
+    LoopItem,
+    Method,
+    Texts,
+    Value,
+    Variable,
+)
+
+SYMBOLIC_TEXT = (Argument, Element, LoopItem, Variable, Concat, Joined, Method)
+
+
+@dataclass(eq=False)
+class State:
+    """A stream under its name `s`.
+
+    Attributes:
+        bindings: what `s[name]` is now, by name.
+        unknown: names that depend on the run; each may have been given again what it fits.
+        result: what the nested program of this stream returned.
+    """
+
+    stream: int
+    bindings: dict[Value, Any] = field(default_factory=dict)
+    unknown: frozenset[Value] = frozenset()
+    result: Any = None
+
+
+@dataclass(eq=False)
+class Group:
+    """The branches of a fork; `fork` is its node's id."""
+
+    fork: int
+    source: State
+    states: list[State]
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """An expression: nodes that have neither id nor stream yet."""
+
+    nodes: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a `with` on a state does before and after its block."""
+
+    enter: Callable[[], Any]
+    leave: Callable[[], None]
+
+
+@dataclass(frozen=True, eq=False)
+class LocalFunction:
+    """A function or lambda that the program itself defines; `scope` is where."""
+
+    tree: ast.FunctionDef | ast.Lambda
+    scope: Any
+    defaults: tuple[Any, ...]
+    kw_defaults: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.tree.name if isinstance(self.tree, ast.FunctionDef) else "<lambda>"
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """`enumerate(argument, start)` of a list argument of unknown length."""
+
+    argument: str
+    start: int
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What `score` returns."""
+
+    decision: Variable
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A variable that has no text: reading it ends the trace."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a loop over an argument leaves in a name: it depends on how many turns there were."""
+
+    argument: str
+
+
+_KINDS = (State, Group, Leaves, Context, LocalFunction, Numbered, Decision, LoopIndex, Texts)
+
+
+def is_text(thing: Any) -> bool:
+    """A text that only a run knows."""
+    return isinstance(thing, SYMBOLIC_TEXT)
+
+
+def is_symbolic(thing: Any) -> bool:
+    """Something that stands for what only a run has, or builtin containers of such."""
+    if isinstance(thing, (*SYMBOLIC_TEXT, *_KINDS)):
+        return True
+    if type(thing) is dict:
+        return any(is_symbolic(k) or is_symbolic(v) for k, v in thing.items())
+    return type(thing) in (list, tuple, set, frozenset) and any(map(is_symbolic, thing))
+
+
+def described(thing: Any) -> str:
+    """A thing in words."""
+    if isinstance(thing, Variable):
+        return f"the variable {thing.name!r}"
+    if isinstance(thing, (Argument, Texts)):
+        return f"the argument {thing.name if isinstance(thing, Argument) else thing.argument!r}"
+    if isinstance(thing, (Element, Joined, LoopItem)):
+        return "an argument"
+    if isinstance(thing, Method):
+        return described(thing.text)
+    if isinstance(thing, Concat):
+        return described(next(part for part in thing.parts if is_text(part)))
+    if type(thing) in (list, tuple, set, dict):
+        inner = next((each for each in thing if is_symbolic(each)), None)
+        return f"a {type(thing).__name__}" + (f" with {described(inner)}" if inner else "")
+    words = {State: "a state", Group: "branches", Leaves: "an expression"}
+    return words.get(type(thing), f"a {type(thing).__name__}")

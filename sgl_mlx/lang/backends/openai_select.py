@@ -1,0 +1,40 @@
+"""`select` over OpenAI's completions, which tell no log-probabilities of given texts."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+
+from sgl_mlx.core import ChoiceScore, ChoiceScores, TokenLogprob
+
+TOKENS = 16
+"""How far the model goes on before its text is compared with the choices."""
+
+
+def scores(text: str, choices: Sequence[str], prompt_tokens: int) -> ChoiceScores:
+    """Score each choice by how much of it begins the text that the model wrote.
+
+    Every choice is one token whose log-probability is 0 or less: minus the share of its
+    characters that differ; of equal choices the longest is best.
+    """
+    written = text.lstrip()
+    shares = [_share(written, choice.lstrip()) for choice in choices]
+    if not any(shares):
+        warnings.warn(
+            f"the model went on with {text[:40]!r}, which begins none of the choices "
+            f"{list(choices)!r}; the first is taken",
+            stacklevel=2,
+        )
+        shares = [float(i == 0) for i in range(len(choices))]
+    entries = [
+        TokenLogprob(share - 1.0 - 1e-6 / len(choice), 0, choice)
+        for share, choice in zip(shares, choices, strict=True)
+    ]
+    rows = tuple(ChoiceScore(entry.text or "", (entry,), (entry,)) for entry in entries)
+    return ChoiceScores(rows, prompt_tokens, 0)
+
+
+def _share(text: str, choice: str) -> float:
+    common = os.path.commonprefix([text, choice])  # noqa: RUF071  (by character)
+    return len(common) / len(choice) if choice else 0.0

@@ -1,0 +1,183 @@
+"""OpenAI's API: what a request holds and what an answer says."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from sgl_mlx.core import FinishReason, Image, Part, SamplingParams, Text
+from sgl_mlx.errors import BackendError, ProgramError
+from sgl_mlx.lang.ir import REGEX_BOOL, REGEX_FLOAT, REGEX_INT, REGEX_STR
+from sgl_mlx.lang.pictures import openai_content
+from sgl_mlx.lang.templates.chat_template import get_chat_template
+
+CHATML = get_chat_template("chatml")
+OPEN_TURN = "<|im_start|>assistant\n"
+PICTURE = "\ue00f"
+_TURN = re.compile(r"<\|im_start\|>(system|user|assistant)\n(.*?)<\|im_end\|>\n", re.DOTALL)
+_REASONING_MODEL = re.compile(r"(^|/)(o\d|gpt-5(?!-chat))", re.IGNORECASE)
+_NOT_FOR_REASONING = (
+    "temperature",
+    "top_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "logit_bias",
+)
+_IGNORED = (
+    "regex",
+    "json_schema",
+    "grammar",
+    "stop_regex",
+    "stop_token_ids",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "min_new_tokens",
+    "ignore_eos",
+    "return_logprob",
+)
+_DTYPES = {"int": REGEX_INT, "float": REGEX_FLOAT, "bool": REGEX_BOOL, "str": REGEX_STR}
+
+
+def options(model: str, params: SamplingParams) -> dict[str, Any]:
+    """The parameters that the API has; one warning names those it has not."""
+    _warn_ignored(model, [n for n in _IGNORED if getattr(params, n) != getattr(SamplingParams, n)])
+    stops = [stop for stop in params.stop if stop not in CHATML.stop]
+    given = {
+        "model": model,
+        "max_tokens": params.max_new_tokens,
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "frequency_penalty": params.frequency_penalty,
+        "presence_penalty": params.presence_penalty,
+        "logit_bias": {str(token): bias for token, bias in params.logit_bias} or None,
+        "seed": params.seed,
+        "stop": stops or None,
+    }
+    known = {name: value for name, value in given.items() if value is not None}
+    return _for_reasoning(model, known) if _REASONING_MODEL.search(model) else known
+
+
+def _for_reasoning(model: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename the limit and leave out what reasoning models refuse."""
+    kept = {k: v for k, v in given.items() if k not in (*_NOT_FOR_REASONING, "max_tokens")}
+    usual = {"temperature": 1.0, "top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
+    left_out = [k for k in _NOT_FOR_REASONING if k in given and given[k] != usual.get(k)]
+    _warn_ignored(model, left_out)
+    return {**kept, "max_completion_tokens": given["max_tokens"]}
+
+
+def _warn_ignored(model: str, names: list[str]) -> None:
+    if names:
+        warnings.warn(f"{model}: its API does not take {', '.join(names)}; ignored", stacklevel=2)
+
+
+def without_refused(request: Mapping[str, Any], error: Exception) -> dict[str, Any] | None:
+    """The request without the parameter that the API refused; None if it refused another thing.
+
+    Deployments under names of their own do not tell whether theirs is a reasoning model.
+    """
+    name = getattr(error, "param", None)
+    if name == "max_tokens" and name in request:
+        renamed = {k: v for k, v in request.items() if k != name}
+        return {**renamed, "max_completion_tokens": request[name]}
+    if name in (*_NOT_FOR_REASONING, "stop", "seed") and name in request:
+        _warn_ignored(str(request.get("model")), [name])
+        return {k: v for k, v in request.items() if k != name}
+    return None
+
+
+def messages(text: str, urls: Iterable[str]) -> list[dict[str, Any]]:
+    """The turns of a prompt that ends in the assistant's turn.
+
+    An answer that the program has begun is the last message.
+
+    Args:
+        urls: of the pictures, in the order of their marks.
+
+    Raises:
+        ProgramError: for text outside turns.
+    """
+    head, mark, begun = text.rpartition(OPEN_TURN)
+    turns = _TURN.findall(head)
+    if not mark or _TURN.sub("", head):
+        raise ProgramError(
+            "a chat model takes turns: put all text into system(), user() and assistant(), and "
+            f"gen() in an assistant turn. The prompt ends in {text[-60:]!r}"
+        )
+    if begun:
+        turns.append(("assistant", begun))
+        warnings.warn(
+            "the program begins the answer; a chat model may go on from there or start anew",
+            stacklevel=2,
+        )
+    left = iter(urls)
+    return [{"role": role, "content": _content(content, left)} for role, content in turns]
+
+
+def begun_answer(text: str) -> str:
+    """What the program has written of the assistant's open turn."""
+    return text.rpartition(OPEN_TURN)[2]
+
+
+def _content(text: str, urls: Iterator[str]) -> str | list[dict[str, Any]]:
+    first, *others = text.split(PICTURE)
+    if not others:
+        return text
+    parts: list[Part] = [Text(first)]
+    for url, piece in zip(islice(urls, len(others)), others, strict=True):
+        parts += [Image(url), Text(piece)]
+    return openai_content(tuple(parts))
+
+
+# -- answers --------------------------------------------------------------------------------------
+
+
+def choices_of(answer: Any) -> list[Any]:
+    """The choices of an answer or an event.
+
+    Raises:
+        BackendError: for an error inside an answer that the client took for good.
+    """
+    if error := getattr(answer, "error", None):
+        said = error.get("message", error) if isinstance(error, Mapping) else error
+        raise BackendError(f"the API reports an error: {said}")
+    return list(getattr(answer, "choices", None) or ())
+
+
+def text_of(choice: Any) -> str:
+    """The text of a completion, a chat message or a streamed piece of one."""
+    for name in ("message", "delta"):
+        if (part := getattr(choice, name, None)) is not None:
+            return getattr(part, "content", None) or ""
+    return getattr(choice, "text", None) or ""
+
+
+def refusal_of(choice: Any) -> str | None:
+    """Why the model refused to answer, if it did."""
+    for name in ("message", "delta"):
+        if (part := getattr(choice, name, None)) is not None:
+            return getattr(part, "refusal", None)
+    return None
+
+
+def finish_reason(reason: str | None) -> FinishReason:
+    """SGLang's finish reason for OpenAI's; a text that was filtered counts as aborted."""
+    if reason == "content_filter":
+        return FinishReason("abort", message="content_filter: the service withheld text")
+    return FinishReason("length" if reason == "length" else "stop")
+
+
+def typed(text: str, dtype: str | None) -> str:
+    """The first value of this type in a text, since the API cannot be told the type."""
+    if dtype is None:
+        return text
+    if dtype == "str":
+        return text if text.startswith('"') else '"' + text.split('"')[0].strip() + '"'
+    found = re.search(_DTYPES[dtype], text)
+    if found is None:
+        warnings.warn(f"the model wrote no {dtype}: {text[:80]!r}", stacklevel=2)
+    return found.group().strip() if found else text

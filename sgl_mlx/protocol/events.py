@@ -1,0 +1,123 @@
+"""Streams of JSON events from servers: server-sent events, or a JSON text on each line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from sgl_mlx.errors import BackendError
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_DONE = "[DONE]"
+
+
+def json_events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a stream, up to `[DONE]` or its end.
+
+    Comments and the fields `event`, `id` and `retry` are skipped. Data may span several lines.
+
+    Raises:
+        BackendError: for an event that is cut off, is no JSON object, or reports an error.
+    """
+    data = ""
+    for line in _lines(lines):
+        field, colon, value = line.partition(":")
+        if line.startswith(("{", _DONE)):
+            data += line
+        elif field == "data" and colon:
+            data += value.removeprefix(" ")
+        elif line or not data:
+            continue
+        if data.strip() == _DONE:
+            return
+        event = _parsed(data)
+        if event is not None:
+            yield checked(event)
+            data = ""
+        elif not line:
+            raise BackendError(f"the server sent an event that is no JSON: {data[:200]!r}")
+    if data.strip():
+        raise BackendError(f"the server's answer was cut off in the middle: {data[-200:]!r}")
+
+
+def checked(answer: Any) -> Any:
+    """The answer itself.
+
+    Raises:
+        BackendError: for an answer that reports an error, which servers also send with status 200.
+    """
+    for item in answer if isinstance(answer, list) else [answer]:
+        if not isinstance(item, Mapping):
+            raise BackendError(f"the server answered {str(item)[:200]!r} instead of an object")
+        if item.get("error"):
+            raise BackendError(f"the server reports an error: {_message(item['error'])}")
+        if item.get("object") == "error":
+            raise BackendError(f"the server reports an error: {item.get('message')}")
+    return answer
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
+    for i, chunk in enumerate(chunks):
+        text = chunk.decode("utf-8-sig" if i == 0 else "utf-8", errors="replace")
+        yield from _LINE_END.split(text.removesuffix("\n").removesuffix("\r"))
+
+
+def _parsed(data: str) -> Any:
+    """The JSON value, or None while it is incomplete."""
+    try:
+        return json.loads(data) if data.strip() else None
+    except ValueError:
+        return None
+
+
+def _message(error: Any) -> str:
+    if isinstance(error, Mapping):
+        code = error.get("code")
+        said = str(error.get("message") or dict(error))
+        return f"{said} (code {code})" if code is not None else said
+    return str(error)
+
+
+class GrowingText:
+    """The text of a stream whose events hold all text so far, or only what is new.
+
+    SGLang's servers send all of it, or with `--stream-output` increments; an event does not tell
+    which. All of it is assumed until an event does not go on from the text before it.
+
+    Args:
+        increments: true if the server has said that it sends increments.
+    """
+
+    def __init__(self, increments: bool = False) -> None:
+        self.text = ""
+        self._pieces: list[str] = []
+        self._increments = increments
+        self._shown = 0
+
+    def add(self, piece: str, stopped_at: str | None = None) -> str:
+        """Take an event's text; returns what of it can be shown and was not.
+
+        Args:
+            stopped_at: the stop string that the event reports, which may cut earlier text.
+        """
+        self._pieces.append(piece)
+        if not self._increments and not self._goes_on(piece, stopped_at):
+            self._increments = True
+        self.text = "".join(self._pieces) if self._increments else piece
+        # A character that is not complete yet is replaced by the next event.
+        sure = self.text.rstrip("\ufffd")
+        new, self._shown = sure[self._shown :], max(self._shown, len(sure))
+        return new
+
+    def finish(self) -> str:
+        """What is left to show at the end."""
+        return self.text[self._shown :]
+
+    def _goes_on(self, text: str, stopped_at: str | None) -> bool:
+        before = self.text.rstrip("\ufffd")
+        if text.startswith(before):
+            return True
+        cut = before.removeprefix(text) if before.startswith(text) else ""
+        return bool(cut and stopped_at and (stopped_at.startswith(cut) or stopped_at in cut))

@@ -1,0 +1,65 @@
+"""Plans and step results as JSON: for a runner in another process, for a recording, for a replay.
+
+A dataclass becomes an object with its class under `"is"` and the fields that differ from their
+defaults; a tuple becomes a list. Floats come back bit for bit, infinities included.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Any
+
+from sgl_mlx.core import SamplingParams
+from sgl_mlx.runtime.cache.tier import Load, Spill
+from sgl_mlx.runtime.scheduler.plan import Decode, Extend, PicturePart, Plan, Row, StepResult
+from sgl_mlx.runtime.scheduler.sequence import Scores
+
+Message = Plan | StepResult
+
+_CLASSES: dict[str, type[Any]] = {
+    c.__name__: c
+    for c in (Extend, Decode, StepResult, Row, PicturePart, SamplingParams, Scores, Spill, Load)
+}
+
+
+def to_json(message: Message) -> str:
+    """Serialise a plan or a result.
+
+    Raises:
+        TypeError: for a value that is not plain data, such as a callable in a field.
+    """
+    return json.dumps(message, default=_as_object, separators=(",", ":"))
+
+
+def from_json(text: str) -> Message:
+    """Read what `to_json` wrote; equal to the message it was made of.
+
+    Raises:
+        ValueError: for text that is neither a plan nor a result.
+    """
+    message = json.loads(text, object_hook=_from_object)
+    if not isinstance(message, Message):
+        raise ValueError(f"expected a plan or a step result, got {text[:80]!r}")
+    return message
+
+
+def _as_object(value: Any) -> dict[str, Any]:
+    name = type(value).__name__
+    if _CLASSES.get(name) is not type(value):
+        raise TypeError(f"a plan must be plain data, but holds {value!r}")
+    found = ((f.name, f.default, getattr(value, f.name)) for f in fields(value))
+    return {"is": name, **{key: held for key, default, held in found if held != default}}
+
+
+def _from_object(found: dict[str, Any]) -> Any:
+    held = {key: _as_tuple(value) for key, value in found.items()}
+    name = held.get("is")
+    if not isinstance(name, str):  # a dictionary by sequence id, of which one may be called "is"
+        return held
+    del held["is"]
+    return _CLASSES[name](**held)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value

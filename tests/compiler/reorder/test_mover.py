@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+
+from sgl_mlx.compiler.graph.graph import (
+    Call,
+    Fork,
+    Gen,
+    GetForkItem,
+    Graph,
+    Node,
+    RoleBegin,
+    RoleEnd,
+    Select,
+    Text,
+)
+from sgl_mlx.compiler.graph.values import Argument, Constant, Value, Variable, concat
+from sgl_mlx.compiler.passes.merge import merge
+from sgl_mlx.compiler.reorder.mover import by_rules, gain, reorder
+
+DATA = concat("Question: ", Argument("question"), "\n")
+RULES = Constant("Answer in one word. Never guess.")
+MOVED = concat("Answer in one word. Never guess.\nQuestion: ", Argument("question"))
+ASK = Gen(90, 0, Constant("answer"))
+
+
+def _turn(*texts: Value, stream: int = 0, begin: int = 0) -> tuple[Node, ...]:
+    inner = [Text(begin + 1 + i, stream, text) for i, text in enumerate(texts)]
+    end = RoleEnd(begin + 1 + len(inner), stream, "user")
+    return (RoleBegin(begin, stream, "user"), *inner, end)
+
+
+def _texts(graph: Graph) -> list[Value]:
+    return [node.text for node in graph if isinstance(node, Text)]
+
+
+def test_instructions_in_a_text_of_their_own_move_ahead_of_the_argument() -> None:
+    graph = Graph("qa", nodes=(*_turn(DATA, RULES), ASK))
+    after = reorder(graph, by_rules)
+    assert _texts(after) == [MOVED]
+    assert [node.id for node in after] == [0, 2, 3, 90]
+
+
+def test_constant_turns_before_do_not_hinder() -> None:
+    system = (RoleBegin(50, 0, "system"), Text(51, 0, Constant("Hi.")), RoleEnd(52, 0, "system"))
+    graph = Graph("qa", nodes=(*system, *_turn(DATA, RULES), ASK))
+    assert _texts(reorder(graph, by_rules)) == [Constant("Hi."), MOVED]
+
+
+@pytest.mark.parametrize(
+    "between",
+    [Gen(40, 0, Constant("x")), Select(40, 0, Constant("x"), (Constant("a"),)), Fork(40, 0, (0,))],
+    ids=["gen", "select", "fork"],
+)
+def test_nothing_crosses_a_question_or_a_fork(between: Node) -> None:
+    graph = Graph("qa", nodes=(Text(1, 0, DATA), between, *_turn(RULES, begin=10), ASK))
+    assert reorder(graph, by_rules) == graph
+
+
+def test_nothing_crosses_a_role() -> None:
+    graph = Graph("qa", nodes=(*_turn(DATA), *_turn(RULES, begin=10), ASK))
+    assert reorder(graph, by_rules) == graph
+
+
+def test_only_the_first_text_with_an_argument_is_touched() -> None:
+    """What stands behind an argument is shared by no two runs, whatever its order."""
+    graph = Graph("qa", nodes=(*_turn(DATA), *_turn(DATA, RULES, begin=10), ASK))
+    assert reorder(graph, by_rules) == merge(graph)
+
+
+def test_text_that_the_model_continues_keeps_its_end() -> None:
+    graph = Graph("qa", nodes=(Text(1, 0, DATA), Text(2, 0, RULES), ASK))
+    (text,) = _texts(reorder(graph, by_rules))
+    assert text == concat("Answer in one word.\nQuestion: ", Argument("question"), "\nNever guess.")
+
+
+def test_a_nested_program_is_reordered_around_its_variable() -> None:
+    source = Gen(0, 0, Constant("tip"))
+    told = concat("Tip: ", Variable(0, "tip"), "\nExpand the tip into a paragraph.")
+    nodes = (source, Call(1, 1, "expand"), *_turn(told, stream=1, begin=2))
+    (text,) = _texts(reorder(Graph("tips", nodes=nodes), by_rules))
+    assert text == concat("Expand the tip into a paragraph.\nTip: ", Variable(0, "tip"))
+
+
+def test_a_branch_is_reordered_if_all_before_it_is_constant() -> None:
+    def graph(shared: Value) -> Graph:
+        fork = (Text(70, 0, shared), Fork(71, 0, (0,)), GetForkItem(72, 1, 71, 0))
+        return Graph("fork", nodes=(*fork, *_turn(DATA, RULES, stream=1, begin=10)))
+
+    assert _texts(reorder(graph(Constant("Hi.")), by_rules)) == [Constant("Hi."), MOVED]
+    assert reorder(graph(Argument("name")), by_rules) == merge(graph(Argument("name")))
+
+
+def test_text_that_goes_on_from_before_a_fork_is_left_alone() -> None:
+    nodes = (Text(0, 0, Constant("Tell ")), Fork(1, 0, (0,)), GetForkItem(2, 1, 1, 0))
+    graph = Graph("fork", nodes=(*nodes, Text(3, 1, concat("me. ", DATA, RULES)), ASK))
+    assert reorder(graph, by_rules) == graph
+
+
+def test_an_order_that_shares_no_more_is_not_taken() -> None:
+    rules = "Answer in one word. Never guess.\nQuestion: "
+    graph = Graph("qa", nodes=_turn(concat(rules, Argument("question"))))
+    swapped = "Never guess. Answer in one word.\nQuestion: "
+    assert reorder(graph, lambda text, _: text.replace(rules, swapped)) == graph
+
+
+def test_characters_that_stand_for_slots_make_a_text_untouchable() -> None:
+    graph = Graph("qa", nodes=_turn(DATA, Constant("Answer in one word. Never \ue000 guess.")))
+    assert reorder(graph, by_rules) == merge(graph)
+
+
+def test_the_gain_is_counted_over_all_streams() -> None:
+    graph = Graph("qa", nodes=(*_turn(DATA, RULES), ASK))
+    words = gain(graph, reorder(graph, by_rules), lambda text: len(text.split()))
+    assert words == len(str(cast(Constant, RULES).value).split())
