@@ -16,6 +16,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model as load_mlx_folder
 
+from sgl_mlx.blas import load_fast_blas
 from sgl_mlx.cpu_kernels.open import open_cpu_kernels
 from sgl_mlx.errors import CorruptModelError
 from sgl_mlx.models import build, gguf, gguf_config, memory, safetensors_file
@@ -84,6 +85,8 @@ def load(
     kind = _resolve_dtype(dtype)
     target = None if kind is None else getattr(mx, kind)
     chosen_for_cpu = dtype is None and target is not None
+    if chosen_for_cpu:
+        load_fast_blas()  # it was, unless mlx came before sgl_mlx: then this warns
     kernels = open_cpu_kernels() if chosen_for_cpu else None
     file = None if path.is_dir() else GGUFFile(path)
     part = None if mmproj is None else open_part(Path(mmproj).expanduser(), path)
