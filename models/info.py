@@ -9,8 +9,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from sgl_mlx.models import gguf_config, safetensors_file
-from sgl_mlx.models.gguf_file import GGUFFile
+from sgl_mlx.models import safetensors_file
+from sgl_mlx.models.gguf import config as gguf_config
+from sgl_mlx.models.gguf.file import GGUFFile
 from sgl_mlx.models.safetensors_file import WeightEntry
 
 _FLOAT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}

@@ -20,7 +20,7 @@ from sgl_mlx.compiler.passes.check import Order, objections
 from sgl_mlx.compiler.passes.reorder import by_rules, gain, reorder
 from sgl_mlx.compiler.passes.reorder_llm import ByModel
 from sgl_mlx.compiler.values import Argument, Constant, Value, concat, parts_of
-from sgl_mlx.models.gguf_file import GGUFFile
+from sgl_mlx.models.gguf.file import GGUFFile
 from sgl_mlx.models.resolve import embedded_gguf
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.testing import ByteTokenizer
