@@ -14,6 +14,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sgl_mlx.blas import load_fast_blas_before_mlx
 from sgl_mlx.compat.sglang import install_as_sglang
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import (
@@ -126,6 +127,8 @@ __all__ = [
     "user_end",
     "video",
 ]
+
+load_fast_blas_before_mlx()
 
 _LAZY = {
     "Engine": "sgl_mlx.runtime.engine",

@@ -78,7 +78,7 @@ def get_tokenizer(tokenizer_name: str, *_: Any, **__: Any) -> TransformersTokeni
         ModelNotFoundError, TokenizerError: when there is none.
     """
     # here, so that the other helpers load without mlx
-    from sgl_mlx.models.gguf_file import GGUFFile
+    from sgl_mlx.models.gguf.file import GGUFFile
     from sgl_mlx.models.resolve import resolve
 
     path = resolve(tokenizer_name)[1]

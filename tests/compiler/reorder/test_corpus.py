@@ -20,7 +20,7 @@ from sgl_mlx.compiler.graph.graph import Gen, Graph, Node, RoleBegin, RoleEnd, T
 from sgl_mlx.compiler.graph.values import Argument, Constant, Value, concat, parts_of
 from sgl_mlx.compiler.reorder.judge import Order, objections
 from sgl_mlx.compiler.reorder.mover import by_rules, gain, reorder
-from sgl_mlx.models.gguf_file import GGUFFile
+from sgl_mlx.models.gguf.file import GGUFFile
 from sgl_mlx.models.resolve import embedded_gguf
 from sgl_mlx.testing import ByteTokenizer
 from sgl_mlx.tokenizer import Tokenizer
