@@ -7,8 +7,12 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sgl_mlx.compiler.graph.graph import ROOT, Graph, Parameter, Text
-from sgl_mlx.compiler.passes.opening import opening
+from sgl_mlx.compiler.graph.graph import (
+    ROOT,
+    Graph,
+    Parameter,
+)
+from sgl_mlx.compiler.passes.opening import opening, texts_of
 from sgl_mlx.compiler.running.steps import Plan, plan_of, speculative
 from sgl_mlx.compiler.running.unroll import unroll
 from sgl_mlx.compiler.tracing.breaks import NeedsLength
@@ -35,8 +39,7 @@ class Compiled:
         self.whole = graph.broken is None
         self._lists = [p.name for p in graph.parameters if p.kind == "texts"]
         self._plans: dict[tuple[int, ...], Plan] = {}
-        begins = opening(graph, ROOT)
-        self.opening = tuple(node.text for node in begins if isinstance(node, Text))
+        self.opening = tuple(texts_of(opening(graph, ROOT)))
 
     def plan(self, arguments: Arguments) -> Plan:
         """What to do for arguments that fit the graph."""

@@ -112,11 +112,11 @@ def apply(step: Step, stream: Target) -> Asked | None:
     return None
 
 
-_WRITTEN = (ir.ConstantText, ir.Image, ir.Video, ir.RoleBegin, ir.RoleEnd, ir.ExprList)
+_WRITTEN = (ir.Text, ir.Image, ir.Video, ir.RoleBegin, ir.RoleEnd, ir.ExprList)
 
 
 def _write_leaf(leaf: ir.Expr, transcript: Transcript) -> None:
-    if isinstance(leaf, ir.ConstantText):
+    if isinstance(leaf, ir.Text):
         transcript.append(leaf.value)
     elif isinstance(leaf, ir.Image):
         transcript.append_picture(Image(leaf.source))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import ProgramError
@@ -28,8 +28,21 @@ CONSTRAINTS = frozenset({"regex", "json_schema", "dtype", "grammar"})
 Role = Literal["system", "user", "assistant"]
 
 
+class Symbol:
+    """Text that only a run knows. The compiler's symbols stand where an expression holds text."""
+
+    def __add__(self, other: str) -> str:
+        raise NotImplementedError
+
+
 class Expr:
-    """Anything a program may append to its state."""
+    """Anything a program may append to its state.
+
+    Attributes:
+        asks: whether the backend has to answer before the stream goes on.
+    """
+
+    asks: ClassVar[bool] = False
 
     def __add__(self, other: object) -> ExprList:
         return ExprList.of(self, other)
@@ -53,7 +66,7 @@ class ExprList(Expr):
 
 
 @dataclass(frozen=True, repr=False)
-class ConstantText(Expr):
+class Text(Expr):
     value: str
 
     def __repr__(self) -> str:
@@ -64,6 +77,7 @@ class ConstantText(Expr):
 class Gen(Expr):
     """A continuation by the model; `sampling` holds only what the program gave."""
 
+    asks = True
     name: str | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
@@ -73,6 +87,9 @@ class Gen(Expr):
 
 @dataclass(frozen=True, repr=False)
 class Select(Expr):
+    """The likeliest of the choices, appended and kept under `name`."""
+
+    asks = True
     name: str | None
     choices: tuple[str, ...]
     choices_method: ChoicesSamplingMethod
@@ -89,6 +106,7 @@ class Select(Expr):
 class SeparateReasoning(Expr):
     """A `gen` whose reasoning part goes to the variable `<name>_reasoning_content`."""
 
+    asks = True
     gen: Gen
     model_type: str | None = None
 
@@ -98,7 +116,8 @@ class SeparateReasoning(Expr):
 
     @property
     def reasoning_name(self) -> str:
-        return f"{self.gen.name}_reasoning_content"
+        # Added, not formatted: the name may be a Symbol.
+        return ("None" if self.gen.name is None else self.gen.name) + "_reasoning_content"
 
     def __repr__(self) -> str:
         return f"SeparateReasoning(model_type={self.model_type}, name={self.reasoning_name})"
@@ -136,8 +155,12 @@ class VarScopeEnd(Expr):
         return f"VarScopeEnd({self.name})"
 
 
+class Internal(Expr):
+    """A node that no program writes: streams and compiled runs make it."""
+
+
 @dataclass(frozen=True, repr=False)
-class Variable(Expr):
+class Variable(Internal):
     """The text of a variable of another stream, appended when that stream has it."""
 
     name: str
@@ -148,7 +171,7 @@ class Variable(Expr):
 
 
 @dataclass(frozen=True, repr=False)
-class LateText(Expr):
+class LateText(Internal):
     """Text that is put together when its turn comes, and may have to wait for what it needs."""
 
     text: Callable[[], Future[str]]
@@ -158,7 +181,7 @@ class LateText(Expr):
 
 
 @dataclass(frozen=True, repr=False)
-class CommitLazy(Expr):
+class CommitLazy(Internal):
     """The fork hint: compute the text so far before the branches ask for it."""
 
     def __repr__(self) -> str:
@@ -166,7 +189,7 @@ class CommitLazy(Expr):
 
 
 @dataclass(frozen=True, repr=False)
-class FetchAhead(Expr):
+class FetchAhead(Internal):
     """The compiler's hint: have the text so far at hand, for another stream that begins with it."""
 
     def __repr__(self) -> str:
@@ -198,8 +221,8 @@ def as_expr(value: object) -> Expr:
     """
     if isinstance(value, Expr):
         return value
-    if isinstance(value, str):
-        return ConstantText(value)
+    if isinstance(value, (str, Symbol)):
+        return Text(cast(str, value))
     if value is None:
         raise ProgramError(
             "Tried to append None to state. Does a function in the expression lack a return?"
@@ -218,7 +241,7 @@ def leaves(expr: Expr) -> Iterable[Expr]:
 # SGLang's names
 SglExpr = Expr
 SglExprList = ExprList
-SglConstantText = ConstantText
+SglConstantText = Text
 SglGen = Gen
 SglSelect = Select
 SglSeparateReasoning = SeparateReasoning

@@ -22,6 +22,7 @@ from sgl_mlx.lang.ir import (
     RoleEnd,
     Select,
     SeparateReasoning,
+    Symbol,
     Video,
     as_expr,
     leaves,
@@ -147,7 +148,7 @@ def checked_choices(word: str, choices: Any, method: Any) -> tuple[str, ...]:
     """What there is to choose from; raises `ProgramError` as `select`."""
     if choices is None or isinstance(choices, str) or not choices:
         raise ProgramError(f"{word} needs a list of choices, got {choices!r}")
-    if not all(isinstance(choice, str) and choice for choice in choices):
+    if not all(isinstance(choice, (str, Symbol)) and choice for choice in choices):
         raise ProgramError(f"choices of {word} must be non-empty texts: {choices!r}")
     if not isinstance(method, ChoicesSamplingMethod):
         raise ProgramError(

@@ -36,7 +36,7 @@ def test_joining_none_says_so() -> None:
     ("node", "expected"),
     [
         (ir.Gen("x"), "Gen('x')"),
-        (ir.ConstantText("a\n"), "Constant('a\\n')"),
+        (ir.Text("a\n"), "Constant('a\\n')"),
         (ir.RoleBegin("user"), "RoleBegin(user)"),
         (ir.RoleEnd("user"), "RoleEnd(user)"),
         (ir.VarScopeBegin("v"), "VarScopeBegin(v)"),
@@ -61,4 +61,4 @@ def test_nodes_read_as_in_sglang(node: ir.Expr, expected: str) -> None:
 
 def test_nodes_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
-        ir.ConstantText("a").value = "b"  # type: ignore[misc]
+        ir.Text("a").value = "b"  # type: ignore[misc]

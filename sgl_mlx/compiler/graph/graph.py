@@ -9,8 +9,8 @@ program's own `s`), and everything it needs comes before it. There are two kinds
 
 A stream begins with a GetForkItem (a branch) or a Call (a nested program, traced into this graph);
 only stream 0 begins with nothing. Arguments and variables occur inside values
-(`graph/values.py`): the text of a Text node, the names and choices of Gen and Select. All
-else is constant, so a graph knows its prompts up to what only a run can tell.
+(`graph/values.py`), which stand in the language's own expressions where those hold text. All else
+is constant, so a graph knows its prompts up to what only a run can tell.
 
 Passes are functions Graph -> Graph. What they may rely on, and must keep:
 
@@ -27,12 +27,12 @@ Passes are functions Graph -> Graph. What they may rely on, and must keep:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from sgl_mlx.compiler.graph.values import NONE, Value, Variable, walk
-from sgl_mlx.lang.ir import Role
+from sgl_mlx.compiler.graph.values import NONE, Value, Variable, plain, valued, walk
+from sgl_mlx.lang import ir
 
 ROOT = 0
 """The program's own stream."""
@@ -58,39 +58,18 @@ class Node:
     line: Line | None = field(default=None, kw_only=True, compare=False)
 
 
-# -- text ---------------------------------------------------------------------------------------
+# -- the language -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Text(Node):
-    """Text of the program's own: a Constant, an Argument, a Variable, or a Concat of them."""
+class Append(Node):
+    """An expression of the language, appended to the stream; never an `ExprList`.
 
-    text: Value
+    Where the expression holds text (its names, choices, the text itself) there may be a symbol of
+    `graph/values.py` instead; constants are plain.
+    """
 
-
-@dataclass(frozen=True)
-class Gen(Node):
-    """A continuation by the model; `sampling` holds only what the program gave."""
-
-    name: Value
-    sampling: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class SeparateReasoning(Gen):
-    """A `Gen` whose reasoning part goes to the variable `<name>_reasoning_content`."""
-
-    model_type: str | None = None
-
-
-@dataclass(frozen=True)
-class Select(Node):
-    """The likeliest of the choices; `method` is a name in `sgl_mlx.lang.choices`."""
-
-    name: Value
-    choices: tuple[Value, ...]
-    method: str = "token_length_normalized"
-    temperature: float = 0.0
+    expr: ir.Expr
 
 
 @dataclass(frozen=True)
@@ -99,36 +78,6 @@ class Score(Node):
 
     choices: tuple[Value, ...]
     method: str = "token_length_normalized"
-
-
-@dataclass(frozen=True)
-class Image(Node):
-    """An image: a path, constant or an argument."""
-
-    source: Value
-
-
-@dataclass(frozen=True)
-class RoleBegin(Node):
-    role: Role
-
-
-@dataclass(frozen=True)
-class RoleEnd(Node):
-    role: Role
-
-
-# -- variables ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class VarScopeBegin(Node):
-    name: Value
-
-
-@dataclass(frozen=True)
-class VarScopeEnd(Node):
-    name: Value
 
 
 @dataclass(frozen=True)
@@ -330,13 +279,69 @@ def body_of(node: Node) -> tuple[Node, ...]:
     return node.body if isinstance(node, (ForEach, Prefetch)) else ()
 
 
+def appends(node: Node, *kinds: type[ir.Expr]) -> bool:
+    """Tell whether a node appends an expression of one of these classes."""
+    return isinstance(node, Append) and isinstance(node.expr, kinds)
+
+
+def kind_of(node: Node) -> str:
+    """The name under which people see a node: that of its expression, if it appends one."""
+    return type(node.expr if isinstance(node, Append) else node).__name__
+
+
+def asks(node: Node) -> bool:
+    """Tell whether the backend has to answer a node before its stream goes on."""
+    return isinstance(node, Score) or (isinstance(node, Append) and node.expr.asks)
+
+
+def text_of(node: Node) -> Value | None:
+    """The text that a node appends; None if it appends none, or something else."""
+    if isinstance(node, Append) and isinstance(node.expr, ir.Text):
+        return valued(node.expr.value)
+    return None
+
+
+def text_node(id: int, stream: int, text: Value, line: Line | None = None) -> Append:
+    """A node that appends a text."""
+    return Append(id, stream, ir.Text(plain(text)), line=line)
+
+
+def with_text(node: Node, text: Value) -> Append:
+    """The same node with another text."""
+    return text_node(node.id, node.stream, text, node.line)
+
+
 def values_of(node: Node) -> Iterator[Value]:
     """The values that stand in a node's own fields, each with all it is made of."""
     for each in fields(node):
-        content = getattr(node, each.name)
-        for value in content if isinstance(content, tuple) else (content,):
-            if isinstance(value, Value):
-                yield from walk(value)
+        yield from _values_in(getattr(node, each.name))
+
+
+def _values_in(content: object) -> Iterator[Value]:
+    if isinstance(content, Value):
+        yield from walk(content)
+    elif isinstance(content, tuple):
+        for item in content:
+            yield from _values_in(item)
+    elif isinstance(content, ir.Expr):
+        for each in fields(content):  # type: ignore[arg-type]
+            yield from _values_in(getattr(content, each.name))
+
+
+def map_values(content: Any, change: Callable[[Value], Value]) -> Any:
+    """What a field holds, with every outermost value in it changed."""
+    if isinstance(content, Value):
+        return change(content)
+    if isinstance(content, tuple):
+        return tuple([map_values(item, change) for item in content])
+    if isinstance(content, ir.Expr):
+        held = {f.name: getattr(content, f.name) for f in fields(content)}  # type: ignore[arg-type]
+
+        def plainly(value: Value) -> Any:
+            return plain(change(value))
+
+        return replace(content, **{k: map_values(v, plainly) for k, v in held.items()})  # type: ignore[type-var]
+    return content
 
 
 def sources_of(node: Node) -> tuple[int, ...]:

@@ -19,14 +19,24 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from sgl_mlx.compiler.graph import graph as graphs
 from sgl_mlx.compiler.graph import values
+from sgl_mlx.compiler.graph.choice_methods import CHOICES_METHODS
 from sgl_mlx.compiler.graph.graph import Graph, Line, Node, Parameter
 from sgl_mlx.compiler.graph.validate import check
 from sgl_mlx.compiler.graph.values import Value
 from sgl_mlx.errors import GraphError
+from sgl_mlx.lang import choices, ir
+from sgl_mlx.lang.choices import ChoicesSamplingMethod
 
 FORMAT = "sgl-mlx graph"
-VERSION = 1
+VERSION = 2
 _DEEPEST = 200
+_WORDS: Mapping[str, type] = {
+    kind.__name__: kind
+    for kind in vars(ir).values()
+    if isinstance(kind, type) and issubclass(kind, ir.Expr) and is_dataclass(kind)
+    if kind is not ir.ExprList and not issubclass(kind, ir.Internal)
+}
+"""The expressions of the language that a graph may append."""
 _CLASSES: Mapping[str, type] = {
     kind.__name__: kind
     for module in (values, graphs)
@@ -60,19 +70,24 @@ def loads(text: str) -> Graph:
         raise GraphError(f"this is no compiled program: it is no JSON ({error})") from None
     if not isinstance(whole, dict) or whole.get("format") != FORMAT:
         raise GraphError(f'this is no compiled program: its "format" is not {FORMAT!r}')
-    version = whole.get("version")
-    if type(version) is not int or version < 1:
-        raise GraphError(f"a compiled program has a version, this one has {version!r}")
-    if version > VERSION:
-        raise GraphError(
-            f"this compiled program is of version {version}; this sgl-mlx reads up to {VERSION}: "
-            "compile the program again, or update sgl-mlx"
-        )
+    _check_version(whole)
     content = whole.get("graph")
     if whole.get("sha256") != _digest(content):
         raise GraphError("this compiled program was changed or damaged: its checksum is wrong")
     made: Graph = _read(Graph, content, "graph")
     return check(made)
+
+
+def _check_version(whole: Mapping[str, Any]) -> None:
+    version = whole.get("version")
+    if type(version) is not int or version < 1:
+        raise GraphError(f"a compiled program has a version, this one has {version!r}")
+    if version != VERSION:
+        advice = "compile the program again" + (", or update sgl-mlx" if version > VERSION else "")
+        raise GraphError(
+            f"this compiled program is of version {version}; this sgl-mlx reads version {VERSION}: "
+            + advice
+        )
 
 
 def save(graph: Graph, path: str | Path) -> None:
@@ -116,8 +131,17 @@ def _encoded(thing: Any) -> Any:
 
 
 def _field(thing: Any) -> Any:
-    """A tuple that a class declares is a list: it needs no mark."""
+    """Encode a field: a tuple that a class declares is a list and needs no mark."""
+    if isinstance(thing, ChoicesSamplingMethod):
+        return _method_name(thing)
     return list(map(_field, thing)) if isinstance(thing, tuple) else _encoded(thing)
+
+
+def _method_name(method: ChoicesSamplingMethod) -> str:
+    for name, known in CHOICES_METHODS.items():
+        if known is method:
+            return name
+    raise GraphError(f"{method!r} cannot be written to a file: it is a method of the program's own")
 
 
 def _plain(thing: Any) -> Any:
@@ -150,7 +174,7 @@ def _read(kind: Any, content: Any, where: str) -> Any:
         return _read_union(get_args(kind), content, where)
     if origin is tuple:
         return _read_tuple(get_args(kind), content, where)
-    if is_dataclass(kind):
+    if is_dataclass(kind) or kind is ir.Expr:
         return _read_object(kind, content, where)
     return _SIMPLE.get(kind, _read_plain)(kind, content, where)
 
@@ -180,7 +204,8 @@ def _read_tuple(kinds: tuple[Any, ...], content: Any, where: str) -> Any:
 def _read_object(kind: Any, content: Any, where: str) -> Any:
     if not isinstance(content, dict):
         return _wrong(where, kind, content)
-    chosen: Any = _CLASSES.get(str(content.get("is")))
+    known = _WORDS if issubclass(kind, ir.Expr) else _CLASSES
+    chosen: Any = known.get(str(content.get("is")))
     if chosen is None or not issubclass(chosen, kind):
         return _wrong(where, kind, content.get("is"))
     hints = _hints(chosen)
@@ -198,11 +223,25 @@ def _read_object(kind: Any, content: Any, where: str) -> Any:
 
 @cache
 def _hints(kind: Any) -> dict[str, Any]:
-    known = vars(graphs) | vars(values)
     own = {field.name for field in fields(kind)}
-    hints = get_type_hints(kind, known)
+    if issubclass(kind, ir.Expr):
+        hints = get_type_hints(kind, vars(ir) | vars(choices))
+        hints = {name: _or_symbol(hint) for name, hint in hints.items()}
+    else:
+        hints = get_type_hints(kind, vars(graphs) | vars(values))
     # What may be any plain data is written as a mark; see `_plain`.
     return {name: _PLAIN_FIELDS.get((kind, name), hints[name]) for name in own}
+
+
+def _or_symbol(hint: Any) -> Any:
+    """The annotation of an expression's field, with a symbol allowed where there is text."""
+    if hint in (str, Any):
+        return str | values.SymbolicText
+    if get_origin(hint) in (Union, types.UnionType):
+        return Union[tuple(map(_or_symbol, get_args(hint)))]  # noqa: UP007
+    if get_origin(hint) is tuple:
+        return tuple[tuple(a if a is ... else _or_symbol(a) for a in get_args(hint))]  # type: ignore[misc]
+    return hint
 
 
 def _read_exact(kind: type, content: Any, where: str) -> Any:
@@ -233,6 +272,12 @@ def _read_mapping(kind: Any, content: Any, where: str) -> Any:
     return read if isinstance(read, dict) else _wrong(where, dict, content)
 
 
+def _read_method(kind: Any, content: Any, where: str) -> ChoicesSamplingMethod:
+    if not isinstance(content, str) or content not in CHOICES_METHODS:
+        raise GraphError(f"{where}: unknown choice method {content!r}")
+    return CHOICES_METHODS[content]
+
+
 def _wrong(where: str, kind: Any, content: Any) -> Any:
     expected = getattr(kind, "__name__", str(kind))
     raise GraphError(f"{where}: expected {expected}, got {str(content)[:60]!r}")
@@ -241,8 +286,9 @@ def _wrong(where: str, kind: Any, content: Any) -> Any:
 _SIMPLE: Mapping[Any, Callable[[Any, Any, str], Any]] = {
     **dict.fromkeys((str, int, float, bool), _read_exact),
     Mapping: _read_mapping,
+    ChoicesSamplingMethod: _read_method,
 }
 _PLAIN_FIELDS: Mapping[tuple[type, str], Any] = {
     **{(Parameter, name): object for name in ("value", "default")},
-    **{(graphs.__dict__[k], "sampling"): Mapping for k in ("Gen", "SeparateReasoning", "Call")},
+    **{(kind, "sampling"): Mapping for kind in (ir.Gen, graphs.Call)},
 }

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
+from sgl_mlx.compiler.graph.choice_methods import CHOICES_METHODS
 from sgl_mlx.compiler.graph.graph import (
     ROOT,
     Call,
@@ -15,6 +16,7 @@ from sgl_mlx.compiler.graph.graph import (
     Node,
     Parameter,
     body_of,
+    kind_of,
 )
 from sgl_mlx.compiler.graph.values import (
     NONE,
@@ -33,7 +35,9 @@ from sgl_mlx.compiler.graph.values import (
     TupleOf,
     Value,
     Variable,
+    valued,
 )
+from sgl_mlx.lang import ir
 
 _LONGEST = 60
 
@@ -77,24 +81,30 @@ def _named(value: Value) -> str:
 
 def label(node: Node, longest: int = _LONGEST) -> str:
     """A node in one line: its kind, and what is in it."""
-    shown = [
-        _shown(field.name, getattr(node, field.name), longest)
-        for field in fields(node)
-        if field.name not in ("id", "stream", "line", "body")
-    ]
-    return " ".join([type(node).__name__, *filter(None, shown)])
+    return " ".join([kind_of(node), *_fields(node, longest)])
+
+
+def _fields(thing: Any, longest: int) -> Iterator[str]:
+    for field in fields(thing):
+        content = getattr(thing, field.name)
+        if isinstance(content, ir.Expr):
+            yield from _fields(content, longest)
+        elif field.name not in ("id", "stream", "line", "body"):
+            yield from filter(None, [_shown(field.name, content, longest)])
 
 
 def _shown(name: str, content: Any, longest: int) -> str:
     if name == "sampling":
         return " ".join(f"{k}={_cut(repr(v), longest)}" for k, v in content.items())
-    if isinstance(content, tuple) and content and isinstance(content[0], Value):
-        return "[" + ", ".join(map(written, content)) + "]"
+    if name == "choices":
+        return "[" + ", ".join(written(valued(choice)) for choice in content) + "]"
+    if name == "choices_method":
+        return next((k for k, known in CHOICES_METHODS.items() if known is content), "")
     if content == NONE or content is None or (name == "offsets" and not any(content)):
         return f"{len(content)} branches" if name == "offsets" else ""
-    if isinstance(content, Value):
-        text = written(content)
-        return _cut(repr(text) if name in ("text", "value") else text, longest)
+    if isinstance(content, Value) or name == "value":
+        text = written(valued(content))
+        return _cut(repr(text) if name == "value" else text, longest)
     if name in ("fork", "temperature"):
         return f"%{content}" if name == "fork" else ""
     return _cut(str(content), longest)
@@ -175,7 +185,7 @@ def dot(graph: Graph) -> str:
 def _dot_node(node: Node) -> str:
     text = label(node)
     text = "\n".join([text, *(f"  {label(inner)}" for inner in body_of(node))])
-    colour = COLOURS.get(type(node).__name__)
+    colour = COLOURS.get(kind_of(node))
     filled = f", fillcolor={_quoted(colour)}" if colour else ""
     where = f", tooltip={_quoted(f'line {node.line.number}')}" if node.line else ""
     return f"n{node.id} [label={_quoted(text)}{filled}{where}];"

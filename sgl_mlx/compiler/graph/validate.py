@@ -8,23 +8,19 @@ from typing import Any
 from sgl_mlx.compiler.graph.choice_methods import CHOICES_METHODS
 from sgl_mlx.compiler.graph.graph import (
     ROOT,
+    Append,
     Break,
     Call,
     ForEach,
     Fork,
-    Gen,
     GetForkItem,
     Graph,
     Join,
     Node,
     Prefetch,
-    RoleBegin,
-    RoleEnd,
     Score,
-    Select,
-    SeparateReasoning,
-    Text,
-    VarScopeBegin,
+    appends,
+    kind_of,
     sources_of,
     values_of,
 )
@@ -44,10 +40,11 @@ from sgl_mlx.compiler.graph.values import (
 )
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import GraphError, InvalidParamsError
+from sgl_mlx.lang import ir
+from sgl_mlx.lang.interpreter import names_of
 
-_IN_HINTS = (Text, RoleBegin, RoleEnd)
+_IN_HINTS = (ir.Text, ir.RoleBegin, ir.RoleEnd)
 _STARTS = (Call, GetForkItem)
-_VARIABLES = (Gen, Select, VarScopeBegin, Score)
 
 
 def check(graph: Graph) -> Graph:
@@ -80,11 +77,11 @@ class _Check:
         self._values(walk(self._graph.result), (), "the result")
         for source in self._graph.reads:
             inner = {each.id: each for each in self._graph.all_nodes()}
-            if not isinstance(inner.get(source), _VARIABLES):
+            if not _variables(inner.get(source)):
                 raise GraphError(f"the program reads node {source}, which gives no variable")
 
     def _node(self, node: Node, loops: tuple[int, ...]) -> None:
-        where = f"node {node.id} ({type(node).__name__})"
+        where = f"node {node.id} ({kind_of(node)})"
         if node.id in self._seen or node.id < 0:
             raise GraphError(f"{where}: its id is negative or not its own")
         if isinstance(node, _STARTS) and node.stream in self._streams:
@@ -109,15 +106,17 @@ class _Check:
                 del self._seen[inner.id]
                 self._seen[inner.id] = Node(inner.id, inner.stream)
         if isinstance(node, Prefetch):
-            if not all(isinstance(inner, _IN_HINTS) for inner in node.body) or sources_of(node):
+            if not all(appends(inner, *_IN_HINTS) for inner in node.body) or sources_of(node):
                 raise GraphError(f"{where}: a hint holds text and roles only, and no variable")
             for inner in node.body:
                 self._node(inner, loops)
 
     def _own_fields(self, node: Node, where: str) -> None:
-        if isinstance(node, (Select, Score)):
-            _check_choices(node, where)
-        if isinstance(node, (Gen, Call)):
+        if isinstance(node, Append):
+            _check_expr(node.expr, where)
+        if isinstance(node, Score) and (node.method not in CHOICES_METHODS or not node.choices):
+            raise GraphError(f"{where}: no choices, or an unknown method {node.method!r}")
+        if isinstance(node, Call):
             _check_sampling(node.sampling, where)
         if isinstance(node, Fork):
             self._branches[node.id] = {}
@@ -159,8 +158,7 @@ class _Check:
             case LoopItem(loop) | LoopIndex(loop, _):
                 return loop in loops
             case Variable(source, _, reasoning):
-                kind = SeparateReasoning if reasoning else _VARIABLES
-                return isinstance(self._seen.get(source), kind)
+                return _variables(self._seen.get(source)) > reasoning
             case Method(name, _, _):
                 return name in TEXT_METHODS
             case StateOf(stream):
@@ -168,9 +166,19 @@ class _Check:
         return True
 
 
-def _check_choices(node: Select | Score, where: str) -> None:
-    if node.method not in CHOICES_METHODS or not node.choices:
-        raise GraphError(f"{where}: no choices, or an unknown method {node.method!r}")
+def _variables(node: Node | None) -> int:
+    """How many variables the node gives values to."""
+    if isinstance(node, Append):
+        return len(names_of(node.expr))
+    return int(isinstance(node, Score))
+
+
+def _check_expr(expr: ir.Expr, where: str) -> None:
+    if isinstance(expr, ir.Select) and not expr.choices:
+        raise GraphError(f"{where}: no choices")
+    generator = expr.gen if isinstance(expr, ir.SeparateReasoning) else expr
+    if isinstance(generator, ir.Gen):
+        _check_sampling(generator.sampling, where)
 
 
 def _check_sampling(sampling: Mapping[str, Any], where: str) -> None:

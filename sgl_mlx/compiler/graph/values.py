@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Any
+
+from sgl_mlx.lang.ir import Symbol
 
 TEXT_METHODS = frozenset({"capitalize", "casefold", "lower", "lstrip", "removeprefix"}) | frozenset(
     {"removesuffix", "replace", "rstrip", "strip", "swapcase", "title", "upper"}
@@ -23,15 +26,22 @@ class Constant:
     value: str | int | float | bool | None
 
 
+class TextSymbol(Symbol):
+    """A text that only a run knows: it may stand in the fields of a language's expression."""
+
+    def __add__(self, other: str) -> Any:
+        return plain(concat(self, other))  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True)
-class Argument:
+class Argument(TextSymbol):
     """A text argument of the program."""
 
     name: str
 
 
 @dataclass(frozen=True)
-class Element:
+class Element(TextSymbol):
     """One text of an argument that is a list of texts."""
 
     argument: str
@@ -39,7 +49,7 @@ class Element:
 
 
 @dataclass(frozen=True)
-class LoopItem:
+class LoopItem(TextSymbol):
     """The text that a `ForEach` (by its node's id) is at."""
 
     loop: int
@@ -54,7 +64,7 @@ class LoopIndex:
 
 
 @dataclass(frozen=True)
-class Variable:
+class Variable(TextSymbol):
     """The text that the node `source` gave to the variable `name`.
 
     The source is a Gen, a Select, a SeparateReasoning (which gives values to two variables, and
@@ -67,14 +77,14 @@ class Variable:
 
 
 @dataclass(frozen=True)
-class Concat:
+class Concat(TextSymbol):
     """Texts one after another; see `concat`."""
 
     parts: tuple[Value, ...]
 
 
 @dataclass(frozen=True)
-class Joined:
+class Joined(TextSymbol):
     """`separator.join(argument)`, of an argument that is a list of texts."""
 
     separator: str
@@ -82,7 +92,7 @@ class Joined:
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(TextSymbol):
     """A method of `TEXT_METHODS`, called on a text with constant arguments."""
 
     name: str
@@ -138,6 +148,9 @@ Value = (
     | StateOf
 )
 
+SymbolicText = Argument | Element | LoopItem | Variable | Concat | Joined | Method
+"""The values that are text of a run."""
+
 EMPTY = Constant("")
 NONE = Constant(None)
 
@@ -162,6 +175,16 @@ def _flattened(parts: tuple[Value | str, ...]) -> Iterator[Value]:
             yield from part.parts
         else:
             yield Constant(part) if isinstance(part, str) else part
+
+
+def plain(value: Value) -> Any:
+    """The form in which an expression of the language holds a value: a constant is itself."""
+    return value.value if isinstance(value, Constant) else value
+
+
+def valued(content: Any) -> Value:
+    """The value of what an expression of the language holds; the reverse of `plain`."""
+    return content if isinstance(content, Value) else Constant(content)
 
 
 def parts_of(text: Value) -> tuple[Value, ...]:

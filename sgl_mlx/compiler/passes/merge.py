@@ -11,20 +11,20 @@ from dataclasses import replace
 from sgl_mlx.compiler.graph.graph import (
     Call,
     ForEach,
-    Gen,
     GetForkItem,
     Graph,
     Join,
     Node,
     Prefetch,
-    RoleEnd,
-    Select,
-    Text,
+    appends,
     body_of,
+    text_of,
+    with_text,
 )
 from sgl_mlx.compiler.graph.values import EMPTY, concat
+from sgl_mlx.lang import ir
 
-_CLOSED = (Call, Gen, RoleEnd, Select)
+_CLOSED = (ir.Gen, ir.SeparateReasoning, ir.Select, ir.RoleEnd)
 """After these an empty text does nothing. At the beginning of a turn it does: what the template
 leaves to the model there (`Opening.owed`) is then written by the program."""
 
@@ -43,11 +43,13 @@ def _merged(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
         if isinstance(node, (ForEach, Prefetch)):
             node = replace(node, body=_merged(node.body))
         before = last.get(node.stream)
-        if isinstance(node, Text):
-            if isinstance(before, Text):
+        text = text_of(node)
+        if text is not None:
+            begun = text_of(before) if before else None
+            if before and begun is not None:
                 del merged[before.id]
-                node = replace(node, text=concat(before.text, node.text), line=before.line)
-            elif node.text == EMPTY and isinstance(before, _CLOSED):
+                node = replace(with_text(node, concat(begun, text)), line=before.line)
+            elif text == EMPTY and before and _closed(before):
                 continue
         merged[node.id] = node
         if isinstance(node, GetForkItem):
@@ -58,3 +60,7 @@ def _merged(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
             streams = (node.stream, *(inner.stream for inner in body_of(node)))
             last.update(dict.fromkeys(streams, node))
     return tuple(merged.values())
+
+
+def _closed(node: Node) -> bool:
+    return isinstance(node, Call) or appends(node, *_CLOSED)

@@ -12,12 +12,10 @@ from sgl_mlx.compiler.graph.graph import (
     Graph,
     Node,
     Prefetch,
-    RoleBegin,
-    RoleEnd,
     Sync,
-    Text,
-    VarScopeBegin,
-    VarScopeEnd,
+    appends,
+    text_of,
+    with_text,
 )
 from sgl_mlx.compiler.graph.values import (
     EMPTY,
@@ -32,11 +30,12 @@ from sgl_mlx.compiler.graph.values import (
     parts_of,
     walk,
 )
+from sgl_mlx.lang import ir
 
 MIN_LENGTH = 64
 """Characters: fewer are computed as fast as they are fetched, or asked for."""
 
-_SILENT = (Fork, Prefetch, Sync, VarScopeBegin, VarScopeEnd)
+_SILENT = (Fork, Prefetch, Sync)
 """Nodes that write nothing and ask nothing, as far as their own stream's text goes."""
 _GIVEN = (Argument, Element, Joined)
 """Values that a run has from the start."""
@@ -58,8 +57,7 @@ def constant_opening(graph: Graph, stream: int) -> tuple[Node, ...]:
 
 def is_worth_it(body: tuple[Node, ...]) -> bool:
     """Tell whether an opening is long, or holds an argument, so that a run decides its length."""
-    texts = (node.text for node in body if isinstance(node, Text))
-    return not all(map(is_spelt, texts)) or len(text_of(body)) >= MIN_LENGTH
+    return not all(map(is_spelt, texts_of(body))) or len(constant_text(body)) >= MIN_LENGTH
 
 
 def copied(body: tuple[Node, ...], id: int, stream: int) -> tuple[Node, ...]:
@@ -67,10 +65,15 @@ def copied(body: tuple[Node, ...], id: int, stream: int) -> tuple[Node, ...]:
     return tuple(replace(node, id=id + at, stream=stream) for at, node in enumerate(body))
 
 
-def text_of(nodes: tuple[Node, ...]) -> str:
+def constant_text(nodes: tuple[Node, ...]) -> str:
     """The constant texts of some nodes, one after another, without what roles add."""
-    values = (part for node in nodes if isinstance(node, Text) for part in parts_of(node.text))
+    values = (part for text in texts_of(nodes) for part in parts_of(text))
     return "".join(str(value.value) for value in values if isinstance(value, Constant))
+
+
+def texts_of(nodes: Iterable[Node]) -> Iterator[Value]:
+    """The texts that some nodes append, in order."""
+    return (text for node in nodes if (text := text_of(node)) is not None)
 
 
 def is_spelt(text: Value) -> bool:
@@ -97,21 +100,20 @@ def written(graph: Graph, stream: int) -> Iterator[Node]:
     yield from nodes[1:] if began else nodes
 
 
-def _known(
-    nodes: Iterable[Node], known: tuple[type[Value], ...]
-) -> Iterator[Text | RoleBegin | RoleEnd]:
+def _known(nodes: Iterable[Node], known: tuple[type[Value], ...]) -> Iterator[Node]:
     for node in nodes:
-        if isinstance(node, (RoleBegin, RoleEnd)):
+        text = text_of(node)
+        if appends(node, ir.RoleBegin, ir.RoleEnd):
             yield node
-        elif isinstance(node, Text):
-            text = _known_parts(node.text, known)
-            if text == node.text:
+        elif text is not None:
+            begins = _known_parts(text, known)
+            if begins == text:
                 yield node
                 continue
-            if text != EMPTY:
-                yield replace(node, text=text)
+            if begins != EMPTY:
+                yield with_text(node, begins)
             return
-        elif not isinstance(node, _SILENT):
+        elif not (isinstance(node, _SILENT) or appends(node, ir.VarScopeBegin, ir.VarScopeEnd)):
             return
 
 

@@ -17,15 +17,14 @@ from sgl_mlx.compiler.graph.graph import (
     Break,
     ForEach,
     Fork,
-    Gen,
     GetForkItem,
     Graph,
     Join,
     Node,
     Score,
-    Select,
     SetVariable,
     Sync,
+    asks,
     body_of,
 )
 
@@ -81,4 +80,4 @@ def _waits(node: Node) -> bool:
 def _asks(node: Node) -> int:
     if isinstance(node, ForEach):
         return sum(map(_asks, node.body))
-    return int(isinstance(node, (Gen, Select, Score)))
+    return int(asks(node))

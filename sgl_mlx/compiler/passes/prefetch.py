@@ -10,12 +10,10 @@ from __future__ import annotations
 from sgl_mlx.compiler.graph.graph import (
     Call,
     ForEach,
-    Gen,
     Graph,
     Node,
     Prefetch,
-    Score,
-    Select,
+    asks,
 )
 from sgl_mlx.compiler.passes.opening import copied, is_worth_it, opening
 
@@ -64,4 +62,4 @@ def _ancestors(graph: Graph, ids: set[int]) -> set[int]:
 
 def _asks(node: Node) -> bool:
     inner = node.body if isinstance(node, ForEach) else ()
-    return isinstance(node, (Gen, Select, Score)) or any(map(_asks, inner))
+    return asks(node) or any(map(_asks, inner))

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sgl_mlx.compiler.graph.graph import Graph, Node, RoleBegin, RoleEnd, Text
-from sgl_mlx.compiler.passes.opening import constant_opening, text_of
+from sgl_mlx.compiler.graph.graph import (
+    Append,
+    Graph,
+    Node,
+)
+from sgl_mlx.compiler.passes.opening import constant_opening, constant_text
 from sgl_mlx.core import Prompt, prompt_text
+from sgl_mlx.lang import ir
 from sgl_mlx.lang.templates.turns import TurnWriter
 from sgl_mlx.lang.transcript import Transcript
 
@@ -38,12 +43,13 @@ def written_prompt(nodes: Sequence[Node], writer: Callable[[], TurnWriter]) -> P
     """What constant texts and roles make as a prompt, from nothing."""
     transcript = Transcript(writer)
     for node in nodes:
-        if isinstance(node, RoleBegin):
-            transcript.begin(node.role)
-        elif isinstance(node, RoleEnd):
+        expr = node.expr if isinstance(node, Append) else None
+        if isinstance(expr, ir.RoleBegin):
+            transcript.begin(expr.role)
+        elif isinstance(expr, ir.RoleEnd):
             transcript.end()
-        elif isinstance(node, Text):
-            transcript.append(text_of((node,)))
+        elif isinstance(expr, ir.Text):
+            transcript.append(constant_text((node,)))
     return transcript.prompt()
 
 

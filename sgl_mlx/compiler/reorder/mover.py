@@ -9,14 +9,20 @@ is the most there is to gain: no other order that passes has more words before t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
-from sgl_mlx.compiler.graph.graph import Graph, Node, RoleBegin, RoleEnd, Text
+from sgl_mlx.compiler.graph.graph import (
+    Graph,
+    Node,
+    appends,
+    text_of,
+    with_text,
+)
 from sgl_mlx.compiler.graph.values import Constant, Value, concat, parts_of
 from sgl_mlx.compiler.passes.merge import merge
-from sgl_mlx.compiler.passes.opening import constant_opening, is_spelt, text_of, written
+from sgl_mlx.compiler.passes.opening import constant_opening, constant_text, is_spelt, written
 from sgl_mlx.compiler.reorder.judge import Order, objections
 from sgl_mlx.compiler.reorder.sentences import FIRST_SLOT, LAST_SLOT, SLOT
+from sgl_mlx.lang import ir
 
 CountTokens = Callable[[str], int]
 
@@ -26,8 +32,9 @@ def reorder(graph: Graph) -> Graph:
     graph = merge(graph)
     for stream in graph.streams:
         node = _first_open(graph, stream)
-        if node:
-            better = replace(node, text=_reordered(node.text, _continued(graph, node)))
+        text = text_of(node) if node else None
+        if node and text is not None:
+            better = with_text(node, _reordered(text, _continued(graph, node)))
             graph = graph.with_nodes(better if each.id == node.id else each for each in graph)
     return graph
 
@@ -52,7 +59,9 @@ def gain(before: Graph, after: Graph, count: CountTokens) -> int:
     """By how many tokens the constant beginnings of all streams have grown."""
 
     def total(graph: Graph) -> int:
-        return sum(count(text_of(constant_opening(graph, stream))) for stream in graph.streams)
+        return sum(
+            count(constant_text(constant_opening(graph, stream))) for stream in graph.streams
+        )
 
     return total(after) - total(before)
 
@@ -77,26 +86,27 @@ def _constant_length(text: str) -> int:
 # -- the text to be considered ----------------------------------------------------------------
 
 
-def _first_open(graph: Graph, stream: int) -> Text | None:
+def _first_open(graph: Graph, stream: int) -> Node | None:
     """The text in which a stream ceases to be constant; None if it does so in another way.
 
     Nor is it looked for behind a text that it goes on with, such as one from before a fork.
     """
     before: Node | None = None
     for node in written(graph, stream):
-        if isinstance(node, Text) and not is_spelt(node.text):
-            own = node.stream == stream and not isinstance(before, Text)
+        text = text_of(node)
+        if text is not None and not is_spelt(text):
+            own = node.stream == stream and not (before and appends(before, ir.Text))
             return node if own else None
-        if not isinstance(node, (Text, RoleBegin, RoleEnd)):
+        if not appends(node, ir.Text, ir.RoleBegin, ir.RoleEnd):
             return None
         before = node
     return None
 
 
-def _continued(graph: Graph, last: Text) -> bool:
+def _continued(graph: Graph, last: Node) -> bool:
     nodes = graph.nodes_of(last.stream)
     following = nodes[nodes.index(last) + 1 :]
-    return not (following and isinstance(following[0], RoleEnd))
+    return not (following and appends(following[0], ir.RoleEnd))
 
 
 # -- text and values ----------------------------------------------------------------------------

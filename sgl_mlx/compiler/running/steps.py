@@ -6,43 +6,35 @@ variables allow, and nodes that only submit are handed to their stream in one go
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from typing import Any
 
-from sgl_mlx.compiler.graph.choice_methods import CHOICES_METHODS
 from sgl_mlx.compiler.graph.graph import (
+    Append,
     Break,
     Call,
-    Gen,
     GetForkItem,
     Graph,
-    Image,
     Join,
     Line,
     Node,
     Prefetch,
     Return,
-    RoleBegin,
-    RoleEnd,
-    Select,
-    SeparateReasoning,
-    Text,
-    VarScopeBegin,
-    VarScopeEnd,
+    appends,
+    map_values,
     sources_of,
+    text_of,
     values_of,
 )
-from sgl_mlx.compiler.graph.values import NONE, Constant, Value, Variable, concat, parts_of
+from sgl_mlx.compiler.graph.values import NONE, Value, Variable, concat, parts_of, plain, valued
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.lang import interpreter, ir
 from sgl_mlx.lang.site import Site
 
-SUBMITS = (Text, Gen, Select, Image, RoleBegin, RoleEnd, VarScopeBegin, VarScopeEnd)
-"""What only submits; everything else does something when its turn comes."""
-
+_ROLES = (ir.RoleBegin, ir.RoleEnd)
 
 Known = Callable[[Value], Any]
 """Gives values their meaning in a run."""
@@ -146,7 +138,7 @@ def speculative(graph: Graph) -> Graph:
 
 def _steps(nodes: list[Node]) -> Iterator[Step]:
     def run(node: Node) -> tuple[bool, int]:
-        return isinstance(node, SUBMITS), node.stream
+        return isinstance(node, Append), node.stream
 
     for (submits, stream), group in groupby(nodes, run):
         if submits:
@@ -157,59 +149,47 @@ def _steps(nodes: list[Node]) -> Iterator[Step]:
 
 
 def _parts(nodes: Iterable[Node]) -> Iterator[Part]:
-    def kind(node: Node) -> int:
+    def kind(node: Append) -> int:
         # Neighbours of one kind are one step; nodes that ask, or wait, are steps of their own.
-        if isinstance(node, (RoleBegin, RoleEnd)):
-            return 0
-        return node.id + 1 if not isinstance(node, Text) or any(variables_in(node.text)) else 0
+        text = text_of(node)
+        alone = any(variables_in(text)) if text is not None else not appends(node, *_ROLES)
+        return node.id + 1 if alone else 0
 
-    for alone, group in groupby(nodes, kind):
+    for alone, group in groupby((n for n in nodes if isinstance(n, Append)), kind):
         together = list(group)
         yield _part(together[0]) if alone else _written(together)
 
 
-def _written(nodes: list[Node]) -> Part:
+def _written(nodes: list[Append]) -> Part:
     """Text and roles that need nothing but the arguments, as one step."""
     site = site_of(nodes[0].line)
-    pieces: list[Value | ir.Expr] = []
+    exprs: list[ir.Expr] = []
     for node in nodes:
-        if not isinstance(node, Text):
-            pieces.append(_plain_node(node))
-        elif pieces and isinstance(pieces[-1], Value):
-            pieces[-1] = concat(pieces[-1], node.text)
+        last = exprs[-1] if exprs else None
+        if isinstance(last, ir.Text) and isinstance(node.expr, ir.Text):
+            exprs[-1] = ir.Text(plain(concat(valued(last.value), valued(node.expr.value))))
         else:
-            pieces.append(node.text)
-    if any(isinstance(piece, Value) and not isinstance(piece, Constant) for piece in pieces):
-        return Part(nodes[0].id, site, make=partial(_put_together, tuple(pieces)))
-    return Part(nodes[0].id, site, ready=_put_together(tuple(pieces), _constant))
+            exprs.append(node.expr)
+    if any(map(any, map(values_of, nodes))):
+        return Part(nodes[0].id, site, make=partial(_put_together, tuple(exprs)))
+    return Part(nodes[0].id, site, ready=_put_together(tuple(exprs), lambda value: value))
 
 
-def _plain_node(node: Node) -> ir.Expr:
-    make, _ = _MAKERS[type(node)]
-    return make(node, _constant)
+def _put_together(exprs: tuple[ir.Expr, ...], known: Known) -> ir.Expr:
+    made = tuple([map_values(expr, known) for expr in exprs])
+    return made[0] if len(made) == 1 else ir.ExprList(made)
 
 
-def _put_together(pieces: tuple[Value | ir.Expr, ...], known: Known) -> ir.Expr:
-    made = [ir.ConstantText(known(p)) if isinstance(p, Value) else p for p in pieces]
-    return made[0] if len(made) == 1 else ir.ExprList(tuple(made))
-
-
-def _part(node: Node) -> Part:
-    site = site_of(node.line)
-    if isinstance(node, Text):
-        sources = tuple(variables_in(node.text))
-        return Part(node.id, site, None, partial(_late, node.text), sources, node.text)
-    make, variables = _MAKERS[type(node)]
-    asks = isinstance(node, (Gen, Image))
-    if isinstance(node, Select) and node.name == NONE:
-        variables = 0
-    if all(isinstance(value, Constant) for value in values_of(node)):
-        return Part(node.id, site, make(node, _constant), variables=variables, asks=asks)
-    return Part(node.id, site, make=partial(make, node), variables=variables, asks=asks)
-
-
-def _late(text: Value, known: Known) -> ir.Expr:
-    return ir.ConstantText(known(text))
+def _part(node: Append) -> Part:
+    site, variables = site_of(node.line), len(interpreter.names_of(node.expr))
+    text = text_of(node)
+    if text is not None:
+        sources = tuple(variables_in(text))
+        return Part(node.id, site, make=partial(map_values, node.expr), sources=sources, text=text)
+    part = Part(node.id, site, node.expr, variables=variables, asks=node.expr.asks)
+    if any(values_of(node)):
+        return replace(part, ready=None, make=partial(map_values, node.expr))
+    return part
 
 
 def variables_in(value: Value) -> Iterator[Variable]:
@@ -222,36 +202,6 @@ def variables_in(value: Value) -> Iterator[Variable]:
             yield from variables_in(inner)
 
 
-def _constant(value: Value) -> Any:
-    assert isinstance(value, Constant)
-    return value.value
-
-
 def site_of(line: Line | None) -> Site:
     """Where the program says so, for the notes of errors."""
     return Site(line.function, line.file, line.number) if line else Site("graph", "", 0)
-
-
-def _gen(node: Gen, known: Known) -> ir.Expr:
-    return ir.Gen(known(node.name), node.sampling)
-
-
-def _reasoning(node: SeparateReasoning, known: Known) -> ir.Expr:
-    return ir.SeparateReasoning(ir.Gen(known(node.name), node.sampling), node.model_type)
-
-
-def _select(node: Select, known: Known) -> ir.Expr:
-    choices = tuple(map(known, node.choices))
-    return ir.Select(known(node.name), choices, CHOICES_METHODS[node.method], node.temperature)
-
-
-_MAKERS: Mapping[type[Node], tuple[Callable[[Any, Known], ir.Expr], int]] = {
-    Gen: (_gen, 1),
-    SeparateReasoning: (_reasoning, 2),
-    Select: (_select, 1),
-    RoleBegin: (lambda node, known: ir.RoleBegin(node.role), 0),
-    RoleEnd: (lambda node, known: ir.RoleEnd(node.role), 0),
-    Image: (lambda node, known: ir.Image(known(node.source)), 0),
-    VarScopeBegin: (lambda node, known: ir.VarScopeBegin(known(node.name)), 1),
-    VarScopeEnd: (lambda node, known: ir.VarScopeEnd(known(node.name)), 0),
-}

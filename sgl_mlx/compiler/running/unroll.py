@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
-from typing import Any, TypeVar
+from functools import partial
 
-from sgl_mlx.compiler.graph.graph import ForEach, Graph, Node
+from sgl_mlx.compiler.graph.graph import ForEach, Graph, Node, map_values
 from sgl_mlx.compiler.graph.values import (
     Concat,
     Constant,
@@ -17,8 +17,6 @@ from sgl_mlx.compiler.graph.values import (
     Variable,
     concat,
 )
-
-Content = TypeVar("Content")
 
 
 def unroll(graph: Graph, lengths: Mapping[str, int]) -> Graph:
@@ -63,21 +61,17 @@ def _turned(node: Node, loop: ForEach, turn: int, ids: Mapping[int, int]) -> Nod
             return replace(value, source=ids.get(value.source, value.source))
         return value
 
+    change = partial(_unrolled_value, known=known)
     changes = {
-        field.name: _mapped(getattr(node, field.name), known)
+        field.name: map_values(getattr(node, field.name), change)
         for field in fields(node)
         if field.name not in ("id", "stream", "line")
     }
     return replace(node, id=ids[node.id], **changes)
 
 
-def _mapped(content: Any, change: Any) -> Any:
-    if isinstance(content, tuple):
-        return tuple(_mapped(item, change) for item in content)
-    if not isinstance(content, Value):
-        return content
-    inner = {f.name: _mapped(getattr(content, f.name), change) for f in fields(content)}
-    changed = replace(content, **inner) if inner else content
-    if isinstance(changed, Concat):
-        return concat(*changed.parts)
-    return change(changed)
+def _unrolled_value(value: Value, known: Callable[[Value], Value]) -> Value:
+    held = {f.name: getattr(value, f.name) for f in fields(value)}
+    inner = {k: map_values(v, partial(_unrolled_value, known=known)) for k, v in held.items()}
+    changed = replace(value, **inner) if inner else value
+    return concat(*changed.parts) if isinstance(changed, Concat) else known(changed)

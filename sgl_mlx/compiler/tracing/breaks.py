@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from sgl_mlx.compiler.graph.graph import Line
@@ -41,3 +42,11 @@ class NeedsLength(_Located):
 def needs_run(reason: str) -> NoReturn:
     """Raise `GraphBreak`."""
     raise GraphBreak(reason)
+
+
+def attempt(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call something without effects; what it raises is left to the run."""
+    try:
+        return function(*args, **kwargs)
+    except Exception as error:
+        needs_run(f"raises {type(error).__name__}: {error}")

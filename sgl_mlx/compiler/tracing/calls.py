@@ -13,7 +13,7 @@ from types import BuiltinFunctionType
 from typing import Any
 
 from sgl_mlx.compiler.graph.values import Joined, Texts
-from sgl_mlx.compiler.tracing.breaks import NeedsLength, needs_run
+from sgl_mlx.compiler.tracing.breaks import NeedsLength, attempt, needs_run
 from sgl_mlx.compiler.tracing.functions import invoke
 from sgl_mlx.compiler.tracing.nested_programs import call_program
 from sgl_mlx.compiler.tracing.operations import attribute, item, iterate
@@ -29,8 +29,8 @@ from sgl_mlx.compiler.tracing.symbols import (
     is_text,
 )
 from sgl_mlx.compiler.tracing.texts import as_symbol, format_method, formatted, join, method
-from sgl_mlx.compiler.tracing.tracer import Scope, Tracer, attempt, is_module
-from sgl_mlx.compiler.tracing.words import PLAIN_WORDS, WORDS
+from sgl_mlx.compiler.tracing.tracer import Scope, Tracer, is_module
+from sgl_mlx.compiler.tracing.words import WORDS, call_word
 from sgl_mlx.lang.program import Program
 from sgl_mlx.lang.scoring import score as score_word
 
@@ -123,20 +123,12 @@ def _special(tracer: Tracer, function: Any, args: Args, kwargs: Kwargs) -> tuple
     if isinstance(function, LocalFunction):
         return None
     if function in WORDS:
-        return (attempt_word(WORDS[function], args, kwargs),)
+        return (call_word(function, *args, **kwargs),)
     if function is score_word:
         return (_bound(score, tracer, args, kwargs),)
-    if function in PLAIN_WORDS or function in _PURE:
+    if function in _PURE:
         return (_pure(tracer, function, args, kwargs),)
     return None
-
-
-def attempt_word(word: Callable[..., Any], args: Args, kwargs: Kwargs) -> Any:
-    """A word of the language, whose own refusals are left to the run."""
-    try:
-        return word(*args, **kwargs)
-    except TypeError as error:
-        needs_run(f"raises TypeError: {error}")
 
 
 def _bound(function: Callable[..., Any], first: Any, args: Args, kwargs: Kwargs) -> Any:

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 from sgl_mlx.compiler.graph.values import concat
-from sgl_mlx.compiler.tracing.breaks import needs_run
+from sgl_mlx.compiler.tracing.breaks import attempt, needs_run
 from sgl_mlx.compiler.tracing.operations import attribute, combine, compared, item, iterate, truth
 from sgl_mlx.compiler.tracing.plain import has_fixed_keys, is_plain
 from sgl_mlx.compiler.tracing.symbols import LocalFunction, described, is_text
 from sgl_mlx.compiler.tracing.texts import as_symbol, formatted
-from sgl_mlx.compiler.tracing.tracer import Scope, Tracer, attempt
+from sgl_mlx.compiler.tracing.tracer import Scope, Tracer
 
 _UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
     ast.USub: operator.neg,

@@ -6,11 +6,11 @@ from types import FunctionType
 from typing import Any
 
 from sgl_mlx.compiler.graph.graph import Return
-from sgl_mlx.compiler.tracing.breaks import needs_run
+from sgl_mlx.compiler.tracing.breaks import attempt, needs_run
 from sgl_mlx.compiler.tracing.functions import invoke
 from sgl_mlx.compiler.tracing.plain import as_value, is_plain
 from sgl_mlx.compiler.tracing.symbols import State
-from sgl_mlx.compiler.tracing.tracer import Tracer, attempt
+from sgl_mlx.compiler.tracing.tracer import Tracer
 from sgl_mlx.compiler.tracing.words import sampling_of
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.lang.program import Program

@@ -9,7 +9,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 from sgl_mlx.compiler.graph.values import LoopIndex, Texts, concat
-from sgl_mlx.compiler.tracing.breaks import NeedsLength, needs_run
+from sgl_mlx.compiler.tracing.breaks import NeedsLength, attempt, needs_run
 from sgl_mlx.compiler.tracing.plain import (
     CONTAINERS,
     ITERATORS,
@@ -21,7 +21,6 @@ from sgl_mlx.compiler.tracing.plain import (
 from sgl_mlx.compiler.tracing.symbols import (
     Decision,
     Group,
-    Leaves,
     LocalFunction,
     Numbered,
     State,
@@ -30,8 +29,8 @@ from sgl_mlx.compiler.tracing.symbols import (
     is_text,
 )
 from sgl_mlx.compiler.tracing.texts import percent
-from sgl_mlx.compiler.tracing.tracer import Tracer, attempt, is_module
-from sgl_mlx.compiler.tracing.words import add, name_value
+from sgl_mlx.compiler.tracing.tracer import Tracer, is_module
+from sgl_mlx.compiler.tracing.words import expression, name_value
 from sgl_mlx.lang import ir
 
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -59,7 +58,7 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.NotIn: lambda a, b: a not in b,
 }
 _ALWAYS_TRUE = (FunctionType, BuiltinFunctionType, ModuleType, type)
-_OBJECTS = (State, Group, Leaves, LocalFunction, ir.Expr)
+_OBJECTS = (State, Group, LocalFunction, ir.Expr)
 
 
 def truth(thing: Any) -> bool:
@@ -91,8 +90,10 @@ def iterate(thing: Any) -> Iterator[Any]:
 def combine(tracer: Tracer, op: ast.operator, left: Any, right: Any) -> Any:
     """`left op right`."""
     plus = isinstance(op, ast.Add)
-    if isinstance(left, (Leaves, ir.Expr)) or isinstance(right, (Leaves, ir.Expr)):
-        return add(left, right) if plus else needs_run("an operator on an expression")
+    if isinstance(left, ir.Expr) or isinstance(right, ir.Expr):
+        if not plus:
+            needs_run("an operator on an expression")
+        return ir.ExprList.of(expression(left), expression(right))
     if isinstance(op, ast.Mod) and type(left) is str and not is_plain(right):
         return percent(left, right)
     if is_text(left) or is_text(right):

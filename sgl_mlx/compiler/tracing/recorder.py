@@ -8,24 +8,24 @@ from dataclasses import replace
 from typing import Any
 
 from sgl_mlx.compiler.graph.graph import (
+    Append,
     Call,
     ForEach,
     Fork,
-    Gen,
     GetForkItem,
     Join,
     JoinMode,
     Line,
     Node,
     Score,
-    Select,
-    SeparateReasoning,
     SetVariable,
-    VarScopeBegin,
 )
-from sgl_mlx.compiler.graph.values import Constant, Value, Variable, concat, parts_of
+from sgl_mlx.compiler.graph.values import Constant, Value, Variable, parts_of
 from sgl_mlx.compiler.tracing.breaks import NeedsLength, needs_run
-from sgl_mlx.compiler.tracing.symbols import Decision, Group, Leaves, Left, State, Unreadable
+from sgl_mlx.compiler.tracing.symbols import Decision, Group, Left, State, Unreadable
+from sgl_mlx.compiler.tracing.words import graph_form, name_value
+from sgl_mlx.lang import ir
+from sgl_mlx.lang.interpreter import names_of
 
 _MOST_NODES = 20_000
 
@@ -65,11 +65,11 @@ class Recorder:
         self.nodes.append(placed)
         return placed
 
-    def append(self, leaves: Leaves, state: State) -> None:
-        """`s += leaves`."""
-        for leaf in leaves.nodes:
-            node = self.add(leaf, state)
-            for name, thing in _variables_of(node):
+    def append(self, expr: ir.Expr, state: State) -> None:
+        """`s += expr`."""
+        for leaf in map(graph_form, ir.leaves(expr)):
+            node = self.add(Append(-1, -1, leaf), state)
+            for name, thing in _variables_of(node.id, leaf):
                 self.bind(state, name, thing)
 
     # -- variables ------------------------------------------------------------------------------
@@ -217,17 +217,15 @@ def _fits_any(unknown: Iterable[Value], name: Value) -> bool:
     return any(may_be(each, name) for each in unknown)
 
 
-def _variables_of(node: Node) -> Iterator[tuple[Value, Any]]:
-    if isinstance(node, (Gen, Select, VarScopeBegin)):
-        if isinstance(node, Select) and node.name == Constant(None):
-            return
-        shown = _shown(node.name)
-        several = isinstance(node, Gen) and node.sampling.get("n", 1) != 1
-        unreadable = Unreadable(f"the variable {shown!r} is a list of samples")
-        yield node.name, unreadable if several else Variable(node.id, shown)
-    if isinstance(node, SeparateReasoning):
-        name = concat(node.name, "_reasoning_content")
-        yield name, Variable(node.id, _shown(name), reasoning=True)
+def _variables_of(id: int, expr: ir.Expr) -> Iterator[tuple[Value, Any]]:
+    generator = expr.gen if isinstance(expr, ir.SeparateReasoning) else expr
+    several = isinstance(generator, ir.Gen) and generator.sampling.get("n", 1) != 1
+    for at, name in enumerate(map(name_value, names_of(expr))):
+        shown = _shown(name)
+        if several:
+            yield name, Unreadable(f"the variable {shown!r} is a list of samples")
+        else:
+            yield name, Variable(id, shown, reasoning=at > 0)
 
 
 def _shown(name: Value) -> str | None:

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from sgl_mlx.compiler.graph.values import LoopIndex, LoopItem, Texts
-from sgl_mlx.compiler.tracing.breaks import GraphBreak, NeedsLength, needs_run
+from sgl_mlx.compiler.tracing.breaks import GraphBreak, NeedsLength, attempt, needs_run
 from sgl_mlx.compiler.tracing.expressions import local_function
 from sgl_mlx.compiler.tracing.function_source import names_assigned
 from sgl_mlx.compiler.tracing.functions import Returned
@@ -18,7 +18,7 @@ from sgl_mlx.compiler.tracing.operations import combine, item, iterate, truth
 from sgl_mlx.compiler.tracing.plain import is_plain
 from sgl_mlx.compiler.tracing.states import append, set_variable, spread
 from sgl_mlx.compiler.tracing.symbols import Context, Group, Left, Numbered, State
-from sgl_mlx.compiler.tracing.tracer import Scope, Tracer, attempt
+from sgl_mlx.compiler.tracing.tracer import Scope, Tracer
 
 
 class _Leave(Exception):

@@ -6,22 +6,20 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from sgl_mlx.compiler.graph.graph import (
-    RoleBegin,
-    RoleEnd,
-    Score,
-    Sync,
-    VarScopeBegin,
-    VarScopeEnd,
-)
+from sgl_mlx.compiler.graph.graph import Score, Sync
 from sgl_mlx.compiler.graph.values import Texts
-from sgl_mlx.compiler.tracing import words
 from sgl_mlx.compiler.tracing.breaks import NeedsLength, needs_run
 from sgl_mlx.compiler.tracing.plain import as_value, is_plain
-from sgl_mlx.compiler.tracing.symbols import Context, Decision, Group, Leaves, State, is_text
+from sgl_mlx.compiler.tracing.symbols import Context, Decision, Group, State, is_text
 from sgl_mlx.compiler.tracing.tracer import Tracer
-from sgl_mlx.compiler.tracing.words import leaves_of, name_value, text_value
-from sgl_mlx.lang import ir
+from sgl_mlx.compiler.tracing.words import (
+    call_word,
+    expression,
+    method_name,
+    name_value,
+    text_value,
+)
+from sgl_mlx.lang import ir, words
 from sgl_mlx.lang.choices import token_length_normalized
 
 _NOWHERE = (-1, -1)
@@ -29,7 +27,7 @@ _NOWHERE = (-1, -1)
 
 def append(tracer: Tracer, state: State, thing: Any) -> State:
     """`s += thing`."""
-    tracer.recorder.append(leaves_of(thing), state)
+    tracer.recorder.append(expression(thing), state)
     return state
 
 
@@ -40,7 +38,7 @@ def spread(tracer: Tracer, group: Group, thing: Any) -> Group:
         if len(thing) != count:
             needs_run(f"{len(thing)} expressions for {count} branches")
         each: Sequence[Any] = thing
-    elif isinstance(thing, (Leaves, ir.Expr, str)) or is_text(thing):
+    elif isinstance(thing, (ir.Expr, str)) or is_text(thing):
         each = [thing] * count
     else:
         each = [tracer.call(thing, [i], {}) for i in range(count)]
@@ -83,7 +81,7 @@ def score(
         raise NeedsLength(choices.argument, "scores its texts")
     if not isinstance(state, State) or type(choices) not in (list, tuple) or not choices:
         needs_run("scores something else than a list of choices")
-    method = words.method_name(choices_method)
+    method = method_name(choices_method)
     leaf = Score(*_NOWHERE, tuple(map(text_value, choices)), method)
     tracer.recorder.inside_loop("scores")
     return tracer.recorder.score(state, leaf)
@@ -95,19 +93,17 @@ def _sync(tracer: Tracer, state: State) -> None:
 
 def _turn(role: ir.Role, tracer: Tracer, state: State, expr: Any = None) -> Any:
     if expr is not None:
-        append(tracer, state, words.role_turn(role, expr))
-        return Leaves()
-    begin, end = RoleBegin(*_NOWHERE, role), RoleEnd(*_NOWHERE, role)
-    return _enclosed(tracer, state, Leaves((begin,)), Leaves((end,)))
+        append(tracer, state, call_word(words.role_turn, role, expr))
+        return ir.ExprList()
+    return _enclosed(tracer, state, ir.RoleBegin(role), ir.RoleEnd(role))
 
 
 def _var_scope(tracer: Tracer, state: State, name: Any) -> Context:
-    begin = VarScopeBegin(*_NOWHERE, text_value(name))
-    end = VarScopeEnd(*_NOWHERE, text_value(name))
-    return _enclosed(tracer, state, Leaves((begin,)), Leaves((end,)))
+    text_value(name)
+    return _enclosed(tracer, state, ir.VarScopeBegin(name), ir.VarScopeEnd(name))
 
 
-def _enclosed(tracer: Tracer, state: State, begin: Leaves, end: Leaves) -> Context:
+def _enclosed(tracer: Tracer, state: State, begin: ir.Expr, end: ir.Expr) -> Context:
     def leave() -> None:
         append(tracer, state, end)
 
@@ -127,9 +123,9 @@ def _copy(tracer: Tracer, state: State, position_ids_offset: Any = None) -> Cont
     return Context(enter, lambda: join(tracer, groups[0]))
 
 
-def _word(word: Callable[..., Leaves], tracer: Tracer, state: State, *args: Any, **kw: Any) -> Any:
-    append(tracer, state, word(*args, **kw))
-    return Leaves()
+def _word(word: Callable[..., Any], tracer: Tracer, state: State, *args: Any, **kw: Any) -> Any:
+    append(tracer, state, call_word(word, *args, **kw))
+    return ir.ExprList()
 
 
 def _read(tracer: Tracer, state: State, name: Any) -> Any:

@@ -1,6 +1,6 @@
 """What stands, while a program is traced, for things that only a run has.
 
-Texts are `sgl_mlx.compiler.graph.values`; here are states, branches, expressions and functions.
+Texts are `graph/values.py`, expressions the language's own; here are states and functions.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sgl_mlx.compiler.graph.graph import Node
 from sgl_mlx.compiler.graph.values import (
     Argument,
     Concat,
@@ -23,8 +22,7 @@ from sgl_mlx.compiler.graph.values import (
     Value,
     Variable,
 )
-
-SYMBOLIC_TEXT = (Argument, Element, LoopItem, Variable, Concat, Joined, Method)
+from sgl_mlx.lang import ir
 
 
 @dataclass(eq=False)
@@ -50,13 +48,6 @@ class Group:
     fork: int
     source: State
     states: list[State]
-
-
-@dataclass(frozen=True)
-class Leaves:
-    """An expression: nodes that have neither id nor stream yet."""
-
-    nodes: tuple[Node, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,17 +101,28 @@ class Left:
     argument: str
 
 
-_KINDS = (State, Group, Leaves, Context, LocalFunction, Numbered, Decision, LoopIndex, Texts)
+_KINDS = (
+    ir.Symbol,
+    ir.Expr,
+    State,
+    Group,
+    Context,
+    LocalFunction,
+    Numbered,
+    Decision,
+    LoopIndex,
+    Texts,
+)
 
 
 def is_text(thing: Any) -> bool:
     """A text that only a run knows."""
-    return isinstance(thing, SYMBOLIC_TEXT)
+    return isinstance(thing, ir.Symbol)
 
 
 def is_symbolic(thing: Any) -> bool:
     """Something that stands for what only a run has, or builtin containers of such."""
-    if isinstance(thing, (*SYMBOLIC_TEXT, *_KINDS)):
+    if isinstance(thing, _KINDS):
         return True
     if type(thing) is dict:
         return any(is_symbolic(k) or is_symbolic(v) for k, v in thing.items())
@@ -142,5 +144,7 @@ def described(thing: Any) -> str:
     if type(thing) in (list, tuple, set, dict):
         inner = next((each for each in thing if is_symbolic(each)), None)
         return f"a {type(thing).__name__}" + (f" with {described(inner)}" if inner else "")
-    words = {State: "a state", Group: "branches", Leaves: "an expression"}
+    if isinstance(thing, ir.Expr):
+        return "an expression"
+    words = {State: "a state", Group: "branches"}
     return words.get(type(thing), f"a {type(thing).__name__}")

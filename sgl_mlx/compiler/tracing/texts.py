@@ -15,10 +15,9 @@ from sgl_mlx.compiler.graph.values import (
     Value,
     concat,
 )
-from sgl_mlx.compiler.tracing.breaks import needs_run
+from sgl_mlx.compiler.tracing.breaks import attempt, needs_run
 from sgl_mlx.compiler.tracing.plain import is_plain
 from sgl_mlx.compiler.tracing.symbols import described, is_text
-from sgl_mlx.compiler.tracing.tracer import attempt
 from sgl_mlx.compiler.tracing.words import text_value, written
 
 _PERCENT = re.compile(r"%(?:\((?P<key>[^()]*)\))?(?P<spec>[-#0 +]*\d*(?:\.\d+)?)(?P<kind>.)", re.S)

@@ -173,14 +173,6 @@ class Tracer:
             needs_run("changes something inside a generator expression")
 
 
-def attempt(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call something without effects; what it raises is left to the run."""
-    try:
-        return function(*args, **kwargs)
-    except Exception as error:
-        needs_run(f"raises {type(error).__name__}: {error}")
-
-
 def _in_cell(cell: Any) -> Any:
     try:
         return cell.cell_contents

@@ -1,43 +1,80 @@
-"""Expressions of the language, as nodes that have no place yet."""
+"""The language's words while a program is traced: called as they are, on texts known or not."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from sgl_mlx.compiler.graph.choice_methods import CHOICES_METHODS
-from sgl_mlx.compiler.graph.graph import (
-    Gen,
-    Image,
-    Node,
-    RoleBegin,
-    RoleEnd,
-    Select,
-    SeparateReasoning,
-    Text,
-    VarScopeBegin,
-    VarScopeEnd,
-)
 from sgl_mlx.compiler.graph.values import Constant, LoopIndex, Texts, Value
-from sgl_mlx.compiler.tracing.breaks import NeedsLength, needs_run
-from sgl_mlx.compiler.tracing.symbols import Leaves, described, is_symbolic, is_text
-from sgl_mlx.compiler.tracing.tracer import attempt
+from sgl_mlx.compiler.tracing.breaks import NeedsLength, attempt, needs_run
+from sgl_mlx.compiler.tracing.plain import is_json
+from sgl_mlx.compiler.tracing.symbols import described, is_symbolic, is_text
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.lang import ir, words
+from sgl_mlx.lang.choices import ChoicesSamplingMethod
 
-_NOWHERE = (-1, -1)
+WORDS: frozenset[Any] = frozenset(
+    word
+    for word in vars(words).values()
+    if inspect.isfunction(word) and word.__module__ == words.__name__
+) - {words.checked_choices}
+"""The functions of `lang/words.py` that make an expression."""
+
+_MAY_BE_SYMBOLS = frozenset({"name", "choices", "expr"})
+"""Parameters of words that take text of a run; all others have to be known."""
 
 
-def leaves_of(thing: Any) -> Leaves:
+def call_word(word: Callable[..., Any], *args: Any, **kwargs: Any) -> ir.Expr:
+    """Call a word of the language; what it refuses is left to the run."""
+    name = word.__name__
+    try:
+        given = inspect.signature(word).bind(*args, **kwargs).arguments
+    except TypeError as error:
+        needs_run(f"raises TypeError: {error}")
+    for parameter, thing in given.items():
+        if isinstance(thing, Texts):
+            raise NeedsLength(thing.argument, "chooses among its texts")
+        if parameter not in _MAY_BE_SYMBOLS and is_symbolic(thing):
+            needs_run(f"a parameter of {name}() depends on the run")
+    made = attempt(word, *args, **kwargs)
+    assert isinstance(made, ir.Expr)
+    return made
+
+
+def expression(thing: Any) -> ir.Expr:
     """What `s += thing` appends."""
-    if isinstance(thing, Leaves):
-        return thing
-    if type(thing) is str or is_text(thing):
-        return Leaves((Text(*_NOWHERE, text_value(thing)),))
-    if isinstance(thing, ir.Expr):
-        return Leaves(tuple(_node(leaf) for leaf in ir.leaves(thing)))
+    if type(thing) is str or is_text(thing) or isinstance(thing, ir.Expr):
+        return ir.as_expr(thing)
     return needs_run(f"appends {described(thing)}, which is no text")
+
+
+def graph_form(leaf: ir.Expr) -> ir.Expr:
+    """The expression as a graph holds it: data, symbols and validated sampling parameters.
+
+    Raises:
+        GraphBreak: the expression holds something else, such as the bytes of a picture.
+    """
+    if isinstance(leaf, ir.Internal) or type(leaf).__module__ != ir.__name__:
+        needs_run(f"appends {leaf!r}, which graphs do not have")
+    held = {f.name: getattr(leaf, f.name) for f in fields(leaf)}  # type: ignore[arg-type]
+    return replace(leaf, **{k: _field_form(leaf, v) for k, v in held.items()})  # type: ignore[type-var]
+
+
+def _field_form(leaf: ir.Expr, content: Any) -> Any:
+    if isinstance(content, ir.Expr):
+        return graph_form(content)
+    if isinstance(content, Mapping):
+        return sampling_of(content)
+    if isinstance(content, ChoicesSamplingMethod):
+        method_name(content)
+        return content
+    texts = content if type(content) is tuple else (content,)
+    if not all(is_text(text) or is_json(text) for text in texts):
+        needs_run(f"appends {leaf!r}, which graphs do not have")
+    return content
 
 
 def text_value(thing: Any) -> Value:
@@ -59,54 +96,6 @@ def name_value(name: Any) -> Value:
     return Constant(None) if name is None else text_value(name)
 
 
-def add(left: Any, right: Any) -> Leaves:
-    """`left + right`, at least one of them an expression."""
-    return Leaves(leaves_of(left).nodes + leaves_of(right).nodes)
-
-
-# -- nodes of the language --------------------------------------------------------------------
-
-
-def _node(leaf: ir.Expr) -> Node:
-    for kind, make in _NODES.items():
-        if type(leaf) is kind:
-            return make(leaf)
-    return needs_run(f"appends {leaf!r}, which graphs do not have")
-
-
-def _gen(leaf: ir.Gen) -> Node:
-    return Gen(*_NOWHERE, name_value(leaf.name), sampling_of(leaf.sampling))
-
-
-def _select(leaf: ir.Select) -> Node:
-    options = tuple(map(text_value, leaf.choices))
-    method = method_name(leaf.choices_method)
-    return Select(*_NOWHERE, name_value(leaf.name), options, method, float(leaf.temperature))
-
-
-def _reasoning(leaf: ir.SeparateReasoning) -> Node:
-    gen = _gen(leaf.gen)
-    assert isinstance(gen, Gen)
-    return SeparateReasoning(*_NOWHERE, gen.name, gen.sampling, leaf.model_type)
-
-
-def _image(leaf: ir.Image) -> Node:
-    return Image(*_NOWHERE, text_value(leaf.source))
-
-
-_NODES: dict[type[ir.Expr], Callable[[Any], Node]] = {
-    ir.ConstantText: lambda leaf: Text(*_NOWHERE, text_value(leaf.value)),
-    ir.Gen: _gen,
-    ir.Select: _select,
-    ir.SeparateReasoning: _reasoning,
-    ir.Image: _image,
-    ir.RoleBegin: lambda leaf: RoleBegin(*_NOWHERE, leaf.role),
-    ir.RoleEnd: lambda leaf: RoleEnd(*_NOWHERE, leaf.role),
-    ir.VarScopeBegin: lambda leaf: VarScopeBegin(*_NOWHERE, text_value(leaf.name)),
-    ir.VarScopeEnd: lambda leaf: VarScopeEnd(*_NOWHERE, text_value(leaf.name)),
-}
-
-
 def sampling_of(given: Any) -> dict[str, Any]:
     """Sampling parameters in the form that `SamplingParams` keeps them: plain data."""
     params = attempt(SamplingParams().override, **given)
@@ -119,94 +108,3 @@ def method_name(method: Any) -> str:
         if method is known:
             return name
     return needs_run("selects by a method of the program's own")
-
-
-# -- words ------------------------------------------------------------------------------------
-
-
-def gen(*args: Any, **kwargs: Any) -> Leaves:
-    """`gen`, whose name and choices may depend on the run."""
-    return _named_word(words.gen, args, kwargs)
-
-
-def select(*args: Any, **kwargs: Any) -> Leaves:
-    """`select`, whose name and choices may depend on the run."""
-    return _named_word(words.select, args, kwargs)
-
-
-def _named_word(word: Callable[..., Any], args: Any, kwargs: Any) -> Leaves:
-    parameters = ("name",) if args else ()
-    given = {**dict(zip(parameters, args[:1], strict=True)), **kwargs}
-    rest = args[1:]
-    name, options = given.pop("name", None), given.get("choices")
-    if word is words.select and rest:
-        options, rest = rest[0], rest[1:]
-        given["choices"] = options
-    if isinstance(options, Texts):
-        raise NeedsLength(options.argument, "chooses among its texts")
-    if isinstance(options, (list, tuple)):
-        given["choices"] = [f"choice {i}" if is_text(o) else o for i, o in enumerate(options)]
-    if any(map(is_symbolic, (*rest, *given.values()))):
-        needs_run(f"a parameter of {word.__name__}() depends on the run")
-    if word is words.select:
-        made = attempt(word, None, given.pop("choices", None), *rest, **given)
-    else:
-        made = attempt(word, None, *rest, **given)
-    (node,) = leaves_of(made).nodes
-    if isinstance(node, Select):
-        assert options is not None
-        return Leaves((replace(node, name=name_value(name), choices=_texts(options)),))
-    assert isinstance(node, Gen)
-    return Leaves((replace(node, name=name_value(name)),))
-
-
-def _texts(options: Any) -> tuple[Value, ...]:
-    return tuple(map(text_value, options))
-
-
-def role_turn(role: ir.Role, expr: Any = None) -> Leaves:
-    """A whole turn of a role."""
-    inner = () if expr is None else leaves_of(expr).nodes
-    return Leaves((RoleBegin(*_NOWHERE, role), *inner, RoleEnd(*_NOWHERE, role)))
-
-
-def separate_reasoning(expr: Any = None, model_type: str | None = None) -> Leaves:
-    """Each `gen` of the expression with its reasoning split off."""
-    if is_symbolic(model_type):
-        needs_run("the marks of the reasoning depend on the run")
-    nodes = () if expr is None else leaves_of(expr).nodes
-    return Leaves(
-        tuple(
-            SeparateReasoning(*_NOWHERE, node.name, node.sampling, model_type)
-            if type(node) is Gen
-            else node
-            for node in nodes
-        )
-    )
-
-
-def image(source: Any) -> Leaves:
-    return Leaves((Image(*_NOWHERE, text_value(source)),))
-
-
-def _turn(role: ir.Role) -> Callable[..., Leaves]:
-    return lambda expr=None: role_turn(role, expr)
-
-
-WORDS: dict[Callable[..., Any], Callable[..., Leaves]] = {
-    words.gen: gen,
-    words.select: select,
-    words.system: _turn("system"),
-    words.user: _turn("user"),
-    words.assistant: _turn("assistant"),
-    words.separate_reasoning: separate_reasoning,
-    words.image: image,
-}
-"""Words that take expressions or texts that only a run knows."""
-
-PLAIN_WORDS = frozenset(
-    {words.gen_int, words.gen_string, words.video}
-    | {words.system_begin, words.user_begin, words.assistant_begin}
-    | {words.system_end, words.user_end, words.assistant_end}
-)
-"""Words that are called as they are."""

@@ -10,15 +10,15 @@ from sgl_mlx.compiler.graph.graph import (
     Edge,
     ForEach,
     Fork,
-    Gen,
     GetForkItem,
     Graph,
     Join,
     Parameter,
     Prefetch,
-    Text,
+    appends,
     body_of,
     sources_of,
+    text_of,
     values_of,
 )
 from sgl_mlx.compiler.graph.values import (
@@ -37,6 +37,8 @@ from sgl_mlx.compiler.graph.values import (
     walk,
 )
 from sgl_mlx.compiler.running.unroll import unroll
+from sgl_mlx.lang import ir
+from tests.compiler import nodes as make
 
 NAME = Constant("x")
 
@@ -44,27 +46,27 @@ NAME = Constant("x")
 def forked() -> Graph:
     """A fork of two, each with a gen, joined; a called program that reads the first branch."""
     nodes = (
-        Text(0, 0, Argument("topic")),
+        make.text(0, 0, Argument("topic")),
         Fork(1, 0, (0, 0)),
         GetForkItem(2, 1, 1, 0),
         GetForkItem(3, 2, 1, 1),
-        Gen(4, 1, NAME),
-        Gen(5, 2, NAME),
+        make.gen(4, 1, NAME),
+        make.gen(5, 2, NAME),
         Call(6, 3, "other"),
-        Text(7, 3, Variable(4, "x")),
+        make.text(7, 3, Variable(4, "x")),
         Join(8, 0, 1),
-        Text(9, 0, concat("a", Variable(4, "x"), Variable(5, "x"))),
+        make.text(9, 0, concat("a", Variable(4, "x"), Variable(5, "x"))),
     )
     return Graph("p", (Parameter("topic", "text"),), nodes)
 
 
 def loop() -> Graph:
     turn = (
-        Text(2, 0, concat(LoopIndex(1, 1), ". ", LoopItem(1))),
-        Gen(3, 0, concat("x", LoopIndex(1, 1))),
-        Text(4, 0, concat("so ", Variable(3, "{...}"), "!")),
+        make.text(2, 0, concat(LoopIndex(1, 1), ". ", LoopItem(1))),
+        make.gen(3, 0, concat("x", LoopIndex(1, 1))),
+        make.text(4, 0, concat("so ", Variable(3, "{...}"), "!")),
     )
-    nodes = (Gen(0, 0, NAME), ForEach(1, 0, "items", turn), Text(5, 0, Variable(0, "x")))
+    nodes = (make.gen(0, 0, NAME), ForEach(1, 0, "items", turn), make.text(5, 0, Variable(0, "x")))
     return Graph("p", (Parameter("items", "texts"),), nodes, reads=(0, 3))
 
 
@@ -89,8 +91,8 @@ def test_a_loop_counts_as_one_node_in_the_edges() -> None:
 
 
 def test_a_hint_is_on_no_stream() -> None:
-    hint = Prefetch(9, 0, (Text(10, 0, NAME),))
-    graph = Graph("p", (), (Text(0, 0, NAME), hint, Text(1, 0, NAME)))
+    hint = Prefetch(9, 0, (make.text(10, 0, NAME),))
+    graph = Graph("p", (), (make.text(0, 0, NAME), hint, make.text(1, 0, NAME)))
     assert graph.edges() == (Edge(0, 1, False),)
     assert body_of(hint) == hint.body
 
@@ -103,7 +105,7 @@ def test_streams_and_their_nodes_are_in_order() -> None:
 
 def test_ids_are_found_in_bodies_and_new_ones_are_free() -> None:
     graph = loop()
-    assert graph.node(3) == Gen(3, 0, concat("x", LoopIndex(1, 1)))
+    assert graph.node(3) == make.gen(3, 0, concat("x", LoopIndex(1, 1)))
     assert graph.next_id == 6
     assert Graph("p").next_id == 0
     with pytest.raises(KeyError):
@@ -112,7 +114,7 @@ def test_ids_are_found_in_bodies_and_new_ones_are_free() -> None:
 
 def test_a_graph_is_broken_only_by_a_break_at_its_end() -> None:
     stop = Break(1, 0, "if x:", "branches")
-    assert Graph("p", (), (Text(0, 0, NAME), stop)).broken is stop
+    assert Graph("p", (), (make.text(0, 0, NAME), stop)).broken is stop
     assert forked().broken is None
     assert Graph("p").broken is None
 
@@ -121,7 +123,8 @@ def test_sources_are_those_of_the_body_too() -> None:
     (each,) = [node for node in loop() if isinstance(node, ForEach)]
     assert sources_of(each) == (3,)
     assert sources_of(forked().node(9)) == (4, 5)
-    assert list(values_of(Text(0, 0, NAME))) == [NAME]
+    assert list(values_of(make.text(0, 0, NAME))) == []
+    assert list(values_of(make.gen(0, 0, Argument("t")))) == [Argument("t")]
 
 
 def test_two_graphs_with_the_same_nodes_are_equal() -> None:
@@ -134,8 +137,8 @@ def test_two_graphs_with_the_same_nodes_are_equal() -> None:
 
 def test_a_loop_is_written_out_for_each_item() -> None:
     graph = unroll(loop(), {"items": 2})
-    texts = [node.text for node in graph if isinstance(node, Text)]
-    first, second = (node.id for node in graph if isinstance(node, Gen) and node.name != NAME)
+    texts = [text_of(node) for node in graph if appends(node, ir.Text)]
+    first, second = (node.id for node in graph if appends(node, ir.Gen) and node.id)
     assert texts == [
         concat("1. ", Element("items", 0)),
         concat("so ", Variable(first, "{...}"), "!"),

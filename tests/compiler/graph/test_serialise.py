@@ -13,11 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgl_mlx.compiler.graph import serialise
-from sgl_mlx.compiler.graph.graph import Gen, Graph, Parameter
+from sgl_mlx.compiler.graph.graph import (
+    Graph,
+    Parameter,
+)
 from sgl_mlx.compiler.graph.serialise import _digest, dumps, load, loads, save
 from sgl_mlx.compiler.graph.values import Constant
 from sgl_mlx.compiler.program import CompiledProgram
 from sgl_mlx.errors import GraphError
+from tests.compiler import nodes as make
 from tests.compiler.generated import load as load_source
 from tests.compiler.generated import programs
 from tests.compiler.outcome import backend, outcome
@@ -58,7 +62,7 @@ def graph() -> Graph:
 
 def sealed(content: Any, **changes: Any) -> str:
     """A file that holds this graph, with a checksum that fits."""
-    whole = {"format": serialise.FORMAT, "version": 1, "sha256": _digest(content)}
+    whole = {"format": serialise.FORMAT, "version": serialise.VERSION, "sha256": _digest(content)}
     return json.dumps({**whole, "graph": content, **changes})
 
 
@@ -123,8 +127,12 @@ def test_it_runs_in_a_fresh_process_without_the_source(tmp_path: Path) -> None:
         ('{"format": "sgl-mlx graph", "version": NaN}', "no JSON"),
         ('{"format": "sgl-mlx graph"}', "version"),
         ('{"format": "sgl-mlx graph", "version": true}', "version"),
-        ('{"format": "sgl-mlx graph", "version": 2, "graph": {"new": 1}}', "of version 2.*up to 1"),
-        ('{"format": "sgl-mlx graph", "version": 1}', "checksum"),
+        (
+            '{"format": "sgl-mlx graph", "version": 3, "graph": {"new": 1}}',
+            "version 3.*or update",
+        ),
+        ('{"format": "sgl-mlx graph", "version": 1}', "of version 1.*compile the program again"),
+        ('{"format": "sgl-mlx graph", "version": 2}', "checksum"),
     ],
 )
 def test_what_is_no_graph_is_refused_and_the_error_says_why(text: str, message: str) -> None:
@@ -153,14 +161,21 @@ def test_the_error_of_a_file_names_it(tmp_path: Path) -> None:
         (("nodes", 1, "is"), "Popen", "expected Node"),
         (("nodes", 1, "is"), "Value", "expected Node"),
         (("nodes", 1, "is"), "Graph", "expected Node"),
-        (("nodes", 1, "command"), "rm", "Text has no 'command'"),
+        (("nodes", 1, "expr", "command"), "rm", "Text has no 'command'"),
         (("nodes", 1, "id"), "one", "expected int"),
         (("nodes", 1, "id"), 0, "not its own"),
         (("nodes", 1, "stream"), 9, "has not begun"),
-        (("nodes", 1, "text"), {"is": "Argument", "name": "nobody"}, "is not there"),
-        (("nodes", 1, "text"), {"is": "Variable", "source": 99, "name": "x"}, "is not there"),
-        (("nodes", 1, "text"), {"is": "Gen"}, "expected"),
-        (("nodes", 0, "role"), "root", "expected"),
+        (("nodes", 1, "expr", "value"), {"is": "Argument", "name": "nobody"}, "is not there"),
+        (
+            ("nodes", 1, "expr", "value"),
+            {"is": "Variable", "source": 99, "name": "x"},
+            "is not there",
+        ),
+        (("nodes", 1, "expr", "value"), {"is": "Gen"}, "expected"),
+        (("nodes", 0, "expr", "role"), "root", "expected"),
+        (("nodes", 0, "expr", "is"), "Popen", "expected Expr"),
+        (("nodes", 0, "expr", "is"), "LateText", "expected Expr"),
+        (("nodes", 0, "expr", "is"), "Append", "expected Expr"),
         (("program",), 3, "expected str"),
         (("nodes",), {}, "expected tuple"),
         (("reads",), [0], "gives no variable"),
@@ -180,7 +195,8 @@ def test_a_well_sealed_graph_that_makes_no_sense_is_refused(
 
 def replaced(node: str, **fields: Any) -> str:
     changed = content()
-    found = next(each for each in changed["nodes"] if each["is"] == node)
+    things = [*changed["nodes"], *(each.get("expr", {"is": ""}) for each in changed["nodes"])]
+    found = next(each for each in things if each["is"] == node)
     found.update(fields)
     return sealed(changed)
 
@@ -194,6 +210,7 @@ def replaced(node: str, **fields: Any) -> str:
         ("Gen", {"sampling": []}, "expected dict"),
         ("Score", {"method": "__import__"}, "unknown method '__import__'"),
         ("Fork", {"offsets": []}, "no branches"),
+        ("SeparateReasoning", {"gen": {"is": "Text", "value": "x"}}, "expected Gen"),
         ("GetForkItem", {"index": 7}, "no branch 7"),
         ("Join", {"fork": 0}, "is no Fork"),
         ("Join", {"mode": "steal"}, "expected"),
@@ -275,6 +292,6 @@ def test_a_constant_that_is_no_data_stays_out_of_files_but_its_graph_can_be_show
 
 
 def test_a_graph_with_foreign_data_is_not_written() -> None:
-    node = Gen(0, 0, Constant("x"), {"stop": (object(),)})
+    node = make.gen(0, 0, Constant("x"), {"stop": (object(),)})
     with pytest.raises(GraphError, match="no plain data"):
         dumps(Graph("p", (Parameter("a", "text"),), (node,)))

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import re
 
-from sgl_mlx.compiler.graph.graph import Break, Graph, Line, Parameter, Prefetch, RoleBegin, Text
+from sgl_mlx.compiler.graph.graph import (
+    Break,
+    Graph,
+    Line,
+    Parameter,
+    Prefetch,
+)
 from sgl_mlx.compiler.graph.show import dot, label, pretty, written
 from sgl_mlx.compiler.graph.values import (
     Argument,
@@ -22,6 +28,7 @@ from sgl_mlx.compiler.graph.values import (
     Variable,
     concat,
 )
+from tests.compiler import nodes as make
 from tests.compiler.generated import load
 
 SOURCE = """
@@ -96,7 +103,7 @@ def test_values_are_written_as_in_an_f_string() -> None:
 
 
 def test_long_text_is_cut_in_the_middle() -> None:
-    shown = label(Text(0, 0, Constant("a" * 100 + "b" * 100)))
+    shown = label(make.text(0, 0, Constant("a" * 100 + "b" * 100)))
     assert re.fullmatch(r"Text 'a{29} \.\.\. b{29}'", shown)
 
 
@@ -114,7 +121,7 @@ def test_graphviz_gets_every_node_and_edge() -> None:
 
 
 def test_graphviz_text_is_quoted() -> None:
-    node = Text(0, 0, Constant('a "quoted" \\ text\n'))
+    node = make.text(0, 0, Constant('a "quoted" \\ text\n'))
     line = next(line for line in dot(Graph("p", (), (node,))).splitlines() if "n0 [" in line)
     assert line.strip() == r"""n0 [label="Text 'a \"quoted\" \\\\ text\\n'"];"""
 
@@ -123,7 +130,7 @@ def test_a_break_says_why_and_a_hint_what() -> None:
     stop = Break(0, 0, "if x:", "branches on x", line=Line("p", "p.py", 3))
     assert label(stop) == "Break if x: branches on x"
     assert "line 3" in dot(Graph("p", (), (stop,)))
-    hint = Prefetch(0, 0, (RoleBegin(1, 0, "user"), Text(2, 0, Constant("a"))))
+    hint = Prefetch(0, 0, (make.role_begin(1, 0, "user"), make.text(2, 0, Constant("a"))))
     assert pretty(Graph("p", (Parameter("a", "texts", length=3),), (hint,))).splitlines() == [
         "p(a: texts[3])",
         "└─ %0 Prefetch",

@@ -4,24 +4,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sgl_mlx.compiler.graph.graph import (
+    Append,
     ForEach,
     Fork,
-    Gen,
     GetForkItem,
     Graph,
     Join,
     Node,
-    RoleBegin,
-    RoleEnd,
-    Text,
-    VarScopeBegin,
-    VarScopeEnd,
+    appends,
+    text_of,
 )
 from sgl_mlx.compiler.graph.values import Argument, Constant, Variable, concat
 from sgl_mlx.compiler.passes.merge import merge
 from sgl_mlx.core import Completion, FinishReason, Prompt
+from sgl_mlx.lang import ir
 from sgl_mlx.lang.templates.turns import Opening, Roles
 from sgl_mlx.lang.transcript import Transcript
+from tests.compiler import nodes as make
 
 
 class OwingTemplate:
@@ -42,13 +41,14 @@ def _asked(graph: Graph) -> list[tuple[Prompt, bool]]:
     transcript = Transcript(OwingTemplate)
     asked = []
     for node in graph:
-        if isinstance(node, RoleBegin):
-            transcript.begin(node.role)
-        elif isinstance(node, RoleEnd):
+        expr = node.expr if isinstance(node, Append) else None
+        if isinstance(expr, ir.RoleBegin):
+            transcript.begin(expr.role)
+        elif isinstance(expr, ir.RoleEnd):
             transcript.end()
-        elif isinstance(node, Text):
+        elif isinstance(expr, ir.Text):
             transcript.append(_spelt(node))
-        elif isinstance(node, Gen):
+        elif isinstance(expr, ir.Gen):
             asked.append((transcript.prompt(), transcript.healable))
             done = Completion("model", (1,), FinishReason("stop"), 0, 0)
             transcript.append_generated(done)
@@ -57,8 +57,8 @@ def _asked(graph: Graph) -> list[tuple[Prompt, bool]]:
     return [*asked, (transcript.prompt(), transcript.healable)]
 
 
-def _spelt(node: Text) -> str:
-    value = node.text
+def _spelt(node: Node) -> str:
+    value = text_of(node)
     parts = value.parts if hasattr(value, "parts") else (value,)
     return "".join(str(getattr(part, "value", "")) for part in parts)
 
@@ -71,18 +71,18 @@ TURN = st.lists(
 def _graph(turns: list[list[str]]) -> Graph:
     nodes: list[Node] = []
     for turn in turns:
-        nodes.append(RoleBegin(len(nodes), 0, "user"))
+        nodes.append(make.role_begin(len(nodes), 0, "user"))
         for word in turn:
             id = len(nodes)
             if word == "gen":
-                nodes.append(Gen(id, 0, Constant("x")))
+                nodes.append(make.gen(id, 0, Constant("x")))
             elif word == "scope":
-                nodes.append(VarScopeBegin(id, 0, Constant("v")))
+                nodes.append(make.scope_begin(id, 0, Constant("v")))
             elif word == "argument":
-                nodes.append(Text(id, 0, Argument("empty")))
+                nodes.append(make.text(id, 0, Argument("empty")))
             else:
-                nodes.append(Text(id, 0, Constant(word)))
-        nodes.append(RoleEnd(len(nodes), 0, "user"))
+                nodes.append(make.text(id, 0, Constant(word)))
+        nodes.append(make.role_end(len(nodes), 0, "user"))
     return Graph("turns", nodes=tuple(nodes))
 
 
@@ -98,40 +98,44 @@ def test_no_two_texts_are_neighbours_and_merging_again_changes_nothing(
 ) -> None:
     merged = merge(_graph(turns))
     pairs = zip(merged.nodes, merged.nodes[1:], strict=False)
-    assert not any(isinstance(a, Text) and isinstance(b, Text) for a, b in pairs)
+    assert not any(appends(a, ir.Text) and appends(b, ir.Text) for a, b in pairs)
     assert merge(merged) == merged
 
 
 def test_texts_of_two_streams_stay_apart_and_wait_for_what_they_read() -> None:
     nodes = (
-        Text(0, 0, Constant("a")),
-        Gen(1, 1, Constant("x")),
-        Text(2, 1, Constant("b")),
-        Text(3, 0, Variable(1, "x")),
+        make.text(0, 0, Constant("a")),
+        make.gen(1, 1, Constant("x")),
+        make.text(2, 1, Constant("b")),
+        make.text(3, 0, Variable(1, "x")),
     )
     merged = merge(Graph("two", nodes=nodes))
-    text = Text(3, 0, concat("a", Variable(1, "x")))
+    text = make.text(3, 0, concat("a", Variable(1, "x")))
     assert merged.nodes == (nodes[1], nodes[2], text)
 
 
 def test_texts_around_a_loop_are_not_joined_through_it() -> None:
-    inside = (Text(2, 0, Constant("i")), Text(3, 0, Constant("j")))
-    nodes = (Text(0, 0, Constant("a")), ForEach(1, 0, "list", inside), Text(4, 0, Constant("b")))
+    inside = (make.text(2, 0, Constant("i")), make.text(3, 0, Constant("j")))
+    nodes = (
+        make.text(0, 0, Constant("a")),
+        ForEach(1, 0, "list", inside),
+        make.text(4, 0, Constant("b")),
+    )
     merged = merge(Graph("loop", nodes=nodes))
     assert merged.nodes == (
         nodes[0],
-        ForEach(1, 0, "list", (Text(3, 0, Constant("ij")),)),
+        ForEach(1, 0, "list", (make.text(3, 0, Constant("ij")),)),
         nodes[2],
     )
 
 
 def test_a_scope_keeps_its_bounds() -> None:
     nodes = (
-        Text(0, 0, Constant("a")),
-        VarScopeBegin(1, 0, Constant("v")),
-        Text(2, 0, Constant("b")),
-        VarScopeEnd(3, 0, Constant("v")),
-        Text(4, 0, Constant("c")),
+        make.text(0, 0, Constant("a")),
+        make.scope_begin(1, 0, Constant("v")),
+        make.text(2, 0, Constant("b")),
+        make.scope_end(3, 0, Constant("v")),
+        make.text(4, 0, Constant("c")),
     )
     assert merge(Graph("scope", nodes=nodes)).nodes == nodes
 
@@ -140,8 +144,8 @@ def test_what_a_branch_wrote_before_its_join_stays_before_it() -> None:
     nodes = (
         Fork(0, 0, (0,)),
         GetForkItem(1, 1, 0, 0),
-        Text(2, 1, Constant("a")),
+        make.text(2, 1, Constant("a")),
         Join(3, 0, 0, "concate_and_append"),
-        Text(4, 1, Constant("b")),
+        make.text(4, 1, Constant("b")),
     )
     assert merge(Graph("join", nodes=nodes)).nodes == nodes

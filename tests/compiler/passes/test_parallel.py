@@ -8,17 +8,18 @@ from sgl_mlx.compiler.graph.graph import (
     Break,
     Call,
     Fork,
-    Gen,
     GetForkItem,
     Graph,
     Join,
     Node,
     Sync,
-    Text,
+    appends,
 )
 from sgl_mlx.compiler.graph.values import Constant, Variable
 from sgl_mlx.compiler.passes.parallel import WAITING, parallel
+from sgl_mlx.lang import ir
 from sgl_mlx.testing import ScriptedBackend
+from tests.compiler import nodes as make
 
 
 def _asked_at_once(graph: Graph) -> list[int]:
@@ -33,9 +34,9 @@ def _asked_at_once(graph: Graph) -> list[int]:
         needs = any(edge.after == node.id and edge.before in open_ids for edge in graph.edges())
         if isinstance(node, WAITING) and needs:
             break
-        if isinstance(node, Gen) and not needs:
+        if appends(node, ir.Gen) and not needs:
             asked.append(node.id)
-        if needs or isinstance(node, Gen):
+        if needs or appends(node, ir.Gen):
             open_ids.add(node.id)
     return asked
 
@@ -53,9 +54,9 @@ def _independent(graph: Graph) -> list[int]:
                 n.stream for n in graph if isinstance(n, GetForkItem) and n.fork == node.fork
             )
             joined.update(dict.fromkeys(branches, node.id))
-        if isinstance(node, Gen) and not needs:
+        if appends(node, ir.Gen) and not needs:
             free.append(node.id)
-        if needs or isinstance(node, Gen):
+        if needs or appends(node, ir.Gen):
             tainted.add(node.id)
     return free
 
@@ -73,7 +74,7 @@ def _graph(steps: list[tuple[str, int]]) -> Graph:
     for word, number in steps:
         stream, id = streams[number % len(streams)], len(nodes)
         if word == "gen":
-            nodes.append(Gen(id, stream, Constant(f"x{id}")))
+            nodes.append(make.gen(id, stream, Constant(f"x{id}")))
             gens.append(id)
         elif word == "sync":
             nodes.append(Sync(id, stream))
@@ -86,7 +87,7 @@ def _graph(steps: list[tuple[str, int]]) -> Graph:
             nodes += forks[-1], GetForkItem(id + 1, streams[-1], id, 0)
         elif word == "read" and gens:
             source = gens[number % len(gens)]
-            nodes.append(Text(id, stream, Variable(source, f"x{source}")))
+            nodes.append(make.text(id, stream, Variable(source, f"x{source}")))
         elif word == "join" and forks:
             fork = forks.pop(number % len(forks))
             nodes.append(Join(id, fork.stream, fork.id))
@@ -116,17 +117,17 @@ def test_what_a_branch_writes_after_its_join_is_not_brought_back() -> None:
         Fork(0, 0, (0,)),
         GetForkItem(1, 1, 0, 0),
         Join(2, 0, 0),
-        Gen(3, 1, Constant("late")),
+        make.gen(3, 1, Constant("late")),
     )
     assert parallel(Graph("late", nodes=nodes)).nodes == nodes
 
 
 def test_of_two_waits_the_one_that_is_sooner_over_comes_first() -> None:
     nodes: list[Node] = [
-        Gen(0, 0, Constant("a")),
-        Gen(1, 0, Constant("b")),
+        make.gen(0, 0, Constant("a")),
+        make.gen(1, 0, Constant("b")),
         Call(2, 1, "other"),
-        Gen(3, 1, Constant("c")),
+        make.gen(3, 1, Constant("c")),
         Sync(4, 0),
         Sync(5, 1),
     ]
@@ -171,13 +172,13 @@ def test_a_body_that_reads_a_variable_asks_nothing_else_meanwhile() -> None:
 
 def test_in_a_graph_the_same_questions_start_together() -> None:
     nodes = (
-        Gen(0, 0, Constant("tip")),
+        make.gen(0, 0, Constant("tip")),
         Call(1, 1, "expand"),
-        Text(2, 1, Variable(0, "tip")),
-        Gen(3, 1, Constant("paragraph")),
+        make.text(2, 1, Variable(0, "tip")),
+        make.gen(3, 1, Constant("paragraph")),
         Sync(4, 1),
         Call(5, 2, "slogan"),
-        Gen(6, 2, Constant("slogan")),
+        make.gen(6, 2, Constant("slogan")),
     )
     graph = Graph("campaign", nodes=nodes)
     assert _asked_at_once(graph) == [0]

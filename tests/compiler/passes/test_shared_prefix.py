@@ -11,17 +11,14 @@ from hypothesis import strategies as st
 from sgl_mlx.compiler.graph.graph import (
     Call,
     Fork,
-    Gen,
     GetForkItem,
     Graph,
-    RoleBegin,
-    RoleEnd,
-    Text,
 )
 from sgl_mlx.compiler.graph.values import Argument, Constant, Variable, concat
 from sgl_mlx.compiler.passes.shared_prefix import order_batch, shared_prefixes
 from sgl_mlx.core import prompt_text
 from sgl_mlx.lang.templates.chat_template import get_chat_template
+from tests.compiler import nodes as make
 
 Tokens = tuple[int, ...]
 LONG = "You read reports of bridge inspections and answer with care and in full sentences. "
@@ -36,16 +33,20 @@ def _prefixes(graph: Graph, min_length: int = 10) -> list[str]:
 
 
 def test_roles_are_written_as_the_template_writes_them() -> None:
-    turn = (RoleBegin(0, 0, "user"), Text(1, 0, concat(LONG, Argument("x"))), RoleEnd(2, 0, "user"))
+    turn = (
+        make.role_begin(0, 0, "user"),
+        make.text(1, 0, concat(LONG, Argument("x"))),
+        make.role_end(2, 0, "user"),
+    )
     assert _prefixes(Graph("chat", nodes=turn)) == ["<|im_start|>user\n" + LONG]
 
 
 def test_nested_programs_and_branches_have_their_own() -> None:
     nodes = (
-        Text(0, 0, Constant(LONG)),
-        Gen(1, 0, Constant("tip")),
+        make.text(0, 0, Constant(LONG)),
+        make.gen(1, 0, Constant("tip")),
         Call(2, 1, "expand"),
-        Text(3, 1, concat("Please expand the tip: ", Variable(1, "tip"))),
+        make.text(3, 1, concat("Please expand the tip: ", Variable(1, "tip"))),
         Fork(4, 1, (0, 0)),
         GetForkItem(5, 2, 4, 0),
     )
@@ -54,21 +55,21 @@ def test_nested_programs_and_branches_have_their_own() -> None:
 
 def test_of_branches_only_the_longest_beginnings_are_kept() -> None:
     nodes = (
-        Text(0, 0, Constant(LONG)),
+        make.text(0, 0, Constant(LONG)),
         Fork(1, 0, (0, 0, 0)),
         GetForkItem(2, 1, 1, 0),
         GetForkItem(3, 2, 1, 1),
         GetForkItem(4, 3, 1, 2),
-        Text(5, 1, Constant("Judge clarity.")),
-        Text(6, 2, Constant("Judge style.")),
-        Text(7, 3, Argument("other")),
+        make.text(5, 1, Constant("Judge clarity.")),
+        make.text(6, 2, Constant("Judge style.")),
+        make.text(7, 3, Argument("other")),
     )
     graph = Graph("judge", nodes=nodes)
     assert _prefixes(graph) == [LONG + "Judge clarity.", LONG + "Judge style."]
 
 
 def test_short_beginnings_are_not_worth_a_request() -> None:
-    assert _prefixes(Graph("short", nodes=(Text(0, 0, Constant("Hi.")),))) == []
+    assert _prefixes(Graph("short", nodes=(make.text(0, 0, Constant("Hi.")),))) == []
 
 
 # -- order ----------------------------------------------------------------------------------------

@@ -16,14 +16,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgl_mlx.compiler.graph.graph import Gen, Graph, Node, RoleBegin, RoleEnd, Text
+from sgl_mlx.compiler.graph.graph import (
+    Graph,
+    Node,
+    appends,
+    text_of,
+)
 from sgl_mlx.compiler.graph.values import Argument, Constant, Value, concat, parts_of
 from sgl_mlx.compiler.reorder.judge import Order, objections
 from sgl_mlx.compiler.reorder.mover import by_rules, gain, reorder
+from sgl_mlx.lang import ir
 from sgl_mlx.models.gguf.file import GGUFFile
 from sgl_mlx.models.resolve import embedded_gguf
 from sgl_mlx.testing import ByteTokenizer
 from sgl_mlx.tokenizer import Tokenizer
+from tests.compiler import nodes as make
 
 CORPUS = Path(__file__).parent.parent / "corpus"
 FIELD = re.compile(r"\{\{|\}\}|\{(\w+)\}")
@@ -61,13 +68,13 @@ class Template:
     @property
     def graph(self) -> Graph:
         text = _value(self.prompt.replace("¦", ""))
-        turn: list[Node] = [Text(0, 0, text)]
+        turn: list[Node] = [make.text(0, 0, text)]
         if self.turn:
-            turn = [RoleBegin(1, 0, "user"), *turn, RoleEnd(2, 0, "user")]
+            turn = [make.role_begin(1, 0, "user"), *turn, make.role_end(2, 0, "user")]
         if self.system:
-            system = Text(4, 0, Constant(self.system))
-            turn = [RoleBegin(3, 0, "system"), system, RoleEnd(5, 0, "system"), *turn]
-        return Graph(self.name, nodes=(*turn, Gen(9, 0, Constant("answer"))))
+            system = make.text(4, 0, Constant(self.system))
+            turn = [make.role_begin(3, 0, "system"), system, make.role_end(5, 0, "system"), *turn]
+        return Graph(self.name, nodes=(*turn, make.gen(9, 0, Constant("answer"))))
 
     def wrong(self, text: str) -> list[str]:
         """What the verdict says against a text that should stand for the prompt."""
@@ -109,7 +116,7 @@ def _value(prompt: str) -> Value:
 
 def _shown(graph: Graph) -> str:
     """The text of the turn with the arguments, as in `_filled`."""
-    texts = [node.text for node in graph if isinstance(node, Text) and node.id == 0]
+    texts = [text_of(node) for node in graph if appends(node, ir.Text) and node.id == 0]
     return "".join(
         part.value if isinstance(part, Constant) else f"‹{part.name}›"
         for part in parts_of(texts[0])
@@ -181,7 +188,7 @@ def _best(template: Template) -> Graph:
     """By hand: everything that may come first does."""
     units = template.prompt.split("¦")
     text = "\n".join(units[i] for i in template.best)
-    nodes = (Text(0, 0, _value(text)) if node.id == 0 else node for node in template.graph)
+    nodes = (make.text(0, 0, _value(text)) if node.id == 0 else node for node in template.graph)
     return template.graph.with_nodes(nodes)
 
 

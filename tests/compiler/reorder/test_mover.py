@@ -7,33 +7,32 @@ import pytest
 from sgl_mlx.compiler.graph.graph import (
     Call,
     Fork,
-    Gen,
     GetForkItem,
     Graph,
     Node,
-    RoleBegin,
-    RoleEnd,
-    Select,
-    Text,
+    appends,
+    text_of,
 )
 from sgl_mlx.compiler.graph.values import Argument, Constant, Value, Variable, concat
 from sgl_mlx.compiler.passes.merge import merge
 from sgl_mlx.compiler.reorder.mover import gain, reorder
+from sgl_mlx.lang import ir
+from tests.compiler import nodes as make
 
 DATA = concat("Question: ", Argument("question"), "\n")
 RULES = Constant("Answer in one word. Never guess.")
 MOVED = concat("Answer in one word. Never guess.\nQuestion: ", Argument("question"))
-ASK = Gen(90, 0, Constant("answer"))
+ASK = make.gen(90, 0, Constant("answer"))
 
 
 def _turn(*texts: Value, stream: int = 0, begin: int = 0) -> tuple[Node, ...]:
-    inner = [Text(begin + 1 + i, stream, text) for i, text in enumerate(texts)]
-    end = RoleEnd(begin + 1 + len(inner), stream, "user")
-    return (RoleBegin(begin, stream, "user"), *inner, end)
+    inner = [make.text(begin + 1 + i, stream, text) for i, text in enumerate(texts)]
+    end = make.role_end(begin + 1 + len(inner), stream, "user")
+    return (make.role_begin(begin, stream, "user"), *inner, end)
 
 
 def _texts(graph: Graph) -> list[Value]:
-    return [node.text for node in graph if isinstance(node, Text)]
+    return [text_of(node) for node in graph if appends(node, ir.Text)]
 
 
 def test_instructions_in_a_text_of_their_own_move_ahead_of_the_argument() -> None:
@@ -44,18 +43,26 @@ def test_instructions_in_a_text_of_their_own_move_ahead_of_the_argument() -> Non
 
 
 def test_constant_turns_before_do_not_hinder() -> None:
-    system = (RoleBegin(50, 0, "system"), Text(51, 0, Constant("Hi.")), RoleEnd(52, 0, "system"))
+    system = (
+        make.role_begin(50, 0, "system"),
+        make.text(51, 0, Constant("Hi.")),
+        make.role_end(52, 0, "system"),
+    )
     graph = Graph("qa", nodes=(*system, *_turn(DATA, RULES), ASK))
     assert _texts(reorder(graph)) == [Constant("Hi."), MOVED]
 
 
 @pytest.mark.parametrize(
     "between",
-    [Gen(40, 0, Constant("x")), Select(40, 0, Constant("x"), (Constant("a"),)), Fork(40, 0, (0,))],
+    [
+        make.gen(40, 0, Constant("x")),
+        make.select(40, 0, Constant("x"), (Constant("a"),)),
+        Fork(40, 0, (0,)),
+    ],
     ids=["gen", "select", "fork"],
 )
 def test_nothing_crosses_a_question_or_a_fork(between: Node) -> None:
-    graph = Graph("qa", nodes=(Text(1, 0, DATA), between, *_turn(RULES, begin=10), ASK))
+    graph = Graph("qa", nodes=(make.text(1, 0, DATA), between, *_turn(RULES, begin=10), ASK))
     assert reorder(graph) == graph
 
 
@@ -71,13 +78,13 @@ def test_only_the_first_text_with_an_argument_is_touched() -> None:
 
 
 def test_text_that_the_model_continues_keeps_its_end() -> None:
-    graph = Graph("qa", nodes=(Text(1, 0, DATA), Text(2, 0, RULES), ASK))
+    graph = Graph("qa", nodes=(make.text(1, 0, DATA), make.text(2, 0, RULES), ASK))
     (text,) = _texts(reorder(graph))
     assert text == concat("Answer in one word.\nQuestion: ", Argument("question"), "\nNever guess.")
 
 
 def test_a_nested_program_is_reordered_around_its_variable() -> None:
-    source = Gen(0, 0, Constant("tip"))
+    source = make.gen(0, 0, Constant("tip"))
     told = concat("Tip: ", Variable(0, "tip"), "\nExpand the tip into a paragraph.")
     nodes = (source, Call(1, 1, "expand"), *_turn(told, stream=1, begin=2))
     (text,) = _texts(reorder(Graph("tips", nodes=nodes)))
@@ -86,7 +93,7 @@ def test_a_nested_program_is_reordered_around_its_variable() -> None:
 
 def test_a_branch_is_reordered_if_all_before_it_is_constant() -> None:
     def graph(shared: Value) -> Graph:
-        fork = (Text(70, 0, shared), Fork(71, 0, (0,)), GetForkItem(72, 1, 71, 0))
+        fork = (make.text(70, 0, shared), Fork(71, 0, (0,)), GetForkItem(72, 1, 71, 0))
         return Graph("fork", nodes=(*fork, *_turn(DATA, RULES, stream=1, begin=10)))
 
     assert _texts(reorder(graph(Constant("Hi.")))) == [Constant("Hi."), MOVED]
@@ -94,8 +101,8 @@ def test_a_branch_is_reordered_if_all_before_it_is_constant() -> None:
 
 
 def test_text_that_goes_on_from_before_a_fork_is_left_alone() -> None:
-    nodes = (Text(0, 0, Constant("Tell ")), Fork(1, 0, (0,)), GetForkItem(2, 1, 1, 0))
-    graph = Graph("fork", nodes=(*nodes, Text(3, 1, concat("me. ", DATA, RULES)), ASK))
+    nodes = (make.text(0, 0, Constant("Tell ")), Fork(1, 0, (0,)), GetForkItem(2, 1, 1, 0))
+    graph = Graph("fork", nodes=(*nodes, make.text(3, 1, concat("me. ", DATA, RULES)), ASK))
     assert reorder(graph) == graph
 
 

@@ -10,20 +10,15 @@ import pytest
 
 import sgl_mlx as sgl
 from sgl_mlx.compiler.graph.graph import (
+    Append,
     Break,
     Call,
     Fork,
-    Gen,
     GetForkItem,
     Graph,
-    Image,
     Join,
     Parameter,
     Prefetch,
-    RoleBegin,
-    RoleEnd,
-    Select,
-    Text,
 )
 from sgl_mlx.compiler.graph.values import NONE, Argument, Constant, LoopItem, Variable, concat
 from sgl_mlx.compiler.program import CompiledProgram
@@ -33,6 +28,7 @@ from sgl_mlx.core import Part
 from sgl_mlx.errors import GraphError
 from sgl_mlx.lang import ir
 from sgl_mlx.testing import ScriptedBackend
+from tests.compiler import nodes as make
 
 TOPIC = (Parameter("topic", "text"),)
 
@@ -44,8 +40,8 @@ def _no_default_backend() -> Iterator[None]:
     sgl.set_default_backend(None)
 
 
-def text(id: int, value: Any, stream: int = 0) -> Text:
-    return Text(id, stream, Constant(value) if isinstance(value, str) else value)
+def text(id: int, value: Any, stream: int = 0) -> Append:
+    return make.text(id, stream, Constant(value) if isinstance(value, str) else value)
 
 
 def run(graph: Graph, backend: ScriptedBackend, **arguments: Any) -> sgl.ProgramState:
@@ -54,11 +50,11 @@ def run(graph: Graph, backend: ScriptedBackend, **arguments: Any) -> sgl.Program
 
 def test_text_and_roles_between_gens_are_one_step() -> None:
     nodes = (
-        RoleBegin(0, 0, "user"),
+        make.role_begin(0, 0, "user"),
         text(1, "a"),
         text(2, Argument("topic")),
-        RoleEnd(3, 0, "user"),
-        Gen(4, 0, NONE),
+        make.role_end(3, 0, "user"),
+        make.gen(4, 0, NONE),
         text(5, "b"),
         text(6, "c"),
         text(7, Variable(4, None)),
@@ -68,30 +64,28 @@ def test_text_and_roles_between_gens_are_one_step() -> None:
     begin, gen, constant, late = submission.parts
     known = {concat("a", Argument("topic")): "at"}
     assert begin.make(known.get) == ir.ExprList(
-        (ir.RoleBegin("user"), ir.ConstantText("at"), ir.RoleEnd("user"))
+        (ir.RoleBegin("user"), ir.Text("at"), ir.RoleEnd("user"))
     )
     assert isinstance(gen.ready, ir.Gen)
-    assert constant.ready == ir.ConstantText("bc")
+    assert constant.ready == ir.Text("bc")
     assert late.sources == (Variable(4, None),)
 
 
 def test_text_that_is_the_same_in_every_run_is_made_once() -> None:
-    nodes = (RoleBegin(0, 0, "user"), text(1, "a"), text(2, "b"), RoleEnd(3, 0, "user"))
+    nodes = (make.role_begin(0, 0, "user"), text(1, "a"), text(2, "b"), make.role_end(3, 0, "user"))
     (submission,) = plan_of(Graph("p", (), nodes)).steps
     assert isinstance(submission, Submission)
     (part,) = submission.parts
-    assert part.ready == ir.ExprList(
-        (ir.RoleBegin("user"), ir.ConstantText("ab"), ir.RoleEnd("user"))
-    )
+    assert part.ready == ir.ExprList((ir.RoleBegin("user"), ir.Text("ab"), ir.RoleEnd("user")))
 
 
 def test_a_stream_waits_for_the_text_of_another_without_holding_up_the_run() -> None:
     nodes = (
         Call(0, 1, "other"),
-        Gen(1, 1, Constant("x")),
+        make.gen(1, 1, Constant("x")),
         text(2, "got "),
         text(3, concat("<", Variable(1, "x"), ">")),
-        Gen(4, 0, Constant("y")),
+        make.gen(4, 0, Constant("y")),
     )
     called = ScriptedBackend(" inner", manual=True)
     own = ScriptedBackend(" own", manual=True)
@@ -111,18 +105,20 @@ def test_a_stream_waits_for_the_text_of_another_without_holding_up_the_run() -> 
 
 
 def test_what_the_graph_reads_is_waited_for() -> None:
-    graph = Graph("p", (), (text(0, "a"), Gen(1, 0, Constant("x"))), reads=(1,))
+    graph = Graph("p", (), (text(0, "a"), make.gen(1, 0, Constant("x"))), reads=(1,))
     with pytest.raises(ValueError, match="boom"):
         run(graph, ScriptedBackend([ValueError("boom")]))
 
 
 def test_the_result_is_put_together_of_what_the_run_knows() -> None:
-    graph = Graph("p", TOPIC, (Gen(0, 0, Constant("x")),), result=concat(Argument("topic"), "!"))
+    graph = Graph(
+        "p", TOPIC, (make.gen(0, 0, Constant("x")),), result=concat(Argument("topic"), "!")
+    )
     assert run(graph, ScriptedBackend("a"), topic="t").ret_value == "t!"
 
 
 def test_a_hint_is_computed_ahead_on_the_default_backend_and_leaves_no_text() -> None:
-    body = (RoleBegin(1, 0, "system"), text(2, "Long."), RoleEnd(3, 0, "system"))
+    body = (make.role_begin(1, 0, "system"), text(2, "Long."), make.role_end(3, 0, "system"))
     nodes = (text(4, "a"), Prefetch(0, 0, body), text(5, "b"))
     default = ScriptedBackend()
     sgl.set_default_backend(default)
@@ -142,7 +138,7 @@ def test_a_hint_that_fails_changes_nothing() -> None:
 
 
 def test_an_image_is_what_it_is_in_the_language() -> None:
-    graph = Graph("p", (), (Image(0, 0, Constant("cat.png")),))
+    graph = Graph("p", (), (make.image(0, 0, Constant("cat.png")),))
 
     @sgl.function
     def program(s: Any) -> None:
@@ -168,15 +164,15 @@ def test_ahead_of_a_break_runs_all_but_called_programs_and_what_needs_them() -> 
     nodes = (
         text(0, "a"),
         Call(1, 1, "other"),
-        Gen(2, 1, Constant("x")),
+        make.gen(2, 1, Constant("x")),
         Fork(3, 0, (0, 0)),
         GetForkItem(4, 2, 3, 0),
         GetForkItem(5, 3, 3, 1),
         text(6, Variable(2, "x"), stream=2),
-        Gen(7, 2, Constant("y")),
-        Gen(8, 3, Constant("y")),
+        make.gen(7, 2, Constant("y")),
+        make.gen(8, 3, Constant("y")),
         Join(9, 0, 3),
-        Select(10, 0, Constant("z"), (Constant("p"),)),
+        make.select(10, 0, Constant("z"), (Constant("p"),)),
         stop,
     )
     assert [node.id for node in speculative(Graph("p", (), nodes))] == [0, 3, 4, 5, 8]
