@@ -19,7 +19,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from sgl_mlx.core import ChoiceScores, Completion, Prompt, SamplingParams
+from sgl_mlx.core import ChoiceScores, Completion, Prompt, SamplingParams, Text
 from sgl_mlx.errors import InvalidParamsError, PromptError, SglError
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.loop import EngineLoop
@@ -239,6 +239,8 @@ class Engine:
     def _with_images(self, text: str, image_data: Any) -> Encoded:
         given = image_data if isinstance(image_data, (list, tuple)) else [image_data]
         images = [image for image in given if image is not None]
+        if not images:
+            return self._encode((Text(text),))
         return self._encode(self._model.pictures.prompt(text, images))
 
     def _encode(self, prompt: Prompt) -> Encoded:

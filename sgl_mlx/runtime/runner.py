@@ -13,9 +13,8 @@ import mlx.core as mx
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.runtime.attention import cpu_math
 from sgl_mlx.runtime.attention.select import AttentionPaths, DecodeEpoch
-from sgl_mlx.runtime.attention.spans import arrange
 from sgl_mlx.runtime.attention.step import ExtendStep
-from sgl_mlx.runtime.cache.tier import Transfer
+from sgl_mlx.runtime.cache.tier import Grow, Transfer
 from sgl_mlx.runtime.disk.copy import PoolCopy
 from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
 from sgl_mlx.runtime.pool.memory import Garbage
@@ -28,6 +27,7 @@ from sgl_mlx.runtime.scheduler.plan import (
     Row,
     RunnerStats,
     StepResult,
+    arrange,
 )
 from sgl_mlx.runtime.scheduler.sequence import Scores
 from sgl_mlx.runtime.vision.features import Features
@@ -55,7 +55,7 @@ class ModelRunner:
         lookup: Lookup | None = None,
     ) -> None:
         self._features = features
-        self._lookup = lookup
+        self.lookup = lookup
         self._copy = copy
         self._model = model
         self._pool = pool
@@ -82,9 +82,12 @@ class ModelRunner:
     def synchronise(self, transfers: tuple[Transfer, ...] = ()) -> None:
         """See `plan.Runner`."""
         self.close_epoch()
-        if transfers:
-            assert self._copy is not None, "transfers without a second tier"
-            self._copy.make(transfers)
+        for grow in [t for t in transfers if isinstance(t, Grow)]:
+            self._pool.grow(grow.slots)
+        copies = [t for t in transfers if not isinstance(t, Grow)]
+        if copies:
+            assert self._copy is not None, "copies without a second tier"
+            self._copy.make(copies)
 
     def close_epoch(self) -> None:
         """Wait for what is under way and write the epoch's KV to the pool."""
@@ -121,7 +124,7 @@ class ModelRunner:
 
     def _open(self, plan: Decode) -> _Decoding:
         rows = arrange(plan.opening)
-        sampler = Sampler(rows, self._end_tokens, self._model.vocabulary, self._lookup)
+        sampler = Sampler(rows, self._end_tokens, self._model.vocabulary, self.lookup)
         tokens = mx.array([row.tokens[-1] for row in rows], mx.int32)
         return _Decoding(self.paths.epoch(rows, plan.width), sampler, tokens)
 
@@ -184,13 +187,13 @@ class ModelRunner:
         if not any(row.pictures for row in rows):
             return None
         assert self._features is not None, "pictures for a model of text alone"
-        assert self._lookup is not None, "a row has a picture, and the runner no lookup"
-        return self._features.place(rows, self._model.embed(tokens), self._lookup)
+        assert self.lookup is not None, "a row has a picture, and the runner no lookup"
+        return self._features.place(rows, self._model.embed(tokens), self.lookup)
 
     def _sample(self, wanted: _WantedLogits, logits: mx.array) -> Sampled | None:
         if not wanted.sampled_rows:
             return None
-        sampler = Sampler(wanted.sampled_rows, self._end_tokens, logits.shape[-1], self._lookup)
+        sampler = Sampler(wanted.sampled_rows, self._end_tokens, logits.shape[-1], self.lookup)
         return self._choose(sampler, logits[mx.array(wanted.sampled_at, mx.int32)], 0)
 
     def _choose(

@@ -19,13 +19,18 @@ from tests.runtime.llava import Folders, Open, write_llava
 MakeEngine = Callable[..., Engine]
 
 
-@pytest.fixture(scope="session")
-def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_toy(folder: Path) -> Path:
     """A small llama with random weights; its tokens 3 to 258 are the bytes."""
     config = LLAMA.full_config()
     weights = dict(tree_flatten(toy_model("llama", config).parameters()))
     arrays = {name: np.array(x) for name, x in weights.items()}
-    return write_folder(tmp_path_factory.mktemp("models") / "toy", config, arrays)
+    return write_folder(folder, config, arrays)
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """See `write_toy`."""
+    return write_toy(tmp_path_factory.mktemp("models") / "toy")
 
 
 @pytest.fixture

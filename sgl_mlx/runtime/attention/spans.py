@@ -41,11 +41,6 @@ class Span:
         return self.first < other.last and other.first < self.last
 
 
-def arrange(rows: Sequence[Row]) -> list[Row]:
-    """Single-token rows first, then chunks; each sorted by prefix."""
-    return sorted(rows, key=lambda row: (len(row.tokens) > 1, row.prefix))
-
-
 def shared_spans(rows: Sequence[Row], min_shared: int = MIN_SHARED) -> tuple[list[Span], list[int]]:
     """Split the prefixes of sorted rows into shared stretches and private rests.
 

@@ -1,21 +1,26 @@
 """Attention of an `Extend` step: prefill chunks over prefixes in the pool, and decode tokens.
 
-Single tokens are attended as an epoch of one step, chunks by extend attention; which
-implementation of each is for `paths` to say.
+Single tokens are attended as an epoch of one step, chunks by extend attention; `select`
+says which implementation of each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import mlx.core as mx
 
-from sgl_mlx.runtime.attention.select import AttentionPaths
+from sgl_mlx.metal_kernels.pool import AttentionOptions
+from sgl_mlx.runtime.attention.kernels import KernelChunks
+from sgl_mlx.runtime.attention.prefill import Chunks
+from sgl_mlx.runtime.attention.sdpa import SdpaChunks
+from sgl_mlx.runtime.attention.select import AttentionPaths, DecodeEpoch
 from sgl_mlx.runtime.scheduler.plan import Row
 
 
 class ExtendStep:
-    """The new tokens of some rows, one after another, single tokens first (`layout.arrange`).
+    """The new tokens of some rows, one after another, single tokens first (`plan.arrange`).
 
     After the forward pass `keys[layer]` and `values[layer]` hold the new KV
     `(tokens, heads, dim)`; `slots` says where it goes.
@@ -30,12 +35,23 @@ class ExtendStep:
             [p for row in rows for p in range(row.position, row.position + len(row.tokens))],
             mx.int32,
         )
+        self._paths, self._rows = paths, rows
         self._singles = sum(len(row.tokens) == 1 for row in rows)
-        self._decoding = paths.epoch(rows[: self._singles], 1) if self._singles else None
-        if self._decoding is not None:
-            self._decoding.begin_step()
-        chunks = rows[self._singles :]
-        self._chunks = paths.chunks(chunks) if chunks else None
+
+    @cached_property
+    def _decoding(self) -> DecodeEpoch | None:
+        """Attention of the single tokens, chosen when the first layer stores its keys."""
+        if not self._singles:
+            return None
+        decoding = self._paths.epoch(self._rows[: self._singles], 1)
+        decoding.begin_step()
+        return decoding
+
+    @cached_property
+    def _chunks(self) -> Chunks | SdpaChunks | KernelChunks | None:
+        """Attention of the chunks, chosen as well when the first layer stores its keys."""
+        chunks = self._rows[self._singles :]
+        return self._paths.chunks(chunks) if chunks else None
 
     @property
     def keys(self) -> list[mx.array]:
@@ -54,19 +70,12 @@ class ExtendStep:
         if self._chunks is not None:
             self._chunks.store(layer, keys[n:], values[n:])
 
-    def attend(
-        self,
-        layer: int,
-        queries: mx.array,
-        scale: float,
-        window: int | None,
-        sinks: mx.array | None,
-    ) -> mx.array:
+    def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
         """See `models.layer_cache.Attention`."""
         n = self._singles
         outs = []
         if self._decoding is not None:
-            outs.append(self._decoding.attend(layer, queries[:n], scale, window, sinks))
+            outs.append(self._decoding.attend(layer, queries[:n], options))
         if self._chunks is not None:
-            outs.append(self._chunks.attend(layer, queries[n:], scale, window, sinks))
+            outs.append(self._chunks.attend(layer, queries[n:], options))
         return outs[0] if len(outs) == 1 else mx.concatenate(outs)

@@ -56,9 +56,11 @@ class Request:
                 self._send_text if on_text is not None and i == 0 else None,
                 healed,
             )
-            constraint: Constraint | None = loop.model.grammars.constraint(params)
+            constraint: Constraint | None = None
             if healed:
                 constraint = Healing(loop.model.spellings, healed.encode())
+            elif params.constrained:
+                constraint = loop.model.grammars.constraint(params)
             id = name if params.n == 1 else f"{name}-{i}"
             self._outputs.append(output)
             self._sequences.append(

@@ -175,6 +175,11 @@ class Lookup(Protocol):
         ...
 
 
+def arrange(rows: Iterable[Row]) -> list[Row]:
+    """Sort rows: single-token rows first, then chunks; each by prefix, so that equal ones meet."""
+    return sorted(rows, key=lambda row: (len(row.tokens) > 1, row.prefix))
+
+
 # -- rows of sequences ------------------------------------------------------------------------
 
 

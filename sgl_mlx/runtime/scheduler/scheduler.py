@@ -137,7 +137,7 @@ class Scheduler:
                 continue
             if self.running:
                 plan = self._plan()
-            elif not (self._unblock() if self.waiting else self._background.start()):
+            elif not self._start_something():
                 break
         self.seconds += time.perf_counter() - started
         return plan
@@ -290,6 +290,12 @@ class Scheduler:
         if constraint.done:
             s.constraint = None
         return None
+
+    def _start_something(self) -> bool:
+        """Start a sequence, as nothing runs and nothing was admitted; False if none can start."""
+        if self.waiting:
+            return self._unblock()
+        return bool(self._queues.background) and self._background.start()
 
     def _unblock(self) -> bool:
         """Start the most urgent sequence as nothing runs, or end it if it can never start.

@@ -118,8 +118,6 @@ class Pictures:
         Raises:
             PromptError: not as many pictures as places for them, or the model takes none.
         """
-        if not images:
-            return (Text(text),)
         mark = self._of(Image(images[0])).image_token.text
         pieces = text.split(mark)
         if len(pieces) != len(images) + 1:

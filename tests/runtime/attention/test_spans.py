@@ -12,11 +12,10 @@ from sgl_mlx.runtime.attention.spans import (
     FREE_PADDING,
     MOST_PADDING,
     Span,
-    arrange,
     batches,
     shared_spans,
 )
-from sgl_mlx.runtime.scheduler.plan import Row
+from sgl_mlx.runtime.scheduler.plan import Row, arrange
 
 MIN = 3
 

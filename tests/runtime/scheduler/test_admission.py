@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +15,7 @@ from sgl_mlx.runtime.scheduler.policy import POLICIES
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Picture, Sequence
 from tests.runtime.fakes import FakeRunner, drive
-from tests.runtime.truth import Tokens, make_sequence
+from tests.runtime.truth import Fork, Tokens, make_sequence
 
 UNBOUNDED = 1_000_000
 """A step that takes whatever there is."""
@@ -142,20 +142,33 @@ def test_of_a_picture_all_comes_from_the_cache_or_nothing(data: st.DataObject) -
 
 # -- ageing ---------------------------------------------------------------------------------------
 
+
+class Ask(NamedTuple):
+    """A request that arrives."""
+
+    prompt: Tokens
+    priority: int = 0
+
+
 prompts = st.lists(st.integers(1, 2), min_size=1, max_size=8).map(tuple)
-arrivals = st.lists(st.lists(prompts, max_size=4), min_size=1, max_size=12)
+asks = st.builds(Ask, prompts, st.sampled_from([0, 0, 0, 1, -2]))
+arrivals = st.lists(st.lists(asks, max_size=4), min_size=1, max_size=12)
 
 
-def passes(stream: list[list[Tokens]], limits: SchedulerLimits, capacity: int) -> list[int]:
-    """How many later arrivals started before each sequence; `stream` arrives turn by turn."""
+def passes(stream: list[list[Ask]], limits: SchedulerLimits, capacity: int) -> list[int]:
+    """How many later arrivals of its priority started before each sequence.
+
+    The lists of `stream` arrive turn by turn.
+    """
     cache = PrefixCache(capacity)
     scheduler, runner = Scheduler(cache, limits), FakeRunner(cache)
     ids = itertools.count()
     added: list[Sequence] = []
     started: list[Sequence] = []
     for turn in itertools.count():
-        for prompt in stream[turn] if turn < len(stream) else ():
-            s = make_sequence(ids, prompt, 2)
+        for ask in stream[turn] if turn < len(stream) else ():
+            s = make_sequence(ids, ask.prompt, 2)
+            s.priority = ask.priority
             runner.know(s)
             scheduler.add(s)
             added.append(s)
@@ -166,8 +179,10 @@ def passes(stream: list[list[Tokens]], limits: SchedulerLimits, capacity: int) -
         elif turn >= len(stream):
             break
     assert len(started) == len(added)
-    order = [s.arrival for s in started]
-    return [sum(a > b for a in order[:i]) for i, b in enumerate(order)]
+    return [
+        sum(a.arrival > b.arrival and a.priority == b.priority for a in started[:i])
+        for i, b in enumerate(started)
+    ]
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
@@ -178,8 +193,8 @@ def passes(stream: list[list[Tokens]], limits: SchedulerLimits, capacity: int) -
     max_running=st.integers(1, 3),
     capacity=st.integers(12, 40),
 )
-def test_at_most_max_passes_later_arrivals_start_before_a_sequence(
-    policy: str, stream: list[list[Tokens]], max_passes: int, max_running: int, capacity: int
+def test_at_most_max_passes_later_arrivals_of_its_priority_start_before_a_sequence(
+    policy: str, stream: list[list[Ask]], max_passes: int, max_running: int, capacity: int
 ) -> None:
     limits = SchedulerLimits(
         policy=policy, max_passes=max_passes, max_running=max_running, decode_margin=0
@@ -191,7 +206,77 @@ def test_at_most_max_passes_later_arrivals_start_before_a_sequence(
 def test_a_stream_of_better_cached_arrivals_passes_a_sequence_exactly_max_passes_times(
     max_passes: int,
 ) -> None:
-    hit, miss = (1,) * 8, (2,) * 8
+    hit, miss = Ask((1,) * 8), Ask((2,) * 8)
     stream = [[hit, hit, miss], *[[hit]] * 40]
     limits = SchedulerLimits(policy="lpm", max_passes=max_passes, max_running=1)
     assert max(passes(stream, limits, 100)) == min(max_passes, 40)
+
+
+# -- priority -------------------------------------------------------------------------------------
+
+
+def starts(asks: list[Ask], **limits: Any) -> list[int]:
+    """Indices of requests that wait together, in the order in which they start."""
+    cache = PrefixCache(1000)
+    scheduler, runner = Scheduler(cache, SchedulerLimits(**limits)), FakeRunner(cache)
+    added = [make_sequence(itertools.count(i), ask.prompt, 2) for i, ask in enumerate(asks)]
+    order: list[int] = []
+    for s, ask in zip(added, asks, strict=True):
+        s.priority = ask.priority
+        runner.know(s)
+        scheduler.add(s)
+    while (plan := scheduler.next()) is not None:
+        order += [i for i, s in enumerate(added) if s.holding is not None and i not in order]
+        scheduler.commit(plan, runner.run(plan))
+    return order
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.lists(asks, min_size=1, max_size=9), st.integers(0, 2))
+def test_a_higher_priority_starts_first_whatever_the_policy_and_age(
+    policy: str, asks: list[Ask], max_passes: int
+) -> None:
+    order = starts(asks, policy=policy, max_running=1, max_passes=max_passes)
+    started = [asks[i].priority for i in order]
+    assert started == sorted(started, reverse=True)
+
+
+def test_a_high_priority_is_not_starved_by_an_aged_low_one() -> None:
+    low, high = Ask((1,) * 8), Ask((2,) * 8, priority=1)
+    assert starts([low, low, low, high], max_running=1, max_passes=0) == [3, 0, 1, 2]
+
+
+def test_the_least_urgent_makes_way_when_slots_run_out() -> None:
+    cache = PrefixCache(24)
+    scheduler = Scheduler(cache, SchedulerLimits(decode_margin=0, epoch_steps=1))
+    runner = FakeRunner(cache)
+    low, high = (make_sequence(itertools.count(i), (1 + i,) * 8, 12) for i in range(2))
+    high.priority = 1
+    for s in (low, high):  # by age alone the high one, which came last, would make way
+        runner.know(s)
+        scheduler.add(s)
+    while scheduler.counters.preemptions == 0:
+        plan = scheduler.next()
+        assert plan is not None
+        scheduler.commit(plan, runner.run(plan))
+    assert scheduler.running == [high]
+    assert low in scheduler.waiting
+
+
+def test_branches_are_as_urgent_as_what_they_are_computed_for() -> None:
+    cache = PrefixCache(100)
+    scheduler, runner = Scheduler(cache, SchedulerLimits(max_running=1)), FakeRunner(cache)
+    plain = make_sequence(itertools.count(), (1, 2, 3), 2)
+    urgent = make_sequence(itertools.count(1), (3,), 2, fork=Fork((1,), ((2,), (3,))))
+    urgent.priority = 5
+    for s in (plain, urgent):
+        runner.know(s)
+        scheduler.add(s)
+    while urgent.finish_reason is None:
+        assert plain.holding is None
+        plan = scheduler.next()
+        assert plan is not None
+        scheduler.commit(plan, runner.run(plan))
+    drive(scheduler, runner)
+    assert plain.finish_reason is not None
