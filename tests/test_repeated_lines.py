@@ -13,27 +13,14 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("sgl_mlx", "models", "cli", "metal_kernels", "cpu_kernels", "benchmarks")
 LONGEST = 8
 
-ATTENTION = "one signature of `attend`, written in every class that has it"
 KEPT: dict[frozenset[str], str] = {
-    frozenset(pair.split()): reason
-    for pair, reason in {
-        "sgl_mlx/runtime/attention/decode.py sgl_mlx/runtime/attention/kernels.py": ATTENTION,
-        "sgl_mlx/runtime/attention/kernels.py": ATTENTION,
-        "sgl_mlx/runtime/attention/kernels.py sgl_mlx/runtime/attention/prefill.py": ATTENTION,
-        "sgl_mlx/runtime/attention/prefill.py sgl_mlx/runtime/attention/sdpa.py": ATTENTION,
-        "sgl_mlx/runtime/attention/kernels.py sgl_mlx/runtime/attention/sdpa.py": ATTENTION,
-        "sgl_mlx/runtime/attention/sdpa.py sgl_mlx/runtime/attention/step.py": ATTENTION,
-        "sgl_mlx/runtime/attention/step.py models/adapter.py": ATTENTION,
-        "models/adapter.py models/layer_cache.py": ATTENTION,
-        "metal_kernels/fallback.py cpu_kernels/attention.py": "one list of kernel arguments",
-        "metal_kernels/fallback.py metal_kernels/reference.py": "one list of kernel arguments",
-        "metal_kernels/reference.py cpu_kernels/attention.py": "one list of kernel arguments",
-        "metal_kernels/ops.py metal_kernels/reference.py": "one list of kernel arguments",
-        "benchmarks/modelled/counting.py benchmarks/peers/http.py": "one signature of a system",
-        "benchmarks/peers/http.py benchmarks/suite/workloads/workload.py": "one protocol",
-    }.items()
+    frozenset({"sgl_mlx/lang/choices.py"}): "SGLang's signature of a method, and one that has it",
+    frozenset({"benchmarks/modelled/counting.py", "benchmarks/peers/http.py"}): "as below",
+    frozenset({"benchmarks/peers/http.py", "benchmarks/suite/workloads/workload.py"}): (
+        "the signature of `Client.complete`, and two clients that have it"
+    ),
 }
-"""Pairs of files that share as many lines, each with the reason; to be empty in the end."""
+"""Files that share as many lines, each with the reason."""
 
 TRIVIAL = re.compile(r"\W*$|\s*(#|import |from |//|#include|using )|\s*[\"']{3}")
 Line = tuple[int, str]

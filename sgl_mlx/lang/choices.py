@@ -34,7 +34,7 @@ class LateDecision(ChoiceScores):
 
 
 class ChoicesSamplingMethod(ABC):
-    """Decides between choices. Custom methods subclass this and implement `__call__`."""
+    """A way to decide between choices. A custom method subclasses this and has `__call__`."""
 
     @property
     def requires_unconditional_logprobs(self) -> bool:
