@@ -9,10 +9,16 @@ PACKAGE := $(VENV)/.package-installed
 MODEL   := $(VENV)/.model-installed
 BLAS    := $(VENV)/.blas-looked-for
 KERNELS := $(VENV)/.kernels-looked-for
+TOOLS   := $(VENV)/.test-tools-looked-for
+SDIST   := $(VENV)/sdist
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+# Install packages, as root on Debian or Ubuntu; fails silently elsewhere.
+apt = { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "installing $(1) ..." && \
+  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(1); } >/dev/null 2>&1; }
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-kernels check fmt docs clean
+.PHONY: help setup demo test test-kernels test-sdist check fmt docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,13 +34,19 @@ demo: setup ## two small programs on the embedded model
 PYTEST := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
           --dist loadfile
 
-test: setup ## all tests
+test: setup $(TOOLS) ## all tests
 	@$(PYTEST) $(ARGS)
 
-test-kernels: setup ## the whole grid of the Metal kernels, in the emulator
+test-kernels: setup $(TOOLS) ## the whole grid of the Metal kernels, in the emulator
 	@$(PYTEST) tests/metal_kernels -m "whole_grid or not whole_grid" $(ARGS)
 
-check: $(PACKAGE) ## format, lint, types, layers, packaging
+test-sdist: setup ## some tests of the source distribution, unpacked
+	@rm -rf $(SDIST) && mkdir -p $(SDIST)
+	@PYTHONPATH=.ci $(BIN)/python -c 'import build_backend as b; b.build_sdist("$(SDIST)")' >/dev/null
+	@cd $(SDIST) && tar -xzf *.tar.gz --strip-components 1 && rm *.tar.gz
+	@cd $(SDIST) && $(abspath $(BIN))/python -m pytest -q tests/test_packaging.py tests/lang
+
+check: $(PACKAGE) ## format, lint, types, layers, packaging, words
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -48,15 +60,27 @@ fmt: $(PACKAGE) ## format and mend what can be mended
 docs: $(PACKAGE) ## write docs/cli.md from the commands' own help
 	@$(BIN)/python -m sgl_mlx.cli.reference > docs/cli.md
 
-# The kernels for Linux's CPU want a C++ compiler; without one all runs, several times slower, and the
-# last line says what to install.
+# The kernels for Linux's CPU want a C++ compiler and Python's headers; without them all runs, several
+# times slower, and the last line says what to install.
+HAS_HEADERS := -c 'import os, sysconfig as s; exit(not os.path.exists(s.get_path("include") + "/Python.h"))'
 $(KERNELS): $(wildcard cpu_kernels/*.h cpu_kernels/*.cpp) $(PACKAGE) | $(BLAS)
 	@if [ "$$(uname)" = Linux ]; then \
-	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v g++ >/dev/null; then \
-	    { apt-get update -qq && apt-get install -y -qq g++; } >/dev/null || true; \
-	  fi; \
+	  command -v g++ >/dev/null || $(call apt,g++) || true; \
+	  $(BIN)/python $(HAS_HEADERS) || $(call apt,python3-dev) || true; \
 	  echo "compiling the CPU kernels ..."; \
 	  $(BIN)/sgl-mlx kernels build >/dev/null || true; \
+	fi
+	@touch $@
+
+# The emulator of the Metal kernels wants clang++ of version 16 or later, and the benchmarks' pages are
+# opened in a browser. The last line of the tests names what is still missing, with its remedy.
+HAS_CLANG   := -c 'from tests.metal_kernels.emulator.toolchain import compiler as c; exit(c() is None)'
+HAS_BROWSER := -c 'from tests.benchmarks.suite.report.browser import CHROMIUM as c; exit(c is None)'
+$(TOOLS): | $(PACKAGE)
+	@if [ "$$(uname)" = Linux ]; then \
+	  $(BIN)/python $(HAS_CLANG) || \
+	    $(call apt,clang-19) || $(call apt,clang-18) || $(call apt,clang-16) || true; \
+	  $(BIN)/python $(HAS_BROWSER) || $(call apt,chromium) || true; \
 	fi
 	@touch $@
 
@@ -87,10 +111,7 @@ $(MODEL): | $(BIN)/python
 FIND_BLAS := -c 'import sys; from sgl_mlx.blas import load_fast_blas as f; sys.exit(f() is None)'
 $(BLAS): | $(PACKAGE)
 	@if [ "$$(uname)" = Linux ] && ! $(BIN)/python -W ignore $(FIND_BLAS); then \
-	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    echo "installing OpenBLAS ..."; \
-	    { apt-get update -qq && apt-get install -y -qq libopenblas0-pthread; } >/dev/null || true; \
-	  fi; \
+	  $(call apt,libopenblas0-pthread) || true; \
 	  $(BIN)/python $(FIND_BLAS) || true; \
 	fi
 	@touch $@

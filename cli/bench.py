@@ -175,8 +175,8 @@ def llava(options: EngineOptions, tower: str, images: int, new_tokens: int, as_j
 
     from sgl_mlx.benchmarks.micro.llava import WITHOUT, LlavaBench
     from sgl_mlx.benchmarks.micro.random_tower import TOWERS, write_tower
-    from sgl_mlx.models.gguf_config import read_config
-    from sgl_mlx.models.gguf_file import GGUFFile
+    from sgl_mlx.models.gguf.config import read_config
+    from sgl_mlx.models.gguf.file import GGUFFile
     from sgl_mlx.models.resolve import resolve
     from sgl_mlx.runtime.engine import Engine
 

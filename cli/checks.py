@@ -138,8 +138,9 @@ def _pool(model: str | None) -> Check:
 
 def _shape(path: Path) -> tuple[int, int, int, int]:
     """Layers, head width, key heads and context length of a model."""
-    from sgl_mlx.models import gguf_config, safetensors_file
-    from sgl_mlx.models.gguf_file import GGUFFile
+    from sgl_mlx.models import safetensors_file
+    from sgl_mlx.models.gguf import config as gguf_config
+    from sgl_mlx.models.gguf.file import GGUFFile
 
     folder = path.is_dir()
     config = (

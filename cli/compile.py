@@ -37,14 +37,14 @@ class Wish(NamedTuple):
 @click.command("compile")
 @click.argument("target", metavar="FILE[:FUNCTION]")
 @click.option("--explain", is_flag=True, help="Say what is compiled, and which line ends it.")
-@click.option("--graph", type=click.Choice(["tree", "dot", "svg", "json"]), help="Print the graph.")
+@click.option("--graph", type=click.Choice(["tree", "dot", "json"]), help="Print the graph.")
 @click.option("--save", type=click.Path(dir_okay=False), help="Write the graph to a JSON file.")
 @click.option("--run", is_flag=True, help="Run the compiled program.")
 @click.option("--arg", "pairs", multiple=True, metavar="NAME=VALUE", help="As of `sgl-mlx run`.")
 @click.option(
     "--reorder",
-    type=click.Choice(["rules", "llm"]),
-    help="Move instructions ahead of arguments: by rules, or as the model proposes.",
+    type=click.Choice(["rules"]),
+    help="Move instructions ahead of arguments, where the rules say that the meaning stays.",
 )
 @engine_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -66,11 +66,9 @@ def compile_command(ctx: click.Context, /, options: EngineOptions, **wishes: Any
     debug = ctx.find_root().params["debug"]
     shown = redirect_stdout(sys.stderr if wish.as_json else sys.stdout)
     with alias, shown, _errors(path, debug):
-        asks = wish.reorder == "llm"
-        # What is wrong with a file is said before a model is loaded.
-        compiled = None if asks else _compiled(wish, None)
-        with open_engine(options) if wish.run or asks else nullcontext() as engine:
-            document = _fulfil(wish, compiled or _compiled(wish, engine), engine)
+        compiled = _compiled(wish)  # before a model is loaded, so that a wrong file fails at once
+        with open_engine(options) if wish.run else nullcontext() as engine:
+            document = _fulfil(wish, compiled, engine)
     if wish.as_json:
         click.echo(json.dumps(document, ensure_ascii=False, indent=2, default=str))
 
@@ -99,9 +97,10 @@ def _fulfil(wish: Wish, compiled: CompiledProgram, engine: Backend | None) -> di
     return document
 
 
-def _compiled(wish: Wish, engine: Backend | None) -> CompiledProgram:
+def _compiled(wish: Wish) -> CompiledProgram:
     from sgl_mlx.cli import program
     from sgl_mlx.compiler.graph.serialise import load
+    from sgl_mlx.compiler.pipeline import standard_passes
     from sgl_mlx.compiler.program import CompiledProgram
 
     path = _path(wish.target)
@@ -110,8 +109,10 @@ def _compiled(wish: Wish, engine: Backend | None) -> CompiledProgram:
             raise click.UsageError("--reorder rewrites a program; a graph from a file is done")
         return CompiledProgram.from_graph(load(path))
     _, name = program.split_target(wish.target)
-    function = program.choose(program.load(path), path, name)
-    return function.compile(backend=engine, reorder=wish.reorder)
+    chosen = program.choose(program.load(path), path, name)
+    if isinstance(chosen, CompiledProgram):
+        return chosen
+    return CompiledProgram.of(chosen, standard_passes(wish.reorder))
 
 
 def _ran(
@@ -129,12 +130,11 @@ def _ran(
 
 
 def _drawn(graph: Graph, how: str) -> str:
-    from sgl_mlx.compiler.graph import serialise, show, svg
+    from sgl_mlx.compiler.graph import serialise, show
 
     drawings = {
         "tree": show.pretty,
         "dot": show.dot,
-        "svg": svg.svg,
         "json": serialise.dumps,
     }
     return drawings[how](graph)

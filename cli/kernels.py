@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sgl_mlx.metal_kernels.build import Kernels
     from sgl_mlx.metal_kernels.selftest import Case
 
-MODELS = "smollm2-135m, llama-3-8b, qwen3-4b, gemma-3-4b, llava-1.5-7b, gpt-oss-20b"
+MODELS = "smollm2-135m, llama-3-8b, qwen3-4b, gemma-2-9b, gemma-3-4b, llava-1.5-7b, gpt-oss-20b"
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
@@ -94,9 +94,9 @@ def selftest(ctx: click.Context, model: str | None, as_json: bool) -> None:
     Ends with code 1 when one of them is wrong.
     """
     from sgl_mlx.metal_kernels import model_heads
-    from sgl_mlx.metal_kernels.fallback import TrustedKernels
+    from sgl_mlx.metal_kernels.fallback import KernelsWithFallback
 
-    trusted = TrustedKernels(_kernels())
+    trusted = KernelsWithFallback(_kernels())
     cases = model_heads.all_cases() if model is None else list(model_heads.cases(_known(model)))
     rows = []
     for case in cases:

@@ -15,7 +15,7 @@ from typing import IO, Any
 import click
 
 from sgl_mlx.errors import ProgramError, SglError
-from sgl_mlx.lang.program import SglFunction
+from sgl_mlx.lang.program import Program
 from sgl_mlx.lang.state import ProgramState
 
 MODULE_NAME = "__sgl_program__"
@@ -62,7 +62,7 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-def choose(module: ModuleType, path: Path, name: str | None) -> SglFunction:
+def choose(module: ModuleType, path: Path, name: str | None) -> Program:
     """The program called `name`, or else the only one of the file, or the one called `main`.
 
     A second name of the same program may be given, but counts as no other program.
@@ -70,7 +70,7 @@ def choose(module: ModuleType, path: Path, name: str | None) -> SglFunction:
     Raises:
         ProgramError: when there is none, or more than one; the message lists them.
     """
-    named = {k: v for k, v in vars(module).items() if isinstance(v, SglFunction)}
+    named = {k: v for k, v in vars(module).items() if isinstance(v, Program)}
     if name in named:
         return named[name]
     programs = _without_aliases(named)
@@ -91,7 +91,7 @@ def choose(module: ModuleType, path: Path, name: str | None) -> SglFunction:
     return programs[wanted]
 
 
-def _without_aliases(named: Mapping[str, SglFunction]) -> dict[str, SglFunction]:
+def _without_aliases(named: Mapping[str, Program]) -> dict[str, Program]:
     """One name for each program: `main`, its function's own, or the first."""
     by_program: dict[int, list[str]] = {}
     for name, program in named.items():
@@ -103,7 +103,7 @@ def _without_aliases(named: Mapping[str, SglFunction]) -> dict[str, SglFunction]
     return {name: named[name] for name in chosen}
 
 
-def read_arguments(program: SglFunction, pairs: Sequence[str]) -> dict[str, Any]:
+def read_arguments(program: Program, pairs: Sequence[str]) -> dict[str, Any]:
     """`name=value` pairs as keyword arguments for a program.
 
     A value that is JSON (`3`, `true`, `["a"]`, `"3"`) is read as that, any other is text.
@@ -161,7 +161,7 @@ def returned(state: ProgramState) -> dict[str, Any]:
     return {} if state.ret_value is None else {"return_value": state.ret_value}
 
 
-def _parameters(program: SglFunction) -> tuple[list[str], list[str]]:
+def _parameters(program: Program) -> tuple[list[str], list[str]]:
     """Names of the program's required and optional parameters, without `s` and bound ones."""
     _, *rest = program.signature.parameters.values()
     free = [p for p in rest if p.name not in program.bind_arguments]

@@ -1,4 +1,4 @@
-"""Attention over the pool by the CPU kernels: the calls of `metal_kernels.trusted`."""
+"""Attention over the pool by the CPU kernels: the calls of `metal_kernels.fallback`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from types import ModuleType
 
 import mlx.core as mx
 
-from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan
-from sgl_mlx.metal_kernels.pool import Options, PoolLayer
+from sgl_mlx.metal_kernels.inputs import DecodeInputs, ExtendInputs
+from sgl_mlx.metal_kernels.pool import AttentionOptions
 
 LANES = 16
 
 
 def fits(dim: int, value_dim: int, dtype: mx.Dtype) -> bool:
-    """Whether the kernels can read keys and values of these widths in this dtype."""
+    """True if the kernels can read keys and values of these widths in this dtype."""
     return dim == value_dim and dim % LANES == 0 and dtype == mx.float32
 
 
@@ -23,33 +23,18 @@ class CpuAttention:
     def __init__(self, kernels: ModuleType) -> None:
         self._kernels = kernels
 
-    def extend(
-        self,
-        q: mx.array,
-        keys: mx.array,
-        values: mx.array,
-        pool: PoolLayer,
-        plan: ExtendPlan,
-        options: Options,
-    ) -> mx.array:
+    def extend(self, inputs: ExtendInputs) -> mx.array:
         """See `metal_kernels.ops.extend_attention`."""
+        q, keys, values, pool, plan, options = inputs
         rows = len(plan.rows)
         out: mx.array = self._kernels.extend_attention(
             q, keys, values, *pool, plan.slots, plan.table, rows, *_plain(options)
         )
         return out
 
-    def decode(
-        self,
-        q: mx.array,
-        tail_keys: mx.array,
-        tail_values: mx.array,
-        tail_length: int,
-        pool: PoolLayer,
-        plan: DecodePlan,
-        options: Options,
-    ) -> mx.array:
+    def decode(self, inputs: DecodeInputs) -> mx.array:
         """See `metal_kernels.ops.decode_attention`."""
+        q, tail_keys, tail_values, tail_length, pool, plan, options = inputs
         tail = tail_keys, tail_values, tail_length
         tables = plan.slots, plan.table, plan.span_table, len(plan.spans)
         out: mx.array = self._kernels.decode_attention(
@@ -58,7 +43,7 @@ class CpuAttention:
         return out
 
 
-def _plain(options: Options) -> tuple[float, int, float, mx.array | None]:
-    """As the kernels take them: 0 stands for none."""
+def _plain(options: AttentionOptions) -> tuple[float, int, float, mx.array | None]:
+    """Convert to what the C++ functions take: 0 stands for None."""
     sinks = None if options.sinks is None else options.sinks.astype(mx.float32)
     return options.scale, options.window or 0, options.softcap or 0.0, sinks

@@ -55,13 +55,6 @@ inline Quad<T> load_quad(const device Stored* row, float scale) {
   return quad;
 }
 
-// Into the memory of an input: see flush_pool.metal. An all-zero row has scale 0.
-template <bool QUANTIZED, typename Stored, typename T>
-inline void write_pool(const device Stored* place, T x, float scale) {
-  const float level = scale > 0.0f ? rint(float(x) / scale) : 0.0f;
-  *(device Stored*)place = QUANTIZED ? Stored(clamp(level, -127.0f, 127.0f)) : Stored(x);
-}
-
 // ---- 32 query vectors against a tile of keys: 4 simdgroups, 8 rows of vectors each ----
 
 constant constexpr int TILE_ROWS = 32;

@@ -58,11 +58,6 @@ SPECS = {
             ),
             ("out",),
         ),
-        Spec(
-            "flush_pool",
-            (*POOL, "new_keys", "new_values", "slots", "ints", "previous"),
-            ("done",),
-        ),
     )
 }
 

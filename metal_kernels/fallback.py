@@ -1,8 +1,8 @@
-"""The kernels, but none before it has been seen to agree with the reference on this machine.
+"""The kernels with the reference behind them: one that fails its self-test is not used.
 
-A specialisation (a kernel with its head counts, head dim, dtype and options) is tried on a small
-random case when it is first asked for. If it does not compile or is wrong, that is said once, and
-the reference takes its place: an answer is never lost to a kernel.
+A specialisation (a kernel with its head counts, head dim, dtype and options) is compared with the
+reference on a small random case when it is first asked for. If it does not compile or differs, a
+warning says so once, and the reference computes in its place.
 """
 
 from __future__ import annotations
@@ -15,23 +15,22 @@ import mlx.core as mx
 from sgl_mlx.errors import KernelError
 from sgl_mlx.metal_kernels import ops, reference
 from sgl_mlx.metal_kernels.build import Kernels
-from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan
-from sgl_mlx.metal_kernels.pool import Options, PoolLayer
+from sgl_mlx.metal_kernels.inputs import DecodeInputs, ExtendInputs
 from sgl_mlx.metal_kernels.selftest import Case, compare
 
 log = logging.getLogger(__name__)
 
 
 class Verdict(NamedTuple):
-    """Of a specialisation: whether to use it, and what was seen."""
+    """Result of a self-test: whether the kernel may be used, and what was seen."""
 
     case: Case
     good: bool
     seen: str
 
 
-class TrustedKernels:
-    """See the module.
+class KernelsWithFallback:
+    """Kernels that are self-tested at first use; see the module.
 
     Args:
         force: raise instead of falling back.
@@ -42,53 +41,35 @@ class TrustedKernels:
         self._kernels = kernels
         self._force = force
 
-    def extend(
-        self,
-        q: mx.array,
-        keys: mx.array,
-        values: mx.array,
-        pool: PoolLayer,
-        plan: ExtendPlan,
-        options: Options,
-    ) -> mx.array:
+    def extend(self, inputs: ExtendInputs) -> mx.array:
         """See `ops.extend_attention`.
 
         Raises:
-            KernelError: with `force`, where the kernel is not to be trusted.
+            KernelError: with `force`, when the kernel failed its self-test.
         """
-        if self.verdict(Case.of("extend", q, pool, options)).good:
-            return ops.extend_attention(q, keys, values, pool, plan, options, self._kernels)
-        return reference.extend_attention(q, keys, values, pool, plan, options)
+        if self.verdict(Case.of(inputs)).good:
+            return ops.extend_attention(inputs, self._kernels)
+        return reference.extend_attention(inputs)
 
-    def decode(
-        self,
-        q: mx.array,
-        tail_keys: mx.array,
-        tail_values: mx.array,
-        tail_length: int,
-        pool: PoolLayer,
-        plan: DecodePlan,
-        options: Options,
-    ) -> mx.array:
+    def decode(self, inputs: DecodeInputs) -> mx.array:
         """See `ops.decode_attention`.
 
         Raises:
-            KernelError: with `force`, where the kernel is not to be trusted.
+            KernelError: with `force`, when the kernel failed its self-test.
         """
-        tail = tail_keys, tail_values, tail_length
-        if self.verdict(Case.of("decode", q, pool, options)).good:
-            return ops.decode_attention(q, *tail, pool, plan, options, self._kernels)
-        return reference.decode_attention(q, *tail, pool, plan, options)
+        if self.verdict(Case.of(inputs)).good:
+            return ops.decode_attention(inputs, self._kernels)
+        return reference.decode_attention(inputs)
 
     def failed(self, work: Literal["extend", "decode"]) -> bool:
-        """Whether a kernel for this was found wanting, so that another way is better."""
+        """True if any kernel of this kind failed its self-test."""
         return any(c.work == work and not v.good for c, v in self.verdicts.items())
 
     def verdict(self, case: Case) -> Verdict:
-        """Of a case; it is tried if it never was.
+        """The self-test's verdict on a case; the test runs when first asked for.
 
         Raises:
-            KernelError: with `force`, where the kernel is not to be trusted.
+            KernelError: with `force`, when the kernel failed its self-test.
         """
         if case not in self.verdicts:
             self.verdicts[case] = self._try(case)

@@ -15,7 +15,7 @@ import mlx.core as mx
 from sgl_mlx.errors import KernelError
 from sgl_mlx.metal_kernels.build import Kernels
 from sgl_mlx.metal_kernels.dispatch import ALWAYS_OURS, CutOvers
-from sgl_mlx.metal_kernels.fallback import TrustedKernels
+from sgl_mlx.metal_kernels.fallback import KernelsWithFallback
 from sgl_mlx.metal_kernels.selftest import Case
 from sgl_mlx.metal_kernels.tune import Sweep, Tuning
 
@@ -38,7 +38,7 @@ def mode() -> Mode:
     return cast("Mode", asked)
 
 
-def open_kernels(asked: Mode) -> TrustedKernels | None:
+def open_kernels(asked: Mode) -> KernelsWithFallback | None:
     """The kernels on Metal; None where there are none to be had.
 
     Raises:
@@ -47,7 +47,7 @@ def open_kernels(asked: Mode) -> TrustedKernels | None:
     if asked == "off":
         return None
     if mx.metal.is_available():
-        return TrustedKernels(Kernels(), force=asked == "force")
+        return KernelsWithFallback(Kernels(), force=asked == "force")
     if asked == "force":
         raise KernelError(f"{VARIABLE}=force, but MLX has no Metal here: it must be auto or off")
     return None

@@ -40,7 +40,7 @@ class PoolLayer(NamedTuple):
         )
 
 
-class Options(NamedTuple):
+class AttentionOptions(NamedTuple):
     """How scores become weights.
 
     Args:

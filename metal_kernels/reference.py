@@ -1,6 +1,6 @@
-"""What the kernels compute, in plain MLX: the definition of right, a row and its keys at a time.
+"""The kernels' results in plain MLX, one row at a time: the definition of right.
 
-The functions have the signatures of `ops`, less the kernels.
+The functions are those of `ops`, without the `kernels` argument.
 """
 
 from __future__ import annotations
@@ -9,21 +9,15 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan, int_table
-from sgl_mlx.metal_kernels.pool import Options, PoolLayer, quantize
-from sgl_mlx.metal_kernels.shapes import check_decode, check_extend, check_flush
+from sgl_mlx.metal_kernels.inputs import DecodeInputs, ExtendInputs
+from sgl_mlx.metal_kernels.pool import AttentionOptions, PoolLayer
+from sgl_mlx.metal_kernels.shapes import check_decode, check_extend
 
 
-def extend_attention(
-    q: mx.array,
-    keys: mx.array,
-    values: mx.array,
-    pool: PoolLayer,
-    plan: ExtendPlan,
-    options: Options,
-) -> mx.array:
+def extend_attention(inputs: ExtendInputs) -> mx.array:
     """See `ops.extend_attention`."""
-    check_extend(q, keys, values, pool, plan, options)
+    check_extend(inputs)
+    q, keys, values, pool, plan, options = inputs
     outs, first = [], 0
     for row in plan.rows:
         mine = slice(first, first + row.tokens)
@@ -33,17 +27,10 @@ def extend_attention(
     return mx.concatenate(outs)
 
 
-def decode_attention(
-    q: mx.array,
-    tail_keys: mx.array,
-    tail_values: mx.array,
-    tail_length: int,
-    pool: PoolLayer,
-    plan: DecodePlan,
-    options: Options,
-) -> mx.array:
+def decode_attention(inputs: DecodeInputs) -> mx.array:
     """See `ops.decode_attention`."""
-    check_decode(q, tail_keys, tail_values, tail_length, pool, plan, options)
+    check_decode(inputs)
+    q, tail_keys, tail_values, tail_length, pool, plan, options = inputs
     outs = []
     for row, private in enumerate(plan.rows):
         shared = [s for span in plan.spans if span.first <= row < span.last for s in span.slots]
@@ -54,22 +41,10 @@ def decode_attention(
     return mx.concatenate(outs)
 
 
-def flush_pool(
-    pool: PoolLayer, keys: mx.array, values: mx.array, slots: mx.array, previous: mx.array
-) -> tuple[PoolLayer, mx.array]:
-    """What the pool holds after `ops.flush_pool`, and that call's token."""
-    shapes = check_flush(pool, keys, values, slots, previous)
-    where = slots[: shapes["T"]]
-    new: tuple[mx.array | None, ...] = (keys, values, None, None)
-    if pool.quantized:
-        (key_levels, key_scales), (value_levels, value_scales) = quantize(keys), quantize(values)
-        new = key_levels, value_levels, key_scales, value_scales
-    written = (_put(old, where, x) for old, x in zip(pool, new, strict=True))
-    return PoolLayer(*written), previous + int_table([shapes["T"]] * previous.size)  # type: ignore[arg-type]
-
-
-def softmax_attention(q: mx.array, keys: mx.array, values: mx.array, options: Options) -> mx.array:
-    """The last `len(q)` of these tokens attend to those before and to themselves, in float32.
+def softmax_attention(
+    q: mx.array, keys: mx.array, values: mx.array, options: AttentionOptions
+) -> mx.array:
+    """Attend the last `len(q)` of these tokens to those before and to themselves, in float32.
 
     Args:
         q: `(tokens, heads, dim)`.
@@ -102,11 +77,3 @@ def _with_prefix(
         return keys, values
     k, v = pool.gather(mx.array(list(prefix), mx.int32), keys.dtype)
     return mx.concatenate([k, keys]), mx.concatenate([v, values])
-
-
-def _put(old: mx.array | None, where: mx.array, new: mx.array | None) -> mx.array | None:
-    if old is None or new is None:
-        return old
-    copy = old[:]
-    copy[where] = new.astype(old.dtype)
-    return copy

@@ -1,4 +1,4 @@
-"""Whether a specialisation of the kernels agrees with the reference, on a small random case."""
+"""The self-test: a specialisation of the kernels against the reference, on a small random case."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import mlx.core as mx
 
 from sgl_mlx.metal_kernels import ops, reference
 from sgl_mlx.metal_kernels.build import Kernels
+from sgl_mlx.metal_kernels.inputs import DecodeInputs, ExtendInputs
 from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan, ExtendRow, SharedSpan
-from sgl_mlx.metal_kernels.pool import Options, PoolLayer, quantize
+from sgl_mlx.metal_kernels.pool import AttentionOptions, PoolLayer, quantize
 
 TOLERANCES = {mx.float32: 1e-5, mx.float16: 1e-3, mx.bfloat16: 8e-3}
 """Largest difference of an output element; values are of order one."""
@@ -21,7 +22,7 @@ _WIDTH = 8
 
 @dataclass(frozen=True)
 class Case:
-    """What MLX compiles a text of its own for, as far as it is visible from outside."""
+    """A specialisation: the arguments for which MLX compiles a kernel anew."""
 
     work: Literal["extend", "decode"]
     heads: int
@@ -34,11 +35,13 @@ class Case:
     sinks: bool = False
 
     @classmethod
-    def of(
-        cls, work: Literal["extend", "decode"], q: mx.array, pool: PoolLayer, options: Options
-    ) -> Case:
-        """The one that these arguments of `ops` fall under."""
-        plain = cls.of_pool(work, q.shape[1], pool, q.dtype)
+    def of(cls, inputs: ExtendInputs | DecodeInputs) -> Case:
+        """The case that these inputs fall under."""
+        q, options = inputs.q, inputs.options
+        work: Literal["extend", "decode"] = (
+            "extend" if isinstance(inputs, ExtendInputs) else "decode"
+        )
+        plain = cls.of_pool(work, q.shape[1], inputs.pool, q.dtype)
         return replace(
             plain,
             window=options.window,
@@ -50,7 +53,7 @@ class Case:
     def of_pool(
         cls, work: Literal["extend", "decode"], heads: int, pool: PoolLayer, dtype: mx.Dtype
     ) -> Case:
-        """Without any option."""
+        """The case of these heads over this pool, without any option."""
         _, kv_heads, dim = pool.keys.shape
         return cls(work, heads, kv_heads, dim, dtype, pool.quantized)
 
@@ -61,7 +64,7 @@ class Case:
 
 
 def compare(case: Case, kernels: Kernels) -> tuple[bool, str]:
-    """Run a case both ways: whether they agree, and by how much they differ.
+    """Run a case both ways; returns whether they agree, and by how much they differ.
 
     The rows have an empty prefix, one that ends within a tile, and one that crosses chunks of keys
     and the window; two of them share a span.
@@ -77,18 +80,15 @@ def compare(case: Case, kernels: Kernels) -> tuple[bool, str]:
 
 
 def both_ways(case: Case, kernels: Kernels) -> tuple[mx.array, mx.array]:
-    """Answers of kernels and reference to a case, not evaluated; see `compare`."""
+    """Results of kernels and reference on a case, not evaluated; see `compare`."""
     return (_extend if case.work == "extend" else _decode)(case, kernels)
 
 
 def _extend(case: Case, kernels: Kernels) -> tuple[mx.array, mx.array]:
     plan = ExtendPlan([ExtendRow([], 5), ExtendRow(_scattered(case), 9), ExtendRow([7], 33)])
     q, keys, values = _random(case, plan.tokens)
-    rest = _pool(case), plan, _options(case)
-    return (
-        ops.extend_attention(q, keys, values, *rest, kernels),
-        reference.extend_attention(q, keys, values, *rest),
-    )
+    inputs = ExtendInputs(q, keys, values, _pool(case), plan, _options(case))
+    return ops.extend_attention(inputs, kernels), reference.extend_attention(inputs)
 
 
 def _decode(case: Case, kernels: Kernels) -> tuple[mx.array, mx.array]:
@@ -96,8 +96,8 @@ def _decode(case: Case, kernels: Kernels) -> tuple[mx.array, mx.array]:
     plan = DecodePlan([[], range(120, 200, 3), _scattered(case)], spans, width=_WIDTH, chunk=32)
     q, _, _ = _random(case, 3)
     tail = [x.reshape(3, _WIDTH, *x.shape[1:]) for x in _random(case, 3 * _WIDTH)[1:]]
-    rest = tail[0], tail[1], _WIDTH - 2, _pool(case), plan, _options(case)
-    return ops.decode_attention(q, *rest, kernels), reference.decode_attention(q, *rest)
+    inputs = DecodeInputs(q, tail[0], tail[1], _WIDTH - 2, _pool(case), plan, _options(case))
+    return ops.decode_attention(inputs, kernels), reference.decode_attention(inputs)
 
 
 def _scattered(case: Case) -> list[int]:
@@ -124,6 +124,6 @@ def _pool(case: Case) -> PoolLayer:
     return PoolLayer(k, v, key_scales, value_scales)
 
 
-def _options(case: Case) -> Options:
+def _options(case: Case) -> AttentionOptions:
     sinks = mx.random.normal((case.heads,), key=mx.random.key(0)) if case.sinks else None
-    return Options(case.dim**-0.5, case.window, 20.0 if case.capped else None, sinks)
+    return AttentionOptions(case.dim**-0.5, case.window, 20.0 if case.capped else None, sinks)

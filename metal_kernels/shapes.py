@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan
-from sgl_mlx.metal_kernels.pool import Options, PoolLayer
+from sgl_mlx.metal_kernels.inputs import DecodeInputs, ExtendInputs
+from sgl_mlx.metal_kernels.pool import AttentionOptions, PoolLayer
 
 HEAD_DIMS = (64, 80, 96, 128, 256)
 DTYPES = (mx.float16, mx.bfloat16, mx.float32)
@@ -14,14 +14,14 @@ DTYPES = (mx.float16, mx.bfloat16, mx.float32)
 class Shapes:
     """Binds symbols to lengths, in the order the arrays are checked."""
 
-    def __init__(self, **known: int) -> None:
-        self.lengths = dict(known)
+    def __init__(self, **lengths: int) -> None:
+        self.lengths = dict(lengths)
 
     def __getitem__(self, symbol: str) -> int:
         return self.lengths[symbol]
 
     def check(self, name: str, array: mx.array, *symbols: str) -> None:
-        """Raises ValueError unless each dimension of `array` is what its symbol stands for."""
+        """Raise ValueError unless each dimension of `array` is what its symbol stands for."""
         wanted = tuple(self.lengths.get(s, -1) for s in symbols)
         fits = len(wanted) == array.ndim and all(
             w in (-1, got) for w, got in zip(wanted, array.shape, strict=True)
@@ -31,26 +31,20 @@ class Shapes:
         self.lengths.update(zip(symbols, array.shape, strict=True))
 
     def check_heads(self) -> None:
-        """Raises ValueError unless the kernels can take these heads."""
+        """Raise ValueError unless the kernels can take these heads."""
         if self["Hq"] % self["Hkv"]:
             raise ValueError(f"Hq={self['Hq']} query heads do not divide by Hkv={self['Hkv']}")
         if self["D"] not in HEAD_DIMS:
             raise ValueError(f"D={self['D']} is not one of the head dims {HEAD_DIMS}")
 
     def _spell(self, symbols: tuple[str, ...]) -> str:
-        known = (f"{s}={self.lengths[s]}" if s in self.lengths else s for s in symbols)
-        return f"({', '.join(known)})"
+        spelled = (f"{s}={self.lengths[s]}" if s in self.lengths else s for s in symbols)
+        return f"({', '.join(spelled)})"
 
 
-def check_extend(
-    q: mx.array,
-    keys: mx.array,
-    values: mx.array,
-    pool: PoolLayer,
-    plan: ExtendPlan,
-    options: Options,
-) -> Shapes:
-    """Of `extend_attention`: T, Hq, Hkv, D, N (slots + 1)."""
+def check_extend(inputs: ExtendInputs) -> Shapes:
+    """Check `extend_attention`'s inputs; binds T, Hq, Hkv, D, N (slots + 1)."""
+    q, keys, values, pool, plan, options = inputs
     shapes = Shapes(T=plan.tokens)
     shapes.check("q", q, "T", "Hq", "D")
     shapes.check("keys", keys, "T", "Hkv", "D")
@@ -61,16 +55,9 @@ def check_extend(
     return shapes
 
 
-def check_decode(
-    q: mx.array,
-    tail_keys: mx.array,
-    tail_values: mx.array,
-    tail_length: int,
-    pool: PoolLayer,
-    plan: DecodePlan,
-    options: Options,
-) -> Shapes:
-    """Of `decode_attention`: T, B (rows), W (tail columns), Hq, Hkv, D, N (slots + 1)."""
+def check_decode(inputs: DecodeInputs) -> Shapes:
+    """Check `decode_attention`'s inputs; binds T, B (rows), W (tail columns), Hq, Hkv, D, N."""
+    q, tail_keys, tail_values, tail_length, pool, plan, options = inputs
     shapes = Shapes(T=len(plan.rows) * plan.tokens, B=len(plan.rows), W=plan.width)
     shapes.check("q", q, "T", "Hq", "D")
     shapes.check("tail_keys", tail_keys, "B", "W", "Hkv", "D")
@@ -86,23 +73,7 @@ def check_decode(
     return shapes
 
 
-def check_flush(
-    pool: PoolLayer, keys: mx.array, values: mx.array, slots: mx.array, previous: mx.array
-) -> Shapes:
-    """Of `flush_pool`: T, Hkv, D, N (slots + 1)."""
-    shapes = Shapes()
-    shapes.check("keys", keys, "T", "Hkv", "D")
-    shapes.check("values", values, "T", "Hkv", "D")
-    shapes.check("slots", slots[: shapes["T"]], "T")
-    _check_pool(shapes, keys.dtype, pool)
-    _check_dtype("values", values, keys)
-    for name, array in (("slots", slots), ("previous", previous)):
-        if array.dtype != mx.int32:
-            raise ValueError(f"{name} is {array.dtype}, expected int32")
-    return shapes
-
-
-def _check_rest(shapes: Shapes, q: mx.array, pool: PoolLayer, options: Options) -> None:
+def _check_rest(shapes: Shapes, q: mx.array, pool: PoolLayer, options: AttentionOptions) -> None:
     _check_pool(shapes, q.dtype, pool)
     shapes.check_heads()
     if options.sinks is not None:

@@ -23,8 +23,9 @@ import mlx.core as mx
 from sgl_mlx.metal_kernels import ops
 from sgl_mlx.metal_kernels.build import SPECS, Kernels, read
 from sgl_mlx.metal_kernels.dispatch import CutOvers
+from sgl_mlx.metal_kernels.inputs import DecodeInputs, ExtendInputs
 from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan, ExtendRow
-from sgl_mlx.metal_kernels.pool import Options, PoolLayer, quantize
+from sgl_mlx.metal_kernels.pool import AttentionOptions, PoolLayer, quantize
 from sgl_mlx.metal_kernels.selftest import Case
 
 PREFIXES = (256, 1024, 4096, 8192)
@@ -48,7 +49,7 @@ class Sweep:
     ) -> None:
         self._case, self._kernels = case, kernels
         self._seconds = seconds or median_seconds
-        self._options = Options(case.dim**-0.5)
+        self._options = AttentionOptions(case.dim**-0.5)
         self._pool = self._make_pool(PREFIXES[-1] + 1)
 
     def run(self) -> CutOvers:
@@ -81,8 +82,9 @@ class Sweep:
     def _extend_pair(self, new: int, prefix: int) -> tuple[Attend, Attend]:
         plan = ExtendPlan([ExtendRow(self._scattered(prefix), new)])
         q, k, v = self._random(new)
+        inputs = ExtendInputs(q, k, v, self._pool, plan, self._options)
         return (
-            lambda: ops.extend_attention(q, k, v, self._pool, plan, self._options, self._kernels),
+            lambda: ops.extend_attention(inputs, self._kernels),
             lambda: dense(q[None], k[None], v[None], self._pool, [plan.rows[0].prefix], "causal"),
         )
 
@@ -93,10 +95,9 @@ class Sweep:
         copied = self._pool.gather(mx.array(prefixes, mx.int32), q.dtype)
         whole = tuple(mx.concatenate(list(x), axis=1) for x in zip(copied, (k, v), strict=True))
         mx.eval(whole)  # an epoch of many steps gathers once
+        inputs = DecodeInputs(q[:, 0], k, v, 1, self._pool, plan, self._options)
         return (
-            lambda: ops.decode_attention(
-                q[:, 0], k, v, 1, self._pool, plan, self._options, self._kernels
-            ),
+            lambda: ops.decode_attention(inputs, self._kernels),
             lambda: sdpa(q, whole[0], whole[1], None),
         )
 

@@ -2,8 +2,9 @@
 
 In mlx-lm a layer's attention asks its cache for `offset`, hands new keys and values to
 `cache.update_and_fetch`, and calls the module's global `scaled_dot_product_attention`. `LayerCache`
-stands in for the cache and `rebind` for the function. Tokens are fed as a batch `(tokens, 1)`: each
-is a row of its own at its own position, so requests of any length mix without padding.
+stands in for the cache and `ragged_attention` for the function. Tokens are fed as a batch
+`(tokens, 1)`: each is a row of its own at its own position, so requests of any length mix without
+padding.
 
 Architectures whose attention does not go that way run one request at a time on gathered KV
 (`DenseCache`): correct, only slower. Which one is which: `architectures`.
@@ -21,23 +22,25 @@ import mlx.nn as nn
 from mlx_lm.models import cache as mlx_caches
 
 from sgl_mlx.errors import UnsupportedModelError
+from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.models.layer_cache import Attention, DenseCache, KeysValues, LayerCache
-from sgl_mlx.models.rebind import ragged_step, rebind_attention
+from sgl_mlx.models.ragged_attention import ragged_step, redirect_attention
 
 _TRUNKS = ("model", "transformer", "backbone", "language_model")
 
 
 class LayerShape(NamedTuple):
-    """KV of one layer: heads, key and value width, and its sliding window if it has one."""
+    """KV of one layer: heads, key and value width; its sliding window and soft-cap, if any."""
 
     heads: int
     key_dim: int
     value_dim: int
     window: int | None = None
+    softcap: float | None = None
 
 
 class Adapter:
-    """A loaded model behind the two calls the runner makes.
+    """A loaded model behind the two calls that the runner makes.
 
     Args:
         model: of `mlx_lm.models`.
@@ -61,7 +64,7 @@ class Adapter:
         self._trunk_selects = _select_in_trunk(model, self._selection)
         self._layout = _CacheLayout(model)
         if ragged:
-            rebind_attention(model)
+            redirect_attention(model)
         try:
             self.layers, self.heads, self.dtype, self.vocabulary = self._probe()
         except (TypeError, ValueError, AttributeError) as e:
@@ -75,7 +78,7 @@ class Adapter:
         rows: mx.array,
         embeddings: mx.array | None = None,
     ) -> mx.array:
-        """Logits `(len(rows), vocabulary)` after the chosen tokens of a ragged batch.
+        """Compute logits `(len(rows), vocabulary)` after the chosen tokens of a ragged batch.
 
         Args:
             tokens, positions: `(tokens,)`.
@@ -95,7 +98,7 @@ class Adapter:
         rows: mx.array,
         embeddings: mx.array | None = None,
     ) -> tuple[mx.array, list[KeysValues]]:
-        """One request alone.
+        """Compute one request alone.
 
         Args:
             tokens: `(tokens,)`.
@@ -116,12 +119,12 @@ class Adapter:
 
     @property
     def takes_embeddings(self) -> bool:
-        """Whether the architecture can be fed embeddings, and says how it embeds tokens."""
+        """True if the architecture takes embeddings, and has a layer that makes them."""
         fed = "input_embeddings" in inspect.signature(type(self.model).__call__).parameters
         return fed and self._embedding is not None
 
     def embed(self, tokens: mx.array) -> mx.array:
-        """Embeddings `(tokens, width)` as the first layer would be fed them."""
+        """Embed tokens `(tokens,)` to the first layer's input `(tokens, width)`."""
         assert self._embedding is not None
         embedded: mx.array = self._embedding(tokens)
         return embedded
@@ -150,7 +153,7 @@ class Adapter:
         return logits if self._trunk_selects else mx.take(logits, rows, axis=axis)
 
     def _probe(self) -> tuple[list[LayerShape], int, mx.Dtype, int]:
-        """Shapes of every layer's KV, of queries and logits, by tracing tokens uncomputed."""
+        """Find the shapes of KV, queries and logits by tracing a pass that is not computed."""
         tokens, last = mx.zeros((2,), mx.int32), mx.array([1])
         seen = _ShapesSeen()
         if self.ragged:
@@ -161,36 +164,31 @@ class Adapter:
         if logits.shape[0] != 1:
             raise UnsupportedModelError(f"{len(logits)} rows of logits came where one was asked")
         shapes = [
-            LayerShape(k.shape[1], k.shape[2], v.shape[2], window)
-            for (k, v), window in zip(kv, self._layout.windows, strict=True)
+            LayerShape(k.shape[1], k.shape[2], v.shape[2], window, seen.softcaps.get(i))
+            for i, ((k, v), window) in enumerate(zip(kv, self._layout.windows, strict=True))
         ]
         return shapes, seen.heads, kv[0][0].dtype, int(logits.shape[-1])
 
 
 class _ShapesSeen:
-    """Attention that only looks at shapes."""
+    """Attention that records shapes and options, and computes nothing."""
 
     def __init__(self) -> None:
         self.kv: dict[int, KeysValues] = {}
         self.heads = 0
+        self.softcaps: dict[int, float | None] = {}
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
         self.kv[layer] = keys, values
 
-    def attend(
-        self,
-        layer: int,
-        queries: mx.array,
-        scale: float,
-        window: int | None,
-        sinks: mx.array | None,
-    ) -> mx.array:
+    def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
         self.heads = queries.shape[1]
+        self.softcaps[layer] = options.softcap
         return mx.zeros((*queries.shape[:2], self.kv[layer][1].shape[-1]), queries.dtype)
 
 
 class _CacheLayout:
-    """How a model nests its caches; `windows` lists them flat, None for full attention."""
+    """Nesting of a model's caches; `windows` lists them flat, None for full attention."""
 
     def __init__(self, model: nn.Module) -> None:
         self.windows: list[int | None] = []
@@ -202,7 +200,7 @@ class _CacheLayout:
             self.windows += [_window(part) for part in parts]
 
     def arrange(self, caches: Sequence[Any]) -> list[Any]:
-        """Flat caches as the model wants them."""
+        """Nest flat caches as the model expects them."""
         flat = iter(caches)
         return [
             next(flat)
@@ -223,7 +221,7 @@ def _window(cache: Any) -> int | None:
 
 
 class _Selection:
-    """Which rows of the trunk's output go on to the vocabulary."""
+    """The rows of the trunk's output that go on to the vocabulary."""
 
     def __init__(self) -> None:
         self.rows: mx.array | None = None

@@ -11,9 +11,10 @@ from typing import Any
 
 from gguf.constants import GGMLQuantizationType as Type
 
-from sgl_mlx.models import gguf_config, safetensors_file
-from sgl_mlx.models.gguf_blocks import GROUP_SIZE, REPACKABLE
-from sgl_mlx.models.gguf_file import GGUFFile, TensorEntry
+from sgl_mlx.models import safetensors_file
+from sgl_mlx.models.gguf import config as gguf_config
+from sgl_mlx.models.gguf.blocks import GROUP_SIZE, REPACKABLE
+from sgl_mlx.models.gguf.file import GGUFFile, TensorEntry
 from sgl_mlx.models.safetensors_file import WeightEntry
 
 _FLOAT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}

@@ -1,8 +1,8 @@
-"""What mlx-lm's layers take for their KV cache.
+"""Stand-ins for mlx-lm's KV caches.
 
-`LayerCache` stands for one layer of a ragged batch: new keys and values go to the step's
-`Attention`, and so does attention itself (`rebind`). `DenseCache` stands for one layer of a single
-request and holds what mlx-lm's own caches would.
+`LayerCache` is one layer of a ragged batch: it hands new keys and values, and attention itself, to
+the step's `Attention` (see `ragged_attention`). `DenseCache` is one layer of a single request and
+holds what mlx-lm's own caches would.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import mlx.core as mx
 from mlx_lm.models.base import create_causal_mask
 
 from sgl_mlx.errors import UnsupportedModelError
+from sgl_mlx.metal_kernels.pool import AttentionOptions
 
 KeysValues = tuple[mx.array, mx.array]
 
@@ -21,26 +22,19 @@ class Attention(Protocol):
     """Attention of the new tokens over everything before them, layer by layer."""
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
-        """Take a layer's new keys and values `(tokens, kv_heads, dim)`; once, before `attend`."""
+        """Take a layer's new keys and values `(tokens, kv_heads, dim)`, once, before `attend`."""
         ...
 
-    def attend(
-        self,
-        layer: int,
-        queries: mx.array,
-        scale: float,
-        window: int | None,
-        sinks: mx.array | None,
-    ) -> mx.array:
-        """`(tokens, heads, key_dim)` queries to `(tokens, heads, value_dim)`.
+    def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
+        """Attend queries `(tokens, heads, key_dim)`; returns `(tokens, heads, value_dim)`.
 
-        Layers that share the keys of another one attend to that one's.
+        A layer that shares the keys of another one passes that one's number.
         """
         ...
 
 
 class Window:
-    """Stands for an attention mask: keys further back than `size - 1` are not seen."""
+    """Attention mask of a sliding window: keys further back than `size - 1` are not seen."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -78,18 +72,21 @@ class LayerCache:
         return Window(size) if size else None
 
     def holds(self, keys: mx.array, values: mx.array) -> bool:
-        """Whether these are the very arrays that were stored here."""
+        """True if these are the very arrays that were stored here."""
         return self._stored is not None and self._stored[0] is keys and self._stored[1] is values
 
     def attend(
-        self, queries: mx.array, scale: float, mask: Window | None, sinks: mx.array | None
+        self, queries: mx.array, options: AttentionOptions, mask: Window | None = None
     ) -> mx.array:
-        """Queries `(tokens, heads, 1, dim)` over all keys of their sequences."""
+        """Attend queries `(tokens, heads, 1, dim)` to all keys of their sequences.
+
+        The window is the smaller of the mask's and the layer's own.
+        """
         self.attended = True
         sizes = [size for size in (mask.size if mask else None, self._window) if size]
-        out = self._attention.attend(
-            self.layer, queries[:, :, 0], scale, min(sizes, default=None), sinks
-        )
+        if sizes:
+            options = options._replace(window=min(sizes))
+        out = self._attention.attend(self.layer, queries[:, :, 0], options)
         # softmax may have run in a wider type, which must not spread through the model
         return out[:, :, None].astype(queries.dtype)
 
@@ -99,7 +96,7 @@ class DenseCache:
 
     Args:
         prefix: keys and values `(1, heads, length, dim)` of all tokens before.
-        window: as of mlx-lm's `RotatingKVCache`, whose last keys alone are kept in sight.
+        window: keys that are kept, as in mlx-lm's `RotatingKVCache`; None keeps all.
     """
 
     def __init__(self, prefix: KeysValues | None, window: int | None) -> None:

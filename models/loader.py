@@ -16,11 +16,14 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model as load_mlx_folder
 
+from sgl_mlx.blas import load_fast_blas
 from sgl_mlx.cpu_kernels.open import open_cpu_kernels
 from sgl_mlx.errors import CorruptModelError
-from sgl_mlx.models import build, gguf, gguf_config, memory, safetensors_file
+from sgl_mlx.models import build, memory, safetensors_file
 from sgl_mlx.models.cpu_layers import can_pack, use_kernels
-from sgl_mlx.models.gguf_file import GGUFFile
+from sgl_mlx.models.gguf import config as gguf_config
+from sgl_mlx.models.gguf import weights as gguf_weights
+from sgl_mlx.models.gguf.file import GGUFFile
 from sgl_mlx.models.info import ModelInfo, describe_folder, describe_gguf, with_part
 from sgl_mlx.models.resolve import resolve
 from sgl_mlx.models.vision import checkpoint
@@ -84,6 +87,8 @@ def load(
     kind = _resolve_dtype(dtype)
     target = None if kind is None else getattr(mx, kind)
     chosen_for_cpu = dtype is None and target is not None
+    if chosen_for_cpu:
+        load_fast_blas()  # it was, unless mlx came before sgl_mlx: then this warns
     kernels = open_cpu_kernels() if chosen_for_cpu else None
     file = None if path.is_dir() else GGUFFile(path)
     part = None if mmproj is None else open_part(Path(mmproj).expanduser(), path)
@@ -145,7 +150,7 @@ def _load_gguf(
     config = gguf_config.read_config(file)
     tokenizer = Tokenizer.from_gguf(file.metadata)
     build.model_classes(config)
-    weights = gguf.read_weights(file, config, dtype, pack)
+    weights = gguf_weights.read_weights(file, config, dtype, pack)
     model = build.build(config, weights, str(file.path))
     if part is None:
         return model, config, tokenizer, None

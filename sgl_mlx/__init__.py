@@ -14,6 +14,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sgl_mlx.blas import load_fast_blas_before_mlx
 from sgl_mlx.compat.sglang import install_as_sglang
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import (
@@ -42,7 +43,6 @@ from sgl_mlx.lang.choices import (
     unconditional_likelihood_normalized,
 )
 from sgl_mlx.lang.config import flush_cache, get_server_info, global_config, set_default_backend
-from sgl_mlx.lang.program import SglFunction, function
 from sgl_mlx.lang.scoring import score
 from sgl_mlx.lang.state import ProgramState
 from sgl_mlx.lang.words import (
@@ -63,6 +63,7 @@ from sgl_mlx.lang.words import (
     user_end,
     video,
 )
+from sgl_mlx.program import SglFunction, function
 
 if TYPE_CHECKING:
     from sgl_mlx.compat.runtime import Runtime
@@ -126,6 +127,8 @@ __all__ = [
     "user_end",
     "video",
 ]
+
+load_fast_blas_before_mlx()
 
 _LAZY = {
     "Engine": "sgl_mlx.runtime.engine",

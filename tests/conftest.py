@@ -1,11 +1,13 @@
 """Shared by all tests.
 
-`--forbid-skips` turns every skip that nobody expects into a failure. What a test records as `SHOWN`
-(`record_property`) stands at the end of the run, also where tests run in several processes.
+`--forbid-skips` turns an unexpected skip into a failure; without it, the last line of the run says
+how many tests were not run and why. Text that a test records as `SHOWN` (`record_property`) is
+printed at the end, also if tests run in several processes.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator
 from types import ModuleType
 from typing import TypeVar
@@ -15,7 +17,7 @@ import pytest
 from sgl_mlx.blas import load_fast_blas
 
 EXPECTED_SKIPS = ("needs macOS", "needs Metal", "needs a GPU")
-"""How the reason of a skip may begin where CI runs: on Linux, on the CPU."""
+"""Beginnings of the reasons for which CI, on Linux and its CPU, may skip a test."""
 
 SHOWN = "shown"
 
@@ -26,7 +28,7 @@ load_fast_blas()  # before any test module imports mlx, or all of them run on th
 
 @pytest.fixture(scope="session")
 def cpu_kernels() -> ModuleType:
-    """The compiled kernels; `make setup` compiles them."""
+    """The compiled CPU kernels; `make setup` compiles them."""
     from sgl_mlx.cpu_kernels import build  # imports mlx, which must come after the BLAS
 
     if reason := build.why_not():
@@ -67,10 +69,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.line(str(line))
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    counts = Counter(map(_reason, skipped))
+    missed = [f"{n} ({reason})" for reason, n in counts.items() if not _is_expected(reason)]
+    if missed:
+        reporter.write_line(f"Tests not run: {'; '.join(missed)}")
+
+
+def _is_expected(reason: str) -> bool:
+    return reason.startswith(EXPECTED_SKIPS)
+
+
 def _judge(report: Report, config: pytest.Config) -> Report:
     if report.skipped and not hasattr(report, "wasxfail") and config.option.forbid_skips:
         reason = _reason(report)
-        if not reason.startswith(EXPECTED_SKIPS):
+        if not _is_expected(reason):
             report.outcome = "failed"
             report.longrepr = f"unexpected skip: {reason}"
     return report

@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from sgl_mlx import blas
+from tests.models.conftest import LLAMA, random_weights, write_folder
 
 linux_only = pytest.mark.skipif(
     sys.platform != "linux", reason="needs Linux: elsewhere MLX brings a fast BLAS"
 )
 
 
-def run(code: str, **environment: str) -> str:
-    """What `code` prints, with MKL and the system's libraries out of sight unless named."""
-    hidden = "from sgl_mlx import blas; blas._SYSTEM_NAMES = (); blas.sys.prefix = '/nonexistent'\n"
+def run(code: str, first: str = "", **environment: str) -> str:
+    """Run `first`, hide MKL and the system's libraries, run `code`; returns what was printed."""
+    hide = "blas._SYSTEM_NAMES = (); blas.sys.prefix = '/nonexistent'"
+    hidden = f"{first}\nfrom sgl_mlx import blas; {hide}\n"
     done = subprocess.run(
         [sys.executable, "-c", hidden + code],
         env={**os.environ, "SGL_MLX_BLAS": "", **environment},
@@ -51,9 +54,9 @@ def test_a_named_library_that_does_not_load_is_reported() -> None:
 
 @linux_only
 def test_coming_after_mlx_is_said_in_the_answer() -> None:
-    code = "import mlx.core; print(blas.load_fast_blas())"
-    out = run(code, SGL_MLX_BLAS="libm.so.6")
+    out = run("print(blas.load_fast_blas())", first="import mlx.core", SGL_MLX_BLAS="libm.so.6")
     assert "too_late=True" in out
+    assert "about 20 times slower" in out
     assert "import sgl_mlx before mlx" in out
 
 
@@ -74,9 +77,31 @@ def test_nothing_is_loaded_where_mlx_needs_no_help(monkeypatch: pytest.MonkeyPat
     assert blas.load_fast_blas.__wrapped__() is None
 
 
-def test_importing_models_comes_before_mlx() -> None:
-    code = (
-        "import sys, sgl_mlx.models; print('mlx.core' in sys.modules);"
-        "print(blas.load_fast_blas.cache_info().currsize)"
-    )
-    assert run(code, SGL_MLX_BLAS="libm.so.6").split() == ["False", "1"]
+WHETHER_LOADED = "print('mlx.core' in sys.modules, blas.load_fast_blas.cache_info().currsize)"
+
+
+@linux_only
+@pytest.mark.parametrize(
+    "module",
+    ["sgl_mlx", "sgl_mlx.models", "sgl_mlx.runtime", "sgl_mlx.runtime.scheduler", "sgl_mlx.cli"],
+)
+def test_without_mlx_no_blas_is_loaded(module: str) -> None:
+    assert run(f"import sys, {module}; {WHETHER_LOADED}").split() == ["False", "0"]
+
+
+@linux_only
+@pytest.mark.parametrize("module", ["mlx.core", "mlx.nn", "sgl_mlx.runtime.engine"])
+def test_whoever_imports_mlx_the_blas_is_there_before_it(module: str) -> None:
+    code = f"import sys, {module}; print(blas.load_fast_blas()); {WHETHER_LOADED}"
+    out = run(code, SGL_MLX_BLAS="libm.so.6")
+    assert out.splitlines() == ["Blas(library='libm.so.6', too_late=False)", "True 1"]
+
+
+@linux_only
+def test_after_mlx_a_model_loads_with_a_warning_that_says_what_is_slower(tmp_path: Path) -> None:
+    config = LLAMA.full_config()
+    folder = write_folder(tmp_path / "toy", config, random_weights(config))
+    code = f"from sgl_mlx.models.loader import load; print(load({str(folder)!r}).name)"
+    out = run(code, first="import mlx.core", SGL_MLX_BLAS="libm.so.6")
+    assert "toy" in out
+    assert out.count("about 20 times slower than with libm.so.6") == 1

@@ -200,3 +200,34 @@ def test_tests_lie_in_the_folder_of_what_they_are_about() -> None:
         if not (ROOT / folder).is_dir() and not (ROOT / "sgl_mlx" / folder).is_dir()
     ]
     assert missing == []
+
+
+def test_every_command_has_a_test_file() -> None:
+    group = (ROOT / "cli/commands.py").read_text("utf-8")
+    commands = re.findall(r"^from sgl_mlx\.cli\.(\w+) import", group, re.MULTILINE)
+    assert commands
+    assert [name for name in commands if not [*(ROOT / "tests/cli").glob(f"test_{name}*.py")]] == []
+
+
+# -- pages ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md", "tests/README.md"])
+def test_every_file_that_a_page_names_exists(page: str) -> None:
+    named = re.findall(r"`([\w.]+/[\w./]*)`", (ROOT / page).read_text("utf-8"))
+    paths = [name if "NAME" not in name else name[: name.rindex("/")] for name in named]
+    homes = (ROOT, ROOT / "sgl_mlx", ROOT / "sgl_mlx/runtime", ROOT / "tests")
+    assert paths
+    assert [path for path in paths if not any((home / path).exists() for home in homes)] == []
+
+
+def test_the_page_of_the_language_has_every_word() -> None:
+    words = [
+        alias.name
+        for node in ast.walk(parsed(ROOT / "sgl_mlx/__init__.py"))
+        if isinstance(node, ast.ImportFrom) and node.module == "sgl_mlx.lang.words"
+        for alias in node.names
+    ]
+    page = (ROOT / "docs/language.md").read_text("utf-8")
+    assert words
+    assert [word for word in words if not re.search(rf"\b{word}\b", page)] == []

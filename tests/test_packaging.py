@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -21,6 +23,8 @@ ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
 MAPPED: dict[str, str] = SETUPTOOLS["package-dir"]
+GENERATED = {"PKG-INFO", "setup.cfg", "sgl_mlx.egg-info"}
+IGNORED = ("build", "dist", "__pycache__", ".hypothesis", ".coverage", *GENERATED)
 
 
 def packages_on_disk() -> Iterator[str]:
@@ -32,17 +36,81 @@ def packages_on_disk() -> Iterator[str]:
                 yield ".".join((name, *inner))
 
 
+def copied_tree(folder: Path, hour: int) -> Path:
+    """Copy the sources alone; every file was changed at the given hour of 2001."""
+    skip = shutil.ignore_patterns(".git", ".venv", ".*_cache", *IGNORED)
+    shutil.copytree(ROOT, folder, symlinks=True, ignore=skip)
+    for file in folder.rglob("*"):
+        os.utime(file, (1_000_000_000 + 3600 * hour,) * 2, follow_symlinks=False)
+    return folder
+
+
+def build(kind: str, source: Path, out: Path) -> Path:
+    """Build an "sdist" or a "wheel" by the project's own backend."""
+    program = f"import sys, build_backend; build_backend.build_{kind}(sys.argv[1])"
+    environment = {k: v for k, v in os.environ.items() if k != "SOURCE_DATE_EPOCH"}
+    subprocess.run(
+        [sys.executable, "-c", program, out],
+        cwd=source,
+        env={**environment, "PYTHONPATH": ".ci"},
+        check=True,
+        capture_output=True,
+    )
+    (built,) = out.iterdir()
+    return built
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """The names of the files in a wheel built from a copy of the source tree."""
-    source, out = tmp_path_factory.mktemp("source") / "tree", tmp_path_factory.mktemp("wheel")
-    skip = shutil.ignore_patterns(".*", "tests", "build", "*.egg-info", "__pycache__")
-    shutil.copytree(ROOT, source, symlinks=True, ignore=skip)
-    offline = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    command = [sys.executable, "-m", "pip", "wheel", *offline, "--wheel-dir", out, source]
-    subprocess.run(command, check=True, capture_output=True)
-    (built,) = out.glob("*.whl")
-    return set(zipfile.ZipFile(built).namelist())
+def trees(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two copies of the sources, in different places and of different ages."""
+    return [copied_tree(tmp_path_factory.mktemp("trees") / "tree", hour) for hour in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def sdists(trees: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return [build("sdist", tree, tmp_path_factory.mktemp("sdist")) for tree in trees]
+
+
+@pytest.fixture(scope="module")
+def wheels(trees: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return [build("wheel", tree, tmp_path_factory.mktemp("wheel")) for tree in trees]
+
+
+@pytest.fixture(scope="module")
+def wheel(wheels: list[Path]) -> set[str]:
+    """The names of the files in a wheel."""
+    return set(zipfile.ZipFile(wheels[0]).namelist())
+
+
+@pytest.mark.parametrize("kind", ["sdists", "wheels"])
+def test_building_twice_gives_the_same_bytes(kind: str, request: pytest.FixtureRequest) -> None:
+    one, other = request.getfixturevalue(kind)
+    assert one.name == other.name
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_the_sdist_holds_every_file_and_link_of_the_repository(
+    sdists: list[Path], tmp_path: Path
+) -> None:
+    with tarfile.open(sdists[0]) as sdist:
+        sdist.extractall(tmp_path / "unpacked", filter="data")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    assert contents(unpacked) == contents(copied_tree(tmp_path / "tree", 1))
+
+
+def contents(folder: Path) -> dict[str, str | bytes]:
+    """Every file's bytes and every link's target, except for files that a build writes."""
+    return {
+        path.relative_to(folder).as_posix(): str(path.readlink())
+        if path.is_symlink()
+        else path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_symlink() or (path.is_file() and not GENERATED.intersection(path.parts))
+    }
+
+
+def test_the_tests_are_about_the_tree_they_lie_in() -> None:
+    assert Path(sgl_mlx.__file__).is_relative_to(ROOT)
 
 
 def test_every_package_on_disk_is_in_the_list() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import sgl_mlx as sgl
 from sgl_mlx.benchmarks.micro.pairs import Pair, measure_pairs
+from sgl_mlx.lang.program import Program
 from sgl_mlx.testing import ScriptedBackend
 
 SHOTS = "Question: What is the capital of France?\nAnswer: Paris\n\n"
@@ -49,7 +50,7 @@ def overhead(programs: int = 1000, repeats: int = 9) -> list[Pair]:
 def _pair(program: sgl.SglFunction, rows: Sequence[Mapping[str, Any]], repeats: int) -> Pair:
     compiled = program.compile()
 
-    def speed(of: sgl.SglFunction) -> float:
+    def speed(of: Program) -> float:
         backend = ScriptedBackend(" fine.")
         start = time.perf_counter()
         of.run_batch(rows, backend=backend, num_threads=1)

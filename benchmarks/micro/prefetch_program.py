@@ -15,6 +15,7 @@ from typing import Any
 import sgl_mlx as sgl
 from sgl_mlx.benchmarks.micro.pairs import Pair, measure_pairs
 from sgl_mlx.core import Text
+from sgl_mlx.lang.program import Program
 from sgl_mlx.runtime.engine import Engine
 
 DRAFT = 64
@@ -64,7 +65,7 @@ def _evict(engine: Engine, text: str) -> None:
         engine.generate(input_ids=other, max_new_tokens=1)
 
 
-def _verdicts_a_second(program: sgl.SglFunction, engine: Engine) -> float:
+def _verdicts_a_second(program: Program, engine: Engine) -> float:
     engine.flush_cache()
     sgl.set_default_backend(engine)  # of the nested program
     state = program.run(backend=engine, stream=True)

@@ -16,7 +16,7 @@ from sgl_mlx.errors import MemoryLimitError
 from sgl_mlx.models.adapter import LayerShape
 from sgl_mlx.models.memory import check_fits
 from sgl_mlx.runtime.pool.kv import KVPool
-from sgl_mlx.runtime.pool.memory import pool_slots
+from sgl_mlx.runtime.pool.memory import ENOUGH, pool_slots
 
 GIB = 2**30
 SIZES = (8, 16, 32, 64, 192, 512)
@@ -78,7 +78,9 @@ def row(memory: int, shape: Shape, kv_bits: int | None = None) -> Row:
     try:
         check_fits(shape.name, shape.weights, usable, "its weights")
         room = usable - shape.weights
-        slots = pool_slots(None, shape.context, shape.layers, mx.bfloat16, room, kv_bits)
+        slots = min(
+            pool_slots(None, shape.context, shape.layers, mx.bfloat16, room, kv_bits), ENOUGH
+        )
     except MemoryLimitError as error:
         return Row(memory, usable, refusal=str(error))
     pool = slots * KVPool.bytes_per_slot(shape.layers, mx.bfloat16, kv_bits)

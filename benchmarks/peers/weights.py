@@ -13,8 +13,9 @@ from mlx.utils import tree_flatten
 from sgl_mlx.benchmarks.micro.random_mmproj import write_mmproj
 from sgl_mlx.benchmarks.micro.random_tower import TOWERS
 from sgl_mlx.errors import BenchmarkError
-from sgl_mlx.models import gguf_config, safetensors_file
-from sgl_mlx.models.gguf_file import GGUFFile
+from sgl_mlx.models import safetensors_file
+from sgl_mlx.models.gguf import config as gguf_config
+from sgl_mlx.models.gguf.file import GGUFFile
 from sgl_mlx.models.loader import load
 from sgl_mlx.models.resolve import resolve
 from sgl_mlx.tokenizer import Tokenizer

@@ -13,8 +13,8 @@ from typing import Any
 import mlx.core as mx
 
 from sgl_mlx.errors import CorruptModelError, UnsupportedModelError
-from sgl_mlx.models import gguf
-from sgl_mlx.models.gguf_file import GGUFFile
+from sgl_mlx.models.gguf.file import GGUFFile
+from sgl_mlx.models.gguf.weights import native_float
 from sgl_mlx.models.vision.checkpoint import Weights, assemble, check_width
 from sgl_mlx.models.vision.config import (
     TowerConfig,
@@ -65,7 +65,7 @@ def load_mmproj(
     """
     config = _read_config(file, image_token)
     check_width(file.path, config.text_width, text_width)
-    kind = dtype or gguf.native_float(file)
+    kind = dtype or native_float(file)
     swapped = _is_swapped(file, config.tower)
     weights: Weights = {
         _target(name, swapped, str(file.path)): mx.array(file.floats(name)).astype(kind)

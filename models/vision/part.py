@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.models import build, safetensors_file
-from sgl_mlx.models.gguf_file import GGUFFile
+from sgl_mlx.models.gguf.file import GGUFFile
 from sgl_mlx.models.vision import checkpoint
 from sgl_mlx.models.vision.mmproj import load_mmproj
 from sgl_mlx.models.vision.model import VisionModel

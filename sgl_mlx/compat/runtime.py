@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any
 
-from sgl_mlx.core import Text
 from sgl_mlx.lang.backend import Backend
 
 _LOG_LEVELS = {"critical", "error", "warning", "info", "debug"}
@@ -18,8 +17,8 @@ class Runtime:
 
     Args:
         args: `log_level, launch_timeout` as in newer SGLang or `model_path` as in older;
-            log level and timeout are accepted and mean nothing, for there is no server.
-        server_args: of `Engine`.
+            log level and timeout have no effect, since there is no server.
+        server_args: options of `Engine`.
 
     Attributes:
         endpoint: the engine, a `Backend`.
@@ -36,7 +35,7 @@ class Runtime:
         **server_args: Any,
     ) -> None:
         # here, so that the language can be imported without mlx
-        from sgl_mlx.runtime.engine import Engine
+        from sgl_mlx.compat.engine import Engine
 
         if args and str(args[0]).lower() not in _LOG_LEVELS:
             server_args.setdefault("model_path", args[0])
@@ -51,20 +50,22 @@ class Runtime:
         return_logprob: bool = False,
         logprob_start_len: int | None = None,
         top_logprobs_num: int | None = None,
+        lora_path: Any = None,
     ) -> str:
-        """What `Engine.generate` returns, as JSON."""
-        logprobs = {
+        """The result of `Engine.generate`, as JSON."""
+        options = {
             "return_logprob": return_logprob,
             "logprob_start_len": logprob_start_len,
             "top_logprobs_num": top_logprobs_num,
+            "lora_path": lora_path,
         }
-        given = {name: value for name, value in logprobs.items() if value}
+        given = {k: v for k, v in options.items() if v is not None and v is not False}
         return json.dumps(self._engine.generate(prompt, sampling_params, **given))
 
     async def async_generate(
         self, prompt: str, sampling_params: Mapping[str, Any] | None = None
     ) -> AsyncIterator[str]:
-        """The text, piece by piece."""
+        """Yield the text piece by piece."""
         shown = 0
         async for event in await self._engine.async_generate(prompt, sampling_params, stream=True):
             text = event["text"]
@@ -75,11 +76,21 @@ class Runtime:
     add_request = async_generate
 
     def get_tokenizer(self) -> Any:
-        return self._engine.tokenizer
+        """The tokenizer, with the methods that `transformers` gives it."""
+        return self._engine.get_tokenizer()
 
     def cache_prefix(self, prefix: str) -> None:
         """Compute a text ahead of the programs that begin with it."""
-        self.endpoint.prefill((Text(prefix),)).result()
+        self._engine.cache_prefix(prefix)
+
+    def encode(self, prompt: Any) -> Any:
+        """Raises `NotYetError`: there are no embeddings."""
+        return self._engine.encode(prompt)
+
+    def start_profile(self, *_: Any, **__: Any) -> None:
+        """Do nothing: `get_server_info()["stats"]` counts at all times."""
+
+    stop_profile = start_profile
 
     async def get_server_info(self) -> dict[str, Any]:
         return self.endpoint.get_server_info()

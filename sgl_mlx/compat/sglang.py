@@ -12,38 +12,63 @@ from typing import Any
 
 _ALIAS = "sglang"
 
-# A module of SGLang, and where its names are found here, in order.
+_ENDPOINT = ("sgl_mlx.lang.backends.runtime_endpoint", "sgl_mlx.compat.runtime")
+_BACKENDS = {
+    "": (
+        "sgl_mlx.compat.base_backend",
+        "sgl_mlx.compat.clients",
+        "sgl_mlx.lang.backends.openai",
+        *_ENDPOINT,
+    ),
+    ".anthropic": ("sgl_mlx.compat.clients",),
+    ".base_backend": ("sgl_mlx.compat.base_backend",),
+    ".litellm": ("sgl_mlx.compat.clients",),
+    ".openai": ("sgl_mlx.lang.backends.openai",),
+    ".runtime_endpoint": _ENDPOINT,
+    ".vertexai": ("sgl_mlx.compat.clients",),
+}
+_TOP = ("sgl_mlx.compat.engine", "sgl_mlx", "sgl_mlx.compat.clients", "sgl_mlx.compat.srt")
+_WORDS = ("sgl_mlx", "sgl_mlx.lang.words", "sgl_mlx.compat.engine")
+_SRT = ("sgl_mlx.compat.srt", "sgl_mlx.compat.utils")
+_LATE = {"sgl_mlx.compat.engine": frozenset({"Engine"})}
+"""Modules that load mlx, and the names they are asked for."""
+
+# A module of SGLang, and the modules here that have its names, in order.
 _MODULES: dict[str, tuple[str, ...]] = {
-    "sglang": ("sgl_mlx",),
-    "sglang.api": ("sgl_mlx", "sgl_mlx.lang.words"),
+    "sglang": _TOP,
+    "sglang.api": _WORDS,
     "sglang.global_config": ("sgl_mlx.lang.config",),
     "sglang.utils": ("sgl_mlx.compat.utils",),
+    "sglang.version": ("sgl_mlx",),
     "sglang.lang": (),
-    "sglang.lang.api": ("sgl_mlx", "sgl_mlx.lang.words"),
-    "sglang.lang.ir": ("sgl_mlx.lang.ir", "sgl_mlx.lang.program"),
+    "sglang.lang.api": _WORDS,
+    "sglang.lang.ir": ("sgl_mlx.lang.ir", "sgl_mlx.program", "sgl_mlx.compat.names"),
     "sglang.lang.choices": ("sgl_mlx.lang.choices",),
     "sglang.lang.chat_template": ("sgl_mlx.lang.templates.chat_template",),
+    "sglang.lang.compiler": ("sgl_mlx.compat.names",),
+    "sglang.lang.tracer": ("sgl_mlx.compat.names",),
     "sglang.lang.interpreter": (
         "sgl_mlx.lang.state",
         "sgl_mlx.lang.group",
-        "sgl_mlx.compat.utils",
+        "sgl_mlx.compat.names",
     ),
-    "sglang.lang.backend": (),
-    "sglang.lang.backend.base_backend": ("sgl_mlx.compat.utils",),
-    "sglang.lang.backend.runtime_endpoint": (
-        "sgl_mlx.lang.backends.runtime_endpoint",
-        "sgl_mlx.compat.runtime",
-    ),
-    "sglang.lang.backend.openai": ("sgl_mlx.lang.backends.openai",),
-    "sglang.backend": (),
-    "sglang.backend.base_backend": ("sgl_mlx.compat.utils",),
-    "sglang.backend.runtime_endpoint": (
-        "sgl_mlx.lang.backends.runtime_endpoint",
-        "sgl_mlx.compat.runtime",
-    ),
-    "sglang.backend.openai": ("sgl_mlx.lang.backends.openai",),
+    **{f"sglang.lang.backend{name}": modules for name, modules in _BACKENDS.items()},
+    **{f"sglang.backend{name}": modules for name, modules in _BACKENDS.items()},
+    "sglang.srt": (),
+    "sglang.srt.constrained": _SRT,
+    "sglang.srt.constrained.outlines_backend": _SRT,
+    "sglang.srt.entrypoints": (),
+    "sglang.srt.entrypoints.engine": ("sgl_mlx.compat.engine",),
+    "sglang.srt.hf_transformers_utils": _SRT,
+    "sglang.srt.parser": (),
+    "sglang.srt.parser.reasoning_parser": _SRT,
+    "sglang.srt.reasoning_parser": _SRT,
+    "sglang.srt.server": ("sgl_mlx.compat.runtime", "sgl_mlx.compat.engine"),
+    "sglang.srt.server_args": _SRT,
+    "sglang.srt.utils": _SRT,
+    "sglang.srt.utils.hf_transformers_utils": _SRT,
     "sglang.test": (),
-    "sglang.test.test_utils": ("sgl_mlx.compat.utils",),
+    "sglang.test.test_utils": ("sgl_mlx.compat.test_utils",),
 }
 
 
@@ -54,6 +79,8 @@ class _AliasModule(ModuleType):
         if name.startswith("__") and name != "__version__":
             raise AttributeError(name)
         for source in _MODULES[self.__name__]:
+            if name not in _LATE.get(source, {name}):
+                continue  # not loaded for a name that it does not have
             module = import_module(source)
             if hasattr(module, name):
                 return getattr(module, name)
@@ -103,10 +130,12 @@ class AliasFinder(MetaPathFinder, Loader):
         return _AliasModule(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        sources = [import_module(source) for source in _MODULES[module.__name__][:1]]
-        names = [getattr(source, "__all__", None) for source in sources]
-        if names and names[0] is not None:
-            module.__dict__["__all__"] = list(names[0])
+        """Set `__all__`, so that `from sglang import *` brings the public names."""
+        sources = [s for s in _MODULES[module.__name__] if s not in _LATE][:1]
+        for source in sources:
+            names = getattr(import_module(source), "__all__", None)
+            if names is not None:
+                module.__dict__["__all__"] = list(names)
 
 
 def _taken_modules() -> dict[str, ModuleType]:

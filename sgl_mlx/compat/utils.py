@@ -1,57 +1,236 @@
-"""Helpers that programs import from `sglang.utils` and `sglang.test.test_utils`."""
+"""Helpers that programs import from `sglang.utils`."""
 
 from __future__ import annotations
 
+import base64
+import html
 import json
-from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable, Iterator
+import shlex
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
-from sgl_mlx.lang.backend import Backend
-from sgl_mlx.lang.backends.openai import OpenAI
-from sgl_mlx.lang.backends.runtime_endpoint import RuntimeEndpoint
+from sgl_mlx.errors import BackendError
 from sgl_mlx.lang.state import ProgramState
-from sgl_mlx.lang.stream import Stream
 
-BaseBackend = Backend
-StreamExecutor = Stream
-
-
-def read_jsonl(filename: str) -> Iterator[Any]:
-    """The documents of a file that has one on each line; lines that begin with # are left out."""
-    with open(filename, encoding="utf-8") as file:
-        for line in file:
-            if line.strip() and not line.startswith("#"):
-                yield json.loads(line)
+_DOWNLOAD_SECONDS = 60
+_ASK_SECONDS = 1.0
 
 
-def dump_state_text(filename: str, states: Iterable[ProgramState | str], mode: str = "w") -> None:
-    """Write the texts of states to a file, each under its number."""
-    with open(filename, mode, encoding="utf-8") as file:
-        for i, state in enumerate(states):
-            text = state if isinstance(state, str) else state.text()
-            file.write(f"{'=' * 40} {i} {'=' * 40}\n{text}\n")
-
-
-def add_common_sglang_args_and_parse(parser: ArgumentParser) -> Namespace:
-    """The options that SGLang's benchmark programs share."""
-    parser.add_argument("--parallel", type=int, default=64)
-    parser.add_argument("--host", default="http://127.0.0.1")
-    parser.add_argument("--port", type=int, default=30000)
-    parser.add_argument("--backend", default="srt")
-    parser.add_argument("--result-file", default="result.jsonl")
-    parser.add_argument("--raw-result-file")
-    return parser.parse_args()
-
-
-def select_sglang_backend(args: Namespace) -> Backend:
-    """A server for `--backend srt`, OpenAI's API for `--backend gpt-...`.
+def read_jsonl(filename: str) -> list[Any]:
+    """The documents of a file that has one on each line; lines that begin with # are left out.
 
     Raises:
-        ValueError: for another backend.
+        ValueError: for a line that is no JSON, with its number.
     """
-    if args.backend.startswith("srt"):
-        return RuntimeEndpoint(f"{args.host}:{args.port}")
-    if args.backend.startswith("gpt-"):
-        return OpenAI(args.backend)
-    raise ValueError(f"unknown backend {args.backend!r}; there are srt and gpt-...")
+    documents = []
+    with open(filename, encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip() and not line.startswith("#"):
+                try:
+                    documents.append(json.loads(line))
+                except ValueError as error:
+                    raise ValueError(f"{filename}, line {number}: {error}") from None
+    return documents
+
+
+def dump_state_text(filename: str, states: Iterable[Any], mode: str = "w") -> None:
+    """Write the texts of states to a file, each under its number; of other things, their `str`."""
+    with open(filename, mode, encoding="utf-8") as file:
+        for i, state in enumerate(states):
+            text = state.text() if isinstance(state, ProgramState) else str(state)
+            file.write(f"{'=' * 40} {i} {'=' * 40}\n{text}\n{'=' * 80}\n\n")
+
+
+def get_exception_traceback() -> str:
+    """The traceback of the exception that is being handled, as text."""
+    return traceback.format_exc()
+
+
+def convert_json_schema_to_str(json_schema: Any) -> str:
+    """JSON text of a schema given as text, dictionary or pydantic model class."""
+    if hasattr(json_schema, "model_json_schema"):
+        json_schema = json_schema.model_json_schema()
+    return json_schema if isinstance(json_schema, str) else json.dumps(json_schema)
+
+
+def encode_image_base64(image_path: Any) -> str:
+    """Base64 of a picture: a path, the bytes of a file, or a PIL image, which becomes PNG."""
+    if isinstance(image_path, bytes):
+        return base64.b64encode(image_path).decode()
+    if isinstance(image_path, (str, Path)):
+        return base64.b64encode(Path(image_path).read_bytes()).decode()
+    buffer = BytesIO()
+    image_path.save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+# -- HTTP -----------------------------------------------------------------------------------------
+
+
+class HttpResponse:
+    """An answer: `status_code`, `text` and `json()`."""
+
+    def __init__(self, status_code: int, content: bytes) -> None:
+        self.status_code = status_code
+        self.content = content
+
+    @property
+    def text(self) -> str:
+        return self.content.decode(errors="replace")
+
+    def json(self) -> Any:
+        return json.loads(self.content)
+
+
+def http_request(
+    url: str,
+    json: Any = None,
+    stream: bool = False,
+    api_key: str | None = None,
+    verify: str | None = None,
+    method: str | None = None,
+) -> Any:
+    """Ask a server, with a JSON body if there is one; answers of every status are returned.
+
+    With `stream` the open answer of `urllib` is returned, to be read line by line.
+    """
+    headers = {"Content-Type": "application/json; charset=utf-8"}
+    if api_key is not None:
+        headers["Authorization"] = f"Bearer {api_key}"
+    body = None if json is None else _json_bytes(json)
+    request = urllib.request.Request(url, body, headers, method=method)
+    try:
+        response = urllib.request.urlopen(request, context=_trusting(verify))
+    except urllib.error.HTTPError as error:
+        response = error
+    if stream:
+        return response
+    with response:
+        return HttpResponse(response.status, response.read())
+
+
+def download_and_cache_file(url: str, filename: str | None = None) -> str:
+    """The path of a file from the web, which is fetched if it is not there yet."""
+    path = Path(filename or Path(tempfile.gettempdir()) / url.rsplit("/", 1)[-1])
+    if not path.exists():
+        part = path.with_name(path.name + ".part")
+        with urllib.request.urlopen(url, timeout=_DOWNLOAD_SECONDS) as response:
+            part.write_bytes(response.read())
+        part.replace(path)
+    return str(path)
+
+
+def _json_bytes(document: Any) -> bytes:
+    return json.dumps(document).encode()
+
+
+def _trusting(verify: str | None) -> Any:
+    import ssl  # takes longer to load than this module
+
+    return ssl.create_default_context(cafile=verify) if verify else None
+
+
+# -- servers --------------------------------------------------------------------------------------
+
+
+def launch_server_cmd(
+    command: str, host: str = "127.0.0.1", port: int | None = None
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a server by a shell command, with `--host` and `--port` appended; (process, port)."""
+    port = port or _free_port(host)
+    words = [*shlex.split(command), "--host", host, "--port", str(port)]
+    if words[0] in ("python", "python3"):
+        words[0] = sys.executable
+    return subprocess.Popen(words), port
+
+
+def wait_for_server(base_url: str, timeout: float | None = None) -> None:
+    """Wait until a server lists its models.
+
+    Raises:
+        BackendError: when it does not within `timeout` seconds.
+    """
+    end = None if timeout is None else time.monotonic() + timeout
+    while not _answers(f"{base_url.rstrip('/')}/v1/models"):
+        if end is not None and time.monotonic() > end:
+            raise BackendError(f"no server at {base_url} within {timeout} seconds")
+        time.sleep(_ASK_SECONDS)
+
+
+def terminate_process(process: Any) -> None:
+    """End a process that `launch_server_cmd` started, and wait for its end."""
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as found:
+        found.bind((host, 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+# -- notebooks ------------------------------------------------------------------------------------
+
+
+def print_highlight(html_content: str) -> None:
+    """Show a result: highlighted in a notebook, plain elsewhere."""
+    try:
+        notebook = import_module("IPython.display")
+    except ImportError:
+        sys.stdout.write(f"{html_content}\n")
+    else:
+        text = html.escape(str(html_content)).replace("\n", "<br>")
+        notebook.display(notebook.HTML(f"<strong style='color: #00008B;'>{text}</strong>"))
+
+
+def stream_and_merge(llm: Any, prompt: str, sampling_params: Mapping[str, Any]) -> str:
+    """The whole text of a streamed answer of an `Engine`."""
+    text = ""
+    for event in llm.generate(prompt, sampling_params, stream=True):
+        text = event["text"]
+    return text
+
+
+async def async_stream_and_merge(llm: Any, prompt: str, sampling_params: Mapping[str, Any]) -> Any:
+    """Yield what is new in each event of an answer that an `Engine` streams."""
+    text = ""
+    async for event in await llm.async_generate(prompt, sampling_params, stream=True):
+        piece, text = event["text"][len(text) :], event["text"]
+        yield piece
+
+
+def trim_overlap(existing_text: str, new_chunk: str) -> str:
+    """A piece without what the text before it ends in."""
+    longest = min(len(existing_text), len(new_chunk))
+    sizes = range(longest, 0, -1)
+    shared = next((n for n in sizes if existing_text.endswith(new_chunk[:n])), 0)
+    return new_chunk[shared:]
+
+
+def is_in_ci() -> bool:
+    """False: SGLang's own test machines set this."""
+    return False

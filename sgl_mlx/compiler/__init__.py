@@ -6,14 +6,12 @@
     save(compiled.graph(topic="tea"), "program.json")
     CompiledProgram.from_graph(load("program.json")).run(topic="tea")
 
-`sgl-mlx compile FILE:FUNCTION` shows the same on the command line; docs/compiler.md has
-an example with a picture.
+`sgl-mlx compile FILE:FUNCTION` shows the same on the command line; docs/compiler.md has an example.
 """
 
 from sgl_mlx.compiler.graph.graph import Graph
 from sgl_mlx.compiler.graph.serialise import dumps, load, loads, save
 from sgl_mlx.compiler.graph.show import dot, pretty
-from sgl_mlx.compiler.graph.svg import svg
 from sgl_mlx.compiler.program import CompiledProgram
 from sgl_mlx.compiler.specialise import Pass
 from sgl_mlx.compiler.tracing.explain import Explanation
@@ -29,5 +27,4 @@ __all__ = [
     "loads",
     "pretty",
     "save",
-    "svg",
 ]

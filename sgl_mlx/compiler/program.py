@@ -1,4 +1,4 @@
-"""A compiled program: it runs as its `SglFunction` does, with the same results."""
+"""A compiled program: it runs as its `Program` does, with the same results."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from sgl_mlx.compiler.specialise import Compiled, Fixed, Pass, Source, Traced
 from sgl_mlx.compiler.tracing.explain import Explanation
 from sgl_mlx.errors import GraphError
 from sgl_mlx.lang.batch import Row
-from sgl_mlx.lang.program import SglFunction
+from sgl_mlx.lang.program import Program
 from sgl_mlx.lang.setting import Setting
 from sgl_mlx.lang.state import ProgramState
 
 
-class CompiledProgram(SglFunction):
-    """A program that is run from its graph; `run`, `run_batch` ... are those of `SglFunction`.
+class CompiledProgram(Program):
+    """A program that is run from its graph; `run`, `run_batch` ... are those of `Program`.
 
     What cannot be traced is interpreted: all of it from the line on where the trace ended, and
     the whole of it with `n` other than 1 (variables are lists then), or when streaming a program
     whose trace ended early.
     """
 
-    def __init__(self, program: SglFunction, source: Source) -> None:
+    def __init__(self, program: Program, source: Source) -> None:
         super().__init__(program.func, program.num_api_spec_tokens, program.bind_arguments)
         self._source = source
         _, *parameters = self.signature.parameters.values()
@@ -39,7 +39,7 @@ class CompiledProgram(SglFunction):
         self._names = frozenset(p.name for p in parameters) if by_name else frozenset("*")
 
     @classmethod
-    def of(cls, program: SglFunction, passes: Sequence[Pass] = ()) -> CompiledProgram:
+    def of(cls, program: Program, passes: Sequence[Pass] = ()) -> CompiledProgram:
         """Compile a program; it is traced when it first runs with arguments of some kind.
 
         Args:
@@ -60,10 +60,7 @@ class CompiledProgram(SglFunction):
                 f"the graph of {graph.program}() ends at line {line.number if line else '?'} "
                 f"({graph.broken.reason}); from there on it needs the Python program"
             )
-        return cls(SglFunction(_stand_in(graph)), Fixed(graph))
-
-    def bind(self, **kwargs: Any) -> CompiledProgram:
-        return CompiledProgram(super().bind(**kwargs), self._source)
+        return cls(Program(_stand_in(graph)), Fixed(graph))
 
     def graph(self, **kwargs: Any) -> Graph:
         """The graph for such arguments. Those that are left out count as texts."""

@@ -16,7 +16,7 @@ from sgl_mlx.compiler.tracing.explain import Explanation, explanation
 from sgl_mlx.compiler.tracing.plain import key_of
 from sgl_mlx.compiler.tracing.trace import Trace, kind_of, trace
 from sgl_mlx.errors import GraphError
-from sgl_mlx.lang.program import SglFunction
+from sgl_mlx.lang.program import Program
 
 Pass = Callable[[Graph], Graph]
 Arguments = Mapping[str, Any]
@@ -79,7 +79,7 @@ class Traced:
     A text argument is free; every other value has a trace of its own, at most `_MOST_TRACES`.
     """
 
-    def __init__(self, program: SglFunction, passes: Sequence[Pass]) -> None:
+    def __init__(self, program: Program, passes: Sequence[Pass]) -> None:
         self._program = program
         self._passes = tuple(passes)
         self._entries: dict[Hashable, _Entry] = {}

@@ -26,7 +26,7 @@ def run_batch(
     generator_style: bool,
     order: Order,
 ) -> list[ProgramState] | Iterator[ProgramState]:
-    """Run all rows and return their states in the order of the rows; see `SglFunction.run_batch`.
+    """Run all rows and return their states in the order of the rows; see `Program.run_batch`.
 
     Args:
         order: chooses the order of starting; called for all rows, or for each chunk of a

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,11 +22,26 @@ class ChoicesDecision:
     meta_info: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class LateDecision(ChoiceScores):
+    """Stands in for scores where the backend itself decides, given the method.
+
+    Attributes:
+        decide: the decision by a method; called on the thread that waits for the scores.
+    """
+
+    decide: Callable[[ChoicesSamplingMethod], ChoicesDecision] = field(kw_only=True)
+
+
 class ChoicesSamplingMethod(ABC):
-    """A way to decide between choices. A custom method subclasses this and implements `decide`."""
+    """Decides between choices. Custom methods subclass this and implement `__call__`."""
 
-    requires_unconditional_logprobs = False
+    @property
+    def requires_unconditional_logprobs(self) -> bool:
+        """Whether the choices are also scored without the prompt."""
+        return False
 
+    @abstractmethod
     def __call__(
         self,
         *,
@@ -44,16 +59,6 @@ class ChoicesSamplingMethod(ABC):
             output_token_logprobs: tokens generated after the choice; empty here.
             unconditional_token_logprobs: the choice's tokens without the prompt.
         """
-        best, extra = self.decide(
-            normalized_prompt_logprobs, input_token_logprobs, unconditional_token_logprobs
-        )
-        meta = {
-            "normalized_prompt_logprobs": normalized_prompt_logprobs,
-            "input_token_logprobs": input_token_logprobs,
-            "output_token_logprobs": output_token_logprobs,
-            **extra,
-        }
-        return ChoicesDecision(choices[best], meta)
 
     def of(self, scores: ChoiceScores) -> ChoicesDecision:
         """Decide from the result of a backend's `score`; adds its token counts to the meta info.
@@ -61,6 +66,8 @@ class ChoicesSamplingMethod(ABC):
         Raises:
             ProgramError: for a choice that adds no token to the prompt.
         """
+        if isinstance(scores, LateDecision):
+            return scores.decide(self)
         nothing = [choice.text for choice in scores.choices if not choice.tokens]
         if nothing:
             raise ProgramError(f"the choice {nothing[0]!r} adds no token to the prompt")
@@ -74,7 +81,34 @@ class ChoicesSamplingMethod(ABC):
             output_token_logprobs=[[] for _ in tokens],
             unconditional_token_logprobs=alone if self.requires_unconditional_logprobs else None,
         )
-        return replace(decision, meta_info={**usage, **decision.meta_info})
+        return replace(decision, meta_info={**usage, **(decision.meta_info or {})})
+
+    def __repr__(self) -> str:
+        return type(self).__name__
+
+
+class _ByIndex(ChoicesSamplingMethod):
+    """A method that takes the choice at an index."""
+
+    def __call__(
+        self,
+        *,
+        choices: Sequence[str],
+        normalized_prompt_logprobs: Sequence[float],
+        input_token_logprobs: Sequence[TokenLogprobs],
+        output_token_logprobs: Sequence[TokenLogprobs],
+        unconditional_token_logprobs: Sequence[TokenLogprobs] | None = None,
+    ) -> ChoicesDecision:
+        best, extra = self.decide(
+            normalized_prompt_logprobs, input_token_logprobs, unconditional_token_logprobs
+        )
+        meta = {
+            "normalized_prompt_logprobs": normalized_prompt_logprobs,
+            "input_token_logprobs": input_token_logprobs,
+            "output_token_logprobs": output_token_logprobs,
+            **extra,
+        }
+        return ChoicesDecision(choices[best], meta)
 
     @abstractmethod
     def decide(
@@ -85,12 +119,9 @@ class ChoicesSamplingMethod(ABC):
     ) -> tuple[int, dict[str, Any]]:
         """Return the index of the choice taken, and further meta info."""
 
-    def __repr__(self) -> str:
-        return type(self).__name__
 
-
-class TokenLengthNormalized(ChoicesSamplingMethod):
-    """The choice of the highest mean log-probability; favours long ones with predictable ends."""
+class TokenLengthNormalized(_ByIndex):
+    """The highest mean log-probability. Favours long options whose ends are predictable."""
 
     def decide(
         self,
@@ -101,8 +132,8 @@ class TokenLengthNormalized(ChoicesSamplingMethod):
         return _argmax(means), {}
 
 
-class GreedyTokenSelection(ChoicesSamplingMethod):
-    """The choice that greedy decoding would write: keeps, token by token, those likeliest there.
+class GreedyTokenSelection(_ByIndex):
+    """Token by token, keep the options whose token is likeliest, as greedy decoding would.
 
     A choice that has ended is continued with its own mean, so that it compares with longer ones.
     """
@@ -123,10 +154,12 @@ class GreedyTokenSelection(ChoicesSamplingMethod):
         return left[0], {"greedy_logprob_matrix": padded}
 
 
-class UnconditionalLikelihoodNormalized(ChoicesSamplingMethod):
-    """The choice of the highest mean of log p(token | prompt) - log p(token), after EleutherAI."""
+class UnconditionalLikelihoodNormalized(_ByIndex):
+    """The highest mean of log p(token | prompt) - log p(token), as proposed by EleutherAI."""
 
-    requires_unconditional_logprobs = True
+    @property
+    def requires_unconditional_logprobs(self) -> bool:
+        return True
 
     def decide(
         self,

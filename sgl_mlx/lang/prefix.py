@@ -19,16 +19,16 @@ _UNKNOWN = "\ue000{}\ue001"
 _FIRST_UNKNOWN = re.compile("\ue000.*", re.DOTALL)
 
 
-class Program(Protocol):
-    """The part of an `SglFunction` that a run without a model needs."""
+class _EndOfPrefix(Exception):
+    """The program asked the model something."""
+
+
+class _Program(Protocol):
+    """The parts of a `Program` that are read here."""
 
     func: Callable[..., Any]
     arg_names: list[str]
     bind_arguments: dict[str, Any]
-
-
-class _EndOfPrefix(Exception):
-    """The program asked the model something."""
 
 
 class _NoModel:
@@ -43,7 +43,7 @@ class _NoModel:
     submit = score = prefill = render_chat = flush_cache = get_server_info = shutdown = _end
 
 
-def constant_prefix(program: Program, writer: Callable[[], TurnWriter]) -> str:
+def constant_prefix(program: _Program, writer: Callable[[], TurnWriter]) -> str:
     """Return the text up to the first argument, picture or question to the model.
 
     The body runs once with placeholders for its arguments. It may fail on them: the text it

@@ -1,4 +1,4 @@
-"""`@function` makes a program of a Python function whose first argument is the state `s`."""
+"""Programs: Python functions whose first argument is the state `s`, and how they are run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import contextvars
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, Self
 
 from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.errors import ProgramError
@@ -21,10 +22,6 @@ from sgl_mlx.lang.prefix import constant_prefix
 from sgl_mlx.lang.setting import Setting
 from sgl_mlx.lang.state import ProgramState
 
-if TYPE_CHECKING:
-    from sgl_mlx.compiler.graph.graph import Graph
-    from sgl_mlx.compiler.program import CompiledProgram
-
 _SAMPLING = frozenset(field.name for field in fields(SamplingParams))
 # What SGLang's run() takes: names that mean something only to one `gen` may be a program's own.
 _OPTIONS = (
@@ -35,7 +32,7 @@ _MIN_CACHED_PREFIX = 64
 """Characters: a shorter constant prefix is not worth a request of its own."""
 
 
-class SglFunction:
+class Program:
     """A program.
 
     Attributes:
@@ -67,7 +64,7 @@ class SglFunction:
         return getattr(self.func, "__name__", repr(self.func))
 
     def __repr__(self) -> str:
-        return f"SglFunction({self.name}{self.signature})"
+        return f"{type(self).__name__}({self.name}{self.signature})"
 
     # -- running ------------------------------------------------------------------------------
 
@@ -228,7 +225,7 @@ class SglFunction:
 
     # -- other forms --------------------------------------------------------------------------
 
-    def bind(self, **kwargs: Any) -> SglFunction:
+    def bind(self, **kwargs: Any) -> Self:
         """The program with some arguments settled.
 
         Raises:
@@ -240,8 +237,9 @@ class SglFunction:
                 f"program {self.name}() has no parameter {unknown[0]!r}; "
                 f"it takes {', '.join(self.arg_names) or 'none'}"
             )
-        settled = {**self.bind_arguments, **kwargs}
-        return SglFunction(self.func, self.num_api_spec_tokens, settled)
+        bound = copy(self)
+        bound.bind_arguments = {**self.bind_arguments, **kwargs}
+        return bound
 
     def cache(self, backend: Any = None) -> int:
         """Compute the text that every run begins with; the number of tokens now cached."""
@@ -250,59 +248,3 @@ class SglFunction:
         if len(prefix) <= _MIN_CACHED_PREFIX:
             return 0
         return setting.backend.prefill((Text(prefix),)).result()
-
-    def trace(self, *, backend: Any = None, **kwargs: Any) -> Graph:
-        """The program as a graph (`sgl_mlx.compiler.graph.graph`).
-
-        Args:
-            backend: accepted for SGLang's sake: a graph has roles, not their text.
-            kwargs: arguments; of texts, and lists of them, only that they are texts counts.
-                Those that are left out and have no default are taken for texts.
-        """
-        return self.compile().graph(**kwargs)
-
-    def compile(
-        self,
-        *,
-        backend: Any = None,
-        reorder: Literal["rules", "llm"] | None = None,
-        passes: Sequence[Callable[[Graph], Graph]] | None = None,
-    ) -> CompiledProgram:
-        """The program run from its graph, with the same results.
-
-        Args:
-            backend: asked where instructions may go, with `reorder="llm"`.
-            reorder: move instructions ahead of arguments, so that more of every prompt is shared.
-                Prompts then differ from the interpreter's: by "rules", or as a model proposes;
-                what might change the meaning is refused.
-            passes: rewrite each graph by these, in order, instead of by all there are.
-
-        Raises:
-            ProgramError: `reorder="llm"` without a backend.
-        """
-        # Only here: the compiler stands above the language, which runs without it.
-        from sgl_mlx.compiler.pipeline import standard_passes
-        from sgl_mlx.compiler.program import CompiledProgram
-
-        if passes is None:
-            passes = standard_passes(reorder, backend)
-        return CompiledProgram.of(self, passes)
-
-
-@overload
-def function(func: Callable[..., Any], num_api_spec_tokens: int | None = None) -> SglFunction: ...
-@overload
-def function(
-    func: None = None, num_api_spec_tokens: int | None = None
-) -> Callable[[Callable[..., Any]], SglFunction]: ...
-def function(
-    func: Callable[..., Any] | None = None, num_api_spec_tokens: int | None = None
-) -> SglFunction | Callable[[Callable[..., Any]], SglFunction]:
-    """Make a program: `@function` or `@function(num_api_spec_tokens=...)`.
-
-    Raises:
-        ProgramError: when the first parameter is not named `s`.
-    """
-    if func is None:
-        return partial(SglFunction, num_api_spec_tokens=num_api_spec_tokens)
-    return SglFunction(func, num_api_spec_tokens)

@@ -28,7 +28,7 @@ from sgl_mlx.runtime.constraints.grammar import GrammarCompiler
 from sgl_mlx.runtime.constraints.healing import Spellings
 from sgl_mlx.runtime.disk.open import DiskTier, open_disk_tier
 from sgl_mlx.runtime.pool.kv import KVPool
-from sgl_mlx.runtime.pool.memory import limit_cache, pool_slots, warn_if_large
+from sgl_mlx.runtime.pool.memory import ENOUGH, limit_cache, pool_slots, warn_if_large
 from sgl_mlx.runtime.runner import ModelRunner
 from sgl_mlx.runtime.scheduler.plan import Runner
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
@@ -95,12 +95,12 @@ def assemble(
     context = config.context_length or _context_length(loaded.config)
     layers, dtype, bits = adapter.layers, adapter.dtype, config.kv_bits
     slots = pool_slots(config.max_total_tokens, context, layers, dtype, kv_bits=bits)
-    pool = KVPool(layers, slots, dtype, bits)
+    pool = KVPool(layers, config.max_total_tokens or min(slots, ENOUGH), dtype, bits)
     warn_if_large(loaded.weight_bytes, pool.nbytes, total_bytes())
     limit_cache()
     limits = config.limits if adapter.ragged else replace(config.limits, epoch_steps=1)
     disk = open_disk_tier(config, loaded, pool, on_read)
-    cache = PrefixCache(slots, config.reuse, disk.tier if disk else None)
+    cache = PrefixCache(pool.slots, config.reuse, disk.tier if disk else None, most=slots)
     scheduler, ends = Scheduler(cache, limits), loaded.tokenizer.eos_token_ids
     return RunnableModel(
         name=loaded.name,

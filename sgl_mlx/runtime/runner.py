@@ -14,7 +14,7 @@ from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.runtime.attention import cpu_math
 from sgl_mlx.runtime.attention.select import AttentionPaths, DecodeEpoch
 from sgl_mlx.runtime.attention.step import ExtendStep
-from sgl_mlx.runtime.cache.tier import Transfer
+from sgl_mlx.runtime.cache.tier import Grow, Transfer
 from sgl_mlx.runtime.disk.copy import PoolCopy
 from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
 from sgl_mlx.runtime.pool.memory import Garbage
@@ -82,9 +82,12 @@ class ModelRunner:
     def synchronise(self, transfers: tuple[Transfer, ...] = ()) -> None:
         """See `plan.Runner`."""
         self.close_epoch()
-        if transfers:
-            assert self._copy is not None, "transfers without a second tier"
-            self._copy.make(transfers)
+        for grow in [t for t in transfers if isinstance(t, Grow)]:
+            self._pool.grow(grow.slots)
+        copies = [t for t in transfers if not isinstance(t, Grow)]
+        if copies:
+            assert self._copy is not None, "copies without a second tier"
+            self._copy.make(copies)
 
     def close_epoch(self) -> None:
         """Wait for the steps under way and write the epoch's KV to the pool."""

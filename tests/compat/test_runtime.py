@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import sgl_mlx as sgl
+from sgl_mlx.core import Text
 from sgl_mlx.testing import ByteTokenizer, ScriptedBackend
 
 
@@ -28,6 +29,12 @@ class FakeEngine(ScriptedBackend):
     def generate(self, prompt: str, sampling_params: Any = None, **options: Any) -> Any:
         self.asked.append((prompt, sampling_params, options))
         return {"text": "out", "meta_info": {"prompt_tokens": 2}}
+
+    def get_tokenizer(self) -> Any:
+        return self.tokenizer
+
+    def cache_prefix(self, prefix: str) -> None:
+        self.prefill((Text(prefix),)).result()
 
     async def async_generate(
         self, prompt: str, sampling_params: Any = None, stream: bool = False
@@ -46,9 +53,9 @@ class FakeEngine(ScriptedBackend):
 
 @pytest.fixture(autouse=True)
 def _fake_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    module: Any = ModuleType("sgl_mlx.runtime.engine")
+    module: Any = ModuleType("sgl_mlx.compat.engine")
     module.Engine = FakeEngine
-    monkeypatch.setitem(sys.modules, "sgl_mlx.runtime.engine", module)
+    monkeypatch.setitem(sys.modules, "sgl_mlx.compat.engine", module)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +91,8 @@ def test_generate_returns_json_and_passes_what_was_given() -> None:
     assert answer["text"] == "out"
     engine: Any = runtime.endpoint
     assert engine.asked == [("hi", {"temperature": 0}, {"return_logprob": True})]
+    runtime.generate("hi", return_logprob=True, logprob_start_len=0, lora_path=None)
+    assert engine.asked[1][2] == {"return_logprob": True, "logprob_start_len": 0}
 
 
 def test_async_generate_yields_what_is_new() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import sgl_mlx as sgl
-from sgl_mlx.lang.program import SglFunction
+from sgl_mlx.program import SglFunction
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.testing import ScriptedBackend
 from tests.runtime.conftest import MakeEngine, make_engine, toy_folder

@@ -48,7 +48,7 @@ def _every_head_dim() -> Iterator[None]:
 def check(call: Call, kernels: ModuleType) -> None:
     attention = CpuAttention(kernels)
     run = attention.extend if call.op == "extend_attention" else attention.decode
-    assert_close(run(**call.arguments), call.reference(), mx.float32)
+    assert_close(run(call.inputs), call.reference(), mx.float32)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -108,10 +108,10 @@ def test_any_chunks(
 
 def test_queries_and_keys_need_not_lie_in_order(kernels: ModuleType) -> None:
     call = extend_call(SINGLE, [(5, 7), (70, 3)])
-    plain = CpuAttention(kernels).extend(**call.arguments)
+    plain = CpuAttention(kernels).extend(call.inputs)
     for name in ("q", "keys", "values"):
         call.arguments[name] = mx.contiguous(call.arguments[name].swapaxes(0, 2)).swapaxes(0, 2)
-    assert mx.array_equal(plain, CpuAttention(kernels).extend(**call.arguments))
+    assert mx.array_equal(plain, CpuAttention(kernels).extend(call.inputs))
 
 
 def test_what_they_do_not_take_is_refused(kernels: ModuleType) -> None:
@@ -120,4 +120,4 @@ def test_what_they_do_not_take_is_refused(kernels: ModuleType) -> None:
     assert not fits(64, 64, mx.bfloat16)
     call = extend_call(Case(dtype=mx.float16), [(5, 7)])
     with pytest.raises(ValueError, match="dtype"):
-        CpuAttention(kernels).extend(**call.arguments)
+        CpuAttention(kernels).extend(call.inputs)

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 import sgl_mlx as sgl
-from sgl_mlx.cli import main
 from sgl_mlx.testing import ScriptedBackend
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -52,11 +50,3 @@ def test_the_examples_print_what_the_page_shows(
 
 def test_the_page_shows_the_program_as_it_is() -> None:
     assert sum(code in PROGRAM for code, _ in BLOCK.findall(PAGE)) == 1
-
-
-def test_the_picture_is_that_of_the_program() -> None:
-    result = CliRunner().invoke(
-        main, ["compile", f"{DOCS / 'letter.py'}:answer", "--reorder", "rules", "--graph", "svg"]
-    )
-    assert result.exit_code == 0, result.output
-    assert result.stdout.rstrip() == (DOCS / "letter.svg").read_text(encoding="utf-8").rstrip()

@@ -11,11 +11,14 @@ import numpy as np
 
 from sgl_mlx.metal_kernels import ops, reference
 from sgl_mlx.metal_kernels.build import Kernels
+from sgl_mlx.metal_kernels.inputs import DecodeInputs, ExtendInputs
 from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan, ExtendRow, SharedSpan
-from sgl_mlx.metal_kernels.pool import Options, PoolLayer, quantize
+from sgl_mlx.metal_kernels.pool import AttentionOptions, PoolLayer, quantize
 
 TOLERANCE = {mx.float32: 1e-5, mx.float16: 1e-3, mx.bfloat16: 8e-3}
 """Of the difference, relative to the larger of 1 and the wanted value."""
+
+INPUTS = {"extend_attention": ExtendInputs, "decode_attention": DecodeInputs}
 
 NAMES = {mx.float32: "fp32", mx.float16: "fp16", mx.bfloat16: "bf16"}
 
@@ -50,11 +53,11 @@ class Case:
         flags += [f"{n}{v:g}" for n in ("window", "softcap") if (v := getattr(self, n))]
         return "-".join([f"{self.dim}", NAMES[self.dtype], f"gqa{self.group}", *flags])
 
-    def options(self, random: np.random.Generator) -> Options:
+    def options(self, random: np.random.Generator) -> AttentionOptions:
         heads = self.group * self.kv_heads
         logits = random.normal(size=heads) - (110 if self.loud else 0)
         sinks = mx.array(logits, mx.float32) if self.sinks else None
-        return Options(self.dim**-0.5, self.window, self.softcap, sinks)
+        return AttentionOptions(self.dim**-0.5, self.window, self.softcap, sinks)
 
     def queries(self, random: np.random.Generator, *shape: int) -> mx.array:
         array = random.normal(size=(*shape, self.group * self.kv_heads, self.dim)) * 2
@@ -106,16 +109,27 @@ class Slots:
 
 @dataclass
 class Call:
-    """Arguments of an op; also those of its reference, which then computes in float32."""
+    """Arguments of an op, by name."""
 
     op: str
     arguments: dict[str, Any]
 
     def run(self, kernels: Kernels) -> mx.array:
-        out: mx.array = getattr(ops, self.op)(**self.arguments, kernels=kernels)
+        out: mx.array = getattr(ops, self.op)(self.inputs, kernels)
+        return out
+
+    @property
+    def inputs(self) -> Any:
+        """The arguments as the op takes them."""
+        return INPUTS[self.op](**self.arguments)
+
+    def by_reference(self) -> mx.array:
+        """Result of the reference on these very arguments."""
+        out: mx.array = getattr(reference, self.op)(self.inputs)
         return out
 
     def reference(self) -> mx.array:
+        """Result of the reference in float32."""
         wide = {name: widen(x) for name, x in self.arguments.items()}
         dtype = self.arguments["q"].dtype
         pool: PoolLayer = self.arguments["pool"]
@@ -123,8 +137,7 @@ class Call:
             every = mx.arange(pool.keys.shape[0])
             pool = PoolLayer(*pool.gather(every, dtype))
         wide["pool"] = PoolLayer(widen(pool.keys), widen(pool.values))
-        out: mx.array = getattr(reference, self.op)(**wide)
-        return out
+        return Call(self.op, wide).by_reference()
 
 
 def widen(x: Any) -> Any:

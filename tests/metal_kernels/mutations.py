@@ -108,13 +108,4 @@ MUTATIONS = (
         ("lanes past the dimension write", "decode", "if (d < DIM) {\n    out[",
          "if (true) {\n    out[", RACE),
     ),
-    *_of(
-        "flush_pool.metal",
-        ("all tokens to one slot", "flush", "size_t(slots[token])", "size_t(slots[0])", RACE),
-        ("wrong scale row", "flush", "key_scales)[to]", "key_scales)[from]", WRONG),
-        ("scale of the largest, not of the widest", "flush",
-         "key_peak = max(key_peak, abs(float(new_keys[from * DIM + d])));",
-         "key_peak = max(key_peak, float(new_keys[from * DIM + d]));", WRONG),
-        ("lanes past the dimension write", "flush", "if (d < DIM) {", "if (true) {", RACE),
-    ),
 )  # fmt: skip

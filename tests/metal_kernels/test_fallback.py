@@ -12,11 +12,12 @@ import pytest
 from sgl_mlx.errors import KernelError
 from sgl_mlx.metal_kernels import reference
 from sgl_mlx.metal_kernels.build import Kernels
-from sgl_mlx.metal_kernels.fallback import TrustedKernels
+from sgl_mlx.metal_kernels.fallback import KernelsWithFallback
+from sgl_mlx.metal_kernels.inputs import DecodeInputs, ExtendInputs
 from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan, ExtendRow
-from sgl_mlx.metal_kernels.pool import Options, PoolLayer
+from sgl_mlx.metal_kernels.pool import AttentionOptions, PoolLayer
 
-OPTIONS = Options(0.125)
+OPTIONS = AttentionOptions(0.125)
 
 
 class Broken:
@@ -39,18 +40,18 @@ class Broken:
         ]
 
 
-def extend(kernels: TrustedKernels) -> tuple[mx.array, mx.array]:
+def extend(kernels: KernelsWithFallback) -> tuple[mx.array, mx.array]:
     q, k, v = (mx.random.normal((5, heads, 64)) for heads in (4, 2, 2))
     pool = PoolLayer(mx.random.normal((9, 2, 64)), mx.random.normal((9, 2, 64)))
-    rest = pool, ExtendPlan([ExtendRow([3, 1], 5)]), OPTIONS
-    return kernels.extend(q, k, v, *rest), reference.extend_attention(q, k, v, *rest)
+    inputs = ExtendInputs(q, k, v, pool, ExtendPlan([ExtendRow([3, 1], 5)]), OPTIONS)
+    return kernels.extend(inputs), reference.extend_attention(inputs)
 
 
-def decode(kernels: TrustedKernels) -> tuple[mx.array, mx.array]:
+def decode(kernels: KernelsWithFallback) -> tuple[mx.array, mx.array]:
     q, k, v = mx.random.normal((1, 4, 64)), *(mx.random.normal((1, 3, 2, 64)) for _ in "kv")
     pool = PoolLayer(mx.random.normal((9, 2, 64)), mx.random.normal((9, 2, 64)))
-    rest = 2, pool, DecodePlan([[4, 2]], width=3), OPTIONS
-    return kernels.decode(q, k, v, *rest), reference.decode_attention(q, k, v, *rest)
+    inputs = DecodeInputs(q, k, v, 2, pool, DecodePlan([[4, 2]], width=3), OPTIONS)
+    return kernels.decode(inputs), reference.decode_attention(inputs)
 
 
 @pytest.mark.parametrize("answer", [None, 0.0, float("nan")], ids=["text", "zeros", "nan"])
@@ -58,25 +59,25 @@ def decode(kernels: TrustedKernels) -> tuple[mx.array, mx.array]:
 def test_a_kernel_that_is_refused_or_wrong_gives_way_to_the_reference(
     attend: Any, answer: float | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    trusted = TrustedKernels(Kernels(Broken(answer)))
+    guarded = KernelsWithFallback(Kernels(Broken(answer)))
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            got, right = attend(trusted)
+            got, right = attend(guarded)
             assert mx.array_equal(got, right)
     assert len(caplog.records) == 1, "it is said once"
-    assert trusted.failed(attend.__name__)
+    assert guarded.failed(attend.__name__)
 
 
 @pytest.mark.parametrize("attend", [extend, decode])
 def test_by_force_it_is_an_error(attend: Any) -> None:
     with pytest.raises(KernelError, match=r"heads=4.*no such function"):
-        attend(TrustedKernels(Kernels(Broken(None)), force=True))
+        attend(KernelsWithFallback(Kernels(Broken(None)), force=True))
 
 
-def test_a_right_kernel_is_trusted_and_used(kernels: Kernels) -> None:
-    trusted = TrustedKernels(kernels, force=True)
+def test_a_kernel_that_passes_its_self_test_is_used(kernels: Kernels) -> None:
+    guarded = KernelsWithFallback(kernels, force=True)
     for attend in (extend, decode):
-        got, right = attend(trusted)
+        got, right = attend(guarded)
         assert mx.allclose(got, right, atol=1e-5)
-        assert not trusted.failed(attend.__name__)
-    assert [v.good for v in trusted.verdicts.values()] == [True, True]
+        assert not guarded.failed(attend.__name__)
+    assert [v.good for v in guarded.verdicts.values()] == [True, True]

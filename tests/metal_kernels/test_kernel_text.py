@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sgl_mlx.metal_kernels.build import POOL, Kernels
+from sgl_mlx.metal_kernels.build import Kernels
 from tests.metal_kernels.emulator import Emulator, check_types, lint, needs_compiler
 from tests.metal_kernels.work import WORK
 
@@ -12,7 +12,7 @@ from tests.metal_kernels.work import WORK
 @needs_compiler
 @pytest.mark.parametrize("work", WORK)
 def test_every_specialisation_keeps_its_address_spaces_and_limits(work: str) -> None:
-    emulator = Emulator(writable=frozenset(POOL))
+    emulator = Emulator()
     WORK[work](Kernels(emulator.metal_kernel))
     assert emulator.launches
     for msl in {launch.msl for launch in emulator.launches}:

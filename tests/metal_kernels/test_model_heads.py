@@ -11,7 +11,7 @@ from sgl_mlx.core import SamplingParams
 from sgl_mlx.metal_kernels import model_heads
 from sgl_mlx.metal_kernels.build import Kernels, read
 from sgl_mlx.metal_kernels.dispatch import ALWAYS_OURS
-from sgl_mlx.metal_kernels.fallback import TrustedKernels
+from sgl_mlx.metal_kernels.fallback import KernelsWithFallback
 from sgl_mlx.metal_kernels.selftest import Case, both_ways, compare
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.runtime.attention.select import AttentionPaths
@@ -57,6 +57,7 @@ ARCHITECTURES = {
     "smollm2-135m": "llama",
     "llama-3-8b": "llama",
     "qwen3-4b": "qwen3",
+    "gemma-2-9b": "gemma2",
     "gemma-3-4b": "gemma3_text",
     "llava-1.5-7b": "llama",
     "gpt-oss-20b": "gpt_oss",
@@ -102,8 +103,8 @@ def row(name: str, prefix: range, slots: range, tokens: int) -> Row:
 def test_a_runner_compiles_no_text_but_these(name: str, kv_bits: int | None) -> None:
     adapter, emulator = model_with_heads_of(name), Emulator()
     pool = KVPool(adapter.layers, 80, adapter.dtype, kv_bits)
-    trusted = TrustedKernels(Kernels(emulator.metal_kernel), force=True)
-    runner = ModelRunner(adapter, pool, frozenset(), AttentionPaths(pool, trusted, ALWAYS_OURS))
+    guarded = KernelsWithFallback(Kernels(emulator.metal_kernel), force=True)
+    runner = ModelRunner(adapter, pool, frozenset(), AttentionPaths(pool, guarded, ALWAYS_OURS))
     prefix = range(1, 67, 2)  # scattered: one ascending run alone would be sliced
     forks = tuple(row(n, prefix, range(at, at + 2), 1) for n, at in (("a", 70), ("b", 72)))
     runner.run(Extend((row("a", range(0), prefix, len(prefix)),)))
@@ -111,6 +112,6 @@ def test_a_runner_compiles_no_text_but_these(name: str, kv_bits: int | None) -> 
     for opening in (forks, forks[:1]):  # with something shared, and without
         runner.run(Decode(tuple(r.id for r in opening), 2, ahead=False, opening=opening))
     cases = list(model_heads.cases(name, adapter.dtype, quantized=kv_bits == 8))
-    assert set(trusted.verdicts) == set(cases)
+    assert set(guarded.verdicts) == set(cases)
     texts = {text for case in cases for text in compiled_by_mlx(case)}
     assert {launch.msl.text for launch in emulator.launches} == texts

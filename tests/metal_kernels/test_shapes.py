@@ -8,7 +8,8 @@ import mlx.core as mx
 import pytest
 
 from sgl_mlx.metal_kernels import reference
-from sgl_mlx.metal_kernels.pool import Options, PoolLayer
+from sgl_mlx.metal_kernels.inputs import DecodeInputs, ExtendInputs
+from sgl_mlx.metal_kernels.pool import AttentionOptions, PoolLayer
 from tests.metal_kernels.cases import Case, decode_call, extend_call
 
 CASE = Case(dim=64, group=3, kv_heads=2, dtype=mx.float16)
@@ -26,9 +27,12 @@ def halves(*shape: int) -> mx.array:
         ({"values": halves(5, 3, 64)}, r"values has shape .* \(T=5, Hkv=2, D=64\)"),
         ({"q": halves(5, 7, 64)}, "Hq=7 query heads do not divide by Hkv=2"),
         ({"keys": mx.zeros((5, 2, 64))}, r"keys is mlx.core.float32, expected mlx.core.float16"),
-        ({"options": Options(1.0, window=0)}, "window=0 must be"),
-        ({"options": Options(1.0, softcap=-1.0)}, "softcap=-1.0 must be"),
-        ({"options": Options(1.0, sinks=halves(5))}, r"sinks has shape \(5,\), expected \(Hq=6\)"),
+        ({"options": AttentionOptions(1.0, window=0)}, "window=0 must be"),
+        ({"options": AttentionOptions(1.0, softcap=-1.0)}, "softcap=-1.0 must be"),
+        (
+            {"options": AttentionOptions(1.0, sinks=halves(5))},
+            r"sinks has shape \(5,\), expected \(Hq=6\)",
+        ),
         ({"pool": PoolLayer(halves(9, 1, 64), halves(9, 2, 64))}, r"pool keys .* \(N, Hkv=2, D=64"),
         ({"pool": PoolLayer(halves(9, 2, 64), halves(8, 2, 64))}, r"pool values .* \(N=9, Hkv=2"),
         ({"pool": PoolLayer(*[halves(9, 2, 64)] * 2, halves(9, 2))}, "pool keys is .*float16"),
@@ -38,7 +42,7 @@ def halves(*shape: int) -> mx.array:
 def test_an_extend_that_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
     arguments = extend_call(CASE, [(3, 4), (0, 1)]).arguments | change
     with pytest.raises(ValueError, match=message):
-        reference.extend_attention(**arguments)
+        reference.extend_attention(ExtendInputs(**arguments))
 
 
 @pytest.mark.parametrize(
@@ -52,10 +56,10 @@ def test_an_extend_that_does_not_fit_is_refused(change: dict[str, Any], message:
 def test_a_decode_that_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
     arguments = decode_call(CASE, [3, 0], 3).arguments | change
     with pytest.raises(ValueError, match=message):
-        reference.decode_attention(**arguments)
+        reference.decode_attention(DecodeInputs(**arguments))
 
 
 def test_a_head_dim_without_a_kernel_is_refused() -> None:
     arguments = extend_call(Case(dim=72), [(3, 4)]).arguments
     with pytest.raises(ValueError, match=r"D=72 is not one of the head dims \(64, 80"):
-        reference.extend_attention(**arguments)
+        reference.extend_attention(ExtendInputs(**arguments))

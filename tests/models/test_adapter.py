@@ -10,6 +10,7 @@ import pytest
 
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import UnsupportedModelError
+from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.models.adapter import Adapter, LayerShape
 from sgl_mlx.models.layer_cache import DenseCache, LayerCache, Window
 from sgl_mlx.runtime.attention.select import AttentionPaths
@@ -29,12 +30,12 @@ def attend_with(**changes: Any) -> Callable[..., mx.array]:
     """`LayerCache.attend` that hands changed arguments to the step."""
 
     def attend(
-        self: LayerCache, queries: mx.array, scale: float, mask: Window | None, sinks: Any
+        self: LayerCache, queries: mx.array, options: AttentionOptions, mask: Window | None = None
     ) -> mx.array:
         self.attended = True
         window = mask.size if mask else None
-        given = {"scale": scale, "window": window, "sinks": sinks, **changes}
-        return self._attention.attend(self.layer, queries[:, :, 0], **given)[:, :, None]
+        given = options._replace(**{"window": window, **changes})
+        return self._attention.attend(self.layer, queries[:, :, 0], given)[:, :, None]
 
     return attend
 
@@ -46,6 +47,12 @@ def test_the_check_notices_an_ignored_argument(
     monkeypatch.setattr(LayerCache, "attend", attend_with(**fault))
     with pytest.raises(Mismatch, match="differ from mlx-lm"):
         check(Adapter(toy("gpt_oss")))
+
+
+def test_the_check_notices_an_ignored_soft_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LayerCache, "attend", attend_with(softcap=None))
+    with pytest.raises(Mismatch, match="differ from mlx-lm"):
+        check(Adapter(toy("gemma2")))
 
 
 def test_the_check_passes_with_every_argument_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,6 +81,10 @@ def test_layer_shapes_tell_heads_widths_and_windows() -> None:
     adapter = Adapter(toy("mimo_v2_flash"))
     assert adapter.layers == [swa, full, swa, full]
     assert (adapter.dtype, adapter.vocabulary) == (mx.float32, VOCABULARY)
+
+
+def test_layer_shapes_tell_the_soft_cap() -> None:
+    assert {layer.softcap for layer in Adapter(toy("gemma2")).layers} == {5.0}
 
 
 def test_layers_that_share_keys_have_no_memory_of_their_own() -> None:
@@ -111,7 +122,6 @@ def test_dense_logits_are_those_of_the_rows_asked_for() -> None:
 @pytest.mark.parametrize(
     ("architecture", "why"),
     [
-        ("gemma2", "layer 0 does not attend through its cache"),
         ("deepseek_v3", "other keys than the cache holds"),
         ("gpt_bigcode", "another kind of cache"),
     ],

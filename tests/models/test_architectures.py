@@ -42,8 +42,19 @@ def test_whatever_is_not_ragged_says_why() -> None:
 
 
 def test_the_names_people_load_are_ragged() -> None:
-    names = ["llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "phi3", "gemma"]
-    names += ["gemma3", "gemma3_text", "gemma3n", "gpt_oss", "cohere2", "olmo2", "glm4_moe"]
+    names = [
+        "llama",
+        "mistral",
+        "mixtral",
+        "qwen2",
+        "qwen3",
+        "qwen3_moe",
+        "phi3",
+        "gemma",
+        "gemma2",
+    ]
+    names += ["gemma2", "gemma3", "gemma3_text", "gemma3n", "gpt_oss", "cohere2", "olmo2"]
+    names += ["glm4_moe"]
     assert {name: path_of(name) for name in names} == dict.fromkeys(names, "ragged")
 
 
@@ -65,9 +76,9 @@ def test_an_architecture_that_was_never_checked_is_refused_with_near_names() -> 
 
 def test_a_model_gets_the_path_of_its_architecture() -> None:
     paths = {}
-    for name in ("llama", "gemma2"):
+    for name in ("llama", "gemma2", "deepseek_v3"):
         paths[name] = adapter_for(toy_model(name, toy_config(name))).ragged
-    assert paths == {"llama": True, "gemma2": False}
+    assert paths == {"llama": True, "gemma2": True, "deepseek_v3": False}
 
 
 def test_a_configuration_that_cannot_be_ragged_runs_dense() -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
-from sgl_mlx.runtime.cache.tier import Spill, Transfer
+from sgl_mlx.runtime.cache.tier import Grow, Load, Spill, Transfer
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, Row, StepResult
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
@@ -94,7 +94,7 @@ class FakeStore:
                     assert self.blocks.get(key, block) == block, "one key for two contents"
                     if not self.full:
                         self.blocks[key] = block
-            else:
+            elif isinstance(transfer, Load):
                 kv = self.held.pop(transfer.reading).kv
                 for i, slot in enumerate(transfer.slots):
                     memory[slot] = kv[transfer.skip + i]
@@ -132,6 +132,7 @@ class FakeRunner:
         self.sequences: dict[str, Sequence] = {}
         self.plans: list[Plan] = []
         self._cache = cache
+        self._size = cache.capacity
         self._truths: dict[str, Truth] = {}
         self._tails: dict[str, _Tail] = {}
         self._rows: tuple[Row, ...] = ()
@@ -146,10 +147,19 @@ class FakeRunner:
     def run(self, plan: Plan) -> StepResult:
         self.plans.append(plan)
         self._check_promise(plan)
+        self._grow(plan)
         if isinstance(plan, Extend):
             self._last = None
             return self._extend(plan)
         return self._decode(plan)
+
+    def _grow(self, plan: Plan) -> None:
+        """Follow the pool's size; all slots of a plan lie within it."""
+        grown = [t.slots for t in plan.transfers if isinstance(t, Grow)]
+        assert grown == sorted(grown)
+        self._size = max([self._size, *grown])
+        rows = plan.rows if isinstance(plan, Extend) else plan.opening
+        assert all(max((0, *row.slots, *row.prefix)) <= self._size for row in rows)
 
     # -- extend -------------------------------------------------------------------------------
 

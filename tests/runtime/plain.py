@@ -14,13 +14,20 @@ Floats = NDArray[Any]
 
 
 def attention(
-    queries: Floats, keys: Floats, values: Floats, seen: NDArray[Any], sinks: Floats | None = None
+    queries: Floats,
+    keys: Floats,
+    values: Floats,
+    seen: NDArray[Any],
+    sinks: Floats | None = None,
+    softcap: float | None = None,
 ) -> Floats:
     """`(tokens, heads, dim)` from queries `(tokens, heads, dim)`, already scaled, over keys and
     values `(length, kv_heads, dim)`, of which `seen (tokens, length)` tells those that count."""
     group = queries.shape[1] // keys.shape[1]
     keys, values = (np.repeat(x.astype(np.float64), group, axis=1) for x in (keys, values))
     scores = np.einsum("thd,lhd->htl", queries.astype(np.float64), keys)
+    if softcap is not None:
+        scores = softcap * np.tanh(scores / softcap)
     scores = np.where(seen[None], scores, -np.inf)
     if sinks is not None:  # one more key, with a score of its own and no value
         extra = np.broadcast_to(sinks[:, None, None], (*scores.shape[:2], 1))

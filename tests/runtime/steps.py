@@ -11,6 +11,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from sgl_mlx.core import SamplingParams
+from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.models.adapter import LayerShape
 from sgl_mlx.runtime.attention.spans import MIN_SHARED
 from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
@@ -29,12 +30,19 @@ class Case:
 
     window: int | None
     sinks: Any
+    softcap: float | None
+
+    @property
+    def options(self) -> AttentionOptions:
+        sinks = None if self.sinks is None else mx.array(self.sinks)
+        return AttentionOptions(SCALE, self.window, self.softcap, sinks)
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     sinks = np.linspace(-2, 2, HEADS).astype(np.float32) if draw(st.booleans()) else None
-    return Case(draw(st.sampled_from([None, 1, 7, 40, 300])), sinks)
+    window = draw(st.sampled_from([None, 1, 7, 40, 300]))
+    return Case(window, sinks, draw(st.sampled_from([None, None, 0.7])))
 
 
 @st.composite
@@ -119,4 +127,5 @@ def expected(
     new = range(row.position, row.position + len(own[0]))
     positions = [*(row.prefix_positions or range(len(row.prefix))), *new]
     seen = plain.causal(new[len(new) - len(queries) :], positions, case.window)
-    return plain.attention(np.array(queries) * SCALE, keys, values, seen, case.sinks)
+    scaled = np.array(queries) * SCALE
+    return plain.attention(scaled, keys, values, seen, case.sinks, case.softcap)

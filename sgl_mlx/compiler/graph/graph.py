@@ -18,7 +18,7 @@ Passes are functions Graph -> Graph. What they may rely on, and must keep:
   positions. A pass gives new nodes ids from `graph.next_id` on and keeps the others, because a
   Variable points to its source by id.
 - The order of nodes of one stream is the order of its text. Nodes of different streams may change
-  places as long as no edge points backwards. Hoist, Fork, Join, Sync, SetVariable and Score wait
+  places as long as no edge points backwards. Fork, Join, Sync, SetVariable and Score wait
   while the graph runs (as they do in the language); all other nodes only submit.
 - Break, if there is one, stands last: from there on the Python body is interpreted.
 
@@ -200,17 +200,6 @@ class Prefetch(Node):
 
 
 @dataclass(frozen=True)
-class Hoist(Node):
-    """A hint: all branches of the fork that comes next go on with what `body` writes.
-
-    It is computed once, after the text of the stream so far, and waited for, as that text is at a
-    fork. `body` is as in a Prefetch; running it changes no stream.
-    """
-
-    body: tuple[Node, ...]
-
-
-@dataclass(frozen=True)
 class ForEach(Node):
     """The body once for each text of the list argument; unrolled when the graph runs.
 
@@ -338,7 +327,7 @@ class Graph:
 
 def body_of(node: Node) -> tuple[Node, ...]:
     """The nodes inside a loop or a hint; none in others."""
-    return node.body if isinstance(node, (ForEach, Prefetch, Hoist)) else ()
+    return node.body if isinstance(node, (ForEach, Prefetch)) else ()
 
 
 def values_of(node: Node) -> Iterator[Value]:

@@ -154,7 +154,6 @@ COLOURS = {
     "Score": "#d9f2d9",
     "Break": "#ffd6d6",
     "Prefetch": "#fff2cc",
-    "Hoist": "#fff2cc",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sgl_mlx.compiler.graph.choice_methods import CHOICES_METHODS
 from sgl_mlx.compiler.graph.graph import (
     ROOT,
     Break,
@@ -14,7 +15,6 @@ from sgl_mlx.compiler.graph.graph import (
     Gen,
     GetForkItem,
     Graph,
-    Hoist,
     Join,
     Node,
     Prefetch,
@@ -42,7 +42,6 @@ from sgl_mlx.compiler.graph.values import (
     Variable,
     walk,
 )
-from sgl_mlx.compiler.tracing.words import CHOICES_METHODS
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import GraphError, InvalidParamsError
 
@@ -109,7 +108,7 @@ class _Check:
             for inner in node.body:  # later nodes may not read what a turn wrote
                 del self._seen[inner.id]
                 self._seen[inner.id] = Node(inner.id, inner.stream)
-        if isinstance(node, (Prefetch, Hoist)):
+        if isinstance(node, Prefetch):
             if not all(isinstance(inner, _IN_HINTS) for inner in node.body) or sources_of(node):
                 raise GraphError(f"{where}: a hint holds text and roles only, and no variable")
             for inner in node.body:

@@ -14,7 +14,6 @@ from sgl_mlx.compiler.graph.graph import (
     Gen,
     GetForkItem,
     Graph,
-    Hoist,
     Join,
     Node,
     Prefetch,
@@ -41,7 +40,7 @@ def _merged(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
     merged: dict[int, Node] = {}
     branches: dict[int, list[int]] = {}
     for node in nodes:
-        if isinstance(node, (ForEach, Prefetch, Hoist)):
+        if isinstance(node, (ForEach, Prefetch)):
             node = replace(node, body=_merged(node.body))
         before = last.get(node.stream)
         if isinstance(node, Text):

@@ -10,7 +10,6 @@ from sgl_mlx.compiler.graph.graph import (
     Fork,
     GetForkItem,
     Graph,
-    Hoist,
     Node,
     Prefetch,
     RoleBegin,
@@ -37,7 +36,7 @@ from sgl_mlx.compiler.graph.values import (
 MIN_LENGTH = 64
 """Characters: fewer are computed as fast as they are fetched, or asked for."""
 
-_SILENT = (Fork, Hoist, Prefetch, Sync, VarScopeBegin, VarScopeEnd)
+_SILENT = (Fork, Prefetch, Sync, VarScopeBegin, VarScopeEnd)
 """Nodes that write nothing and ask nothing, as far as their own stream's text goes."""
 _GIVEN = (Argument, Element, Joined)
 """Values that a run has from the start."""
@@ -52,20 +51,15 @@ def opening(graph: Graph, stream: int) -> tuple[Node, ...]:
     return tuple(_known(written(graph, stream), _GIVEN))
 
 
-def own_opening(graph: Graph, branch: int) -> tuple[Node, ...]:
-    """As `opening`, of a branch without the text of the stream it came from."""
-    return tuple(_known(graph.nodes_of(branch)[1:], _GIVEN))
-
-
 def constant_opening(graph: Graph, stream: int) -> tuple[Node, ...]:
     """As `opening`, up to the first argument as well: what every run has in common."""
     return tuple(_known(written(graph, stream), ()))
 
 
-def is_worth_it(body: tuple[Node, ...], times: int = 1) -> bool:
-    """Whether an opening, computed ahead for so many, is long, or as long as a run makes it."""
+def is_worth_it(body: tuple[Node, ...]) -> bool:
+    """Tell whether an opening is long, or holds an argument, so that a run decides its length."""
     texts = (node.text for node in body if isinstance(node, Text))
-    return not all(map(is_spelt, texts)) or times * len(text_of(body)) >= MIN_LENGTH
+    return not all(map(is_spelt, texts)) or len(text_of(body)) >= MIN_LENGTH
 
 
 def copied(body: tuple[Node, ...], id: int, stream: int) -> tuple[Node, ...]:

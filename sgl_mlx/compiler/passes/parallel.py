@@ -20,7 +20,6 @@ from sgl_mlx.compiler.graph.graph import (
     Gen,
     GetForkItem,
     Graph,
-    Hoist,
     Join,
     Node,
     Score,
@@ -30,7 +29,7 @@ from sgl_mlx.compiler.graph.graph import (
     body_of,
 )
 
-WAITING = (Hoist, Fork, Join, Sync, SetVariable, Score)
+WAITING = (Fork, Join, Sync, SetVariable, Score)
 
 
 def parallel(graph: Graph) -> Graph:

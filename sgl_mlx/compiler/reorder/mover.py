@@ -2,8 +2,8 @@
 
 The optimisation of the SGLang paper (arXiv 2312.07104 v1, section 4.3.2), opt-in because it changes
 prompts. In each stream the one text that ends its constant beginning is considered: from there to
-the next role, question or fork. A *proposer* says in which order its sentences might stand;
-`check.objections` has the last word on whatever it says.
+the next role, question or fork. The rules move up every instruction that the judge lets pass, which
+is the most there is to gain: no other order that passes has more words before the first argument.
 """
 
 from __future__ import annotations
@@ -18,25 +18,27 @@ from sgl_mlx.compiler.passes.opening import constant_opening, is_spelt, text_of,
 from sgl_mlx.compiler.reorder.judge import Order, objections
 from sgl_mlx.compiler.reorder.sentences import FIRST_SLOT, LAST_SLOT, SLOT
 
-Proposer = Callable[[str, bool], str]
-"""(text with slots, whether the model goes on right after it) -> the text in another order."""
-
 CountTokens = Callable[[str], int]
 
 
-def reorder(graph: Graph, propose: Proposer) -> Graph:
-    """The graph, merged, with longer constant beginnings where the proposer finds right ones."""
+def reorder(graph: Graph) -> Graph:
+    """Merge the graph's texts and move instructions of each stream ahead of its arguments."""
     graph = merge(graph)
     for stream in graph.streams:
         node = _first_open(graph, stream)
         if node:
-            better = replace(node, text=_reordered(node.text, _continued(graph, node), propose))
+            better = replace(node, text=_reordered(node.text, _continued(graph, node)))
             graph = graph.with_nodes(better if each.id == node.id else each for each in graph)
     return graph
 
 
 def by_rules(text: str, continued: bool) -> str:
-    """The proposer that needs no model: move up whatever the judge lets pass."""
+    """Move every group of sentences to the beginning that the judge lets pass.
+
+    Args:
+        text: with a slot character for each argument.
+        continued: the model goes on right after the text.
+    """
     order = Order(text, continued)
     moved: list[int] = []
     left: list[int] = []
@@ -55,13 +57,13 @@ def gain(before: Graph, after: Graph, count: CountTokens) -> int:
     return total(after) - total(before)
 
 
-def _reordered(value: Value, continued: bool, propose: Proposer) -> Value:
-    """The text as proposed, if that is right and begins with more constant text."""
+def _reordered(value: Value, continued: bool) -> Value:
+    """Apply the rules, if the result begins with more constant text and the judge agrees."""
     slots: dict[str, Value] = {}
     text = _spelt(value, slots)
     if len(slots) != len(SLOT.findall(text)):
         return value  # slot characters of the program's own
-    proposed = propose(text, continued)
+    proposed = by_rules(text, continued)
     longer = _constant_length(proposed) > _constant_length(text)
     right = longer and not objections(text, proposed, continued)
     return _value(proposed, slots) if right else value

@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from sgl_mlx.compiler.graph.choice_methods import CHOICES_METHODS
 from sgl_mlx.compiler.graph.graph import (
     ROOT,
     Call,
@@ -20,7 +21,6 @@ from sgl_mlx.compiler.graph.graph import (
 )
 from sgl_mlx.compiler.running.evaluate import Known
 from sgl_mlx.compiler.running.steps import Hint, Part, Plan, Submission
-from sgl_mlx.compiler.tracing.words import CHOICES_METHODS
 from sgl_mlx.errors import SglError
 from sgl_mlx.lang import ir
 from sgl_mlx.lang.binding import Binding, Step, result_of
@@ -123,21 +123,7 @@ class Run:
         self.known.bindings[node.id] = (Binding().settle(decision),)
 
     def hint(self, hint: Hint) -> None:
-        """Have a prompt at hand, by means of a stream of its own whose fate does not matter."""
-        if hint.after is None:
-            self._fetch(hint)
-        else:
-            self._compute(hint, self.known.states[hint.after])
-
-    def _compute(self, hint: Hint, state: ProgramState) -> None:
-        state.sync()
-        with suppress(Exception):  # the branches will meet it again, each at its own line
-            stream = state.stream_executor.fork()
-            stream.enqueue([self._step(part, stream) for part in hint.parts])
-            stream.submit(ir.CommitLazy())
-            stream.sync()
-
-    def _fetch(self, hint: Hint) -> None:
+        """Prefetch the hinted prompt on a stream of its own; failures are ignored."""
         with suppress(SglError):
             state = Setting.of(None, {}).new_state()
             self._hints.append(state)

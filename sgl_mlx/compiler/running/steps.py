@@ -12,13 +12,13 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
+from sgl_mlx.compiler.graph.choice_methods import CHOICES_METHODS
 from sgl_mlx.compiler.graph.graph import (
     Break,
     Call,
     Gen,
     GetForkItem,
     Graph,
-    Hoist,
     Image,
     Join,
     Line,
@@ -32,12 +32,10 @@ from sgl_mlx.compiler.graph.graph import (
     Text,
     VarScopeBegin,
     VarScopeEnd,
-    body_of,
     sources_of,
     values_of,
 )
 from sgl_mlx.compiler.graph.values import NONE, Constant, Value, Variable, concat, parts_of
-from sgl_mlx.compiler.tracing.words import CHOICES_METHODS
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.lang import interpreter, ir
 from sgl_mlx.lang.site import Site
@@ -88,10 +86,9 @@ class Submission:
 
 @dataclass(frozen=True, eq=False)
 class Hint:
-    """Parts whose prompt will be asked for soon: from nothing, or after the text of a stream."""
+    """Parts of a prompt that will be asked for soon."""
 
     parts: tuple[Part, ...]
-    after: int | None = None
 
 
 Step = Submission | Hint | Node
@@ -156,12 +153,7 @@ def _steps(nodes: list[Node]) -> Iterator[Step]:
             yield Submission(stream, tuple(_parts(group)))
         else:
             for node in group:
-                yield _hint(node) if isinstance(node, (Prefetch, Hoist)) else node
-
-
-def _hint(node: Prefetch | Hoist) -> Hint:
-    after = node.stream if isinstance(node, Hoist) else None
-    return Hint(tuple(_parts(body_of(node))), after)
+                yield Hint(tuple(_parts(node.body))) if isinstance(node, Prefetch) else node
 
 
 def _parts(nodes: Iterable[Node]) -> Iterator[Part]:

@@ -31,7 +31,7 @@ from sgl_mlx.compiler.tracing.symbols import (
 from sgl_mlx.compiler.tracing.texts import as_symbol, format_method, formatted, join, method
 from sgl_mlx.compiler.tracing.tracer import Scope, Tracer, attempt, is_module
 from sgl_mlx.compiler.tracing.words import PLAIN_WORDS, WORDS
-from sgl_mlx.lang.program import SglFunction
+from sgl_mlx.lang.program import Program
 from sgl_mlx.lang.scoring import score as score_word
 
 Args = list[Any]
@@ -110,7 +110,7 @@ def _generated(tracer: Tracer, node: ast.GeneratorExp, scope: Scope) -> list[Any
 
 def call(tracer: Tracer, function: Any, args: Args, kwargs: Kwargs) -> Any:
     """`function(*args, **kwargs)`."""
-    if isinstance(function, SglFunction):
+    if isinstance(function, Program):
         return call_program(tracer, function, args, kwargs)
     if isinstance(function, LocalFunction) or inspect.isfunction(function):
         special = _special(tracer, function, args, kwargs)
@@ -206,7 +206,7 @@ def call_method(tracer: Tracer, thing: Any, name: str, args: Args, kwargs: Kwarg
                 needs_run(f"reads .{name}() of a state" if kind is State else f"calls .{name}()")
             bound = methods[name]
             return _on_state(bound, tracer, thing, args, kwargs)
-    if isinstance(thing, SglFunction):
+    if isinstance(thing, Program):
         return _program_method(tracer, thing, name, args, kwargs)
     if isinstance(thing, Texts):
         raise NeedsLength(thing.argument, f"calls .{name}() of it")
@@ -237,9 +237,7 @@ def _on_state(
     return bound(tracer, thing, *args, **kwargs)
 
 
-def _program_method(
-    tracer: Tracer, program: SglFunction, name: str, args: Args, kwargs: Kwargs
-) -> Any:
+def _program_method(tracer: Tracer, program: Program, name: str, args: Args, kwargs: Kwargs) -> Any:
     if name == "run":
         return call_program(tracer, program, args, kwargs)
     if name == "bind" and not args and not is_symbolic(kwargs):

@@ -13,13 +13,13 @@ from sgl_mlx.compiler.tracing.symbols import State
 from sgl_mlx.compiler.tracing.tracer import Tracer, attempt
 from sgl_mlx.compiler.tracing.words import sampling_of
 from sgl_mlx.core import SamplingParams
-from sgl_mlx.lang.program import SglFunction
+from sgl_mlx.lang.program import Program
 
 _OWN_OPTIONS = ("stream", "backend", "use_thread")
 
 
 def call_program(
-    tracer: Tracer, program: SglFunction, args: list[Any], kwargs: dict[str, Any]
+    tracer: Tracer, program: Program, args: list[Any], kwargs: dict[str, Any]
 ) -> State:
     """`program.run(*args, **kwargs)` on the default backend; the state of its stream."""
     line = tracer.recorder.line

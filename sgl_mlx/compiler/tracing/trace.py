@@ -27,7 +27,7 @@ from sgl_mlx.compiler.tracing.plain import as_value, is_json
 from sgl_mlx.compiler.tracing.statements import execute
 from sgl_mlx.compiler.tracing.symbols import State
 from sgl_mlx.compiler.tracing.tracer import Capture, Scope, Tracer
-from sgl_mlx.lang.program import SglFunction
+from sgl_mlx.lang.program import Program
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def kind_of(value: Any) -> str:
     return "texts" if texts else "constant"
 
 
-def trace(program: SglFunction, arguments: Mapping[str, Any]) -> Trace:
+def trace(program: Program, arguments: Mapping[str, Any]) -> Trace:
     """Trace a program for arguments like these: of texts only that they are texts counts.
 
     Args:
@@ -67,7 +67,7 @@ def trace(program: SglFunction, arguments: Mapping[str, Any]) -> Trace:
 
 
 def _traced(
-    program: SglFunction, arguments: Mapping[str, Any], lengths: Mapping[str, NeedsLength]
+    program: Program, arguments: Mapping[str, Any], lengths: Mapping[str, NeedsLength]
 ) -> Trace:
     tracer = Tracer(_evaluate, execute, call)
     recorder = tracer.recorder
@@ -93,7 +93,7 @@ def _evaluate(tracer: Tracer, node: ast.expr, scope: Scope) -> Any:
     return comprehension(tracer, node, scope) if comprehension else evaluate(tracer, node, scope)
 
 
-def _result(tracer: Tracer, program: SglFunction, symbols: dict[str, Any]) -> Value:
+def _result(tracer: Tracer, program: Program, symbols: dict[str, Any]) -> Value:
     if type(program.func) is not FunctionType:
         needs_run(f"{program.name} is no Python function")
     returned = run_body(tracer, program.func, {"s": tracer.recorder.root, **symbols})
@@ -107,7 +107,7 @@ def _returned(thing: Any) -> Value | None:
     return StateOf(thing.stream) if isinstance(thing, State) else as_value(thing)
 
 
-def _where(stop: Exception, program: SglFunction) -> tuple[Line, str]:
+def _where(stop: Exception, program: Program) -> tuple[Line, str]:
     code = getattr(program.func, "__code__", None)
     whole = Line(program.name, code.co_filename, code.co_firstlineno) if code else Line("", "", 0)
     if isinstance(stop, GraphBreak):
@@ -128,7 +128,7 @@ def _symbol(name: str, value: Any, lengths: Mapping[str, NeedsLength]) -> Any:
 
 
 def _parameter(
-    program: SglFunction, name: str, value: Any, lengths: Mapping[str, NeedsLength]
+    program: Program, name: str, value: Any, lengths: Mapping[str, NeedsLength]
 ) -> Parameter:
     default = default_of(program, name)
     make = partial(Parameter, name, optional=default is not ..., default=_plain(default))
@@ -140,7 +140,7 @@ def _parameter(
     return make("constant", value=_plain(value), opaque=not is_json(value))
 
 
-def default_of(program: SglFunction, name: str) -> Any:
+def default_of(program: Program, name: str) -> Any:
     """What a run that does not give an argument gets; `...` when it has to give it."""
     parameter = program.signature.parameters[name]
     if name in program.bind_arguments:

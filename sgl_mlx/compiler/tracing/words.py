@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from sgl_mlx.compiler.graph.choice_methods import CHOICES_METHODS
 from sgl_mlx.compiler.graph.graph import (
     Gen,
     Image,
@@ -23,17 +24,8 @@ from sgl_mlx.compiler.tracing.breaks import NeedsLength, needs_run
 from sgl_mlx.compiler.tracing.symbols import Leaves, described, is_symbolic, is_text
 from sgl_mlx.compiler.tracing.tracer import attempt
 from sgl_mlx.core import SamplingParams
-from sgl_mlx.lang import choices as methods
 from sgl_mlx.lang import ir, words
 
-CHOICES_METHODS = {
-    name: getattr(methods, name)
-    for name in (
-        "token_length_normalized",
-        "greedy_token_selection",
-        "unconditional_likelihood_normalized",
-    )
-}
 _NOWHERE = (-1, -1)
 
 

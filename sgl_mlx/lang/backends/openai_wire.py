@@ -119,7 +119,7 @@ def messages(text: str, urls: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def begun_answer(text: str) -> str:
-    """What the program has written of the assistant's open turn."""
+    """Return the text that the program has already written in the assistant's open turn."""
     return text.rpartition(OPEN_TURN)[2]
 
 

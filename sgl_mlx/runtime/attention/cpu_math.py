@@ -1,27 +1,27 @@
-"""What makes MLX's CPU back end bearable: a fast `exp` and the activations built on it.
+"""Fast `exp`, maxima, sums and SwiGLU for MLX's CPU back end, in float32.
 
 MLX's `exp` on the CPU is scalar, about 14 ns an element on one thread, and takes most of the time
 of softmax and SwiGLU. Here it is a polynomial after range reduction, several times as fast and as
-near: within 2e-6 relative error down to e**-30, 4e-6 below. Used on the CPU in float32 only; on a
-GPU MLX's own functions are right.
+accurate: within 2e-6 relative error down to e**-30, 4e-6 below. On a GPU MLX's own functions are
+used.
 """
 
 from __future__ import annotations
 
 import math
 import shutil
-import sys
 from collections.abc import Callable
+from contextvars import ContextVar, Token
 from functools import cache, lru_cache
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from sgl_mlx.cpu_kernels.open import open_cpu_kernels
+from sgl_mlx.models.redirect import redirect
 
 Activation = Callable[[mx.array, mx.array], mx.array]
 
-_SWIGLU = "swiglu"
 _LOG2_E = 1.4426950408889634
 _EXP2 = (  # 2**f on [-1/2, 1/2], degree 5, fitted at Chebyshev nodes
     1.000000075495349,
@@ -38,44 +38,47 @@ _LOWEST = -126.0
 """Exponent of the smallest normal float32."""
 
 _WORTH_COMPILING = 1 << 12
-"""Elements. The shapes of scores grow with every token, so a step traces them anew; but once for
-all layers, and that takes less than half a millisecond."""
+"""Elements from which compiling pays. The shapes of scores grow with every token, so a step traces
+them anew, once for all layers; that takes less than half a millisecond."""
 
 WORTH_A_POLYNOMIAL = 1 << 12
-"""Elements; below it a dozen operations cost more to dispatch than one slow `exp`."""
+"""Elements; below it, dispatching a dozen operations costs more than one slow `exp`."""
 
 
 def on_cpu() -> bool:
+    """True if MLX computes on the CPU by default."""
     return bool(mx.default_device() == mx.Device(mx.cpu))
 
 
 @cache
 def has_compiler() -> bool:
-    """MLX compiles for the CPU by calling a C++ compiler at run time."""
+    """True if there is the C++ compiler that MLX calls at run time to compile for the CPU."""
     return shutil.which("g++") is not None
 
 
 def exp_minus(x: mx.array, peak: mx.array) -> mx.array:
-    """`e**(x - peak)` in float32, at most 1; less than e**-87 gives about 1e-38, never 0."""
+    """Compute `e**(x - peak)` in float32, at most 1; below e**-87 it is about 1e-38, never 0."""
     if x.size < WORTH_A_POLYNOMIAL:
         return mx.exp(x - peak)
     return _run(_exp_below_zero, x - peak)  # a compiled broadcast is no vector loop
 
 
 def peaks(x: mx.array) -> mx.array:
-    """Maxima over the last axis, which stays; first of 16 columns, side by side, since MLX goes
-    along a row one by one."""
+    """Take maxima over the last axis, which is kept.
+
+    First over 16 columns side by side, since MLX goes along a row one element at a time.
+    """
     split = x.reshape(*x.shape[:-1], math.gcd(x.shape[-1], 16), -1)
     return mx.max(mx.max(split, axis=-2), axis=-1, keepdims=True)
 
 
 def sums(x: mx.array) -> mx.array:
-    """Over the last axis, which stays; by BLAS, since MLX's own sum takes four times as long."""
+    """Sum over the last axis, which is kept; by BLAS, since MLX's own sum is four times slower."""
     return x @ mx.ones((x.shape[-1], 1), x.dtype)
 
 
 def swiglu(gate: mx.array, x: mx.array) -> mx.array:
-    """`silu(gate) * x` elementwise, in float32."""
+    """Compute `silu(gate) * x` elementwise, in float32."""
     return _run(_swiglu, gate, x)
 
 
@@ -88,7 +91,7 @@ def _exp_below_zero(x: mx.array) -> mx.array:
 
 
 def _exp2(t: mx.array) -> mx.array:
-    """2**n * 2**f with n an integer and f in [-1/2, 1/2]; n goes into the exponent's bits."""
+    """Compute `2**t` as 2**n * 2**f, n an integer in the exponent's bits, f in [-1/2, 1/2]."""
     rounded = t + _ROUND
     fraction = t - (rounded - _ROUND)
     power = fraction * _EXP2[-1] + _EXP2[-2]
@@ -111,41 +114,53 @@ def _run(function: Callable[..., mx.array], *args: mx.array) -> mx.array:
 def _compiled(
     function: Callable[..., mx.array], shapes: tuple[tuple[int, ...], ...]
 ) -> Callable[..., mx.array]:
-    """One compiled function a shape: `view` cannot be traced without shapes, and MLX searches a
-    function's traces one by one, so they are kept few."""
+    """Compile a function for one set of shapes.
+
+    `view` cannot be traced without shapes, and MLX searches a function's traces one by one, so
+    each shape gets a function of its own.
+    """
     return mx.compile(lambda *args: function(*args))
 
 
 class FastActivations:
-    """Makes a model's `swiglu` the fast one while entered; mlx-lm's own runs are left alone.
+    """Makes a model's `swiglu` the fast one while entered, on the thread that entered it.
 
-    mlx-lm's architectures call it as a global of their module, so that is rebound once to a
-    function that looks whether it is wanted now.
+    mlx-lm's architectures call `swiglu` as a global of their module. It is redirected once in a
+    process, however many engines are built; mlx-lm's own runs, and those on a GPU, get mlx-lm's.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._entered = False
-        if not on_cpu():
-            return
-        self._kernels = open_cpu_kernels()
-        for name in {type(m).__module__ for m in model.modules()}:
-            module = sys.modules[name]
-            if name.startswith("mlx_lm.models.") and hasattr(module, _SWIGLU):
-                setattr(module, _SWIGLU, self._either(getattr(module, _SWIGLU)))
+        self._on_cpu = on_cpu()
+        self._kernels = open_cpu_kernels() if self._on_cpu else None
+        self._token: Token[FastActivations | None] | None = None
+        if self._on_cpu:
+            redirect(model, "swiglu", _redirected)
 
     def __enter__(self) -> None:
-        self._entered = True
+        if self._on_cpu:
+            self._token = _entered.set(self)
 
     def __exit__(self, *_: object) -> None:
-        self._entered = False
+        if self._token is not None:
+            _entered.reset(self._token)
+            self._token = None
 
-    def _either(self, original: Activation) -> Activation:
-        def swiglu_now(gate: mx.array, x: mx.array) -> mx.array:
-            if not self._entered or not gate.dtype == x.dtype == mx.float32:
-                return original(gate, x)
-            if self._kernels is not None:
-                out: mx.array = self._kernels.swiglu(gate, x)
-                return out
-            return swiglu(gate, x) if gate.size >= _WORTH_COMPILING else original(gate, x)
+    def swiglu(self, gate: mx.array, x: mx.array, original: Activation) -> mx.array:
+        """Compute `silu(gate) * x` in float32 by the fastest way there is; else by `original`."""
+        if self._kernels is not None:
+            out: mx.array = self._kernels.swiglu(gate, x)
+            return out
+        return swiglu(gate, x) if gate.size >= _WORTH_COMPILING else original(gate, x)
 
-        return swiglu_now
+
+_entered: ContextVar[FastActivations | None] = ContextVar("fast activations", default=None)
+
+
+def _redirected(original: Activation) -> Activation:
+    def swiglu_now(gate: mx.array, x: mx.array) -> mx.array:
+        fast = _entered.get()
+        if fast is None or not gate.dtype == x.dtype == mx.float32:
+            return original(gate, x)
+        return fast.swiglu(gate, x, original)
+
+    return swiglu_now

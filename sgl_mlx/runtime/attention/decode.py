@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
+from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.runtime.attention import cpu_math
 from sgl_mlx.runtime.attention import softmax as at
 from sgl_mlx.runtime.attention.decode_shared import NOWHERE, SharedBatch, padded
@@ -22,7 +23,7 @@ from sgl_mlx.runtime.scheduler.plan import Row
 
 
 class Epoch:
-    """See the module. `steps` counts the steps submitted so far."""
+    """Attention of fixed rows for up to `width` steps; `steps` counts those submitted so far."""
 
     def __init__(
         self, pool: KVPool, rows: Sequence[Row], width: int, min_shared: int = MIN_SHARED
@@ -58,29 +59,23 @@ class Epoch:
         self.keys[layer][:, :, column] = keys
         self.values[layer][:, :, column] = values
 
-    def attend(
-        self,
-        layer: int,
-        queries: mx.array,
-        scale: float,
-        window: int | None,
-        sinks: mx.array | None,
-    ) -> mx.array:
+    def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
         """See `models.layer_cache.Attention`; one token a row."""
         column = self._prefix + self.steps - 1
         rows, heads, dim = queries.shape
         k, v = self.keys[layer][:, :, : column + 1], self.values[layer][:, :, : column + 1]
+        scale, window, softcap, sinks = options
         bias = self._bias(window)
         if bias is not None:
             bias = bias[:, None, None, : column + 1].astype(queries.dtype)
         small = rows * heads * column < cpu_math.WORTH_A_POLYNOMIAL
-        if not self._shared and (small or not cpu_math.on_cpu()):
+        if softcap is None and not self._shared and (small or not cpu_math.on_cpu()):
             return mx.fast.scaled_dot_product_attention(
                 queries[:, :, None], k, v, scale=scale, mask=bias, sinks=sinks
             )[:, :, 0]
         kv_heads = k.shape[1]
         q = (queries * scale).reshape(rows, kv_heads, heads // kv_heads, dim)
-        scores = q @ k.swapaxes(-1, -2)
+        scores = at.soft_capped(q @ k.swapaxes(-1, -2), softcap)
         if bias is not None:
             scores = scores + bias
         peak = at.peaks(scores)
@@ -89,7 +84,7 @@ class Epoch:
         total = at.Partial(*(x.swapaxes(0, 1) for x in own))
         grouped = q.swapaxes(0, 1)
         for batch in self._shared:
-            total = at.merge(total, batch.attend(layer, grouped, window))
+            total = at.merge(total, batch.attend(layer, grouped, window, softcap))
         return total.normalised(sinks)
 
     def tail(self) -> tuple[list[int], list[mx.array], list[mx.array]]:

@@ -1,7 +1,7 @@
-"""What the rows of a decode epoch share of their prefixes, gathered once and attended in batches.
+"""Shared prefixes of a decode epoch's rows, gathered once and attended in batches.
 
 Stretches of one level of the prefix tree belong to different rows. Padded to one length and one
-number of rows they are one matrix product (`layout.batches`), so a step takes as many operations
+number of rows they are one matrix product (`spans.batches`), so a step takes as many operations
 as the tree has levels, not as it has nodes.
 
 Layout of a batch: queries `(kv_heads * spans, rows, group, dim)`, keys and values `(kv_heads *
@@ -51,17 +51,21 @@ class SharedBatch:
         self._biases: dict[tuple[int | None, int], mx.array] = {}
 
     def begin_step(self, positions: mx.array) -> None:
-        """`positions (rows,)` of the queries that follow."""
+        """Set the `positions (rows,)` of the queries that follow."""
         self._positions = positions
         self._biases = {key: bias for key, bias in self._biases.items() if key[0] is None}
 
-    def attend(self, layer: int, queries: mx.array, window: int | None) -> at.Partial:
-        """Scaled queries `(kv_heads, rows, group, dim)` of all rows; those without a span here
-        see nothing."""
+    def attend(
+        self, layer: int, queries: mx.array, window: int | None, softcap: float | None
+    ) -> at.Partial:
+        """Attend scaled queries `(kv_heads, rows, group, dim)` of all rows to this batch's keys.
+
+        Rows without a span here get an empty softmax.
+        """
         kv_heads, _, group, dim = queries.shape
         q = self._members.pick(queries).reshape(kv_heads * self._spans, -1, group, dim)
         bias = self._bias(window, kv_heads)
-        found = at.attend(q, self._keys[layer], self._values[layer], bias)
+        found = at.attend(q, self._keys[layer], self._values[layer], bias, softcap)
         by_row = at.Partial(*(x.reshape(kv_heads, -1, group, x.shape[-1]) for x in found))
         return self._members.put_back(by_row)
 
@@ -90,9 +94,10 @@ class SharedBatch:
 
 
 class _Members:
-    """Which rows the spans of a batch belong to.
+    """The rows that each span of a batch belongs to.
 
-    `rows` lists them span after span, all spans as many; one with fewer repeats its first.
+    `rows` lists them span after span, the same number for each span: one with fewer rows repeats
+    its first.
     """
 
     def __init__(self, spans: Sequence[Span], count: int) -> None:
@@ -106,11 +111,11 @@ class _Members:
         self._outside = mx.array([row not in places for row in range(count)])[:, None, None]
 
     def pick(self, x: mx.array) -> mx.array:
-        """Of `(heads, all rows, …)` those of `rows`."""
+        """Take the members' `(heads, len(rows), …)` from `(heads, all rows, …)`."""
         return x[:, self._pick]
 
     def put_back(self, part: at.Partial) -> at.Partial:
-        """Of all rows, where `part` is of `rows`."""
+        """Expand the members' partial to all rows; other rows get an empty softmax."""
         if self._everyone:
             return part
         out, peak, mass = (x[:, self._places] for x in part)

@@ -1,7 +1,8 @@
-"""Attention of a step by our kernels, Metal's or the CPU's: keys are read where the pool has them.
+"""Attention of a step by our kernels, for Metal or for the CPU: keys are read inside the pool.
 
-The same two shapes of work as in `epoch` and `extend`, for the rows that the kernels can take
-(`fits`). Nothing is gathered when an epoch opens, and rows of any length mix without padding.
+`KernelEpoch` does the work of `decode.Epoch` and `KernelChunks` that of `prefill.Chunks`, for rows
+the kernels can take (`rows_fit`). Nothing is gathered when an epoch opens, and rows of any length
+mix without padding.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ import mlx.core as mx
 
 from sgl_mlx.cpu_kernels import attention as cpu_attention
 from sgl_mlx.cpu_kernels.attention import CpuAttention
-from sgl_mlx.metal_kernels.fallback import TrustedKernels
+from sgl_mlx.metal_kernels.fallback import KernelsWithFallback
+from sgl_mlx.metal_kernels.inputs import DecodeInputs, ExtendInputs
 from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan, ExtendRow, SharedSpan
-from sgl_mlx.metal_kernels.pool import Options
+from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.metal_kernels.shapes import DTYPES, HEAD_DIMS
 from sgl_mlx.runtime.attention.spans import shared_spans
 from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.scheduler.plan import Row
 
-Kernels = TrustedKernels | CpuAttention
+Kernels = KernelsWithFallback | CpuAttention
 
 
 def pool_fits(pool: KVPool, kernels: Kernels) -> bool:
-    """Whether the kernels can read this pool at all."""
+    """True if the kernels can read this pool at all."""
     if isinstance(kernels, CpuAttention):
         return all(cpu_attention.fits(x.key_dim, x.value_dim, pool.dtype) for x in pool.layers)
     return pool.dtype in DTYPES and all(
@@ -33,12 +35,12 @@ def pool_fits(pool: KVPool, kernels: Kernels) -> bool:
 
 
 def rows_fit(rows: Sequence[Row]) -> bool:
-    """The kernels take a key's index for its position: no gaps, no branches side by side."""
+    """True if every key's index is its position, as the kernels assume: no gaps, no branches."""
     return all(row.prefix_positions is None for row in rows)
 
 
 class KernelEpoch:
-    """See `epoch.Epoch`: the same attributes and calls.
+    """A decode epoch with the attributes and calls of `decode.Epoch`.
 
     `keys` and `values` are the tails `(rows, width, kv_heads, dim)` by layer.
     """
@@ -70,18 +72,11 @@ class KernelEpoch:
         self.keys[layer][:, self.steps - 1] = keys
         self.values[layer][:, self.steps - 1] = values
 
-    def attend(
-        self,
-        layer: int,
-        queries: mx.array,
-        scale: float,
-        window: int | None,
-        sinks: mx.array | None,
-    ) -> mx.array:
+    def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
         """See `models.layer_cache.Attention`; one token a row."""
         tail = self.keys[layer], self.values[layer], self.steps
-        options = Options(scale, window, sinks=sinks)
-        return self._kernels.decode(queries, *tail, self._pool.layer(layer), self._plan, options)
+        inputs = DecodeInputs(queries, *tail, self._pool.layer(layer), self._plan, options)
+        return self._kernels.decode(inputs)
 
     def tail(self) -> tuple[list[int], list[mx.array], list[mx.array]]:
         """Slots, keys and values `(tokens, heads, dim)` by layer that belong into the pool."""
@@ -96,7 +91,7 @@ class KernelEpoch:
 
 
 class KernelChunks:
-    """Rows of several new tokens each; see `extend`."""
+    """Rows of several new tokens each; see `prefill.Chunks`."""
 
     def __init__(self, pool: KVPool, rows: Sequence[Row], kernels: Kernels) -> None:
         self._pool, self._kernels = pool, kernels
@@ -107,15 +102,8 @@ class KernelChunks:
         """See `models.layer_cache.Attention`."""
         self._stored[layer] = keys, values
 
-    def attend(
-        self,
-        layer: int,
-        queries: mx.array,
-        scale: float,
-        window: int | None,
-        sinks: mx.array | None,
-    ) -> mx.array:
+    def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
         """See `models.layer_cache.Attention`."""
-        options = Options(scale, window, sinks=sinks)
         new = self._stored[layer]
-        return self._kernels.extend(queries, *new, self._pool.layer(layer), self._plan, options)
+        inputs = ExtendInputs(queries, *new, self._pool.layer(layer), self._plan, options)
+        return self._kernels.extend(inputs)

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import mlx.core as mx
 
+from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.runtime.attention import softmax as at
 from sgl_mlx.runtime.attention.spans import MIN_SHARED, shared_spans
 from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
@@ -35,34 +36,35 @@ class Chunks:
         by_head = (mx.contiguous(x.swapaxes(0, 1)) for x in (keys, values))
         self._stored[layer] = next(by_head), next(by_head)
 
-    def attend(
-        self,
-        layer: int,
-        queries: mx.array,
-        scale: float,
-        window: int | None,
-        sinks: mx.array | None,
-    ) -> mx.array:
+    def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
         """See `models.layer_cache.Attention`."""
+        scale, window, softcap, sinks = options
         keys, values = self._stored[layer]
         q = at.group_heads(queries, keys.shape[0], scale)
         own = [
-            at.attend_causal(q[:, a:b], keys[:, a:b], values[:, a:b], window, self._causal_bias)
+            at.attend_causal(
+                q[:, a:b], keys[:, a:b], values[:, a:b], window, self._causal_bias, softcap
+            )
             for a, b in self._ranges
         ]
         total = at.concatenate(own)
         for level in self._levels:
-            seen = [self._attend_prefix(layer, part, q, window) for part in level]
+            seen = [self._attend_prefix(layer, part, q, window, softcap) for part in level]
             whole = at.spread(seen, [part.first for part in level], q.shape[1])
             total = at.merge(total, whole)
         return total.normalised(sinks)
 
     def _attend_prefix(
-        self, layer: int, part: _PrefixPart, queries: mx.array, window: int | None
+        self,
+        layer: int,
+        part: _PrefixPart,
+        queries: mx.array,
+        window: int | None,
+        softcap: float | None,
     ) -> at.Partial:
         keys, values = (x.swapaxes(0, 1) for x in self._pool.gather(layer, part.index))
         mine = queries[:, part.first : part.last]
-        return at.attend_tiled(mine, keys, values, part.bias(window))
+        return at.attend_tiled(mine, keys, values, part.bias(window), softcap)
 
     def _causal_bias(self, tokens: int, offset: int, length: int, window: int | None) -> mx.array:
         key = tokens, offset, length, window
@@ -98,7 +100,7 @@ class _PrefixPart:
         self._biases: dict[int, mx.array] = {}
 
     def bias(self, window: int | None) -> mx.array | None:
-        """The window's mask `(tokens, keys)`, or None where every key is in the window."""
+        """The window's mask `(tokens, keys)`, or None if every key is in the window."""
         if window is None or max(self._queries) - min(self._keys) < window:
             return None
         if window not in self._biases:
@@ -108,7 +110,7 @@ class _PrefixPart:
 
 
 def _levels(parts: Sequence[_PrefixPart]) -> list[list[_PrefixPart]]:
-    """Parts by level of the prefix tree: those of a level are of different tokens, in order."""
+    """Group parts by level of the prefix tree; parts of a level have different tokens, in order."""
     levels: list[list[_PrefixPart]] = []
     for part in sorted(parts, key=lambda p: p.first):
         free = (level for level in levels if level[-1].last <= part.first)

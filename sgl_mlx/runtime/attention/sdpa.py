@@ -1,6 +1,6 @@
 """Attention of prefill chunks by MLX's own fused kernel, over keys gathered from the pool.
 
-The way for a GPU where no kernel of ours is better: long chunks, and whatever they cannot take.
+Used on a GPU where no kernel of ours is faster: long chunks, and shapes that ours do not take.
 One call a row; a prefix in one ascending run of slots is sliced, not copied.
 """
 
@@ -11,16 +11,17 @@ from itertools import pairwise
 
 import mlx.core as mx
 
+from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
 from sgl_mlx.runtime.scheduler.plan import Row
 
 
 class SdpaChunks:
-    """Rows of several new tokens each; see `extend`."""
+    """Rows of several new tokens each; see `prefill.Chunks`."""
 
     def __init__(self, pool: KVPool, rows: Sequence[Row]) -> None:
         self._pool = pool
-        self._rows = [_Row(row) for row in rows]
+        self._rows = [_Masks(row) for row in rows]
         starts = [0]
         for row in rows:
             starts.append(starts[-1] + len(row.tokens))
@@ -31,15 +32,10 @@ class SdpaChunks:
         """See `models.layer_cache.Attention`."""
         self._stored[layer] = keys, values
 
-    def attend(
-        self,
-        layer: int,
-        queries: mx.array,
-        scale: float,
-        window: int | None,
-        sinks: mx.array | None,
-    ) -> mx.array:
+    def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
         """See `models.layer_cache.Attention`."""
+        scale, window, softcap, sinks = options
+        assert softcap is None, "MLX's fused attention has no soft-cap; `select` takes `Chunks`"
         outs = []
         for row, (first, last) in zip(self._rows, self._ranges, strict=True):
             keys, values = (x[first:last] for x in self._stored[layer])
@@ -54,7 +50,9 @@ class SdpaChunks:
         return mx.concatenate(outs)
 
 
-class _Row:
+class _Masks:
+    """One row's prefix slots, and the masks of its tokens by window."""
+
     def __init__(self, row: Row) -> None:
         self.prefix = SlotIndex(row.prefix) if row.prefix else None
         own = range(row.position, row.position + len(row.tokens))
@@ -63,7 +61,7 @@ class _Row:
         self._masks: dict[int, mx.array] = {}
 
     def mask(self, window: int | None) -> mx.array | str:
-        """What each token sees `(tokens, keys)`; "causal" where that is all before it."""
+        """Keys that each token sees `(tokens, keys)`; "causal" if that is every key before it."""
         if window is None or self._keys[-1] - min(self._keys) < window:
             return "causal"
         if window not in self._masks:

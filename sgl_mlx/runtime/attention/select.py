@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from sgl_mlx.metal_kernels.dispatch import OURS, CutOvers, Path, Work, choose_path
-from sgl_mlx.metal_kernels.fallback import TrustedKernels
+from sgl_mlx.metal_kernels.fallback import KernelsWithFallback
 from sgl_mlx.runtime.attention import cpu_math
 from sgl_mlx.runtime.attention.decode import Epoch
 from sgl_mlx.runtime.attention.kernels import (
@@ -27,13 +27,13 @@ DecodeEpoch = Epoch | KernelEpoch
 
 
 class AttentionPaths:
-    """See the module.
+    """Chooser of the attention of each step.
 
     Args:
-        kernels: None where there are none to be had.
-        cut_overs: where Metal's kernels and MLX's fused attention take turns; those for the CPU are
-            always better.
-        share: whether what rows have in common is attended once for all of them.
+        kernels: None if there are none for this machine.
+        cut_overs: sizes at which Metal's kernels and MLX's fused attention take over from each
+            other; the CPU's kernels are always faster than plain MLX.
+        share: attend a prefix that several rows have in common once for all of them.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class AttentionPaths:
         self._min_shared = MIN_SHARED if share else sys.maxsize
         self.kernels = kernels if kernels is not None and pool_fits(pool, kernels) else None
         self._cut_overs = cut_overs or CutOvers()
+        self._softcap = next((x.softcap for x in pool.layers if x.softcap is not None), None)
 
     def epoch(self, rows: Sequence[Row], width: int) -> DecodeEpoch:
         """Attention of up to `width` decode steps of sorted rows."""
@@ -58,7 +59,7 @@ class AttentionPaths:
         """Attention of sorted rows of several tokens each."""
         if kernels := self._kernels_for(rows, "extend"):
             return KernelChunks(self.pool, rows, kernels)
-        if cpu_math.on_cpu():
+        if cpu_math.on_cpu() or self._softcap is not None:
             return Chunks(self.pool, rows, self._min_shared)
         return SdpaChunks(self.pool, rows)
 
@@ -67,7 +68,7 @@ class AttentionPaths:
     ) -> Kernels | None:
         if self.kernels is None or not rows_fit(rows):
             return None
-        if isinstance(self.kernels, TrustedKernels) and (
+        if isinstance(self.kernels, KernelsWithFallback) and (
             self.kernels.failed(work) or self._path(rows, work) not in OURS
         ):
             return None
@@ -83,6 +84,7 @@ class AttentionPaths:
             contiguous=all(_is_run(row.prefix) for row in rows),
             shared=decode and bool(shared_spans(rows)[0]),
             window=next((x.window for x in self.pool.layers if x.window), None),
+            softcap=self._softcap,
             quantized=self.pool.layer(0).quantized,
             prefix=max(len(row.prefix) for row in rows),
         )

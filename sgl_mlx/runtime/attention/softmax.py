@@ -21,7 +21,7 @@ TILE = 128
 """Query tokens to a causal tile."""
 
 MASKED = -1e30
-"""Score of a key that is not seen; finite, so that a wholly masked partial merges to nothing."""
+"""Score of a key that is not seen; finite, so that a fully masked partial merges without NaN."""
 
 
 class Partial(NamedTuple):
@@ -32,7 +32,10 @@ class Partial(NamedTuple):
     mass: mx.array
 
     def normalised(self, sinks: mx.array | None = None) -> mx.array:
-        """Tokens first: `(tokens, heads, dim)`; `sinks (heads,)` are logits of no key."""
+        """Divide by the mass; returns `(tokens, heads, dim)`.
+
+        `sinks (heads,)` are logits of no key.
+        """
         mass = self.mass
         if sinks is not None:
             kv_heads, _, group, _ = self.out.shape
@@ -43,15 +46,17 @@ class Partial(NamedTuple):
 
 
 def merge(a: Partial, b: Partial) -> Partial:
-    """The softmax over the keys of both."""
+    """Merge two partials into the softmax over the keys of both."""
     peak = mx.maximum(a.peak, b.peak)
     weight_a, weight_b = mx.exp(a.peak - peak), mx.exp(b.peak - peak)
     return Partial(a.out * weight_a + b.out * weight_b, peak, a.mass * weight_a + b.mass * weight_b)
 
 
 def spread(parts: Sequence[Partial], firsts: Sequence[int], tokens: int) -> Partial:
-    """That of all `tokens`, of which `parts` are some: each begins at its of `firsts`, in order.
-    The tokens between them see nothing."""
+    """Expand `parts` to one Partial over all `tokens`; part i starts at `firsts[i]`, in order.
+
+    Tokens in none of the parts get an empty softmax.
+    """
     pieces, end = [], 0
     for part, first in zip(parts, firsts, strict=True):
         if first > end:
@@ -72,29 +77,35 @@ def _nothing(like: Partial, tokens: int) -> Partial:
 
 
 def concatenate(parts: list[Partial]) -> Partial:
-    """Partials of consecutive token ranges."""
+    """Join partials of consecutive token ranges."""
     if len(parts) == 1:
         return parts[0]
     return Partial(*(mx.concatenate(list(x), axis=1) for x in zip(*parts, strict=True)))
 
 
 def group_heads(queries: mx.array, kv_heads: int, scale: float) -> mx.array:
-    """`(tokens, heads, dim)` to `(kv_heads, tokens, group, dim)`, scaled."""
+    """Reshape `(tokens, heads, dim)` to `(kv_heads, tokens, group, dim)`, scaled."""
     tokens, heads, dim = queries.shape
     grouped = queries.reshape(tokens, kv_heads, heads // kv_heads, dim)
     return (grouped * scale).transpose(1, 0, 2, 3)
 
 
 def attend(
-    queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array | None = None
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    bias: mx.array | None = None,
+    softcap: float | None = None,
 ) -> Partial:
-    """All queries see all keys, but for what `bias` adds to the scores.
+    """Attend every query to every key; `bias` is added to the scores.
 
     Args:
         bias: `(tokens, length)`, or `(kv_heads, tokens, length)`; one token stands for all.
+        softcap: see `AttentionOptions`.
     """
     kv_heads, tokens, group, dim = queries.shape
     scores = queries.reshape(kv_heads, tokens * group, dim) @ keys.swapaxes(-1, -2)
+    scores = soft_capped(scores, softcap)
     if bias is not None:
         split = scores.reshape(kv_heads, tokens, group, -1) + bias[..., :, None, :]
         scores = split.reshape(scores.shape)
@@ -106,13 +117,20 @@ def attend(
 
 
 def attend_tiled(
-    queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array | None = None
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    bias: mx.array | None = None,
+    softcap: float | None = None,
 ) -> Partial:
-    """`attend`, a tile of queries at a time, so that no score matrix is large."""
+    """Compute `attend` one tile of queries at a time, so that no score matrix is large."""
     tokens = queries.shape[1]
     ranges = [slice(start, start + TILE) for start in range(0, tokens, TILE)]
     return concatenate(
-        [attend(queries[:, r], keys, values, None if bias is None else bias[r]) for r in ranges]
+        [
+            attend(queries[:, r], keys, values, None if bias is None else bias[r], softcap)
+            for r in ranges
+        ]
     )
 
 
@@ -122,8 +140,9 @@ def attend_causal(
     values: mx.array,
     window: int | None,
     bias: Callable[[int, int, int, int | None], mx.array],
+    softcap: float | None = None,
 ) -> Partial:
-    """Token i sees keys 0 … i (with a window: the last `window` of them), in tiles.
+    """Attend token i to keys 0 … i (with a window: the last `window` of them), in tiles.
 
     `bias` is `causal_bias` or a cache of it.
     """
@@ -133,17 +152,23 @@ def attend_causal(
         end = min(start + TILE, tokens)
         first = 0 if window is None else max(0, start - window + 1)
         mask = bias(end - start, start - first, end - first, window)
-        parts.append(attend(queries[:, start:end], keys[:, first:end], values[:, first:end], mask))
+        seen = slice(first, end)
+        parts.append(attend(queries[:, start:end], keys[:, seen], values[:, seen], mask, softcap))
     return concatenate(parts)
 
 
+def soft_capped(scores: mx.array, softcap: float | None) -> mx.array:
+    """Bound scores by `softcap * tanh(scores / softcap)`; None leaves them as they are."""
+    return scores if softcap is None else softcap * mx.tanh(scores / softcap)
+
+
 def causal_bias(tokens: int, offset: int, length: int, window: int | None = None) -> mx.array:
-    """`(tokens, length)`: token i stands at key `offset + i` and sees that one and those before."""
+    """Causal mask `(tokens, length)`: token i sees keys up to `offset + i`, its own."""
     return position_bias(mx.arange(offset, offset + tokens), mx.arange(length), window)
 
 
 def position_bias(queries: mx.array, keys: mx.array, window: int | None) -> mx.array:
-    """0 where a key at position `keys[j]` is seen from `queries[i]`, else `MASKED`."""
+    """Mask that is 0 where `queries[i]` sees the key at position `keys[j]`, else `MASKED`."""
     distance = queries[..., :, None] - keys[..., None, :]
     seen = distance >= 0
     if window is not None:
@@ -152,7 +177,7 @@ def position_bias(queries: mx.array, keys: mx.array, window: int | None) -> mx.a
 
 
 def peaks(scores: mx.array) -> mx.array:
-    """`(…, 1)`: the largest score of each query."""
+    """Largest score of each query `(…, 1)`."""
     return cpu_math.peaks(scores) if cpu_math.on_cpu() else mx.max(scores, axis=-1, keepdims=True)
 
 
@@ -163,7 +188,7 @@ def exp_minus(x: mx.array, peak: mx.array) -> mx.array:
 
 
 def sums(weights: mx.array) -> mx.array:
-    """`(…, 1)`: the weights of each query, added up."""
+    """Sum of each query's weights `(…, 1)`."""
     if weights.dtype == mx.float32 and cpu_math.on_cpu():
         return cpu_math.sums(weights)
     return mx.sum(weights, axis=-1, keepdims=True)

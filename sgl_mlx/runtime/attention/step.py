@@ -1,7 +1,7 @@
 """Attention of an `Extend` step: prefill chunks over prefixes in the pool, and decode tokens.
 
-Single tokens are attended as an epoch of one step, chunks by extend attention; which
-implementation of each is for `paths` to say.
+Single tokens are attended as an epoch of one step, chunks by extend attention; `select`
+says which implementation of each.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from functools import cached_property
 
 import mlx.core as mx
 
+from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.runtime.attention.kernels import KernelChunks
 from sgl_mlx.runtime.attention.prefill import Chunks
 from sgl_mlx.runtime.attention.sdpa import SdpaChunks
@@ -69,19 +70,12 @@ class ExtendStep:
         if self._chunks is not None:
             self._chunks.store(layer, keys[n:], values[n:])
 
-    def attend(
-        self,
-        layer: int,
-        queries: mx.array,
-        scale: float,
-        window: int | None,
-        sinks: mx.array | None,
-    ) -> mx.array:
+    def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
         """See `models.layer_cache.Attention`."""
         n = self._singles
         outs = []
         if self._decoding is not None:
-            outs.append(self._decoding.attend(layer, queries[:n], scale, window, sinks))
+            outs.append(self._decoding.attend(layer, queries[:n], options))
         if self._chunks is not None:
-            outs.append(self._chunks.attend(layer, queries[n:], scale, window, sinks))
+            outs.append(self._chunks.attend(layer, queries[n:], options))
         return outs[0] if len(outs) == 1 else mx.concatenate(outs)

@@ -14,7 +14,7 @@ from typing import Literal
 
 from sgl_mlx.runtime.cache.radix import PLAIN, Node, RadixTree
 from sgl_mlx.runtime.cache.slots import SlotAllocator
-from sgl_mlx.runtime.cache.tier import Load, Tier, Transfer
+from sgl_mlx.runtime.cache.tier import Grow, Load, Tier, Transfer
 
 Reuse = Literal["prefixes", "whole prompts", "nothing"]
 """How much of earlier prompts is found again; all but "prefixes" are ablations."""
@@ -43,10 +43,22 @@ class PrefixCache:
 
     With `reuse="nothing"` no prefix is ever found: each holding is in a namespace of its own. With
     "whole prompts" only such are found as a holding ended with.
+
+    Args:
+        capacity: slots of the pool.
+        most: slots that it may grow to, when requests need more than free slots and unlocked cache.
     """
 
-    def __init__(self, capacity: int, reuse: Reuse = "prefixes", tier: Tier | None = None) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        reuse: Reuse = "prefixes",
+        tier: Tier | None = None,
+        most: int | None = None,
+    ) -> None:
         self.capacity = capacity
+        self.most = capacity if most is None else most
+        self._initial = capacity
         self.tier = tier
         self._transfers: list[Transfer] = []
         self._reuse = reuse
@@ -58,8 +70,8 @@ class PrefixCache:
 
     @property
     def available(self) -> int:
-        """Slots that `extend` can hand out: free ones and unlocked cache."""
-        return self.slots.free_count + self.tree.evictable
+        """Slots that `extend` can hand out: free ones, unlocked cache, and room to grow."""
+        return self.slots.free_count + self.tree.evictable + self.most - self.capacity
 
     def open(self, tokens: tuple[int, ...], namespace: Hashable = PLAIN) -> Holding:
         """Start a holding with the longest cached prefix of `tokens`, locked."""
@@ -79,6 +91,9 @@ class PrefixCache:
             return False
         started = time.perf_counter()
         missing = count - self.slots.free_count
+        if missing > self.tree.evictable:
+            self._grow(missing - self.tree.evictable)
+            missing = count - self.slots.free_count
         if missing > 0:
             self._evict(missing)
         holding.table += self.slots.alloc(count)
@@ -159,6 +174,10 @@ class PrefixCache:
     def flush(self) -> None:
         """Forget every cached prefix that no request uses; nothing is spilled."""
         self._transfers = [t for t in self._transfers if isinstance(t, Load)]
+        if (
+            self.capacity > self._initial
+        ):  # the step that was to make the pool larger may have failed
+            self._transfers.insert(0, Grow(self.capacity))
         self.slots.free(self.tree.evict(self.tree.evictable))
 
     def check(self, holdings: Iterable[Holding] = ()) -> None:
@@ -174,6 +193,12 @@ class PrefixCache:
         for h in holdings:
             path = list(h.node.path())[::-1] if h.node else []
             assert h.table[: h.shared] == [slot for node in path for slot in node.slots]
+
+    def _grow(self, missing: int) -> None:
+        """Double the pool, or more if that is too little, up to `most` slots."""
+        self.capacity = min(max(2 * self.capacity, self.capacity + missing), self.most)
+        self.slots.grow(self.capacity)
+        self._transfers.append(Grow(self.capacity))
 
     def _evict(self, count: int) -> None:
         self.slots.free(self.tree.evict(count, self._spill if self.tier else None))

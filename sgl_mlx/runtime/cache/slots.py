@@ -47,6 +47,12 @@ class SlotAllocator:
             self._insert(run)
             self.free_count += run[1] - run[0]
 
+    def grow(self, capacity: int) -> None:
+        """Add free slots up to `capacity`."""
+        first, self.capacity = self.capacity + 1, capacity
+        self._insert((first, capacity + 1))
+        self.free_count += capacity + 1 - first
+
     def free_slots(self) -> Iterator[int]:
         for start, end in self._runs:
             yield from range(start, end)

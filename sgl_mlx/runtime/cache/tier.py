@@ -53,7 +53,18 @@ class Load:
     skip: int = 0
 
 
-Transfer = Spill | Load
+@dataclass(frozen=True)
+class Grow:
+    """More slots for the pool, whose KV stays where it is.
+
+    Args:
+        slots: the pool's size afterwards; a pool that has them already stays as it is.
+    """
+
+    slots: int
+
+
+Transfer = Spill | Load | Grow
 
 
 class Reading(Protocol):

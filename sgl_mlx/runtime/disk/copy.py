@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from sgl_mlx.runtime.cache.tier import Load, Spill, Transfer
+from sgl_mlx.runtime.cache.tier import Load, Spill
 from sgl_mlx.runtime.disk.block_file import Arrays
 from sgl_mlx.runtime.disk.store import DiskStore
 from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
@@ -25,7 +25,7 @@ class PoolCopy:
         self._store = store
         self._bytes_per_slot = sum(x.nbytes // len(x) for _, x in _arrays(pool))
 
-    def make(self, transfers: Sequence[Transfer]) -> None:
+    def make(self, transfers: Sequence[Spill | Load]) -> None:
         """Make all transfers, in order."""
         for transfer in transfers:
             if isinstance(transfer, Spill):

@@ -47,6 +47,15 @@ class KVPool:
             for x in layers
         )
 
+    def grow(self, slots: int) -> None:
+        """Enlarge to `slots`, layer by layer; call it as `write`. A larger pool stays as it is."""
+        if slots <= self.slots:
+            return
+        self.slots = slots
+        for x in (*self.keys, *self.values):
+            x.grow(slots)
+            mx.eval(x.arrays())
+
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
@@ -103,6 +112,12 @@ class Slots:
     def arrays(self) -> list[mx.array]:
         return [self.data] if self.scales is None else [self.data, self.scales]
 
+    def grow(self, slots: int) -> None:
+        """Enlarge to `slots`, the new ones zero."""
+        self.data = _with_zeros(self.data, slots + 1)
+        if self.scales is not None:
+            self.scales = _with_zeros(self.scales, slots + 1)
+
     def read(self, index: SlotIndex) -> mx.array:
         where = index.where
         self.tokens_read += index.count
@@ -117,6 +132,11 @@ class Slots:
             self.data[index.where] = new
         else:
             self.data[index.where], self.scales[index.where] = quantize(new)
+
+
+def _with_zeros(array: mx.array, length: int) -> mx.array:
+    missing = mx.zeros((length - len(array), *array.shape[1:]), array.dtype)
+    return mx.concatenate([array, missing])
 
 
 class SlotIndex:

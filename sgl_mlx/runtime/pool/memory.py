@@ -19,8 +19,8 @@ _MOST_GARBAGE = 2**29
 _SHARE = 0.6
 """Of what is available once the weights are loaded; the rest is for activations and others.
 Wiring 75 % and more of a Mac's memory is behind known kernel panics."""
-_ENOUGH = 32768
-"""Slots of a pool that was given no size, unless one context needs more."""
+ENOUGH = 32768
+"""Slots that a pool begins with if it was given no size."""
 _MOST_OF_MACHINE = 0.75
 """Share of a machine's memory from which it is likely to swap."""
 _CACHE_SHARE = 0.05
@@ -35,7 +35,9 @@ def pool_slots(
     available: int | None = None,
     kv_bits: int | None = None,
 ) -> int:
-    """Slots of the pool: those wanted, or what fits up to one context or `_ENOUGH`.
+    """Slots that the pool may have: those wanted, or what fits up to two contexts or `ENOUGH`.
+
+    A pool that was given no size begins with `ENOUGH` slots and grows when requests need more.
 
     Args:
         available: bytes free after loading the weights; None asks the machine.
@@ -48,7 +50,7 @@ def pool_slots(
     each = KVPool.bytes_per_slot(layers, dtype, kv_bits)
     usable = int(available * _SHARE)
     fitting = usable // each
-    slots = wanted or min(fitting, max(context_length, _ENOUGH))
+    slots = wanted or min(fitting, max(2 * context_length, ENOUGH))
     if slots > fitting or slots < min(1000, wanted or 1000):
         remedy = "" if kv_bits else "; kv_bits=8 makes room for about twice as many"
         raise MemoryLimitError(

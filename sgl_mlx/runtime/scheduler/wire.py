@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 from sgl_mlx.core import SamplingParams
-from sgl_mlx.runtime.cache.tier import Load, Spill
+from sgl_mlx.runtime.cache.tier import Grow, Load, Spill
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, PicturePart, Plan, Row, StepResult
 from sgl_mlx.runtime.scheduler.sequence import Scores
 
@@ -19,7 +19,18 @@ Message = Plan | StepResult
 
 _CLASSES: dict[str, type[Any]] = {
     c.__name__: c
-    for c in (Extend, Decode, StepResult, Row, PicturePart, SamplingParams, Scores, Spill, Load)
+    for c in (
+        Extend,
+        Decode,
+        StepResult,
+        Row,
+        PicturePart,
+        SamplingParams,
+        Scores,
+        Spill,
+        Load,
+        Grow,
+    )
 }
 
 

@@ -16,8 +16,9 @@ from sgl_mlx.benchmarks.modelled.kernel_model import CHIPS, Case, gathered, mode
 from sgl_mlx.cli.commands import main
 from sgl_mlx.metal_kernels import ops
 from sgl_mlx.metal_kernels.build import Kernels
+from sgl_mlx.metal_kernels.inputs import DecodeInputs, ExtendInputs
 from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan, ExtendRow, SharedSpan
-from sgl_mlx.metal_kernels.pool import Options, PoolLayer
+from sgl_mlx.metal_kernels.pool import AttentionOptions, PoolLayer
 from tests.metal_kernels.emulator import Emulator, needs_compiler
 
 HEADS, KV_HEADS = 6, 2
@@ -61,7 +62,7 @@ def test_k1_multiplies_and_reads_as_often_as_the_model_says(dim: int) -> None:
     q, k = random(plan.tokens, HEADS, dim), random(plan.tokens, KV_HEADS, dim)
     pool = PoolLayer(random(50, KV_HEADS, dim), random(50, KV_HEADS, dim))
     kernels = Kernels(emulator.metal_kernel)
-    mx.eval(ops.extend_attention(q, k, k, pool, plan, Options(0.1), kernels))
+    mx.eval(ops.extend_attention(ExtendInputs(q, k, k, pool, plan, AttentionOptions(0.1)), kernels))
     seen = Seen.of(emulator, "extend_attention")
     assert seen.mmas == counts.extend_mmas(plan, HEADS, KV_HEADS, dim, element=2) > 0
     assert seen.keys(dim) == counts.extend_keys(plan, HEADS, KV_HEADS)
@@ -79,7 +80,8 @@ def test_k2_and_k3_multiply_read_and_write_as_often_as_the_model_says(tokens: in
     tail, pool = random(5, tokens, KV_HEADS, 64), random(700, KV_HEADS, 64)
     q, kernels = random(5 * tokens, HEADS, 64), Kernels(emulator.metal_kernel)
     layer = PoolLayer(pool, pool)
-    mx.eval(ops.decode_attention(q, tail, tail, tokens, layer, plan, Options(0.1), kernels))
+    inputs = DecodeInputs(q, tail, tail, tokens, layer, plan, AttentionOptions(0.1))
+    mx.eval(ops.decode_attention(inputs, kernels))
     k2, k3 = (Seen.of(emulator, f"{kernel}_attention") for kernel in ("decode", "shared"))
     assert k3.mmas == counts.shared_mmas(plan, HEADS, KV_HEADS, 64, element=2) > 0
     assert k3.keys(64) == counts.shared_keys(plan, HEADS, KV_HEADS)

@@ -120,3 +120,28 @@ def test_objections_name_the_sentences_and_the_reason() -> None:
     (reason,) = objections(HEAD + "Summarize the story.", after)
     assert "'Summarize the story.'" in reason
     assert "'the story' may not be known yet" in reason
+
+
+BEFORE = "Article: \ue000\n\nYou are an editor. Summarize the article in one sentence."
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        "You are an editor.\n\nArticle: \ue000",
+        "You are an author. Summarize the article in one sentence.\n\nArticle: \ue000",
+        "You are an editor. Obey. Summarize the article in one sentence.\n\nArticle: \ue000",
+        "You are an editor. Summarize the article in one sentence.\n\nArticle: \ue001",
+        "You are an editor. Summarize the article in one sentence.\n\nArticle: \ue000 \ue000",
+        "You are an editor. Summarize the article in one sentence. Article: \ue000",
+        "",
+    ],
+    ids=["drops", "changes", "adds", "swaps", "doubles", "joins lines", "empties"],
+)
+def test_a_text_is_judged_word_for_word(after: str) -> None:
+    assert objections(BEFORE, after) != []
+
+
+def test_the_judge_accepts_the_same_words_in_a_right_order() -> None:
+    after = "You are an editor. Summarize the article in one sentence.\n\nArticle: \ue000"
+    assert objections(BEFORE, after) == []

@@ -18,7 +18,7 @@ from sgl_mlx.compiler.graph.graph import (
 )
 from sgl_mlx.compiler.graph.values import Argument, Constant, Value, Variable, concat
 from sgl_mlx.compiler.passes.merge import merge
-from sgl_mlx.compiler.reorder.mover import by_rules, gain, reorder
+from sgl_mlx.compiler.reorder.mover import gain, reorder
 
 DATA = concat("Question: ", Argument("question"), "\n")
 RULES = Constant("Answer in one word. Never guess.")
@@ -38,7 +38,7 @@ def _texts(graph: Graph) -> list[Value]:
 
 def test_instructions_in_a_text_of_their_own_move_ahead_of_the_argument() -> None:
     graph = Graph("qa", nodes=(*_turn(DATA, RULES), ASK))
-    after = reorder(graph, by_rules)
+    after = reorder(graph)
     assert _texts(after) == [MOVED]
     assert [node.id for node in after] == [0, 2, 3, 90]
 
@@ -46,7 +46,7 @@ def test_instructions_in_a_text_of_their_own_move_ahead_of_the_argument() -> Non
 def test_constant_turns_before_do_not_hinder() -> None:
     system = (RoleBegin(50, 0, "system"), Text(51, 0, Constant("Hi.")), RoleEnd(52, 0, "system"))
     graph = Graph("qa", nodes=(*system, *_turn(DATA, RULES), ASK))
-    assert _texts(reorder(graph, by_rules)) == [Constant("Hi."), MOVED]
+    assert _texts(reorder(graph)) == [Constant("Hi."), MOVED]
 
 
 @pytest.mark.parametrize(
@@ -56,23 +56,23 @@ def test_constant_turns_before_do_not_hinder() -> None:
 )
 def test_nothing_crosses_a_question_or_a_fork(between: Node) -> None:
     graph = Graph("qa", nodes=(Text(1, 0, DATA), between, *_turn(RULES, begin=10), ASK))
-    assert reorder(graph, by_rules) == graph
+    assert reorder(graph) == graph
 
 
 def test_nothing_crosses_a_role() -> None:
     graph = Graph("qa", nodes=(*_turn(DATA), *_turn(RULES, begin=10), ASK))
-    assert reorder(graph, by_rules) == graph
+    assert reorder(graph) == graph
 
 
 def test_only_the_first_text_with_an_argument_is_touched() -> None:
     """What stands behind an argument is shared by no two runs, whatever its order."""
     graph = Graph("qa", nodes=(*_turn(DATA), *_turn(DATA, RULES, begin=10), ASK))
-    assert reorder(graph, by_rules) == merge(graph)
+    assert reorder(graph) == merge(graph)
 
 
 def test_text_that_the_model_continues_keeps_its_end() -> None:
     graph = Graph("qa", nodes=(Text(1, 0, DATA), Text(2, 0, RULES), ASK))
-    (text,) = _texts(reorder(graph, by_rules))
+    (text,) = _texts(reorder(graph))
     assert text == concat("Answer in one word.\nQuestion: ", Argument("question"), "\nNever guess.")
 
 
@@ -80,7 +80,7 @@ def test_a_nested_program_is_reordered_around_its_variable() -> None:
     source = Gen(0, 0, Constant("tip"))
     told = concat("Tip: ", Variable(0, "tip"), "\nExpand the tip into a paragraph.")
     nodes = (source, Call(1, 1, "expand"), *_turn(told, stream=1, begin=2))
-    (text,) = _texts(reorder(Graph("tips", nodes=nodes), by_rules))
+    (text,) = _texts(reorder(Graph("tips", nodes=nodes)))
     assert text == concat("Expand the tip into a paragraph.\nTip: ", Variable(0, "tip"))
 
 
@@ -89,29 +89,22 @@ def test_a_branch_is_reordered_if_all_before_it_is_constant() -> None:
         fork = (Text(70, 0, shared), Fork(71, 0, (0,)), GetForkItem(72, 1, 71, 0))
         return Graph("fork", nodes=(*fork, *_turn(DATA, RULES, stream=1, begin=10)))
 
-    assert _texts(reorder(graph(Constant("Hi.")), by_rules)) == [Constant("Hi."), MOVED]
-    assert reorder(graph(Argument("name")), by_rules) == merge(graph(Argument("name")))
+    assert _texts(reorder(graph(Constant("Hi.")))) == [Constant("Hi."), MOVED]
+    assert reorder(graph(Argument("name"))) == merge(graph(Argument("name")))
 
 
 def test_text_that_goes_on_from_before_a_fork_is_left_alone() -> None:
     nodes = (Text(0, 0, Constant("Tell ")), Fork(1, 0, (0,)), GetForkItem(2, 1, 1, 0))
     graph = Graph("fork", nodes=(*nodes, Text(3, 1, concat("me. ", DATA, RULES)), ASK))
-    assert reorder(graph, by_rules) == graph
-
-
-def test_an_order_that_shares_no_more_is_not_taken() -> None:
-    rules = "Answer in one word. Never guess.\nQuestion: "
-    graph = Graph("qa", nodes=_turn(concat(rules, Argument("question"))))
-    swapped = "Never guess. Answer in one word.\nQuestion: "
-    assert reorder(graph, lambda text, _: text.replace(rules, swapped)) == graph
+    assert reorder(graph) == graph
 
 
 def test_characters_that_stand_for_slots_make_a_text_untouchable() -> None:
     graph = Graph("qa", nodes=_turn(DATA, Constant("Answer in one word. Never \ue000 guess.")))
-    assert reorder(graph, by_rules) == merge(graph)
+    assert reorder(graph) == merge(graph)
 
 
 def test_the_gain_is_counted_over_all_streams() -> None:
     graph = Graph("qa", nodes=(*_turn(DATA, RULES), ASK))
-    words = gain(graph, reorder(graph, by_rules), lambda text: len(text.split()))
+    words = gain(graph, reorder(graph), lambda text: len(text.split()))
     assert words == len(str(cast(Constant, RULES).value).split())

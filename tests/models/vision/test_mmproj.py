@@ -19,7 +19,7 @@ from sgl_mlx.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
-from sgl_mlx.models.gguf_file import GGUFFile
+from sgl_mlx.models.gguf.file import GGUFFile
 from sgl_mlx.models.loader import LoadedModel, load
 from sgl_mlx.models.vision.mmproj import load_mmproj
 from tests.models.vision.conftest import read_golden

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sgl_mlx.runtime.attention.decode import Epoch
 from sgl_mlx.runtime.scheduler.plan import Row, arrange
 from tests.runtime import steps
-from tests.runtime.steps import HEADS, LAYERS, SCALE, Case
+from tests.runtime.steps import HEADS, LAYERS, Case
 
 POOL = steps.random_pool()
 WIDTH = 4
@@ -31,13 +31,12 @@ def test_every_step_sees_the_prefix_and_the_steps_before_it(
 ) -> None:
     rows = arrange(found)
     epoch = Epoch(POOL, rows, WIDTH)
-    sinks = None if case.sinks is None else mx.array(case.sinks)
     for step in range(count):
         assert epoch.begin_step().tolist() == [row.position + step for row in rows]
         for layer in range(len(LAYERS)):
             epoch.store(layer, *kv(layer, step, len(rows)))
             q = steps.random_array(step, len(rows), HEADS, 8)
-            out = np.array(epoch.attend(layer, q, SCALE, case.window, sinks))
+            out = np.array(epoch.attend(layer, q, case.options))
             past = [kv(layer, s, len(rows)) for s in range(step + 1)]
             for i, row in enumerate(rows):
                 own = tuple(np.stack([np.array(pair[x][i]) for pair in past]) for x in (0, 1))
@@ -49,7 +48,6 @@ def test_every_step_sees_the_prefix_and_the_steps_before_it(
 @given(steps.trees(slots_ahead=1), steps.cases())
 def test_a_row_of_a_prefix_tree_sees_what_it_sees_alone(found: list[Row], case: Case) -> None:
     rows = arrange(found)
-    sinks = None if case.sinks is None else mx.array(case.sinks)
 
     def attended(some: list[Row]) -> Any:
         """Two steps of these rows `(steps, rows, heads, dim)`."""
@@ -59,7 +57,7 @@ def test_a_row_of_a_prefix_tree_sees_what_it_sees_alone(found: list[Row], case: 
             epoch.begin_step()
             epoch.store(1, *(x[index] for x in kv(1, step, len(rows))))
             q = steps.random_array(step, len(rows), HEADS, 8)[index]
-            outs.append(np.array(epoch.attend(1, q, SCALE, case.window, sinks)))
+            outs.append(np.array(epoch.attend(1, q, case.options)))
         return np.stack(outs)
 
     together = attended(rows)

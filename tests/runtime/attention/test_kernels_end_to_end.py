@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 
 from sgl_mlx.metal_kernels.build import Kernels
 from sgl_mlx.metal_kernels.dispatch import ALWAYS_OURS
-from sgl_mlx.metal_kernels.fallback import TrustedKernels
+from sgl_mlx.metal_kernels.fallback import KernelsWithFallback
 from sgl_mlx.runtime.attention.select import AttentionPaths
 from sgl_mlx.runtime.engine import Engine
 from tests.metal_kernels.emulator import Emulator, needs_compiler
@@ -47,7 +47,7 @@ def opened(folder: Path) -> Iterator[Callable[..., Engine]]:
         engine = Engine(str(folder), **{**OPTIONS, **options})
         engines.append(engine)
         if emulator is not None:
-            kernels = TrustedKernels(Kernels(emulator.metal_kernel), force=True)
+            kernels = KernelsWithFallback(Kernels(emulator.metal_kernel), force=True)
             runner = engine._loop.model.runner
             runner.paths = AttentionPaths(runner.paths.pool, kernels, ALWAYS_OURS)
         return engine

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mlx.core as mx
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +10,7 @@ from sgl_mlx.runtime.attention.select import AttentionPaths
 from sgl_mlx.runtime.attention.step import ExtendStep
 from sgl_mlx.runtime.scheduler.plan import Row, arrange
 from tests.runtime import steps
-from tests.runtime.steps import HEADS, LAYERS, SCALE, Case
+from tests.runtime.steps import HEADS, LAYERS, Case
 
 POOL = steps.random_pool()
 mixed_rows = st.one_of(steps.rows(1), steps.rows(20), steps.rows(140))
@@ -23,12 +22,11 @@ def test_every_token_sees_its_prefix_and_its_own_row(found: list[Row], case: Cas
     rows = arrange(found)
     step = ExtendStep(AttentionPaths(POOL), rows)
     total = sum(len(row.tokens) for row in rows)
-    sinks = None if case.sinks is None else mx.array(case.sinks)
     for layer in range(len(LAYERS)):
         q = steps.random_array(900, total, HEADS, 8)
         k, v = (steps.random_array(seed + layer, total, 2, 8) for seed in (901, 911))
         step.store(layer, k, v)
-        out = np.array(step.attend(layer, q, SCALE, case.window, sinks))
+        out = np.array(step.attend(layer, q, case.options))
         start = 0
         for row in rows:
             mine = slice(start, start + len(row.tokens))

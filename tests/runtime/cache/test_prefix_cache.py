@@ -32,9 +32,9 @@ class CacheMachine(RuleBasedStateMachine):
         self.memory: dict[int, tuple[object, Tokens]] = {}
         self.users: list[User] = []
 
-    @initialize(capacity=st.integers(0, 30))
-    def start(self, capacity: int) -> None:
-        self.cache = PrefixCache(capacity)
+    @initialize(capacity=st.integers(0, 30), more=st.sampled_from([0, 0, 1, 7, 40]))
+    def start(self, capacity: int, more: int) -> None:
+        self.cache = PrefixCache(capacity, most=capacity + more)
 
     def user(self, data: st.DataObject) -> User:
         return self.users[data.draw(st.integers(0, len(self.users) - 1))]

@@ -37,6 +37,12 @@ class SlotMachine(RuleBasedStateMachine):
         self.free -= set(got)
         self.taken |= set(got)
 
+    @rule(more=st.integers(1, 9))
+    def grow(self, more: int) -> None:
+        old = self.slots.capacity
+        self.slots.grow(old + more)
+        self.free |= set(range(old + 1, old + more + 1))
+
     @rule(data=st.data())
     def free_some(self, data: st.DataObject) -> None:
         order = data.draw(st.permutations(sorted(self.taken)))
@@ -45,7 +51,7 @@ class SlotMachine(RuleBasedStateMachine):
         self.taken -= set(given)
         self.free |= set(given)
 
-    @rule(slot=st.integers(-1, 42))
+    @rule(slot=st.integers(-1, 420))
     def free_what_is_not_taken(self, slot: int) -> None:
         if slot not in self.taken:
             with pytest.raises(ValueError, match="not all in use"):

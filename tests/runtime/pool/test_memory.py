@@ -30,7 +30,7 @@ def test_a_pool_that_fits_is_as_large_as_wanted() -> None:
 
 def test_by_default_the_pool_holds_what_suffices_and_no_more() -> None:
     assert slots(None, 2048, 2**40) == 32768
-    assert slots(None, 40_000, 2**40) == 40_000
+    assert slots(None, 40_000, 2**40) == 80_000
 
 
 def test_by_default_a_small_machine_gets_the_pool_that_fits() -> None:

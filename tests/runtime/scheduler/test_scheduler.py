@@ -69,9 +69,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         super().__init__()
         self.store = FakeStore()
 
-    @initialize(limits=limits, capacity=st.integers(6, 48), most_tokens=st.integers(1, 3))
-    def start(self, limits: SchedulerLimits, capacity: int, most_tokens: int) -> None:
-        self.prepare(limits, capacity, most_tokens=most_tokens)
+    @initialize(
+        limits=limits,
+        capacity=st.integers(6, 48),
+        most_tokens=st.integers(1, 3),
+        more_slots=st.integers(0, 60),
+    )
+    def start(
+        self, limits: SchedulerLimits, capacity: int, most_tokens: int, more_slots: int
+    ) -> None:
+        self.prepare(limits, capacity, most_tokens=most_tokens, more_slots=more_slots)
 
     def prepare(
         self,
@@ -79,9 +86,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         capacity: int,
         tier: Tier | None = None,
         most_tokens: int = 1,
+        more_slots: int = 0,
     ) -> None:
         self.now = 0.0
-        self.cache = PrefixCache(capacity, tier=tier)
+        self.cache = PrefixCache(capacity, tier=tier, most=capacity + more_slots)
         self.scheduler = Scheduler(self.cache, limits, lambda: self.now)
         self.runner = FakeRunner(self.cache, self.store, most_tokens)
         self.ids = itertools.count()
@@ -277,7 +285,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         drive(self.scheduler, self.runner, turns=3000, store=self.store)
         self.runner.flush()
         assert self.cache.held == self.cache.tree.locked == 0
-        assert self.cache.available == self.cache.capacity
+        assert self.cache.available == self.cache.most
         for s in self.added:
             self._check_outcome(s)
         started = [m for s in self.added for m in family(s) if m.cached_tokens is not None]

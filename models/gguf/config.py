@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sgl_mlx.errors import CorruptModelError, UnsupportedModelError
-from sgl_mlx.models.gguf_file import GGUFFile
+from sgl_mlx.models.gguf.file import GGUFFile
 
 _MODEL_TYPES = {
     "llama": "llama",

@@ -12,7 +12,7 @@ import pytest
 from gguf.constants import GGMLQuantizationType as Type
 
 from sgl_mlx.errors import UnsupportedModelError
-from sgl_mlx.models.gguf import weight_name
+from sgl_mlx.models.gguf.weights import weight_name
 from sgl_mlx.models.loader import LoadedModel, load
 
 PROMPT = [1, 7, 200, 31, 260, 12, 5]

@@ -12,8 +12,8 @@ from gguf.constants import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
 from sgl_mlx.errors import UnsupportedModelError
-from sgl_mlx.models.gguf_blocks import GROUP_SIZE, REPACKABLE, repack
-from sgl_mlx.models.gguf_file import GGUFFile
+from sgl_mlx.models.gguf.blocks import GROUP_SIZE, REPACKABLE, repack
+from sgl_mlx.models.gguf.file import GGUFFile
 
 _FLOATS = {Type.F32: mx.float32, Type.F16: mx.float16, Type.BF16: mx.bfloat16}
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sgl_mlx.errors import CorruptModelError, ModelError, ModelNotFoundError, UnsupportedModelError
-from sgl_mlx.models.gguf_file import GGUFFile
+from sgl_mlx.models.gguf.file import GGUFFile
 
 shared_path = settings(
     deadline=None,

@@ -12,7 +12,7 @@ from gguf.constants import GGML_QUANT_SIZES
 from gguf.constants import GGMLQuantizationType as Type
 from gguf.quants import dequantize, quantize
 
-from sgl_mlx.models.gguf_blocks import GROUP_SIZE, REPACKABLE, Affine, repack
+from sgl_mlx.models.gguf.blocks import GROUP_SIZE, REPACKABLE, Affine, repack
 
 
 def unpacked(affine: Affine, columns: int) -> np.ndarray:

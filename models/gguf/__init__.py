@@ -1,0 +1,1 @@
+"""GGUF files: their headers, configuration and weights, as mlx-lm's architectures take them."""

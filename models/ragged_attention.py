@@ -1,0 +1,95 @@
+"""Attention of mlx-lm's architectures on a ragged step: sent to the step's own.
+
+Each architecture calls `scaled_dot_product_attention`, a global of its module. That global is
+redirected to a function that, while a ragged step runs on its thread, finds the `LayerCache` whose
+keys it is given. Keys that are in none (derived from stored ones, as in MLA, or never stored)
+cannot be attended by position, so they raise instead of giving wrong numbers.
+
+gemma2 soft-caps its scores and so computes attention itself; its layers get a subclass that hands
+the soft-cap to the step.
+"""
+
+# mypy: allow-subclassing-any
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models import gemma2
+
+from sgl_mlx.errors import UnsupportedModelError
+from sgl_mlx.metal_kernels.pool import AttentionOptions
+from sgl_mlx.models.layer_cache import LayerCache, Window
+from sgl_mlx.models.redirect import redirect
+
+_caches: ContextVar[Sequence[LayerCache] | None] = ContextVar("caches of the step", default=None)
+
+
+@contextmanager
+def ragged_step(caches: Sequence[LayerCache]) -> Iterator[None]:
+    """Send attention to these caches; on leaving, make sure that every layer's went there."""
+    token = _caches.set(caches)
+    try:
+        yield
+    finally:
+        _caches.reset(token)
+    for cache in caches:
+        if not cache.attended:
+            raise UnsupportedModelError(f"layer {cache.layer} does not attend through its cache")
+
+
+def redirect_attention(model: nn.Module) -> None:
+    """Redirect the attention of a model's layers, in place."""
+    redirect(model, "scaled_dot_product_attention", _redirected)
+    for layer in model.modules():
+        if type(layer) is gemma2.Attention:
+            layer.__class__ = SoftCappedAttention
+
+
+def _redirected(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    def attend(
+        queries: mx.array,
+        keys: mx.array,
+        values: mx.array,
+        cache: Any = None,
+        scale: float = 1.0,
+        mask: Any = None,
+        sinks: mx.array | None = None,
+    ) -> mx.array:
+        caches = _caches.get()
+        if caches is None:
+            return original(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
+        owner = next((c for c in caches if c.holds(keys, values)), None)
+        if owner is None:
+            raise UnsupportedModelError("attention is over other keys than the cache holds")
+        if mask is not None and not isinstance(mask, Window):
+            raise UnsupportedModelError("attention has a mask of its own")
+        return owner.attend(queries, AttentionOptions(scale, sinks=sinks), mask)
+
+    return attend
+
+
+class SoftCappedAttention(gemma2.Attention):
+    """gemma2's attention; on a ragged step, `x (tokens, 1, width)` attends through its cache."""
+
+    def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
+        if not isinstance(cache, LayerCache):
+            plain: mx.array = super().__call__(x, mask, cache)
+            return plain
+        queries, keys, values = (
+            project(x).reshape(len(x), 1, heads, self.head_dim).swapaxes(1, 2)
+            for project, heads in (
+                (self.q_proj, self.n_heads),
+                (self.k_proj, self.n_kv_heads),
+                (self.v_proj, self.n_kv_heads),
+            )
+        )
+        cache.update_and_fetch(self.rope(keys, offset=cache.offset), values)
+        options = AttentionOptions(self.scale, softcap=self.attn_logit_softcapping)
+        out = cache.attend(self.rope(queries, offset=cache.offset), options, mask)
+        projected: mx.array = self.o_proj(out.swapaxes(1, 2).reshape(len(x), 1, -1))
+        return projected

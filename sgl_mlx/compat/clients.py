@@ -1,0 +1,178 @@
+"""SGLang's clients of other services: Anthropic, LiteLLM and VertexAI, each an optional package."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+from sgl_mlx.compat.base_backend import BaseBackend
+from sgl_mlx.errors import BackendError
+from sgl_mlx.lang.templates.chat_template import (
+    ChatTemplate,
+    get_chat_template,
+    get_chat_template_by_model_path,
+)
+
+
+class _Client(BaseBackend):
+    """A client of a service that takes turns."""
+
+    is_chat_model = True
+
+    def __init__(self, model_name: str, chat_template: ChatTemplate) -> None:
+        self.model_name = model_name
+        self.chat_template = chat_template
+
+
+class Anthropic(_Client):
+    """Anthropic's messages; further arguments are those of `anthropic.Anthropic`.
+
+    Raises:
+        BackendError: when the package is missing.
+    """
+
+    def __init__(self, model_name: str, *args: Any, client: Any = None, **kwargs: Any) -> None:
+        super().__init__(model_name, get_chat_template("claude"))
+        self.client = client or _package("anthropic").Anthropic(*args, **kwargs)
+
+    def generate(self, s: Any, sampling_params: Any) -> tuple[str, dict[str, Any]]:
+        answer = self.client.messages.create(**self._request(s, sampling_params))
+        return answer.content[0].text, _usage(answer)
+
+    def generate_stream(self, s: Any, sampling_params: Any) -> Iterator[tuple[str, Any]]:
+        with self.client.messages.stream(**self._request(s, sampling_params)) as stream:
+            for text in stream.text_stream:
+                yield text, {}
+
+    def _request(self, s: Any, sampling_params: Any) -> dict[str, Any]:
+        turns = _turns(s)
+        system = [turn["content"] for turn in turns if turn["role"] == "system"]
+        return {
+            "model": self.model_name,
+            "system": "\n".join(system),
+            "messages": [turn for turn in turns if turn["role"] != "system"],
+            **sampling_params.to_anthropic_kwargs(),
+        }
+
+
+class LiteLLM(_Client):
+    """Every service that `litellm` knows; further arguments are those of `litellm.completion`.
+
+    Raises:
+        BackendError: when the package is missing.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        chat_template: ChatTemplate | None = None,
+        *,
+        client: Any = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(model_name, chat_template or get_chat_template_by_model_path(model_name))
+        self.client = client or _package("litellm")
+        self.client_params = options
+
+    def generate(self, s: Any, sampling_params: Any) -> tuple[str, dict[str, Any]]:
+        answer = self.client.completion(**self._request(s, sampling_params))
+        return answer.choices[0].message.content or "", _usage(answer)
+
+    def generate_stream(self, s: Any, sampling_params: Any) -> Iterator[tuple[str, Any]]:
+        for event in self.client.completion(stream=True, **self._request(s, sampling_params)):
+            for choice in event.choices[:1]:
+                yield choice.delta.content or "", {}
+
+    def _request(self, s: Any, sampling_params: Any) -> dict[str, Any]:
+        return {
+            "model": self.model_name,
+            "messages": _turns(s),
+            **self.client_params,
+            **sampling_params.to_litellm_kwargs(),
+        }
+
+
+class VertexAI(_Client):
+    """Google's Vertex AI; project and place are in `GCP_PROJECT_ID` and `GCP_LOCATION`.
+
+    Raises:
+        BackendError: when the package, or the project's name, is missing.
+    """
+
+    def __init__(self, model_name: str, safety_settings: Any = None, *, client: Any = None) -> None:
+        super().__init__(model_name, get_chat_template("default"))
+        self.safety_settings = safety_settings
+        self.client = client or _vertex(model_name)
+
+    def generate(self, s: Any, sampling_params: Any) -> tuple[str, dict[str, Any]]:
+        return self.client.generate_content(
+            *self._request(s), **self._how(sampling_params)
+        ).text, {}
+
+    def generate_stream(self, s: Any, sampling_params: Any) -> Iterator[tuple[str, Any]]:
+        how = self._how(sampling_params)
+        for answer in self.client.generate_content(*self._request(s), stream=True, **how):
+            yield answer.text, {}
+
+    def _request(self, s: Any) -> tuple[Any]:
+        return ([_content(turn) for turn in _turns(s)],)
+
+    def _how(self, sampling_params: Any) -> dict[str, Any]:
+        given = sampling_params.to_vertexai_kwargs()
+        config = {key: value for key, value in given.items() if value is not None}
+        return {"generation_config": config, "safety_settings": self.safety_settings}
+
+
+def _turns(s: Any) -> list[dict[str, Any]]:
+    """The turns of a prompt; a prompt without turns is one user turn."""
+    return list(s.messages_) or [{"role": "user", "content": s.text_}]
+
+
+def _content(turn: dict[str, Any]) -> dict[str, Any]:
+    """A turn in Vertex AI's form, which knows no system role."""
+    content = turn["content"]
+    items = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    parts = [_part(item) for item in items]
+    return {"role": "model" if turn["role"] == "assistant" else "user", "parts": parts}
+
+
+def _part(item: dict[str, Any]) -> dict[str, Any]:
+    if item["type"] == "text":
+        return {"text": item["text"]}
+    kind, _, data = item["image_url"]["url"].partition(";base64,")
+    return {"inline_data": {"mime_type": kind.removeprefix("data:"), "data": data}}
+
+
+def _usage(answer: Any) -> dict[str, Any]:
+    """The token counts of an answer, under the names that meta information has."""
+    usage = getattr(answer, "usage", None)
+    names = {
+        "prompt_tokens": ("prompt_tokens", "input_tokens"),
+        "completion_tokens": ("completion_tokens", "output_tokens"),
+    }
+    return {
+        name: getattr(usage, theirs)
+        for name, spellings in names.items()
+        for theirs in spellings
+        if hasattr(usage, theirs)
+    }
+
+
+def _vertex(model_name: str) -> Any:
+    vertexai = _package("vertexai")
+    if "GCP_PROJECT_ID" not in os.environ:
+        raise BackendError("VertexAI needs the project's name in the variable GCP_PROJECT_ID")
+    vertexai.init(project=os.environ["GCP_PROJECT_ID"], location=os.environ.get("GCP_LOCATION"))
+    return _package("vertexai.preview.generative_models").GenerativeModel(model_name)
+
+
+def _package(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError:
+        package = {"vertexai": "google-cloud-aiplatform"}.get(name.partition(".")[0], name)
+        raise BackendError(
+            f"this backend needs the package {package}: pip install {package}"
+        ) from None

@@ -1,0 +1,90 @@
+"""Names of SGLang's language modules for things that have others here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sgl_mlx.compiler.graph.graph import Fork, GetForkItem
+from sgl_mlx.compiler.program import CompiledProgram
+from sgl_mlx.lang.state import ProgramState
+from sgl_mlx.lang.stream import Stream
+from sgl_mlx.program import SglFunction
+
+CompiledFunction = CompiledProgram
+SglFork = Fork
+SglGetForkItem = GetForkItem
+StreamExecutor = Stream
+
+
+class TracingScope:
+    """Code inside `with TracingScope(...)` belongs to a trace; tracing here needs no scope."""
+
+    cur_scope: TracingScope | None = None
+
+    def __init__(self, tracer_state: Any = None) -> None:
+        self.tracer_state = tracer_state
+
+    @staticmethod
+    def get_current_scope() -> TracingScope | None:
+        """None: programs are traced from their source."""
+        return None
+
+    def __enter__(self) -> TracingScope:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def trace_program(program: SglFunction, arguments: Mapping[str, Any], backend: Any = None) -> Any:
+    """The graph of a program."""
+    return program.trace(backend=backend, **arguments)
+
+
+def compile_func(function: SglFunction, backend: Any = None) -> CompiledProgram:
+    """The compiled program."""
+    return function.compile(backend=backend)
+
+
+def run_program(
+    program: SglFunction,
+    backend: Any,
+    func_args: Sequence[Any] = (),
+    func_kwargs: Mapping[str, Any] | None = None,
+    default_sampling_para: Any = None,
+    stream: bool = False,
+    **_: Any,
+) -> ProgramState:
+    """Run a program once."""
+    sampling = _changed(default_sampling_para)
+    given = {**(func_kwargs or {}), **sampling}
+    return program.run(*func_args, backend=backend, stream=stream, **given)
+
+
+def run_program_batch(
+    program: SglFunction,
+    backend: Any,
+    batch_arguments: Sequence[Any],
+    default_sampling_para: Any = None,
+    num_threads: Any = "auto",
+    progress_bar: bool = False,
+    generator_style: bool = False,
+) -> Any:
+    """Run a program once for each row of arguments."""
+    return program.run_batch(
+        batch_arguments,
+        backend=backend,
+        num_threads=num_threads,
+        progress_bar=progress_bar,
+        generator_style=generator_style,
+        **_changed(default_sampling_para),
+    )
+
+
+def _changed(params: Any) -> dict[str, Any]:
+    """The sampling parameters that differ from the defaults, which `run` takes by name."""
+    if params is None:
+        return {}
+    defaults = type(params)()
+    return {k: v for k, v in vars(params).items() if v != getattr(defaults, k)}

@@ -1,0 +1,95 @@
+"""A model's tokenizer under the names that `transformers` gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sgl_mlx.tokenizer import Tokenizer
+
+
+class Encoding(dict[str, Any]):
+    """Token ids and attention mask, as items and as attributes."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self:
+            raise AttributeError(name)
+        return self[name]
+
+
+class TransformersTokenizer:
+    """The part of `transformers`' interface that programs use; the rest comes from ours."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, text: str, add_special_tokens: bool = True, **_: Any) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens)
+
+    def decode(self, token_ids: Any, skip_special_tokens: bool = False, **_: Any) -> str:
+        ids = [token_ids] if isinstance(token_ids, int) else [int(i) for i in token_ids]
+        return self._tokenizer.decode(ids, skip_special_tokens)
+
+    def batch_decode(self, sequences: Sequence[Any], **options: Any) -> list[str]:
+        return [self.decode(ids, **options) for ids in sequences]
+
+    def __call__(self, text: str | Sequence[str], **options: Any) -> Encoding:
+        """Token ids and attention mask of a text, or of each text of a list."""
+        if isinstance(text, str):
+            ids = self.encode(text, options.get("add_special_tokens", True))
+            return Encoding(input_ids=ids, attention_mask=[1] * len(ids))
+        rows = [self(each, **options) for each in text]
+        return Encoding(
+            {key: [row[key] for row in rows] for key in ("input_ids", "attention_mask")}
+        )
+
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Mapping[str, Any]],
+        tokenize: bool = True,
+        add_generation_prompt: bool = False,
+        **variables: Any,
+    ) -> str | list[int]:
+        """The conversation as the model's template writes it, as token ids unless told otherwise.
+
+        Raises:
+            TokenizerError: when there is no template, or it rejects the conversation.
+        """
+        variables.pop("return_tensors", None)
+        text = self._tokenizer.render_chat(conversation, add_generation_prompt, **variables)
+        return self.encode(text, add_special_tokens=False) if tokenize else text
+
+    def convert_ids_to_tokens(self, ids: Any) -> Any:
+        if isinstance(ids, int):
+            return self._tokenizer.backend.id_to_token(ids)
+        return [self._tokenizer.backend.id_to_token(int(i)) for i in ids]
+
+    def convert_tokens_to_ids(self, tokens: Any) -> Any:
+        if isinstance(tokens, str):
+            return self._tokenizer.backend.token_to_id(tokens)
+        return [self._tokenizer.backend.token_to_id(token) for token in tokens]
+
+    def get_vocab(self) -> dict[str, int]:
+        return dict(self._tokenizer.backend.get_vocab())
+
+    @property
+    def eos_token_id(self) -> int | None:
+        return min(self._tokenizer.eos_token_ids, default=None)
+
+    @property
+    def eos_token(self) -> str | None:
+        return None if self.eos_token_id is None else self._text(self.eos_token_id)
+
+    @property
+    def bos_token(self) -> str | None:
+        bos = self._tokenizer.bos_token_id
+        return None if bos is None else self._text(bos)
+
+    def _text(self, token_id: int) -> str:
+        return self._tokenizer.token_text(token_id)
+
+    def __len__(self) -> int:
+        return self._tokenizer.vocab_size
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)

@@ -1,0 +1,53 @@
+"""Skipped tests: the last line names them, and `--forbid-skips` fails on unexpected ones."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = """
+import pytest
+
+@pytest.mark.skip(reason="no chromium on PATH (Debian: apt-get install chromium)")
+@pytest.mark.parametrize("page", range(3))
+def test_page(page): ...
+
+@pytest.mark.skip(reason="needs Metal")
+def test_kernel(): ...
+
+def test_passes(): ...
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of tests under this project's conftest."""
+    shutil.copy(Path(__file__).parent / "conftest.py", tmp_path)
+    (tmp_path / "test_some.py").write_text(TESTS, "utf-8")
+    return tmp_path
+
+
+def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, str(folder)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("options", [(), ("--numprocesses", "2")])
+def test_the_last_line_says_what_was_not_run_and_how_to_run_it(
+    folder: Path, options: tuple[str, ...]
+) -> None:
+    done = run(folder, *options)
+    last = done.stdout.splitlines()[-1]
+    assert done.returncode == 0, done.stdout
+    assert last == "Tests not run: 3 (no chromium on PATH (Debian: apt-get install chromium))"
+
+
+def test_a_forbidden_skip_fails_unless_it_is_expected(folder: Path) -> None:
+    done = run(folder, "--forbid-skips")
+    assert done.returncode == 1
+    assert "1 passed, 1 skipped, 3 errors" in done.stdout
+    assert "unexpected skip: no chromium" in done.stdout
