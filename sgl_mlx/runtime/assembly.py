@@ -1,4 +1,4 @@
-"""Builds an engine around a model: adapter, pool, runner, cache and scheduler."""
+"""Assembly of an engine around a model: adapter, pool, runner, cache and scheduler."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class RunnableModel:
 
     @cached_property
     def spellings(self) -> Spellings:
-        """For token healing; made when first wanted."""
+        """Make the tables of token healing, once, when first wanted."""
         return Spellings(self.tokenizer, self.vocabulary)
 
 

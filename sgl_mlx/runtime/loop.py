@@ -63,7 +63,7 @@ class EngineLoop:
         )
 
     def start(self) -> None:
-        """Load the model on the engine thread; raises what that raises."""
+        """Load the model on the engine thread, and raise here what that raises."""
         self._delivery.start()
         self._thread.start()
         try:
@@ -91,7 +91,7 @@ class EngineLoop:
             self._orders.put(order)
 
     def call(self, function: Callable[[], T]) -> Future[T]:
-        """`post` for a function whose result is wanted."""
+        """Run a function as an order; the future has its result."""
         future: Future[T] = Future()
 
         def order() -> None:
@@ -230,7 +230,7 @@ class EngineLoop:
             self._orders.get()()
 
     def _turn(self, scheduler: Scheduler, runner: Runner) -> bool:
-        """False if there was nothing to compute."""
+        """Compute one plan; False if there is nothing to compute."""
         plan = scheduler.next()
         if plan is None:
             return False
@@ -244,7 +244,7 @@ class EngineLoop:
         return True
 
     def _attempt(self, step: Callable[[], T]) -> T | None:
-        """The step's result; None if it fails, which ends all requests but not the engine."""
+        """Take a step; None if it fails, which ends all requests but not the engine."""
         try:
             return step()
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Computes plans on the model. Knows rows, slots and tensors; knows no queue, no text.
+"""The runner of a model. Knows rows, slots and tensors; knows no queue, no text.
 
 The pool is read while an epoch or step is computed and written only after it has been evaluated:
 at the end of an `Extend`, and when an epoch is over.
@@ -90,7 +90,7 @@ class ModelRunner:
             self._copy.make(copies)
 
     def close_epoch(self) -> None:
-        """Wait for what is under way and write the epoch's KV to the pool."""
+        """Wait for the steps under way and write the epoch's KV to the pool."""
         if self._decoding is None:
             return
         slots, keys, values = self._decoding.epoch.tail()
@@ -183,7 +183,7 @@ class ModelRunner:
         return mx.concatenate(logits), slots, keys, values
 
     def _embeddings(self, rows: Sequence[Row], tokens: mx.array) -> mx.array | None:
-        """The embeddings to feed instead of tokens where pictures are among them; else None."""
+        """Make the embeddings to feed instead of tokens where there are pictures; else None."""
         if not any(row.pictures for row in rows):
             return None
         assert self._features is not None, "pictures for a model of text alone"
@@ -199,7 +199,7 @@ class ModelRunner:
     def _choose(
         self, sampler: Sampler, logits: mx.array, step: int, live: Container[str] | None = None
     ) -> Sampled:
-        """Sample; where constraints must be asked, have the logits computed meanwhile."""
+        """Sample; the logits are computed while constraints are asked for masks."""
         if sampler.constrained:
             mx.async_eval(logits)  # type: ignore[no-untyped-call]
         before = sampler.mask_seconds
@@ -257,7 +257,7 @@ class _WantedLogits:
         return score(logits[mx.array(self._scored_at, mx.int32)], targets, top)
 
     def prompt_scores(self, scored: Scored | None) -> dict[str, Scores]:
-        """Scores by sequence id, of evaluated arrays."""
+        """Collect scores by sequence id, of evaluated arrays."""
         scores: dict[str, Scores] = {}
         if scored is None:
             return scores

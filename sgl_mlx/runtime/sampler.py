@@ -1,4 +1,4 @@
-"""From logits to tokens, on the device, so that a step can be submitted before the last came back.
+"""Sampling on the device, so that a step can be submitted before the last one came back.
 
 A row's choice depends on its own logits, its seed and its position in the output alone: one
 uniform number per token, hashed from seed and position, picks from the cumulative distribution.
@@ -21,7 +21,7 @@ from sgl_mlx.runtime.scheduler.sequence import Scores
 
 
 class Sampler:
-    """Samples for fixed rows, step after step.
+    """A sampler of fixed rows, step after step.
 
     Args:
         rows: with `output` as generated so far.
@@ -62,7 +62,7 @@ class Sampler:
         return any(row.constraint is not None for row in self._rows)
 
     def sample(self, logits: mx.array, step: int, live: Container[str] | None = None) -> Sampled:
-        """Tokens `(rows,)` from logits `(rows, vocabulary)`; `step` counts from 0.
+        """Sample tokens `(rows,)` from logits `(rows, vocabulary)`; `step` counts from 0.
 
         `live` are the rows whose tokens are wanted; None for all.
         """
@@ -125,7 +125,7 @@ class Sampler:
         return [token for token in ends if token < self._vocabulary]
 
     def _allowed(self, step: int, live: Container[str] | None) -> mx.array:
-        """`(rows, vocabulary)`: the tokens each row may have; all where nothing constrains it.
+        """Make `(rows, vocabulary)`, true for allowed tokens: all, where nothing constrains a row.
 
         Computed on the CPU while the device works on the logits. An end that comes too early is
         left out, unless the constraint allows nothing else.
@@ -150,7 +150,7 @@ class Sampler:
         return mx.array(allowed)
 
     def _unpack(self, mask: bytes) -> NDArray[np.bool_]:
-        """`(vocabulary,)`: a mask's bits, the first in the lowest bit of its first byte."""
+        """Make `(vocabulary,)` of a mask's bits, the first in the lowest bit of its first byte."""
         bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")
         unpacked = np.zeros(self._vocabulary, dtype=np.bool_)
         unpacked[: len(bits)] = bits[: self._vocabulary]
@@ -160,7 +160,7 @@ class Sampler:
         return score(logits, tokens, self._top_count)
 
     def _score_widths(self) -> list[int | None]:
-        """For each row how many alternatives it wants, None where it wants no scores."""
+        """List how many alternatives each row wants, None where it wants no scores."""
         return [
             row.params.top_logprobs_num if wants else None
             for row, wants in zip(self._rows, self._wants_scores, strict=True)
@@ -177,9 +177,9 @@ class Scored:
         return [self.chosen, self.top, self.top_logprobs]
 
     def rows(self, tokens: Sequence[int], first: int, last: int, top: int) -> Scores:
-        """Scores of the rows `first … last - 1`, whose tokens are given, with `top` alternatives.
+        """Copy scores of rows `first … last - 1`, whose tokens are given, and `top` alternatives.
 
-        One of them costs a copy to the host; call it on evaluated arrays.
+        Call it on evaluated arrays, once for many rows: each call copies to the host.
         """
         chosen: Any = self.chosen[first:last].tolist()
         alternatives: list[tuple[tuple[float, int], ...]] = []
@@ -204,7 +204,7 @@ class Sampled:
         return [self.tokens, *(self.scored.arrays() if self.scored else [])]
 
     def wait(self) -> tuple[dict[str, tuple[int, ...]], dict[str, Scores]]:
-        """The token of each row by sequence id, and scores of those who want them."""
+        """Wait for the token of each row, by sequence id, and for scores where they are wanted."""
         tokens: Any = self.tokens.tolist()
         scores: dict[str, Scores] = {}
         if self.scored is not None:
@@ -215,7 +215,7 @@ class Sampled:
 
 
 def score(logits: mx.array, tokens: mx.array, top: int) -> Scored:
-    """Log-probabilities of `tokens (rows,)` under `logits (rows, vocabulary)`."""
+    """Compute log-probabilities of `tokens (rows,)` under `logits (rows, vocabulary)`."""
     logits = logits.astype(mx.float32)
     norm = mx.logsumexp(logits, axis=-1, keepdims=True)
     chosen = (mx.take_along_axis(logits, tokens[:, None], axis=-1) - norm)[:, 0]
@@ -227,7 +227,7 @@ def score(logits: mx.array, tokens: mx.array, top: int) -> Scored:
 
 
 class _Penalties:
-    """How often each row has produced each token, kept on the device."""
+    """Counts of the tokens that each row has produced, kept on the device."""
 
     def __init__(self, rows: Sequence[Row], vocabulary: int) -> None:
         params = [row.params for row in rows]
@@ -260,7 +260,7 @@ class _Penalties:
 
 
 def _bias(rows: Sequence[Row], vocabulary: int) -> tuple[mx.array, mx.array, mx.array] | None:
-    """Row, token and value of all `logit_bias`; tokens the model does not have change nothing."""
+    """List row, token and value of all `logit_bias`; tokens the model lacks are left out."""
     found = [
         (i, token, value)
         for i, row in enumerate(rows)
@@ -281,6 +281,6 @@ def _penalised(rows: Sequence[Row]) -> bool:
 
 
 def _uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) that depends on seed and position alone."""
+    """Hash seed and position to a number in [0, 1)."""
     digest = hashlib.blake2b(f"{seed}:{position}".encode(), digest_size=4).digest()
     return (int.from_bytes(digest, "little") >> 8) / (1 << 24)

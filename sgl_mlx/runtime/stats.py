@@ -16,7 +16,7 @@ class EngineStats:
 
     Attributes:
         counters: tokens, passes and preemptions.
-        runner: what the runner did beside the model.
+        runner: counts and seconds of the runner.
         tree_seconds: in the prefix cache; `schedule_seconds`: in the rest of the scheduler.
         model_seconds: in steps of all kinds; `decode_seconds`: in those that only decode.
         running, waiting: requests now.
@@ -41,7 +41,7 @@ class EngineStats:
     pictures: PictureStats | None = None
 
     def to_dict(self) -> dict[str, float]:
-        """All numbers by name; those of the disk begin with `disk_`."""
+        """List all numbers by name; names of the disk tier begin with `disk_`."""
         parts = asdict(self)
         counters, runner = parts.pop("counters"), parts.pop("runner")
         disk, pictures = parts.pop("disk") or {}, parts.pop("pictures")

@@ -1,4 +1,4 @@
-"""What must hold of an engine when all is over."""
+"""Assertions about an engine when all is over."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class FakeStore:
         return bool(readings)
 
     def move(self, transfers: Seq[Transfer], memory: dict[int, Kv]) -> None:
-        """What the runner does before a plan."""
+        """Make the transfers of a plan, as a runner does before it."""
         for transfer in transfers:
             if isinstance(transfer, Spill):
                 size = len(transfer.slots) // len(transfer.keys)

@@ -17,7 +17,7 @@ from sgl_mlx.runtime.scheduler.wire import from_json, to_json
 
 @dataclass
 class Recording:
-    """What a runner was asked and answered, as text; and what it looked up meanwhile."""
+    """The plans and results of a runner, as text, and all it looked up meanwhile."""
 
     steps: list[tuple[str, str]] = field(default_factory=list)
     masks: list[Mapping[str, bytes]] = field(default_factory=list)

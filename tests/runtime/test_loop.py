@@ -1,4 +1,4 @@
-"""What goes wrong in one request, or in the engine, and who hears of it."""
+"""Faults in one request, or in the engine, and who hears of them."""
 
 from __future__ import annotations
 

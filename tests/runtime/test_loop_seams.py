@@ -1,4 +1,4 @@
-"""What an engine loop can be given: another runner, a loaded model, sequences with deadlines."""
+"""An engine loop takes another runner, a loaded model, and sequences with deadlines."""
 
 from __future__ import annotations
 

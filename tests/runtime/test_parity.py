@@ -61,7 +61,7 @@ def encoded(smollm2: Engine) -> dict[str, list[int]]:
 def right(
     smollm2: Engine, mlx_lm_model: nn.Module, encoded: dict[str, list[int]]
 ) -> dict[str, list[int]]:
-    """What mlx-lm generates, by prompt."""
+    """Answers of mlx-lm, by prompt."""
     return {
         name: smollm2.run_on_model(lambda _, ids=ids: mlx_lm_generate(mlx_lm_model, smollm2, ids))
         for name, ids in encoded.items()

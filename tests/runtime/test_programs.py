@@ -30,7 +30,7 @@ def engine(smollm2: Engine) -> Iterator[Engine]:
 
 
 class Counted:
-    """What an engine counted since this was made."""
+    """Counts of an engine since this was made."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -213,6 +215,60 @@ def test_no_end_comes_before_min_new_tokens() -> None:
 def test_a_token_forbidden_for_one_row_is_free_for_the_next() -> None:
     rows = [row(0, temperature=0, min_new_tokens=3, max_new_tokens=9), row(1, temperature=0)]
     assert sample(rows, LOGITS) == [1, 0]
+
+
+# -- constraints --------------------------------------------------------------------------------
+
+
+class Table:
+    """A `plan.Lookup` of fixed masks, given as the allowed tokens, that notes what is asked."""
+
+    def __init__(self, **allowed: set[int]) -> None:
+        self._masks = {n: bytes([sum(1 << t for t in tokens)]) for n, tokens in allowed.items()}
+        self.asked: list[set[str]] = []
+
+    def masks(self, constraints: Collection[str]) -> dict[str, bytes]:
+        self.asked.append(set(constraints))
+        return {name: mask for name, mask in self._masks.items() if name in constraints}
+
+    def image(self, picture: str) -> Any:
+        raise AssertionError("no picture was named")
+
+
+def constrained(seed: int, constraint: str | None, **params: Any) -> Row:
+    return replace(row(seed, temperature=0, **params), constraint=constraint)
+
+
+def sample_with(table: Table, rows: list[Row], **live: Any) -> list[int]:
+    sampler = Sampler(rows, ENDS, 6, table)
+    found, _ = sampler.sample(mx.array([LOGITS.tolist()] * len(rows)), 0, **live).wait()
+    return [token for r in rows for token in found[r.id]]
+
+
+def test_a_constraint_allows_its_own_row_what_its_mask_has() -> None:
+    table = Table(a={3, 5}, b={4})
+    rows = [constrained(0, "a"), constrained(1, None), constrained(2, "b")]
+    assert sample_with(table, rows) == [3, 0, 4]
+    assert table.asked == [{"a", "b"}]
+
+
+def test_a_constraint_without_a_mask_allows_everything_but_an_early_end() -> None:
+    late = {"min_new_tokens": 2, "max_new_tokens": 5}
+    rows = [constrained(0, "gone"), constrained(1, "gone too", **late)]
+    assert sample_with(Table(), rows) == [0, 1]
+
+
+def test_an_end_that_comes_too_early_is_left_out_unless_nothing_else_is_allowed() -> None:
+    late = {"min_new_tokens": 2, "max_new_tokens": 5}
+    rows = [constrained(0, "a", **late), constrained(1, "end", **late)]
+    assert sample_with(Table(a={0, 5}, end={0}), rows) == [5, 0]
+
+
+def test_the_constraints_of_rows_that_ended_are_not_asked() -> None:
+    table = Table(a={3}, b={4})
+    rows = [constrained(0, "a"), constrained(1, "b")]
+    assert sample_with(table, rows, live={"r1"})[1] == 4
+    assert table.asked == [{"b"}]
 
 
 # -- scores -----------------------------------------------------------------------------------

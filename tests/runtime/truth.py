@@ -158,7 +158,7 @@ def family(s: Sequence) -> Iterator[Sequence]:
 
 
 class Truth:
-    """What a sequence's KV and output must be, from its definition alone."""
+    """The KV and output of a sequence, from its definition alone."""
 
     def __init__(self, s: Sequence) -> None:
         self.prompt: list[int] = s.tokens[: s.prompt_length]
@@ -196,7 +196,7 @@ class Alone(NamedTuple):
 
 
 def run_alone(s: Sequence, logprob_start: int | None) -> Alone:
-    """What a sequence must give whatever it is batched with."""
+    """The outcome that a sequence must have whatever it is batched with."""
     truth = Truth(s)
     truth.feed_prompt()
     told = Recorder(recorder(s).stop, recorder(s).stop_after)

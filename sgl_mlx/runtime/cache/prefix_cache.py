@@ -39,7 +39,7 @@ class Holding:
 
 
 class PrefixCache:
-    """See the module. `seconds` is the time spent here, for the overhead figures.
+    """The tree and the slots of one pool; `seconds` is the time spent here.
 
     With `reuse="nothing"` no prefix is ever found: each holding is in a namespace of its own. With
     "whole prompts" only such are found as a holding ended with.
@@ -137,7 +137,7 @@ class PrefixCache:
         holding.table, holding.shared, holding.node, holding.whole = [], 0, None, ()
 
     def _longest_whole(self, tokens: tuple[int, ...]) -> int:
-        """Length of the longest ended prompt that these begin with."""
+        """Find the length of the longest ended prompt that `tokens` begin with."""
         lengths = sorted((n for n in self._ended if n <= len(tokens)), reverse=True)
         return next((n for n in lengths if hash(tokens[:n]) in self._ended[n]), 0)
 

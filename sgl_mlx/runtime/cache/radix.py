@@ -36,7 +36,7 @@ class Node:
         return self.parent is not None or not self.tokens
 
     def path(self) -> Iterator[Node]:
-        """This node and its ancestors, without the root."""
+        """Go up from this node, through its ancestors, without the root."""
         node: Node | None = self
         while node is not None and node.parent is not None:
             yield node
@@ -54,7 +54,7 @@ class Match(NamedTuple):
 
 
 class RadixTree:
-    """See the module. `evictable` and `locked` count the slots the tree owns."""
+    """The tree; `evictable` and `locked` count the slots it owns."""
 
     def __init__(self) -> None:
         self._roots: dict[Hashable, Node] = {}
@@ -67,7 +67,7 @@ class RadixTree:
     # -- lookup -------------------------------------------------------------------------------
 
     def match(self, tokens: Sequence[int], namespace: Hashable = PLAIN) -> Match:
-        """Longest cached prefix; splits the edge it ends in, and counts as a use of the path.
+        """Find the longest cached prefix; split the edge it ends in, and mark its path as used.
 
         The slots stay valid only while the node is locked.
         """
@@ -86,7 +86,7 @@ class RadixTree:
     def match_length(
         self, tokens: tuple[int, ...], namespace: Hashable = PLAIN, start: Node | None = None
     ) -> tuple[int, Node]:
-        """Length of the longest cached prefix and the last node wholly inside it.
+        """Measure the longest cached prefix; also return the last node wholly inside it.
 
         Changes nothing. Pass that node as `start` next time to go on from there.
         """
@@ -172,7 +172,7 @@ class RadixTree:
     # -- inspection ---------------------------------------------------------------------------
 
     def nodes(self) -> Iterator[Node]:
-        """All nodes but the roots, depth first."""
+        """Yield all nodes but the roots, depth first."""
         stack = [child for root in self._roots.values() for child in root.children.values()]
         while stack:
             node = stack.pop()
@@ -182,6 +182,11 @@ class RadixTree:
     def slots(self) -> Iterator[int]:
         for node in self.nodes():
             yield from node.slots
+
+    @property
+    def namespaces(self) -> int:
+        """Number of namespaces that have a root, some of them perhaps emptied."""
+        return len(self._roots)
 
     def check(self) -> None:
         """Assert the invariants of structure, locks and counts."""
@@ -199,6 +204,7 @@ class RadixTree:
             else:
                 evictable += len(node.tokens)
         assert (evictable, locked) == (self.evictable, self.locked)
+        assert len(self._leaves) <= 4 * self._node_count + 64, "stale entries pile up"
 
     # -- inside -------------------------------------------------------------------------------
 
@@ -232,7 +238,7 @@ class RadixTree:
         return node
 
     def _split(self, node: Node, length: int) -> Node:
-        """Cut an edge; `node` stays the lower part, so that those who hold it keep their path."""
+        """Cut an edge; `node` stays the lower part, so that its holders keep their path."""
         assert node.parent is not None
         upper = Node(node.parent, node.tokens[:length], node.slots[:length])
         upper.locks = node.locks
@@ -267,7 +273,7 @@ def _entry(node: Node) -> tuple[int, int, Node]:
 
 
 def common_prefix(edge: tuple[int, ...], tokens: tuple[int, ...], start: int) -> int:
-    """How many tokens of `edge` agree with `tokens[start:]`; compares in slices, at C speed."""
+    """Count the tokens of `edge` that agree with `tokens[start:]`; compares slices, at C speed."""
     limit = min(len(edge), len(tokens) - start)
     if edge[:limit] == tokens[start : start + limit]:
         return limit

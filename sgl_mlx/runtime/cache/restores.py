@@ -30,7 +30,7 @@ class Restore:
 
 
 class Restores:
-    """The restores under way; see the module. `tokens` counts those restored."""
+    """The restores under way; `tokens` counts the tokens restored so far."""
 
     def __init__(self, cache: PrefixCache, tier: Tier) -> None:
         self._cache = cache

@@ -1,4 +1,4 @@
-"""Which KV slots are free. Plain integers; knows nothing about what is stored in them.
+"""The allocator of KV slots. Plain integers; knows nothing of what is stored in them.
 
 Slot 0 is never handed out: padding points at it. Free slots are kept as sorted, disjoint runs, so
 that an allocation is one ascending run whenever one is long enough: ascending slots are read
@@ -15,7 +15,7 @@ Run = tuple[int, int]
 
 
 class SlotAllocator:
-    """Hands out `capacity` slots, numbered 1 … capacity."""
+    """An allocator of `capacity` slots, numbered 1 … capacity."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -23,7 +23,7 @@ class SlotAllocator:
         self._runs: list[Run] = [(1, capacity + 1)] if capacity else []
 
     def alloc(self, count: int) -> list[int]:
-        """`count` slots, ascending; one run if there is one long enough.
+        """Take `count` slots, ascending; one run if there is one long enough.
 
         Raises:
             ValueError: when fewer than `count` are free. Ask `free_count` first.
@@ -95,7 +95,7 @@ class SlotAllocator:
 
 
 def _runs_of(slots: list[int]) -> Iterator[Run]:
-    """Maximal runs of a sorted list; a repeated slot shows up as two overlapping runs."""
+    """Split a sorted list into maximal runs; a repeated slot gives two overlapping runs."""
     start = 0
     for i in range(1, len(slots) + 1):
         if i == len(slots) or slots[i] != slots[i - 1] + 1:

@@ -82,10 +82,10 @@ class Reading(Protocol):
 
 
 class BlockStore(Protocol):
-    """Keeps blocks."""
+    """A store of blocks."""
 
     def has(self, key: str) -> bool:
-        """Whether the block is probably there; answers at once."""
+        """True if the block is probably there; answers at once."""
         ...
 
     def read(self, keys: Sequence[str]) -> Reading:
@@ -106,7 +106,7 @@ class Lookups:
 
 
 class Tier:
-    """See the module.
+    """The names of blocks, over a store of them.
 
     Args:
         identity: of model, KV type and shapes; blocks of another identity are never found.
@@ -142,7 +142,7 @@ class Tier:
         return Spill(tuple(key for _, key in new), tuple(wanted))
 
     def find(self, tokens: tuple[int, ...], namespace: Hashable, cached: int) -> list[str]:
-        """Keys of the blocks from the one with token `cached` on; none if not worth reading."""
+        """Find the blocks from the one with token `cached` on; none if not worth reading."""
         if len(tokens) - cached < self.worthwhile:
             return []
         found: list[str] = []
@@ -159,7 +159,7 @@ class Tier:
         return found
 
     def _keys(self, tokens: tuple[int, ...], namespace: Hashable) -> Iterator[str]:
-        """A key for each whole block; none in a namespace that has no lasting name."""
+        """Make a key for each whole block; none in a namespace that has no lasting name."""
         name = b"" if namespace == PLAIN else namespace
         if not isinstance(name, bytes):
             return

@@ -1,7 +1,7 @@
-"""One block of KV as the bytes of a file, and back.
+"""The file format of one block of KV.
 
-The format is safetensors. Its metadata holds the block's key, and a checksum over names, types,
-shapes and bytes of the tensors: what does not agree with it is no block.
+It is safetensors. The metadata holds the block's key, and a checksum over names, types, shapes and
+bytes of the tensors; a file that does not agree with both is rejected.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
 def encode(key: str, arrays: Arrays) -> bytes:
-    """A safetensors document of contiguous arrays."""
+    """Make a safetensors document of contiguous arrays."""
     metadata = {"format": FORMAT, "key": key, "checksum": _checksum(arrays)}
     return bytes(save(dict(arrays), metadata))
 
 
 def decode(key: str, data: bytes) -> Arrays | None:
-    """The arrays of the block `key`; None for anything else, however it is broken."""
+    """Read the arrays of the block `key`; None for any other or broken data."""
     try:
         arrays = load(data)
         length = int.from_bytes(data[:8], "little")

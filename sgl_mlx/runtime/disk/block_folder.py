@@ -1,4 +1,4 @@
-"""Blocks as files in a folder that several processes may share. No threads here.
+"""A folder of blocks as files, which several processes may share. No threads here.
 
 A file appears whole, by renaming, or not at all: whoever is killed leaves at most a temporary file.
 One process writes at a time, holding a lock that its death releases. So a temporary file that the
@@ -26,7 +26,7 @@ _KEPT = 0.9
 
 
 class BlockFolder:
-    """See the module.
+    """The folder; see the module.
 
     Args:
         path: made, readable by its owner alone, if it is not there: KV tells what was prompted.
@@ -45,14 +45,14 @@ class BlockFolder:
         self._limit = limit
         self.broken = self.used = 0
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._locked() as book:
+        with self.locked() as book:
             self._note(book, self._shrink(limit))
 
     def has(self, key: str) -> bool:
         return self._file(key).exists()
 
     def read(self, key: str) -> Arrays | None:
-        """The arrays of a block; None if it is not there or not whole."""
+        """Read the arrays of a block; None if it is not there or not whole."""
         file = self._file(key)
         try:
             data = file.read_bytes()
@@ -66,7 +66,7 @@ class BlockFolder:
         return arrays
 
     def touch(self, keys: Sequence[str]) -> None:
-        """Count a use of blocks; the first, without which nothing is found, as the last used."""
+        """Mark blocks as used, the first one last, as without it the others are not found."""
         for key in reversed(keys):
             with suppress(OSError):
                 _stamp(self._file(key))
@@ -83,7 +83,7 @@ class BlockFolder:
         data = encode(key, arrays)
         if len(data) > self._limit:
             return False
-        with self._locked() as book:
+        with self.locked() as book:
             if self.has(key):
                 return True
             used = _noted(book)
@@ -113,7 +113,7 @@ class BlockFolder:
             raise
 
     def _shrink(self, goal: int) -> int:
-        """Remove dead temporary files, and blocks by age until `goal` bytes are left; the rest."""
+        """Remove dead temporary files, then old blocks down to `goal` bytes; count what is left."""
         blocks = []
         for file, status in self._entries():
             if file.suffix == ".tmp":
@@ -142,8 +142,8 @@ class BlockFolder:
         self.used = size
 
     @contextmanager
-    def _locked(self) -> Iterator[IO[bytes]]:
-        """Held by one writer of all processes; gives the file that notes the size."""
+    def locked(self) -> Iterator[IO[bytes]]:
+        """Be the one writer among all processes; gives the file that notes the size."""
         descriptor = os.open(self._path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         with os.fdopen(descriptor, "r+b") as book:
             fcntl.flock(book, fcntl.LOCK_EX)
@@ -151,7 +151,7 @@ class BlockFolder:
 
 
 def _stamp(file: Path) -> None:
-    """Set the time of last use; that of the system's clock ticks tells too few blocks apart."""
+    """Set the time of last use in nanoseconds; the system's own ticks are too coarse."""
     now = time.time_ns()
     os.utime(file, ns=(now, now))
 

@@ -18,7 +18,7 @@ from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
 
 
 class PoolCopy:
-    """Makes transfers; call it when nothing unevaluated refers to the pool."""
+    """A maker of transfers; call it when nothing unevaluated refers to the pool."""
 
     def __init__(self, pool: KVPool, store: DiskStore) -> None:
         self._pool = pool
@@ -51,13 +51,13 @@ class PoolCopy:
 
 
 def read(pool: KVPool, slots: Sequence[int]) -> Arrays:
-    """Copies of what the pool stores in these slots."""
+    """Copy the KV in these slots to host memory."""
     where = np.array(slots)
     return {name: _host(array)[where] for name, array in _arrays(pool)}
 
 
 def write(pool: KVPool, slots: Sequence[int], host: Arrays) -> None:
-    """Put back what `read` gave, into any slots."""
+    """Write what `read` gave into any slots."""
     where = SlotIndex(slots).where
     for name, array in _arrays(pool):
         new = mx.array(host[name])
@@ -74,5 +74,5 @@ def _arrays(pool: KVPool) -> Iterator[tuple[str, mx.array]]:
 
 
 def _host(array: mx.array) -> np.ndarray[Any, Any]:
-    """A view: short-lived, because the pool is copied on a write while one refers to it."""
+    """View an array from numpy, briefly: a write to the pool copies it while a view exists."""
     return np.asarray(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array)

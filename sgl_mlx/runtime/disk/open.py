@@ -1,4 +1,4 @@
-"""Opens the second tier that an engine's options ask for."""
+"""The second tier on disk that an engine's options ask for."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class DiskTier:
 def open_disk_tier(
     config: EngineConfig, loaded: LoadedModel, pool: KVPool, on_read: Callable[[], None]
 ) -> DiskTier | None:
-    """None unless the options name a folder.
+    """Open the second tier; None unless the options name a folder.
 
     Raises:
         InvalidParamsError: when the folder cannot be made or written.
@@ -91,7 +91,7 @@ def open_disk_tier(
 
 
 def identity(loaded: LoadedModel, pool: KVPool) -> str:
-    """A digest that differs when equal tokens may have other KV: by model, dtype or pool layout.
+    """Digest all that KV depends on beside tokens: the model, its dtype, the layout of the pool.
 
     A sum over the bits of every parameter tells fine-tunes apart whose files look alike.
     """

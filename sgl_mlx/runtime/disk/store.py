@@ -21,9 +21,9 @@ from sgl_mlx.runtime.disk.block_file import Arrays
 from sgl_mlx.runtime.disk.block_folder import BlockFolder
 
 PENDING_BYTES = 512 << 20
-"""Of copies that wait to be written."""
+"""Bytes of copies that may wait to be written."""
 CLOSING_SECONDS = 20.0
-"""How long `close` goes on writing."""
+"""Seconds that `close` goes on writing."""
 
 
 class DiskReading:
@@ -60,7 +60,7 @@ class Blocks:
 
 
 class DiskStore:
-    """A `tier.BlockStore` over a folder. Errors of the disk are counted, and otherwise ignored.
+    """A `tier.BlockStore` over a folder. Disk errors are counted, and otherwise ignored.
 
     Args:
         on_read: called by the reading thread when a reading is done.
@@ -110,7 +110,7 @@ class DiskStore:
         del self._readings[reading]
 
     def take(self, reading: int) -> Arrays:
-        """The KV of a reading that is done, once: the store forgets it."""
+        """Hand over the KV of a reading that is done; the store forgets it."""
         return self._readings.pop(reading).arrays
 
     @property

@@ -1,4 +1,4 @@
-"""Which waiting sequence starts next: Algorithm 1 of the SGLang paper and three things it lacks.
+"""Admission: Algorithm 1 of the SGLang paper, and three things it lacks.
 
 - *Priority*: sequences of a higher priority that can start do so before any of a lower one.
 - *In-flight sharing*: a sequence that shares an uncached prefix with one being prefilled waits
@@ -70,7 +70,7 @@ class Counters:
 
 
 class Admission:
-    """Moves sequences from `waiting` to `running`, giving them slots for their whole prompt."""
+    """The way from `waiting` to `running`, with slots for a sequence's whole prompt."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Admission:
         self._order = policy_named(limits.policy)
 
     def admit(self, waiting: list[Sequence], running: list[Sequence]) -> None:
-        """Admit as many as rows, slots and the tokens of one step allow."""
+        """Admit as many sequences as rows, slots and the tokens of one step allow."""
         admitted = True
         while admitted and self._has_room(waiting, running):
             admitted = self._admit_from(self._candidates(waiting, running), waiting, running)
@@ -124,7 +124,7 @@ class Admission:
         return bool(waiting) and len(running) < limits.max_running and step < limits.step_tokens
 
     def _candidates(self, waiting: list[Sequence], running: list[Sequence]) -> list[Sequence]:
-        """The sequences that may start now, in order."""
+        """List the sequences that may start now, in order."""
         aged = self._aged(waiting)
         if aged is None:
             return self._ranked(waiting, running)
@@ -132,12 +132,12 @@ class Admission:
         return [*self._ranked(higher, running), aged]
 
     def _aged(self, waiting: list[Sequence]) -> Sequence | None:
-        """The most urgent of the sequences passed over too often."""
+        """Find the most urgent of the sequences passed over too often."""
         aged = [s for s in waiting if s.passed_over >= self._limits.max_passes and s.ready]
         return min(aged, key=lambda s: s.urgency, default=None)
 
     def _ranked(self, waiting: list[Sequence], running: list[Sequence]) -> list[Sequence]:
-        """The sequences that are ready, by priority, and in the policy's order within one."""
+        """Order the sequences that are ready: by priority, and by the policy within one."""
         ready = [s for s in waiting if s.ready and not self._still_waits(s, running)]
         if len(ready) < 2:
             return ready
@@ -198,7 +198,7 @@ class Admission:
         return True
 
     def _usable(self, s: Sequence) -> int:
-        """How long a cached prefix may be: a picture is reused whole or not at all."""
+        """Limit the cached prefix so that a picture is reused whole or not at all."""
         if not s.pictures:
             return s.match_limit
         cached, _ = self._cache.tree.match_length(s.key, s.namespace)

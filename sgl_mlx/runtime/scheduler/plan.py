@@ -1,4 +1,4 @@
-"""What the scheduler asks of a runner, and what comes back: plain data, which `wire` serialises.
+"""Plans, which a runner computes, and their results: plain data, which `wire` serialises.
 
 Rows are named by sequence id, never by their place in a batch. Constraints, pictures and blocks
 read from disk are named by id too; a runner finds them through `Lookup` and its block store.
@@ -102,7 +102,7 @@ Plan = Extend | Decode
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step found, by sequence id.
+    """The outcome of a step, by sequence id.
 
     Args:
         tokens: the tokens that follow each row's last one: one, or more if the runner knows more.
@@ -116,7 +116,7 @@ class StepResult:
 
 
 class Runner(Protocol):
-    """Computes plans; `runner.ModelRunner` does it with a model in this process."""
+    """A computer of plans; `runner.ModelRunner` uses a model in this process."""
 
     def run(self, plan: Plan) -> StepResult:
         """Compute a plan; its tokens are known when this returns."""
@@ -137,7 +137,7 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class RunnerStats:
-    """What a runner did since the start.
+    """Counts and seconds of a runner since the start.
 
     Attributes:
         mask_seconds: time spent asking constraints what they allow.
@@ -161,17 +161,17 @@ class EncoderStats:
 
 
 class Lookup(Protocol):
-    """Finds what plans name by id; asked while the plan is computed, as late as possible."""
+    """A finder of what plans name by id; asked while the plan is computed, as late as possible."""
 
     def masks(self, constraints: Collection[str]) -> Mapping[str, bytes]:
-        """The tokens that constraints allow: a bit a token, the first in the lowest bit.
+        """Ask constraints for the tokens they allow: a bit a token, the first in the lowest bit.
 
         A constraint that is missing from the answer allows everything.
         """
         ...
 
     def image(self, picture: str) -> Shown:
-        """The picture of that name in a running sequence."""
+        """Find the picture of that name in a running sequence."""
         ...
 
 
@@ -186,7 +186,7 @@ def arrange(rows: Iterable[Row]) -> list[Row]:
 def prefill_rows(
     running: Iterable[Sequence], step_tokens: int, score_tokens: int
 ) -> tuple[Row, ...]:
-    """One token of each decoding sequence, then chunks of prompts.
+    """Make the rows of an `Extend`: a token of each decoding sequence, then chunks of prompts.
 
     Args:
         step_tokens: tokens of all rows together, at most.
@@ -207,7 +207,7 @@ def prefill_rows(
 
 
 def row_of(s: Sequence, count: int, table_end: int) -> Row:
-    """The next `count` tokens of a sequence, and its slots for them up to `table_end`."""
+    """Make the row of a sequence's next `count` tokens, with its slots up to `table_end`."""
     start, end = s.computed, s.computed + count
     return Row(
         id=s.id,
@@ -228,7 +228,7 @@ def row_of(s: Sequence, count: int, table_end: int) -> Row:
 
 
 def _pictures(s: Sequence, start: int, end: int) -> Iterator[PicturePart]:
-    """The parts of pictures that the tokens from `start` to `end` stand for."""
+    """Find the parts of pictures that the tokens from `start` to `end` stand for."""
     for picture in s.pictures:
         first, last = max(picture.start, start), min(picture.end, end)
         if first < last:
@@ -236,7 +236,7 @@ def _pictures(s: Sequence, start: int, end: int) -> Iterator[PicturePart]:
 
 
 def _targets(s: Sequence, end: int) -> tuple[int, ...]:
-    """Prompt tokens scored by the logits of the tokens from `computed` to `end`."""
+    """List the prompt tokens that the logits of the tokens from `computed` to `end` score."""
     if s.logprob_start is None:
         return ()
     return tuple(s.tokens[max(s.computed + 1, s.logprob_start) : min(end + 1, s.prompt_length)])

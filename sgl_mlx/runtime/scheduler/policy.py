@@ -1,4 +1,4 @@
-"""In which order waiting sequences are admitted. Each policy is a pure function of the queue.
+"""Orders of admission. Each policy is a pure function of the queue.
 
 `lpm` is Algorithm 1 of the SGLang paper (longest cached prefix first); `dfs-weight` walks the
 tree depth first, the branch with more waiting requests first (Theorem 3.1: a depth-first order
@@ -18,22 +18,22 @@ Policy = Callable[[list[Sequence], dict[str, int]], list[Sequence]]
 
 
 def fcfs(waiting: list[Sequence], cached: dict[str, int]) -> list[Sequence]:
-    """First come, first served."""
+    """Order by arrival: first come, first served."""
     return sorted(waiting, key=lambda s: s.arrival)
 
 
 def lpm(waiting: list[Sequence], cached: dict[str, int]) -> list[Sequence]:
-    """Longest cached prefix first, ties by arrival."""
+    """Order by cached prefix, the longest first, ties by arrival."""
     return sorted(waiting, key=lambda s: (-cached[s.id], s.arrival))
 
 
 def shuffled(waiting: list[Sequence], cached: dict[str, int]) -> list[Sequence]:
-    """A random order that is the same for the same requests (the ablation's baseline)."""
+    """Shuffle, the same way for the same requests (the ablation's baseline)."""
     return sorted(waiting, key=lambda s: hash((s.arrival, 0)))  # of integers: the same every run
 
 
 def dfs_weight(waiting: list[Sequence], cached: dict[str, int]) -> list[Sequence]:
-    """Depth-first over the tree, subtrees with more waiting requests first.
+    """Order depth-first over the tree, subtrees with more waiting requests first.
 
     At each node the requests that go further down the tree come before those that leave it, and
     on one edge those that go further along come first: what is cached is used up before anything
@@ -52,7 +52,7 @@ def dfs_weight(waiting: list[Sequence], cached: dict[str, int]) -> list[Sequence
 
 
 def _path(s: Sequence, cached: int) -> list[int]:
-    """The nodes on the way down a prompt, the edge included in whose middle it leaves the tree."""
+    """List the nodes on a prompt's way down the tree, including an edge that it leaves half way."""
     node = s.match_node
     if node is None:
         return []
@@ -69,7 +69,7 @@ POLICIES: dict[str, Policy] = {
 
 
 def policy_named(name: str) -> Policy:
-    """Raises `InvalidParamsError` listing the policies for an unknown name."""
+    """Find a policy; raises `InvalidParamsError` that lists them for an unknown name."""
     try:
         return POLICIES[name]
     except KeyError:

@@ -72,7 +72,7 @@ class Queues:
                 )
 
     def sequences(self) -> Iterator[Sequence]:
-        """All sequences that may hold slots."""
+        """Yield all sequences that may hold slots."""
         stack = [*self.waiting, *self.running, *self.background, *self.ended]
         seen = {id(s) for s in stack}
         while stack:

@@ -1,4 +1,4 @@
-"""What each step computes. Integers only; no tensor is touched here.
+"""The scheduler: decides what each step computes. Integers only; no tensor is touched here.
 
 A turn of the engine is `plan = next(); result = runner.run(plan); commit(plan, result)`. Prompts
 are prefilled in chunks, mixed with one token for each decoding sequence. When only decoding is
@@ -42,7 +42,7 @@ class _Epoch:
 
 
 class Scheduler:
-    """See the module. `seconds` is the time spent here, the cache's included.
+    """The scheduler; `seconds` is the time spent here, the cache's included.
 
     Args:
         clock: the time that deadlines are compared with.
@@ -125,7 +125,7 @@ class Scheduler:
     # -- one turn -----------------------------------------------------------------------------
 
     def next(self) -> Plan | None:
-        """What to compute now; None when there is nothing to do, or not before `wake`."""
+        """Plan the next step; None when there is nothing to do, or not before `wake`."""
         started = time.perf_counter()
         self._queues.expire(self._clock)
         plan = None
@@ -173,7 +173,7 @@ class Scheduler:
         self._admission.admit(self.waiting, self.running)
 
     def _plan(self) -> Plan | None:
-        """None when the last running sequence had to give way."""
+        """Plan for the running sequences; None when the last of them was preempted."""
         epoch = self._epoch
         if epoch is not None:
             live = [s for s in self.running if s.id in epoch.ids and not s.prefilling]
@@ -328,7 +328,7 @@ class Scheduler:
 
 
 def _dead_end(constraint: Constraint | None) -> FinishReason | None:
-    """The reason to abort if nothing may follow, so that the last sampled token means nothing."""
+    """Give the reason to abort if nothing may follow: the last sampled token then means nothing."""
     if constraint is None or constraint.error is None:
         return None
     return FinishReason("abort", message=f"the grammar came to a dead end: {constraint.error}")

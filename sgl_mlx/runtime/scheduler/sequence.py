@@ -1,4 +1,4 @@
-"""One request inside the scheduler.
+"""A request inside the scheduler.
 
 `computed ≤ len(tokens)` explains every state with two integers: the tokens before `computed` have
 KV; a sequence with one token more than that decodes; one with more is being prefilled.
@@ -27,7 +27,7 @@ class Scores:
     top: tuple[tuple[TokenScore, ...], ...] = ()
 
     def at(self, i: int) -> Scores:
-        """The scores of one token."""
+        """Pick the scores of one token."""
         if len(self.tokens) == 1:
             return self
         return Scores(self.tokens[i : i + 1], self.top[i : i + 1])
@@ -133,7 +133,7 @@ class Picture(NamedTuple):
 
 
 def radix_key(tokens: Iterable[int], pictures: Iterable[Picture]) -> tuple[int, ...]:
-    """The tokens, with those of each picture replaced by its `key`."""
+    """Replace the tokens of each picture by its `key`."""
     key = list(tokens)
     for picture in pictures:
         key[picture.start : picture.end] = [picture.key] * picture.image.tokens
@@ -225,7 +225,7 @@ class Sequence:
 
     @property
     def prefilling(self) -> bool:
-        """Needs prefill chunks; otherwise a decode step computes its one pending token."""
+        """True while it needs prefill chunks; else a decode step computes its one pending token."""
         return self.pending > 1 or self.remaining <= 0 or self.logprob_start is not None
 
     @property
@@ -254,14 +254,14 @@ class Sequence:
 
     @property
     def match_limit(self) -> int:
-        """How many tokens may come from the cache: those whose logits nobody wants."""
+        """How many tokens may come from the cache: only tokens whose logits are not wanted."""
         limit = len(self.tokens) - 1 if self.wants_logits else len(self.tokens)
         if self.logprob_start is not None:
             limit = min(limit, max(self.logprob_start - 1, 0))
         return limit
 
     def whole_pictures(self, length: int) -> int:
-        """At most `length` leading tokens, fewer where that many would cut a picture."""
+        """Shorten `length` leading tokens where that many would cut a picture."""
         cut = (p.start for p in self.pictures if p.start < length < p.end)
         return next(cut, length)
 
@@ -271,11 +271,11 @@ class Sequence:
         return self.holding.table
 
     def prefix_slots(self) -> tuple[int, ...]:
-        """Slots of everything computed, the base included."""
+        """List the slots of all computed tokens, the base included."""
         return (*self.base.slots, *self.table[: self.computed])
 
     def prefix_positions(self) -> tuple[int, ...]:
-        """The position of each key in `prefix_slots`."""
+        """List the position of each key in `prefix_slots`."""
         origin = self.base.origin
         return (*self.base.positions, *range(origin, origin + self.computed))
 

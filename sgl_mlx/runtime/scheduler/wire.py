@@ -1,4 +1,4 @@
-"""Plans and step results as JSON: for a runner in another process, for a recording, for a replay.
+"""Plans and results as JSON, for a runner in another process, a recording or a replay.
 
 A dataclass becomes an object with its class under `"is"` and the fields that differ from their
 defaults; a tuple becomes a list. Floats come back bit for bit, infinities included.
@@ -44,7 +44,7 @@ def to_json(message: Message) -> str:
 
 
 def from_json(text: str) -> Message:
-    """Read what `to_json` wrote; equal to the message it was made of.
+    """Read what `to_json` wrote, as an equal message.
 
     Raises:
         ValueError: for text that is neither a plan nor a result.

@@ -1,4 +1,4 @@
-"""A dictionary that forgets what was used least recently, bounded by bytes."""
+"""A cache bounded by bytes, which evicts the least recently used value."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ V = TypeVar("V")
 
 
 class ByteLRU(Generic[K, V]):
-    """See the module. Not for several threads at once.
+    """The cache; not for several threads at once.
 
     Args:
         limit: bytes that all values may have together.
@@ -26,7 +26,7 @@ class ByteLRU(Generic[K, V]):
         return len(self._values)
 
     def get(self, key: K) -> V | None:
-        """The value, which is now the one used last."""
+        """Look up a value, and mark it as used."""
         if key not in self._values:
             return None
         self._values.move_to_end(key)

@@ -56,7 +56,7 @@ class Features:
         return EncoderStats(self._encoded, self._passes, self._seconds, self._kept.used)
 
     def _features(self, names: Collection[str], lookup: Lookup) -> dict[str, mx.array]:
-        """Features of pictures by name; those that are missing are encoded in one batch."""
+        """Get features of pictures by name; missing ones are encoded in one batch."""
         found = {name: self._latest[name] for name in names if name in self._latest}
         found |= {name: array for name in names if (array := self._kept.get(name)) is not None}
         missing = [name for name in names if name not in found]

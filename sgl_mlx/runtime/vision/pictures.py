@@ -32,7 +32,7 @@ class PictureStats:
 
 
 class Pictures:
-    """Prepares pictures for one model's vision part; safe for any thread.
+    """The preparation of pictures for one model's vision part; safe for any thread.
 
     A program's calls bring the same picture again and again, many at once; prepared pictures are
     kept, by where they come from, in `limit` bytes.
@@ -55,7 +55,7 @@ class Pictures:
         self._process_seconds = 0.0
 
     def token(self, part: Image | Video) -> int:
-        """The token that stands for each of a picture's features in a prompt."""
+        """Find the token that stands for each of a picture's features in a prompt."""
         vision = self._of(part)
         holder = vision.video_token if isinstance(part, Video) else vision.image_token
         return self._filler if holder is None or holder.id is None else holder.id
@@ -156,7 +156,7 @@ def _open(part: Image | Video) -> list[Pillow.Image]:
 
 
 def _origin(source: Any) -> Hashable:
-    """Equal for sources with equal content, as far as can be told cheaply; None if it cannot."""
+    """Name a source, equally for equal content, as far as is cheap to tell; else None."""
     if isinstance(source, (str, Path)) and not str(source).startswith("data:"):
         try:
             stat = Path(source).expanduser().stat()

@@ -184,7 +184,7 @@ def test_namespaces_that_were_emptied_leave_nothing_behind() -> None:
     for name in range(100):
         tree.insert((1, 2), (1, 2), name)
         tree.evict(2)
-    assert len(tree._roots) <= 2
+    assert tree.namespaces <= 2
 
 
 def test_a_lookup_from_the_root_of_an_emptied_namespace_sees_what_came_later() -> None:
@@ -201,4 +201,4 @@ def test_the_eviction_queue_stays_proportional_to_the_tree() -> None:
     for _ in range(10_000):
         tree.lock(node)
         tree.unlock(node)
-    assert len(tree._leaves) < 100
+        tree.check()

@@ -133,7 +133,7 @@ def _fill(path: Path, start: int) -> None:
     folder = BlockFolder(path, 6 * SIZE)
     for i in range(start, start + 60):
         folder.write(key(i), block(i))
-        with folder._locked():  # nobody writes or removes while it is counted
+        with folder.locked():  # nobody writes or removes while it is counted
             assert on_disk(path) <= 6 * SIZE
         folder.read(key(i - 3))
 

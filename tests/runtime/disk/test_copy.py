@@ -1,4 +1,4 @@
-"""What the pool stores leaves it and comes back bit for bit."""
+"""KV leaves the pool and comes back bit for bit."""
 
 from __future__ import annotations
 

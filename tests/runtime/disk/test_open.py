@@ -78,7 +78,7 @@ def test_another_process_reuses_what_is_cached_and_refuses_that_of_other_weights
 
 
 def _asked_elsewhere(model: Path, cache: Path) -> Any:
-    """What `ask` gives in a fresh process."""
+    """Run `ask` in a fresh process."""
     program = (
         "import json, sys\n"
         "from sgl_mlx.runtime.engine import Engine\n"

@@ -242,9 +242,37 @@ def test_a_higher_priority_starts_first_whatever_the_policy_and_age(
     assert started == sorted(started, reverse=True)
 
 
-def test_a_high_priority_is_not_starved_by_an_aged_low_one() -> None:
-    low, high = Ask((1,) * 8), Ask((2,) * 8, priority=1)
-    assert starts([low, low, low, high], max_running=1, max_passes=0) == [3, 0, 1, 2]
+def test_a_high_priority_that_comes_late_goes_before_an_aged_low_one() -> None:
+    cache = PrefixCache(1000)
+    scheduler = Scheduler(cache, SchedulerLimits(max_running=1, max_passes=1))
+    runner, ids = FakeRunner(cache), itertools.count()
+
+    def add(token: int, priority: int = 0) -> Sequence:
+        s = make_sequence(ids, (token,) * 8, 2)
+        s.priority = priority
+        runner.know(s)
+        scheduler.add(s)
+        return s
+
+    def run_until_started(s: Sequence) -> None:
+        while s.cached_tokens is None:
+            plan = scheduler.next()
+            assert plan is not None
+            scheduler.commit(plan, runner.run(plan))
+
+    run_until_started(add(1))
+    aged, hit = add(2), add(1)
+    run_until_started(hit)
+    assert aged.passed_over == 1
+    late = add(3, priority=1)
+    run_until_started(late)
+    assert aged.cached_tokens is None
+    drive(scheduler, runner)
+
+
+def test_being_passed_by_a_higher_priority_is_no_ageing() -> None:
+    miss, hit, high = Ask((2,) * 8), Ask((1,) * 8), Ask((1,) * 8, priority=1)
+    assert starts([miss, hit, high], max_running=1, max_passes=1) == [2, 1, 0]
 
 
 def test_the_least_urgent_makes_way_when_slots_run_out() -> None:

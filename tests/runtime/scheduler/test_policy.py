@@ -58,7 +58,7 @@ def test_dfs_weight_finishes_a_branch_before_the_next() -> None:
 
 
 def test_dfs_weight_stays_on_an_edge_that_is_not_split_yet() -> None:
-    """What shares more of the last prompt goes before what shares less of it, or nothing."""
+    """Prompts that share more of the last one go before those that share less, or nothing."""
     waiting = ["x1", "aa1", "aabb1", "x2", "aabb2"]
     assert order("dfs-weight", ["aabbcc"], waiting) == ["aabb1", "aabb2", "aa1", "x1", "x2"]
 

@@ -1,4 +1,4 @@
-"""What the scheduler asks for, step by step, on examples small enough to follow."""
+"""The scheduler's plans, step by step, on examples small enough to follow."""
 
 from __future__ import annotations
 

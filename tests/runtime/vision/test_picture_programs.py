@@ -33,7 +33,7 @@ def forked(s: Any, mode: str) -> None:
 
 
 def written(folder: Path, *parts: Any) -> str:
-    """What the model writes after a prompt when it is computed in one pass."""
+    """Continue a prompt that is computed in one pass."""
     plain = reference(folder)
     return plain.loaded.tokenizer.decode(plain.answer(parts, 8), at_start=False)
 
