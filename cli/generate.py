@@ -11,6 +11,7 @@ from sgl_mlx.cli import output
 from sgl_mlx.cli.constraints import check_constraints, constraint_options
 from sgl_mlx.cli.engine import EngineOptions, engine_options, open_engine
 from sgl_mlx.cli.logprobs import logprobs_option, rows_of, rows_of_choices
+from sgl_mlx.cli.options import json_option
 from sgl_mlx.cli.pictures import check_pictures, image_option, showing, with_pictures
 from sgl_mlx.cli.sampling import sampling_options
 from sgl_mlx.core import Prompt, SamplingParams
@@ -30,7 +31,7 @@ from sgl_mlx.lang.pictures import MARK
 @click.option("--chat", is_flag=True, help="Put the prompt into the model's chat template.")
 @click.option("--no-token-healing", is_flag=True, help="Keep the last token of PROMPT as it is.")
 @click.option("--stream/--no-stream", default=None, help="Print as it comes; on for terminals.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+@json_option
 def generate(
     prompt: str,
     options: EngineOptions,

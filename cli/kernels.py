@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sgl_mlx.cli.options import json_option
+
 if TYPE_CHECKING:
     from sgl_mlx.metal_kernels.build import Kernels
     from sgl_mlx.metal_kernels.selftest import Case
 
 MODELS = "smollm2-135m, llama-3-8b, qwen3-4b, gemma-3-4b, llava-1.5-7b, gpt-oss-20b"
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
 @click.group()
@@ -62,22 +62,27 @@ def list_kernels(as_json: bool) -> None:
 
 
 @kernels.command()
+@click.option("--without-amx", is_flag=True, help="Leave the processor's matrix unit (AMX) out.")
 @json_option
-def build(as_json: bool) -> None:
+def build(without_amx: bool, as_json: bool) -> None:
     """Compile the CPU kernels for this machine's processor; Linux only.
 
-    Takes a C++ compiler and some 20 seconds, once: what is compiled is kept, and used by every
-    model from then on.
+    Takes a C++ compiler and some 20 seconds. The result is kept in a cache and used by every model
+    until the kernels are built again with or without AMX.
     """
     from rich.console import Console
 
-    from sgl_mlx.cpu_kernels.build import compile_kernels, load
+    from sgl_mlx.cpu_kernels.build import compile_kernels, compiled_for, load
 
     console = Console(stderr=True)
     with console.status("compiling ..."):
-        library = compile_kernels()
+        library = compile_kernels(amx=not without_amx)
     found = load()
-    facts = {"library": str(library), "tiles": found is not None and found.multiplies_tiles()}
+    facts = {
+        "library": str(library),
+        "tiles": found is not None and found.multiplies_tiles(),
+        "instruction_sets": compiled_for(),
+    }
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sgl_mlx.benchmarks.peers.http import HttpSession, Question, opened
-from sgl_mlx.benchmarks.peers.server import HOST, running
+from sgl_mlx.benchmarks.peers.server import HOST, free_port, running
 from sgl_mlx.benchmarks.peers.system import Answer, PeerError
 from sgl_mlx.benchmarks.suite.workloads.words import Words
 from sgl_mlx.benchmarks.suite.workloads.workload import IMAGE, Need, Size, Workload
@@ -26,6 +26,9 @@ _HOMEBREW = ("/opt/homebrew/bin", "/usr/local/bin")
 _CACHE_MB = 4096
 _MARK = "<__media__>"
 """For a picture in a prompt; newer servers would draw one of their own."""
+_FEATURE = re.compile(r"(?:(?P<device>\w+) : )?(?P<feature>\w+) = (?P<value>\w+)")
+_NO_INSTRUCTIONS = frozenset({"ACCELERATE", "KLEIDIAI", "LLAMAFILE", "OPENMP", "REPACK"})
+"""Features of llama.cpp's CPU backend that are libraries or layouts, not instruction sets."""
 _MARKED = {"LLAMA_MEDIA_MARKER": _MARK}
 
 
@@ -49,6 +52,24 @@ def find_server(given: str | None = None) -> str:
         )
         raise PeerError(f"llama.cpp: no {PROGRAM} on PATH; get one with `{how}`")
     return found
+
+
+def cpu_features(output: str) -> str:
+    """Return the instruction sets in the `system_info` line of a server's output, or nothing.
+
+    The line reads `system_info: … | CPU : AVX = 1 | AVX2 = 1 | OPENMP = 1 |`, perhaps with other
+    devices (`Metal : …`) before or after the CPU.
+    """
+    line = re.search(r"system_info: .*", output)
+    found, device = [], ""
+    for item in line.group().split("|") if line else ():
+        named = _FEATURE.fullmatch(item.strip())
+        if named is None:
+            continue
+        device = named["device"] or device
+        if device == "CPU" and named["value"] != "0" and named["feature"] not in _NO_INSTRUCTIONS:
+            found.append(named["feature"])
+    return " ".join(found)
 
 
 def built_in() -> Path:
@@ -100,6 +121,19 @@ class LlamaCpp:
             return ""
         said = re.search(r"version: (.*)", done.stdout + done.stderr)
         return said.group(1) if said else ""
+
+    @cached_property
+    def instruction_sets(self) -> str:
+        """The CPU features of its `system_info` line; empty where it prints none.
+
+        The server prints the line before it opens its model, so one that cannot be opened will do.
+        """
+        command = [self._server, "--model", os.devnull, "--port", str(free_port())]
+        try:
+            done = subprocess.run(command, capture_output=True, timeout=30, check=False)
+        except (OSError, subprocess.SubprocessError):
+            return ""
+        return cpu_features((done.stdout + done.stderr).decode("utf-8", "replace"))
 
     @property
     def abilities(self) -> frozenset[Need]:

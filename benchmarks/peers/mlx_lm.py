@@ -27,6 +27,7 @@ class MlxLm:
 
     name = "mlx-lm"
     version = ""
+    instruction_sets = ""
     abilities: frozenset[Need] = frozenset()
 
     def __init__(self, model: str, timeout: float = 300.0) -> None:

@@ -31,6 +31,7 @@ from sgl_mlx.core import (
     SamplingParams,
     prompt_text,
 )
+from sgl_mlx.cpu_kernels.build import compiled_for
 from sgl_mlx.lang.backend import Backend
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.runtime.request.futures import then
@@ -58,6 +59,7 @@ class Ours:
     ) -> None:
         self.name = name
         self.version = ""
+        self.instruction_sets = compiled_for() or "MLX's own build"
         self._options = dict(options)
         self._prefills_forks = prefills_forks
         self._parallel = parallel
@@ -76,7 +78,19 @@ class Ours:
             steered = Steered(engine, words, self._prefills_forks, self._parallel)
             engine.generate(warm_up(words), max_new_tokens=WARM_UP_TOKENS, temperature=0)
             engine.flush_cache()
+            stack.enter_context(default_backend(steered))  # of nested programs
             yield OurSession(workload, engine, steered)
+
+
+@contextmanager
+def default_backend(backend: Backend) -> Iterator[None]:
+    """Make a backend the default one, and restore the former default at the end."""
+    former = sgl.global_config.default_backend
+    sgl.set_default_backend(backend)
+    try:
+        yield
+    finally:
+        sgl.set_default_backend(former)
 
 
 class OurSession:
@@ -87,7 +101,6 @@ class OurSession:
         self._engine = engine
         self._backend = backend
         self._before = engine.get_server_info()["stats"]
-        sgl.set_default_backend(backend)  # of nested programs
 
     @property
     def usage(self) -> Usage:

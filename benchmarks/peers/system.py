@@ -1,4 +1,4 @@
-"""What a system offers to the suite: sessions that run rows and count what they took."""
+"""The protocol of a system under test: sessions that run rows and count their work."""
 
 from __future__ import annotations
 
@@ -88,7 +88,12 @@ class System(Protocol):
 
     @property
     def version(self) -> str:
-        """Of the program; empty where the suite's own versions say it."""
+        """The program's version; empty where the suite's own versions say it."""
+        ...
+
+    @property
+    def instruction_sets(self) -> str:
+        """Instruction sets that the program was compiled for; empty where it does not say."""
         ...
 
     @property

@@ -61,11 +61,11 @@ class Weights:
         (made / "tokenizer_config.json").write_text(json.dumps(settings))
         return made
 
-    def random_eyes(self, tower: str) -> Path:
+    def random_tower(self, tower: str) -> Path:
         """A vision part with random weights for this model, as a GGUF file.
 
         Raises:
-            BenchmarkError: for a tower that there is not.
+            BenchmarkError: no tower has this name.
         """
         if tower not in TOWERS:
             raise BenchmarkError(f"no tower is called {tower}; there are {', '.join(TOWERS)}")

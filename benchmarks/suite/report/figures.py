@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sgl_mlx.benchmarks.suite.report.formats import readable
+
 OURS = "ours"
 """Our engine's name, where no workload of the document has run on it."""
 
@@ -162,7 +164,7 @@ def _notes(found: Sequence[Mapping[str, Any]]) -> Iterator[Note]:
     where: dict[tuple[str, str], list[str]] = {}
     for entry in found:
         for peer, reason in entry["not_compared"].items():
-            where.setdefault((peer, _readable(reason)), []).append(entry["name"])
+            where.setdefault((peer, readable(reason)), []).append(entry["name"])
     for number, ((peer, reason), names) in enumerate(where.items(), start=1):
         yield Note(number, peer, reason, tuple(names))
 
@@ -187,8 +189,3 @@ def _compared(
         {note.peer: note for note in notes if entry["name"] in note.workloads},
         modelled or any(system.modelled for system in systems.values()),
     )
-
-
-def _readable(text: str) -> str:
-    """Without the control characters that a peer's last words may have in them."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

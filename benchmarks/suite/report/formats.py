@@ -43,3 +43,8 @@ def short(value: float | None) -> str:
             size = value / {"M": 1e6, "k": 1e3}[unit]
             return f"{size:.{0 if size >= 99.95 else 1 if size >= 9.995 else 2}f}{unit}"
     return f"{value:.0f}"
+
+
+def readable(text: str) -> str:
+    """Replace control characters, which a peer's last output may contain; line ends stay."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
