@@ -1,4 +1,4 @@
-"""`sgl-mlx doctor`: what this machine has, and what to do about what it lacks."""
+"""`sgl-mlx doctor`: a check of machine, libraries and model, with remedies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sgl-mlx kernels`: our kernels on this machine, Metal's on a Mac and the CPU's on Linux."""
+"""`sgl-mlx kernels`: the kernels on this machine: Metal on a Mac, the CPU on Linux."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def kernels() -> None:
     """List, test and tune the Metal kernels; compile those for Linux.
 
     SGL_MLX_KERNELS=off|auto|force says whether models use them; auto is the default: on Metal,
-    each once it has been seen to agree with plain MLX, on Linux once they were compiled.
+    each once it agreed with plain MLX, on Linux once they were compiled.
     """
 
 
 @kernels.command("list")
 @json_option
 def list_kernels(as_json: bool) -> None:
-    """The kernels, the rules that choose between them, and what is known of this machine."""
+    """List the kernels, the rules that choose between them, and their tuning."""
     from sgl_mlx.cpu_kernels.build import why_not
     from sgl_mlx.metal_kernels.build import SPECS
     from sgl_mlx.metal_kernels.dispatch import RULES
@@ -90,7 +90,7 @@ def build(without_amx: bool, as_json: bool) -> None:
 
 
 @kernels.command()
-@click.option("--model", help=f"Only the heads of one of {MODELS}.")
+@click.option("--model", help=f"Only the heads of one model: {MODELS}.")
 @json_option
 @click.pass_context
 def selftest(ctx: click.Context, model: str | None, as_json: bool) -> None:
@@ -119,10 +119,10 @@ def selftest(ctx: click.Context, model: str | None, as_json: bool) -> None:
 
 
 @kernels.command()
-@click.option("--model", help=f"Only the heads of one of {MODELS}.")
+@click.option("--model", help=f"Only the heads of one model: {MODELS}.")
 @json_option
 def tune(model: str | None, as_json: bool) -> None:
-    """Measure where our kernels beat gather + MLX's own, and keep it; needs Metal.
+    """Measure where our kernels beat gather + MLX's own, and save it; needs Metal.
 
     Models whose heads were tuned take the new figures at their next start.
     """
@@ -155,8 +155,8 @@ def _kernels() -> Kernels:
 
     if not _metal():
         raise KernelError(
-            "there is no Metal here, so nothing of this machine can be said; the tests run the "
-            "kernels in an emulator (make test-kernels)"
+            "there is no Metal here, so the kernels cannot run; the tests run them in an "
+            "emulator (make test-kernels)"
         )
     return Kernels()
 

@@ -1,4 +1,4 @@
-"""`sgl-mlx models`: what is on this machine, what can be fetched, what can be run."""
+"""`sgl-mlx models`: list, fetch and describe models."""
 
 from __future__ import annotations
 

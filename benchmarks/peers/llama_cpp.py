@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sgl_mlx.benchmarks.peers.http import HttpSession, Question, opened
+from sgl_mlx.benchmarks.peers.completions import HttpSession, Question, opened
 from sgl_mlx.benchmarks.peers.server import HOST, free_port, running
 from sgl_mlx.benchmarks.peers.system import Answer, PeerError
 from sgl_mlx.benchmarks.suite.workloads.words import Words
@@ -25,7 +25,7 @@ PROGRAM = "llama-server"
 _HOMEBREW = ("/opt/homebrew/bin", "/usr/local/bin")
 _CACHE_MB = 4096
 _MARK = "<__media__>"
-"""For a picture in a prompt; newer servers would draw one of their own."""
+"""Placeholder of a picture in a prompt; newer servers draw a random one by default."""
 _FEATURE = re.compile(r"(?:(?P<device>\w+) : )?(?P<feature>\w+) = (?P<value>\w+)")
 _NO_INSTRUCTIONS = frozenset({"ACCELERATE", "KLEIDIAI", "LLAMAFILE", "OPENMP", "REPACK"})
 """Features of llama.cpp's CPU backend that are libraries or layouts, not instruction sets."""
@@ -33,10 +33,10 @@ _MARKED = {"LLAMA_MEDIA_MARKER": _MARK}
 
 
 def find_server(given: str | None = None) -> str:
-    """The path of llama-server: given, on PATH, from Homebrew, or built by our script.
+    """Return the path of llama-server: given, on PATH, from Homebrew, or built by our script.
 
     Raises:
-        PeerError: it is nowhere, with what to do.
+        PeerError: there is none; the message says how to get one.
     """
     if given is not None:
         if not os.access(given, os.X_OK) or os.path.isdir(given):
@@ -73,13 +73,13 @@ def cpu_features(output: str) -> str:
 
 
 def built_in() -> Path:
-    """Where `build_llama_cpp.sh` puts what it builds."""
+    """Return the folder that `build_llama_cpp.sh` builds into."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache, "sgl-mlx", "llama.cpp")
 
 
 class LlamaCpp:
-    """A `System`; each session is a process of its own.
+    """A `System` that starts one llama-server per session.
 
     Args:
         model: a GGUF file.
@@ -112,7 +112,7 @@ class LlamaCpp:
 
     @cached_property
     def version(self) -> str:
-        """As `--version` says it, as `10040 (3f7c29d)`."""
+        """The version as `--version` prints it, such as `10040 (3f7c29d)`."""
         try:
             done = subprocess.run(
                 [self._server, "--version"], capture_output=True, text=True, timeout=30
@@ -151,7 +151,7 @@ class LlamaCpp:
             yield session
 
     def command(self, port: int, concurrency: int, images: bool = False) -> list[str]:
-        """A slot for each call at a time, one context for all, and prompts kept in memory."""
+        """Return the command line: a slot per simultaneous call, and prompts kept in memory."""
         parallel = max(concurrency, 1)
         options: dict[str, Any] = {
             "--model": self._model,
@@ -170,7 +170,7 @@ class LlamaCpp:
 
 @dataclass(frozen=True)
 class LlamaDialect:
-    """`POST /completion`."""
+    """The dialect of `POST /completion`."""
 
     path: str = "/completion"
     scored_tokens: int = 0

@@ -1,4 +1,4 @@
-"""Our engine, in this process, as one of the systems; and with features off, as an ablation."""
+"""Our engine in this process as a system under test, whole or with parts switched off."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from sgl_mlx.runtime.request.futures import then
 from sgl_mlx.runtime.request.prefetch import nothing
 
 SAMPLING: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "token_healing": False}
-"""Of every `gen`: greedy, of the length asked for, and no work that the peers do not do."""
+"""Sampling of every `gen`: greedy, full length, and no work that the peers do not do."""
 
 
 class Ours:
-    """A `System`.
+    """A `System` that opens one engine per session.
 
     Args:
         options: of the engine (`EngineConfig`).
@@ -113,7 +113,7 @@ class OurSession:
             raise error
 
     def details(self) -> Mapping[str, Any]:
-        """What the engine counted during the run."""
+        """Return the engine's counters for the run."""
         after = self._engine.get_server_info()["stats"]
         spent = {name: after[name] - self._before.get(name, 0) for name in after}
         asked, policy = self._backend.asked, spent["tree_seconds"] + spent["schedule_seconds"]
@@ -136,7 +136,7 @@ class OurSession:
 
 
 class Steered:
-    """A `Backend` that makes an engine's outputs those of every other system, and counts.
+    """A `Backend` that steers an engine's outputs to a fixed text, and counts tokens.
 
     See `Words.steer`. Scores are left as they are.
     """
@@ -154,7 +154,7 @@ class Steered:
 
     @property
     def asked(self) -> list[Asked | None]:
-        """All calls so far; prompts are encoded here, not while the clock runs."""
+        """All calls so far; their prompts are encoded here, outside the measured time."""
         return [*(self._asked(*answered) for answered in self._answered), *self._scored]
 
     @property

@@ -19,7 +19,7 @@ from sgl_mlx.benchmarks.peers.tied import launcher
 
 HOST = "127.0.0.1"
 _PATIENCE = 5.0
-"""Seconds that a process has to end by itself."""
+"""Seconds a process gets to end after SIGTERM."""
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def running(
     start_timeout: float = 120.0,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
-    """The address of a server that is up, as `http://127.0.0.1:port`.
+    """Start a server, wait until it is up, and yield its address: `http://127.0.0.1:port`.
 
     Args:
         command: of a port that is free.
@@ -86,14 +86,14 @@ def _pipe() -> Iterator[int]:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """Return a free TCP port of this machine."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all it started, politely at first."""
+    """End a process and all its children: SIGTERM first, then SIGKILL."""
     for sign, patience in ((signal.SIGTERM, _PATIENCE), (signal.SIGKILL, None)):
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, sign)
@@ -102,7 +102,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """A moment after something went wrong: connections close before their process is gone."""
+    """Check shortly after a failure: connections close before their process has ended."""
     with suppress(subprocess.TimeoutExpired):
         process.wait(0.5)
     return process.poll() is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from sgl_mlx.cli.bench.pairs import print_document, print_pairs
+from sgl_mlx.cli.bench.pair_report import print_document, print_pairs
 from sgl_mlx.cli.options import json_option, repeats_option
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from sgl_mlx.cli.bench.pairs import print_document, print_pairs
+from sgl_mlx.cli.bench.pair_report import print_document, print_pairs
 from sgl_mlx.cli.engine import EngineOptions, engine_options
 from sgl_mlx.cli.options import json_option, repeats_option
 

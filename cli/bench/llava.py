@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sgl_mlx.cli.bench.pairs import print_document, print_pairs
+from sgl_mlx.cli.bench.pair_report import print_document, print_pairs
 from sgl_mlx.cli.engine import EngineOptions, engine_options
 from sgl_mlx.cli.options import json_option, tower_option
 

@@ -20,7 +20,7 @@ from sgl_mlx.errors import BenchmarkError
 if TYPE_CHECKING:
     from sgl_mlx.benchmarks.peers.system import System
     from sgl_mlx.benchmarks.peers.weights import Weights
-    from sgl_mlx.benchmarks.suite.drive import Watch
+    from sgl_mlx.benchmarks.suite.run import Watch
     from sgl_mlx.benchmarks.suite.workloads.workload import Workload
 
 PEERS = ("llama.cpp", "mlx-lm")

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WORK = {"calls": "calls", "prompt_tokens": "prompt", "output_tokens": "output"}
-"""What must be the same on all systems, and its heading."""
+"""Counts that must be equal on all systems, and their headings."""
 
 
 def suite_table(document: Mapping[str, Any]) -> Table:
-    """One row for each workload, from what the suite ends with (see `Comparison.to_dict`).
+    """Make a table with a row for each workload from a document (see `report.document`).
 
     Peers have their seconds and how often ours go into them. Work is written once where it is the
     same on all systems, in exact numbers of each where it is not.
@@ -54,7 +54,7 @@ def _cells(figures: Figures, workload: Compared) -> list[str]:
 
 
 def _peer(workload: Compared, peer: str) -> str:
-    """`42.4s 2.91x`; where they were not compared, a dash and the number of the reason."""
+    """Return `42.4s 2.91x`; if not compared, a dash and the number of the reason."""
     parts = []
     if measured := workload.systems.get(peer):
         parts.append(f"{seconds(measured.median('seconds'))}s")

@@ -13,7 +13,7 @@ import pytest
 from sgl_mlx.benchmarks.peers import llama_cpp, server
 from sgl_mlx.benchmarks.peers.llama_cpp import LlamaCpp, cpu_features, find_server
 from sgl_mlx.benchmarks.peers.system import PeerError
-from sgl_mlx.benchmarks.suite.drive import Run, drive
+from sgl_mlx.benchmarks.suite.run import Run, run_workload
 from sgl_mlx.benchmarks.suite.workloads.catalogue import WORKLOADS
 from sgl_mlx.benchmarks.suite.workloads.words import Words
 from sgl_mlx.benchmarks.suite.workloads.workload import Size
@@ -41,7 +41,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 def measure(program: Path, words: Words, workload: str = "llm_judge", timeout: float = 60) -> Run:
     peer = LlamaCpp("model.gguf", str(program), timeout=timeout)
     found = WORKLOADS[workload]
-    return drive(peer, found, found.rows(words, SIZE), SIZE, words)
+    return run_workload(peer, found, found.rows(words, SIZE), SIZE, words)
 
 
 def assert_nothing_is_left(started: list[tuple[int, int]]) -> None:
@@ -69,7 +69,7 @@ def test_a_run_counts_what_the_server_says(
     [
         ("exits", "died with exit code 1: error: unknown model architecture"),
         ("dies", "died with exit code 3: out of memory, or so"),
-        ("garbage", "sent what is no JSON: ' {nothing'"),
+        ("garbage", "sent no JSON but ' {nothing'"),
         ("html", "sent no stream of events but '<html>It works!</html>'"),
         ("refuses", "refused a request with status 400: .*no"),
         ("uncounted", "counts no tokens in"),

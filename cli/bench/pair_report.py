@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sgl_mlx.benchmarks.micro.pairs import Pair
+    from sgl_mlx.benchmarks.micro.paired_runs import Pair
 
 
 def print_pairs(title: str, pairs: Sequence[Pair], caption: str, sides: tuple[str, str]) -> None:
