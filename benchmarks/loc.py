@@ -46,7 +46,7 @@ PAPER = Lengths(language=91, http=206)
 
 
 def ours(folder: Path = PAIR) -> Lengths:
-    """Of the article analysis."""
+    """Count both versions of the article analysis."""
     program, http = (
         lines_of_code((folder / file).read_text("utf-8")) for file in ("program.py", "http.py")
     )
@@ -54,10 +54,10 @@ def ours(folder: Path = PAIR) -> Lengths:
 
 
 def lines_of_code(source: str) -> int:
-    """Lines that hold code; those of a text over several lines all count, unless it documents.
+    """Count the lines that hold code; a docstring holds none, any other long string all its lines.
 
     Raises:
-        SyntaxError: the source is no Python.
+        SyntaxError: the source is not Python.
     """
     documented = _documented(source)
     held: set[int] = set()
@@ -68,7 +68,7 @@ def lines_of_code(source: str) -> int:
 
 
 def _documented(source: str) -> set[int]:
-    """Lines of docstrings, and of texts that stand alone after what they are about."""
+    """Return the lines of docstrings and of string statements that document attributes."""
     lines: set[int] = set()
     for node in ast.walk(ast.parse(source)):
         if (

@@ -1,4 +1,4 @@
-"""The command line, and the only part that speaks to the user. One command a file.
+"""The command line, the only part that prints: one command a file.
 
 Importing this loads click and nothing heavier: commands import what they need when they run, so
 that `sgl-mlx --help` answers at once.

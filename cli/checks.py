@@ -1,4 +1,4 @@
-"""What `sgl-mlx doctor` looks at: one function a row."""
+"""The checks of `sgl-mlx doctor`: one function a row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIBRARIES = ("sgl-mlx", "mlx", "mlx-lm", "transformers", "huggingface-hub", "num
 
 @dataclass(frozen=True)
 class Check:
-    """One row; `detail` says what was found and, unless ok, what would be right."""
+    """One row; `detail` says what was found and, unless ok, how to mend it."""
 
     name: str
     status: Literal["ok", "warn", "fail"]
@@ -28,7 +28,7 @@ class Check:
 
 
 def all_checks(model: str | None) -> Iterator[Check]:
-    """Every row, as soon as it is known; a check that fails never keeps the others from running."""
+    """Yield every row as soon as it is known; a failing check does not stop the others."""
     yield _system()
     yield _versions()
     yield from _blas()  # before mlx is imported, or it would have no effect
@@ -59,7 +59,7 @@ def _versions() -> Check:
 
 
 def _blas() -> Iterator[Check]:
-    """Only Linux needs one."""
+    """Check for a fast BLAS, which only Linux needs."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         blas = load_fast_blas()
@@ -69,7 +69,7 @@ def _blas() -> Iterator[Check]:
 
 
 def _kernels() -> Iterator[Check]:
-    """Those for the CPU, which only Linux needs."""
+    """Check the CPU kernels, which only Linux needs."""
     if platform.system() != "Linux":
         return
     from sgl_mlx.cpu_kernels.build import load, threads, why_not
@@ -111,7 +111,7 @@ def _model(model: str | None) -> Check:
 
 
 def _pool(model: str | None) -> Check:
-    """What the engine would allocate, told from the model's configuration alone."""
+    """Compute the KV pool the engine would allocate from the model's configuration."""
     import mlx.core as mx
 
     from sgl_mlx.models.adapter import LayerShape
@@ -137,7 +137,7 @@ def _pool(model: str | None) -> Check:
 
 
 def _shape(path: Path) -> tuple[int, int, int, int]:
-    """Layers, head width, key heads and context length of a model."""
+    """Return layers, head width, KV heads and context length of a model."""
     from sgl_mlx.models import safetensors_file
     from sgl_mlx.models.gguf import config as gguf_config
     from sgl_mlx.models.gguf.file import GGUFFile

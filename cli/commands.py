@@ -1,4 +1,4 @@
-"""The group of all commands, and what it does with errors and Ctrl-C."""
+"""The group of all commands, and its handling of errors and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INTERRUPTED = 130
 
 
 class Commands(click.Group):
-    """Ends with one clear message and code 1 on our own errors, and with 130 on Ctrl-C."""
+    """A group that ends with one message and code 1 on our errors, and with 130 on Ctrl-C."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

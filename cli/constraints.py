@@ -1,4 +1,4 @@
-"""Options that restrict what is written: at most one of them."""
+"""Options that constrain the output; at most one may be given."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAMES = ("regex", "json_schema", "grammar", "choices")
 
 
 def _text_of(ctx: click.Context, param: click.Parameter, path: str | None) -> str | None:
-    """The text of a file."""
+    """Read the text of a file."""
     if path is None:
         return None
     try:
@@ -27,7 +27,7 @@ def _text_of(ctx: click.Context, param: click.Parameter, path: str | None) -> st
 
 
 def _schema_of(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """JSON text of a schema, from a file unless it is written out."""
+    """Return the JSON text of a schema, from a file unless it is written out."""
     written = value is not None and value.lstrip().startswith("{")
     text = value if written else _text_of(ctx, param, value)
     if text is None:
@@ -38,14 +38,14 @@ def _schema_of(ctx: click.Context, param: click.Parameter, value: str | None) ->
     except ValueError as error:
         raise click.BadParameter(f"{where} is not JSON: {error}") from error
     if not isinstance(schema, (dict, bool)):
-        raise click.BadParameter(f"{where} is no JSON schema: that is an object")
+        raise click.BadParameter(f"{where} is not a JSON schema, which is an object, true or false")
     return text
 
 
 def _choices_of(
     ctx: click.Context, param: click.Parameter, value: str | None
 ) -> tuple[str, ...] | None:
-    """Texts between commas; quotes keep a comma, blanks count."""
+    """Split at commas; quotes keep a comma, blanks count."""
     if value is None:
         return None
     try:
@@ -58,21 +58,24 @@ def _choices_of(
 
 
 OPTIONS = (
-    click.option("--regex", metavar="PATTERN", help="The output matches it as a whole."),
+    click.option("--regex", metavar="PATTERN", help="Constrain the whole output to this regex."),
     click.option(
         "--json-schema",
         callback=_schema_of,
         metavar="FILE|JSON",
-        help="The output is JSON that validates: a file, or the schema itself.",
+        help="Constrain the output to a JSON schema: a file, or the schema itself.",
     ),
     click.option(
-        "--grammar", callback=_text_of, metavar="FILE", help="The output obeys a Lark grammar."
+        "--grammar",
+        callback=_text_of,
+        metavar="FILE",
+        help="Constrain the output to a Lark grammar.",
     ),
     click.option(
         "--choices",
         callback=_choices_of,
         metavar="A,B,...",
-        help='Print the likeliest of these; "A,1",B keeps a comma.',
+        help='Print the likeliest of these texts; "A,1",B keeps a comma.',
     ),
 )
 
@@ -93,7 +96,9 @@ def check_constraints(given: Mapping[str, Any]) -> None:
         return
     idle = [name for name, value in given.items() if value and name not in _NAMES]
     if idle:
-        raise click.UsageError(f"{_flag(idle[0])} means nothing with --choices, which only scores")
+        raise click.UsageError(
+            f"{_flag(idle[0])} has no effect with --choices, which only scores; leave it out"
+        )
 
 
 def _flag(name: str) -> str:

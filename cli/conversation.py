@@ -1,4 +1,4 @@
-"""A conversation as one growing prompt, all but its end in the radix tree."""
+"""A conversation as one growing prompt, cached in the radix tree up to the last answer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Conversation:
     def ask(
         self, question: str, show: Callable[[str], None], images: Sequence[str] = ()
     ) -> Completion:
-        """The answer to a new user turn, which may show pictures; shown piece by piece.
+        """Answer a new user turn, which may hold pictures; show the answer piece by piece.
 
         An interrupted answer is kept as far as it came. A turn that cannot be answered, say for
         its length, is forgotten and its error raised.
@@ -59,7 +59,7 @@ class Conversation:
         return answer
 
     def _continued(self, messages: list[dict[str, str]], images: Sequence[str]) -> Prompt:
-        """The prompt for these turns; keeps the tokens of past answers if the template does."""
+        """Return the prompt for these turns, with the tokens of past answers if they recur."""
         rendered = self._backend.render_chat(messages, add_generation_prompt=True)
         known = flat_text(self._said, PLACE)
         if rendered.startswith(known):

@@ -1,4 +1,4 @@
-"""`sgl-mlx demo`: two short programs, and what running them took."""
+"""`sgl-mlx demo`: two short programs and the tokens they shared."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _show(label: str, text: str) -> None:
 
 
 def _table(rows: Mapping[str, Mapping[str, int]]) -> Table:
-    """One row a program, and their sum."""
+    """Make a table with a row for each program, and their sum."""
     from rich import box
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""`sgl-mlx doctor`: what this machine has, and what to do about what it lacks."""
+"""`sgl-mlx doctor`: a check of machine, libraries and model, with remedies."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sgl_mlx.cli.engine import model_option
+from sgl_mlx.cli.options import json_option
 
 if TYPE_CHECKING:
     from sgl_mlx.cli.checks import Check
@@ -18,7 +19,7 @@ MARKS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 @click.command()
 @model_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 @click.pass_context
 def doctor(ctx: click.Context, model: str | None, as_json: bool) -> None:
     """Check machine, libraries and model.

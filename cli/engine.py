@@ -1,4 +1,4 @@
-"""Where commands get their engine from: one function, so that tests can hand out a double."""
+"""Engine options, and the one place where commands create an engine."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ model_option = click.option(
 mmproj_option = click.option(
     "--mmproj",
     metavar="PATH",
-    help="The vision part for a GGUF language model: a GGUF file, or a LLaVA's folder.",
+    help="Vision tower for a GGUF language model: a GGUF file or a LLaVA folder.",
 )
 kv_bits_option = click.option(
     "--kv-bits",
     type=int,
     metavar="8",
-    help="Keep keys and values in 8 bits: room for about twice the tokens.",
+    help="Store keys and values in 8 bits: about twice the tokens fit.",
 )
 disk_cache_option = click.option(
     "--disk-cache",
     metavar="DIR",
     envvar="SGL_MLX_DISK_CACHE",
     show_envvar=True,
-    help="A folder that keeps prefixes evicted from memory, also for the next run.",
+    help="Keep prefixes evicted from memory in this folder, also for later runs.",
 )
 disk_cache_size_option = click.option(
     "--disk-cache-size",
@@ -44,13 +44,13 @@ disk_cache_size_option = click.option(
     metavar="SIZE",
     default="2GB",
     show_default=True,
-    help="What that folder may hold at most.",
+    help="Largest size of that folder.",
 )
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What a command line says about the engine: fields of `EngineConfig`."""
+    """Engine options of a command line: fields of `EngineConfig`."""
 
     model_path: str | None = None
     kv_bits: int | None = None
@@ -85,12 +85,12 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def open_engine(options: EngineOptions) -> Iterator[Backend]:
-    """An engine with these options, shut down at the end.
+    """Open an engine with these options, and shut it down at the end.
 
     Raises:
         ModelError: when the model cannot be found or loaded.
         MemoryLimitError: when it does not fit.
-        InvalidParamsError: when there is no such option.
+        InvalidParamsError: when an option has a wrong value.
     """
     with _progress(f"loading {options.model_path or 'the default model'}"):
         engine = create_engine(options)
@@ -108,7 +108,7 @@ def create_engine(options: EngineOptions) -> Backend:
 
 @contextmanager
 def _progress(what: str) -> Iterator[None]:
-    """A moving bar on standard error while something loads; nothing when that is no terminal."""
+    """Show a moving bar on standard error while something loads, if that is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 

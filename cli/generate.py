@@ -11,6 +11,7 @@ from sgl_mlx.cli import output
 from sgl_mlx.cli.constraints import check_constraints, constraint_options
 from sgl_mlx.cli.engine import EngineOptions, engine_options, open_engine
 from sgl_mlx.cli.logprobs import logprobs_option, rows_of, rows_of_choices
+from sgl_mlx.cli.options import json_option
 from sgl_mlx.cli.pictures import check_pictures, image_option, showing, with_pictures
 from sgl_mlx.cli.sampling import sampling_options
 from sgl_mlx.core import Prompt, SamplingParams
@@ -29,8 +30,10 @@ from sgl_mlx.lang.pictures import MARK
 @image_option
 @click.option("--chat", is_flag=True, help="Put the prompt into the model's chat template.")
 @click.option("--no-token-healing", is_flag=True, help="Keep the last token of PROMPT as it is.")
-@click.option("--stream/--no-stream", default=None, help="Print as it comes; on for terminals.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+@click.option(
+    "--stream/--no-stream", default=None, help="Print text as it is generated; on for terminals."
+)
+@json_option
 def generate(
     prompt: str,
     options: EngineOptions,
@@ -46,8 +49,8 @@ def generate(
     """Continue PROMPT; - reads it from standard input.
 
     With --json, standard output is one document of text, variables and stats, and logprobs if
-    asked for; text streamed besides goes to standard error. With --image, PROMPT is put into the
-    chat template after the pictures; if it says <image> where they stand, it is taken as it is.
+    requested; with --stream, the text also goes to standard error. With --image, PROMPT is put into
+    the chat template after the pictures; one that places them with <image> is taken as it is.
     """
     text = _readable(prompt)
     check_pictures(images)
@@ -112,7 +115,7 @@ def _with_logprobs(params: SamplingParams, alternatives: int | None) -> Sampling
 
 
 def _readable(prompt: str) -> str:
-    """The prompt, or standard input for `-`.
+    """Return the prompt, or standard input for `-`.
 
     Raises:
         PromptError: when it is not valid UTF-8.

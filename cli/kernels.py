@@ -1,4 +1,4 @@
-"""`sgl-mlx kernels`: our kernels on this machine, Metal's on a Mac and the CPU's on Linux."""
+"""`sgl-mlx kernels`: the kernels on this machine: Metal on a Mac, the CPU on Linux."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sgl_mlx.cli.options import json_option
+
 if TYPE_CHECKING:
     from sgl_mlx.metal_kernels.build import Kernels
     from sgl_mlx.metal_kernels.selftest import Case
 
 MODELS = "smollm2-135m, llama-3-8b, qwen3-4b, gemma-2-9b, gemma-3-4b, llava-1.5-7b, gpt-oss-20b"
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
 @click.group()
@@ -21,14 +21,14 @@ def kernels() -> None:
     """List, test and tune the Metal kernels; compile those for Linux.
 
     SGL_MLX_KERNELS=off|auto|force says whether models use them; auto is the default: on Metal,
-    each once it has been seen to agree with plain MLX, on Linux once they were compiled.
+    each once it agreed with plain MLX, on Linux once they were compiled.
     """
 
 
 @kernels.command("list")
 @json_option
 def list_kernels(as_json: bool) -> None:
-    """The kernels, the rules that choose between them, and what is known of this machine."""
+    """List the kernels, the rules that choose between them, and their tuning."""
     from sgl_mlx.cpu_kernels.build import why_not
     from sgl_mlx.metal_kernels.build import SPECS
     from sgl_mlx.metal_kernels.dispatch import RULES
@@ -62,22 +62,27 @@ def list_kernels(as_json: bool) -> None:
 
 
 @kernels.command()
+@click.option("--without-amx", is_flag=True, help="Leave the processor's matrix unit (AMX) out.")
 @json_option
-def build(as_json: bool) -> None:
+def build(without_amx: bool, as_json: bool) -> None:
     """Compile the CPU kernels for this machine's processor; Linux only.
 
-    Takes a C++ compiler and some 20 seconds, once: what is compiled is kept, and used by every
-    model from then on.
+    Takes a C++ compiler and some 20 seconds. The result is kept in a cache and used by every model
+    until the kernels are built again with or without AMX.
     """
     from rich.console import Console
 
-    from sgl_mlx.cpu_kernels.build import compile_kernels, load
+    from sgl_mlx.cpu_kernels.build import compile_kernels, compiled_for, load
 
     console = Console(stderr=True)
     with console.status("compiling ..."):
-        library = compile_kernels()
+        library = compile_kernels(amx=not without_amx)
     found = load()
-    facts = {"library": str(library), "tiles": found is not None and found.multiplies_tiles()}
+    facts = {
+        "library": str(library),
+        "tiles": found is not None and found.multiplies_tiles(),
+        "instruction_sets": compiled_for(),
+    }
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
@@ -85,7 +90,7 @@ def build(as_json: bool) -> None:
 
 
 @kernels.command()
-@click.option("--model", help=f"Only the heads of one of {MODELS}.")
+@click.option("--model", help=f"Only the heads of one model: {MODELS}.")
 @json_option
 @click.pass_context
 def selftest(ctx: click.Context, model: str | None, as_json: bool) -> None:
@@ -114,10 +119,10 @@ def selftest(ctx: click.Context, model: str | None, as_json: bool) -> None:
 
 
 @kernels.command()
-@click.option("--model", help=f"Only the heads of one of {MODELS}.")
+@click.option("--model", help=f"Only the heads of one model: {MODELS}.")
 @json_option
 def tune(model: str | None, as_json: bool) -> None:
-    """Measure where our kernels beat gather + MLX's own, and keep it; needs Metal.
+    """Measure where our kernels beat gather + MLX's own, and save it; needs Metal.
 
     Models whose heads were tuned take the new figures at their next start.
     """
@@ -150,8 +155,8 @@ def _kernels() -> Kernels:
 
     if not _metal():
         raise KernelError(
-            "there is no Metal here, so nothing of this machine can be said; the tests run the "
-            "kernels in an emulator (make test-kernels)"
+            "there is no Metal here, so the kernels cannot run; the tests run them in an "
+            "emulator (make test-kernels)"
         )
     return Kernels()
 

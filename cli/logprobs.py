@@ -1,4 +1,4 @@
-"""`--logprobs`: the option, and what it prints."""
+"""The option `--logprobs`, and its output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from sgl_mlx.lang.choices import ChoicesDecision
 class _Count(click.IntRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not str(value).lstrip("-").isdecimal():
-            reason = f"{value!r} is no number; put PROMPT before --logprobs, or write --logprobs=0"
+            reason = (
+                f"{value!r} is not a number; put PROMPT before --logprobs, or write --logprobs=0"
+            )
             self.fail(reason, param, ctx)
         return super().convert(value, param, ctx)
 
@@ -31,7 +33,7 @@ logprobs_option = click.option(
 
 
 def rows_of(logprobs: Logprobs) -> Iterator[str]:
-    """A line a token: log-probability, text, alternatives; a forced token has none of its own."""
+    """Yield a line per token: log-probability (none if it was forced), text, alternatives."""
     for token, top in zip_longest(logprobs.output, logprobs.output_top, fillvalue=()):
         assert isinstance(token, TokenLogprob)
         others = "  ".join(f"{t.text!r} {t.logprob:.3f}" for t in top)
@@ -39,7 +41,7 @@ def rows_of(logprobs: Logprobs) -> Iterator[str]:
 
 
 def rows_of_choices(choices: tuple[str, ...], decision: ChoicesDecision) -> Iterator[str]:
-    """A line a choice: mean log-probability per token, the choice, its tokens."""
+    """Yield a line for each choice: mean log-probability per token, the choice, its tokens."""
     meta = decision.meta_info
     for choice, mean, tokens in zip(
         choices,

@@ -1,10 +1,12 @@
-"""`sgl-mlx models`: what is on this machine, what can be fetched, what can be run."""
+"""`sgl-mlx models`: list, fetch and describe models."""
 
 from __future__ import annotations
 
 import json
 
 import click
+
+from sgl_mlx.cli.options import json_option
 
 GIGA = 1e9
 
@@ -56,7 +58,7 @@ def pull(name: str) -> None:
 
 @models.command()
 @click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def info(name: str, as_json: bool) -> None:
     """Describe a model from its headers, without loading it."""
     from sgl_mlx.models.info import describe

@@ -1,4 +1,4 @@
-"""What commands print: pieces as they come, one JSON document at the end, a line of counts."""
+"""Output of commands: streamed text, one JSON document at the end, a line of counts."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ def complete(
 
 
 def write(text: str, err: bool = False) -> None:
-    """Part of a line, at once."""
+    """Print part of a line at once."""
     click.echo(text, nl=False, err=err)
 
 
 def print_json(
     text: str, variables: Mapping[str, Any], stats: Mapping[str, Any], **more: Any
 ) -> None:
-    """The document that `--json` promises; what JSON cannot hold is written as its `str`."""
+    """Print the document of `--json`; values that JSON cannot hold become their `str`."""
     document = {"text": text, "variables": variables, "stats": stats, **more}
     click.echo(json.dumps(document, ensure_ascii=False, indent=2, default=str))
 
 
 def stats_of(backend: Backend) -> dict[str, Any]:
-    """The counters of a backend; empty for one that counts nothing."""
+    """Return the counters of a backend; empty if it has none."""
     return dict(backend.get_server_info().get("stats", {}))
 
 
 def summary(stats: Mapping[str, Any]) -> str:
-    """`142 prompt tokens, 97 of them cached; 30 generated in 12 forward passes`, or nothing."""
+    """Return `142 prompt tokens, 97 of them cached; 30 generated in 12 …`, or nothing."""
     if not stats.get("prompt_tokens"):
         return ""
     return (

@@ -1,4 +1,4 @@
-"""Pictures on the command line: the option, and where in a chat they stand."""
+"""Pictures on the command line: the option, and their places in a chat."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ image_option = click.option(
 
 
 def check_pictures(images: Sequence[str]) -> None:
-    """Open every picture, so that a wrong one is told before a model is loaded.
+    """Open every picture, so that a bad one is reported before a model is loaded.
 
     Raises:
         ImageError: the first that cannot be read.
@@ -42,10 +42,10 @@ def check_pictures(images: Sequence[str]) -> None:
 
 
 def showing(images: Sequence[str], text: str) -> str:
-    """A text with a place for each picture: where it says `<image>`, else its first lines.
+    """Put a placeholder for each picture where the text says `<image>`, else before the text.
 
     Raises:
-        PromptError: when it says so another number of times.
+        PromptError: the number of `<image>` differs from the number of pictures.
     """
     said = text.count(MARK) if images else 0
     if not said:
@@ -59,10 +59,10 @@ def showing(images: Sequence[str], text: str) -> str:
 
 
 def with_pictures(rendered: str, images: Sequence[str]) -> Prompt:
-    """A rendered conversation with the pictures in their places.
+    """Replace the placeholders in a rendered conversation with the pictures.
 
     Raises:
-        PromptError: when there are not as many places as pictures.
+        PromptError: the number of placeholders differs from the number of pictures.
     """
     if not images:
         return (Text(rendered),)

@@ -1,4 +1,4 @@
-"""`docs/cli.md`, written from the commands' own help: `python -m sgl_mlx.cli.reference`."""
+"""Generator of `docs/cli.md` from the commands' own help: `python -m sgl_mlx.cli.reference`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ usage, 130 Ctrl-C.
 
 
 def reference() -> str:
-    """The whole page, as Markdown."""
+    """Return the whole page as Markdown."""
     ctx = click.Context(main, info_name="sgl-mlx", **main.context_settings)
     return "\n".join([INTRODUCTION, *_sections(main, ctx)])
 

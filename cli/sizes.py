@@ -1,4 +1,4 @@
-"""Sizes as people write them."""
+"""Sizes in bytes, as people write them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SIZE = re.compile(rf"(\d+(?:\.\d+)?)\s*([{_UNITS}]?)(I?)B?", re.IGNORECASE)
 
 
 def byte_size(text: str) -> int:
-    """Bytes of 500MB, 2GB or 1.5GiB; a plain number is bytes.
+    """Parse 500MB, 2GB or 1.5GiB into bytes; a plain number is bytes.
 
     Raises:
         BadParameter: for anything else.

@@ -34,37 +34,56 @@ _MODULE = "_kernels"
 _MAIN = "module.cpp"
 _COMPILERS = ("g++", "clang++", "clang++-19")
 _FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-fvisibility=hidden")
+_WITHOUT_AMX = ("-U__AMX_TILE__", "-U__AMX_INT8__", "-U__AMX_BF16__")
 _REMEDY = "install a C++ compiler (`apt-get install g++`), then run `sgl-mlx kernels build`"
 
 
-def compile_kernels() -> Path:
-    """Compile them, if that was not done yet; whole or not at all.
+def compile_kernels(amx: bool = True) -> Path:
+    """Compile the kernels for this processor, unless that was done before.
+
+    One library is kept at a time: the one compiled last, with or without AMX, is the one loaded.
+
+    Args:
+        amx: False leaves the processor's matrix unit out.
 
     Returns:
         The library.
 
     Raises:
-        KernelError: something it takes is missing, or the compiler refused; the message says what
+        KernelError: a tool or header is missing, or the compiler failed; the message says which
             and what would help.
     """
     compiler = _compiler()
     if compiler is None:
         raise KernelError(f"there is no C++ compiler; {_REMEDY}")
-    library = _library()
-    if library.exists():
-        return library
+    full, without_amx = _libraries()
+    library, other = (full, without_amx) if amx else (without_amx, full)
+    if not library.exists():
+        _compile(compiler, [] if amx else [*_WITHOUT_AMX], library)
+    other.unlink(missing_ok=True)
+    return library
+
+
+def _compile(compiler: str, flags: list[str], library: Path) -> None:
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         made = Path(folder, library.name)
         done = subprocess.run(
-            [compiler, *_FLAGS, *_arguments(), "-o", str(made)], capture_output=True, text=True
+            [compiler, *_FLAGS, *flags, *_arguments(), "-o", str(made)],
+            capture_output=True,
+            text=True,
         )
         if done.returncode:
             raise KernelError(
                 f"{compiler} could not compile the CPU kernels:\n{done.stderr[-2000:]}"
             )
         made.replace(library)
-    return library
+
+
+def compiled_for() -> str:
+    """Return the instruction sets the loaded kernels were compiled for, or nothing without any."""
+    kernels = load()
+    return "" if kernels is None else str(kernels.instruction_sets())
 
 
 def why_not() -> str | None:
@@ -108,8 +127,16 @@ def _compiler() -> str | None:
 
 
 def _library() -> Path:
+    """Return the library that was compiled, or where it will be."""
+    full, without_amx = _libraries()
+    return without_amx if without_amx.exists() else full
+
+
+def _libraries() -> tuple[Path, Path]:
+    """Return the paths of the library with every instruction set, and of the one without AMX."""
     cached = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return cached / "sgl-mlx" / "cpu-kernels" / f"{_fingerprint()}.so"
+    folder = cached / "sgl-mlx" / "cpu-kernels"
+    return folder / f"{_fingerprint()}.so", folder / f"{_fingerprint()}-without-amx.so"
 
 
 @cache

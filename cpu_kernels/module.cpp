@@ -1,6 +1,7 @@
 // The kernels as operations of MLX's graph, for Python.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <functional>
@@ -297,10 +298,65 @@ bool multiplies_tiles() {
 #endif
 }
 
+// The instruction sets that this file is compiled for, in llama.cpp's names.
+std::string instruction_sets() {
+  std::string names;
+#ifdef __AVX__
+  names += " AVX";
+#endif
+#ifdef __AVX2__
+  names += " AVX2";
+#endif
+#ifdef __FMA__
+  names += " FMA";
+#endif
+#ifdef __F16C__
+  names += " F16C";
+#endif
+#ifdef __BMI2__
+  names += " BMI2";
+#endif
+#ifdef __AVXVNNI__
+  names += " AVX_VNNI";
+#endif
+#ifdef __AVX512F__
+  names += " AVX512";
+#endif
+#ifdef __AVX512VBMI__
+  names += " AVX512_VBMI";
+#endif
+#ifdef __AVX512VNNI__
+  names += " AVX512_VNNI";
+#endif
+#ifdef __AVX512BF16__
+  names += " AVX512_BF16";
+#endif
+#ifdef __AMX_INT8__
+  names += " AMX_INT8";
+#endif
+#ifdef __AMX_BF16__
+  names += " AMX_BF16";
+#endif
+#ifdef __ARM_NEON
+  names += " NEON";
+#endif
+#ifdef __ARM_FEATURE_DOTPROD
+  names += " DOTPROD";
+#endif
+#ifdef __ARM_FEATURE_MATMUL_INT8
+  names += " MATMUL_INT8";
+#endif
+#ifdef __ARM_FEATURE_SVE
+  names += " SVE";
+#endif
+  return names.empty() ? names : names.substr(1);
+}
+
 }  // namespace
 
 NB_MODULE(_kernels, m) {
   m.def("start_threads", [](int count) { sgl::Threads::shared().start(count); });
+  m.def("instruction_sets", &instruction_sets);
   m.def("multiplies_tiles", &multiplies_tiles);
   m.def("linear", &linear);
   m.def("rms_norm", &rms_norm, nb::arg("x"), nb::arg("weight").none(), nb::arg("eps"));

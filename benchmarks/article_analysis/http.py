@@ -20,7 +20,7 @@ ATTEMPTS = 3
 
 
 class ServerError(Exception):
-    """The server failed for good, or answered what cannot be used."""
+    """A request failed on every attempt, or its answer has the wrong form."""
 
 
 class Server:
@@ -38,10 +38,10 @@ class Server:
     def complete(
         self, prompt: str, max_tokens: int, stop: Sequence[str] = (), grammar: str | None = None
     ) -> str:
-        """The text that follows the prompt. Tries again when the server is busy or out of reach.
+        """Return the text that follows the prompt; retry while the server is busy or unreachable.
 
         Raises:
-            ServerError: it refuses, or fails each time.
+            ServerError: the server refuses the request, or every attempt fails.
         """
         request = {"prompt": prompt, "max_tokens": max_tokens, "stop": list(stop)}
         if grammar:
@@ -60,7 +60,7 @@ class Server:
         raise ServerError(f"failed {ATTEMPTS} times, at last with {failure!r}") from failure
 
     def choose(self, prompt: str, choices: Sequence[str]) -> str:
-        """One of the choices."""
+        """Return the choice that the server generates."""
         grammar = "root ::= " + " | ".join(map(json.dumps, choices))
         text = self.complete(prompt, 8, grammar=grammar)
         if text not in choices:
@@ -68,7 +68,7 @@ class Server:
         return text
 
     def field(self, prompt: str, kind: type) -> tuple[str, Any]:
-        """A value of a kind, as text and as itself."""
+        """Return a generated value as text and converted to its type."""
         text = self.complete(prompt, 24, grammar=GRAMMARS[kind])
         try:
             return text, kind(text.strip('"'))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sgl_mlx as sgl
-from sgl_mlx.benchmarks.micro.pairs import Pair, measure_pairs
+from sgl_mlx.benchmarks.micro.paired_runs import Pair, measure_pairs
 from sgl_mlx.lang.program import Program
 from sgl_mlx.testing import ScriptedBackend
 

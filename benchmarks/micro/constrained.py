@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from sgl_mlx.benchmarks.micro.pairs import Pair, measure_pairs
+from sgl_mlx.benchmarks.micro.paired_runs import Pair, measure_pairs
 from sgl_mlx.runtime.engine import Engine
 
 _FIELDS = {
@@ -36,14 +36,14 @@ _NAMES = ("Ada", "Bruno", "Celia", "Dario", "Edith", "Frida", "Gustav", "Hanna")
 
 @dataclass(frozen=True)
 class Shares:
-    """Of the constrained runs: forced tokens of all, and mask time of the model's."""
+    """Shares in the constrained runs: forced tokens of all tokens, mask time of model time."""
 
     forced: float
     masks: float
 
 
 class ConstrainedBench:
-    """The rows of `sgl-mlx bench constrained`."""
+    """The measurements of `sgl-mlx bench constrained`."""
 
     def __init__(self, engine: Engine, repeats: int = 3) -> None:
         self._engine = engine
@@ -52,7 +52,7 @@ class ConstrainedBench:
         self._mask_seconds = self._model_seconds = 0.0
 
     def pair(self, rows: int) -> Pair:
-        """Output tokens a second at a batch of `rows`, constrained over free."""
+        """Measure output tokens per second with `rows` requests, constrained and free."""
         lengths: list[int] = []
 
         def constrained() -> float:

@@ -18,14 +18,15 @@ import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, generate_step
 from mlx_lm.models.cache import make_prompt_cache
 
-from sgl_mlx.benchmarks.micro.pairs import Pair, measure_pairs
+from sgl_mlx.benchmarks.micro.paired_runs import Pair, measure_pairs
 from sgl_mlx.models.loader import load
 from sgl_mlx.runtime.engine import Engine
 
 Prompt = list[int]
 
 _TREE = [1, 4, 2, 4], [512, 256, 256, 16]
-"""32 rows: examples that all share, 4 questions about them, 2 branches of each, 4 rows a branch."""
+"""Branches per level of a prompt tree with 32 leaves: shared examples, 4 questions, 2 branches
+each, 4 rows a branch."""
 
 
 class EngineBench:
@@ -46,7 +47,7 @@ class EngineBench:
         self._random = random.Random(0)
 
     def pairs(self) -> Iterator[Pair]:
-        """Row after row, as each is done."""
+        """Measure all rows; yield each as soon as it is done."""
         yield self._pair("prefill 512", 1.6, self._prefill_ours, self._prefill_theirs)
         yield self._decode("decode B=1", 0.95, [1], [32])
         yield self._decode("decode B=8", 1.0, [8], [64])
@@ -57,7 +58,7 @@ class EngineBench:
         yield self._pair("burst of 16, shared 256", 5.0, self._burst_ours, self._burst_theirs)
 
     def overhead(self) -> float:
-        """Share of tree and scheduler in the engine's time so far."""
+        """Return the share of tree and scheduler in the engine's time so far."""
         stats = self._engine.get_server_info()["stats"]
         policy = stats["tree_seconds"] + stats["schedule_seconds"]
         return float(policy / (policy + stats["model_seconds"]))
@@ -136,7 +137,7 @@ class EngineBench:
     # -- running ------------------------------------------------------------------------------
 
     def _generate(self, prompts: list[Prompt], new_tokens: int) -> float:
-        """Seconds for one batch on the engine."""
+        """Return the seconds for one batch on the engine."""
         params = {"max_new_tokens": new_tokens, "temperature": 0, "ignore_eos": True}
         started = time.perf_counter()
         self._engine.generate(input_ids=prompts, sampling_params=params)
@@ -147,7 +148,7 @@ class EngineBench:
 
 
 def _mlx_lm_decode(model: Any, prompts: list[Prompt], new_tokens: int, shared: int) -> float:
-    """Seconds that mlx-lm's generators take from the first token on.
+    """Return the seconds mlx-lm's generators take after the first token.
 
     The first `shared` tokens are computed once where they are the same and their caches copied:
     that shortens the benchmark and is not on the clock.
@@ -174,7 +175,7 @@ def _mlx_lm_decode(model: Any, prompts: list[Prompt], new_tokens: int, shared: i
 
 
 def _caches(model: Any, prefixes: list[Prompt]) -> list[Any]:
-    """A filled cache for each; equal prefixes are computed once."""
+    """Return a filled cache for each prompt; equal prefixes are computed once."""
     filled: dict[tuple[int, ...], Any] = {}
     for prefix in map(tuple, prefixes):
         if prefix not in filled:

@@ -1,4 +1,4 @@
-"""Token healing on texts cut anywhere: how often does the model go on as the whole text does?
+"""Accuracy of token healing: texts are cut anywhere and continued greedily.
 
 Each text is cut inside or between words. A continuation counts if it has, beginning at the same
 byte, the token that the uncut text has there.
@@ -35,7 +35,7 @@ class Cut:
 
 
 def cuts(tokenizer: Tokenizer, count: int, seed: int = 0) -> list[Cut]:
-    """Prompts from the standard library's prose and code, cut at random characters."""
+    """Draw prompts from the standard library's source, cut at random characters."""
     rng = random.Random(seed)
     sources = [textwrap.dedent(inspect.getsource(import_module(name))) for name in _MODULES]
     found: list[Cut] = []
@@ -49,7 +49,7 @@ def cuts(tokenizer: Tokenizer, count: int, seed: int = 0) -> list[Cut]:
 
 
 def _cut(tokenizer: Tokenizer, ids: Sequence[int], rng: random.Random) -> Cut:
-    """Before the last character of a token, or after it where it has only one."""
+    """Return a position before the last character of a token, or after a one-character token."""
     whole = tokenizer.decode(ids[:_PROMPT_TOKENS], at_start=False)
     token = ids[_PROMPT_TOKENS]
     word = tokenizer.decode([token], at_start=False)
@@ -58,7 +58,7 @@ def _cut(tokenizer: Tokenizer, ids: Sequence[int], rng: random.Random) -> Cut:
 
 
 def hits(engine: Engine, corpus: Sequence[Cut], healing: bool) -> int:
-    """How many greedy first tokens are those of the uncut text."""
+    """Count the prompts whose greedy continuation begins with the token of the uncut text."""
     params = {"temperature": 0, "max_new_tokens": 1, "token_healing": healing}
     answers = engine.generate([cut.prompt for cut in corpus], params)
     return sum(_hit(c, a, engine.tokenizer) for c, a in zip(corpus, answers, strict=True))

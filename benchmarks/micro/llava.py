@@ -1,4 +1,4 @@
-"""Questions about pictures, with the caches for pictures and without, on the same weights.
+"""Questions about pictures with the picture caches on and off, on the same weights.
 
 The shape is LLaVA-Bench's: 24 pictures with one to five questions each, 60 in all, in a random
 order. Without the caches every question has its picture processed and prefilled, and encoded unless
@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 from PIL import Image as Pillow
 
-from sgl_mlx.benchmarks.micro.pairs import Pair
+from sgl_mlx.benchmarks.micro.paired_runs import Pair
 from sgl_mlx.core import Completion, Image, Prompt, SamplingParams, Text
 from sgl_mlx.runtime.engine import Engine
 
 BAR = 1.7
-"""What the paper has over llama.cpp on this benchmark (arXiv 2312.07104, section 6.2)."""
+"""Speed-up over llama.cpp that the paper reports for this benchmark (arXiv 2312.07104, 6.2)."""
 
 WITHOUT: Mapping[str, Any] = {"disable_radix_cache": True, "image_cache_bytes": 1}
-"""Options of an engine that keeps nothing about a picture."""
+"""Engine options that switch the picture caches off."""
 
 _QUESTIONS = (2, 3, 2, 5, 2, 3, 1, 2, 3, 2, 4, 2, 3, 2, 3, 2, 4, 2, 3, 2, 1, 2, 3, 2)
 """How many LLaVA-Bench asks about each of its pictures; here in an order whose halves are alike."""
@@ -56,7 +56,7 @@ class Phases:
 
 @dataclass(frozen=True)
 class Run:
-    """All questions once; of the prompts' tokens, `fewest` are to be computed in any case."""
+    """One pass over all questions; no cache can compute fewer than `fewest` prompt tokens."""
 
     seconds: float
     phases: Phases
@@ -106,7 +106,7 @@ class LlavaBench:
         self._questions = questions(folder, images)
 
     def runs(self) -> tuple[Run, Run]:
-        """Ours and theirs, each with nothing cached before."""
+        """Run all questions on both engines, each with empty caches."""
         for engine in (self._ours, self._theirs):  # not measured: what is compiled and allocated
             engine.submit((Text("What is this?"),), self._params).result()
             engine.flush_cache()
@@ -150,7 +150,7 @@ def _phases(spent: Mapping[str, float], seconds: float) -> Phases:
 
 
 def questions(folder: Path, images: int) -> list[Prompt]:
-    """All prompts about so many pictures; those about one differ from the first letter on."""
+    """Return the prompts about `images` pictures; those about one share no text prefix."""
     draw = random.Random(0)
     asked = [
         (_write_picture(folder, number), request, draw.choice(_SUBJECTS))
@@ -165,7 +165,7 @@ def questions(folder: Path, images: int) -> list[Prompt]:
 
 
 def fewest_tokens(prompts: Sequence[Prompt], answers: Sequence[Completion], engine: Engine) -> int:
-    """How many tokens have to be computed when each distinct prefix is computed once."""
+    """Count the prompt tokens to compute when each distinct prefix is computed once."""
     nodes: dict[tuple[Any, ...], int] = {}
     for (before, picture, after), answer in zip(prompts, answers, strict=True):
         first, rest = _encoded(before, engine), _encoded(after, engine, special=False)
@@ -182,7 +182,7 @@ def _encoded(text: Any, engine: Engine, special: bool = True) -> tuple[int, ...]
 
 
 def _write_picture(folder: Path, number: int) -> Path:
-    """A photograph's size and smoothness: coarse noise, blown up, as JPEG."""
+    """Write a JPEG of the size and smoothness of a photograph, from enlarged noise."""
     height, width = _SIZES[number % len(_SIZES)]
     coarse = np.random.default_rng(number).integers(0, 256, (24, 32, 3)).astype(np.uint8)
     picture = Pillow.fromarray(coarse).resize((width, height), Pillow.Resampling.BICUBIC)

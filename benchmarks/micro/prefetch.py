@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from sgl_mlx.benchmarks.micro.pairs import Pair, measure_pairs
+from sgl_mlx.benchmarks.micro.paired_runs import Pair, measure_pairs
 from sgl_mlx.core import Generated, Prompt, SamplingParams
 from sgl_mlx.runtime.engine import Engine
 
@@ -43,7 +43,7 @@ class PrefetchBench:
 
     @staticmethod
     def slots(prefix: int) -> int:
-        """Room for the prefix and what is asked and decoded besides."""
+        """Return the pool slots for the prefix, the questions and the answers."""
         return prefix + _FILLER
 
     @property
@@ -52,7 +52,7 @@ class PrefetchBench:
         return self._ours.tokenizer.decode(self._prefix, at_start=True)
 
     def pairs(self) -> Iterator[Pair]:
-        """Row after row, as each is done; in requests a second, so that larger is better."""
+        """Measure all rows in requests per second; yield each as soon as it is done."""
         self._evict()
         tokens = f"first token after {len(self._prefix)} evicted tokens"
         yield measure_pairs(
@@ -79,7 +79,7 @@ class PrefetchBench:
             self._seconds(self._ours, self._tokens(_FILLER))
 
     def _round(self, engine: Engine, prefetch: bool) -> float:
-        """One over the seconds to the first token, with another request decoded before."""
+        """Return 1 / seconds to the first token, after another request was decoded."""
         engine.flush_cache()
         decoding = threading.Event()
         other = engine.submit(
@@ -92,7 +92,7 @@ class PrefetchBench:
         return 1 / self._seconds(engine, self._prefix + self._tokens(_OWN))
 
     def _seconds(self, engine: Engine, tokens: list[int]) -> float:
-        """From the request to its one token."""
+        """Return the seconds from a request to its only token."""
         started = time.perf_counter()
         engine.submit(_prompt(engine, tokens), _greedy(1)).result()
         return time.perf_counter() - started

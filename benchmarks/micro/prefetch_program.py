@@ -13,19 +13,19 @@ import time
 from typing import Any
 
 import sgl_mlx as sgl
-from sgl_mlx.benchmarks.micro.pairs import Pair, measure_pairs
+from sgl_mlx.benchmarks.micro.paired_runs import Pair, measure_pairs
 from sgl_mlx.core import Text
 from sgl_mlx.lang.program import Program
 from sgl_mlx.runtime.engine import Engine
 
 DRAFT = 64
-"""Tokens that the caller generates, and so the time that prefetching has."""
+"""Tokens that the caller generates while the prefetch runs."""
 
 _FILLER = 400
 
 
 def caller(handbook: str) -> sgl.SglFunction:
-    """A program that has a draft judged by a nested one, which begins with a long text."""
+    """Make a program whose nested program, which begins with `text`, judges a draft."""
 
     @sgl.function
     def judge(s: Any, draft: str) -> None:
@@ -42,7 +42,7 @@ def caller(handbook: str) -> sgl.SglFunction:
 
 
 def compare(ours: Engine, theirs: Engine, handbook: str, repeats: int) -> Pair:
-    """In verdicts a second, so that larger is better."""
+    """Measure verdicts per second with and without the disk cache."""
     program = caller(handbook)
     with_pass, without = program.compile(), program.compile(passes=())
     _evict(ours, handbook)

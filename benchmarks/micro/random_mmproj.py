@@ -1,4 +1,4 @@
-"""A random vision part as a GGUF file, which llama.cpp's server reads as well as we do."""
+"""A random vision part as a GGUF file, readable for llama.cpp's server and for us."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STD = [0.26862954, 0.26130258, 0.27577711]
 
 
 def write_mmproj(path: Path, tower: str, text_width: int) -> None:
-    """A LLaVA-1.5's tower and projector.
+    """Write the tower and projector of a LLaVA-1.5.
 
     Args:
         tower: one of `TOWERS`.

@@ -1,4 +1,4 @@
-"""A vision part with random weights, beside a language model: its speed is that of its shape."""
+"""A randomly initialised vision tower, to measure speed without real weights."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _DEVIATION = 0.02
 
 
 def write_tower(folder: Path, tower: str, text_width: int) -> None:
-    """A LLaVA-1.5 folder without a language model.
+    """Write a LLaVA-1.5 folder without a language model.
 
     Args:
         tower: one of `TOWERS`.
@@ -63,7 +63,7 @@ def write_tower(folder: Path, tower: str, text_width: int) -> None:
 
 
 def random_weights(tower: str, text_width: int) -> Iterator[tuple[str, NDArray[np.float16]]]:
-    """Every weight of the vision part, by transformers' name; always the same."""
+    """Return the weights of the vision part by transformers' names; the seed is fixed."""
     draw = np.random.default_rng(0)
     for name, size in _weights(TOWERS[tower], text_width):
         yield name, (draw.standard_normal(size, np.float32) * _DEVIATION).astype(np.float16)

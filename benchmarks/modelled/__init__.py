@@ -1,1 +1,1 @@
-"""Models of Apple chips: exact counts of work, and the times it should take by published speeds."""
+"""Modelled times on Apple chips, from exact counts of work and published speeds."""

@@ -1,4 +1,4 @@
-"""Apple chips that run a 7B model: published speeds, and the time that counted work should take.
+"""Modelled times of a 7B model on Apple chips, from published speeds.
 
 llama.cpp's published speeds say what share of a chip's figures (`CHIPS`) is reached; by these
 shares, work is turned into seconds.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from sgl_mlx.benchmarks.modelled.counting import IMAGE_TOKENS, Work
 from sgl_mlx.benchmarks.modelled.kernel_model import CHIPS, Chip
+from sgl_mlx.benchmarks.modelled.token_counts import IMAGE_TOKENS, Work
 from sgl_mlx.errors import BenchmarkError
 
 KV_SHARE = 0.8
@@ -29,7 +29,7 @@ class Tower:
     patches: int
 
     def flops(self, width: int) -> float:
-        """Of one picture, projected to the language model's width."""
+        """Return the operations for one picture, projected to the language model's width."""
         tokens = self.patches + 1  # the class token
         matrices = 2 * tokens * (4 * self.hidden**2 + 2 * self.hidden * self.inner)
         attention = 4 * tokens**2 * self.hidden
@@ -39,7 +39,7 @@ class Tower:
 
 @dataclass(frozen=True)
 class Model:
-    """Shapes of a language model with as many KV heads as heads, and of its eyes, if it has any."""
+    """Shape of a language model without grouped KV heads, and of its vision tower, if any."""
 
     name: str
     parameters: float
@@ -49,12 +49,12 @@ class Model:
 
     @property
     def flops(self) -> float:
-        """Of one token, without attention."""
+        """Operations for one token, without attention."""
         return 2 * self.parameters
 
     @property
     def kv_bytes(self) -> int:
-        """Of one token's keys and values at float16."""
+        """Bytes of one token's keys and values at float16."""
         return 2 * self.layers * self.hidden * 2
 
 
@@ -92,7 +92,7 @@ PUBLISHED = {
     ("m4-max", "f16"): Published(923, 31.6),
     ("m4-max", "q4_0"): Published(886, 83),
 }
-"""By chip and quantization; from `SOURCE`. Of MLX there is only a speed of decoding to compare: 106
+"""Speeds by chip and quantization; from `SOURCE`. For MLX only a decoding speed is published: 106
 tokens a second of a 7B model in 4 bits on M2 Ultra (mlx issue 979), near to llama.cpp's.
 M5 Pro is left out (1589 and 21.6 at F16): the peak of its matrix units is not known."""
 
@@ -114,10 +114,10 @@ class Machine:
 
     @classmethod
     def find(cls, chip: str, model: str, quant: str) -> Machine:
-        """With the shares that the published speeds come to.
+        """Return a machine whose shares match the published speeds.
 
         Raises:
-            BenchmarkError: for a chip or model that is not known, or without published speeds.
+            BenchmarkError: chip or model are unknown, or have no published speeds.
         """
         asked = (("chip", chip, CHIPS), ("model", model, MODELS), ("quantization", quant, QUANTS))
         for what, name, known in asked:
@@ -137,22 +137,22 @@ class Machine:
 
     @property
     def bits(self) -> float:
-        """Of a weight."""
+        """Bits of a weight."""
         return QUANTS[self.quant]
 
     @property
     def prefill_speed(self) -> float:
-        """Tokens a second."""
+        """Prompt tokens per second."""
         return self.prefill_share * self.chip.tflops * 1e12 / self.model.flops
 
     @property
     def weights_seconds(self) -> float:
-        """To read all weights once."""
+        """Seconds to read all weights once."""
         read = self.model.parameters * self.bits / 8
         return read / (self.decode_share * self.chip.bandwidth * 1e9)
 
     def seconds(self, work: Work) -> float:
-        """Modelled: prompts, then decoding in full batches, then pictures."""
+        """Return the modelled seconds for prompts, decoding in full batches, and pictures."""
         keys = work.batch * work.context * self.model.kv_bytes
         read = self.weights_seconds + keys / (KV_SHARE * self.chip.bandwidth * 1e9)
         step = max(read, work.batch / self.prefill_speed)
@@ -161,7 +161,7 @@ class Machine:
 
     @property
     def encode_seconds(self) -> float:
-        """Modelled, of one picture."""
+        """Modelled seconds for one picture."""
         tower = self.model.tower
         if tower is None:
             return 0.0

@@ -1,4 +1,4 @@
-"""What the attention kernels do, counted from their plans: multiply-accumulates, keys, partials.
+"""Operation counts of the attention kernels, from their plans: mmas, keys, partials.
 
 Without a window, which only takes work away. The emulator counts the same (`tests/benchmarks`).
 A key counts once each time a kernel reads it, and stands for its value too.

@@ -1,4 +1,4 @@
-"""What the attention kernels should cost on Apple chips: exact counts, modelled times.
+"""Modelled times of the attention kernels on Apple chips, from exact counts.
 
 No Mac is involved. The counts (matrix multiply-accumulates, keys and partials read and written,
 dispatches) follow from the plans exactly as the kernels go through them (`kernel_counts`). A time
@@ -91,7 +91,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step's attention takes; `efficiency` of its arithmetic."""
+    """Work of a step's attention; `efficiency` is the reached share of the arithmetic peak."""
 
     flops: int
     bytes: int
@@ -99,7 +99,7 @@ class Cost:
     efficiency: float
 
     def microseconds(self, chip: Chip) -> float:
-        """Modelled, see the module."""
+        """Modelled time; see the module."""
         compute = self.flops / (0.65 * chip.tflops * 1e12 * self.efficiency)
         memory = self.bytes / (0.8 * chip.bandwidth * 1e9)
         return max(compute, memory) * 1e6 + 5.0 * self.dispatches
@@ -107,7 +107,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Modelled:
-    """Microseconds a layer, ours and the way without our kernels."""
+    """Microseconds per layer, with our kernels and without."""
 
     case: Case
     chip: Chip
@@ -130,7 +130,7 @@ class Modelled:
 
 
 def model(chip: Chip) -> list[Modelled]:
-    """All `cases` on a chip."""
+    """Model all `cases` on a chip."""
     return [
         Modelled(case, chip, ours(case).microseconds(chip), gathered(case).microseconds(chip))
         for case in cases()
@@ -138,7 +138,7 @@ def model(chip: Chip) -> list[Modelled]:
 
 
 def plot(rows: list[Modelled], path: str) -> None:
-    """Ratios by prefix length, a line for each kind of step; the format follows the suffix.
+    """Plot ratios by prefix length, a line for each kind of step; the suffix sets the format.
 
     Raises:
         BenchmarkError: matplotlib is missing, or does not write that format.
@@ -225,15 +225,15 @@ def _decode(case: Case) -> Cost:
 
 
 def _key_bytes(case: Case) -> int:
-    """A key and its value, of one head."""
+    """Return the bytes of a key and its value in one head."""
     return 2 * case.dim * ELEMENT
 
 
 def _row_bytes(case: Case) -> int:
-    """Keys and values of one token."""
+    """Return the bytes of one token's keys and values."""
     return case.kv_heads * _key_bytes(case)
 
 
 def _io_bytes(case: Case) -> int:
-    """Queries in, answers out."""
+    """Return the bytes of queries read and outputs written."""
     return 2 * case.rows * case.new * case.heads * case.dim * ELEMENT

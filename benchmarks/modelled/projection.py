@@ -1,6 +1,6 @@
-"""What the suite should take on Apple chips: exact counts of tokens, modelled times.
+"""Modelled times of the suite on Apple chips, from exact token counts.
 
-No Mac is involved. Counts are those of `counting`, times those of `apple`. Both sides have the same
+No Mac is involved. Counts come from `token_counts`, times from `apple`. Both sides have the same
 formulas, and differ in what they compute only.
 """
 
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sgl_mlx.benchmarks.modelled.apple import ENCODE_SHARE, KV_SHARE, SOURCE, Machine, Model
-from sgl_mlx.benchmarks.modelled.counting import IMAGE_TOKENS, Counts, Work, count, vocabulary
-from sgl_mlx.benchmarks.modelled.slots import SIMILAR
+from sgl_mlx.benchmarks.modelled.llama_server_slots import SIMILAR
+from sgl_mlx.benchmarks.modelled.token_counts import IMAGE_TOKENS, Counts, Work, count, vocabulary
 from sgl_mlx.benchmarks.suite.workloads.workload import Size, Workload
 
 
@@ -60,7 +60,7 @@ def _side(work: Work, seconds: float) -> dict[str, Any]:
 def project(
     machine: Machine, workloads: Sequence[Workload], size: Size, concurrency: int | None = None
 ) -> Iterator[Projected]:
-    """Each workload that the model can run, as it is counted.
+    """Yield each workload that the model can run, as soon as it is counted.
 
     Args:
         concurrency: programs at a time, of workloads that run several; None for their own.
@@ -75,7 +75,7 @@ def project(
 
 
 def fitting(model: Model, workloads: Sequence[Workload]) -> list[Workload]:
-    """Those about pictures for a model that sees, the others for one that does not.
+    """Keep the workloads about pictures for a vision model, the others for a text model.
 
     Of a workload without pictures a LLaVA's figures are its language model's.
     """
@@ -88,7 +88,7 @@ def geometric_mean(rows: Sequence[Projected]) -> float:
 
 
 def assumptions(machine: Machine, concurrency: int | None) -> list[str]:
-    """All that the figures rest on, a line each."""
+    """Return the assumptions behind the figures, a line each."""
     chip, model = machine.chip, machine.model
     lines = [
         f"{chip.name}: {chip.bandwidth:g} GB/s, {chip.tflops:g} TFLOPS at float16, the latter "

@@ -1,4 +1,5 @@
 """The systems that a workload runs on: our engine, llama.cpp's server, mlx-lm's server.
 
-`system` says what all of them offer; `server` starts and ends processes; `http` talks to them.
+`system` has the protocol of all of them, `server` starts and ends processes (`tied` to ours),
+`completions` is their client.
 """

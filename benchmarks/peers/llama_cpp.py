@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sgl_mlx.benchmarks.peers.http import HttpSession, Question, opened
-from sgl_mlx.benchmarks.peers.server import HOST, running
+from sgl_mlx.benchmarks.peers.completions import HttpSession, Question, opened
+from sgl_mlx.benchmarks.peers.server import HOST, free_port, running
 from sgl_mlx.benchmarks.peers.system import Answer, PeerError
 from sgl_mlx.benchmarks.suite.workloads.words import Words
 from sgl_mlx.benchmarks.suite.workloads.workload import IMAGE, Need, Size, Workload
@@ -25,15 +25,18 @@ PROGRAM = "llama-server"
 _HOMEBREW = ("/opt/homebrew/bin", "/usr/local/bin")
 _CACHE_MB = 4096
 _MARK = "<__media__>"
-"""For a picture in a prompt; newer servers would draw one of their own."""
+"""Placeholder of a picture in a prompt; newer servers draw a random one by default."""
+_FEATURE = re.compile(r"(?:(?P<device>\w+) : )?(?P<feature>\w+) = (?P<value>\w+)")
+_NO_INSTRUCTIONS = frozenset({"ACCELERATE", "KLEIDIAI", "LLAMAFILE", "OPENMP", "REPACK"})
+"""Features of llama.cpp's CPU backend that are libraries or layouts, not instruction sets."""
 _MARKED = {"LLAMA_MEDIA_MARKER": _MARK}
 
 
 def find_server(given: str | None = None) -> str:
-    """The path of llama-server: given, on PATH, from Homebrew, or built by our script.
+    """Return the path of llama-server: given, on PATH, from Homebrew, or built by our script.
 
     Raises:
-        PeerError: it is nowhere, with what to do.
+        PeerError: there is none; the message says how to get one.
     """
     if given is not None:
         if not os.access(given, os.X_OK) or os.path.isdir(given):
@@ -51,14 +54,32 @@ def find_server(given: str | None = None) -> str:
     return found
 
 
+def cpu_features(output: str) -> str:
+    """Return the instruction sets in the `system_info` line of a server's output, or nothing.
+
+    The line reads `system_info: … | CPU : AVX = 1 | AVX2 = 1 | OPENMP = 1 |`, perhaps with other
+    devices (`Metal : …`) before or after the CPU.
+    """
+    line = re.search(r"system_info: .*", output)
+    found, device = [], ""
+    for item in line.group().split("|") if line else ():
+        named = _FEATURE.fullmatch(item.strip())
+        if named is None:
+            continue
+        device = named["device"] or device
+        if device == "CPU" and named["value"] != "0" and named["feature"] not in _NO_INSTRUCTIONS:
+            found.append(named["feature"])
+    return " ".join(found)
+
+
 def built_in() -> Path:
-    """Where `build_llama_cpp.sh` puts what it builds."""
+    """Return the folder that `build_llama_cpp.sh` builds into."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache, "sgl-mlx", "llama.cpp")
 
 
 class LlamaCpp:
-    """A `System`; each session is a process of its own.
+    """A `System` that starts one llama-server per session.
 
     Args:
         model: a GGUF file.
@@ -91,7 +112,7 @@ class LlamaCpp:
 
     @cached_property
     def version(self) -> str:
-        """As `--version` says it, as `10040 (3f7c29d)`."""
+        """The version as `--version` prints it, such as `10040 (3f7c29d)`."""
         try:
             done = subprocess.run(
                 [self._server, "--version"], capture_output=True, text=True, timeout=30
@@ -100,6 +121,19 @@ class LlamaCpp:
             return ""
         said = re.search(r"version: (.*)", done.stdout + done.stderr)
         return said.group(1) if said else ""
+
+    @cached_property
+    def instruction_sets(self) -> str:
+        """The CPU features of its `system_info` line; empty where it prints none.
+
+        The server prints the line before it opens its model, so one that cannot be opened will do.
+        """
+        command = [self._server, "--model", os.devnull, "--port", str(free_port())]
+        try:
+            done = subprocess.run(command, capture_output=True, timeout=30, check=False)
+        except (OSError, subprocess.SubprocessError):
+            return ""
+        return cpu_features((done.stdout + done.stderr).decode("utf-8", "replace"))
 
     @property
     def abilities(self) -> frozenset[Need]:
@@ -117,7 +151,7 @@ class LlamaCpp:
             yield session
 
     def command(self, port: int, concurrency: int, images: bool = False) -> list[str]:
-        """A slot for each call at a time, one context for all, and prompts kept in memory."""
+        """Return the command line: a slot per simultaneous call, and prompts kept in memory."""
         parallel = max(concurrency, 1)
         options: dict[str, Any] = {
             "--model": self._model,
@@ -136,7 +170,7 @@ class LlamaCpp:
 
 @dataclass(frozen=True)
 class LlamaDialect:
-    """`POST /completion`."""
+    """The dialect of `POST /completion`."""
 
     path: str = "/completion"
     scored_tokens: int = 0

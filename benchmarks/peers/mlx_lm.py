@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sgl_mlx.benchmarks.peers.http import HttpSession, Question, opened
+from sgl_mlx.benchmarks.peers.completions import HttpSession, Question, opened
 from sgl_mlx.benchmarks.peers.server import HOST, running
 from sgl_mlx.benchmarks.peers.system import Answer, PeerError
 from sgl_mlx.benchmarks.suite.workloads.words import Words
@@ -18,7 +18,7 @@ _PROMPTS_KEPT = 256
 
 
 class MlxLm:
-    """A `System`; each session is a process of its own.
+    """A `System` that starts one mlx-lm server per session.
 
     Args:
         model: a folder in MLX's format; see `Weights.mlx_folder`.
@@ -27,6 +27,7 @@ class MlxLm:
 
     name = "mlx-lm"
     version = ""
+    instruction_sets = ""
     abilities: frozenset[Need] = frozenset()
 
     def __init__(self, model: str, timeout: float = 300.0) -> None:
@@ -61,7 +62,7 @@ class MlxLm:
 
 @dataclass(frozen=True)
 class MlxLmDialect:
-    """OpenAI's `POST /v1/completions`, which asks for at least one token."""
+    """The dialect of OpenAI's `POST /v1/completions`, with at least one token per call."""
 
     path: str = "/v1/completions"
     scored_tokens: int = 1

@@ -1,4 +1,4 @@
-"""`python -m mlx_lm.server` behind a fast BLAS: on Linux, without one, it would be no peer."""
+"""mlx-lm's server with a fast BLAS loaded first, as our engine has it on Linux."""
 
 from __future__ import annotations
 

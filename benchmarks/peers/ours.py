@@ -1,4 +1,4 @@
-"""Our engine, in this process, as one of the systems; and with features off, as an ablation."""
+"""Our engine in this process as a system under test, whole or with parts switched off."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ from sgl_mlx.core import (
     SamplingParams,
     prompt_text,
 )
+from sgl_mlx.cpu_kernels.build import compiled_for
 from sgl_mlx.lang.backend import Backend
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.runtime.request.futures import then
 from sgl_mlx.runtime.request.prefetch import nothing
 
 SAMPLING: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "token_healing": False}
-"""Of every `gen`: greedy, of the length asked for, and no work that the peers do not do."""
+"""Sampling of every `gen`: greedy, full length, and no work that the peers do not do."""
 
 
 class Ours:
-    """A `System`.
+    """A `System` that opens one engine per session.
 
     Args:
         options: of the engine (`EngineConfig`).
@@ -58,6 +59,7 @@ class Ours:
     ) -> None:
         self.name = name
         self.version = ""
+        self.instruction_sets = compiled_for() or "MLX's own build"
         self._options = dict(options)
         self._prefills_forks = prefills_forks
         self._parallel = parallel
@@ -76,7 +78,19 @@ class Ours:
             steered = Steered(engine, words, self._prefills_forks, self._parallel)
             engine.generate(warm_up(words), max_new_tokens=WARM_UP_TOKENS, temperature=0)
             engine.flush_cache()
+            stack.enter_context(default_backend(steered))  # of nested programs
             yield OurSession(workload, engine, steered)
+
+
+@contextmanager
+def default_backend(backend: Backend) -> Iterator[None]:
+    """Make a backend the default one, and restore the former default at the end."""
+    former = sgl.global_config.default_backend
+    sgl.set_default_backend(backend)
+    try:
+        yield
+    finally:
+        sgl.set_default_backend(former)
 
 
 class OurSession:
@@ -87,7 +101,6 @@ class OurSession:
         self._engine = engine
         self._backend = backend
         self._before = engine.get_server_info()["stats"]
-        sgl.set_default_backend(backend)  # of nested programs
 
     @property
     def usage(self) -> Usage:
@@ -100,7 +113,7 @@ class OurSession:
             raise error
 
     def details(self) -> Mapping[str, Any]:
-        """What the engine counted during the run."""
+        """Return the engine's counters for the run."""
         after = self._engine.get_server_info()["stats"]
         spent = {name: after[name] - self._before.get(name, 0) for name in after}
         asked, policy = self._backend.asked, spent["tree_seconds"] + spent["schedule_seconds"]
@@ -123,7 +136,7 @@ class OurSession:
 
 
 class Steered:
-    """A `Backend` that makes an engine's outputs those of every other system, and counts.
+    """A `Backend` that steers an engine's outputs to a fixed text, and counts tokens.
 
     See `Words.steer`. Scores are left as they are.
     """
@@ -141,7 +154,7 @@ class Steered:
 
     @property
     def asked(self) -> list[Asked | None]:
-        """All calls so far; prompts are encoded here, not while the clock runs."""
+        """All calls so far; their prompts are encoded here, outside the measured time."""
         return [*(self._asked(*answered) for answered in self._answered), *self._scored]
 
     @property

@@ -1,4 +1,4 @@
-"""A server as a child process: started, waited for, and ended whatever happens."""
+"""A server as a child process: start it, wait until it is up, end it whatever happens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,10 +15,11 @@ from tempfile import TemporaryDirectory
 import httpx
 
 from sgl_mlx.benchmarks.peers.system import PeerError
+from sgl_mlx.benchmarks.peers.tied import launcher
 
 HOST = "127.0.0.1"
 _PATIENCE = 5.0
-"""Seconds that a process has to end by itself."""
+"""Seconds a process gets to end after SIGTERM."""
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def running(
     start_timeout: float = 120.0,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
-    """The address of a server that is up, as `http://127.0.0.1:port`.
+    """Start a server, wait until it is up, and yield its address: `http://127.0.0.1:port`.
 
     Args:
         command: of a port that is free.
@@ -42,7 +42,7 @@ def running(
     """
     with TemporaryDirectory() as folder:
         log, port = Path(folder, "log"), free_port()
-        with _process(name, command(port), log, environment or {}) as process:
+        with _process(command(port), log, environment or {}) as process:
             try:
                 address = f"http://{HOST}:{port}"
                 _wait(name, process, address + health, log, start_timeout)
@@ -55,37 +55,45 @@ def running(
 
 @contextmanager
 def _process(
-    name: str, command: Sequence[str], log: Path, environment: Mapping[str, str]
+    command: Sequence[str], log: Path, environment: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Started by another thread: Ctrl-C in the midst of starting would leave it running, but
-    interrupts the main thread alone."""
-    with log.open("wb") as output, ThreadPoolExecutor(1) as starter:
-        starting = starter.submit(
-            subprocess.Popen,
-            command,
+    """Run a process that ends with the context, or with this process (see `tied`).
+
+    An interrupt while it starts leaves no process either: the pipe is closed all the same.
+    """
+    with log.open("wb") as output, _pipe() as pipe:
+        process = subprocess.Popen(
+            launcher(pipe, command),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment},
+            pass_fds=(pipe,),
             start_new_session=True,  # so that all its children can be ended with it
         )
         try:
-            yield starting.result()
+            yield process
         finally:
-            if isinstance(error := starting.exception(), OSError):
-                raise PeerError(f"{name} cannot be started: {error}")
-            end(starting.result())
+            end(process)
+
+
+@contextmanager
+def _pipe() -> Iterator[int]:
+    """Open a pipe and yield its read end; both ends are closed with the context."""
+    read, write = os.pipe()
+    with open(read, "rb"), open(write, "wb"):
+        yield read
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """Return a free TCP port of this machine."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all it started, politely at first."""
+    """End a process and all its children: SIGTERM first, then SIGKILL."""
     for sign, patience in ((signal.SIGTERM, _PATIENCE), (signal.SIGKILL, None)):
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, sign)
@@ -94,7 +102,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """A moment after something went wrong: connections close before their process is gone."""
+    """Check shortly after a failure: connections close before their process has ended."""
     with suppress(subprocess.TimeoutExpired):
         process.wait(0.5)
     return process.poll() is not None

@@ -1,4 +1,4 @@
-"""What a system offers to the suite: sessions that run rows and count what they took."""
+"""The protocol of a system under test: sessions that run rows and count their work."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sgl_mlx.errors import BenchmarkError
 
 
 class PeerError(BenchmarkError):
-    """A peer is missing, died, hung, or answered what nobody can read. The suite goes on."""
+    """A peer is missing, died, hung, or sent an unreadable answer. The suite goes on without it."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one call took, in tokens, as the system itself says; `first` in seconds.
+    """Tokens of one call as the system counts them; `first` is the time to first token in seconds.
 
     Outputs under a grammar are counted as the tokenizer spells them: systems come to the same text
     by different tokens.
@@ -33,7 +33,7 @@ class Answer:
 
 @dataclass
 class Usage:
-    """All calls of a run together. Safe to add to from several threads."""
+    """Sum over all calls of a run. Safe to add to from several threads."""
 
     calls: int = 0
     prompt_tokens: int = 0
@@ -53,7 +53,7 @@ class Usage:
 
     @property
     def work(self) -> dict[str, int]:
-        """What must be the same on all systems before their times may be compared."""
+        """Counts that must be equal on two systems before their times are compared."""
         return {
             "calls": self.calls,
             "prompt_tokens": self.prompt_tokens,
@@ -76,19 +76,24 @@ class Session(Protocol):
         ...
 
     def details(self) -> Mapping[str, Any]:
-        """Exact counts and seconds that only this system has; after all rows have run."""
+        """Return counts and seconds that only this system has, after all rows have run."""
         ...
 
 
 class System(Protocol):
-    """Something that runs workloads."""
+    """A program that runs workloads: our engine or a peer."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def version(self) -> str:
-        """Of the program; empty where the suite's own versions say it."""
+        """The program's version; empty where the suite's own versions say it."""
+        ...
+
+    @property
+    def instruction_sets(self) -> str:
+        """Instruction sets that the program was compiled for; empty where it does not say."""
         ...
 
     @property
@@ -97,7 +102,7 @@ class System(Protocol):
     def session(
         self, workload: Workload, size: Size, words: Words
     ) -> AbstractContextManager[Session]:
-        """A fresh session, warmed up; ended with the context, and with it every process.
+        """Open a fresh, warmed-up session; leaving the context ends all its processes.
 
         Raises:
             PeerError: it cannot be started.

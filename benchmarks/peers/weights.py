@@ -23,7 +23,7 @@ from sgl_mlx.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Weights:
-    """A model by name, and a folder for what is made from it.
+    """A model by name, and a folder for files made from it.
 
     Args:
         model: what `models.load` takes.
@@ -34,7 +34,7 @@ class Weights:
 
     @cached_property
     def path(self) -> Path:
-        """A GGUF file or a folder."""
+        """The GGUF file or folder of the model."""
         return resolve(self.model)[1]
 
     @cached_property
@@ -44,7 +44,7 @@ class Weights:
         return Tokenizer.from_gguf(GGUFFile(self.path).metadata)
 
     def mlx_folder(self) -> Path:
-        """The model in MLX's format, dequantized: in float32 mlx-lm is fastest on a CPU."""
+        """Write the model in MLX's format and float32, with which mlx-lm is fastest on a CPU."""
         if self.path.is_dir():
             return self.path
         made = self.folder / "mlx"
@@ -62,11 +62,11 @@ class Weights:
         (made / "tokenizer_config.json").write_text(json.dumps(settings))
         return made
 
-    def random_eyes(self, tower: str) -> Path:
-        """A vision part with random weights for this model, as a GGUF file.
+    def random_tower(self, tower: str) -> Path:
+        """Write a randomly initialised vision tower for this model, as a GGUF file.
 
         Raises:
-            BenchmarkError: for a tower that there is not.
+            BenchmarkError: no tower has this name.
         """
         if tower not in TOWERS:
             raise BenchmarkError(f"no tower is called {tower}; there are {', '.join(TOWERS)}")

@@ -1,4 +1,4 @@
-"""Our engine with one part switched off: what that part is worth (paper, section 6.4.2).
+"""Ablations: our engine with one part switched off (paper, section 6.4.2).
 
 What each changes is a count, which is exact: `Ablation.shows` says which.
 """
@@ -15,7 +15,7 @@ from sgl_mlx.errors import BenchmarkError
 
 @dataclass(frozen=True)
 class Ablation:
-    """A part switched off.
+    """One part of our engine switched off.
 
     Args:
         about: what is missing, in a few words.
@@ -70,10 +70,10 @@ ABLATIONS: dict[str, Ablation] = {
 
 
 def ablated(name: str, options: Mapping[str, Any]) -> Ours:
-    """Our engine without that part, as a system named after it.
+    """Return our engine without that part, as a system named after the ablation.
 
     Raises:
-        BenchmarkError: for a name that there is not.
+        BenchmarkError: no ablation has this name.
     """
     if name not in ABLATIONS:
         raise BenchmarkError(f"no ablation {name!r}; there are {', '.join(ABLATIONS)}")

@@ -1,4 +1,4 @@
-"""Workloads on several systems in turn, and what their times say of each other.
+"""Comparison of systems on the same workloads, run in turn.
 
 Times are compared pair by pair, and only where both sides did the same work: as many calls, prompt
 tokens and output tokens, each as the system itself counts them.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sgl_mlx.benchmarks.peers.system import System
-from sgl_mlx.benchmarks.suite.drive import Run, Watch, drive
+from sgl_mlx.benchmarks.suite.run import Run, Watch, run_workload
 from sgl_mlx.benchmarks.suite.workloads.words import Words
 from sgl_mlx.benchmarks.suite.workloads.workload import Size, Workload
 from sgl_mlx.errors import SglError
@@ -20,7 +20,7 @@ from sgl_mlx.errors import SglError
 
 @dataclass
 class Comparison:
-    """All runs of one workload; the first system is the one that others are compared with."""
+    """All runs of one workload; the others are compared with the first system."""
 
     workload: Workload
     ours: str
@@ -32,14 +32,14 @@ class Comparison:
         return [name for name in (*self.runs, *self.failures) if name != self.ours]
 
     def ratio(self, peer: str) -> float | None:
-        """Median of their seconds over ours, pair by pair; None where that would mean nothing."""
+        """Return the median of their seconds over ours, pair by pair; None if not comparable."""
         if self.not_compared(peer) is not None:
             return None
         pairs = zip(self.runs[peer], self.runs[self.ours], strict=True)
         return statistics.median(theirs.seconds / ours.seconds for theirs, ours in pairs)
 
     def not_compared(self, peer: str) -> str | None:
-        """Why there is no ratio, if there is none."""
+        """Return the reason why there is no ratio, or None if there is one."""
         for name in (peer, self.ours):
             if name in self.failures:
                 return self.failures[name]
@@ -75,11 +75,11 @@ def compare(
     repeats: int,
     watch: Watch,
 ) -> Iterator[Comparison]:
-    """Run every workload on every system in turn, A B A B; each comparison as it is done.
+    """Run every workload on every system in turn, A B A B; yield each finished comparison.
 
     Args:
         systems: ours first.
-        missing: peers that there are none of, and why.
+        missing: peers that cannot run here, and why.
         repeats: how often each runs.
     """
     for workload in workloads:
@@ -92,7 +92,7 @@ def compare(
             if system.name in found.failures:
                 continue
             try:
-                run = drive(system, workload, rows, size, words, watch)
+                run = run_workload(system, workload, rows, size, words, watch)
             except SglError as error:
                 found.failures[system.name] = str(error)
                 found.runs.pop(system.name, None)
@@ -102,7 +102,7 @@ def compare(
 
 
 def geometric_means(comparisons: Sequence[Comparison]) -> dict[str, float]:
-    """Over all workloads with a ratio, by peer."""
+    """Return the geometric mean of all ratios, by peer."""
     found: dict[str, list[float]] = {}
     for comparison in comparisons:
         for peer in comparison.peers:

@@ -1,4 +1,4 @@
-"""How few prompt tokens must be computed: Theorem 3.1 of the SGLang paper (arXiv 2312.07104).
+"""The fewest prompt tokens to compute: Theorem 3.1 of the SGLang paper (arXiv 2312.07104).
 
 With a cache that holds everything, each node of the tree of all prompts is computed once, unless a
 generation before had written it. One more token is computed of a prompt that another had as a
@@ -29,7 +29,7 @@ class Optimum:
 
     @classmethod
     def of(cls, asked: Iterable[Asked | None]) -> Optimum | None:
-        """Of calls in any order; None when there are some that are more than tokens."""
+        """Return the optimum of calls in any order; None if a call holds more than tokens."""
         calls = list(asked)
         known = [call for call in calls if call is not None]
         if len(known) < len(calls):

@@ -1,4 +1,4 @@
-"""What the suite sees of llama-server: /health and a streamed /completion, steered by its bias.
+"""A stand-in for llama-server: /health and a streamed /completion, steered by its bias.
 
 Started as `fake_llama_server.py TOKENIZER_FOLDER FAULT …llama-server's own arguments`. Faults:
 `exits`, `sick` (never healthy), `dies` (at the third call), `hangs`, `garbage`, `html`, `refuses`,

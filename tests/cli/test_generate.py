@@ -121,7 +121,7 @@ def test_a_grammar_is_a_file(sgl, use, tmp_path: Path) -> None:
         ("--grammar", None, "cannot read"),
         ("--grammar", b"\xff", "not valid UTF-8"),
         ("--json-schema", b"{type: integer}", "is not JSON: Expecting property name"),
-        ("--json-schema", b"[1]", "is no JSON schema"),
+        ("--json-schema", b"[1]", "is not a JSON schema"),
     ],
 )
 def test_a_file_that_will_not_do_is_refused_by_name(
@@ -202,7 +202,7 @@ def test_choices_that_are_empty_or_no_list_are_refused(sgl, choices: str) -> Non
 def test_choices_leave_no_room_for_sampling(sgl) -> None:
     result = sgl("generate", "x", "--choices", "a,b", "--max-tokens", "4")
     assert result.exit_code == 2
-    assert "--max-tokens means nothing with --choices" in result.stderr
+    assert "--max-tokens has no effect with --choices" in result.stderr
 
 
 # -- log-probabilities ----------------------------------------------------------------------------

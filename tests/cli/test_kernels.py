@@ -11,6 +11,7 @@ import mlx.core as mx
 import pytest
 from click.testing import Result
 
+from sgl_mlx.cpu_kernels import build as cpu_build
 from sgl_mlx.metal_kernels import build, model_heads, tune
 from sgl_mlx.metal_kernels.dispatch import RULES, CutOvers
 from tests.metal_kernels.emulator import Emulator, needs_compiler
@@ -99,3 +100,20 @@ def test_an_unknown_model_is_refused_with_those_known(
     done = sgl("kernels", command, "--model", "gpt-9")
     assert done.exit_code == 2
     assert all(name in done.output.replace("\n", " ") for name in model_heads.MODELS)
+
+
+@pytest.mark.parametrize("without_amx", [False, True])
+def test_build_leaves_amx_out_when_asked_to(
+    sgl: Sgl, monkeypatch: pytest.MonkeyPatch, without_amx: bool
+) -> None:
+    asked: list[bool] = []
+
+    def compile_kernels(amx: bool = True) -> Path:
+        asked.append(amx)
+        return Path("kernels.so")
+
+    monkeypatch.setattr(cpu_build, "compile_kernels", compile_kernels)
+    monkeypatch.setattr(cpu_build, "compiled_for", lambda: "AVX2")
+    done = sgl("kernels", "build", "--json", *["--without-amx"] * without_amx)
+    assert json.loads(done.stdout)["instruction_sets"] == "AVX2"
+    assert asked == [not without_amx]

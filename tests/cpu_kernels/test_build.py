@@ -106,3 +106,28 @@ def test_other_words_leave_one_for_each_processor(
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 5})
     assert build.threads() == 3
+
+
+def test_one_library_is_kept_and_loaded_with_or_without_amx(
+    nothing_compiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = nothing_compiled / "calls"
+    script = f'echo "$@" >> {calls}; while [ "$1" != -o ]; do shift; done; echo made > "$2"'
+    fake_compiler(nothing_compiled, monkeypatch, script)
+    for amx in (True, False, False, True):
+        library = build.compile_kernels(amx)
+        assert list(library.parent.iterdir()) == [library]
+        assert build.why_not() == "the CPU kernels do not load; the log says why"  # it is found
+    flags = ["-U__AMX_BF16__" in line for line in calls.read_text().splitlines()]
+    assert flags == [False, True, False]
+
+
+def test_without_amx_the_rest_is_compiled_in(
+    nothing_compiled: Path, kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build.compile_kernels(amx=False)
+    without = build.load()
+    assert without is not None
+    assert not without.multiplies_tiles()
+    rest = [name for name in kernels.instruction_sets().split() if not name.startswith("AMX")]
+    assert build.compiled_for().split() == rest != []

@@ -1,1 +1,1 @@
-"""Reports of the suite: its JSON document, a table for a terminal, a page with plots."""
+"""Reports of the suite: JSON document, table for a terminal, HTML page, SVG plot."""

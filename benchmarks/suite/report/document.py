@@ -1,7 +1,11 @@
-"""The JSON that the suite ends with: comparisons, and all one needs to know to repeat them."""
+"""The JSON document of a suite: comparisons, and everything that is needed to repeat them.
+
+Page, table and plot are made from it, when the suite has run or later (`read`).
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -12,6 +16,8 @@ from typing import Any
 
 from sgl_mlx.benchmarks.peers.system import System
 from sgl_mlx.benchmarks.suite.compare import Comparison, geometric_means
+from sgl_mlx.benchmarks.suite.report.figures import Figures
+from sgl_mlx.errors import BenchmarkError
 
 _PACKAGES = ("sgl-mlx", "mlx", "mlx-lm")
 
@@ -23,7 +29,7 @@ def describe(
     command: str,
     systems: Sequence[System],
 ) -> dict[str, Any]:
-    """What `page` and `table` show."""
+    """Make the document of a run."""
     return {
         "workloads": [comparison.to_dict() for comparison in comparisons],
         "geomean": geometric_means(comparisons),
@@ -32,8 +38,38 @@ def describe(
         "command": command,
         "commit": _commit(),
         "machine": _machine(),
+        "instruction_sets": {s.name: s.instruction_sets for s in systems if s.instruction_sets},
         "versions": {**_versions(), **{s.name: s.version for s in systems if s.version}},
     }
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a document, or the output of a run that ends with one.
+
+    Raises:
+        BenchmarkError: the file cannot be read or holds no document of a suite.
+    """
+    try:
+        document = _parsed(path.read_text("utf-8"))
+        Figures.of(document)
+    except OSError as error:
+        raise BenchmarkError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise BenchmarkError(
+            f"{path} holds no document of `sgl-mlx bench suite --json`: {error!r}"
+        ) from error
+    return document
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """Parse the whole text as JSON, or else its last line."""
+    try:
+        document = json.loads(text)
+    except ValueError:
+        document = json.loads(text.strip().splitlines()[-1])
+    if not isinstance(document, dict):
+        raise ValueError("the JSON is no object")
+    return document
 
 
 def _versions() -> dict[str, str]:
@@ -67,7 +103,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """Of the checkout that this runs from; nothing for an installed package."""
+    """Return the commit of the checkout that this runs from; empty for an installed package."""
     return _output(
         "git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "--short", "HEAD"
     )

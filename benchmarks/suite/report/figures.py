@@ -1,4 +1,4 @@
-"""What the suite's document says, as its reports want it: medians, hit rates, numbered reasons.
+"""Figures of the suite's reports, computed from its document: medians, hit rates, numbered reasons.
 
 The document is `Comparison.to_dict` of every workload, with the machine and versions around it.
 """
@@ -9,6 +9,8 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from sgl_mlx.benchmarks.suite.report.formats import readable
 
 OURS = "ours"
 """Our engine's name, where no workload of the document has run on it."""
@@ -27,7 +29,7 @@ class Measured:
         return statistics.median(values) if values else None
 
     def count(self, name: str) -> int | None:
-        """A figure that is a whole number, and that of one run."""
+        """Return the lower median of a whole number, so that it is the figure of one run."""
         values = [run[name] for run in self.runs if run.get(name) is not None]
         return statistics.median_low(values) if values else None
 
@@ -39,7 +41,7 @@ class Measured:
 
     @property
     def counts_computed(self) -> bool:
-        """Whether it says what it computed, as only our engine does."""
+        """True if the system counts computed tokens, as only our engine does."""
         return self.count("computed_tokens") is not None
 
     @property
@@ -98,7 +100,7 @@ class Compared:
 
     @property
     def same_work(self) -> bool:
-        """Whether all systems that ran made as many calls, of as many tokens."""
+        """True if all systems that ran made as many calls, of as many tokens."""
         works = [
             [system.count(what) for what in ("calls", "prompt_tokens", "output_tokens")]
             for system in self.systems.values()
@@ -108,7 +110,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Figures:
-    """The whole document, read."""
+    """All figures of a document."""
 
     ours: str
     peers: tuple[str, ...]
@@ -136,33 +138,33 @@ class Figures:
 
     @property
     def ablated(self) -> bool:
-        """Whether there are several engines of ours, with parts switched off."""
+        """True if there are several engines of ours, with parts switched off."""
         counts = ([s.counts_computed for s in w.systems.values()] for w in self.workloads)
         return any(sum(each) > 1 for each in counts)
 
     def compared_with(self, peer: str) -> int:
-        """How many workloads have a ratio for this peer."""
+        """Count the workloads with a ratio for this peer."""
         return sum(peer in workload.ratios for workload in self.workloads)
 
 
 def _peers(entry: Mapping[str, Any]) -> list[str]:
-    """In the order of their runs, then those that have none."""
+    """Return the peers in the order of their runs, then peers without runs."""
     others = {**entry["ratio"], **entry["not_compared"]}
     return [name for name in (*entry["tokens"], *others) if name in others]
 
 
 def _ours(entry: Mapping[str, Any]) -> str | None:
-    """The system that has runs, and neither a ratio nor a reason for having none."""
+    """Return the system that has runs, and neither a ratio nor a reason for having none."""
     peers = _peers(entry)
     return next((name for name in entry["tokens"] if name not in peers), None)
 
 
 def _notes(found: Sequence[Mapping[str, Any]]) -> Iterator[Note]:
-    """Reasons in the order of the workloads, each once for a peer."""
+    """Yield the reasons in the order of the workloads, each once for a peer."""
     where: dict[tuple[str, str], list[str]] = {}
     for entry in found:
         for peer, reason in entry["not_compared"].items():
-            where.setdefault((peer, _readable(reason)), []).append(entry["name"])
+            where.setdefault((peer, readable(reason)), []).append(entry["name"])
     for number, ((peer, reason), names) in enumerate(where.items(), start=1):
         yield Note(number, peer, reason, tuple(names))
 
@@ -187,8 +189,3 @@ def _compared(
         {note.peer: note for note in notes if entry["name"] in note.workloads},
         modelled or any(system.modelled for system in systems.values()),
     )
-
-
-def _readable(text: str) -> str:
-    """Without the control characters that a peer's last words may have in them."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

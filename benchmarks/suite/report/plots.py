@@ -1,6 +1,6 @@
-"""Where things stand in the plots of the report: percent of the width, so that they fit any page.
+"""Positions in the report's plots, in percent of the width, so that they fit any page.
 
-The page draws them as SVG, a strip for each workload; no library that draws plots is needed.
+Templates draw them as SVG, a strip for each workload; no plotting library is needed.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class LogAxis:
 
     @classmethod
     def over(cls, ratios: Iterable[float]) -> LogAxis:
-        """The shortest axis that has all of these, 1x and 2x."""
+        """Return the shortest axis that holds all ratios, 1x and 2x."""
         values = [max(ratio, LEAST) for ratio in ratios]
         return cls(min([1.0, *values]), max([2.0, *values]))
 
     def at(self, ratio: float) -> float:
-        """Percent of the width."""
+        """Return the position of a ratio in percent of the width."""
         left = LABEL if self.low < 1 else EDGE
         share = math.log(max(ratio, LEAST) / self.low) / math.log(self.high / self.low)
         return round(left + share * (100 - left - LABEL), 3)
@@ -55,7 +55,7 @@ class LogAxis:
 
 @dataclass(frozen=True)
 class Bar:
-    """From 1x to the ratio of one peer; without a ratio, only the number of the reason."""
+    """A bar from 1x to the ratio of a peer; without a ratio, the number of the reason."""
 
     peer: str
     colour: int
@@ -84,7 +84,7 @@ class RatioPlot:
 
     @classmethod
     def of(cls, figures: Figures) -> RatioPlot:
-        """Geometric means first, then the workloads."""
+        """Return the plot: geometric means first, then the workloads."""
         axis = LogAxis.over(r for workload in figures.workloads for r in workload.ratios.values())
         means = [
             _bar(axis, peer, at, figures.geomean[peer], None)
@@ -106,7 +106,7 @@ class TokenStrip:
 
 
 def token_strips(figures: Figures) -> Iterator[TokenStrip]:
-    """For the workloads on which our engine counted."""
+    """Yield a strip for each workload on which our engine counted tokens."""
     for workload in figures.workloads:
         measured = workload.systems.get(figures.ours)
         if measured is None or measured.hit_rate is None:
@@ -137,7 +137,7 @@ def _share(share: float) -> float:
 
 
 def _marks(low: float, high: float) -> Iterator[float]:
-    """1, 2 and 5 times powers of ten, from `low` to `high`."""
+    """Yield 1, 2 and 5 times powers of ten, from `low` to `high`."""
     for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1):
         for mark in (float(f"{digit}e{power}") for digit in (1, 2, 5)):
             if low <= mark <= high:

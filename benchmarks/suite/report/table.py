@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sgl_mlx.benchmarks.suite.report.facts import instruction_sets
 from sgl_mlx.benchmarks.suite.report.figures import Compared, Figures, Note
-from sgl_mlx.benchmarks.suite.report.formats import percent, seconds, short, times
+from sgl_mlx.benchmarks.suite.report.formats import percent, readable, seconds, short, times
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 WORK = {"calls": "calls", "prompt_tokens": "prompt", "output_tokens": "output"}
-"""What must be the same on all systems, and its heading."""
+"""Counts that must be equal on all systems, and their headings."""
 
 
 def suite_table(document: Mapping[str, Any]) -> Table:
-    """One row for each workload, from what the suite ends with (see `Comparison.to_dict`).
+    """Make a table with a row for each workload from a document (see `report.document`).
 
     Peers have their seconds and how often ours go into them. Work is written once where it is the
     same on all systems, in exact numbers of each where it is not.
@@ -26,7 +27,7 @@ def suite_table(document: Mapping[str, Any]) -> Table:
     from rich.text import Text  # names and reasons are text, whatever markup they look like
 
     figures = Figures.of(document)
-    caption = Text(_caption(figures))
+    caption = Text(_caption(figures, instruction_sets(document)))
     table = Table(title="suite", caption=caption, caption_justify="left", box=SIMPLE_HEAD)
     table.padding = (0, 0)  # the lines of the box are spaces: 80 columns are few for two peers
     table.add_column("workload", overflow="fold")
@@ -53,7 +54,7 @@ def _cells(figures: Figures, workload: Compared) -> list[str]:
 
 
 def _peer(workload: Compared, peer: str) -> str:
-    """`42.4s 2.91x`; where they were not compared, a dash and the number of the reason."""
+    """Return `42.4s 2.91x`; if not compared, a dash and the number of the reason."""
     parts = []
     if measured := workload.systems.get(peer):
         parts.append(f"{seconds(measured.median('seconds'))}s")
@@ -71,7 +72,7 @@ def _work(workload: Compared, what: str) -> str:
     return short(next(iter(counts.values()), None))
 
 
-def _caption(figures: Figures) -> str:
+def _caption(figures: Figures, instructions: Mapping[str, str]) -> str:
     of = len(figures.workloads)
     means = [
         f"{times(mean)} {peer} (from {figures.compared_with(peer)} of {of})"
@@ -79,7 +80,8 @@ def _caption(figures: Figures) -> str:
     ]
     mark = " (modelled)" if figures.modelled else ""
     lines = [f"geometric mean{mark}: {', '.join(means)}"] if means else []
-    return "\n".join([*lines, *map(_footnote, figures.notes)])
+    compiled = [f"{name} uses {readable(sets)}" for name, sets in instructions.items()]
+    return "\n".join([*lines, *compiled, *map(_footnote, figures.notes)])
 
 
 def _footnote(note: Note) -> str:

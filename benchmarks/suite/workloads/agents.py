@@ -53,7 +53,7 @@ def react_rows(words: Words, size: Size) -> list[Row]:
 
 
 def _steps(words: Words, size: Size, chain: int) -> list[str]:
-    """Two to five steps, most often four, with observations of very different lengths."""
+    """Draw two to five steps, most often four, with observations of very different lengths."""
     draw = random.Random(f"react {chain}")
     [count] = draw.choices([2, 3, 4, 5], [5, 25, 40, 30])
     observed = [min(int(draw.lognormvariate(4.4, 0.7)), 489) for _ in range(count)]
@@ -103,7 +103,7 @@ KINDS = (
 
 
 def agent_rows(words: Words, size: Size) -> list[Row]:
-    """Arguments vary at different speeds: the first is one of five persons, the rest is new."""
+    """Return rows whose first argument is one of five persons; the others are new each time."""
     draw = random.Random("agents")
     rows: list[Row] = []
     for i in range(size.count(300)):

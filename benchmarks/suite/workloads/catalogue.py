@@ -22,7 +22,7 @@ WORKLOADS: dict[str, Workload] = {
 
 
 def find(names: tuple[str, ...]) -> list[Workload]:
-    """Workloads by name, in the order of the catalogue; all for no names.
+    """Return workloads by name in the order of the catalogue; all without names.
 
     Raises:
         BenchmarkError: for a name that there is not.

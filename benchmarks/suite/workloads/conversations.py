@@ -13,7 +13,7 @@ from sgl_mlx.benchmarks.suite.workloads.workload import Client, Row, Size, Workl
 # -- chats of four turns ----------------------------------------------------------------------
 
 Turns = list[tuple[str, int]]
-"""What is said, and how many tokens answer it."""
+"""A user turn and the number of tokens of its answer."""
 
 
 @sgl.function
@@ -31,7 +31,7 @@ def multi_turn_chat_http(client: Client, turns: Turns) -> None:
 
 
 def chat_rows(answers: tuple[int, int]) -> Callable[[Words, Size], list[Row]]:
-    """Answers of between so many tokens."""
+    """Make rows of chats whose answers have `answers[0]` to `answers[1]` tokens."""
 
     def rows(words: Words, size: Size) -> list[Row]:
         draw = random.Random(f"chats {answers}")

@@ -14,7 +14,7 @@ from sgl_mlx.errors import BenchmarkError
 
 
 def over_data(workload: Workload, file: Path) -> Workload:
-    """The workload with a row for each line of `file`, a JSON object.
+    """Return the workload with a row for each line of `file`, a JSON object.
 
     A line names arguments of the workload's program, all or some: what it leaves out is taken from
     the generated rows, one after another. `--scale` then shrinks those texts alone.

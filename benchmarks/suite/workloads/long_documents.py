@@ -28,7 +28,7 @@ FIELDS = {
     "friend": 2,
     "rival": 2,
 }
-"""Of a character, with how many words each has."""
+"""Fields of a character, and the number of words of each."""
 
 CHARACTER = (
     r"\{\n"
@@ -37,7 +37,7 @@ CHARACTER = (
     )
     + r"\n\}"
 )
-"""As a regular expression."""
+"""The record as a regular expression."""
 
 CHARACTER_GBNF = (
     'root ::= "{\\n" '
@@ -47,7 +47,7 @@ CHARACTER_GBNF = (
     )
     + ' "\\n}"\nword ::= [a-z] [a-z] [a-z] [a-z]\n'
 )
-"""The same, in llama.cpp's notation."""
+"""The record as a grammar in llama.cpp's notation (GBNF)."""
 
 CHARACTER_TOKENS = 256
 
@@ -70,7 +70,7 @@ def json_decode_rows(words: Words, size: Size) -> list[Row]:
 # -- fields of a long document ----------------------------------------------------------------
 
 CITY_FIELDS = {"name": 8, "country": 8, "air port code": 8, "top 3 landmarks": 24}
-"""Tokens of each."""
+"""Tokens of each part."""
 
 
 @sgl.function

@@ -22,7 +22,7 @@ def llava_bench_http(client: Client, lead: str, picture: str, asked: str, tokens
 
 
 def llava_bench_rows(words: Words, size: Size) -> list[Row]:
-    """24 pictures and 60 questions at full size; the pictures are files in `size.folder`."""
+    """Write the pictures into `size.folder`; at full size there are 24, with 60 questions."""
     rows: list[Row] = []
     for lead, picture, asked in questions(size.folder, size.count(24, least=3)):
         assert isinstance(lead, Text)

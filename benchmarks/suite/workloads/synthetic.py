@@ -28,7 +28,7 @@ def overhead_http(client: Client, shared: str, own: str, tokens: int) -> None:
 
 
 def overhead_rows(words: Words, size: Size) -> list[Row]:
-    """At full size the paper's 16 subtrees of 8 branches, 256 + 256 tokens."""
+    """Return at full size the paper's 16 subtrees of 8 branches, 256 + 256 tokens."""
     return [
         {
             "shared": words.text(size.tokens(256), f"subtree {tree}") + "\n",
@@ -64,7 +64,7 @@ def write_http(client: Client, handbook: str, topic: str, tokens: int) -> None:
 
 
 def write_rows(words: Words, size: Size) -> list[Row]:
-    """Each handbook comes again when the others have pushed it out."""
+    """Return rows in which each handbook recurs after the others have evicted it."""
     return [
         {
             "handbook": words.text(size.tokens(4096), f"handbook {number}"),
@@ -77,7 +77,7 @@ def write_rows(words: Words, size: Size) -> list[Row]:
 
 
 def small_pool(size: Size) -> dict[str, Any]:
-    """Room for one handbook and a half, and a second tier."""
+    """Return engine options: a pool for one and a half handbooks, and a disk cache."""
     return {
         "max_total_tokens": size.tokens(4096) * 3 // 2 + 256,
         "disk_cache_dir": TEMPORARY_FOLDER,

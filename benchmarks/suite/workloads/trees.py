@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 # -- tree of thought --------------------------------------------------------------------------
 
 STAGES = ("plan", "execution", "reflection", "answer")
-"""What the four levels of the tree write."""
+"""Headings of the four levels of the tree."""
 
 BRANCHES = 2
 
@@ -85,7 +85,7 @@ def skeleton_of_thought(
 
 
 SAMPLING: dict[str, Any] = {"temperature": 0, "token_healing": False}
-"""Of a nested run; the outer one has them from the suite."""
+"""Sampling of a nested run; the suite passes the outer run its own."""
 
 
 def skeleton_of_thought_http(
@@ -207,7 +207,7 @@ def llm_judge_rows(words: Words, size: Size) -> list[Row]:
 
 
 def side_by_side(call: Callable[[T], Result], items: Iterable[T]) -> list[Result]:
-    """The results of calls that wait for a server at the same time."""
+    """Make calls to a server at the same time and return their results in order."""
     todo = list(items)
     with ThreadPoolExecutor(len(todo)) as pool:
         return list(pool.map(call, todo))

@@ -22,7 +22,7 @@ _WANTED = 400
 
 
 class Vocabulary(Protocol):
-    """What is asked of a tokenizer."""
+    """The part of a tokenizer that `Words` uses."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -65,12 +65,12 @@ class Words:
         self._tokens = found
 
     def text(self, tokens: int, seed: str) -> str:
-        """So many words, always the same for a seed."""
+        """Return a text of `tokens` words; equal seeds give equal texts."""
         draw = random.Random(seed)
         return " ".join(draw.choice(self._words) for _ in range(tokens))
 
     def steer(self, prompt: str, constrained: bool = False) -> dict[int, float]:
-        """A logit bias that makes the output one word, again and again, chosen by the prompt.
+        """Return a logit bias that makes the output one repeated word, chosen by the prompt.
 
         With it, all systems write the same text, whatever their arithmetic rounds to, so that the
         calls that follow have the same prompts; and different prompts have different outputs.

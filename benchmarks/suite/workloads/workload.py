@@ -1,4 +1,4 @@
-"""What a workload is: rows of arguments, a program of the language, and its translation to HTTP.
+"""The workload type: rows of arguments, a program of the language, and its HTTP version.
 
 Both versions ask the same questions in the same order; a test compares their prompts.
 """
@@ -19,7 +19,7 @@ Need = Literal["grammar", "images"]
 
 
 class Client(Protocol):
-    """A completion server, as a program without a language talks to it. Calls wait for answers."""
+    """A completion server as the HTTP versions use it. Calls block until the answer is complete."""
 
     def complete(
         self,
@@ -29,7 +29,7 @@ class Client(Protocol):
         grammar: str | None = None,
         images: Sequence[str] = (),
     ) -> str:
-        """The text that follows the prompt.
+        """Return the text that follows the prompt.
 
         Args:
             grammar: GBNF, for servers that have it.
@@ -47,20 +47,20 @@ class Client(Protocol):
 
 
 IMAGE = "<image>"
-"""Where a picture stands in the prompts of the HTTP versions."""
+"""Placeholder of a picture in the prompts of the HTTP versions."""
 
 
 TEMPORARY_FOLDER = "<temporary folder>"
-"""In the options of an engine, stands for a folder that is made for the run."""
+"""Placeholder in engine options for a folder that is made for the run."""
 
 
 _SHRINKING = 0.6
-"""Power of the scale by which texts shrink."""
+"""Exponent of the scale for the length of texts."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large a workload is made, from its size in the paper.
+    """Size of a workload relative to the paper.
 
     Numbers of programs shrink with `scale`, numbers of tokens with a root of it: at 0.1 there is a
     tenth of the programs, and texts are a quarter as long. Files that a workload needs
@@ -71,11 +71,11 @@ class Size:
     folder: Path = Path()
 
     def count(self, full: int, least: int = 1) -> int:
-        """So many programs, articles or turns, of `full` in the paper."""
+        """Scale a number of programs, articles or turns from the paper's `full`."""
         return min(full, max(least, round(full * self.scale)))
 
     def tokens(self, full: int, least: int = 1) -> int:
-        """So many tokens, of `full` in the paper."""
+        """Scale a number of tokens from the paper's `full`."""
         return min(full, max(least, round(full * math.pow(self.scale, _SHRINKING))))
 
 
@@ -83,7 +83,7 @@ WARM_UP_TOKENS = 4
 
 
 def warm_up(words: Words) -> list[str]:
-    """Prompts for a system before it is measured: what is loaded or compiled lazily is then."""
+    """Return prompts that warm a system up: lazy loading and compiling is not measured."""
     return [words.text(64, f"warm-up {number}") for number in range(8)]
 
 

@@ -26,7 +26,7 @@ HEADS, KV_HEADS = 6, 2
 
 @dataclass
 class Seen:
-    """What the emulator counted of a kernel's launches."""
+    """The emulator's counts of a kernel's launches."""
 
     mmas: int
     read: Counter[str]

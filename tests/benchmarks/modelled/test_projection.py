@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from sgl_mlx.benchmarks.modelled.apple import MODELS, PUBLISHED, Machine
-from sgl_mlx.benchmarks.modelled.counting import Work
 from sgl_mlx.benchmarks.modelled.projection import assumptions, fitting, project
+from sgl_mlx.benchmarks.modelled.token_counts import Work
 from sgl_mlx.benchmarks.suite.workloads.catalogue import WORKLOADS, find
 from sgl_mlx.benchmarks.suite.workloads.workload import Size
 from sgl_mlx.cli.commands import main

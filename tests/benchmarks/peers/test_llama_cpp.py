@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from sgl_mlx.benchmarks.peers import llama_cpp, server
-from sgl_mlx.benchmarks.peers.llama_cpp import LlamaCpp, find_server
+from sgl_mlx.benchmarks.peers.llama_cpp import LlamaCpp, cpu_features, find_server
 from sgl_mlx.benchmarks.peers.system import PeerError
-from sgl_mlx.benchmarks.suite.drive import Run, drive
+from sgl_mlx.benchmarks.suite.run import Run, run_workload
 from sgl_mlx.benchmarks.suite.workloads.catalogue import WORKLOADS
 from sgl_mlx.benchmarks.suite.workloads.words import Words
 from sgl_mlx.benchmarks.suite.workloads.workload import Size
@@ -41,7 +41,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 def measure(program: Path, words: Words, workload: str = "llm_judge", timeout: float = 60) -> Run:
     peer = LlamaCpp("model.gguf", str(program), timeout=timeout)
     found = WORKLOADS[workload]
-    return drive(peer, found, found.rows(words, SIZE), SIZE, words)
+    return run_workload(peer, found, found.rows(words, SIZE), SIZE, words)
 
 
 def assert_nothing_is_left(started: list[tuple[int, int]]) -> None:
@@ -69,7 +69,7 @@ def test_a_run_counts_what_the_server_says(
     [
         ("exits", "died with exit code 1: error: unknown model architecture"),
         ("dies", "died with exit code 3: out of memory, or so"),
-        ("garbage", "sent what is no JSON: ' {nothing'"),
+        ("garbage", "sent no JSON but ' {nothing'"),
         ("html", "sent no stream of events but '<html>It works!</html>'"),
         ("refuses", "refused a request with status 400: .*no"),
         ("uncounted", "counts no tokens in"),
@@ -191,3 +191,35 @@ def test_on_a_mac_it_runs_on_metal_without_a_flag(
 def test_it_runs_gguf_files_alone() -> None:
     with pytest.raises(PeerError, match="runs GGUF files, and models/x is none"):
         LlamaCpp("models/x")
+
+
+# -- instruction sets -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        (
+            "system_info: n_threads = 2 (n_threads_batch = 2) / 2 | CPU : SSE3 = 1 | AVX = 1 | "
+            "AVX512 = 0 | AMX_INT8 = 1 | LLAMAFILE = 1 | OPENMP = 1 | REPACK = 1 | ",
+            "SSE3 AVX AMX_INT8",
+        ),
+        (
+            "system_info: n_threads = 8 / 10 | Metal : EMBED_LIBRARY = 1 | CPU : NEON = 1 | "
+            "ARM_FMA = 1 | ACCELERATE = 1 | BLAS : BLAS_SIZE = 4 | ",
+            "NEON ARM_FMA",
+        ),
+        ("system_info: n_threads = 8", ""),
+        ("build: 1 with cc", ""),
+    ],
+)
+def test_instruction_sets_are_those_of_the_cpu_in_system_info(line: str, found: str) -> None:
+    assert cpu_features(f"build: 6451\n{line}\nmain: binding port\n") == found
+
+
+def test_the_server_is_asked_for_its_instruction_sets(tmp_path: Path) -> None:
+    program = Path(install(tmp_path))
+    program.write_text("#!/bin/sh\necho 'system_info: x | CPU : AVX2 = 1 | ' >&2; exit 1\n")
+    assert LlamaCpp("model.gguf", str(program)).instruction_sets == "AVX2"
+    program.write_text("no program")
+    assert LlamaCpp("model.gguf", str(program)).instruction_sets == ""

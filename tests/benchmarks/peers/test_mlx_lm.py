@@ -9,7 +9,7 @@ import pytest
 from sgl_mlx.benchmarks.peers.mlx_lm import DIALECT, MlxLm
 from sgl_mlx.benchmarks.peers.ours import Ours
 from sgl_mlx.benchmarks.peers.system import PeerError
-from sgl_mlx.benchmarks.suite.drive import drive
+from sgl_mlx.benchmarks.suite.run import run_workload
 from sgl_mlx.benchmarks.suite.workloads.catalogue import WORKLOADS
 from sgl_mlx.benchmarks.suite.workloads.words import Words
 from sgl_mlx.benchmarks.suite.workloads.workload import Size
@@ -21,8 +21,8 @@ SIZE = Size(0.01)
 def test_it_does_the_work_that_our_engine_does(toy_folder: Path, words: Words, name: str) -> None:
     workload = WORKLOADS[name]
     rows = workload.rows(words, SIZE)
-    ours = drive(Ours({"model_path": str(toy_folder)}), workload, rows, SIZE, words)
-    theirs = drive(MlxLm(str(toy_folder)), workload, rows, SIZE, words)
+    ours = run_workload(Ours({"model_path": str(toy_folder)}), workload, rows, SIZE, words)
+    theirs = run_workload(MlxLm(str(toy_folder)), workload, rows, SIZE, words)
     assert theirs.work == ours.work
     assert theirs.work["calls"] > 1
 

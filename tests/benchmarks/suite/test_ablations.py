@@ -12,7 +12,7 @@ import pytest
 
 from sgl_mlx.benchmarks.peers.ours import Ours
 from sgl_mlx.benchmarks.suite.ablations import ABLATIONS, ablated
-from sgl_mlx.benchmarks.suite.drive import Run, drive
+from sgl_mlx.benchmarks.suite.run import Run, run_workload
 from sgl_mlx.benchmarks.suite.workloads.catalogue import WORKLOADS
 from sgl_mlx.benchmarks.suite.workloads.words import Words
 from sgl_mlx.benchmarks.suite.workloads.workload import Row, Size
@@ -33,7 +33,7 @@ def run(toy_folder: Path, words: Words) -> Measure:
         given = {"model_path": str(toy_folder), "max_total_tokens": 20000, **options}
         ours = ablated(ablation, given) if ablation else Ours(given)
         found = WORKLOADS[workload]
-        return drive(ours, found, rows_of(workload, words), SIZE, words)
+        return run_workload(ours, found, rows_of(workload, words), SIZE, words)
 
     return measure
 

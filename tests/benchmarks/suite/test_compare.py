@@ -12,7 +12,7 @@ import pytest
 import sgl_mlx as sgl
 from sgl_mlx.benchmarks.peers.system import Answer, PeerError, Usage
 from sgl_mlx.benchmarks.suite.compare import Comparison, compare, geometric_means
-from sgl_mlx.benchmarks.suite.drive import Run
+from sgl_mlx.benchmarks.suite.run import Run
 from sgl_mlx.benchmarks.suite.workloads.words import Words
 from sgl_mlx.benchmarks.suite.workloads.workload import Client, Need, Row, Size, Workload
 

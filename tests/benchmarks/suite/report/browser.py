@@ -40,7 +40,7 @@ def dom(page: Path) -> str:
 
 
 def console(page: Path) -> list[str]:
-    """What Chromium has to say of the page: errors, warnings, whatever it refused to load."""
+    """Return Chromium's messages about the page: errors, warnings, refused loads."""
     told = _run(page, "--dump-dom").stderr.splitlines()
     return [line for line in told if "CONSOLE" in line]
 

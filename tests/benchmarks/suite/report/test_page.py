@@ -279,3 +279,10 @@ def test_on_a_phone_only_tables_scroll_sideways(crashed: bool, tmp_path: Path) -
         "utf-8",
     )
     assert f"across: {PHONE}" in dom(frame)
+
+
+def test_the_instruction_sets_of_both_sides_are_named(tmp_path: Path) -> None:
+    found = document("mmlu") | {"instruction_sets": {OURS: "AVX2 AMX_BF16", LLAMA: "AVX2"}}
+    text = read(found, tmp_path).text
+    assert f"instruction sets of {OURS}AVX2 AMX_BF16" in text
+    assert f"instruction sets of {LLAMA}AVX2" in text

@@ -94,3 +94,9 @@ def test_on_a_narrow_terminal_nothing_is_left_out(width: int) -> None:
 
 def test_no_workload_is_a_table_too() -> None:
     assert "workload" in shown({"workloads": [], "geomean": {}})
+
+
+def test_the_instruction_sets_of_both_sides_are_named() -> None:
+    found = document("mmlu") | {"instruction_sets": {"ours": "AVX2 [AMX]", LLAMA: "AVX2"}}
+    lines = [line.strip() for line in shown(found).splitlines()]
+    assert {"ours uses AVX2 [AMX]", "llama.cpp uses AVX2"} <= {*lines}

@@ -1,6 +1,6 @@
-"""Measuring two systems as pairs in one run, because the machine is never quiet.
+"""Alternating measurements of two systems, so that a busy machine slows both alike.
 
-Ours and theirs alternate; the ratio is taken pair by pair and its median reported.
+The ratio is taken pair by pair; its median is reported.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Measure = Callable[[], float]
-"""Does the work once and returns its speed; larger is better."""
+"""Do the work once and return its speed; larger is better."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Pair:
 
     @property
     def ratio(self) -> float:
-        """Median of ours over theirs."""
+        """The median of ours over theirs, pair by pair."""
         return statistics.median(a / b for a, b in zip(self.ours, self.theirs, strict=True))
 
     @property
@@ -48,7 +48,7 @@ class Pair:
 def measure_pairs(
     name: str, unit: str, bar: float, ours: Measure, theirs: Measure, repeats: int
 ) -> Pair:
-    """One unmeasured pair to warm up, then `repeats` alternating ones."""
+    """Measure `repeats` alternating pairs after one unmeasured pair to warm up."""
     ours(), theirs()
     speeds = [(ours(), theirs()) for _ in range(repeats)]
     return Pair(name, unit, tuple(a for a, _ in speeds), tuple(b for _, b in speeds), bar)

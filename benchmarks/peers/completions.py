@@ -1,6 +1,6 @@
-"""A completion server's client: posts a request, reads the streamed answer, counts.
+"""Client of a completion server: posts a request, reads the streamed answer, counts.
 
-Knows no server; what a request holds and what an event says is each peer's own (`Dialect`).
+Each kind of server has a `Dialect` for its requests and events.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from sgl_mlx.benchmarks.suite.workloads.words import Words
 from sgl_mlx.benchmarks.suite.workloads.workload import WARM_UP_TOKENS, Row, Workload, warm_up
 
 _RETRIES = (0.05, 0.2, 0.5, 1.0)
-"""Seconds before each further try of a call that broke off without a word: a server's queue of
-connections may be shorter than what calls at a time."""
+"""Seconds before each retry of a call that broke off without an answer: a server's queue of
+connections may be shorter than the number of simultaneous calls."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One call, before it is spelled for a server."""
+    """One call, before a dialect turns it into a request."""
 
     prompt: str
     max_tokens: int
@@ -37,29 +37,29 @@ class Question:
 
 
 class Dialect(Protocol):
-    """How one kind of server is asked, and what its events mean."""
+    """Requests and events of one kind of server."""
 
     @property
     def path(self) -> str: ...
 
     @property
     def scored_tokens(self) -> int:
-        """The least number of tokens it can be asked for; they are not counted as output."""
+        """The fewest tokens that can be requested; they are not counted as output."""
         ...
 
     @property
     def drops_first_space(self) -> bool:
-        """Whether the space that an answer begins with is lost on the way."""
+        """True if the server drops the leading space of an answer."""
         ...
 
     def request(self, question: Question) -> dict[str, Any]: ...
 
     def text(self, event: Mapping[str, Any]) -> str:
-        """The piece of output in an event, perhaps nothing."""
+        """Return the output text in an event, possibly empty."""
         ...
 
     def usage(self, event: Mapping[str, Any]) -> Answer | None:
-        """The counts, in the event that has them."""
+        """Return the token counts, if the event has them."""
         ...
 
 
@@ -67,7 +67,7 @@ class Dialect(Protocol):
 def opened(
     name: str, address: str, dialect: Dialect, workload: Workload, words: Words, timeout: float
 ) -> Iterator[HttpSession]:
-    """A session with a server that is up, warmed up."""
+    """Open a session with a running server and warm it up."""
     session = HttpSession(name, address, dialect, workload, words, timeout)
     try:
         session.warm_up()
@@ -77,7 +77,7 @@ def opened(
 
 
 class HttpSession:
-    """A `Session` and the `Client` that workloads' HTTP versions are given.
+    """A `Session` that is also the `Client` of the workloads' HTTP versions.
 
     Args:
         timeout: seconds without a word from the server after which it is taken to hang.
@@ -108,7 +108,7 @@ class HttpSession:
         return {}
 
     def warm_up(self) -> None:
-        """Not measured: what is loaded or compiled lazily."""
+        """Make unmeasured calls, so that lazy loading and compiling is done."""
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda text: self.complete(text, WARM_UP_TOKENS), warm_up(self._words)))
         self.usage = Usage()
@@ -183,7 +183,7 @@ class HttpSession:
         return "".join(pieces), replace(answer, first=first)
 
     def _event(self, line: str) -> Mapping[str, Any] | None:
-        """The JSON of a line of server-sent events; None for lines without."""
+        """Parse the JSON of a line of server-sent events; None for lines without any."""
         name, _, data = line.partition(":")
         if name != "data" or data.strip() == "[DONE]":
             if name.strip().startswith(("{", "<")):
@@ -192,7 +192,7 @@ class HttpSession:
         try:
             event = json.loads(data)
         except ValueError:
-            raise PeerError(f"{self._name} sent what is no JSON: {data[:200]!r}") from None
+            raise PeerError(f"{self._name} sent no JSON but {data[:200]!r}") from None
         if not isinstance(event, dict):
             raise PeerError(f"{self._name} sent no JSON object: {data[:200]!r}")
         if "error" in event:

@@ -1,4 +1,4 @@
-"""`sgl-mlx bench project`: what the suite should take on an Apple chip, modelled."""
+"""`sgl-mlx bench project`: modelled times of the suite on an Apple chip."""
 
 from __future__ import annotations
 
@@ -9,25 +9,21 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sgl_mlx.cli.options import chip_option, json_option, scale_option
+
 if TYPE_CHECKING:
     from sgl_mlx.benchmarks.modelled.projection import Projected
 
 
-@click.command("project")
-@click.option("--chip", default="m2-ultra", show_default=True, help="Whose figures to take.")
+@click.command()
+@chip_option
 @click.option("--model", default="llama-2-7b", show_default=True, help="Or llava-1.5-7b.")
-@click.option("--quant", default="f16", show_default=True, help="Of the weights: f16 or q4_0.")
-@click.option("--concurrency", type=click.IntRange(1), help="Programs at a time.")
-@click.option("--workload", "names", multiple=True, help="Only this one; repeatable.")
-@click.option(
-    "--scale",
-    type=click.FloatRange(0, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="Of the paper's size.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print only the JSON document.")
-def project_chip(
+@click.option("--quant", default="f16", show_default=True, help="Weights: f16 or q4_0.")
+@click.option("--concurrency", type=click.IntRange(1), help="Run this many programs at a time.")
+@click.option("--workload", "names", multiple=True, help="Model only this workload; repeatable.")
+@scale_option(1.0, "Size of the workloads; 1 is the paper's.")
+@json_option
+def project(
     chip: str,
     model: str,
     quant: str,
@@ -36,10 +32,10 @@ def project_chip(
     scale: float,
     as_json: bool,
 ) -> None:
-    """Model the suite on a chip: ours against llama-server.
+    """Model the suite on an Apple chip: our engine against llama-server.
 
-    No model is run: exact counts of tokens, published speeds and assumptions, which are printed
-    first. Ends with one JSON line.
+    No model runs: times follow from exact counts of tokens, published speeds and assumptions,
+    which are printed first. Ends with one JSON line.
     """
     from sgl_mlx.benchmarks.modelled import projection
     from sgl_mlx.benchmarks.modelled.apple import Machine

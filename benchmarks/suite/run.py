@@ -1,4 +1,4 @@
-"""One workload on one system: all rows, so many at a time, and what that took."""
+"""One run of a workload on a system: all rows, a fixed number at a time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sgl_mlx.benchmarks.suite.workloads.words import Words
 from sgl_mlx.benchmarks.suite.workloads.workload import Row, Size, Workload
 
 Watch = Callable[[str, int, int], None]
-"""Told of a run under way: its name, how many rows are done, and of how many."""
+"""Progress callback: name of the run, finished rows, all rows."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run took. Latencies are of whole programs, `first` of single calls, in seconds."""
+    """Times and counts of a run. Seconds: `latencies` per program, `first` per call."""
 
     system: str
     seconds: float
@@ -33,7 +33,7 @@ class Run:
 
     @property
     def speed(self) -> float:
-        """Programs a second."""
+        """Programs per second."""
         return self.programs / self.seconds
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class Run:
         }
 
 
-def drive(
+def run_workload(
     system: System,
     workload: Workload,
     rows: Sequence[Row],

@@ -1,4 +1,4 @@
-"""Which prompt tokens llama-server finds in its slots, counted without a server.
+"""Simulation of llama-server's slots: how many prompt tokens it finds cached.
 
 A slot keeps the tokens of its last call. A call takes the idle slot that holds the most of its
 prompt, or, when none holds a tenth of it, the one that was used longest ago.
@@ -34,7 +34,7 @@ class Slots:
         self._used = list(range(self.count))
 
     def cached(self, calls: Sequence[Asked]) -> list[int]:
-        """The tokens that calls at the same time, each in a slot of its own, find in their slots.
+        """Return the cached tokens of simultaneous calls, each in a slot of its own.
 
         The slot that holds the most of a prompt takes it; see `SIMILAR`. The last token of a prompt
         is computed in any case.
@@ -55,7 +55,7 @@ class Slots:
 
 
 def rounds(programs: Sequence[Sequence[T]], concurrency: int) -> Iterator[list[T]]:
-    """Calls made at the same time: the next of each program under way."""
+    """Yield the calls made at the same time: the next call of each running program."""
     waiting = iter(map(iter, programs))
     running = list(islice(waiting, concurrency))
     while running:
@@ -72,7 +72,7 @@ def rounds(programs: Sequence[Sequence[T]], concurrency: int) -> Iterator[list[T
 
 
 def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
-    """How many tokens two texts begin with in common; bisected, as slices compare fast."""
+    """Return the length of the common prefix; bisected, because slices compare fast."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from sgl_mlx.benchmarks.modelled.counting import (
+from sgl_mlx.benchmarks.modelled.llama_server_slots import Slots, rounds
+from sgl_mlx.benchmarks.modelled.token_counts import (
     IMAGE_TOKENS,
     Counter,
     Counts,
@@ -16,7 +17,6 @@ from sgl_mlx.benchmarks.modelled.counting import (
     count,
     vocabulary,
 )
-from sgl_mlx.benchmarks.modelled.slots import Slots, rounds
 from sgl_mlx.benchmarks.suite.optimum import Asked
 from sgl_mlx.benchmarks.suite.workloads.catalogue import WORKLOADS
 from sgl_mlx.benchmarks.suite.workloads.long_documents import CHARACTER, CHARACTER_GBNF, FIELDS

@@ -1,4 +1,4 @@
-"""`sgl-mlx bench loc`: how long the same task is in the language and over plain HTTP."""
+"""`sgl-mlx bench loc`: lines of code of one task in the language and over plain HTTP."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sgl_mlx.cli.options import json_option
+
 if TYPE_CHECKING:
     from sgl_mlx.benchmarks.loc import Lengths
 
 
-@click.command("loc")
-@click.option("--json", "as_json", is_flag=True, help="Print only the JSON document.")
-def lines_of_code(as_json: bool) -> None:
-    """Lines of code of an article analysis, as a program and as plain HTTP calls.
+@click.command()
+@json_option
+def loc(as_json: bool) -> None:
+    """Count the lines of an article analysis, as a program and as plain HTTP calls.
 
-    Counted without blank lines, comments and docstrings. Prints a table and ends with one JSON
+    Blank lines, comments and docstrings are left out. Prints a table and ends with one JSON
     line.
     """
     from sgl_mlx.benchmarks.loc import PAPER, ours

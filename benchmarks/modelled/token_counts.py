@@ -1,8 +1,8 @@
-"""What a workload asks, counted exactly, without a model or a server.
+"""Exact token counts of a workload, without a model or a server.
 
 The workload's HTTP version runs against a client that answers at once with what the suite steers
-every system to. Out of the prompts follow the fewest tokens that must be computed (`Optimum`), and
-those that llama-server computes, whose slots each keep their last prompt.
+every system to. From the prompts follow the fewest tokens that must be computed (`Optimum`), and
+the tokens that llama-server computes, whose slots each keep their last prompt.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
-from sgl_mlx.benchmarks.modelled.slots import Slots, rounds
+from sgl_mlx.benchmarks.modelled.llama_server_slots import Slots, rounds
 from sgl_mlx.benchmarks.suite.optimum import Asked, Optimum
 from sgl_mlx.benchmarks.suite.workloads.long_documents import CHARACTER_GBNF, FIELDS
 from sgl_mlx.benchmarks.suite.workloads.words import Words
@@ -20,7 +20,7 @@ from sgl_mlx.benchmarks.suite.workloads.workload import IMAGE, Client, Row, Work
 from sgl_mlx.errors import BenchmarkError
 
 IMAGE_TOKENS = 576
-"""Of a picture in LLaVA-1.5: 24 x 24 patches."""
+"""Tokens of a picture in LLaVA-1.5: 24 x 24 patches."""
 
 _WORDS = 400
 
@@ -42,7 +42,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Work:
-    """What one side computes.
+    """Work of one side.
 
     Args:
         prefilled: tokens computed many at a time.
@@ -60,7 +60,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Counts:
-    """A workload in tokens: what is asked of every system, and what each side computes."""
+    """Token counts of a workload: calls made to every system, and work of each side."""
 
     calls: int
     prompt_tokens: int
@@ -83,7 +83,7 @@ class OneTokenEach:
 
     @property
     def vocab_size(self) -> int:
-        """Of the words there are from the start."""
+        """Number of words known from the start."""
         return _WORDS
 
     def encode(self, text: str, add_special: bool = True) -> list[int]:
@@ -93,7 +93,7 @@ class OneTokenEach:
         return "".join(self._pieces[i] for i in ids)
 
     def token(self, piece: str) -> int:
-        """The number of a piece, new or not. Safe to call from several threads."""
+        """Return the id of a piece, new or known. Safe to call from several threads."""
         known = self._ids.get(piece)
         if known is None:
             with self._lock:
@@ -104,7 +104,7 @@ class OneTokenEach:
 
 
 class Counter:
-    """A `Client` that answers at once, and keeps what it was asked."""
+    """A `Client` that answers at once and records its calls."""
 
     def __init__(self, tokenizer: OneTokenEach, words: Words) -> None:
         self.calls: list[Call] = []
@@ -145,7 +145,7 @@ _: type[Client] = Counter
 
 
 def vocabulary() -> tuple[OneTokenEach, Words]:
-    """The tokenizer of the counts, and its words to write a workload's rows with."""
+    """Return a tokenizer for counting, and words to write a workload's rows with."""
     tokenizer = OneTokenEach()
     return tokenizer, Words(tokenizer)
 
@@ -157,7 +157,7 @@ def count(
     tokenizer: OneTokenEach,
     words: Words,
 ) -> Counts:
-    """All calls of a workload's rows, `concurrency` at a time."""
+    """Count the calls of a workload's rows, `concurrency` programs at a time."""
     programs = [_calls(workload, row, tokenizer, words) for row in rows]
     calls = [call for program in programs for call in program]
     optimum = Optimum.of(call.asked for call in calls)
@@ -178,14 +178,14 @@ def count(
 
 
 def _calls(workload: Workload, row: Row, tokenizer: OneTokenEach, words: Words) -> list[Call]:
-    """From the shortest prompt to the longest: the order they are made in, whatever threads do."""
+    """Return the calls of a row from the shortest prompt to the longest, which is their order."""
     client = Counter(tokenizer, words)
     workload.http(client, **row)
     return sorted(client.calls, key=lambda call: (len(call.asked.prompt), call.text))
 
 
 def _in_slots(programs: Sequence[Sequence[Call]], concurrency: int) -> tuple[int, int]:
-    """Tokens and pictures that llama-server computes."""
+    """Count the tokens and pictures that llama-server computes."""
     slots, tokens, pictures = Slots(concurrency), 0, 0
     for together in rounds(programs, concurrency):
         found = slots.cached([call.asked for call in together])
@@ -201,7 +201,7 @@ def _middle(call: Call) -> float:
 
 
 def _record(grammar: str, word: str) -> str:
-    """What the grammar of `json_decode` makes of a steered output."""
+    """Return the steered output under the grammar of `json_decode`."""
     if grammar != CHARACTER_GBNF:
         raise BenchmarkError("only the grammar of json_decode can be counted without a model")
     fields = ",\n".join(f'  "{name}": "{" ".join([word] * n)}"' for name, n in FIELDS.items())
@@ -209,6 +209,6 @@ def _record(grammar: str, word: str) -> str:
 
 
 def _word(number: int) -> str:
-    """Four letters."""
+    """Return a word of four letters."""
     letters = (number // 26**place % 26 for place in range(4))
     return "".join(chr(ord("a") + letter) for letter in letters)

@@ -1,4 +1,4 @@
-"""`sgl-mlx bench kernels`: what the attention kernels should cost on a chip, modelled."""
+"""`sgl-mlx bench kernels`: modelled times of the attention kernels on an Apple chip."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sgl_mlx.cli.options import chip_option, json_option
+
 if TYPE_CHECKING:
     from sgl_mlx.benchmarks.modelled.kernel_model import Modelled
 
 
-@click.command("kernels")
-@click.option("--chip", default="m2-ultra", show_default=True, help="Whose figures to take.")
-@click.option("--plot", type=click.Path(dir_okay=False), help="Also draw them (.svg, .png, .pdf).")
-@click.option("--json", "as_json", is_flag=True, help="Print only the JSON document.")
-def kernel_model(chip: str, plot: str | None, as_json: bool) -> None:
-    """Model our attention kernels against gather + MLX's own on a chip.
+@click.command()
+@chip_option
+@click.option(
+    "--plot", type=click.Path(dir_okay=False), help="Also write a plot (.svg, .png, .pdf)."
+)
+@json_option
+def kernels(chip: str, plot: str | None, as_json: bool) -> None:
+    """Model the attention kernels against gather + MLX's own on an Apple chip.
 
     Nothing is run: exact operation counts, the chip's published figures and stated assumptions.
     Ends with one JSON line.

@@ -1,0 +1,24 @@
+"""The group `sgl-mlx bench`: benchmarks, one command a file."""
+
+from __future__ import annotations
+
+import click
+
+from sgl_mlx.cli.bench.compiler import compiler
+from sgl_mlx.cli.bench.constrained import constrained
+from sgl_mlx.cli.bench.engine import engine
+from sgl_mlx.cli.bench.kernels import kernels
+from sgl_mlx.cli.bench.llava import llava
+from sgl_mlx.cli.bench.loc import loc
+from sgl_mlx.cli.bench.prefetch import prefetch
+from sgl_mlx.cli.bench.project import project
+from sgl_mlx.cli.bench.suite import suite
+
+
+@click.group()
+def bench() -> None:
+    """Measure on this machine, as pairs in one run."""
+
+
+for command in (engine, constrained, compiler, kernels, suite, loc, project, prefetch, llava):
+    bench.add_command(command)

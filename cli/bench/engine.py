@@ -1,0 +1,40 @@
+"""`sgl-mlx bench engine`: the engine against mlx-lm's generators."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from sgl_mlx.cli.bench.pair_report import print_document, print_pairs
+from sgl_mlx.cli.engine import EngineOptions, engine_options
+from sgl_mlx.cli.options import json_option, repeats_option, scale_option
+
+
+@click.command()
+@engine_options
+@repeats_option(3)
+@scale_option(1.0, "Multiply the number of generated tokens.")
+@json_option
+def engine(options: EngineOptions, repeats: int, scale: float, as_json: bool) -> None:
+    """Compare the engine with mlx-lm's generators on the same weights.
+
+    Prints a table and ends with one JSON line.
+    """
+    from rich.console import Console
+
+    from sgl_mlx.benchmarks.micro.engine import EngineBench
+    from sgl_mlx.runtime.engine import Engine
+
+    console = Console(stderr=True)
+    with Engine(**asdict(options)) as running:
+        run = EngineBench(running, repeats, scale)
+        pairs = []
+        for pair in run.pairs():
+            pairs.append(pair)
+            console.print(f"{pair.name}: {pair.ratio:.2f}x (bar {pair.bar}x)", highlight=False)
+        overhead = run.overhead()
+    if not as_json:
+        caption = f"tree + scheduler: {overhead:.2%}"
+        print_pairs("engine against mlx-lm", pairs, caption, ("ours", "mlx-lm"))
+    print_document(pairs, overhead_share=round(overhead, 5))

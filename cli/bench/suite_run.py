@@ -1,0 +1,152 @@
+"""A run of the suite as the command line asks for it: systems, workloads, progress, signals."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sgl_mlx.cli.engine import EngineOptions
+from sgl_mlx.errors import BenchmarkError
+
+if TYPE_CHECKING:
+    from sgl_mlx.benchmarks.peers.system import System
+    from sgl_mlx.benchmarks.peers.weights import Weights
+    from sgl_mlx.benchmarks.suite.run import Watch
+    from sgl_mlx.benchmarks.suite.workloads.workload import Workload
+
+PEERS = ("llama.cpp", "mlx-lm")
+
+
+@dataclass(frozen=True)
+class SuiteRun:
+    """The options of `sgl-mlx bench suite` that decide what runs; the command's help has each."""
+
+    names: tuple[str, ...]
+    options: EngineOptions
+    peers: tuple[str, ...]
+    llama_server: str | None
+    ablations: tuple[str, ...]
+    scale: float
+    data: str | None
+    repeats: int
+    timeout: float
+    tower: str
+
+    def document(self) -> dict[str, Any]:
+        """Run all workloads on all systems; see `report.document` for the result."""
+        workloads = self._workloads()
+        from sgl_mlx.benchmarks.peers.weights import Weights
+        from sgl_mlx.benchmarks.suite.compare import compare
+        from sgl_mlx.benchmarks.suite.report.document import describe
+        from sgl_mlx.benchmarks.suite.workloads.words import Words
+        from sgl_mlx.benchmarks.suite.workloads.workload import Size
+
+        with ExitStack() as stack:
+            stack.enter_context(_ended_by_signals())
+            folder = Path(stack.enter_context(TemporaryDirectory()))
+            weights = Weights(self.options.model_path, folder)
+            systems, missing = self._systems(weights, self._mmproj(weights, workloads))
+            size, words = Size(self.scale, folder), Words(weights.tokenizer)
+            watch = stack.enter_context(_watched())
+            found = []
+            for comparison in compare(
+                systems, missing, workloads, size, words, self.repeats, watch
+            ):
+                found.append(comparison)
+                _say(comparison.to_dict())
+            command = shlex.join(["sgl-mlx", *sys.argv[1:]])
+            return describe(found, self.scale, self.repeats, command, systems)
+
+    def _workloads(self) -> list[Workload]:
+        from sgl_mlx.benchmarks.suite.workloads.catalogue import find
+        from sgl_mlx.benchmarks.suite.workloads.data_set import over_data
+
+        workloads = find(self.names)
+        if self.data is None:
+            return workloads
+        if len(self.names) != 1:
+            raise click.UsageError("--data is for one workload: name it")
+        return [over_data(workload, Path(self.data)) for workload in workloads]
+
+    def _mmproj(self, weights: Weights, workloads: list[Workload]) -> str | None:
+        """Return the vision part: given, or made at random where a workload shows pictures."""
+        needed = any("images" in workload.needs for workload in workloads)
+        if self.options.mmproj is None and needed:
+            return str(weights.random_tower(self.tower))
+        return self.options.mmproj
+
+    def _systems(self, weights: Weights, mmproj: str | None) -> tuple[list[System], dict[str, str]]:
+        """Return the systems, ours first, and why each missing peer is missing."""
+        from sgl_mlx.benchmarks.peers.ours import Ours
+        from sgl_mlx.benchmarks.suite.ablations import ablated
+
+        chosen = {**asdict(self.options), "mmproj": mmproj}
+        systems: list[System] = [Ours(chosen), *(ablated(name, chosen) for name in self.ablations)]
+        missing: dict[str, str] = {}
+        for peer in self.peers:
+            try:
+                systems.append(self._peer(peer, weights, mmproj))
+            except BenchmarkError as error:
+                missing[peer] = str(error)
+        return systems, missing
+
+    def _peer(self, name: str, weights: Weights, mmproj: str | None) -> System:
+        """Raises `PeerError` where it cannot run here."""
+        from sgl_mlx.benchmarks.peers.llama_cpp import LlamaCpp
+        from sgl_mlx.benchmarks.peers.mlx_lm import MlxLm
+
+        if name == "mlx-lm":
+            return MlxLm(str(weights.mlx_folder()), self.timeout)
+        return LlamaCpp(str(weights.path), self.llama_server, mmproj, timeout=self.timeout)
+
+
+def _say(row: dict[str, Any]) -> None:
+    """Print a workload's ratios, and the reasons for missing ones, on standard error."""
+    ratios = ", ".join(f"{ratio:.2f}x {peer}" for peer, ratio in row["ratio"].items())
+    reasons = "; ".join(f"{peer}: {why}" for peer, why in row["not_compared"].items())
+    click.echo(f"{row['name']}: {'; '.join(filter(None, (ratios, reasons)))}", err=True)
+
+
+@contextmanager
+def _watched() -> Iterator[Watch]:
+    """Show a progress bar on standard error; nothing when that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def watch(name: str, done: int, total: int) -> None:
+            bar.update(task, description=name, completed=done, total=total)
+
+        yield watch
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does, so that its servers are ended too."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,129 @@
+"""A server ends with the process that started it, whatever ends that one and whenever."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sgl_mlx.benchmarks.peers.tied import CANNOT_START, launcher
+
+PARENTS = Path(__file__).with_name("killed_parents.py")
+KILLS = 30
+
+PATIENCE = 60.0
+"""Seconds; far more than anything here takes on a loaded machine."""
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+
+
+@pytest.fixture
+def token() -> str:
+    """A word that only the processes of one test have in their command lines."""
+    return uuid.uuid4().hex
+
+
+def parents(token: str, *moments: float) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(PARENTS), *map(str, moments)]
+    return subprocess.Popen(command, env={**os.environ, "TOKEN": token})
+
+
+def commands(token: str) -> list[str]:
+    """The command lines that hold the token; processes that have ended have none."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(file.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace"))
+        except OSError:
+            continue  # it ended meanwhile
+    return [command for command in found if token in command]
+
+
+def servers(token: str) -> list[str]:
+    return [command for command in commands(token) if "tied.py" not in command]
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@needs_proc
+def test_parents_killed_at_any_moment_leave_nothing(token: str) -> None:
+    moments = [random.random() ** 2 * 0.3 for _ in range(KILLS)]  # most while it starts
+    process = parents(token, *moments)
+    assert process.wait(PATIENCE) == 0
+    wait_until(lambda: not commands(token))
+
+
+@needs_proc
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGABRT])
+def test_a_server_that_runs_ends_with_its_parent(token: str, sign: signal.Signals) -> None:
+    process = parents(token)
+    wait_until(lambda: bool(servers(token)))
+    process.send_signal(sign)
+    process.wait(PATIENCE)
+    wait_until(lambda: not commands(token))
+
+
+@needs_proc
+def test_children_of_the_server_end_too(token: str) -> None:
+    sleep = "import time; time.sleep(600)"
+    nested = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
+    read, write = os.pipe()
+    process = subprocess.Popen(
+        launcher(read, [sys.executable, "-c", nested, sleep, token]),
+        pass_fds=(read,),
+        start_new_session=True,
+    )
+    wait_until(lambda: len(servers(token)) == 2)
+    os.close(write)
+    process.wait(PATIENCE)
+    os.close(read)
+    wait_until(lambda: not commands(token))
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("", 0),
+        ("import sys; sys.exit(7)", 7),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
+    ],
+)
+def test_the_launcher_ends_as_the_command_does(script: str, code: int) -> None:
+    assert ended([sys.executable, "-c", script]).returncode == code
+
+
+def test_a_command_that_cannot_be_started_is_said(tmp_path: Path) -> None:
+    done = ended([str(tmp_path / "nothing")])
+    assert done.returncode == CANNOT_START
+    assert done.stdout == f"{tmp_path}/nothing cannot be started: No such file or directory\n"
+
+
+def ended(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """A command run to its end by the launcher."""
+    read, write = os.pipe()
+    try:
+        return subprocess.run(
+            launcher(read, command),
+            pass_fds=(read,),
+            start_new_session=True,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+    finally:
+        os.close(read)
+        os.close(write)
