@@ -72,7 +72,7 @@ def describe_gguf(file: GGUFFile) -> ModelInfo:
     )
 
 
-def with_part(info: ModelInfo, parameters: int, disk_bytes: int) -> ModelInfo:
+def with_vision(info: ModelInfo, parameters: int, disk_bytes: int) -> ModelInfo:
     """The model together with what lies elsewhere."""
     return replace(
         info, parameters=info.parameters + parameters, disk_bytes=info.disk_bytes + disk_bytes

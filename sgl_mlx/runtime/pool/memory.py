@@ -1,4 +1,4 @@
-"""How large the KV pool may be, decided before it is allocated."""
+"""The size of the KV pool, decided before it is allocated."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sgl_mlx.runtime.pool.kv import KVPool
 
 _GIB = 2**30
 _SHARE = 0.6
-"""Of what is available once the weights are loaded; the rest is for activations and others.
+"""Share of the memory left after loading the weights; the rest is for activations and others.
 Wiring 75 % and more of a Mac's memory is behind known kernel panics."""
 _ENOUGH = 32768
-"""Slots that suffice by default; more only if one context needs more."""
+"""Default number of slots, unless two contexts need more."""
 
 
 def pool_slots(
@@ -27,14 +27,14 @@ def pool_slots(
     available: int | None = None,
     kv_bits: int | None = None,
 ) -> int:
-    """Slots of the pool: those wanted, or what fits up to two contexts or `_ENOUGH`.
+    """Decide the slots of the pool: `wanted`, or as many as fit, up to two contexts or `_ENOUGH`.
 
     Args:
         available: bytes free after loading the weights; None asks the machine.
         kv_bits: see `KVPool`.
 
     Raises:
-        MemoryLimitError: when those wanted, or a thousand, do not fit.
+        MemoryLimitError: if `wanted`, or by default a thousand, do not fit.
     """
     available = available_bytes() if available is None else available
     each = KVPool.bytes_per_slot(layers, dtype, kv_bits)
