@@ -1,4 +1,4 @@
-"""Attention over the pool by the CPU kernels: the calls of `metal_kernels.fallback`."""
+"""Attention over the pool by the CPU kernels: with the methods of `metal_kernels.fallback`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def fits(dim: int, value_dim: int, dtype: mx.Dtype) -> bool:
 
 
 class CpuAttention:
-    """The two attentions; float32, over pools in float32 or 8 bits."""
+    """Extend and decode attention in float32, over pools in float32 or 8 bits."""
 
     def __init__(self, kernels: ModuleType) -> None:
         self._kernels = kernels

@@ -1,9 +1,8 @@
-"""Compiles the kernels for this machine's processor, and loads what was compiled.
+"""Compiling the kernels for this machine's processor, and loading the library.
 
-An extension of MLX is bound to MLX, nanobind and Python as they are, and this one to the processor
-as well, so what is compiled lies in a cache under a name that tells all of them apart. Compiling
-takes some 20 seconds and happens when it is asked for (`sgl-mlx kernels build`, `make setup`),
-never while a model is opened.
+The library fits one version of MLX, nanobind and Python, and one processor, so its name in the
+cache contains a hash of them all. Compiling takes some 20 seconds and happens on request
+(`sgl-mlx kernels build`, `make setup`), never while a model is loaded.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ def compiled_for() -> str:
 
 
 def why_not() -> str | None:
-    """What keeps the kernels from being used here, with the remedy; None when nothing does."""
+    """Say why the kernels cannot be used here, with the remedy; None if they can."""
     if sys.platform != "linux":
         return "the CPU kernels are for Linux"
     if not _library().exists():
@@ -97,7 +96,7 @@ def why_not() -> str | None:
 
 @cache
 def load() -> ModuleType | None:
-    """The compiled kernels with their threads started; None where there are none that work."""
+    """Load the compiled kernels and start their threads; None if none work here."""
     if sys.platform != "linux" or not (library := _library()).exists():
         return None
     spec = spec_from_file_location(
@@ -117,7 +116,7 @@ def load() -> ModuleType | None:
 
 
 def threads() -> int:
-    """As many as OMP_NUM_THREADS says, as for the BLAS; else one for each processor we may use."""
+    """Count threads: OMP_NUM_THREADS, as for the BLAS, else one for each usable processor."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return int(asked) if asked.isdigit() and int(asked) else len(os.sched_getaffinity(0))
 
@@ -154,7 +153,7 @@ def _fingerprint() -> str:
 
 
 def _processor() -> str:
-    """Its features, as far as code is compiled for them."""
+    """Name the processor's features that the compiler uses."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     named = ("model name", "flags", "Features")
     return "\n".join(sorted({line for line in lines if line.startswith(named)}))

@@ -1,4 +1,4 @@
-"""Whether the CPU kernels are used: as `SGL_MLX_KERNELS` says, like those for Metal."""
+"""Opening the CPU kernels as `SGL_MLX_KERNELS` says, which also governs those for Metal."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from sgl_mlx.metal_kernels.mode import VARIABLE, mode
 
 
 def open_cpu_kernels() -> ModuleType | None:
-    """The kernels; None when they are switched off or there are none.
+    """Open the kernels; None if they are switched off or not compiled.
 
     Raises:
-        KernelError: `force`, and they cannot be used; the message says why.
+        KernelError: with `force`, if they cannot be used; the message says why.
     """
     asked = mode()
     if asked == "off":

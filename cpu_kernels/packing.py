@@ -19,7 +19,7 @@ DEEP = 32
 
 
 class Packed(NamedTuple):
-    """`q` uint8, `scales` and `biases` float32, all flat; of `n` rows, the rest of a tile zero."""
+    """Packed weights: `q` uint8, `scales` and `biases` float32, all flat; `n` rows, zero-padded."""
 
     q: mx.array
     scales: mx.array
@@ -30,17 +30,17 @@ class Packed(NamedTuple):
 
 
 def fits(k: int, bits: int, group_size: int) -> bool:
-    """Whether weights so quantized can be packed."""
+    """True if weights quantized like this can be packed."""
     return bits in (4, 8) and group_size % DEEP == 0 and k % group_size == 0
 
 
 def pack(
     weight: mx.array, scales: mx.array, biases: mx.array, bits: int, group_size: int
 ) -> Packed:
-    """From `weight` uint32 (N, K * bits / 32), `scales` and `biases` (N, K / group_size).
+    """Pack `weight` uint32 (N, K * bits / 32), `scales` and `biases` (N, K / group_size).
 
     Raises:
-        ValueError: for what does not `fits`.
+        ValueError: if they do not fit (`fits`).
     """
     n, k = weight.shape[0], weight.shape[1] * 32 // bits
     if not fits(k, bits, group_size):
@@ -66,7 +66,7 @@ def pack(
 
 
 def unpack(packed: Packed) -> mx.array:
-    """The weights (N, K) in float32, as `mx.dequantize` has them."""
+    """Unpack to weights (N, K) in float32, equal to `mx.dequantize`."""
     blocks = -(-packed.n // LANES)
     scales, biases = (x.reshape(blocks, -1, LANES) for x in (packed.scales, packed.biases))
     groups = scales.shape[1]
@@ -84,7 +84,7 @@ def unpack(packed: Packed) -> mx.array:
 
 
 def _levels(words: NDArray[np.uint32], bits: int) -> NDArray[np.uint8]:
-    """(N, K) integers, lowest bits first in each word."""
+    """Split words into integers (N, K), lowest bits first."""
     by_byte = words.view(np.uint8)
     if bits == 8:
         return by_byte
@@ -93,7 +93,7 @@ def _levels(words: NDArray[np.uint32], bits: int) -> NDArray[np.uint8]:
 
 
 def _by_tile(x: mx.array, missing: int) -> NDArray[np.float32]:
-    """(N, groups) as (N / 16, groups, 16), flat."""
+    """Reorder (N, groups) to (N / 16, groups, 16), flat."""
     wide = np.pad(np.array(x.astype(mx.float32)), ((0, missing), (0, 0)))
     split = wide.reshape(-1, LANES, wide.shape[1]).swapaxes(1, 2)
     return np.ascontiguousarray(split).reshape(-1)

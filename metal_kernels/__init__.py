@@ -1,4 +1,4 @@
 """Metal kernels for attention over the pool, and the same functions in plain MLX.
 
-`dispatch.choose_path` says which of them a step should take.
+`dispatch.choose_path` chooses between them for each step.
 """

@@ -1,7 +1,7 @@
-"""Turns the `.metal` sources into callables, through one seam: a factory.
+"""The `.metal` sources as callables, made by a factory.
 
-The factory has the signature of `mx.fast.metal_kernel`, its default; an emulator with the same
-signature runs the same text elsewhere.
+The factory has the signature of `mx.fast.metal_kernel`, which is the default; an emulator with the
+same signature runs the same text without a GPU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ POOL = ("pool_keys", "pool_values", "key_scales", "value_scales")
 
 @dataclass(frozen=True)
 class Spec:
-    """Names of a kernel's arguments, in the order of its buffers; its text is `<name>.metal`."""
+    """Names of a kernel's inputs and outputs, in the order of its buffers, for `<name>.metal`."""
 
     name: str
     inputs: tuple[str, ...]
@@ -63,11 +63,11 @@ SPECS = {
 
 
 Factory = Callable[..., Any]
-"""Called and returning as `mx.fast.metal_kernel` does."""
+"""Callable with the signature of `mx.fast.metal_kernel`."""
 
 
 class Kernels:
-    """The kernels of one factory, each made when it is first asked for.
+    """Kernels of one factory, each made at its first launch.
 
     `absent` stands in for inputs that a specialisation does not read.
     """
@@ -78,7 +78,7 @@ class Kernels:
         self.absent = mx.array([0.0] * MIN_ELEMENTS, mx.float16)
 
     def launch(self, name: str, inputs: Mapping[str, mx.array], **call: Any) -> list[mx.array]:
-        """Run a kernel; `inputs` by name, the rest as MLX's kernel object takes it."""
+        """Run a kernel on `inputs` by name; `call` is passed to MLX's kernel object."""
         spec = SPECS[name]
         if name not in self._made:
             self._made[name] = self._factory(
@@ -92,5 +92,5 @@ class Kernels:
 
 
 def read(name: str) -> str:
-    """The text of a source file; MLX wants ASCII."""
+    """Read the text of a source file, in ASCII as MLX requires."""
     return files(__package__).joinpath(name).read_text("ascii")

@@ -1,4 +1,4 @@
-// K2: a row's few new tokens attend to one chunk of the row's own keys (split KV,
+// Decode attention: a row's few new tokens attend to one chunk of the row's own keys (split KV,
 // flash-decoding). Leaves partial softmaxes for merge_partials.
 //
 // A simdgroup owns one item (a chunk of a row's keys) and a block of Q_BLOCK query vectors of one

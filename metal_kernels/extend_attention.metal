@@ -1,5 +1,5 @@
-// K1: new tokens attend to a prefix in the pool and causally to each other, fused (flash
-// attention, arXiv 2205.14135; extend attention, arXiv 2312.07104).
+// Extend attention: new tokens attend to a prefix in the pool and causally to each other, fused
+// (flash attention, arXiv 2205.14135; extend attention, arXiv 2312.07104).
 //
 // A threadgroup owns one tile of 32 query vectors of one row and one KV head. A vector is a (token,
 // query head of the group) pair, so each key is read once for the whole group. Keys are numbered

@@ -30,7 +30,7 @@ class Verdict(NamedTuple):
 
 
 class KernelsWithFallback:
-    """Kernels that are self-tested at first use; see the module.
+    """Kernels that are self-tested at first use, with the reference behind them.
 
     Args:
         force: raise instead of falling back.

@@ -1,5 +1,5 @@
-// K2b: one softmax from the partial ones over a query vector's keys (log-sum-exp): those of the
-// row's own chunks, which lie one after another, and those of the spans it shares.
+// Merges the partial softmaxes of a query vector into one (log-sum-exp): those of the row's own
+// chunks, which lie one after another, and those of the spans it shares.
 //
 // A simdgroup owns one query vector; lane i has d = i, i + 32 ... The lanes share nothing.
 //

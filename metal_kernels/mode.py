@@ -1,7 +1,7 @@
-"""Whether the kernels are used at all: `SGL_MLX_KERNELS=off|auto|force`.
+"""The mode of the kernels, from the environment: `SGL_MLX_KERNELS=off|auto|force`.
 
-`auto` uses them on Metal, each once it has been seen to be right. `force` uses them wherever they
-fit, whatever is faster, and fails rather than fall back.
+`auto` uses a kernel on Metal once it passed its self-test. `force` uses kernels wherever they fit,
+even where something else is faster, and raises an error rather than fall back.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ Mode = Literal["off", "auto", "force"]
 
 
 def mode() -> Mode:
-    """What the environment asks for.
+    """Read the mode from the environment.
 
     Raises:
-        KernelError: for a word that is none of off, auto and force.
+        KernelError: the value is not off, auto or force.
     """
     asked = os.environ.get(VARIABLE) or "auto"
     if asked not in get_args(Mode):
@@ -39,7 +39,7 @@ def mode() -> Mode:
 
 
 def open_kernels(asked: Mode) -> KernelsWithFallback | None:
-    """The kernels on Metal; None where there are none to be had.
+    """Open the Metal kernels; None without Metal, or if they are switched off.
 
     Raises:
         KernelError: `force` without Metal.
@@ -54,9 +54,9 @@ def open_kernels(asked: Mode) -> KernelsWithFallback | None:
 
 
 def cut_overs(case: Case, asked: Mode, tuning: Tuning | None = None) -> CutOvers:
-    """Those kept for this machine and these heads; found by a sweep of seconds the first time.
+    """Load the cut-overs of this machine and these heads, or measure them in a few seconds.
 
-    A sweep that fails leaves the defaults: a kernel that cannot run is told by its first use.
+    If measuring fails, the defaults are used: the kernel's first use will report what is wrong.
     """
     if asked == "force":
         return ALWAYS_OURS
@@ -68,6 +68,6 @@ def cut_overs(case: Case, asked: Mode, tuning: Tuning | None = None) -> CutOvers
         found = Sweep(case, Kernels()).run()
         tuning.save(case, found)
     except (RuntimeError, ValueError, OSError) as error:
-        log.warning("kernels are not tuned, the defaults hold: %s", error)
+        log.warning("kernels are not tuned, default cut-overs are used: %s", error)
         return CutOvers()
     return found

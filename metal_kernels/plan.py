@@ -1,4 +1,4 @@
-"""What a step attends to, in plain integers, and the tables of them that the kernels read.
+"""Plans of what a step attends to, in plain integers, and the tables that the kernels read.
 
 A key's *position* is its index among the keys of its row: shared spans first, then the row's
 private prefix, then its new tokens (the tail of a decode epoch). Tables are flat int32 arrays; all
@@ -17,10 +17,10 @@ import mlx.core as mx
 
 MIN_ELEMENTS = 8
 TILE_ROWS = 32
-"""Query vectors that K1 and K3 attend at a time: 4 simdgroups of 8."""
+"""Query vectors to a tile of the extend and shared kernels: 4 simdgroups of 8."""
 
 CHUNK = 512
-"""Keys that one simdgroup of K2, or one threadgroup of K3, goes through."""
+"""Keys to a partial softmax of the decode and shared kernels."""
 
 
 class ExtendRow(NamedTuple):
@@ -63,7 +63,7 @@ class ExtendPlan:
         self._tiles: dict[int, tuple[mx.array, int]] = {}
 
     def tiles(self, group: int) -> tuple[mx.array, int]:
-        """Tiles of `TILE_ROWS` packed (token, head of the group) pairs, and their number.
+        """Build tiles of `TILE_ROWS` packed (token, head of the group) pairs, and count them.
 
         By tile: row, first packed pair.
         """
@@ -78,14 +78,17 @@ class ExtendPlan:
 
 
 class DecodePlan:
-    """Rows of `tokens` new tokens each (one, or several to verify), over prefixes in the pool.
+    """Rows of `tokens` new tokens each, over prefixes in the pool.
+
+    A step decodes one token a row; several are for verifying drafted tokens (speculative decoding),
+    which kernels, reference and tests already take and the runtime does not use yet.
 
     The new tokens are the last `tokens` columns in use of a tail `(rows, width, kv_heads, dim)`.
 
     Args:
         rows: the slots of each row's private prefix.
-        spans: what rows share before that, outer spans first; those of a row follow each other
-            without a gap, from position 0 to where its private prefix starts.
+        spans: prefixes that rows share before that, outer spans first; the spans of a row follow
+            each other without a gap, from position 0 to where its private prefix starts.
         width: columns of the tail.
         tokens: new tokens of each row in a step, at most `MAX_TOKENS`.
         chunk: keys to a partial softmax.
@@ -96,10 +99,11 @@ class DecodePlan:
             them, the position of its first tail column, 0.
         span_table: by span: its first row, the row after its last, where its slots begin in
             `slots`, the position of the first of them, how many there are.
-        items: partial softmaxes of K2, sorted by row; by item: row, first position, end, 0.
+        items: partial softmaxes of the decode kernel, sorted by row; by item: row, first
+            position, end, 0.
         merges: by row: its first item, its number of items, where its part of `shared_partials`
             begins, the length of that.
-        shared_partials: partials of K3 by row.
+        shared_partials: partial softmaxes of the shared kernel by row.
     """
 
     MAX_TOKENS = 8
@@ -142,7 +146,7 @@ class DecodePlan:
         self._shared_tiles: dict[int, tuple[mx.array, int]] = {}
 
     def shared_tiles(self, group: int) -> tuple[mx.array, int]:
-        """Tiles of K3 and their number.
+        """Build the tiles of the shared kernel, and count them.
 
         By tile: where its slots begin in `slots`, position of the first key, number of keys,
         first row, rows, first partial, the shortest prefix of these rows, first packed vector
@@ -191,7 +195,7 @@ class DecodePlan:
 
 
 class _Piece(NamedTuple):
-    """At most a chunk of a span; see `DecodePlan.shared_tiles`."""
+    """Part of a span, at most a chunk long; see `DecodePlan.shared_tiles`."""
 
     begin: int
     position: int
@@ -203,18 +207,18 @@ class _Piece(NamedTuple):
 
 
 def offsets(lengths: Iterable[int]) -> list[int]:
-    """Where each of consecutive stretches begins."""
+    """Compute where each of consecutive stretches begins, from their lengths."""
     return list(accumulate(lengths, initial=0))[:-1]
 
 
 def int_table(values: Iterable[int]) -> mx.array:
-    """Flat int32 array, zeros added up to `MIN_ELEMENTS`."""
+    """Make a flat int32 array, padded with zeros to `MIN_ELEMENTS`."""
     flat = list(values)
     return mx.array(flat + [0] * (MIN_ELEMENTS - len(flat)), mx.int32)
 
 
 def _private_starts(rows: int, spans: Sequence[SharedSpan]) -> list[int]:
-    """Where each row's private prefix starts.
+    """Compute where each row's private prefix starts.
 
     Raises:
         ValueError: the spans of a row do not follow each other from 0 on.

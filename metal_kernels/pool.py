@@ -1,4 +1,4 @@
-"""One layer of the KV pool as the kernels see it, 8-bit or not, and what attention may be told."""
+"""One layer of the KV pool as the kernels read it, 8-bit or not, and the options of attention."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import NamedTuple
 import mlx.core as mx
 
 LEVELS = 127
-"""Steps of an 8-bit value on either side of zero: -128 is left out, a sign costs no precision."""
+"""Largest 8-bit level; -128 is not used, so that levels are symmetric about zero."""
 
 LARGEST_SCALE = 65504.0
-"""Of float16."""
+"""Largest float16."""
 
 
 class PoolLayer(NamedTuple):
@@ -30,7 +30,7 @@ class PoolLayer(NamedTuple):
         return self.key_scales is not None
 
     def gather(self, slots: mx.array, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
-        """Keys and values `(*slots.shape, kv_heads, dim)` in `dtype`."""
+        """Copy keys and values of `slots` out of the pool, `(*slots.shape, kv_heads, dim)`."""
         keys, values = self.keys[slots], self.values[slots]
         if self.key_scales is None or self.value_scales is None:
             return keys.astype(dtype), values.astype(dtype)
@@ -41,13 +41,13 @@ class PoolLayer(NamedTuple):
 
 
 class AttentionOptions(NamedTuple):
-    """How scores become weights.
+    """Options of one layer's attention: how scores become weights.
 
     Args:
-        scale: of the dot products.
+        scale: factor of the dot products.
         window: key j is seen from position p iff `0 <= p - j < window`; None: every key before.
-        softcap: scores become `softcap * tanh(score / softcap)`, before the mask.
-        sinks: `(heads,)`, logits of no key: they take their share of the softmax.
+        softcap: if given, scores become `softcap * tanh(score / softcap)`, before the mask.
+        sinks: `(heads,)`, a logit per head that takes a share of the softmax without a value.
     """
 
     scale: float
@@ -57,10 +57,10 @@ class AttentionOptions(NamedTuple):
 
 
 def quantize(x: mx.array) -> tuple[mx.array, mx.array]:
-    """`x (…, dim)` as int8 of the same shape and float16 scales `(…)`, symmetric.
+    """Quantize `x (…, dim)` to int8 of the same shape and float16 scales `(…)`, symmetrically.
 
-    What is rounded to int8 is x over the scale as float16 has it, so that the scale's own rounding
-    costs nothing. Where that is 0, as for x = 0, so is the level.
+    x is divided by the scale already rounded to float16, so that rounding the scale adds no error.
+    Where the scale is 0, as for x = 0, the level is 0.
     """
     wide = x.astype(mx.float32)
     largest = mx.max(mx.abs(wide), axis=-1)
@@ -71,6 +71,6 @@ def quantize(x: mx.array) -> tuple[mx.array, mx.array]:
 
 
 def dequantize(levels: mx.array, scales: mx.array, dtype: mx.Dtype) -> mx.array:
-    """What `quantize` stored, `(…, dim)`: exact in float32, rounded once to `dtype`."""
+    """Undo `quantize`: `(…, dim)` computed exactly in float32, rounded once to `dtype`."""
     wide = levels.astype(mx.float32) * scales.astype(mx.float32)[..., None]
     return wide.astype(dtype)

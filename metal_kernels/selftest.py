@@ -36,7 +36,7 @@ class Case:
 
     @classmethod
     def of(cls, inputs: ExtendInputs | DecodeInputs) -> Case:
-        """The case that these inputs fall under."""
+        """Find the case of these inputs."""
         q, options = inputs.q, inputs.options
         work: Literal["extend", "decode"] = (
             "extend" if isinstance(inputs, ExtendInputs) else "decode"
@@ -53,7 +53,7 @@ class Case:
     def of_pool(
         cls, work: Literal["extend", "decode"], heads: int, pool: PoolLayer, dtype: mx.Dtype
     ) -> Case:
-        """The case of these heads over this pool, without any option."""
+        """Make the case of these heads over this pool, without any option."""
         _, kv_heads, dim = pool.keys.shape
         return cls(work, heads, kv_heads, dim, dtype, pool.quantized)
 
@@ -80,7 +80,7 @@ def compare(case: Case, kernels: Kernels) -> tuple[bool, str]:
 
 
 def both_ways(case: Case, kernels: Kernels) -> tuple[mx.array, mx.array]:
-    """Results of kernels and reference on a case, not evaluated; see `compare`."""
+    """Compute a case by kernels and by reference, not evaluated; see `compare`."""
     return (_extend if case.work == "extend" else _decode)(case, kernels)
 
 
@@ -101,12 +101,12 @@ def _decode(case: Case, kernels: Kernels) -> tuple[mx.array, mx.array]:
 
 
 def _scattered(case: Case) -> list[int]:
-    """Slots of a prefix that is longer than the window."""
+    """List the slots of a prefix that is longer than the window."""
     return [1 + i * 101 % (_SLOTS - 1) for i in range((case.window or 0) + 70)]
 
 
 def _random(case: Case, tokens: int) -> tuple[mx.array, mx.array, mx.array]:
-    """Queries, keys and values; some keys point far away from every query."""
+    """Draw queries, keys and values."""
     sizes = case.heads, case.kv_heads, case.kv_heads
     shapes = [(tokens, heads, case.dim) for heads in sizes]
     keys = mx.random.split(mx.random.key(tokens), 3)

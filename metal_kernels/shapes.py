@@ -12,7 +12,7 @@ DTYPES = (mx.float16, mx.bfloat16, mx.float32)
 
 
 class Shapes:
-    """Binds symbols to lengths, in the order the arrays are checked."""
+    """Lengths of symbols, bound in the order in which the arrays are checked."""
 
     def __init__(self, **lengths: int) -> None:
         self.lengths = dict(lengths)

@@ -1,5 +1,5 @@
-// K3: all rows that share a stretch of prefix attend to it at once (Hydragen, arXiv 2402.05099),
-// a chunk of keys to a threadgroup. Leaves partial softmaxes for merge_partials.
+// Shared attention: all rows that share a stretch of prefix attend to it at once (Hydragen, arXiv
+// 2402.05099), a chunk of keys to a threadgroup. Leaves partial softmaxes for merge_partials.
 //
 // A threadgroup owns one tile of 32 query vectors of one KV head: (row, token, query head of the
 // group) triples, in that order, so that consecutive vectors are consecutive tokens of q. Every

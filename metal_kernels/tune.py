@@ -1,7 +1,7 @@
-"""Finds the cut-overs of this machine by a short sweep, and keeps them.
+"""Measuring the cut-overs of this machine by a short sweep, and keeping them.
 
-What is kept belongs to one chip, macOS, MLX and text of the kernels, and to one model's heads; any
-other gets a sweep of its own. A broken or foreign file counts as none.
+A file holds for one chip, macOS, MLX and text of the kernels, and for one model's heads; anything
+else is measured anew. A file that cannot be read is ignored.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ Attend = Callable[[], mx.array]
 
 
 class Sweep:
-    """Pairs of the same attention by our kernels and by gather + MLX's own.
+    """Timings of the same attention by our kernels and by gather + MLX's own.
 
     Args:
-        case: its heads, dim, dtype and bits are what is measured.
-        seconds: times a call; the default evaluates it several times and takes the median.
+        case: gives the heads, dim, dtype and bits to measure.
+        seconds: measures a call; the default evaluates it several times and takes the median.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class Sweep:
         self._pool = self._make_pool(PREFIXES[-1] + 1)
 
     def run(self) -> CutOvers:
-        """The cut-overs that these pairs speak for."""
+        """Measure, and derive the cut-overs."""
         extends = tuple((prefix, self._longest_extend(prefix)) for prefix in PREFIXES)
         first = (0, extends[0][1])
         return CutOvers((first, *extends), decode_from_rows=self._first_decode())
 
     def _longest_extend(self, prefix: int) -> int:
-        """The longest of `EXTENDS` before the first that the kernel loses; 0 when it never wins."""
+        """Find the longest of `EXTENDS` up to which the kernel is faster; 0 if it never is."""
         best = 0
         for new in EXTENDS:
             if not self._wins(*self._extend_pair(new, prefix)):
@@ -68,7 +68,7 @@ class Sweep:
         return best
 
     def _first_decode(self) -> int:
-        """The fewest of `ROWS` from which the kernel wins every time."""
+        """Find the fewest of `ROWS` from which the kernel is always faster."""
         first = ROWS[-1] * 2
         for rows in reversed(ROWS):
             if not self._wins(*self._decode_pair(rows, 2048)):
@@ -102,7 +102,7 @@ class Sweep:
         )
 
     def _scattered(self, length: int) -> list[int]:
-        """Every slot once, neighbours far apart."""
+        """List slots whose neighbours lie far apart, each once."""
         size = PREFIXES[-1]
         return [1 + i * 4099 % size for i in range(length)]
 
@@ -129,7 +129,7 @@ def dense(
     prefixes: list[Any],
     mask: str | None,
 ) -> mx.array:
-    """Gather, then MLX's fused attention; all `(rows, tokens, heads, dim)`."""
+    """Gather, then run MLX's fused attention; all arrays are `(rows, tokens, heads, dim)`."""
     k, v = pool.gather(mx.array(prefixes, mx.int32), q.dtype)
     return sdpa(q, mx.concatenate([k, keys], axis=1), mx.concatenate([v, values], axis=1), mask)
 
@@ -142,7 +142,7 @@ def sdpa(q: mx.array, keys: mx.array, values: mx.array, mask: str | None) -> mx.
 
 
 def median_seconds(attend: Attend) -> float:
-    """Of `_REPEATS` evaluations, after one to warm up."""
+    """Take the median of `_REPEATS` evaluations, after one to warm up."""
     mx.eval(attend())
     times = []
     for _ in range(_REPEATS):
@@ -153,13 +153,13 @@ def median_seconds(attend: Attend) -> float:
 
 
 class Tuning:
-    """Cut-overs kept in files, one for each machine, text of the kernels and model's heads."""
+    """Files of cut-overs, one for each machine, text of the kernels and model's heads."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder or _cache_folder()
 
     def load(self, case: Case) -> CutOvers | None:
-        """What was kept for a case, if it can be read."""
+        """Load the cut-overs of a case; None if there is no readable file."""
         try:
             kept = json.loads(self._file(case).read_text())
             pairs = tuple((int(at), int(new)) for at, new in kept["extend_up_to"])
@@ -168,7 +168,7 @@ class Tuning:
             return None
 
     def save(self, case: Case, cut_overs: CutOvers) -> Path:
-        """Keep cut-overs; whole or not at all.
+        """Write the cut-overs of a case to a file, atomically.
 
         Raises:
             OSError: the folder cannot be written to.
@@ -186,12 +186,12 @@ class Tuning:
 
 
 def heads_of(case: Case) -> Case:
-    """The case without what cut-overs do not depend on."""
+    """Reduce a case to the fields that cut-overs depend on."""
     return replace(case, work="extend", window=None, capped=False, sinks=False)
 
 
 def machine() -> dict[str, str]:
-    """Chip, system, MLX and the kernels' text."""
+    """Describe this machine: chip, system, MLX and the kernels' text."""
     return {
         "chip": str(mx.device_info().get("device_name", platform.machine())),
         "system": f"{platform.system()} {platform.release()}",
@@ -201,7 +201,7 @@ def machine() -> dict[str, str]:
 
 
 def kernels_hash() -> str:
-    """Of all text that is compiled."""
+    """Hash all text that is compiled."""
     return hashlib.sha256("".join(_texts()).encode()).hexdigest()[:16]
 
 

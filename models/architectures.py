@@ -19,7 +19,7 @@ from mlx_lm.utils import MODEL_REMAPPING
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.models.adapter import Adapter
 
-Path = Literal["ragged", "dense"]
+RunPath = Literal["ragged", "dense"]
 """Requests of any length in one batch, or one after another."""
 
 
@@ -46,7 +46,7 @@ def table() -> dict[str, Architecture]:
     }
 
 
-def path_of(model_type: str) -> Path:
+def path_of(model_type: str) -> RunPath:
     """How an architecture runs.
 
     Raises:
@@ -75,7 +75,7 @@ def adapter_for(model: nn.Module) -> Adapter:
     return open_adapter(model, path_of(architecture))
 
 
-def open_adapter(model: nn.Module, path: Path) -> Adapter:
+def open_adapter(model: nn.Module, path: RunPath) -> Adapter:
     """An adapter on this path, or a dense one where this configuration cannot be ragged."""
     if path == "ragged":
         try:

@@ -101,7 +101,7 @@ def describe_gguf(file: GGUFFile) -> ModelInfo:
 
 
 def _gguf_bytes(entry: TensorEntry, plain: int, scale: int, pack_all: bool) -> int:
-    """Memory of one GGUF tensor.
+    """Count the memory of one GGUF tensor.
 
     Args:
         plain: bytes of a number that is not packed.
@@ -116,8 +116,8 @@ def _gguf_bytes(entry: TensorEntry, plain: int, scale: int, pack_all: bool) -> i
     return count // (2 if four else 1) + 2 * scale * (count // GROUP_SIZE)
 
 
-def with_part(info: ModelInfo, parameters: int, disk_bytes: int) -> ModelInfo:
-    """The model together with a vision part in files of its own, which is never packed."""
+def with_vision(info: ModelInfo, parameters: int, disk_bytes: int) -> ModelInfo:
+    """Add a vision part in files of its own, which is never packed."""
     return replace(
         info,
         parameters=info.parameters + parameters,

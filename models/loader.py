@@ -24,11 +24,11 @@ from sgl_mlx.models.cpu_layers import can_pack, use_kernels
 from sgl_mlx.models.gguf import config as gguf_config
 from sgl_mlx.models.gguf import weights as gguf_weights
 from sgl_mlx.models.gguf.file import GGUFFile
-from sgl_mlx.models.info import ModelInfo, describe_folder, describe_gguf, with_part
+from sgl_mlx.models.info import ModelInfo, describe_folder, describe_gguf, with_vision
 from sgl_mlx.models.resolve import resolve
 from sgl_mlx.models.vision import checkpoint
 from sgl_mlx.models.vision.model import VisionModel
-from sgl_mlx.models.vision.part import VisionPart, open_part
+from sgl_mlx.models.vision.separate import SeparateVision, open_separate_vision
 from sgl_mlx.tokenizer import Tokenizer
 
 _SAMPLE_BYTES = 1 << 16
@@ -91,18 +91,18 @@ def load(
         load_fast_blas()  # it was, unless mlx came before sgl_mlx: then this warns
     kernels = open_cpu_kernels() if chosen_for_cpu else None
     file = None if path.is_dir() else GGUFFile(path)
-    part = None if mmproj is None else open_part(Path(mmproj).expanduser(), path)
+    separate = None if mmproj is None else open_separate_vision(Path(mmproj).expanduser(), path)
     info = describe_folder(path) if file is None else describe_gguf(file)
-    if part is not None:
-        info = with_part(info, *part.size)
+    if separate is not None:
+        info = with_vision(info, *separate.size)
     _check_memory(name, info, kind, available, packed=kernels is not None)
     if file is None:
         loaded, config, tokenizer, vision = _load_folder(path, target)
     else:
-        loaded, config, tokenizer, vision = _load_gguf(file, target, part, kernels is not None)
+        loaded, config, tokenizer, vision = _load_gguf(file, target, separate, kernels is not None)
     if target is not None:
         _settle(loaded, target, kernels)
-    files = _weight_files(file, path, part)
+    files = _weight_files(file, path, separate)
     modules = [loaded] if vision is None else [loaded, vision.network]
     mx.eval([module.parameters() for module in modules])
     return LoadedModel(
@@ -145,16 +145,16 @@ def _settle(model: nn.Module, dtype: mx.Dtype, kernels: ModuleType | None) -> No
 
 
 def _load_gguf(
-    file: GGUFFile, dtype: mx.Dtype | None, part: VisionPart | None, pack: bool
+    file: GGUFFile, dtype: mx.Dtype | None, separate: SeparateVision | None, pack: bool
 ) -> _Parts:
     config = gguf_config.read_config(file)
     tokenizer = Tokenizer.from_gguf(file.metadata)
     build.model_classes(config)
     weights = gguf_weights.read_weights(file, config, dtype, pack)
     model = build.build(config, weights, str(file.path))
-    if part is None:
+    if separate is None:
         return model, config, tokenizer, None
-    vision = part.load(config["hidden_size"], tokenizer.backend.token_to_id("<image>"), dtype)
+    vision = separate.load(config["hidden_size"], tokenizer.backend.token_to_id("<image>"), dtype)
     return model, config, tokenizer, vision
 
 
@@ -179,10 +179,10 @@ def _load_with_vision(path: Path, config: dict[str, Any], dtype: mx.Dtype | None
     return model, text, tokenizer, vision
 
 
-def _weight_files(file: GGUFFile | None, path: Path, part: VisionPart | None) -> list[Path]:
+def _weight_files(file: GGUFFile | None, path: Path, separate: SeparateVision | None) -> list[Path]:
     if file is None:
         return safetensors_file.weight_files(path)
-    return [*file.paths, *(part.files if part is not None else ())]
+    return [*file.paths, *(separate.files if separate is not None else ())]
 
 
 def _fingerprint(files: Sequence[Path], config: Mapping[str, Any], dtype: str) -> str:

@@ -42,7 +42,7 @@ POINTS = list(_points())
 
 
 def tile_keys(case: Case) -> int:
-    """Keys in a tile of K1 and K3; see `attention.h`."""
+    """Count the keys in a tile of the extend and shared kernels; see `attention.h`."""
     bytes_per_row = case.dim * int(case.dtype.size)
     return 8 if bytes_per_row > 512 else 16 if bytes_per_row > 256 else 32
 

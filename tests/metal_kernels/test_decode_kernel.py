@@ -1,4 +1,4 @@
-"""K2 and K3, merged by K2b, in the emulator against the reference."""
+"""The decode and shared kernels, merged, in the emulator against the reference."""
 
 from __future__ import annotations
 

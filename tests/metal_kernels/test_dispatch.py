@@ -7,7 +7,7 @@ from dataclasses import replace
 import mlx.core as mx
 import pytest
 
-from sgl_mlx.metal_kernels.dispatch import EVERY_PATH, CutOvers, Path, Work, choose_path
+from sgl_mlx.metal_kernels.dispatch import EVERY_PATH, AttentionPath, CutOvers, Work, choose_path
 
 ONE = Work(rows=1, tokens=40, dim=128, dtype=mx.float16)
 MANY = replace(ONE, rows=3)
@@ -16,38 +16,38 @@ MANY = replace(ONE, rows=3)
 @pytest.mark.parametrize(
     ("work", "path"),
     [
-        (replace(ONE, contiguous=True), Path.SLICE),
-        (replace(ONE, contiguous=True, tokens=1), Path.SLICE),
-        (replace(ONE, contiguous=True, quantized=True), Path.EXTEND),
-        (replace(ONE, contiguous=True, window=9), Path.EXTEND),
-        (replace(ONE, contiguous=True, dim=256), Path.EXTEND),
-        (replace(MANY, contiguous=True), Path.EXTEND),
-        (replace(ONE, tokens=255), Path.EXTEND),
-        (replace(ONE, tokens=256), Path.GATHER),
-        (replace(ONE, tokens=256, softcap=30.0), Path.EXTEND),
-        (replace(ONE, tokens=256, dim=80), Path.EXTEND),
-        (replace(ONE, tokens=9), Path.EXTEND),
-        (replace(ONE, tokens=8), Path.DECODE),
-        (replace(MANY, tokens=1), Path.DECODE),
-        (replace(MANY, tokens=1, shared=True), Path.SHARED),
-        (replace(MANY, dim=72), Path.REFERENCE),
-        (replace(MANY, value_dim=64), Path.REFERENCE),
-        (replace(MANY, dtype=mx.float64), Path.REFERENCE),
+        (replace(ONE, contiguous=True), AttentionPath.SLICE),
+        (replace(ONE, contiguous=True, tokens=1), AttentionPath.SLICE),
+        (replace(ONE, contiguous=True, quantized=True), AttentionPath.EXTEND),
+        (replace(ONE, contiguous=True, window=9), AttentionPath.EXTEND),
+        (replace(ONE, contiguous=True, dim=256), AttentionPath.EXTEND),
+        (replace(MANY, contiguous=True), AttentionPath.EXTEND),
+        (replace(ONE, tokens=255), AttentionPath.EXTEND),
+        (replace(ONE, tokens=256), AttentionPath.GATHER),
+        (replace(ONE, tokens=256, softcap=30.0), AttentionPath.EXTEND),
+        (replace(ONE, tokens=256, dim=80), AttentionPath.EXTEND),
+        (replace(ONE, tokens=9), AttentionPath.EXTEND),
+        (replace(ONE, tokens=8), AttentionPath.DECODE),
+        (replace(MANY, tokens=1), AttentionPath.DECODE),
+        (replace(MANY, tokens=1, shared=True), AttentionPath.SHARED),
+        (replace(MANY, dim=72), AttentionPath.REFERENCE),
+        (replace(MANY, value_dim=64), AttentionPath.REFERENCE),
+        (replace(MANY, dtype=mx.float64), AttentionPath.REFERENCE),
     ],
 )
-def test_the_design_names_the_path(work: Work, path: Path) -> None:
+def test_the_design_names_the_path(work: Work, path: AttentionPath) -> None:
     assert choose_path(work) is path
 
 
 def test_tuned_cut_overs_move_the_borders() -> None:
     cut = CutOvers(extend_up_to=((0, 31),), decode_until=2)
-    assert choose_path(replace(ONE, tokens=3), cut) is Path.EXTEND
-    assert choose_path(replace(ONE, tokens=32), cut) is Path.GATHER
+    assert choose_path(replace(ONE, tokens=3), cut) is AttentionPath.EXTEND
+    assert choose_path(replace(ONE, tokens=32), cut) is AttentionPath.GATHER
 
 
 def test_a_path_that_is_withheld_gives_way_to_the_next() -> None:
     shared = replace(MANY, tokens=1, shared=True)
-    assert choose_path(shared, allowed=EVERY_PATH - {Path.SHARED}) is Path.DECODE
-    assert choose_path(shared, allowed=()) is Path.REFERENCE
+    assert choose_path(shared, allowed=EVERY_PATH - {AttentionPath.SHARED}) is AttentionPath.DECODE
+    assert choose_path(shared, allowed=()) is AttentionPath.REFERENCE
     long = replace(ONE, tokens=500)
-    assert choose_path(long, allowed=EVERY_PATH - {Path.EXTEND}) is Path.GATHER
+    assert choose_path(long, allowed=EVERY_PATH - {AttentionPath.EXTEND}) is AttentionPath.GATHER

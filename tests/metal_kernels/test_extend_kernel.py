@@ -1,4 +1,4 @@
-"""K1 in the emulator against the reference."""
+"""The extend kernel in the emulator against the reference."""
 
 from __future__ import annotations
 

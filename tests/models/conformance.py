@@ -20,7 +20,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.models.adapter import Adapter
-from sgl_mlx.models.architectures import Path, open_adapter
+from sgl_mlx.models.architectures import RunPath, open_adapter
 from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.runner import ModelRunner
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Row, StepResult
@@ -217,7 +217,7 @@ def why_not_ragged(model: nn.Module) -> str | None:
     return None
 
 
-def fault_of(models: Sequence[nn.Module], path: Path) -> str | None:
+def fault_of(models: Sequence[nn.Module], path: RunPath) -> str | None:
     """What goes wrong on this path; None when every model is right."""
     for model in models:
         try:

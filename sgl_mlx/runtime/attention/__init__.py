@@ -1,1 +1,1 @@
-"""Attention of a step over the pool, in plain MLX, MLX's fused kernel or kernels of our own."""
+"""Attention of a step over the pool, in plain MLX, by MLX's fused kernel or by our kernels."""

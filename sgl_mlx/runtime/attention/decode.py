@@ -1,8 +1,8 @@
 """Attention of a decode epoch: fixed rows, one new token each a step, for several steps.
 
-The keys that rows share are gathered from the pool once; what each row has alone is copied once
-into a padded buffer that grows by one column a step (the tail). So nothing reads or writes the
-pool between the steps, and a step can be submitted before the one before it has come back.
+Keys that rows share are gathered from the pool once; each row's own keys are copied once into a
+padded buffer that grows by one column a step (the tail). So no step reads or writes the pool, and
+a step can be submitted before the previous one has finished.
 
 Buffers are `(rows, kv_heads, prefix + width, dim)`; the tail begins at column `prefix`.
 """
@@ -45,7 +45,7 @@ class Epoch:
         self._biases: dict[int, mx.array] = {}
 
     def begin_step(self) -> mx.array:
-        """Positions `(rows,)` of the tokens of the next step, whose attention follows."""
+        """Begin the next step; returns the positions `(rows,)` of its tokens."""
         self._biases.clear()
         self.steps += 1
         positions = self._first_positions + (self.steps - 1)
@@ -54,13 +54,13 @@ class Epoch:
         return positions
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
-        """See `models.layer_cache.Attention`; one token a row."""
+        """See `models.layer_cache.Attention`; takes one token a row."""
         column = self._prefix + self.steps - 1
         self.keys[layer][:, :, column] = keys
         self.values[layer][:, :, column] = values
 
     def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
-        """See `models.layer_cache.Attention`; one token a row."""
+        """See `models.layer_cache.Attention`; takes one token a row."""
         column = self._prefix + self.steps - 1
         rows, heads, dim = queries.shape
         k, v = self.keys[layer][:, :, : column + 1], self.values[layer][:, :, : column + 1]
@@ -88,7 +88,7 @@ class Epoch:
         return total.normalised(sinks)
 
     def tail(self) -> tuple[list[int], list[mx.array], list[mx.array]]:
-        """Slots, keys and values `(tokens, heads, dim)` by layer that belong into the pool."""
+        """Return slots, keys and values `(tokens, heads, dim)` by layer to write to the pool."""
         where = [
             (i * self.steps + step, slot)
             for i, row in enumerate(self.rows)
@@ -105,7 +105,7 @@ class Epoch:
         return [slot for _, slot in where], keys, values
 
     def _describe_columns(self, private: Sequence[int]) -> tuple[mx.array | None, mx.array]:
-        """Bias that hides padding (None without padding), and each column's key position."""
+        """Compute the bias that hides padding (None without padding) and each column's position."""
         positions, padded = [], False
         for row, start in zip(self.rows, private, strict=True):
             own = list(row.prefix_positions or range(len(row.prefix)))[start:]
@@ -128,7 +128,7 @@ class Epoch:
 
 
 def _buffer(slots: Slots, index: Sequence[Sequence[int]], width: int) -> mx.array:
-    """Prefix `(rows, heads, prefix, dim)` gathered, with room for `width` more columns."""
+    """Gather a prefix `(rows, heads, prefix, dim)`, with room for `width` more columns."""
     rows, prefix = len(index), len(index[0])
     _, heads, dim = slots.data.shape
     tail = mx.zeros((rows, heads, width, dim), slots.dtype)

@@ -20,11 +20,11 @@ from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex, Slots
 from sgl_mlx.runtime.scheduler.plan import Row
 
 NOWHERE = -(1 << 30)
-"""Position of a key that is padding."""
+"""Position given to padding keys."""
 
 
 class SharedBatch:
-    """Spans of which no two belong to the same row.
+    """Batch of spans, no two of which belong to the same row.
 
     Args:
         rows: all rows of the epoch.
@@ -76,7 +76,7 @@ class SharedBatch:
         return mx.contiguous(split).reshape(heads * self._spans, self._length, dim)
 
     def _bias(self, window: int | None, kv_heads: int) -> mx.array | None:
-        """`(kv_heads * spans, rows or 1, length)`; None where every key is seen."""
+        """Compute the bias `(kv_heads * spans, rows or 1, length)`; None if every key is seen."""
         if window is not None and self._reach < window:
             window = None
         if window is None and not self._padded:

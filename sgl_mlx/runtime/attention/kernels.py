@@ -63,23 +63,23 @@ class KernelEpoch:
         self.values = [mx.zeros(shape, pool.dtype) for shape in shapes]
 
     def begin_step(self) -> mx.array:
-        """Positions `(rows,)` of the tokens of the next step, whose attention follows."""
+        """Begin the next step; returns the positions `(rows,)` of its tokens."""
         self.steps += 1
         return self._first_positions + (self.steps - 1)
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
-        """See `models.layer_cache.Attention`; one token a row."""
+        """See `models.layer_cache.Attention`; takes one token a row."""
         self.keys[layer][:, self.steps - 1] = keys
         self.values[layer][:, self.steps - 1] = values
 
     def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
-        """See `models.layer_cache.Attention`; one token a row."""
+        """See `models.layer_cache.Attention`; takes one token a row."""
         tail = self.keys[layer], self.values[layer], self.steps
         inputs = DecodeInputs(queries, *tail, self._pool.layer(layer), self._plan, options)
         return self._kernels.decode(inputs)
 
     def tail(self) -> tuple[list[int], list[mx.array], list[mx.array]]:
-        """Slots, keys and values `(tokens, heads, dim)` by layer that belong into the pool."""
+        """Return slots, keys and values `(tokens, heads, dim)` by layer to write to the pool."""
         where = [
             (i * self.width + step, slot)
             for i, row in enumerate(self.rows)

@@ -1,7 +1,7 @@
-"""Attention of prefill chunks in plain MLX: the paper's extend attention.
+"""Attention of prefill chunks in plain MLX: the extend attention of SGLang's paper.
 
-Each chunk sees what its row has in the pool in full and its own new tokens causally. What several
-rows share is attended once for all of them.
+Each chunk attends to its row's whole prefix in the pool and, causally, to its own new tokens. A
+prefix that several rows share is attended once for all of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sgl_mlx.runtime.scheduler.plan import Row
 
 
 class Chunks:
-    """Rows of several tokens each."""
+    """Attention of rows of several tokens each."""
 
     def __init__(self, pool: KVPool, rows: Sequence[Row], min_shared: int = MIN_SHARED) -> None:
         self._pool = pool
@@ -73,7 +73,7 @@ class Chunks:
         return self._causal[key]
 
     def _prefix_parts(self, rows: Sequence[Row], min_shared: int) -> list[_PrefixPart]:
-        """Stretches that several rows share, and what each row has alone."""
+        """Cut prefixes into stretches that several rows share and each row's own rest."""
         spans, private = shared_spans(rows, min_shared)
         stretches = [(s.first, s.last, s.start, s.start + len(s.slots)) for s in spans]
         stretches += [(i, i + 1, start, len(rows[i].prefix)) for i, start in enumerate(private)]
@@ -87,7 +87,7 @@ class Chunks:
 
 
 class _PrefixPart:
-    """Prefix keys `start … end - 1` of some rows, seen by their tokens `first … last - 1`."""
+    """Prefix keys `start … end - 1` of some rows, read by their tokens `first … last - 1`."""
 
     def __init__(self, rows: Sequence[Row], first: int, last: int, start: int, end: int) -> None:
         self.first, self.last = first, last

@@ -1,4 +1,4 @@
-"""Which attention a step takes: plain MLX, MLX's fused kernel, or kernels of our own."""
+"""Choosing a step's attention: plain MLX, MLX's fused kernel, or our kernels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
-from sgl_mlx.metal_kernels.dispatch import OURS, CutOvers, Path, Work, choose_path
+from sgl_mlx.metal_kernels.dispatch import OURS, AttentionPath, CutOvers, Work, choose_path
 from sgl_mlx.metal_kernels.fallback import KernelsWithFallback
 from sgl_mlx.runtime.attention import cpu_math
 from sgl_mlx.runtime.attention.decode import Epoch
@@ -74,7 +74,7 @@ class AttentionPaths:
             return None
         return self.kernels
 
-    def _path(self, rows: Sequence[Row], work: Literal["extend", "decode"]) -> Path:
+    def _path(self, rows: Sequence[Row], work: Literal["extend", "decode"]) -> AttentionPath:
         decode = work == "decode"
         shape = Work(
             rows=len(rows),

@@ -1,8 +1,8 @@
 """Extend attention in plain MLX: new tokens attend to a prefix in the pool and to each other.
 
-The softmax over all keys of a token is put together from *partials*, each over some of the keys
-(flash attention's merge, arXiv 2205.14135 §3.1). So a prefix that several rows share is one matrix
-product for all of them, and a causal chunk is computed in tiles whose masked half is skipped.
+The softmax over all keys of a token is merged from *partials*, each over some of the keys (flash
+attention's merge, arXiv 2205.14135 §3.1). So a prefix that several rows share takes one matrix
+product for all of them, and a causal chunk is computed in tiles, without those that are masked.
 
 Layout throughout: queries `(kv_heads, tokens, group, dim)`, keys and values `(kv_heads, length,
 dim)`; `group` is query heads per KV head.

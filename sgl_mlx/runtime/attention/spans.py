@@ -1,4 +1,4 @@
-"""How the rows of a step lie in memory: token ranges, and which prefix each range has in common.
+"""Spans: the stretches of prefix that rows of a step have in common.
 
 Rows are sorted by their prefix slots, so that rows that share a prefix (forks, few-shot examples,
 chat history: the radix tree gives them the same slots) stand side by side. Each shared stretch
@@ -14,18 +14,18 @@ from sgl_mlx.runtime.cache.radix import common_prefix
 from sgl_mlx.runtime.scheduler.plan import Row
 
 MIN_SHARED = 32
-"""Keys that two rows must share before it pays to attend them together."""
+"""Fewest shared keys for which attending two rows together is faster."""
 
 MOST_PADDING = 1.5
-"""Padded over true work of a batch of spans, beyond which two batches are faster than one."""
+"""Most padded work per true work of a batch of spans; beyond it, two batches are faster."""
 
 FREE_PADDING = 1024
-"""Products of a query and a key that take no longer than the operations of one more batch."""
+"""Query-key products of padding that cost no more than launching one more batch."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """Prefix keys `[start, start + len(slots))` of each of the rows `first … last - 1`."""
+    """Prefix keys `[start, start + len(slots))` that the rows `first … last - 1` share."""
 
     first: int
     last: int
@@ -37,7 +37,7 @@ class Span:
         return self.last - self.first
 
     def touches(self, other: Span) -> bool:
-        """Whether some row has both."""
+        """True if some row has both spans."""
         return self.first < other.last and other.first < self.last
 
 
@@ -69,7 +69,7 @@ def shared_spans(rows: Sequence[Row], min_shared: int = MIN_SHARED) -> tuple[lis
 
 
 def batches(spans: Sequence[Span]) -> list[list[Span]]:
-    """Spans to attend together, padded to one length and number of rows.
+    """Group spans to attend together, padded to one length and number of rows.
 
     No two spans of a batch belong to the same row, and padding stays within `MOST_PADDING`.
     """
@@ -91,7 +91,7 @@ def _pads_little(batch: Sequence[Span]) -> bool:
 
 
 def _groups(rows: Sequence[Row], first: int, last: int, depth: int) -> list[tuple[int, int]]:
-    """Ranges of rows that agree in the slot at `depth`."""
+    """Find the ranges of rows that agree in the slot at `depth`."""
 
     def slot(i: int) -> int:
         prefix = rows[i].prefix

@@ -1,1 +1,1 @@
-"""The KV pool: arrays in unified memory that slots point into."""
+"""The KV pool: keys and values in unified memory, indexed by slot."""

@@ -1,8 +1,8 @@
 """The KV pool: one array of keys and one of values a layer, indexed by slot.
 
 MLX arrays are values: `pool[slots] = kv` happens in place only while nothing else refers to the
-buffer. So the pool is written at synchronisation points alone, after everything that reads it has
-been evaluated; in between, new KV lives in small arrays of its own (`runner`). Slot 0 is padding:
+buffer. So the pool is written only at synchronisation points, after everything that reads it has
+been evaluated; in between, new KV is kept in small separate arrays (`runner`). Slot 0 is padding:
 always zero, never handed out.
 
 With `kv_bits=8` an element is an int8 and each token's head has a float16 scale: x ~ q * scale.
@@ -22,7 +22,7 @@ class KVPool:
     """Keys `(slots + 1, heads, key_dim)` and values `(slots + 1, heads, value_dim)` by layer.
 
     Args:
-        dtype: of what is written and gathered.
+        dtype: type of keys and values as written and gathered.
         kv_bits: None keeps `dtype`; 8 keeps int8 with scales.
     """
 
@@ -40,7 +40,7 @@ class KVPool:
     def bytes_per_slot(
         layers: Sequence[LayerShape], dtype: mx.Dtype, kv_bits: int | None = None
     ) -> int:
-        """Bytes that one token takes in all layers together."""
+        """Compute the bytes that one token takes in all layers together."""
         one = Slots.bytes_per_head
         return sum(
             x.heads * (one(x.key_dim, dtype, kv_bits) + one(x.value_dim, dtype, kv_bits))
@@ -62,12 +62,12 @@ class KVPool:
         return sum(array.nbytes for x in (*self.keys, *self.values) for array in x.arrays())
 
     def layer(self, index: int) -> PoolLayer:
-        """The arrays of one layer, as kernels take them; read them at once, never keep them."""
+        """Return one layer's arrays for the kernels; do not keep them, or the pool is copied."""
         keys, values = self.keys[index], self.values[index]
         return PoolLayer(keys.data, values.data, keys.scales, values.scales)
 
     def gather(self, layer: int, index: SlotIndex) -> tuple[mx.array, mx.array]:
-        """Keys and values `(*index.shape, heads, dim)` of one layer, in the pool's `dtype`."""
+        """Copy keys and values `(*index.shape, heads, dim)` of one layer out of the pool."""
         return self.keys[layer].read(index), self.values[layer].read(index)
 
     def write(self, slots: Sequence[int], keys: list[mx.array], values: list[mx.array]) -> None:
@@ -88,13 +88,13 @@ class KVPool:
 
 
 class Slots:
-    """Keys, or values, of one layer.
+    """Keys or values of one layer.
 
     Attributes:
-        dtype: of what is written and read.
+        dtype: type of what is written and read.
         data: `(slots + 1, heads, dim)` in `dtype`, or int8 where `scales` are.
         scales: float16 `(slots + 1, heads)`, or None.
-        tokens_read: how many tokens were read so far, each as often as it was.
+        tokens_read: tokens read so far; one that is read twice counts twice.
     """
 
     def __init__(self, shape: tuple[int, int, int], dtype: mx.Dtype, kv_bits: int | None) -> None:

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 _GIB = 2**30
 _MOST_GARBAGE = 2**29
 _SHARE = 0.6
-"""Of what is available once the weights are loaded; the rest is for activations and others.
+"""Share of the memory left after loading the weights; the rest is for activations and others.
 Wiring 75 % and more of a Mac's memory is behind known kernel panics."""
 ENOUGH = 32768
 """Slots that a pool begins with if it was given no size."""
@@ -35,7 +35,7 @@ def pool_slots(
     available: int | None = None,
     kv_bits: int | None = None,
 ) -> int:
-    """Slots that the pool may have: those wanted, or what fits up to two contexts or `ENOUGH`.
+    """Decide the slots that the pool may have: `wanted`, or what fits, up to two contexts.
 
     A pool that was given no size begins with `ENOUGH` slots and grows when requests need more.
 
@@ -44,7 +44,7 @@ def pool_slots(
         kv_bits: see `KVPool`.
 
     Raises:
-        MemoryLimitError: when those wanted, or a thousand, do not fit.
+        MemoryLimitError: if `wanted`, or by default a thousand, do not fit.
     """
     available = available_bytes() if available is None else available
     each = KVPool.bytes_per_slot(layers, dtype, kv_bits)

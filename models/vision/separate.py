@@ -16,7 +16,7 @@ from sgl_mlx.models.vision.mmproj import load_mmproj
 from sgl_mlx.models.vision.model import VisionModel
 
 
-class VisionPart(Protocol):
+class SeparateVision(Protocol):
     """Known by its headers; weights are read by `load`."""
 
     @property
@@ -40,7 +40,7 @@ class VisionPart(Protocol):
         """
 
 
-def open_part(path: Path, model: Path) -> VisionPart:
+def open_separate_vision(path: Path, model: Path) -> SeparateVision:
     """The vision part at `path`, for the language model at `model`.
 
     Raises:
@@ -50,10 +50,10 @@ def open_part(path: Path, model: Path) -> VisionPart:
     """
     if model.is_dir():
         raise UnsupportedModelError(f"mmproj goes with a GGUF language model, {model} is a folder")
-    return _Folder(path) if path.is_dir() else _File(GGUFFile(path))
+    return _LlavaFolder(path) if path.is_dir() else _GgufVision(GGUFFile(path))
 
 
-class _File:
+class _GgufVision:
     def __init__(self, file: GGUFFile) -> None:
         self._file = file
 
@@ -70,7 +70,7 @@ class _File:
         return load_mmproj(self._file, text_width, image_token, dtype)
 
 
-class _Folder:
+class _LlavaFolder:
     """transformers' layout; of a whole model the language part is left unread."""
 
     def __init__(self, path: Path) -> None:
