@@ -31,6 +31,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+from sgl_mlx.compiler.sglang_names import TracedNames
 from sgl_mlx.compiler.values import NONE, Value, Variable, walk
 from sgl_mlx.lang.ir import Role
 
@@ -272,7 +273,7 @@ class Edge:
 
 
 @dataclass(frozen=True)
-class Graph:
+class Graph(TracedNames):
     """A traced program.
 
     Attributes:

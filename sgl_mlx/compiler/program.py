@@ -13,6 +13,7 @@ from sgl_mlx.compiler.explain import Explanation
 from sgl_mlx.compiler.graph import Graph
 from sgl_mlx.compiler.passes.shared_prefix import order_batch, shared_prefixes
 from sgl_mlx.compiler.replay import Ahead, Asked, Following
+from sgl_mlx.compiler.sglang_names import print_graph
 from sgl_mlx.compiler.sources import Compiled, Fixed, Pass, Source, Traced
 from sgl_mlx.errors import GraphError
 from sgl_mlx.lang.batch import Row
@@ -68,6 +69,10 @@ class CompiledProgram(SglFunction):
     def graph(self, **kwargs: Any) -> Graph:
         """The graph for such arguments. Those that are left out count as texts."""
         return self._source.graph(self._sample(kwargs))
+
+    def print_graph(self, **kwargs: Any) -> None:
+        """Write the graph as a tree to standard output."""
+        print_graph(self.graph(**kwargs))
 
     def explain(self, **kwargs: Any) -> Explanation:
         """How much of the program the graph covers, and why no more."""

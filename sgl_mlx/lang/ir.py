@@ -48,6 +48,11 @@ class ExprList(Expr):
     def of(cls, *values: object) -> ExprList:
         return cls(tuple(leaf for value in values for leaf in leaves(as_expr(value))))
 
+    @property
+    def expr_list(self) -> list[Expr]:
+        """The expressions, under SGLang's name."""
+        return list(self.items)
+
     def __repr__(self) -> str:
         return f"ExprList({list(self.items)})"
 
@@ -66,6 +71,11 @@ class Gen(Expr):
 
     name: str | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sampling_params(self) -> SamplingParams:
+        """All sampling parameters, those not given at their defaults."""
+        return SamplingParams.of(self.sampling)
 
     def __repr__(self) -> str:
         return f"Gen({self.name!r})"
@@ -99,6 +109,10 @@ class SeparateReasoning(Expr):
     @property
     def reasoning_name(self) -> str:
         return f"{self.gen.name}_reasoning_content"
+
+    def process_name_for_reasoning(self, name: str) -> str:
+        """The variable that holds the reasoning of a `gen` with this name."""
+        return f"{name}_reasoning_content"
 
     def __repr__(self) -> str:
         return f"SeparateReasoning(model_type={self.model_type}, name={self.reasoning_name})"
