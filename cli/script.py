@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from functools import cached_property
 from importlib import import_module
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from sgl_mlx.cli.engine import EngineOptions, open_engine
@@ -24,10 +24,15 @@ class LazyEngine:
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
         self._opened = ExitStack()
+        self._engine: Backend | None = None
+        self._opening = Lock()
 
-    @cached_property
+    @property
     def endpoint(self) -> Backend:
-        return self._opened.enter_context(open_engine(self._options))
+        with self._opening:  # threads of the file may ask at the same time
+            if self._engine is None:
+                self._engine = self._opened.enter_context(open_engine(self._options))
+            return self._engine
 
     def close(self) -> None:
         """Shut the engine down, if there is one."""

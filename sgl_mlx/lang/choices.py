@@ -16,7 +16,7 @@ TokenLogprobs = Sequence[Sequence[Any]]
 
 @dataclass(frozen=True)
 class ChoicesDecision:
-    """The choice taken, and what it was taken on."""
+    """The choice taken, and the numbers behind the decision."""
 
     decision: str
     meta_info: dict[str, Any] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class ChoicesSamplingMethod(ABC):
         """
 
     def of(self, scores: ChoiceScores) -> ChoicesDecision:
-        """Decide on what a backend's `score` returned; the meta info holds its token counts too.
+        """Decide on a backend's scores; the meta info holds their token counts too.
 
         Raises:
             ProgramError: for a choice that adds no token to the prompt.
@@ -133,7 +133,7 @@ class TokenLengthNormalized(_ByIndex):
 
 
 class GreedyTokenSelection(_ByIndex):
-    """Token by token, keep the options whose token is likeliest, as greedy decoding would.
+    """Keeps, token by token, the options whose token is likeliest, as greedy decoding would.
 
     Options that have ended continue with their own mean, so that they compare with longer ones.
     """

@@ -364,3 +364,28 @@ def test_an_alias_is_no_second_program(sgl, use, program, target: str) -> None:
     use()
     path = program("\n@sgl.function\ndef a(s):\n    s += 'A'\n\nagain = other = a\n")
     assert sgl("run", path + target).stdout == "A\n"
+
+
+@pytest.mark.usefixtures("_same_interpreter")
+def test_threads_of_a_file_share_one_engine(sgl, use, tmp_path, monkeypatch) -> None:
+    import time
+
+    from sgl_mlx.cli import engine
+
+    backend = use(" yes")
+    opened = []
+
+    def create(options: object) -> object:
+        opened.append(options)
+        time.sleep(0.05)
+        return backend
+
+    monkeypatch.setattr(engine, "create_engine", create)
+    path = tmp_path / "theirs.py"
+    path.write_text(
+        SCRIPT + "from concurrent.futures import ThreadPoolExecutor\n"
+        "with ThreadPoolExecutor(4) as pool:\n"
+        "    print(len(list(pool.map(lambda q: ask.run(q)['a'], 'abcd'))))\n"
+    )
+    assert sgl("run", "--as-sglang", str(path)).stdout == "4\n"
+    assert len(opened) == 1

@@ -1,4 +1,4 @@
-"""OpenAI's API: what a request holds and what an answer says."""
+"""Requests and answers of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def messages(text: str, urls: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def begun_answer(text: str) -> str:
-    """What the program has written of the assistant's open turn."""
+    """The text that the program has written in the assistant's open turn."""
     return text.rpartition(OPEN_TURN)[2]
 
 

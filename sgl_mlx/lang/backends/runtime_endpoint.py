@@ -67,7 +67,7 @@ class RuntimeEndpoint:
 
     @cached_property
     def model_info(self) -> dict[str, Any]:
-        """What the server says of its model; raises `BackendError` when it cannot be reached."""
+        """The server's description of its model; raises `BackendError` if it cannot be reached."""
         info: dict[str, Any] = self._get("/get_model_info")
         return info
 
@@ -124,7 +124,7 @@ class RuntimeEndpoint:
         return self._pool.submit(self._prefill, wire.flat_text(prompt))
 
     def prefetch(self, prompt: Prompt) -> Future[int]:
-        """A prefill: servers have no other way. Its failure is nobody's."""
+        """Prefill, since servers have no other way; a failure is ignored."""
         return self._pool.submit(self._prefill_if_possible, wire.flat_text(prompt))
 
     def cache_prefix(self, prefix_str: str) -> None:
@@ -140,7 +140,7 @@ class RuntimeEndpoint:
         return info
 
     def shutdown(self) -> None:
-        """Cancel what has not begun; the server stays up."""
+        """Cancel requests that have not begun; the server stays up."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     # -- requests -----------------------------------------------------------------------------
@@ -230,7 +230,7 @@ class RuntimeEndpoint:
 
 
 def _text_and_meta(output: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Raises `BackendError` for an output without text, or one that the server gave up."""
+    """Text and meta info of an output; raises `BackendError` for one without text or given up."""
     text, meta = output.get("text"), output.get("meta_info") or {}
     wire.checked_meta(meta)
     if not isinstance(text, str):

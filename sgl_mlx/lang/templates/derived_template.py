@@ -1,8 +1,8 @@
 """Turns as the model's own chat template writes them.
 
-A chat template renders a whole conversation; the language writes one piece at a time. So render
-conversations whose contents are sentinels and cut at the sentinels: what stands between two of
-them is what ends one turn and opens the next.
+A chat template renders a whole conversation; the language writes one piece at a time. So the
+template renders conversations whose contents are sentinels, and the text is cut at the sentinels:
+the text between two of them ends one turn and opens the next.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class DerivedTemplate:
 
     @cached_property
     def image_token(self) -> str:
-        """What a picture adds to the turn it stands in: its mark, and what belongs around it."""
+        """The text that a picture adds to its turn: its mark, and the template's text around it."""
         text = {"type": "text", "text": _SENTINEL.format(0)}
         try:
             without = self._render([{"role": "user", "content": [text]}], False)
@@ -55,7 +55,7 @@ class DerivedTemplate:
         return (mark,) if mark else ()
 
     def begin(self, closed: Roles, role: str) -> Opening:
-        """Raises `ProgramError` when the template does not allow this order of roles."""
+        """The opening of a turn; raises `ProgramError` for an order of roles not allowed."""
         written = self._before(closed, role).removeprefix(self._closing(closed))
         prompt = self._generation(closed) if role == "assistant" else None
         if prompt is None or (not prompt and written.strip()):
@@ -75,7 +75,7 @@ class DerivedTemplate:
         return self.end(closed[:-1], closed[-1]) if closed else ""
 
     def _before(self, closed: Roles, role: str) -> str:
-        """What stands between the content of the last turn and that of a new one."""
+        """The text between the content of the last turn and that of a new one."""
         turns = (*closed, role)
         pieces = self._cut(turns)
         if pieces is None and role == "system":

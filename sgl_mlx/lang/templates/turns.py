@@ -1,4 +1,4 @@
-"""What the interpreter asks of a chat template."""
+"""The interface of chat templates to the interpreter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Roles = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Opening:
-    """What opens a turn.
+    """The text that opens a turn.
 
     `owed` follows `text` when the program goes on with text of its own, but is left to the model
     when it goes on with `gen`: the blank after `[/INST]`, an empty think block.
@@ -22,7 +22,7 @@ class Opening:
 
 
 class TurnWriter(Protocol):
-    """What the interpreter asks of a template; `closed` are the roles of the turns before."""
+    """A chat template, asked turn by turn; `closed` are the roles of the turns before."""
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -36,7 +36,7 @@ class TurnWriter(Protocol):
 
     @property
     def image_token(self) -> str:
-        """What stands for a picture; text around `<image>` in it is written as text."""
+        """The mark of a picture; text around `<image>` in it is written as text."""
         ...
 
     def begin(self, closed: Roles, role: str) -> Opening: ...
