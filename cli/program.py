@@ -22,7 +22,7 @@ MODULE_NAME = "__sgl_program__"
 
 
 class ProgramFailed(click.ClickException):
-    """The user's own code raised; shown as Python would, but only the frames of their file."""
+    """An exception of the user's code; shown as Python does, with the frames of their file only."""
 
     def __init__(self, error: BaseException, path: Path) -> None:
         super().__init__(str(error))
@@ -123,7 +123,7 @@ def read_arguments(program: Program, pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def read_pairs(pairs: Sequence[str]) -> dict[str, Any]:
-    """`name=value` pairs, for whatever program.
+    """`name=value` pairs as a dictionary.
 
     Raises:
         click.BadParameter: for a pair without `=`.
@@ -139,7 +139,7 @@ def read_pairs(pairs: Sequence[str]) -> dict[str, Any]:
 
 @contextmanager
 def own_errors(path: Path) -> Iterator[None]:
-    """What the user's code raises becomes `ProgramFailed`; errors that never met it pass."""
+    """Turn exceptions of the user's code into `ProgramFailed`; our own errors outside it pass."""
     try:
         yield
     except click.ClickException:
@@ -157,7 +157,7 @@ def variables(state: ProgramState) -> dict[str, Any]:
 
 
 def returned(state: ProgramState) -> dict[str, Any]:
-    """What the function returned, as `{"return_value": value}`; empty if it returned nothing."""
+    """The function's result as `{"return_value": value}`; empty if it returned None."""
     return {} if state.ret_value is None else {"return_value": state.ret_value}
 
 

@@ -42,7 +42,8 @@ def run(
     and stats; what the program prints, and text streamed besides, goes to standard error.
 
     With --as-sglang, FILE alone runs as `python FILE ARGS` would: its main part, once, on the
-    backend it sets, else on --model. With FUNCTION, --arg, --stream or --json, one function runs.
+    backend it sets, else on --model, which also replaces the models that the file opens. With
+    FUNCTION, --arg, --stream or --json, one function runs.
     """
     from sgl_mlx import install_as_sglang
     from sgl_mlx.cli import program

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import runpy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 from sgl_mlx.cli.engine import EngineOptions, open_engine
 from sgl_mlx.compat.sglang import install_as_sglang
@@ -21,10 +24,15 @@ class LazyEngine:
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
         self._opened = ExitStack()
+        self._engine: Backend | None = None
+        self._opening = Lock()
 
-    @cached_property
+    @property
     def endpoint(self) -> Backend:
-        return self._opened.enter_context(open_engine(self._options))
+        with self._opening:  # threads of the file may ask at the same time
+            if self._engine is None:
+                self._engine = self._opened.enter_context(open_engine(self._options))
+            return self._engine
 
     def close(self) -> None:
         """Shut the engine down, if there is one."""
@@ -35,17 +43,32 @@ def run_script(path: Path, arguments: Sequence[str], options: EngineOptions) -> 
     """Run a file as the main program, once, with `import sglang` meaning this package.
 
     Programs run on what the file sets as its default backend; if it sets none, on an engine with
-    these options.
+    these options. A model given here also stands for the models that the file names, which are
+    mostly made for larger machines.
     """
     engine = LazyEngine(options)
     before = global_config.default_backend
     global_config.default_backend = engine
     try:
         with install_as_sglang(), _as_main(path, arguments):
+            if options.model_path is not None:
+                _replace_models(options)
             runpy.run_path(str(path), run_name="__main__")
     finally:
         global_config.default_backend = before
         engine.close()
+
+
+def _replace_models(options: EngineOptions) -> None:
+    """Let `sglang.Runtime` and `sglang.Engine` open the model of the command line."""
+    alias = import_module("sglang")
+    chosen = {k: v for k, v in asdict(options).items() if v is not None}
+
+    def with_model(make: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *_, **given: make(**{**given, **chosen})
+
+    for name in ("Runtime", "Engine"):
+        setattr(alias, name, with_model(getattr(alias, name)))
 
 
 @contextmanager

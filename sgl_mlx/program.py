@@ -11,12 +11,13 @@ from sgl_mlx.lang.program import Program
 if TYPE_CHECKING:
     from sgl_mlx.compiler.graph.graph import Graph
     from sgl_mlx.compiler.program import CompiledProgram
+    from sgl_mlx.compiler.sglang_names import Trace
 
 
 class SglFunction(Program):
     """A program that can be interpreted, and traced and compiled as well."""
 
-    def trace(self, *, backend: Any = None, **kwargs: Any) -> Graph:
+    def trace(self, *, backend: Any = None, **kwargs: Any) -> Trace:
         """The program as a graph (`sgl_mlx.compiler.graph.graph`).
 
         Args:
@@ -24,7 +25,10 @@ class SglFunction(Program):
             kwargs: arguments; of texts, and lists of them, only that they are texts counts.
                 Those that are left out and have no default are taken for texts.
         """
-        return self.compile().graph(**kwargs)
+        # Only here, as in `compile`.
+        from sgl_mlx.compiler.sglang_names import Trace
+
+        return Trace.of(self.compile().graph(**kwargs))
 
     def compile(
         self,

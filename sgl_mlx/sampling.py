@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -92,17 +93,19 @@ class SamplingParams:
     def override(self, **changes: Any) -> SamplingParams:
         """A copy with every change that is not None; strings and lists become tuples.
 
+        SGLang's parameters without a meaning here are named in a warning.
+
         Raises:
             InvalidParamsError: for a name that is no sampling parameter.
         """
         names = {f.name for f in fields(self)}
-        unknown = sorted(set(changes) - names)
+        kept = _without_foreign({k: v for k, v in changes.items() if v is not None})
+        unknown = sorted(set(kept) - names)
         if unknown:
             raise InvalidParamsError(
                 f"unknown sampling parameter {', '.join(map(repr, unknown))}; "
                 f"known are {', '.join(sorted(names))}"
             )
-        kept = {k: v for k, v in changes.items() if v is not None}
         for name in ("stop", "stop_token_ids", "stop_regex"):
             if name in kept:
                 kept[name] = _as_tuple(kept[name])
@@ -185,6 +188,21 @@ class SamplingParams:
                 f"stop_token_ids must hold token ids of at least 0, got {self.stop_token_ids!r}"
             )
         return self
+
+
+_SGLANG_ONLY = frozenset(
+    ["custom_params", "spaces_between_special_tokens", "stream_interval", "structural_tag"]
+)
+
+
+def _without_foreign(changes: dict[str, Any]) -> dict[str, Any]:
+    """The changes without SGLang's own parameters, and with its `sampling_seed` as `seed`."""
+    if foreign := sorted(_SGLANG_ONLY.intersection(changes)):
+        warnings.warn(f"no effect on this runtime: {', '.join(foreign)}", stacklevel=4)
+    kept = {k: v for k, v in changes.items() if k not in _SGLANG_ONLY}
+    if "sampling_seed" in kept:
+        kept.setdefault("seed", kept.pop("sampling_seed"))
+    return kept
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:

@@ -186,7 +186,12 @@ def test_every_command_has_a_test_file() -> None:
     group = (ROOT / "cli/commands.py").read_text("utf-8")
     commands = re.findall(r"^from sgl_mlx\.cli\.(\w+) import", group, re.MULTILINE)
     assert commands
-    assert [name for name in commands if not [*(ROOT / "tests/cli").glob(f"test_{name}*.py")]] == []
+    tests = ROOT / "tests/cli"
+    found = {
+        name: [*tests.glob(f"test_{name}*.py"), *tests.glob(f"{name}/test_*.py")]
+        for name in commands
+    }
+    assert [name for name, files in found.items() if not files] == []
 
 
 # -- recipes --------------------------------------------------------------------------------------

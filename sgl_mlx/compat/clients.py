@@ -172,7 +172,7 @@ def _package(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError:
-        package = {"vertexai": "google-cloud-aiplatform"}.get(name.partition(".")[0], name)
+        extra = name.partition(".")[0]
         raise BackendError(
-            f"this backend needs the package {package}: pip install {package}"
+            f"this backend needs the package {extra}: pip install 'sgl-mlx[{extra}]'"
         ) from None

@@ -12,6 +12,7 @@ from sgl_mlx.compiler.passes.shared_prefix import order_batch, shared_prefixes
 from sgl_mlx.compiler.running.evaluate import Known
 from sgl_mlx.compiler.running.replay import Ahead, Asked, Following
 from sgl_mlx.compiler.running.run import Run
+from sgl_mlx.compiler.sglang_names import print_graph
 from sgl_mlx.compiler.specialise import Compiled, Fixed, Pass, Source, Traced
 from sgl_mlx.compiler.tracing.explain import Explanation
 from sgl_mlx.errors import GraphError
@@ -65,6 +66,10 @@ class CompiledProgram(Program):
     def graph(self, **kwargs: Any) -> Graph:
         """The graph for such arguments. Those that are left out count as texts."""
         return self._source.graph(self._sample(kwargs))
+
+    def print_graph(self, **kwargs: Any) -> None:
+        """Write the graph as a tree to standard output."""
+        print_graph(self.graph(**kwargs))
 
     def explain(self, **kwargs: Any) -> Explanation:
         """How much of the program the graph covers, and why no more."""

@@ -133,7 +133,7 @@ class TokenLengthNormalized(_ByIndex):
 
 
 class GreedyTokenSelection(_ByIndex):
-    """Token by token, keep the options whose token is likeliest, as greedy decoding would.
+    """Keeps, token by token, the options whose token is likeliest, as greedy decoding would.
 
     A choice that has ended is continued with its own mean, so that it compares with longer ones.
     """

@@ -61,6 +61,11 @@ class ExprList(Expr):
     def of(cls, *values: object) -> ExprList:
         return cls(tuple(leaf for value in values for leaf in leaves(as_expr(value))))
 
+    @property
+    def expr_list(self) -> list[Expr]:
+        """The expressions, under SGLang's name."""
+        return list(self.items)
+
     def __repr__(self) -> str:
         return f"ExprList({list(self.items)})"
 
@@ -80,6 +85,11 @@ class Gen(Expr):
     asks = True
     name: str | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sampling_params(self) -> SamplingParams:
+        """All sampling parameters, those not given at their defaults."""
+        return SamplingParams.of(self.sampling)
 
     def __repr__(self) -> str:
         return f"Gen({self.name!r})"
@@ -118,6 +128,10 @@ class SeparateReasoning(Expr):
     def reasoning_name(self) -> str:
         # Added, not formatted: the name may be a Symbol.
         return ("None" if self.gen.name is None else self.gen.name) + "_reasoning_content"
+
+    def process_name_for_reasoning(self, name: str) -> str:
+        """The variable that holds the reasoning of a `gen` with this name."""
+        return f"{name}_reasoning_content"
 
     def __repr__(self) -> str:
         return f"SeparateReasoning(model_type={self.model_type}, name={self.reasoning_name})"

@@ -1,4 +1,4 @@
-"""SGLang's HTTP protocol: what a request holds and what an answer says."""
+"""Requests and answers of SGLang's HTTP protocol."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def scoring_payload(texts: list[str] | None, start: int) -> dict[str, Any]:
 
 
 def scored_tokens(prompt: str, output: Mapping[str, Any]) -> tuple[TokenLogprob, ...]:
-    """The choice's tokens; the one looked back at only if it healed into something new."""
+    """The choice's tokens, with the prompt's last one only if it merged with the choice."""
     row = tokens(output["meta_info"]["input_token_logprobs"])
     unhealed = row and row[0].text is not None and prompt.endswith(row[0].text)
     return row[1:] if unhealed else row
@@ -125,7 +125,7 @@ _HANDLED = {"id", "prompt_tokens", "cached_tokens", "finish_reason"} | {
 
 
 def completion(text: str, meta: Mapping[str, Any]) -> Completion:
-    """A server's answer; it names no tokens, so theirs are unknown but for their number."""
+    """A server's answer. It gives no token ids, so that `token_ids` is empty."""
     known = {f: read(meta.get(key) or ()) for f, (key, read) in _LOGPROBS.items()}
     return Completion(
         text,

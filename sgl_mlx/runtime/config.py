@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from sgl_mlx.errors import InvalidParamsError
+from sgl_mlx.foreign_options import SGLANG_ONLY
 from sgl_mlx.runtime.cache.prefix_cache import Reuse
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 
@@ -63,12 +64,15 @@ class EngineConfig:
     def of(cls, options: Mapping[str, Any]) -> EngineConfig:
         """From keyword arguments; SGLang's options without a meaning here are named in a warning.
 
+        An option that is None is left at its default, whatever its name.
+
         Raises:
             InvalidParamsError: for a name that neither has, or a number out of range.
         """
         known = {f.name for f in fields(cls)}
+        options = {k: v for k, v in options.items() if v is not None}
         foreign = sorted(set(options) - known)
-        unknown = [name for name in foreign if name not in _SGLANG_ONLY]
+        unknown = [name for name in foreign if name not in SGLANG_ONLY]
         if unknown:
             raise InvalidParamsError(
                 f"unknown engine option {', '.join(map(repr, unknown))}; "
@@ -116,34 +120,3 @@ class EngineConfig:
             raise InvalidParamsError(
                 f"kv_bits must be 8, or None for the model's own dtype, got {self.kv_bits!r}"
             )
-
-
-_SGLANG_ONLY = frozenset(
-    {
-        "attention_backend",
-        "base_gpu_id",
-        "chat_template",
-        "cuda_graph_max_bs",
-        "device",
-        "disable_cuda_graph",
-        "disable_overlap_schedule",
-        "dp_size",
-        "enable_torch_compile",
-        "host",
-        "kv_cache_dtype",
-        "load_format",
-        "log_level",
-        "log_requests",
-        "mem_fraction_static",
-        "port",
-        "quantization",
-        "sampling_backend",
-        "served_model_name",
-        "skip_tokenizer_init",
-        "stream_interval",
-        "tokenizer_mode",
-        "tokenizer_path",
-        "tp_size",
-        "trust_remote_code",
-    }
-)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
 
@@ -232,12 +233,18 @@ def helper():
 
 
 @pytest.fixture
-def _same_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+def _same_interpreter() -> Iterator[None]:
+    """The interpreter is left as it was: no alias, the same folders and arguments."""
     import sys
 
-    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    from sgl_mlx.compat.sglang import AliasFinder
+
+    before = list(sys.path), sys.argv, sys.modules["__main__"]
+    yield
+    sys.modules.pop("beside_theirs", None)
+    assert (sys.path, sys.argv, sys.modules["__main__"]) == before
+    assert not any(isinstance(finder, AliasFinder) for finder in sys.meta_path)
+    assert "sglang" not in sys.modules
 
 
 @pytest.mark.usefixtures("_same_interpreter")
@@ -287,6 +294,36 @@ def test_a_whole_file_keeps_its_own_backend_and_no_model_is_loaded(
 
 
 @pytest.mark.usefixtures("_same_interpreter")
+@pytest.mark.parametrize("name", ["Runtime", "Engine"])
+@pytest.mark.parametrize("given", ["model_path='meta-llama/big'", "'error', model_path='big'"])
+def test_a_model_of_the_command_line_replaces_the_files_own(
+    sgl, use, tmp_path, monkeypatch, name: str, given: str
+) -> None:
+    import sgl_mlx
+    from sgl_mlx.compat import engine
+
+    use()
+    opened: list[dict[str, object]] = []
+
+    class Opened:
+        def __init__(self, *args: object, **options: object) -> None:
+            opened.append(options)
+
+        def shutdown(self) -> None:
+            opened.append({"shut": True})
+
+    monkeypatch.setitem(vars(sgl_mlx), "Runtime", Opened)
+    monkeypatch.setattr(engine, "Engine", Opened)
+    path = tmp_path / "theirs.py"
+    path.write_text(f"import sglang as sgl\nsgl.{name}({given}, tp_size=8).shutdown()\n")
+    assert sgl("run", "--as-sglang", "--model", "small", str(path)).exit_code == 0
+    assert opened[0]["model_path"] == "small"
+    assert opened[0]["tp_size"] == 8
+    assert sgl("run", "--as-sglang", str(path)).exit_code == 0
+    assert opened[2]["model_path"] != "small"
+
+
+@pytest.mark.usefixtures("_same_interpreter")
 @pytest.mark.parametrize(
     ("ending", "code", "shown"),
     [
@@ -327,3 +364,28 @@ def test_an_alias_is_no_second_program(sgl, use, program, target: str) -> None:
     use()
     path = program("\n@sgl.function\ndef a(s):\n    s += 'A'\n\nagain = other = a\n")
     assert sgl("run", path + target).stdout == "A\n"
+
+
+@pytest.mark.usefixtures("_same_interpreter")
+def test_threads_of_a_file_share_one_engine(sgl, use, tmp_path, monkeypatch) -> None:
+    import time
+
+    from sgl_mlx.cli import engine
+
+    backend = use(" yes")
+    opened = []
+
+    def create(options: object) -> object:
+        opened.append(options)
+        time.sleep(0.05)
+        return backend
+
+    monkeypatch.setattr(engine, "create_engine", create)
+    path = tmp_path / "theirs.py"
+    path.write_text(
+        SCRIPT + "from concurrent.futures import ThreadPoolExecutor\n"
+        "with ThreadPoolExecutor(4) as pool:\n"
+        "    print(len(list(pool.map(lambda q: ask.run(q)['a'], 'abcd'))))\n"
+    )
+    assert sgl("run", "--as-sglang", str(path)).stdout == "4\n"
+    assert len(opened) == 1

@@ -121,7 +121,7 @@ def _refused(constant: str) -> None:
 
 def _encoded(thing: Any) -> Any:
     if is_dataclass(thing) and not isinstance(thing, type):
-        kind = type(thing)
+        kind = Graph if isinstance(thing, Graph) else type(thing)
         own = {
             f.name: (_plain if (kind, f.name) in _PLAIN_FIELDS else _field)(getattr(thing, f.name))
             for f in fields(thing)

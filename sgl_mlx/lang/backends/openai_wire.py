@@ -1,4 +1,4 @@
-"""OpenAI's API: what a request holds and what an answer says."""
+"""Requests and answers of OpenAI's API."""
 
 from __future__ import annotations
 

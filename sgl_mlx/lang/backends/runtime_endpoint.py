@@ -230,7 +230,7 @@ class RuntimeEndpoint:
 
 
 def _text_and_meta(output: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Raises `BackendError` for an output without text, or one that the server gave up."""
+    """Text and meta info of an output; raises `BackendError` for one without text or given up."""
     text, meta = output.get("text"), output.get("meta_info") or {}
     wire.checked_meta(meta)
     if not isinstance(text, str):

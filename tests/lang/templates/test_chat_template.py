@@ -5,10 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import sgl_mlx as sgl
 from sgl_mlx.errors import ProgramError
-from sgl_mlx.lang.templates.chat_template import get_chat_template, get_chat_template_by_model_path
+from sgl_mlx.lang.templates.chat_template import (
+    ChatTemplate,
+    ChatTemplateStyle,
+    chat_template_registry,
+    get_chat_template,
+    get_chat_template_by_model_path,
+    matching_function_registry,
+    register_chat_template,
+    register_chat_template_matching_function,
+)
 from sgl_mlx.testing import ScriptedBackend
 
 CONVERSATION = [
@@ -99,3 +110,63 @@ def test_a_template_set_on_the_backend_is_used() -> None:
     assert state.messages()[0] == {"role": "system", "content": "You are a helpful assistant."}
     assert state.text() == get_chat_template("qwen").get_prompt(state.messages())
     assert backend.calls[0].params.stop == ("<|im_end|>",)
+
+
+@given(
+    prefixes=st.lists(st.text("UA:<>", min_size=1, max_size=4), min_size=3, max_size=3),
+    stop=st.lists(st.text(min_size=1, max_size=3), max_size=2).map(tuple),
+)
+def test_a_template_in_sglangs_shape_can_be_registered(
+    prefixes: list[str], stop: tuple[str, ...]
+) -> None:
+    template = ChatTemplate(
+        name="mine",
+        default_system_prompt=None,
+        role_prefix_and_suffix=dict(
+            zip(("system", "user", "assistant"), ((p, "\n") for p in prefixes), strict=True)
+        ),
+        stop_str=stop,
+        style=ChatTemplateStyle.PLAIN,
+    )
+    register_chat_template(template)
+    try:
+        assert get_chat_template("mine") is template
+        assert template.stop == stop
+        turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+        assert template.get_prompt(turns) == f"{prefixes[1]}hi\n{prefixes[2]}ho\n"
+    finally:
+        del chat_template_registry["mine"]
+
+
+def test_a_program_can_choose_templates_by_path() -> None:
+    def mine(path: str) -> str | None:
+        return "claude" if "my-model" in path else None
+
+    register_chat_template_matching_function(mine)
+    try:
+        assert get_chat_template_by_model_path("org/my-model-instruct").name == "claude"
+        assert get_chat_template_by_model_path("tinyllama").name == "chatml"
+    finally:
+        matching_function_registry.remove(mine)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("deepseek-ai/Janus-Pro-7B", "janus-pro"),
+        ("01-ai/Yi-VL-6B", "yi-vl"),
+        ("openbmb/MiniCPM-V-2_6", "minicpmv"),
+        ("openbmb/MiniCPM-o-2_6", "minicpmo"),
+        ("OpenGVLab/InternVL2_5-2B", "internvl-2-5"),
+        ("internlm/Intern-S1", "interns1"),
+        ("google/gemma-3-4b", "gemma-it"),
+    ],
+)
+def test_further_models_have_their_templates(path: str, name: str) -> None:
+    assert get_chat_template_by_model_path(path).name == name
+
+
+def test_a_system_turn_without_content_gets_the_default() -> None:
+    turns = [{"role": "system", "content": None}, {"role": "user", "content": "hi"}]
+    assert "You are a helpful assistant." in get_chat_template("qwen").get_prompt(turns)
+    assert get_chat_template("chatml").get_prompt(turns) == "<|im_start|>user\nhi<|im_end|>\n"
