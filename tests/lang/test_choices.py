@@ -5,15 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+import sgl_mlx as sgl
 from sgl_mlx.core import ChoiceScore, ChoiceScores, TokenLogprob
 from sgl_mlx.errors import ProgramError
 from sgl_mlx.lang.choices import (
+    ChoicesDecision,
     ChoicesSamplingMethod,
     greedy_token_selection,
     token_length_normalized,
     unconditional_likelihood_normalized,
 )
+from sgl_mlx.testing import ScriptedBackend
 
 
 def scores(
@@ -133,3 +138,32 @@ def test_methods_are_called_with_sglangs_keywords() -> None:
     )
     assert decision.decision == "b"
     assert decision.meta_info["output_token_logprobs"] == [[], []]
+
+
+@given(
+    choices=st.lists(st.text("abc", min_size=1), min_size=1, max_size=4, unique=True),
+    data=st.data(),
+    alone=st.booleans(),
+)
+def test_a_method_of_ones_own_decides(choices: list[str], data: st.DataObject, alone: bool) -> None:
+    chosen = data.draw(st.sampled_from(choices))
+    seen: dict[str, Any] = {}
+
+    class Mine(ChoicesSamplingMethod):
+        @property
+        def requires_unconditional_logprobs(self) -> bool:
+            return alone
+
+        def __call__(self, *, choices: Any, **numbers: Any) -> ChoicesDecision:
+            seen.update(numbers)
+            return ChoicesDecision(decision=chosen, meta_info={"mine": 1})
+
+    @sgl.function
+    def program(s: Any) -> None:
+        s += "x" + sgl.select("c", choices, choices_method=Mine())
+
+    state = program.run(backend=ScriptedBackend())
+    assert state["c"] == chosen
+    assert state.get_meta_info("c")["mine"] == 1
+    assert len(seen["input_token_logprobs"]) == len(choices)
+    assert (seen["unconditional_token_logprobs"] is None) is not alone
