@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Wish(NamedTuple):
-    """What a command line wants of a program."""
+    """The options of one command line."""
 
     target: str
     pairs: tuple[str, ...]

@@ -17,7 +17,7 @@ class SglFunction(Program):
     """A program that can be interpreted, and traced and compiled as well."""
 
     def trace(self, *, backend: Any = None, **kwargs: Any) -> Graph:
-        """The program as a graph (`sgl_mlx.compiler.graph.graph`).
+        """Trace the program into a graph (`sgl_mlx.compiler.graph.graph`).
 
         Args:
             backend: accepted for SGLang's sake: a graph has roles, not their text.
@@ -33,7 +33,7 @@ class SglFunction(Program):
         reorder: Literal["rules"] | None = None,
         passes: Sequence[Callable[[Graph], Graph]] | None = None,
     ) -> CompiledProgram:
-        """The program run from its graph, with the same results.
+        """Compile the program: it then runs from its graph, with the same results.
 
         Args:
             backend: accepted for SGLang's sake: no backend is asked.

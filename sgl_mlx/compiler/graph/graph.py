@@ -51,7 +51,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Node:
-    """What all nodes have: a name, the stream they belong to, and where the program says so."""
+    """A step of a program: its id, the stream it belongs to, and the line that made it."""
 
     id: int
     stream: int
@@ -74,7 +74,7 @@ class Append(Node):
 
 @dataclass(frozen=True)
 class Score(Node):
-    """What `select` would decide, without appending it; a Variable of it is the decision."""
+    """The decision that `select` would take, not appended; a Variable of this node reads it."""
 
     choices: tuple[Value, ...]
     method: str = "token_length_normalized"
@@ -93,7 +93,7 @@ class SetVariable(Node):
 
 @dataclass(frozen=True)
 class Fork(Node):
-    """Branches of this stream, each position offset giving one; `GetForkItem` takes them up."""
+    """A fork into one branch for each position offset; a `GetForkItem` begins each branch."""
 
     offsets: tuple[int, ...]
 
@@ -108,7 +108,7 @@ class GetForkItem(Node):
 
 @dataclass(frozen=True)
 class Join(Node):
-    """Branches of the node `fork`, all of them, brought back to the stream they came from."""
+    """The end of a fork: all its branches are brought back to the stream they came from."""
 
     fork: int
     mode: JoinMode = "gather_variable"
@@ -124,7 +124,7 @@ class Call(Node):
 
 @dataclass(frozen=True)
 class Return(Node):
-    """What a nested program returned; a Graph keeps that of its own program as `result`."""
+    """The value that a nested program returned; the graph's own is `Graph.result`."""
 
     value: Value
 
@@ -175,12 +175,12 @@ class Break(Node):
 
 ParameterKind = Literal["text", "texts", "constant"]
 Plain = str | int | float | bool | None | tuple["Plain", ...] | list["Plain"] | dict[str, "Plain"]
-"""What JSON can say, and tuples."""
+"""Data that JSON can hold, and tuples."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """What a graph takes under a name.
+    """A parameter of a graph.
 
     `text` and `texts` (a list of texts, of just `length` ones unless that is None) are free in
     each run. A `constant` has settled the graph: a run has to give a value equal to `value`.
@@ -266,7 +266,7 @@ class Graph:
         raise KeyError(id)
 
     def edges(self) -> tuple[Edge, ...]:
-        """What has to happen before what; nodes in loops count as their ForEach."""
+        """List which node has to happen before which; nodes in loops count as their ForEach."""
         return tuple(_edges(self.nodes))
 
     def with_nodes(self, nodes: Iterable[Node]) -> Graph:
@@ -329,7 +329,7 @@ def _values_in(content: object) -> Iterator[Value]:
 
 
 def map_values(content: Any, change: Callable[[Value], Value]) -> Any:
-    """What a field holds, with every outermost value in it changed."""
+    """Copy the content of a field with every outermost value changed."""
     if isinstance(content, Value):
         return change(content)
     if isinstance(content, tuple):

@@ -164,7 +164,7 @@ Made = TypeVar("Made")
 
 
 def _read(kind: Any, content: Any, where: str) -> Any:
-    """What `content` says, as the type that an annotation asks for."""
+    """Read `content` as the type that an annotation asks for."""
     if where.count(".") > _DEEPEST:
         raise GraphError("this compiled program is nested too deeply")
     origin = get_origin(kind)

@@ -1,4 +1,4 @@
-"""What has to be true of a graph so that it may run; for graphs that somebody else wrote."""
+"""Validation of graphs that were read from a file: nothing is used before it is there."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _STARTS = (Call, GetForkItem)
 
 
 def check(graph: Graph) -> Graph:
-    """The graph itself.
+    """Check a graph and return it.
 
     Raises:
         GraphError: something is used before it is there, or does not exist.
@@ -58,7 +58,7 @@ def check(graph: Graph) -> Graph:
 
 
 class _Check:
-    """One look at a graph, from its first node to its last."""
+    """One pass over a graph, from its first node to its last."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
@@ -167,7 +167,7 @@ class _Check:
 
 
 def _variables(node: Node | None) -> int:
-    """How many variables the node gives values to."""
+    """Count the variables that the node gives values to."""
     if isinstance(node, Append):
         return len(names_of(node.expr))
     return int(isinstance(node, Score))

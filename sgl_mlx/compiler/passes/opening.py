@@ -1,4 +1,4 @@
-"""What is known of a stream's prompt before anything has been generated. Several passes ask."""
+"""Openings: the part of a stream's prompt that is known before anything has been generated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all runs of a program begin with, in each of its streams, and an order for a batch."""
+"""Prefixes that all runs of a program share, in each of its streams, and an order for a batch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def shared_prefixes(
 
 
 def written_prompt(nodes: Sequence[Node], writer: Callable[[], TurnWriter]) -> Prompt:
-    """What constant texts and roles make as a prompt, from nothing."""
+    """Write constant texts and roles as a prompt."""
     transcript = Transcript(writer)
     for node in nodes:
         expr = node.expr if isinstance(node, Append) else None

@@ -1,4 +1,4 @@
-"""What became of a program when it was traced, for people."""
+"""Explanations for people: how much of a program was traced, and why no more."""
 
 from __future__ import annotations
 

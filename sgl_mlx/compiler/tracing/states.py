@@ -1,4 +1,4 @@
-"""What a program can do with its states and branches, recorded."""
+"""The methods of states and branches while a program is traced: they record nodes."""
 
 from __future__ import annotations
 

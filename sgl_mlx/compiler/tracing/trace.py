@@ -141,7 +141,7 @@ def _parameter(
 
 
 def default_of(program: Program, name: str) -> Any:
-    """What a run that does not give an argument gets; `...` when it has to give it."""
+    """Return the default of an argument; `...` if a run has to give it."""
     parameter = program.signature.parameters[name]
     if name in program.bind_arguments:
         return program.bind_arguments[name]

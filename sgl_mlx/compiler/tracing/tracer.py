@@ -1,4 +1,4 @@
-"""What all of tracing shares: names, what was read from outside, what is the trace's own."""
+"""The state of one trace: names, captured outside values, and data that the trace made itself."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class Template:
         return Graph(self.name, nodes=(*turn, make.gen(9, 0, Constant("answer"))))
 
     def wrong(self, text: str) -> list[str]:
-        """What the verdict says against a text that should stand for the prompt."""
+        """List what the verdict says against a text that should stand for the prompt."""
         rank = self._ranks(text)
         if rank is None:
             return ["not made of the same units"]
