@@ -14,7 +14,9 @@ from sgl_mlx.cli import output
 from sgl_mlx.cli.engine import EngineOptions, engine_options, open_engine
 
 if TYPE_CHECKING:
-    from sgl_mlx.compiler.graph.graph import Graph
+    from sgl_mlx.compiler.graph.graph import (
+        Graph,
+    )
     from sgl_mlx.compiler.pipeline import Reorder
     from sgl_mlx.compiler.program import CompiledProgram
     from sgl_mlx.lang.backend import Backend

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from sgl_mlx.lang.program import Program
 
 if TYPE_CHECKING:
-    from sgl_mlx.compiler.graph.graph import Graph
+    from sgl_mlx.compiler.graph.graph import (
+        Graph,
+    )
     from sgl_mlx.compiler.program import CompiledProgram
 
 

@@ -7,11 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sgl_mlx.compiler.graph.graph import (
-    ROOT,
-    Graph,
-    Parameter,
-)
+from sgl_mlx.compiler.graph.graph import ROOT, Graph, Parameter
 from sgl_mlx.compiler.passes.opening import opening, texts_of
 from sgl_mlx.compiler.running.steps import Plan, plan_of, speculative
 from sgl_mlx.compiler.running.unroll import unroll

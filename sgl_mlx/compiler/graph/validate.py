@@ -6,15 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sgl_mlx.compiler.graph.choice_methods import CHOICES_METHODS
-from sgl_mlx.compiler.graph.graph import (
-    ROOT,
+from sgl_mlx.compiler.graph.graph import ROOT, Graph
+from sgl_mlx.compiler.graph.nodes import (
     Append,
     Break,
     Call,
     ForEach,
     Fork,
     GetForkItem,
-    Graph,
     Join,
     Node,
     Prefetch,

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sgl_mlx.compiler.graph.graph import (
-    Append,
-    Graph,
-    Node,
-)
+from sgl_mlx.compiler.graph.graph import Graph
+from sgl_mlx.compiler.graph.nodes import Append, Node
 from sgl_mlx.compiler.passes.opening import constant_opening, constant_text
 from sgl_mlx.core import Prompt, prompt_text
 from sgl_mlx.lang import ir

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from sgl_mlx.compiler.graph.graph import Line
+    from sgl_mlx.compiler.graph.nodes import (
+        Line,
+    )
 
 
 class _Located(Exception):

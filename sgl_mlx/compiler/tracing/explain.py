@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sgl_mlx.compiler.graph.graph import Graph, Line
+from sgl_mlx.compiler.graph.graph import Graph
+from sgl_mlx.compiler.graph.nodes import Line
 from sgl_mlx.compiler.tracing.breaks import NeedsLength
 
 

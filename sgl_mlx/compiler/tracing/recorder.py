@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sgl_mlx.compiler.graph.graph import (
+from sgl_mlx.compiler.graph.nodes import (
     Append,
     Call,
     ForEach,

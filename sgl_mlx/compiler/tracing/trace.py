@@ -16,7 +16,8 @@ from functools import partial
 from types import FunctionType
 from typing import Any
 
-from sgl_mlx.compiler.graph.graph import Break, Graph, Line, Parameter
+from sgl_mlx.compiler.graph.graph import Graph, Parameter
+from sgl_mlx.compiler.graph.nodes import Break, Line
 from sgl_mlx.compiler.graph.values import NONE, Argument, Element, StateOf, Texts, Value
 from sgl_mlx.compiler.tracing.breaks import GraphBreak, NeedsLength, needs_run
 from sgl_mlx.compiler.tracing.calls import call, evaluate_call

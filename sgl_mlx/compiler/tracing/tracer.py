@@ -10,7 +10,7 @@ from functools import partial
 from types import FunctionType, ModuleType
 from typing import Any
 
-from sgl_mlx.compiler.graph.graph import Line
+from sgl_mlx.compiler.graph.nodes import Line
 from sgl_mlx.compiler.tracing.breaks import GraphBreak, NeedsLength, needs_run
 from sgl_mlx.compiler.tracing.plain import CONTAINERS, key_of
 from sgl_mlx.compiler.tracing.recorder import Recorder

@@ -16,12 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgl_mlx.compiler.graph.graph import (
-    Graph,
-    Node,
-    appends,
-    text_of,
-)
+from sgl_mlx.compiler.graph.graph import Graph
+from sgl_mlx.compiler.graph.nodes import Node, appends, text_of
 from sgl_mlx.compiler.graph.values import Argument, Constant, Value, concat, parts_of
 from sgl_mlx.compiler.reorder.judge import Order, objections
 from sgl_mlx.compiler.reorder.mover import by_rules, gain, reorder

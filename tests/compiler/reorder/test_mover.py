@@ -4,11 +4,11 @@ from typing import cast
 
 import pytest
 
-from sgl_mlx.compiler.graph.graph import (
+from sgl_mlx.compiler.graph.graph import Graph
+from sgl_mlx.compiler.graph.nodes import (
     Call,
     Fork,
     GetForkItem,
-    Graph,
     Node,
     appends,
     text_of,
