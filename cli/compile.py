@@ -14,14 +14,16 @@ from sgl_mlx.cli import output
 from sgl_mlx.cli.engine import EngineOptions, engine_options, open_engine
 
 if TYPE_CHECKING:
-    from sgl_mlx.compiler.graph.graph import Graph
+    from sgl_mlx.compiler.graph.graph import (
+        Graph,
+    )
     from sgl_mlx.compiler.pipeline import Reorder
     from sgl_mlx.compiler.program import CompiledProgram
     from sgl_mlx.lang.backend import Backend
 
 
 class Wish(NamedTuple):
-    """What a command line wants of a program."""
+    """The options of one command line."""
 
     target: str
     pairs: tuple[str, ...]

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from sgl_mlx.lang.program import Program
 
 if TYPE_CHECKING:
-    from sgl_mlx.compiler.graph.graph import Graph
+    from sgl_mlx.compiler.graph.graph import (
+        Graph,
+    )
     from sgl_mlx.compiler.program import CompiledProgram
     from sgl_mlx.compiler.sglang_names import Trace
 
@@ -18,7 +20,7 @@ class SglFunction(Program):
     """A program that can be interpreted, and traced and compiled as well."""
 
     def trace(self, *, backend: Any = None, **kwargs: Any) -> Trace:
-        """The program as a graph (`sgl_mlx.compiler.graph.graph`).
+        """Trace the program into a graph (`sgl_mlx.compiler.graph.graph`).
 
         Args:
             backend: accepted for SGLang's sake: a graph has roles, not their text.
@@ -37,7 +39,7 @@ class SglFunction(Program):
         reorder: Literal["rules"] | None = None,
         passes: Sequence[Callable[[Graph], Graph]] | None = None,
     ) -> CompiledProgram:
-        """The program run from its graph, with the same results.
+        """Compile the program: it then runs from its graph, with the same results.
 
         Args:
             backend: accepted for SGLang's sake: no backend is asked.

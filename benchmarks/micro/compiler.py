@@ -1,5 +1,5 @@
-"""What a compiled program costs besides the model: programs a second, on a backend that answers
-at once, compiled and interpreted.
+"""Overhead of a program besides the model: programs a second on a backend that answers at once,
+compiled and interpreted.
 """
 
 from __future__ import annotations

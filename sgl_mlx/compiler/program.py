@@ -126,7 +126,7 @@ class CompiledProgram(Program):
             super()._check_arguments(state, args, kwargs)
 
     def body(self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """What the Python body does, and its result."""
+        """Run the plan, or the Python body where there is none; returns its result."""
         arguments = self.arguments(args, kwargs)
         stream = state.stream_executor
         compiled = self._source.find(arguments) if stream.defaults.n == 1 else None

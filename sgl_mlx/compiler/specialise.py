@@ -1,4 +1,4 @@
-"""Where the plan for a run comes from: a trace made when needed, or a graph from a file."""
+"""Specialisation: a graph for each kind of arguments, traced when needed, or one from a file."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sgl_mlx.compiler.graph.graph import (
-    ROOT,
-    Graph,
-    Parameter,
-)
+from sgl_mlx.compiler.graph.graph import ROOT, Graph, Parameter
 from sgl_mlx.compiler.passes.opening import opening, texts_of
 from sgl_mlx.compiler.running.steps import Plan, plan_of, speculative
 from sgl_mlx.compiler.running.unroll import unroll
@@ -42,7 +38,7 @@ class Compiled:
         self.opening = tuple(texts_of(opening(graph, ROOT)))
 
     def plan(self, arguments: Arguments) -> Plan:
-        """What to do for arguments that fit the graph."""
+        """Return the plan for arguments that fit the graph."""
         lengths = tuple([len(arguments[name]) for name in self._lists])
         plan = self._plans.get(lengths)
         if plan is None:

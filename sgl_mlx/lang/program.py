@@ -138,7 +138,7 @@ class Program:
 
     @property
     def precaches(self) -> bool:
-        """Whether a batch begins with `cache`."""
+        """True if a batch begins with `cache`."""
         return global_config.enable_precache_with_tracing
 
     def batch_order(self, rows: Sequence[Row]) -> Sequence[int]:
@@ -175,7 +175,7 @@ class Program:
             state.stream_executor.close()
 
     def body(self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Do what the program does to the state; what it returns."""
+        """Run the program on the state, and return its result."""
         return self.func(state, *args, **kwargs)
 
     def _run_quietly(
@@ -190,7 +190,7 @@ class Program:
     # -- arguments ----------------------------------------------------------------------------
 
     def split(self, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Sampling parameters and arguments of the program."""
+        """Split keyword arguments into sampling parameters and the program's own."""
         self._check_clash(kwargs)
         own = {k: v for k, v in kwargs.items() if k in self.arg_names or k not in _SAMPLING}
         return {k: v for k, v in kwargs.items() if k not in own}, own
@@ -242,7 +242,7 @@ class Program:
         return bound
 
     def cache(self, backend: Any = None) -> int:
-        """Compute the text that every run begins with; the number of tokens now cached."""
+        """Compute the text that every run begins with; returns the number of tokens now cached."""
         setting = Setting.of(backend, {})
         prefix = constant_prefix(self, setting.writer)
         if len(prefix) <= _MIN_CACHED_PREFIX:

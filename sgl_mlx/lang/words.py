@@ -145,7 +145,7 @@ def select(
 
 
 def checked_choices(word: str, choices: Any, method: Any) -> tuple[str, ...]:
-    """What there is to choose from; raises `ProgramError` as `select`."""
+    """Check choices and method, and return the choices; raises `ProgramError` as `select`."""
     if choices is None or isinstance(choices, str) or not choices:
         raise ProgramError(f"{word} needs a list of choices, got {choices!r}")
     if not all(isinstance(choice, (str, Symbol)) and choice for choice in choices):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sgl_mlx.compiler.graph.choice_methods import CHOICES_METHODS
-from sgl_mlx.compiler.graph.graph import Append, text_node
+from sgl_mlx.compiler.graph.nodes import Append, text_node
 from sgl_mlx.compiler.graph.values import Value, plain
 from sgl_mlx.lang import ir
 

@@ -32,7 +32,7 @@ def backend() -> ScriptedBackend:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run did and gave; `requests` without their order, since streams have none.
+    """Everything a run did and gave; `requests` without their order, since streams have none.
 
     `hints` are prompts that it had computed ahead: no result depends on them.
     """

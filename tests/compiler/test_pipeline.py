@@ -4,7 +4,8 @@ from functools import reduce
 
 import pytest
 
-from sgl_mlx.compiler.graph.graph import Call, Graph, Prefetch, Sync, kind_of
+from sgl_mlx.compiler.graph.graph import Graph
+from sgl_mlx.compiler.graph.nodes import Call, Prefetch, Sync, kind_of
 from sgl_mlx.compiler.graph.values import Argument, Constant, Variable, concat
 from sgl_mlx.compiler.pipeline import Reorder, standard_passes
 from sgl_mlx.errors import ProgramError

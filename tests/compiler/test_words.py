@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import sgl_mlx as sgl
-from sgl_mlx.compiler.graph.graph import Append
+from sgl_mlx.compiler.graph.nodes import Append
 from sgl_mlx.compiler.graph.serialise import dumps, loads
 from sgl_mlx.compiler.program import CompiledProgram
 from sgl_mlx.compiler.tracing.words import WORDS

@@ -17,10 +17,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from sgl_mlx.compiler.graph import graph as graphs
-from sgl_mlx.compiler.graph import values
+from sgl_mlx.compiler.graph import nodes, values
 from sgl_mlx.compiler.graph.choice_methods import CHOICES_METHODS
-from sgl_mlx.compiler.graph.graph import Graph, Line, Node, Parameter
+from sgl_mlx.compiler.graph.graph import Graph, Parameter
+from sgl_mlx.compiler.graph.nodes import Line, Node
 from sgl_mlx.compiler.graph.validate import check
 from sgl_mlx.compiler.graph.values import Value
 from sgl_mlx.errors import GraphError
@@ -39,7 +39,7 @@ _WORDS: Mapping[str, type] = {
 """The expressions of the language that a graph may append."""
 _CLASSES: Mapping[str, type] = {
     kind.__name__: kind
-    for module in (values, graphs)
+    for module in (values, nodes)
     for kind in vars(module).values()
     if isinstance(kind, type)
     and is_dataclass(kind)
@@ -164,7 +164,7 @@ Made = TypeVar("Made")
 
 
 def _read(kind: Any, content: Any, where: str) -> Any:
-    """What `content` says, as the type that an annotation asks for."""
+    """Read `content` as the type that an annotation asks for."""
     if where.count(".") > _DEEPEST:
         raise GraphError("this compiled program is nested too deeply")
     origin = get_origin(kind)
@@ -228,7 +228,7 @@ def _hints(kind: Any) -> dict[str, Any]:
         hints = get_type_hints(kind, vars(ir) | vars(choices))
         hints = {name: _or_symbol(hint) for name, hint in hints.items()}
     else:
-        hints = get_type_hints(kind, vars(graphs) | vars(values))
+        hints = get_type_hints(kind)
     # What may be any plain data is written as a mark; see `_plain`.
     return {name: _PLAIN_FIELDS.get((kind, name), hints[name]) for name in own}
 
@@ -290,5 +290,5 @@ _SIMPLE: Mapping[Any, Callable[[Any, Any, str], Any]] = {
 }
 _PLAIN_FIELDS: Mapping[tuple[type, str], Any] = {
     **{(Parameter, name): object for name in ("value", "default")},
-    **{(kind, "sampling"): Mapping for kind in (ir.Gen, graphs.Call)},
+    **{(kind, "sampling"): Mapping for kind in (ir.Gen, nodes.Call)},
 }

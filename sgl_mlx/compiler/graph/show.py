@@ -7,14 +7,12 @@ from dataclasses import fields
 from typing import Any
 
 from sgl_mlx.compiler.graph.choice_methods import CHOICES_METHODS
-from sgl_mlx.compiler.graph.graph import (
-    ROOT,
+from sgl_mlx.compiler.graph.graph import ROOT, Graph, Parameter
+from sgl_mlx.compiler.graph.nodes import (
     Call,
     Fork,
     GetForkItem,
-    Graph,
     Node,
-    Parameter,
     body_of,
     kind_of,
 )

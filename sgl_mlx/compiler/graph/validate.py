@@ -1,4 +1,4 @@
-"""What has to be true of a graph so that it may run; for graphs that somebody else wrote."""
+"""Validation of graphs that were read from a file: nothing is used before it is there."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sgl_mlx.compiler.graph.choice_methods import CHOICES_METHODS
-from sgl_mlx.compiler.graph.graph import (
-    ROOT,
+from sgl_mlx.compiler.graph.graph import ROOT, Graph
+from sgl_mlx.compiler.graph.nodes import (
     Append,
     Break,
     Call,
     ForEach,
     Fork,
     GetForkItem,
-    Graph,
     Join,
     Node,
     Prefetch,
@@ -48,7 +47,7 @@ _STARTS = (Call, GetForkItem)
 
 
 def check(graph: Graph) -> Graph:
-    """The graph itself.
+    """Check a graph and return it.
 
     Raises:
         GraphError: something is used before it is there, or does not exist.
@@ -58,7 +57,7 @@ def check(graph: Graph) -> Graph:
 
 
 class _Check:
-    """One look at a graph, from its first node to its last."""
+    """One pass over a graph, from its first node to its last."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
@@ -167,7 +166,7 @@ class _Check:
 
 
 def _variables(node: Node | None) -> int:
-    """How many variables the node gives values to."""
+    """Count the variables that the node gives values to."""
     if isinstance(node, Append):
         return len(names_of(node.expr))
     return int(isinstance(node, Score))

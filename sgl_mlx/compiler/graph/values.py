@@ -1,4 +1,4 @@
-"""What a program computes from arguments and variables, as frozen expressions.
+"""Values: frozen expressions for the data that a program computes from arguments and variables.
 
 A value is known only when a graph runs: `Argument("topic")` is that run's topic, `Variable(7, "x")`
 the text that node 7 gave to `x`. Values are compared and hashed like any other data; nothing here

@@ -1,15 +1,15 @@
-"""What is known of a stream's prompt before anything has been generated. Several passes ask."""
+"""Openings: the part of a stream's prompt that is known before anything has been generated."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from sgl_mlx.compiler.graph.graph import (
+from sgl_mlx.compiler.graph.graph import Graph
+from sgl_mlx.compiler.graph.nodes import (
     Call,
     Fork,
     GetForkItem,
-    Graph,
     Node,
     Prefetch,
     Sync,

@@ -13,12 +13,12 @@ import heapq
 from collections import defaultdict
 from collections.abc import Iterator
 
-from sgl_mlx.compiler.graph.graph import (
+from sgl_mlx.compiler.graph.graph import Graph
+from sgl_mlx.compiler.graph.nodes import (
     Break,
     ForEach,
     Fork,
     GetForkItem,
-    Graph,
     Join,
     Node,
     Score,

@@ -7,10 +7,10 @@ question that it waits for, so that the cache works while the model decodes.
 
 from __future__ import annotations
 
-from sgl_mlx.compiler.graph.graph import (
+from sgl_mlx.compiler.graph.graph import Graph
+from sgl_mlx.compiler.graph.nodes import (
     Call,
     ForEach,
-    Graph,
     Node,
     Prefetch,
     asks,

@@ -1,14 +1,11 @@
-"""What all runs of a program begin with, in each of its streams, and an order for a batch."""
+"""Prefixes that all runs of a program share, in each of its streams, and an order for a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sgl_mlx.compiler.graph.graph import (
-    Append,
-    Graph,
-    Node,
-)
+from sgl_mlx.compiler.graph.graph import Graph
+from sgl_mlx.compiler.graph.nodes import Append, Node
 from sgl_mlx.compiler.passes.opening import constant_opening, constant_text
 from sgl_mlx.core import Prompt, prompt_text
 from sgl_mlx.lang import ir
@@ -40,7 +37,7 @@ def shared_prefixes(
 
 
 def written_prompt(nodes: Sequence[Node], writer: Callable[[], TurnWriter]) -> Prompt:
-    """What constant texts and roles make as a prompt, from nothing."""
+    """Write constant texts and roles as a prompt."""
     transcript = Transcript(writer)
     for node in nodes:
         expr = node.expr if isinstance(node, Append) else None

@@ -1,4 +1,4 @@
-"""What belongs together in a prompt: sentences that keep their place in relation to each other."""
+"""Groups of sentences that belong together, so that a prompt's new order must not part them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HEADING_WORDS = 4
 
 @dataclass(frozen=True)
 class Group:
-    """Sentences that stay together, by their positions; in order."""
+    """Sentences that stay together; `members` are their positions, in order."""
 
     members: range
     sentences: tuple[Sentence, ...]
@@ -38,6 +38,7 @@ class Group:
 
 
 def groups_of(sentences: Sequence[Sentence]) -> tuple[Group, ...]:
+    """Cut the sentences into groups, in order."""
     starts = [0] + [i for i in range(1, len(sentences)) if not _glued(sentences, i)]
     ends = [*starts[1:], len(sentences)]
     spans = [range(a, b) for a, b in zip(starts, ends, strict=True) if a < b]
@@ -86,7 +87,7 @@ def _is_named(sentence: Sentence) -> bool:
 
 
 def _in_section(sentences: Sequence[Sentence], i: int) -> bool:
-    """What stands under a heading, up to a blank line (or, in Markdown, the next heading)."""
+    """Tell whether sentence i is in a section, up to a blank line or the next Markdown heading."""
     for j in range(i - 1, -1, -1):
         text, gap = sentences[j].text, sentences[j].gap
         if text.startswith("#"):

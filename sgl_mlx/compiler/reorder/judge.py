@@ -33,7 +33,7 @@ from sgl_mlx.compiler.reorder.sentences import SLOT, Passage, split
 
 
 class Order:
-    """What of a passage may change places.
+    """The groups of a passage, and which of them may change places.
 
     Args:
         text: with slots for what a run fills in.
@@ -46,7 +46,7 @@ class Order:
         self._continued = continued
 
     def objection(self, mover: int, passed: int) -> str | None:
-        """Why group `mover` may not come before group `passed`, which now precedes it."""
+        """Say why group `mover` may not come before group `passed`, which now precedes it."""
         return (
             self._stays(mover)
             or self._outruns(mover, passed)
@@ -59,7 +59,7 @@ class Order:
         return self.passage.render([i for group in groups for i in self.groups[group].members])
 
     def objections(self, order: Sequence[int]) -> Iterator[str]:
-        """What speaks against the sentences in this order, given as their positions."""
+        """List the objections to an order of sentences, given as their positions."""
         if sorted(order) != list(range(len(self.passage.sentences))):
             yield "not every sentence occurs once"
             return
@@ -142,7 +142,7 @@ class Order:
 
 
 def objections(before: str, after: str, continued: bool = False) -> list[str]:
-    """Why `after` may not stand for `before`; empty if it may. See the module's docstring.
+    """List the reasons why `after` may not replace `before`; empty if it may.
 
     Args:
         before: a text of a program with a slot for each argument.

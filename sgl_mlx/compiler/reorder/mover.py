@@ -10,13 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sgl_mlx.compiler.graph.graph import (
-    Graph,
-    Node,
-    appends,
-    text_of,
-    with_text,
-)
+from sgl_mlx.compiler.graph.graph import Graph
+from sgl_mlx.compiler.graph.nodes import Node, appends, text_of, with_text
 from sgl_mlx.compiler.graph.values import Constant, Value, concat, parts_of
 from sgl_mlx.compiler.passes.merge import merge
 from sgl_mlx.compiler.passes.opening import constant_opening, constant_text, is_spelt, written

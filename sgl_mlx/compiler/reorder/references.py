@@ -1,4 +1,6 @@
-"""What a sentence of a prompt refers to, told from its words. English alone.
+"""References of a sentence, told from its words: to earlier text, to later text, to things named.
+
+English only.
 
 The rules are one-sided: whatever might point to something said before counts as pointing there.
 Only *instructions* are taken to be free to move at all (`is_instruction`); a statement, a question
@@ -71,7 +73,7 @@ _OWN = _set(
     present future active passive imperative metric following
     """
 )
-"""What a definite article may stand before without anything having been said of it."""
+"""Nouns that may follow "the" although nothing has been said of them."""
 
 _THAT_CLAUSE = _set(
     """
@@ -190,7 +192,7 @@ def _demonstrative(text: str, that: re.Match[str]) -> bool:
 
 
 def announces(text: str) -> bool:
-    """What it speaks of is what stands right after it."""
+    """Tell whether the sentence speaks of the text right after it."""
     return text.endswith(":") or _FORWARD.search(_QUOTED.sub(" ", text)) is not None
 
 
@@ -201,7 +203,7 @@ def points_ahead(text: str) -> bool:
 
 
 def definites(text: str) -> Iterator[frozenset[str]]:
-    """What the sentence takes for known ("the article", "my code"), as sets of stems.
+    """List the things that the sentence takes for known ("the article"), as sets of stems.
 
     Left out: what needs no introduction ("the reader", "the third person") and the first noun of
     "the name of ...", which says itself of what. An empty set is something that goes unnamed.
@@ -210,7 +212,7 @@ def definites(text: str) -> Iterator[frozenset[str]]:
 
 
 def distributives(text: str) -> Iterator[frozenset[str]]:
-    """What the sentence deals out over ("each finding", "every table"), as `definites`.
+    """List the things that the sentence treats one by one ("each finding"), as `definites` does.
 
     Left out is ", each with ...": it deals out over what stands before the comma.
     """

@@ -76,7 +76,7 @@ class Passage:
 
     @property
     def _edge(self) -> str:
-        """What may stand before the first sentence and after the last: the widest gap there is."""
+        """The widest gap: it goes before the former first sentence and after the former last."""
         return max((sentence.gap for sentence in self.sentences[:-1]), key=_width, default=" ")
 
 

@@ -30,7 +30,7 @@ from sgl_mlx.lang.state import ProgramState
 
 @dataclass
 class Known:
-    """What a run knows so far.
+    """The arguments, variables and states of a run so far.
 
     Attributes:
         arguments: by name.

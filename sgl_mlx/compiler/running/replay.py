@@ -1,4 +1,4 @@
-"""What a compiled beginning has asked, given to the Python body when it asks the same.
+"""Replay: requests of a compiled beginning are given to the Python body when it asks the same.
 
 A graph that ends in a Break runs ahead of its program: its requests go out first, through `Ahead`.
 Then the body runs once, in the interpreter, on `Following`, where a request that is already under

@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 from sgl_mlx.compiler.graph.choice_methods import CHOICES_METHODS
-from sgl_mlx.compiler.graph.graph import (
-    ROOT,
+from sgl_mlx.compiler.graph.graph import ROOT
+from sgl_mlx.compiler.graph.nodes import (
     Call,
     Fork,
     GetForkItem,

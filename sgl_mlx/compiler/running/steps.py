@@ -1,7 +1,7 @@
-"""A graph made ready to run: what every run shares is computed once.
+"""A graph made ready to run: everything that all runs share is computed once.
 
 Text between two questions to the model is put together beforehand, as far as arguments and
-variables allow, and nodes that only submit are handed to their stream in one go.
+variables allow, and nodes that only submit are handed to their stream in one call.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
-from sgl_mlx.compiler.graph.graph import (
+from sgl_mlx.compiler.graph.graph import Graph
+from sgl_mlx.compiler.graph.nodes import (
     Append,
     Break,
     Call,
     GetForkItem,
-    Graph,
     Join,
     Line,
     Node,
@@ -46,7 +46,7 @@ def _not_needed(known: Known) -> ir.Expr:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Something to submit in one step.
+    """One step of a stream, ready or still to be made.
 
     Attributes:
         id: of the graph's node, under which its variables are found.
@@ -88,7 +88,7 @@ Step = Submission | Hint | Node
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What a run does, step by step; `reads` and `result` are those of the graph."""
+    """The steps of a run; `reads` and `result` are those of the graph."""
 
     steps: tuple[Step, ...]
     returns: tuple[Return, ...]
@@ -112,7 +112,7 @@ def plan_of(graph: Graph) -> Plan:
 
 
 def speculative(graph: Graph) -> Graph:
-    """Of a graph that ends in a Break, what may run ahead of its Python body.
+    """Cut a graph that ends in a Break down to the nodes that may run ahead of its Python body.
 
     Nested programs are left out, for they would run twice, and with them all that needs them.
     """
@@ -172,12 +172,20 @@ def _written(nodes: list[Append]) -> Part:
             exprs.append(node.expr)
     if any(map(any, map(values_of, nodes))):
         return Part(nodes[0].id, site, make=partial(_put_together, tuple(exprs)))
-    return Part(nodes[0].id, site, ready=_put_together(tuple(exprs), lambda value: value))
+    return Part(nodes[0].id, site, ready=exprs[0] if len(exprs) == 1 else ir.ExprList(tuple(exprs)))
 
 
 def _put_together(exprs: tuple[ir.Expr, ...], known: Known) -> ir.Expr:
-    made = tuple([map_values(expr, known) for expr in exprs])
+    made = tuple([_in_run(expr, known) for expr in exprs])
     return made[0] if len(made) == 1 else ir.ExprList(made)
+
+
+def _in_run(expr: ir.Expr, known: Known) -> ir.Expr:
+    """The expression with the texts of a run; text itself, the common case, is made at once."""
+    if isinstance(expr, ir.Text):
+        return ir.Text(known(valued(expr.value)))
+    made: ir.Expr = map_values(expr, known)
+    return made
 
 
 def _part(node: Append) -> Part:
@@ -185,10 +193,10 @@ def _part(node: Append) -> Part:
     text = text_of(node)
     if text is not None:
         sources = tuple(variables_in(text))
-        return Part(node.id, site, make=partial(map_values, node.expr), sources=sources, text=text)
+        return Part(node.id, site, make=partial(_in_run, node.expr), sources=sources, text=text)
     part = Part(node.id, site, node.expr, variables=variables, asks=node.expr.asks)
     if any(values_of(node)):
-        return replace(part, ready=None, make=partial(map_values, node.expr))
+        return replace(part, ready=None, make=partial(_in_run, node.expr))
     return part
 
 

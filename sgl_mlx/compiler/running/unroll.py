@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from functools import partial
 
-from sgl_mlx.compiler.graph.graph import ForEach, Graph, Node, map_values
+from sgl_mlx.compiler.graph.graph import Graph
+from sgl_mlx.compiler.graph.nodes import ForEach, Node, map_values
 from sgl_mlx.compiler.graph.values import (
     Concat,
     Constant,

@@ -1,4 +1,4 @@
-"""How tracing ends before the program does."""
+"""Exceptions that end a trace before the program ends."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from sgl_mlx.compiler.graph.graph import Line
+    from sgl_mlx.compiler.graph.nodes import (
+        Line,
+    )
 
 
 class _Located(Exception):
@@ -19,10 +21,10 @@ class _Located(Exception):
 
 
 class GraphBreak(_Located):
-    """What the program does next cannot be known before it runs.
+    """Raised where the next thing that the program does depends on a run.
 
     Attributes:
-        reason: what, in words that follow the line in an explanation.
+        reason: what depends on the run, in words that follow the line in an explanation.
     """
 
     def __init__(self, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""What calls mean while a program is traced. A call that might do anything else ends the trace."""
+"""Calls while a program is traced. A call whose effects are unknown ends the trace."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
-"""What became of a program when it was traced, for people."""
+"""Explanations for people: how much of a program was traced, and why no more."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sgl_mlx.compiler.graph.graph import Graph, Line
+from sgl_mlx.compiler.graph.graph import Graph
+from sgl_mlx.compiler.graph.nodes import Line
 from sgl_mlx.compiler.tracing.breaks import NeedsLength
 
 

@@ -1,4 +1,4 @@
-"""What expressions of Python mean while a program is traced.
+"""Expressions of Python while a program is traced.
 
 Only what is known to be right is computed; every other form ends the trace (`GraphBreak`) before
 it does anything.

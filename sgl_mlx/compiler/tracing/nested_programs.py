@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import FunctionType
 from typing import Any
 
-from sgl_mlx.compiler.graph.graph import Return
+from sgl_mlx.compiler.graph.nodes import Return
 from sgl_mlx.compiler.tracing.breaks import attempt, needs_run
 from sgl_mlx.compiler.tracing.functions import invoke
 from sgl_mlx.compiler.tracing.plain import as_value, is_plain

@@ -1,4 +1,4 @@
-"""What operators mean on what a program has while it is traced: known values and symbols."""
+"""Operators on known values and symbols while a program is traced."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def is_json(value: Any) -> bool:
 
 
 def as_value(thing: Any) -> Value | None:
-    """What a program returns or stores, as a value; None for what no value can say."""
+    """Convert data that a program returns or stores; None if no value can represent it."""
     if isinstance(thing, Value):
         return thing
     if type(thing) in (str, int, float, bool, type(None)):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sgl_mlx.compiler.graph.graph import (
+from sgl_mlx.compiler.graph.nodes import (
     Append,
     Call,
     ForEach,
@@ -31,7 +31,7 @@ _MOST_NODES = 20_000
 
 
 class Recorder:
-    """What a program has done so far.
+    """The nodes that a program has made so far.
 
     Attributes:
         nodes: of the graph, or of the body of the loop that is being traced.
@@ -185,7 +185,7 @@ class Recorder:
 
 
 class _Loop:
-    """What one turn has bound, and what it read that it had not bound before."""
+    """One turn of a loop: the names it has bound, and those it read before binding them."""
 
     def __init__(self, argument: str) -> None:
         self.argument = argument

@@ -1,4 +1,4 @@
-"""What statements of Python mean while a program is traced."""
+"""Statements of Python while a program is traced."""
 
 from __future__ import annotations
 

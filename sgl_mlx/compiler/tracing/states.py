@@ -1,4 +1,4 @@
-"""What a program can do with its states and branches, recorded."""
+"""The methods of states and branches while a program is traced: they record nodes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from sgl_mlx.compiler.graph.graph import Score, Sync
+from sgl_mlx.compiler.graph.nodes import Score, Sync
 from sgl_mlx.compiler.graph.values import Texts
 from sgl_mlx.compiler.tracing.breaks import NeedsLength, needs_run
 from sgl_mlx.compiler.tracing.plain import as_value, is_plain

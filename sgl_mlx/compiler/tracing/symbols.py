@@ -1,4 +1,4 @@
-"""What stands, while a program is traced, for things that only a run has.
+"""Symbols: they stand for things that only a run has while a program is traced.
 
 Texts are `graph/values.py`, expressions the language's own; here are states and functions.
 """
@@ -52,7 +52,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Context:
-    """What a `with` on a state does before and after its block."""
+    """A `with` on a state: what to record before and after its block."""
 
     enter: Callable[[], Any]
     leave: Callable[[], None]
@@ -82,7 +82,7 @@ class Numbered:
 
 @dataclass(frozen=True)
 class Decision:
-    """What `score` returns."""
+    """The result of `score`."""
 
     decision: Variable
 
@@ -96,7 +96,7 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Left:
-    """What a loop over an argument leaves in a name: it depends on how many turns there were."""
+    """A name after a loop over an argument: its value depends on the number of turns."""
 
     argument: str
 

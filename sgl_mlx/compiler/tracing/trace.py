@@ -16,7 +16,8 @@ from functools import partial
 from types import FunctionType
 from typing import Any
 
-from sgl_mlx.compiler.graph.graph import Break, Graph, Line, Parameter
+from sgl_mlx.compiler.graph.graph import Graph, Parameter
+from sgl_mlx.compiler.graph.nodes import Break, Line
 from sgl_mlx.compiler.graph.values import NONE, Argument, Element, StateOf, Texts, Value
 from sgl_mlx.compiler.tracing.breaks import GraphBreak, NeedsLength, needs_run
 from sgl_mlx.compiler.tracing.calls import call, evaluate_call
@@ -141,7 +142,7 @@ def _parameter(
 
 
 def default_of(program: Program, name: str) -> Any:
-    """What a run that does not give an argument gets; `...` when it has to give it."""
+    """Return the default of an argument; `...` if a run has to give it."""
     parameter = program.signature.parameters[name]
     if name in program.bind_arguments:
         return program.bind_arguments[name]

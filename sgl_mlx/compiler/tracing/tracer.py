@@ -1,4 +1,4 @@
-"""What all of tracing shares: names, what was read from outside, what is the trace's own."""
+"""The state of one trace: names, captured outside values, and data that the trace made itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 from types import FunctionType, ModuleType
 from typing import Any
 
-from sgl_mlx.compiler.graph.graph import Line
+from sgl_mlx.compiler.graph.nodes import Line
 from sgl_mlx.compiler.tracing.breaks import GraphBreak, NeedsLength, needs_run
 from sgl_mlx.compiler.tracing.plain import CONTAINERS, key_of
 from sgl_mlx.compiler.tracing.recorder import Recorder

@@ -45,7 +45,7 @@ def call_word(word: Callable[..., Any], *args: Any, **kwargs: Any) -> ir.Expr:
 
 
 def expression(thing: Any) -> ir.Expr:
-    """What `s += thing` appends."""
+    """Return the expression that `s += thing` appends."""
     if type(thing) is str or is_text(thing) or isinstance(thing, ir.Expr):
         return ir.as_expr(thing)
     return needs_run(f"appends {described(thing)}, which is no text")

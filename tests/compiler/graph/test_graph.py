@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from sgl_mlx.compiler.graph.graph import (
+from sgl_mlx.compiler.graph.graph import Edge, Graph, Parameter
+from sgl_mlx.compiler.graph.nodes import (
     Break,
     Call,
-    Edge,
     ForEach,
     Fork,
     GetForkItem,
-    Graph,
     Join,
-    Parameter,
     Prefetch,
     appends,
     body_of,

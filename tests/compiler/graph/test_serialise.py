@@ -13,10 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgl_mlx.compiler.graph import serialise
-from sgl_mlx.compiler.graph.graph import (
-    Graph,
-    Parameter,
-)
+from sgl_mlx.compiler.graph.graph import Graph, Parameter
 from sgl_mlx.compiler.graph.serialise import _digest, dumps, load, loads, save
 from sgl_mlx.compiler.graph.values import Constant
 from sgl_mlx.compiler.program import CompiledProgram

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import re
 
-from sgl_mlx.compiler.graph.graph import (
-    Break,
-    Graph,
-    Line,
-    Parameter,
-    Prefetch,
-)
+from sgl_mlx.compiler.graph.graph import Graph, Parameter
+from sgl_mlx.compiler.graph.nodes import Break, Line, Prefetch
 from sgl_mlx.compiler.graph.show import dot, label, pretty, written
 from sgl_mlx.compiler.graph.values import (
     Argument,

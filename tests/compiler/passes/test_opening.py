@@ -1,12 +1,7 @@
 from __future__ import annotations
 
-from sgl_mlx.compiler.graph.graph import (
-    Call,
-    Fork,
-    GetForkItem,
-    Graph,
-    Node,
-)
+from sgl_mlx.compiler.graph.graph import Graph
+from sgl_mlx.compiler.graph.nodes import Call, Fork, GetForkItem, Node
 from sgl_mlx.compiler.graph.values import Argument, Constant, Method, Variable, concat
 from sgl_mlx.compiler.passes.opening import constant_opening, constant_text, opening, written
 from tests.compiler import nodes as make

@@ -4,12 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sgl_mlx as sgl
-from sgl_mlx.compiler.graph.graph import (
+from sgl_mlx.compiler.graph.graph import Graph
+from sgl_mlx.compiler.graph.nodes import (
     Break,
     Call,
     Fork,
     GetForkItem,
-    Graph,
     Join,
     Node,
     Sync,

@@ -2,15 +2,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sgl_mlx.compiler.graph.graph import (
-    Call,
-    Graph,
-    Node,
-    Parameter,
-    Prefetch,
-    kind_of,
+from sgl_mlx.compiler.graph.graph import Graph, Parameter
+from sgl_mlx.compiler.graph.nodes import Call, Node, Prefetch, kind_of
+from sgl_mlx.compiler.graph.nodes import (
+    sources_of as variables_read,
 )
-from sgl_mlx.compiler.graph.graph import sources_of as variables_read
 from sgl_mlx.compiler.graph.serialise import dumps, loads
 from sgl_mlx.compiler.graph.values import Argument, Constant, Variable, concat
 from sgl_mlx.compiler.passes.opening import MIN_LENGTH

@@ -8,12 +8,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgl_mlx.compiler.graph.graph import (
-    Call,
-    Fork,
-    GetForkItem,
-    Graph,
-)
+from sgl_mlx.compiler.graph.graph import Graph
+from sgl_mlx.compiler.graph.nodes import Call, Fork, GetForkItem
 from sgl_mlx.compiler.graph.values import Argument, Constant, Variable, concat
 from sgl_mlx.compiler.passes.shared_prefix import order_batch, shared_prefixes
 from sgl_mlx.core import prompt_text

@@ -16,12 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgl_mlx.compiler.graph.graph import (
-    Graph,
-    Node,
-    appends,
-    text_of,
-)
+from sgl_mlx.compiler.graph.graph import Graph
+from sgl_mlx.compiler.graph.nodes import Node, appends, text_of
 from sgl_mlx.compiler.graph.values import Argument, Constant, Value, concat, parts_of
 from sgl_mlx.compiler.reorder.judge import Order, objections
 from sgl_mlx.compiler.reorder.mover import by_rules, gain, reorder
@@ -77,7 +73,7 @@ class Template:
         return Graph(self.name, nodes=(*turn, make.gen(9, 0, Constant("answer"))))
 
     def wrong(self, text: str) -> list[str]:
-        """What the verdict says against a text that should stand for the prompt."""
+        """List what the verdict says against a text that should stand for the prompt."""
         rank = self._ranks(text)
         if rank is None:
             return ["not made of the same units"]

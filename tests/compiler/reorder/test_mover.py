@@ -4,11 +4,11 @@ from typing import cast
 
 import pytest
 
-from sgl_mlx.compiler.graph.graph import (
+from sgl_mlx.compiler.graph.graph import Graph
+from sgl_mlx.compiler.graph.nodes import (
     Call,
     Fork,
     GetForkItem,
-    Graph,
     Node,
     appends,
     text_of,
@@ -72,7 +72,7 @@ def test_nothing_crosses_a_role() -> None:
 
 
 def test_only_the_first_text_with_an_argument_is_touched() -> None:
-    """What stands behind an argument is shared by no two runs, whatever its order."""
+    """No two runs share the text behind an argument, whatever its order."""
     graph = Graph("qa", nodes=(*_turn(DATA), *_turn(DATA, RULES, begin=10), ASK))
     assert reorder(graph) == merge(graph)
 

@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 
 import sgl_mlx as sgl
-from sgl_mlx.compiler.graph.graph import (
+from sgl_mlx.compiler.graph.graph import Graph, Parameter
+from sgl_mlx.compiler.graph.nodes import (
     Append,
     Break,
     Call,
     Fork,
     GetForkItem,
-    Graph,
     Join,
-    Parameter,
     Prefetch,
 )
 from sgl_mlx.compiler.graph.values import NONE, Argument, Constant, LoopItem, Variable, concat

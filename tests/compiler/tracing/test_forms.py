@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import sgl_mlx as sgl
-from sgl_mlx.compiler.graph.graph import Break
+from sgl_mlx.compiler.graph.nodes import Break
 from tests.compiler.generated import load
 from tests.compiler.outcome import outcome
 
