@@ -1,4 +1,4 @@
-"""What a model on disk is, from its headers alone: no weight is read, no mlx imported."""
+"""Describing a model on disk from its headers: no weight is read, no mlx imported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DEFAULT_GROUP = 64
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Sizes are in bytes; `parameters` counts quantized weights as the numbers they stand for."""
+    """Architecture and sizes in bytes; `parameters` counts the numbers, quantized or not."""
 
     path: str
     format: str
@@ -32,7 +32,7 @@ class ModelInfo:
     disk_bytes: int
 
     def weight_bytes(self, dtype: str | None = None) -> int:
-        """Memory the weights will take: as they are, or all as `dtype` ("float32", …)."""
+        """Estimate the weights' bytes in memory: as stored, or all as `dtype` ("float32", …)."""
         return self.disk_bytes if dtype is None else self.parameters * _FLOAT_BYTES[dtype]
 
     def to_dict(self) -> dict[str, Any]:
@@ -40,7 +40,7 @@ class ModelInfo:
 
 
 def describe(path: str | Path) -> ModelInfo:
-    """Architecture, size and quantization of a GGUF file or a model folder.
+    """Describe architecture, size and quantization of a GGUF file or a model folder.
 
     Raises:
         ModelNotFoundError, CorruptModelError, UnsupportedModelError: as for loading it.
@@ -50,12 +50,12 @@ def describe(path: str | Path) -> ModelInfo:
 
 
 def estimate_weight_bytes(path: str | Path, dtype: str | None = None) -> int:
-    """Memory the weights will take: as they are, or all as `dtype` ("float32", …)."""
+    """Estimate the weights' bytes in memory: as stored, or all as `dtype` ("float32", …)."""
     return describe(path).weight_bytes(dtype)
 
 
 def describe_gguf(file: GGUFFile) -> ModelInfo:
-    """`describe` for a file that is open already."""
+    """Describe a GGUF file that is open already."""
     config = gguf_config.read_config(file)
     by_type = Counter[str]()
     for entry in file.tensors.values():
@@ -73,14 +73,14 @@ def describe_gguf(file: GGUFFile) -> ModelInfo:
 
 
 def with_vision(info: ModelInfo, parameters: int, disk_bytes: int) -> ModelInfo:
-    """The model together with what lies elsewhere."""
+    """Add the sizes of a vision part that is stored apart."""
     return replace(
         info, parameters=info.parameters + parameters, disk_bytes=info.disk_bytes + disk_bytes
     )
 
 
 def describe_folder(path: Path) -> ModelInfo:
-    """`describe` for what is known to be a folder."""
+    """Describe a model folder."""
     config = safetensors_file.read_config(path)
     entries = safetensors_file.read_entries(path)
     text = config.get("text_config") or config
@@ -107,7 +107,7 @@ def _quantization(config: Mapping[str, Any], entries: Mapping[str, WeightEntry])
 
 
 def _count_parameters(config: Mapping[str, Any], entries: Mapping[str, WeightEntry]) -> int:
-    """A packed weight stands for one number per scale and member of its group."""
+    """Count parameters; a quantized weight has group-size numbers for each scale."""
     total = 0
     for name, entry in entries.items():
         stem, _, kind = name.rpartition(".")
@@ -120,7 +120,7 @@ def _count_parameters(config: Mapping[str, Any], entries: Mapping[str, WeightEnt
 
 
 def _group_size(config: Mapping[str, Any], layer: str) -> int:
-    """mlx-lm notes layers that differ from the rest under their own name."""
+    """Look up a layer's group size; mlx-lm lists layers that differ under their own name."""
     how = config.get("quantization") or config.get("quantization_config") or {}
     own = how.get(layer)
     default: int = how.get("group_size", _DEFAULT_GROUP)

@@ -1,4 +1,4 @@
-"""Whether weights fit, decided before any of them is read."""
+"""Checking that weights fit into memory before any of them is read."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sgl_mlx.errors import MemoryLimitError
 
 _GIB = 2**30
 _HEADROOM = 0.9
-"""The rest is for activations, the KV pool and everybody else."""
+"""Share of memory for weights; the rest is for activations, the KV pool and other programs."""
 
 
 def available_bytes() -> int:
-    """Memory the weights may come from: the GPU's recommended working set, else what is free."""
+    """Get the bytes available for weights: the GPU's recommended working set, else free memory."""
     recommended = mx.device_info().get("max_recommended_working_set_size")
     if recommended:
         return int(recommended) - mx.get_active_memory()

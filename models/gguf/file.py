@@ -1,4 +1,4 @@
-"""Reading GGUF files: header, metadata and where each tensor lies. Knows no architecture.
+"""Reading GGUF files: header, metadata and tensor offsets, for any architecture.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The `gguf` package has a
 reader too, but it makes an array object of every string: 2.3 s for a vocabulary of 49k, where
@@ -103,13 +103,13 @@ class GGUFFile:
         return np.memmap(self.path, dtype=np.uint8, mode="r")
 
     def blocks(self, name: str) -> NDArray[np.uint8]:
-        """The raw bytes of a tensor, one row per row of the tensor."""
+        """Read a tensor's raw bytes, one row per row of the tensor."""
         entry = self.tensors[name]
         raw = self._data[entry.offset : entry.offset + entry.size]
         return raw.reshape(*entry.shape[:-1], -1)
 
     def floats(self, name: str) -> NDArray[np.float32]:
-        """The tensor as float32, dequantized if need be.
+        """Read a tensor as float32, dequantized if necessary.
 
         Raises:
             UnsupportedModelError: for a type the `gguf` package cannot dequantize.
@@ -126,7 +126,7 @@ class GGUFFile:
 
 
 class _Cursor:
-    """Little-endian reading from the front of the file, with the file's end in view."""
+    """Little-endian reader of the file's front that checks for the file's end."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -158,7 +158,7 @@ class _Cursor:
         return self.strings(1)[0]
 
     def strings(self, count: int) -> list[str]:
-        """A plain loop over local names: vocabularies have hundreds of thousands."""
+        """Read strings in a plain loop over local names, fast enough for large vocabularies."""
         data, position = self._data, self.position
         found: list[str] = []
         try:

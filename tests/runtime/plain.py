@@ -1,4 +1,4 @@
-"""What is right, by the shortest way: attention in numpy, and mlx-lm's own model."""
+"""Right results by the shortest way: attention in numpy, and mlx-lm's own model."""
 
 from __future__ import annotations
 

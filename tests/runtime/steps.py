@@ -119,7 +119,7 @@ def random_pool() -> KVPool:
 def expected(
     pool: KVPool, row: Row, case: Case, layer: int, queries: Any, own: tuple[Any, Any]
 ) -> Any:
-    """What the last `len(queries)` tokens of a row see, whose own keys and values are given."""
+    """Attend the last `len(queries)` tokens of a row, whose own keys and values are given."""
     past = pool.gather(layer, SlotIndex(row.prefix)) if row.prefix else (own[0][:0], own[1][:0])
     keys, values = (
         np.concatenate([np.array(a), np.array(b)]) for a, b in zip(past, own, strict=True)
