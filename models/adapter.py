@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models import cache as mlx_caches
 
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.metal_kernels.pool import AttentionOptions
+from sgl_mlx.models.cache_layout import CacheLayout
 from sgl_mlx.models.layer_cache import Attention, DenseCache, KeysValues, LayerCache
 from sgl_mlx.models.ragged_attention import ragged_step, redirect_attention
 
@@ -62,7 +62,7 @@ class Adapter:
         self.ragged = ragged
         self._selection = _Selection()
         self._trunk_selects = _select_in_trunk(model, self._selection)
-        self._layout = _CacheLayout(model)
+        self._layout = CacheLayout(model)
         if ragged:
             redirect_attention(model)
         try:
@@ -185,39 +185,6 @@ class _ShapesSeen:
         self.heads = queries.shape[1]
         self.softcaps[layer] = options.softcap
         return mx.zeros((*queries.shape[:2], self.kv[layer][1].shape[-1]), queries.dtype)
-
-
-class _CacheLayout:
-    """Nesting of a model's caches; `windows` lists them flat, None for full attention."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.windows: list[int | None] = []
-        self._widths: list[int | None] = []
-        for cache in mlx_caches.make_prompt_cache(model):
-            nested = type(cache) is mlx_caches.CacheList
-            parts = cache.caches if nested else [cache]
-            self._widths.append(len(parts) if nested else None)
-            self.windows += [_window(part) for part in parts]
-
-    def arrange(self, caches: Sequence[Any]) -> list[Any]:
-        """Nest flat caches as the model expects them."""
-        flat = iter(caches)
-        return [
-            next(flat)
-            if width is None
-            else mlx_caches.CacheList(*(next(flat) for _ in range(width)))
-            for width in self._widths
-        ]
-
-
-def _window(cache: Any) -> int | None:
-    if type(cache) is mlx_caches.KVCache:
-        return None
-    if type(cache) is mlx_caches.RotatingKVCache and cache.keep == 0:
-        return int(cache.max_size)
-    raise UnsupportedModelError(
-        f"a layer keeps {type(cache).__name__} state, which has no token-wise prefix to share"
-    )
 
 
 class _Selection:

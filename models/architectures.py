@@ -1,4 +1,4 @@
-"""Which of mlx-lm's architectures run here, and how.
+"""The table of mlx-lm's architectures: which run here, and how.
 
 `architectures.json` is not written by hand: the tests build every architecture at toy size and
 compare it, batched, chunked, forked and decoded, with mlx-lm's own forward pass.
@@ -20,11 +20,11 @@ from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.models.adapter import Adapter
 
 RunPath = Literal["ragged", "dense"]
-"""Requests of any length in one batch, or one after another."""
+"""How requests run: of any length in one batch ("ragged"), or one after another ("dense")."""
 
 
 class Architecture(NamedTuple):
-    """How one architecture runs; `note` says why it is not ragged."""
+    """One architecture's entry; `note` says why it is not ragged."""
 
     name: str
     path: Literal["ragged", "dense", "unsupported"]
@@ -32,13 +32,13 @@ class Architecture(NamedTuple):
 
 
 def supported() -> list[Architecture]:
-    """The architectures that run, by name."""
+    """List the architectures that run, by name."""
     return [entry for entry in table().values() if entry.path != "unsupported"]
 
 
 @cache
 def table() -> dict[str, Architecture]:
-    """Every architecture that was checked."""
+    """Read the entries of every architecture that was checked."""
     text = files("sgl_mlx.models").joinpath("architectures.json").read_text(encoding="utf-8")
     return {
         name: Architecture(name, entry["path"], entry.get("reason", ""))
@@ -47,11 +47,11 @@ def table() -> dict[str, Architecture]:
 
 
 def path_of(model_type: str) -> RunPath:
-    """How an architecture runs.
+    """Look up how an architecture runs.
 
     Raises:
-        UnsupportedModelError: for one that does not, saying why; for one that was never checked,
-            naming those spelled alike.
+        UnsupportedModelError: if it does not run, saying why; if it was never checked, naming
+            those spelled alike.
     """
     entry = table().get(MODEL_REMAPPING.get(model_type, model_type))
     if entry is None:
@@ -66,7 +66,7 @@ def path_of(model_type: str) -> RunPath:
 
 
 def adapter_for(model: nn.Module) -> Adapter:
-    """The adapter on the path of the model's architecture.
+    """Make the adapter on the path of the model's architecture.
 
     Raises:
         UnsupportedModelError: see `path_of`; also for a configuration that does not run.
@@ -76,7 +76,7 @@ def adapter_for(model: nn.Module) -> Adapter:
 
 
 def open_adapter(model: nn.Module, path: RunPath) -> Adapter:
-    """An adapter on this path, or a dense one where this configuration cannot be ragged."""
+    """Make an adapter on this path, or a dense one if this configuration cannot be ragged."""
     if path == "ragged":
         try:
             return Adapter(model)

@@ -1,4 +1,4 @@
-"""From a configuration and weights to a model of mlx-lm, checked and in the right type."""
+"""Building a model of mlx-lm from a configuration and weights, with checks."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mlx_lm.utils import _get_classes, dequantize_model, infer_quant_config
 from sgl_mlx.errors import CorruptModelError, UnsupportedModelError
 
 _SHOWN = 5
-"""How many names an error lists."""
+"""Most names that an error lists."""
 
 
 def model_classes(config: dict[str, Any]) -> tuple[type[nn.Module], Any]:
-    """mlx-lm's model class and its arguments class for `config["model_type"]`.
+    """Find mlx-lm's model class and its arguments class for `config["model_type"]`.
 
     Raises:
         UnsupportedModelError: naming the architecture and the ones that are spelled alike.
@@ -39,7 +39,7 @@ def model_classes(config: dict[str, Any]) -> tuple[type[nn.Module], Any]:
 
 
 def build(config: dict[str, Any], weights: dict[str, mx.array], source: str) -> nn.Module:
-    """The model with these weights; layers whose weights come with scales are quantized.
+    """Build the model with these weights; layers whose weights come with scales are quantized.
 
     Raises:
         UnsupportedModelError: for an unknown architecture.
@@ -63,7 +63,7 @@ def build(config: dict[str, Any], weights: dict[str, mx.array], source: str) -> 
 
 
 def quantize_like(model: nn.Module, weights: Mapping[str, mx.array]) -> None:
-    """Quantize, in place, the layers whose weights come with scales, as those tell."""
+    """Quantize, in place, the layers whose weights come with scales, in the same way."""
 
     def packing(path: str, module: nn.Module) -> bool | dict[str, Any]:
         if f"{path}.scales" not in weights or not hasattr(module, "to_quantized"):

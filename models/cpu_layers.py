@@ -1,7 +1,7 @@
-"""Layers of a model on the CPU kernels, in the place of MLX's own.
+"""Layers that run on the CPU kernels, in the place of MLX's own.
 
-A model in float32 whose quantized weights stayed quantized: those are packed anew, and multiplied
-as they are. Norms and rotary positions become one operation each.
+The model computes in float32; quantized weights are repacked and multiplied without dequantizing.
+Norms and rotary positions become one operation each.
 """
 
 # mypy: allow-subclassing-any
@@ -20,12 +20,12 @@ from sgl_mlx.cpu_kernels.packing import Packed, fits, pack, unpack
 
 
 def can_pack(model: nn.Module) -> bool:
-    """Whether every quantized layer is one that the kernels multiply."""
+    """True if the kernels can multiply every quantized layer."""
     return all(_fits(m) for m in model.modules() if hasattr(m, "bits"))
 
 
 def use_kernels(model: nn.Module, kernels: ModuleType) -> None:
-    """Replace, in place, the layers that the kernels take; weights are float32 or quantized."""
+    """Replace layers by those on the kernels, in place; weights are float32 or quantized."""
     replaced: list[tuple[str, nn.Module]] = []
     for name, module in model.named_modules():
         if type(module) is nn.QuantizedLinear and _fits(module):
@@ -46,7 +46,7 @@ def _fits(module: nn.Module) -> bool:
 
 
 class PackedLinear(nn.Module):
-    """A quantized linear layer; `x (…, K)` to `(…, N)` in float32."""
+    """Quantized linear layer from `x (…, K)` to `(…, N)` in float32."""
 
     def __init__(self, layer: nn.QuantizedLinear, kernels: ModuleType) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class PackedLinear(nn.Module):
 
     @property
     def weight(self) -> mx.array:
-        """Dequantized `(N, K)`, for the few architectures that reach for it."""
+        """Dequantized weights `(N, K)`, which a few architectures read."""
         return unpack(self._packed)
 
     @property
@@ -70,7 +70,7 @@ class PackedLinear(nn.Module):
 
 
 class PackedEmbedding(nn.Module):
-    """A quantized embedding; packed when it is first used as the vocabulary's layer as well."""
+    """Quantized embedding; packed at its first use as the output layer."""
 
     def __init__(self, layer: nn.QuantizedEmbedding, kernels: ModuleType) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class PackedEmbedding(nn.Module):
 
     @property
     def weight(self) -> mx.array:
-        """Dequantized `(N, K)`, for the few architectures that reach for it."""
+        """Dequantized weights `(N, K)`, which a few architectures read."""
         table = self.table
         dequantized: mx.array = mx.dequantize(
             table.weight, table.scales, table.biases, table.group_size, table.bits
@@ -98,7 +98,7 @@ class PackedEmbedding(nn.Module):
 
 
 class RMSNorm(nn.RMSNorm):
-    """On the kernels, for float32."""
+    """RMS norm on the kernels; other types than float32 go to MLX."""
 
     kernels: ModuleType
 
@@ -111,7 +111,7 @@ class RMSNorm(nn.RMSNorm):
 
 
 class RoPE(nn.RoPE):
-    """On the kernels, for float32 of shape (batch, heads, length, dim)."""
+    """Rotary positions on the kernels, for float32 (batch, heads, length, dim); else MLX's."""
 
     kernels: ModuleType
 
@@ -124,7 +124,7 @@ class RoPE(nn.RoPE):
 
 
 class ScaledRoPE(Llama3RoPE):
-    """The same with the frequencies of Llama 3."""
+    """Rotary positions with the frequencies of Llama 3; see `RoPE`."""
 
     kernels: ModuleType
 

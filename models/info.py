@@ -1,4 +1,4 @@
-"""What a model on disk is, from its headers alone: no weight is read, no mlx imported."""
+"""Describing a model on disk from its headers: no weight is read, no mlx imported."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ModelInfo:
     packed_bytes: int
 
     def weight_bytes(self, dtype: str | None = None, packed: bool = False) -> int:
-        """Memory the weights will take: as they are, or as `dtype` ("float32", …).
+        """Estimate the weights' bytes in memory: as they are, or as `dtype` ("float32", …).
 
         Args:
             packed: 4- and 8-bit weights stay so; see `packed_bytes`.
@@ -62,7 +62,7 @@ class ModelInfo:
 
 
 def describe(path: str | Path) -> ModelInfo:
-    """Architecture, size and quantization of a GGUF file or a model folder.
+    """Describe architecture, size and quantization of a GGUF file or a model folder.
 
     Raises:
         ModelNotFoundError, CorruptModelError, UnsupportedModelError: as for loading it.
@@ -72,12 +72,12 @@ def describe(path: str | Path) -> ModelInfo:
 
 
 def estimate_weight_bytes(path: str | Path, dtype: str | None = None, packed: bool = False) -> int:
-    """Memory the weights will take; see `ModelInfo.weight_bytes`."""
+    """Estimate the weights' bytes in memory; see `ModelInfo.weight_bytes`."""
     return describe(path).weight_bytes(dtype, packed)
 
 
 def describe_gguf(file: GGUFFile) -> ModelInfo:
-    """`describe` for a file that is open already."""
+    """Describe a GGUF file that is open already."""
     config = gguf_config.read_config(file)
     tensors = file.tensors.values()
     by_type = Counter[str]()
@@ -128,7 +128,7 @@ def with_vision(info: ModelInfo, parameters: int, disk_bytes: int) -> ModelInfo:
 
 
 def describe_folder(path: Path) -> ModelInfo:
-    """`describe` for what is known to be a folder."""
+    """Describe a model folder."""
     config = safetensors_file.read_config(path)
     entries = safetensors_file.read_entries(path)
     text = config.get("text_config") or config
@@ -176,7 +176,7 @@ def _quantization(config: Mapping[str, Any], entries: Mapping[str, WeightEntry])
 
 
 def _count_parameters(config: Mapping[str, Any], entries: Mapping[str, WeightEntry]) -> int:
-    """A packed weight stands for one number per scale and member of its group."""
+    """Count parameters; a quantized weight has group-size numbers for each scale."""
     total = 0
     for name, entry in entries.items():
         stem, _, kind = name.rpartition(".")
@@ -189,7 +189,7 @@ def _count_parameters(config: Mapping[str, Any], entries: Mapping[str, WeightEnt
 
 
 def _group_size(config: Mapping[str, Any], layer: str) -> int:
-    """mlx-lm notes layers that differ from the rest under their own name."""
+    """Look up a layer's group size; mlx-lm lists layers that differ under their own name."""
     how = config.get("quantization") or config.get("quantization_config") or {}
     own = how.get(layer)
     default: int = how.get("group_size", _DEFAULT_GROUP)

@@ -41,11 +41,11 @@ class LoadedModel:
 
     Attributes:
         model: mlx-lm's module; its parameters are evaluated.
-        config: what `config.json` says of the language model, or what GGUF metadata amounts to.
-        name: what the user called it, or the file's or folder's own name.
-        fingerprint: differs whenever configuration, weights or their type differ.
+        config: the language model's `config.json`, or its equivalent made from GGUF metadata.
+        name: the name given by the user, or that of the file or folder.
+        fingerprint: hash that differs if configuration, weights or their type differ.
         weight_bytes: memory the weights take.
-        vision: what turns pictures into features, if the model takes any.
+        vision: turns pictures into features; None if the model takes none.
     """
 
     model: nn.Module
@@ -81,7 +81,7 @@ def load(
     Raises:
         ModelNotFoundError, CorruptModelError, TokenizerError, UnsupportedModelError: saying
             which file is wrong and how.
-        MemoryLimitError: before anything is read, when the weights do not fit.
+        MemoryLimitError: if the weights do not fit; raised before any is read.
     """
     name, path = resolve(model, offline=offline)
     kind = _resolve_dtype(dtype)
@@ -135,7 +135,7 @@ def _check_memory(
 
 
 def _settle(model: nn.Module, dtype: mx.Dtype, kernels: ModuleType | None) -> None:
-    """Everything in `dtype`, but for quantized weights that the kernels multiply as they are."""
+    """Cast the model to `dtype`, except quantized weights that the kernels multiply as stored."""
     if kernels is not None and can_pack(model):
         model.set_dtype(dtype)
     else:
@@ -186,7 +186,7 @@ def _weight_files(file: GGUFFile | None, path: Path, separate: SeparateVision | 
 
 
 def _fingerprint(files: Sequence[Path], config: Mapping[str, Any], dtype: str) -> str:
-    """A hash of the configuration and of both ends of every weight file."""
+    """Hash the configuration and both ends of every weight file."""
     digest = hashlib.sha256(json.dumps([config, dtype], sort_keys=True, default=str).encode())
     for file in files:
         size = file.stat().st_size

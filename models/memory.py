@@ -1,4 +1,4 @@
-"""Whether weights fit, decided before any of them is read."""
+"""Checking that weights fit into memory before any of them is read."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from sgl_mlx.errors import MemoryLimitError
 
 _GIB = 2**30
 _HEADROOM = 0.9
-"""The rest is for activations, the KV pool and everybody else."""
+"""Share of memory for weights; the rest is for activations, the KV pool and other programs."""
 
 
 def total_bytes() -> int:
-    """Memory of this machine."""
+    """Count this machine's memory."""
     return int(psutil.virtual_memory().total)
 
 
 def available_bytes() -> int:
-    """Memory that can be taken now without swapping.
+    """Count the memory that can be taken now without swapping.
 
     It is what is free or can be reclaimed at once (on a Mac, free and inactive pages); on a GPU
     no more than is left of its recommended working set.

@@ -1,4 +1,4 @@
-"""From what a user calls a model to where it lies: alias, file, folder or hub repository."""
+"""Finding a model by the name a user gives: alias, file, folder or hub repository."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PATTERNS = ["*.json", "model*.safetensors", "*.jinja", "tokenizer.model", "*.tx
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A model that needs no network; `name` is what to pass as the model."""
+    """A model on this machine; `name` is what to pass as the model."""
 
     name: str
     path: Path
@@ -40,22 +40,22 @@ class LocalModel:
 
 
 def is_offline() -> bool:
-    """`SGL_MLX_OFFLINE` or `HF_HUB_OFFLINE` asks not to use the network."""
+    """True if `SGL_MLX_OFFLINE` or `HF_HUB_OFFLINE` forbids the network."""
     names = ("SGL_MLX_OFFLINE", "HF_HUB_OFFLINE")
     return any(os.environ.get(n, "").lower() in ("1", "true", "yes", "on") for n in names)
 
 
 def resolve(model: str | Path | None = None, *, offline: bool | None = None) -> tuple[str, Path]:
-    """Name and local path of a model, downloading it if it must and may.
+    """Find a model's name and local path; downloads it if necessary and allowed.
 
     Args:
         model: a GGUF file, a model folder, an alias, a hub id `org/name`, or the bare name of an
             MLX conversion such as `Llama-3.2-1B-Instruct-4bit`. None reads `SGL_MLX_MODEL`, then
             takes `smollm2`.
-        offline: whether to use the hub's cache only; None asks `is_offline()`.
+        offline: True uses the hub's cache only; None asks `is_offline()`.
 
     Raises:
-        ModelNotFoundError: saying how to get it.
+        ModelNotFoundError: the message says how to get the model.
     """
     name = str(model or os.environ.get("SGL_MLX_MODEL") or DEFAULT_MODEL)
     path = Path(name).expanduser()
@@ -68,7 +68,7 @@ def resolve(model: str | Path | None = None, *, offline: bool | None = None) -> 
 
 
 def embedded_gguf(package: str) -> Path | None:
-    """The GGUF file inside an installed package, found without importing it."""
+    """Find the GGUF file inside an installed package, without importing it."""
     spec = importlib.util.find_spec(package)
     folders = (spec and spec.submodule_search_locations) or ()
     return next((file for folder in folders for file in Path(folder).glob("*.gguf")), None)
@@ -77,7 +77,7 @@ def embedded_gguf(package: str) -> Path | None:
 def list_local(
     folder: str | Path | None = None, hub_cache: str | Path | None = None
 ) -> list[LocalModel]:
-    """Models on this machine: embedded in packages, in the hub's cache, in `folder`."""
+    """List the models on this machine: in packages, in the hub's cache, in `folder`."""
     found = [*_embedded(), *_cached(hub_cache), *(_inside(Path(folder)) if folder else ())]
     return sorted(found, key=lambda model: model.name.casefold())
 

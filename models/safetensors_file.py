@@ -1,4 +1,4 @@
-"""Headers of safetensors files and of the folders that hold them, without reading any weight.
+"""Headers of safetensors files and model folders, read without any weight.
 
 The format: https://github.com/huggingface/safetensors#format.
 """
@@ -20,7 +20,7 @@ _MAX_HEADER = 100_000_000
 
 @dataclass(frozen=True)
 class WeightEntry:
-    """One tensor as the file declares it; `dtype` in the format's own words, e.g. BF16."""
+    """One tensor as the file declares it; `dtype` in the format's spelling, e.g. BF16."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -32,7 +32,7 @@ class WeightEntry:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The `model*.safetensors` of a folder, all shards of the index among them.
+    """List the `model*.safetensors` of a folder, checking that every shard of its index is there.
 
     Raises:
         ModelNotFoundError: when there are none.
@@ -54,7 +54,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_entries(folder: Path) -> dict[str, WeightEntry]:
-    """Every tensor of the folder's weight files, by name."""
+    """Read the entries of all tensors in a folder's weight files, by name."""
     entries: dict[str, WeightEntry] = {}
     for file in weight_files(folder):
         entries.update(read_header(file))
@@ -62,7 +62,7 @@ def read_entries(folder: Path) -> dict[str, WeightEntry]:
 
 
 def read_header(path: Path) -> dict[str, WeightEntry]:
-    """The tensors one file declares.
+    """Read the entries of the tensors that one file declares.
 
     Raises:
         CorruptModelError: when it is no safetensors file or ends before its last tensor.
@@ -98,7 +98,7 @@ def _entry(name: str, dtype: str, shape: list[int], data_offsets: list[int]) -> 
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json`, checked for the one entry everything else rests on.
+    """Read `config.json`; checks that it has a `model_type`.
 
     Raises:
         ModelNotFoundError: when there is none.
@@ -114,7 +114,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; anything else raises `CorruptModelError`."""
+    """Read the object in a JSON file; raises `CorruptModelError` for anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as e:

@@ -2,7 +2,7 @@
 
 Both store small integers `q` with a scale and an offset per group of 32, `scale * q + bias`.
 MLX packs a group's integers in order, lowest bits first, into 32-bit words. Block layouts:
-ggml's `ggml-common.h`. Exact but for Q4_K, whose products of scales are rounded to float16.
+ggml's `ggml-common.h`. Exact except for Q4_K, whose products of scales are rounded to float16.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _Half = NDArray[np.float16]
 
 
 class Affine(NamedTuple):
-    """Of a tensor (…, n): `weight` uint32 (…, n * bits / 32), the others float16 (…, n / 32)."""
+    """A tensor (…, n): `weight` uint32 (…, n * bits / 32), the others float16 (…, n / 32)."""
 
     weight: NDArray[np.uint32]
     scales: _Half
@@ -31,7 +31,7 @@ class Affine(NamedTuple):
 
 
 def repack(rows: _Bytes, kind: Type) -> Affine:
-    """A tensor's raw rows, shape (…, bytes), as affine groups; `kind` is one of `REPACKABLE`."""
+    """Repack a tensor's raw rows (…, bytes) as affine groups; `kind` is one of `REPACKABLE`."""
     blocks = rows.reshape(-1, GGML_QUANT_SIZES[kind][1])
     packed, scales, biases = REPACKABLE[kind](blocks)
     lead = rows.shape[:-1]
@@ -54,7 +54,7 @@ def _q8_0(blocks: _Bytes) -> tuple[_Bytes, _Half, _Half]:
 
 
 def _q4_k(blocks: _Bytes) -> tuple[_Bytes, _Half, _Half]:
-    """Super-blocks of eight groups; group scales are 6-bit multiples of the block's own."""
+    """Repack super-blocks of eight groups, whose scales are 6-bit multiples of the block's."""
     scale, offset = (_halves(blocks[:, i : i + 2]).astype(np.float32) for i in (0, 2))
     group_scales, group_offsets = Q4_K.get_scale_min(blocks[:, 4:16])
     groups = _nibbles(blocks[:, 16:].reshape(-1, 32))  # each 32 bytes hold two groups
@@ -75,11 +75,11 @@ def _halves(raw: _Bytes) -> _Half:
 
 
 def _nibbles(raw: _Bytes) -> _Bytes:
-    """All low halves of a row's bytes, then all high halves."""
+    """Split bytes into halves: all low ones of a row, then all high ones."""
     return np.concatenate([raw & np.uint8(0x0F), raw >> np.uint8(4)], axis=-1)
 
 
 def _pair(values: _Bytes) -> _Bytes:
-    """Neighbouring 4-bit values in one byte, the first one low."""
+    """Join neighbouring 4-bit values in one byte, the first one low."""
     packed: _Bytes = values[:, 0::2] | (values[:, 1::2] << np.uint8(4))
     return packed

@@ -1,4 +1,4 @@
-"""What `config.json` would say, from the metadata of a GGUF file of the llama family."""
+"""The equivalent of `config.json`, from the metadata of a GGUF file of the llama family."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MODEL_TYPES = {
 
 
 def read_config(file: GGUFFile) -> dict[str, Any]:
-    """What the model's `config.json` would say.
+    """Make the equivalent of the model's `config.json`.
 
     Raises:
         UnsupportedModelError: for an architecture outside the llama family.
@@ -54,7 +54,7 @@ def read_config(file: GGUFFile) -> dict[str, Any]:
 
 
 class _Metadata:
-    """The entries of a file under its architecture's name."""
+    """Metadata entries of a file under its architecture's name."""
 
     def __init__(self, file: GGUFFile) -> None:
         self._file = file
@@ -96,7 +96,7 @@ class _Metadata:
 
 
 def _rope_scaling(values: _Metadata, file: GGUFFile) -> dict[str, Any] | None:
-    """Factors per frequency come as tensors, plain scaling as metadata."""
+    """Read the rope scaling: factors per frequency are tensors, plain scaling is metadata."""
     context = values.get("context_length")
     original = values.get("rope.scaling.original_context_length") or context
     if values.has("rope_freqs.weight"):  # llama 3: divisors of each frequency, no magnitude
@@ -171,7 +171,7 @@ def _gemma3(values: _Metadata, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _query_scalar(config: Mapping[str, Any], layers_of_27b: int) -> float:
-    """GGUF does not carry it; llama.cpp too tells the 27B models by their depth."""
+    """Choose the query scale, which GGUF lacks; 27B models are told by depth, as in llama.cpp."""
     if config["num_hidden_layers"] == layers_of_27b:
         return float(config["hidden_size"] / config["num_attention_heads"])
     return float(config["head_dim"])

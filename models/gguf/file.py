@@ -1,4 +1,4 @@
-"""Reading GGUF files: header, metadata and where each tensor lies. Knows no architecture.
+"""Reading GGUF files: header, metadata and tensor offsets, for any architecture.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The `gguf` package has a
 reader too, but it makes an array object of every string: 2.3 s for a vocabulary of 49k, where
@@ -74,13 +74,13 @@ class GGUFFile:
             )
 
     def blocks(self, name: str) -> NDArray[np.uint8]:
-        """The raw bytes of a tensor, one row per row of the tensor."""
+        """Read a tensor's raw bytes, one row per row of the tensor."""
         entry = self.tensors[name]
         raw = _mapped(entry.path)[entry.offset : entry.offset + entry.size]
         return raw.reshape(*entry.shape[:-1], -1)
 
     def floats(self, name: str) -> NDArray[np.float32]:
-        """The tensor as float32, dequantized if need be.
+        """Read a tensor as float32, dequantized if necessary.
 
         Raises:
             UnsupportedModelError: for a type the `gguf` package cannot dequantize.

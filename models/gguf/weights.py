@@ -59,13 +59,13 @@ _REQUANTIZED_BITS = 8
 _PARTS = ("weight", "scales", "biases")
 
 _Order = NDArray[np.intp] | None
-"""Of a matrix's rows; None leaves them as they are."""
+"""Order of a matrix's rows; None leaves them as they are."""
 
 
 def read_weights(
     file: GGUFFile, config: Mapping[str, Any], dtype: mx.Dtype | None, pack: bool = False
 ) -> dict[str, mx.array]:
-    """Every weight of the model by mlx-lm's name.
+    """Read every weight of the model, by mlx-lm's name.
 
     With a `dtype` everything is dequantized to it; with `pack` too, 4- and 8-bit blocks stay as
     they are in MLX's packing. Without a `dtype` these do, and other quantized types become 8-bit
@@ -97,7 +97,9 @@ def read_weights(
 
 
 def weight_name(name: str, model_type: str) -> str:
-    """mlx-lm's name of a tensor, e.g. `blk.3.attn_q.weight` → `….layers.3.self_attn.q_proj.weight`.
+    """Translate a tensor's name to mlx-lm's.
+
+    For example `blk.3.attn_q.weight` → `….layers.3.self_attn.q_proj.weight`.
 
     Raises:
         UnsupportedModelError: for a name the llama family does not use.
@@ -113,13 +115,13 @@ def weight_name(name: str, model_type: str) -> str:
 
 
 def native_float(file: GGUFFile) -> mx.Dtype:
-    """The type for what is not quantized: float16 beside float16 scales."""
+    """Choose the type of what is not quantized: float16 beside float16 scales."""
     kinds = {e.type for e in file.tensors.values() if len(e.shape) > 1}
     return _FLOATS[kinds.pop()] if len(kinds) == 1 and kinds <= set(_FLOATS) else mx.float16
 
 
 def _packed(file: GGUFFile, name: str, order: _Order) -> list[mx.array]:
-    """Weight, scales and biases of MLX's affine quantization."""
+    """Read a tensor as weight, scales and biases of MLX's affine quantization."""
     kind = file.tensors[name].type
     if kind in REPACKABLE:
         return [mx.array(part) for part in repack(_reordered(file.blocks(name), order), kind)]
@@ -128,7 +130,7 @@ def _packed(file: GGUFFile, name: str, order: _Order) -> list[mx.array]:
 
 
 def _floats(file: GGUFFile, name: str, order: _Order) -> mx.array:
-    """The tensor as float32; through MLX's packing where that is faster."""
+    """Read a tensor as float32, through MLX's packing where that is faster."""
     entry = file.tensors[name]
     if entry.type not in REPACKABLE:
         return mx.array(_reordered(file.floats(name), order))
@@ -139,7 +141,7 @@ def _floats(file: GGUFFile, name: str, order: _Order) -> mx.array:
 
 
 def _row_order(name: str, file: GGUFFile, config: Mapping[str, Any]) -> _Order:
-    """Rows of q and k in the order of half-split rope, where llama.cpp has interleaved them.
+    """Compute the row order of q and k for half-split rope, where llama.cpp interleaved them.
 
     Its converter does so for the `llama` architecture alone, whose rope there turns neighbouring
     rows 2i, 2i + 1; mlx-lm (like Hugging Face) turns rows i, i + d / 2 of each head.
@@ -159,6 +161,6 @@ def _reordered(rows: NDArray[Any], order: _Order) -> NDArray[Any]:
 
 
 def _shifted(name: str, config: Mapping[str, Any], values: mx.array) -> mx.array:
-    """Gemma scales by one plus its norm weights; GGUF stores the sum."""
+    """Subtract one from gemma's norm weights: GGUF stores them plus one, mlx-lm without."""
     is_gemma_norm = config["model_type"].startswith("gemma") and name.endswith("norm.weight")
     return values - 1 if is_gemma_norm else values

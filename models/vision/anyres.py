@@ -14,7 +14,7 @@ from sgl_mlx.models.vision.pixels import Pixels, PixelSettings, Size, resize
 
 
 def best_resolution(size: Size, candidates: Sequence[Size]) -> Size:
-    """The candidate that keeps most of the picture's pixels and, of those, wastes fewest."""
+    """Choose the candidate that keeps most of the picture's pixels and wastes the fewest."""
 
     def merit(candidate: Size) -> tuple[int, int]:
         scale = min(candidate[1] / size[1], candidate[0] / size[0])
@@ -26,7 +26,7 @@ def best_resolution(size: Size, candidates: Sequence[Size]) -> Size:
 
 
 def fitted(size: Size, box: Size) -> Size:
-    """The largest size of the same proportions inside the box, rounded up."""
+    """Compute the largest size of the same proportions inside the box, rounded up."""
     scale_height, scale_width = box[0] / size[0], box[1] / size[1]
     if scale_width < scale_height:
         return min(math.ceil(size[0] * scale_width), box[0]), box[1]
@@ -34,10 +34,10 @@ def fitted(size: Size, box: Size) -> Size:
 
 
 def cut(pixels: Pixels, settings: PixelSettings) -> tuple[list[Pixels], Size]:
-    """The whole picture squeezed into one tile, then the tiles of the best resolution, by rows.
+    """Cut a picture: first all of it squeezed into one tile, then tiles of the best resolution.
 
     Returns:
-        The tiles, and how many rows and columns those after the first make.
+        The tiles, those after the first by rows, and their numbers of rows and columns.
     """
     height, width = settings.tile
     box = best_resolution(_size(pixels), settings.candidates)
@@ -49,7 +49,7 @@ def cut(pixels: Pixels, settings: PixelSettings) -> tuple[list[Pixels], Size]:
 
 
 def kept(size: Size, patches: Size) -> tuple[slice, slice]:
-    """Rows and columns of patches that show the picture (`size`) rather than padding."""
+    """Count the rows and columns of patches that show the picture (`size`), not padding."""
     height, width = patches
     if size[1] / size[0] > width / height:
         margin = (height - int(round(size[0] * (width / size[1]), 7))) // 2
@@ -63,13 +63,13 @@ def _size(pixels: Pixels) -> Size:
 
 
 def _whole(settings: PixelSettings) -> Size:
-    """The squeezed picture is as large as the processor resizes to; cropping comes later."""
+    """Squeeze the picture to the processor's size; cropping comes later."""
     if settings.size is None:
         return settings.tile
     return (settings.size, settings.size) if isinstance(settings.size, int) else settings.size
 
 
 def _padded(pixels: Pixels, box: Size) -> Pixels:
-    """Black around it; the odd row or column comes last."""
+    """Pad the picture with black; an odd row or column comes last."""
     around = [(rest // 2, rest - rest // 2) for rest in np.subtract(box, pixels.shape[:2])]
     return np.pad(pixels, [*around, (0, 0)])

@@ -37,7 +37,7 @@ _CHANNELS = 3
 
 
 def has_vision(config: Mapping[str, Any]) -> bool:
-    """Whether this loads the folder's model; mlx-lm has Mistral's pixtral, which is a llava too."""
+    """True if the model is loaded here; pixtral, a llava by its type, is left to mlx-lm."""
     tower = config.get("vision_config") or {}
     return config["model_type"] in FAMILIES and tower.get("model_type") != "pixtral"
 
@@ -45,7 +45,7 @@ def has_vision(config: Mapping[str, Any]) -> bool:
 def load_folder(
     folder: Path, config: Mapping[str, Any]
 ) -> tuple[nn.Module, dict[str, Any], VisionModel]:
-    """Language model, its configuration, and the vision part; weights are not evaluated.
+    """Load language model, configuration and vision part; weights are not evaluated.
 
     Raises:
         UnsupportedModelError, CorruptModelError: naming the file and what is wrong in it.
@@ -67,10 +67,10 @@ def load_folder(
 def load_vision(
     folder: Path, config: Mapping[str, Any], text_width: int, image_token: int | None
 ) -> VisionModel:
-    """The vision part alone, for another language model than the folder's own, if it has one.
+    """Load the vision part alone, for another language model than the folder's.
 
     Args:
-        text_width: of that language model.
+        text_width: width of that language model.
         image_token: the id of `<image>` in its vocabulary, if it has one.
 
     Raises:
@@ -87,7 +87,7 @@ def load_vision(
 
 
 def check_width(path: Path, given: int | None, text_width: int) -> None:
-    """Raise `CorruptModelError` for a vision part of a language model of another width."""
+    """Raise `CorruptModelError` if the vision part is for a language model of another width."""
     if given != text_width:
         raise CorruptModelError(
             f"{path} gives features of width {given}, the language model takes {text_width}: it "
@@ -98,7 +98,7 @@ def check_width(path: Path, given: int | None, text_width: int) -> None:
 def assemble(
     config: VisionConfig, settings: PixelSettings, weights: Weights, source: str
 ) -> VisionModel:
-    """The vision part with weights under transformers' names; `source` names them in errors.
+    """Build the vision part from weights under transformers' names; errors name `source`.
 
     Raises:
         CorruptModelError: for weights that do not match the configuration.
@@ -113,7 +113,7 @@ def assemble(
 
 
 def text_config(config: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """`text_config` with what it leaves to transformers' defaults, in mlx-lm's words.
+    """Complete `text_config` with transformers' defaults, under mlx-lm's names.
 
     Raises:
         CorruptModelError: when transformers rejects its values.
@@ -143,12 +143,12 @@ def _filled(given: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def is_vision(name: str) -> bool:
-    """Whether a weight of a LLaVA folder belongs to the vision part."""
+    """True if a weight of a LLaVA folder belongs to the vision part."""
     return name.removeprefix("model.").startswith(_VISION)
 
 
 def split(weights: Mapping[str, mx.array]) -> tuple[Weights, Weights]:
-    """Weights of the language model under mlx-lm's names, and of the vision part."""
+    """Split weights into the language model's, under mlx-lm's names, and the vision part's."""
     text: Weights = {}
     vision: Weights = {}
     for name, values in weights.items():
@@ -164,7 +164,7 @@ def split(weights: Mapping[str, mx.array]) -> tuple[Weights, Weights]:
 
 
 def sanitize(weights: Mapping[str, mx.array], config: VisionConfig) -> Weights:
-    """Without what is not used, the patches' convolution as a matrix over channels-last patches."""
+    """Drop unused weights; turn the patch convolution into a matrix over channels-last patches."""
     kept: Weights = {}
     for name, values in weights.items():
         block = _BLOCK.match(name)
@@ -177,7 +177,7 @@ def sanitize(weights: Mapping[str, mx.array], config: VisionConfig) -> Weights:
 
 
 def _as_matrix(convolution: mx.array) -> mx.array:
-    """From `(width, 3, patch, patch)`, or channels last as MLX conversions have it."""
+    """Reshape `(width, 3, patch, patch)`, or channels last as MLX converts it, to a matrix."""
     if convolution.shape[-1] != _CHANNELS or convolution.shape[1] == _CHANNELS:
         convolution = convolution.transpose(0, 2, 3, 1)
     return convolution.reshape(convolution.shape[0], -1)

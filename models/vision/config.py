@@ -1,4 +1,4 @@
-"""What `config.json` says of the vision part of a LLaVA model, with transformers' defaults."""
+"""Configuration of a LLaVA's vision part, from `config.json` with transformers' defaults."""
 
 from __future__ import annotations
 
@@ -58,16 +58,16 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llava_next": _LLAVA,
     "llava_onevision": _ONEVISION,
 }
-"""What each family assumes where its configuration is silent."""
+"""Defaults of each family."""
 
 
 @dataclass(frozen=True)
 class TowerConfig:
-    """A vision transformer: CLIP's (`class_token`) or SigLIP's.
+    """Configuration of a vision transformer: CLIP's (`class_token`) or SigLIP's.
 
     Attributes:
-        layers: those that are run; a feature layer may lie below the top.
-        patches: along the edge of a tile.
+        layers: number of layers that are run; a feature layer may lie below the top.
+        patches: number along the edge of a tile.
     """
 
     width: int
@@ -92,11 +92,11 @@ class TowerConfig:
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """The vision part of a model.
+    """Configuration of a model's vision part.
 
     Attributes:
-        drop_first: whether the first position, CLIP's class token, is left out ("default").
-        text_width: of the language model.
+        drop_first: True if the first position, CLIP's class token, is left out ("default").
+        text_width: width of the language model.
         most_tiles: see `AnyRes.most`.
         candidates: `image_grid_pinpoints`, if given.
         image_token, video_token: ids that stand for a picture in the prompt, if there are any.
@@ -119,7 +119,7 @@ class VisionConfig:
 
 
 def read_config(config: Mapping[str, Any], text_width: int, source: str) -> VisionConfig:
-    """From the whole `config.json`.
+    """Read the vision part's configuration from the whole `config.json`.
 
     Args:
         source: names the file in errors.
@@ -158,7 +158,7 @@ def read_config(config: Mapping[str, Any], text_width: int, source: str) -> Visi
 
 
 def check_square(config: VisionConfig, source: str) -> None:
-    """Tiles can be put together only where each gives a square of patches and nothing else."""
+    """Check that each tile gives a square of patches only, so that tiles can be joined."""
     if config.family != "llava" and config.tokens_per_tile != config.tower.patches**2:
         raise UnsupportedModelError(
             f"{source}: {config.family} needs {config.tower.patches**2} features of a tile and "
@@ -193,7 +193,7 @@ def _read_tower(given: Mapping[str, Any], layer: Any, source: str) -> TowerConfi
 
 
 def check_tower(tower: TowerConfig, source: str) -> None:
-    """Raise `CorruptModelError` for sizes of which no tower can be built."""
+    """Raise `CorruptModelError` for sizes that no tower can have."""
     sizes = (tower.width, tower.hidden, tower.heads, tower.patch_size)
     if min(sizes) < 1 or tower.patches < 1:
         raise CorruptModelError(f"{source}: the vision tower has sizes below 1: {tower}")
@@ -205,7 +205,7 @@ def check_tower(tower: TowerConfig, source: str) -> None:
 
 
 def feature_layers(chosen: Any, layers: int, source: str) -> tuple[int, ...]:
-    """Indices into the hidden states, 0 being the embeddings, from one that may count backwards."""
+    """Resolve feature layers, which may count backwards; 0 is the embeddings."""
     given = chosen if isinstance(chosen, list) else [chosen]
     if not given or not all(isinstance(i, int) and -layers - 1 <= i <= layers for i in given):
         raise CorruptModelError(

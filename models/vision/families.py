@@ -1,4 +1,4 @@
-"""What each LLaVA family does with a picture: which tiles it cuts, and how they become tokens."""
+"""The LLaVA families: how each cuts a picture into tiles and turns them into tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sgl_mlx.models.vision.layout import AnyRes, Ended, Frames, Layout, Plain
 from sgl_mlx.models.vision.pixels import Pixels, PixelSettings, pad_to_square
 
 Tiled = tuple[list[Pixels], Layout]
-"""Tiles that are still to be resized and normalised, and what becomes of their features."""
+"""Tiles not yet resized and normalised, and the layout of their features."""
 
 
 class Family(ABC):
@@ -24,13 +24,13 @@ class Family(ABC):
 
     @abstractmethod
     def image(self, pixels: Pixels, alone: bool) -> Tiled:
-        """Tiles of a picture; `alone` tells whether it is the only one in its prompt."""
+        """Cut a picture into tiles; `alone` is True if it is the only one in its prompt."""
 
     def video(self, frames: Sequence[Pixels]) -> Tiled:
-        """Tiles of a video, one for each frame.
+        """Make the tiles of a video, one for each frame.
 
         Raises:
-            ImageError: where the family takes none.
+            ImageError: if the family takes no video.
         """
         raise ImageError(f"{self.config.family} takes pictures, no video; pass single frames")
 

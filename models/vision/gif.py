@@ -1,7 +1,7 @@
-"""GIFs as Pillow reads them, but for frames that are too large.
+"""GIFs as Pillow reads them, refusing frames that are too large.
 
-Pillow makes room for a frame as soon as it has read the frame's header, and asks for no more than
-its own limit (179 megapixels): here the size is looked at before.
+Pillow allocates a frame as soon as it has read the frame's header, up to its own limit (179
+megapixels); here the size is checked before.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from PIL import GifImagePlugin
 SIGNATURE = b"GIF8"
 
 Check = Callable[[int, int], None]
-"""Raises for a width and height that are too large."""
+"""Function that raises for a width and height that are too large."""
 
 
 class Gif(GifImagePlugin.GifImageFile):
-    """`check` is called with each size that the picture is about to take."""
+    """GIF that calls `check` with each size before allocating it."""
 
     def __init__(self, stream: Path | BytesIO, check: Check) -> None:
         self._check = check

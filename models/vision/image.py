@@ -1,7 +1,7 @@
-"""Opening pictures: what a program hands over becomes upright RGB of 8 bits, or an `ImageError`.
+"""Opening pictures: a source becomes upright 8-bit RGB, or raises `ImageError`.
 
 Size is checked in the header, before anything is decoded. As in transformers' image processors,
-rotation noted by the camera (EXIF) is applied and transparency shows white behind.
+the camera's rotation (EXIF) is applied and transparency is shown on white.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ Source = str | Path | bytes | Image.Image
 """A path, a `data:` URL, the bytes of a file, or an open picture."""
 
 MAX_PIXELS = 64_000_000
-"""192 MB of RGB; more is refused."""
+"""Most pixels of a picture: 192 MB of RGB."""
 
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
-"""Self-contained ones: others start programs (EPS) or read files they name."""
+"""Formats that are opened: others start programs (EPS) or read files they name."""
 
 _SHOWN = 80
-"""How many characters of a source an error repeats."""
+"""Most characters of a source that an error repeats."""
 
 
 def open_image(source: Source) -> Image.Image:
-    """The picture, upright, as RGB; of an animation, the first frame.
+    """Open a picture as upright RGB; of an animation, the first frame.
 
     Raises:
         ImageError: when it cannot be found, read or decoded, or is empty or too large.
@@ -45,7 +45,7 @@ def open_image(source: Source) -> Image.Image:
 
 
 def open_frames(source: Source) -> Generator[Image.Image, None, None]:
-    """Every frame of an animation, or the one picture, as `open_image` gives it; lazily.
+    """Open every frame of an animation, or the one picture, lazily, like `open_image`.
 
     Raises:
         ImageError: as `open_image`, at the frame that is at fault.
@@ -77,7 +77,7 @@ def check_size(width: int, height: int, name: str) -> None:
 
 
 def name_of(source: Source) -> str:
-    """How errors call a source."""
+    """Name a source for errors."""
     if isinstance(source, bytes | Image.Image):
         return "the picture"
     text = str(source)
@@ -106,7 +106,7 @@ def _identify(source: str | Path | bytes, name: str) -> Image.Image:
 
 
 def begins_with(stream: Path | BytesIO, signature: bytes) -> bool:
-    """Whether these are its first bytes."""
+    """True if these are the source's first bytes."""
     if isinstance(stream, BytesIO):
         return stream.getvalue().startswith(signature)
     with stream.open("rb") as file:
@@ -114,7 +114,7 @@ def begins_with(stream: Path | BytesIO, signature: bytes) -> bool:
 
 
 def open_stream(source: str | Path | bytes, name: str) -> Path | BytesIO:
-    """What a source's bytes can be read from; `name` stands for it in errors.
+    """Open a source's bytes for reading; `name` stands for it in errors.
 
     Raises:
         ImageError: when there is no such file, the URL is broken, or it points to the network.
@@ -141,7 +141,7 @@ def open_stream(source: str | Path | bytes, name: str) -> Path | BytesIO:
 
 
 def _data_url(url: str, name: str) -> bytes:
-    """RFC 2397; spaces and line breaks in base64 are let pass, missing padding is not."""
+    """Decode a `data:` URL (RFC 2397); base64 may hold spaces and breaks, but needs its padding."""
     header, comma, payload = url.partition(",")
     if not comma:
         raise ImageError(f"{name} is no data: URL: it has no comma before its data")
@@ -155,7 +155,7 @@ def _data_url(url: str, name: str) -> bytes:
 
 
 def _seek(image: Image.Image, frame: int, name: str) -> bool:
-    """Whether there is such a frame; counting them first would read the whole file."""
+    """Seek a frame; False if there is none. Counting first would read the whole file."""
     try:
         image.seek(frame)
     except EOFError:
@@ -186,7 +186,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Greys of 16 bits lose their lower 8, which Pillow would clip; wider ones have no scale."""
+    """Reduce 16-bit greys to their upper 8 bits, which Pillow would clip; refuse wider ones."""
     if not image.mode.startswith(("I", "F")):
         return image
     values: np.ndarray[Any, np.dtype[Any]] = np.asarray(image)

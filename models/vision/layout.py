@@ -1,4 +1,4 @@
-"""How the features of a picture's tiles become its run of tokens, for each kind of picture.
+"""Layouts: how the features of a picture's tiles become its tokens.
 
 A layout knows the number of tokens from sizes alone, before anything is encoded; `pack` does the
 same to features. Both are here so that they cannot disagree.
@@ -17,18 +17,18 @@ from sgl_mlx.models.vision.anyres import kept
 from sgl_mlx.models.vision.pixels import Size
 
 _SHRINK_FROM = 1.1
-"""LLaVA-OneVision keeps features that are no more than a tenth over its limit, per edge."""
+"""Factor per edge by which LLaVA-OneVision lets features exceed its limit."""
 
 
 class Layout(Protocol):
-    """Of one picture or video."""
+    """Layout of one picture or video."""
 
     @property
     def tokens(self) -> int:
-        """How many the language model sees."""
+        """Number of tokens that the language model sees."""
 
     def pack(self, features: mx.array, newline: mx.array | None) -> mx.array:
-        """Features `(tiles, patches, width)` of the language model as `(tokens, width)`.
+        """Arrange features `(tiles, patches, width)` as the tokens' `(tokens, width)`.
 
         `newline` `(width,)` is the embedding that ends a row, for families that have one.
         """
@@ -67,8 +67,8 @@ class AnyRes:
     """The whole picture, then its tiles as one image without padding, a newline after each row.
 
     Attributes:
-        size: of the picture, before any resizing.
-        grid: rows and columns of tiles.
+        size: size of the picture before any resizing.
+        grid: numbers of rows and columns of tiles.
         side: patches along the edge of a tile.
         most: tiles whose number of patches is not exceeded by much: the image is shrunk
             (LLaVA-OneVision's `anyres_max_9`). None never shrinks.
@@ -136,7 +136,7 @@ class Frames:
 
 
 def bilinear(image: mx.array, size: Size) -> mx.array:
-    """`(height, width, channels)` at another size, as torch does it without aligned corners."""
+    """Resize `(height, width, channels)` as torch does without aligned corners."""
     return _along(_along(image, 0, size[0]), 1, size[1])
 
 

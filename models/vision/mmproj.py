@@ -53,11 +53,11 @@ _SWAPPED = {"ffn_up": "ffn_down", "ffn_down": "ffn_up"}
 def load_mmproj(
     file: GGUFFile, text_width: int, image_token: int | None, dtype: mx.Dtype | None
 ) -> VisionModel:
-    """The vision part in `file`, for a language model of this width; weights not evaluated.
+    """Load the vision part in `file` for a language model of this width; weights not evaluated.
 
     Args:
         image_token: the id of `<image>`, if the language model's vocabulary has it.
-        dtype: of all weights; None takes the file's, or float16 for a quantized or mixed one.
+        dtype: type of all weights; None takes the file's, or float16 for a quantized or mixed one.
 
     Raises:
         UnsupportedModelError: for another projector or tower than LLaVA's.
@@ -75,7 +75,7 @@ def load_mmproj(
 
 
 def file_name(name: str) -> str:
-    """llama.cpp's name of one of transformers' parameters: the way back from `_target`."""
+    """Translate transformers' name of a parameter to llama.cpp's; the inverse of `_target`."""
     bare = name.replace("vision_tower.vision_model.", "vision_tower.")
     others = {ours: theirs for theirs, ours in _OTHER.items()}
     block = re.fullmatch(r"vision_tower\.encoder\.layers\.(\d+)\.([\w.]+)\.(weight|bias)", bare)
@@ -168,13 +168,13 @@ def _activation(metadata: Mapping[str, Any]) -> str:
 
 
 def _is_swapped(file: GGUFFile, tower: TowerConfig) -> bool:
-    """Whether up and down bear each other's names, as older converters have it."""
+    """True if the names of up and down are swapped, as older converters wrote them."""
     down = file.tensors.get("v.blk.0.ffn_down.weight")
     return down is not None and down.shape[-1] == tower.width
 
 
 def _target(name: str, swapped: bool, source: str) -> str:
-    """Transformers' name of a tensor, e.g. `v.blk.3.ln1.bias` → `….layers.3.layer_norm1.bias`."""
+    """Translate a tensor's name to transformers', `v.blk.3.ln1.bias` to `….3.layer_norm1.bias`."""
     block = re.fullmatch(r"v\.blk\.(\d+)\.(\w+)\.(weight|bias)", name)
     if block:
         part = _SWAPPED.get(block[2], block[2]) if swapped else block[2]

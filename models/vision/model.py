@@ -20,12 +20,12 @@ from sgl_mlx.models.vision.pixels import Pixels, PixelSettings, to_input
 from sgl_mlx.models.vision.tower import VisionNetwork
 
 _BATCH_BYTES = 256 << 20
-"""What the largest intermediate values of one batch of tiles may take, roughly."""
+"""Rough limit in bytes of the largest intermediate values of one batch of tiles."""
 
 
 @dataclass(frozen=True)
 class Placeholder:
-    """What stands for a picture or a video in a prompt; `id` is None if it is no token."""
+    """Token that stands for a picture or a video in a prompt; `id` is None if it is no token."""
 
     text: str
     id: int | None
@@ -38,8 +38,8 @@ class PreparedImage:
     Attributes:
         pixels: `(tiles, side, side, 3)`, normalised.
         content_hash: 32 bytes over the decoded pixels and everything that is done to them.
-        tokens: how many the language model will see.
-        layout: how the tiles' features become them.
+        tokens: number of tokens that the language model will see.
+        layout: how the tiles' features become tokens.
     """
 
     pixels: NDArray[np.float32]
@@ -70,7 +70,7 @@ class VisionModel:
         """Open and process a picture. Does no work in mlx and may run on any thread.
 
         Args:
-            alone: whether it is the only picture of its prompt; LLaVA-OneVision cuts only such
+            alone: True if it is the only picture of its prompt; LLaVA-OneVision cuts only such
                 into tiles.
 
         Raises:
@@ -91,7 +91,7 @@ class VisionModel:
         return self._finish(self._family.video(pixels), pixels)
 
     def encode(self, images: Sequence[PreparedImage]) -> list[mx.array]:
-        """Features `(tokens, text width)` of each, evaluated; on the thread that owns the model.
+        """Encode pictures to evaluated features `(tokens, text width)`, on the model's thread.
 
         Tiles of all pictures are encoded in common batches, of bounded memory.
         """
@@ -106,7 +106,7 @@ class VisionModel:
 
     @property
     def batch_tiles(self) -> int:
-        """Tiles that are encoded at once."""
+        """Number of tiles that are encoded at once."""
         tower = self.config.tower
         scores = tower.heads * tower.positions**2
         layers = tower.positions * (2 * tower.hidden + 4 * tower.width + self.config.text_width)

@@ -1,4 +1,4 @@
-"""From a picture to the tower's input, step by step as transformers' Pillow processors do it.
+"""Turning a picture into the tower's input, with the steps of transformers' Pillow processors.
 
 Resizing is Pillow's own on 8 bits; rescaling happens in float64 and normalising in float32, in
 that order, so that results are equal to the last bit.
@@ -16,10 +16,10 @@ from sgl_mlx.errors import ImageError
 from sgl_mlx.models.vision.image import MAX_PIXELS
 
 Size = tuple[int, int]
-"""Height and width."""
+"""Size as height and width."""
 
 Pixels = NDArray[np.uint8]
-"""`(height, width, 3)`."""
+"""Pixels `(height, width, 3)`."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class PixelSettings:
 
     @property
     def tile(self) -> Size:
-        """Height and width of what comes out, for a picture that is resized."""
+        """Height and width of the output, for a picture that is resized."""
         if self.crop is not None:
             return self.crop
         return (self.size, self.size) if isinstance(self.size, int) else self.size or (0, 0)
@@ -58,7 +58,7 @@ class PixelSettings:
 
 
 def to_input(pixels: Pixels, settings: PixelSettings) -> NDArray[np.float32]:
-    """Resized, cropped and normalised, `(height, width, 3)`.
+    """Resize, crop and normalise a picture to `(height, width, 3)`.
 
     Raises:
         ImageError: when its proportions are so extreme that resizing would fill the memory.
@@ -71,14 +71,14 @@ def to_input(pixels: Pixels, settings: PixelSettings) -> NDArray[np.float32]:
 
 
 def resize(pixels: Pixels, size: Size, resample: int) -> Pixels:
-    """To `size` exactly, with antialiasing."""
+    """Resize to exactly `size`, with antialiasing."""
     _check_room(size)
     image = Image.fromarray(pixels).resize(size[::-1], Image.Resampling(resample))
     return np.asarray(image)
 
 
 def pad_to_square(pixels: Pixels, colour: tuple[int, ...]) -> Pixels:
-    """The picture in the middle of a square as wide as its longer edge."""
+    """Pad the picture to a square of its longer edge, in the middle."""
     height, width = pixels.shape[:2]
     side = max(height, width)
     _check_room((side, side))
@@ -106,7 +106,7 @@ def _check_room(size: Size) -> None:
 
 
 def _centred(pixels: Pixels, axis: int, length: int) -> Pixels:
-    """The middle of an axis; where there is too little, black on both sides, the odd one first."""
+    """Crop the middle of an axis; pad a shorter one with black, the odd pixel first."""
     missing = length - pixels.shape[axis]
     if missing > 0:
         around = [(0, 0)] * 3

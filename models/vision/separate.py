@@ -1,4 +1,4 @@
-"""A vision part that does not come with its language model: a GGUF file or a LLaVA folder."""
+"""A vision part stored apart from its language model: a GGUF file or a LLaVA folder."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from sgl_mlx.models.vision.model import VisionModel
 
 
 class SeparateVision(Protocol):
-    """Known by its headers; weights are read by `load`."""
+    """A vision part of which the headers were read; `load` reads the weights."""
 
     @property
     def files(self) -> list[Path]:
-        """All that hold weights."""
+        """Files that hold its weights."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """Parameters, and bytes on disk."""
+        """Number of parameters, and bytes on disk."""
 
     def load(self, text_width: int, image_token: int | None, dtype: mx.Dtype | None) -> VisionModel:
-        """The vision part for a language model of this width; weights are not evaluated.
+        """Load the vision part for a language model of this width; weights are not evaluated.
 
         Args:
             image_token: the id of `<image>`, if the language model's vocabulary has it.
-            dtype: of all weights; None leaves them as they are, where they run so.
+            dtype: type of all weights; None leaves them as they are if they can run so.
 
         Raises:
             UnsupportedModelError: for a tower or projector that this does not run.
-            CorruptModelError: when something is missing, or it is for another language model.
+            CorruptModelError: if something is missing, or it is for another language model.
         """
 
 
 def open_separate_vision(path: Path, model: Path) -> SeparateVision:
-    """The vision part at `path`, for the language model at `model`.
+    """Open the vision part at `path` for the language model at `model`.
 
     Raises:
-        ModelNotFoundError: when there is nothing.
-        UnsupportedModelError: when the language model is a folder, or this no LLaVA.
-        CorruptModelError: when it cannot be read.
+        ModelNotFoundError: if there is nothing at `path`.
+        UnsupportedModelError: if the language model is a folder, or `path` is no LLaVA.
+        CorruptModelError: if it cannot be read.
     """
     if model.is_dir():
         raise UnsupportedModelError(f"mmproj goes with a GGUF language model, {model} is a folder")
@@ -71,7 +71,7 @@ class _GgufVision:
 
 
 class _LlavaFolder:
-    """transformers' layout; of a whole model the language part is left unread."""
+    """Vision part of a folder in transformers' layout; the language model in it is not read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""Reads how pictures are processed from a model folder, with each family's defaults.
+"""Settings of picture processing, from a model folder with each family's defaults.
 
 As in transformers, `processor_config.json` is asked first, if it has an `image_processor`, then
 `preprocessor_config.json`. Processors that name torchvision ("Fast") are run as their Pillow twins.
@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 
 def read_settings(folder: Path, config: VisionConfig) -> PixelSettings:
-    """The settings of a model folder; without such a file, the family's, at the tower's size.
+    """Read the settings of a model folder; without a file, the family's, at the tower's size.
 
     Raises:
         CorruptModelError: for a value of the wrong kind, or tiles that do not fit the tower.
@@ -65,7 +65,7 @@ def read_settings(folder: Path, config: VisionConfig) -> PixelSettings:
 
 
 def default_values(config: VisionConfig) -> dict[str, Any]:
-    """What a family's processor is set to when nothing is written, with the tower's own size."""
+    """Make the default settings of a family's processor, with the tower's own size."""
     side = config.tower.image_size
     square = {"height": side, "width": side}
     if config.family == "llava_onevision":
@@ -74,7 +74,7 @@ def default_values(config: VisionConfig) -> dict[str, Any]:
 
 
 def parse_settings(given: Mapping[str, Any], config: VisionConfig, source: str) -> PixelSettings:
-    """Settings from the words of the file; `source` names it in errors."""
+    """Parse the file's entries; `source` names it in errors."""
     values = {**_DEFAULTS[config.family], **{k: v for k, v in given.items() if v is not None}}
 
     def read(key: str, parse: Callable[[Any], T], switch: str | None = None) -> T | None:
@@ -99,7 +99,7 @@ def parse_settings(given: Mapping[str, Any], config: VisionConfig, source: str) 
 
 
 def check_tiles(settings: PixelSettings, config: VisionConfig, source: str) -> None:
-    """Raise `CorruptModelError` unless what comes out is what the tower takes."""
+    """Raise `CorruptModelError` unless the output has the size that the tower takes."""
     side = config.tower.image_size
     if settings.tile != (side, side):
         height, width = settings.tile

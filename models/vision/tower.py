@@ -28,7 +28,7 @@ _CHANNELS = 3
 
 
 def activation(name: str) -> Callable[[mx.array], mx.array]:
-    """By transformers' name.
+    """Find an activation by transformers' name.
 
     Raises:
         UnsupportedModelError: for an unknown one.
@@ -40,7 +40,7 @@ def activation(name: str) -> Callable[[mx.array], mx.array]:
 
 
 class VisionNetwork(nn.Module):
-    """Everything of a LLaVA model that has weights, but for the language model."""
+    """Weights of a LLaVA model except the language model's: tower, projector, newline."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -55,12 +55,12 @@ class VisionNetwork(nn.Module):
         return self.image_newline if "image_newline" in self else None
 
     def __call__(self, pixels: mx.array) -> mx.array:
-        """Features `(tiles, patches, text width)` of `(tiles, height, width, 3)`."""
+        """Encode tiles `(tiles, height, width, 3)` to features `(tiles, patches, text width)`."""
         projected: mx.array = self.multi_modal_projector(self.select(pixels))
         return projected
 
     def select(self, pixels: mx.array) -> mx.array:
-        """The tower's chosen features `(tiles, patches, width x feature layers)`."""
+        """Compute the tower's chosen features `(tiles, patches, width x feature layers)`."""
         states = self.vision_tower(pixels)
         if self._drop_first:
             states = [state[:, 1:] for state in states]
@@ -68,7 +68,7 @@ class VisionNetwork(nn.Module):
 
 
 class Projector(nn.Module):
-    """Two linear layers."""
+    """Projector of two linear layers."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Projector(nn.Module):
 
 
 class Tower(nn.Module):
-    """Tiles `(tiles, height, width, 3)` to the hidden states `(tiles, positions, width)` chosen."""
+    """Vision transformer from tiles `(tiles, height, width, 3)` to chosen hidden states."""
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class Tower(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Holds the layers under the name that checkpoints use."""
+    """Container of the layers under the name that checkpoints use."""
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class Embeddings(nn.Module):
         return self._side**2 + ("class_embedding" in self)
 
     def _patches(self, pixels: mx.array) -> mx.array:
-        """`(tiles, patches, patch * patch * 3)`; what does not fill a patch is left out."""
+        """Cut into `(tiles, patches, patch * patch * 3)`; a partial patch is dropped."""
         side, patch, count = self._side, self._patch, len(pixels)
         whole = pixels[:, : side * patch, : side * patch]
         split = whole.reshape(count, side, patch, side, patch, _CHANNELS).swapaxes(2, 3)
@@ -163,7 +163,7 @@ class Layer(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Of every position to every position."""
+    """Attention of every position to every position."""
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Frames of a video, taken evenly: animated pictures by Pillow, other files by PyAV.
+"""Evenly spread frames of a video: animated pictures by Pillow, other files by PyAV.
 
 PyAV brings FFmpeg and is an optional extra: `pip install sgl-mlx[video]`.
 """
@@ -26,7 +26,7 @@ _ANIMATED = ("PNG", "WEBP")  # and GIF
 
 
 def read_frames(source: str | Path | bytes, count: int) -> list[Image.Image]:
-    """At most `count` frames, evenly spread and the first among them, as upright RGB.
+    """Read at most `count` evenly spread frames, with the first, as upright RGB.
 
     Of `n` frames those at `i * n / count` are taken, rounded down, as transformers' video
     processors do.
@@ -47,7 +47,7 @@ def read_frames(source: str | Path | bytes, count: int) -> list[Image.Image]:
 
 
 def even_indices(total: int, count: int) -> list[int]:
-    """Of `total` frames, which to take; all of them if there are no more than `count`."""
+    """Choose `count` of `total` frames; all of them if there are no more."""
     if total <= count:
         return list(range(total))
     return [i * total // count for i in range(count)]
@@ -74,7 +74,7 @@ def _is_animation(stream: Path | BytesIO) -> bool:
 
 
 def _read_with_pyav(stream: Path | BytesIO, count: int, name: str) -> list[Image.Image]:
-    """Decodes twice, first to count: few files say how many frames they have."""
+    """Decode twice, first to count, since few files say how many frames they have."""
     try:
         import av  # optional, and large
     except ImportError as e:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sgl_mlx.cpu_kernels.packing import fits, pack, unpack
 
 TOLERANCE = 1e-5
-"""Of the root of the squared terms: what float32 itself loses; two parts of x alone lose more."""
+"""Error relative to the root of the squared terms: float32's own; two parts of x lose more."""
 
 
 @settings(max_examples=150, deadline=None)

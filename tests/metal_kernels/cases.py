@@ -16,14 +16,14 @@ from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan, ExtendRow, Shared
 from sgl_mlx.metal_kernels.pool import AttentionOptions, PoolLayer, quantize
 
 TOLERANCE = {mx.float32: 1e-5, mx.float16: 1e-3, mx.bfloat16: 8e-3}
-"""Of the difference, relative to the larger of 1 and the wanted value."""
+"""Largest difference, relative to the larger of 1 and the wanted value."""
 
 INPUTS = {"extend_attention": ExtendInputs, "decode_attention": DecodeInputs}
 
 NAMES = {mx.float32: "fp32", mx.float16: "fp16", mx.bfloat16: "bf16"}
 
 LOUDEST = 127 / 4
-"""Of a loud key's elements: as 8 bits it has the scale 1/4, and so stays exact."""
+"""Last element of a loud key: as 8 bits it has the scale 1/4, and so stays exact."""
 
 
 @dataclass(frozen=True)

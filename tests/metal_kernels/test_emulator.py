@@ -1,4 +1,4 @@
-"""What a kernel computes in the emulator: positions, types, simdgroup functions, matrices."""
+"""Results of kernels in the emulator: positions, types, simdgroup functions, matrices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the runtime asks of the kernels for well-known models: the very text, and its answers."""
+"""Kernels that the runtime asks for with well-known models: their exact text, and results."""
 
 from __future__ import annotations
 

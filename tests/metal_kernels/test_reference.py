@@ -44,7 +44,7 @@ def naive(q: mx.array, keys: mx.array, values: mx.array, options: AttentionOptio
 
 
 def stored(pool: PoolLayer, slots: Sequence[int]) -> tuple[mx.array, mx.array]:
-    """What the pool says is in these slots, taken one by one."""
+    """Read keys and values of these slots, one by one."""
     both = []
     pairs = (pool.keys, pool.key_scales), (pool.values, pool.value_scales)
     for levels, scales in pairs:

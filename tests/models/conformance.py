@@ -1,4 +1,4 @@
-"""Whether an architecture runs on the runtime's KV as it does in mlx-lm.
+"""The check that an architecture runs on the runtime's KV as it does in mlx-lm.
 
 Everything goes through `ModelRunner` with the plans a scheduler would make, over slots scattered
 through the pool. What is compared is the whole distribution after every token: of prompts taken in
@@ -209,7 +209,7 @@ def verdict(architecture: str) -> dict[str, str]:
 
 
 def why_not_ragged(model: nn.Module) -> str | None:
-    """What keeps a model off the ragged path when it is loaded."""
+    """Say what keeps a model off the ragged path when it is loaded."""
     try:
         Adapter(model)
     except UnsupportedModelError as e:
@@ -218,7 +218,7 @@ def why_not_ragged(model: nn.Module) -> str | None:
 
 
 def fault_of(models: Sequence[nn.Module], path: RunPath) -> str | None:
-    """What goes wrong on this path; None when every model is right."""
+    """Say what goes wrong on this path; None if every model is right."""
     for model in models:
         try:
             check(open_adapter(model, path))

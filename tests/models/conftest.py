@@ -93,7 +93,7 @@ def gguf_name(name: str, model_type: str) -> str:
 
 
 def interleave(rows: NDArray[Any], heads: int) -> NDArray[Any]:
-    """What llama.cpp's converter does to q and k of the llama architecture."""
+    """Reorder q and k of the llama architecture as llama.cpp's converter does."""
     halves = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
     return halves.swapaxes(1, 2).reshape(rows.shape)
 

@@ -1,4 +1,4 @@
-"""What a model is, told from its headers alone."""
+"""Describing a model from its headers alone."""
 
 from __future__ import annotations
 

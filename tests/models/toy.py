@@ -53,7 +53,7 @@ def _filled(architecture: str, class_name: str, given: Config) -> Config:
 
 
 def _nothing(field: dataclasses.Field[Any]) -> Any:
-    """What a field without default gets that no table names: a flag off, an option not taken."""
+    """Value of a field without default that no table names: a flag off, an option not taken."""
     if field.type is bool:
         return False
     if type(None) in typing.get_args(field.type) or field.name == "model_type":

@@ -70,7 +70,7 @@ SIZES: Config = {
     "hidden_act": "silu",
     "num_nextn_predict_layers": 0,
 }
-"""What a field is called, and its toy value."""
+"""Names of fields, and their toy values."""
 
 YARN = {
     "type": "yarn",
@@ -281,7 +281,7 @@ VARIANTS: dict[str, list[Config]] = {
     "telechat3": [{}, {"rope_scaling": YARN}],
     "youtu_llm": [MLA],
 }
-"""What an architecture needs beyond `SIZES`; several variants where it has several kinds of layer.
+"""Fields of architectures beyond `SIZES`; one variant for each kind of layer.
 
 `text_config` is itself filled from the tables, for the arguments that `arch` has.
 """

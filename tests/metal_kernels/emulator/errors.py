@@ -1,4 +1,4 @@
-"""What can go wrong in the emulator.
+"""Errors of the emulator.
 
 EmulatorError
 ├── Unsupported      the text or the call is outside what the emulator covers

@@ -106,7 +106,7 @@ def _number(text: str) -> str:
 
 
 class _Declaration:
-    """What follows one `threadgroup` keyword."""
+    """Declaration that follows one `threadgroup` keyword."""
 
     def __init__(self, tokens: list[Token], at: int) -> None:
         self._tokens, self._line = tokens, tokens[at].line

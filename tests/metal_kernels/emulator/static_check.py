@@ -37,7 +37,7 @@ def check_types(msl: Msl) -> None:
 
 
 def lint(msl: Msl) -> list[str]:
-    """What no compiler here would say, one sentence each."""
+    """List faults that no compiler here would report, one sentence each."""
     found = []
     if not msl.text.isascii():
         line = next(n for n, text in enumerate(msl.text.splitlines(), 1) if not text.isascii())

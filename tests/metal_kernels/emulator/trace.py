@@ -44,7 +44,7 @@ class Msl:
 
 
 def trace(call: Callable[..., Sequence[mx.array]], inputs: Sequence[mx.array]) -> Msl:
-    """What `call(*inputs)`, which calls one MLX kernel object once, would compile."""
+    """Trace the text that `call(*inputs)`, one call of an MLX kernel, would compile."""
     primitives: list[dict[str, Any]] = []
     mx.export_function(primitives.append, call, *inputs)
     kernels = [p["arguments"] for p in primitives if p.get("name") == "CustomKernel"]

@@ -18,7 +18,7 @@ def picture(height: int, width: int) -> Image.Image:
 
 
 def pictures(case: str) -> list[Image.Image]:
-    """Of a case: its height and width, or "several", or the frames of "video"."""
+    """Make the pictures of a case: "HEIGHTxWIDTH", "several", or the frames of "video"."""
     if case in ("several", "video"):
         return [picture(*size) for size in (SEVERAL if case == "several" else FRAMES)]
     height, _, width = case.partition("x")

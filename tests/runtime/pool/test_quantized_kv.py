@@ -19,7 +19,7 @@ PAGES = ("architecture.md", "runtime.md", "language.md")
 TOKENS, CHUNK = 2000, 64
 
 figures = logging.getLogger("figures")
-"""What was measured; `pytest --log-cli-level=INFO` shows it."""
+"""Figures measured; `pytest --log-cli-level=INFO` shows it."""
 
 
 @pytest.fixture(scope="module")
