@@ -31,9 +31,10 @@ def token() -> str:
     return uuid.uuid4().hex
 
 
-def parents(token: str, *moments: float) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(PARENTS), *map(str, moments)]
-    return subprocess.Popen(command, env={**os.environ, "TOKEN": token})
+def parents(token: str, sign: signal.Signals, *moments: float) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(PARENTS), str(sign.value), *map(str, moments)]
+    environment = {**os.environ, "TOKEN": token}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
 
 
 def commands(token: str) -> list[str]:
@@ -59,9 +60,10 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 @needs_proc
-def test_parents_killed_at_any_moment_leave_nothing(token: str) -> None:
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
+def test_parents_that_end_at_any_moment_leave_nothing(token: str, sign: signal.Signals) -> None:
     moments = [random.random() ** 2 * 0.3 for _ in range(KILLS)]  # most while it starts
-    process = parents(token, *moments)
+    process = parents(token, sign, *moments)
     assert process.wait(PATIENCE) == 0
     wait_until(lambda: not commands(token))
 
@@ -69,7 +71,7 @@ def test_parents_killed_at_any_moment_leave_nothing(token: str) -> None:
 @needs_proc
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGABRT])
 def test_a_server_that_runs_ends_with_its_parent(token: str, sign: signal.Signals) -> None:
-    process = parents(token)
+    process = parents(token, sign)
     wait_until(lambda: bool(servers(token)))
     process.send_signal(sign)
     process.wait(PATIENCE)
