@@ -31,14 +31,14 @@ def launcher(pipe: int, command: Sequence[str]) -> list[str]:
 def run(pipe: int, command: Sequence[str]) -> int:
     """Run the command to its end and return its exit code; end by the same signal as it did."""
     os.set_inheritable(pipe, False)
-    for sign in (signal.SIGTERM, signal.SIGINT):  # the group gets them, so the command does too
-        signal.signal(sign, lambda *_: None)
     Thread(target=_kill_group_after, args=(pipe,), daemon=True).start()
     try:
         child = os.posix_spawn(command[0], [*command], os.environ)
     except OSError as error:
         print(f"{command[0]} cannot be started: {error.strerror}", flush=True)
         return CANNOT_START
+    for sign in (signal.SIGTERM, signal.SIGINT):  # the whole group gets them: the command decides
+        signal.signal(sign, lambda *_: None)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code < 0:
         if -code != signal.SIGKILL:

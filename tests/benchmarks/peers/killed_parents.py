@@ -1,7 +1,7 @@
-"""Processes that start a server and are killed: `TOKEN=… killed_parents.py [SECONDS]…`.
+"""Processes that start a server and are ended: `TOKEN=… killed_parents.py SIGNAL [SECONDS]…`.
 
-For each number, a fork of this process starts a server whose command line holds TOKEN, and is
-killed with SIGKILL so many seconds later. Without numbers, this process starts a server itself.
+For each number, a fork of this process starts a server whose command line holds TOKEN, and gets
+the signal so many seconds later. Without numbers, this process starts a server itself.
 """
 
 from __future__ import annotations
@@ -23,19 +23,24 @@ def start(token: str) -> None:
         raise AssertionError("it has no port, so it never comes up")
 
 
-def kill_one(token: str, seconds: float) -> None:
-    """Fork a parent and kill it so many seconds later."""
+def end_one(token: str, sign: int, seconds: float) -> None:
+    """Fork a parent, and send it the signal from so many seconds later on until it ends.
+
+    Again and again, as a user presses Ctrl-C: Python drops an interrupt that comes in a destructor.
+    """
     parent = os.fork()
     if parent == 0:
         start(token)
     time.sleep(seconds)
-    os.kill(parent, signal.SIGKILL)
-    os.waitpid(parent, 0)
+    while os.waitpid(parent, os.WNOHANG) == (0, 0):
+        os.kill(parent, sign)
+        time.sleep(0.05)
 
 
 if __name__ == "__main__":
-    token, moments = os.environ["TOKEN"], sys.argv[1:]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+    token, sign, moments = os.environ["TOKEN"], int(sys.argv[1]), sys.argv[2:]
     for moment in moments:
-        kill_one(token, float(moment))
+        end_one(token, sign, float(moment))
     if not moments:
         start(token)

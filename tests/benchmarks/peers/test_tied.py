@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ KILLS = 30
 PATIENCE = 60.0
 """Seconds; far more than anything here takes on a loaded machine."""
 
+Parents = Callable[..., subprocess.Popen[bytes]]
+
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
 
 
@@ -31,9 +34,26 @@ def token() -> str:
     return uuid.uuid4().hex
 
 
-def parents(token: str, *moments: float) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(PARENTS), *map(str, moments)]
-    return subprocess.Popen(command, env={**os.environ, "TOKEN": token})
+@pytest.fixture
+def parents(token: str) -> Iterator[Parents]:
+    """`parents(sign, *moments)` starts `killed_parents`; a test that fails leaves none of them."""
+    started = []
+
+    def start(sign: signal.Signals, *moments: float) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, str(PARENTS), str(sign.value), *map(str, moments)],
+            env={**os.environ, "TOKEN": token},
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def commands(token: str) -> list[str]:
@@ -59,17 +79,22 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 @needs_proc
-def test_parents_killed_at_any_moment_leave_nothing(token: str) -> None:
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
+def test_parents_that_end_at_any_moment_leave_nothing(
+    token: str, parents: Parents, sign: signal.Signals
+) -> None:
     moments = [random.random() ** 2 * 0.3 for _ in range(KILLS)]  # most while it starts
-    process = parents(token, *moments)
+    process = parents(sign, *moments)
     assert process.wait(PATIENCE) == 0
     wait_until(lambda: not commands(token))
 
 
 @needs_proc
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGABRT])
-def test_a_server_that_runs_ends_with_its_parent(token: str, sign: signal.Signals) -> None:
-    process = parents(token)
+def test_a_server_that_runs_ends_with_its_parent(
+    token: str, parents: Parents, sign: signal.Signals
+) -> None:
+    process = parents(sign)
     wait_until(lambda: bool(servers(token)))
     process.send_signal(sign)
     process.wait(PATIENCE)
