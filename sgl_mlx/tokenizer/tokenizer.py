@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import tokenizers
 
 from sgl_mlx.errors import TokenizerError
 from sgl_mlx.tokenizer import chat, files
-from sgl_mlx.tokenizer.bytes import Speller, without_prefix_space
+from sgl_mlx.tokenizer.bytes import Speller, unknown_token, without_prefix_space
 
 _WINDOW = 64
 """How many tokens `extend` looks back for a place where no token can reach across."""
@@ -42,7 +43,7 @@ class Tokenizer:
         chat_template: str | None = None,
     ) -> None:
         self.backend = backend
-        self.vocab_size: int = backend.get_vocab_size()
+        self.vocab_size: int = 1 + max(backend.get_vocab().values(), default=-1)
         self.bos_token_id = bos_token_id
         self.eos_token_ids = frozenset(eos_token_ids)
         self.chat_template = chat_template
@@ -50,6 +51,7 @@ class Tokenizer:
         added = backend.get_added_tokens_decoder()
         self._added = frozenset(added)
         self._special = frozenset(i for i, token in added.items() if token.special)
+        self._special |= unknown_token(backend)
         self._speller = Speller(backend)
         self._inner, self._prefix_space = without_prefix_space(backend)
 
@@ -118,6 +120,17 @@ class Tokenizer:
             return [*ids, *self._encode_inner(text)]
         kept, dropped = _last_common_boundary(tail, pieces)
         return [*ids[: start + kept], *fresh[dropped:]]
+
+    def encode_plain(self, text: str) -> list[int]:
+        """The tokens of text inside a document in which no special token is recognised."""
+        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
+        return ids
+
+    @cached_property
+    def _plain(self) -> tokenizers.Tokenizer:
+        plain = tokenizers.Tokenizer.from_str(self._inner.to_str())
+        plain.encode_special_tokens = True
+        return plain
 
     def _encode_inner(self, text: str) -> list[int]:
         ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids

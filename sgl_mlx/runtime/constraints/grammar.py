@@ -17,6 +17,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import InvalidParamsError
+from sgl_mlx.runtime.constraints.vocabulary import grammar_tokenizer
 from sgl_mlx.tokenizer import Tokenizer
 
 DTYPES = {
@@ -113,11 +114,7 @@ class GrammarCompiler:
     def _compile(self, kind: str, text: str) -> LLMatcher:
         grammar = _grammar(kind, text)
         if self._ll_tokenizer is None:
-            self._ll_tokenizer = LLTokenizer(
-                self._tokenizer.backend.to_str(),
-                n_vocab=self._vocabulary,
-                eos_token=sorted(self._tokenizer.eos_token_ids),
-            )
+            self._ll_tokenizer = grammar_tokenizer(self._tokenizer, self._vocabulary)
         limits = LLParserLimits(verbose_errors=False)
         matcher = LLMatcher(self._ll_tokenizer, grammar, log_level=0, limits=limits)
         probe = Constraint(matcher.deep_copy())
