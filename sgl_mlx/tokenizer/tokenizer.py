@@ -180,6 +180,11 @@ class Tokenizer:
         """Whether a token marks something instead of spelling text."""
         return token_id in self._special
 
+    def added_token(self, text: str) -> int | None:
+        """The token that was added to the vocabulary for exactly this text, if there is one."""
+        token = self.backend.token_to_id(text)
+        return token if token in self._added else None
+
     def token_text(self, token_id: int) -> str:
         """The text of one token alone, special or not; a part of a character is U+FFFD."""
         return self.token_bytes(token_id).decode("utf-8", "replace")

@@ -1,11 +1,12 @@
 """The tokenizer's vocabulary as the grammar engine sees it: the bytes of every token.
 
-llguidance could read `tokenizer.json` by itself, but would then decide anew what tokens spell. It is
-given the bytes of `Tokenizer.token_bytes` instead, so that text and grammar cannot disagree.
+llguidance could read `tokenizer.json` by itself, but would then decide anew what tokens spell. It
+is given the bytes of `Tokenizer.token_bytes` instead, so that text and grammar cannot disagree.
 """
 
 from __future__ import annotations
 
+import numpy as np
 from llguidance import LLTokenizer
 
 from sgl_mlx.errors import TokenizerError
@@ -95,22 +96,30 @@ class Vocabulary:
         return ids
 
 
-def grammar_tokenizer(tokenizer: Tokenizer, size: int) -> LLTokenizer:
-    """llguidance's tokenizer over exactly the tokenizer's bytes.
+class GrammarVocabulary:
+    """llguidance over exactly the tokenizer's bytes.
+
+    Attributes:
+        engine: what llguidance's matchers are made with.
+        spelled: the bytes of each token; marked names for special ones.
+        closing: the tokens with a quotation mark in them.
 
     Raises:
         TokenizerError: as `Vocabulary`, or when llguidance took a token for other bytes.
     """
-    vocabulary = Vocabulary(tokenizer, size)
-    vocabulary.check()
-    made = LLTokenizer(vocabulary, eos_token=vocabulary.ends)  # type: ignore[arg-type]
-    for token, spelled in enumerate(vocabulary.tokens):
-        if spelled and spelled[:1] != _MARK and made.decode_bytes([token]) != spelled:
-            raise TokenizerError(
-                f"token {token} spells {spelled!r}, but {made.decode_bytes([token])!r} to the "
-                "grammar engine"
-            )
-    return made
+
+    def __init__(self, tokenizer: Tokenizer, size: int) -> None:
+        vocabulary = Vocabulary(tokenizer, size)
+        vocabulary.check()
+        self.spelled = vocabulary.tokens
+        self.closing = np.array([t for t, s in enumerate(self.spelled) if b'"' in s], np.intp)
+        self.engine = LLTokenizer(vocabulary, eos_token=vocabulary.ends)  # type: ignore[arg-type]
+        for token, spelled in enumerate(self.spelled):
+            if spelled and spelled[:1] != _MARK and self.engine.decode_bytes([token]) != spelled:
+                raise TokenizerError(
+                    f"token {token} spells {spelled!r}, but "
+                    f"{self.engine.decode_bytes([token])!r} to the grammar engine"
+                )
 
 
 def _is_text(spelled: bytes) -> bool:

@@ -5,31 +5,36 @@ from __future__ import annotations
 import json
 import random
 import re
-from functools import cache
 
-import numpy as np
 import pytest
 import tokenizers
 from tokenizers import decoders, models
 
 from sgl_mlx.errors import TokenizerError
 from sgl_mlx.runtime.constraints.grammar import GrammarCompiler
-from sgl_mlx.runtime.constraints.vocabulary import Vocabulary, grammar_tokenizer
+from sgl_mlx.runtime.constraints.vocabulary import GrammarVocabulary, Vocabulary
 from sgl_mlx.sampling import SamplingParams
 from sgl_mlx.tokenizer import Tokenizer
+from tests.runtime.constraints.walks import compiler, walk
 from tests.tokenizer.synthetic import FOREIGN, KINDS, SPECIALS, TOOLS, tokenizer
 
 PER_KIND = 400
-LIMIT = 60
 
-TEXTS = [*SPECIALS, *TOOLS, *FOREIGN, "<s>bold</s>", "a b", "  x", "é", "日本語", "\n", "▁", "tool "]
+TEXTS = [
+    *SPECIALS,
+    *TOOLS,
+    *FOREIGN,
+    "<s>bold</s>",
+    "a b",
+    "  x",
+    "é",
+    "日本語",
+    "\n",
+    "▁",
+    "tool ",
+]
 ATOMS = ["[a-c]", r"\d", "[<a-z>_|]", r"[^\W\d_]", ".", "(?:yes|no)", "[日本é]", r"\s"]
 REPEATS = ["", "", "?", "{2}", "{1,3}", "*", "+"]
-
-
-@cache
-def compiler(kind: str) -> GrammarCompiler:
-    return GrammarCompiler(tokenizer(kind), tokenizer(kind).vocab_size + 5)
 
 
 def random_regex(rng: random.Random) -> str:
@@ -63,33 +68,10 @@ def random_schema(rng: random.Random) -> str:
     )
 
 
-def walk(kind: str, rng: random.Random, **grammar: str) -> str | None:
-    """The text of a random way through a grammar; None where it is longer than the limit."""
-    constraint = compiler(kind).constraint(SamplingParams(**grammar))
-    assert constraint is not None
-    ours, tokens = tokenizer(kind), list[int]()
-    while len(tokens) < LIMIT:
-        bits = np.unpackbits(np.frombuffer(constraint.allowed(), np.uint8), bitorder="little")
-        allowed = np.flatnonzero(bits).tolist()
-        assert constraint.error is None, (grammar, constraint.error)
-        assert allowed, (grammar, tokens)
-        token = rng.choice(allowed)
-        if token in ours.eos_token_ids:
-            break
-        constraint.accept(token)
-        tokens += [token, *constraint.forced()]
-        assert constraint.error is None, (grammar, tokens, constraint.error)
-        if constraint.complete:
-            break
-    else:
-        return None
-    return ours.decode(tokens, at_start=False)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_token_spells_the_same_to_the_grammar_engine(kind: str) -> None:
     ours = tokenizer(kind)
-    theirs = grammar_tokenizer(ours, ours.vocab_size)
+    theirs = GrammarVocabulary(ours, ours.vocab_size).engine
     marks = ours.eos_token_ids | {t for t in range(ours.vocab_size) if ours.is_special(t)}
     for token in range(ours.vocab_size):
         spelled = ours.token_bytes(token)
@@ -165,4 +147,4 @@ def test_a_vocabulary_that_its_decoder_does_not_fit_is_refused() -> None:
     broken = Tokenizer(backend)
     broken._speller.update(dict.fromkeys(range(broken.vocab_size), b"zz"))
     with pytest.raises(TokenizerError, match="does not fit its vocabulary"):
-        grammar_tokenizer(broken, broken.vocab_size)
+        GrammarVocabulary(broken, broken.vocab_size)
