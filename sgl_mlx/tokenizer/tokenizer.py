@@ -31,6 +31,8 @@ class Tokenizer:
         eos_token_ids: every token that ends an answer.
         prefix_ids: what `encode` puts before a text.
         chat_template: the Jinja source of the model's own template.
+        special_tokens: what the template finds under `bos_token`, `eos_token`, `pad_token` and so
+            on; by default the texts of the first two, by their ids.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class Tokenizer:
         eos_token_ids: Sequence[int] = (),
         prefix_ids: Sequence[int] = (),
         chat_template: str | None = None,
+        special_tokens: Mapping[str, str] | None = None,
     ) -> None:
         self.backend = backend
         self.vocab_size: int = 1 + max(backend.get_vocab().values(), default=-1)
         self.bos_token_id = bos_token_id
         self.eos_token_ids = frozenset(eos_token_ids)
         self.chat_template = chat_template
+        self._special_tokens = special_tokens
         self._prefix_ids = list(prefix_ids)
         added = backend.get_added_tokens_decoder()
         self._added = frozenset(added)
@@ -209,15 +213,23 @@ class Tokenizer:
                 "the model has no chat template; write the prompt as plain text, with <image> "
                 "where a picture stands"
             )
-        names = {"bos_token": "", "eos_token": ""}
-        if self.bos_token_id is not None:
-            names["bos_token"] = self.token_text(self.bos_token_id)
-        if self.eos_token_ids:
-            names["eos_token"] = self.token_text(min(self.eos_token_ids))
-        variables = {**names, "add_generation_prompt": add_generation_prompt, **kwargs}
+        variables = {
+            **self._named_tokens(),
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+            **kwargs,
+        }
         if chat.takes_parts(self.chat_template):
             messages = [chat.in_parts(message) for message in messages]
         return chat.render(self.chat_template, messages, variables)
+
+    def _named_tokens(self) -> dict[str, str]:
+        """`bos_token` and its like for a template; those the model lacks are undefined there."""
+        if self._special_tokens is not None:
+            return dict(self._special_tokens)
+        ids = {"bos_token": self.bos_token_id, "eos_token": min(self.eos_token_ids, default=None)}
+        return {name: self.token_text(i) for name, i in ids.items() if i is not None}
 
 
 class Detokenizer:

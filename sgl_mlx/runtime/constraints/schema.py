@@ -43,7 +43,7 @@ _PATTERNS = {
 """Formats that pydantic writes, as patterns."""
 
 _SAME_AS = {r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$": r"^[+-]?0*\d+(?:\.\d*)?$"}
-"""pydantic's pattern for `Decimal` without its look-ahead; ".5" is lost."""
+"""pydantic's pattern for a `Decimal` of a schema that is serialized, without its look-ahead."""
 
 
 def prepare_schema(text: str) -> str:

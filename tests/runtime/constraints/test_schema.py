@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import decimal
 import ipaddress
 import json
 import pathlib
@@ -51,7 +50,6 @@ TYPES = {
     "uuid": uuid.UUID,
     "uuid4": pydantic.UUID4,
     "uuid7": pydantic.UUID7,
-    "decimal": decimal.Decimal,
     "date": datetime.date,
     "any": Any,
     "two": pydantic.conlist(int, min_length=2, max_length=2),
@@ -62,8 +60,7 @@ TYPES = {
 def test_what_is_written_for_pydantics_types_is_valid(name: str) -> None:
     model = pydantic.create_model("M", x=(TYPES[name], ...))
     for text in written(model, 25):
-        if not re.search(r"[eE]\+?\d{3}", text):  # JSON has numbers that no float holds
-            model.model_validate_json(text)
+        model.model_validate_json(text)
 
 
 @pytest.mark.parametrize("schema", [True, {}, "true"])
