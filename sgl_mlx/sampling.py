@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from sgl_mlx.errors import InvalidParamsError
+from sgl_mlx.json_schema import closed
 
 GREEDY_TEMPERATURE = 1e-5
 """At or below this temperature the most likely token is taken."""
@@ -47,9 +48,12 @@ class SamplingParams:
         return_text_in_logprobs: put each token's text into the logprob entries.
         regex: the output matches this regular expression as a whole.
         json_schema: the output is JSON that validates; a dictionary or pydantic model given to
-            `override` becomes JSON text.
+            `override` becomes JSON text. A pydantic model's objects have its fields alone unless
+            it allows others (`extra="allow"`); a plain schema leaves other keys open unless it
+            says `additionalProperties: false`. No key is written twice.
         dtype: "int", "float", "str" or "bool".
-        grammar: the output is a sentence of this Lark grammar.
+        grammar: the output is a sentence of this grammar: Lark, or EBNF and GBNF, whose rules
+            are defined with `::=`.
         token_healing: the last token of the prompt may merge with the output.
         skip_special_tokens: leave special tokens out of the text.
         no_stop_trim: keep a matched stop string in the text.
@@ -124,7 +128,8 @@ class SamplingParams:
     @property
     def constrained(self) -> bool:
         """A grammar restricts the output."""
-        return any((self.regex, self.json_schema, self.dtype, self.grammar))
+        given = (self.regex, self.json_schema, self.dtype, self.grammar)
+        return any(constraint is not None for constraint in given)
 
     def validate(self) -> SamplingParams:
         """Return self, or raise `InvalidParamsError` naming the field, its value and the range."""
@@ -219,9 +224,9 @@ def _bias_pairs(bias: Any) -> tuple[tuple[int, float], ...]:
 
 
 def _schema_text(schema: Any) -> str:
-    """JSON text of a schema given as text, dictionary or pydantic model class."""
+    """JSON text of a schema given as text, boolean, dictionary or pydantic model class."""
     if hasattr(schema, "model_json_schema"):
-        schema = schema.model_json_schema()
+        schema = closed(schema.model_json_schema())
     try:
         text = schema if isinstance(schema, str) else json.dumps(schema)
         json.loads(text)

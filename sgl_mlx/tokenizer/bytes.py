@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, partial
 from typing import Any, Literal
 
 import tokenizers
@@ -18,6 +18,10 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 class Speller(dict[int, bytes]):
     """Token id → bytes, worked out when first asked for. Ids outside the vocabulary are empty.
 
+    The one place that says what a token spells: decoding, token healing and grammars all ask
+    here. A vocabulary written in byte-level letters is told by the steps that make its tokens,
+    not by the decoder alone: some conversions carry a decoder of the other kind.
+
     Raises:
         TokenizerError: at construction, for a decoder that is neither byte-level nor
             SentencePiece-like.
@@ -26,12 +30,18 @@ class Speller(dict[int, bytes]):
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
         super().__init__()
         self._backend = backend
-        self._added = {i: t.content for i, t in backend.get_added_tokens_decoder().items()}
-        kinds = {step.get("type") for step in _steps(_parts(backend).get("decoder"))}
-        if "ByteLevel" in kinds:
+        parts = _parts(backend)
+        decoding = list(_steps(parts["decoder"]))
+        making = [*_steps(parts["normalizer"]), *_steps(parts["pre_tokenizer"])]
+        kinds = {step["type"] for step in decoding}
+        added = {i: t.content for i, t in backend.get_added_tokens_decoder().items()}
+        if "ByteLevel" in kinds | {step["type"] for step in making}:
             self._spell = _spell_byte_level
+            self._added = {i: content.encode() for i, content in added.items()}
         elif kinds & {"ByteFallback", "Metaspace", "Replace"}:
-            self._spell = _spell_sentencepiece
+            spaces = _spaces(decoding)
+            self._spell = partial(_spell_sentencepiece, spaces)
+            self._added = {i: _unspaced(content, spaces) for i, content in added.items()}
         else:
             raise TokenizerError(
                 f"cannot tell the bytes of tokens from the decoder {sorted(map(str, kinds))}; "
@@ -40,9 +50,9 @@ class Speller(dict[int, bytes]):
 
     def __missing__(self, token_id: int) -> bytes:
         if token_id in self._added:
-            spelled = self._added[token_id].encode()
+            spelled = self._added[token_id]
         else:
-            token = self._backend.id_to_token(token_id) if token_id >= 0 else None
+            token = self._backend.id_to_token(token_id) if 0 <= token_id < 1 << 32 else None
             spelled = b"" if token is None else self._spell(token)
         self[token_id] = spelled
         return spelled
@@ -53,10 +63,27 @@ def _spell_byte_level(token: str) -> bytes:
     return b"".join(alphabet.get(c) or c.encode() for c in token)
 
 
-def _spell_sentencepiece(token: str) -> bytes:
+def _spell_sentencepiece(spaces: Sequence[tuple[str, str]], token: str) -> bytes:
     if match := _BYTE_TOKEN.fullmatch(token):
         return bytes([int(match[1], 16)])
-    return token.replace("▁", " ").encode()
+    return _unspaced(token, spaces)
+
+
+def _unspaced(token: str, spaces: Sequence[tuple[str, str]]) -> bytes:
+    for mark, text in spaces:
+        token = token.replace(mark, text)
+    return token.encode()
+
+
+def _spaces(decoding: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
+    """What the decoder writes for which mark: mostly a space for `▁`."""
+    found = []
+    for step in decoding:
+        if step["type"] == "Metaspace":
+            found.append((step["replacement"], " "))
+        elif step["type"] == "Replace" and "String" in step["pattern"]:
+            found.append((step["pattern"]["String"], step["content"]))
+    return found or [("▁", " ")]
 
 
 @cache
@@ -66,6 +93,13 @@ def byte_level_alphabet() -> dict[str, bytes]:
     hidden = [b for b in range(256) if b not in printable]
     pairs = [(b, b) for b in printable] + [(0x100 + n, b) for n, b in enumerate(hidden)]
     return {chr(code): bytes([b]) for code, b in pairs}
+
+
+def unknown_token(backend: tokenizers.Tokenizer) -> frozenset[int]:
+    """The token that stands for text the vocabulary cannot spell, if there is one."""
+    name = getattr(backend.model, "unk_token", None)
+    token = None if name is None else backend.token_to_id(name)
+    return frozenset() if token is None else frozenset({token})
 
 
 PrefixSpace = Literal["never", "first", "always"]

@@ -41,9 +41,11 @@ def render(
         return _compile(template).render(messages=list(messages), **variables)
     except jinja2.TemplateSyntaxError as e:
         raise TokenizerError(f"chat template is broken at line {e.lineno}: {e.message}") from e
-    except (jinja2.TemplateError, TypeError, KeyError, ValueError, AttributeError) as e:
-        roles = ", ".join(str(m.get("role")) for m in messages)
-        raise TokenizerError(f"chat template rejects messages with roles [{roles}]: {e}") from e
+    except Exception as e:  # a template is a program: it may divide by zero or recurse
+        said = (str(m.get("role")) if isinstance(m, Mapping) else repr(m) for m in messages)
+        raise TokenizerError(
+            f"chat template rejects messages with roles [{', '.join(said)}]: {e}"
+        ) from e
 
 
 @lru_cache(maxsize=32)
@@ -66,7 +68,8 @@ def in_parts(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _shows_probe(template: str, message: Mapping[str, Any]) -> bool:
     try:
-        return _PROBE in render(template, [message], {"bos_token": "", "eos_token": ""})
+        variables = {"bos_token": "", "eos_token": "", "tools": None, "documents": None}
+        return _PROBE in render(template, [message], variables)
     except TokenizerError:
         return False
 

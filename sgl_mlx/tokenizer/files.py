@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
 from sgl_mlx.errors import TokenizerError
+from sgl_mlx.tokenizer.ends import ends_of_turn
+
+_NAMED = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+"""The named special tokens that chat templates may ask for, as `bos_token` and so on."""
+
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 def read_folder(folder: Path) -> dict[str, Any]:
     """Arguments for `Tokenizer` from `tokenizer.json` and the files beside it.
+
+    Truncation and padding that were left switched on are switched off, and tokens that only
+    `added_tokens.json` or `added_tokens_decoder` name are added.
 
     Raises:
         TokenizerError: naming the file that is missing or cannot be read, and what is wrong.
@@ -20,25 +30,82 @@ def read_folder(folder: Path) -> dict[str, Any]:
     backend = _read_backend(folder / "tokenizer.json")
     config = {**_read_json(folder / "special_tokens_map.json")}
     config.update(_read_json(folder / "tokenizer_config.json"))
-    bos = _token_id(backend, config.get("bos_token"))
-    eos = _token_id(backend, config.get("eos_token"))
+    backend = _with_added(backend, folder, config)
+    named = _named_tokens(config)
+    bos = _token_id(backend, named.get("bos_token"))
+    eos = _token_id(backend, named.get("eos_token"))
+    template = _chat_template(folder, config)
     eos_ids = _eos_ids(folder) | ({eos} if eos is not None else set())
     return {
         "backend": backend,
         "bos_token_id": bos,
-        "eos_token_ids": sorted(eos_ids),
+        "eos_token_ids": sorted(eos_ids | ends_of_turn(backend, eos_ids, template)),
         "prefix_ids": _prefix_ids(backend, bos, eos_ids, config.get("add_bos_token")),
-        "chat_template": _chat_template(folder, config),
+        "chat_template": template,
+        "special_tokens": named,
     }
+
+
+def _with_added(
+    backend: tokenizers.Tokenizer, folder: Path, config: dict[str, Any]
+) -> tokenizers.Tokenizer:
+    """The tokenizer with the tokens that only the files beside `tokenizer.json` name."""
+    special = set(_named_tokens(config).values())
+    plain = _read_json(folder / "added_tokens.json")
+    entries: dict[int, Any] = {
+        i: {"content": text, "special": text in special} for text, i in plain.items()
+    }
+    entries |= {int(i): entry for i, entry in (config.get("added_tokens_decoder") or {}).items()}
+    known = backend.get_added_tokens_decoder()
+    missing = {i: entry for i, entry in sorted(entries.items()) if i not in known}
+    for i, entry in missing.items():
+        if backend.id_to_token(i) not in (None, entry["content"]):
+            raise TokenizerError(
+                f"{folder}: token {i} is {entry['content']!r} in the list of added tokens and "
+                f"{backend.id_to_token(i)!r} in tokenizer.json"
+            )
+    if not missing:
+        return backend
+    backend = _with_ids(backend, {entry["content"]: i for i, entry in missing.items()})
+    for entry in missing.values():
+        flags = {name: bool(entry[name]) for name in _FLAGS if name in entry}
+        backend.add_tokens(
+            [tokenizers.AddedToken(entry["content"], **{"normalized": False, **flags})]
+        )
+    return backend
+
+
+def _with_ids(backend: tokenizers.Tokenizer, ids: Mapping[str, int]) -> tokenizers.Tokenizer:
+    """The tokenizer with these texts in its vocabulary, or the library would number them anew."""
+    whole = json.loads(backend.to_str())
+    vocabulary = whole["model"].get("vocab")
+    if not isinstance(vocabulary, dict):  # Unigram's is a list, which new tokens go after
+        return backend
+    vocabulary.update(ids)
+    return tokenizers.Tokenizer.from_str(json.dumps(whole))
+
+
+def _named_tokens(config: dict[str, Any]) -> dict[str, str]:
+    """`bos_token` and its like, as text."""
+    found: dict[str, str] = {}
+    for name in (f"{n}_token" for n in _NAMED):
+        value = config.get(name)
+        text = value.get("content") if isinstance(value, dict) else value
+        if isinstance(text, str):
+            found[name] = text
+    return found
 
 
 def _read_backend(path: Path) -> tokenizers.Tokenizer:
     if not path.is_file():
         raise TokenizerError(f"{path} is missing; a model folder needs its tokenizer.json")
     try:
-        return tokenizers.Tokenizer.from_file(str(path))
+        backend = tokenizers.Tokenizer.from_file(str(path))
     except Exception as e:  # the library raises bare Exception
         raise TokenizerError(f"{path} is not a readable tokenizer: {e}") from e
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -54,9 +121,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _token_id(backend: tokenizers.Tokenizer, token: Any) -> int | None:
-    """The id of a token given as text or as `{"content": text}`."""
-    text = token.get("content") if isinstance(token, dict) else token
+def _token_id(backend: tokenizers.Tokenizer, text: str | None) -> int | None:
     return None if text is None else backend.token_to_id(text)
 
 
@@ -83,12 +148,18 @@ def _prefix_ids(
 
 
 def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
+    """The default template: of a file of its own before one in the configuration."""
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     template = _read_json(folder / "chat_template.json").get("chat_template")
     template = template or config.get("chat_template")
     if isinstance(template, list):  # several named ones
-        named = {entry["name"]: entry["template"] for entry in template}
-        template = named.get("default")
+        template = {entry.get("name"): entry.get("template") for entry in template}
+    if isinstance(template, dict):
+        template = template.get("default") or (
+            next(iter(template.values())) if len(template) == 1 else None
+        )
+    if template is not None and not isinstance(template, str):
+        raise TokenizerError(f"{folder}: chat_template is no text but {type(template).__name__}")
     return template

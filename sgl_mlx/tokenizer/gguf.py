@@ -12,19 +12,9 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from sgl_mlx.errors import TokenizerError
+from sgl_mlx.tokenizer.ends import END_OF_TURN
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # GGUF's tokenizer.ggml.token_type
-
-_END_OF_TURN = {
-    "<|im_end|>",
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|end|>",
-    "<end_of_turn>",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-}
-"""Control tokens that end an answer even where the file names only one of them."""
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _LLAMA3 = (
@@ -66,8 +56,8 @@ def read_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
         raise TokenizerError(
             f"GGUF tokenizer kind {vocabulary.kind!r} is not supported; known are gpt2 and llama"
         )
-    backend.add_special_tokens(vocabulary.added(_CONTROL, special=True))
-    backend.add_tokens(vocabulary.added(_USER_DEFINED, special=False))
+    backend.add_special_tokens(vocabulary.special())
+    backend.add_tokens(vocabulary.plain())
     bos = vocabulary.get("bos_token_id")
     return {
         "backend": backend,
@@ -75,6 +65,7 @@ def read_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
         "eos_token_ids": vocabulary.eos_ids(),
         "prefix_ids": [bos] if bos is not None and vocabulary.adds_bos() else [],
         "chat_template": metadata.get("tokenizer.chat_template"),
+        "special_tokens": vocabulary.named(),
     }
 
 
@@ -103,18 +94,33 @@ class _Vocabulary:
     def ids(self) -> dict[str, int]:
         return {token: i for i, token in enumerate(self.tokens)}
 
-    def added(self, kind: int, special: bool) -> list[AddedToken]:
-        chosen = (t for t, k in zip(self.tokens, self.types, strict=True) if k == kind)
-        return [AddedToken(token, special=special, normalized=False) for token in chosen]
+    def special(self) -> list[AddedToken]:
+        """Control tokens, the unknown token, and ends of a turn whatever their type says."""
+        ends = set(self.eos_ids())
+        chosen = [
+            token
+            for i, (token, kind) in enumerate(zip(self.tokens, self.types, strict=True))
+            if kind in (_CONTROL, _UNKNOWN) or (i in ends and token in END_OF_TURN)
+        ]
+        return [AddedToken(token, special=True, normalized=False) for token in chosen]
+
+    def plain(self) -> list[AddedToken]:
+        """User-defined tokens: text that is one token wherever it stands."""
+        special = {token.content for token in self.special()}
+        chosen = (t for t, k in zip(self.tokens, self.types, strict=True) if k == _USER_DEFINED)
+        return [AddedToken(t, special=False, normalized=False) for t in chosen if t not in special]
 
     def eos_ids(self) -> list[int]:
+        """The ends that are named, and known ends of a turn whatever their type says."""
         named = {self.get(f"{name}_token_id") for name in ("eos", "eot", "eom")} - {None}
-        ends = {
-            i
-            for i, (token, kind) in enumerate(zip(self.tokens, self.types, strict=True))
-            if kind == _CONTROL and token in _END_OF_TURN
-        }
+        ends = {i for i, token in enumerate(self.tokens) if token in END_OF_TURN}
         return sorted(named | ends)
+
+    def named(self) -> dict[str, str]:
+        """`bos_token` and its like, as chat templates ask for them."""
+        names = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding"}
+        ids = {f"{short}_token": self.get(f"{name}_token_id") for short, name in names.items()}
+        return {name: self.tokens[i] for name, i in ids.items() if i in range(len(self.tokens))}
 
     def adds_bos(self) -> bool:
         stated = self.get("add_bos_token")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import tokenizers
 
 from sgl_mlx.errors import TokenizerError
 from sgl_mlx.tokenizer import chat, files
-from sgl_mlx.tokenizer.bytes import Speller, without_prefix_space
+from sgl_mlx.tokenizer.bytes import Speller, unknown_token, without_prefix_space
 
 _WINDOW = 64
 """How many tokens `extend` looks back for a place where no token can reach across."""
@@ -30,6 +31,8 @@ class Tokenizer:
         eos_token_ids: every token that ends an answer.
         prefix_ids: what `encode` puts before a text.
         chat_template: the Jinja source of the model's own template.
+        special_tokens: what the template finds under `bos_token`, `eos_token`, `pad_token` and so
+            on; by default the texts of the first two, by their ids.
     """
 
     def __init__(
@@ -40,16 +43,19 @@ class Tokenizer:
         eos_token_ids: Sequence[int] = (),
         prefix_ids: Sequence[int] = (),
         chat_template: str | None = None,
+        special_tokens: Mapping[str, str] | None = None,
     ) -> None:
         self.backend = backend
-        self.vocab_size: int = backend.get_vocab_size()
+        self.vocab_size: int = 1 + max(backend.get_vocab().values(), default=-1)
         self.bos_token_id = bos_token_id
         self.eos_token_ids = frozenset(eos_token_ids)
         self.chat_template = chat_template
+        self._special_tokens = special_tokens
         self._prefix_ids = list(prefix_ids)
         added = backend.get_added_tokens_decoder()
         self._added = frozenset(added)
         self._special = frozenset(i for i, token in added.items() if token.special)
+        self._special |= unknown_token(backend)
         self._speller = Speller(backend)
         self._inner, self._prefix_space = without_prefix_space(backend)
 
@@ -119,6 +125,17 @@ class Tokenizer:
         kept, dropped = _last_common_boundary(tail, pieces)
         return [*ids[: start + kept], *fresh[dropped:]]
 
+    def encode_plain(self, text: str) -> list[int]:
+        """The tokens of text inside a document in which no special token is recognised."""
+        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
+        return ids
+
+    @cached_property
+    def _plain(self) -> tokenizers.Tokenizer:
+        plain = tokenizers.Tokenizer.from_str(self._inner.to_str())
+        plain.encode_special_tokens = True
+        return plain
+
     def _encode_inner(self, text: str) -> list[int]:
         ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
         return ids
@@ -167,6 +184,11 @@ class Tokenizer:
         """Whether a token marks something instead of spelling text."""
         return token_id in self._special
 
+    def added_token(self, text: str) -> int | None:
+        """The token that was added to the vocabulary for exactly this text, if there is one."""
+        token = self.backend.token_to_id(text)
+        return token if token in self._added else None
+
     def token_text(self, token_id: int) -> str:
         """The text of one token alone, special or not; a part of a character is U+FFFD."""
         return self.token_bytes(token_id).decode("utf-8", "replace")
@@ -191,15 +213,23 @@ class Tokenizer:
                 "the model has no chat template; write the prompt as plain text, with <image> "
                 "where a picture stands"
             )
-        names = {"bos_token": "", "eos_token": ""}
-        if self.bos_token_id is not None:
-            names["bos_token"] = self.token_text(self.bos_token_id)
-        if self.eos_token_ids:
-            names["eos_token"] = self.token_text(min(self.eos_token_ids))
-        variables = {**names, "add_generation_prompt": add_generation_prompt, **kwargs}
+        variables = {
+            **self._named_tokens(),
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+            **kwargs,
+        }
         if chat.takes_parts(self.chat_template):
             messages = [chat.in_parts(message) for message in messages]
         return chat.render(self.chat_template, messages, variables)
+
+    def _named_tokens(self) -> dict[str, str]:
+        """`bos_token` and its like for a template; those the model lacks are undefined there."""
+        if self._special_tokens is not None:
+            return dict(self._special_tokens)
+        ids = {"bos_token": self.bos_token_id, "eos_token": min(self.eos_token_ids, default=None)}
+        return {name: self.token_text(i) for name, i in ids.items() if i is not None}
 
 
 class Detokenizer:

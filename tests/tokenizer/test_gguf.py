@@ -154,3 +154,24 @@ def test_the_chat_template_comes_from_the_file() -> None:
 def test_a_vocabulary_that_cannot_be_used_is_refused(meta: dict[str, Any], message: str) -> None:
     with pytest.raises(TokenizerError, match=message):
         Tokenizer.from_gguf(meta)
+
+
+@pytest.mark.parametrize("kind", [NORMAL, CONTROL, USER_DEFINED])
+@pytest.mark.parametrize("named", ["<|im_end|>", "!"])
+def test_an_end_of_turn_ends_an_answer_whatever_its_type_and_is_not_shown(
+    kind: int, named: str
+) -> None:
+    meta = byte_level()
+    tokens = meta["tokenizer.ggml.tokens"]
+    meta["tokenizer.ggml.token_type"][tokens.index("<|im_end|>")] = kind
+    meta["tokenizer.ggml.eos_token_id"] = tokens.index(named)
+    tokenizer = Tokenizer.from_gguf(meta)
+    ids = tokenizer.encode("a<|im_end|>")
+    assert ids[-1] in tokenizer.eos_token_ids
+    assert tokenizer.decode(ids) == "a"
+
+
+def test_a_template_is_given_the_end_token_that_the_file_names() -> None:
+    meta = byte_level() | {"tokenizer.chat_template": "{{ bos_token }}{{ eos_token }}"}
+    meta["tokenizer.ggml.eos_token_id"] = meta["tokenizer.ggml.tokens"].index("<|im_end|>")
+    assert Tokenizer.from_gguf(meta).render_chat([]) == "<|bos|><|im_end|>"

@@ -34,7 +34,10 @@ class TextOutput:
     ) -> None:
         self._params = params
         self._tokenizer = tokenizer
-        self._end_tokens = frozenset(params.stop_token_ids)
+        named = (tokenizer.added_token(stop) for stop in params.stop)
+        self._end_tokens = frozenset(params.stop_token_ids).union(
+            token for token in named if token is not None and tokenizer.is_special(token)
+        )
         if not params.ignore_eos:
             self._end_tokens |= end_tokens
         self._on_finish = on_finish

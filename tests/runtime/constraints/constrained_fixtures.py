@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from sgl_mlx.errors import RequestAborted
-from sgl_mlx.runtime.constraints.grammar import Constraint, GrammarCompiler
+from sgl_mlx.runtime.constraints.constraint import Constraint
+from sgl_mlx.runtime.constraints.grammar import GrammarCompiler
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.sampling import SamplingParams
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sgl_mlx.errors import InvalidParamsError, RequestAborted
-from sgl_mlx.runtime.constraints.grammar import Constraint
+from sgl_mlx.runtime.constraints.constraint import Constraint
 from tests.runtime.constraints.constrained_fixtures import (
     allowed,
     compiler,

@@ -123,13 +123,7 @@ def peak_mib() -> float:
 
 
 def assert_as_python_reads(pattern: str, text: str) -> None:
-    # possessive repeats, nested sets and some escapes mean different things in Rust
-    if re.search(r"[*+?}]\+|\[\[|&&|~~|--|\[\]|\[\^\]|\{,", pattern):
-        return
-    try:
-        assert len(pattern) > 60 or re.fullmatch(pattern, text), (pattern, text)
-    except re.error:
-        return
+    assert len(pattern) > 60 or re.fullmatch(pattern, text), (pattern, text)
 
 
 def test_random_grammars_are_refused_or_followed_and_leave_nothing_behind() -> None:

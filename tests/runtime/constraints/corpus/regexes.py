@@ -10,7 +10,7 @@ UNSUPPORTED = [
 ]
 """Look-around, back-references and malformed patterns; the compiler has to say so."""
 
-UNSATISFIABLE = [r"[^\s\S]", r"[a&&b]", r"\w{0}[^\w\W]x"]
+UNSATISFIABLE = [r"[^\s\S]", r"[^\d\D]?[^\w\W]", r"\w{0}[^\w\W]x"]
 """Nothing matches."""
 
 CATASTROPHIC = [

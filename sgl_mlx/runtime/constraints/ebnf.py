@@ -1,0 +1,250 @@
+"""EBNF as SGLang's servers take it (xgrammar's) and GBNF, translated to Lark.
+
+Rules that do not lead back to themselves become one regular expression each, which loses nothing;
+recursive ones become Lark rules over such expressions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from sgl_mlx.errors import InvalidParamsError
+
+_TOKEN = re.compile(
+    r"""(?P<space>\s+|\#[^\n]*)|(?P<name>[A-Za-z_][\w-]*)|(?P<is>::=)|(?P<look>\(=)
+    |(?P<text>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|(?P<set>\[\^?(?:\\.|[^\]\\])*\])
+    |(?P<count>\{\s*\d+\s*(?:,\s*\d*\s*)?\})|(?P<sign>[()|*+?.])""",
+    re.VERBOSE | re.DOTALL,
+)
+_STARTS_EBNF = re.compile(r"(?:\s|#[^\n]*\n|//[^\n]*\n)*[A-Za-z_][\w-]*\s*::=")
+_ESCAPE = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|(.))", re.DOTALL)
+_NAMED = {"n": "\n", "r": "\r", "t": "\t", "0": "\0"}
+_LITERAL = set("\\\"'[]-^/.+*?(){}|$")
+_RANGE = "\ue000-"
+"""Stands for the dash between the ends of a range, which is no character of its own."""
+
+_Token = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A piece of a rule: a regular expression, or Lark where it leads to a recursive rule."""
+
+    text: str
+    regular: bool = True
+
+    def as_lark(self) -> str:
+        if not self.regular:
+            return self.text
+        return f"/{self.text}/" if self.text else '""'
+
+
+def is_ebnf(grammar: str) -> bool:
+    """True for a grammar that defines its first rule with `::=`."""
+    return _STARTS_EBNF.match(grammar) is not None
+
+
+def to_lark(grammar: str) -> str:
+    """The same sentences as a Lark grammar.
+
+    Raises:
+        InvalidParamsError: naming what is malformed, missing or not supported, and its line.
+    """
+    bodies = _bodies(grammar)
+    if "root" not in bodies:
+        raise InvalidParamsError(
+            f"grammar has no rule named root; its rules are {', '.join(bodies)}"
+        )
+    return _Translator(bodies).lark()
+
+
+def _bodies(grammar: str) -> dict[str, list[_Token]]:
+    """The tokens of each rule by its name."""
+    tokens = _tokens(grammar)
+    bodies: dict[str, list[_Token]] = {}
+    body: list[_Token] = []
+    for i, (kind, text) in enumerate(tokens):
+        if kind == "name" and tokens[i + 1 : i + 2] == [("is", "::=")]:
+            if text in bodies:
+                raise InvalidParamsError(f"grammar defines the rule {text} twice")
+            body = bodies[text] = []
+        elif kind != "is":
+            body.append((kind, text))
+    return bodies
+
+
+def _tokens(grammar: str) -> list[_Token]:
+    found: list[_Token] = []
+    at = 0
+    while at < len(grammar):
+        match = _TOKEN.match(grammar, at)
+        if match is None or match.lastgroup == "look":
+            what = "look-ahead, (= …)," if match else repr(grammar[at : at + 12])
+            line = grammar.count("\n", 0, at) + 1
+            raise InvalidParamsError(f"grammar at line {line}: {what} is not supported in EBNF")
+        if match.lastgroup not in (None, "space"):
+            found.append((str(match.lastgroup), match[0]))
+        at = match.end()
+    return found
+
+
+class _Translator:
+    def __init__(self, bodies: Mapping[str, Sequence[_Token]]) -> None:
+        self._bodies = bodies
+        self._recursive = _recursive(bodies)
+        self._parts: dict[str, _Part] = {}
+        self._names = {name: f"rule_{i}" for i, name in enumerate(bodies)}
+        self._names["root"] = "start"
+
+    def lark(self) -> str:
+        wanted = ["root", *sorted(self._recursive - {"root"})]
+        return "\n".join(f"{self._names[n]}: {self._body(n).as_lark()}" for n in wanted) + "\n"
+
+    def _body(self, name: str) -> _Part:
+        if name not in self._parts:
+            reader = _Reader(name, self._bodies[name], self._reference)
+            self._parts[name] = reader.whole()
+        return self._parts[name]
+
+    def _reference(self, name: str) -> _Part:
+        if name not in self._bodies:
+            raise InvalidParamsError(f"grammar has no rule named {name}")
+        if name in self._recursive:
+            return _Part(self._names[name], regular=False)
+        return self._body(name)
+
+
+class _Reader:
+    """Reads the body of one rule by recursive descent."""
+
+    def __init__(
+        self, rule: str, tokens: Sequence[_Token], reference: Callable[[str], _Part]
+    ) -> None:
+        self._rule = rule
+        self._tokens = tokens
+        self._reference = reference
+        self._at = 0
+
+    def whole(self) -> _Part:
+        part = self._choice()
+        if self._at < len(self._tokens):
+            raise self._error(f"unexpected {self._tokens[self._at][1]!r}")
+        return part
+
+    def _choice(self) -> _Part:
+        branches = [self._sequence()]
+        while self._take("|"):
+            branches.append(self._sequence())
+        if len(branches) == 1:
+            return branches[0]
+        if all(b.regular for b in branches):
+            return _Part(f"(?:{'|'.join(b.text for b in branches)})")
+        return _Part(f"({' | '.join(b.as_lark() for b in branches)})", regular=False)
+
+    def _sequence(self) -> _Part:
+        parts: list[_Part] = []
+        while self._at < len(self._tokens) and self._tokens[self._at][1] not in ("|", ")"):
+            part = self._repeated(self._item())
+            if parts and parts[-1].regular and part.regular:
+                part = _Part(parts.pop().text + part.text)
+            parts.append(part)
+        if len(parts) == 1:
+            return parts[0]
+        return _Part(" ".join(p.as_lark() for p in parts), regular=not parts)
+
+    def _item(self) -> _Part:
+        kind, text = self._tokens[self._at]
+        self._at += 1
+        if kind == "text":
+            return _Part("".join(map(_written, self._characters(text[1:-1]))))
+        if kind == "set":
+            return _Part(self._set(text[1:-1]))
+        if kind == "name":
+            return self._reference(text)
+        if text == ".":
+            return _Part(r"[^\n]")
+        if text == "(":
+            inside = self._choice()
+            if not self._take(")"):
+                raise self._error("a parenthesis is not closed")
+            return _Part(
+                f"(?:{inside.text})" if inside.regular else f"({inside.text})", inside.regular
+            )
+        raise self._error(f"nothing to repeat before {text!r}")
+
+    def _repeated(self, part: _Part) -> _Part:
+        while self._at < len(self._tokens):
+            kind, text = self._tokens[self._at]
+            if kind != "count" and text not in ("*", "+", "?"):
+                break
+            self._at += 1
+            count = re.sub(r"\s", "", text)
+            inside = f"(?:{part.text})" if part.regular else f"({part.text})"
+            part = _Part(inside + count, part.regular)
+        return part
+
+    def _set(self, text: str) -> str:
+        negated = text.startswith("^")
+        written: list[str] = []
+        characters = list(self._characters(text[negated:], in_set=True))
+        if not characters:
+            raise self._error("an empty set of characters")
+        for low, dash, high in zip(characters, characters[1:], characters[2:], strict=False):
+            if dash == _RANGE and low > high:
+                raise self._error(f"the range {low}-{high} runs backwards")
+        for character in characters:
+            written.append("-" if character == _RANGE else _written(character))
+        return f"[{'^' if negated else ''}{''.join(written)}]"
+
+    def _characters(self, text: str, in_set: bool = False) -> Iterator[str]:
+        """The characters written, escapes resolved; `_RANGE` for the dash of a range."""
+        at = 0
+        while at < len(text):
+            escape = _ESCAPE.match(text, at)
+            if escape is not None:
+                yield self._escaped(escape)
+                at = escape.end()
+            else:
+                inner = in_set and text[at] == "-" and 0 < at < len(text) - 1
+                yield _RANGE if inner else text[at]
+                at += 1
+
+    def _escaped(self, escape: re.Match[str]) -> str:
+        code = escape[1] or escape[2] or escape[3]
+        if code is not None:
+            return chr(int(code, 16))
+        letter = escape[4]
+        if letter not in _NAMED and letter not in _LITERAL:
+            raise self._error(f"the escape \\{letter} is not supported")
+        return _NAMED.get(letter, letter)
+
+    def _take(self, sign: str) -> bool:
+        found = self._tokens[self._at : self._at + 1] == [("sign", sign)]
+        self._at += found
+        return found
+
+    def _error(self, what: str) -> InvalidParamsError:
+        return InvalidParamsError(f"grammar, rule {self._rule}: {what}")
+
+
+def _recursive(bodies: Mapping[str, Sequence[_Token]]) -> set[str]:
+    """The rules that lead back to themselves."""
+    calls = {name: {t for kind, t in body if kind == "name"} for name, body in bodies.items()}
+    found: set[str] = set()
+    for name in calls:
+        reached: set[str] = set()
+        waiting = [*calls[name]]
+        while waiting:
+            called = waiting.pop()
+            if called not in reached:
+                reached.add(called)
+                waiting += calls.get(called, ())
+        if name in reached:
+            found.add(name)
+    return found
+
+
+def _written(character: str) -> str:
+    return character if character.isalnum() else f"\\x{{{ord(character):x}}}"

@@ -1,0 +1,106 @@
+"""JSON Schemas made ready for the grammar engine, which is stricter than the standard.
+
+A `format` that the engine does not know is an annotation, as the standard has it; one that has a
+narrower known form gets that. A `pattern` is read as ECMAScript and Python both read it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from sgl_mlx.errors import InvalidParamsError
+from sgl_mlx.runtime.constraints.python_regex import short, to_rust
+
+_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
+_SINGLE = (
+    *("items", "additionalItems", "unevaluatedItems", "contains", "additionalProperties"),
+    *("unevaluatedProperties", "propertyNames", "not", "if", "then", "else"),
+)
+
+_FORMATS = {
+    *("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"),
+    *("uri", "iri", "unknown"),
+}
+"""Formats that the engine generates."""
+
+_NARROWER = {
+    **dict.fromkeys(("url", "uri-reference", "iri-reference"), "uri"),
+    **dict.fromkeys(("ipvanyaddress", "ipvanynetwork", "ipvanyinterface"), "ipv4"),
+    **dict.fromkeys(("ipv4network", "ipv4interface"), "ipv4"),
+    **dict.fromkeys(("ipv6network", "ipv6interface"), "ipv6"),
+    "idn-email": "email",
+    "idn-hostname": "hostname",
+}
+_UUID = "^[0-9a-f]{8}-[0-9a-f]{4}-%d[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
+_PATTERNS = {
+    **{f"uuid{version}": _UUID % version for version in range(1, 9)},
+    "base64": "^(?:[A-Za-z0-9+/]{4})*$",
+    "base64url": "^(?:[A-Za-z0-9_-]{4})*$",
+}
+"""Formats that pydantic writes, as patterns."""
+
+_SAME_AS = {r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$": r"^[+-]?0*\d+(?:\.\d*)?$"}
+"""pydantic's pattern for a `Decimal` of a schema that is serialized, without its look-ahead."""
+
+
+def prepare_schema(text: str) -> str:
+    """The schema as the grammar engine takes it.
+
+    Raises:
+        InvalidParamsError: for what is no schema, for `false`, or for a pattern that no grammar
+            can express.
+    """
+    try:
+        schema = json.loads(text)
+        if schema is False:
+            raise InvalidParamsError("nothing can match it")
+        if schema is not True and not isinstance(schema, dict):
+            raise InvalidParamsError("a JSON schema is an object, true or false")
+        return json.dumps({} if schema is True else _prepared(schema))
+    except InvalidParamsError as e:
+        raise InvalidParamsError(f"json_schema {short(text)}: {e}") from e
+    except (ValueError, RecursionError) as e:
+        raise InvalidParamsError(f"json_schema {short(text)} is no JSON: {e}") from e
+
+
+def _prepared(schema: Any) -> Any:
+    if not isinstance(schema, dict):
+        return schema
+    made = {**schema, **dict(_with_parts_prepared(schema))}
+    if made.get("uniqueItems") is False:
+        del made["uniqueItems"]
+    if isinstance(made.get("pattern"), str):
+        made["pattern"] = _pattern(made["pattern"])
+    if isinstance(made.get("patternProperties"), dict):
+        made["patternProperties"] = {_pattern(p): s for p, s in made["patternProperties"].items()}
+    if isinstance(made.get("format"), str):
+        _set_format(made)
+    return made
+
+
+def _with_parts_prepared(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in schema.items():
+        if name in _MAPS and isinstance(value, dict):
+            yield name, {key: _prepared(part) for key, part in value.items()}
+        elif name in _LISTS and isinstance(value, list):
+            yield name, [_prepared(part) for part in value]
+        elif name in _SINGLE:
+            yield name, _prepared(value)
+
+
+def _set_format(schema: dict[str, Any]) -> None:
+    """Narrow a format to one the engine knows, or leave it out."""
+    kind, types = schema.pop("format"), schema.get("type", "string")
+    if types != "string" and not (isinstance(types, list) and "string" in types):
+        return
+    if kind in _FORMATS or kind in _NARROWER:
+        schema["format"] = _NARROWER.get(kind, kind)
+    elif kind in _PATTERNS:
+        schema.setdefault("pattern", _PATTERNS[kind])
+
+
+def _pattern(pattern: str) -> str:
+    return to_rust(_SAME_AS.get(pattern, pattern), what="pattern", search=True)

@@ -1,0 +1,173 @@
+"""JSON Schemas are followed as the standard and OpenAI's clients mean them."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import json
+import pathlib
+import random
+import re
+import uuid
+from typing import Any
+
+import pydantic
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sgl_mlx.errors import InvalidParamsError
+from sgl_mlx.json_schema import closed
+from sgl_mlx.sampling import SamplingParams
+from tests.runtime.constraints.walks import walk
+
+KIND = "byte-level"
+
+
+def written(schema: Any, seeds: int = 10) -> list[str]:
+    """The texts of random ways that came to their end."""
+    text = SamplingParams().override(json_schema=schema).json_schema
+    found = (walk(KIND, random.Random(seed), json_schema=text or "") for seed in range(seeds))
+    return [text for text in found if text is not None]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.text(max_size=12), st.sampled_from(["string", "integer", "number", "boolean"]))
+def test_a_format_that_nobody_knows_is_an_annotation(name: str, kind: str) -> None:
+    for text in written({"type": kind, "format": name, "maxLength": 5}, 2):
+        json.loads(text)
+
+
+TYPES = {
+    "secret": pydantic.SecretStr,
+    "path": pathlib.Path,
+    "bytes": bytes,
+    "base64": pydantic.Base64Bytes,
+    "base64url": pydantic.Base64UrlBytes,
+    "ip": pydantic.IPvAnyAddress,
+    "ipv4-network": ipaddress.IPv4Network,
+    "ipv6": ipaddress.IPv6Address,
+    "uuid": uuid.UUID,
+    "uuid4": pydantic.UUID4,
+    "uuid7": pydantic.UUID7,
+    "date": datetime.date,
+    "any": Any,
+    "two": pydantic.conlist(int, min_length=2, max_length=2),
+}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_what_is_written_for_pydantics_types_is_valid(name: str) -> None:
+    model = pydantic.create_model("M", x=(TYPES[name], ...))
+    for text in written(model, 25):
+        model.model_validate_json(text)
+
+
+@pytest.mark.parametrize("schema", [True, {}, "true"])
+def test_a_schema_that_allows_everything_gives_json(schema: Any) -> None:
+    for text in written(schema):
+        json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        (False, "nothing can match it"),
+        ("3", "an object, true or false"),
+        ("[]", "an object, true or false"),
+        ({"type": "string", "pattern": "(?=a)b"}, r"pattern '\(\?=a\)b': look-ahead"),
+        ({"type": "string", "pattern": "("}, r"pattern '\(' at position 0"),
+        ({"type": "string", "pattern": "a++"}, "pattern 'a\\+\\+': a possessive"),
+        ({"type": "array", "items": {"type": "integer"}, "uniqueItems": True}, "uniqueItems"),
+    ],
+)
+def test_what_cannot_be_followed_is_named_in_the_users_words(schema: Any, reason: str) -> None:
+    with pytest.raises(InvalidParamsError, match=rf"^json_schema .*{reason}"):
+        written(schema)
+
+
+@pytest.mark.filterwarnings("ignore:Possible")
+@pytest.mark.parametrize("pattern", ["^[[x]{2}$", "^[a&&b]{3}$", r"^\w\d$", "a|^b", r"^[^\W]$"])
+def test_patterns_are_not_read_in_rusts_dialect(pattern: str) -> None:
+    for text in written({"type": "string", "pattern": pattern, "maxLength": 8}, 20):
+        assert re.search(pattern, json.loads(text))
+
+
+# -- keys -----------------------------------------------------------------------------------------
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    assert len(keys) == len(set(keys)), keys
+    return dict(pairs)
+
+
+def test_no_key_is_written_twice() -> None:
+    few = {"type": "object", "patternProperties": {"^(ab|\u00e9)*$": {"enum": [1, {"a": 2}]}}}
+    schema = {**few, "additionalProperties": False}
+    several = 0
+    for text in written({"type": "array", "items": schema, "maxItems": 2}, 400):
+        several += len(json.loads(text, object_pairs_hook=unique)) > 0
+    assert several > 50
+
+
+def test_an_escaped_spelling_of_a_key_is_the_same_key() -> None:
+    schema = {
+        "type": "object",
+        "patternProperties": {'^["a]*$': {"const": 1}},
+        "additionalProperties": False,
+    }
+    for text in written(schema, 200):
+        json.loads(text, object_pairs_hook=unique)
+
+
+class Inner(pydantic.BaseModel):
+    kind: bool
+
+
+class Closed(pydantic.BaseModel):
+    a: int = pydantic.Field(ge=0, le=9)
+    inner: Inner
+    many: list[Inner] = pydantic.Field(max_length=1)
+
+
+class Open(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="allow")
+    a: bool
+    names: dict[str, bool] = pydantic.Field(max_length=1)
+
+
+def test_a_pydantic_model_gets_no_invented_keys() -> None:
+    texts = written(Closed, 40)
+    assert texts
+    for text in texts:
+        value = json.loads(text)
+        assert value.keys() == {"a", "inner", "many"}
+        assert value["inner"].keys() == {"kind"}
+
+
+def test_a_pydantic_model_that_allows_others_may_get_them() -> None:
+    schema = closed(Open.model_json_schema())
+    assert schema["additionalProperties"] is True
+    assert schema["properties"]["names"]["additionalProperties"] == {"type": "boolean"}
+
+
+def test_only_objects_that_name_their_properties_are_closed() -> None:
+    schema = {
+        "properties": {"properties": {"type": "object"}, "b": {"properties": {"c": {}}}},
+        "$defs": {"d": {"properties": {}}},
+        "anyOf": [{"patternProperties": {"x": {}}, "properties": {}}],
+        "default": {"properties": {}},
+    }
+    made = closed(schema)
+    assert made["additionalProperties"] is False
+    assert made["properties"]["properties"] == {"type": "object"}
+    assert made["properties"]["b"]["additionalProperties"] is False
+    assert made["$defs"]["d"]["additionalProperties"] is False
+    assert "additionalProperties" not in made["anyOf"][0]
+    assert made["default"] == {"properties": {}}
+
+
+def test_a_plain_schema_is_left_as_it_says() -> None:
+    text = SamplingParams().override(json_schema={"properties": {"a": {}}}).json_schema
+    assert text == '{"properties": {"a": {}}}'
