@@ -12,6 +12,7 @@ from sgl_mlx.core import (
     Prompt,
     SamplingParams,
     Shift,
+    StreamEvent,
     TokenLogprob,
 )
 from sgl_mlx.errors import NotYetError
@@ -136,6 +137,35 @@ def completion(text: str, meta: Mapping[str, Any]) -> Completion:
         Logprobs(**known) if any(known.values()) else None,
         {key: value for key, value in meta.items() if key not in _HANDLED},
     )
+
+
+def event(
+    sample: int, before: Completion | None, now: Completion, ended: bool
+) -> StreamEvent | None:
+    """Return what a chunk adds to the one before it; None if it adds nothing.
+
+    Every chunk holds all text and all logprobs of the sample so far.
+    """
+    piece = now.text[len(before.text) if before else 0 :]
+    if not piece and not ended:
+        return None
+    return StreamEvent(
+        sample,
+        piece,
+        logprobs=_later(before.logprobs if before else None, now.logprobs),
+        finish_reason=now.finish_reason if ended else None,
+        id=now.id,
+        prompt_tokens=now.prompt_tokens,
+        cached_tokens=now.cached_tokens,
+        extra=now.extra,
+    )
+
+
+def _later(before: Logprobs | None, now: Logprobs | None) -> Logprobs | None:
+    if now is None or before is None:
+        return now
+    rows = {name: getattr(now, name)[len(getattr(before, name)) :] for name in _LOGPROBS}
+    return Logprobs(**rows)
 
 
 def _finish_reason(given: Mapping[str, Any] | None) -> FinishReason:

@@ -60,20 +60,24 @@ class RunnableModel:
         return Spellings(self.tokenizer, self.vocabulary)
 
 
-def open_model(config: EngineConfig, on_read: Callable[[], None]) -> RunnableModel:
+def open_model(
+    config: EngineConfig, on_read: Callable[[], None], loaded: LoadedModel | None = None
+) -> RunnableModel:
     """Load, check and allocate; on the thread that will run it.
 
     Args:
         on_read: called, by another thread, when a second tier has read what was wanted.
+        loaded: a model that is loaded already; `config.model_path` is not looked at then.
 
     Raises:
         ModelError, MemoryLimitError: see `models.load` and `pool_slots`.
         InvalidParamsError: when the folder of the second tier cannot be used.
     """
     started = time.perf_counter()
-    loaded = load(
-        config.model_path, offline=config.offline, dtype=config.dtype, mmproj=config.mmproj
-    )
+    if loaded is None:
+        loaded = load(
+            config.model_path, offline=config.offline, dtype=config.dtype, mmproj=config.mmproj
+        )
     return assemble(loaded, config, started, on_read)
 
 

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import mlx.core as mx
 
 from sgl_mlx.errors import EngineStoppedError
+from sgl_mlx.models.loader import LoadedModel
 from sgl_mlx.runtime.assembly import RunnableModel, open_model
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.runner import Runner
@@ -35,8 +36,9 @@ Order = Callable[[], object]
 class EngineLoop:
     """See the module. Start it once; `stop` ends both threads."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, loaded: LoadedModel | None = None) -> None:
         self._config = config
+        self._loaded = loaded
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._deliveries: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         self._stopping = False
@@ -162,7 +164,7 @@ class EngineLoop:
 
     def _serve(self) -> None:
         try:
-            model = open_model(self._config, self._wake)
+            model = open_model(self._config, self._wake, self._loaded)
         except BaseException as error:
             self._model.set_exception(error)
             return

@@ -24,6 +24,7 @@ from sgl_mlx.core import (
     Prompt,
     SamplingParams,
     Shift,
+    StreamEvent,
     Text,
 )
 from sgl_mlx.errors import BackendError, NotYetError, ProgramError
@@ -97,14 +98,14 @@ class OpenAI:
         self,
         prompt: Prompt,
         params: SamplingParams,
-        on_text: Callable[[str], None] | None = None,
+        on_event: Callable[[StreamEvent], None] | None = None,
     ) -> Future[tuple[Completion, ...]]:
         if any(isinstance(part, Shift) for part in prompt):
             raise NotYetError("position_ids_offset needs an in-process Engine")
         request = self._request(prompt, params)
-        if on_text is None:
+        if on_event is None:
             return self._pool.submit(self._generate, request, params.n)
-        return self._pool.submit(self._generate_stream, request, on_text)
+        return self._pool.submit(self._generate_stream, request, on_event, params.n)
 
     def score(
         self, prompt: Prompt, choices: Sequence[str], unconditional: bool = False
@@ -152,18 +153,24 @@ class OpenAI:
         )
 
     def _generate_stream(
-        self, request: Callable[..., Any], on_text: Callable[[str], None]
+        self, request: Callable[..., Any], on_event: Callable[[StreamEvent], None], n: int
     ) -> tuple[Completion, ...]:
-        pieces, reason, usage = [], "stop", None
-        for event in request(stream=True, stream_options={"include_usage": True}):
+        texts, reasons, usage = [""] * n, ["stop"] * n, None
+        for event in request(n=n, stream=True, stream_options={"include_usage": True}):
             usage = event.usage or usage
-            for choice in event.choices[:1]:
-                reason = choice.finish_reason or reason
+            for i, choice in enumerate(event.choices):
+                told = getattr(choice, "index", None)
+                sample = i if told is None else told
+                reasons[sample] = choice.finish_reason or reasons[sample]
                 if piece := _text(choice):
-                    pieces.append(piece)
-                    on_text(piece)
+                    texts[sample] += piece
+                    on_event(StreamEvent(sample, piece, id=getattr(event, "id", None) or ""))
         self._count(usage)
-        return (self._completion("".join(pieces), reason, usage),)
+        done = tuple(map(self._completion, texts, reasons, [usage] * n))
+        for sample, completion in enumerate(done):
+            about = completion.finish_reason, "", completion.prompt_tokens
+            on_event(StreamEvent(sample, "", (), None, *about, extra=completion.extra))
+        return done
 
     def _count(self, usage: Any) -> None:
         if usage is not None:

@@ -19,6 +19,7 @@ from sgl_mlx.core import (
     Completion,
     Prompt,
     SamplingParams,
+    StreamEvent,
     TokenLogprob,
 )
 from sgl_mlx.errors import BackendError, TokenizerError
@@ -94,13 +95,13 @@ class RuntimeEndpoint:
         self,
         prompt: Prompt,
         params: SamplingParams,
-        on_text: Callable[[str], None] | None = None,
+        on_event: Callable[[StreamEvent], None] | None = None,
     ) -> Future[tuple[Completion, ...]]:
         mark = around(self.chat_template.image_token)[1] if has_pictures(prompt) else ""
         payload = wire.payload(prompt, params, mark)
-        if on_text is None:
+        if on_event is None:
             return self._pool.submit(self._generate, payload)
-        return self._pool.submit(self._generate_stream, payload, on_text)
+        return self._pool.submit(self._generate_stream, payload, on_event)
 
     def score(
         self, prompt: Prompt, choices: Sequence[str], unconditional: bool = False
@@ -138,20 +139,21 @@ class RuntimeEndpoint:
         return tuple(wire.completion(output["text"], output["meta_info"]) for output in outputs)
 
     def _generate_stream(
-        self, payload: dict[str, Any], on_text: Callable[[str], None]
+        self, payload: dict[str, Any], on_event: Callable[[StreamEvent], None]
     ) -> tuple[Completion, ...]:
-        text, meta = "", dict[str, Any]()
+        samples: dict[int, Completion] = {}
         with self._open("/generate", {**payload, "stream": True}) as response:
             for line in response:
                 data = line.decode().strip().removeprefix("data:").strip()
                 if not data or data == "[DONE]":
                     continue
-                event = json.loads(data)
-                # every event holds the whole text so far
-                piece, text, meta = event["text"][len(text) :], event["text"], event["meta_info"]
-                if piece:
-                    on_text(piece)
-        return (wire.completion(text, meta),)
+                chunk = json.loads(data)
+                index, meta = chunk.get("index", 0), chunk["meta_info"]
+                before, now = samples.get(index), wire.completion(chunk["text"], meta)
+                samples[index] = now
+                if event := wire.event(index, before, now, meta.get("finish_reason") is not None):
+                    on_event(event)
+        return tuple(samples[index] for index in sorted(samples))
 
     def _prefill(self, text: str) -> int:
         return int(

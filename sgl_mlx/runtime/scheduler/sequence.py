@@ -164,6 +164,8 @@ class Sequence:
     constraint: Constraint | None = None
     background: bool = False
     pictures: tuple[Picture, ...] = ()
+    priority: int = 0
+    deadline: float | None = None
 
     prompt_length: int = field(init=False)
     consumer: Sequence | None = field(default=None, init=False, repr=False)
