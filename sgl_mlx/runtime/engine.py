@@ -77,6 +77,7 @@ class Engine:
         self._loop = EngineLoop(self.config, model)
         self._loop.start()
         self._model = self._loop.model
+        self._model.grammars.prepare()
         self._preparer = Preparer(self._model)
         self._flight = InFlight(self._loop)
         self._seeds = random.Random(self.config.random_seed)

@@ -186,7 +186,7 @@ def test_aborting_wakes_a_waiting_reader() -> None:
 
 def test_invalid_sampling_values_fail_where_they_are_written() -> None:
     s = new_state(ScriptedBackend("x"))
-    with pytest.raises(InvalidParamsError, match="top_p must be in"):
+    with pytest.raises(InvalidParamsError, match="top_p must be a number in"):
         s += "text" + sgl.gen("x", top_p=2.0)
     assert s.text() == ""
 
