@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from sgl_mlx.core import Completion, Prompt, SamplingParams
+from sgl_mlx.core import Completion, Prompt, SamplingParams, StreamEvent
 from sgl_mlx.lang.backend import Backend
 
 
@@ -21,7 +21,12 @@ def complete(
     When the caller is interrupted, or showing fails, the request is aborted.
     """
     pieces: SimpleQueue[str | None] = SimpleQueue()
-    future = backend.submit(prompt, params, pieces.put)
+
+    def take(event: StreamEvent) -> None:
+        if event.text and event.sample == 0:
+            pieces.put(event.text)
+
+    future = backend.submit(prompt, params, take)
     future.add_done_callback(lambda _: pieces.put(None))
     try:
         for piece in iter(pieces.get, None):

@@ -1,15 +1,15 @@
 """The nouns every part shares. Standard library only; knows no model, no runtime, no language.
 
 A *prompt* is a tuple of parts (`Text`, `Generated`, `Image`, `Video`, `Shift`, `Parallel`). A
-request is a prompt with `SamplingParams`; its answer is one `Completion` per sample. `select` asks
-for `ChoiceScores`.
+request is a prompt with `SamplingParams`; its answer is one `Completion` per sample, and while it
+grows a `StreamEvent` for each new piece. `select` asks for `ChoiceScores`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, cast
 
 from sgl_mlx.sampling import GREEDY_TEMPERATURE, SamplingParams
 
@@ -19,14 +19,18 @@ __all__ = [
     "ChoiceScores",
     "Completion",
     "FinishReason",
+    "GenerateResult",
     "Generated",
     "Image",
     "Logprobs",
+    "MetaInfo",
     "Parallel",
     "Part",
+    "PartialCompletion",
     "Prompt",
     "SamplingParams",
     "Shift",
+    "StreamEvent",
     "Text",
     "TokenLogprob",
     "Video",
@@ -66,7 +70,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Video:
-    """A film, of which `num_frames` frames are shown, evenly taken.
+    """A film, of which `num_frames` evenly spaced frames are shown.
 
     Attributes:
         source: a path.
@@ -78,7 +82,7 @@ class Video:
 
 @dataclass(frozen=True)
 class Shift:
-    """The parts after it stand `gap` positions further on than they would."""
+    """A gap in the positions: the parts after it stand `gap` positions further on."""
 
     gap: int
 
@@ -99,7 +103,7 @@ Prompt = tuple[Part, ...]
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """All text of a prompt, without pictures; a `Parallel`'s branches one after another."""
+    """Return the text of a prompt, without pictures; branches follow one another."""
     pieces = []
     for part in prompt:
         if isinstance(part, (Text, Generated)):
@@ -116,7 +120,13 @@ def prompt_text(prompt: Prompt) -> str:
 
 @dataclass(frozen=True)
 class FinishReason:
-    """Why an output ended; `matched` is the stop string or token id, `length` the token limit."""
+    """The reason why an output ended.
+
+    Attributes:
+        matched: the stop string, or the id of the token, that ended it.
+        length: the limit of new tokens that was reached.
+        message: says more about an abort.
+    """
 
     type: Literal["stop", "length", "abort"]
     matched: str | int | None = None
@@ -129,7 +139,7 @@ class FinishReason:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """Log-probability of a token given all before it; None for the very first of a prompt."""
+    """A token's log-probability given all before it; None for the first token of a prompt."""
 
     logprob: float | None
     token_id: int
@@ -141,9 +151,10 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Logprobs:
-    """`input` covers the prompt from the start asked for, `output` the generated tokens.
+    """Log-probabilities of prompt tokens (`input`) and of generated tokens (`output`).
 
-    `input_top[i]` and `output_top[i]` are the likeliest tokens at the same position, best first.
+    `input` begins at `logprob_start_len`. `input_top[i]` and `output_top[i]` are the likeliest
+    tokens at the same position, best first.
     """
 
     input: tuple[TokenLogprob, ...] = ()
@@ -159,6 +170,49 @@ class Logprobs:
             "output_top_logprobs": [[t.to_list() for t in row] for row in self.output_top],
         }
 
+    def __add__(self, later: Logprobs) -> Logprobs:
+        return Logprobs(
+            self.input + later.input,
+            self.output + later.output,
+            self.input_top + later.input_top,
+            self.output_top + later.output_top,
+        )
+
+
+class MetaInfo(TypedDict, total=False):
+    """SGLang's `meta_info` dictionary. The logprob entries are there if they were asked for.
+
+    Each logprob entry is `[logprob, token id, text or None]`. Constrained output also counts
+    `forced_tokens` and `decoded_tokens`; a server may add entries of its own.
+    """
+
+    id: str
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    finish_reason: dict[str, Any] | None
+    input_token_logprobs: list[Any]
+    output_token_logprobs: list[Any]
+    input_top_logprobs: list[Any]
+    output_top_logprobs: list[Any]
+    forced_tokens: int
+    decoded_tokens: int
+
+
+class _Answer(TypedDict):
+    text: str
+    output_ids: list[int]
+    meta_info: MetaInfo
+
+
+class GenerateResult(_Answer, total=False):
+    """One answer of `Engine.generate`, in SGLang's shape.
+
+    `index` is there in streams of several samples: which of them has grown.
+    """
+
+    index: int
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -173,19 +227,92 @@ class Completion:
     logprobs: Logprobs | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
-    def meta_info(self) -> dict[str, Any]:
-        """SGLang's `meta_info` dictionary."""
-        meta: dict[str, Any] = {
-            "id": self.id,
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": len(self.token_ids),
-            "cached_tokens": self.cached_tokens,
-            "finish_reason": self.finish_reason.to_dict(),
-            **self.extra,
-        }
-        if self.logprobs is not None:
-            meta.update(self.logprobs.to_dict())
-        return meta
+    def meta_info(self) -> MetaInfo:
+        """Return SGLang's `meta_info` dictionary."""
+        return _meta_info(self)
+
+    def to_dict(self) -> GenerateResult:
+        """Return SGLang's dictionary of an answer."""
+        return _answer(self)
+
+
+@dataclass(frozen=True)
+class StreamEvent:
+    """New text of one sample. The pieces of a sample joined are its completion's text.
+
+    Attributes:
+        sample: which of the `n` samples of the request has grown, from 0.
+        text: the new text; empty if only the end is told.
+        token_ids: the new tokens, which may be more than spell the text. Servers do not tell them.
+        logprobs: of the new tokens, if asked for; the first event also has the prompt's.
+        finish_reason: why the sample ended, in its last event.
+        id, prompt_tokens, cached_tokens, extra: see `Completion`.
+    """
+
+    sample: int
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: Logprobs | None = None
+    finish_reason: FinishReason | None = None
+    id: str = ""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class PartialCompletion:
+    """One sample, as far as its events tell."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.token_ids: list[int] = []
+        self.finish_reason: FinishReason | None = None
+        self.prompt_tokens = self.cached_tokens = 0
+        self.id = ""
+        self.logprobs: Logprobs | None = None
+        self.extra: dict[str, Any] = {}
+
+    def add(self, event: StreamEvent) -> None:
+        """Take the next event of this sample."""
+        self.text += event.text
+        self.token_ids += event.token_ids
+        self.finish_reason = event.finish_reason
+        self.prompt_tokens, self.cached_tokens = event.prompt_tokens, event.cached_tokens
+        self.id = event.id
+        if event.logprobs is not None:
+            self.logprobs = (self.logprobs or Logprobs()) + event.logprobs
+        self.extra.update(event.extra)
+
+    def meta_info(self) -> MetaInfo:
+        """Return SGLang's `meta_info` of a chunk: counts and logprobs so far."""
+        return _meta_info(self)
+
+    def to_dict(self) -> GenerateResult:
+        """Return SGLang's dictionary of a chunk: all text and tokens so far."""
+        return _answer(self)
+
+
+def _meta_info(sample: Completion | PartialCompletion) -> MetaInfo:
+    reason = sample.finish_reason
+    meta: dict[str, Any] = {
+        "id": sample.id,
+        "prompt_tokens": sample.prompt_tokens,
+        "completion_tokens": len(sample.token_ids),
+        "cached_tokens": sample.cached_tokens,
+        "finish_reason": None if reason is None else reason.to_dict(),
+        **sample.extra,
+    }
+    if sample.logprobs is not None:
+        meta.update(sample.logprobs.to_dict())
+    return cast(MetaInfo, meta)
+
+
+def _answer(sample: Completion | PartialCompletion) -> GenerateResult:
+    return {
+        "text": sample.text,
+        "output_ids": list(sample.token_ids),
+        "meta_info": sample.meta_info(),
+    }
 
 
 @dataclass(frozen=True)
@@ -204,7 +331,7 @@ class ChoiceScore:
 
 @dataclass(frozen=True)
 class ChoiceScores:
-    """What `select` decides on; `prompt_tokens` and `cached_tokens` are of the prompt alone."""
+    """The scores `select` decides on; token counts are of the prompt alone."""
 
     choices: Sequence[ChoiceScore]
     prompt_tokens: int

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from sgl_mlx import bounds
 from sgl_mlx.errors import InvalidParamsError
 from sgl_mlx.json_schema import closed
 
@@ -24,18 +23,18 @@ class SamplingParams:
     Args:
         max_new_tokens: stop after so many tokens; 0 computes the prompt only.
         min_new_tokens: no end-of-sequence or stop token before so many tokens.
-        n: how many independent samples.
+        n: how many independent samples, at most 1024.
         stop: strings that end the output; they are trimmed from it.
         stop_token_ids: tokens that end the output, besides the model's own end tokens.
-        stop_regex: patterns that end the output.
+        stop_regex: patterns that end the output; those that backtrack without end abort it.
         temperature: 0 (or up to 1e-5) takes the most likely token.
         top_p: keep the smallest set of tokens with this probability mass, in (0, 1].
-        top_k: keep so many most likely tokens; -1 keeps all.
+        top_k: keep so many most likely tokens, below 2**31; -1 keeps all.
         min_p: drop tokens less likely than this share of the likeliest, in [0, 1].
         frequency_penalty: subtracted from a token's logit for each time it was generated.
         presence_penalty: subtracted once from the logit of every token generated before.
         repetition_penalty: divides (positive) or multiplies (negative) logits of tokens in
-            prompt and output; 1 switches it off.
+            prompt and output; 1 switches it off, in [0.001, 1000].
         logit_bias: added to the logits of these tokens: `(token id, bias)` pairs; `override` also
             takes a mapping, whose keys may be text, as JSON has them. Reported log-probabilities
             are those of the model, without it.
@@ -44,7 +43,7 @@ class SamplingParams:
         return_logprob: also return the log-probabilities of the output tokens and, from
             `logprob_start_len` on, of the prompt tokens.
         logprob_start_len: first prompt position wanted; None or -1 means none of the prompt.
-        top_logprobs_num: how many likeliest alternatives to return at each position.
+        top_logprobs_num: how many likeliest alternatives to return at each position, at most 128.
         return_text_in_logprobs: put each token's text into the logprob entries.
         regex: the output matches this regular expression as a whole.
         json_schema: the output is JSON that validates; a dictionary or pydantic model given to
@@ -89,27 +88,26 @@ class SamplingParams:
 
     @classmethod
     def of(cls, values: Mapping[str, Any] | SamplingParams | None) -> SamplingParams:
-        """Params from a mapping of field names; unknown names raise `InvalidParamsError`."""
+        """Return parameters by name; raises `InvalidParamsError` for an unknown name."""
         if isinstance(values, SamplingParams):
             return values
-        return cls().override(**dict(values or {}))
+        if values is None:
+            return cls()
+        if not isinstance(values, Mapping):
+            raise InvalidParamsError(f"sampling_params must be a dictionary, got {values!r:.80}")
+        bounds.only(filter(lambda name: not isinstance(name, str), values), ())
+        return cls().override(**values)
 
     def override(self, **changes: Any) -> SamplingParams:
-        """A copy with every change that is not None; strings and lists become tuples.
+        """Return a copy with every change that is not None; strings and lists become tuples.
 
         SGLang's parameters without a meaning here are named in a warning.
 
         Raises:
             InvalidParamsError: for a name that is no sampling parameter.
         """
-        names = {f.name for f in fields(self)}
         kept = _without_foreign({k: v for k, v in changes.items() if v is not None})
-        unknown = sorted(set(kept) - names)
-        if unknown:
-            raise InvalidParamsError(
-                f"unknown sampling parameter {', '.join(map(repr, unknown))}; "
-                f"known are {', '.join(sorted(names))}"
-            )
+        bounds.only(kept, _RULES)
         for name in ("stop", "stop_token_ids", "stop_regex"):
             if name in kept:
                 kept[name] = _as_tuple(kept[name])
@@ -127,72 +125,23 @@ class SamplingParams:
 
     @property
     def constrained(self) -> bool:
-        """A grammar restricts the output."""
+        """True when a grammar restricts the output."""
         given = (self.regex, self.json_schema, self.dtype, self.grammar)
-        return any(constraint is not None for constraint in given)
+        return any(grammar is not None for grammar in given)
 
     def validate(self) -> SamplingParams:
-        """Return self, or raise `InvalidParamsError` naming the field, its value and the range."""
-        for name, low, high in (
-            ("max_new_tokens", 0, math.inf),
-            ("min_new_tokens", 0, math.inf),
-            ("n", 1, math.inf),
-            ("temperature", 0.0, math.inf),
-            ("min_p", 0.0, 1.0),
-            ("frequency_penalty", -2.0, 2.0),
-            ("presence_penalty", -2.0, 2.0),
-            ("top_logprobs_num", 0, math.inf),
-        ):
-            value = getattr(self, name)
-            _expect_number(name, value)
-            if not low <= value <= high or math.isinf(value):
-                raise InvalidParamsError(f"{name} must be in [{low}, {high}], got {value!r}")
-        for name in ("max_new_tokens", "min_new_tokens", "n", "top_k", "top_logprobs_num"):
-            if not isinstance(getattr(self, name), int):
-                raise InvalidParamsError(f"{name} must be an integer, got {getattr(self, name)!r}")
-        _expect_number("top_p", self.top_p)
-        if not 0.0 < self.top_p <= 1.0:
-            raise InvalidParamsError(f"top_p must be in (0, 1], got {self.top_p!r}")
-        if self.top_k < 1 and self.top_k != -1:
-            raise InvalidParamsError(f"top_k must be -1 (all) or at least 1, got {self.top_k!r}")
-        _expect_number("repetition_penalty", self.repetition_penalty)
-        if not 0.0 < self.repetition_penalty < math.inf:
-            raise InvalidParamsError(
-                f"repetition_penalty must be positive, got {self.repetition_penalty!r}"
-            )
-        for name in ("seed", "logprob_start_len"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise InvalidParamsError(f"{name} must be an integer, got {value!r}")
-        if self.logprob_start_len is not None and self.logprob_start_len < -1:
-            raise InvalidParamsError(
-                f"logprob_start_len must be -1 (none) or a position, got {self.logprob_start_len}"
-            )
-        if self.min_new_tokens > self.max_new_tokens:
+        """Return these parameters with numpy's scalars as Python's, each checked.
+
+        Raises:
+            InvalidParamsError: naming the parameter, its value and what would be right.
+        """
+        checked = {name: rule(name, getattr(self, name)) for name, rule in _RULES.items()}
+        if checked["min_new_tokens"] > checked["max_new_tokens"]:
             raise InvalidParamsError(
                 f"min_new_tokens ({self.min_new_tokens}) is larger than "
                 f"max_new_tokens ({self.max_new_tokens})"
             )
-        if not all(isinstance(s, str) and s for s in self.stop):
-            raise InvalidParamsError(f"stop must hold non-empty strings, got {self.stop!r}")
-        for pattern in self.stop_regex:
-            try:
-                re.compile(pattern)
-            except re.error as e:
-                raise InvalidParamsError(
-                    f"stop_regex {pattern!r} at position {e.pos}: {e.msg}"
-                ) from e
-        for token, bias in self.logit_bias:
-            if token < 0 or not math.isfinite(bias):
-                raise InvalidParamsError(
-                    f"logit_bias adds a finite number to a token id of at least 0, got "
-                    f"{bias!r} for {token!r}"
-                )
-        if not all(isinstance(t, int) and t >= 0 for t in self.stop_token_ids):
-            raise InvalidParamsError(
-                f"stop_token_ids must hold token ids of at least 0, got {self.stop_token_ids!r}"
-            )
-        return self
+        return SamplingParams(**checked)
 
 
 _SGLANG_ONLY = frozenset(
@@ -201,7 +150,7 @@ _SGLANG_ONLY = frozenset(
 
 
 def _without_foreign(changes: dict[str, Any]) -> dict[str, Any]:
-    """The changes without SGLang's own parameters, and with its `sampling_seed` as `seed`."""
+    """Drop SGLang's own parameters from changes, and call its `sampling_seed` `seed`."""
     if foreign := sorted(_SGLANG_ONLY.intersection(changes)):
         warnings.warn(f"no effect on this runtime: {', '.join(foreign)}", stacklevel=4)
     kept = {k: v for k, v in changes.items() if k not in _SGLANG_ONLY}
@@ -210,31 +159,71 @@ def _without_foreign(changes: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _as_tuple(value: Any) -> tuple[Any, ...]:
-    return (value,) if isinstance(value, (str, int)) else tuple(value)
+_RULES: dict[str, bounds.Rule] = {
+    "max_new_tokens": bounds.integer(0, bounds.INT64),
+    "min_new_tokens": bounds.integer(0, bounds.INT64),
+    "n": bounds.integer(1, 1024),
+    "stop": bounds.items(bounds.filled_text),
+    "stop_token_ids": bounds.items(bounds.integer(0, bounds.INT32)),
+    "stop_regex": bounds.items(bounds.pattern),
+    "temperature": bounds.number(0, 1e6),
+    "top_p": bounds.number(0, 1, above=True),
+    "top_k": bounds.integer(1, bounds.INT32, also=-1),
+    "min_p": bounds.number(0, 1),
+    "frequency_penalty": bounds.number(-2, 2),
+    "presence_penalty": bounds.number(-2, 2),
+    "repetition_penalty": bounds.number(1e-3, 1e3),
+    "logit_bias": bounds.biases,
+    "ignore_eos": bounds.flag,
+    "seed": bounds.optional(bounds.integer(-bounds.INT64, bounds.INT64)),
+    "return_logprob": bounds.flag,
+    "logprob_start_len": bounds.optional(bounds.integer(-1, bounds.INT64)),
+    "top_logprobs_num": bounds.integer(0, 128),
+    "return_text_in_logprobs": bounds.flag,
+    "regex": bounds.optional(bounds.text),
+    "json_schema": bounds.optional(bounds.filled_text),
+    "dtype": bounds.optional(bounds.filled_text),
+    "grammar": bounds.optional(bounds.filled_text),
+    "token_healing": bounds.flag,
+    "skip_special_tokens": bounds.flag,
+    "no_stop_trim": bounds.flag,
+}
+
+
+def _as_tuple(value: Any) -> Any:
+    """Return one text or number as a tuple of it; `validate` refuses what is no list."""
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return tuple(value)
+    return value if isinstance(value, Mapping) else (value,)
 
 
 def _bias_pairs(bias: Any) -> tuple[tuple[int, float], ...]:
-    """Pairs of token and bias, in the order of the tokens."""
+    """Return pairs of token and bias, in the order of the tokens."""
     try:
         pairs = bias.items() if isinstance(bias, Mapping) else bias
-        return tuple(sorted((int(token), float(value)) for token, value in pairs))
+        return tuple(sorted((_token(token), value) for token, value in pairs))
     except (TypeError, ValueError) as e:
-        raise InvalidParamsError(f"logit_bias must map token ids to numbers, got {bias!r}") from e
+        raise InvalidParamsError(
+            f"logit_bias must map token ids to numbers, got {bias!r:.80}"
+        ) from e
+
+
+def _token(key: Any) -> Any:
+    """Return a token id, which JSON has as text."""
+    return int(key) if isinstance(key, str) else key
 
 
 def _schema_text(schema: Any) -> str:
-    """JSON text of a schema given as text, boolean, dictionary or pydantic model class."""
+    """Return the JSON text of a schema: text, a dictionary, a truth value or a pydantic model."""
     if hasattr(schema, "model_json_schema"):
         schema = closed(schema.model_json_schema())
     try:
         text = schema if isinstance(schema, str) else json.dumps(schema)
-        json.loads(text)
-    except (TypeError, ValueError) as e:
+        found = json.loads(text) if isinstance(schema, str) else schema
+    except (TypeError, ValueError, RecursionError) as e:
         raise InvalidParamsError(f"json_schema is no JSON: {e}") from e
+    if not isinstance(found, (Mapping, bool)):
+        raise InvalidParamsError(
+            f"json_schema must be an object, true or false in JSON, got {text[:80]}"
+        )
     return text
-
-
-def _expect_number(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-        raise InvalidParamsError(f"{name} must be a number, got {value!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,6 +19,7 @@ from sgl_mlx.core import (
     FinishReason,
     Prompt,
     SamplingParams,
+    StreamEvent,
     TokenLogprob,
     prompt_text,
 )
@@ -146,10 +147,10 @@ class ScriptedBackend:
         self,
         prompt: Prompt,
         params: SamplingParams,
-        on_text: Callable[[str], None] | None = None,
+        on_event: Callable[[StreamEvent], None] | None = None,
     ) -> Future[tuple[Completion, ...]]:
         call = Call("submit", prompt, params)
-        return self._ask(call, partial(self._complete, call, params, on_text))
+        return self._ask(call, partial(self._complete, call, params, on_event))
 
     def score(
         self, prompt: Prompt, choices: Sequence[str], unconditional: bool = False
@@ -190,15 +191,15 @@ class ScriptedBackend:
         return call.future
 
     def _complete(
-        self, call: Call, params: SamplingParams, on_text: Callable[[str], None] | None
+        self, call: Call, params: SamplingParams, on_event: Callable[[StreamEvent], None] | None
     ) -> tuple[Completion, ...]:
         with self._lock:
             replies = [self._reply(call.text) for _ in range(params.n)]
         completions = tuple(_completion(call, reply, params) for reply in replies)
-        if on_text is not None:
-            text = completions[0].text
-            for begin in range(0, len(text), self._piece):
-                on_text(text[begin : begin + self._piece])
+        if on_event is not None:
+            for sample, completion in enumerate(completions):
+                for event in _events(sample, completion, self._piece):
+                    on_event(event)
         return completions
 
     def _score(self, call: Call, unconditional: bool) -> ChoiceScores:
@@ -245,6 +246,18 @@ def _completion(call: Call, reply: Reply, params: SamplingParams) -> Completion:
         text, reason = "".join(words), FinishReason("length", length=params.max_new_tokens)
     ids = tuple(map(_token_id, words))
     return Completion(text, ids, reason, len(_words(call.text)), 0, id=f"scripted-{id(call)}")
+
+
+def _events(sample: int, completion: Completion, size: int) -> Iterator[StreamEvent]:
+    """Yield the events of a finished sample: `size` characters each, all tokens in the last."""
+    text = completion.text
+    about = (completion.id, completion.prompt_tokens, completion.cached_tokens)
+    begins = range(0, len(text), size) or (0,)
+    for begin in begins:
+        last = begin + size >= len(text)
+        tokens = completion.token_ids if last else ()
+        reason = completion.finish_reason if last else None
+        yield StreamEvent(sample, text[begin : begin + size], tokens, None, reason, *about)
 
 
 def _stopped(text: str, params: SamplingParams) -> tuple[str, FinishReason]:

@@ -52,7 +52,7 @@ def test_finish_reasons_say_what_ended_the_text() -> None:
 def test_pieces_join_to_the_text_and_come_before_the_answer() -> None:
     backend = ScriptedBackend("one two three", manual=True, piece=5)
     pieces: list[str] = []
-    future = backend.submit(PROMPT, SamplingParams(), pieces.append)
+    future = backend.submit(PROMPT, SamplingParams(), lambda event: pieces.append(event.text))
     assert not future.done()
     future.add_done_callback(lambda _: pieces.append("|"))
     backend.step()

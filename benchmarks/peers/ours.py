@@ -29,6 +29,7 @@ from sgl_mlx.core import (
     Parallel,
     Prompt,
     SamplingParams,
+    StreamEvent,
     prompt_text,
 )
 from sgl_mlx.cpu_kernels.build import compiled_for
@@ -174,16 +175,16 @@ class Steered:
         self,
         prompt: Prompt,
         params: SamplingParams,
-        on_text: Callable[[str], None] | None = None,
+        on_event: Callable[[StreamEvent], None] | None = None,
     ) -> Future[tuple[Completion, ...]]:
         started = time.perf_counter()
         first: list[float] = []
 
-        def on_piece(piece: str) -> None:
-            if not first:
+        def watch(event: StreamEvent) -> None:
+            if event.text and not first:
                 first.append(time.perf_counter() - started)
-            if on_text is not None:
-                on_text(piece)
+            if on_event is not None:
+                on_event(event)
 
         def count(completions: tuple[Completion, ...]) -> tuple[Completion, ...]:
             [done] = completions
@@ -196,7 +197,7 @@ class Steered:
 
         bias = self._words.steer(prompt_text(prompt), params.constrained)
         steered = params.override(logit_bias=bias)
-        future = then(self._engine.submit(prompt, steered, on_piece), count)
+        future = then(self._engine.submit(prompt, steered, watch), count)
         if not self._parallel:
             future.exception()  # waits
         return future

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from typing import Any, NoReturn
 
-from sgl_mlx.core import ChoiceScores, Completion, FinishReason, Prompt, SamplingParams
+from sgl_mlx.core import ChoiceScores, Completion, FinishReason, Prompt, SamplingParams, StreamEvent
 from sgl_mlx.errors import TokenizerError
 from sgl_mlx.lang.choices import ChoicesDecision, ChoicesSamplingMethod, LateDecision
 from sgl_mlx.lang.pictures import MARK, around, data_urls, flat_text
@@ -166,12 +166,12 @@ class BaseBackend:
         self,
         prompt: Prompt,
         params: SamplingParams,
-        on_text: Callable[[str], None] | None = None,
+        on_event: Callable[[StreamEvent], None] | None = None,
     ) -> Future[tuple[Completion, ...]]:
         asked = SglSamplingParams(**vars(params))
-        if on_text is None:
+        if on_event is None:
             return self._pool.submit(self._generated, prompt, asked)
-        return self._pool.submit(self._streamed, prompt, asked, on_text)
+        return self._pool.submit(self._streamed, prompt, asked, on_event)
 
     def score(
         self, prompt: Prompt, choices: Sequence[str], unconditional: bool = False
@@ -203,15 +203,17 @@ class BaseBackend:
         return tuple(map(_completion, texts, metas))
 
     def _streamed(
-        self, prompt: Prompt, params: SglSamplingParams, on_text: Callable[[str], None]
+        self, prompt: Prompt, params: SglSamplingParams, on_event: Callable[[StreamEvent], None]
     ) -> tuple[Completion, ...]:
         pieces, meta = [], None
         for piece, told in self.generate_stream(self._view(prompt), params):
             pieces.append(piece)
             meta = told
             if piece:
-                on_text(piece)
-        return (_completion("".join(pieces), meta),)
+                on_event(StreamEvent(0, piece, extra=dict(told or {})))
+        completion = _completion("".join(pieces), meta)
+        on_event(StreamEvent(0, "", finish_reason=completion.finish_reason, extra=completion.extra))
+        return (completion,)
 
     def _view(self, prompt: Prompt) -> PromptView:
         template = self.get_chat_template()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sgl_mlx.compiler.graph.graph import Fork, GetForkItem
+from sgl_mlx.compiler.graph.nodes import Fork, GetForkItem
 from sgl_mlx.compiler.program import CompiledProgram
 from sgl_mlx.lang.state import ProgramState
 from sgl_mlx.lang.stream import Stream

@@ -1,4 +1,4 @@
-"""The seam between the language and whatever runs it: one small protocol.
+"""The protocol between the language and whatever runs it.
 
 A backend sees prompts (`sgl_mlx.core.Prompt`) and sampling parameters, never program states. The
 runtime's `Engine` satisfies it without importing the language; `sgl_mlx.testing.ScriptedBackend`
@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, runtime_checkable
 
-from sgl_mlx.core import ChoiceScores, Completion, Prompt, SamplingParams
+from sgl_mlx.core import ChoiceScores, Completion, Prompt, SamplingParams, StreamEvent
 
 
 @runtime_checkable
 class Backend(Protocol):
-    """Everything the language can ask for. Calls return at once; futures hold the answers.
+    """A model that continues and scores prompts. Calls return at once; futures hold the answers.
 
     Cancelling a future that is not done aborts its request. Errors arrive through the future,
     except for `InvalidParamsError` and `NotYetError`, which the call itself may raise.
@@ -46,12 +46,14 @@ class Backend(Protocol):
         self,
         prompt: Prompt,
         params: SamplingParams,
-        on_text: Callable[[str], None] | None = None,
+        on_event: Callable[[StreamEvent], None] | None = None,
     ) -> Future[tuple[Completion, ...]]:
         """Continue a prompt `params.n` times.
 
-        `on_text` receives the text of the first sample piece by piece, from another thread; the
-        pieces joined are the completion's text, and the last one comes before the future is done.
+        Args:
+            on_event: called, from another thread, with what each sample adds. The texts of a
+                sample's events joined are its completion's text, the last one has its finish
+                reason, and all come before the future is done.
         """
         ...
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial, reduce
 from typing import Any, Protocol
 
-from sgl_mlx.core import ChoiceScores, Completion, Image, SamplingParams, Video
+from sgl_mlx.core import ChoiceScores, Completion, Image, SamplingParams, StreamEvent, Video
 from sgl_mlx.errors import ProgramError
 from sgl_mlx.lang import ir
 from sgl_mlx.lang.backend import Backend
@@ -40,7 +40,7 @@ class Target(Protocol):
 
     def writing(self) -> AbstractContextManager[Transcript]: ...
 
-    def show(self, piece: str) -> None: ...
+    def show(self, event: StreamEvent) -> None: ...
 
 
 # -- when a node is submitted ---------------------------------------------------------------------

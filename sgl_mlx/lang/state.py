@@ -206,13 +206,18 @@ class ProgramState:
     ) -> AsyncIterator[Any]:
         """Yield as `text_iter` does, without blocking the event loop.
 
-        With `return_meta_data`, yields (chunk, meta info); only the last one's is not empty.
+        With `return_meta_data`, yields pairs of a chunk and the meta information so far.
         """
         async for chunk, ended in self._async_chunks(var_name):
             if return_meta_data:
-                yield chunk, (self.get_meta_info(var_name) or {}) if ended and var_name else {}
+                yield chunk, self._meta_info(var_name, ended)
             elif chunk or ended:
                 yield chunk
+
+    def _meta_info(self, name: str | None, ended: bool) -> Any:
+        if name is None:
+            return {}
+        return (self.get_meta_info(name) if ended else self.stream_executor.meta_so_far(name)) or {}
 
     async def _async_chunks(self, var_name: str | None) -> AsyncIterator[tuple[str, bool]]:
         changed = asyncio.Event()

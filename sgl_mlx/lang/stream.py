@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from sgl_mlx.core import SamplingParams
+from sgl_mlx.core import MetaInfo, PartialCompletion, SamplingParams, StreamEvent
 from sgl_mlx.errors import RequestAborted, UnknownVariableError
 from sgl_mlx.lang import interpreter, ir
 from sgl_mlx.lang.backend import Backend
@@ -57,7 +57,7 @@ class Stream:
         self._queue: deque[Step] = deque()
         self._current: Step | None = None
         self._waiting: Future[Any] | None = None
-        self._partial = ""
+        self._partial = PartialCompletion()
         # Reentrant: the finalizer of a dropped state may run inside any allocation.
         self._changed = threading.Condition(threading.RLock())
         self._listeners: list[Callable[[], None]] = []
@@ -230,13 +230,19 @@ class Stream:
         """Lock the transcript for a change; clears the text that `show` gave ahead of it."""
         with self._changed:
             yield self.transcript
-            self._partial = ""
+            self._partial = PartialCompletion()
 
-    def show(self, piece: str) -> None:
-        """Give readers a piece of text that the current step has just generated."""
+    def show(self, event: StreamEvent) -> None:
+        """Let readers have what the current step has generated so far, of its first sample."""
+        if event.sample == 0:
+            with self._changed:
+                self._partial.add(event)
+            self._notify()
+
+    def meta_so_far(self, name: Name) -> MetaInfo:
+        """Return the meta information of a variable that is being generated; else empty."""
         with self._changed:
-            self._partial += piece
-        self._notify()
+            return self._partial.meta_info() if self._is_current(name) else {}
 
     def read(self, name: str | None, position: int) -> tuple[str, bool]:
         """Return text from `position` on, and True if no more will come.
@@ -250,7 +256,7 @@ class Stream:
         with self._changed:
             self._raise_error()
             ended = self._idle and not self._open_ended
-            text = self.transcript.text + self._partial
+            text = self.transcript.text + self._partial.text
             if name is not None:
                 text, ended = self._read_variable(name, ended)
             return (text[position:], ended) if self.streaming or ended else ("", False)
@@ -262,8 +268,10 @@ class Stream:
         if binding.value.done():
             value = result_of(binding.value)
             return str(value[0] if isinstance(value, list) else value), True
-        current = self._current is not None and binding in self._current.bindings
-        return (self._partial if current else ""), False
+        return (self._partial.text if self._is_current(name) else ""), False
+
+    def _is_current(self, name: Name) -> bool:
+        return self._current is not None and self.bindings.get(name) in self._current.bindings
 
     def read_wait(self, name: str | None, position: int) -> tuple[str, bool]:
         """Read as `read` does, waiting until there is new text or the end."""

@@ -12,6 +12,7 @@ from sgl_mlx.core import (
     Prompt,
     SamplingParams,
     Shift,
+    StreamEvent,
     TokenLogprob,
 )
 from sgl_mlx.errors import BackendError, NotYetError
@@ -155,6 +156,36 @@ def checked_meta(meta: Mapping[str, Any]) -> Mapping[str, Any]:
     if reason.get("type") == "abort" and (reason.get("status_code") or reason.get("err_type")):
         raise BackendError(f"the server gave the request up: {reason.get('message')}")
     return meta
+
+
+def event(
+    sample: int, piece: str, before: Completion | None, now: Completion, ended: bool
+) -> StreamEvent | None:
+    """Return what a chunk adds to the one before it; None if it adds nothing.
+
+    Args:
+        piece: the new text.
+        before, now: the sample as the chunks tell it; each holds all logprobs so far.
+    """
+    if not piece and not ended:
+        return None
+    return StreamEvent(
+        sample,
+        piece,
+        logprobs=_later(before.logprobs if before else None, now.logprobs),
+        finish_reason=now.finish_reason if ended else None,
+        id=now.id,
+        prompt_tokens=now.prompt_tokens,
+        cached_tokens=now.cached_tokens,
+        extra=now.extra,
+    )
+
+
+def _later(before: Logprobs | None, now: Logprobs | None) -> Logprobs | None:
+    if now is None or before is None:
+        return now
+    rows = {name: getattr(now, name)[len(getattr(before, name)) :] for name in _LOGPROBS}
+    return Logprobs(**rows)
 
 
 def _finish_reason(given: Mapping[str, Any] | None) -> FinishReason:

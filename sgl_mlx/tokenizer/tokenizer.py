@@ -21,6 +21,9 @@ from sgl_mlx.tokenizer.bytes import Speller, unknown_token, without_prefix_space
 _WINDOW = 64
 """How many tokens `extend` looks back for a place where no token can reach across."""
 
+_LONG = 2000
+"""From so many characters on a text is encoded without the GIL."""
+
 
 class Tokenizer:
     """One model's tokenizer.
@@ -88,7 +91,7 @@ class Tokenizer:
         With `add_special` the model's own beginning (mostly its BOS token, if any) goes first,
         unless the text already starts with BOS.
         """
-        ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
+        ids = _encode(self.backend, text)
         if not add_special or (ids and ids[0] == self.bos_token_id):
             return ids
         return self._prefix_ids + ids
@@ -137,8 +140,7 @@ class Tokenizer:
         return plain
 
     def _encode_inner(self, text: str) -> list[int]:
-        ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
-        return ids
+        return _encode(self._inner, text)
 
     def _restart(self, ids: Sequence[int]) -> int:
         """Where to start tokenizing again: after a special token or before the last word.
@@ -259,6 +261,16 @@ class Detokenizer:
     def finish(self) -> str:
         """What is left of an unfinished character, as U+FFFD."""
         return self._decoder.decode(b"", final=True)
+
+
+def _encode(backend: tokenizers.Tokenizer, text: str) -> list[int]:
+    """Encode a text; a long one without the GIL, which `encode` holds throughout."""
+    if len(text) < _LONG:
+        encoded = backend.encode(text, add_special_tokens=False)
+    else:
+        [encoded] = backend.encode_batch_fast([text], add_special_tokens=False)
+    ids: list[int] = encoded.ids
+    return ids
 
 
 def _last_common_boundary(left: Sequence[bytes], right: Sequence[bytes]) -> tuple[int, int]:

@@ -221,7 +221,7 @@ def with_logprobs(use, monkeypatch: pytest.MonkeyPatch) -> Any:
     backend = use()
     complete = "_complete"
     monkeypatch.setattr(
-        backend, complete, lambda call, params, on_text: (scored(call.prompt, params),)
+        backend, complete, lambda call, params, on_event: (scored(call.prompt, params),)
     )
     return backend
 

@@ -206,7 +206,7 @@ def test_streamed_pieces_join_to_the_text() -> None:
     assert "".join(s.text_iter()) == "a one two three"
 
 
-def test_async_iteration_yields_the_text_and_ends_with_the_meta_info() -> None:
+def test_async_iteration_yields_the_text_with_the_meta_info_so_far() -> None:
     s = new_state(["one two three"], streaming=True, manual=True)
     s += sgl.gen("x")
     s.stream_executor.close()
@@ -219,6 +219,7 @@ def test_async_iteration_yields_the_text_and_ends_with_the_meta_info() -> None:
     pieces = asyncio.run(collect())
     assert "".join(piece for piece, _ in pieces) == "one two three"
     assert pieces[-1][1]["completion_tokens"] == 3
+    assert all("prompt_tokens" in meta for _, meta in pieces)
 
 
 def test_a_state_is_an_async_iterator_of_its_text() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import sgl_mlx as sgl
-from sgl_mlx.core import Image, SamplingParams, Text, Video
+from sgl_mlx.core import Image, SamplingParams, StreamEvent, Text, Video
 from sgl_mlx.errors import (
     InvalidParamsError,
     NotYetError,
@@ -186,7 +186,7 @@ def test_aborting_wakes_a_waiting_reader() -> None:
 
 def test_invalid_sampling_values_fail_where_they_are_written() -> None:
     s = new_state(ScriptedBackend("x"))
-    with pytest.raises(InvalidParamsError, match="top_p must be in"):
+    with pytest.raises(InvalidParamsError, match="top_p must be a number in"):
         s += "text" + sgl.gen("x", top_p=2.0)
     assert s.text() == ""
 
@@ -205,10 +205,10 @@ def test_pictures_are_parts_of_the_prompt(node: Any, part: Any) -> None:
 
 def test_a_construct_that_the_backend_lacks_raises_not_yet() -> None:
     class NoGrammar(ScriptedBackend):
-        def submit(self, prompt: Any, params: SamplingParams, on_text: Any = None) -> Any:
+        def submit(self, prompt: Any, params: SamplingParams, on_event: Any = None) -> Any:
             if params.regex is not None:
                 raise NotYetError("regex")
-            return super().submit(prompt, params, on_text)
+            return super().submit(prompt, params, on_event)
 
     s = new_state(NoGrammar("x"))
     s += sgl.gen("x", regex="a+")
@@ -239,9 +239,9 @@ def test_streamed_text_arrives_before_the_answer_is_complete() -> None:
     seen, go_on = threading.Event(), threading.Event()
 
     class Slow(ScriptedBackend):
-        def submit(self, prompt: Any, params: SamplingParams, on_text: Any = None) -> Any:
-            def show(piece: str) -> None:
-                on_text(piece)
+        def submit(self, prompt: Any, params: SamplingParams, on_event: Any = None) -> Any:
+            def show(event: StreamEvent) -> None:
+                on_event(event)
                 if not seen.is_set():
                     seen.set()
                     assert go_on.wait(WAIT)

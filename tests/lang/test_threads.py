@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import sgl_mlx as sgl
-from sgl_mlx.core import Completion, SamplingParams
+from sgl_mlx.core import Completion, SamplingParams, StreamEvent
 from sgl_mlx.errors import RequestAborted
 from sgl_mlx.lang.setting import Setting
 from sgl_mlx.testing import ScriptedBackend
@@ -27,9 +27,9 @@ class ThreadedBackend(ScriptedBackend):
         self,
         prompt: Any,
         params: SamplingParams,
-        on_text: Callable[[str], None] | None = None,
+        on_event: Callable[[StreamEvent], None] | None = None,
     ) -> Future[tuple[Completion, ...]]:
-        future = super().submit(prompt, params, on_text)
+        future = super().submit(prompt, params, on_event)
         self._pool.submit(self._answer_one)
         return future
 

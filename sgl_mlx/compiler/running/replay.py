@@ -14,10 +14,10 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from sgl_mlx.core import ChoiceScores, Completion, Prompt, SamplingParams
+from sgl_mlx.core import ChoiceScores, Completion, Prompt, SamplingParams, StreamEvent
 from sgl_mlx.lang.backend import Backend
 
-OnText = Callable[[str], None] | None
+OnEvent = Callable[[StreamEvent], None] | None
 Asked = dict[Hashable, deque["Future[Any]"]]
 """Requests that the body has not asked for yet, in order."""
 
@@ -33,10 +33,10 @@ class _Through:
         return getattr(self._backend, name)
 
     def submit(
-        self, prompt: Prompt, params: SamplingParams, on_text: OnText = None
+        self, prompt: Prompt, params: SamplingParams, on_event: OnEvent = None
     ) -> Future[tuple[Completion, ...]]:
         key = ("submit", prompt, params)
-        return self._ask(key, partial(self._backend.submit, prompt, params, on_text))
+        return self._ask(key, partial(self._backend.submit, prompt, params, on_event))
 
     def score(
         self, prompt: Prompt, choices: Sequence[str], unconditional: bool = False

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
-from sgl_mlx.core import ChoiceScores, Completion, Prompt, SamplingParams, Shift
+from sgl_mlx.core import (
+    ChoiceScores,
+    Completion,
+    Prompt,
+    SamplingParams,
+    Shift,
+    StreamEvent,
+)
 from sgl_mlx.errors import BackendError, NotYetError
 from sgl_mlx.lang.backends import openai_select
 from sgl_mlx.lang.backends import openai_wire as wire
@@ -90,17 +97,17 @@ class OpenAI:
         self,
         prompt: Prompt,
         params: SamplingParams,
-        on_text: Callable[[str], None] | None = None,
+        on_event: Callable[[StreamEvent], None] | None = None,
     ) -> Future[tuple[Completion, ...]]:
         if any(isinstance(part, Shift) for part in prompt):
             raise NotYetError("position_ids_offset needs an in-process Engine")
         request = self._request(prompt, params)
         begun = wire.begun_answer(flat_text(prompt, wire.PICTURE)) if self.is_chat_model else ""
-        if on_text is None:
+        if on_event is None:
             return self._pool.submit(self._generate, request, params, begun)
         if params.dtype is not None or begun:  # known only when it is complete
-            return self._pool.submit(self._generate_shown, request, params, begun, on_text)
-        return self._pool.submit(self._generate_stream, request, on_text)
+            return self._pool.submit(self._generate_shown, request, params, begun, on_event)
+        return self._pool.submit(self._generate_stream, request, on_event, params.n)
 
     def score(
         self, prompt: Prompt, choices: Sequence[str], unconditional: bool = False
@@ -183,28 +190,33 @@ class OpenAI:
         request: Mapping[str, Any],
         params: SamplingParams,
         begun: str,
-        on_text: Callable[[str], None],
+        on_event: Callable[[StreamEvent], None],
     ) -> tuple[Completion, ...]:
         completions = self._generate(request, params, begun)
-        if completions[0].text:
-            on_text(completions[0].text)
+        for sample, completion in enumerate(completions):
+            on_event(_last_event(sample, completion.text, completion))
         return completions
 
     def _generate_stream(
-        self, request: Mapping[str, Any], on_text: Callable[[str], None]
+        self, request: Mapping[str, Any], on_event: Callable[[StreamEvent], None], n: int
     ) -> tuple[Completion, ...]:
-        pieces, refusals, reason, usage = [], [], "stop", None
-        streaming = {"stream": True, "stream_options": {"include_usage": True}}
+        texts, refusals, reasons, usage = [""] * n, [""] * n, ["stop"] * n, None
+        streaming = {"n": n, "stream": True, "stream_options": {"include_usage": True}}
         for event in self._events({**request, **streaming}):
             usage = getattr(event, "usage", None) or usage
-            for choice in wire.choices_of(event)[:1]:
-                reason = choice.finish_reason or reason
-                refusals.append(wire.refusal_of(choice) or "")
+            for i, choice in enumerate(wire.choices_of(event)):
+                told = getattr(choice, "index", None)
+                sample = i if told is None else told
+                reasons[sample] = choice.finish_reason or reasons[sample]
+                refusals[sample] += wire.refusal_of(choice) or ""
                 if piece := wire.text_of(choice):
-                    pieces.append(piece)
-                    on_text(piece)
+                    texts[sample] += piece
+                    on_event(StreamEvent(sample, piece, id=getattr(event, "id", None) or ""))
         self._count(usage)
-        return (self._completion("".join(pieces), reason, usage, "".join(refusals)),)
+        done = tuple(map(self._completion, texts, reasons, [usage] * n, refusals))
+        for sample, completion in enumerate(done):
+            on_event(_last_event(sample, "", completion))
+        return done
 
     def _events(self, request: Mapping[str, Any]) -> Iterator[Any]:
         try:
@@ -252,3 +264,14 @@ def _new_client(is_azure: bool, args: Iterable[Any], kwargs: Mapping[str, Any]) 
             "the OpenAI backend needs the openai package: pip install 'sgl-mlx[openai]'"
         ) from None
     return (openai.AzureOpenAI if is_azure else openai.OpenAI)(*args, **kwargs)
+
+
+def _last_event(sample: int, text: str, completion: Completion) -> StreamEvent:
+    """Tell the end of a sample, after its last text."""
+    return StreamEvent(
+        sample,
+        text,
+        finish_reason=completion.finish_reason,
+        prompt_tokens=completion.prompt_tokens,
+        extra=completion.extra,
+    )

@@ -19,6 +19,7 @@ from sgl_mlx.core import (
     Completion,
     Prompt,
     SamplingParams,
+    StreamEvent,
     TokenLogprob,
 )
 from sgl_mlx.errors import BackendError, TokenizerError
@@ -107,13 +108,13 @@ class RuntimeEndpoint:
         self,
         prompt: Prompt,
         params: SamplingParams,
-        on_text: Callable[[str], None] | None = None,
+        on_event: Callable[[StreamEvent], None] | None = None,
     ) -> Future[tuple[Completion, ...]]:
         mark = around(self.chat_template.image_token)[1] if has_pictures(prompt) else ""
         payload = wire.payload(prompt, params, mark)
-        if on_text is None:
+        if on_event is None:
             return self._pool.submit(self._generate, payload)
-        return self._pool.submit(self._generate_stream, payload, on_text)
+        return self._pool.submit(self._generate_stream, payload, on_event)
 
     def score(
         self, prompt: Prompt, choices: Sequence[str], unconditional: bool = False
@@ -151,23 +152,21 @@ class RuntimeEndpoint:
         return tuple(_completion(output) for output in outputs)
 
     def _generate_stream(
-        self, payload: dict[str, Any], on_text: Callable[[str], None]
+        self, payload: dict[str, Any], on_event: Callable[[StreamEvent], None]
     ) -> tuple[Completion, ...]:
-        growing, meta = GrowingText(self._sends_increments), dict[str, Any]()
-        ended = False
+        samples: dict[int, _Sample] = {}
         with self._open("/generate", {**payload, "stream": True}) as response:
-            for event in json_events(response):
-                if event.get("index"):
-                    continue  # a further sample
-                text, meta = _text_and_meta(event)
-                if piece := growing.add(text, wire.stopped_at(meta)):
-                    on_text(piece)
-                ended = meta.get("finish_reason", "not told") is not None
-        if not ended:
-            raise BackendError(f"the server's answer ended early, after {growing.text[-60:]!r}")
-        if rest := growing.finish():
-            on_text(rest)
-        return (wire.completion(growing.text, meta),)
+            for chunk in json_events(response):
+                index = chunk.get("index") or 0
+                sample = samples.setdefault(index, _Sample(index, self._sends_increments))
+                if event := sample.add(*_text_and_meta(chunk)):
+                    on_event(event)
+        for sample in samples.values():
+            if event := sample.finish():
+                on_event(event)
+        if not samples:
+            raise BackendError("the server's answer ended before it began")
+        return tuple(sample.completion for _, sample in sorted(samples.items()))
 
     def _prefill(self, text: str) -> int:
         return int(
@@ -236,6 +235,43 @@ def _text_and_meta(output: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if not isinstance(text, str):
         raise BackendError(f"the server answered without text: {str(dict(output))[:200]}")
     return text, meta
+
+
+class _Sample:
+    """One sample of a streamed answer, as far as its chunks tell."""
+
+    def __init__(self, index: int, increments: bool) -> None:
+        self._index = index
+        self._growing = GrowingText(increments)
+        self._ended = self._told = False
+        self._last: Completion | None = None
+        self._shown: Completion | None = None
+
+    @property
+    def completion(self) -> Completion:
+        assert self._last is not None, "a sample begins with its first chunk"
+        return self._last
+
+    def add(self, text: str, meta: Mapping[str, Any]) -> StreamEvent | None:
+        """Take a chunk; returns what it adds, if anything."""
+        piece = self._growing.add(text, wire.stopped_at(meta))
+        self._told = meta.get("finish_reason") is not None
+        self._ended = meta.get("finish_reason", "not told") is not None
+        if self._told:
+            piece += self._growing.finish()
+        self._last = wire.completion(self._growing.text, meta)
+        event = wire.event(self._index, piece, self._shown, self._last, self._told)
+        self._shown = self._last if event is not None else self._shown
+        return event
+
+    def finish(self) -> StreamEvent | None:
+        """Return the end of the text that no chunk told; raises `BackendError` if there is more."""
+        if not self._ended:
+            raise BackendError(
+                f"the server's answer ended early, after {self._growing.text[-60:]!r}"
+            )
+        rest = "" if self._told else self._growing.finish()
+        return wire.event(self._index, rest, self.completion, self.completion, ended=False)
 
 
 def _completion(output: Mapping[str, Any]) -> Completion:

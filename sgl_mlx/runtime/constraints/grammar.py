@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits
 
 from sgl_mlx.core import SamplingParams
-from sgl_mlx.errors import InvalidParamsError
+from sgl_mlx.errors import InvalidParamsError, TokenizerError
 from sgl_mlx.runtime.constraints.constraint import Constraint
 from sgl_mlx.runtime.constraints.lark import prepare_grammar
 from sgl_mlx.runtime.constraints.python_regex import short, to_rust
@@ -75,12 +76,24 @@ class GrammarCompiler:
             return UniqueKeys(constraint, vocabulary.spelled, vocabulary.closing)
         return constraint
 
-    def _compile(self, kind: str, text: str) -> LLMatcher:
+    def prepare(self) -> None:
+        """Build the engine's vocabulary now: it holds the GIL, which compiling a grammar does not.
+
+        A tokenizer that cannot be used is an error of the first request with a grammar.
+        """
+        with self._lock, suppress(TokenizerError):
+            self._prepared()
+
+    def _prepared(self) -> GrammarVocabulary:
         if self._vocabulary is None:
             self._vocabulary = GrammarVocabulary(self._tokenizer, self._size)
+        return self._vocabulary
+
+    def _compile(self, kind: str, text: str) -> LLMatcher:
+        vocabulary = self._prepared()
         grammar = _grammar(kind, text, self._tokenizer)
         limits = LLParserLimits(verbose_errors=False)
-        matcher = LLMatcher(self._vocabulary.engine, grammar, log_level=0, limits=limits)
+        matcher = LLMatcher(vocabulary.engine, grammar, log_level=0, limits=limits)
         probe = Constraint(matcher.deep_copy())
         probe.forced()
         probe.allowed()

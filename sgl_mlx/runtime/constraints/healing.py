@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from heapq import merge
 
 from sgl_mlx.tokenizer import Tokenizer
 
@@ -55,7 +56,7 @@ class Spellings:
         size = min(vocabulary, tokenizer.vocab_size)
         self.spelled = [tokenizer.token_bytes(token) for token in range(size)]
         ordinary = (t for t in range(size) if self.spelled[t] and not tokenizer.is_special(t))
-        self._sorted = sorted((self.spelled[t], t) for t in ordinary)
+        self._sorted = _sorted([(self.spelled[t], t) for t in ordinary])
         self._words = [word for word, _ in self._sorted]
 
     def starting(self, prefix: bytes) -> list[int]:
@@ -95,3 +96,8 @@ class Spellings:
             found.append(self._sorted[at][1])
             at += 1
         return found
+
+
+def _sorted(words: list[tuple[bytes, int]]) -> list[tuple[bytes, int]]:
+    """Sort in parts, because one long sort would keep every other thread waiting for the GIL."""
+    return list(merge(*(sorted(words[i : i + 2000]) for i in range(0, len(words), 2000))))

@@ -1,4 +1,4 @@
-"""Small things around `concurrent.futures` that the engine's callers need."""
+"""Combinations of `concurrent.futures`, and iterators over a request's events."""
 
 from __future__ import annotations
 
@@ -11,22 +11,36 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
+from sgl_mlx.core import StreamEvent
 from sgl_mlx.errors import RequestAborted
 
 S = TypeVar("S")
 T = TypeVar("T")
-Start = Callable[[Callable[[str], None]], "Future[T]"]
-"""Starts a request, given where its text goes."""
+Start = Callable[[Callable[[StreamEvent], None]], "Future[T]"]
+"""Starts a request, given where its events go."""
 
 
-def then(source: Future[S], function: Callable[[S], T]) -> Future[T]:
-    """The future of `function(result)`; cancelling it cancels the source."""
-    return gather([source], lambda results: function(results[0]))
+def then(
+    source: Future[S], function: Callable[[S], T], target: Future[T] | None = None
+) -> Future[T]:
+    """Return the future of `function(result)`; cancelling it cancels the source.
+
+    Args:
+        target: the future to settle; otherwise a new one is made.
+    """
+    return gather([source], lambda results: function(results[0]), target)
 
 
-def gather(sources: Sequence[Future[S]], function: Callable[[list[S]], T]) -> Future[T]:
-    """The future of `function(results)`; fails with the first failure, cancelling the rest."""
-    target: Future[T] = Future()
+def gather(
+    sources: Sequence[Future[S]],
+    function: Callable[[list[S]], T],
+    target: Future[T] | None = None,
+) -> Future[T]:
+    """Return the future of `function(results)`, as `then`.
+
+    It fails with the first failure, cancelling the rest.
+    """
+    target = Future() if target is None else target
     unfinished = itertools.count(len(sources) - 1, -1)
 
     def finished(source: Future[S]) -> None:
@@ -51,7 +65,7 @@ def gather(sources: Sequence[Future[S]], function: Callable[[list[S]], T]) -> Fu
 
 
 def wait_all(futures: Sequence[Future[T]]) -> list[T]:
-    """All results; on a failure or an interrupt the others are cancelled."""
+    """Wait for all results; on a failure or an interrupt the others are cancelled."""
     try:
         return [future.result() for future in futures]
     except BaseException:
@@ -60,39 +74,53 @@ def wait_all(futures: Sequence[Future[T]]) -> list[T]:
         raise
 
 
-def iterate(start: Start[T]) -> Iterator[str | T]:
-    """Pieces of text as they come, then the result. Closing the iterator cancels the request."""
-    pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    future = start(pieces.put)
-    future.add_done_callback(lambda _: pieces.put(None))
+async def wait_all_async(futures: Sequence[Future[T]]) -> list[T]:
+    """Wait for all results as `wait_all`, without blocking the event loop."""
     try:
-        while (piece := pieces.get()) is not None:
-            yield piece
-        yield _result(future)
+        return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def iterate(start: Start[T]) -> Iterator[StreamEvent]:
+    """Yield events as they come. Closing the iterator cancels the request.
+
+    Raises:
+        RequestAborted: the request was cancelled; or whatever else it failed with.
+    """
+    events: queue.SimpleQueue[StreamEvent | None] = queue.SimpleQueue()
+    future = start(events.put)
+    future.add_done_callback(lambda _: events.put(None))
+    try:
+        while (event := events.get()) is not None:
+            yield event
+        _raise_failure(future)
     finally:
         future.cancel()
 
 
-async def iterate_async(start: Start[T]) -> AsyncIterator[str | T]:
-    """`iterate` for asyncio."""
+async def iterate_async(start: Start[T]) -> AsyncIterator[StreamEvent]:
+    """Yield events as `iterate`, without blocking the event loop."""
     loop = asyncio.get_running_loop()
-    pieces: asyncio.Queue[str | None] = asyncio.Queue()
+    events: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
 
-    def put(piece: str | None) -> None:
-        loop.call_soon_threadsafe(pieces.put_nowait, piece)
+    def put(event: StreamEvent | None) -> None:
+        with suppress(RuntimeError):  # the event loop was closed; nobody listens
+            loop.call_soon_threadsafe(events.put_nowait, event)
 
     future = start(put)
     future.add_done_callback(lambda _: put(None))
     try:
-        while (piece := await pieces.get()) is not None:
-            yield piece
-        yield _result(future)
+        while (event := await events.get()) is not None:
+            yield event
+        _raise_failure(future)
     finally:
         future.cancel()
 
 
-def _result(future: Future[T]) -> T:
+def _raise_failure(future: Future[T]) -> None:
     try:
-        return future.result()
+        future.result()
     except CancelledError:
         raise RequestAborted("the request was cancelled") from None

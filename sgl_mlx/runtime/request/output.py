@@ -1,12 +1,18 @@
-"""What becomes of a sequence's tokens: text, stop conditions, logprobs, and one `Completion`."""
+"""Turns a sequence's tokens into text, events, logprobs and one `Completion`; looks for stops."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-import regex
-
-from sgl_mlx.core import Completion, FinishReason, Logprobs, SamplingParams, TokenLogprob
+from sgl_mlx.core import (
+    Completion,
+    FinishReason,
+    Logprobs,
+    SamplingParams,
+    StreamEvent,
+    TokenLogprob,
+)
+from sgl_mlx.runtime.request.stops import Stops
 from sgl_mlx.runtime.scheduler.sequence import Scores, TokenScore
 from sgl_mlx.tokenizer import Tokenizer
 
@@ -18,9 +24,14 @@ class TextOutput:
         params: of the request.
         tokenizer: of the model.
         end_tokens: the model's end-of-sequence ids.
-        on_text: told of new text as soon as no stop string can take it back.
-        on_finish: told of the end, once.
+        on_finish: called at the end, once.
+        on_event: called with new text as soon as no stop string can take it back, and with the
+            end. The events name neither request nor prompt.
         healed: end of the prompt that the output begins with again; not part of the text.
+        sample: which sample of its request this is, for the events.
+
+    Raises:
+        InvalidParamsError: a `stop_regex` cannot be compiled.
     """
 
     def __init__(
@@ -29,8 +40,9 @@ class TextOutput:
         tokenizer: Tokenizer,
         end_tokens: frozenset[int],
         on_finish: Callable[[TextOutput], None],
-        on_text: Callable[[str], None] | None = None,
+        on_event: Callable[[StreamEvent], None] | None = None,
         healed: str = "",
+        sample: int = 0,
     ) -> None:
         self._params = params
         self._tokenizer = tokenizer
@@ -41,15 +53,18 @@ class TextOutput:
         if not params.ignore_eos:
             self._end_tokens |= end_tokens
         self._on_finish = on_finish
-        self._on_text = on_text
+        self._on_event = on_event
         self._detokenizer = tokenizer.detokenizer(params.skip_special_tokens)
-        self._stop_patterns = [regex.compile(pattern) for pattern in params.stop_regex]
+        self._stops = Stops(params.stop, params.stop_regex)
         self._sent = 0
+        self._told_tokens = 0
         self._scores: list[TokenScore] = []
         self._top: list[tuple[TokenScore, ...]] = []
         self._prompt_scores: list[TokenScore] = []
         self._prompt_top: list[tuple[TokenScore, ...]] = []
         self._healed = len(healed)
+        self._sample = sample
+        self.prompt_told = False
         self.forced_tokens = 0
         self.token_ids: list[int] = []
         self.text = ""
@@ -84,7 +99,7 @@ class TextOutput:
         if reason.type == "length":
             reason = self._append(self._detokenizer.finish()) or reason
         self.finish_reason = reason
-        self._send(len(self.text))
+        self._tell(len(self.text))
         self._on_finish(self)
 
     # -- the answer ---------------------------------------------------------------------------
@@ -92,7 +107,12 @@ class TextOutput:
     def completion(
         self, name: str, prompt: Sequence[int], prompt_tokens: int, cached_tokens: int
     ) -> Completion:
-        """The finished sample of a prompt, whose own tokens are given for its logprobs."""
+        """Return the finished sample.
+
+        Args:
+            name: its id.
+            prompt: the prompt's own tokens; the first of them may be among its logprobs.
+        """
         assert self.finish_reason is not None
         return Completion(
             text=self.text,
@@ -105,7 +125,7 @@ class TextOutput:
             extra=self._counts(),
         )
 
-    def _counts(self) -> dict[str, int]:
+    def _counts(self) -> Mapping[str, int]:
         if not self._params.constrained:
             return {}
         decoded = len(self.token_ids) - self.forced_tokens
@@ -115,18 +135,27 @@ class TextOutput:
         return tuple(self._describe(score) for score in self._prompt_scores)
 
     def _logprobs(self, prompt: Sequence[int]) -> Logprobs:
+        found = Logprobs(output=self._output_logprobs(0), output_top=self._output_top(0, None))
+        return self.prompt_part(prompt) + found
+
+    def prompt_part(self, prompt: Sequence[int]) -> Logprobs:
+        """Return the logprobs of the prompt, whose own tokens are given."""
         scored = self.prompt_logprobs()
-        tops = tuple(tuple(map(self._describe, row)) for row in self._prompt_top)
+        tops = self._rows(self._prompt_top)
         start = self._params.logprob_start_len
         if start == 0 and len(prompt) == len(scored) + 1:  # nothing comes before the first token
             scored = (self._describe((None, prompt[0])), *scored)
             tops = ((), *tops) if tops else ()
-        return Logprobs(
-            input=scored,
-            output=tuple(map(self._describe, self._scores[: len(self.token_ids)])),
-            input_top=tops,
-            output_top=tuple(tuple(map(self._describe, row)) for row in self._top),
-        )
+        return Logprobs(input=scored, input_top=tops)
+
+    def _output_logprobs(self, start: int) -> tuple[TokenLogprob, ...]:
+        return tuple(map(self._describe, self._scores[start : len(self.token_ids)]))
+
+    def _output_top(self, start: int, end: int | None) -> tuple[tuple[TokenLogprob, ...], ...]:
+        return self._rows(self._top[start:end])
+
+    def _rows(self, rows: Sequence[tuple[TokenScore, ...]]) -> tuple[tuple[TokenLogprob, ...], ...]:
+        return tuple(tuple(map(self._describe, row)) for row in rows)
 
     def _describe(self, score: tuple[float | None, int]) -> TokenLogprob:
         logprob, token = score
@@ -147,48 +176,41 @@ class TextOutput:
         if not piece:
             return None
         self.text += piece
-        found = self._find_stop()
+        found = self._stops.find(self.text, self._sent, len(self.token_ids))
         if found is None:
-            self._send(self._safe_end())
+            self._tell(self._stops.safe_end(self.text, self._sent))
             return None
-        start, end, matched = found
-        self.text = self.text[: end if self._params.no_stop_trim else start]
-        return FinishReason("stop", matched=matched)
+        if isinstance(found, FinishReason):
+            return found
+        self.text = self.text[: found.end if self._params.no_stop_trim else found.start]
+        return FinishReason("stop", matched=found.matched)
 
-    def _find_stop(self) -> tuple[int, int, str] | None:
-        """The stop in what was not sent yet that is complete first: where it is, and which.
+    def _tell(self, end: int) -> None:
+        """Tell what is new. Text before `end` is settled: no stop is looked for in it again."""
+        piece = self.text[self._sent : end]
+        self._sent = max(self._sent, end)
+        reason = self.finish_reason
+        aborted = reason is not None and reason.type == "abort"  # the request fails as a whole
+        if self._on_event is None or aborted or not (piece or reason):
+            return
+        tokens = tuple(self.token_ids[self._told_tokens :])
+        self._on_event(
+            StreamEvent(
+                self._sample,
+                piece,
+                tokens,
+                self._new_logprobs() if self._params.return_logprob else None,
+                reason,
+                extra=self._counts(),
+            )
+        )
+        self._told_tokens += len(tokens)
 
-        Complete first, not begun first: so it does not matter how the text is split into tokens.
-        """
-        found = []
-        for stop in self._params.stop:
-            at = self.text.find(stop, self._sent)
-            if at >= 0:
-                found.append((at, at + len(stop), stop))
-        for pattern in self._stop_patterns:
-            match = pattern.search(self.text, self._sent)
-            if match and match.end() > match.start():
-                found.append((match.start(), match.end(), match.group()))
-        return min(found, key=lambda stop: (stop[1], stop[0]), default=None)
-
-    def _safe_end(self) -> int:
-        """How far the text can be sent: up to what could be the beginning of a stop."""
-        ends = [len(self.text)]
-        for stop in self._params.stop:
-            first = max(self._sent, len(self.text) - len(stop) + 1)
-            starts = (i for i in range(first, len(self.text)) if stop.startswith(self.text[i:]))
-            ends.append(next(starts, len(self.text)))
-        for pattern in self._stop_patterns:
-            match = pattern.search(self.text, self._sent, partial=True)
-            ends.append(match.start() if match else len(self.text))
-        return min(ends)
-
-    def _send(self, end: int) -> None:
-        """Everything before `end` is settled; no stop will be looked for in it again."""
-        if end > self._sent:
-            if self._on_text is not None:
-                self._on_text(self.text[self._sent : end])
-            self._sent = end
+    def _new_logprobs(self) -> Logprobs:
+        start, end = self._told_tokens, None if self.finish_reason else len(self.token_ids)
+        return Logprobs(
+            output=self._output_logprobs(start), output_top=self._output_top(start, end)
+        )
 
 
 class Silent:

@@ -1,4 +1,4 @@
-"""A prompt that is to be in the pool before anybody asks for it; see `background`."""
+"""Prefetches: prompts computed or restored before anybody asks for them; see `background`."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _SILENT = SamplingParams(max_new_tokens=0)
 
 
 def prefetch(prompt: Encoded, loop: EngineLoop) -> Future[int]:
-    """Resolves to how many tokens are resident, never to an error; cancelling it gives up.
+    """Return the future number of resident tokens; it never fails, and cancelling it gives up.
 
-    Of branches side by side each is made resident with the trunk before it; what follows them is
-    not, and the result is the largest.
+    Each of several branches is made resident together with the trunk before it; what follows the
+    branches is not. The result is the largest of the branches'.
     """
     return gather([_Prefetch(part, loop).future for part in _plain(prompt)], max)
 
 
 def nothing() -> Future[int]:
-    """For a prompt that cannot be made resident."""
+    """Return the future of a prompt that cannot be made resident."""
     future: Future[int] = Future()
     future.set_result(0)
     return future
 
 
 class _Prefetch(Silent):
-    """One sequence of plain tokens."""
+    """The prefetch of one sequence of plain tokens."""
 
     def __init__(self, prompt: Encoded, loop: EngineLoop) -> None:
         self.future: Future[int] = Future()
@@ -49,7 +49,7 @@ class _Prefetch(Silent):
             self._resolve(0)
 
     def finish(self, reason: FinishReason) -> None:
-        """On the engine thread: whatever it ended by, say how far it came."""
+        """Tell how many tokens are resident, whatever the reason; on the engine thread."""
         self._loop.deliver(partial(self._resolve, self._loop.resident(self._sequence)))
 
     def _resolve(self, tokens: int) -> None:
@@ -63,7 +63,7 @@ class _Prefetch(Silent):
 
 
 def _plain(prompt: Encoded) -> Iterator[Encoded]:
-    """The parts that come after nothing."""
+    """Yield the parts that need no other part before them."""
     if not prompt.after:
         yield prompt
     for branch in prompt.after:

@@ -1,4 +1,4 @@
-"""One request on its way through the engine: its samples, its future, its text."""
+"""One request on its way through the engine: its samples, its future, its events."""
 
 from __future__ import annotations
 
@@ -8,82 +8,88 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from sgl_mlx.core import Completion, SamplingParams
+from sgl_mlx.core import Completion, StreamEvent
 from sgl_mlx.errors import EngineStoppedError, RequestAborted
-from sgl_mlx.runtime.constraints.healing import Healing
 from sgl_mlx.runtime.loop import EngineLoop
-from sgl_mlx.runtime.request.encode import Encoded
+from sgl_mlx.runtime.request.options import RequestOptions
 from sgl_mlx.runtime.request.output import TextOutput
-from sgl_mlx.runtime.scheduler.sequence import Constraint, Sequence
+from sgl_mlx.runtime.request.prepare import Prepared
+from sgl_mlx.runtime.scheduler.sequence import Sequence
 
 Completions = tuple[Completion, ...]
+OnEvent = Callable[[StreamEvent], None] | None
 
 
 class Request:
-    """`params.n` samples of one prompt. Cancelling `future` aborts them.
+    """The `n` samples of one prompt, from the call to the answer.
+
+    Settling `future` early, by cancelling it or with an error, aborts the samples.
 
     Args:
+        options: of the call, with its id.
         seed: of the first sample; each further one has the next.
-        on_text: told of the first sample's text, on the delivery thread.
+        on_event: called with what every sample adds, on the delivery thread.
     """
 
     def __init__(
-        self,
-        name: str,
-        prompt: Encoded,
-        params: SamplingParams,
-        seed: int,
-        loop: EngineLoop,
-        on_text: Callable[[str], None] | None = None,
+        self, options: RequestOptions, seed: int, loop: EngineLoop, on_event: OnEvent = None
     ) -> None:
-        prompt, params, healed = _heal(prompt, params, loop)
         self.future: Future[Completions] = Future()
-        self._prompt = prompt
+        self.id = options.rid or ""
+        self._options = options
+        self._seed = seed
         self._loop = loop
-        self._on_text = on_text
-        self._unfinished = params.n
+        self._on_event = on_event
+        self._prepared: Prepared | None = None
+        self._unfinished = 0
+        self._outputs: list[TextOutput] = []
+        self._sequences: list[Sequence] = []
+
+    def build(self, prepared: Prepared) -> None:
+        """Make the samples; raises `InvalidParamsError` for a `stop_regex` that is broken."""
+        params, prompt = prepared.params, prepared.prompt
+        self._prepared, self._unfinished = prepared, params.n
         start = params.logprob_start_len if params.return_logprob else None
         if start is not None and (start < 0 or start >= len(prompt.tokens)):
             start = None
-        self._outputs: list[TextOutput] = []
-        self._sequences: list[Sequence] = []
-        for i in range(params.n):
+        model, send = self._loop.model, self._send if self._on_event is not None else None
+        for i, constraint in enumerate(prepared.constraints):
             output = TextOutput(
                 params,
-                loop.model.tokenizer,
-                loop.model.tokenizer.eos_token_ids,
+                model.tokenizer,
+                model.tokenizer.eos_token_ids,
                 self._sample_finished,
-                self._send_text if on_text is not None and i == 0 else None,
-                healed,
+                send,
+                prepared.healed,
+                sample=i,
             )
-            constraint: Constraint | None = None
-            if healed:
-                constraint = Healing(loop.model.spellings, healed.encode())
-            elif params.constrained:
-                constraint = loop.model.grammars.constraint(params)
-            id = name if params.n == 1 else f"{name}-{i}"
+            name = self.id if params.n == 1 else f"{self.id}-{i}"
+            seed = self._seed + i
+            made = prompt.sequence(name, output, params, seed, start, constraint=constraint)
+            made.priority, made.deadline = self._options.priority, self._options.deadline
             self._outputs.append(output)
-            self._sequences.append(
-                prompt.sequence(id, output, params, seed + i, start, constraint=constraint)
-            )
+            self._sequences.append(made)
 
     def start(self) -> None:
-        """Queue the samples."""
-        self._loop.post(partial(self._loop.add, self._sequences))
-        self.future.add_done_callback(self._abort_if_cancelled)
+        """Queue the samples, unless the request has ended already."""
+        if not self.future.done():
+            self._loop.post(partial(self._loop.add, self._sequences))
+            self.future.add_done_callback(self._abort_if_unfinished)
 
-    def _abort_if_cancelled(self, future: Future[Completions]) -> None:
-        if future.cancelled():
-            self._abort("cancelled")
+    def fail(self, error: Exception) -> None:
+        """End the request with an error, unless it has ended already."""
+        with suppress(InvalidStateError):
+            self.future.set_exception(error)
 
-    def _abort(self, message: str) -> None:
-        with suppress(EngineStoppedError):  # then it has ended already
-            self._loop.post(partial(self._loop.abort, self._sequences, message))
+    def _abort_if_unfinished(self, future: Future[Completions]) -> None:
+        if self._unfinished:
+            with suppress(EngineStoppedError):  # then it has ended already
+                self._loop.post(partial(self._loop.abort, self._sequences, "given up"))
 
     # -- on the engine thread -----------------------------------------------------------------
 
-    def _send_text(self, piece: str) -> None:
-        self._loop.deliver(partial(self._hand_over, piece))
+    def _send(self, event: StreamEvent) -> None:
+        self._loop.deliver(partial(self._hand_over, event))
 
     def _sample_finished(self, _: TextOutput) -> None:
         self._unfinished -= 1
@@ -92,49 +98,48 @@ class Request:
 
     # -- on the delivery thread ---------------------------------------------------------------
 
-    def _hand_over(self, piece: str) -> None:
-        assert self._on_text is not None
+    def _hand_over(self, event: StreamEvent) -> None:
+        assert self._on_event is not None
         if self.future.done():
             return
         try:
-            self._on_text(piece)
+            self._on_event(self._named(event))
         except Exception as error:  # the caller's own; nobody else may suffer
-            self._fail(error)
-            self._abort("its callback failed")
+            self.fail(error)
+
+    def _named(self, event: StreamEvent) -> StreamEvent:
+        """Add what the request knows; the first event of a sample has the prompt's logprobs."""
+        assert self._prepared is not None
+        prompt, sequence = self._prepared.prompt, self._sequences[event.sample]
+        logprobs, output = event.logprobs, self._outputs[event.sample]
+        if logprobs is not None and not output.prompt_told:
+            output.prompt_told = True
+            logprobs = output.prompt_part(prompt.tokens) + logprobs
+        return replace(
+            event,
+            logprobs=logprobs,
+            id=sequence.id,
+            prompt_tokens=prompt.total,
+            cached_tokens=_cached(sequence),
+        )
 
     def _resolve(self) -> None:
+        assert self._prepared is not None
         reasons = [output.finish_reason for output in self._outputs]
         aborted = [r for r in reasons if r is not None and r.type == "abort"]
         if aborted:
             error = EngineStoppedError if self._loop.stopping else RequestAborted
-            self._fail(error(aborted[0].message or "the request was aborted"))
+            self.fail(error(aborted[0].message or "the request was aborted"))
             return
+        prompt = self._prepared.prompt
         completions = tuple(
-            output.completion(s.id, self._prompt.tokens, self._prompt.total, _cached(s))
+            output.completion(s.id, prompt.tokens, prompt.total, _cached(s))
             for s, output in zip(self._sequences, self._outputs, strict=True)
         )
         with suppress(InvalidStateError):  # cancelled, or failed by its callback
             self.future.set_result(completions)
 
-    def _fail(self, error: Exception) -> None:
-        with suppress(InvalidStateError):
-            self.future.set_exception(error)
-
-
-def _heal(
-    prompt: Encoded, params: SamplingParams, loop: EngineLoop
-) -> tuple[Encoded, SamplingParams, str]:
-    """Take back the end of the prompt where the output may merge with it; see `healing`."""
-    if not params.token_healing or params.constrained or params.max_new_tokens == 0:
-        return prompt, params, ""
-    found = loop.model.spellings.heals(prompt.tokens[prompt.sealed :])
-    if found is None or found[0] >= len(prompt.tokens):
-        return prompt, params, ""
-    count, text = found
-    shorter = replace(prompt, tokens=prompt.tokens[:-count])
-    return shorter, replace(params, max_new_tokens=params.max_new_tokens + count), text
-
 
 def _cached(s: Sequence) -> int:
-    """Prompt tokens that came from the cache, those of the branches it was built on included."""
+    """Count the prompt tokens that came from the cache, in the branches it was built on too."""
     return (s.cached_tokens or 0) + sum(_cached(needed) for needed in s.after)

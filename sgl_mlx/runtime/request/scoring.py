@@ -5,13 +5,51 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sgl_mlx.core import ChoiceScore, ChoiceScores, Completion, TokenLogprob
+from sgl_mlx.core import ChoiceScore, ChoiceScores, Completion, SamplingParams, TokenLogprob
+from sgl_mlx.errors import InvalidParamsError
 from sgl_mlx.runtime.request.encode import Encoded, extend
+from sgl_mlx.runtime.request.prepare import Prepared, Preparer, Source
 from sgl_mlx.tokenizer import Tokenizer
+
+SCORING = SamplingParams(
+    max_new_tokens=0, return_logprob=True, logprob_start_len=0, return_text_in_logprobs=True
+)
+
+
+class Scoring:
+    """One question of `select`: a request for each choice after the prompt.
+
+    With `unconditional`, as many more requests score each choice without the prompt.
+
+    Raises:
+        InvalidParamsError: for no choices, or one that is empty.
+    """
+
+    def __init__(self, choices: Sequence[str], unconditional: bool, tokenizer: Tokenizer) -> None:
+        if not choices or not all(isinstance(choice, str) and choice for choice in choices):
+            raise InvalidParamsError(f"choices must be non-empty strings, got {list(choices)!r}")
+        self.requests = len(choices) * (2 if unconditional else 1)
+        self._choices = choices
+        self._unconditional = unconditional
+        self._tokenizer = tokenizer
+        self._prompt_tokens = 0
+
+    def prepare(self, source: Source, preparer: Preparer) -> list[Prepared]:
+        """Encode the prompt with each choice; raises as `Preparer.prepare`."""
+        prompt = source.encode()
+        self._prompt_tokens = prompt.total
+        asked = [continue_with(prompt, choice, self._tokenizer) for choice in self._choices]
+        if self._unconditional:
+            asked += [(Encoded(e.tokens[start:]), 0) for e, start in asked]
+        return [preparer.prepare(e, replace(SCORING, logprob_start_len=s)) for e, s in asked]
+
+    def scores(self, found: Sequence[Completion]) -> ChoiceScores:
+        """Put together the answers of the requests, in the order of `prepare`."""
+        return choice_scores(self._choices, self._prompt_tokens, found)
 
 
 def continue_with(prompt: Encoded, choice: str, tokenizer: Tokenizer) -> tuple[Encoded, int]:
-    """Prompt + choice, and the first own token in which it differs from the prompt alone.
+    """Return prompt + choice, and the first own token in which it differs from the prompt alone.
 
     A last prompt token that merges with the choice is among those that differ, so the choice is
     scored in the tokenization that the whole text has (token healing).

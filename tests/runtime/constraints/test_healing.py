@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sgl_mlx.benchmarks.micro.healing import cuts, hits
-from sgl_mlx.core import Text
+from sgl_mlx.core import StreamEvent, Text
 from sgl_mlx.runtime.constraints.healing import Healing
 from sgl_mlx.sampling import SamplingParams
 from tests.runtime.constraints.constrained_fixtures import engine, figures, needs_model
@@ -66,10 +66,10 @@ def test_output_begins_with_what_was_taken_back_and_the_text_does_not_repeat_it(
 
 
 def test_pieces_of_a_stream_make_up_the_text() -> None:
-    pieces: list[str] = []
+    events: list[StreamEvent] = []
     params = SamplingParams(max_new_tokens=8, temperature=0, token_healing=True)
-    (done,) = engine().submit((Text(PROMPTS[0]),), params, pieces.append).result()
-    assert "".join(pieces) == done.text
+    (done,) = engine().submit((Text(PROMPTS[0]),), params, events.append).result()
+    assert "".join(event.text for event in events) == done.text
 
 
 def test_stop_strings_are_found_in_the_text_alone() -> None:

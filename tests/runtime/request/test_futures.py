@@ -8,8 +8,16 @@ from concurrent.futures import CancelledError, Future
 
 import pytest
 
+from sgl_mlx.core import StreamEvent
 from sgl_mlx.errors import RequestAborted
-from sgl_mlx.runtime.request.futures import gather, iterate, iterate_async, then, wait_all
+from sgl_mlx.runtime.request.futures import (
+    gather,
+    iterate,
+    iterate_async,
+    then,
+    wait_all,
+    wait_all_async,
+)
 
 
 def done(value: int) -> Future[int]:
@@ -73,38 +81,61 @@ def test_waiting_for_all_cancels_the_others_on_a_failure() -> None:
     assert pending.cancelled()
 
 
+def event(text: str) -> StreamEvent:
+    return StreamEvent(0, text)
+
+
 class Started:
-    """A request under way, whose text is `put` by the test."""
+    """A request under way, whose events are `put` by the test."""
 
     def __init__(self, *pieces: str, result: int | None = None) -> None:
         self.future: Future[int] = Future()
         self._pieces, self._result = pieces, result
 
-    def __call__(self, put: Callable[[str], None]) -> Future[int]:
+    def __call__(self, put: Callable[[StreamEvent], None]) -> Future[int]:
         for piece in self._pieces:
-            put(piece)
+            put(event(piece))
         if self._result is not None:
             self.future.set_result(self._result)
         return self.future
 
 
-async def collect(start: Started) -> list[str | int]:
+async def collect(start: Started) -> list[StreamEvent]:
     return [item async for item in iterate_async(start)]
 
 
-def test_iterating_gives_the_pieces_and_then_the_result() -> None:
-    assert list(iterate(Started("a", "b", result=5))) == ["a", "b", 5]
-    assert asyncio.run(collect(Started("a", "b", result=5))) == ["a", "b", 5]
+def test_iterating_gives_the_events_until_the_request_is_done() -> None:
+    assert list(iterate(Started("a", "b", result=5))) == [event("a"), event("b")]
+    assert asyncio.run(collect(Started("a", "b", result=5))) == [event("a"), event("b")]
 
 
-def test_a_piece_that_is_empty_does_not_end_the_iteration() -> None:
-    assert list(iterate(Started("", "b", result=5))) == ["", "b", 5]
+def test_an_event_without_text_does_not_end_the_iteration() -> None:
+    assert list(iterate(Started("", "b", result=5))) == [event(""), event("b")]
+
+
+def test_waiting_for_all_in_a_task_that_is_cancelled_cancels_them() -> None:
+    futures: list[Future[int]] = [Future(), done(3), Future()]
+
+    async def wait() -> None:
+        await asyncio.wait_for(wait_all_async(futures), 0.01)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(wait())
+    assert [future.cancelled() for future in futures] == [True, False, True]
+
+
+def test_waiting_for_all_in_a_task_cancels_the_others_on_a_failure() -> None:
+    pending, failed = Future[int](), Future[int]()
+    failed.set_exception(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(wait_all_async([pending, failed]))  # type: ignore[arg-type]
+    assert pending.cancelled()
 
 
 def test_closing_the_iterator_cancels_the_request() -> None:
     start = Started("a")
     pieces = iterate(start)
-    assert next(pieces) == "a"
+    assert next(pieces) == event("a")
     pieces.close()  # type: ignore[attr-defined]
     assert start.future.cancelled()
 
@@ -114,7 +145,7 @@ def test_leaving_an_asynchronous_iteration_cancels_the_request() -> None:
 
     async def leave() -> None:
         pieces = iterate_async(start)
-        assert await anext(pieces) == "a"
+        assert await anext(pieces) == event("a")
         await pieces.aclose()  # type: ignore[attr-defined]
 
     asyncio.run(leave())
@@ -124,7 +155,7 @@ def test_leaving_an_asynchronous_iteration_cancels_the_request() -> None:
 def test_a_failure_comes_after_the_pieces_before_it() -> None:
     start = Started("a")
     pieces = iterate(start)
-    assert next(pieces) == "a"
+    assert next(pieces) == event("a")
     start.future.set_exception(ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
         next(pieces)
@@ -133,7 +164,7 @@ def test_a_failure_comes_after_the_pieces_before_it() -> None:
 def test_a_request_cancelled_by_another_ends_the_iteration_with_an_error() -> None:
     start = Started("a")
     pieces = iterate(start)
-    assert next(pieces) == "a"
+    assert next(pieces) == event("a")
     start.future.cancel()
     with pytest.raises(RequestAborted, match="cancelled"):
         next(pieces)

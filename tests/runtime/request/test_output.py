@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgl_mlx.core import FinishReason, SamplingParams
+from sgl_mlx.core import FinishReason, PartialCompletion, SamplingParams, StreamEvent
 from sgl_mlx.runtime.request.output import TextOutput
 from sgl_mlx.runtime.scheduler.sequence import Scores
 from sgl_mlx.tokenizer import Detokenizer, Tokenizer
@@ -39,21 +39,26 @@ class Seen:
     """What came of a sample: the pieces that were streamed, and its end."""
 
     output: TextOutput
-    streamed: list[str] = field(default_factory=list)
+    events: list[StreamEvent] = field(default_factory=list)
     reason: FinishReason | None = None
 
     @property
     def text(self) -> str:
         return self.output.text
 
+    @property
+    def streamed(self) -> list[str]:
+        """The pieces of text, without an end that adds none."""
+        return [event.text for event in self.events if event.text]
+
 
 def run(pieces: Sequence[bytes | str], end: bool = False, **params: Any) -> Seen:
     """Push pieces as the scheduler does, up to the end: a stop, the end token or the length."""
     settings = SamplingParams.of(params)
     ended: list[TextOutput] = []
-    streamed: list[str] = []
+    events: list[StreamEvent] = []
     tokenizer = cast(Tokenizer, Pieces(pieces))
-    output = TextOutput(settings, tokenizer, frozenset({END}), ended.append, streamed.append)
+    output = TextOutput(settings, tokenizer, frozenset({END}), ended.append, events.append)
     reason = None
     for token in [*range(len(pieces)), *([END] if end else [])]:
         assert reason is None
@@ -62,7 +67,7 @@ def run(pieces: Sequence[bytes | str], end: bool = False, **params: Any) -> Seen
             break
     output.finish(reason or FinishReason("length", length=len(pieces)))
     assert ended == [output]
-    return Seen(output, streamed, output.finish_reason)
+    return Seen(output, events, output.finish_reason)
 
 
 # -- stop strings -----------------------------------------------------------------------------
@@ -134,6 +139,35 @@ def test_the_split_into_tokens_changes_neither_text_nor_end(
         assert seen.reason is not None
         assert seen.reason.type == "length"
     assert "".join(seen.streamed) == seen.text
+    assert_tells_all(seen)
+
+
+def assert_tells_all(seen: Seen) -> None:
+    """The events of a sample add up to it, and only the last has its finish reason."""
+    so_far = PartialCompletion()
+    for event in seen.events:
+        assert so_far.finish_reason is None
+        so_far.add(event)
+    whole = seen.output.completion("", [], 0, 0)
+    assert so_far.to_dict() == whole.to_dict()
+
+
+@given(letters, st.integers(0, 3), st.sampled_from([(), ("ab",)]), st.booleans())
+def test_the_events_add_up_to_the_completion(
+    text: str, top: int, stop: tuple[str, ...], finish: bool
+) -> None:
+    params = SamplingParams(return_logprob=True, top_logprobs_num=top, stop=stop)
+    events: list[StreamEvent] = []
+    pieces = cast(Tokenizer, Pieces(list(text)))
+    output = TextOutput(params, pieces, frozenset({END}), lambda _: None, events.append)
+    reason = None
+    for token in range(len(text)):
+        scores = Scores(((-0.5 * token, token),), (((-0.1, 7),) * top,) if top else ())
+        reason = reason or output.push(token, scores)
+    if not text:  # a prompt that is not continued is scored at its end
+        output.score_next(Scores(((-1.0, 5),), (((-0.1, 7),) * top,) if top else ()))
+    output.finish(reason or FinishReason("stop" if finish else "length"))
+    assert_tells_all(Seen(output, events))
 
 
 @given(st.lists(st.binary(min_size=1, max_size=5), max_size=8))

@@ -58,7 +58,7 @@ def test_a_broken_picture_harms_nobody_else(
     engine, plain = open_llava(), reference(llava_folder("llava"))
     before = engine.submit(ask(1), PARAMS)
     with pytest.raises(ImageError, match=complaint):
-        engine.submit((*ask(1), Image(BROKEN[complaint]), Text("b")), PARAMS)
+        engine.submit((*ask(1), Image(BROKEN[complaint]), Text("b")), PARAMS).result(30)
     after = engine.submit(ask(2), PARAMS)
     assert tokens(before.result()[0]) == plain.answer(ask(1), 8)
     assert tokens(after.result()[0]) == plain.answer(ask(2), 8)

@@ -105,7 +105,7 @@ def test_threads_that_bring_one_picture_at_once_prepare_it_once(
     monkeypatch.setattr("sgl_mlx.runtime.vision.pictures.open_image", open_slowly)
     with ThreadPoolExecutor(8) as pool:
         attempts = [pool.submit(submit, n) for n in range(8)]
-        assert all(isinstance(attempt.exception(), ImageError) for attempt in attempts)
+        assert all(isinstance(attempt.result().exception(30), ImageError) for attempt in attempts)
         picture(1).save(file)
         answers = [future.result() for future in pool.map(submit, range(8))]
     assert len(answers) == 8

@@ -1,0 +1,163 @@
+"""Makes requests ready to run: tokens, pictures, grammars, and checks against the model's limits.
+
+All of it may take long, so it happens on worker threads, away from the caller's event loop and
+from the engine's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from sgl_mlx.core import Generated, Parallel, Prompt, SamplingParams, Text
+from sgl_mlx.errors import InvalidParamsError, PromptError
+from sgl_mlx.runtime.assembly import RunnableModel
+from sgl_mlx.runtime.constraints.healing import Healing
+from sgl_mlx.runtime.request.encode import Encoded, encode
+from sgl_mlx.runtime.scheduler.sequence import Constraint
+
+_SMALL = 2000
+_LARGE = 1 << 30
+
+
+@dataclass(frozen=True)
+class Source:
+    """A prompt that is not tokens yet.
+
+    Attributes:
+        encode: makes its tokens; raises `PromptError` and `ImageError`.
+        size: its characters or tokens; very large with pictures.
+    """
+
+    encode: Callable[[], Encoded]
+    size: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request that can be started.
+
+    Attributes:
+        params: checked, and bounded by the model's limits.
+        constraints: one for each sample.
+        healed: end of the prompt that the output begins with again.
+    """
+
+    prompt: Encoded
+    params: SamplingParams
+    constraints: tuple[Constraint | None, ...]
+    healed: str = ""
+
+
+class Preparer:
+    """Prepares the requests of one model, on any thread."""
+
+    def __init__(self, model: RunnableModel) -> None:
+        self._model = model
+        self._can_heal = False
+
+    # -- prompts ------------------------------------------------------------------------------
+
+    def of_prompt(self, prompt: Prompt) -> Source:
+        return Source(lambda: self._encode(prompt), _size(prompt))
+
+    def of_text(self, text: str, images: Sequence[object]) -> Source:
+        """Return the source of a text in which `<image>` stands for each picture."""
+        if not images:
+            return self.of_prompt((Text(text),))
+        pictures = self._model.pictures
+        return Source(lambda: self._encode(pictures.prompt(text, images)), _LARGE)
+
+    def of_ids(self, ids: Sequence[int]) -> Source:
+        return Source(lambda: self._of_ids(ids), len(ids))
+
+    def is_quick(self, sources: Iterable[Source], params: Iterable[SamplingParams]) -> bool:
+        """Return whether preparing takes about a millisecond or less."""
+        small = sum(source.size for source in sources) <= _SMALL
+        return small and not any(map(self._needs_tables, params))
+
+    def _needs_tables(self, params: SamplingParams) -> bool:
+        return params.constrained or (params.token_healing and not self._can_heal)
+
+    def _encode(self, prompt: Prompt) -> Encoded:
+        return encode(prompt, self._model.tokenizer, self._model.pictures)
+
+    def _of_ids(self, ids: Sequence[int]) -> Encoded:
+        if not len(ids):
+            raise PromptError("the prompt is empty: it needs at least one token")
+        size = self._model.vocabulary
+        wrong = next((t for t in ids if not _is_token(t, size)), None)
+        if wrong is not None:
+            raise PromptError(f"token id {wrong!r} is not in the vocabulary (0 to {size - 1})")
+        return Encoded(tuple(map(int, ids)))
+
+    # -- requests -----------------------------------------------------------------------------
+
+    def prepare(self, prompt: Encoded, params: SamplingParams) -> Prepared:
+        """Check a request against the model, and compile its grammar.
+
+        Raises:
+            PromptError: the prompt does not fit into the context or the KV pool.
+            InvalidParamsError: a parameter does not fit the prompt, or a grammar is wrong.
+        """
+        params = self._bounded(prompt, params)
+        prompt, params, healed = self._heal(prompt, params)
+        made = (self._constraint(params, healed) for _ in range(params.n))
+        return Prepared(prompt, params, tuple(made), healed)
+
+    def check_length(self, prompt: Encoded) -> None:
+        """Raise `PromptError` for a prompt that does not fit into the context or the KV pool."""
+        context, slots = self._model.context_length, self._model.slots
+        if prompt.total > min(context, slots) or prompt.end > context:
+            raise PromptError(
+                f"the prompt has {prompt.total} tokens; the context holds {context} and the KV "
+                f"pool {slots}"
+            )
+
+    def _bounded(self, prompt: Encoded, params: SamplingParams) -> SamplingParams:
+        self.check_length(prompt)
+        start = params.logprob_start_len
+        if start is not None and start > len(prompt.tokens):
+            raise InvalidParamsError(
+                f"logprob_start_len is {start}, the prompt has {len(prompt.tokens)} tokens"
+            )
+        if params.dtype in ("int", "float"):  # as in SGLang; a number ends where it is complete
+            params = replace(params, stop=(*params.stop, " ", "\n"))
+        room = max(min(self._model.context_length, self._model.slots) - prompt.total, 0)
+        tokens = min(params.max_new_tokens, room)
+        return replace(
+            params, max_new_tokens=tokens, min_new_tokens=min(params.min_new_tokens, tokens)
+        )
+
+    def _heal(self, prompt: Encoded, params: SamplingParams) -> tuple[Encoded, SamplingParams, str]:
+        """Take back the end of the prompt where the output may merge with it; see `healing`."""
+        if not params.token_healing or params.constrained or params.max_new_tokens == 0:
+            return prompt, params, ""
+        found = self._model.spellings.heals(prompt.tokens[prompt.sealed :])
+        self._can_heal = True
+        if found is None or found[0] >= len(prompt.tokens):
+            return prompt, params, ""
+        count, text = found
+        shorter = replace(prompt, tokens=prompt.tokens[:-count])
+        return shorter, replace(params, max_new_tokens=params.max_new_tokens + count), text
+
+    def _constraint(self, params: SamplingParams, healed: str) -> Constraint | None:
+        if healed:
+            return Healing(self._model.spellings, healed.encode())
+        return self._model.grammars.constraint(params) if params.constrained else None
+
+
+def _size(prompt: Prompt) -> int:
+    return sum(map(_part_size, prompt))
+
+
+def _part_size(part: object) -> int:
+    if isinstance(part, (Text, Generated)):
+        return len(part.text)
+    if isinstance(part, Parallel):
+        return sum(map(_size, part.branches))
+    return 0 if not hasattr(part, "source") else _LARGE
+
+
+def _is_token(token: object, size: int) -> bool:
+    return hasattr(token, "__index__") and not isinstance(token, bool) and 0 <= int(token) < size
