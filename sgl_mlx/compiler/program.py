@@ -9,7 +9,7 @@ from typing import Any
 
 from sgl_mlx.compiler.graph.graph import Graph
 from sgl_mlx.compiler.passes.shared_prefix import order_batch, shared_prefixes
-from sgl_mlx.compiler.running.evaluate import Known
+from sgl_mlx.compiler.running.evaluate import RunValues
 from sgl_mlx.compiler.running.replay import Ahead, Asked, Following
 from sgl_mlx.compiler.running.run import Run
 from sgl_mlx.compiler.sglang_names import print_graph
@@ -116,7 +116,7 @@ class CompiledProgram(Program):
             return ""
         if compiled is None:
             return ""
-        known = Known(arguments)
+        known = RunValues(arguments)
         return "".join([str(known.value(text)) for text in compiled.opening])
 
     def _check_arguments(

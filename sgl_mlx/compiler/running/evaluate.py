@@ -29,7 +29,7 @@ from sgl_mlx.lang.state import ProgramState
 
 
 @dataclass
-class Known:
+class RunValues:
     """The arguments, variables and states of a run so far.
 
     Attributes:
@@ -79,27 +79,27 @@ class Known:
             made.set_exception(error)
 
 
-def _element(known: Known, value: Element) -> Any:
+def _element(known: RunValues, value: Element) -> Any:
     return known.arguments[value.argument][value.index]
 
 
-def _variable(known: Known, value: Variable) -> Any:
+def _variable(known: RunValues, value: Variable) -> Any:
     return result_of(known.binding(value).value)
 
 
-def _concat(known: Known, value: Concat) -> str:
+def _concat(known: RunValues, value: Concat) -> str:
     return "".join([known.value(part) for part in value.parts])
 
 
-def _method(known: Known, value: Method) -> Any:
+def _method(known: RunValues, value: Method) -> Any:
     return getattr(str, value.name)(known.value(value.text), *value.arguments)
 
 
-def _dict(known: Known, value: DictOf) -> dict[Any, Any]:
+def _dict(known: RunValues, value: DictOf) -> dict[Any, Any]:
     return {known.value(key): known.value(item) for key, item in value.items}
 
 
-_FORMS: dict[type, Callable[[Known, Any], Any]] = {
+_FORMS: dict[type, Callable[[RunValues, Any], Any]] = {
     Constant: lambda known, value: value.value,
     Argument: lambda known, value: known.arguments[value.name],
     Element: _element,

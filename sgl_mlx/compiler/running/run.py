@@ -19,7 +19,7 @@ from sgl_mlx.compiler.graph.nodes import (
     SetVariable,
     Sync,
 )
-from sgl_mlx.compiler.running.evaluate import Known
+from sgl_mlx.compiler.running.evaluate import RunValues
 from sgl_mlx.compiler.running.steps import Hint, Part, Plan, Submission
 from sgl_mlx.errors import SglError
 from sgl_mlx.lang import ir
@@ -42,8 +42,13 @@ class Run:
 
     def __init__(self, plan: Plan, state: ProgramState, arguments: Mapping[str, Any]) -> None:
         self._plan = plan
+<<<<<<< HEAD
         self.known = Known(arguments, states={ROOT: state})
         self._groups: dict[int, ProgramStateGroup[ProgramState]] = {}
+=======
+        self.known = RunValues(arguments, states={ROOT: state})
+        self._groups: dict[int, ProgramStateGroup] = {}
+>>>>>>> compiler
         self._hints: list[ProgramState] = []  # dropping a state cancels what it waits for
 
     def result(self) -> Any:
