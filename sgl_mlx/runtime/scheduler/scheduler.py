@@ -17,6 +17,7 @@ from sgl_mlx.core import FinishReason
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
 from sgl_mlx.runtime.cache.restores import Restores
 from sgl_mlx.runtime.scheduler.admission import Admission, Counters, SchedulerLimits
+from sgl_mlx.runtime.scheduler.append import append
 from sgl_mlx.runtime.scheduler.background import Background
 from sgl_mlx.runtime.scheduler.plan import (
     Decode,
@@ -28,7 +29,7 @@ from sgl_mlx.runtime.scheduler.plan import (
     row_of,
 )
 from sgl_mlx.runtime.scheduler.queues import TOO_SMALL, Queues
-from sgl_mlx.runtime.scheduler.sequence import Constraint, Scores, Sequence, Shown
+from sgl_mlx.runtime.scheduler.sequence import Sequence, Shown
 
 
 @dataclass
@@ -259,37 +260,9 @@ class Scheduler:
                 s.output.score_next(scores.at(0))
             self._queues.end(s, FinishReason("length", length=0))
             return
-        reason = _dead_end(s.constraint)
-        for i, token in enumerate(result.tokens[s.id]):
-            if reason is None:
-                reason = self._take(s, token, None if scores is None else scores.at(i))
-            if reason is None and s.constraint is not None:
-                reason = self._follow(s, s.constraint, token)
+        reason = append(s, result.tokens[s.id], scores)
         if reason is not None:
             self._queues.end(s, reason)
-
-    @staticmethod
-    def _take(
-        s: Sequence, token: int, scores: Scores | None, forced: bool = False
-    ) -> FinishReason | None:
-        s.tokens.append(token)
-        reason = s.output.push(token, scores, forced)
-        if reason is None and s.remaining <= 0:
-            reason = FinishReason("length", length=s.params.max_new_tokens)
-        return reason
-
-    def _follow(self, s: Sequence, constraint: Constraint, token: int) -> FinishReason | None:
-        """Append what the constraint forces after a token; it is computed in one extend."""
-        constraint.accept(token)
-        for forced in constraint.forced():
-            reason = self._take(s, forced, None, forced=True)
-            if reason is not None:
-                return reason
-        if constraint.complete:
-            return _dead_end(constraint) or FinishReason("stop")
-        if constraint.done:
-            s.constraint = None
-        return None
 
     def _start_something(self) -> bool:
         """Start a sequence, as nothing runs and nothing was admitted; False if none can start."""
@@ -325,10 +298,3 @@ class Scheduler:
     def image(self, picture: str) -> Shown:
         """See `plan.Lookup`."""
         return next(p.image for s in self.running for p in s.pictures if p.name == picture)
-
-
-def _dead_end(constraint: Constraint | None) -> FinishReason | None:
-    """Give the reason to abort if nothing may follow: the last sampled token then means nothing."""
-    if constraint is None or constraint.error is None:
-        return None
-    return FinishReason("abort", message=f"the grammar came to a dead end: {constraint.error}")

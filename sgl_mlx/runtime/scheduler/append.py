@@ -1,0 +1,48 @@
+"""The growth of a sequence by sampled tokens, and by those that its constraint forces."""
+
+from __future__ import annotations
+
+from sgl_mlx.core import FinishReason
+from sgl_mlx.runtime.scheduler.sequence import Constraint, Scores, Sequence
+
+
+def append(s: Sequence, tokens: tuple[int, ...], scores: Scores | None) -> FinishReason | None:
+    """Append sampled tokens up to the one that ends the sequence; return the reason for the end."""
+    reason = _dead_end(s.constraint)
+    for i, token in enumerate(tokens):
+        if reason is None:
+            reason = _take(s, token, None if scores is None else scores.at(i))
+        if reason is None and s.constraint is not None:
+            reason = _follow(s, s.constraint, token)
+    return reason
+
+
+def _take(
+    s: Sequence, token: int, scores: Scores | None, forced: bool = False
+) -> FinishReason | None:
+    s.tokens.append(token)
+    reason = s.output.push(token, scores, forced)
+    if reason is None and s.remaining <= 0:
+        reason = FinishReason("length", length=s.params.max_new_tokens)
+    return reason
+
+
+def _follow(s: Sequence, constraint: Constraint, token: int) -> FinishReason | None:
+    """Append what the constraint forces after a token; it is computed in one extend."""
+    constraint.accept(token)
+    for forced in constraint.forced():
+        reason = _take(s, forced, None, forced=True)
+        if reason is not None:
+            return reason
+    if constraint.complete:
+        return _dead_end(constraint) or FinishReason("stop")
+    if constraint.done:
+        s.constraint = None
+    return None
+
+
+def _dead_end(constraint: Constraint | None) -> FinishReason | None:
+    """Give the reason to abort if nothing may follow: the last sampled token then means nothing."""
+    if constraint is None or constraint.error is None:
+        return None
+    return FinishReason("abort", message=f"the grammar came to a dead end: {constraint.error}")
