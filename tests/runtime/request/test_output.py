@@ -30,6 +30,12 @@ class Pieces:
         hidden = frozenset({END}) if skip_special else frozenset[int]()
         return Detokenizer(self._spelled, hidden, strip_space=False)
 
+    def added_token(self, text: str) -> int | None:
+        return END if text == "<end>" else None
+
+    def is_special(self, token: int) -> bool:
+        return token == END
+
     def token_text(self, token: int) -> str:
         return str(self._spelled[token].decode("utf-8", "replace"))
 
