@@ -20,7 +20,7 @@ from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 from sgl_mlx.errors import CorruptModelError, ModelNotFoundError, UnsupportedModelError
-from sgl_mlx.models.gguf_cursor import Cursor
+from sgl_mlx.models.gguf.cursor import Cursor
 
 _ALIGNMENT = 32
 _PART_NAME = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")

@@ -42,13 +42,8 @@ class Run:
 
     def __init__(self, plan: Plan, state: ProgramState, arguments: Mapping[str, Any]) -> None:
         self._plan = plan
-<<<<<<< HEAD
-        self.known = Known(arguments, states={ROOT: state})
-        self._groups: dict[int, ProgramStateGroup[ProgramState]] = {}
-=======
         self.known = RunValues(arguments, states={ROOT: state})
-        self._groups: dict[int, ProgramStateGroup] = {}
->>>>>>> compiler
+        self._groups: dict[int, ProgramStateGroup[ProgramState]] = {}
         self._hints: list[ProgramState] = []  # dropping a state cancels what it waits for
 
     def result(self) -> Any:
