@@ -1,4 +1,4 @@
-"""What a JSON Schema's author leaves unsaid: whether objects may have other keys."""
+"""Closing of JSON Schemas: objects that do not say otherwise may have no other keys."""
 
 from __future__ import annotations
 

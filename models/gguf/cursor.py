@@ -36,7 +36,7 @@ _OTHERS = {
     b"lmgg": "a GGML file from before GGUF; convert the model anew",
     b"fmgg": "a GGML file from before GGUF; convert the model anew",
 }
-"""What files called .gguf turn out to be, by how they start."""
+"""Kinds of files that are called .gguf and are none, by their first bytes."""
 
 
 class Cursor:

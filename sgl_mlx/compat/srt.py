@@ -63,7 +63,7 @@ class ReasoningParser:
         return split_reasoning(full_text, self._model_type)
 
     def parse_stream_chunk(self, chunk_text: str) -> tuple[str, str]:
-        """What a further piece adds to (reasoning, answer)."""
+        """Return what a further piece adds to (reasoning, answer)."""
         self._text += chunk_text
         parts = split_reasoning(self._text, self._model_type)
         new = [now.removeprefix(shown) for now, shown in zip(parts, self._shown, strict=True)]

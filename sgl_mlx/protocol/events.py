@@ -112,7 +112,7 @@ class GrowingText:
         return new
 
     def finish(self) -> str:
-        """What is left to show at the end."""
+        """Return the text that is left to show at the end."""
         return self.text[self._shown :]
 
     def _goes_on(self, text: str, stopped_at: str | None) -> bool:

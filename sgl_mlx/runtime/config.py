@@ -95,7 +95,7 @@ class EngineConfig:
 
     @property
     def reuse(self) -> Reuse:
-        """What of earlier prompts is used again."""
+        """The part of earlier prompts that is used again."""
         if self.disable_radix_cache:
             return "nothing"
         return "whole prompts" if self.whole_prompts_only else "prefixes"

@@ -76,7 +76,7 @@ def _unspaced(token: str, spaces: Sequence[tuple[str, str]]) -> bytes:
 
 
 def _spaces(decoding: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
-    """What the decoder writes for which mark: mostly a space for `▁`."""
+    """Return the text that the decoder writes for each mark: mostly a space for `▁`."""
     found = []
     for step in decoding:
         if step["type"] == "Metaspace":

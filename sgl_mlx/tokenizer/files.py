@@ -136,7 +136,7 @@ def _eos_ids(folder: Path) -> set[int]:
 def _prefix_ids(
     backend: tokenizers.Tokenizer, bos: int | None, eos_ids: set[int], add_bos: bool | None
 ) -> list[int]:
-    """What the tokenizer puts before a text: its post-processor's, unless the config says."""
+    """Return the tokens put before a text: the post-processor's, unless the config names others."""
     ids: list[int] = backend.encode("", add_special_tokens=True).ids
     while ids and ids[-1] in eos_ids and ids[-1] != bos:
         ids.pop()

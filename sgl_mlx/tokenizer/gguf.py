@@ -34,7 +34,7 @@ _PATTERNS = {
     "gpt-4o": _O200K,
     "tekken": _O200K.replace(f"{_CONTRACTIONS}?", "").replace(*_SINGLE_DIGITS),
 }
-"""What GGUF only names; the patterns are those of the models' own tokenizer.json."""
+"""Patterns that GGUF only names, taken from the models' own tokenizer.json."""
 
 _GPT2 = {"gpt-2", "default", "phi-2", "olmo", "mpt", "jina-v2-en"}
 _GPT2_SINGLE_DIGITS = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"}

@@ -259,7 +259,7 @@ class Detokenizer:
         return not self._decoder.getstate()[0]
 
     def finish(self) -> str:
-        """What is left of an unfinished character, as U+FFFD."""
+        """Return the rest of an unfinished character as U+FFFD."""
         return self._decoder.decode(b"", final=True)
 
 

@@ -92,7 +92,7 @@ class Reference:
         return chosen
 
     def logprobs(self, prompt: Sequence[Part]) -> list[float]:
-        """Of every token of the prompt but the first."""
+        """Log-probabilities of every token of the prompt but the first."""
         tokens = [token for part in prompt for token in self.tokens(part)]
         logits = self._logits(self.embeddings(prompt))
         every = logits - mx.logsumexp(logits, axis=-1, keepdims=True)

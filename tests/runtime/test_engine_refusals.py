@@ -1,4 +1,4 @@
-"""What the engine refuses, with which words."""
+"""Requests that the engine refuses, and the words of its errors."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from llguidance import LLMatcher
 
 
 class Constraint:
-    """What may come next in one sequence under a grammar; llguidance keeps the state."""
+    """The state of one sequence's grammar, kept by llguidance: it tells what may come next."""
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher

@@ -49,7 +49,7 @@ class Healing:
 
 
 class Spellings:
-    """What every ordinary token of a vocabulary spells, sorted for look-up by prefix."""
+    """The text of every ordinary token of a vocabulary, sorted for look-up by prefix."""
 
     def __init__(self, tokenizer: Tokenizer, vocabulary: int) -> None:
         self.mask_bytes = (vocabulary + 31) // 32 * 4

@@ -20,7 +20,7 @@ _CHUNK = 64
 
 
 class Vocabulary:
-    """What `LLTokenizer` asks for (its `TokenizerWrapper` protocol).
+    """The tokens' bytes in the shape that `LLTokenizer` takes (its `TokenizerWrapper` protocol).
 
     Special tokens and end tokens have a marked name instead of a spelling: no text of a
     constraint becomes one of them, so `a</s>b` is written in ordinary tokens. A Lark grammar names

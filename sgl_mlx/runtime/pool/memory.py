@@ -24,7 +24,7 @@ ENOUGH = 32768
 _MOST_OF_MACHINE = 0.75
 """Share of a machine's memory from which it is likely to swap."""
 _CACHE_SHARE = 0.05
-"""Of the GPU's recommended working set, for buffers that MLX keeps for reuse."""
+"""Share of the GPU's recommended working set for buffers that MLX keeps for reuse."""
 
 
 def pool_slots(

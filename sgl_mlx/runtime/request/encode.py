@@ -133,7 +133,7 @@ def _images(prompt: Prompt) -> int:
 
 @dataclass(frozen=True)
 class _Encoder:
-    """What encoding the parts of one prompt takes; `alone` is said of its pictures."""
+    """Encodes the parts of one prompt; `alone` is true if it has one picture only."""
 
     tokenizer: Tokenizer
     pictures: Pictures | None

@@ -18,7 +18,7 @@ Params = SamplingParams | Mapping[str, Any] | None
 
 @dataclass(frozen=True)
 class Inputs:
-    """What one call of `generate` asks for: a row for each prompt.
+    """The requests of one call of `generate`: a row for each prompt.
 
     Attributes:
         single: the call gave one prompt, not a list.

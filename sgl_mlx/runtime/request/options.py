@@ -1,4 +1,4 @@
-"""What a call says about its request beside prompt and sampling parameters."""
+"""Options of a request besides its prompt and sampling parameters."""
 
 from __future__ import annotations
 

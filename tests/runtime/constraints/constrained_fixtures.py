@@ -23,7 +23,7 @@ needs_model = pytest.mark.skipif(
 )
 
 figures = logging.getLogger("figures")
-"""What was counted; `pytest --log-cli-level=INFO` shows it."""
+"""Counts of the run; `pytest --log-cli-level=INFO` shows them."""
 
 
 @cache

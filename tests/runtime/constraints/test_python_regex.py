@@ -26,7 +26,7 @@ READ_ALIKE = [
 
 
 def fullmatch(pattern: str, text: str) -> bool:
-    """What Python says; its `re` knows no `\\p`."""
+    """Python's own answer; its `re` knows no `\\p`."""
     if r"\p" in pattern:
         return len(text) in (2, 3)
     with warnings.catch_warnings(action="ignore"):

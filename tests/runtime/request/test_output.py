@@ -42,7 +42,7 @@ class Pieces:
 
 @dataclass
 class Seen:
-    """What came of a sample: the pieces that were streamed, and its end."""
+    """The outcome of a sample: the pieces that were streamed, and its end."""
 
     output: TextOutput
     events: list[StreamEvent] = field(default_factory=list)

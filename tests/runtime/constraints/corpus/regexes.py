@@ -45,7 +45,7 @@ _WRITTEN = [
 
 
 def supported() -> list[str]:
-    """What was written by hand, then every atom in every repetition, then mixtures."""
+    """Patterns written by hand, then every atom in every repetition, then mixtures."""
     repeated = [f"(?:{atom}){r}" for atom, r in itertools.product(_ATOMS, _REPEATS)]
     nameless = [atom for atom in _ATOMS if "?P<" not in atom]
     triples = zip(nameless * 4, nameless[3:] * 4, nameless[5:] * 4, strict=False)

@@ -33,7 +33,7 @@ UNSUPPORTED: list[Schema] = [
     {"type": "string", "pattern": "(a)\\1"},
     {"$ref": "https://example.com/schema.json"},
 ]
-"""What the compiler cannot express; it has to say so."""
+"""Schemas that the compiler cannot express; it has to say so."""
 
 UNSATISFIABLE: list[Schema] = [
     {"enum": []},
@@ -231,7 +231,7 @@ def _unions() -> Iterator[Schema]:
 
 
 def _records() -> Iterator[Schema]:
-    """What people ask for."""
+    """Schemas that people write."""
     yield record({"name": WORD, "age": {"type": "integer", "minimum": 0, "maximum": 120}})
     yield record({"title": SHORT, "tags": {"type": "array", "items": COLOUR, "maxItems": 2}})
     yield record({"sentiment": {"enum": ["positive", "negative", "neutral"]}, "score": DIGIT})
