@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from functools import cached_property
+from contextvars import ContextVar
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -60,8 +61,7 @@ class Adapter:
     def __init__(self, model: nn.Module, ragged: bool = True) -> None:
         self.model = model
         self.ragged = ragged
-        self._selection = _Selection()
-        self._trunk_selects = _select_in_trunk(model, self._selection)
+        self._trunk_selects = _select_in_trunk(model)
         self._layout = CacheLayout(model)
         if ragged:
             redirect_attention(model)
@@ -143,13 +143,13 @@ class Adapter:
         axis: int = 0,
         embeddings: mx.array | None = None,
     ) -> mx.array:
-        self._selection.choose(rows, axis)
+        chosen = _CHOSEN.set((rows, axis))
         # Some architectures have no such parameter.
         fed = {} if embeddings is None else {"input_embeddings": embeddings}
         try:
             logits = self.model(tokens, cache=self._layout.arrange(caches), **fed)
         finally:
-            self._selection.choose(None)
+            _CHOSEN.reset(chosen)
         return logits if self._trunk_selects else mx.take(logits, rows, axis=axis)
 
     def _probe(self) -> tuple[list[LayerShape], int, mx.Dtype, int]:
@@ -187,38 +187,35 @@ class _ShapesSeen:
         return mx.zeros((*queries.shape[:2], self.kv[layer][1].shape[-1]), queries.dtype)
 
 
-class _Selection:
-    """The rows of the trunk's output that go on to the vocabulary."""
-
-    def __init__(self) -> None:
-        self.rows: mx.array | None = None
-        self.axis = 0
-
-    def choose(self, rows: mx.array | None, axis: int = 0) -> None:
-        self.rows, self.axis = rows, axis
-
-    def __call__(self, hidden: mx.array) -> mx.array:
-        return hidden if self.rows is None else mx.take(hidden, self.rows, axis=self.axis)
+_CHOSEN: ContextVar[tuple[mx.array, int] | None] = ContextVar("chosen rows", default=None)
+"""Rows of the trunk's output that go on to the vocabulary, and their axis; per thread."""
 
 
-def _select_in_trunk(model: nn.Module, selection: _Selection) -> bool:
+def _select_in_trunk(model: nn.Module) -> bool:
     """Make the trunk return the chosen rows only, so that no logits are computed for the rest.
 
     The trunk becomes an instance of a subclass of its own class: parameters, attributes and the
-    way the model calls it stay as they are.
+    way the model calls it stay as they are. All adapters around one model share that subclass.
     """
     target = model
     while (inner := _inner_trunk(target)) is not None:
         target = inner
     if target is model:
         return False
-    original = type(target)
-
-    def __call__(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return selection(original.__call__(self, *args, **kwargs))
-
-    target.__class__ = type(original.__name__, (original,), {"__call__": __call__})
+    trunk: Any = type(target)
+    if not hasattr(trunk, "selects_rows"):
+        target.__class__ = _selecting(trunk)
     return True
+
+
+@cache
+def _selecting(trunk: Any) -> Any:
+    def __call__(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        hidden = trunk.__call__(self, *args, **kwargs)
+        chosen = _CHOSEN.get()
+        return hidden if chosen is None else mx.take(hidden, chosen[0], axis=chosen[1])
+
+    return type(trunk.__name__, (trunk,), {"__call__": __call__, "selects_rows": True})
 
 
 def _inner_trunk(module: nn.Module) -> nn.Module | None:

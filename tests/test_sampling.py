@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
 from itertools import product
 from typing import Any
@@ -35,7 +36,11 @@ def is_plain(value: Any) -> bool:
     return type(value) in PLAIN
 
 
-@pytest.mark.parametrize(("name", "value"), [*product(NAMES, VALUES)], ids=lambda v: repr(v)[:24])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [*product(NAMES, VALUES)],
+    ids=lambda v: re.sub(r" at 0x.*", "", repr(v))[:24],
+)
 def test_a_value_is_taken_as_pythons_own_or_refused_by_name(name: str, value: Any) -> None:
     for make in (
         lambda: SamplingParams.of({name: value}).validate(),

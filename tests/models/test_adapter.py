@@ -137,3 +137,17 @@ def test_attention_that_goes_its_own_way_is_refused_on_the_ragged_path(
 def test_state_that_is_not_keys_and_values_is_refused_by_name(ragged: bool) -> None:
     with pytest.raises(UnsupportedModelError, match="ArraysCache state"):
         Adapter(toy("mamba"), ragged)
+
+
+def test_any_number_of_adapters_share_one_model() -> None:
+    model = toy("llama")
+    plain = type(model.model).__name__
+    adapters = [Adapter(model, ragged=False) for _ in range(1100)]
+    assert type(model.model).__name__ == plain
+    assert len(type(model.model).__mro__) <= 6
+    tokens, last = mx.array([5, 6, 7]), mx.array([2])
+    first, _ = adapters[0].forward_dense(tokens, None, last)
+    again, _ = adapters[-1].forward_dense(tokens, None, last)
+    assert first.shape == (1, VOCABULARY)
+    assert mx.array_equal(first, again)
+    assert model(tokens[None]).shape == (1, 3, VOCABULARY)  # mlx-lm's own call sees all rows
