@@ -10,6 +10,7 @@ from sgl_mlx.cli.bench.engine import engine
 from sgl_mlx.cli.bench.kernels import kernels
 from sgl_mlx.cli.bench.llava import llava
 from sgl_mlx.cli.bench.loc import loc
+from sgl_mlx.cli.bench.memory import memory
 from sgl_mlx.cli.bench.prefetch import prefetch
 from sgl_mlx.cli.bench.project import project
 from sgl_mlx.cli.bench.suite import suite
@@ -20,5 +21,6 @@ def bench() -> None:
     """Measure on this machine, as pairs in one run."""
 
 
-for command in (engine, constrained, compiler, kernels, suite, loc, project, prefetch, llava):
+commands = (engine, constrained, compiler, kernels, suite, loc, project, memory, prefetch, llava)
+for command in commands:
     bench.add_command(command)
