@@ -15,8 +15,9 @@ LONGEST = 8
 
 KEPT: dict[frozenset[str], str] = {
     frozenset({"sgl_mlx/lang/choices.py"}): "SGLang's signature of a method, and one that has it",
-    frozenset({"benchmarks/modelled/counting.py", "benchmarks/peers/http.py"}): "as below",
-    frozenset({"benchmarks/peers/http.py", "benchmarks/suite/workloads/workload.py"}): (
+    frozenset({"sgl_mlx/runtime/engine.py"}): "the overloads of a method repeat its signature",
+    frozenset({"benchmarks/modelled/token_counts.py", "benchmarks/peers/completions.py"}): "below",
+    frozenset({"benchmarks/peers/completions.py", "benchmarks/suite/workloads/workload.py"}): (
         "the signature of `Client.complete`, and two clients that have it"
     ),
 }

@@ -61,7 +61,7 @@ def test_sampling_options_reach_the_request(sgl, use) -> None:
 def test_values_out_of_range_are_refused_before_a_model_is_loaded(sgl) -> None:
     result = sgl("generate", "x", "--top-p", "1.5")
     assert result.exit_code == 1
-    assert result.stderr == "Error: top_p must be in (0, 1], got 1.5\n"
+    assert result.stderr == "Error: top_p must be a number in (0, 1], got 1.5\n"
 
 
 def test_json_is_one_document(sgl, use) -> None:

@@ -165,7 +165,7 @@ class RuntimeEndpoint:
             if event := sample.finish():
                 on_event(event)
         if not samples:
-            raise BackendError("the server's answer ended before it began")
+            raise BackendError("the server's answer ended early, before it began")
         return tuple(sample.completion for _, sample in sorted(samples.items()))
 
     def _prefill(self, text: str) -> int:

@@ -95,10 +95,13 @@ class GrammarCompiler:
         limits = LLParserLimits(verbose_errors=False)
         matcher = LLMatcher(vocabulary.engine, grammar, log_level=0, limits=limits)
         probe = Constraint(matcher.deep_copy())
-        probe.forced()
-        probe.allowed()
+        forced, mask = probe.forced(), int.from_bytes(probe.allowed(), "little")
         if probe.error is not None:
             raise InvalidParamsError(f"{kind} {short(text)}: {probe.error}")
+        if not forced and not mask & ((1 << self._size) - 1):
+            raise InvalidParamsError(
+                f"{kind} {short(text)}: only an empty text matches, and this model has no end token"
+            )
         return matcher
 
 

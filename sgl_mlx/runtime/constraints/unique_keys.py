@@ -16,6 +16,9 @@ _QUOTE, _ESCAPE = ord('"'), ord("\\")
 class UniqueKeys(Constraint):
     """A JSON grammar that also keeps a key from being written a second time.
 
+    Where a schema leaves only keys that the object has, one is repeated: the text stays valid, and
+    readers of JSON take the later value.
+
     Args:
         inner: the grammar alone.
         spelled: the bytes of every token.
@@ -29,13 +32,6 @@ class UniqueKeys(Constraint):
         self._spelled = spelled
         self._closing = closing
         self._place = _Place()
-        self._exhausted = False
-
-    @property
-    def error(self) -> str | None:
-        if self._exhausted:
-            return "every key that may come next is in the object already"
-        return super().error
 
     def allowed(self) -> bytes:
         mask = super().allowed()
@@ -44,8 +40,7 @@ class UniqueKeys(Constraint):
         bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")
         for token in self._closing[bits[self._closing] == 1].tolist():
             bits[token] = not self._place.repeats(self._spelled[token])
-        self._exhausted = not bits.any()
-        return np.packbits(bits, bitorder="little").tobytes()
+        return np.packbits(bits, bitorder="little").tobytes() if bits.any() else mask
 
     def accept(self, token: int) -> None:
         super().accept(token)
@@ -56,9 +51,7 @@ class UniqueKeys(Constraint):
             return []
         taken = []
         for token in self._matcher.compute_ff_tokens():
-            if self._place.at_key and self._place.repeats(self._spelled[token]):
-                self._exhausted = True
-            if self._exhausted or not self._matcher.try_consume_tokens([token]):
+            if not self._matcher.try_consume_tokens([token]):
                 break
             self._place.read(self._spelled[token])
             taken.append(token)
