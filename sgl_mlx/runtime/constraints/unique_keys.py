@@ -47,14 +47,9 @@ class UniqueKeys(Constraint):
         self._place.read(self._spelled[token])
 
     def forced(self) -> list[int]:
-        if self.complete:
-            return []
-        taken = []
-        for token in self._matcher.compute_ff_tokens():
-            if not self._matcher.try_consume_tokens([token]):
-                break
+        taken = super().forced()
+        for token in taken:
             self._place.read(self._spelled[token])
-            taken.append(token)
         return taken
 
 
