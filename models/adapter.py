@@ -24,6 +24,7 @@ import mlx.nn as nn
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.models.cache_layout import CacheLayout
+from sgl_mlx.models.cpu_math import FastActivations
 from sgl_mlx.models.layer_cache import Attention, DenseCache, KeysValues, LayerCache
 from sgl_mlx.models.ragged_attention import ragged_step, redirect_attention
 
@@ -63,6 +64,7 @@ class Adapter:
         self.ragged = ragged
         self._trunk_selects = _select_in_trunk(model)
         self._layout = CacheLayout(model)
+        self._activations = FastActivations(model)
         if ragged:
             redirect_attention(model)
         try:
@@ -147,7 +149,8 @@ class Adapter:
         # Some architectures have no such parameter.
         fed = {} if embeddings is None else {"input_embeddings": embeddings}
         try:
-            logits = self.model(tokens, cache=self._layout.arrange(caches), **fed)
+            with self._activations:
+                logits = self.model(tokens, cache=self._layout.arrange(caches), **fed)
         finally:
             _CHOSEN.reset(chosen)
         return logits if self._trunk_selects else mx.take(logits, rows, axis=axis)

@@ -8,8 +8,7 @@ from tests.runtime.conftest import write_toy
 from tests.runtime.llava import write_llava
 from tests.trail import FORWARD, image_trail, text_trails
 
-FILES_BEFORE_THE_MODEL = 25
-"""The aim is 19; preparing a request away from the caller's thread entered six files more."""
+FILES_BEFORE_THE_MODEL = 19
 NOT_NEEDED = {"runtime/cache/restores.py", "runtime/scheduler/background.py"}
 
 

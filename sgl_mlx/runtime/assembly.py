@@ -15,11 +15,11 @@ from sgl_mlx.cpu_kernels.open import open_cpu_kernels
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.metal_kernels.mode import cut_overs, mode, open_kernels
 from sgl_mlx.metal_kernels.selftest import Case
+from sgl_mlx.models import cpu_math
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.architectures import adapter_for
 from sgl_mlx.models.loader import LoadedModel, load
 from sgl_mlx.models.memory import total_bytes
-from sgl_mlx.runtime.attention import cpu_math
 from sgl_mlx.runtime.attention.kernels import pool_fits
 from sgl_mlx.runtime.attention.select import AttentionPaths
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache

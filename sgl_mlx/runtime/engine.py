@@ -32,20 +32,25 @@ from sgl_mlx.errors import EngineStoppedError, InvalidParamsError, ProgramError,
 from sgl_mlx.models.loader import LoadedModel
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.loop import EngineLoop
-from sgl_mlx.runtime.request.flight import InFlight
-from sgl_mlx.runtime.request.futures import (
-    gather,
-    iterate,
-    iterate_async,
-    then,
+from sgl_mlx.runtime.request.futures import gather, iterate, iterate_async, then
+from sgl_mlx.runtime.request.inputs import (
+    Inputs,
+    Params,
+    PromptInput,
+    RequestKeywords,
+    RequestOptions,
+    TokenInput,
+)
+from sgl_mlx.runtime.request.prefetch import nothing, prefetch
+from sgl_mlx.runtime.request.prepare import Preparer, Source
+from sgl_mlx.runtime.request.request import (
+    Completions,
+    InFlight,
+    OnEvent,
+    Request,
     wait_all,
     wait_all_async,
 )
-from sgl_mlx.runtime.request.inputs import Inputs, Params, PromptInput, TokenInput
-from sgl_mlx.runtime.request.options import RequestKeywords, RequestOptions
-from sgl_mlx.runtime.request.prefetch import nothing, prefetch
-from sgl_mlx.runtime.request.prepare import Preparer, Source
-from sgl_mlx.runtime.request.request import Completions, OnEvent, Request
 from sgl_mlx.runtime.request.scoring import Scoring
 from sgl_mlx.tokenizer import Tokenizer
 

@@ -6,12 +6,11 @@ at the end of an `Extend`, and when an epoch is over.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import mlx.core as mx
 
 from sgl_mlx.models.adapter import Adapter
-from sgl_mlx.runtime.attention import cpu_math
 from sgl_mlx.runtime.attention.select import AttentionPaths, DecodeEpoch
 from sgl_mlx.runtime.attention.step import ExtendStep
 from sgl_mlx.runtime.cache.tier import Grow, Transfer
@@ -26,10 +25,9 @@ from sgl_mlx.runtime.scheduler.plan import (
     Plan,
     Row,
     RunnerStats,
+    Scores,
     StepResult,
-    arrange,
 )
-from sgl_mlx.runtime.scheduler.sequence import Scores
 from sgl_mlx.runtime.vision.features import Features
 
 
@@ -61,18 +59,16 @@ class ModelRunner:
         self._pool = pool
         self.paths = paths or AttentionPaths(pool)
         self._end_tokens = end_tokens
-        self._activations = cpu_math.FastActivations(model.model)
         self._decoding: _Decoding | None = None
         self._garbage = Garbage(pool.nbytes)
         self._mask_seconds = 0.0
 
     def run(self, plan: Plan) -> StepResult:
         """See `plan.Runner`."""
-        with self._activations:
-            if isinstance(plan, Decode) and self._model.ragged:
-                return self._decode(plan)
-            self.synchronise(plan.transfers)
-            return self._extend(plan.rows if isinstance(plan, Extend) else plan.opening)
+        if isinstance(plan, Decode) and self._model.ragged:
+            return self._decode(plan)
+        self.synchronise(plan.transfers)
+        return self._extend(plan.rows if isinstance(plan, Extend) else plan.opening)
 
     def stats(self) -> RunnerStats:
         """See `plan.Runner`."""
@@ -208,6 +204,11 @@ class ModelRunner:
         return sampled
 
 
+def arrange(rows: Iterable[Row]) -> list[Row]:
+    """Sort rows: single-token rows first, then chunks; each by prefix, so that equal ones meet."""
+    return sorted(rows, key=lambda row: (len(row.tokens) > 1, row.prefix))
+
+
 _Forward = tuple[mx.array, list[int], list[mx.array], list[mx.array]]
 """Logits, and the slots, keys and values of the new tokens."""
 
@@ -238,7 +239,7 @@ class _WantedLogits:
         flat: list[int] = []
         start = 0
         for row in rows:
-            first = row.score_start
+            first = len(row.tokens) - len(row.targets) - row.sample
             mine = list(range(first, first + len(row.targets)))
             self._scored_at += range(len(flat), len(flat) + len(mine))
             if row.sample:

@@ -16,8 +16,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from sgl_mlx.runtime.scheduler.plan import Lookup, Row
-from sgl_mlx.runtime.scheduler.sequence import Scores
+from sgl_mlx.runtime.scheduler.plan import Lookup, Row, Scores
 
 
 class Sampler:

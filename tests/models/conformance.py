@@ -23,8 +23,7 @@ from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.architectures import RunPath, open_adapter
 from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.runner import ModelRunner
-from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Row, StepResult
-from sgl_mlx.runtime.scheduler.sequence import Scores
+from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Row, Scores, StepResult
 from tests.models.toy import toy_configs, toy_model
 from tests.models.toy_configs import VOCABULARY, WITHOUT_TOY
 

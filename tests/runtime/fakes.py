@@ -16,9 +16,9 @@ from typing import Any
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
 from sgl_mlx.runtime.cache.tier import Grow, Load, Spill, Transfer
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
-from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, Row, StepResult
+from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, Row, Scores, StepResult
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
-from sgl_mlx.runtime.scheduler.sequence import Scores, Sequence
+from sgl_mlx.runtime.scheduler.sequence import Sequence
 from tests.runtime.truth import (
     NO_FORK,
     Context,
@@ -181,8 +181,9 @@ class FakeRunner:
     def _score(self, row: Row, truth: Truth, start: int, result: StepResult) -> None:
         digests = [truth.digest(start + i + 1) for i in range(len(row.tokens))]
         if row.targets:
-            assert row.score_start >= 0
-            pairs = zip(digests[row.score_start :], row.targets, strict=False)
+            first = len(row.tokens) - len(row.targets) - row.sample
+            assert first >= 0
+            pairs = zip(digests[first:], row.targets, strict=False)
             result.prompt_scores[row.id] = Scores(tuple(score(d, t) for d, t in pairs))
         if row.sample:
             seen = self._look_ahead(row, truth)

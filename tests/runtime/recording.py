@@ -10,8 +10,15 @@ from sgl_mlx.runtime.assembly import RunnableModel, open_model
 from sgl_mlx.runtime.cache.tier import Transfer
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.runner import ModelRunner
-from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Lookup, Plan, RunnerStats, StepResult
-from sgl_mlx.runtime.scheduler.sequence import Shown
+from sgl_mlx.runtime.scheduler.plan import (
+    Decode,
+    Extend,
+    Lookup,
+    Plan,
+    RunnerStats,
+    Shown,
+    StepResult,
+)
 from sgl_mlx.runtime.scheduler.wire import from_json, to_json
 
 

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from sgl_mlx.core import FinishReason, SamplingParams
 from sgl_mlx.runtime.cache.radix import PLAIN
-from sgl_mlx.runtime.scheduler.sequence import Base, Scores, Sequence, TokenScore
+from sgl_mlx.runtime.scheduler.plan import Scores, TokenScore
+from sgl_mlx.runtime.scheduler.sequence import Base, Sequence
 
 Tokens = tuple[int, ...]
 ALPHABET = (1, 2, 3)

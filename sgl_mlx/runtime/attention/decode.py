@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from sgl_mlx.metal_kernels.pool import AttentionOptions
-from sgl_mlx.runtime.attention import cpu_math
+from sgl_mlx.models import cpu_math
 from sgl_mlx.runtime.attention import softmax as at
 from sgl_mlx.runtime.attention.decode_shared import NOWHERE, SharedBatch, padded
 from sgl_mlx.runtime.attention.spans import MIN_SHARED, batches, shared_spans

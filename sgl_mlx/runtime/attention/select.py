@@ -8,7 +8,7 @@ from typing import Literal
 
 from sgl_mlx.metal_kernels.dispatch import OURS, AttentionPath, CutOvers, Work, choose_path
 from sgl_mlx.metal_kernels.fallback import KernelsWithFallback
-from sgl_mlx.runtime.attention import cpu_math
+from sgl_mlx.models import cpu_math
 from sgl_mlx.runtime.attention.decode import Epoch
 from sgl_mlx.runtime.attention.kernels import (
     KernelChunks,

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from sgl_mlx.runtime.attention import cpu_math
+from sgl_mlx.models import cpu_math
 
 TILE = 128
 """Query tokens to a causal tile."""

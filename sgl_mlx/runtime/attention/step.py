@@ -20,7 +20,7 @@ from sgl_mlx.runtime.scheduler.plan import Row
 
 
 class ExtendStep:
-    """The new tokens of some rows, one after another, single tokens first (`plan.arrange`).
+    """The new tokens of some rows, one after another, single tokens first (`runner.arrange`).
 
     After the forward pass `keys[layer]` and `values[layer]` hold the new KV
     `(tokens, heads, dim)`; `slots` says where it goes.

@@ -64,25 +64,6 @@ def gather(
     return target
 
 
-def wait_all(futures: Sequence[Future[T]]) -> list[T]:
-    """Wait for all results; on a failure or an interrupt the others are cancelled."""
-    try:
-        return [future.result() for future in futures]
-    except BaseException:
-        for future in futures:
-            future.cancel()
-        raise
-
-
-async def wait_all_async(futures: Sequence[Future[T]]) -> list[T]:
-    """Wait for all results as `wait_all`, without blocking the event loop."""
-    try:
-        return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
-    finally:
-        for future in futures:
-            future.cancel()
-
-
 def iterate(start: Start[T]) -> Iterator[StreamEvent]:
     """Yield events as they come. Closing the iterator cancels the request.
 

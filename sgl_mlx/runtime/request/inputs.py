@@ -1,19 +1,71 @@
-"""The arguments of `Engine.generate`: prompts in any of their forms, and parameters for each."""
+"""The arguments of `Engine.generate`: prompts in any form, parameters and options for each."""
 
 from __future__ import annotations
 
+import math
+import time
+import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict, cast
 
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import InvalidParamsError, PromptError
-from sgl_mlx.runtime.request.options import RequestOptions, take_keywords
 from sgl_mlx.runtime.request.prepare import Prepared, Preparer, Source
 
 PromptInput = str | Sequence[str] | None
 TokenInput = Sequence[int] | Sequence[Sequence[int]] | None
 Params = SamplingParams | Mapping[str, Any] | None
+
+
+class RequestKeywords(TypedDict, total=False):
+    """Keywords of `Engine.generate`, `async_generate` and `submit`.
+
+    Attributes:
+        rid: the request's id, for `Engine.abort` and as `meta_info["id"]`; one must not be in
+            flight twice. For a list of prompts a list. Sample i of several has the id `rid-i`.
+        priority: requests of a higher one are admitted first; 0 by default.
+        timeout: seconds after which the request is aborted.
+        deadline: when it is aborted instead, on `time.monotonic`'s scale.
+    """
+
+    rid: str | Sequence[str] | None
+    priority: int
+    timeout: float | None
+    deadline: float | None
+
+
+@dataclass(frozen=True)
+class RequestOptions:
+    """The checked keywords of one request; see `RequestKeywords`."""
+
+    rid: str | None = None
+    priority: int = 0
+    deadline: float | None = None
+
+    @classmethod
+    def each(cls, given: RequestKeywords, count: int, single: bool) -> list[RequestOptions]:
+        """Return the options of `count` requests, each with an id.
+
+        Raises:
+            InvalidParamsError: naming the keyword, its value and what would be right.
+        """
+        shared = cls(None, _priority(given.get("priority")), _deadline(given))
+        rid = given.get("rid")
+        if rid is None:
+            return [replace(shared, rid=uuid.uuid4().hex) for _ in range(count)]
+        rids = [rid] if single else rid
+        listed = isinstance(rids, (list, tuple)) and len(rids) == count
+        if not listed or not all(isinstance(r, str) and r for r in rids):
+            wanted = "a text" if single else f"a list of {count} texts"
+            raise InvalidParamsError(f"rid must be {wanted}, not empty, got {rid!r}")
+        return [replace(shared, rid=str(r)) for r in rids]
+
+
+def _take_keywords(options: dict[str, Any]) -> RequestKeywords:
+    """Take a request's keywords out of `options`, which leaves the sampling parameters."""
+    names = RequestKeywords.__annotations__.keys() & options.keys()
+    return cast(RequestKeywords, {name: options.pop(name) for name in names})
 
 
 @dataclass(frozen=True)
@@ -41,7 +93,7 @@ class Inputs:
     ) -> Inputs:
         """Check the arguments of a call; see `Engine.generate`."""
         changes = dict(options)
-        keywords = take_keywords(changes)
+        keywords = _take_keywords(changes)
         sources, single = _sources(preparer, prompt, input_ids, image_data)
         params = _params_for(sampling_params, len(sources), changes)
         return cls(sources, params, RequestOptions.each(keywords, len(sources), single), single)
@@ -94,3 +146,24 @@ def _params_for(
     if len(rows) != count:
         raise InvalidParamsError(f"{len(rows)} sampling_params for {count} prompts")
     return [SamplingParams.of(row).override(**changes).validate() for row in rows]
+
+
+def _priority(value: object) -> int:
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**31:
+        raise InvalidParamsError(f"priority must be an integer of 32 bits, got {value!r}")
+    return value
+
+
+def _deadline(given: Mapping[str, Any]) -> float | None:
+    timeout, deadline = given.get("timeout"), given.get("deadline")
+    if timeout is not None and deadline is not None:
+        raise InvalidParamsError("timeout and deadline exclude each other; give one")
+    for name, value in (("timeout", timeout), ("deadline", deadline)):
+        if value is None:
+            continue
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not 0 < value <= 1e12 or math.isnan(value):
+            raise InvalidParamsError(f"{name} must be a positive number of seconds, got {value!r}")
+    return deadline if timeout is None else time.monotonic() + float(timeout)

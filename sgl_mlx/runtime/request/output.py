@@ -13,7 +13,7 @@ from sgl_mlx.core import (
     TokenLogprob,
 )
 from sgl_mlx.runtime.request.stops import Stops
-from sgl_mlx.runtime.scheduler.sequence import Scores, TokenScore
+from sgl_mlx.runtime.scheduler.plan import Scores, TokenScore
 from sgl_mlx.tokenizer import Tokenizer
 
 
@@ -55,7 +55,8 @@ class TextOutput:
         self._on_finish = on_finish
         self._on_event = on_event
         self._detokenizer = tokenizer.detokenizer(params.skip_special_tokens)
-        self._stops = Stops(params.stop, params.stop_regex)
+        has_stops = params.stop or params.stop_regex
+        self._stops = Stops(params.stop, params.stop_regex) if has_stops else None
         self._sent = 0
         self._told_tokens = 0
         self._scores: list[TokenScore] = []
@@ -176,6 +177,9 @@ class TextOutput:
         if not piece:
             return None
         self.text += piece
+        if self._stops is None:
+            self._tell(len(self.text))
+            return None
         found = self._stops.find(self.text, self._sent, len(self.token_ids))
         if found is None:
             self._tell(self._stops.safe_end(self.text, self._sent))

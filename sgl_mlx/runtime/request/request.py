@@ -1,23 +1,32 @@
-"""One request on its way through the engine: its samples, its future, its events."""
+"""Requests on their way through the engine, and the threads that prepare them.
+
+`Request` is one of them: its samples, its future, its events. `InFlight` has them all, by id.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from threading import Lock
+from typing import TypeVar
 
 from sgl_mlx.core import Completion, StreamEvent
-from sgl_mlx.errors import EngineStoppedError, RequestAborted
+from sgl_mlx.errors import EngineStoppedError, InvalidParamsError, RequestAborted
 from sgl_mlx.runtime.loop import EngineLoop
-from sgl_mlx.runtime.request.options import RequestOptions
+from sgl_mlx.runtime.request.inputs import RequestOptions
 from sgl_mlx.runtime.request.output import TextOutput
 from sgl_mlx.runtime.request.prepare import Prepared
-from sgl_mlx.runtime.scheduler.sequence import Sequence
+from sgl_mlx.runtime.scheduler.sequence import Sequence as Seq
 
 Completions = tuple[Completion, ...]
 OnEvent = Callable[[StreamEvent], None] | None
+Order = Callable[[], object]
+T = TypeVar("T")
+_THREADS = 2
 
 
 class Request:
@@ -43,7 +52,7 @@ class Request:
         self._prepared: Prepared | None = None
         self._unfinished = 0
         self._outputs: list[TextOutput] = []
-        self._sequences: list[Sequence] = []
+        self._sequences: list[Seq] = []
 
     def build(self, prepared: Prepared) -> None:
         """Make the samples; raises `InvalidParamsError` for a `stop_regex` that is broken."""
@@ -140,6 +149,134 @@ class Request:
             self.future.set_result(completions)
 
 
-def _cached(s: Sequence) -> int:
+def _cached(s: Seq) -> int:
     """Count the prompt tokens that came from the cache, in the branches it was built on too."""
     return (s.cached_tokens or 0) + sum(_cached(needed) for needed in s.after)
+
+
+class InFlight:
+    """Prepares and starts requests, and ends them early; for any thread.
+
+    Preparing that may take long happens on two threads, so that neither a caller's event loop nor
+    the engine's thread is held up.
+    """
+
+    def __init__(self, loop: EngineLoop) -> None:
+        self._loop = loop
+        self._workers = ThreadPoolExecutor(_THREADS, thread_name_prefix="sgl-mlx prepare")
+        self._requests: dict[str, Request] = {}
+        self._lock = Lock()
+
+    def launch(
+        self, requests: Sequence[Request], prepare: Callable[[], Sequence[Prepared]], quick: bool
+    ) -> list[Future[Completions]]:
+        """Prepare requests and start them all, or none when one of them is wrong.
+
+        What `prepare` raises fails every future. A request whose future is settled before its turn
+        is not prepared.
+
+        Args:
+            prepare: makes what each request runs.
+            quick: call it here and now.
+
+        Raises:
+            InvalidParamsError: an id is in flight already.
+        """
+        self._register(requests)
+        deliver = _call if quick else self._deliver
+        self.run(partial(self._prepare_and_start, requests, prepare, deliver), quick)
+        return [request.future for request in requests]
+
+    def run(self, job: Callable[[], object], quick: bool) -> None:
+        """Call `job` here and now, or on a thread for preparing.
+
+        Raises:
+            EngineStoppedError: after `stop`.
+        """
+        if quick:
+            job()
+            return
+        try:
+            self._workers.submit(job)
+        except RuntimeError:
+            raise EngineStoppedError("the engine was shut down; make a new one") from None
+
+    def _deliver(self, order: Order) -> None:
+        """Call `order` where callers' callbacks run."""
+        if self._loop.stopping:
+            order()
+        else:
+            self._loop.deliver(order)
+
+    def abort(self, rid: str) -> bool:
+        """End a request with `RequestAborted`; False if there is none of this id."""
+        with self._lock:
+            request = self._requests.get(rid)
+        if request is None:
+            return False
+        request.fail(RequestAborted(f"request {rid!r} was aborted"))
+        return True
+
+    def stop(self) -> None:
+        """End the threads, after the engine's; what is still under way fails."""
+        self._workers.shutdown(wait=True, cancel_futures=True)
+        with self._lock:
+            left = list(self._requests.values())
+        for request in left:
+            request.fail(EngineStoppedError("the engine was shut down"))
+
+    def _register(self, requests: Sequence[Request]) -> None:
+        with self._lock:
+            names = [request.id for request in requests]
+            twice = [n for n in names if n in self._requests or names.count(n) > 1]
+            if twice:
+                raise InvalidParamsError(
+                    f"rid {twice[0]!r} is in flight already; give each request its own id"
+                )
+            self._requests.update(zip(names, requests, strict=True))
+        for request in requests:
+            request.future.add_done_callback(partial(self._forget, request.id))
+
+    def _forget(self, rid: str, _: Future[Completions]) -> None:
+        with self._lock:
+            self._requests.pop(rid, None)
+
+    def _prepare_and_start(
+        self,
+        requests: Sequence[Request],
+        prepare: Callable[[], Sequence[Prepared]],
+        deliver: Callable[[Order], None],
+    ) -> None:
+        if all(request.future.done() for request in requests):
+            return
+        try:
+            for request, prepared in zip(requests, prepare(), strict=True):
+                request.build(prepared)
+            for request in requests:
+                request.start()
+        except Exception as error:
+            for request in requests:
+                deliver(partial(request.fail, error))
+
+
+def _call(order: Order) -> None:
+    order()
+
+
+def wait_all(futures: Sequence[Future[T]]) -> list[T]:
+    """Wait for all results; on a failure or an interrupt the others are cancelled."""
+    try:
+        return [future.result() for future in futures]
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise
+
+
+async def wait_all_async(futures: Sequence[Future[T]]) -> list[T]:
+    """Wait for all results as `wait_all`, without blocking the event loop."""
+    try:
+        return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
+    finally:
+        for future in futures:
+            future.cancel()

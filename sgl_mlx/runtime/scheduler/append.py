@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sgl_mlx.core import FinishReason
-from sgl_mlx.runtime.scheduler.sequence import Constraint, Scores, Sequence
+from sgl_mlx.runtime.scheduler.plan import Scores
+from sgl_mlx.runtime.scheduler.sequence import Constraint, Sequence
 
 
 def append(s: Sequence, tokens: tuple[int, ...], scores: Scores | None) -> FinishReason | None:

@@ -6,13 +6,29 @@ read from disk are named by id too; a runner finds them through `Lookup` and its
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.runtime.cache.tier import Transfer
-from sgl_mlx.runtime.scheduler.sequence import Scores, Sequence, Shown
+
+TokenScore = tuple[float | None, int]
+"""Log-probability, None where the model was not asked, and token id."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Log-probabilities of consecutive tokens, and the likeliest tokens at the same places."""
+
+    tokens: tuple[TokenScore, ...] = ()
+    top: tuple[tuple[TokenScore, ...], ...] = ()
+
+    def at(self, i: int) -> Scores:
+        """Pick the scores of one token."""
+        if len(self.tokens) == 1:
+            return self
+        return Scores(self.tokens[i : i + 1], self.top[i : i + 1])
 
 
 @dataclass(frozen=True)
@@ -63,11 +79,6 @@ class Row:
     prefix_positions: tuple[int, ...] | None = None
     constraint: str | None = None
     pictures: tuple[PicturePart, ...] = ()
-
-    @property
-    def score_start(self) -> int:
-        """Index into `tokens` of the first one whose logits are scored against `targets`."""
-        return len(self.tokens) - len(self.targets) - (1 if self.sample else 0)
 
 
 @dataclass(frozen=True)
@@ -160,6 +171,20 @@ class EncoderStats:
     feature_bytes: int
 
 
+class Shown(Protocol):
+    """A picture that is ready to be encoded."""
+
+    @property
+    def content_hash(self) -> bytes:
+        """32 bytes; equal for equal features."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """How many features it has."""
+        ...
+
+
 class Lookup(Protocol):
     """A finder of what plans name by id; asked while the plan is computed, as late as possible."""
 
@@ -173,70 +198,3 @@ class Lookup(Protocol):
     def image(self, picture: str) -> Shown:
         """Find the picture of that name in a running sequence."""
         ...
-
-
-def arrange(rows: Iterable[Row]) -> list[Row]:
-    """Sort rows: single-token rows first, then chunks; each by prefix, so that equal ones meet."""
-    return sorted(rows, key=lambda row: (len(row.tokens) > 1, row.prefix))
-
-
-# -- rows of sequences ------------------------------------------------------------------------
-
-
-def prefill_rows(
-    running: Iterable[Sequence], step_tokens: int, score_tokens: int
-) -> tuple[Row, ...]:
-    """Make the rows of an `Extend`: a token of each decoding sequence, then chunks of prompts.
-
-    Args:
-        step_tokens: tokens of all rows together, at most.
-        score_tokens: prompt tokens scored in all rows together, at most.
-    """
-    room, score_room = step_tokens, score_tokens
-    rows: list[Row] = []
-    for s in sorted(running, key=lambda s: s.prefilling):
-        count = min(s.pending, len(s.table) - s.computed, room)
-        if s.logprob_start is not None:
-            unscored = max(s.logprob_start - 1 - s.computed, 0)
-            count = min(count, unscored + score_room)
-            score_room -= max(count - unscored, 0)
-        if count > 0:
-            rows.append(row_of(s, count, s.computed + count))
-            room -= count
-    return tuple(rows)
-
-
-def row_of(s: Sequence, count: int, table_end: int) -> Row:
-    """Make the row of a sequence's next `count` tokens, with its slots up to `table_end`."""
-    start, end = s.computed, s.computed + count
-    return Row(
-        id=s.id,
-        tokens=tuple(s.tokens[start:end]),
-        prefix=s.prefix_slots(),
-        slots=tuple(s.table[start:table_end]),
-        position=s.base.origin + start,
-        sample=end == len(s.tokens) and s.wants_logits,
-        params=s.params,
-        seed=s.seed,
-        output=s.output_tokens,
-        history=tuple(s.tokens) if s.params.repetition_penalty != 1 else (),
-        targets=_targets(s, end),
-        prefix_positions=s.prefix_positions() if s.base.origin else None,
-        constraint=s.id if s.constraint is not None else None,
-        pictures=tuple(_pictures(s, start, end)),
-    )
-
-
-def _pictures(s: Sequence, start: int, end: int) -> Iterator[PicturePart]:
-    """Find the parts of pictures that the tokens from `start` to `end` stand for."""
-    for picture in s.pictures:
-        first, last = max(picture.start, start), min(picture.end, end)
-        if first < last:
-            yield PicturePart(first - start, first - picture.start, last - first, picture.name)
-
-
-def _targets(s: Sequence, end: int) -> tuple[int, ...]:
-    """List the prompt tokens that the logits of the tokens from `computed` to `end` score."""
-    if s.logprob_start is None:
-        return ()
-    return tuple(s.tokens[max(s.computed + 1, s.logprob_start) : min(end + 1, s.prompt_length)])

@@ -19,17 +19,9 @@ from sgl_mlx.runtime.cache.restores import Restores
 from sgl_mlx.runtime.scheduler.admission import Admission, Counters, SchedulerLimits
 from sgl_mlx.runtime.scheduler.append import append
 from sgl_mlx.runtime.scheduler.background import Background
-from sgl_mlx.runtime.scheduler.plan import (
-    Decode,
-    Extend,
-    Plan,
-    Row,
-    StepResult,
-    prefill_rows,
-    row_of,
-)
+from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, Row, Shown, StepResult
 from sgl_mlx.runtime.scheduler.queues import TOO_SMALL, Queues
-from sgl_mlx.runtime.scheduler.sequence import Sequence, Shown
+from sgl_mlx.runtime.scheduler.sequence import Sequence
 
 
 @dataclass
@@ -212,7 +204,7 @@ class Scheduler:
         if not self.running:
             return None
         self._epoch = _Epoch(frozenset(s.id for s in self.running), width)
-        opening = tuple(row_of(s, 1, len(s.table)) for s in self.running)
+        opening = tuple(s.row(1, len(s.table)) for s in self.running)
         return self._decode(self.running, ahead=True, opening=opening)
 
     def _close_epoch(self) -> None:
@@ -231,9 +223,26 @@ class Scheduler:
         for s in list(self.running):
             if s in self.running:
                 self._queues.reserve(s, s.pending)
-        limits = self.limits
-        rows = prefill_rows(self.running, limits.step_tokens, limits.score_tokens)
+        rows = self._prefill_rows()
         return Extend(rows, self.cache.take_transfers()) if rows else None
+
+    def _prefill_rows(self) -> tuple[Row, ...]:
+        """Make the rows of an `Extend`: a token of each decoding sequence, then chunks of prompts.
+
+        Together they are within the limits on tokens, and on prompt tokens that are scored.
+        """
+        room, score_room = self.limits.step_tokens, self.limits.score_tokens
+        rows: list[Row] = []
+        for s in sorted(self.running, key=lambda s: s.prefilling):
+            count = min(s.pending, len(s.table) - s.computed, room)
+            if s.logprob_start is not None:
+                unscored = max(s.logprob_start - 1 - s.computed, 0)
+                count = min(count, unscored + score_room)
+                score_room -= max(count - unscored, 0)
+            if count > 0:
+                rows.append(s.row(count, s.computed + count))
+                room -= count
+        return tuple(rows)
 
     # -- outcome ------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ KV; a sequence with one token more than that decodes; one with more is being pre
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -14,23 +14,7 @@ from sgl_mlx.core import FinishReason, SamplingParams
 from sgl_mlx.runtime.cache.prefix_cache import Holding
 from sgl_mlx.runtime.cache.radix import PLAIN, Node
 from sgl_mlx.runtime.cache.restores import Restore
-
-TokenScore = tuple[float | None, int]
-"""Log-probability, None where the model was not asked, and token id."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Log-probabilities of consecutive tokens, and the likeliest tokens at the same places."""
-
-    tokens: tuple[TokenScore, ...] = ()
-    top: tuple[tuple[TokenScore, ...], ...] = ()
-
-    def at(self, i: int) -> Scores:
-        """Pick the scores of one token."""
-        if len(self.tokens) == 1:
-            return self
-        return Scores(self.tokens[i : i + 1], self.top[i : i + 1])
+from sgl_mlx.runtime.scheduler.plan import PicturePart, Row, Scores, Shown
 
 
 class Output(Protocol):
@@ -95,20 +79,6 @@ class Base(NamedTuple):
     slots: tuple[int, ...] = ()
     positions: tuple[int, ...] = ()
     origin: int = 0
-
-
-class Shown(Protocol):
-    """A picture that is ready to be encoded."""
-
-    @property
-    def content_hash(self) -> bytes:
-        """32 bytes; equal for equal features."""
-        ...
-
-    @property
-    def tokens(self) -> int:
-        """How many features it has."""
-        ...
 
 
 class Picture(NamedTuple):
@@ -292,3 +262,37 @@ class Sequence:
             positions += branch.prefix_positions()[start:]
         origin = max((s.base.origin + s.computed for s in self.after), default=0) + self.gap
         self.base = Base(tuple(slots), tuple(positions), origin)
+
+    def row(self, count: int, table_end: int) -> Row:
+        """Make the row of the next `count` tokens, with the slots up to `table_end`."""
+        start, end = self.computed, self.computed + count
+        return Row(
+            id=self.id,
+            tokens=tuple(self.tokens[start:end]),
+            prefix=self.prefix_slots(),
+            slots=tuple(self.table[start:table_end]),
+            position=self.base.origin + start,
+            sample=end == len(self.tokens) and self.wants_logits,
+            params=self.params,
+            seed=self.seed,
+            output=self.output_tokens,
+            history=tuple(self.tokens) if self.params.repetition_penalty != 1 else (),
+            targets=self._targets(end),
+            prefix_positions=self.prefix_positions() if self.base.origin else None,
+            constraint=self.id if self.constraint is not None else None,
+            pictures=tuple(self._parts(start, end)),
+        )
+
+    def _parts(self, start: int, end: int) -> Iterator[PicturePart]:
+        """Find the parts of pictures that the tokens from `start` to `end` stand for."""
+        for picture in self.pictures:
+            first, last = max(picture.start, start), min(picture.end, end)
+            if first < last:
+                yield PicturePart(first - start, first - picture.start, last - first, picture.name)
+
+    def _targets(self, end: int) -> tuple[int, ...]:
+        """List the prompt tokens that the logits of the tokens up to `end` score."""
+        if self.logprob_start is None:
+            return ()
+        first = max(self.computed + 1, self.logprob_start)
+        return tuple(self.tokens[first : min(end + 1, self.prompt_length)])

@@ -12,8 +12,15 @@ from typing import Any
 
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.runtime.cache.tier import Grow, Load, Spill
-from sgl_mlx.runtime.scheduler.plan import Decode, Extend, PicturePart, Plan, Row, StepResult
-from sgl_mlx.runtime.scheduler.sequence import Scores
+from sgl_mlx.runtime.scheduler.plan import (
+    Decode,
+    Extend,
+    PicturePart,
+    Plan,
+    Row,
+    Scores,
+    StepResult,
+)
 
 Message = Plan | StepResult
 

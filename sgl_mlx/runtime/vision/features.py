@@ -8,8 +8,7 @@ from collections.abc import Collection, Sequence
 import mlx.core as mx
 
 from sgl_mlx.models.vision.model import PreparedImage, VisionModel
-from sgl_mlx.runtime.scheduler.plan import EncoderStats, Lookup, Row
-from sgl_mlx.runtime.scheduler.sequence import Shown
+from sgl_mlx.runtime.scheduler.plan import EncoderStats, Lookup, Row, Shown
 from sgl_mlx.runtime.vision.byte_lru import ByteLRU
 
 

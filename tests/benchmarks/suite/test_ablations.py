@@ -19,7 +19,7 @@ from sgl_mlx.benchmarks.suite.workloads.workload import Row, Size
 from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.errors import BenchmarkError
 from sgl_mlx.runtime.engine import Engine
-from sgl_mlx.runtime.request.futures import wait_all
+from sgl_mlx.runtime.request.request import wait_all
 
 SIZE = Size(0.05)
 Measure = Callable[..., Run]

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgl_mlx.runtime.attention.decode import Epoch
-from sgl_mlx.runtime.scheduler.plan import Row, arrange
+from sgl_mlx.runtime.runner import arrange
+from sgl_mlx.runtime.scheduler.plan import Row
 from tests.runtime import steps
 from tests.runtime.steps import HEADS, LAYERS, Case
 

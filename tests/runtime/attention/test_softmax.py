@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgl_mlx.runtime.attention import cpu_math
+from sgl_mlx.models import cpu_math
 from sgl_mlx.runtime.attention import softmax as at
 from tests.runtime import plain
 

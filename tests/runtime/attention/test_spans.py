@@ -15,7 +15,8 @@ from sgl_mlx.runtime.attention.spans import (
     batches,
     shared_spans,
 )
-from sgl_mlx.runtime.scheduler.plan import Row, arrange
+from sgl_mlx.runtime.runner import arrange
+from sgl_mlx.runtime.scheduler.plan import Row
 
 MIN = 3
 

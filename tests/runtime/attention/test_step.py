@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from sgl_mlx.runtime.attention.select import AttentionPaths
 from sgl_mlx.runtime.attention.step import ExtendStep
-from sgl_mlx.runtime.scheduler.plan import Row, arrange
+from sgl_mlx.runtime.runner import arrange
+from sgl_mlx.runtime.scheduler.plan import Row
 from tests.runtime import steps
 from tests.runtime.steps import HEADS, LAYERS, Case
 

@@ -10,14 +10,8 @@ import pytest
 
 from sgl_mlx.core import StreamEvent
 from sgl_mlx.errors import RequestAborted
-from sgl_mlx.runtime.request.futures import (
-    gather,
-    iterate,
-    iterate_async,
-    then,
-    wait_all,
-    wait_all_async,
-)
+from sgl_mlx.runtime.request.futures import gather, iterate, iterate_async, then
+from sgl_mlx.runtime.request.request import wait_all, wait_all_async
 
 
 def done(value: int) -> Future[int]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sgl_mlx.core import FinishReason, PartialCompletion, SamplingParams, StreamEvent
 from sgl_mlx.runtime.request.output import TextOutput
-from sgl_mlx.runtime.scheduler.sequence import Scores
+from sgl_mlx.runtime.scheduler.plan import Scores
 from sgl_mlx.tokenizer import Detokenizer, Tokenizer
 
 END = 1000

@@ -13,8 +13,15 @@ from hypothesis import strategies as st
 
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.runtime.cache.tier import Load, Spill
-from sgl_mlx.runtime.scheduler.plan import Decode, Extend, PicturePart, Plan, Row, StepResult
-from sgl_mlx.runtime.scheduler.sequence import Scores
+from sgl_mlx.runtime.scheduler.plan import (
+    Decode,
+    Extend,
+    PicturePart,
+    Plan,
+    Row,
+    Scores,
+    StepResult,
+)
 from sgl_mlx.runtime.scheduler.wire import from_json, to_json
 
 numbers = st.integers(0, 2**40)

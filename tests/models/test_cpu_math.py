@@ -10,7 +10,7 @@ import pytest
 from mlx_lm.models import llama
 from mlx_lm.models.activations import swiglu as original
 
-from sgl_mlx.runtime.attention.cpu_math import FastActivations, on_cpu
+from sgl_mlx.models.cpu_math import FastActivations, on_cpu
 from tests.models.toy import toy_config, toy_model
 
 pytestmark = pytest.mark.skipif(not on_cpu(), reason="needs Linux: on a GPU MLX's own is used")
