@@ -24,6 +24,7 @@ namespace sgl {
 
 constexpr int kDeep = 32;   // k of a tile
 constexpr int kPairs = 16;  // pairs of neighbouring k in it
+constexpr int kRowsAtOnce = kNative == 16 ? 8 : 3;  // as many as registers hold the sums of
 
 struct PackedWeights {
   const uint8_t* q;     // (N / 16, K / 32) tiles of 16 pairs
@@ -40,19 +41,19 @@ struct PackedWeights {
   }
 };
 
-// Weights of k = 2 * pair and 2 * pair + 1, for 16 n.
+// Weights of k = 2 * pair and 2 * pair + 1, for 16 n: one register of them.
 template <int kBits>
-SGL_INLINE void unpack(const uint8_t* tile, int pair, vec& even, vec& odd) {
-  uvec words;
+SGL_INLINE void unpack(const uint8_t* tile, int pair, int part, native& even, native& odd) {
   if constexpr (kBits == 4) {  // four pairs in a word
-    words = *reinterpret_cast<const uvec_anywhere*>(tile + pair / 4 * 64) >> (4 * (pair % 4));
-    even = __builtin_convertvector((ivec)(words & 15), vec);
-    odd = __builtin_convertvector((ivec)(words >> 16 & 15), vec);
+    const native_int words =
+        load_native_int(tile + pair / 4 * 64 + part * 4 * kNative) >> (4 * (pair % 4));
+    even = __builtin_convertvector(words & 15, native);
+    odd = __builtin_convertvector(words >> 16 & 15, native);
   } else {
-    const auto bytes = *reinterpret_cast<const half_uvec_anywhere*>(tile + pair * 32);
-    words = __builtin_convertvector(bytes, uvec);
-    even = __builtin_convertvector((ivec)(words & 255), vec);
-    odd = __builtin_convertvector((ivec)(words >> 8), vec);
+    const native_int words =
+        __builtin_convertvector(load_native_short(tile + pair * 32 + part * 2 * kNative), native_int);
+    even = __builtin_convertvector(words & 255, native);
+    odd = __builtin_convertvector(words >> 8, native);
   }
 }
 
@@ -63,34 +64,54 @@ SGL_INLINE void store_block(float* y, const PackedWeights& w, int64_t block, vec
     for (int64_t i = 0; i < count; i++) y[first + i] = sums[i];
 }
 
-// One block of n for kRows rows; `totals` are the sums of x over each group (rows, groups).
-template <int kBits, int kRows>
-void multiply_rows(const PackedWeights& w, int64_t block, const float* x, const float* totals,
-                   float* y) {
-  vec sums[kRows] = {};
-  const int64_t groups = w.groups(), tiles = w.group / kDeep;
-  for (int64_t g = 0; g < groups; g++) {
-    vec evens[kRows] = {}, odds[kRows] = {};
-    for (int64_t t = g * tiles; t < (g + 1) * tiles; t++) {
-      const uint8_t* tile = w.tile(block, t);
-      const float* from = x + t * kDeep;
+// q of one group, as floats (k, 16): unpacked once for many rows.
+template <int kBits>
+SGL_INLINE void unpack_group(const uint8_t* tile, int64_t tiles, int64_t tile_bytes, float* to) {
+  for (int64_t t = 0; t < tiles; t++, tile += tile_bytes)
 #pragma GCC unroll 16
-      for (int pair = 0; pair < kPairs; pair++) {
-        vec even, odd;
-        unpack<kBits>(tile, pair, even, odd);
-        for (int m = 0; m < kRows; m++) {
-          evens[m] += from[m * w.k + 2 * pair] * even;
-          odds[m] += from[m * w.k + 2 * pair + 1] * odd;
-        }
+    for (int pair = 0; pair < kPairs; pair++, to += 2 * kLanes)
+#pragma GCC unroll 4
+      for (int part = 0; part < kNatives; part++) {
+        native even, odd;
+        unpack<kBits>(tile, pair, part, even, odd);
+        store_native(to + part * kNative, even);
+        store_native(to + kLanes + part * kNative, odd);
       }
-    }
-    const vec scale = load(w.scales + (block * groups + g) * kLanes);
-    const vec bias = load(w.biases + (block * groups + g) * kLanes);
-    for (int m = 0; m < kRows; m++)
-      sums[m] += scale * (evens[m] + odds[m]) + totals[m * groups + g] * bias;
-  }
-  for (int m = 0; m < kRows; m++) store_block(y + m * w.n, w, block, sums[m]);
 }
+
+// Sums of x * q over one group, for kRows rows and 16 n. Even and odd k are summed apart, so that
+// twice as many sums are under way.
+template <int kRows>
+struct GroupSums {
+  native evens[kRows][kNatives] = {}, odds[kRows][kNatives] = {};
+
+  // All even, then all odd: so few values are under way that registers hold them.
+  SGL_INLINE void add(const float* x, int64_t k, const native* even, const native* odd) {
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; m++)
+#pragma GCC unroll 4
+      for (int part = 0; part < kNatives; part++) evens[m][part] += x[m * k] * even[part];
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; m++)
+#pragma GCC unroll 4
+      for (int part = 0; part < kNatives; part++) odds[m][part] += x[m * k + 1] * odd[part];
+  }
+
+  // Adds scale * q + bias of the group to `sums` (kRows, 16); `totals` are the sums of x.
+  SGL_INLINE void finish(const float* scales, const float* biases, const float* totals,
+                         int64_t groups, float* sums) const {
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; m++)
+#pragma GCC unroll 4
+      for (int part = 0; part < kNatives; part++) {
+        const native scale = load_native(scales + part * kNative);
+        const native bias = load_native(biases + part * kNative);
+        float* to = sums + m * kLanes + part * kNative;
+        store_native(to, load_native(to) + (scale * (evens[m][part] + odds[m][part]) +
+                                            totals[m * groups] * bias));
+      }
+  }
+};
 
 // Of each row over each group (rows, groups).
 inline void sum_groups(const PackedWeights& w, const float* x, int64_t rows, float* totals) {
@@ -103,23 +124,88 @@ inline void sum_groups(const PackedWeights& w, const float* x, int64_t rows, flo
     }
 }
 
+// One group of one block of n, for rows of x.
+struct Group {
+  const uint8_t* tile;
+  int64_t tiles, tile_bytes;
+  const float *scales, *biases, *x, *totals;
+  int64_t k, groups;
+
+  // Rows [m, m + kRows), with each weight unpacked where it is used.
+  template <int kBits, int kRows>
+  void multiply(int64_t m, float* sums) const {
+    GroupSums<kRows> found;
+    const float* from = x + m * k;
+    for (int64_t t = 0; t < tiles; t++, from += kDeep)
+#pragma GCC unroll 16
+      for (int pair = 0; pair < kPairs; pair++) {
+        native even[kNatives], odd[kNatives];
+#pragma GCC unroll 4
+        for (int part = 0; part < kNatives; part++)
+          unpack<kBits>(tile + t * tile_bytes, pair, part, even[part], odd[part]);
+        found.add(from + 2 * pair, k, even, odd);
+      }
+    found.finish(scales, biases, totals + m * groups, groups, sums + m * kLanes);
+  }
+
+  // The same with weights that `unpack_group` unpacked.
+  template <int kRows>
+  void multiply_unpacked(int64_t m, const float* q, float* sums) const {
+    GroupSums<kRows> found;
+    const float* from = x + m * k;
+    for (int64_t i = 0; i < tiles * kDeep; i += 2, q += 2 * kLanes) {
+      native even[kNatives], odd[kNatives];
+#pragma GCC unroll 4
+      for (int part = 0; part < kNatives; part++) {
+        even[part] = load_native(q + part * kNative);
+        odd[part] = load_native(q + kLanes + part * kNative);
+      }
+      found.add(from + i, k, even, odd);
+    }
+    found.finish(scales, biases, totals + m * groups, groups, sums + m * kLanes);
+  }
+
+  template <int kBits>
+  void multiply_all(int64_t rows, float* unpacked, float* sums) const {
+    if (rows <= kRowsAtOnce) {
+      with_rows(rows, [&]<int kRows>() { multiply<kBits, kRows>(0, sums); });
+      return;
+    }
+    unpack_group<kBits>(tile, tiles, tile_bytes, unpacked);
+    for (int64_t m = 0; m < rows; m += kRowsAtOnce)
+      with_rows(rows - m, [&]<int kRows>() { multiply_unpacked<kRows>(m, unpacked, sums); });
+  }
+
+  // Calls body<kRows> for the smaller of `rows` and kRowsAtOnce.
+  template <int kRows = kRowsAtOnce, typename Body>
+  static SGL_INLINE void with_rows(int64_t rows, const Body& body) {
+    if constexpr (kRows > 1)
+      if (rows < kRows) return with_rows<kRows - 1>(rows, body);
+    body.template operator()<kRows>();
+  }
+};
+
+// Any number of rows, each with the same sums in the same order however many there are.
 template <int kBits>
-void multiply_few(const PackedWeights& w, const float* x, int64_t rows, float* y) {
-  constexpr int kMost = 8;
-  const int64_t groups = w.groups();
+void multiply_rows(const PackedWeights& w, const float* x, int64_t rows, float* y) {
+  const int64_t groups = w.groups(), tiles = w.group / kDeep;
   std::vector<float> totals(rows * groups);
   sum_groups(w, x, rows, totals.data());
-  using Multiply = void (*)(const PackedWeights&, int64_t, const float*, const float*, float*);
-  constexpr Multiply by_rows[kMost] = {
-      multiply_rows<kBits, 1>, multiply_rows<kBits, 2>, multiply_rows<kBits, 3>,
-      multiply_rows<kBits, 4>, multiply_rows<kBits, 5>, multiply_rows<kBits, 6>,
-      multiply_rows<kBits, 7>, multiply_rows<kBits, 8>};
   each_range(w.blocks(), 2, [&](int64_t first, int64_t last) {
-    for (int64_t block = first; block < last; block++)
-      for (int64_t m = 0; m < rows; m += kMost) {
-        const int64_t count = std::min<int64_t>(kMost, rows - m);
-        by_rows[count - 1](w, block, x + m * w.k, &totals[m * groups], y + m * w.n);
+    thread_local Buffer<float> unpacked, sums;
+    unpacked.reserve(w.group * kLanes);
+    sums.reserve(rows * kLanes);
+    for (int64_t block = first; block < last; block++) {
+      std::memset(sums.data(), 0, rows * kLanes * sizeof(float));
+      for (int64_t g = 0; g < groups; g++) {
+        const int64_t at = (block * groups + g) * kLanes;
+        const Group group{w.tile(block, g * tiles), tiles, w.tile_bytes(), w.scales + at,
+                          w.biases + at, x + g * w.group, &totals[g], w.k, groups};
+        group.multiply_all<kBits>(rows, unpacked.data(), sums.data());
       }
+      for (int64_t m = 0; m < rows; m++)
+        store_block(y + m * w.n, w, block, load(&sums[m * kLanes]));
+    }
   });
 }
 
@@ -212,8 +298,8 @@ void widen(const PackedWeights& w, int64_t block, int64_t first, int64_t last, u
       }
     } else {  // integers below 256: the lower half of a float is zero
       for (int pair = 0; pair < kPairs; pair++, to += kLanes) {
-        vec even, odd;
-        unpack<kBits>(tile, pair, even, odd);
+        native even, odd;  // with tiles a register has 16 lanes
+        unpack<kBits>(tile, pair, 0, even, odd);
         *reinterpret_cast<uvec_anywhere*>(to) = (uvec)even >> 16 | (uvec)odd;
       }
     }
@@ -334,7 +420,7 @@ inline void multiply(const PackedWeights& w, const float* x, int64_t rows, float
     return;
   }
 #endif
-  (w.bits == 4 ? multiply_few<4> : multiply_few<8>)(w, x, rows, y);
+  (w.bits == 4 ? multiply_rows<4> : multiply_rows<8>)(w, x, rows, y);
 }
 
 }  // namespace sgl

@@ -19,6 +19,32 @@ typedef uint32_t uvec __attribute__((vector_size(64)));
 typedef uint32_t uvec_anywhere __attribute__((vector_size(64), aligned(1)));
 typedef uint16_t half_uvec_anywhere __attribute__((vector_size(32), aligned(1)));
 
+// One register of this processor; compilers keep many of these in registers, and few `vec`.
+#if defined(__AVX512F__)
+constexpr int kNative = 16;
+#elif defined(__AVX__)
+constexpr int kNative = 8;
+#else
+constexpr int kNative = 4;
+#endif
+constexpr int kNatives = kLanes / kNative;  // in a `vec`
+typedef float native __attribute__((vector_size(4 * kNative)));
+typedef float native_anywhere __attribute__((vector_size(4 * kNative), aligned(4)));
+typedef int32_t native_int __attribute__((vector_size(4 * kNative)));
+typedef int32_t native_int_anywhere __attribute__((vector_size(4 * kNative), aligned(1)));
+typedef uint16_t native_short __attribute__((vector_size(2 * kNative)));
+typedef uint16_t native_short_anywhere __attribute__((vector_size(2 * kNative), aligned(1)));
+
+SGL_INLINE native load_native(const float* p) {
+  return *reinterpret_cast<const native_anywhere*>(p);
+}
+SGL_INLINE native_int load_native_int(const uint8_t* p) {
+  return *reinterpret_cast<const native_int_anywhere*>(p);
+}
+SGL_INLINE native_short load_native_short(const uint8_t* p) {
+  return *reinterpret_cast<const native_short_anywhere*>(p);
+}
+SGL_INLINE void store_native(float* p, native x) { *reinterpret_cast<native_anywhere*>(p) = x; }
 SGL_INLINE vec load(const float* p) { return *reinterpret_cast<const vec_anywhere*>(p); }
 SGL_INLINE void store(float* p, vec x) { *reinterpret_cast<vec_anywhere*>(p) = x; }
 SGL_INLINE vec all(float x) { return vec{} + x; }

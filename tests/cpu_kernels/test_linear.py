@@ -39,6 +39,28 @@ def test_it_is_the_product_with_the_dequantized_weights(
     assert np.abs((got - want) / size).max() <= TOLERANCE
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 40),
+    n=st.integers(1, 40),
+    groups=st.integers(1, 5),
+    bits=st.sampled_from([4, 8]),
+    seed=st.integers(0, 99),
+)
+def test_a_row_has_the_same_product_alone_to_the_last_bit(
+    rows: int, n: int, groups: int, bits: int, seed: int, kernels: ModuleType
+) -> None:
+    if "amx" in kernels.instruction_sets().lower():
+        rows = min(rows, 4)  # more go through the tiles, which sum in another order
+    keys = mx.random.split(mx.random.key(seed))
+    quantized = mx.quantize(mx.random.normal((n, groups * 32), key=keys[0]), 32, bits)
+    packed = pack(*quantized, bits, 32)
+    x = mx.random.normal((rows, groups * 32), key=keys[1])
+    together = kernels.linear(x, *packed)
+    alone = mx.concatenate([kernels.linear(x[i : i + 1], *packed) for i in range(rows)])
+    assert mx.array_equal(together, alone)
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     n=st.integers(1, 100),
