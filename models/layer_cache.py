@@ -55,7 +55,7 @@ class LayerCache:
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> KeysValues:
         if self._stored is not None or keys.shape[2] != 1 or values.shape[2] != 1:
-            raise UnsupportedModelError("a layer stores other than one key for each token")
+            raise UnsupportedModelError("a layer stores more or fewer keys than one for each token")
         self._attention.store(self.layer, keys[:, :, 0], values[:, :, 0])
         self._stored = keys, values
         return self._stored

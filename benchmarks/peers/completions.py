@@ -154,7 +154,7 @@ class HttpSession:
                 return self._stream(question, pieces)
             except httpx.TimeoutException as error:
                 waited = self._http.timeout.read
-                raise PeerError(f"{self._name} hangs: no word for {waited} s") from error
+                raise PeerError(f"{self._name} hangs: it sent nothing for {waited} s") from error
             except httpx.HTTPError as error:
                 if pieces or patience is None:
                     broke = f"{self._name} broke off: {type(error).__name__}: {error}"

@@ -150,11 +150,11 @@ def checked_meta(meta: Mapping[str, Any]) -> Mapping[str, Any]:
     """The meta information itself.
 
     Raises:
-        BackendError: when it says that the server gave the request up because of an error.
+        BackendError: when the server aborted the request because of an error.
     """
     reason = meta.get("finish_reason") or {}
     if reason.get("type") == "abort" and (reason.get("status_code") or reason.get("err_type")):
-        raise BackendError(f"the server gave the request up: {reason.get('message')}")
+        raise BackendError(f"the server aborted the request: {reason.get('message')}")
     return meta
 
 

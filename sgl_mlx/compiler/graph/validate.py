@@ -82,7 +82,7 @@ class _Check:
     def _node(self, node: Node, loops: tuple[int, ...]) -> None:
         where = f"node {node.id} ({kind_of(node)})"
         if node.id in self._seen or node.id < 0:
-            raise GraphError(f"{where}: its id is negative or not its own")
+            raise GraphError(f"{where}: its id is negative or taken by another node")
         if isinstance(node, _STARTS) and node.stream in self._streams:
             raise GraphError(f"{where}: stream {node.stream} has begun already")
         if not isinstance(node, _STARTS) and node.stream not in self._streams:

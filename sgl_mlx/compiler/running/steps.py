@@ -41,7 +41,7 @@ Known = Callable[[Value], Any]
 
 
 def _not_needed(known: Known) -> ir.Expr:
-    raise AssertionError("this part is ready")
+    raise AssertionError("a part that is complete was asked to wait")
 
 
 @dataclass(frozen=True, eq=False)

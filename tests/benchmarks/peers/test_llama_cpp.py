@@ -86,7 +86,7 @@ def test_a_server_that_fails_is_named_with_its_last_words_and_ended(
 def test_a_server_that_hangs_is_not_waited_for(
     fake_server: Fake, words: Words, started: list[tuple[int, int]]
 ) -> None:
-    with pytest.raises(PeerError, match=r"hangs: no word for 1\.0 s"):
+    with pytest.raises(PeerError, match=r"hangs: it sent nothing for 1\.0 s"):
         measure(fake_server("hangs"), words, timeout=1.0)
     assert_nothing_is_left(started)
 
