@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import difflib
 import json
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import mlx.nn as nn
 from mlx_lm.utils import MODEL_REMAPPING
 
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.models.adapter import Adapter
+from sgl_mlx.models.build import model_classes
+from sgl_mlx.models.cache_layout import CacheLayout
 
 RunPath = Literal["ragged", "dense"]
 """How requests run: of any length in one batch ("ragged"), or one after another ("dense")."""
@@ -63,6 +66,39 @@ def path_of(model_type: str) -> RunPath:
     if entry.path == "unsupported":
         raise UnsupportedModelError(f"architecture {model_type!r} does not run here: {entry.note}")
     return entry.path
+
+
+def check_runs(config: dict[str, Any]) -> None:
+    """Refuse a configuration that cannot run here, before any weight is read.
+
+    The module is built without computing its weights, and asked what its layers keep: some
+    architectures have layers with recurrent state in some configurations only.
+
+    Raises:
+        UnsupportedModelError: see `path_of`; it says what would run the model instead.
+    """
+    model_class, args_class = model_classes(config)
+    name = model_class.__module__.rpartition(".")[2]
+    try:
+        path_of(name)
+        _check_layers(name, model_class, args_class, config)
+    except UnsupportedModelError as e:
+        raise UnsupportedModelError(
+            f"{e}. `sgl-mlx models --architectures` lists what runs here; mlx-lm itself may "
+            "run this model, one prompt at a time: `mlx_lm.generate --model ...`"
+        ) from e
+
+
+def _check_layers(name: str, model_class: Any, args_class: Any, config: dict[str, Any]) -> None:
+    # What else is wrong with a configuration is for `build` to say.
+    with suppress(TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError):
+        model = model_class(args_class.from_dict(config))
+        try:
+            CacheLayout(model)
+        except UnsupportedModelError as e:
+            raise UnsupportedModelError(
+                f"architecture {name!r} does not run here in this configuration: {e}"
+            ) from e
 
 
 def adapter_for(model: nn.Module) -> Adapter:

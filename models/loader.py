@@ -20,6 +20,7 @@ from sgl_mlx.blas import load_fast_blas
 from sgl_mlx.cpu_kernels.open import open_cpu_kernels
 from sgl_mlx.errors import CorruptModelError
 from sgl_mlx.models import build, memory, safetensors_file
+from sgl_mlx.models.architectures import check_runs
 from sgl_mlx.models.cpu_layers import can_pack, use_kernels
 from sgl_mlx.models.gguf import config as gguf_config
 from sgl_mlx.models.gguf import weights as gguf_weights
@@ -91,6 +92,7 @@ def load(
         load_fast_blas()  # it was, unless mlx came before sgl_mlx: then this warns
     kernels = open_cpu_kernels() if chosen_for_cpu else None
     file = None if path.is_dir() else GGUFFile(path)
+    _check_architecture(file, path)
     separate = None if mmproj is None else open_separate_vision(Path(mmproj).expanduser(), path)
     info = describe_folder(path) if file is None else describe_gguf(file)
     if separate is not None:
@@ -125,6 +127,13 @@ def _resolve_dtype(dtype: str | None) -> str | None:
     return None if dtype == "native" else dtype
 
 
+def _check_architecture(file: GGUFFile | None, path: Path) -> None:
+    """Refuse a model that cannot run by its configuration alone, whatever weights are there."""
+    config = safetensors_file.read_config(path) if file is None else gguf_config.read_config(file)
+    if not checkpoint.has_vision(config):
+        check_runs(config)
+
+
 def _check_memory(
     name: str, info: ModelInfo, dtype: str | None, available: int | None, packed: bool
 ) -> None:
@@ -149,7 +158,6 @@ def _load_gguf(
 ) -> _Parts:
     config = gguf_config.read_config(file)
     tokenizer = Tokenizer.from_gguf(file.metadata)
-    build.model_classes(config)
     weights = gguf_weights.read_weights(file, config, dtype, pack)
     model = build.build(config, weights, str(file.path))
     if separate is None:
@@ -162,7 +170,6 @@ def _load_folder(path: Path, dtype: mx.Dtype | None) -> _Parts:
     config = safetensors_file.read_config(path)
     if checkpoint.has_vision(config):
         return _load_with_vision(path, config, dtype)
-    build.model_classes(config)
     tokenizer = Tokenizer.from_file(path)
     try:
         model, config = load_mlx_folder(path, lazy=True, get_model_classes=build.model_classes)

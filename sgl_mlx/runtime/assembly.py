@@ -17,7 +17,7 @@ from sgl_mlx.metal_kernels.mode import cut_overs, mode, open_kernels
 from sgl_mlx.metal_kernels.selftest import Case
 from sgl_mlx.models import cpu_math
 from sgl_mlx.models.adapter import Adapter
-from sgl_mlx.models.architectures import adapter_for
+from sgl_mlx.models.architectures import RunPath, adapter_for
 from sgl_mlx.models.loader import LoadedModel, load
 from sgl_mlx.models.memory import total_bytes
 from sgl_mlx.runtime.attention.kernels import pool_fits
@@ -49,6 +49,7 @@ class RunnableModel:
     vocabulary: int
     context_length: int
     slots: int
+    path: RunPath
     load_seconds: float
     runner: Runner
     scheduler: Scheduler
@@ -109,6 +110,7 @@ def assemble(
         vocabulary=adapter.vocabulary,
         context_length=context,
         slots=slots,
+        path="ragged" if adapter.ragged else "dense",
         load_seconds=time.perf_counter() - started,
         runner=ModelRunner(
             adapter,

@@ -251,7 +251,7 @@ class Engine:
 
     @property
     def supports_parallel(self) -> bool:
-        return True
+        return self._model.path == "ragged"
 
     @property
     def model_name(self) -> str:
@@ -279,6 +279,7 @@ class Engine:
             "tokenizer_path": self.model_name,
             "context_length": self._model.context_length,
             "max_total_num_tokens": self._model.slots,
+            "attention_path": self._model.path,
             "stats": stats,
         }
 

@@ -61,6 +61,7 @@ class ModelRunner:
         self._end_tokens = end_tokens
         self._decoding: _Decoding | None = None
         self._garbage = Garbage(pool.nbytes)
+        self._forward_passes = 0
         self._mask_seconds = 0.0
 
     def run(self, plan: Plan) -> StepResult:
@@ -73,7 +74,8 @@ class ModelRunner:
     def stats(self) -> RunnerStats:
         """See `plan.Runner`."""
         encoder = self._features.stats() if self._features is not None else None
-        return RunnerStats(self._mask_seconds, self._pool.keys[0].tokens_read, encoder)
+        read = self._pool.keys[0].tokens_read
+        return RunnerStats(self._forward_passes, self._mask_seconds, read, encoder)
 
     def synchronise(self, transfers: tuple[Transfer, ...] = ()) -> None:
         """See `plan.Runner`."""
@@ -128,6 +130,7 @@ class ModelRunner:
         epoch = decoding.epoch
         positions = epoch.begin_step()
         every = mx.arange(len(epoch.rows))
+        self._forward_passes += 1
         logits = self._model.forward(decoding.tokens, positions, epoch, every)
         sampled = self._choose(decoding.sampler, logits, epoch.steps - 1, live)
         decoding.tokens = sampled.tokens
@@ -152,6 +155,7 @@ class ModelRunner:
         return StepResult(tokens, wanted.prompt_scores(scored), scores)
 
     def _forward_together(self, rows: Sequence[Row], wanted: _WantedLogits) -> _Forward:
+        self._forward_passes += 1
         step = ExtendStep(self.paths, rows)
         embeddings = self._embeddings(rows, step.tokens)
         logits = self._model.forward(step.tokens, step.positions, step, wanted.index, embeddings)
@@ -169,6 +173,7 @@ class ModelRunner:
             tokens = mx.array(row.tokens, mx.int32)
             wanted_here = mx.array(index, mx.int32)
             embeddings = self._embeddings([row], tokens)
+            self._forward_passes += 1
             out, kv = self._model.forward_dense(tokens, prefix, wanted_here, embeddings)
             logits.append(out)
             slots += row.slots[: len(row.tokens)]

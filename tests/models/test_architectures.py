@@ -9,10 +9,10 @@ import sys
 import pytest
 
 from sgl_mlx.errors import UnsupportedModelError
-from sgl_mlx.models.architectures import adapter_for, path_of, supported, table
+from sgl_mlx.models.architectures import adapter_for, check_runs, path_of, supported, table
 from tests.models.conformance import check, verdict
 from tests.models.toy import architectures, toy_config, toy_model
-from tests.models.toy_configs import STATE, WITHOUT_TOY
+from tests.models.toy_configs import LAYERS, STATE, WITHOUT_TOY
 
 
 def test_the_table_lists_every_architecture_of_the_installed_mlx_lm() -> None:
@@ -91,3 +91,14 @@ def test_a_configuration_that_cannot_be_ragged_runs_dense() -> None:
 def test_a_recurrent_model_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedModelError, match="'mamba' does not run"):
         adapter_for(toy_model("mamba", toy_config("mamba")))
+
+
+def test_a_configuration_with_layers_of_state_is_refused_where_others_of_its_kind_run() -> None:
+    plain = toy_config("granitemoehybrid")
+    check_runs(plain)
+    mamba = {f"mamba_{name}": 8 for name in ("n_heads", "d_head", "d_state", "d_conv")}
+    hybrid = plain | mamba | {"mamba_n_groups": 1, "layer_types": ["mamba", "attention"] * 2}
+    assert len(hybrid["layer_types"]) == LAYERS
+    with pytest.raises(UnsupportedModelError, match=r"in this configuration: .*ArraysCache") as e:
+        check_runs(hybrid)
+    assert "mlx_lm.generate" in str(e.value)

@@ -124,6 +124,14 @@ def test_a_broken_folder_is_refused_by_name(folder: Path, case: str) -> None:
     assert "toy" in str(caught.value)
 
 
+def test_an_architecture_that_cannot_run_is_refused_before_any_weight_is_looked_for(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba2"}))
+    with pytest.raises(UnsupportedModelError, match=r"'mamba2'.*--architectures"):
+        load(tmp_path)
+
+
 def test_missing_shards_are_listed(make_folder: MakeFolder) -> None:
     folder = make_folder(shards=3)
     (folder / "model-00002-of-00003.safetensors").unlink()

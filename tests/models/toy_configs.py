@@ -186,7 +186,7 @@ VARIANTS: dict[str, list[Config]] = {
     "gpt_bigcode": [{"multi_query": True, "num_key_value_heads": 1}],
     "gpt2": [{"num_key_value_heads": 4}],
     "gpt_neox": [{"num_key_value_heads": 4}],
-    "granitemoehybrid": [{"layer_types": ["attention"] * LAYERS}],
+    "granitemoehybrid": [{"layer_types": ["attention"] * LAYERS}],  # as Granite 4 Micro has them
     "hunyuan": [
         {"rope_scaling": {"type": "dynamic", "alpha": 2.0, "factor": 1.0}, **CLA},
         {"rope_scaling": {"type": "dynamic", "alpha": 2.0, "factor": 1.0}, **CLA, "use_cla": False},

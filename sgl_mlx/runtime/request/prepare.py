@@ -97,9 +97,16 @@ class Preparer:
         """Check a request against the model, and compile its grammar.
 
         Raises:
-            PromptError: the prompt does not fit into the context or the KV pool.
+            PromptError: the prompt does not fit into the context or the KV pool, or has parts side
+                by side or a gap between positions, which models on the dense path cannot run.
             InvalidParamsError: a parameter does not fit the prompt, or a grammar is wrong.
         """
+        if (prompt.after or prompt.gap) and self._model.path == "dense":
+            raise PromptError(
+                f"{self._model.name} runs one request at a time, by positions that count from 0. "
+                "It cannot put branches side by side or skip positions; join by text, without "
+                "position_ids_offset"
+            )
         params = self._bounded(prompt, params)
         prompt, params, healed = self._heal(prompt, params)
         made = (self._constraint(params, healed) for _ in range(params.n))

@@ -52,7 +52,7 @@ class Counters:
     """Exact, device-independent counts since the start.
 
     `computed_tokens` are prompt tokens whose KV was computed; `decode_tokens` are the later ones.
-    `decode_passes` are those of `forward_passes` that prefilled nothing, so that their rows are
+    `decode_passes` are those of `steps` that prefilled nothing, so that their rows are
     `decode_rows` together; `longest_step` is the most tokens of the others. `peak_slots` is the
     most that requests and cache ever had together.
     """
@@ -61,7 +61,7 @@ class Counters:
     cached_tokens: int = 0
     computed_tokens: int = 0
     decode_tokens: int = 0
-    forward_passes: int = 0
+    steps: int = 0
     decode_passes: int = 0
     decode_rows: int = 0
     longest_step: int = 0

@@ -151,11 +151,13 @@ class RunnerStats:
     """Counts and seconds of a runner since the start.
 
     Attributes:
+        forward_passes: calls of the model; a dense one is called for each row alone.
         mask_seconds: time spent asking constraints what they allow.
         pool_tokens_read: tokens whose KV was copied out of the pool to be attended, in one layer.
         encoder: None for a model of text alone.
     """
 
+    forward_passes: int = 0
     mask_seconds: float = 0.0
     pool_tokens_read: int = 0
     encoder: EncoderStats | None = None

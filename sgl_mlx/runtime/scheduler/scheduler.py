@@ -140,7 +140,7 @@ class Scheduler:
         started = time.perf_counter()
         used = self.cache.capacity - self.cache.slots.free_count
         self.counters.peak_slots = max(self.counters.peak_slots, used)
-        self.counters.forward_passes += 1
+        self.counters.steps += 1
         if isinstance(plan, Extend):
             computed = {row.id: len(row.tokens) for row in plan.rows}
             longest = max(self.counters.longest_step, sum(computed.values()))

@@ -193,11 +193,11 @@ def test_a_prefetch_of_what_is_resident_computes_nothing() -> None:
     bench = Bench()
     bench.add(STORY)
     bench.finish()
-    passes = bench.scheduler.counters.forward_passes
+    passes = bench.scheduler.counters.steps
     wanted = bench.add(STORY, new=0, background=True)
     bench.finish()
     assert wanted.finish_reason is not None
-    assert bench.scheduler.counters.forward_passes == passes
+    assert bench.scheduler.counters.steps == passes
 
 
 def test_what_is_read_at_once_fits_the_pool() -> None:
