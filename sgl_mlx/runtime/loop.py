@@ -27,6 +27,7 @@ from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.scheduler.plan import Decode, Runner
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
+from sgl_mlx.runtime.scheduler.turn import lose_pool, run_plan
 from sgl_mlx.runtime.stats import EngineStats
 
 T = TypeVar("T")
@@ -235,7 +236,7 @@ class EngineLoop:
         if plan is None:
             return False
         started = time.perf_counter()
-        result = self._attempt(partial(runner.run, plan))
+        result = run_plan(plan, scheduler, runner)
         if result is not None:
             seconds = time.perf_counter() - started
             self._model_seconds += seconds
@@ -243,14 +244,12 @@ class EngineLoop:
             scheduler.commit(plan, result)
         return True
 
-    def _attempt(self, step: Callable[[], T]) -> T | None:
-        """Take a step; None if it fails, which ends all requests but not the engine."""
+    def _attempt(self, move: Callable[[], None]) -> None:
+        """Move KV; a failure ends all requests but not the engine."""
         try:
-            return step()
+            move()
         except Exception as error:
-            self._runner.forget_epoch()
-            self._scheduler.fail_all(f"the step failed: {type(error).__name__}: {error}")
-            return None
+            lose_pool(self._scheduler, self._runner, error)
 
     def _deliver(self) -> None:
         while (order := self._deliveries.get()) is not None:
