@@ -70,7 +70,7 @@ class Scheduler:
         self._admission = Admission(cache, self._restores, self.limits, self.counters)
         self._background = Background(self._queues, self._restores, self._admission)
         self._epoch: _Epoch | None = None
-        self._trials = Trials()
+        self._trials: Trials | None = None
 
     def add(self, s: Sequence) -> None:
         """Queue a sequence and, before it, those it comes after."""
@@ -137,7 +137,7 @@ class Scheduler:
         plan = None
         while plan is None and (self._queues.ended or not self.idle):
             self._queues.settle()
-            if self._queues.changed and not self._trials.on(self.running):
+            if self._queues.changed and not self._tried():
                 self._admit()
             if self._queues.end_complete() or self._queues.ended:
                 continue
@@ -179,6 +179,7 @@ class Scheduler:
         goals = {s: s.computed + computed[s.id] + ahead for s in self.running if s.id in computed}
         if isinstance(plan, Decode):
             self._lose_epoch()
+        self._trials = self._trials or Trials()
         culprit = self._trials.split(goals)
         if culprit is not None:
             self.abort(culprit, message)
@@ -210,7 +211,7 @@ class Scheduler:
 
     def _plan(self) -> Plan | None:
         """Plan for the running sequences; None when the last of them was preempted."""
-        epoch, rows = self._epoch, self._trials.rows(self.running)
+        epoch, rows = self._epoch, self._tried() or self.running
         if epoch is not None:
             live = [s for s in rows if s.id in epoch.starts and not s.prefilling]
             others = len(live) < len(rows)
@@ -222,6 +223,13 @@ class Scheduler:
             return self._extend(rows)
         return self._open_epoch(rows)
 
+    def _tried(self) -> list[Sequence]:
+        """List the running sequences that are tried after a failure; the others wait for them."""
+        tried = self._trials.rows(self.running) if self._trials is not None else []
+        if not tried:
+            self._trials = None
+        return tried
+
     def _worth_going_on(self, live: list[Sequence]) -> bool:
         epoch = self._epoch
         assert epoch is not None
@@ -231,7 +239,7 @@ class Scheduler:
         epoch = self._epoch
         assert epoch is not None
         more = epoch.steps + 1 < epoch.width and any(s.remaining > 1 for s in live)
-        free = all(s.constraint is None for s in live) and not self._trials.on(self.running)
+        free = self._trials is None and all(s.constraint is None for s in live)
         epoch.in_flight = ahead and more and free and self._worth_going_on(live)
         transfers = self.cache.take_transfers() if opening else ()
         ids = tuple(s.id for s in live)

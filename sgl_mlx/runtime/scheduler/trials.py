@@ -34,15 +34,11 @@ class Trials:
         self._groups += [dict(rows[half:]), dict(rows[:half])]
         return None
 
-    def on(self, running: list[Sequence]) -> bool:
-        """Return True while some of the running rows are to be tried."""
+    def rows(self, running: list[Sequence]) -> list[Sequence]:
+        """List the rows that are tried in the next step; none when all have been."""
         while self._groups and not self._left(running):
             self._groups.pop()
-        return bool(self._groups)
-
-    def rows(self, running: list[Sequence]) -> list[Sequence]:
-        """List the rows of the next step: those on trial, or all that run."""
-        return self._left(running) if self.on(running) else running
+        return self._left(running) if self._groups else []
 
     def _left(self, running: list[Sequence]) -> list[Sequence]:
         goals = self._groups[-1]
