@@ -1,4 +1,4 @@
-"""Closing of JSON Schemas: objects that do not say otherwise may have no other keys."""
+"""JSON Schemas as OpenAI's clients give them, and as they mean them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,23 @@ _VALUES = ("const", "enum", "default", "examples")
 
 _OPEN = ("additionalProperties", "patternProperties", "unevaluatedProperties")
 
+_WRAPPER = {"name", "description", "strict", "schema"}
+"""Keys of the object that OpenAI's `response_format` has the schema in."""
+
+
+def unwrapped(given: Any) -> Any:
+    """Take a schema out of OpenAI's `response_format`, and close it if that is `strict`."""
+    if not isinstance(given, dict):
+        return given
+    if given.get("type") == "json_schema" and isinstance(given.get("json_schema"), dict):
+        given = given["json_schema"]
+    if "schema" not in given or not _WRAPPER.issuperset(given):
+        return given
+    return closed(given["schema"]) if given.get("strict") else given["schema"]
+
 
 def closed(schema: Any) -> Any:
-    """The schema with every object held to its named properties, unless it says otherwise.
+    """Hold every object of a schema to its named properties, unless it says otherwise.
 
     OpenAI's clients mean this by `strict` and by a pydantic model: `extra="allow"` and
     dictionaries say otherwise by `additionalProperties`, which is kept.
@@ -26,7 +40,7 @@ def closed(schema: Any) -> Any:
 
 
 def _closed_part(keyword: str, value: Any) -> Any:
-    """A property may be called like a keyword, so maps of names are entered by themselves."""
+    """Close a part; a property may be called like a keyword, so maps of names are entered."""
     if keyword in ("properties", "$defs", "definitions") and isinstance(value, dict):
         return {name: closed(part) for name, part in value.items()}
     return closed(value)

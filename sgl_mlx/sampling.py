@@ -10,7 +10,7 @@ from typing import Any
 
 from sgl_mlx import bounds
 from sgl_mlx.errors import InvalidParamsError
-from sgl_mlx.json_schema import closed
+from sgl_mlx.json_schema import closed, unwrapped
 
 GREEDY_TEMPERATURE = 1e-5
 """At or below this temperature the most likely token is taken."""
@@ -48,11 +48,13 @@ class SamplingParams:
         regex: the output matches this regular expression as a whole.
         json_schema: the output is JSON that validates; a dictionary or pydantic model given to
             `override` becomes JSON text. A pydantic model's objects have its fields alone unless
-            it allows others (`extra="allow"`); a plain schema leaves other keys open unless it
-            says `additionalProperties: false`. No key is written twice.
+            it allows others (`extra="allow"`), and so have those of OpenAI's `response_format`
+            with `strict`; a plain schema leaves other keys open unless it says
+            `additionalProperties: false`. No key is written twice, no number is endless.
         dtype: "int", "float", "str" or "bool".
         grammar: the output is a sentence of this grammar: Lark, or EBNF and GBNF, whose rules
             are defined with `::=`.
+        ebnf: the same for EBNF and GBNF alone, by SGLang's name.
         token_healing: the last token of the prompt may merge with the output.
         skip_special_tokens: leave special tokens out of the text.
         no_stop_trim: keep a matched stop string in the text.
@@ -82,6 +84,7 @@ class SamplingParams:
     json_schema: str | None = None
     dtype: str | None = None
     grammar: str | None = None
+    ebnf: str | None = None
     token_healing: bool = False
     skip_special_tokens: bool = True
     no_stop_trim: bool = False
@@ -126,7 +129,7 @@ class SamplingParams:
     @property
     def constrained(self) -> bool:
         """True when a grammar restricts the output."""
-        given = (self.regex, self.json_schema, self.dtype, self.grammar)
+        given = (self.regex, self.json_schema, self.dtype, self.grammar, self.ebnf)
         return any(grammar is not None for grammar in given)
 
     def validate(self) -> SamplingParams:
@@ -184,6 +187,7 @@ _RULES: dict[str, bounds.Rule] = {
     "json_schema": bounds.optional(bounds.filled_text),
     "dtype": bounds.optional(bounds.filled_text),
     "grammar": bounds.optional(bounds.filled_text),
+    "ebnf": bounds.optional(bounds.filled_text),
     "token_healing": bounds.flag,
     "skip_special_tokens": bounds.flag,
     "no_stop_trim": bounds.flag,
@@ -218,8 +222,9 @@ def _schema_text(schema: Any) -> str:
     if hasattr(schema, "model_json_schema"):
         schema = closed(schema.model_json_schema())
     try:
-        text = schema if isinstance(schema, str) else json.dumps(schema)
-        found = json.loads(text) if isinstance(schema, str) else schema
+        given = json.loads(schema) if isinstance(schema, str) else schema
+        found = unwrapped(given)
+        text = schema if isinstance(schema, str) and found is given else json.dumps(found)
     except (TypeError, ValueError, RecursionError) as e:
         raise InvalidParamsError(f"json_schema is no JSON: {e}") from e
     if not isinstance(found, (Mapping, bool)):

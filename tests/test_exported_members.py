@@ -66,7 +66,7 @@ GEN_PARAMETERS = [
     "regex",
     "json_schema",
 ]
-OWN_PARAMETERS = ["grammar", "token_healing"]
+OWN_PARAMETERS = ["grammar", "token_healing", "ebnf"]
 
 
 def test_all_is_sorted_and_complete() -> None:

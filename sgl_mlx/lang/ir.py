@@ -22,7 +22,7 @@ REGEX_BOOL = r"(True|False)"
 REGEX_STR = r"\"[\w\d\s]*\""
 REGEX_STRING = REGEX_STR
 
-CONSTRAINTS = frozenset({"regex", "json_schema", "dtype", "grammar"})
+CONSTRAINTS = frozenset({"regex", "json_schema", "dtype", "grammar", "ebnf"})
 """Sampling parameters that restrict what is written; a `gen` has one of them at most."""
 
 Role = Literal["system", "user", "assistant"]

@@ -58,12 +58,13 @@ def gen(
     json_schema: Any = None,
     grammar: str | None = None,
     token_healing: bool | None = None,
+    ebnf: str | None = None,
 ) -> Gen | Select:
     """Let the model continue the prompt; the text is kept under `name`.
 
     What is not given comes from the call of `run()`; the meanings are those of
     `sgl_mlx.SamplingParams`. With `choices` this is `select`. A constraint (`dtype`, `regex`,
-    `json_schema`, `grammar`) replaces the one of `run()`.
+    `json_schema`, `grammar`, `ebnf`) replaces the one of `run()`.
 
     Args:
         json_schema: a dictionary, JSON text or a pydantic model class.

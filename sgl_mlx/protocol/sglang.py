@@ -38,6 +38,7 @@ _IN_SAMPLING = (
     "no_stop_trim",
     "regex",
     "json_schema",
+    "ebnf",
 )
 _IN_REQUEST = (
     "return_logprob",
@@ -70,7 +71,7 @@ def _text(prompt: Prompt, mark: str = "") -> str:
 def payload(prompt: Prompt, params: SamplingParams, mark: str) -> dict[str, Any]:
     """The body of a request to generate; `mark` stands for pictures in the text."""
     if params.grammar is not None:
-        raise NotYetError("grammar= needs an in-process Engine; use regex or json_schema here")
+        raise NotYetError("grammar= needs an in-process Engine; use regex, json_schema or ebnf")
     sampling = {name: getattr(params, name) for name in _IN_SAMPLING}
     if params.dtype is not None:
         regex, stops = _DTYPES[params.dtype]

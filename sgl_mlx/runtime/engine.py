@@ -82,9 +82,9 @@ class Engine:
         self._loop = EngineLoop(self.config, model)
         self._loop.start()
         self._model = self._loop.model
-        self._model.grammars.prepare()
         self._preparer = Preparer(self._model)
         self._flight = InFlight(self._loop)
+        self._flight.run(self._model.grammars.prepare, quick=False)
         self._seeds = random.Random(self.config.random_seed)
         self._engine_thread = self._loop.call(get_ident).result()
         self._delivery_thread = _ident_behind(self._loop.deliver)

@@ -24,7 +24,7 @@ from sgl_mlx.errors import EngineStoppedError
 from sgl_mlx.models.loader import LoadedModel
 from sgl_mlx.runtime.assembly import OpenModel, RunnableModel, open_model
 from sgl_mlx.runtime.config import EngineConfig
-from sgl_mlx.runtime.scheduler.plan import Decode, Runner
+from sgl_mlx.runtime.scheduler.plan import Decode, Plan, Runner, StepResult
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 from sgl_mlx.runtime.stats import EngineStats
@@ -235,7 +235,7 @@ class EngineLoop:
         if plan is None:
             return False
         started = time.perf_counter()
-        result = self._attempt(partial(runner.run, plan))
+        result = run_plan(plan, scheduler, runner)
         if result is not None:
             seconds = time.perf_counter() - started
             self._model_seconds += seconds
@@ -243,15 +243,44 @@ class EngineLoop:
             scheduler.commit(plan, result)
         return True
 
-    def _attempt(self, step: Callable[[], T]) -> T | None:
-        """Take a step; None if it fails, which ends all requests but not the engine."""
+    def _attempt(self, move: Callable[[], None]) -> None:
+        """Move KV; a failure ends all requests but not the engine."""
         try:
-            return step()
+            move()
         except Exception as error:
-            self._runner.forget_epoch()
-            self._scheduler.fail_all(f"the step failed: {type(error).__name__}: {error}")
-            return None
+            lose_pool(self._scheduler, self._runner, error)
 
     def _deliver(self) -> None:
         while (order := self._deliveries.get()) is not None:
             order()
+
+
+def run_plan(plan: Plan, scheduler: Scheduler, runner: Runner) -> StepResult | None:
+    """Return the result of a plan; None if it failed, and the scheduler was told.
+
+    The pool is brought up to date first. So a step that fails loses the KV of its own tokens and
+    of its own epoch alone, and its rows can be tried again.
+    """
+    if not isinstance(plan, Decode) or plan.opening:
+        try:
+            runner.synchronise(plan.transfers)
+        except Exception as error:
+            lose_pool(scheduler, runner, error)
+            return None
+        plan = replace(plan, transfers=())
+    try:
+        return runner.run(plan)
+    except Exception as error:
+        runner.forget_epoch()
+        scheduler.retry(plan, _told(error))
+        return None
+
+
+def lose_pool(scheduler: Scheduler, runner: Runner, error: Exception) -> None:
+    """End all requests and forget all KV, because the pool may hold anything."""
+    runner.forget_epoch()
+    scheduler.fail_all(_told(error))
+
+
+def _told(error: Exception) -> str:
+    return f"the step failed: {type(error).__name__}: {error}"

@@ -81,6 +81,7 @@ CONSTRAINTS: dict[str, Any] = {
     "json_schema": {"type": "integer"},
     "dtype": int,
     "grammar": "start: /a/",
+    "ebnf": 'root ::= "a"',
 }
 
 

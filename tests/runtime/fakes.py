@@ -8,7 +8,7 @@ too early shows up at once.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,15 @@ from typing import Any
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
 from sgl_mlx.runtime.cache.tier import Grow, Load, Spill, Transfer
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
-from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, Row, Scores, StepResult
+from sgl_mlx.runtime.scheduler.plan import (
+    Decode,
+    Extend,
+    Plan,
+    Row,
+    RunnerStats,
+    Scores,
+    StepResult,
+)
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 from tests.runtime.truth import (
@@ -153,11 +161,26 @@ class FakeRunner:
             return self._extend(plan)
         return self._decode(plan)
 
-    def _grow(self, plan: Plan) -> None:
-        """Follow the pool's size; all slots of a plan lie within it."""
-        grown = [t.slots for t in plan.transfers if isinstance(t, Grow)]
+    def synchronise(self, transfers: tuple[Transfer, ...] = ()) -> None:
+        self.flush()
+        self._enlarge(transfers)
+        self._store.move(transfers, self.memory)
+
+    def forget_epoch(self) -> None:
+        self._tails.clear()
+        self._rows, self._last = (), None
+
+    def stats(self) -> RunnerStats:
+        return RunnerStats()
+
+    def _enlarge(self, transfers: tuple[Transfer, ...]) -> None:
+        grown = [t.slots for t in transfers if isinstance(t, Grow)]
         assert grown == sorted(grown)
         self._size = max([self._size, *grown])
+
+    def _grow(self, plan: Plan) -> None:
+        """Follow the pool's size; all slots of a plan lie within it."""
+        self._enlarge(plan.transfers)
         rows = plan.rows if isinstance(plan, Extend) else plan.opening
         assert all(max((0, *row.slots, *row.prefix)) <= self._size for row in rows)
 
@@ -257,9 +280,8 @@ class FakeRunner:
 
     def lose_everything(self) -> None:
         """A step failed half way: no slot holds what it should."""
-        self._tails.clear()
+        self.forget_epoch()
         self.memory.clear()
-        self._rows, self._last = (), None
 
     # -- checks -------------------------------------------------------------------------------
 
@@ -301,7 +323,11 @@ class FakeRunner:
 
 
 def drive(
-    scheduler: Scheduler, runner: FakeRunner, turns: int = 10_000, store: FakeStore | None = None
+    scheduler: Scheduler,
+    runner: FakeRunner,
+    turns: int = 10_000,
+    store: FakeStore | None = None,
+    run: Callable[[Plan], StepResult | None] | None = None,
 ) -> int:
     """Turn the scheduler until it is idle, checking it each time; the number of turns."""
     for turn in range(turns):
@@ -313,7 +339,9 @@ def drive(
         if plan is None:
             assert scheduler.idle, "nothing to do, but sequences wait"
             return turn
-        scheduler.commit(plan, runner.run(plan))
+        result = (run or runner.run)(plan)
+        if result is not None:
+            scheduler.commit(plan, result)
         scheduler.check()
     raise AssertionError(f"not idle after {turns} turns")
 

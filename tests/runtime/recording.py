@@ -54,14 +54,17 @@ class RecordingRunner:
 
     def __init__(self, runner: ModelRunner, recording: Recording) -> None:
         self._runner, self._recording = runner, recording
+        self._moved: tuple[Transfer, ...] = ()
 
     def run(self, plan: Plan) -> StepResult:
-        text = to_json(plan)
+        text = to_json(replace(plan, transfers=(*self._moved, *plan.transfers)))
+        self._moved = ()
         result = self._runner.run(plan)
         self._recording.steps.append((text, to_json(result)))
         return result
 
     def synchronise(self, transfers: tuple[Transfer, ...] = ()) -> None:
+        self._moved += transfers
         self._runner.synchronise(transfers)
 
     def forget_epoch(self) -> None:

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from sgl_mlx.errors import (
     SglError,
 )
 from sgl_mlx.models.loader import load
+from sgl_mlx.runtime.constraints.vocabulary import GrammarVocabulary
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
@@ -225,20 +226,62 @@ def test_an_engine_runs_a_model_that_is_loaded_already(toy: Engine, toy_folder: 
         Engine("toy", model=loaded)
 
 
+def test_opening_an_engine_does_not_wait_for_the_vocabulary_of_its_grammars(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, made = threading.Event(), GrammarVocabulary.__init__
+
+    def slow(self: GrammarVocabulary, *args: Any) -> None:
+        assert go_on.wait(WAIT)
+        made(self, *args)
+
+    monkeypatch.setattr(GrammarVocabulary, "__init__", slow)
+    engine = make_engine()
+    assert engine.generate("ab a", GREEDY)["output_ids"]
+    constrained = engine.submit(PROMPT, SamplingParams(regex="[ab]{3}"))
+    with pytest.raises(TimeoutError):
+        constrained.result(0.2)
+    go_on.set()
+    assert len(constrained.result(WAIT)[0].text) == 3
+
+
 # -- values that harm no neighbour ------------------------------------------------------------
+
+
+def submitted(engine: Engine, name: str, value: Any) -> Future[Any] | SglError:
+    """The future of a short request with one value, or the error that refuses it."""
+    usual = {"max_new_tokens": 2, "seed": 7, "temperature": 0.8}
+    try:
+        return engine.submit(PROMPT, SamplingParams.of({**usual, name: value}), timeout=WAIT)
+    except (InvalidParamsError, PromptError) as error:
+        return error
+
+
+def outcome(answer: Future[Any] | SglError) -> Any:
+    """Tokens and text of each sample, or the kind of the error."""
+    if isinstance(answer, SglError):
+        return type(answer)
+    try:
+        return [(c.token_ids, c.text) for c in answer.result(WAIT)]
+    except (InvalidParamsError, PromptError) as error:
+        return type(error)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_value_of_a_parameter_harms_a_neighbour(toy: Engine, name: str) -> None:
-    alone = toy.generate("b a", LONG, max_new_tokens=60)["output_ids"]
-    neighbour = toy.submit((Text("b a"),), SamplingParams.of({**LONG, "max_new_tokens": 60}))
-    for value in VALUES:
-        try:
-            answer: Any = toy.generate("ab a", {"max_new_tokens": 2, name: value}, timeout=WAIT)
-        except (InvalidParamsError, PromptError):
-            continue
-        assert answer
-    assert list(neighbour.result(WAIT)[0].token_ids) == alone
+    usual = SamplingParams.of(LONG)
+    alone = toy.submit((Text("b a"),), usual).result(WAIT)[0].token_ids
+    running, done = threading.Event(), threading.Event()
+    neighbour = toy.submit((Text("b a"),), usual, lambda _: running.set())
+    neighbour.add_done_callback(lambda _: done.set())
+    assert running.wait(WAIT)
+    beside = [submitted(toy, name, value) for value in VALUES]
+    assert not done.is_set()
+    found = [outcome(answer) for answer in beside]
+    assert neighbour.result(WAIT)[0].token_ids == alone
+    for value, seen in zip(VALUES, found, strict=True):
+        if isinstance(seen, list) and (name, value) != ("seed", None):
+            assert outcome(submitted(toy, name, value)) == seen, value
 
 
 def test_a_stop_pattern_that_backtracks_without_end_ends_its_own_request_only(toy: Engine) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,9 @@ import pytest
 from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.errors import EngineStoppedError, RequestAborted, SglError
 from sgl_mlx.runtime.engine import Engine
+from sgl_mlx.runtime.request.output import TextOutput
 from sgl_mlx.runtime.runner import ModelRunner
+from sgl_mlx.runtime.scheduler.plan import Decode, Plan, StepResult
 from tests.runtime.checks import assert_holds_nothing
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=6)
@@ -110,30 +113,127 @@ def test_a_slow_callback_does_not_hold_up_the_model(toy: Engine) -> None:
 # -- steps that fail --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", [0, 1, 5], ids=["prefill", "first decode", "later"])
-def test_a_step_that_fails_fails_its_requests_and_the_engine_goes_on(
-    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, step: int
+Fault = Callable[[int, set[str]], bool]
+
+
+@pytest.fixture
+def fail_where(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fault], None]:
+    """Makes the steps fail for which `fault(call, ids)` is true; calls count from 0."""
+
+    def install(fault: Fault) -> None:
+        run, calls = ModelRunner.run, itertools.count()
+
+        def run_or_fail(self: ModelRunner, plan: Plan) -> StepResult:
+            ids = plan.ids if isinstance(plan, Decode) else [row.id for row in plan.rows]
+            if fault(next(calls), set(ids)):
+                raise ZeroDivisionError("device on fire")
+            return run(self, plan)
+
+        monkeypatch.setattr(ModelRunner, "run", run_or_fail)
+
+    return install
+
+
+TEXTS = ("ab a", "b", "a b b a", "x y")
+NAMES = [f"row {text}" for text in TEXTS]
+
+
+def together(engine: Engine) -> list[Any]:
+    """The futures of four requests that start in one step."""
+    assert engine.flush_cache()
+    with paused(engine):
+        rows = zip(TEXTS, NAMES, strict=True)
+        return [engine.submit((Text(t),), GREEDY, rid=name) for t, name in rows]
+
+
+def tokens_of(futures: Sequence[Any]) -> list[tuple[int, ...]]:
+    return [future.result(WAIT)[0].token_ids for future in futures]
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 5], ids=["prefill", "opening", "decode", "later"])
+def test_a_step_that_fails_once_changes_no_answer(
+    make_engine: Callable[..., Engine], fail_where: Callable[[Fault], None], step: int
 ) -> None:
     engine = make_engine()
-    right = [engine.submit((Text(t),), GREEDY).result(WAIT)[0].token_ids for t in ("ab a", "b")]
-    run, calls = ModelRunner.run, [0]
+    right = tokens_of(together(engine))
+    fail_where(lambda call, _: call == step)
+    assert tokens_of(together(engine)) == right
+    assert_holds_nothing(engine)
 
-    def run_until(self: ModelRunner, plan: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == step + 1:
-            raise ZeroDivisionError("device on fire")
-        return run(self, plan)
 
-    assert engine.flush_cache()
-    monkeypatch.setattr(ModelRunner, "run", run_until)
-    with paused(engine):
-        futures = [engine.submit((Text(t),), GREEDY) for t in ("ab a", "b")]
-    for future in futures:
+@pytest.mark.parametrize("first", [0, 1, 2, 5])
+@pytest.mark.parametrize("guilty", range(4))
+def test_the_row_that_makes_steps_fail_ends_alone(
+    make_engine: Callable[..., Engine],
+    fail_where: Callable[[Fault], None],
+    first: int,
+    guilty: int,
+) -> None:
+    engine = make_engine()
+    right = tokens_of(together(engine))
+    fail_where(lambda call, ids: call >= first and NAMES[guilty] in ids)
+    futures = together(engine)
+    with pytest.raises(RequestAborted, match="step failed: ZeroDivisionError: device on fire"):
+        futures[guilty].result(WAIT)
+    del futures[guilty], right[guilty]
+    assert tokens_of(futures) == right
+    assert_holds_nothing(engine)
+
+
+def test_steps_that_always_fail_end_their_requests_and_the_engine_goes_on(
+    make_engine: Callable[..., Engine], fail_where: Callable[[Fault], None]
+) -> None:
+    engine = make_engine()
+    right = tokens_of(together(engine))
+    broken = True
+    fail_where(lambda *_: broken)
+    for future in together(engine):
         with pytest.raises(RequestAborted, match="ZeroDivisionError: device on fire"):
             future.result(WAIT)
     assert_holds_nothing(engine)
-    again = [engine.submit((Text(t),), GREEDY).result(WAIT)[0].token_ids for t in ("ab a", "b")]
-    assert again == right
+    broken = False
+    assert tokens_of(together(engine)) == right
+
+
+def test_a_pool_that_cannot_be_brought_up_to_date_ends_all_requests(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine()
+    right = tokens_of(together(engine))
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("pool on fire")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelRunner, "synchronise", fail)
+        for future in together(engine):
+            with pytest.raises(RequestAborted, match="ZeroDivisionError: pool on fire"):
+                future.result(WAIT)
+    assert tokens_of(together(engine)) == right
+    assert_holds_nothing(engine)
+
+
+def test_an_output_that_cannot_take_its_token_fails_its_own_request_alone(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine()
+    right = tokens_of(together(engine))
+    push = TextOutput.push
+
+    def push_or_fail(self: TextOutput, token: int, *rest: Any) -> Any:
+        if self._params.stop == ("never",):
+            raise ZeroDivisionError("text on fire")
+        return push(self, token, *rest)
+
+    monkeypatch.setattr(TextOutput, "push", push_or_fail)
+    assert engine.flush_cache()
+    with paused(engine):
+        hurt = engine.submit(PROMPT, GREEDY.override(stop="never"))
+        unhurt = [engine.submit((Text(t),), GREEDY) for t in TEXTS]
+    with pytest.raises(RequestAborted, match="ZeroDivisionError: text on fire"):
+        hurt.result(WAIT)
+    assert tokens_of(unhurt) == right
+    assert_holds_nothing(engine)
 
 
 # -- the end ----------------------------------------------------------------------------------

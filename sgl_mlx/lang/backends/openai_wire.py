@@ -30,6 +30,7 @@ _IGNORED = (
     "regex",
     "json_schema",
     "grammar",
+    "ebnf",
     "stop_regex",
     "stop_token_ids",
     "top_k",

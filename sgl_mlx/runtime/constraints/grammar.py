@@ -12,10 +12,11 @@ from llguidance import LLMatcher, LLParserLimits
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import InvalidParamsError, TokenizerError
 from sgl_mlx.runtime.constraints.constraint import Constraint
+from sgl_mlx.runtime.constraints.ebnf import is_ebnf
+from sgl_mlx.runtime.constraints.json_text import JsonText
 from sgl_mlx.runtime.constraints.lark import prepare_grammar
 from sgl_mlx.runtime.constraints.python_regex import short, to_rust
 from sgl_mlx.runtime.constraints.schema import prepare_schema
-from sgl_mlx.runtime.constraints.unique_keys import UniqueKeys
 from sgl_mlx.runtime.constraints.vocabulary import GrammarVocabulary
 from sgl_mlx.tokenizer import Tokenizer
 
@@ -27,7 +28,7 @@ DTYPES = {
 }
 """SGLang's regular expressions for `dtype`."""
 
-_KINDS = ("regex", "json_schema", "dtype", "grammar")
+_KINDS = ("regex", "json_schema", "dtype", "grammar", "ebnf")
 
 _JSON_STYLE: Any = {
     "whitespace_flexible": False,
@@ -71,10 +72,9 @@ class GrammarCompiler:
         with self._lock:
             matcher = self._compiled(kind, text)
             vocabulary = self._vocabulary
-        constraint = Constraint(matcher.deep_copy())
         if kind == "json_schema" and vocabulary is not None:
-            return UniqueKeys(constraint, vocabulary.spelled, vocabulary.closing)
-        return constraint
+            return JsonText(matcher.deep_copy(), vocabulary)
+        return Constraint(matcher.deep_copy())
 
     def prepare(self) -> None:
         """Build the engine's vocabulary now: it holds the GIL, which compiling a grammar does not.
@@ -125,7 +125,9 @@ def _grammar(kind: str, text: str, tokenizer: Tokenizer) -> str:
         return str(LLMatcher.grammar_from_regex(DTYPES[text]))
     if kind == "regex":
         return str(LLMatcher.grammar_from_regex(to_rust(text)))
-    if kind == "grammar":
+    if kind == "ebnf" and not is_ebnf(text):
+        raise InvalidParamsError(f"ebnf {short(text)}: its first rule is not defined with ::=")
+    if kind in ("grammar", "ebnf"):
         return str(LLMatcher.grammar_from_lark(prepare_grammar(text, tokenizer)))
     try:
         schema = prepare_schema(text)

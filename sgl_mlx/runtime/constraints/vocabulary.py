@@ -6,8 +6,11 @@ is given the bytes of `Tokenizer.token_bytes` instead, so that text and grammar 
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from llguidance import LLTokenizer
+from numpy.typing import NDArray
 
 from sgl_mlx.errors import TokenizerError
 from sgl_mlx.tokenizer import Tokenizer
@@ -102,7 +105,11 @@ class GrammarVocabulary:
     Attributes:
         engine: what llguidance's matchers are made with.
         spelled: the bytes of each token; marked names for special ones.
-        closing: the tokens with a quotation mark in them.
+        ids: the tokens that spell given bytes.
+        quotes, commas, escapes: the tokens with a `"`, a `,` or a backslash in them.
+        quote_then_comma: those with a comma behind a quotation mark.
+        digits: the tokens that begin with digits, and with how many.
+        longest_digits: the most of these.
 
     Raises:
         TokenizerError: as `Vocabulary`, or when llguidance took a token for other bytes.
@@ -112,7 +119,17 @@ class GrammarVocabulary:
         vocabulary = Vocabulary(tokenizer, size)
         vocabulary.check()
         self.spelled = vocabulary.tokens
-        self.closing = np.array([t for t, s in enumerate(self.spelled) if b'"' in s], np.intp)
+        self.quotes = self._matching(rb'"')
+        self.commas = self._matching(rb",")
+        self.escapes = self._matching(rb"\\")
+        self.quote_then_comma = self._matching(rb'"[^,]*,')
+        starting = self._matching(rb"\A[0-9]")
+        counts = [len(s) - len(s.lstrip(b"0123456789")) for s in self._spelled_of(starting)]
+        self.digits = starting, np.array(counts, np.intp)
+        self.longest_digits = max(counts, default=0)
+        self.ids: dict[bytes, list[int]] = {}
+        for token, spelled in enumerate(self.spelled):
+            self.ids.setdefault(spelled, []).append(token)
         self.engine = LLTokenizer(vocabulary, eos_token=vocabulary.ends)  # type: ignore[arg-type]
         for token, spelled in enumerate(self.spelled):
             if spelled and spelled[:1] != _MARK and self.engine.decode_bytes([token]) != spelled:
@@ -120,6 +137,14 @@ class GrammarVocabulary:
                     f"token {token} spells {spelled!r}, but "
                     f"{self.engine.decode_bytes([token])!r} to the grammar engine"
                 )
+
+    def _matching(self, pattern: bytes) -> NDArray[np.intp]:
+        find = re.compile(pattern).search
+        found = [t for t, spelled in enumerate(self.spelled) if find(spelled)]
+        return np.array(found, np.intp)
+
+    def _spelled_of(self, tokens: NDArray[np.intp]) -> list[bytes]:
+        return [self.spelled[t] for t in tokens.tolist()]
 
 
 def _is_text(spelled: bytes) -> bool:

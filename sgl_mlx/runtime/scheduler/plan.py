@@ -130,7 +130,11 @@ class Runner(Protocol):
     """A computer of plans; `runner.ModelRunner` uses a model in this process."""
 
     def run(self, plan: Plan) -> StepResult:
-        """Compute a plan; its tokens are known when this returns."""
+        """Compute a plan; its tokens are known when this returns.
+
+        Where it raises, the slots that the plan was to write may hold anything, and nothing of
+        its epoch is in the pool; all other slots are as before.
+        """
         ...
 
     def synchronise(self, transfers: tuple[Transfer, ...] = ()) -> None:
@@ -138,7 +142,7 @@ class Runner(Protocol):
         ...
 
     def forget_epoch(self) -> None:
-        """Drop the open epoch, because a step failed."""
+        """Drop the open epoch, because a step failed: none of its KV reaches the pool."""
         ...
 
     def stats(self) -> RunnerStats:

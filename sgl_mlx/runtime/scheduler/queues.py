@@ -172,13 +172,21 @@ class Queues:
         holders = [w for w in others if any(needed.holding for needed in w.after)]
         if not holders:
             return False
-        for needed in max(holders, key=lambda w: w.urgency).after:
+        self._forget_branches_of(max(holders, key=lambda w: w.urgency))
+        return True
+
+    def forget_branches(self) -> None:
+        """Give up all branches held for waiting requests; they are computed again."""
+        for s in self.waiting:  # which grows by the branches, so that theirs go too
+            self._forget_branches_of(s)
+
+    def _forget_branches_of(self, s: Sequence) -> None:
+        for needed in s.after:
             if needed.holding is not None:
                 self.cache.close(needed.holding)
                 needed.holding, needed.computed, needed.match_node = None, 0, None
                 needed.finish_reason = None
                 self.waiting.append(needed)
-        return True
 
     def end_complete(self) -> bool:
         """End prompts that are computed for their KV alone and are wholly cached."""

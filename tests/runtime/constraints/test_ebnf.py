@@ -31,6 +31,14 @@ def texts(grammar: str, seeds: int = 40) -> list[str]:
     return [text for text in found if text is not None]
 
 
+def test_ebnf_is_a_parameter_of_its_own() -> None:
+    assert walk(KIND, random.Random(0), ebnf='root ::= "yes"') == "yes"
+    with pytest.raises(InvalidParamsError, match="ebnf 'start: /a/': its first rule is not"):
+        walk(KIND, random.Random(0), ebnf="start: /a/")
+    with pytest.raises(InvalidParamsError, match="grammar and ebnf exclude each other"):
+        walk(KIND, random.Random(0), ebnf='root ::= "a"', grammar="start: /a/")
+
+
 def test_a_recursive_grammar_gives_its_sentences() -> None:
     written = texts(JSON, 150)
     assert len(written) > 20

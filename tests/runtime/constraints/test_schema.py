@@ -93,32 +93,7 @@ def test_patterns_are_not_read_in_rusts_dialect(pattern: str) -> None:
         assert re.search(pattern, json.loads(text))
 
 
-# -- keys -----------------------------------------------------------------------------------------
-
-
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    assert len(keys) == len(set(keys)), keys
-    return dict(pairs)
-
-
-def test_no_key_is_written_twice() -> None:
-    few = {"type": "object", "patternProperties": {"^(ab|\u00e9)*$": {"enum": [1, {"a": 2}]}}}
-    schema = {**few, "additionalProperties": False}
-    several = 0
-    for text in written({"type": "array", "items": schema, "maxItems": 2}, 400):
-        several += len(json.loads(text, object_pairs_hook=unique)) > 0
-    assert several > 50
-
-
-def test_an_escaped_spelling_of_a_key_is_the_same_key() -> None:
-    schema = {
-        "type": "object",
-        "patternProperties": {'^["a]*$': {"const": 1}},
-        "additionalProperties": False,
-    }
-    for text in written(schema, 200):
-        json.loads(text, object_pairs_hook=unique)
+# -- pydantic and OpenAI ---------------------------------------------------------------------------
 
 
 class Inner(pydantic.BaseModel):
@@ -166,6 +141,28 @@ def test_only_objects_that_name_their_properties_are_closed() -> None:
     assert made["$defs"]["d"]["additionalProperties"] is False
     assert "additionalProperties" not in made["anyOf"][0]
     assert made["default"] == {"properties": {}}
+
+
+CAR = {"type": "object", "properties": {"doors": {"type": "integer", "minimum": 2, "maximum": 5}}}
+WRAPPED = {"name": "car", "schema": CAR, "description": "a car"}
+
+
+@pytest.mark.parametrize("strict", [True, False, None])
+@pytest.mark.parametrize("as_text", [True, False])
+def test_a_response_format_of_openai_is_its_schema(strict: bool | None, as_text: bool) -> None:
+    inner = WRAPPED if strict is None else {**WRAPPED, "strict": strict}
+    expected = {**CAR, "additionalProperties": False} if strict else CAR
+    for form in (inner, {"type": "json_schema", "json_schema": inner}):
+        found = SamplingParams().override(json_schema=json.dumps(form) if as_text else form)
+        assert json.loads(found.json_schema or "") == expected
+    if strict:
+        for text in written(inner, 30):
+            assert set(json.loads(text)) <= {"doors"}
+
+
+def test_a_property_called_schema_is_no_response_format() -> None:
+    plain = {"type": "object", "properties": {"schema": {}}, "schema": 1}
+    assert json.loads(SamplingParams().override(json_schema=plain).json_schema or "") == plain
 
 
 def test_a_plain_schema_is_left_as_it_says() -> None:

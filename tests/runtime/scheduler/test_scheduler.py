@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
 from sgl_mlx.runtime.cache.tier import Tier
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
-from sgl_mlx.runtime.scheduler.plan import Extend, Plan
+from sgl_mlx.runtime.scheduler.plan import Extend, Plan, StepResult
 from sgl_mlx.runtime.scheduler.policy import POLICIES
 from sgl_mlx.runtime.scheduler.queues import TOO_SMALL
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
@@ -179,20 +179,25 @@ class SchedulerMachine(RuleBasedStateMachine):
         self, before: st.DataObject | None = None, after: st.DataObject | None = None
     ) -> None:
         waited = list(self.scheduler.waiting)
+        ready = [s for s in waited if s.ready]
         plan = self.scheduler.next()
         self.scheduler.check()
         self._check_plan(plan)
-        self._check_priorities(waited)
+        self._check_priorities(waited, ready)
         self._check_deadlines()
         if before:
             self._abort(before)
         if plan is None:
             assert self.scheduler.idle or self.store.readings
             return
-        result = self.runner.run(plan)
+        result = self._run(plan)
         if after:
             self._abort(after)
-        self.scheduler.commit(plan, result)
+        if result is not None:
+            self.scheduler.commit(plan, result)
+
+    def _run(self, plan: Plan) -> StepResult | None:
+        return self.runner.run(plan)
 
     def _check_plan(self, plan: Plan | None) -> None:
         running, limits = self.scheduler.running, self.scheduler.limits
@@ -210,13 +215,13 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert set(plan.ids) == {s.id for s in running}
                 assert not self._could_admit_all()
 
-    def _check_priorities(self, waited: list[Sequence]) -> None:
+    def _check_priorities(self, waited: list[Sequence], ready: list[Sequence]) -> None:
         """Nothing has started before something more urgent that could have started."""
         started = [s for s in waited if s in self.scheduler.running]
         lowest = min((s.priority for s in started), default=0)
         for s in self.scheduler.waiting:
             if started and s.priority > lowest:
-                assert not s.ready or s.waits_for is not None or self.cache.tier is not None
+                assert s not in ready or s.waits_for is not None or self.cache.tier is not None
 
     def _check_deadlines(self) -> None:
         """Who is past its deadline has ended, and nobody ended for that before."""
@@ -282,7 +287,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "scheduler"):
             return
-        drive(self.scheduler, self.runner, turns=3000, store=self.store)
+        drive(self.scheduler, self.runner, 3000, self.store, self._run)
         self.runner.flush()
         assert self.cache.held == self.cache.tree.locked == 0
         assert self.cache.available == self.cache.most

@@ -1,0 +1,154 @@
+"""What a grammar cannot say about a JSON text: no key twice, and no number without end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+from llguidance import LLMatcher
+from numpy.typing import NDArray
+
+from sgl_mlx.runtime.constraints.constraint import Constraint
+from sgl_mlx.runtime.constraints.json_place import Place
+from sgl_mlx.runtime.constraints.vocabulary import GrammarVocabulary
+
+MOST_DIGITS = 20
+"""Digits in a row: more than any 64-bit integer has, and more than a float can tell apart."""
+MOST_EXPONENT_DIGITS = 2
+"""So that every number is finite as a float."""
+
+_MOST_STEPS = 200
+"""Tokens that are tried in search of a key that is left; where it takes more, there is one."""
+
+Bits = NDArray[np.uint8]
+
+
+class JsonText(Constraint):
+    """A JSON grammar whose objects have each key once and whose numbers end.
+
+    A comma is not offered where every key that may follow it is there already. Numbers end after
+    `MOST_DIGITS` digits in a row unless the schema itself asks for more.
+    """
+
+    def __init__(self, matcher: LLMatcher, vocabulary: GrammarVocabulary) -> None:
+        super().__init__(matcher)
+        self._vocabulary = vocabulary
+        self._place = Place()
+        self._stuck = False
+        self._known: dict[tuple[int, int, bytes], bool] = {}
+
+    @property
+    def error(self) -> str | None:
+        if self._stuck:
+            return "each key that the schema leaves is in the object already"
+        return super().error
+
+    def allowed(self) -> bytes:
+        mask = super().allowed()
+        bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")
+        self._end_number(bits)
+        for token in list(self._doubtful(self._place, bits)):
+            place = self._place.after(self._vocabulary.spelled[token])
+            bits[token] = self._leaves_a_key(place, self._matcher, [token])
+        self._stuck = not bits.any() and super().error is None
+        return np.packbits(bits, bitorder="little").tobytes()
+
+    def accept(self, token: int) -> None:
+        super().accept(token)
+        self._place.read(self._vocabulary.spelled[token])
+
+    def forced(self) -> list[int]:
+        if self.complete:
+            return []
+        tokens = list(self._matcher.compute_ff_tokens())
+        place = self._place
+        for i, token in enumerate(tokens):
+            place = place.after(self._vocabulary.spelled[token])
+            if not self._leaves_a_key(place, self._matcher, tokens[: i + 1]):
+                tokens = tokens[:i]
+                break
+        taken = tokens[: self._matcher.try_consume_tokens(tokens)] if tokens else []
+        for token in taken:
+            self._place.read(self._vocabulary.spelled[token])
+        return taken
+
+    # -- numbers ------------------------------------------------------------------------------
+
+    def _end_number(self, bits: Bits) -> None:
+        """Leave out digits that are too many, if anything else may follow."""
+        most = MOST_EXPONENT_DIGITS if self._place.exponent else MOST_DIGITS
+        longer = self._vocabulary.longest_digits + self._place.digits > most
+        if longer and (self._place.digits or self._place.exponent):
+            starts, counts = self._vocabulary.digits
+            kept = bits.copy()
+            kept[starts[counts + self._place.digits > most]] = 0
+            if kept.any():
+                bits[:] = kept
+
+    # -- keys ---------------------------------------------------------------------------------
+
+    def _doubtful(self, place: Place, bits: Bits) -> Iterator[int]:
+        """Find the allowed tokens that may write a key again, or leave no other."""
+        if not place.has_keys:
+            return
+        table = self._vocabulary
+        if place.keys:
+            yield from _in(table.quotes, bits)
+            yield from (t for t in self._within_keys(place) if bits[t])
+            yield from _in(table.escapes, bits)
+        elif place.in_string:
+            yield from _in(table.quote_then_comma, bits)
+        else:
+            yield from _in(table.commas, bits)
+
+    def _within_keys(self, place: Place) -> Iterator[int]:
+        """Find the tokens that spell a part of a key which is there already."""
+        begun = place.begun
+        for key in place.keys:
+            raw = json.dumps(key, ensure_ascii=False)[1:-1].encode("utf-8", "surrogatepass")
+            if raw.startswith(begun):
+                for end in range(len(begun) + 1, len(raw) + 1):
+                    yield from self._vocabulary.ids.get(raw[len(begun) : end], ())
+
+    def _leaves_a_key(self, place: Place, matcher: LLMatcher, tokens: list[int]) -> bool:
+        """Return whether a place, where `tokens` lead, can go on without a key written twice."""
+        if place.repeated:
+            return False
+        if not place.may_repeat:
+            return True
+        begun = place.begun if place.in_string else b'"'
+        known = (place.object, len(place.keys), begun)
+        if known not in self._known:
+            self._known[known] = _Search(self._vocabulary).finds_a_key(place, matcher, tokens)
+        return self._known[known]
+
+
+class _Search:
+    """A search for a key that its object has not, along what the grammar allows."""
+
+    def __init__(self, vocabulary: GrammarVocabulary) -> None:
+        self._spelled = vocabulary.spelled
+        self._steps = 0
+
+    def finds_a_key(self, place: Place, matcher: LLMatcher, tokens: list[int]) -> bool:
+        self._steps += 1
+        if self._steps > _MOST_STEPS:
+            return True
+        ahead = matcher.deep_copy()
+        if ahead.try_consume_tokens(tokens) < len(tokens):
+            return False
+        mask = np.frombuffer(ahead.compute_bitmask(), np.uint8)
+        further: list[tuple[int, Place]] = []
+        for token in np.flatnonzero(np.unpackbits(mask, bitorder="little")).tolist():
+            then = place.after(self._spelled[token])
+            if not then.repeated and not then.may_repeat:
+                return True
+            if not then.repeated:
+                further.append((token, then))
+        return any(self.finds_a_key(then, ahead, [token]) for token, then in further)
+
+
+def _in(tokens: NDArray[np.intp], bits: Bits) -> list[int]:
+    found: list[int] = tokens[bits[tokens] == 1].tolist()
+    return found
