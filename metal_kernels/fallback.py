@@ -49,7 +49,7 @@ class KernelsWithFallback:
         """
         if self.verdict(Case.of(inputs)).good:
             return ops.extend_attention(inputs, self._kernels)
-        return reference.extend_attention(inputs)
+        return reference.extend_attention(inputs).astype(inputs.q.dtype)
 
     def decode(self, inputs: DecodeInputs) -> mx.array:
         """See `ops.decode_attention`.
@@ -59,7 +59,7 @@ class KernelsWithFallback:
         """
         if self.verdict(Case.of(inputs)).good:
             return ops.decode_attention(inputs, self._kernels)
-        return reference.decode_attention(inputs)
+        return reference.decode_attention(inputs).astype(inputs.q.dtype)
 
     def failed(self, work: Literal["extend", "decode"]) -> bool:
         """True if any kernel of this kind failed its self-test."""

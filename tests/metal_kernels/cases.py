@@ -123,25 +123,10 @@ class Call:
         """The arguments as the op takes them."""
         return INPUTS[self.op](**self.arguments)
 
-    def by_reference(self) -> mx.array:
-        """Result of the reference on these very arguments."""
+    def reference(self) -> mx.array:
+        """Result of the reference, in float32."""
         out: mx.array = getattr(reference, self.op)(self.inputs)
         return out
-
-    def reference(self) -> mx.array:
-        """Result of the reference in float32."""
-        wide = {name: widen(x) for name, x in self.arguments.items()}
-        dtype = self.arguments["q"].dtype
-        pool: PoolLayer = self.arguments["pool"]
-        if pool.quantized:  # what is read from the pool is rounded to the model's dtype
-            every = mx.arange(pool.keys.shape[0])
-            pool = PoolLayer(*pool.gather(every, dtype))
-        wide["pool"] = PoolLayer(widen(pool.keys), widen(pool.values))
-        return Call(self.op, wide).by_reference()
-
-
-def widen(x: Any) -> Any:
-    return x.astype(mx.float32) if isinstance(x, mx.array) else x
 
 
 def extend_call(case: Case, rows: Sequence[tuple[int, int]], seed: int = 0) -> Call:
