@@ -12,7 +12,7 @@ from enum import Enum
 
 import mlx.core as mx
 
-from sgl_mlx.metal_kernels.shapes import DTYPES, HEAD_DIMS
+from sgl_mlx.metal_kernels.shapes import DTYPES, WIDTHS
 
 SDPA_DIMS = (64, 96, 128)
 """Head dims for which MLX's attention is fused, for short and for long queries."""
@@ -59,7 +59,7 @@ ALWAYS_OURS = CutOvers(extend_up_to=((0, 1 << 30),))
 
 @dataclass(frozen=True)
 class Work:
-    """Shape of one step's attention.
+    """Shape of one layer's attention in a step.
 
     Args:
         tokens: new tokens of the row with the most.
@@ -83,12 +83,13 @@ class Work:
 
     @property
     def fits_kernels(self) -> bool:
-        same = self.value_dim in (None, self.dim)
-        return same and self.dim in HEAD_DIMS and self.dtype in DTYPES
+        return (self.dim, self.value_dim or self.dim) in WIDTHS and self.dtype in DTYPES
 
     @property
     def fits_sdpa(self) -> bool:
-        return self.window is None and self.softcap is None and self.dim in SDPA_DIMS
+        same = self.value_dim in (None, self.dim)
+        plain = self.window is None and self.softcap is None
+        return plain and same and self.dim in SDPA_DIMS
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,11 @@ _WIDTH = 8
 
 @dataclass(frozen=True)
 class Case:
-    """A specialisation: the arguments for which MLX compiles a kernel anew."""
+    """A specialisation: the arguments for which MLX compiles a kernel anew.
+
+    Args:
+        value_dim: None when it is `dim`, the width of queries and keys.
+    """
 
     work: Literal["extend", "decode"]
     heads: int
@@ -33,21 +37,16 @@ class Case:
     window: int | None = None
     capped: bool = False
     sinks: bool = False
+    value_dim: int | None = None
 
     @classmethod
     def of(cls, inputs: ExtendInputs | DecodeInputs) -> Case:
         """Find the case of these inputs."""
-        q, options = inputs.q, inputs.options
         work: Literal["extend", "decode"] = (
             "extend" if isinstance(inputs, ExtendInputs) else "decode"
         )
-        plain = cls.of_pool(work, q.shape[1], inputs.pool, q.dtype)
-        return replace(
-            plain,
-            window=options.window,
-            capped=options.softcap is not None,
-            sinks=options.sinks is not None,
-        )
+        q = inputs.q
+        return cls.of_pool(work, q.shape[1], inputs.pool, q.dtype).with_options(inputs.options)
 
     @classmethod
     def of_pool(
@@ -55,7 +54,18 @@ class Case:
     ) -> Case:
         """Make the case of these heads over this pool, without any option."""
         _, kv_heads, dim = pool.keys.shape
-        return cls(work, heads, kv_heads, dim, dtype, pool.quantized)
+        value_dim = pool.values.shape[-1]
+        wider = None if value_dim == dim else value_dim
+        return cls(work, heads, kv_heads, dim, dtype, pool.quantized, value_dim=wider)
+
+    def with_options(self, options: AttentionOptions) -> Case:
+        """Make the case of the same heads with a layer's options."""
+        return replace(
+            self,
+            window=options.window,
+            capped=options.softcap is not None,
+            sinks=options.sinks is not None,
+        )
 
     def __str__(self) -> str:
         told = {**vars(self), "dtype": str(self.dtype).rpartition(".")[2]}
@@ -110,8 +120,9 @@ def _scattered(case: Case) -> list[int]:
 
 def _random(case: Case, tokens: int, seed: int) -> tuple[mx.array, mx.array, mx.array]:
     """Draw queries, keys and values."""
-    sizes = case.heads, case.kv_heads, case.kv_heads
-    shapes = [(tokens, heads, case.dim) for heads in sizes]
+    value_dim = case.value_dim or case.dim
+    sizes = (case.heads, case.dim), (case.kv_heads, case.dim), (case.kv_heads, value_dim)
+    shapes = [(tokens, *size) for size in sizes]
     keys = mx.random.split(mx.random.key(tokens + 1000 * seed), 3)
     return tuple(  # type: ignore[return-value]
         mx.random.normal(shape, key=key).astype(case.dtype)

@@ -6,24 +6,21 @@ else is measured anew. A file that cannot be read is ignored.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
 from sgl_mlx.metal_kernels import ops
-from sgl_mlx.metal_kernels.build import SPECS, Kernels, read
+from sgl_mlx.metal_kernels.build import Kernels
 from sgl_mlx.metal_kernels.dispatch import CutOvers
 from sgl_mlx.metal_kernels.inputs import DecodeInputs, ExtendInputs
+from sgl_mlx.metal_kernels.machine import cache_folder, key_of, machine, write_json
 from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan, ExtendRow
 from sgl_mlx.metal_kernels.pool import AttentionOptions, PoolLayer, quantize
 from sgl_mlx.metal_kernels.selftest import Case
@@ -156,7 +153,7 @@ class Tuning:
     """Files of cut-overs, one for each machine, text of the kernels and model's heads."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder or _cache_folder()
+        self._folder = folder or cache_folder()
 
     def load(self, case: Case) -> CutOvers | None:
         """Load the cut-overs of a case; None if there is no readable file."""
@@ -174,43 +171,13 @@ class Tuning:
             OSError: the folder cannot be written to.
         """
         file = self._file(case)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps({"case": str(case), **machine(), **asdict(cut_overs)}))
-        draft.replace(file)
+        write_json(file, {"case": str(case), **machine(), **asdict(cut_overs)})
         return file
 
     def _file(self, case: Case) -> Path:
-        key = json.dumps([str(heads_of(case)), machine()], sort_keys=True)
-        return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+        return self._folder / f"{key_of(str(heads_of(case)))}.json"
 
 
 def heads_of(case: Case) -> Case:
     """Reduce a case to the fields that cut-overs depend on."""
     return replace(case, work="extend", window=None, capped=False, sinks=False)
-
-
-def machine() -> dict[str, str]:
-    """Describe this machine: chip, system, MLX and the kernels' text."""
-    return {
-        "chip": str(mx.device_info().get("device_name", platform.machine())),
-        "system": f"{platform.system()} {platform.release()}",
-        "mlx": version("mlx"),
-        "kernels": kernels_hash(),
-    }
-
-
-def kernels_hash() -> str:
-    """Hash all text that is compiled."""
-    return hashlib.sha256("".join(_texts()).encode()).hexdigest()[:16]
-
-
-def _texts() -> Iterator[str]:
-    yield read("attention.h")
-    for spec in SPECS.values():
-        yield spec.source
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "sgl-mlx" / "kernels"

@@ -11,8 +11,8 @@ from sgl_mlx.core import SamplingParams
 from sgl_mlx.metal_kernels import model_heads
 from sgl_mlx.metal_kernels.build import Kernels, read
 from sgl_mlx.metal_kernels.dispatch import ALWAYS_OURS
-from sgl_mlx.metal_kernels.fallback import KernelsWithFallback
 from sgl_mlx.metal_kernels.selftest import Case, both_ways, compare
+from sgl_mlx.metal_kernels.tested import TestedKernels
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.runtime.attention.select import AttentionPaths
 from sgl_mlx.runtime.pool.kv import KVPool
@@ -103,7 +103,7 @@ def row(name: str, prefix: range, slots: range, tokens: int) -> Row:
 def test_a_runner_compiles_no_text_but_these(name: str, kv_bits: int | None) -> None:
     adapter, emulator = model_with_heads_of(name), Emulator()
     pool = KVPool(adapter.layers, 80, adapter.dtype, kv_bits)
-    guarded = KernelsWithFallback(Kernels(emulator.metal_kernel), force=True)
+    guarded = TestedKernels(Kernels(emulator.metal_kernel), force=True)
     runner = ModelRunner(adapter, pool, frozenset(), AttentionPaths(pool, guarded, ALWAYS_OURS))
     prefix = range(1, 67, 2)  # scattered: one ascending run alone would be sliced
     forks = tuple(row(n, prefix, range(at, at + 2), 1) for n, at in (("a", 70), ("b", 72)))

@@ -8,7 +8,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from sgl_mlx.metal_kernels import tune
+from sgl_mlx.metal_kernels import machine
 from sgl_mlx.metal_kernels.build import Kernels
 from sgl_mlx.metal_kernels.dispatch import CutOvers
 from sgl_mlx.metal_kernels.selftest import Case
@@ -66,8 +66,8 @@ def test_another_machine_or_text_measures_anew(
     tmp_path: Path, changed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Tuning(tmp_path).save(CASE, FOUND)
-    other = {**tune.machine(), changed: "another"}
-    monkeypatch.setattr(tune, "machine", lambda: other)
+    other = {**machine.machine(), changed: "another"}
+    monkeypatch.setattr(machine, "machine", lambda: other)
     assert Tuning(tmp_path).load(CASE) is None
 
 
