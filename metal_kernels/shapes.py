@@ -7,7 +7,10 @@ import mlx.core as mx
 from sgl_mlx.metal_kernels.inputs import DecodeInputs, ExtendInputs
 from sgl_mlx.metal_kernels.pool import AttentionOptions, PoolLayer
 
-WIDTHS = ((64, 64), (80, 80), (96, 96), (128, 128), (256, 256))
+WIDTHS = (
+    *((64, 64), (80, 80), (96, 96), (128, 128), (256, 256), (512, 512)),
+    *((192, 128), (576, 512)),
+)
 """Widths of keys and values that the kernels take."""
 
 DTYPES = (mx.float16, mx.bfloat16, mx.float32)

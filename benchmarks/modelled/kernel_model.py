@@ -207,7 +207,7 @@ def _extend(case: Case) -> Cost:
     plan = ExtendPlan([ExtendRow(range(1, case.prefix + 1), case.new)] * case.rows)
     heads = case.heads, case.kv_heads
     flops = extend_mmas(plan, *heads, case.dim, ELEMENT) * _MMA_FLOPS
-    moved = extend_keys(plan, *heads) * _key_bytes(case)
+    moved = extend_keys(plan, *heads, case.dim) * _key_bytes(case)
     return Cost(flops, moved + _io_bytes(case), 1, OURS)
 
 
@@ -218,7 +218,7 @@ def _decode(case: Case) -> Cost:
     heads = case.heads, case.kv_heads
     flops = shared_mmas(plan, *heads, case.dim, ELEMENT) * _MMA_FLOPS
     flops += 4 * case.heads * case.dim * case.new * case.rows * (own + case.new)
-    keys = shared_keys(plan, *heads) + own_keys(plan, case.new, *heads)
+    keys = shared_keys(plan, *heads, case.dim) + own_keys(plan, case.new, *heads, case.dim)
     partials = 2 * 4 * partial_elements(plan, case.heads, case.dim)  # written, then read
     moved = keys * _key_bytes(case) + partials
     return Cost(flops, moved + _io_bytes(case), 3 if spans else 2, OURS)

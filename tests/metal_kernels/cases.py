@@ -31,6 +31,7 @@ class Case:
     """One point of the grid.
 
     Args:
+        value_dim: None when it is `dim`.
         group: query heads to a KV head.
         loud: every score near -110, where its exp is zero: what does not subtract the peak divides
             zero by zero. Queries and keys are multiples of 1/16, so that dot products are exact:
@@ -47,11 +48,13 @@ class Case:
     quantized: bool = False
     scattered: bool = True
     loud: bool = False
+    value_dim: int | None = None
 
     def __str__(self) -> str:
         flags = [n for n in ("sinks", "quantized", "scattered", "loud") if getattr(self, n)]
         flags += [f"{n}{v:g}" for n in ("window", "softcap") if (v := getattr(self, n))]
-        return "-".join([f"{self.dim}", NAMES[self.dtype], f"gqa{self.group}", *flags])
+        width = f"{self.dim}" if self.value_dim is None else f"{self.dim}/{self.value_dim}"
+        return "-".join([width, NAMES[self.dtype], f"gqa{self.group}", *flags])
 
     def options(self, random: np.random.Generator) -> AttentionOptions:
         heads = self.group * self.kv_heads
@@ -74,7 +77,7 @@ class Case:
         return mx.array(array, mx.float32).astype(self.dtype)
 
     def values(self, random: np.random.Generator, *shape: int) -> mx.array:
-        array = random.normal(size=(*shape, self.kv_heads, self.dim))
+        array = random.normal(size=(*shape, self.kv_heads, self.value_dim or self.dim))
         return mx.array(array, mx.float32).astype(self.dtype)
 
 
