@@ -19,8 +19,8 @@ MIN_ELEMENTS = 8
 TILE_ROWS = 32
 """Most query vectors to a tile of the extend and shared kernels: 4 simdgroups of 8."""
 
-CHUNK = 512
-"""Keys to a partial softmax of the decode and shared kernels."""
+CHUNKS = (64, 128, 256, 512)
+"""Keys to a partial softmax of the decode and shared kernels; `CutOvers.chunk` chooses."""
 
 
 def tile_rows(dim: int, value_dim: int) -> int:
@@ -121,7 +121,7 @@ class DecodePlan:
         *,
         width: int = 1,
         tokens: int = 1,
-        chunk: int = CHUNK,
+        chunk: int = CHUNKS[-1],
     ) -> None:
         if not rows:
             raise ValueError("a DecodePlan needs at least one row, got none")

@@ -26,6 +26,7 @@ from sgl_mlx.benchmarks.modelled.kernel_counts import (
     shared_mmas,
 )
 from sgl_mlx.errors import BenchmarkError
+from sgl_mlx.metal_kernels.dispatch import CutOvers
 from sgl_mlx.metal_kernels.plan import (
     TILE_ROWS,
     DecodePlan,
@@ -214,7 +215,9 @@ def _extend(case: Case) -> Cost:
 def _decode(case: Case) -> Cost:
     own = case.prefix - case.shared
     spans = [SharedSpan(0, case.rows, 0, range(1, case.shared + 1))] if case.shared else []
-    plan = DecodePlan([range(1, own + 1)] * case.rows, spans, tokens=case.new, width=case.new)
+    rows = [range(1, own + 1)] * case.rows
+    chunk = CutOvers().chunk(case.rows * own + case.shared, case.kv_heads)
+    plan = DecodePlan(rows, spans, tokens=case.new, width=case.new, chunk=chunk)
     heads = case.heads, case.kv_heads
     flops = shared_mmas(plan, *heads, case.dim, ELEMENT) * _MMA_FLOPS
     flops += 4 * case.heads * case.dim * case.new * case.rows * (own + case.new)

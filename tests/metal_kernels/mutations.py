@@ -64,12 +64,13 @@ MUTATIONS = (
         ("one slice of scores alone", "extend wide", "slice < SLICES", "slice < 1", WRONG),
         ("another block's scores", "extend wide", "thread_index / (32 * SLICES) * (32 * SLICES) +",
          "", WRONG),
-        ("slices shared by one lane of four", "extend wide", "partial[j * TILE_THREADS + thread_index]",
+        ("slices shared by one lane of four", "extend wide",
+         "partial[j * TILE_THREADS + thread_index]",
          "partial[j * TILE_THREADS + thread_index / 4 * 4]", RACE),
         ("a team sums its neighbour too", "decode narrow", "TEAM == 32", "TEAM >= 16", WRONG),
         ("quads an element further", "decode", "const Quad<Stored> stored = *(const device "
-         "Quad<Stored>*)row;", "const Quad<Stored> stored = *(const device Quad<Stored>*)(row + 1);",
-         BOUNDS),
+         "Quad<Stored>*)row;", "const Quad<Stored> stored = *(const device Quad<Stored>*)"
+         "(row + 1);", BOUNDS),
     ),
     *_of(
         "extend_attention.metal",

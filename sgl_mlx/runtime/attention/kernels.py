@@ -16,6 +16,7 @@ import mlx.core as mx
 
 from sgl_mlx.cpu_kernels import attention as cpu_attention
 from sgl_mlx.cpu_kernels.attention import CpuAttention
+from sgl_mlx.metal_kernels.dispatch import CutOvers
 from sgl_mlx.metal_kernels.inputs import DecodeInputs, ExtendInputs
 from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan, ExtendRow, SharedSpan
 from sgl_mlx.metal_kernels.pool import AttentionOptions
@@ -50,6 +51,7 @@ class KernelEpoch:
 
     Args:
         layers: those that the kernels may take.
+        cut_overs: choose into which chunks keys are cut.
         plain: opens the epoch in plain MLX that attends the other layers.
     """
 
@@ -60,6 +62,7 @@ class KernelEpoch:
         width: int,
         kernels: Kernels,
         layers: Container[int],
+        cut_overs: CutOvers,
         plain: Callable[[], Epoch],
     ) -> None:
         self.ids = [row.id for row in rows]
@@ -69,10 +72,13 @@ class KernelEpoch:
         self._pool, self._kernels = pool, kernels
         self._first_positions = mx.array([row.position for row in rows], mx.int32)
         spans, private = shared_spans(rows)
+        own = [row.prefix[start:] for row, start in zip(rows, private, strict=True)]
+        keys = sum(map(len, own)) + sum(len(s.slots) for s in spans)
         self._plan = DecodePlan(
-            [row.prefix[start:] for row, start in zip(rows, private, strict=True)],
+            own,
             [SharedSpan(s.first, s.last, s.start, s.slots) for s in spans],
             width=width,
+            chunk=cut_overs.chunk(keys, min(x.heads for x in pool.layers)),
         )
         shape = len(rows), width
         self.keys = [mx.zeros((*shape, x.heads, x.key_dim), pool.dtype) for x in pool.layers]

@@ -67,7 +67,7 @@ class AttentionPaths:
         layers = self._layers_of_kernels(rows, "decode")
         if self.kernels is None or not layers:
             return plain()
-        return KernelEpoch(self.pool, rows, width, self.kernels, layers, plain)
+        return KernelEpoch(self.pool, rows, width, self.kernels, layers, self._cut_overs, plain)
 
     def chunks(self, rows: Sequence[Row]) -> Chunks | SdpaChunks | KernelChunks:
         """Attention of sorted rows of several tokens each."""
