@@ -125,64 +125,73 @@ inline float row_sum(float x) {
 constant constexpr int TILE_THREADS = 128;
 constant constexpr int SIMDGROUPS = 4;
 
-// Slices of a head: a lane holds (DIM + VALUE_DIM) / 4 floats of query and output over all of
-// them, and should hold at most 96 of its 128 registers' worth.
-template <int DIM, int VALUE_DIM>
-constexpr int tile_slices() {
-  return DIM + VALUE_DIM > 768 ? 4 : DIM + VALUE_DIM > 384 ? 2 : 1;
-}
-
-// Query vectors in a tile.
-template <int DIM, int VALUE_DIM>
-constexpr int tile_rows() {
-  return 8 * SIMDGROUPS / tile_slices<DIM, VALUE_DIM>();
-}
-
-// Keys in a tile: at most 18.7 KB of threadgroup memory.
-template <typename T, int DIM>
-constexpr int tile_keys() {
-  return DIM * sizeof(T) > 1152 ? 8 : DIM * sizeof(T) > 512 ? 16 : 32;
-}
-
 // Elements from one row of a tile to the next; 16 bytes more than a row, against bank conflicts.
-template <typename T, int DIM>
+template <typename T, int WIDTH>
 constexpr int tile_stride() {
-  return DIM + 16 / sizeof(T);
+  return WIDTH + 16 / sizeof(T);
 }
 
-// Pairs of partial scores of all simdgroups; one that is not used if there is one slice.
+// Sizes of the tiles of one specialisation.
 template <typename T, int DIM, int VALUE_DIM>
-constexpr int partial_scores() {
-  return tile_slices<DIM, VALUE_DIM>() == 1 ? 1 : TILE_THREADS * tile_keys<T, DIM>() / 8;
-}
+struct Tile {
+  // A lane holds (DIM + VALUE_DIM) / 4 floats of query and output over all slices, and should
+  // hold at most 96: it has 128 registers.
+  static constant constexpr int SLICES =
+      DIM + VALUE_DIM > 768 ? 4 : DIM + VALUE_DIM > 384 ? 2 : 1;
+  static constant constexpr int SLICE = DIM / SLICES;
+  static constant constexpr int VALUE_SLICE = VALUE_DIM / SLICES;
+  // Query vectors.
+  static constant constexpr int ROWS = 8 * SIMDGROUPS / SLICES;
+  // Keys: at most 18.7 KB of threadgroup memory.
+  static constant constexpr int KEYS =
+      DIM * sizeof(T) > 1152 ? 8 : DIM * sizeof(T) > 512 ? 16 : 32;
+  static constant constexpr int ELEMENTS = KEYS * tile_stride<T, DIM>();
+  // Pairs of partial scores of all simdgroups; one that is not used if there is one slice.
+  static constant constexpr int PARTIALS = SLICES == 1 ? 1 : TILE_THREADS * KEYS / 8;
+};
 
-// Fill a tile with the rows of WIDTH at positions [first, first + KEYS): those below `prefix` lie
-// in the pool behind `slots`, later ones in `fresh`, which begins at position `prefix` for the
-// first head. Rows from `end` on are zero, since they must be finite.
-template <typename T, int KEYS, int WIDTH, int KV_HEADS, bool QUANTIZED, typename Stored>
-inline void fill_tile(
-    threadgroup T* tile,
+// Keys or values of one KV head: those at positions below `prefix` lie in the pool behind `slots`,
+// later ones in `fresh`, whose first row of all heads is that of position `prefix`.
+template <typename T, typename Stored>
+struct Rows {
+  const device Stored* pool;
+  const device half* scales;
+  const device int* slots;
+  const device T* fresh;
+  int first_slot;
+  int prefix;
+  int kv_head;
+};
+
+template <typename T, typename Stored>
+inline Rows<T, Stored> rows_of(
     const device Stored* pool,
     const device half* scales,
     const device int* slots,
     const device T* fresh,
     int first_slot,
     int prefix,
-    int first,
-    int end,
-    int kv_head,
-    int thread_index) {
+    int kv_head) {
+  return {pool, scales, slots, fresh, first_slot, prefix, kv_head};
+}
+
+// Fill a tile with the rows at positions [first, first + KEYS). Rows from `end` on are zero, since
+// they must be finite.
+template <int KEYS, int WIDTH, int KV_HEADS, bool QUANTIZED, typename T, typename Stored>
+inline void fill_tile(
+    threadgroup T* tile, Rows<T, Stored> rows, int first, int end, int thread_index) {
   constexpr int QUADS = WIDTH / 4;
   for (int i = thread_index; i < KEYS * QUADS; i += TILE_THREADS) {
     const int key = first + i / QUADS;
     const int d = i % QUADS * 4;
     Quad<T> quad = {{T(0), T(0), T(0), T(0)}};
-    if (key < prefix) {
-      const size_t at = size_t(slots[first_slot + key]) * KV_HEADS + kv_head;
-      quad = load_quad<T>(pool + at * WIDTH + d, QUANTIZED ? float(scales[at]) : 1.0f);
+    if (key < rows.prefix) {
+      const size_t at = size_t(rows.slots[rows.first_slot + key]) * KV_HEADS + rows.kv_head;
+      const float scale = QUANTIZED ? float(rows.scales[at]) : 1.0f;
+      quad = load_quad<T>(rows.pool + at * WIDTH + d, scale);
     } else if (key < end) {
-      const size_t at = size_t(key - prefix) * KV_HEADS + kv_head;
-      quad = load_quad<T>(fresh + at * WIDTH + d, 1.0f);
+      const size_t at = size_t(key - rows.prefix) * KV_HEADS + rows.kv_head;
+      quad = load_quad<T>(rows.fresh + at * WIDTH + d, 1.0f);
     }
     *(threadgroup Quad<T>*)(tile + i / QUADS * tile_stride<T, WIDTH>() + d) = quad;
   }
@@ -321,4 +330,44 @@ inline void add_values(
       multiply_add(row.out[f], weights.x[j], float2(float(value[0]), float(value[1])));
     }
   }
+}
+
+// Attend to the keys at positions [first, min(first + KEYS, end)). `tile` and `partial` belong to
+// the whole threadgroup: all of it must call this together.
+template <
+    typename T, int DIM, int VALUE_DIM, int KV_HEADS, int WINDOW, bool CAPPED, bool QUANTIZED,
+    typename Row, typename Stored>
+inline void attend_tile(
+    thread Row& row,
+    threadgroup T* tile,
+    threadgroup float2* partial,
+    Rows<T, Stored> keys,
+    Rows<T, Stored> values,
+    int first,
+    int end,
+    int position,
+    int thread_index,
+    Lane lane,
+    float scale,
+    float softcap) {
+  typedef Tile<T, DIM, VALUE_DIM> Sizes;
+  constexpr int KEYS = Sizes::KEYS;
+  const int slice = thread_index / 32 % Sizes::SLICES;
+  fill_tile<KEYS, DIM, KV_HEADS, QUANTIZED>(tile, keys, first, end, thread_index);
+  threadgroup_barrier(mem_flags::mem_threadgroup);  // the keys are whole
+  Scores<KEYS> scores = multiply_keys<T, KEYS, tile_stride<T, DIM>()>(
+      row, tile + slice * Sizes::SLICE, lane);
+  if (Sizes::SLICES > 1) {
+    share_scores<KEYS>(partial, scores, thread_index);
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);  // the keys are read, the scores shared
+  fill_tile<KEYS, VALUE_DIM, KV_HEADS, QUANTIZED>(tile, values, first, end, thread_index);
+  if (Sizes::SLICES > 1) {
+    scores = sum_scores<KEYS, Sizes::SLICES>(partial, thread_index);
+  }
+  weigh<KEYS, WINDOW, CAPPED>(row, scores, first, end, position, lane, scale, softcap);
+  threadgroup_barrier(mem_flags::mem_threadgroup);  // the values are whole
+  add_values<T, KEYS, tile_stride<T, VALUE_DIM>()>(
+      row, scores, tile + slice * Sizes::VALUE_SLICE, lane);
+  threadgroup_barrier(mem_flags::mem_threadgroup);  // the values are read
 }

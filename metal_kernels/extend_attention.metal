@@ -8,23 +8,16 @@
 // grid (128, tiles, KV_HEADS), threadgroup (128, 1, 1)
 // rows: {first slot, prefix, first token, tokens} each;  tiles: {row, first vector} each
 constexpr int GROUP = HEADS / KV_HEADS;
-constexpr int KEYS = tile_keys<T, DIM>();
-constexpr int STRIDE = tile_stride<T, DIM>();
-constexpr int VALUE_STRIDE = tile_stride<T, VALUE_DIM>();
-constexpr int SLICES = tile_slices<DIM, VALUE_DIM>();
-constexpr int ROWS = tile_rows<DIM, VALUE_DIM>();
-constexpr int SLICE = DIM / SLICES;
-constexpr int VALUE_SLICE = VALUE_DIM / SLICES;
-constexpr int PARTIAL = partial_scores<T, DIM, VALUE_DIM>();
+typedef Tile<T, DIM, VALUE_DIM> Sizes;
 
 // Owned by all 128 threads: filled together, read by every simdgroup.
-threadgroup T tile[KEYS * STRIDE];
-threadgroup float2 partial[PARTIAL];
+threadgroup T tile[Sizes::ELEMENTS];
+threadgroup float2 partial[Sizes::PARTIALS];
 
 const int thread_index = int(thread_position_in_threadgroup.x);
 const int kv_head = int(threadgroup_position_in_grid.z);
-const int slice = int(simdgroup_index_in_threadgroup) % SLICES;
-const int first_row = int(simdgroup_index_in_threadgroup) / SLICES * 8;
+const int slice = int(simdgroup_index_in_threadgroup) % Sizes::SLICES;
+const int first_row = int(simdgroup_index_in_threadgroup) / Sizes::SLICES * 8;
 const Lane lane = matrix_lane(thread_index_in_simdgroup);
 
 const int row_index = tiles[2 * int(threadgroup_position_in_grid.y)];
@@ -43,41 +36,29 @@ const int position = prefix + token;
 const size_t q_row = size_t(first_token + token) * HEADS + head;
 
 // A sink is a key without a value that everybody sees first.
-QueryRow<SLICE, VALUE_SLICE> row;
+QueryRow<Sizes::SLICE, Sizes::VALUE_SLICE> row;
 const float sink = SINKS ? float(sinks[head]) : MASKED;
-begin_row<T>(row, q + q_row * DIM + slice * SLICE, lane, sink, SINKS ? 1.0f : 0.0f);
+begin_row<T>(row, q + q_row * DIM + slice * Sizes::SLICE, lane, sink, SINKS ? 1.0f : 0.0f);
 
 const device T* fresh_keys = new_keys + size_t(first_token) * KV_HEADS * DIM;
 const device T* fresh_values = new_values + size_t(first_token) * KV_HEADS * VALUE_DIM;
-const int last_vector = min(first_vector + ROWS, vectors) - 1;
+const auto keys =
+    rows_of<T>(pool_keys, key_scales, slots, fresh_keys, first_slot, prefix, kv_head);
+const auto values =
+    rows_of<T>(pool_values, value_scales, slots, fresh_values, first_slot, prefix, kv_head);
+const int last_vector = min(first_vector + Sizes::ROWS, vectors) - 1;
 const int end = prefix + last_vector / GROUP + 1;
-const int begin = first_seen<WINDOW>(prefix + first_vector / GROUP) / KEYS * KEYS;
-for (int first = begin; first < end; first += KEYS) {
-  fill_tile<T, KEYS, DIM, KV_HEADS, QUANTIZED>(
-      tile, pool_keys, key_scales, slots, fresh_keys, first_slot, prefix, first, end, kv_head,
-      thread_index);
-  threadgroup_barrier(mem_flags::mem_threadgroup);  // the keys are whole
-  Scores<KEYS> scores = multiply_keys<T, KEYS, STRIDE>(row, tile + slice * SLICE, lane);
-  if (SLICES > 1) {
-    share_scores<KEYS>(partial, scores, thread_index);
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);  // the keys are read, the scores shared
-  fill_tile<T, KEYS, VALUE_DIM, KV_HEADS, QUANTIZED>(
-      tile, pool_values, value_scales, slots, fresh_values, first_slot, prefix, first, end, kv_head,
-      thread_index);
-  if (SLICES > 1) {
-    scores = sum_scores<KEYS, SLICES>(partial, thread_index);
-  }
-  weigh<KEYS, WINDOW, CAPPED>(row, scores, first, end, position, lane, reals[0], reals[1]);
-  threadgroup_barrier(mem_flags::mem_threadgroup);  // the values are whole
-  add_values<T, KEYS, VALUE_STRIDE>(row, scores, tile + slice * VALUE_SLICE, lane);
-  threadgroup_barrier(mem_flags::mem_threadgroup);  // the values are read
+const int begin = first_seen<WINDOW>(prefix + first_vector / GROUP) / Sizes::KEYS * Sizes::KEYS;
+for (int first = begin; first < end; first += Sizes::KEYS) {
+  attend_tile<T, DIM, VALUE_DIM, KV_HEADS, WINDOW, CAPPED, QUANTIZED>(
+      row, tile, partial, keys, values, first, end, position, thread_index, lane, reals[0],
+      reals[1]);
 }
 
 if (vector < vectors) {
 #pragma clang loop unroll(full)
-  for (int f = 0; f < VALUE_SLICE / 8; f++) {
-    const size_t at = q_row * VALUE_DIM + slice * VALUE_SLICE + 8 * f + lane.column;
+  for (int f = 0; f < Sizes::VALUE_SLICE / 8; f++) {
+    const size_t at = q_row * VALUE_DIM + slice * Sizes::VALUE_SLICE + 8 * f + lane.column;
     out[at] = T(row.out[f][0] / row.mass);
     out[at + 1] = T(row.out[f][1] / row.mass);
   }

@@ -10,21 +10,14 @@
 //   these rows, first vector} each
 // rows: {first slot, first private position, prefix, 0} each;  ints: {tail length, width, tokens}
 constexpr int GROUP = HEADS / KV_HEADS;
-constexpr int KEYS = tile_keys<T, DIM>();
-constexpr int STRIDE = tile_stride<T, DIM>();
-constexpr int VALUE_STRIDE = tile_stride<T, VALUE_DIM>();
-constexpr int SLICES = tile_slices<DIM, VALUE_DIM>();
-constexpr int SLICE = DIM / SLICES;
-constexpr int VALUE_SLICE = VALUE_DIM / SLICES;
-constexpr int PARTIAL = partial_scores<T, DIM, VALUE_DIM>();
+typedef Tile<T, DIM, VALUE_DIM> Sizes;
 
-// Owned by all 128 threads: filled together, read by every simdgroup.
-threadgroup T tile[KEYS * STRIDE];
-threadgroup float2 partial[PARTIAL];
+threadgroup T tile[Sizes::ELEMENTS];
+threadgroup float2 partial[Sizes::PARTIALS];
 
 const int thread_index = int(thread_position_in_threadgroup.x);
 const int kv_head = int(threadgroup_position_in_grid.z);
-const int slice = int(simdgroup_index_in_threadgroup) % SLICES;
+const int slice = int(simdgroup_index_in_threadgroup) % Sizes::SLICES;
 const Lane lane = matrix_lane(thread_index_in_simdgroup);
 
 const int piece = 8 * int(threadgroup_position_in_grid.y);
@@ -39,44 +32,33 @@ const int oldest_new = ints[0] - tokens;  // column of a row's first new token
 
 // Vectors past the last one repeat it, and are not written.
 const int vector =
-    tiles[piece + 7] + int(simdgroup_index_in_threadgroup) / SLICES * 8 + lane.row;
+    tiles[piece + 7] + int(simdgroup_index_in_threadgroup) / Sizes::SLICES * 8 + lane.row;
 const int mine = min(vector, vectors - 1);
 const int token = mine / GROUP;  // counted from the first row's first
 const int head = kv_head * GROUP + mine % GROUP;
 const int prefix = rows[4 * (first_row + token / tokens) + 2];
 const int position = prefix + oldest_new + token % tokens;
 
-QueryRow<SLICE, VALUE_SLICE> row;
+QueryRow<Sizes::SLICE, Sizes::VALUE_SLICE> row;
 const size_t q_row = size_t(first_row * tokens + token) * HEADS + head;
-begin_row<T>(row, q + q_row * DIM + slice * SLICE, lane, MASKED, 0.0f);
+begin_row<T>(row, q + q_row * DIM + slice * Sizes::SLICE, lane, MASKED, 0.0f);
 
+// All keys lie in the pool; q stands where new ones would be.
+const auto keys = rows_of<T>(pool_keys, key_scales, slots, q, first_slot, end, kv_head);
+const auto values = rows_of<T>(pool_values, value_scales, slots, q, first_slot, end, kv_head);
 const int skipped = max(0, first_seen<WINDOW>(tiles[piece + 6] + oldest_new) - first_position);
-for (int first = first_position + skipped / KEYS * KEYS; first < end; first += KEYS) {
-  fill_tile<T, KEYS, DIM, KV_HEADS, QUANTIZED>(
-      tile, pool_keys, key_scales, slots, q, first_slot, end, first, end, kv_head, thread_index);
-  threadgroup_barrier(mem_flags::mem_threadgroup);  // the keys are whole
-  Scores<KEYS> scores = multiply_keys<T, KEYS, STRIDE>(row, tile + slice * SLICE, lane);
-  if (SLICES > 1) {
-    share_scores<KEYS>(partial, scores, thread_index);
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);  // the keys are read, the scores shared
-  fill_tile<T, KEYS, VALUE_DIM, KV_HEADS, QUANTIZED>(
-      tile, pool_values, value_scales, slots, q, first_slot, end, first, end, kv_head,
-      thread_index);
-  if (SLICES > 1) {
-    scores = sum_scores<KEYS, SLICES>(partial, thread_index);
-  }
-  weigh<KEYS, WINDOW, CAPPED>(row, scores, first, end, position, lane, reals[0], reals[1]);
-  threadgroup_barrier(mem_flags::mem_threadgroup);  // the values are whole
-  add_values<T, KEYS, VALUE_STRIDE>(row, scores, tile + slice * VALUE_SLICE, lane);
-  threadgroup_barrier(mem_flags::mem_threadgroup);  // the values are read
+const int begin = first_position + skipped / Sizes::KEYS * Sizes::KEYS;
+for (int first = begin; first < end; first += Sizes::KEYS) {
+  attend_tile<T, DIM, VALUE_DIM, KV_HEADS, WINDOW, CAPPED, QUANTIZED>(
+      row, tile, partial, keys, values, first, end, position, thread_index, lane, reals[0],
+      reals[1]);
 }
 
 if (vector < vectors) {
   const size_t at = size_t(first_partial * tokens + token) * HEADS + head;
 #pragma clang loop unroll(full)
-  for (int f = 0; f < VALUE_SLICE / 8; f++) {
-    const size_t d = at * VALUE_DIM + slice * VALUE_SLICE + 8 * f + lane.column;
+  for (int f = 0; f < Sizes::VALUE_SLICE / 8; f++) {
+    const size_t d = at * VALUE_DIM + slice * Sizes::VALUE_SLICE + 8 * f + lane.column;
     out[d] = row.out[f][0];
     out[d + 1] = row.out[f][1];
   }

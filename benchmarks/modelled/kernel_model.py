@@ -216,7 +216,7 @@ def _decode(case: Case) -> Cost:
     own = case.prefix - case.shared
     spans = [SharedSpan(0, case.rows, 0, range(1, case.shared + 1))] if case.shared else []
     rows = [range(1, own + 1)] * case.rows
-    chunk = CutOvers().chunk(case.rows * own + case.shared, case.kv_heads)
+    chunk = CutOvers().chunk(case.rows * case.prefix, case.kv_heads)
     plan = DecodePlan(rows, spans, tokens=case.new, width=case.new, chunk=chunk)
     heads = case.heads, case.kv_heads
     flops = shared_mmas(plan, *heads, case.dim, ELEMENT) * _MMA_FLOPS

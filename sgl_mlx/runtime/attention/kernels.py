@@ -72,10 +72,9 @@ class KernelEpoch:
         self._pool, self._kernels = pool, kernels
         self._first_positions = mx.array([row.position for row in rows], mx.int32)
         spans, private = shared_spans(rows)
-        own = [row.prefix[start:] for row, start in zip(rows, private, strict=True)]
-        keys = sum(map(len, own)) + sum(len(s.slots) for s in spans)
+        keys = sum(len(row.prefix) for row in rows)  # shared ones are read by as many tiles
         self._plan = DecodePlan(
-            own,
+            [row.prefix[start:] for row, start in zip(rows, private, strict=True)],
             [SharedSpan(s.first, s.last, s.start, s.slots) for s in spans],
             width=width,
             chunk=cut_overs.chunk(keys, min(x.heads for x in pool.layers)),
