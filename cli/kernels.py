@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from sgl_mlx.metal_kernels.build import Kernels
     from sgl_mlx.metal_kernels.selftest import Case
 
-MODELS = "smollm2-135m, llama-3-8b, qwen3-4b, gemma-2-9b, gemma-3-4b, llava-1.5-7b, gpt-oss-20b"
+MODELS = (
+    "smollm2-135m, llama-3-8b, qwen3-4b, gemma-2-9b, gemma-3-4b, gemma-4-e2b, llava-1.5-7b, "
+    "gpt-oss-20b, mimo-v2-flash, deepseek-v2-lite"
+)
 
 
 @click.group()

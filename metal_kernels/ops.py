@@ -43,7 +43,7 @@ def extend_attention(inputs: ExtendInputs, kernels: Kernels) -> mx.array:
             **{"q": q, "new_keys": keys, "new_values": values},
             **_pool_inputs(pool, kernels),
             **{"slots": plan.slots, "rows": plan.table, "tiles": tiles},
-            **{"reals": _reals(options), "sinks": _sinks(options, kernels)},
+            **{"reals": _reals(options), "sinks": _sinks(options, q.dtype, kernels)},
         },
         output_shapes=[(*q.shape[:2], shapes["V"])],
         output_dtypes=[q.dtype],
@@ -79,7 +79,7 @@ def decode_attention(inputs: DecodeInputs, kernels: Kernels) -> mx.array:
     arrays = dict(zip(("own_out", "own_peaks", "own_masses"), own, strict=True))
     arrays |= dict(zip(("shared_out", "shared_peaks", "shared_masses"), shared, strict=True))
     arrays |= {"merges": plan.merges, "shared_partials": plan.shared_partials}
-    arrays |= {"ints": ints, "sinks": _sinks(options, kernels)}
+    arrays |= {"ints": ints, "sinks": _sinks(options, q.dtype, kernels)}
     vectors = q.shape[0] * shapes["Hq"]
     (out,) = kernels.launch(
         "merge_partials",
@@ -169,5 +169,6 @@ def _reals(options: AttentionOptions) -> mx.array:
     return mx.array(values + [0.0] * (MIN_ELEMENTS - len(values)), mx.float32)
 
 
-def _sinks(options: AttentionOptions, kernels: Kernels) -> mx.array:
-    return kernels.absent if options.sinks is None else options.sinks
+def _sinks(options: AttentionOptions, dtype: mx.Dtype, kernels: Kernels) -> mx.array:
+    """Return the sinks in the queries' dtype, for which a kernel was tested; as MLX does."""
+    return kernels.absent if options.sinks is None else options.sinks.astype(dtype)

@@ -139,5 +139,6 @@ def _pool(case: Case, seed: int) -> PoolLayer:
 
 
 def _options(case: Case) -> AttentionOptions:
-    sinks = mx.random.normal((case.heads,), key=mx.random.key(0)) if case.sinks else None
-    return AttentionOptions(case.dim**-0.5, case.window, 20.0 if case.capped else None, sinks)
+    sinks = mx.random.normal((case.heads,), key=mx.random.key(0)).astype(case.dtype)
+    softcap = 20.0 if case.capped else None
+    return AttentionOptions(case.dim**-0.5, case.window, softcap, sinks if case.sinks else None)

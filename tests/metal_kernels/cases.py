@@ -59,7 +59,7 @@ class Case:
     def options(self, random: np.random.Generator) -> AttentionOptions:
         heads = self.group * self.kv_heads
         logits = random.normal(size=heads) - (110 if self.loud else 0)
-        sinks = mx.array(logits, mx.float32) if self.sinks else None
+        sinks = mx.array(logits, mx.float32).astype(self.dtype) if self.sinks else None
         return AttentionOptions(self.dim**-0.5, self.window, self.softcap, sinks)
 
     def queries(self, random: np.random.Generator, *shape: int) -> mx.array:
