@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from sgl_mlx.metal_kernels.build import Kernels
     from sgl_mlx.metal_kernels.selftest import Case
 
-MODELS = "smollm2-135m, llama-3-8b, qwen3-4b, gemma-2-9b, gemma-3-4b, llava-1.5-7b, gpt-oss-20b"
+MODELS = (
+    "smollm2-135m, llama-3-8b, qwen3-4b, gemma-2-9b, gemma-3-4b, gemma-4-e2b, llava-1.5-7b, "
+    "gpt-oss-20b, mimo-v2-flash, deepseek-v2-lite"
+)
 
 
 @click.group()
@@ -28,12 +31,13 @@ def kernels() -> None:
 @kernels.command("list")
 @json_option
 def list_kernels(as_json: bool) -> None:
-    """List the kernels, the rules that choose between them, and their tuning."""
+    """List the kernels, the rules that choose between them, their tuning and their verdicts."""
     from sgl_mlx.cpu_kernels.build import why_not
     from sgl_mlx.metal_kernels.build import SPECS
     from sgl_mlx.metal_kernels.dispatch import RULES
+    from sgl_mlx.metal_kernels.machine import machine
     from sgl_mlx.metal_kernels.mode import VARIABLE, mode
-    from sgl_mlx.metal_kernels.tune import machine
+    from sgl_mlx.metal_kernels.verdicts import kept_verdicts
 
     facts: dict[str, Any] = {
         "metal": _metal(),
@@ -43,6 +47,7 @@ def list_kernels(as_json: bool) -> None:
         "sources": {name: len(spec.source.splitlines()) for name, spec in SPECS.items()},
         "rules": [{"path": rule.path.value, "when": rule.when} for rule in RULES],
         "cut_overs": _kept_cut_overs(),
+        "verdicts": [verdict._asdict() for verdict in kept_verdicts()],
     }
     if as_json:
         click.echo(json.dumps(facts, indent=2))
@@ -53,12 +58,16 @@ def list_kernels(as_json: bool) -> None:
     for rule in facts.pop("rules"):
         click.echo(f"{rule['path']:<24} {rule['when']}")
     click.echo()
-    kept = facts.pop("cut_overs")
+    kept, verdicts = facts.pop("cut_overs"), facts.pop("verdicts")
     for name, fact in facts.items():
         click.echo(f"{name:<18} {fact}")
     click.echo()
     for model, cut in kept.items():
         click.echo(f"{model:<18} {cut or 'not tuned: the defaults hold'}")
+    if verdicts:
+        click.echo()
+    for verdict in verdicts:
+        _show(verdict)
 
 
 @kernels.command()
@@ -96,25 +105,29 @@ def build(without_amx: bool, as_json: bool) -> None:
 def selftest(ctx: click.Context, model: str | None, as_json: bool) -> None:
     """Compile every specialisation and compare it with plain MLX; needs Metal.
 
-    Ends with code 1 when one of them is wrong.
+    The verdicts are kept, and models go by them at their next start. Ends with code 1 when a
+    kernel is wrong; what the compiler said of it is in a log, whose path is shown.
     """
     from sgl_mlx.metal_kernels import model_heads
-    from sgl_mlx.metal_kernels.fallback import KernelsWithFallback
+    from sgl_mlx.metal_kernels.tested import TestedKernels
+    from sgl_mlx.metal_kernels.verdicts import VerdictFile
 
-    trusted = KernelsWithFallback(_kernels())
+    file = VerdictFile()
+    tested = TestedKernels(_kernels(), file)
     cases = model_heads.all_cases() if model is None else list(model_heads.cases(_known(model)))
     rows = []
     for case in cases:
-        verdict = trusted.verdict(case)
-        rows.append({"case": str(case), "good": verdict.good, "seen": verdict.seen})
+        verdict = tested.verdict(case)
+        rows.append(verdict._asdict())
         if not as_json:
-            mark = click.style("ok  " if verdict.good else "FAIL", fg=_color(verdict.good))
-            click.echo(f"{mark} {case}: {verdict.seen}")
+            _show(rows[-1])
     wrong = sum(not row["good"] for row in rows)
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     else:
         click.echo(f"{len(rows) - wrong} of {len(rows)} specialisations agree with plain MLX")
+        if wrong:
+            click.echo(f"details: {file.log}")
     ctx.exit(wrong > 0)
 
 
@@ -147,6 +160,12 @@ def tune(model: str | None, as_json: bool) -> None:
         return
     for name, cut in found.items():
         click.echo(f"{name:<14} {cut}")
+
+
+def _show(verdict: dict[str, Any]) -> None:
+    good, seen = verdict["good"], verdict["seen"].partition("\n")[0]
+    mark = click.style("ok  " if good else "FAIL", fg="green" if good else "red")
+    click.echo(f"{mark} {verdict['case']}: {seen}")
 
 
 def _kernels() -> Kernels:
@@ -184,7 +203,3 @@ def _metal() -> bool:
     import mlx.core as mx
 
     return mx.metal.is_available()
-
-
-def _color(good: bool) -> str:
-    return "green" if good else "red"

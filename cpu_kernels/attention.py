@@ -1,4 +1,4 @@
-"""Attention over the pool by the CPU kernels: with the methods of `metal_kernels.fallback`."""
+"""Attention over the pool by the CPU kernels: with the methods of `metal_kernels.tested`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ class CpuAttention:
 
     def __init__(self, kernels: ModuleType) -> None:
         self._kernels = kernels
+
+    def takes(self, inputs: ExtendInputs | DecodeInputs) -> bool:
+        """True: `fits` has decided before."""
+        return True
 
     def extend(self, inputs: ExtendInputs) -> mx.array:
         """See `metal_kernels.ops.extend_attention`."""

@@ -22,9 +22,16 @@ inline float to_score(float dot, float scale, float softcap) {
 }
 
 // exp, of a score relative to a peak: scaled after the peak is taken off, as large scores would
-// lose the digits that matter.
+// lose the digits that matter. Custom kernels compile in safe math, where exp2 alone would be the
+// precise one; fast is within 3 + floor(|2 x|) ulp (docs/kernels.md).
 inline float exp_of(float score) {
-  return exp2(score * LOG2_E);
+  return fast::exp2(score * LOG2_E);
+}
+
+// The factor that takes sums relative to `peak` to a new one. It is one where the peak stays, as
+// fast::exp2(0) need not be: over many tiles the difference would count.
+inline float shrink_to(float new_peak, float peak) {
+  return peak == new_peak ? 1.0f : exp_of(peak - new_peak);
 }
 
 template <int WINDOW>
@@ -44,7 +51,8 @@ struct alignas(4 * sizeof(T)) Quad {
   T x[4];
 };
 
-// A pool stores T itself (scale 1: the conversions change nothing) or int8 levels.
+// A pool stores T itself (scale 1: the conversions change nothing) or int8 levels, which are
+// rounded to the model's dtype.
 template <typename T, typename Stored>
 inline Quad<T> load_quad(const device Stored* row, float scale) {
   const Quad<Stored> stored = *(const device Quad<Stored>*)row;
@@ -55,22 +63,25 @@ inline Quad<T> load_quad(const device Stored* row, float scale) {
   return quad;
 }
 
-// ---- 32 query vectors against a tile of keys: 4 simdgroups, 8 rows of vectors each ----
-
-constant constexpr int TILE_ROWS = 32;
-constant constexpr int TILE_THREADS = 128;
-
-// Keys in a tile: keys and values together take at most 17.4 KB of threadgroup memory.
-template <typename T, int DIM>
-constexpr int tile_keys() {
-  return DIM * sizeof(T) > 512 ? 8 : DIM * sizeof(T) > 256 ? 16 : 32;
+template <typename T>
+inline float4 as_floats(Quad<T> quad) {
+  return float4(float(quad.x[0]), float(quad.x[1]), float(quad.x[2]), float(quad.x[3]));
 }
 
-// Elements from one row of a tile to the next; 16 bytes more than a row, against bank conflicts.
-template <typename T, int DIM>
-constexpr int tile_stride() {
-  return DIM + 16 / sizeof(T);
+// The sum over a team of lanes, 32 or 16 that lie side by side.
+template <int TEAM>
+inline float team_sum(float x) {
+  if (TEAM == 32) {
+    return simd_sum(x);
+  }
+#pragma clang loop unroll(full)
+  for (int step = 1; step < TEAM; step *= 2) {
+    x += simd_shuffle_xor(x, step);
+  }
+  return x;
 }
+
+// ---- 8x8 matrices over a simdgroup ----
 
 // Apple's layout of an 8x8 simdgroup_matrix: a lane holds (row, column) and (row, column + 1).
 struct Lane {
@@ -103,81 +114,260 @@ inline float row_sum(float x) {
   return x + simd_shuffle_xor(x, 8);
 }
 
-// One lane's share of its query vector and of that vector's softmax: every 8x8 block of the
-// vector lies over the simdgroup as a matrix. `out` is relative to `peak`, not yet divided by
-// `mass`; the four lanes of a row agree in `peak` and `mass`.
-template <int DIM>
+// ---- query vectors against a tile of keys: 4 simdgroups, 8 rows of vectors each ----
+//
+// Wide heads are cut into slices of dimensions, so that a lane's registers hold its share: SLICES
+// simdgroups own the same 8 rows, a slice each. They add up their partial scores in threadgroup
+// memory, weigh the same, and own a slice of the output each.
+//
+// One tile of threadgroup memory holds a tile's keys, then its values.
+
+constant constexpr int TILE_THREADS = 128;
+constant constexpr int SIMDGROUPS = 4;
+
+// Elements from one row of a tile to the next; 16 bytes more than a row, against bank conflicts.
+template <typename T, int WIDTH>
+constexpr int tile_stride() {
+  return WIDTH + 16 / sizeof(T);
+}
+
+// Sizes of the tiles of one specialisation.
+template <typename T, int DIM, int VALUE_DIM>
+struct Tile {
+  // A lane holds (DIM + VALUE_DIM) / 4 floats of query and output over all slices, and should
+  // hold at most 96: it has 128 registers.
+  static constant constexpr int SLICES =
+      DIM + VALUE_DIM > 768 ? 4 : DIM + VALUE_DIM > 384 ? 2 : 1;
+  static constant constexpr int SLICE = DIM / SLICES;
+  static constant constexpr int VALUE_SLICE = VALUE_DIM / SLICES;
+  // Query vectors.
+  static constant constexpr int ROWS = 8 * SIMDGROUPS / SLICES;
+  // Keys: at most 18.7 KB of threadgroup memory.
+  static constant constexpr int KEYS =
+      DIM * sizeof(T) > 1152 ? 8 : DIM * sizeof(T) > 512 ? 16 : 32;
+  static constant constexpr int ELEMENTS = KEYS * tile_stride<T, DIM>();
+  // Pairs of partial scores of all simdgroups; one that is not used if there is one slice.
+  static constant constexpr int PARTIALS = SLICES == 1 ? 1 : TILE_THREADS * KEYS / 8;
+};
+
+// Keys or values of one KV head: those at positions below `prefix` lie in the pool behind `slots`,
+// later ones in `fresh`, whose first row of all heads is that of position `prefix`.
+template <typename T, typename Stored>
+struct Rows {
+  const device Stored* pool;
+  const device half* scales;
+  const device int* slots;
+  const device T* fresh;
+  int first_slot;
+  int prefix;
+  int kv_head;
+};
+
+template <typename T, typename Stored>
+inline Rows<T, Stored> rows_of(
+    const device Stored* pool,
+    const device half* scales,
+    const device int* slots,
+    const device T* fresh,
+    int first_slot,
+    int prefix,
+    int kv_head) {
+  return {pool, scales, slots, fresh, first_slot, prefix, kv_head};
+}
+
+// Fill a tile with the rows at positions [first, first + KEYS). Rows from `end` on are zero, since
+// they must be finite.
+template <int KEYS, int WIDTH, int KV_HEADS, bool QUANTIZED, typename T, typename Stored>
+inline void fill_tile(
+    threadgroup T* tile, Rows<T, Stored> rows, int first, int end, int thread_index) {
+  constexpr int QUADS = WIDTH / 4;
+  for (int i = thread_index; i < KEYS * QUADS; i += TILE_THREADS) {
+    const int key = first + i / QUADS;
+    const int d = i % QUADS * 4;
+    Quad<T> quad = {{T(0), T(0), T(0), T(0)}};
+    if (key < rows.prefix) {
+      const size_t at = size_t(rows.slots[rows.first_slot + key]) * KV_HEADS + rows.kv_head;
+      const float scale = QUANTIZED ? float(rows.scales[at]) : 1.0f;
+      quad = load_quad<T>(rows.pool + at * WIDTH + d, scale);
+    } else if (key < end) {
+      const size_t at = size_t(key - rows.prefix) * KV_HEADS + rows.kv_head;
+      quad = load_quad<T>(rows.fresh + at * WIDTH + d, 1.0f);
+    }
+    *(threadgroup Quad<T>*)(tile + i / QUADS * tile_stride<T, WIDTH>() + d) = quad;
+  }
+}
+
+// One lane's share of a slice of its query vector and of that vector's softmax: every 8x8 block
+// of the slice lies over the simdgroup as a matrix. `out` is relative to `peak`, not yet divided
+// by `mass`; the four lanes of a row, and its slices, agree in `peak` and `mass`.
+template <int SLICE, int VALUE_SLICE>
 struct QueryRow {
-  float2 q[DIM / 8];
-  float2 out[DIM / 8];
+  float2 q[SLICE / 8];
+  float2 out[VALUE_SLICE / 8];
   float peak;
   float mass;
 };
 
-template <typename T, int DIM>
+template <typename T, int SLICE, int VALUE_SLICE>
 inline void begin_row(
-    thread QueryRow<DIM>& row, const device T* q, Lane lane, float peak, float mass) {
+    thread QueryRow<SLICE, VALUE_SLICE>& row,
+    const device T* q,
+    Lane lane,
+    float peak,
+    float mass) {
 #pragma clang loop unroll(full)
-  for (int f = 0; f < DIM / 8; f++) {
+  for (int f = 0; f < SLICE / 8; f++) {
     const int d = 8 * f + lane.column;
     row.q[f] = float2(float(q[d]), float(q[d + 1]));
+  }
+#pragma clang loop unroll(full)
+  for (int f = 0; f < VALUE_SLICE / 8; f++) {
     row.out[f] = float2(0.0f, 0.0f);
   }
   row.peak = peak;
   row.mass = mass;
 }
 
-// Attend to the keys at positions [first, min(first + tile, end)). The tiles belong to the whole
-// threadgroup, which must have filled them (a barrier before) and must not refill them until
-// everybody is through (a barrier after). Rows from `end` on must be finite.
-template <typename T, int DIM, int WINDOW, bool CAPPED>
-inline void attend_tile(
-    thread QueryRow<DIM>& row,
-    const threadgroup T* keys,
-    const threadgroup T* values,
+// One lane's share of 8 rows of scores, later of weights: a pair for every 8 keys of the tile.
+template <int KEYS>
+struct Scores {
+  float2 x[KEYS / 8];
+};
+
+// Dot products of the slice with that of the tile's keys.
+template <typename T, int KEYS, int STRIDE, int SLICE, int VALUE_SLICE>
+inline Scores<KEYS> multiply_keys(
+    const thread QueryRow<SLICE, VALUE_SLICE>& row, const threadgroup T* keys, Lane lane) {
+  Scores<KEYS> dots;
+#pragma clang loop unroll(full)
+  for (int j = 0; j < KEYS / 8; j++) {
+    dots.x[j] = float2(0.0f, 0.0f);
+    const threadgroup T* key = keys + (8 * j + lane.column) * STRIDE + lane.row;
+#pragma clang loop unroll(full)
+    for (int f = 0; f < SLICE / 8; f++) {
+      multiply_add(dots.x[j], row.q[f], float2(float(key[8 * f]), float(key[8 * f + STRIDE])));
+    }
+  }
+  return dots;
+}
+
+// Leave this slice's scores for the others; a barrier must follow.
+template <int KEYS>
+inline void share_scores(threadgroup float2* partial, Scores<KEYS> scores, int thread_index) {
+#pragma clang loop unroll(full)
+  for (int j = 0; j < KEYS / 8; j++) {
+    partial[j * TILE_THREADS + thread_index] = scores.x[j];
+  }
+}
+
+// Add up the scores of all slices, in the same order for each.
+template <int KEYS, int SLICES>
+inline Scores<KEYS> sum_scores(const threadgroup float2* partial, int thread_index) {
+  const int first_slice = thread_index / (32 * SLICES) * (32 * SLICES) + thread_index % 32;
+  Scores<KEYS> sum;
+#pragma clang loop unroll(full)
+  for (int j = 0; j < KEYS / 8; j++) {
+    sum.x[j] = float2(0.0f, 0.0f);
+#pragma clang loop unroll(full)
+    for (int slice = 0; slice < SLICES; slice++) {
+      sum.x[j] += partial[j * TILE_THREADS + first_slice + 32 * slice];
+    }
+  }
+  return sum;
+}
+
+// Turn dot products with the keys at positions [first, min(first + KEYS, end)) into weights, and
+// take them into the row's softmax.
+template <int KEYS, int WINDOW, bool CAPPED, int SLICE, int VALUE_SLICE>
+inline void weigh(
+    thread QueryRow<SLICE, VALUE_SLICE>& row,
+    thread Scores<KEYS>& scores,
     int first,
     int end,
     int position,
     Lane lane,
     float scale,
     float softcap) {
-  constexpr int KEYS = tile_keys<T, DIM>();
-  constexpr int STRIDE = tile_stride<T, DIM>();
-  float2 weights[KEYS / 8];
   float peak = row.peak;
 #pragma clang loop unroll(full)
   for (int j = 0; j < KEYS / 8; j++) {
-    float2 dots = float2(0.0f, 0.0f);
-    const threadgroup T* key = keys + (8 * j + lane.column) * STRIDE + lane.row;
-#pragma clang loop unroll(full)
-    for (int f = 0; f < DIM / 8; f++) {
-      multiply_add(dots, row.q[f], float2(float(key[8 * f]), float(key[8 * f + STRIDE])));
-    }
 #pragma clang loop unroll(full)
     for (int i = 0; i < 2; i++) {
       const int at = first + 8 * j + lane.column + i;
       const bool seen = at < end && is_seen<WINDOW>(at, position);
-      weights[j][i] = seen ? to_score<CAPPED>(dots[i], scale, softcap) : MASKED;
-      peak = max(peak, weights[j][i]);
+      scores.x[j][i] = seen ? to_score<CAPPED>(scores.x[j][i], scale, softcap) : MASKED;
+      peak = max(peak, scores.x[j][i]);
     }
   }
   peak = row_max(peak);
   float mass = 0.0f;
 #pragma clang loop unroll(full)
   for (int j = 0; j < KEYS / 8; j++) {
-    weights[j] = float2(exp_of(weights[j][0] - peak), exp_of(weights[j][1] - peak));
-    mass += weights[j][0] + weights[j][1];
+    scores.x[j] = float2(exp_of(scores.x[j][0] - peak), exp_of(scores.x[j][1] - peak));
+    mass += scores.x[j][0] + scores.x[j][1];
   }
-  const float shrink = exp_of(row.peak - peak);
+  const float shrink = shrink_to(peak, row.peak);
   row.peak = peak;
   row.mass = row.mass * shrink + row_sum(mass);
 #pragma clang loop unroll(full)
-  for (int f = 0; f < DIM / 8; f++) {
+  for (int f = 0; f < VALUE_SLICE / 8; f++) {
     row.out[f] *= shrink;
+  }
+}
+
+// Add the slice of the tile's weighted values to the output.
+template <typename T, int KEYS, int STRIDE, int SLICE, int VALUE_SLICE>
+inline void add_values(
+    thread QueryRow<SLICE, VALUE_SLICE>& row,
+    Scores<KEYS> weights,
+    const threadgroup T* values,
+    Lane lane) {
+#pragma clang loop unroll(full)
+  for (int f = 0; f < VALUE_SLICE / 8; f++) {
 #pragma clang loop unroll(full)
     for (int j = 0; j < KEYS / 8; j++) {
       const threadgroup T* value = values + (8 * j + lane.row) * STRIDE + 8 * f + lane.column;
-      multiply_add(row.out[f], weights[j], float2(float(value[0]), float(value[1])));
+      multiply_add(row.out[f], weights.x[j], float2(float(value[0]), float(value[1])));
     }
   }
+}
+
+// Attend to the keys at positions [first, min(first + KEYS, end)). `tile` and `partial` belong to
+// the whole threadgroup: all of it must call this together.
+template <
+    typename T, int DIM, int VALUE_DIM, int KV_HEADS, int WINDOW, bool CAPPED, bool QUANTIZED,
+    typename Row, typename Stored>
+inline void attend_tile(
+    thread Row& row,
+    threadgroup T* tile,
+    threadgroup float2* partial,
+    Rows<T, Stored> keys,
+    Rows<T, Stored> values,
+    int first,
+    int end,
+    int position,
+    int thread_index,
+    Lane lane,
+    float scale,
+    float softcap) {
+  typedef Tile<T, DIM, VALUE_DIM> Sizes;
+  constexpr int KEYS = Sizes::KEYS;
+  const int slice = thread_index / 32 % Sizes::SLICES;
+  fill_tile<KEYS, DIM, KV_HEADS, QUANTIZED>(tile, keys, first, end, thread_index);
+  threadgroup_barrier(mem_flags::mem_threadgroup);  // the keys are whole
+  Scores<KEYS> scores = multiply_keys<T, KEYS, tile_stride<T, DIM>()>(
+      row, tile + slice * Sizes::SLICE, lane);
+  if (Sizes::SLICES > 1) {
+    share_scores<KEYS>(partial, scores, thread_index);
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);  // the keys are read, the scores shared
+  fill_tile<KEYS, VALUE_DIM, KV_HEADS, QUANTIZED>(tile, values, first, end, thread_index);
+  if (Sizes::SLICES > 1) {
+    scores = sum_scores<KEYS, Sizes::SLICES>(partial, thread_index);
+  }
+  weigh<KEYS, WINDOW, CAPPED>(row, scores, first, end, position, lane, scale, softcap);
+  threadgroup_barrier(mem_flags::mem_threadgroup);  // the values are whole
+  add_values<T, KEYS, tile_stride<T, VALUE_DIM>()>(
+      row, scores, tile + slice * Sizes::VALUE_SLICE, lane);
+  threadgroup_barrier(mem_flags::mem_threadgroup);  // the values are read
 }

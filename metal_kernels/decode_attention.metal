@@ -2,18 +2,25 @@
 // flash-decoding). Leaves partial softmaxes for merge_partials.
 //
 // A simdgroup owns one item (a chunk of a row's keys) and a block of Q_BLOCK query vectors of one
-// KV head: (token, query head of the group) pairs, so that the block reads each key once. Lanes
-// divide the dimensions: lane i has d = i, i + 32 ... No threadgroup memory, no barrier. Keys are
-// numbered by position: below `prefix` they lie in the pool behind `slots`, above in the tail.
+// KV head: (token, query head of the group) pairs, so that the block reads each key once. A team
+// of lanes takes a key, four neighbouring dimensions a lane: 32 lanes, or two teams of 16 with a
+// key each where heads are narrow. Teams are merged at the end. No threadgroup memory, no barrier.
+// Keys are numbered by position: below `prefix` they lie in the pool behind `slots`, above in the
+// tail.
 //
 // grid (32, items, KV_HEADS * blocks), threadgroup (32, up to 4, 1)
 // items: {row, first position, end, 0} each;  rows: {first slot, first private position, prefix, 0}
 // each;  ints: {tail length, width, tokens}
 constexpr int GROUP = HEADS / KV_HEADS;
-constexpr int PARTS = (DIM + 31) / 32;
-constexpr int STEP = 4;  // keys fetched ahead of their use
+constexpr int TEAM = DIM > 64 ? 32 : 16;
+constexpr int TEAMS = 32 / TEAM;
+constexpr int QUADS = (DIM / 4 + TEAM - 1) / TEAM;
+constexpr int VALUE_QUADS = (VALUE_DIM / 4 + TEAM - 1) / TEAM;
+constexpr int HELD = QUADS + VALUE_QUADS;  // quads of a key and its value that a lane holds
+constexpr int STEP = HELD > 4 ? 1 : HELD > 3 ? 2 : 4;  // keys that a team fetches ahead
 
-const int lane = int(thread_index_in_simdgroup);
+const int team = int(thread_index_in_simdgroup) / TEAM;
+const int lane = int(thread_index_in_simdgroup) % TEAM;
 const int item = int(thread_position_in_grid.y);
 const int tail_length = ints[0];
 const int width = ints[1];
@@ -30,8 +37,8 @@ const int oldest_query = prefix + tail_length - tokens;
 const int begin = max(items[4 * item + 1], first_seen<WINDOW>(oldest_query));
 const int end = min(items[4 * item + 2], prefix + tail_length);
 
-float queries[Q_BLOCK][PARTS];
-float sums[Q_BLOCK][PARTS];
+float4 queries[Q_BLOCK][QUADS];
+float4 sums[Q_BLOCK][VALUE_QUADS];
 float peak[Q_BLOCK];
 float mass[Q_BLOCK];
 #pragma clang loop unroll(full)
@@ -41,21 +48,24 @@ for (int v = 0; v < Q_BLOCK; v++) {
   const int head = kv_head * GROUP + vector % GROUP;
   const size_t q_row = size_t(row * tokens + vector / GROUP) * HEADS + head;
 #pragma clang loop unroll(full)
-  for (int part = 0; part < PARTS; part++) {
-    const int d = lane + 32 * part;
-    queries[v][part] = d < DIM ? float(q[q_row * DIM + d]) : 0.0f;
-    sums[v][part] = 0.0f;
+  for (int part = 0; part < QUADS; part++) {
+    const int d = 4 * (lane + TEAM * part);
+    queries[v][part] = d < DIM ? as_floats(load_quad<T>(q + q_row * DIM + d, 1.0f)) : float4(0.0f);
+  }
+#pragma clang loop unroll(full)
+  for (int part = 0; part < VALUE_QUADS; part++) {
+    sums[v][part] = float4(0.0f);
   }
   peak[v] = MASKED;
   mass[v] = 0.0f;
 }
 
-for (int first = begin; first < end; first += STEP) {
-  float keys[STEP][PARTS];
-  float values[STEP][PARTS];
+for (int first = begin; first < end; first += STEP * TEAMS) {
+  float4 keys[STEP][QUADS];
+  float4 values[STEP][VALUE_QUADS];
 #pragma clang loop unroll(full)
   for (int j = 0; j < STEP; j++) {
-    const int key = min(first + j, end - 1);
+    const int key = min(first + TEAMS * j + team, end - 1);
     const bool pooled = key < prefix;
     size_t at;
     float key_scale = 1.0f;
@@ -68,17 +78,23 @@ for (int first = begin; first < end; first += STEP) {
       at = (size_t(row) * width + key - prefix) * KV_HEADS + kv_head;
     }
 #pragma clang loop unroll(full)
-    for (int part = 0; part < PARTS; part++) {
-      const int d = lane + 32 * part;
-      keys[j][part] = 0.0f;
-      values[j][part] = 0.0f;
+    for (int part = 0; part < QUADS; part++) {
+      const int d = 4 * (lane + TEAM * part);
+      keys[j][part] = float4(0.0f);
       if (d < DIM && pooled) {
-        // through T, as everywhere: quantized values are rounded to the model's dtype
-        keys[j][part] = float(T(float(pool_keys[at * DIM + d]) * key_scale));
-        values[j][part] = float(T(float(pool_values[at * DIM + d]) * value_scale));
+        keys[j][part] = as_floats(load_quad<T>(pool_keys + at * DIM + d, key_scale));
       } else if (d < DIM) {
-        keys[j][part] = float(tail_keys[at * DIM + d]);
-        values[j][part] = float(tail_values[at * DIM + d]);
+        keys[j][part] = as_floats(load_quad<T>(tail_keys + at * DIM + d, 1.0f));
+      }
+    }
+#pragma clang loop unroll(full)
+    for (int part = 0; part < VALUE_QUADS; part++) {
+      const int d = 4 * (lane + TEAM * part);
+      values[j][part] = float4(0.0f);
+      if (d < VALUE_DIM && pooled) {
+        values[j][part] = as_floats(load_quad<T>(pool_values + at * VALUE_DIM + d, value_scale));
+      } else if (d < VALUE_DIM) {
+        values[j][part] = as_floats(load_quad<T>(tail_values + at * VALUE_DIM + d, 1.0f));
       }
     }
   }
@@ -89,21 +105,22 @@ for (int first = begin; first < end; first += STEP) {
     float new_peak = peak[v];
 #pragma clang loop unroll(full)
     for (int j = 0; j < STEP; j++) {
-      float dot = 0.0f;
+      float partial = 0.0f;
 #pragma clang loop unroll(full)
-      for (int part = 0; part < PARTS; part++) {
-        dot += queries[v][part] * keys[j][part];
+      for (int part = 0; part < QUADS; part++) {
+        partial += dot(queries[v][part], keys[j][part]);
       }
-      dot = simd_sum(dot);
-      const bool seen = first + j < end && is_seen<WINDOW>(first + j, position);
-      scores[j] = seen ? to_score<CAPPED>(dot, reals[0], reals[1]) : MASKED;
+      const float product = team_sum<TEAM>(partial);
+      const int key = first + TEAMS * j + team;
+      const bool seen = key < end && is_seen<WINDOW>(key, position);
+      scores[j] = seen ? to_score<CAPPED>(product, reals[0], reals[1]) : MASKED;
       new_peak = max(new_peak, scores[j]);
     }
-    const float shrink = exp_of(peak[v] - new_peak);
+    const float shrink = shrink_to(new_peak, peak[v]);
     peak[v] = new_peak;
     mass[v] *= shrink;
 #pragma clang loop unroll(full)
-    for (int part = 0; part < PARTS; part++) {
+    for (int part = 0; part < VALUE_QUADS; part++) {
       sums[v][part] *= shrink;
     }
 #pragma clang loop unroll(full)
@@ -111,8 +128,8 @@ for (int first = begin; first < end; first += STEP) {
       const float weight = exp_of(scores[j] - new_peak);
       mass[v] += weight;
 #pragma clang loop unroll(full)
-      for (int part = 0; part < PARTS; part++) {
-        sums[v][part] += weight * values[j][part];
+      for (int part = 0; part < VALUE_QUADS; part++) {
+        sums[v][part] += float4(weight) * values[j][part];
       }
     }
   }
@@ -120,20 +137,35 @@ for (int first = begin; first < end; first += STEP) {
 
 #pragma clang loop unroll(full)
 for (int v = 0; v < Q_BLOCK; v++) {
-  const int vector = first_vector + v;
-  if (vector < vectors) {
-    const int head = kv_head * GROUP + vector % GROUP;
-    const size_t partial = size_t(item * tokens + vector / GROUP) * HEADS + head;
+  if (TEAMS > 1) {
+    const float new_peak = max(peak[v], simd_shuffle_xor(peak[v], TEAM));
+    const float shrink = shrink_to(new_peak, peak[v]);
+    peak[v] = new_peak;
+    mass[v] *= shrink;
+    mass[v] += simd_shuffle_xor(mass[v], TEAM);
 #pragma clang loop unroll(full)
-    for (int part = 0; part < PARTS; part++) {
-      const int d = lane + 32 * part;
-      if (d < DIM) {
-        out[partial * DIM + d] = sums[v][part];
+    for (int part = 0; part < VALUE_QUADS; part++) {
+#pragma clang loop unroll(full)
+      for (int i = 0; i < 4; i++) {
+        const float mine = sums[v][part][i] * shrink;
+        sums[v][part][i] = mine + simd_shuffle_xor(mine, TEAM);
+      }
+    }
+  }
+  const int vector = first_vector + v;
+  if (vector < vectors && team == 0) {
+    const int head = kv_head * GROUP + vector % GROUP;
+    const size_t at = size_t(item * tokens + vector / GROUP) * HEADS + head;
+#pragma clang loop unroll(full)
+    for (int part = 0; part < VALUE_QUADS; part++) {
+      const int d = 4 * (lane + TEAM * part);
+      if (d < VALUE_DIM) {
+        *(device float4*)(out + at * VALUE_DIM + d) = sums[v][part];
       }
     }
     if (lane == 0) {
-      peaks[partial] = peak[v];
-      masses[partial] = mass[v];
+      peaks[at] = peak[v];
+      masses[at] = mass[v];
     }
   }
 }

@@ -12,7 +12,8 @@ from enum import Enum
 
 import mlx.core as mx
 
-from sgl_mlx.metal_kernels.shapes import DTYPES, HEAD_DIMS
+from sgl_mlx.metal_kernels.plan import CHUNKS
+from sgl_mlx.metal_kernels.shapes import DTYPES, WIDTHS
 
 SDPA_DIMS = (64, 96, 128)
 """Head dims for which MLX's attention is fused, for short and for long queries."""
@@ -42,15 +43,23 @@ class CutOvers:
             the extend kernel takes rows of up to `new` tokens.
         decode_until: most new tokens of a row that the decode kernel takes.
         decode_from_rows: fewest rows that the decode kernel takes if they share nothing.
+        decode_items: chunks of keys, over all KV heads, that keep the whole GPU busy in a decode
+            step: with fewer, chunks are made shorter.
     """
 
     extend_up_to: tuple[tuple[int, int], ...] = ((0, 255),)
     decode_until: int = 8
     decode_from_rows: int = 1
+    decode_items: int = 256
 
     def longest_extend(self, prefix: int) -> int:
         """Look up how many new tokens a row may have for the extend kernel over `prefix` keys."""
         return max(((at, new) for at, new in self.extend_up_to if at <= prefix), default=(0, 0))[1]
+
+    def chunk(self, keys: int, kv_heads: int) -> int:
+        """Choose how many keys go to a partial softmax, for all rows' `keys` together."""
+        enough = (c for c in CHUNKS if keys * kv_heads >= self.decode_items * c)
+        return max(enough, default=CHUNKS[0])
 
 
 ALWAYS_OURS = CutOvers(extend_up_to=((0, 1 << 30),))
@@ -59,7 +68,7 @@ ALWAYS_OURS = CutOvers(extend_up_to=((0, 1 << 30),))
 
 @dataclass(frozen=True)
 class Work:
-    """Shape of one step's attention.
+    """Shape of one layer's attention in a step.
 
     Args:
         tokens: new tokens of the row with the most.
@@ -83,12 +92,13 @@ class Work:
 
     @property
     def fits_kernels(self) -> bool:
-        same = self.value_dim in (None, self.dim)
-        return same and self.dim in HEAD_DIMS and self.dtype in DTYPES
+        return (self.dim, self.value_dim or self.dim) in WIDTHS and self.dtype in DTYPES
 
     @property
     def fits_sdpa(self) -> bool:
-        return self.window is None and self.softcap is None and self.dim in SDPA_DIMS
+        same = self.value_dim in (None, self.dim)
+        plain = self.window is None and self.softcap is None
+        return plain and same and self.dim in SDPA_DIMS
 
 
 @dataclass(frozen=True)

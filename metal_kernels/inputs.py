@@ -1,6 +1,7 @@
 """The arguments of the two attentions, written once for kernels, reference, checks and CPU.
 
 An operation over the pool takes one of these and nothing else, so a new argument is a new field.
+D is the width of queries and keys, V that of values; they are the same in most models.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ class ExtendInputs(NamedTuple):
 
     Args:
         q: `(T, Hq, D)`.
-        keys, values: `(T, Hkv, D)` of the new tokens, not yet in the pool.
+        keys: `(T, Hkv, D)` of the new tokens, not yet in the pool.
+        values: `(T, Hkv, V)`.
     """
 
     q: mx.array
@@ -34,7 +36,8 @@ class DecodeInputs(NamedTuple):
 
     Args:
         q: `(rows * tokens, Hq, D)`, one row's tokens after another's.
-        tail_keys, tail_values: `(rows, width, Hkv, D)`: keys and values not yet in the pool.
+        tail_keys: `(rows, width, Hkv, D)`: keys not yet in the pool.
+        tail_values: `(rows, width, Hkv, V)`.
         tail_length: columns of the tail in use; the last `plan.tokens` belong to the queries.
     """
 

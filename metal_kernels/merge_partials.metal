@@ -5,7 +5,7 @@
 //
 // grid (32, tokens of q * HEADS, 1), threadgroup (32, up to 4, 1)
 // merges: {first own partial, own partials, first in shared_partials, shared partials} by row
-constexpr int PARTS = (DIM + 31) / 32;
+constexpr int PARTS = (VALUE_DIM + 31) / 32;
 
 const int lane = int(thread_index_in_simdgroup);
 const int vector = int(thread_position_in_grid.y);
@@ -34,15 +34,15 @@ for (int i = 0; i < count; i++) {
   const float its_peak = own ? own_peaks[partial] : shared_peaks[partial];
   const float its_mass = own ? own_masses[partial] : shared_masses[partial];
   const float new_peak = max(peak, its_peak);
-  const float shrink = exp_of(peak - new_peak);
-  const float weight = exp_of(its_peak - new_peak);
+  const float shrink = shrink_to(new_peak, peak);
+  const float weight = shrink_to(new_peak, its_peak);
   peak = new_peak;
   mass = mass * shrink + its_mass * weight;
 #pragma clang loop unroll(full)
   for (int part = 0; part < PARTS; part++) {
     const int d = lane + 32 * part;
-    if (d < DIM) {
-      const size_t at = partial * DIM + d;
+    if (d < VALUE_DIM) {
+      const size_t at = partial * VALUE_DIM + d;
       sums[part] = sums[part] * shrink + (own ? own_out[at] : shared_out[at]) * weight;
     }
   }
@@ -51,7 +51,7 @@ for (int i = 0; i < count; i++) {
 #pragma clang loop unroll(full)
 for (int part = 0; part < PARTS; part++) {
   const int d = lane + 32 * part;
-  if (d < DIM) {
-    out[size_t(vector) * DIM + d] = T(sums[part] / mass);
+  if (d < VALUE_DIM) {
+    out[size_t(vector) * VALUE_DIM + d] = T(sums[part] / mass);
   }
 }

@@ -1,7 +1,7 @@
 """The mode of the kernels, from the environment: `SGL_MLX_KERNELS=off|auto|force`.
 
-`auto` uses a kernel on Metal once it passed its self-test. `force` uses kernels wherever they fit,
-even where something else is faster, and raises an error rather than fall back.
+`auto` uses a kernel on Metal if it passed its self-test. `force` uses kernels wherever they fit,
+even where something else is faster, and raises an error when one fails.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import mlx.core as mx
 from sgl_mlx.errors import KernelError
 from sgl_mlx.metal_kernels.build import Kernels
 from sgl_mlx.metal_kernels.dispatch import ALWAYS_OURS, CutOvers
-from sgl_mlx.metal_kernels.fallback import KernelsWithFallback
 from sgl_mlx.metal_kernels.selftest import Case
+from sgl_mlx.metal_kernels.tested import TestedKernels
 from sgl_mlx.metal_kernels.tune import Sweep, Tuning
+from sgl_mlx.metal_kernels.verdicts import VerdictFile
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def mode() -> Mode:
     return cast("Mode", asked)
 
 
-def open_kernels(asked: Mode) -> KernelsWithFallback | None:
+def open_kernels(asked: Mode) -> TestedKernels | None:
     """Open the Metal kernels; None without Metal, or if they are switched off.
 
     Raises:
@@ -47,7 +48,7 @@ def open_kernels(asked: Mode) -> KernelsWithFallback | None:
     if asked == "off":
         return None
     if mx.metal.is_available():
-        return KernelsWithFallback(Kernels(), force=asked == "force")
+        return TestedKernels(Kernels(), VerdictFile(), force=asked == "force")
     if asked == "force":
         raise KernelError(f"{VARIABLE}=force, but MLX has no Metal here: it must be auto or off")
     return None
@@ -56,7 +57,7 @@ def open_kernels(asked: Mode) -> KernelsWithFallback | None:
 def cut_overs(case: Case, asked: Mode, tuning: Tuning | None = None) -> CutOvers:
     """Load the cut-overs of this machine and these heads, or measure them in a few seconds.
 
-    If measuring fails, the defaults are used: the kernel's first use will report what is wrong.
+    Call it for kernels that passed their self-test. If measuring fails, the defaults are used.
     """
     if asked == "force":
         return ALWAYS_OURS

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Literal
 
 import mlx.core as mx
 
@@ -12,37 +14,42 @@ from sgl_mlx.metal_kernels.selftest import Case
 
 @dataclass(frozen=True)
 class Heads:
-    """Attention heads of one model; `windows` of its layers, None for full attention."""
+    """Attention heads of one kind of layer; `value_dim` is None when it is `dim`."""
 
     heads: int
     kv_heads: int
     dim: int
-    windows: tuple[int | None, ...] = (None,)
+    window: int | None = None
     sinks: bool = False
     capped: bool = False
+    value_dim: int | None = None
 
 
-MODELS = {
-    "smollm2-135m": Heads(9, 3, 64),
-    "llama-3-8b": Heads(32, 8, 128),
-    "qwen3-4b": Heads(32, 8, 128),
-    "gemma-2-9b": Heads(16, 8, 256, capped=True),
-    "gemma-3-4b": Heads(8, 4, 256, (None, 1024)),
-    "llava-1.5-7b": Heads(32, 32, 128),
-    "gpt-oss-20b": Heads(64, 8, 64, (None, 128), sinks=True),
+MODELS: dict[str, tuple[Heads, ...]] = {
+    "smollm2-135m": (Heads(9, 3, 64),),
+    "llama-3-8b": (Heads(32, 8, 128),),
+    "qwen3-4b": (Heads(32, 8, 128),),
+    "gemma-2-9b": (Heads(16, 8, 256, capped=True),),
+    "gemma-3-4b": (Heads(8, 4, 256), Heads(8, 4, 256, window=1024)),
+    "gemma-4-e2b": (Heads(8, 1, 256, window=512), Heads(8, 1, 512)),
+    "llava-1.5-7b": (Heads(32, 32, 128),),
+    "gpt-oss-20b": (Heads(64, 8, 64, sinks=True), Heads(64, 8, 64, window=128, sinks=True)),
+    "mimo-v2-flash": (
+        Heads(64, 4, 192, value_dim=128),
+        Heads(64, 8, 192, window=128, sinks=True, value_dim=128),
+    ),
+    "deepseek-v2-lite": (Heads(16, 1, 576, value_dim=512),),
 }
+"""Kinds of layers by model; DeepSeek's are those of absorbed MLA."""
 
+WORKS: tuple[Literal["extend", "decode"], ...] = "extend", "decode"
 DTYPES = (mx.bfloat16, mx.float16, mx.float32)
 
 
 def cases(model: str, dtype: mx.Dtype = mx.bfloat16, quantized: bool = False) -> Iterator[Case]:
     """List the cases that the runtime asks of the kernels for a model of `MODELS`."""
-    heads = MODELS[model]
-    plain = Case("extend", heads.heads, heads.kv_heads, heads.dim, dtype, quantized)
-    plain = replace(plain, sinks=heads.sinks, capped=heads.capped)
-    for window in heads.windows:
-        for work in ("extend", "decode"):
-            yield replace(plain, work=work, window=window)
+    for kind, work in product(MODELS[model], WORKS):
+        yield Case(work, dtype=dtype, quantized=quantized, **asdict(kind))
 
 
 def all_cases() -> list[Case]:

@@ -8,37 +8,44 @@ import mlx.core as mx
 
 from sgl_mlx.metal_kernels.build import Kernels
 from sgl_mlx.metal_kernels.inputs import DecodeInputs, ExtendInputs
-from sgl_mlx.metal_kernels.plan import MIN_ELEMENTS, DecodePlan, int_table
+from sgl_mlx.metal_kernels.plan import MIN_ELEMENTS, DecodePlan, int_table, tile_rows
 from sgl_mlx.metal_kernels.pool import AttentionOptions, PoolLayer
 from sgl_mlx.metal_kernels.shapes import Shapes, check_decode, check_extend
 
 SIMD = 32
 TILE_THREADS = 128
-Q_BLOCK = 4
-"""Most query vectors that one simdgroup of `decode_attention` holds in registers."""
+
+
+def widest_block(dim: int, value_dim: int) -> int:
+    """Count the query vectors that a simdgroup of `decode_attention` holds in registers.
+
+    A lane holds 4 floats of every 128 dimensions of a query, of its sums, and of the keys and
+    values fetched ahead: at most 108 of its 128 registers.
+    """
+    return 4 if dim + value_dim <= 512 else 2
 
 
 def extend_attention(inputs: ExtendInputs, kernels: Kernels) -> mx.array:
     """Attend new tokens to their row's prefix in the pool and causally to each other.
 
     Returns:
-        `(T, Hq, D)` in the dtype of `q`.
+        `(T, Hq, V)` in the dtype of `q`.
 
     Raises:
         ValueError: a shape or dtype does not fit; the message names every dimension.
     """
     q, keys, values, pool, plan, options = inputs
     shapes = check_extend(inputs)
-    tiles, count = plan.tiles(shapes["Hq"] // shapes["Hkv"])
+    tiles, count = plan.tiles(shapes["Hq"] // shapes["Hkv"], tile_rows(shapes["D"], shapes["V"]))
     (out,) = kernels.launch(
         "extend_attention",
         {
             **{"q": q, "new_keys": keys, "new_values": values},
             **_pool_inputs(pool, kernels),
             **{"slots": plan.slots, "rows": plan.table, "tiles": tiles},
-            **{"reals": _reals(options), "sinks": _sinks(options, kernels)},
+            **{"reals": _reals(options), "sinks": _sinks(options, q.dtype, kernels)},
         },
-        output_shapes=[q.shape],
+        output_shapes=[(*q.shape[:2], shapes["V"])],
         output_dtypes=[q.dtype],
         grid=(TILE_THREADS, count, shapes["Hkv"]),
         threadgroup=(TILE_THREADS, 1, 1),
@@ -54,7 +61,7 @@ def decode_attention(inputs: DecodeInputs, kernels: Kernels) -> mx.array:
     `merge_partials` puts together.
 
     Returns:
-        `(rows * tokens, Hq, D)` in the dtype of `q`.
+        `(rows * tokens, Hq, V)` in the dtype of `q`.
 
     Raises:
         ValueError: a shape or dtype does not fit; the message names every dimension.
@@ -72,17 +79,17 @@ def decode_attention(inputs: DecodeInputs, kernels: Kernels) -> mx.array:
     arrays = dict(zip(("own_out", "own_peaks", "own_masses"), own, strict=True))
     arrays |= dict(zip(("shared_out", "shared_peaks", "shared_masses"), shared, strict=True))
     arrays |= {"merges": plan.merges, "shared_partials": plan.shared_partials}
-    arrays |= {"ints": ints, "sinks": _sinks(options, kernels)}
+    arrays |= {"ints": ints, "sinks": _sinks(options, q.dtype, kernels)}
     vectors = q.shape[0] * shapes["Hq"]
     (out,) = kernels.launch(
         "merge_partials",
         arrays,
-        output_shapes=[q.shape],
+        output_shapes=[(*q.shape[:2], shapes["V"])],
         output_dtypes=[q.dtype],
         grid=(SIMD, vectors, 1),
         threadgroup=(SIMD, min(4, vectors), 1),
         template=[
-            *(("T", q.dtype), ("DIM", shapes["D"]), ("HEADS", shapes["Hq"])),
+            *(("T", q.dtype), ("VALUE_DIM", shapes["V"]), ("HEADS", shapes["Hq"])),
             ("SINKS", options.sinks is not None),
         ],
     )
@@ -99,7 +106,7 @@ def _own_partials(
     kernels: Kernels,
 ) -> list[mx.array]:
     vectors = plan.tokens * shapes["Hq"] // shapes["Hkv"]
-    blocks = -(-vectors // Q_BLOCK)
+    blocks = -(-vectors // widest_block(shapes["D"], shapes["V"]))
     return kernels.launch(
         "decode_attention",
         {**step, "tail_keys": tail_keys, "tail_values": tail_values, "items": plan.items},
@@ -117,7 +124,8 @@ def _shared_partials(
     template: list[tuple[str, Any]],
     kernels: Kernels,
 ) -> list[mx.array]:
-    tiles, count = plan.shared_tiles(shapes["Hq"] // shapes["Hkv"])
+    rows = tile_rows(shapes["D"], shapes["V"])
+    tiles, count = plan.shared_tiles(shapes["Hq"] // shapes["Hkv"], rows)
     return kernels.launch(
         "shared_attention",
         {**step, "tiles": tiles},
@@ -131,7 +139,7 @@ def _shared_partials(
 def _partial_outputs(partials: int, plan: DecodePlan, shapes: Shapes) -> dict[str, Any]:
     vectors = partials, plan.tokens, shapes["Hq"]
     return {
-        "output_shapes": [(*vectors, shapes["D"]), vectors, vectors],
+        "output_shapes": [(*vectors, shapes["V"]), vectors, vectors],
         "output_dtypes": [mx.float32] * 3,
     }
 
@@ -140,7 +148,7 @@ def _template(
     shapes: Shapes, q: mx.array, pool: PoolLayer, options: AttentionOptions
 ) -> list[tuple[str, Any]]:
     return [
-        *(("T", q.dtype), ("DIM", shapes["D"])),
+        *(("T", q.dtype), ("DIM", shapes["D"]), ("VALUE_DIM", shapes["V"])),
         *(("HEADS", shapes["Hq"]), ("KV_HEADS", shapes["Hkv"])),
         *(("WINDOW", options.window or 0), ("CAPPED", options.softcap is not None)),
         ("QUANTIZED", pool.quantized),
@@ -161,5 +169,6 @@ def _reals(options: AttentionOptions) -> mx.array:
     return mx.array(values + [0.0] * (MIN_ELEMENTS - len(values)), mx.float32)
 
 
-def _sinks(options: AttentionOptions, kernels: Kernels) -> mx.array:
-    return kernels.absent if options.sinks is None else options.sinks
+def _sinks(options: AttentionOptions, dtype: mx.Dtype, kernels: Kernels) -> mx.array:
+    """Return the sinks in the queries' dtype, for which a kernel was tested; as MLX does."""
+    return kernels.absent if options.sinks is None else options.sinks.astype(dtype)

@@ -17,10 +17,16 @@ import mlx.core as mx
 
 MIN_ELEMENTS = 8
 TILE_ROWS = 32
-"""Query vectors to a tile of the extend and shared kernels: 4 simdgroups of 8."""
+"""Most query vectors to a tile of the extend and shared kernels: 4 simdgroups of 8."""
 
-CHUNK = 512
-"""Keys to a partial softmax of the decode and shared kernels."""
+CHUNKS = (64, 128, 256, 512)
+"""Keys to a partial softmax of the decode and shared kernels; `CutOvers.chunk` chooses."""
+
+
+def tile_rows(dim: int, value_dim: int) -> int:
+    """Count the query vectors in a tile of the extend and shared kernels; see `attention.h`."""
+    slices = 4 if dim + value_dim > 768 else 2 if dim + value_dim > 384 else 1
+    return TILE_ROWS // slices
 
 
 class ExtendRow(NamedTuple):
@@ -60,21 +66,21 @@ class ExtendPlan:
         firsts = offsets(row.tokens for row in rows)
         table = zip(begins, map(len, (row.prefix for row in rows)), firsts, rows, strict=True)
         self.table = int_table(x for *head, row in table for x in (*head, row.tokens))
-        self._tiles: dict[int, tuple[mx.array, int]] = {}
+        self._tiles: dict[tuple[int, int], tuple[mx.array, int]] = {}
 
-    def tiles(self, group: int) -> tuple[mx.array, int]:
-        """Build tiles of `TILE_ROWS` packed (token, head of the group) pairs, and count them.
+    def tiles(self, group: int, size: int = TILE_ROWS) -> tuple[mx.array, int]:
+        """Build tiles of `size` packed (token, head of the group) pairs, and count them.
 
         By tile: row, first packed pair.
         """
-        if group not in self._tiles:
+        if (group, size) not in self._tiles:
             tiles = [
                 (index, first)
                 for index, row in enumerate(self.rows)
-                for first in range(0, row.tokens * group, TILE_ROWS)
+                for first in range(0, row.tokens * group, size)
             ]
-            self._tiles[group] = int_table(x for tile in tiles for x in tile), len(tiles)
-        return self._tiles[group]
+            self._tiles[group, size] = int_table(x for tile in tiles for x in tile), len(tiles)
+        return self._tiles[group, size]
 
 
 class DecodePlan:
@@ -115,7 +121,7 @@ class DecodePlan:
         *,
         width: int = 1,
         tokens: int = 1,
-        chunk: int = CHUNK,
+        chunk: int = CHUNKS[-1],
     ) -> None:
         if not rows:
             raise ValueError("a DecodePlan needs at least one row, got none")
@@ -125,7 +131,7 @@ class DecodePlan:
                 f"holds them, got tokens={tokens}, width={width}"
             )
         self.rows, self.spans = tuple(rows), tuple(spans)
-        self.width, self.tokens = width, tokens
+        self.width, self.tokens, self.chunk = width, tokens, chunk
         self.starts = _private_starts(len(rows), spans)
         self.ends = [start + len(row) for start, row in zip(self.starts, rows, strict=True)]
         self.slots = int_table(slot for part in self._stretches() for slot in part)
@@ -143,23 +149,24 @@ class DecodePlan:
         self._pieces = list(self._split_spans(begins[len(rows) :], chunk))
         self.shared_partial_count = sum(piece.rows for piece in self._pieces)
         self._describe_merges([row for row, *_ in items])
-        self._shared_tiles: dict[int, tuple[mx.array, int]] = {}
+        self._shared_tiles: dict[tuple[int, int], tuple[mx.array, int]] = {}
 
-    def shared_tiles(self, group: int) -> tuple[mx.array, int]:
-        """Build the tiles of the shared kernel, and count them.
+    def shared_tiles(self, group: int, size: int = TILE_ROWS) -> tuple[mx.array, int]:
+        """Build the tiles of the shared kernel, of `size` query vectors, and count them.
 
         By tile: where its slots begin in `slots`, position of the first key, number of keys,
         first row, rows, first partial, the shortest prefix of these rows, first packed vector
         (row, token, head of the group).
         """
-        if group not in self._shared_tiles:
+        if (group, size) not in self._shared_tiles:
             tiles = [
                 (*piece, first)
                 for piece in self._pieces
-                for first in range(0, piece.rows * self.tokens * group, TILE_ROWS)
+                for first in range(0, piece.rows * self.tokens * group, size)
             ]
-            self._shared_tiles[group] = int_table(x for tile in tiles for x in tile), len(tiles)
-        return self._shared_tiles[group]
+            table = int_table(x for tile in tiles for x in tile)
+            self._shared_tiles[group, size] = table, len(tiles)
+        return self._shared_tiles[group, size]
 
     def _stretches(self) -> Iterable[Sequence[int]]:
         yield from self.rows

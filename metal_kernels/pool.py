@@ -16,6 +16,7 @@ LARGEST_SCALE = 65504.0
 class PoolLayer(NamedTuple):
     """Keys and values `(slots + 1, kv_heads, dim)` of one layer; slot 0 is padding, all zero.
 
+    Values may be narrower than keys (MiMo, MLA).
     In the model's dtype, or int8 with float16 scales `(slots + 1, kv_heads)`: one scale a token
     and head, `x ~ q * scale`.
     """

@@ -1,6 +1,7 @@
 """The kernels' results in plain MLX, one row at a time: the definition of right.
 
-The functions are those of `ops`, without the `kernels` argument.
+The functions are those of `ops` without the `kernels` argument, and return float32: the right
+result before it is rounded to the model's dtype. They are slow, and for checks alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from sgl_mlx.metal_kernels.shapes import check_decode, check_extend
 
 
 def extend_attention(inputs: ExtendInputs) -> mx.array:
-    """See `ops.extend_attention`."""
+    """See `ops.extend_attention`; returns float32."""
     check_extend(inputs)
     q, keys, values, pool, plan, options = inputs
     outs, first = [], 0
@@ -28,7 +29,7 @@ def extend_attention(inputs: ExtendInputs) -> mx.array:
 
 
 def decode_attention(inputs: DecodeInputs) -> mx.array:
-    """See `ops.decode_attention`."""
+    """See `ops.decode_attention`; returns float32."""
     check_decode(inputs)
     q, tail_keys, tail_values, tail_length, pool, plan, options = inputs
     outs = []
@@ -48,26 +49,49 @@ def softmax_attention(
 
     Args:
         q: `(tokens, heads, dim)`.
-        keys, values: `(length, kv_heads, dim)`.
+        keys: `(length, kv_heads, dim)`.
+        values: `(length, kv_heads, value_dim)`.
+
+    Returns:
+        `(tokens, heads, value_dim)` in float32.
     """
-    tokens, heads, dim = q.shape
-    length, kv_heads, _ = keys.shape
-    grouped = q.astype(mx.float32).reshape(tokens, kv_heads, heads // kv_heads, dim)
-    k, v = keys.astype(mx.float32), values.astype(mx.float32)
-    scores = mx.einsum("thgd,lhd->hgtl", grouped, k) * options.scale
+    kv_heads = keys.shape[1]
+    sinks = [None] * kv_heads if options.sinks is None else mx.split(options.sinks, kv_heads)
+    grouped = mx.split(q, kv_heads, axis=1)
+    outs = [
+        _one_kv_head(queries, keys[:, i], values[:, i], options._replace(sinks=sink))
+        for i, (queries, sink) in enumerate(zip(grouped, sinks, strict=True))
+    ]
+    return mx.concatenate(outs, axis=1)
+
+
+def _one_kv_head(
+    q: mx.array, keys: mx.array, values: mx.array, options: AttentionOptions
+) -> mx.array:
+    """Attend `(tokens, group, dim)` to one KV head's keys and values `(length, dim)`."""
+    q, keys, values = (x.astype(mx.float32) for x in (q, keys, values))
+    scores = _dot(q[:, :, None], keys) * options.scale
     if options.softcap is not None:
         scores = options.softcap * mx.tanh(scores / options.softcap)
-    distance = mx.arange(length - tokens, length)[:, None] - mx.arange(length)
+    tokens, length = len(q), len(keys)
+    distance = mx.arange(length - tokens, length)[:, None, None] - mx.arange(length)
     seen = distance >= 0
     if options.window is not None:
         seen = seen & (distance < options.window)
     scores = mx.where(seen, scores, -mx.inf)
     if options.sinks is not None:
-        sinks = options.sinks.astype(mx.float32).reshape(kv_heads, -1, 1, 1)
-        column = mx.broadcast_to(sinks, (*scores.shape[:3], 1))
+        column = mx.broadcast_to(options.sinks.astype(mx.float32)[:, None], (*q.shape[:2], 1))
         scores = mx.concatenate([scores, column], axis=-1)
     weights = mx.softmax(scores, axis=-1)[..., :length]
-    return mx.einsum("hgtl,lhd->thgd", weights, v).reshape(q.shape).astype(q.dtype)
+    return _dot(weights[:, :, None], values.T)
+
+
+def _dot(left: mx.array, right: mx.array) -> mx.array:
+    """Sum products over the last axis in float32.
+
+    Not a matrix product: GPUs from M5 on round the factors of those to TF32, of 10 mantissa bits.
+    """
+    return (left * right).sum(-1)
 
 
 def _with_prefix(

@@ -7,7 +7,12 @@ import mlx.core as mx
 from sgl_mlx.metal_kernels.inputs import DecodeInputs, ExtendInputs
 from sgl_mlx.metal_kernels.pool import AttentionOptions, PoolLayer
 
-HEAD_DIMS = (64, 80, 96, 128, 256)
+WIDTHS = (
+    *((64, 64), (80, 80), (96, 96), (128, 128), (256, 256), (512, 512)),
+    *((192, 128), (576, 512)),
+)
+"""Widths of keys and values that the kernels take."""
+
 DTYPES = (mx.float16, mx.bfloat16, mx.float32)
 
 
@@ -34,8 +39,11 @@ class Shapes:
         """Raise ValueError unless the kernels can take these heads."""
         if self["Hq"] % self["Hkv"]:
             raise ValueError(f"Hq={self['Hq']} query heads do not divide by Hkv={self['Hkv']}")
-        if self["D"] not in HEAD_DIMS:
-            raise ValueError(f"D={self['D']} is not one of the head dims {HEAD_DIMS}")
+        if (self["D"], self["V"]) not in WIDTHS:
+            raise ValueError(
+                f"D={self['D']}, V={self['V']}: the kernels take keys and values of these widths: "
+                f"{', '.join(f'{d}/{v}' for d, v in WIDTHS)}"
+            )
 
     def _spell(self, symbols: tuple[str, ...]) -> str:
         spelled = (f"{s}={self.lengths[s]}" if s in self.lengths else s for s in symbols)
@@ -43,12 +51,12 @@ class Shapes:
 
 
 def check_extend(inputs: ExtendInputs) -> Shapes:
-    """Check `extend_attention`'s inputs; binds T, Hq, Hkv, D, N (slots + 1)."""
+    """Check `extend_attention`'s inputs; binds T, Hq, Hkv, D, V, N (slots + 1)."""
     q, keys, values, pool, plan, options = inputs
     shapes = Shapes(T=plan.tokens)
     shapes.check("q", q, "T", "Hq", "D")
     shapes.check("keys", keys, "T", "Hkv", "D")
-    shapes.check("values", values, "T", "Hkv", "D")
+    shapes.check("values", values, "T", "Hkv", "V")
     _check_rest(shapes, q, pool, options)
     _check_dtype("keys", keys, q)
     _check_dtype("values", values, q)
@@ -56,12 +64,12 @@ def check_extend(inputs: ExtendInputs) -> Shapes:
 
 
 def check_decode(inputs: DecodeInputs) -> Shapes:
-    """Check `decode_attention`'s inputs; binds T, B (rows), W (tail columns), Hq, Hkv, D, N."""
+    """Check `decode_attention`'s inputs; binds T, B (rows), W (columns), Hq, Hkv, D, V, N."""
     q, tail_keys, tail_values, tail_length, pool, plan, options = inputs
     shapes = Shapes(T=len(plan.rows) * plan.tokens, B=len(plan.rows), W=plan.width)
     shapes.check("q", q, "T", "Hq", "D")
     shapes.check("tail_keys", tail_keys, "B", "W", "Hkv", "D")
-    shapes.check("tail_values", tail_values, "B", "W", "Hkv", "D")
+    shapes.check("tail_values", tail_values, "B", "W", "Hkv", "V")
     _check_rest(shapes, q, pool, options)
     _check_dtype("tail_keys", tail_keys, q)
     _check_dtype("tail_values", tail_values, q)
@@ -88,9 +96,9 @@ def _check_pool(shapes: Shapes, dtype: mx.Dtype, pool: PoolLayer) -> None:
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype} is not one of {', '.join(map(str, DTYPES))}")
     stored = mx.int8 if pool.quantized else dtype
-    for name in ("keys", "values"):
+    for name, width in (("keys", "D"), ("values", "V")):
         array = getattr(pool, name)
-        shapes.check(f"pool {name}", array, "N", "Hkv", "D")
+        shapes.check(f"pool {name}", array, "N", "Hkv", width)
         if array.dtype != stored:
             raise ValueError(f"pool {name} is {array.dtype}, expected {stored}")
     if (pool.key_scales is None) != (pool.value_scales is None):

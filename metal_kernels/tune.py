@@ -6,31 +6,31 @@ else is measured anew. A file that cannot be read is ignored.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
 from sgl_mlx.metal_kernels import ops
-from sgl_mlx.metal_kernels.build import SPECS, Kernels, read
+from sgl_mlx.metal_kernels.build import Kernels
 from sgl_mlx.metal_kernels.dispatch import CutOvers
 from sgl_mlx.metal_kernels.inputs import DecodeInputs, ExtendInputs
-from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan, ExtendRow
+from sgl_mlx.metal_kernels.machine import cache_folder, key_of, machine, write_json
+from sgl_mlx.metal_kernels.plan import CHUNKS, DecodePlan, ExtendPlan, ExtendRow
 from sgl_mlx.metal_kernels.pool import AttentionOptions, PoolLayer, quantize
 from sgl_mlx.metal_kernels.selftest import Case
 
 PREFIXES = (256, 1024, 4096, 8192)
 EXTENDS = (16, 32, 64, 128, 255)
 ROWS = (1, 2, 4, 8)
+_DECODED = 2048
+"""Keys of each row in the decode steps that are measured."""
+
 _REPEATS = 5
 
 Attend = Callable[[], mx.array]
@@ -55,8 +55,8 @@ class Sweep:
     def run(self) -> CutOvers:
         """Measure, and derive the cut-overs."""
         extends = tuple((prefix, self._longest_extend(prefix)) for prefix in PREFIXES)
-        first = (0, extends[0][1])
-        return CutOvers((first, *extends), decode_from_rows=self._first_decode())
+        found = CutOvers(((0, extends[0][1]), *extends), decode_items=self._decode_items())
+        return replace(found, decode_from_rows=self._first_decode(found))
 
     def _longest_extend(self, prefix: int) -> int:
         """Find the longest of `EXTENDS` up to which the kernel is faster; 0 if it never is."""
@@ -67,11 +67,17 @@ class Sweep:
             best = new
         return best
 
-    def _first_decode(self) -> int:
+    def _decode_items(self) -> int:
+        """Find into how many chunks one row is best cut, over all KV heads."""
+        seconds = {c: self._seconds(self._decode_pair(1, _DECODED, c)[0]) for c in CHUNKS}
+        return _DECODED * self._case.kv_heads // min(seconds, key=lambda chunk: seconds[chunk])
+
+    def _first_decode(self, cut_overs: CutOvers) -> int:
         """Find the fewest of `ROWS` from which the kernel is always faster."""
         first = ROWS[-1] * 2
         for rows in reversed(ROWS):
-            if not self._wins(*self._decode_pair(rows, 2048)):
+            chunk = cut_overs.chunk(rows * _DECODED, self._case.kv_heads)
+            if not self._wins(*self._decode_pair(rows, _DECODED, chunk)):
                 break
             first = rows
         return first
@@ -88,9 +94,9 @@ class Sweep:
             lambda: dense(q[None], k[None], v[None], self._pool, [plan.rows[0].prefix], "causal"),
         )
 
-    def _decode_pair(self, rows: int, prefix: int) -> tuple[Attend, Attend]:
+    def _decode_pair(self, rows: int, prefix: int, chunk: int) -> tuple[Attend, Attend]:
         prefixes = [self._scattered(prefix)] * rows
-        plan = DecodePlan(prefixes)
+        plan = DecodePlan(prefixes, chunk=chunk)
         q, k, v = (x[:, None] for x in self._random(rows))
         copied = self._pool.gather(mx.array(prefixes, mx.int32), q.dtype)
         whole = tuple(mx.concatenate(list(x), axis=1) for x in zip(copied, (k, v), strict=True))
@@ -108,8 +114,9 @@ class Sweep:
 
     def _random(self, tokens: int) -> tuple[mx.array, mx.array, mx.array]:
         case = self._case
-        heads = (case.heads, case.kv_heads, case.kv_heads)
-        drawn = [mx.random.normal((tokens, h, case.dim)).astype(case.dtype) for h in heads]
+        value_dim = case.value_dim or case.dim
+        sizes = (case.heads, case.dim), (case.kv_heads, case.dim), (case.kv_heads, value_dim)
+        drawn = [mx.random.normal((tokens, *size)).astype(case.dtype) for size in sizes]
         mx.eval(drawn)
         return drawn[0], drawn[1], drawn[2]
 
@@ -156,14 +163,15 @@ class Tuning:
     """Files of cut-overs, one for each machine, text of the kernels and model's heads."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder or _cache_folder()
+        self._folder = folder or cache_folder()
 
     def load(self, case: Case) -> CutOvers | None:
         """Load the cut-overs of a case; None if there is no readable file."""
         try:
             kept = json.loads(self._file(case).read_text())
             pairs = tuple((int(at), int(new)) for at, new in kept["extend_up_to"])
-            return CutOvers(pairs, int(kept["decode_until"]), int(kept["decode_from_rows"]))
+            sizes = (kept[x] for x in ("decode_until", "decode_from_rows", "decode_items"))
+            return CutOvers(pairs, *map(int, sizes))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -174,43 +182,13 @@ class Tuning:
             OSError: the folder cannot be written to.
         """
         file = self._file(case)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps({"case": str(case), **machine(), **asdict(cut_overs)}))
-        draft.replace(file)
+        write_json(file, {"case": str(case), **machine(), **asdict(cut_overs)})
         return file
 
     def _file(self, case: Case) -> Path:
-        key = json.dumps([str(heads_of(case)), machine()], sort_keys=True)
-        return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+        return self._folder / f"{key_of(str(heads_of(case)))}.json"
 
 
 def heads_of(case: Case) -> Case:
     """Reduce a case to the fields that cut-overs depend on."""
     return replace(case, work="extend", window=None, capped=False, sinks=False)
-
-
-def machine() -> dict[str, str]:
-    """Describe this machine: chip, system, MLX and the kernels' text."""
-    return {
-        "chip": str(mx.device_info().get("device_name", platform.machine())),
-        "system": f"{platform.system()} {platform.release()}",
-        "mlx": version("mlx"),
-        "kernels": kernels_hash(),
-    }
-
-
-def kernels_hash() -> str:
-    """Hash all text that is compiled."""
-    return hashlib.sha256("".join(_texts()).encode()).hexdigest()[:16]
-
-
-def _texts() -> Iterator[str]:
-    yield read("attention.h")
-    for spec in SPECS.values():
-        yield spec.source
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "sgl-mlx" / "kernels"

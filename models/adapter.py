@@ -41,6 +41,14 @@ class LayerShape(NamedTuple):
     softcap: float | None = None
 
 
+class LayerAttention(NamedTuple):
+    """One call of attention in a pass: the layer whose keys it reads, query heads, options."""
+
+    layer: int
+    heads: int
+    options: AttentionOptions
+
+
 class Adapter:
     """A loaded model behind the two calls that the runner makes.
 
@@ -50,7 +58,7 @@ class Adapter:
 
     Attributes:
         layers: shape of each layer's KV.
-        heads: query heads (of the last layer, where they differ); 0 if not ragged.
+        attentions: the calls of attention in a pass, in order; none if not ragged.
         dtype: of keys and values.
         vocabulary: width of the logits.
 
@@ -68,7 +76,7 @@ class Adapter:
         if ragged:
             redirect_attention(model)
         try:
-            self.layers, self.heads, self.dtype, self.vocabulary = self._probe()
+            self.layers, self.attentions, self.dtype, self.vocabulary = self._probe()
         except (TypeError, ValueError, AttributeError) as e:
             raise UnsupportedModelError(f"it expects another kind of cache: {e}") from e
 
@@ -155,8 +163,8 @@ class Adapter:
             _CHOSEN.reset(chosen)
         return logits if self._trunk_selects else mx.take(logits, rows, axis=axis)
 
-    def _probe(self) -> tuple[list[LayerShape], int, mx.Dtype, int]:
-        """Find the shapes of KV, queries and logits by tracing a pass that is not computed."""
+    def _probe(self) -> tuple[list[LayerShape], list[LayerAttention], mx.Dtype, int]:
+        """Find the shapes of KV, attention and logits by tracing a pass that is not computed."""
         tokens, last = mx.zeros((2,), mx.int32), mx.array([1])
         seen = _ShapesSeen()
         if self.ragged:
@@ -166,11 +174,12 @@ class Adapter:
             logits, kv = self.forward_dense(tokens, None, last)
         if logits.shape[0] != 1:
             raise UnsupportedModelError(f"{len(logits)} rows of logits came where one was asked")
+        softcaps = {x.layer: x.options.softcap for x in seen.attentions}
         shapes = [
-            LayerShape(k.shape[1], k.shape[2], v.shape[2], window, seen.softcaps.get(i))
+            LayerShape(k.shape[1], k.shape[2], v.shape[2], window, softcaps.get(i))
             for i, ((k, v), window) in enumerate(zip(kv, self._layout.windows, strict=True))
         ]
-        return shapes, seen.heads, kv[0][0].dtype, int(logits.shape[-1])
+        return shapes, seen.attentions, kv[0][0].dtype, int(logits.shape[-1])
 
 
 class _ShapesSeen:
@@ -178,15 +187,13 @@ class _ShapesSeen:
 
     def __init__(self) -> None:
         self.kv: dict[int, KeysValues] = {}
-        self.heads = 0
-        self.softcaps: dict[int, float | None] = {}
+        self.attentions: list[LayerAttention] = []
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
         self.kv[layer] = keys, values
 
     def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
-        self.heads = queries.shape[1]
-        self.softcaps[layer] = options.softcap
+        self.attentions.append(LayerAttention(layer, queries.shape[1], options))
         return mx.zeros((*queries.shape[:2], self.kv[layer][1].shape[-1]), queries.dtype)
 
 

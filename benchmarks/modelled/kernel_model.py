@@ -26,6 +26,7 @@ from sgl_mlx.benchmarks.modelled.kernel_counts import (
     shared_mmas,
 )
 from sgl_mlx.errors import BenchmarkError
+from sgl_mlx.metal_kernels.dispatch import CutOvers
 from sgl_mlx.metal_kernels.plan import (
     TILE_ROWS,
     DecodePlan,
@@ -207,18 +208,20 @@ def _extend(case: Case) -> Cost:
     plan = ExtendPlan([ExtendRow(range(1, case.prefix + 1), case.new)] * case.rows)
     heads = case.heads, case.kv_heads
     flops = extend_mmas(plan, *heads, case.dim, ELEMENT) * _MMA_FLOPS
-    moved = extend_keys(plan, *heads) * _key_bytes(case)
+    moved = extend_keys(plan, *heads, case.dim) * _key_bytes(case)
     return Cost(flops, moved + _io_bytes(case), 1, OURS)
 
 
 def _decode(case: Case) -> Cost:
     own = case.prefix - case.shared
     spans = [SharedSpan(0, case.rows, 0, range(1, case.shared + 1))] if case.shared else []
-    plan = DecodePlan([range(1, own + 1)] * case.rows, spans, tokens=case.new, width=case.new)
+    rows = [range(1, own + 1)] * case.rows
+    chunk = CutOvers().chunk(case.rows * case.prefix, case.kv_heads)
+    plan = DecodePlan(rows, spans, tokens=case.new, width=case.new, chunk=chunk)
     heads = case.heads, case.kv_heads
     flops = shared_mmas(plan, *heads, case.dim, ELEMENT) * _MMA_FLOPS
     flops += 4 * case.heads * case.dim * case.new * case.rows * (own + case.new)
-    keys = shared_keys(plan, *heads) + own_keys(plan, case.new, *heads)
+    keys = shared_keys(plan, *heads, case.dim) + own_keys(plan, case.new, *heads, case.dim)
     partials = 2 * 4 * partial_elements(plan, case.heads, case.dim)  # written, then read
     moved = keys * _key_bytes(case) + partials
     return Cost(flops, moved + _io_bytes(case), 3 if spans else 2, OURS)

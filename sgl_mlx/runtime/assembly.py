@@ -14,14 +14,13 @@ from sgl_mlx.cpu_kernels.attention import CpuAttention
 from sgl_mlx.cpu_kernels.open import open_cpu_kernels
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.metal_kernels.mode import cut_overs, mode, open_kernels
-from sgl_mlx.metal_kernels.selftest import Case
 from sgl_mlx.models import cpu_math
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.architectures import RunPath, adapter_for
 from sgl_mlx.models.loader import LoadedModel, load
 from sgl_mlx.models.memory import total_bytes
 from sgl_mlx.runtime.attention.kernels import pool_fits
-from sgl_mlx.runtime.attention.select import AttentionPaths
+from sgl_mlx.runtime.attention.select import AttentionPaths, layer_cases
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.constraints.grammar import GrammarCompiler
@@ -150,8 +149,12 @@ def _paths(adapter: Adapter, pool: KVPool, share: bool) -> AttentionPaths:
     kernels = open_kernels(asked)
     if kernels is None or not adapter.ragged or not pool_fits(pool, kernels):
         return AttentionPaths(pool)
-    case = Case.of_pool("extend", adapter.heads, pool.layer(0), adapter.dtype)
-    return AttentionPaths(pool, kernels, cut_overs(case, asked))
+    cases = layer_cases(adapter.attentions, pool)
+    every = [case for mine in cases.values() for case in mine]
+    kernels.learn(every)
+    good = [case for case in every if not kernels.failed([case])]
+    cut = cut_overs(good[0], asked) if good else None
+    return AttentionPaths(pool, kernels, cut, cases=cases)
 
 
 def _context_length(config: dict[str, Any]) -> int:

@@ -12,7 +12,7 @@ import pytest
 from click.testing import Result
 
 from sgl_mlx.cpu_kernels import build as cpu_build
-from sgl_mlx.metal_kernels import build, model_heads, tune
+from sgl_mlx.metal_kernels import build, machine, model_heads, tune
 from sgl_mlx.metal_kernels.dispatch import RULES, CutOvers
 from tests.metal_kernels.emulator import Emulator, needs_compiler
 
@@ -54,7 +54,7 @@ def test_list_names_every_kernel_and_says_what_is_known_here(sgl: Sgl) -> None:
     assert shown.count("not tuned") == len(model_heads.MODELS)
     facts = json.loads(sgl("kernels", "list", "--json").output)
     assert facts["metal"] is mx.metal.is_available()
-    assert facts["kernels"] == tune.kernels_hash()
+    assert facts["kernels"] == machine.kernels_hash()
 
 
 @pytest.mark.usefixtures("without_metal")
@@ -78,6 +78,18 @@ def test_selftest_fails_where_one_is_wrong(sgl: Sgl, monkeypatch: pytest.MonkeyP
     done = sgl("kernels", "selftest", "--model", "smollm2-135m", "--json")
     assert done.exit_code == 1
     assert [row["good"] for row in json.loads(done.stdout)] == [False, False]
+    told = sgl("kernels", "selftest", "--model", "smollm2-135m").output.splitlines()[-1]
+    log = Path(told.removeprefix("details: ")).read_text()
+    assert log.count("== decode(heads=9") == 2, "each run adds to the log"
+
+
+def test_list_shows_the_verdicts_that_are_kept(sgl: Sgl, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert json.loads(sgl("kernels", "list", "--json").output)["verdicts"] == []
+    with_metal(monkeypatch, wrong)
+    sgl("kernels", "selftest", "--model", "smollm2-135m")
+    assert sgl("kernels", "list").output.count("FAIL ") == 2
+    kept = json.loads(sgl("kernels", "list", "--json").output)["verdicts"]
+    assert [row["good"] for row in kept] == [False, False]
 
 
 def test_tune_keeps_what_list_then_shows(sgl: Sgl, monkeypatch: pytest.MonkeyPatch) -> None:

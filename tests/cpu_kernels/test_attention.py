@@ -41,7 +41,7 @@ CASES = [
 def _every_head_dim() -> Iterator[None]:
     """The reference takes the dims of Metal's kernels alone; these here take more."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shapes, "HEAD_DIMS", (16, 32, 64, 80, 256))
+        patch.setattr(shapes, "WIDTHS", tuple((d, d) for d in (16, 32, 64, 80, 256)))
         yield
 
 

@@ -31,6 +31,7 @@ class Case:
     """One point of the grid.
 
     Args:
+        value_dim: None when it is `dim`.
         group: query heads to a KV head.
         loud: every score near -110, where its exp is zero: what does not subtract the peak divides
             zero by zero. Queries and keys are multiples of 1/16, so that dot products are exact:
@@ -47,16 +48,18 @@ class Case:
     quantized: bool = False
     scattered: bool = True
     loud: bool = False
+    value_dim: int | None = None
 
     def __str__(self) -> str:
         flags = [n for n in ("sinks", "quantized", "scattered", "loud") if getattr(self, n)]
         flags += [f"{n}{v:g}" for n in ("window", "softcap") if (v := getattr(self, n))]
-        return "-".join([f"{self.dim}", NAMES[self.dtype], f"gqa{self.group}", *flags])
+        width = f"{self.dim}" if self.value_dim is None else f"{self.dim}/{self.value_dim}"
+        return "-".join([width, NAMES[self.dtype], f"gqa{self.group}", *flags])
 
     def options(self, random: np.random.Generator) -> AttentionOptions:
         heads = self.group * self.kv_heads
         logits = random.normal(size=heads) - (110 if self.loud else 0)
-        sinks = mx.array(logits, mx.float32) if self.sinks else None
+        sinks = mx.array(logits, mx.float32).astype(self.dtype) if self.sinks else None
         return AttentionOptions(self.dim**-0.5, self.window, self.softcap, sinks)
 
     def queries(self, random: np.random.Generator, *shape: int) -> mx.array:
@@ -74,7 +77,7 @@ class Case:
         return mx.array(array, mx.float32).astype(self.dtype)
 
     def values(self, random: np.random.Generator, *shape: int) -> mx.array:
-        array = random.normal(size=(*shape, self.kv_heads, self.dim))
+        array = random.normal(size=(*shape, self.kv_heads, self.value_dim or self.dim))
         return mx.array(array, mx.float32).astype(self.dtype)
 
 
@@ -123,25 +126,10 @@ class Call:
         """The arguments as the op takes them."""
         return INPUTS[self.op](**self.arguments)
 
-    def by_reference(self) -> mx.array:
-        """Result of the reference on these very arguments."""
+    def reference(self) -> mx.array:
+        """Result of the reference, in float32."""
         out: mx.array = getattr(reference, self.op)(self.inputs)
         return out
-
-    def reference(self) -> mx.array:
-        """Result of the reference in float32."""
-        wide = {name: widen(x) for name, x in self.arguments.items()}
-        dtype = self.arguments["q"].dtype
-        pool: PoolLayer = self.arguments["pool"]
-        if pool.quantized:  # what is read from the pool is rounded to the model's dtype
-            every = mx.arange(pool.keys.shape[0])
-            pool = PoolLayer(*pool.gather(every, dtype))
-        wide["pool"] = PoolLayer(widen(pool.keys), widen(pool.values))
-        return Call(self.op, wide).by_reference()
-
-
-def widen(x: Any) -> Any:
-    return x.astype(mx.float32) if isinstance(x, mx.array) else x
 
 
 def extend_call(case: Case, rows: Sequence[tuple[int, int]], seed: int = 0) -> Call:

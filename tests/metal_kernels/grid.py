@@ -10,9 +10,9 @@ import mlx.core as mx
 import pytest
 from _pytest.mark import ParameterSet
 
+from sgl_mlx.metal_kernels.shapes import WIDTHS
 from tests.metal_kernels.cases import NAMES, Case
 
-DIMS = (64, 80, 96, 128, 256)
 GROUPS = (1, 3, 4, 8)
 VARIANTS = {
     "scattered": Case(),
@@ -26,16 +26,19 @@ VARIANTS = {
 def _points() -> Iterator[ParameterSet]:
     """Every point as a parameter; marked `whole_grid` unless every run takes it.
 
-    Those taken have each dim with each dtype, twice, under varying groups and variants.
+    Those taken have each width with each dtype, twice, under varying groups and variants.
     """
-    for i, (dim, dtype) in enumerate(product(DIMS, NAMES)):
+    for i, ((dim, value_dim), dtype) in enumerate(product(WIDTHS, NAMES)):
         for (g, group), (v, name) in product(enumerate(GROUPS), enumerate(VARIANTS)):
             case = replace(VARIANTS[name], dim=dim, dtype=dtype, group=group)
+            if value_dim != dim:
+                case = replace(case, value_dim=value_dim)
             if group < 4:  # as many KV heads as it takes to confuse them
                 case = replace(case, kv_heads=2)
             taken = (g, v) in ((i % 4, (i + i // 5) % 5), ((i + 2) % 4, (i + i // 5 + 2) % 5))
             marks = () if taken else (pytest.mark.whole_grid,)
-            yield pytest.param(case, id=f"{dim}-{NAMES[dtype]}-gqa{group}-{name}", marks=marks)
+            width = f"{dim}" if value_dim == dim else f"{dim}x{value_dim}"
+            yield pytest.param(case, id=f"{width}-{NAMES[dtype]}-gqa{group}-{name}", marks=marks)
 
 
 POINTS = list(_points())
@@ -44,7 +47,7 @@ POINTS = list(_points())
 def tile_keys(case: Case) -> int:
     """Count the keys in a tile of the extend and shared kernels; see `attention.h`."""
     bytes_per_row = case.dim * int(case.dtype.size)
-    return 8 if bytes_per_row > 512 else 16 if bytes_per_row > 256 else 32
+    return 8 if bytes_per_row > 1152 else 16 if bytes_per_row > 512 else 32
 
 
 SINGLE = Case(dtype=mx.float32)

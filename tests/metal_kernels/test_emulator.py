@@ -133,6 +133,17 @@ def test_exp2_of_minus_infinity_is_zero() -> None:
     assert run(f"{HERE} out[i] = exp2(-INFINITY) + fast::exp2(-INFINITY);").tolist() == [0] * 32
 
 
+def test_fast_exp2_is_as_far_off_as_apple_allows_and_no_further() -> None:
+    x = mx.array(np.random.default_rng(0).uniform(-40, 20, 4096), mx.float32)
+    out = run(f"{HERE} out[i] = fast::exp2(x[i]);", {"x": x}, shape=(4096,), grid=4096)
+    right = np.exp2(np.array(x, np.float64))
+    units = np.abs(np.array(out, np.float64) - right) / np.spacing(right.astype(np.float32))
+    allowed = 3 + np.floor(np.abs(2 * np.array(x)))
+    assert np.all(units <= allowed + 1)  # and the rounding of what it starts from
+    assert np.mean(units > 0.9 * allowed - 1) > 0.5
+    assert run(f"{HERE} out[i] = fast::exp2(-130.0 - x[i]);").tolist() == [0] * 32
+
+
 MULTIPLY = """
   simdgroup_matrix<T, 8, 8> a, b;
   simdgroup_matrix<float, 8, 8> c(1.0);

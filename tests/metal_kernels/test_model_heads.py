@@ -11,8 +11,8 @@ from sgl_mlx.core import SamplingParams
 from sgl_mlx.metal_kernels import model_heads
 from sgl_mlx.metal_kernels.build import Kernels, read
 from sgl_mlx.metal_kernels.dispatch import ALWAYS_OURS
-from sgl_mlx.metal_kernels.fallback import KernelsWithFallback
 from sgl_mlx.metal_kernels.selftest import Case, both_ways, compare
+from sgl_mlx.metal_kernels.tested import TestedKernels
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.runtime.attention.select import AttentionPaths
 from sgl_mlx.runtime.pool.kv import KVPool
@@ -59,28 +59,47 @@ ARCHITECTURES = {
     "qwen3-4b": "qwen3",
     "gemma-2-9b": "gemma2",
     "gemma-3-4b": "gemma3_text",
+    "gemma-4-e2b": "gemma4_text",
     "llava-1.5-7b": "llama",
     "gpt-oss-20b": "gpt_oss",
+    "mimo-v2-flash": "mimo_v2_flash",
 }
+"""Models that the runtime batches, with their architecture; MLA runs one request at a time."""
+
+
+def config_of(name: str) -> dict[str, Any]:
+    """A configuration of toy width with the layers of a known model, one of each kind."""
+    kinds = model_heads.MODELS[name]
+    windowed = [kind.window is not None for kind in kinds]
+    full = next((kind for kind in kinds if kind.window is None), kinds[0])
+    sliding = next((kind for kind in kinds if kind.window is not None), full)
+    config = {
+        **toy_config(ARCHITECTURES[name]),
+        **{"num_attention_heads": full.heads, "num_key_value_heads": full.kv_heads},
+        **{"head_dim": full.dim, "num_hidden_layers": len(kinds)},
+        **{"sliding_window": sliding.window, "sliding_window_pattern": len(kinds)},
+        "layer_types": ["sliding_attention" if w else "full_attention" for w in windowed],
+    }
+    if name == "gemma-4-e2b":
+        config |= {"head_dim": sliding.dim, "global_head_dim": full.dim, "num_kv_shared_layers": 0}
+    if name == "mimo-v2-flash":
+        config |= {
+            **{"v_head_dim": full.value_dim, "swa_v_head_dim": sliding.value_dim},
+            **{"swa_head_dim": sliding.dim, "swa_num_attention_heads": sliding.heads},
+            **{"swa_num_key_value_heads": sliding.kv_heads, "sliding_window_size": sliding.window},
+            **{"hybrid_layer_pattern": [int(w) for w in windowed], "moe_layer_freq": [0, 0]},
+            **{"add_full_attention_sink_bias": full.sinks},
+        }
+    return config
 
 
 def model_with_heads_of(name: str) -> Adapter:
-    """A model of toy width, whose layers attend as those of a known one: one layer a window.
+    """A model of toy width, whose layers attend as those of a known one: one layer a kind.
 
     In its usual dtype, but for experts, which MLX multiplies on the CPU in float32 alone.
     """
-    heads, architecture = model_heads.MODELS[name], ARCHITECTURES[name]
-    windowed = [window is not None for window in heads.windows]
-    config = {
-        **toy_config(architecture),
-        **{"num_attention_heads": heads.heads, "num_key_value_heads": heads.kv_heads},
-        **{"head_dim": heads.dim, "num_hidden_layers": len(windowed)},
-        **{"sliding_window": max(filter(None, heads.windows), default=None)},
-        **{"sliding_window_pattern": len(windowed)},
-        "layer_types": ["sliding_attention" if w else "full_attention" for w in windowed],
-    }
-    model = toy_model(architecture, config)
-    if architecture != "gpt_oss":
+    model = toy_model(ARCHITECTURES[name], config_of(name))
+    if name != "gpt-oss-20b":
         model.set_dtype(mx.bfloat16)
     return Adapter(model)
 
@@ -99,11 +118,11 @@ def row(name: str, prefix: range, slots: range, tokens: int) -> Row:
 
 @needs_compiler
 @pytest.mark.parametrize("kv_bits", [None, 8])
-@pytest.mark.parametrize("name", model_heads.MODELS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_runner_compiles_no_text_but_these(name: str, kv_bits: int | None) -> None:
     adapter, emulator = model_with_heads_of(name), Emulator()
     pool = KVPool(adapter.layers, 80, adapter.dtype, kv_bits)
-    guarded = KernelsWithFallback(Kernels(emulator.metal_kernel), force=True)
+    guarded = TestedKernels(Kernels(emulator.metal_kernel), force=True)
     runner = ModelRunner(adapter, pool, frozenset(), AttentionPaths(pool, guarded, ALWAYS_OURS))
     prefix = range(1, 67, 2)  # scattered: one ascending run alone would be sliced
     forks = tuple(row(n, prefix, range(at, at + 2), 1) for n, at in (("a", 70), ("b", 72)))

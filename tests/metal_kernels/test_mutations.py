@@ -1,6 +1,6 @@
 """The checks are worth what they catch: every fault in `mutations` must be caught, and by what.
 
-The run ends with a table of faults and traps.
+They run as on a device that multiplies in TF32. The run ends with a table of faults and traps.
 """
 
 from __future__ import annotations
@@ -14,10 +14,16 @@ from sgl_mlx.metal_kernels.build import Kernels, read
 from tests.conftest import SHOWN
 from tests.metal_kernels.emulator import Emulator, Trap, needs_compiler
 from tests.metal_kernels.mutations import MUTATIONS, WRONG, Mutation
+from tests.metal_kernels.tf32 import multiply_in_tf32
 from tests.metal_kernels.work import WORK
 
 pytestmark = needs_compiler
 PREFIX = "sgl_mlx_"
+
+
+@pytest.fixture(autouse=True)
+def tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    multiply_in_tf32(monkeypatch)
 
 
 def _kernels(change: Callable[[str, str], str]) -> Kernels:

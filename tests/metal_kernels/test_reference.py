@@ -65,7 +65,7 @@ def check(
         pool_keys, pool_values = stored(arguments["pool"], prefix)
         k, v = mx.concatenate([pool_keys, keys]), mx.concatenate([pool_values, values])
         want.append(naive(q, k, v, arguments["options"]))
-    got = call.by_reference()
+    got = call.reference()
     assert_close(got, mx.array(np.concatenate(want), mx.float32), mx.float32)
 
 
@@ -118,7 +118,13 @@ def test_quantized_zeros_are_zeros() -> None:
     assert not mx.any(scales).item()
 
 
-def test_half_precision_is_rounded_only_at_the_end() -> None:
+def test_half_precision_is_widened_before_anything_is_computed() -> None:
     call = extend_call(replace(CASES[0], dtype=mx.float16), [(33, 5)])
-    got = call.by_reference()
-    assert mx.array_equal(got, call.reference().astype(mx.float16)).item()
+    wide = {
+        k: x.astype(mx.float32) if isinstance(x, mx.array) else x for k, x in call.arguments.items()
+    }
+    pool = call.arguments["pool"]
+    wide["pool"] = PoolLayer(pool.keys.astype(mx.float32), pool.values.astype(mx.float32))
+    got = call.reference()
+    assert got.dtype == mx.float32
+    assert mx.array_equal(got, Call(call.op, wide).reference()).item()

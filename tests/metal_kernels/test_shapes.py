@@ -24,7 +24,7 @@ def halves(*shape: int) -> mx.array:
     [
         ({"q": halves(4, 6, 64)}, r"q has shape \(4, 6, 64\), expected \(T=5, Hq, D\)"),
         ({"keys": halves(5, 2, 32)}, r"keys has shape .* expected \(T=5, Hkv, D=64\)"),
-        ({"values": halves(5, 3, 64)}, r"values has shape .* \(T=5, Hkv=2, D=64\)"),
+        ({"values": halves(5, 3, 64)}, r"values has shape .* \(T=5, Hkv=2, V\)"),
         ({"q": halves(5, 7, 64)}, "Hq=7 query heads do not divide by Hkv=2"),
         ({"keys": mx.zeros((5, 2, 64))}, r"keys is mlx.core.float32, expected mlx.core.float16"),
         ({"options": AttentionOptions(1.0, window=0)}, "window=0 must be"),
@@ -32,6 +32,10 @@ def halves(*shape: int) -> mx.array:
         (
             {"options": AttentionOptions(1.0, sinks=halves(5))},
             r"sinks has shape \(5,\), expected \(Hq=6\)",
+        ),
+        (
+            {"pool": PoolLayer(halves(9, 2, 64), halves(9, 2, 32))},
+            r"pool values .* \(N=9, Hkv=2, V=64\)",
         ),
         ({"pool": PoolLayer(halves(9, 1, 64), halves(9, 2, 64))}, r"pool keys .* \(N, Hkv=2, D=64"),
         ({"pool": PoolLayer(halves(9, 2, 64), halves(8, 2, 64))}, r"pool values .* \(N=9, Hkv=2"),
@@ -61,5 +65,5 @@ def test_a_decode_that_does_not_fit_is_refused(change: dict[str, Any], message: 
 
 def test_a_head_dim_without_a_kernel_is_refused() -> None:
     arguments = extend_call(Case(dim=72), [(3, 4)]).arguments
-    with pytest.raises(ValueError, match=r"D=72 is not one of the head dims \(64, 80"):
+    with pytest.raises(ValueError, match=r"D=72, V=72: the kernels take .* widths: 64/64, 80/80"):
         reference.extend_attention(ExtendInputs(**arguments))

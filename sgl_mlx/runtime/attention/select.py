@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from sgl_mlx.metal_kernels.dispatch import OURS, AttentionPath, CutOvers, Work, choose_path
-from sgl_mlx.metal_kernels.fallback import KernelsWithFallback
+from sgl_mlx.metal_kernels.selftest import Case
+from sgl_mlx.metal_kernels.shapes import WIDTHS
+from sgl_mlx.metal_kernels.tested import TestedKernels
 from sgl_mlx.models import cpu_math
+from sgl_mlx.models.adapter import LayerAttention, LayerShape
 from sgl_mlx.runtime.attention.decode import Epoch
 from sgl_mlx.runtime.attention.kernels import (
     KernelChunks,
@@ -25,6 +29,8 @@ from sgl_mlx.runtime.scheduler.plan import Row
 
 DecodeEpoch = Epoch | KernelEpoch
 
+KINDS: tuple[Literal["extend"], Literal["decode"]] = "extend", "decode"
+
 
 class AttentionPaths:
     """Chooser of the attention of each step.
@@ -34,6 +40,7 @@ class AttentionPaths:
         cut_overs: sizes at which Metal's kernels and MLX's fused attention take over from each
             other; the CPU's kernels are always faster than plain MLX.
         share: attend a prefix that several rows have in common once for all of them.
+        cases: by layer, the kernels' cases that the model asks for (`layer_cases`).
     """
 
     def __init__(
@@ -42,53 +49,91 @@ class AttentionPaths:
         kernels: Kernels | None = None,
         cut_overs: CutOvers | None = None,
         share: bool = True,
+        cases: Mapping[int, Collection[Case]] | None = None,
     ) -> None:
         self.pool = pool
         self._min_shared = MIN_SHARED if share else sys.maxsize
         self.kernels = kernels if kernels is not None and pool_fits(pool, kernels) else None
         self._cut_overs = cut_overs or CutOvers()
+        self._cases = cases or {}
         self._softcap = next((x.softcap for x in pool.layers if x.softcap is not None), None)
 
     def epoch(self, rows: Sequence[Row], width: int) -> DecodeEpoch:
         """Attention of up to `width` decode steps of sorted rows."""
-        if kernels := self._kernels_for(rows, "decode"):
-            return KernelEpoch(self.pool, rows, width, kernels)
-        return Epoch(self.pool, rows, width, self._min_shared)
+
+        def plain() -> Epoch:
+            return Epoch(self.pool, rows, width, self._min_shared)
+
+        layers = self._layers_of_kernels(rows, "decode")
+        if self.kernels is None or not layers:
+            return plain()
+        return KernelEpoch(self.pool, rows, width, self.kernels, layers, self._cut_overs, plain)
 
     def chunks(self, rows: Sequence[Row]) -> Chunks | SdpaChunks | KernelChunks:
         """Attention of sorted rows of several tokens each."""
-        if kernels := self._kernels_for(rows, "extend"):
-            return KernelChunks(self.pool, rows, kernels)
-        if cpu_math.on_cpu() or self._softcap is not None:
-            return Chunks(self.pool, rows, self._min_shared)
-        return SdpaChunks(self.pool, rows)
 
-    def _kernels_for(
+        def plain() -> Chunks | SdpaChunks:
+            if cpu_math.on_cpu() or self._softcap is not None:
+                return Chunks(self.pool, rows, self._min_shared)
+            return SdpaChunks(self.pool, rows)
+
+        layers = self._layers_of_kernels(rows, "extend")
+        if self.kernels is None or not layers:
+            return plain()
+        return KernelChunks(self.pool, rows, self.kernels, layers, plain)
+
+    def _layers_of_kernels(
         self, rows: Sequence[Row], work: Literal["extend", "decode"]
-    ) -> Kernels | None:
+    ) -> Collection[int]:
+        """List the layers whose attention in this step is for our kernels."""
+        every = range(len(self.pool.layers))
         if self.kernels is None or not rows_fit(rows):
-            return None
-        if isinstance(self.kernels, KernelsWithFallback) and (
-            self.kernels.failed(work) or self._path(rows, work) not in OURS
-        ):
-            return None
-        return self.kernels
+            return ()
+        if not isinstance(self.kernels, TestedKernels):
+            return every
+        step = self._describe(rows, work)
+        path = {shape: self._path(step, shape) for shape in set(self.pool.layers)}
+        failed = {i for i in every if self.kernels.failed(self._layer_cases(i, work))}
+        return {i for i in every if path[self.pool.layers[i]] in OURS} - failed
 
-    def _path(self, rows: Sequence[Row], work: Literal["extend", "decode"]) -> AttentionPath:
+    def _layer_cases(self, layer: int, work: Literal["extend", "decode"]) -> list[Case]:
+        return [case for case in self._cases.get(layer, ()) if case.work == work]
+
+    def _path(self, step: Work, layer: LayerShape) -> AttentionPath:
+        shape = replace(
+            step,
+            dim=layer.key_dim,
+            value_dim=layer.value_dim,
+            window=layer.window,
+            softcap=layer.softcap,
+        )
+        return choose_path(shape, self._cut_overs)
+
+    def _describe(self, rows: Sequence[Row], work: Literal["extend", "decode"]) -> Work:
         decode = work == "decode"
-        shape = Work(
+        return Work(
             rows=len(rows),
             tokens=1 if decode else max(len(row.tokens) for row in rows),
             dim=self.pool.layers[0].key_dim,
             dtype=self.pool.dtype,
             contiguous=all(_is_run(row.prefix) for row in rows),
             shared=decode and bool(shared_spans(rows)[0]),
-            window=next((x.window for x in self.pool.layers if x.window), None),
-            softcap=self._softcap,
             quantized=self.pool.layer(0).quantized,
             prefix=max(len(row.prefix) for row in rows),
         )
-        return choose_path(shape, self._cut_overs)
+
+
+def layer_cases(attentions: Sequence[LayerAttention], pool: KVPool) -> dict[int, list[Case]]:
+    """List the kernels' cases by layer; layers that no kernel takes have none."""
+    cases: dict[int, list[Case]] = {}
+    for layer, heads, options in attentions:
+        shape = pool.layers[layer]
+        if (shape.key_dim, shape.value_dim) in WIDTHS:
+            cases.setdefault(layer, []).extend(
+                Case.of_pool(work, heads, pool.layer(layer), pool.dtype).with_options(options)
+                for work in KINDS
+            )
+    return cases
 
 
 def _is_run(slots: Sequence[int]) -> bool:

@@ -55,7 +55,7 @@ def random(*shape: int) -> mx.array:
 
 
 @needs_compiler
-@pytest.mark.parametrize("dim", [64, 256])
+@pytest.mark.parametrize("dim", [64, 256, 512])
 def test_k1_multiplies_and_reads_as_often_as_the_model_says(dim: int) -> None:
     plan = ExtendPlan([ExtendRow(range(1, 41), 13), ExtendRow([], 5), ExtendRow([3] * 31, 1)])
     emulator = Emulator()
@@ -65,28 +65,30 @@ def test_k1_multiplies_and_reads_as_often_as_the_model_says(dim: int) -> None:
     mx.eval(ops.extend_attention(ExtendInputs(q, k, k, pool, plan, AttentionOptions(0.1)), kernels))
     seen = Seen.of(emulator, "extend_attention")
     assert seen.mmas == counts.extend_mmas(plan, HEADS, KV_HEADS, dim, element=2) > 0
-    assert seen.keys(dim) == counts.extend_keys(plan, HEADS, KV_HEADS)
+    assert seen.keys(dim) == counts.extend_keys(plan, HEADS, KV_HEADS, dim)
     assert seen.written == q.nbytes
     assert len(emulator.launches) == 1
 
 
 @needs_compiler
-@pytest.mark.parametrize("tokens", [1, 3])
-def test_k2_and_k3_multiply_read_and_write_as_often_as_the_model_says(tokens: int) -> None:
+@pytest.mark.parametrize(("tokens", "dim"), [(1, 64), (3, 64), (1, 128), (1, 256), (3, 512)])
+def test_k2_and_k3_multiply_read_and_write_as_often_as_the_model_says(
+    tokens: int, dim: int
+) -> None:
     spans = [SharedSpan(0, 5, 0, range(1, 571)), SharedSpan(1, 4, 570, range(600, 633))]
     own = [[5], [], range(2, 9), range(1, 520), [4]]
     plan = DecodePlan(own, spans, width=tokens, tokens=tokens)
     emulator = Emulator()
-    tail, pool = random(5, tokens, KV_HEADS, 64), random(700, KV_HEADS, 64)
-    q, kernels = random(5 * tokens, HEADS, 64), Kernels(emulator.metal_kernel)
+    tail, pool = random(5, tokens, KV_HEADS, dim), random(700, KV_HEADS, dim)
+    q, kernels = random(5 * tokens, HEADS, dim), Kernels(emulator.metal_kernel)
     layer = PoolLayer(pool, pool)
     inputs = DecodeInputs(q, tail, tail, tokens, layer, plan, AttentionOptions(0.1))
     mx.eval(ops.decode_attention(inputs, kernels))
     k2, k3 = (Seen.of(emulator, f"{kernel}_attention") for kernel in ("decode", "shared"))
-    assert k3.mmas == counts.shared_mmas(plan, HEADS, KV_HEADS, 64, element=2) > 0
-    assert k3.keys(64) == counts.shared_keys(plan, HEADS, KV_HEADS)
-    assert k2.keys(64) == counts.own_keys(plan, tokens, HEADS, KV_HEADS)
-    assert k2.written + k3.written == 4 * counts.partial_elements(plan, HEADS, 64)
+    assert k3.mmas == counts.shared_mmas(plan, HEADS, KV_HEADS, dim, element=2) > 0
+    assert k3.keys(dim) == counts.shared_keys(plan, HEADS, KV_HEADS, dim)
+    assert k2.keys(dim) == counts.own_keys(plan, tokens, HEADS, KV_HEADS, dim)
+    assert k2.written + k3.written == 4 * counts.partial_elements(plan, HEADS, dim)
     assert len(emulator.launches) == 3
 
 

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from sgl_mlx.metal_kernels import tested
 from sgl_mlx.metal_kernels.build import Kernels
 from sgl_mlx.metal_kernels.dispatch import ALWAYS_OURS
-from sgl_mlx.metal_kernels.fallback import KernelsWithFallback
-from sgl_mlx.runtime.attention.select import AttentionPaths
+from sgl_mlx.metal_kernels.selftest import Case
+from sgl_mlx.metal_kernels.tested import TestedKernels
+from sgl_mlx.runtime.attention.select import AttentionPaths, layer_cases
 from sgl_mlx.runtime.engine import Engine
 from tests.metal_kernels.emulator import Emulator, needs_compiler
 from tests.models.conftest import LLAMA, write_folder
@@ -43,13 +45,15 @@ def opened(folder: Path) -> Iterator[Callable[..., Engine]]:
     """`opened(emulator=None, **options)`: an engine on plain MLX, or on emulated kernels."""
     engines: list[Engine] = []
 
-    def make(emulator: Emulator | None = None, **options: Any) -> Engine:
+    def make(emulator: Emulator | None = None, force: bool = True, **options: Any) -> Engine:
         engine = Engine(str(folder), **{**OPTIONS, **options})
         engines.append(engine)
         if emulator is not None:
-            kernels = KernelsWithFallback(Kernels(emulator.metal_kernel), force=True)
+            kernels = TestedKernels(Kernels(emulator.metal_kernel), force=force)
             runner = engine._loop.model.runner
-            runner.paths = AttentionPaths(runner.paths.pool, kernels, ALWAYS_OURS)
+            pool = runner.paths.pool
+            cases = layer_cases(runner._model.attentions, pool)
+            runner.paths = AttentionPaths(pool, kernels, ALWAYS_OURS, cases=cases)
         return engine
 
     yield make
@@ -78,3 +82,33 @@ def test_forks_chunks_preemption_and_a_window_answer_as_in_plain_mlx(
     ran = Counter(launch.msl.name for launch in emulator.launches)
     kernels = ("extend_attention", "decode_attention", "shared_attention", "merge_partials")
     assert all(any(kernel in name for name in ran) for kernel in kernels), ran
+
+
+@needs_compiler
+@pytest.mark.parametrize("known", [True, False], ids=["when opened", "when first used"])
+@pytest.mark.parametrize("bad", ["extend", "decode"])
+def test_a_layer_whose_kernel_is_wrong_is_attended_in_plain_mlx_and_the_others_are_not(
+    opened: Callable[..., Engine], bad: str, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = tested.compare
+
+    def compare(case: Case, kernels: Kernels) -> tuple[bool, str]:
+        return (False, "wrong") if (case.work, case.window) == (bad, 40) else right(case, kernels)
+
+    monkeypatch.setattr(tested, "compare", compare)
+    emulator = Emulator()
+    emulated = opened(emulator, force=False)
+    paths = emulated._loop.model.runner.paths
+    if known:
+        paths.kernels.learn([case for cases in paths._cases.values() for case in cases])
+    emulator.launches.clear()
+    assert forks(emulated) == forks(opened())
+    windowed = {kernel: kernel_ran(emulator, kernel, 40) for kernel in ("extend", "decode")}
+    assert windowed == {"extend": bad != "extend", "decode": bad != "decode"}
+    assert all(kernel_ran(emulator, kernel, 0) for kernel in ("extend", "decode"))
+
+
+def kernel_ran(emulator: Emulator, kernel: str, window: int) -> bool:
+    """True if a kernel ran with this window; no other argument of the toy's is 40."""
+    mine = [x.msl.call for x in emulator.launches if f"{kernel}_attention" in x.msl.name]
+    return any((" 40," in call) == (window == 40) for call in mine)

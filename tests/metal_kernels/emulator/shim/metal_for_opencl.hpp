@@ -58,6 +58,7 @@ template <class T, int N> vec<T, N> operator+(vec<T, N>, vec<T, N>);
 template <class T, int N> vec<T, N> operator-(vec<T, N>, vec<T, N>);
 template <class T, int N> vec<T, N> operator*(vec<T, N>, vec<T, N>);
 template <class T, int N> vec<T, N> operator/(vec<T, N>, vec<T, N>);
+template <class T, int N> T dot(vec<T, N>, vec<T, N>);
 #define EMU_TYPES(T) typedef vec<T, 2> T##2; typedef vec<T, 3> T##3; typedef vec<T, 4> T##4;
 EMU_TYPES(char) EMU_TYPES(uchar) EMU_TYPES(short) EMU_TYPES(ushort) EMU_TYPES(int) EMU_TYPES(uint)
 EMU_TYPES(long) EMU_TYPES(ulong) EMU_TYPES(half) EMU_TYPES(bfloat) EMU_TYPES(float)

@@ -51,10 +51,23 @@ inline float fract(float x) { return __builtin_fminf(x - __builtin_floorf(x), 0x
 inline float sign(float x) { return x > 0 ? 1.0f : x < 0 ? -1.0f : x == x ? x : 0.0f; }
 inline float saturate(float x) { return __builtin_fminf(__builtin_fmaxf(x, 0.0f), 1.0f); }
 inline float divide(float x, float y) { return x / y; }
+
+// Apple's specification of the language ("ULPs and relative error", with fast math) allows exp2 to
+// be off by 3 + floor(|2 x|) units in the last place. The whole of that is taken, up or down by the
+// bits of x; denormal results are flushed.
+inline float fast_exp2(float x) {
+  const float right = __builtin_exp2f(x);
+  if (right < FLT_MIN) return 0.0f;
+  if (!__builtin_isfinite(right)) return right;
+  const int units = 3 + int(__builtin_fabsf(2 * x));
+  const uint32_t mixed = __builtin_bit_cast(uint32_t, x) * 0x9E3779B1u;
+  const uint32_t bits = __builtin_bit_cast(uint32_t, right);
+  return __builtin_bit_cast(float, mixed >> 31 ? bits + units : bits - units);
+}
 }  // namespace detail
 
-#define EMU_TRANSCENDENTAL                                                               \
-  EMU_UNARY(exp, __builtin_expf) EMU_UNARY(exp2, __builtin_exp2f)                        \
+#define EMU_TRANSCENDENTAL(exp2f)                                                        \
+  EMU_UNARY(exp, __builtin_expf) EMU_UNARY(exp2, exp2f)                                  \
   EMU_UNARY(exp10, metal::detail::exp10) EMU_UNARY(log, __builtin_logf)                  \
   EMU_UNARY(log2, __builtin_log2f) EMU_UNARY(log10, __builtin_log10f)                    \
   EMU_UNARY(sin, __builtin_sinf) EMU_UNARY(cos, __builtin_cosf)                          \
@@ -64,9 +77,9 @@ inline float divide(float x, float y) { return x / y; }
   EMU_UNARY(atan, __builtin_atanf) EMU_UNARY(sqrt, __builtin_sqrtf)                      \
   EMU_UNARY(rsqrt, metal::detail::rsqrt) EMU_BINARY(pow, __builtin_powf)                 \
   EMU_BINARY(divide, metal::detail::divide)
-EMU_TRANSCENDENTAL
-namespace fast { EMU_TRANSCENDENTAL }
-namespace precise { EMU_TRANSCENDENTAL }
+EMU_TRANSCENDENTAL(__builtin_exp2f)
+namespace fast { EMU_TRANSCENDENTAL(metal::detail::fast_exp2) }
+namespace precise { EMU_TRANSCENDENTAL(__builtin_exp2f) }
 
 EMU_UNARY(floor, __builtin_floorf) EMU_UNARY(ceil, __builtin_ceilf)
 EMU_UNARY(trunc, __builtin_truncf) EMU_UNARY(round, __builtin_roundf)
