@@ -78,6 +78,10 @@ class KernelEpoch:
         inputs = DecodeInputs(queries, *tail, self._pool.layer(layer), self._plan, options)
         return self._kernels.decode(inputs)
 
+    def arrays(self) -> list[mx.array]:
+        """Return all that steps write."""
+        return [*self.keys, *self.values]
+
     def tail(self) -> tuple[list[int], list[mx.array], list[mx.array]]:
         """Return slots, keys and values `(tokens, heads, dim)` by layer to write to the pool."""
         where = [

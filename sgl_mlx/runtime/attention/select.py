@@ -49,10 +49,25 @@ class AttentionPaths:
         self._cut_overs = cut_overs or CutOvers()
         self._softcap = next((x.softcap for x in pool.layers if x.softcap is not None), None)
 
-    def epoch(self, rows: Sequence[Row], width: int) -> DecodeEpoch:
-        """Attention of up to `width` decode steps of sorted rows."""
+    @property
+    def copies(self) -> bool:
+        """True if decoding several rows may copy their prefixes out of the pool."""
+        if isinstance(self.kernels, KernelsWithFallback):
+            return self._cut_overs.decode_from_rows > 1
+        return self.kernels is None
+
+    def epoch(
+        self, rows: Sequence[Row], width: int, before: DecodeEpoch | None = None
+    ) -> DecodeEpoch:
+        """Attention of up to `width` decode steps of sorted rows.
+
+        Args:
+            before: the epoch that has just ended; its buffers are used again for the same rows.
+        """
         if kernels := self._kernels_for(rows, "decode"):
             return KernelEpoch(self.pool, rows, width, kernels)
+        if isinstance(before, Epoch) and before.go_on(rows, width):
+            return before
         return Epoch(self.pool, rows, width, self._min_shared)
 
     def chunks(self, rows: Sequence[Row]) -> Chunks | SdpaChunks | KernelChunks:
