@@ -35,6 +35,7 @@ from sgl_mlx.runtime.pool.memory import (
     pool_slots,
     warn_if_large,
 )
+from sgl_mlx.runtime.pool.wired import WiredWeights
 from sgl_mlx.runtime.runner import ModelRunner
 from sgl_mlx.runtime.scheduler.plan import Runner
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
@@ -60,6 +61,7 @@ class RunnableModel:
     scheduler: Scheduler
     grammars: GrammarCompiler
     pictures: Pictures
+    wired: WiredWeights
     disk: DiskTier | None = None
 
     @cached_property
@@ -79,22 +81,29 @@ def open_model(
 
     Args:
         on_read: called, by another thread, when the second tier has read what was wanted.
-        loaded: a model that is loaded already; `config.model_path` is not looked at then.
+        loaded: a model that is loaded already; `config.model_path` is not looked at then. Other
+            engines may share it, so its weights are the caller's to wire.
 
     Raises:
         ModelError, MemoryLimitError: see `models.load` and `pool_slots`.
         InvalidParamsError: when the folder of the second tier cannot be used.
     """
     started = time.perf_counter()
+    to_wire = 0
     if loaded is None:
         loaded = load(
             config.model_path, offline=config.offline, dtype=config.dtype, mmproj=config.mmproj
         )
-    return assemble(loaded, config, started, on_read)
+        to_wire = loaded.weight_bytes
+    return assemble(loaded, config, started, on_read, WiredWeights(to_wire))
 
 
 def assemble(
-    loaded: LoadedModel, config: EngineConfig, started: float, on_read: Callable[[], None]
+    loaded: LoadedModel,
+    config: EngineConfig,
+    started: float,
+    on_read: Callable[[], None],
+    wired: WiredWeights,
 ) -> RunnableModel:
     """Build all parts around a loaded model."""
     adapter = adapter_for(loaded.model)
@@ -134,6 +143,7 @@ def assemble(
         pictures=Pictures(
             loaded.vision, loaded.name, min(ends, default=0), config.image_cache_bytes
         ),
+        wired=wired,
         disk=disk,
     )
 

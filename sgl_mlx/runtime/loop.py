@@ -191,6 +191,7 @@ class EngineLoop:
             self._close_gate()
             self._drain()
             self._scheduler.fail_all(reason)
+            model.wired.release()
 
     def _take_orders(self, wait: bool) -> None:
         """Carry out all orders; with nothing else to do, wait for one, or for a deadline."""
