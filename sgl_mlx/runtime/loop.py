@@ -24,6 +24,7 @@ from sgl_mlx.errors import EngineStoppedError
 from sgl_mlx.models.loader import LoadedModel
 from sgl_mlx.runtime.assembly import OpenModel, RunnableModel, open_model
 from sgl_mlx.runtime.config import EngineConfig
+from sgl_mlx.runtime.pool.exhausted import Exhausted
 from sgl_mlx.runtime.scheduler.plan import Decode, Runner
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
@@ -177,6 +178,7 @@ class EngineLoop:
             self._model.set_exception(error)
             return
         self._scheduler, self._runner = model.scheduler, model.runner
+        self._exhausted = Exhausted(model.scheduler)
         self._model.set_result(model)
         busy, reason = False, "the engine was shut down"
         try:
@@ -245,11 +247,16 @@ class EngineLoop:
         return True
 
     def _attempt(self, step: Callable[[], T]) -> T | None:
-        """Take a step; None if it fails, which ends all requests but not the engine."""
+        """Take a step; None if it fails, which ends all requests but not the engine.
+
+        A step too large for the GPU is taken again with fewer of them.
+        """
         try:
             return step()
         except Exception as error:
             self._runner.forget_epoch()
+            if self._exhausted.recover(error):
+                return None
             self._scheduler.fail_all(f"the step failed: {type(error).__name__}: {error}")
             return None
 

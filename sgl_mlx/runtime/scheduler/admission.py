@@ -88,6 +88,10 @@ class Admission:
         self._limits = limits
         self._order = policy_named(limits.policy)
 
+    def limit(self, limits: SchedulerLimits) -> None:
+        """Use other limits from now on."""
+        self._limits = limits
+
     def admit(self, waiting: list[Sequence], running: list[Sequence]) -> None:
         """Admit as many sequences as rows, slots and the tokens of one step allow."""
         admitted = True
