@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -11,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgl_mlx.models.adapter import LayerShape
+from sgl_mlx.runtime.attention import decode_private
 from sgl_mlx.runtime.attention.decode import Epoch
 from sgl_mlx.runtime.attention.spans import shared_spans
-from sgl_mlx.runtime.pool.kv import KVPool
+from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
 from sgl_mlx.runtime.scheduler.plan import Row, arrange
 from tests.runtime import steps
 from tests.runtime.steps import HEADS, LAYERS, Case
@@ -143,6 +145,22 @@ def test_rows_of_unlike_lengths_see_what_they_see_alone(found: list[Row], case: 
         own = tuple(np.stack([np.array(pair[x][i]) for pair in past]) for x in (0, 1))
         right = steps.expected(POOL, row, case, 0, q[i : i + 1], (own[0], own[1]))
         np.testing.assert_allclose(out[i], right[0], **steps.CLOSE)
+
+
+def test_one_index_serves_all_layers_and_both_keys_and_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[int] = []
+
+    class Counted(SlotIndex):
+        def __init__(self, slots: Sequence[int]) -> None:
+            made.append(len(slots))
+            super().__init__(slots)
+
+    monkeypatch.setattr(decode_private, "SlotIndex", Counted)
+    pool = KVPool([LayerShape(1, 2, 2)] * 8, 200, mx.float32)
+    Epoch(pool, [steps.row("a", scattered(0, 150, 200), 1, (9,))], WIDTH)
+    assert made == [150]
 
 
 # -- one epoch after another ----------------------------------------------------------------------
