@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from sgl_mlx.metal_kernels.build import Kernels
 from sgl_mlx.metal_kernels.inputs import DecodeInputs, ExtendInputs
-from sgl_mlx.metal_kernels.plan import MIN_ELEMENTS, DecodePlan, int_table, tile_rows
+from sgl_mlx.metal_kernels.plan import MIN_ELEMENTS, DecodePlan, tile_rows
 from sgl_mlx.metal_kernels.pool import AttentionOptions, PoolLayer
 from sgl_mlx.metal_kernels.shapes import Shapes, check_decode, check_extend
 
@@ -68,9 +68,9 @@ def decode_attention(inputs: DecodeInputs, kernels: Kernels) -> mx.array:
     """
     q, tail_keys, tail_values, tail_length, pool, plan, options = inputs
     shapes = check_decode(inputs)
-    ints = int_table([tail_length, plan.width, plan.tokens])
+    ints = plan.step_table(tail_length)
     step = {"q": q, **_pool_inputs(pool, kernels), "slots": plan.slots, "rows": plan.table}
-    step |= {"reals": _reals(options), "ints": ints}
+    step |= {"reals": plan.reals(options.scale, options.softcap or 0.0), "ints": ints}
     template = _template(shapes, q, pool, options)
     own = _own_partials(tail_keys, tail_values, plan, shapes, step, template, kernels)
     shared = own

@@ -150,6 +150,21 @@ class DecodePlan:
         self.shared_partial_count = sum(piece.rows for piece in self._pieces)
         self._describe_merges([row for row, *_ in items])
         self._shared_tiles: dict[tuple[int, int], tuple[mx.array, int]] = {}
+        self._step: tuple[int, mx.array] | None = None
+        self._reals: dict[tuple[float, ...], mx.array] = {}
+
+    def step_table(self, tail_length: int) -> mx.array:
+        """Make the integers of a step, once for all layers: tail columns in use, width, tokens."""
+        if self._step is None or self._step[0] != tail_length:
+            self._step = tail_length, int_table([tail_length, self.width, self.tokens])
+        return self._step[1]
+
+    def reals(self, *values: float) -> mx.array:
+        """Make a flat float32 array, padded to `MIN_ELEMENTS`, once for all steps and layers."""
+        if values not in self._reals:
+            padded = [*values, *[0.0] * (MIN_ELEMENTS - len(values))]
+            self._reals[values] = mx.array(padded, mx.float32)
+        return self._reals[values]
 
     def shared_tiles(self, group: int, size: int = TILE_ROWS) -> tuple[mx.array, int]:
         """Build the tiles of the shared kernel, of `size` query vectors, and count them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import click
@@ -15,12 +16,32 @@ from sgl_mlx.cli.options import json_option, repeats_option, scale_option
 @engine_options
 @repeats_option(3)
 @scale_option(1.0, "Multiply the number of generated tokens.")
+@click.option(
+    "--context",
+    "contexts",
+    multiple=True,
+    type=click.IntRange(2),
+    help="Decode one row after so many tokens, and nothing else; repeatable.",
+)
+@click.option(
+    "--layers", type=click.IntRange(1), help="With --context: the model's first layers alone."
+)
 @json_option
-def engine(options: EngineOptions, repeats: int, scale: float, as_json: bool) -> None:
+def engine(
+    options: EngineOptions,
+    repeats: int,
+    scale: float,
+    contexts: tuple[int, ...],
+    layers: int | None,
+    as_json: bool,
+) -> None:
     """Compare the engine with mlx-lm's generators on the same weights.
 
     Prints a table and ends with one JSON line.
     """
+    if contexts:
+        _long(options.model_path, contexts, layers, repeats, max(int(64 * scale), 4), as_json)
+        return
     from rich.console import Console
 
     from sgl_mlx.benchmarks.micro.engine import EngineBench
@@ -38,3 +59,21 @@ def engine(options: EngineOptions, repeats: int, scale: float, as_json: bool) ->
         caption = f"tree + scheduler: {overhead:.2%}"
         print_pairs("engine against mlx-lm", pairs, caption, ("ours", "mlx-lm"))
     print_document(pairs, overhead_share=round(overhead, 5))
+
+
+def _long(
+    model: str | None,
+    contexts: Sequence[int],
+    layers: int | None,
+    repeats: int,
+    new_tokens: int,
+    as_json: bool,
+) -> None:
+    from sgl_mlx.benchmarks.micro.long_context import measure, opening_milliseconds
+
+    pairs = list(measure(model, contexts, layers, repeats, new_tokens))
+    opening = opening_milliseconds()
+    if not as_json:
+        caption = f"opening an epoch of 32,768 tokens and 32 layers in Python: {opening:.1f} ms"
+        print_pairs("one row against mlx-lm", pairs, caption, ("ours", "mlx-lm"))
+    print_document(pairs, epoch_opening_ms=round(opening, 2), layers=layers)

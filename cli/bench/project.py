@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 @click.option("--quant", default="f16", show_default=True, help="Weights: f16 or q4_0.")
 @click.option("--concurrency", type=click.IntRange(1), help="Run this many programs at a time.")
 @click.option("--workload", "names", multiple=True, help="Model only this workload; repeatable.")
+@click.option(
+    "--single-stream", is_flag=True, help="Model one row of an 8B model against mlx-lm instead."
+)
 @scale_option(1.0, "Size of the workloads; 1 is the paper's.")
 @json_option
 def project(
@@ -29,6 +32,7 @@ def project(
     quant: str,
     concurrency: int | None,
     names: tuple[str, ...],
+    single_stream: bool,
     scale: float,
     as_json: bool,
 ) -> None:
@@ -37,6 +41,9 @@ def project(
     No model runs: times follow from exact counts of tokens, published speeds and assumptions,
     which are printed first. Ends with one JSON line.
     """
+    if single_stream:
+        _one_row(chip, as_json)
+        return
     from sgl_mlx.benchmarks.modelled import projection
     from sgl_mlx.benchmarks.modelled.apple import Machine
     from sgl_mlx.benchmarks.suite.workloads.catalogue import find
@@ -72,6 +79,25 @@ def project(
         "rows": [row.to_dict() for row in rows],
     }
     click.echo(json.dumps(document))
+
+
+def _one_row(chip: str, as_json: bool) -> None:
+    from sgl_mlx.benchmarks.modelled.kernel_model import CHIPS
+    from sgl_mlx.benchmarks.modelled.single_stream import assumptions, streams
+
+    if chip not in CHIPS:
+        raise click.BadParameter(f"{chip!r} is not one of {', '.join(CHIPS)}", param_hint="chip")
+    rows, assumed = list(streams(CHIPS[chip])), assumptions(CHIPS[chip])
+    if not as_json:
+        for line in assumed:
+            click.echo(f"modelled assuming {line}")
+        for row in rows:
+            click.echo(
+                f"modelled {chip} {row.context:>6} tokens before: ours {row.ours:.2f} ms a token, "
+                f"mlx-lm {row.mlx_lm:.2f}: {row.slower:+.1%} (at most {row.bar:+.0%})"
+            )
+    document = {"modelled": True, "chip": chip, "assumptions": assumed}
+    click.echo(json.dumps({**document, "rows": [row.to_dict() for row in rows]}))
 
 
 def _line(row: Projected) -> str:

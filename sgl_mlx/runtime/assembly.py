@@ -18,7 +18,7 @@ from sgl_mlx.models import cpu_math
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.architectures import RunPath, adapter_for
 from sgl_mlx.models.loader import LoadedModel, load
-from sgl_mlx.models.memory import total_bytes
+from sgl_mlx.models.memory import available_bytes, total_bytes
 from sgl_mlx.runtime.attention.kernels import pool_fits
 from sgl_mlx.runtime.attention.select import AttentionPaths, layer_cases
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
@@ -27,7 +27,14 @@ from sgl_mlx.runtime.constraints.grammar import GrammarCompiler
 from sgl_mlx.runtime.constraints.healing import Spellings
 from sgl_mlx.runtime.disk.open import DiskTier, open_disk_tier
 from sgl_mlx.runtime.pool.kv import KVPool
-from sgl_mlx.runtime.pool.memory import ENOUGH, limit_cache, pool_slots, warn_if_large
+from sgl_mlx.runtime.pool.memory import (
+    ENOUGH,
+    copied_slots,
+    limit_cache,
+    pool_slots,
+    warn_if_large,
+)
+from sgl_mlx.runtime.pool.wired import WiredWeights
 from sgl_mlx.runtime.runner import ModelRunner
 from sgl_mlx.runtime.scheduler.plan import Runner
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
@@ -54,6 +61,7 @@ class RunnableModel:
     scheduler: Scheduler
     grammars: GrammarCompiler
     pictures: Pictures
+    wired: WiredWeights
     disk: DiskTier | None = None
 
     @cached_property
@@ -73,32 +81,43 @@ def open_model(
 
     Args:
         on_read: called, by another thread, when the second tier has read what was wanted.
-        loaded: a model that is loaded already; `config.model_path` is not looked at then.
+        loaded: a model that is loaded already; `config.model_path` is not looked at then. Other
+            engines may share it, so its weights are the caller's to wire.
 
     Raises:
         ModelError, MemoryLimitError: see `models.load` and `pool_slots`.
         InvalidParamsError: when the folder of the second tier cannot be used.
     """
     started = time.perf_counter()
+    to_wire = 0
     if loaded is None:
         loaded = load(
             config.model_path, offline=config.offline, dtype=config.dtype, mmproj=config.mmproj
         )
-    return assemble(loaded, config, started, on_read)
+        to_wire = loaded.weight_bytes
+    return assemble(loaded, config, started, on_read, WiredWeights(to_wire))
 
 
 def assemble(
-    loaded: LoadedModel, config: EngineConfig, started: float, on_read: Callable[[], None]
+    loaded: LoadedModel,
+    config: EngineConfig,
+    started: float,
+    on_read: Callable[[], None],
+    wired: WiredWeights,
 ) -> RunnableModel:
     """Build all parts around a loaded model."""
     adapter = adapter_for(loaded.model)
     context = config.context_length or _context_length(loaded.config)
     layers, dtype, bits = adapter.layers, adapter.dtype, config.kv_bits
-    slots = pool_slots(config.max_total_tokens, context, layers, dtype, kv_bits=bits)
+    available = available_bytes()
+    slots = pool_slots(config.max_total_tokens, context, layers, dtype, available, bits)
     pool = KVPool(layers, config.max_total_tokens or min(slots, ENOUGH), dtype, bits)
     warn_if_large(loaded.weight_bytes, pool.nbytes, total_bytes())
     limit_cache()
+    paths = _paths(adapter, pool, config.shared_attention)
     limits = config.limits if adapter.ragged else replace(config.limits, epoch_steps=1)
+    if paths.copies and adapter.ragged:
+        limits = replace(limits, most_held=copied_slots(slots, layers, dtype, available, bits))
     disk = open_disk_tier(config, loaded, pool, on_read)
     cache = PrefixCache(pool.slots, config.reuse, disk.tier if disk else None, most=slots)
     scheduler, ends = Scheduler(cache, limits), loaded.tokenizer.eos_token_ids
@@ -115,7 +134,7 @@ def assemble(
             adapter,
             pool,
             ends,
-            _paths(adapter, pool, config.shared_attention),
+            paths,
             copy=disk.copy if disk else None,
             features=_features(loaded, adapter, config.image_cache_bytes),
             lookup=scheduler,
@@ -125,6 +144,7 @@ def assemble(
         pictures=Pictures(
             loaded.vision, loaded.name, min(ends, default=0), config.image_cache_bytes
         ),
+        wired=wired,
         disk=disk,
     )
 

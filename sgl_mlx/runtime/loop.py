@@ -24,6 +24,7 @@ from sgl_mlx.errors import EngineStoppedError
 from sgl_mlx.models.loader import LoadedModel
 from sgl_mlx.runtime.assembly import OpenModel, RunnableModel, open_model
 from sgl_mlx.runtime.config import EngineConfig
+from sgl_mlx.runtime.pool.exhausted import Exhausted
 from sgl_mlx.runtime.scheduler.plan import Decode, Plan, Runner, StepResult
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
@@ -177,6 +178,7 @@ class EngineLoop:
             self._model.set_exception(error)
             return
         self._scheduler, self._runner = model.scheduler, model.runner
+        self._exhausted = Exhausted(model.scheduler)
         self._model.set_result(model)
         busy, reason = False, "the engine was shut down"
         try:
@@ -191,6 +193,7 @@ class EngineLoop:
             self._close_gate()
             self._drain()
             self._scheduler.fail_all(reason)
+            model.wired.release()
 
     def _take_orders(self, wait: bool) -> None:
         """Carry out all orders; with nothing else to do, wait for one, or for a deadline."""
@@ -235,7 +238,7 @@ class EngineLoop:
         if plan is None:
             return False
         started = time.perf_counter()
-        result = run_plan(plan, scheduler, runner)
+        result = run_plan(plan, scheduler, runner, self._exhausted.recover)
         if result is not None:
             seconds = time.perf_counter() - started
             self._model_seconds += seconds
@@ -255,11 +258,19 @@ class EngineLoop:
             order()
 
 
-def run_plan(plan: Plan, scheduler: Scheduler, runner: Runner) -> StepResult | None:
+def run_plan(
+    plan: Plan,
+    scheduler: Scheduler,
+    runner: Runner,
+    recover: Callable[[Exception], bool] = lambda _: False,
+) -> StepResult | None:
     """Return the result of a plan; None if it failed, and the scheduler was told.
 
     The pool is brought up to date first. So a step that fails loses the KV of its own tokens and
     of its own epoch alone, and its rows can be tried again.
+
+    Args:
+        recover: asked first; True if the error was of its kind, and the scheduler was told.
     """
     if not isinstance(plan, Decode) or plan.opening:
         try:
@@ -272,7 +283,8 @@ def run_plan(plan: Plan, scheduler: Scheduler, runner: Runner) -> StepResult | N
         return runner.run(plan)
     except Exception as error:
         runner.forget_epoch()
-        scheduler.retry(plan, _told(error))
+        if not recover(error):
+            scheduler.retry(plan, _told(error))
         return None
 
 

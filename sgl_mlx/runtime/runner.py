@@ -105,7 +105,6 @@ class ModelRunner:
 
     def _decode(self, plan: Decode) -> StepResult:
         if plan.opening:
-            self.synchronise(plan.transfers)
             self._decoding = self._open(plan)
         decoding = self._decoding
         assert decoding is not None, "a Decode plan continues an epoch that was never opened"
@@ -121,10 +120,12 @@ class ModelRunner:
         )
 
     def _open(self, plan: Decode) -> _Decoding:
+        before = None if self._decoding is None else self._decoding.epoch
+        self.synchronise(plan.transfers)
         rows = arrange(plan.opening)
         sampler = Sampler(rows, self._end_tokens, self._model.vocabulary, self.lookup)
         tokens = mx.array([row.tokens[-1] for row in rows], mx.int32)
-        return _Decoding(self.paths.epoch(rows, plan.width), sampler, tokens)
+        return _Decoding(self.paths.epoch(rows, plan.width, before), sampler, tokens)
 
     def _submit(self, decoding: _Decoding, live: Container[str]) -> Sampled:
         epoch = decoding.epoch
@@ -134,7 +135,7 @@ class ModelRunner:
         logits = self._model.forward(decoding.tokens, positions, epoch, every)
         sampled = self._choose(decoding.sampler, logits, epoch.steps - 1, live)
         decoding.tokens = sampled.tokens
-        mx.async_eval(*sampled.arrays(), *epoch.keys, *epoch.values)  # type: ignore[no-untyped-call]
+        mx.async_eval(*sampled.arrays(), *epoch.arrays())  # type: ignore[no-untyped-call]
         return sampled
 
     # -- extend -------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ TOLERANCE = 1e-4
 SLOTS, STRIDE = 331, 7
 STEPS = 13
 SHARED = 34
-"""Tokens the forked sequences have in common: more than `layout.MIN_SHARED`."""
+"""Tokens the forked sequences have in common: more than `spans.MIN_SHARED`."""
 
 EVERYTHING = SamplingParams(
     max_new_tokens=STEPS, temperature=0, return_logprob=True, top_logprobs_num=VOCABULARY

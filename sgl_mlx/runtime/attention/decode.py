@@ -2,9 +2,8 @@
 
 Keys that rows share are gathered from the pool once; each row's own keys are copied once into a
 padded buffer that grows by one column a step (the tail). So no step reads or writes the pool, and
-a step can be submitted before the previous one has finished.
-
-Buffers are `(rows, kv_heads, prefix + width, dim)`; the tail begins at column `prefix`.
+a step can be submitted before the previous one has finished. Layers with a sliding window gather
+what it shows.
 """
 
 from __future__ import annotations
@@ -14,12 +13,22 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from sgl_mlx.metal_kernels.pool import AttentionOptions
-from sgl_mlx.models import cpu_math
 from sgl_mlx.runtime.attention import softmax as at
-from sgl_mlx.runtime.attention.decode_shared import NOWHERE, SharedBatch, padded
-from sgl_mlx.runtime.attention.spans import MIN_SHARED, batches, shared_spans
-from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex, Slots
+from sgl_mlx.runtime.attention.decode_private import PrivateBatch
+from sgl_mlx.runtime.attention.decode_shared import SharedBatch
+from sgl_mlx.runtime.attention.spans import (
+    MIN_SHARED,
+    batches,
+    by_length,
+    clipped,
+    seen_from,
+    shared_spans,
+)
+from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.scheduler.plan import Row
+
+_MOST_STALE = 256
+"""Columns beyond a layer's window that a buffer may keep before it is gathered anew."""
 
 
 class Epoch:
@@ -29,111 +38,151 @@ class Epoch:
         self, pool: KVPool, rows: Sequence[Row], width: int, min_shared: int = MIN_SHARED
     ) -> None:
         self.ids = [row.id for row in rows]
-        self.rows = rows
-        self.width = width
         self.steps = 0
-        self._first_positions = mx.array([row.position for row in rows], mx.int32)
-        spans, private = shared_spans(rows, min_shared)
-        self._prefix = max(len(row.prefix) - p for row, p in zip(rows, private, strict=True))
-        index = [
-            padded(row.prefix[p:], self._prefix, 0) for row, p in zip(rows, private, strict=True)
-        ]
-        self._pad_bias, self._key_positions = self._describe_columns(private)
-        self._shared = [SharedBatch(pool, rows, batch, width) for batch in batches(spans)]
-        self.keys = [_buffer(x, index, width) for x in pool.keys]
-        self.values = [_buffer(x, index, width) for x in pool.values]
-        self._biases: dict[int, mx.array] = {}
+        self._pool = pool
+        self._min_shared = min_shared
+        self._set_rows(rows, width)
+        self._by_window = {
+            window: _Layers(pool, rows, min_shared, window, width)
+            for window in {x.window for x in pool.layers}
+        }
+
+    def go_on(self, rows: Sequence[Row], width: int) -> bool:
+        """Begin another epoch of the same rows in the same buffers; False if they are others.
+
+        Call it after the last steps were written to the pool.
+        """
+        if [row.id for row in rows] != self.ids or not all(
+            _follows(row, before, self.steps) for row, before in zip(rows, self.rows, strict=True)
+        ):
+            return False
+        self.steps = 0
+        self._set_rows(rows, width)
+        for window, layers in self._by_window.items():
+            if layers.stale:
+                self._by_window[window] = _Layers(self._pool, rows, self._min_shared, window, width)
+            else:
+                layers.go_on(width)
+        return True
 
     def begin_step(self) -> mx.array:
         """Begin the next step; returns the positions `(rows,)` of its tokens."""
-        self._biases.clear()
+        positions = self._first_positions + self.steps
         self.steps += 1
-        positions = self._first_positions + (self.steps - 1)
-        for batch in self._shared:
-            batch.begin_step(positions)
+        for layers in self._by_window.values():
+            layers.begin_step(positions)
         return positions
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
         """See `models.layer_cache.Attention`; takes one token a row."""
-        column = self._prefix + self.steps - 1
-        self.keys[layer][:, :, column] = keys
-        self.values[layer][:, :, column] = values
+        for batch in self._layers(layer).private:
+            batch.store(layer, keys, values)
 
     def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
         """See `models.layer_cache.Attention`; takes one token a row."""
-        column = self._prefix + self.steps - 1
-        rows, heads, dim = queries.shape
-        k, v = self.keys[layer][:, :, : column + 1], self.values[layer][:, :, : column + 1]
-        scale, window, softcap, sinks = options
-        bias = self._bias(window)
-        if bias is not None:
-            bias = bias[:, None, None, : column + 1].astype(queries.dtype)
-        small = rows * heads * column < cpu_math.WORTH_A_POLYNOMIAL
-        if softcap is None and not self._shared and (small or not cpu_math.on_cpu()):
-            return mx.fast.scaled_dot_product_attention(
-                queries[:, :, None], k, v, scale=scale, mask=bias, sinks=sinks
-            )[:, :, 0]
-        kv_heads = k.shape[1]
-        q = (queries * scale).reshape(rows, kv_heads, heads // kv_heads, dim)
-        scores = at.soft_capped(q @ k.swapaxes(-1, -2), softcap)
-        if bias is not None:
-            scores = scores + bias
-        peak = at.peaks(scores)
-        weights = at.exp_minus(scores, peak)
-        own = at.Partial(weights @ v, peak, at.sums(weights))
-        total = at.Partial(*(x.swapaxes(0, 1) for x in own))
-        grouped = q.swapaxes(0, 1)
-        for batch in self._shared:
-            total = at.merge(total, batch.attend(layer, grouped, window, softcap))
-        return total.normalised(sinks)
+        return self._layers(layer).attend(layer, queries, options)
+
+    def arrays(self) -> list[mx.array]:
+        """Return all that steps write."""
+        private = (batch for x in self._by_window.values() for batch in x.private)
+        return [x for b in private for kv in (b.keys, b.values) for x in kv.values()]
 
     def tail(self) -> tuple[list[int], list[mx.array], list[mx.array]]:
         """Return slots, keys and values `(tokens, heads, dim)` by layer to write to the pool."""
-        where = [
-            (i * self.steps + step, slot)
-            for i, row in enumerate(self.rows)
-            for step, slot in enumerate(row.slots[: self.steps])
+        slots = [slot for row in self.rows for slot in row.slots[: self.steps]]
+        picked = {w: x.order_of_tail(self.rows, self.steps) for w, x in self._by_window.items()}
+        keys: list[mx.array] = []
+        values: list[mx.array] = []
+        for layer, shape in enumerate(self._pool.layers):
+            parts = [batch.tail(layer, self.steps) for batch in self._layers(layer).private]
+            for into, found in zip((keys, values), zip(*parts, strict=True), strict=True):
+                into.append(mx.concatenate(list(found))[picked[shape.window]])
+        return slots, keys, values
+
+    def _layers(self, layer: int) -> _Layers:
+        return self._by_window[self._pool.layers[layer].window]
+
+    def _set_rows(self, rows: Sequence[Row], width: int) -> None:
+        self.rows = rows
+        self.width = width
+        self._first_positions = mx.array([row.position for row in rows], mx.int32)
+
+
+class _Layers:
+    """The keys of an epoch's rows, as the layers with one window (or with none) read them."""
+
+    def __init__(
+        self, pool: KVPool, rows: Sequence[Row], min_shared: int, window: int | None, width: int
+    ) -> None:
+        layers = [i for i, x in enumerate(pool.layers) if x.window == window]
+        spans, private = shared_spans(rows, min_shared)
+        starts = [
+            seen_from(row, start, len(row.prefix), row.position, window)
+            for row, start in zip(rows, private, strict=True)
         ]
-        picked = mx.array([i for i, _ in where], mx.int32)
-        columns = slice(self._prefix, self._prefix + self.steps)
+        lengths = [len(row.prefix) - start for row, start in zip(rows, starts, strict=True)]
+        groups = by_length(lengths)
+        self._window = window
+        self.private = [
+            PrivateBatch(pool, layers, rows, group, [starts[i] for i in group], width)
+            for group in groups
+        ]
+        seen = [span for span in (clipped(s, rows, window) for s in spans) if span.slots]
+        self._shared = [SharedBatch(pool, layers, rows, batch) for batch in batches(seen)]
+        order = [i for group in groups for i in group]
+        self._places = None
+        if len(groups) > 1:
+            self._places = mx.array(sorted(range(len(rows)), key=order.__getitem__), mx.int32)
 
-        def flat(buffer: mx.array) -> mx.array:
-            tail = buffer[:, :, columns].swapaxes(1, 2)
-            return tail.reshape(-1, *tail.shape[2:])[picked]
+    @property
+    def stale(self) -> bool:
+        """True if buffers hold many keys that no row sees any more."""
+        columns = max(batch.columns for batch in self.private)
+        return self._window is not None and columns > self._window + _MOST_STALE
 
-        keys, values = [flat(k) for k in self.keys], [flat(v) for v in self.values]
-        return [slot for _, slot in where], keys, values
+    def go_on(self, width: int) -> None:
+        for batch in self.private:
+            batch.go_on(width)
 
-    def _describe_columns(self, private: Sequence[int]) -> tuple[mx.array | None, mx.array]:
-        """Compute the bias that hides padding (None without padding) and each column's position."""
-        positions, padded = [], False
-        for row, start in zip(self.rows, private, strict=True):
-            own = list(row.prefix_positions or range(len(row.prefix)))[start:]
-            padding = self._prefix - len(own)
-            padded = padded or padding > 0
-            tail = range(row.position, row.position + self.width)
-            positions.append([*own, *[NOWHERE] * padding, *tail])
-        array = mx.array(positions, mx.int32)
-        bias = mx.where(array == NOWHERE, at.MASKED, 0.0) if padded else None
-        return bias, array
+    def begin_step(self, positions: mx.array) -> None:
+        for private in self.private:
+            private.begin_step(positions)
+        for shared in self._shared:
+            shared.begin_step(positions)
 
-    def _bias(self, window: int | None) -> mx.array | None:
-        if window is None:
-            return self._pad_bias
-        if window not in self._biases:
-            now = self._first_positions + (self.steps - 1)
-            seen = now[:, None] - self._key_positions < window
-            self._biases[window] = mx.where(seen & (self._key_positions != NOWHERE), 0.0, at.MASKED)
-        return self._biases[window]
+    def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
+        """See `Epoch.attend`."""
+        rows, heads, dim = queries.shape
+        plain = options.softcap is None and not self._shared
+        if plain and all(batch.fuses(heads) for batch in self.private):
+            outs = [batch.fused(layer, queries, options) for batch in self.private]
+            return outs[0] if self._places is None else mx.concatenate(outs)[self._places]
+        kv_heads = self.private[0].keys[layer].shape[1]
+        q = (queries * options.scale).reshape(rows, kv_heads, heads // kv_heads, dim)
+        total = at.concatenate([batch.attend(layer, q, options) for batch in self.private])
+        if self._places is not None:
+            total = at.Partial(*(x[:, self._places] for x in total))
+        grouped = q.swapaxes(0, 1)
+        for batch in self._shared:
+            found = batch.attend(layer, grouped, options.window, options.softcap)
+            total = at.merge(total, found)
+        return total.normalised(options.sinks)
+
+    def order_of_tail(self, rows: Sequence[Row], steps: int) -> mx.array:
+        """Index the batches' tails, one after another, by the rows' slots for these steps."""
+        order = [i for batch in self.private for i in batch.members]
+        begins = {row: place * steps for place, row in enumerate(order)}
+        return mx.array(
+            [
+                begins[i] + step
+                for i, row in enumerate(rows)
+                for step in range(len(row.slots))[:steps]
+            ],
+            mx.int32,
+        )
 
 
-def _buffer(slots: Slots, index: Sequence[Sequence[int]], width: int) -> mx.array:
-    """Gather a prefix `(rows, heads, prefix, dim)`, with room for `width` more columns."""
-    rows, prefix = len(index), len(index[0])
-    _, heads, dim = slots.data.shape
-    tail = mx.zeros((rows, heads, width, dim), slots.dtype)
-    if prefix == 0:
-        return tail
-    gathered = slots.read(SlotIndex([slot for row in index for slot in row]))
-    by_row = gathered.reshape(rows, prefix, heads, dim)
-    return mx.concatenate([by_row.swapaxes(1, 2), tail], axis=2)
+def _follows(row: Row, before: Row, steps: int) -> bool:
+    """True if a row is `before` after so many steps, its keys in the slots planned for them."""
+    plain = row.prefix_positions is None and before.prefix_positions is None
+    return plain and row.prefix == (*before.prefix, *before.slots[:steps])

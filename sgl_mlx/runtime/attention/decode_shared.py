@@ -27,32 +27,33 @@ class SharedBatch:
     """Batch of spans, no two of which belong to the same row.
 
     Args:
+        layers: the layers that read it.
         rows: all rows of the epoch.
-        width: steps that the epoch may take.
     """
 
     def __init__(
-        self, pool: KVPool, rows: Sequence[Row], spans: Sequence[Span], width: int
+        self, pool: KVPool, layers: Sequence[int], rows: Sequence[Row], spans: Sequence[Span]
     ) -> None:
         self._spans = len(spans)
         self._length = max(len(span.slots) for span in spans)
         self._members = _Members(spans, len(rows))
         slots = [slot for span in spans for slot in padded(span.slots, self._length, 0)]
         index = SlotIndex(slots)
-        self._keys = [self._by_head(x, index) for x in pool.keys]
-        self._values = [self._by_head(x, index) for x in pool.values]
+        self._keys = {i: self._by_head(pool.keys[i], index) for i in layers}
+        self._values = {i: self._by_head(pool.values[i], index) for i in layers}
         positions = [_positions(rows[span.first], span) for span in spans]
         self._key_positions = mx.array(
             [padded(p, self._length, NOWHERE) for p in positions], mx.int32
         )
         self._padded = any(len(p) < self._length for p in positions)
-        last = max(rows[i].position for i in self._members.rows) + width - 1
-        self._reach = last - min(min(p) for p in positions)
+        last = max(rows[i].position for i in self._members.rows)
+        self._reach = last - 1 - min(min(p) for p in positions)
         self._biases: dict[tuple[int | None, int], mx.array] = {}
 
     def begin_step(self, positions: mx.array) -> None:
-        """Set the `positions (rows,)` of the queries that follow."""
+        """Set the `positions (rows,)` of the queries that follow: one more than before."""
         self._positions = positions
+        self._reach += 1
         self._biases = {key: bias for key, bias in self._biases.items() if key[0] is None}
 
     def attend(

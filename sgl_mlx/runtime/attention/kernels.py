@@ -120,6 +120,10 @@ class KernelEpoch:
         self._in_plain.add(layer)
         self._plain.store(layer, self.keys[layer][:, 0], self.values[layer][:, 0])
 
+    def arrays(self) -> list[mx.array]:
+        """Return all that steps write."""
+        return [*self.keys, *self.values]
+
     def tail(self) -> tuple[list[int], list[mx.array], list[mx.array]]:
         """Return slots, keys and values `(tokens, heads, dim)` by layer to write to the pool."""
         where = [

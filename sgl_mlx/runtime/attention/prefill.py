@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.runtime.attention import softmax as at
-from sgl_mlx.runtime.attention.spans import MIN_SHARED, shared_spans
+from sgl_mlx.runtime.attention.spans import MIN_SHARED, Span, clipped, shared_spans
 from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
 from sgl_mlx.runtime.scheduler.plan import Row
 
@@ -27,7 +27,10 @@ class Chunks:
         for row in rows:
             starts.append(starts[-1] + len(row.tokens))
         self._ranges = list(pairwise(starts))
-        self._levels = _levels(self._prefix_parts(rows, min_shared))
+        self._levels = {
+            window: _levels(self._prefix_parts(rows, min_shared, window))
+            for window in {x.window for x in pool.layers}
+        }
         self._stored: dict[int, tuple[mx.array, mx.array]] = {}
         self._causal: dict[tuple[int, int, int, int | None], mx.array] = {}
 
@@ -48,7 +51,7 @@ class Chunks:
             for a, b in self._ranges
         ]
         total = at.concatenate(own)
-        for level in self._levels:
+        for level in self._levels[self._pool.layers[layer].window]:
             seen = [self._attend_prefix(layer, part, q, window, softcap) for part in level]
             whole = at.spread(seen, [part.first for part in level], q.shape[1])
             total = at.merge(total, whole)
@@ -72,11 +75,17 @@ class Chunks:
             self._causal[key] = at.causal_bias(*key)
         return self._causal[key]
 
-    def _prefix_parts(self, rows: Sequence[Row], min_shared: int) -> list[_PrefixPart]:
-        """Cut prefixes into stretches that several rows share and each row's own rest."""
+    def _prefix_parts(
+        self, rows: Sequence[Row], min_shared: int, window: int | None
+    ) -> list[_PrefixPart]:
+        """Cut prefixes into stretches that several rows share and each row's own rest.
+
+        Keys that no token sees through the window are left out.
+        """
         spans, private = shared_spans(rows, min_shared)
-        stretches = [(s.first, s.last, s.start, s.start + len(s.slots)) for s in spans]
-        stretches += [(i, i + 1, start, len(rows[i].prefix)) for i, start in enumerate(private)]
+        spans += [Span(i, i + 1, n, rows[i].prefix[n:]) for i, n in enumerate(private)]
+        seen = [clipped(span, rows, window) for span in spans]
+        stretches = [(s.first, s.last, s.start, s.start + len(s.slots)) for s in seen]
         return [
             _PrefixPart(
                 rows[first:last], self._ranges[first][0], self._ranges[last - 1][1], start, end

@@ -1,7 +1,8 @@
 """Attention of prefill chunks by MLX's own fused kernel, over keys gathered from the pool.
 
 Used on a GPU where no kernel of ours is faster: long chunks, and shapes that ours do not take.
-One call a row; a prefix in one ascending run of slots is sliced, not copied.
+One call a row; a prefix in one ascending run of slots is sliced, not copied. A layer with a sliding
+window reads what its first new token sees.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from itertools import pairwise
 import mlx.core as mx
 
 from sgl_mlx.metal_kernels.pool import AttentionOptions
+from sgl_mlx.runtime.attention.spans import seen_from
 from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
 from sgl_mlx.runtime.scheduler.plan import Row
 
@@ -21,7 +23,8 @@ class SdpaChunks:
 
     def __init__(self, pool: KVPool, rows: Sequence[Row]) -> None:
         self._pool = pool
-        self._rows = [_Masks(row) for row in rows]
+        self._rows = rows
+        self._seen: dict[int | None, list[_Keys]] = {}
         starts = [0]
         for row in rows:
             starts.append(starts[-1] + len(row.tokens))
@@ -36,8 +39,11 @@ class SdpaChunks:
         """See `models.layer_cache.Attention`."""
         scale, window, softcap, sinks = options
         assert softcap is None, "MLX's fused attention has no soft-cap; `select` takes `Chunks`"
+        widest = self._pool.layers[layer].window
+        if widest not in self._seen:
+            self._seen[widest] = [_Keys(row, widest) for row in self._rows]
         outs = []
-        for row, (first, last) in zip(self._rows, self._ranges, strict=True):
+        for row, (first, last) in zip(self._seen[widest], self._ranges, strict=True):
             keys, values = (x[first:last] for x in self._stored[layer])
             if row.prefix is not None:
                 k, v = self._pool.gather(layer, row.prefix)
@@ -50,14 +56,16 @@ class SdpaChunks:
         return mx.concatenate(outs)
 
 
-class _Masks:
-    """One row's prefix slots, and the masks of its tokens by window."""
+class _Keys:
+    """Prefix slots that a row's tokens see through a layer's window, and masks by window."""
 
-    def __init__(self, row: Row) -> None:
-        self.prefix = SlotIndex(row.prefix) if row.prefix else None
+    def __init__(self, row: Row, widest: int | None) -> None:
+        start = seen_from(row, 0, len(row.prefix), row.position, widest)
+        slots = row.prefix[start:]
+        self.prefix = SlotIndex(slots) if slots else None
         own = range(row.position, row.position + len(row.tokens))
         self._tokens = len(own)
-        self._keys = [*(row.prefix_positions or range(len(row.prefix))), *own]
+        self._keys = [*(row.prefix_positions or range(len(row.prefix)))[start:], *own]
         self._masks: dict[int, mx.array] = {}
 
     def mask(self, window: int | None) -> mx.array | str:

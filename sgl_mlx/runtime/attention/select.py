@@ -58,16 +58,31 @@ class AttentionPaths:
         self._cases = cases or {}
         self._softcap = next((x.softcap for x in pool.layers if x.softcap is not None), None)
 
-    def epoch(self, rows: Sequence[Row], width: int) -> DecodeEpoch:
-        """Attention of up to `width` decode steps of sorted rows."""
+    @property
+    def copies(self) -> bool:
+        """True if decoding several rows may copy their prefixes out of the pool."""
+        if isinstance(self.kernels, TestedKernels):
+            return self._cut_overs.decode_from_rows > 1
+        return self.kernels is None
+
+    def epoch(
+        self, rows: Sequence[Row], width: int, before: DecodeEpoch | None = None
+    ) -> DecodeEpoch:
+        """Attention of up to `width` decode steps of sorted rows.
+
+        Args:
+            before: the epoch that has just ended; its buffers are used again for the same rows.
+        """
 
         def plain() -> Epoch:
             return Epoch(self.pool, rows, width, self._min_shared)
 
         layers = self._layers_of_kernels(rows, "decode")
-        if self.kernels is None or not layers:
-            return plain()
-        return KernelEpoch(self.pool, rows, width, self.kernels, layers, self._cut_overs, plain)
+        if self.kernels is not None and layers:
+            return KernelEpoch(self.pool, rows, width, self.kernels, layers, self._cut_overs, plain)
+        if isinstance(before, Epoch) and before.go_on(rows, width):
+            return before
+        return plain()
 
     def chunks(self, rows: Sequence[Row]) -> Chunks | SdpaChunks | KernelChunks:
         """Attention of sorted rows of several tokens each."""

@@ -8,7 +8,7 @@ becomes one `Span`, attended once for all its rows. Plain integers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sgl_mlx.runtime.cache.radix import common_prefix
 from sgl_mlx.runtime.scheduler.plan import Row
@@ -21,6 +21,12 @@ MOST_PADDING = 1.5
 
 FREE_PADDING = 1024
 """Query-key products of padding that cost no more than launching one more batch."""
+
+MOST_HELD = 1.3
+"""Most keys that a padded buffer holds per key that is attended."""
+
+FREE_KEYS = 64
+"""Keys of padding a stretch that are too few to count: as many as an epoch's steps add."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,8 @@ def shared_spans(rows: Sequence[Row], min_shared: int = MIN_SHARED) -> tuple[lis
 def batches(spans: Sequence[Span]) -> list[list[Span]]:
     """Group spans to attend together, padded to one length and number of rows.
 
-    No two spans of a batch belong to the same row, and padding stays within `MOST_PADDING`.
+    No two spans of a batch belong to the same row, and padding stays within `MOST_PADDING` and
+    `MOST_HELD`.
     """
     found: list[list[Span]] = []
     for span in sorted(spans, key=lambda s: (-s.rows * len(s.slots), s.first)):
@@ -86,8 +93,50 @@ def batches(spans: Sequence[Span]) -> list[list[Span]]:
 
 def _pads_little(batch: Sequence[Span]) -> bool:
     work = sum(s.rows * len(s.slots) for s in batch)
-    padded = len(batch) * max(s.rows for s in batch) * max(len(s.slots) for s in batch)
-    return padded <= MOST_PADDING * work + FREE_PADDING
+    lengths = [len(s.slots) for s in batch]
+    padded = len(batch) * max(s.rows for s in batch) * max(lengths)
+    return padded <= MOST_PADDING * work + FREE_PADDING and _holds_little(lengths)
+
+
+def by_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Group stretches of these lengths to pad together, so that `MOST_HELD` is kept.
+
+    Returns:
+        Indices into `lengths`, ascending in each group; the groups of the longest first.
+    """
+    groups: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if groups and _holds_little([lengths[j] for j in (*groups[-1], i)]):
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return [sorted(group) for group in groups]
+
+
+def _holds_little(lengths: Sequence[int]) -> bool:
+    return len(lengths) * max(lengths) <= MOST_HELD * sum(lengths) + FREE_KEYS * len(lengths)
+
+
+def seen_from(row: Row, start: int, end: int, position: int, window: int | None) -> int:
+    """Find the first of a row's prefix keys `start … end - 1` that a query at `position` sees.
+
+    All keys before it are outside the window; `end` if all are. Keys after it may be too, where
+    positions are no plain count.
+    """
+    if window is None:
+        return start
+    oldest = position - window + 1
+    if row.prefix_positions is None:
+        return min(max(start, oldest), end)
+    return next((i for i in range(start, end) if row.prefix_positions[i] >= oldest), end)
+
+
+def clipped(span: Span, rows: Sequence[Row], window: int | None) -> Span:
+    """Drop the leading keys of a span that none of its rows sees through the window."""
+    position = min(row.position for row in rows[span.first : span.last])
+    end = span.start + len(span.slots)
+    start = seen_from(rows[span.first], span.start, end, position, window)
+    return replace(span, start=start, slots=span.slots[start - span.start :])
 
 
 def _groups(rows: Sequence[Row], first: int, last: int, depth: int) -> list[tuple[int, int]]:

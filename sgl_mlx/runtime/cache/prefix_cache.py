@@ -73,6 +73,11 @@ class PrefixCache:
         """Slots that `extend` can hand out: free ones, unlocked cache, and room to grow."""
         return self.slots.free_count + self.tree.evictable + self.most - self.capacity
 
+    @property
+    def in_use(self) -> int:
+        """Slots that open holdings have, one that several share counted once."""
+        return self.capacity - self.slots.free_count - self.tree.evictable
+
     def open(self, tokens: tuple[int, ...], namespace: Hashable = PLAIN) -> Holding:
         """Start a holding with the longest cached prefix of `tokens`, locked."""
         started = time.perf_counter()

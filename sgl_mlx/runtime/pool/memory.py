@@ -10,6 +10,7 @@ import mlx.core as mx
 from sgl_mlx.errors import MemoryLimitError
 from sgl_mlx.models.adapter import LayerShape
 from sgl_mlx.models.memory import available_bytes
+from sgl_mlx.runtime.attention.spans import MOST_HELD
 from sgl_mlx.runtime.pool.kv import KVPool
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,8 @@ _SHARE = 0.6
 Wiring 75 % and more of a Mac's memory is behind known kernel panics."""
 ENOUGH = 32768
 """Slots that a pool begins with if it was given no size."""
+_COPY_SHARE = 0.5
+"""Share of the memory that the pool leaves, for the prefixes that decoding copies out of it."""
 _MOST_OF_MACHINE = 0.75
 """Share of a machine's memory from which it is likely to swap."""
 _CACHE_SHARE = 0.05
@@ -60,6 +63,24 @@ def pool_slots(
             f"at most {fitting} tokens (max_total_tokens){remedy}"
         )
     return slots
+
+
+def copied_slots(
+    slots: int,
+    layers: Sequence[LayerShape],
+    dtype: mx.Dtype,
+    available: int | None = None,
+    kv_bits: int | None = None,
+) -> int:
+    """Count the slots whose keys and values a decode epoch may copy beside a pool of `slots`.
+
+    Args:
+        available: bytes free after loading the weights, without the pool; None asks the machine.
+        kv_bits: see `KVPool`; copies are in `dtype`.
+    """
+    available = available_bytes() if available is None else available
+    left = available - slots * KVPool.bytes_per_slot(layers, dtype, kv_bits)
+    return max(int(left * _COPY_SHARE / (MOST_HELD * KVPool.bytes_per_slot(layers, dtype))), 1)
 
 
 def warn_if_large(weights: int, pool: int, total: int) -> None:

@@ -33,6 +33,8 @@ class SchedulerLimits:
         max_passes: the ageing bound.
         share_threshold: shared uncached tokens from which a sequence waits for another.
         decode_margin: slots kept free for each running sequence when one more is admitted.
+        most_held: slots that running sequences may hold together when one more is admitted; None
+            for all. Bounds what decoding copies out of the pool.
         in_flight_sharing: off only to measure what it brings.
     """
 
@@ -44,6 +46,7 @@ class SchedulerLimits:
     max_passes: int = 64
     share_threshold: int = 8
     decode_margin: int = 16
+    most_held: int | None = None
     in_flight_sharing: bool = True
 
 
@@ -84,6 +87,10 @@ class Admission:
         self._counters = counters
         self._limits = limits
         self._order = policy_named(limits.policy)
+
+    def limit(self, limits: SchedulerLimits) -> None:
+        """Use other limits from now on."""
+        self._limits = limits
 
     def admit(self, waiting: list[Sequence], running: list[Sequence]) -> None:
         """Admit as many sequences as rows, slots and the tokens of one step allow."""
@@ -187,7 +194,10 @@ class Admission:
         holding = self._cache.open(s.key[: self._usable(s)], s.namespace)
         margin = self._limits.decode_margin * (len(running) + 1) if running else 0
         need = len(s.tokens) - holding.shared
-        if need + margin > self._cache.available or not self._cache.extend(holding, need):
+        room = self._cache.available
+        if running and self._limits.most_held is not None:
+            room = min(room, self._limits.most_held - self._cache.in_use)
+        if need + margin > room or not self._cache.extend(holding, need):
             self._cache.close(holding)
             return False
         s.holding, s.computed, s.restore = holding, holding.shared, None

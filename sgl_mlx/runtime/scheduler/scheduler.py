@@ -84,6 +84,17 @@ class Scheduler:
         self._end_all(message)
         self.cache.flush()
 
+    def start_over(self, limits: SchedulerLimits) -> None:
+        """Preempt all and forget all KV, as a step failed; go on within these limits."""
+        for s in list(self.running):
+            self._queues.retract(s)
+        self._epoch = self._trials = None
+        self._queues.settle()
+        self.cache.flush()
+        self._queues.changed = True
+        self.limits = limits
+        self._admission.limit(limits)
+
     def spill(self, message: str) -> None:
         """End everything, and offer all KV to the second tier."""
         self._end_all(message)

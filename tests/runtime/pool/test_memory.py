@@ -7,7 +7,7 @@ import pytest
 
 from sgl_mlx.errors import MemoryLimitError
 from sgl_mlx.models.adapter import LayerShape
-from sgl_mlx.runtime.pool.memory import pool_slots
+from sgl_mlx.runtime.pool.memory import copied_slots, pool_slots
 
 LAYERS = [LayerShape(2, 16, 16)] * 4
 EACH = 4 * 2 * 32 * 2
@@ -62,3 +62,14 @@ def test_a_machine_without_room_for_a_thousand_tokens_is_told_so() -> None:
     with pytest.raises(MemoryLimitError, match="a KV pool of 1000 tokens does not fit"):
         slots(None, 2048, fitting(999) - 20)
     assert slots(500, 2048, fitting(999) - 20) == 500  # unless less is asked for
+
+
+def test_a_copy_of_what_is_decoded_fits_beside_the_pool() -> None:
+    slots = 10_000
+    available = fitting(slots)
+    copied = copied_slots(slots, LAYERS, mx.float16, available)
+    left = available - slots * EACH
+    assert 0.45 * left < 1.3 * copied * EACH <= 0.5 * left
+    quantized = copied_slots(slots, LAYERS, mx.float16, available, kv_bits=8)
+    assert quantized > copied  # the pool leaves more, and copies are as large as before
+    assert copied_slots(slots, LAYERS, mx.float16, slots * EACH) == 1

@@ -1,0 +1,95 @@
+"""Steps for which the GPU had no memory: taken again with half the rows, or said with numbers.
+
+Metal reports it when a command buffer has failed or an allocation is refused; MLX raises either as
+a RuntimeError whose text names the cause.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import traceback
+from dataclasses import replace
+
+import mlx.core as mx
+
+from sgl_mlx.runtime.scheduler.scheduler import Scheduler
+from sgl_mlx.runtime.scheduler.sequence import Sequence
+
+log = logging.getLogger(__name__)
+
+_GIB = 2**30
+_FEWEST_TOKENS = 64
+"""Tokens of a step that are not halved any further."""
+
+_REFUSED = re.compile(
+    r"\[(?:metal::)?malloc\w*\] (?:Attempting|Unable) to allocate (\d+) bytes"
+    r"(?: which is greater than the maximum allowed buffer size of (\d+) bytes)?"
+)
+_REMEDY = "ask for less at once, choose a smaller max_total_tokens or kv_bits=8, or a smaller model"
+_CAUSES = {
+    "kIOGPUCommandBufferCallbackErrorOutOfMemory": "the GPU ran out of memory",
+    "kIOGPUCommandBufferCallbackErrorImpactingInteractivity": (
+        "the step kept the GPU from drawing the screen for too long"
+    ),
+}
+
+
+def cause(error: Exception) -> str | None:
+    """Say in plain words that a step was too large for the GPU; None if it failed otherwise."""
+    text = str(error)
+    for name, plain in _CAUSES.items():
+        if name in text:
+            return plain
+    refused = _REFUSED.search(text)
+    if refused is None:
+        return None
+    asked, most = refused.groups()
+    told = f"the GPU has no room for a buffer of {int(asked) / _GIB:.2f} GiB"
+    return told if most is None else f"{told} (at most {int(most) / _GIB:.2f} GiB)"
+
+
+class Exhausted:
+    """Recovery from steps that were too large for the GPU.
+
+    Each time the rows and tokens of a step are halved and all running requests start over. One
+    that fails twice alone ends, and the others go on within the configured limits.
+    """
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._configured = scheduler.limits
+        self._failed_alone: Sequence | None = None
+
+    def recover(self, error: Exception) -> bool:
+        """Requeue what was running; False, and nothing done, if the error is another one.
+
+        Call it after the runner has dropped the open epoch.
+        """
+        found, running = cause(error), list(self._scheduler.running)
+        if found is None or not running:
+            return False
+        told = f"{found}, with {len(running)} running; {_memory()}"
+        alone = running[0] if len(running) == 1 else None
+        traceback.clear_frames(error.__traceback__)  # their variables hold the step's arrays
+        if alone is not None and alone is self._failed_alone:
+            self._scheduler.abort(alone, f"{told}; {_REMEDY}")
+            limits = self._configured
+        else:
+            now = self._scheduler.limits
+            limits = replace(
+                now,
+                max_running=max(len(running) // 2, 1),
+                step_tokens=min(now.step_tokens, max(now.step_tokens // 2, _FEWEST_TOKENS)),
+            )
+            log.warning("%s: again, at most %d at once", told, limits.max_running)
+        self._failed_alone = alone
+        self._scheduler.start_over(limits)
+        mx.clear_cache()
+        return True
+
+
+def _memory() -> str:
+    recommended = mx.device_info().get("max_recommended_working_set_size")
+    told = f"{mx.get_active_memory() / _GIB:.2f} GiB are in use"
+    return f"{told}, {int(recommended) / _GIB:.2f} GiB recommended" if recommended else told
