@@ -18,6 +18,7 @@ from sgl_mlx.lang.config import global_config
 from sgl_mlx.lang.ir import CONSTRAINTS
 from sgl_mlx.lang.prefix import constant_prefix
 from sgl_mlx.lang.running import RunningProgram
+from sgl_mlx.lang.scope import answer_of
 from sgl_mlx.lang.setting import TIMEOUTS, Setting
 from sgl_mlx.lang.state import ProgramState
 
@@ -190,7 +191,7 @@ class Program:
         return global_config.enable_precache_with_tracing
 
     def batch_order(self, rows: Sequence[Row]) -> Sequence[int]:
-        """The order in which rows of a batch start; their states come in the order of the rows."""
+        """Return the order in which rows of a batch start; states come in the order of the rows."""
         return range(len(rows))
 
     def __call__(self, *args: Any, **kwargs: Any) -> ProgramState:
@@ -260,7 +261,7 @@ class Program:
     # -- other forms --------------------------------------------------------------------------
 
     def bind(self, **kwargs: Any) -> Self:
-        """The program with some arguments settled.
+        """Return the program with some arguments settled.
 
         Raises:
             ProgramError: for a name that is no parameter of the program.
@@ -281,4 +282,4 @@ class Program:
         prefix = constant_prefix(self, setting.writer)
         if len(prefix) <= _MIN_CACHED_PREFIX:
             return 0
-        return setting.backend.prefill((Text(prefix),)).result()
+        return int(answer_of(setting.backend.prefill((Text(prefix),))))
