@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
+from functools import partial
+from types import SimpleNamespace
+from unittest.mock import patch
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,16 +19,16 @@ WAIT = 30
 @given(st.lists(st.tuples(st.integers(1, 30), st.booleans()), max_size=30))
 def test_alarms_ring_in_order_unless_they_are_cancelled(alarms: list[tuple[int, bool]]) -> None:
     clock, rung, done = Clock(), list[int](), threading.Event()
-    begin = time.monotonic()
-    for milliseconds, cancelled in alarms:
-        # Set to times of one clock, however long this loop takes.
-        left = milliseconds / 1000 + 0.05 - (time.monotonic() - begin)
-        alarm = clock.after(left, lambda ms=milliseconds: rung.append(ms))  # type: ignore[misc]
-        if cancelled:
-            alarm.cancel()
-    clock.after(0.1 - (time.monotonic() - begin), done.set)
-    assert done.wait(WAIT)
-    assert rung == sorted(ms for ms, cancelled in alarms if not cancelled)
+    now = 0.0
+    with patch("sgl_mlx.lang.clock.time", SimpleNamespace(monotonic=lambda: now)):
+        for number, cancelled in alarms:
+            alarm = clock.after(number / 1000, partial(rung.append, number))
+            if cancelled:
+                alarm.cancel()
+        clock.after(0.04, done.set)
+        now = 1.0
+        assert done.wait(WAIT)
+    assert rung == sorted(number for number, cancelled in alarms if not cancelled)
 
 
 def test_the_thread_ends_with_the_last_alarm_and_starts_again() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import sgl_mlx as sgl
 from sgl_mlx.errors import ProgramTimeout
+from sgl_mlx.lang.clock import Alarm, clock
 from tests.lang.selective import (
     NEVER,
     PROGRAMS,
@@ -58,9 +59,20 @@ def test_a_program_that_retries_ends_when_its_time_is_up() -> None:
     backend.check_nothing_is_left()
 
 
-def test_a_program_in_time_keeps_its_values_when_the_time_is_up() -> None:
-    state = unread.run("now", backend=Selective(), timeout=0.02, request_timeout=0.02)
-    threading.Event().wait(0.1)
+def test_a_program_in_time_keeps_its_values_when_the_time_is_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rings: list[Callable[[], object]] = []
+
+    def after(seconds: float, ring: Callable[[], object]) -> Alarm:
+        rings.append(ring)
+        return Alarm(seconds, ring)
+
+    monkeypatch.setattr(clock, "after", after)
+    state = unread.run("now", backend=Selective(), timeout=1, request_timeout=1)
+    assert rings
+    for ring in rings:
+        ring()
     assert (state.text(), state["x"]) == ("nowanswer", "answer")
     assert state.error() is None
 
