@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SGL_MLX = Path(sys.executable).with_name("sgl-mlx")
-WAIT = 60
+WAIT = 120
 SOURCE = """
 import sys
 import sgl_mlx as sgl

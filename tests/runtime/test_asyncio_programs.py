@@ -16,7 +16,7 @@ from sgl_mlx.errors import RequestAborted
 from sgl_mlx.lang.body import BodyThread
 from sgl_mlx.runtime.engine import Engine
 
-WAIT = 60
+WAIT = 120
 LONG, SHORT = 3000, 2
 
 
