@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import click
 
-from sgl_mlx.errors import ProgramError, SglError
+from sgl_mlx.errors import BatchError, ProgramError, SglError
 from sgl_mlx.lang.program import Program
 from sgl_mlx.lang.state import ProgramState
 
@@ -22,17 +22,25 @@ MODULE_NAME = "__sgl_program__"
 
 
 class ProgramFailed(click.ClickException):
-    """An exception of the user's code; shown as Python does, with the frames of their file only."""
+    """An exception of the user's code; shown as Python does, with the frames of their file only.
+
+    For a batch, the frames are those of the first row that raised.
+    """
 
     def __init__(self, error: BaseException, path: Path) -> None:
         super().__init__(str(error))
-        frames = traceback.extract_tb(error.__traceback__)
-        self.frames = [frame for frame in frames if frame.filename == str(path)]
+        row = error.__cause__ if isinstance(error, BatchError) else None
+        self.frames = [*_frames(error, path), *(_frames(row, path) if row else ())]
         self._last = traceback.format_exception_only(type(error), error)
 
     def show(self, file: IO[Any] | None = None) -> None:
         lines = ["Traceback (your program only):\n", *traceback.format_list(self.frames)]
         click.echo("".join([*(lines if self.frames else ()), *self._last]), nl=False, err=True)
+
+
+def _frames(error: BaseException, path: Path) -> list[traceback.FrameSummary]:
+    frames = traceback.extract_tb(error.__traceback__)
+    return [frame for frame in frames if frame.filename == str(path)]
 
 
 def split_target(target: str) -> tuple[Path, str | None]:
@@ -93,9 +101,11 @@ def choose(module: ModuleType, path: Path, name: str | None) -> Program:
 
 def _without_aliases(named: Mapping[str, Program]) -> dict[str, Program]:
     """One name for each program: `main`, its function's own, or the first."""
-    by_program: dict[int, list[str]] = {}
+    by_program: dict[object, list[str]] = {}
     for name, program in named.items():
-        by_program.setdefault(id(program), []).append(name)
+        # A compiled program is the program that it was made of, one with bound arguments is not.
+        bound = frozenset((key, id(value)) for key, value in program.bind_arguments.items())
+        by_program.setdefault((id(program.func), bound), []).append(name)
     chosen = [
         next((n for n in ("main", named[names[0]].name) if n in names), names[0])
         for names in by_program.values()

@@ -19,6 +19,7 @@ from sgl_mlx.compat.sglang import install_as_sglang
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import (
     BackendError,
+    BatchError,
     CorruptModelError,
     EngineStoppedError,
     GraphError,
@@ -27,7 +28,9 @@ from sgl_mlx.errors import (
     ModelError,
     ModelNotFoundError,
     NotYetError,
+    ProgramCancelled,
     ProgramError,
+    ProgramTimeout,
     PromptError,
     RegexError,
     RequestAborted,
@@ -75,6 +78,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BackendError",
+    "BatchError",
     "CorruptModelError",
     "Engine",
     "EngineStoppedError",
@@ -85,8 +89,10 @@ __all__ = [
     "ModelNotFoundError",
     "NotYetError",
     "OpenAI",
+    "ProgramCancelled",
     "ProgramError",
     "ProgramState",
+    "ProgramTimeout",
     "PromptError",
     "RegexError",
     "RequestAborted",

@@ -3,6 +3,7 @@
 SglError
 ├── ProgramError             a program misuses the language
 │   ├── UnknownVariableError     (also KeyError) a name no `gen` or `select` was given
+│   ├── BatchError               rows of a batch raised; it has the states of all rows
 │   ├── NotYetError              a construct this version does not have
 │   └── GraphError               a compiled program is broken, or does not fit how it is used
 ├── BackendError             a backend is missing, unreachable or failed
@@ -13,6 +14,7 @@ SglError
 │   ├── PromptError              (also ValueError) empty, or longer than context or pool
 │   ├── ImageError               (also ValueError) a picture or video that cannot be read or used
 │   └── RequestAborted           the request was cancelled
+│       └── ProgramTimeout           (also TimeoutError) a program or request took too long
 ├── ModelError               a model cannot be loaded
 │   ├── ModelNotFoundError       no such file, folder or repository, or no way to reach it
 │   ├── CorruptModelError        a file is there but broken or incomplete
@@ -21,14 +23,19 @@ SglError
 ├── MemoryLimitError         model or pool do not fit; the message holds the arithmetic
 ├── BenchmarkError           a benchmark cannot run or report here
 └── KernelError              a Metal kernel was asked for by force and is not there, or is wrong
+
+ProgramCancelled, a BaseException, ends the body of a cancelled program.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 __all__ = [
     "BackendError",
+    "BatchError",
     "BenchmarkError",
     "CorruptModelError",
     "EngineStoppedError",
@@ -39,7 +46,9 @@ __all__ = [
     "ModelError",
     "ModelNotFoundError",
     "NotYetError",
+    "ProgramCancelled",
     "ProgramError",
+    "ProgramTimeout",
     "PromptError",
     "RegexError",
     "RequestAborted",
@@ -49,6 +58,8 @@ __all__ = [
     "UnknownVariableError",
     "UnsupportedModelError",
 ]
+
+_ROWS_NAMED = 10
 
 
 class SglError(Exception):
@@ -64,6 +75,29 @@ class UnknownVariableError(ProgramError, KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
+
+
+class BatchError(ProgramError):
+    """Bodies of a batch raised; all other rows ran to their end.
+
+    Attributes:
+        errors: what was raised, by the row's index.
+        states: the states of all rows, in the order of the rows; empty if they were yielded.
+    """
+
+    def __init__(
+        self, errors: Mapping[int, BaseException], rows: int, states: Sequence[Any] = ()
+    ) -> None:
+        self.errors = dict(errors)
+        self.states = list(states)
+        first = min(self.errors)
+        which = ", ".join(map(str, sorted(self.errors)[:_ROWS_NAMED]))
+        more = ", ..." if len(self.errors) > _ROWS_NAMED else ""
+        error = self.errors[first]
+        super().__init__(
+            f"{len(self.errors)} of {rows} rows raised: {which}{more}; the others ran to their "
+            f"end. Row {first}: {type(error).__name__}: {error}"
+        )
 
 
 class NotYetError(ProgramError):
@@ -108,6 +142,18 @@ class ImageError(RequestError, ValueError):
 
 class RequestAborted(RequestError):
     """The request was cancelled before it finished."""
+
+
+class ProgramTimeout(RequestAborted, TimeoutError):
+    """A program, or one of its requests, took longer than its timeout."""
+
+
+class ProgramCancelled(BaseException):
+    """The run of a program was ended while its body went on; raised by its next word or read.
+
+    No `Exception`, like `asyncio.CancelledError`, so that a body which catches errors ends too.
+    Callers never see it: to them a cancelled run is a `RequestAborted`.
+    """
 
 
 class ModelError(SglError):

@@ -35,7 +35,7 @@ class Backend(Protocol):
     def render_chat(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
     ) -> str:
-        """The conversation as the model's own template writes it.
+        """Write the conversation as the model's own template does.
 
         Raises:
             TokenizerError: when the model has no chat template or it rejects the messages.
@@ -60,11 +60,11 @@ class Backend(Protocol):
     def score(
         self, prompt: Prompt, choices: Sequence[str], unconditional: bool = False
     ) -> Future[ChoiceScores]:
-        """Log-probabilities of each choice after the prompt, in the order given."""
+        """Return the log-probabilities of each choice after the prompt, in the order given."""
         ...
 
     def prefill(self, prompt: Prompt) -> Future[int]:
-        """Compute the prompt ahead of requests that share it; the number of cached tokens."""
+        """Compute the prompt ahead of requests that share it; resolves to the tokens cached."""
         ...
 
     def prefetch(self, prompt: Prompt) -> Future[int]:
@@ -76,11 +76,11 @@ class Backend(Protocol):
         ...
 
     def flush_cache(self) -> bool:
-        """Forget all cached prefixes; False when requests are running."""
+        """Forget all cached prefixes; return False when requests are running."""
         ...
 
     def get_server_info(self) -> dict[str, Any]:
-        """Model, limits and counters."""
+        """Return model, limits and counters."""
         ...
 
     def shutdown(self) -> None:

@@ -2,73 +2,168 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
-from sgl_mlx.errors import ProgramError
+from sgl_mlx.errors import BatchError, ProgramError, RequestAborted
+from sgl_mlx.lang.body import Body, BodyThread
+from sgl_mlx.lang.scope import Scope, check_cancelled, running_scope
 from sgl_mlx.lang.state import ProgramState
 
 Row = tuple[Sequence[Any], Mapping[str, Any]]
-Start = Callable[[Sequence[Any], Mapping[str, Any]], ProgramState]
+Make = Callable[[Sequence[Any], Mapping[str, Any]], Body]
 Order = Callable[[Sequence[Row]], Sequence[int]]
 """A function from rows to their indices in the order in which they should start."""
 _CHUNK = 200
 """The most runs that a generator keeps going at a time, so that a long batch fits in memory."""
 
 
-def run_batch(
-    start: Start,
-    rows: Sequence[Row],
-    num_threads: int | Literal["auto"],
-    progress_bar: bool,
-    generator_style: bool,
-    order: Order,
-) -> list[ProgramState] | Iterator[ProgramState]:
-    """Run all rows and return their states in the order of the rows; see `Program.run_batch`.
+class Chunk:
+    """Rows under way, on threads that take one row after the other.
 
-    Args:
+    As a context manager, an error in its block ends all rows.
+
+    Attributes:
+        futures: the runs, ended, in the order of the rows; taken from the left.
+    """
+
+    def __init__(self, make: Make, rows: Sequence[Row], order: Sequence[int], threads: int) -> None:
+        self.futures: deque[Future[Body]] = deque(Future() for _ in rows)
+        futures = list(self.futures)
+        self._make = make
+        self._waiting = deque((rows[i], futures[i]) for i in order)
+        self._scope = Scope(running_scope())
+        self._scope.add(self)
+        with self._scope.entered():
+            for _ in range(min(threads, len(rows))):
+                BodyThread("batch", self._work).start()
+
+    def _work(self) -> None:
+        while self._scope.error is None:
+            try:
+                row, future = self._waiting.popleft()
+            except IndexError:
+                return
+            body = self._make(*row)
+            body.finish()
+            with suppress(InvalidStateError):  # cancelled meanwhile
+                future.set_result(body)
+
+    def cancel(self, error: BaseException) -> None:
+        """Wake those who wait for a row; for `Scope`."""
+        for future in list(self.futures):
+            future.cancel()
+
+    def __enter__(self) -> Chunk:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._scope.cancel(RequestAborted("the batch was cancelled"))
+        if kind is not None and issubclass(kind, CancelledError):
+            check_cancelled()
+
+
+@dataclass
+class BatchRun:
+    """A batch: how to make a run of each row, and what has been raised so far.
+
+    Attributes:
         order: chooses the order of starting; called for all rows, or for each chunk of a
             generator.
     """
-    threads = _threads(num_threads, len(rows))
-    chunk = _CHUNK if generator_style else max(len(rows), 1)
-    states = _states(start, rows, threads, chunk, order)
-    shown = _with_progress(states, len(rows)) if progress_bar else states
-    return shown if generator_style else list(shown)
+
+    make: Make
+    rows: Sequence[Row]
+    num_threads: int | Literal["auto"]
+    progress_bar: bool
+    order: Order
+    _errors: dict[int, BaseException] = field(default_factory=dict)
+    _taken: int = 0
+
+    def __post_init__(self) -> None:
+        self._threads = _threads(self.num_threads)
+
+    def run(self) -> list[ProgramState]:
+        """Run all rows and return their states in the order of the rows.
+
+        Raises:
+            BatchError: once all rows have ended, if a body raised.
+        """
+        states = list(self._states(len(self.rows)))
+        self._raise_errors(states)
+        return states
+
+    def iterate(self) -> Iterator[ProgramState]:
+        """Yield the states in order; starts some rows ahead, and raises `BatchError` at the end."""
+        yield from self._states(_CHUNK)
+        self._raise_errors()
+
+    async def run_async(self) -> list[ProgramState]:
+        """Run as `run` does, without blocking the event loop; cancelling it ends all rows."""
+        states = [state async for state in self._states_async(len(self.rows))]
+        self._raise_errors(states)
+        return states
+
+    async def iterate_async(self) -> AsyncIterator[ProgramState]:
+        """Yield as `iterate` does, without blocking the event loop."""
+        async for state in self._states_async(_CHUNK):
+            yield state
+        self._raise_errors()
+
+    def _states(self, size: int) -> Iterator[ProgramState]:
+        with self._progress() as advance:
+            for chunk in self._chunks(size):
+                with chunk:
+                    while chunk.futures:
+                        yield self._take(chunk.futures.popleft().result())
+                        advance()
+
+    async def _states_async(self, size: int) -> AsyncIterator[ProgramState]:
+        with self._progress() as advance:
+            for chunk in self._chunks(size):
+                with chunk:
+                    while chunk.futures:
+                        yield self._take(await asyncio.wrap_future(chunk.futures.popleft()))
+                        advance()
+
+    def _chunks(self, size: int) -> Iterator[Chunk]:
+        for begin in range(0, len(self.rows), max(size, 1)):
+            part = self.rows[begin : begin + size]
+            yield Chunk(self.make, part, self.order(part), self._threads)
+
+    def _take(self, body: Body) -> ProgramState:
+        if body.error is not None:
+            self._errors[self._taken] = body.error
+        self._taken += 1
+        return body.state
+
+    def _raise_errors(self, states: Sequence[ProgramState] = ()) -> None:
+        if self._errors:
+            error = BatchError(self._errors, len(self.rows), states)
+            raise error from self._errors[min(self._errors)]
+
+    @contextmanager
+    def _progress(self) -> Iterator[Callable[[], object]]:
+        if not self.progress_bar:
+            yield lambda: None
+            return
+        from rich.progress import Progress  # only here: importing the language must stay quick
+
+        with Progress() as progress:
+            yield partial(progress.advance, progress.add_task("programs", total=len(self.rows)))
 
 
-def _threads(num_threads: int | Literal["auto"], runs: int) -> int:
+def _threads(num_threads: int | Literal["auto"]) -> int:
     if num_threads == "auto":
-        num_threads = max(96, 16 * (os.cpu_count() or 1))
+        return max(96, 16 * (os.cpu_count() or 1))
     if not isinstance(num_threads, int) or num_threads < 1:
         raise ProgramError(f'num_threads must be "auto" or at least 1, got {num_threads!r}')
-    return min(num_threads, max(runs, 1))
-
-
-def _states(
-    start: Start, rows: Sequence[Row], threads: int, chunk: int, order: Order
-) -> Iterator[ProgramState]:
-    def finished(row: Row) -> ProgramState:
-        state = start(*row)
-        state.error()
-        return state
-
-    with ThreadPoolExecutor(threads, thread_name_prefix="sgl-batch") as pool:
-        for begin in range(0, len(rows), chunk):
-            part = rows[begin : begin + chunk]
-            started = {i: pool.submit(finished, part[i]) for i in order(part)}
-            try:
-                for i in range(len(part)):
-                    yield started.pop(i).result()
-            finally:
-                # An error, or a generator closed early, cancels the rows that have not begun.
-                for future in started.values():
-                    future.cancel()
-
-
-def _with_progress(states: Iterable[ProgramState], total: int) -> Iterator[ProgramState]:
-    from rich.progress import track  # only here: importing the language must stay quick
-
-    return iter(track(states, total=total, description="programs"))
+    return num_threads

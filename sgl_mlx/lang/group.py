@@ -94,7 +94,7 @@ class ProgramStateGroup(Generic[State]):
                     gathered.setdefault(name, []).append(binding)
         for name, bindings in gathered.items():
             values = [binding.value.result() for binding in bindings]
-            source.bindings[name] = Binding().settle(values, [b.meta for b in bindings])
+            source.assign(name, values, [b.meta for b in bindings])
 
     def _concatenate(self) -> None:
         source = self.src_state.stream_executor

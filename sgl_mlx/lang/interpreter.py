@@ -20,10 +20,12 @@ from sgl_mlx.lang.transcript import Transcript
 
 @dataclass(frozen=True)
 class Asked:
-    """A question to the backend, and the function that takes its answer."""
+    """A question to the backend or to another stream, and the function that takes its answer."""
 
     future: Future[Any]
     then: Callable[[Any], None]
+    of_backend: bool = True
+    """False when the answer comes from another stream."""
 
 
 class Target(Protocol):
@@ -141,10 +143,10 @@ def _ask(step: Step, stream: Target) -> Asked:
     if isinstance(node, ir.FetchAhead):
         return Asked(stream.backend.prefetch(stream.transcript.prompt()), lambda _: None)
     if isinstance(node, ir.LateText):
-        return Asked(node.text(), partial(_write, stream))
+        return Asked(node.text(), partial(_write, stream), of_backend=False)
     if isinstance(node, ir.Variable):
         source = node.source.binding(node.name).value
-        return Asked(_relayed(source), partial(_append, stream))
+        return Asked(_relayed(source), partial(_append, stream), of_backend=False)
     raise ProgramError(f"{node!r} cannot be appended to a state")
 
 

@@ -248,7 +248,7 @@ def as_expr(value: object) -> Expr:
 
 
 def leaves(expr: Expr) -> Iterable[Expr]:
-    """The nodes of an expression in order."""
+    """Return the nodes of an expression in order."""
     return expr.items if isinstance(expr, ExprList) else (expr,)
 
 

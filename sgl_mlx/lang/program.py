@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import inspect
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import fields
 from functools import partial
@@ -15,11 +12,14 @@ from typing import Any, Literal, Self
 from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.errors import ProgramError
 from sgl_mlx.lang import words
-from sgl_mlx.lang.batch import Row, run_batch
+from sgl_mlx.lang.batch import BatchRun, Row
+from sgl_mlx.lang.body import Body
 from sgl_mlx.lang.config import global_config
 from sgl_mlx.lang.ir import CONSTRAINTS
 from sgl_mlx.lang.prefix import constant_prefix
-from sgl_mlx.lang.setting import Setting
+from sgl_mlx.lang.running import RunningProgram
+from sgl_mlx.lang.scope import answer_of
+from sgl_mlx.lang.setting import TIMEOUTS, Setting
 from sgl_mlx.lang.state import ProgramState
 
 _SAMPLING = frozenset(field.name for field in fields(SamplingParams))
@@ -28,6 +28,7 @@ _OPTIONS = (
     _SAMPLING.intersection(inspect.signature(words.gen).parameters)
     - {*CONSTRAINTS, "token_healing"}
 ) | {"max_new_tokens", "min_new_tokens", "stream", "backend", "use_thread"}
+_NOT_OWN = _SAMPLING.union(TIMEOUTS)
 _MIN_CACHED_PREFIX = 64
 """Characters: a shorter constant prefix is not worth a request of its own."""
 
@@ -80,29 +81,55 @@ class Program:
 
         Args:
             args: the program's arguments.
-            stream: run the body in a thread and return at once, for `text_iter`.
+            stream: run the body in a thread and return at once, for `text_iter`. Reading the
+                state then waits for the body as well; see `RunningProgram`.
             backend: what to run on; the default backend otherwise.
             use_thread: False waits for all generation as well.
             kwargs: the program's arguments, and sampling parameters (`SamplingParams`) for
-                every `gen` that does not give its own.
+                every `gen` that does not give its own. Also `timeout`, the seconds that the
+                whole program may take, and `request_timeout`, those of each `gen` or `select`;
+                a program's own parameter of such a name goes before.
 
         Raises:
             BackendError: no backend is set.
             ProgramError: wrong arguments, or a name that is both an argument and an option.
             InvalidParamsError: a sampling value out of range.
+            ProgramTimeout: the time was up before the body had returned.
         """
-        sampling, arguments = self.split(kwargs)
-        setting = Setting.of(backend, sampling, stream)
-        state = self.start(setting, args, arguments)
+        options, arguments = self.split(kwargs)
+        setting = Setting.of(backend, options, stream)
+        if stream:
+            return self._start(setting, args, arguments)
+        body = self._body(setting, args, arguments)
+        body.run()
         if not use_thread:
-            state.sync()
-        return state
+            body.state.sync()
+        return body.state
 
-    async def run_async(self, *args: Any, **kwargs: Any) -> ProgramState:
-        """`run` without blocking the event loop; returns when all is generated."""
-        state = await asyncio.to_thread(self.run, *args, **kwargs)
-        await asyncio.to_thread(state.sync)
-        return state
+    async def run_async(
+        self, *args: Any, stream: bool = False, backend: Any = None, **kwargs: Any
+    ) -> RunningProgram:
+        """Run the program without blocking the event loop; returns when all is generated.
+
+        The body runs in a thread of its own, of which there may be hundreds. Cancelling the call
+        cancels the program: its requests at once, its body at its next word or read.
+
+        Args:
+            args: as in `run`.
+            stream: return at once, for `async for piece in state`. Cancelling the task that
+                reads, or leaving `with state:`, then cancels the program.
+            backend: as in `run`.
+            kwargs: as in `run`.
+
+        Raises:
+            Exception: as `run`, and what went wrong in generation.
+        """
+        options, arguments = self.split(kwargs)
+        options.pop("use_thread", None)
+        running = self._start(Setting.of(backend, options, stream), args, arguments)
+        if not stream:
+            await running.finished()
+        return running
 
     def run_batch(
         self,
@@ -122,19 +149,41 @@ class Program:
             num_threads: how many bodies run at a time.
             progress_bar: show one.
             generator_style: return a generator of the states, for batches too long for a list.
-            sampling: sampling parameters, as in `run`.
+            sampling: sampling parameters and timeouts, as in `run`.
 
         Returns:
             The states in the order of the rows, each with all its generation done. What went
-            wrong in generation is in `state.error()` and raised where the state is read; an
-            exception of a body is raised here.
+            wrong in generation is in `state.error()` and raised where the state is read.
+
+        Raises:
+            BatchError: a body raised, or a row's arguments do not fit. It is raised when all
+                rows have ended, and has their states; a generator yields them all before.
         """
-        setting = Setting.of(backend, sampling)
-        if len(batch_kwargs) > 1 and self.precaches:
+        setting, rows = Setting.of(backend, sampling), self._rows(batch_kwargs)
+        if len(rows) > 1 and self.precaches:
             self.cache(setting.backend)
-        rows = [self._row(row) for row in batch_kwargs]
-        start = partial(self.start, setting)
-        return run_batch(start, rows, num_threads, progress_bar, generator_style, self.batch_order)
+        make = partial(self._body, setting)
+        batch = BatchRun(make, rows, num_threads, progress_bar, self.batch_order)
+        return batch.iterate() if generator_style else batch.run()
+
+    async def run_batch_async(
+        self,
+        batch_kwargs: Sequence[Mapping[str, Any] | Sequence[Any]],
+        *,
+        backend: Any = None,
+        num_threads: int | Literal["auto"] = "auto",
+        progress_bar: bool = False,
+        generator_style: bool = False,
+        **sampling: Any,
+    ) -> list[ProgramState] | AsyncIterator[ProgramState]:
+        """Run as `run_batch` does, without blocking the event loop; cancelling ends all rows.
+
+        With `generator_style`, awaiting this gives an asynchronous iterator.
+        """
+        setting, rows = Setting.of(backend, sampling), self._rows(batch_kwargs)
+        make = partial(self._body, setting)
+        batch = BatchRun(make, rows, num_threads, progress_bar, self.batch_order)
+        return batch.iterate_async() if generator_style else await batch.run_async()
 
     @property
     def precaches(self) -> bool:
@@ -142,57 +191,39 @@ class Program:
         return global_config.enable_precache_with_tracing
 
     def batch_order(self, rows: Sequence[Row]) -> Sequence[int]:
-        """The order in which rows of a batch start; their states come in the order of the rows."""
+        """Return the order in which rows of a batch start; states come in the order of the rows."""
         return range(len(rows))
 
     def __call__(self, *args: Any, **kwargs: Any) -> ProgramState:
         return self.run(*args, **kwargs)
 
-    def start(
+    def _start(
         self, setting: Setting, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> ProgramState:
-        """Run the body on a fresh state; in a thread of its own when streaming."""
-        arguments = {**self.bind_arguments, **kwargs}
-        state = setting.new_state()
-        self._check_arguments(state, args, arguments)
-        if setting.streaming:
-            body = partial(self._run_quietly, state, args, arguments)
-            context = contextvars.copy_context()
-            threading.Thread(target=context.run, args=(body,), daemon=True).start()
-        else:
-            self._run_body(state, args, arguments)
-        return state
+    ) -> RunningProgram:
+        body = self._body(setting, args, kwargs)
+        # Here as well as in the body's thread, so that the caller learns it at once.
+        self._check_arguments(body.state, args, {**self.bind_arguments, **kwargs})
+        return RunningProgram.start(body, setting.streaming)
 
-    def _run_body(
-        self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> None:
-        try:
-            state.ret_value = self.body(state, args, kwargs)
-        except BaseException as error:
-            state.stream_executor.abort(error)
-            raise
-        finally:
-            state.stream_executor.close()
+    def _body(self, setting: Setting, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Body:
+        arguments = {**self.bind_arguments, **kwargs}
+
+        def function(state: ProgramState) -> Any:
+            self._check_arguments(state, args, arguments)
+            return self.body(state, args, arguments)
+
+        return Body(self.name, setting, function)
 
     def body(self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run the program on the state, and return its result."""
         return self.func(state, *args, **kwargs)
 
-    def _run_quietly(
-        self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> None:
-        try:
-            self._run_body(state, args, kwargs)
-        except Exception:
-            # Kept in the stream; raised where the state is read.
-            return
-
     # -- arguments ----------------------------------------------------------------------------
 
     def split(self, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Split keyword arguments into sampling parameters and the program's own."""
+        """Split keyword arguments into sampling parameters with timeouts, and the program's own."""
         self._check_clash(kwargs)
-        own = {k: v for k, v in kwargs.items() if k in self.arg_names or k not in _SAMPLING}
+        own = {k: v for k, v in kwargs.items() if k in self.arg_names or k not in _NOT_OWN}
         return {k: v for k, v in kwargs.items() if k not in own}, own
 
     def _check_clash(self, names: Mapping[str, Any]) -> None:
@@ -203,13 +234,17 @@ class Program:
                 "run(); rename the parameter, or pass it by position"
             )
 
-    def _row(self, row: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    def _rows(self, batch: Sequence[Any]) -> list[Row]:
+        return [self._row(index, row) for index, row in enumerate(batch)]
+
+    def _row(self, index: int, row: Any) -> Row:
         if isinstance(row, Mapping):
             return (), row
         if isinstance(row, (list, tuple)):
             return row, {}
         raise ProgramError(
-            f"run_batch() takes a dict or a list of arguments for each run, got {row!r}"
+            f"run_batch() takes a dict or a list of arguments for each run, got {row!r} "
+            f"as row {index}"
         )
 
     def _check_arguments(
@@ -226,7 +261,7 @@ class Program:
     # -- other forms --------------------------------------------------------------------------
 
     def bind(self, **kwargs: Any) -> Self:
-        """The program with some arguments settled.
+        """Return the program with some arguments settled.
 
         Raises:
             ProgramError: for a name that is no parameter of the program.
@@ -247,4 +282,4 @@ class Program:
         prefix = constant_prefix(self, setting.writer)
         if len(prefix) <= _MIN_CACHED_PREFIX:
             return 0
-        return setting.backend.prefill((Text(prefix),)).result()
+        return int(answer_of(setting.backend.prefill((Text(prefix),))))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sgl_mlx.lang.binding import result_of
 from sgl_mlx.lang.choices import (
     ChoicesDecision,
     ChoicesSamplingMethod,
     token_length_normalized,
 )
+from sgl_mlx.lang.scope import answer_of
 from sgl_mlx.lang.state import ProgramState
 from sgl_mlx.lang.words import checked_choices
 
@@ -35,4 +35,4 @@ def score(
     transcript.settle()
     unconditional = choices_method.requires_unconditional_logprobs
     future = stream.backend.score(transcript.prompt(), checked, unconditional)
-    return choices_method.of(result_of(future))
+    return choices_method.of(answer_of(future))

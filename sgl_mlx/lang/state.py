@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import warnings
 import weakref
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -10,7 +10,6 @@ from typing import Any
 
 from sgl_mlx.errors import ProgramError
 from sgl_mlx.lang import words
-from sgl_mlx.lang.binding import Binding
 from sgl_mlx.lang.group import ProgramStateGroup
 from sgl_mlx.lang.ir import (
     CommitLazy,
@@ -23,6 +22,7 @@ from sgl_mlx.lang.ir import (
     as_expr,
 )
 from sgl_mlx.lang.pictures import openai_message
+from sgl_mlx.lang.readable import wakeups
 from sgl_mlx.lang.stream import Stream
 
 _NOTHING = ExprList()
@@ -35,9 +35,12 @@ class ProgramState:
     state is dropped, its running requests are cancelled.
     """
 
+    ret_value: Any = None
+    _whole = False
+    """Whether reading waits for the body: never in the body itself."""
+
     def __init__(self, stream: Stream) -> None:
         self.stream_executor = stream
-        self.ret_value: Any = None
         weakref.finalize(self, stream.abort).atexit = False
 
     # -- appending ----------------------------------------------------------------------------
@@ -150,14 +153,14 @@ class ProgramState:
         Raises:
             UnknownVariableError: when nothing was submitted under this name.
         """
-        return self.stream_executor.value(name)
+        return self.stream_executor.value(name, self._whole)
 
     def set_var(self, name: str, value: object) -> None:
-        self.stream_executor.bindings[name] = Binding().settle(value)
+        self.stream_executor.assign(name, value)
 
     def get_meta_info(self, name: str) -> Any:
         """Return the backend's information about a variable; None if there is no such variable."""
-        if name not in self.stream_executor.bindings:
+        if self.stream_executor.find(name, self._whole) is None:
             return None
         self.get_var(name)
         return self.stream_executor.binding(name).meta
@@ -181,7 +184,7 @@ class ProgramState:
 
     def sync(self) -> None:
         """Wait until everything appended has been done; raises the error that stopped it."""
-        self.stream_executor.sync()
+        self.stream_executor.sync(self._whole)
 
     def error(self) -> BaseException | None:
         """Wait as `sync` does, and return the error instead of raising it; None without one."""
@@ -194,9 +197,10 @@ class ProgramState:
 
     def text_iter(self, var_name: str | None = None) -> Iterator[str]:
         """Yield the text in pieces while it is written; in one piece without `stream=True`."""
+        self._warn_unless_streaming("text_iter")
         position, ended = 0, False
         while not ended:
-            chunk, ended = self.stream_executor.read_wait(var_name, position)
+            chunk, ended = self.stream_executor.read_wait(var_name, position, self._whole)
             position += len(chunk)
             if chunk or (ended and not position):
                 yield chunk
@@ -208,11 +212,17 @@ class ProgramState:
 
         With `return_meta_data`, yields pairs of a chunk and the meta information so far.
         """
+        self._warn_unless_streaming("text_async_iter")
         async for chunk, ended in self._async_chunks(var_name):
             if return_meta_data:
                 yield chunk, self._meta_info(var_name, ended)
             elif chunk or ended:
                 yield chunk
+
+    def _warn_unless_streaming(self, method: str) -> None:
+        if not self.stream_executor.streaming:
+            message = f"{method}() gives one piece; for pieces, run the program with stream=True"
+            warnings.warn(message, stacklevel=3)
 
     def _meta_info(self, name: str | None, ended: bool) -> Any:
         if name is None:
@@ -220,17 +230,11 @@ class ProgramState:
         return (self.get_meta_info(name) if ended else self.stream_executor.meta_so_far(name)) or {}
 
     async def _async_chunks(self, var_name: str | None) -> AsyncIterator[tuple[str, bool]]:
-        changed = asyncio.Event()
-        loop = asyncio.get_running_loop()
-
-        def wake() -> None:
-            loop.call_soon_threadsafe(changed.set)
-
         position, ended = 0, False
-        with self.stream_executor.listening(wake):
+        with wakeups(self.stream_executor) as changed:
             while not ended:
                 changed.clear()
-                chunk, ended = self.stream_executor.read(var_name, position)
+                chunk, ended = self.stream_executor.read(var_name, position, self._whole)
                 position += len(chunk)
                 if chunk or ended:
                     yield chunk, ended

@@ -8,24 +8,24 @@ held.
 
 from __future__ import annotations
 
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from sgl_mlx.core import MetaInfo, PartialCompletion, SamplingParams, StreamEvent
-from sgl_mlx.errors import RequestAborted, UnknownVariableError
+from sgl_mlx.core import SamplingParams
+from sgl_mlx.errors import ProgramTimeout, RequestAborted
 from sgl_mlx.lang import interpreter, ir
 from sgl_mlx.lang.backend import Backend
-from sgl_mlx.lang.binding import Binding, Name, Step, result_of
+from sgl_mlx.lang.binding import Binding, Step, result_of
+from sgl_mlx.lang.clock import clock
+from sgl_mlx.lang.readable import Readable
+from sgl_mlx.lang.scope import Scope, check_cancelled
 from sgl_mlx.lang.site import call_site, note_site
 from sgl_mlx.lang.transcript import Transcript
 
 
-class Stream:
+class Stream(Readable):
     """The prompt behind a `ProgramState`.
 
     Args:
@@ -33,8 +33,8 @@ class Stream:
         transcript: the text written so far.
         defaults: sampling parameters, for those that a `gen` does not give.
         streaming: ask the backend for text while it is generated.
-        open_ended: a body still submits from another thread, so an empty queue is not the end
-            until `close`.
+        scope: the run that ends this stream when it is ended.
+        request_timeout: the seconds that one question to the backend may take.
     """
 
     def __init__(
@@ -43,24 +43,19 @@ class Stream:
         transcript: Transcript,
         defaults: SamplingParams,
         streaming: bool = False,
-        open_ended: bool = False,
+        scope: Scope | None = None,
+        request_timeout: float | None = None,
     ) -> None:
+        super().__init__(transcript, streaming)
         self.backend = backend
-        self.transcript = transcript
         self.defaults = defaults
-        self.streaming = streaming
-        self.bindings: dict[Name, Binding] = {}
         self.scopes: dict[str, tuple[Binding, int]] = {}
-        self.error: BaseException | None = None
-        self._open_ended = open_ended
+        self._scope = scope
+        self._request_timeout = request_timeout
         self._submitted_role = transcript.role
-        self._queue: deque[Step] = deque()
-        self._current: Step | None = None
         self._waiting: Future[Any] | None = None
-        self._partial = PartialCompletion()
-        # Reentrant: the finalizer of a dropped state may run inside any allocation.
-        self._changed = threading.Condition(threading.RLock())
-        self._listeners: list[Callable[[], None]] = []
+        if scope is not None:
+            scope.add(self)
 
     # -- submitting ---------------------------------------------------------------------------
 
@@ -70,7 +65,9 @@ class Stream:
         Raises:
             ProgramError: nested or unmatched roles. Nothing of the expression is queued then.
             InvalidParamsError: a sampling value out of range.
+            ProgramCancelled: the calling body was cancelled.
         """
+        check_cancelled()
         site = call_site()
         steps = [
             Step(
@@ -96,22 +93,20 @@ class Stream:
             self._queue.extend(steps)
         if self.error is not None:
             self._fail_pending(self.error)
+        if self.open:
+            self._notify()  # another thread may wait for these variables to be submitted
         self._advance()
-
-    def sync(self) -> None:
-        """Wait until every step is done; raises the error that stopped the stream."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.error is not None or self._idle)
-        self._raise_error()
-
-    def close(self) -> None:
-        """Declare that no more steps will be submitted."""
-        self._open_ended = False
-        self._notify()
 
     def fork(self, gap: int = 0) -> Stream:
         """Return a stream that continues from this one's text; call it only after `sync`."""
-        child = Stream(self.backend, self.transcript.fork(gap), self.defaults, self.streaming)
+        child = Stream(
+            self.backend,
+            self.transcript.fork(gap),
+            self.defaults,
+            self.streaming,
+            self._scope,
+            self._request_timeout,
+        )
         child.bindings = dict(self.bindings)
         return child
 
@@ -120,31 +115,13 @@ class Stream:
         if error is not None or not self._idle:
             self._fail(error or RequestAborted("the program was aborted or its state dropped"))
 
-    # -- variables ----------------------------------------------------------------------------
-
-    def binding(self, name: Name) -> Binding:
-        """Return the latest binding of this name.
-
-        Raises:
-            UnknownVariableError: at once, when the name was never submitted.
-        """
-        try:
-            return self.bindings[name]
-        except KeyError:
-            known = ", ".join(map(repr, self.bindings)) or "none"
-            raise UnknownVariableError(
-                f"no variable {name!r} in this state; submitted so far: {known}"
-            ) from None
-
-    def value(self, name: Name) -> Any:
-        """Wait for a variable; raises as `binding`, or the error that stopped the stream."""
-        return result_of(self.binding(name).value)
+    def cancel(self, error: BaseException) -> None:
+        """Stop with this error, unless everything is done; for `Scope`."""
+        if self.open or not self._idle:
+            self._fail(error)
+            self.close()
 
     # -- applying -----------------------------------------------------------------------------
-
-    @property
-    def _idle(self) -> bool:
-        return not self._queue and self._current is None
 
     def _advance(self) -> None:
         while (step := self._take()) is not None:
@@ -179,7 +156,16 @@ class Stream:
             stopped = self.error is not None
         if stopped:
             asked.future.cancel()
+        elif asked.of_backend and self._request_timeout is not None:
+            alarm = clock.after(self._request_timeout, partial(self._time_up, step))
+            asked.future.add_done_callback(lambda _: alarm.cancel())
         asked.future.add_done_callback(partial(self._resume, step, asked))
+
+    def _time_up(self, step: Step) -> None:
+        if self._current is step:
+            late = ProgramTimeout(f"a request took longer than {self._request_timeout:g} s")
+            note_site(late, step.site)
+            self._fail(late)
 
     def _resume(self, step: Step, asked: interpreter.Asked, future: Future[Any]) -> None:
         self._answer(step, asked, future)
@@ -218,88 +204,3 @@ class Stream:
             self._current = None
         for binding in pending:
             binding.fail(error)
-
-    def _raise_error(self) -> None:
-        if self.error is not None:
-            raise self.error
-
-    # -- reading while it is written ------------------------------------------------------------
-
-    @contextmanager
-    def writing(self) -> Iterator[Transcript]:
-        """Lock the transcript for a change; clears the text that `show` gave ahead of it."""
-        with self._changed:
-            yield self.transcript
-            self._partial = PartialCompletion()
-
-    def show(self, event: StreamEvent) -> None:
-        """Let readers have what the current step has generated so far, of its first sample."""
-        if event.sample == 0:
-            with self._changed:
-                self._partial.add(event)
-            self._notify()
-
-    def meta_so_far(self, name: Name) -> MetaInfo:
-        """Return the meta information of a variable that is being generated; else empty."""
-        with self._changed:
-            return self._partial.meta_info() if self._is_current(name) else {}
-
-    def read(self, name: str | None, position: int) -> tuple[str, bool]:
-        """Return text from `position` on, and True if no more will come.
-
-        Without streaming there is no text before the end.
-
-        Args:
-            name: the variable to read; None reads the whole text.
-            position: the number of characters already read.
-        """
-        with self._changed:
-            self._raise_error()
-            ended = self._idle and not self._open_ended
-            text = self.transcript.text + self._partial.text
-            if name is not None:
-                text, ended = self._read_variable(name, ended)
-            return (text[position:], ended) if self.streaming or ended else ("", False)
-
-    def _read_variable(self, name: str, ended: bool) -> tuple[str, bool]:
-        binding = self.bindings.get(name)
-        if binding is None:
-            return "", ended
-        if binding.value.done():
-            value = result_of(binding.value)
-            return str(value[0] if isinstance(value, list) else value), True
-        return (self._partial.text if self._is_current(name) else ""), False
-
-    def _is_current(self, name: Name) -> bool:
-        return self._current is not None and self.bindings.get(name) in self._current.bindings
-
-    def read_wait(self, name: str | None, position: int) -> tuple[str, bool]:
-        """Read as `read` does, waiting until there is new text or the end."""
-        found = ("", False)
-
-        def ready() -> bool:
-            nonlocal found
-            found = self.read(name, position)
-            return any(found)
-
-        with self._changed:
-            self._changed.wait_for(ready)
-        return found
-
-    @contextmanager
-    def listening(self, wake: Callable[[], None]) -> Iterator[None]:
-        """Call `wake`, from any thread, after every change."""
-        with self._changed:
-            self._listeners.append(wake)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._listeners.remove(wake)
-
-    def _notify(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
-            listeners = list(self._listeners)
-        for wake in listeners:
-            wake()

@@ -160,33 +160,33 @@ def checked_choices(word: str, choices: Any, method: Any) -> tuple[str, ...]:
 
 
 def image(expr: Any) -> Image:
-    """An image: a path, the bytes of a file, or a PIL image."""
+    """Append an image: a path, the bytes of a file, or a PIL image."""
     return Image(expr)
 
 
 def video(path: str, num_frames: int) -> Video:
-    """`num_frames` frames of a video file, evenly spaced."""
+    """Append `num_frames` frames of a video file, evenly spaced."""
     return Video(path, num_frames)
 
 
 def role_turn(role: Role, expr: object = None) -> ExprList:
-    """A whole turn of a role; without an expression, an empty one."""
+    """Append a whole turn of a role; without an expression, an empty one."""
     inner = ExprList() if expr is None else as_expr(expr)
     return ExprList.of(RoleBegin(role), inner, RoleEnd(role))
 
 
 def system(expr: object = None) -> ExprList:
-    """A system turn."""
+    """Append a system turn."""
     return role_turn("system", expr)
 
 
 def user(expr: object = None) -> ExprList:
-    """A user turn."""
+    """Append a user turn."""
     return role_turn("user", expr)
 
 
 def assistant(expr: object = None) -> ExprList:
-    """An assistant turn."""
+    """Append an assistant turn."""
     return role_turn("assistant", expr)
 
 

@@ -359,13 +359,6 @@ def test_what_the_function_returns_is_printed(sgl, use, program, value: object) 
     assert json.loads(sgl("run", path, "--json").stdout)["return_value"] == value
 
 
-@pytest.mark.parametrize("target", ["", ":a", ":again", ":other"])
-def test_an_alias_is_no_second_program(sgl, use, program, target: str) -> None:
-    use()
-    path = program("\n@sgl.function\ndef a(s):\n    s += 'A'\n\nagain = other = a\n")
-    assert sgl("run", path + target).stdout == "A\n"
-
-
 @pytest.mark.usefixtures("_same_interpreter")
 def test_threads_of_a_file_share_one_engine(sgl, use, tmp_path, monkeypatch) -> None:
     import time

@@ -188,8 +188,10 @@ def test_repr_is_the_text_as_programs_expect() -> None:
 def test_without_streaming_the_text_comes_at_once() -> None:
     s = new_state(["one two three"])
     s += "a " + sgl.gen("x")
-    assert list(s.text_iter()) == ["a one two three"]
-    assert list(s.text_iter("x")) == ["one two three"]
+    with pytest.warns(UserWarning, match="one piece; for pieces, run .* stream=True"):
+        assert list(s.text_iter()) == ["a one two three"]
+    with pytest.warns(UserWarning, match="one piece"):
+        assert list(s.text_iter("x")) == ["one two three"]
 
 
 def test_streaming_an_unknown_variable_yields_nothing_but_an_end() -> None:
@@ -223,7 +225,7 @@ def test_async_iteration_yields_the_text_with_the_meta_info_so_far() -> None:
 
 
 def test_a_state_is_an_async_iterator_of_its_text() -> None:
-    s = new_state(["one"])
+    s = new_state(["one"], streaming=True)
     s += "a " + sgl.gen("x")
 
     async def collect() -> str:

@@ -102,6 +102,7 @@ def test_many_threads_may_append_to_one_state() -> None:
     assert s.text() == "x" * 64
 
 
+@pytest.mark.filterwarnings("ignore:text_iter.. gives one piece")
 @pytest.mark.parametrize(
     "read",
     [

@@ -232,6 +232,7 @@ def said(text: str | None, reason: str | None = "stop", **more: Any) -> dict[str
     return {"message": message, "finish_reason": reason}
 
 
+@pytest.mark.filterwarnings("ignore:text_iter.. gives one piece")
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("choice", "text", "reason", "refusal"),

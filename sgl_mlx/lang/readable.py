@@ -1,0 +1,226 @@
+"""The readers' side of a stream: its variables, its text, its end, and waiting for them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from sgl_mlx.core import MetaInfo, PartialCompletion, StreamEvent
+from sgl_mlx.errors import UnknownVariableError
+from sgl_mlx.lang.binding import Binding, Name, Step, result_of
+from sgl_mlx.lang.scope import check_cancelled
+from sgl_mlx.lang.transcript import Transcript
+
+
+class Readable:
+    """Text and variables that one thread writes while others read them.
+
+    Args:
+        transcript: the text written so far.
+        streaming: readers are given text while it is generated.
+
+    Attributes:
+        bindings: the latest binding of each variable.
+        error: what stopped the stream; None while nothing has.
+        open: a body still submits, so an empty queue is not the end until `close`.
+    """
+
+    def __init__(self, transcript: Transcript, streaming: bool) -> None:
+        self.transcript = transcript
+        self.streaming = streaming
+        self.bindings: dict[Name, Binding] = {}
+        self.error: BaseException | None = None
+        self.open = False
+        self._queue: deque[Step] = deque()
+        self._current: Step | None = None
+        self._partial = PartialCompletion()
+        # Reentrant: the finalizer of a dropped state may run inside any allocation.
+        self._changed = threading.Condition(threading.RLock())
+        self._listeners: list[Callable[[], None]] = []
+
+    # -- the end ------------------------------------------------------------------------------
+
+    @property
+    def _idle(self) -> bool:
+        return not self._queue and self._current is None
+
+    def close(self) -> None:
+        """Declare that no more steps will be submitted."""
+        self.open = False
+        self._notify()
+
+    @property
+    def ended(self) -> bool:
+        """True if nothing more will be submitted, generated or cancelled."""
+        with self._changed:
+            return not self.open and (self._idle or self.error is not None)
+
+    def sync(self, whole: bool = False) -> None:
+        """Wait until every step is done; raises the error that stopped the stream.
+
+        Args:
+            whole: wait for the body that submits to the stream as well.
+        """
+        if whole:
+            self.wait_closed()
+        self.wait()
+        self._raise_error()
+
+    def wait(self) -> None:
+        """Wait until every step is done or the stream has failed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.error is not None or self._idle)
+
+    def wait_closed(self) -> None:
+        """Wait until the body that submits to the stream has ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self.open)
+
+    def _raise_error(self) -> None:
+        if self.error is not None:
+            check_cancelled()
+            raise self.error
+
+    # -- variables ----------------------------------------------------------------------------
+
+    def find(self, name: Name, whole: bool = False) -> Binding | None:
+        """Return the latest binding of this name; None when the name was never submitted.
+
+        Args:
+            whole: wait until the name is submitted or the body has ended.
+
+        Raises:
+            Exception: with `whole`, the error that stopped the body before it came to the name.
+        """
+        if whole:
+            with self._changed:
+                self._changed.wait_for(lambda: name in self.bindings or not self.open)
+            if name not in self.bindings:
+                self._raise_error()
+        return self.bindings.get(name)
+
+    def binding(self, name: Name, whole: bool = False) -> Binding:
+        """Return the latest binding of this name; `whole` as in `find`.
+
+        Raises:
+            UnknownVariableError: when the name was never submitted.
+        """
+        found = self.find(name, whole)
+        if found is None:
+            known = ", ".join(map(repr, list(self.bindings))) or "none"
+            raise UnknownVariableError(
+                f"no variable {name!r} in this state; submitted so far: {known}"
+            )
+        return found
+
+    def value(self, name: Name, whole: bool = False) -> Any:
+        """Wait for a variable; raises as `binding`, or the error that stopped the stream."""
+        binding = self.binding(name, whole)
+        if binding.value.exception() is not None:
+            check_cancelled()
+        return result_of(binding.value)
+
+    def assign(self, name: Name, value: Any, meta: Any = None) -> None:
+        """Give a variable a value that is known."""
+        self.bindings[name] = Binding().settle(value, meta)
+        self._notify()
+
+    # -- reading while it is written ------------------------------------------------------------
+
+    @contextmanager
+    def writing(self) -> Iterator[Transcript]:
+        """Lock the transcript for a change; clears the text that `show` gave ahead of it."""
+        with self._changed:
+            yield self.transcript
+            self._partial = PartialCompletion()
+
+    def show(self, event: StreamEvent) -> None:
+        """Let readers have what the current step has generated so far, of its first sample."""
+        if event.sample == 0:
+            with self._changed:
+                self._partial.add(event)
+            self._notify()
+
+    def meta_so_far(self, name: Name) -> MetaInfo:
+        """Return the meta information of a variable that is being generated; else empty."""
+        with self._changed:
+            return self._partial.meta_info() if self._is_current(name) else {}
+
+    def read(self, name: str | None, position: int, whole: bool = False) -> tuple[str, bool]:
+        """Return text from `position` on, and True if no more will come.
+
+        Without streaming there is no text before the end.
+
+        Args:
+            name: the variable to read; None reads the whole text.
+            position: the number of characters already read.
+            whole: the end is the end of the body; otherwise, of what is submitted so far.
+        """
+        with self._changed:
+            self._raise_error()
+            ended = self._idle and not (whole and self.open)
+            text = self.transcript.text + self._partial.text
+            if name is not None:
+                text, ended = self._read_variable(name, ended)
+            return (text[position:], ended) if self.streaming or ended else ("", False)
+
+    def _read_variable(self, name: str, ended: bool) -> tuple[str, bool]:
+        binding = self.bindings.get(name)
+        if binding is None:
+            return "", ended
+        if binding.value.done():
+            value = result_of(binding.value)
+            return str(value[0] if isinstance(value, list) else value), True
+        return (self._partial.text if self._is_current(name) else ""), False
+
+    def _is_current(self, name: Name) -> bool:
+        return self._current is not None and self.bindings.get(name) in self._current.bindings
+
+    def read_wait(self, name: str | None, position: int, whole: bool = False) -> tuple[str, bool]:
+        """Read as `read` does, waiting until there is new text or the end."""
+        found = ("", False)
+
+        def ready() -> bool:
+            nonlocal found
+            found = self.read(name, position, whole)
+            return any(found)
+
+        with self._changed:
+            self._changed.wait_for(ready)
+        return found
+
+    @contextmanager
+    def listening(self, wake: Callable[[], None]) -> Iterator[None]:
+        """Call `wake`, from any thread, after every change."""
+        with self._changed:
+            self._listeners.append(wake)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._listeners.remove(wake)
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+            listeners = list(self._listeners)
+        for wake in listeners:
+            wake()
+
+
+@contextmanager
+def wakeups(stream: Readable) -> Iterator[asyncio.Event]:
+    """Return an event of the running event loop that is set after every change of the stream."""
+    changed = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def wake() -> None:
+        with suppress(RuntimeError):  # the loop was closed; nobody waits
+            loop.call_soon_threadsafe(changed.set)
+
+    with stream.listening(wake):
+        yield changed
