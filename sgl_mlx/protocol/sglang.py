@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from sgl_mlx.core import (
@@ -99,11 +100,26 @@ def scoring_payload(texts: list[str] | None, start: int) -> dict[str, Any]:
     }
 
 
-def scored_tokens(prompt: str, output: Mapping[str, Any]) -> tuple[TokenLogprob, ...]:
-    """The choice's tokens, with the prompt's last one only if it merged with the choice."""
-    row = tokens(output["meta_info"]["input_token_logprobs"])
-    unhealed = row and row[0].text is not None and prompt.endswith(row[0].text)
-    return row[1:] if unhealed else row
+def scored_tokens(
+    choice: str, prompt_tokens: int, output: Mapping[str, Any]
+) -> tuple[TokenLogprob, ...]:
+    """Return the choice's tokens, with those of the prompt's end that merged with the choice.
+
+    Servers differ in how many tokens of the prompt they look back. The lengths of the texts tell,
+    or the counts where a character is spread over several tokens.
+
+    Args:
+        prompt_tokens: of the prompt alone.
+    """
+    meta = output["meta_info"]
+    row = tokens(meta["input_token_logprobs"])
+    texts = [token.text or "" for token in row]
+    if "\ufffd" in "".join(texts):
+        whole = meta.get("prompt_tokens", prompt_tokens - 1 + len(row))
+        return row[max(prompt_tokens - (whole - len(row)), 0) :]
+    looked_back = sum(map(len, texts)) - len(choice)
+    ends = accumulate(map(len, texts))
+    return tuple(token for token, end in zip(row, ends, strict=True) if end > looked_back)
 
 
 def tokens(entries: Sequence[Sequence[Any]]) -> tuple[TokenLogprob, ...]:
