@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -11,16 +11,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sgl_mlx.core import Completion, FinishReason, Logprobs, Prompt, SamplingParams, StreamEvent
+from sgl_mlx.core import Completion, FinishReason, Logprobs, SamplingParams, StreamEvent
 from sgl_mlx.server.bodies import json_response
 from sgl_mlx.server.errors import bad_value
-from sgl_mlx.server.flight import Ask
-from sgl_mlx.server.messages import Conversation
 from sgl_mlx.server.openai.answers import Chunks, Usage, asks, finish, stream_response
 from sgl_mlx.server.openai.fields import Sampling, sampling_params
 from sgl_mlx.server.openai.logprobs import chat_logprobs, without_end
+from sgl_mlx.server.output import Form, OutputParser, Piece
 from sgl_mlx.server.service import Service, in_thread
 from sgl_mlx.server.sse import answer_while_connected
+from sgl_mlx.server.tools.calls import Call, ToolChoice, checked_tools
+from sgl_mlx.server.turn import Turn, Wanted
 
 
 class ChatRequest(Sampling, kw_only=True):
@@ -30,12 +31,15 @@ class ChatRequest(Sampling, kw_only=True):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    tools: list[Any] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    separate_reasoning: bool = True
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
     input_ids: list[int] | None = None
-    tools: list[dict[str, Any]] | None = None
 
 
 def routes(service: Service) -> list[Route]:
@@ -58,19 +62,16 @@ class _Call:
         self._service = service
         self._fields = fields
         self._tokenizer = service.engine.tokenizer
-        if fields.tools:
-            raise bad_value("tools are not supported yet", "tools")
         self._params = self._sampling()
         self._model = service.model(fields.model)
         self._created = int(time.time())
 
     async def whole(self) -> dict[str, Any]:
-        rid, asked = await self._asks()
+        turn = await self._turn()
+        rid, asked = asks(self._fields, [turn.prompt], turn.params, "chatcmpl-")
         [samples] = await self._service.flights.whole(asked)
         usage = Usage()
-        for sample in samples:
-            usage.add(0, sample)
-        choices = [self._choice(i, sample) for i, sample in enumerate(samples)]
+        choices = [self._choice(i, s, turn.form, usage) for i, s in enumerate(samples)]
         return {
             **self._head(rid, "chat.completion"),
             "choices": choices,
@@ -78,16 +79,17 @@ class _Call:
         }
 
     async def stream(self) -> AsyncIterator[bytes]:
-        rid, asked = await self._asks()
+        turn = await self._turn()
+        rid, asked = asks(self._fields, [turn.prompt], turn.params, "chatcmpl-")
         chunks = Chunks(self._fields, self._head(rid, "chat.completion.chunk"))
-        begun: set[int] = set()
+        parsers: dict[int, OutputParser] = {}
         async with aclosing(self._service.flights.stream(asked)) as events:
             async for _, event in events:
                 chunks.usage.add(0, event)
-                if event.sample not in begun:
-                    begun.add(event.sample)
+                if event.sample not in parsers:
+                    parsers[event.sample] = OutputParser(turn.form)
                     yield chunks.frame(_delta(event.sample, {"role": "assistant", "content": ""}))
-                for choice in self._pieces(event):
+                for choice in self._pieces(event, parsers[event.sample], chunks.usage):
                     yield chunks.frame(choice)
         yield chunks.last()
 
@@ -104,47 +106,129 @@ class _Call:
             raise bad_value("top_logprobs needs logprobs: true", "top_logprobs")
         return sampling_params(fields, self._service.limits, max_new_tokens=tokens, **wanted)
 
-    async def _asks(self) -> tuple[str, list[Ask]]:
-        ids = self._fields.input_ids
-        prompt = ids if ids is not None else await in_thread(self._prompt)
-        return asks(self._fields, [prompt], self._params, "chatcmpl-")
+    async def _turn(self) -> Turn:
+        fields = self._fields
+        if fields.input_ids is not None:
+            return Turn(fields.input_ids, self._params, Form())
+        wanted = Wanted(
+            fields.messages,
+            self._params,
+            checked_tools(fields.tools or ()),
+            _choice_of(fields.tool_choice, fields.parallel_tool_calls),
+            bool(fields.continue_final_message),
+            fields.separate_reasoning,
+            self._variables(),
+        )
+        return await in_thread(wanted.turn, self._tokenizer)
 
-    def _prompt(self) -> Prompt:
+    def _variables(self) -> dict[str, Any]:
         fields = self._fields
         variables = dict(fields.chat_template_kwargs or {})
         if fields.reasoning_effort is not None:
             variables.setdefault("reasoning_effort", fields.reasoning_effort)
         if fields.add_generation_prompt is not None:
             variables.setdefault("add_generation_prompt", fields.add_generation_prompt)
-        continues = bool(fields.continue_final_message)
-        return Conversation(fields.messages).prompt(self._tokenizer, continues, **variables)
+        return variables
 
     def _head(self, rid: str, kind: str) -> dict[str, Any]:
         return {"id": rid, "object": kind, "created": self._created, "model": self._model}
 
-    def _choice(self, index: int, sample: Completion) -> dict[str, Any]:
+    def _choice(self, index: int, sample: Completion, form: Form, usage: Usage) -> dict[str, Any]:
+        parser = OutputParser(form)
+        reason = sample.finish_reason
+        pieces = parser.add(sample.text) + parser.finish(cut=reason.type == "length")
+        usage.add(0, sample)
+        self._count_thoughts(pieces, usage)
         return {
             "index": index,
-            "message": {"role": "assistant", "content": sample.text, "refusal": None},
-            "logprobs": self._scored(sample.logprobs, sample.finish_reason),
-            **finish(sample.finish_reason),
+            "message": _message(pieces),
+            "logprobs": self._scored(sample.logprobs, reason),
+            **_end(reason, parser),
         }
 
-    def _pieces(self, event: StreamEvent) -> Sequence[dict[str, Any]]:
-        """Return what an event adds to its choice: text, then the end."""
-        made = []
-        scored = self._scored(event.logprobs, event.finish_reason)
-        if event.text or (scored and scored["content"]):
-            made.append(_delta(event.sample, {"content": event.text}, scored))
-        if event.finish_reason is not None:
-            made.append({**_delta(event.sample, {}), **finish(event.finish_reason)})
-        return made
+    def _pieces(
+        self, event: StreamEvent, parser: OutputParser, usage: Usage
+    ) -> Iterator[dict[str, Any]]:
+        """Yield what an event adds to its choice: text and calls, then the end."""
+        reason = event.finish_reason
+        before = parser.calls
+        pieces = parser.add(event.text)
+        if reason is not None:
+            pieces += parser.finish(cut=reason.type == "length")
+        self._count_thoughts(pieces, usage)
+        deltas = list(_deltas(pieces, before))
+        scored = self._scored(event.logprobs, reason)
+        if scored and scored["content"] and not deltas:
+            deltas.append({"content": ""})
+        for delta in deltas:
+            yield _delta(event.sample, delta, scored)
+            scored = None
+        if reason is not None:
+            yield {**_delta(event.sample, {}), **_end(reason, parser)}
+
+    def _count_thoughts(self, pieces: list[Piece], usage: Usage) -> None:
+        thought = "".join(piece.text for piece in pieces if piece.kind == "reasoning")
+        if thought:
+            usage.reasoning += len(self._tokenizer.encode(thought, False))
 
     def _scored(self, found: Logprobs | None, reason: FinishReason | None) -> dict[str, Any] | None:
         if found is None:
             return None
         tokens, tops = without_end(found.output, found.output_top, reason)
         return {"content": chat_logprobs(tokens, tops, self._tokenizer), "refusal": None}
+
+
+def _choice_of(given: str | dict[str, Any] | None, parallel: bool | None) -> ToolChoice | None:
+    """Return what `tool_choice` means; None for no tools."""
+    several = parallel is not False
+    match given:
+        case None | "auto":
+            return ToolChoice(several=several)
+        case "none":
+            return None
+        case "required":
+            return ToolChoice(needed=True, several=several)
+        case {"function": {"name": str() as name}} | {"type": "function", "name": str() as name}:
+            return ToolChoice(needed=True, name=name, several=several)
+    raise bad_value(
+        f"tool_choice must be none, auto, required or a function by its name, got {given!s:.80}",
+        "tool_choice",
+    )
+
+
+def _message(pieces: list[Piece]) -> dict[str, Any]:
+    texts = {
+        kind: "".join(p.text for p in pieces if p.kind == kind) for kind in ("text", "reasoning")
+    }
+    calls = [p.call for p in pieces if p.call is not None]
+    message: dict[str, Any] = {"role": "assistant", "content": texts["text"], "refusal": None}
+    if texts["reasoning"]:
+        message["reasoning_content"] = texts["reasoning"]
+    if calls:
+        message["content"] = texts["text"] or None
+        message["tool_calls"] = [_called(call) for call in calls]
+    return message
+
+
+def _deltas(pieces: list[Piece], index: int) -> Iterator[dict[str, Any]]:
+    for piece in pieces:
+        if piece.call is not None:
+            yield {"tool_calls": [{"index": index, **_called(piece.call)}]}
+            index += 1
+        else:
+            yield {"content" if piece.kind == "text" else "reasoning_content": piece.text}
+
+
+def _called(call: Call) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments_json}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _end(reason: FinishReason, parser: OutputParser) -> dict[str, Any]:
+    ended = finish(reason)
+    if parser.calls and reason.type == "stop":
+        ended["finish_reason"] = "tool_calls"
+    return ended
 
 
 def _delta(
