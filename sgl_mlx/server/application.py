@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sgl_mlx.server import operation
+from sgl_mlx.server.anthropic import messages
 from sgl_mlx.server.engine import ServedEngine
 from sgl_mlx.server.limits import Limits
 from sgl_mlx.server.middleware import Gate
@@ -42,6 +43,7 @@ def app(
             *operation.routes(service),
             *chat.routes(service),
             *completions.routes(service),
+            *messages.routes(service),
             *generate.routes(service),
             *upkeep.routes(service),
             *tokens.routes(service),

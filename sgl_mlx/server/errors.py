@@ -27,6 +27,7 @@ _ANTHROPIC_TYPES = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
+_ANTHROPIC_OVERLOADED = 529
 
 
 class HttpError(Exception):
@@ -116,7 +117,9 @@ def anthropic_body(error: HttpError) -> dict[str, Any]:
     return {"type": "error", "error": {"type": kind, "message": message}}
 
 
-def body_for(path: str, error: HttpError) -> dict[str, Any]:
-    """Return the body of an error in the shape of the protocol that a path belongs to."""
-    shape = anthropic_body if path.startswith("/v1/messages") else openai_body
-    return shape(error)
+def answer_for(path: str, error: HttpError) -> tuple[int, dict[str, Any]]:
+    """Return status and body of an error as the protocol has them that a path belongs to."""
+    if not path.startswith("/v1/messages"):
+        return error.status, openai_body(error)
+    overloaded = error.status == 503
+    return _ANTHROPIC_OVERLOADED if overloaded else error.status, anthropic_body(error)

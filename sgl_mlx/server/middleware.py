@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sgl_mlx.server.bodies import json_response
-from sgl_mlx.server.errors import HttpError, as_http_error, body_for
+from sgl_mlx.server.errors import HttpError, answer_for, as_http_error
 
 access = logging.getLogger("sgl_mlx.server.access")
 
@@ -85,7 +85,8 @@ class _Passage:
         """Answer with an error, unless an answer has begun, which then breaks off."""
         if self.status is not None:
             raise error
-        response = json_response(body_for(self.path, error), error.status)
+        status, body = answer_for(self.path, error)
+        response = json_response(body, status)
         response.headers.update(error.headers)
         await response(self._scope, receive, self.send)
 
