@@ -16,7 +16,7 @@ from sgl_mlx.server.engine import ServedEngine
 from sgl_mlx.server.limits import Limits
 from sgl_mlx.server.middleware import Gate
 from sgl_mlx.server.native import generate, tokens, upkeep
-from sgl_mlx.server.openai import chat, completions
+from sgl_mlx.server.openai import chat, completions, responses
 from sgl_mlx.server.service import Service
 
 
@@ -43,6 +43,7 @@ def app(
             *operation.routes(service),
             *chat.routes(service),
             *completions.routes(service),
+            *responses.routes(service),
             *messages.routes(service),
             *generate.routes(service),
             *upkeep.routes(service),

@@ -114,7 +114,7 @@ class _Call:
             fields.messages,
             self._params,
             checked_tools(fields.tools or ()),
-            _choice_of(fields.tool_choice, fields.parallel_tool_calls),
+            choice_of(fields.tool_choice, fields.parallel_tool_calls),
             bool(fields.continue_final_message),
             fields.separate_reasoning,
             self._variables(),
@@ -178,7 +178,7 @@ class _Call:
         return {"content": chat_logprobs(tokens, tops, self._tokenizer), "refusal": None}
 
 
-def _choice_of(given: str | dict[str, Any] | None, parallel: bool | None) -> ToolChoice | None:
+def choice_of(given: str | dict[str, Any] | None, parallel: bool | None) -> ToolChoice | None:
     """Return what `tool_choice` means; None for no tools."""
     several = parallel is not False
     match given:
