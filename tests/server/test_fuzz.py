@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from sgl_mlx.runtime.engine import Engine
@@ -60,44 +60,53 @@ tools = st.fixed_dictionaries(
     },
 )
 values = scalars | st.lists(scalars, max_size=3) | st.dictionaries(st.text(max_size=3), scalars)
-fields: dict[str, st.SearchStrategy[Any]] = dict.fromkeys(
-    (
-        *(
-            "n",
-            "temperature",
-            "top_p",
-            "top_k",
-            "min_p",
-            "stop",
-            "stop_regex",
-            "logit_bias",
-            "seed",
-        ),
-        *("logprobs", "top_logprobs", "echo", "stream", "stream_options", "response_format"),
-        *("regex", "ebnf", "json_schema", "structured_outputs", "guided_choice", "tool_choice"),
-        *("sampling_params", "return_logprob", "logprob_start_len", "image_data", "thinking"),
-        *("input_ids", "system", "output_config", "text", "reasoning", "chat_template_kwargs"),
-        *("continue_final_message", "add_generation_prompt", "priority", "tokens", "instructions"),
-        *("presence_penalty", "stop_token_ids", "ignore_eos", "top_logprobs_num"),
-    ),
-    values,
+NAMES = (
+    *("n", "temperature", "top_p", "top_k", "min_p", "stop", "stop_regex", "logit_bias"),
+    *("logprobs", "top_logprobs", "echo", "stream", "stream_options", "response_format", "seed"),
+    *("regex", "ebnf", "json_schema", "structured_outputs", "guided_choice", "tool_choice"),
+    *("sampling_params", "return_logprob", "logprob_start_len", "image_data", "thinking"),
+    *("input_ids", "system", "output_config", "text", "reasoning", "chat_template_kwargs"),
+    *("continue_final_message", "add_generation_prompt", "priority", "tokens", "instructions"),
+    *("presence_penalty", "stop_token_ids", "ignore_eos", "top_logprobs_num", "prompt"),
 )
-bodies = st.fixed_dictionaries(
+VALID: dict[str, Any] = {
+    "prompt": "ab",
+    "text": "ab",
+    "input": "ab",
+    "tokens": [1],
+    "messages": [{"role": "user", "content": "ab"}],
+    "max_tokens": 3,
+    "max_output_tokens": 3,
+}
+FITS: dict[str, dict[str, Any]] = {"/v1/responses": {"text": None}, "/generate": {"prompt": None}}
+likely = st.fixed_dictionaries(
     {},
     optional={
-        **fields,
-        "prompt": values,
-        "messages": st.lists(messages, max_size=3) | scalars,
-        "input": st.lists(messages, max_size=3) | scalars,
-        "max_tokens": st.sampled_from([1, 3, 0, -1]),
-        "max_output_tokens": st.sampled_from([1, 3, 0, -1]),
-        "tools": st.lists(tools, max_size=2) | scalars,
+        "stream": st.booleans(),
+        "echo": st.booleans(),
+        "logprobs": st.sampled_from([None, True, False, 0, 1, 3]),
+        "prompt": st.sampled_from(["é🎉", "", ["a", "b"], [[1, 2], [3]], [5, 6], "\x00"]),
+        "n": st.integers(1, 3),
+        "stop": st.sampled_from(["a", ["a", "\ufffd"], []]),
+        "temperature": st.sampled_from([0, 0.5, 2, 1e300]),
+        "logit_bias": st.dictionaries(st.sampled_from(["1", "40", "99999"]), st.integers(-9, 9)),
+        "json_schema": st.sampled_from([{}, {"type": "string"}, "{}", {"$ref": "#/x"}]),
+        "continue_final_message": st.booleans(),
+        "return_logprob": st.booleans(),
+        "logprob_start_len": st.integers(-2, 5),
     },
+)
+bodies = st.builds(
+    lambda some, odd, said, shown: {**VALID, **some, **odd, **said, **shown},
+    likely,
+    st.dictionaries(st.sampled_from(NAMES), values, max_size=1),
+    st.just({}) | st.fixed_dictionaries({"messages": st.lists(messages, max_size=3)}),
+    st.just({}) | st.fixed_dictionaries({"tools": st.lists(tools, max_size=2)}),
 )
 
 
 @settings(
-    max_examples=250,
+    max_examples=300,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -105,16 +114,17 @@ bodies = st.fixed_dictionaries(
 def test_no_body_is_the_servers_fault(
     toy_url: str, client: httpx.Client, path: str, body: dict[str, Any]
 ) -> None:
-    body.setdefault("max_tokens", 3)
-    body.setdefault("max_output_tokens", 3)
-    if isinstance(given := body.get("sampling_params"), dict):
-        given.setdefault("max_new_tokens", 3)
+    body = {**body, **FITS.get(path, {})}
+    if path == "/generate" and "sampling_params" not in body:
+        body["sampling_params"] = {"max_new_tokens": 3}
     answer = client.post(toy_url + path, json=body)
+    event("answered" if answer.status_code < 400 else "refused")
     assert answer.status_code < 500, answer.text
     if answer.status_code >= 400:
         assert answer.json()["error"]["message"]
     else:
         assert '"internal_error"' not in answer.text
+        assert "internal error" not in answer.text
 
 
 async def visit(client: httpx.AsyncClient, url: str, seed: int) -> bool:
