@@ -15,6 +15,9 @@ from sgl_mlx.core import Image, Part, Prompt, Text
 from sgl_mlx.errors import TokenizerError
 from sgl_mlx.server.engine import ServedTokenizer
 from sgl_mlx.server.errors import bad_value
+from sgl_mlx.server.splice import MARKS, Recall, spliced
+from sgl_mlx.server.tools.families import teaches_tools
+from sgl_mlx.server.tools.lesson import as_text
 
 Message = dict[str, Any]
 
@@ -44,7 +47,11 @@ class Conversation:
         self._messages = _with_one_system_message(checked)
 
     def prompt(
-        self, tokenizer: ServedTokenizer, continues: bool = False, **variables: Any
+        self,
+        tokenizer: ServedTokenizer,
+        continues: bool = False,
+        recall: Recall | None = None,
+        **variables: Any,
     ) -> Prompt:
         """Return the prompt that the model's template makes of the conversation.
 
@@ -53,19 +60,31 @@ class Conversation:
 
         Args:
             continues: leave the last message open, so that the model continues it.
+            recall: finds answers that messages repeat, whose own tokens are used then.
             variables: for the template.
 
         Raises:
             TokenizerError: the model has no template, or it refuses the messages.
         """
+
+        knows_tools = teaches_tools(tokenizer.chat_template)
+
+        def render(messages: Sequence[Message]) -> str:
+            if not knows_tools:
+                messages = [as_text(message) for message in messages]
+            return _rendered(tokenizer, messages, continues, variables)
+
+        messages = self._messages
         try:
-            text = _rendered(tokenizer, self._messages, continues, variables)
+            text = render(messages)
         except TokenizerError:
-            messages = [_as_reminder(i, message) for i, message in enumerate(self._messages)]
+            messages = [_as_reminder(i, message) for i, message in enumerate(messages)]
             if messages == self._messages:
                 raise
-            text = _rendered(tokenizer, messages, continues, variables)
-        return self._with_pictures(text)
+            text = render(messages)
+        if recall is None or continues:
+            return self._with_pictures([Text(text)])
+        return self._with_pictures(spliced(text, messages, render, recall))
 
     def _message(self, index: int, message: Mapping[str, Any]) -> Message:
         where = f"messages[{index}]"
@@ -85,20 +104,20 @@ class Conversation:
         if content is None:
             return ""
         if isinstance(content, str):
-            return content.replace(_PLACE, "")
+            return _clean(content)
         if not isinstance(content, list):
             raise bad_value(f"{where} must be a text or a list of parts", where)
         return "\n".join(self._part(f"{where}[{i}]", part) for i, part in enumerate(content))
 
     def _part(self, where: str, part: Any) -> str:
         if isinstance(part, str):
-            return part.replace(_PLACE, "")
+            return _clean(part)
         kind = part.get("type") if isinstance(part, dict) else None
         if kind in _TEXT_PARTS:
             text = part.get("refusal" if kind == "refusal" else "text")
             if not isinstance(text, str):
                 raise bad_value(f"{where}.text must be a text, got {text!r:.80}", where)
-            return text.replace(_PLACE, "")
+            return _clean(text)
         if kind in _IMAGE_PARTS:
             self._images.append(image_source(where, part.get(kind) or part.get("image_url")))
             return _PLACE
@@ -106,16 +125,23 @@ class Conversation:
             f"{where}.type must be text or image_url, got {kind!r:.80}", f"{where}.type"
         )
 
-    def _with_pictures(self, rendered: str) -> Prompt:
-        first, *others = rendered.split(_PLACE)
-        if len(others) != len(self._images):
+    def _with_pictures(self, rendered: Sequence[Part]) -> Prompt:
+        parts: list[Part] = []
+        shown = 0
+        for part in rendered:
+            if not isinstance(part, Text):
+                parts.append(part)
+                continue
+            first, *others = part.text.split(_PLACE)
+            parts.append(Text(first))
+            for text in others:
+                parts += [Image(self._images[shown]) if shown < len(self._images) else Text("")]
+                parts.append(Text(text))
+                shown += 1
+        if shown != len(self._images):
             raise bad_value(
-                f"the model's chat template kept {len(others)} places for {len(self._images)} "
-                "pictures"
+                f"the model's chat template kept {shown} places for {len(self._images)} pictures"
             )
-        parts: list[Part] = [Text(first)]
-        for source, text in zip(self._images, others, strict=True):
-            parts += [Image(source), Text(text)]
         return tuple(part for part in parts if part != Text(""))
 
 
@@ -136,6 +162,13 @@ def image_source(where: str, given: Any) -> str:
             where,
         )
     return url
+
+
+def _clean(text: str) -> str:
+    """Remove the marks of this server, which nobody types, from a text."""
+    for mark in (_PLACE, *MARKS):
+        text = text.replace(mark, "")
+    return text
 
 
 def _call(where: str, call: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from sgl_mlx.server.engine import ServedEngine
 from sgl_mlx.server.errors import HttpError
 from sgl_mlx.server.flight import Flights
 from sgl_mlx.server.limits import Limits
+from sgl_mlx.server.memory import Memory
 from sgl_mlx.server.metrics import Metrics
 
 T = TypeVar("T")
@@ -42,6 +43,7 @@ class Service:
         self.limits = limits or Limits()
         self.metrics = Metrics(self.names[0])
         self.flights = Flights(engine, self.limits, self.metrics)
+        self.answers = Memory()
         self.started = int(time.time())
         self._any_model = any_model
         self._beat: asyncio.Task[dict[str, Any]] | None = None

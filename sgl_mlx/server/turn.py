@@ -10,29 +10,32 @@ import msgspec
 
 from sgl_mlx.core import Prompt, SamplingParams, prompt_text
 from sgl_mlx.server.engine import ServedTokenizer
+from sgl_mlx.server.memory import AnswerReader, Memory
 from sgl_mlx.server.messages import Conversation
 from sgl_mlx.server.output import Form, think_marks
+from sgl_mlx.server.splice import Recall
 from sgl_mlx.server.tools.calls import Tool, ToolChoice
 from sgl_mlx.server.tools.families import family_of, hermes, teaches_tools
 from sgl_mlx.server.tools.grammar import forced_call, thoughts_then_schema
-
-_LESSON = """You may call functions to help with the user's query. Their signatures are:
-<tools>
-{}
-</tools>
-For each call, write a JSON object with the function's name and arguments:
-<tool_call>
-{{"name": <name>, "arguments": <arguments>}}
-</tool_call>"""
+from sgl_mlx.server.tools.lesson import lesson
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A question to the engine, and the form of its answer."""
+    """A question to the engine, and the form of its answer.
+
+    Attributes:
+        opening: end of the prompt that belongs to the answer: the mark of its thoughts.
+    """
 
     prompt: Prompt | Sequence[int]
     params: SamplingParams
     form: Form
+    opening: str = ""
+
+    def reader(self, memory: Memory) -> AnswerReader:
+        """Return a reader of one answer."""
+        return AnswerReader(self.form, self.opening, memory.keep)
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,11 @@ class Wanted:
     separate_thoughts: bool = True
     variables: Mapping[str, Any] = field(default_factory=dict)
 
-    def turn(self, tokenizer: ServedTokenizer) -> Turn:
+    def turn(self, tokenizer: ServedTokenizer, recall: Recall | None = None) -> Turn:
         """Render the conversation, and settle how its answer is read.
+
+        Args:
+            recall: finds answers that messages repeat.
 
         Raises:
             HttpError: for messages or tools that are wrong.
@@ -64,8 +70,9 @@ class Wanted:
         """
         choice = self.choice if self.tools else None
         tools = choice.among(self.tools) if choice else ()
-        prompt = self._prompt(tokenizer, choice)
-        tail = prompt_text(prompt)[-200:].rstrip()
+        prompt = self._prompt(tokenizer, choice, recall)
+        end_of_prompt = prompt_text(prompt[-1:])[-200:]
+        tail = end_of_prompt.rstrip()
         template = tokenizer.chat_template
         thinking = think_marks(template, tail)
         thinks_first = thinking is not None and tail.endswith(thinking[0]) and not self.continues
@@ -88,16 +95,18 @@ class Wanted:
             params = _constrained(params, thoughts_then_schema(schema, tokenizer, end))
         if not form.plain:  # the marks are special tokens in many vocabularies
             params = replace(params, skip_special_tokens=False)
-        return Turn(prompt, params, form)
+        opening = end_of_prompt[end_of_prompt.rfind(thinking[0]) :] if thinking and end else ""
+        return Turn(prompt, params, form, opening)
 
-    def _prompt(self, tokenizer: ServedTokenizer, choice: ToolChoice | None) -> Prompt:
+    def _prompt(
+        self, tokenizer: ServedTokenizer, choice: ToolChoice | None, recall: Recall | None
+    ) -> Prompt:
         messages, variables = list(self.messages), dict(self.variables)
         if choice and teaches_tools(tokenizer.chat_template):
             variables["tools"] = list(self.tools)
         elif choice:
-            listed = "\n".join(msgspec.json.encode(tool).decode() for tool in self.tools)
-            messages.insert(0, {"role": "system", "content": _LESSON.format(listed)})
-        return Conversation(messages).prompt(tokenizer, self.continues, **variables)
+            messages.insert(0, lesson(self.tools))
+        return Conversation(messages).prompt(tokenizer, self.continues, recall, **variables)
 
 
 def _constrained(params: SamplingParams, grammar: str) -> SamplingParams:

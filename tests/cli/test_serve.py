@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -85,3 +86,32 @@ def test_an_address_that_is_taken_is_said_before_the_model_is_loaded(start: Star
         said = process.communicate(timeout=60)[1]
     assert process.returncode == 1
     assert "cannot listen on 127.0.0.1" in said
+
+
+STREAM = {"prompt": "a", "max_tokens": 400, "ignore_eos": True, "stream": True}
+
+
+def test_ctrl_c_lets_a_stream_finish(start: Start) -> None:
+    process = start()
+    url, _ = invitation(process)
+    with httpx.stream("POST", f"{url}/v1/completions", json=STREAM, timeout=120) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        process.send_signal(signal.SIGINT)
+        assert "data: [DONE]" in list(lines)
+    assert process.wait(timeout=60) == 0
+
+
+def test_a_second_ctrl_c_stops_at_once(start: Start) -> None:
+    process = start()
+    url, _ = invitation(process)
+    long = {**STREAM, "n": 64}
+    with httpx.stream("POST", f"{url}/v1/completions", json=long, timeout=120) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        process.wait(timeout=60)
+        with pytest.raises(httpx.RemoteProtocolError):
+            list(lines)

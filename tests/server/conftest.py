@@ -83,7 +83,7 @@ def script(serve: Serve) -> Callable[..., tuple[ScriptedEngine, str]]:
 
 @pytest.fixture
 def client() -> Iterator[httpx.Client]:
-    with httpx.Client(timeout=60) as made:
+    with httpx.Client(timeout=180) as made:
         yield made
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sgl_mlx.core import Completion, FinishReason, StreamEvent
-from sgl_mlx.server.output import OutputParser, Piece
+from sgl_mlx.server.output import Piece
 from sgl_mlx.server.sse import frame
 from sgl_mlx.server.tools.calls import Call
 
@@ -29,11 +29,11 @@ def content(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
     return blocks
 
 
-def stop(reason: FinishReason, parser: OutputParser) -> dict[str, Any]:
-    """Return why an answer ended."""
+def stop(reason: FinishReason, calls: int) -> dict[str, Any]:
+    """Return why an answer with so many calls ended."""
     if reason.type == "length":
         return {"stop_reason": "max_tokens", "stop_sequence": None}
-    if parser.calls:
+    if calls:
         return {"stop_reason": "tool_use", "stop_sequence": None}
     if isinstance(reason.matched, str):
         return {"stop_reason": "stop_sequence", "stop_sequence": reason.matched}

@@ -18,7 +18,6 @@ from sgl_mlx.server.bodies import json_response
 from sgl_mlx.server.errors import HttpError, anthropic_body, bad_value
 from sgl_mlx.server.flight import Ask
 from sgl_mlx.server.openai.fields import check_stops
-from sgl_mlx.server.output import OutputParser
 from sgl_mlx.server.service import Service, in_thread, new_id
 from sgl_mlx.server.sse import answer_while_connected, frame, open_stream
 from sgl_mlx.server.turn import Turn, Wanted
@@ -96,19 +95,18 @@ class _Call:
     async def whole(self) -> dict[str, Any]:
         turn = await self._turn()
         [[sample]] = await self._service.flights.whole([self._ask(turn)])
-        parser = OutputParser(turn.form)
-        reason = sample.finish_reason
-        pieces = parser.add(sample.text) + parser.finish(cut=reason.type == "length")
+        reader = turn.reader(self._service.answers)
+        pieces = reader.add(sample)
         return {
             **self._head(),
             "content": blocks.content(pieces),
-            **blocks.stop(reason, parser),
+            **blocks.stop(sample.finish_reason, reader.calls),
             "usage": blocks.usage(sample, len(sample.token_ids)),
         }
 
     async def stream(self) -> AsyncIterator[bytes]:
         turn = await self._turn()
-        parser, shown, made = OutputParser(turn.form), blocks.BlockEvents(), 0
+        reader, shown, made = turn.reader(self._service.answers), blocks.BlockEvents(), 0
         begun = False
         async with aclosing(self._service.flights.stream([self._ask(turn)])) as events:
             async for _, event in events:
@@ -117,17 +115,14 @@ class _Call:
                     yield self._start(blocks.usage(event, 0))
                 made += len(event.token_ids)
                 reason = event.finish_reason
-                pieces = parser.add(event.text)
-                if reason is not None:
-                    pieces += parser.finish(cut=reason.type == "length")
-                for piece in shown.add(pieces):
+                for piece in shown.add(reader.add(event)):
                     yield piece
                 if reason is not None:
                     for piece in shown.close():
                         yield piece
                     yield blocks.named(
                         "message_delta",
-                        delta=blocks.stop(reason, parser),
+                        delta=blocks.stop(reason, reader.calls),
                         usage=blocks.usage(event, made),
                     )
         yield blocks.named("message_stop")
@@ -141,7 +136,8 @@ class _Call:
         return {"id": self._id, "type": "message", "role": "assistant", "model": self._model}
 
     async def _turn(self) -> Turn:
-        return await in_thread(self._wanted.turn, self._service.engine.tokenizer)
+        service = self._service
+        return await in_thread(self._wanted.turn, service.engine.tokenizer, service.answers.find)
 
     def _ask(self, turn: Turn) -> Ask:
         return Ask(turn.prompt, turn.params, self._id)

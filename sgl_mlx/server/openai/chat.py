@@ -14,10 +14,11 @@ from starlette.routing import Route
 from sgl_mlx.core import Completion, FinishReason, Logprobs, SamplingParams, StreamEvent
 from sgl_mlx.server.bodies import json_response
 from sgl_mlx.server.errors import bad_value
+from sgl_mlx.server.memory import AnswerReader
 from sgl_mlx.server.openai.answers import Chunks, Usage, asks, finish, stream_response
 from sgl_mlx.server.openai.fields import Sampling, sampling_params
 from sgl_mlx.server.openai.logprobs import chat_logprobs, without_end
-from sgl_mlx.server.output import Form, OutputParser, Piece
+from sgl_mlx.server.output import Form, Piece
 from sgl_mlx.server.service import Service, in_thread
 from sgl_mlx.server.sse import answer_while_connected
 from sgl_mlx.server.tools.calls import Call, ToolChoice, checked_tools
@@ -71,7 +72,7 @@ class _Call:
         rid, asked = asks(self._fields, [turn.prompt], turn.params, "chatcmpl-")
         [samples] = await self._service.flights.whole(asked)
         usage = Usage()
-        choices = [self._choice(i, s, turn.form, usage) for i, s in enumerate(samples)]
+        choices = [self._choice(i, s, turn, usage) for i, s in enumerate(samples)]
         return {
             **self._head(rid, "chat.completion"),
             "choices": choices,
@@ -82,14 +83,14 @@ class _Call:
         turn = await self._turn()
         rid, asked = asks(self._fields, [turn.prompt], turn.params, "chatcmpl-")
         chunks = Chunks(self._fields, self._head(rid, "chat.completion.chunk"))
-        parsers: dict[int, OutputParser] = {}
+        readers: dict[int, AnswerReader] = {}
         async with aclosing(self._service.flights.stream(asked)) as events:
             async for _, event in events:
                 chunks.usage.add(0, event)
-                if event.sample not in parsers:
-                    parsers[event.sample] = OutputParser(turn.form)
+                if event.sample not in readers:
+                    readers[event.sample] = turn.reader(self._service.answers)
                     yield chunks.frame(_delta(event.sample, {"role": "assistant", "content": ""}))
-                for choice in self._pieces(event, parsers[event.sample], chunks.usage):
+                for choice in self._pieces(event, readers[event.sample], chunks.usage):
                     yield chunks.frame(choice)
         yield chunks.last()
 
@@ -119,7 +120,7 @@ class _Call:
             fields.separate_reasoning,
             self._variables(),
         )
-        return await in_thread(wanted.turn, self._tokenizer)
+        return await in_thread(wanted.turn, self._tokenizer, self._service.answers.find)
 
     def _variables(self) -> dict[str, Any]:
         fields = self._fields
@@ -133,28 +134,26 @@ class _Call:
     def _head(self, rid: str, kind: str) -> dict[str, Any]:
         return {"id": rid, "object": kind, "created": self._created, "model": self._model}
 
-    def _choice(self, index: int, sample: Completion, form: Form, usage: Usage) -> dict[str, Any]:
-        parser = OutputParser(form)
+    def _choice(self, index: int, sample: Completion, turn: Turn, usage: Usage) -> dict[str, Any]:
+        reader = turn.reader(self._service.answers)
         reason = sample.finish_reason
-        pieces = parser.add(sample.text) + parser.finish(cut=reason.type == "length")
+        pieces = reader.add(sample)
         usage.add(0, sample)
         self._count_thoughts(pieces, usage)
         return {
             "index": index,
             "message": _message(pieces),
             "logprobs": self._scored(sample.logprobs, reason),
-            **_end(reason, parser),
+            **_end(reason, reader),
         }
 
     def _pieces(
-        self, event: StreamEvent, parser: OutputParser, usage: Usage
+        self, event: StreamEvent, reader: AnswerReader, usage: Usage
     ) -> Iterator[dict[str, Any]]:
         """Yield what an event adds to its choice: text and calls, then the end."""
         reason = event.finish_reason
-        before = parser.calls
-        pieces = parser.add(event.text)
-        if reason is not None:
-            pieces += parser.finish(cut=reason.type == "length")
+        before = reader.calls
+        pieces = reader.add(event)
         self._count_thoughts(pieces, usage)
         deltas = list(_deltas(pieces, before))
         scored = self._scored(event.logprobs, reason)
@@ -164,7 +163,7 @@ class _Call:
             yield _delta(event.sample, delta, scored)
             scored = None
         if reason is not None:
-            yield {**_delta(event.sample, {}), **_end(reason, parser)}
+            yield {**_delta(event.sample, {}), **_end(reason, reader)}
 
     def _count_thoughts(self, pieces: list[Piece], usage: Usage) -> None:
         thought = "".join(piece.text for piece in pieces if piece.kind == "reasoning")
@@ -224,9 +223,9 @@ def _called(call: Call) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": function}
 
 
-def _end(reason: FinishReason, parser: OutputParser) -> dict[str, Any]:
+def _end(reason: FinishReason, reader: AnswerReader) -> dict[str, Any]:
     ended = finish(reason)
-    if parser.calls and reason.type == "stop":
+    if reader.calls and reason.type == "stop":
         ended["finish_reason"] = "tool_calls"
     return ended
 

@@ -20,7 +20,6 @@ from sgl_mlx.server.flight import Ask
 from sgl_mlx.server.openai.chat import choice_of
 from sgl_mlx.server.openai.response_events import Items
 from sgl_mlx.server.openai.responses_input import Toolbox, messages_of
-from sgl_mlx.server.output import OutputParser
 from sgl_mlx.server.service import Service, in_thread, new_id
 from sgl_mlx.server.sse import answer_while_connected, open_stream
 from sgl_mlx.server.turn import Turn, Wanted
@@ -101,15 +100,14 @@ class _Call:
     async def whole(self) -> dict[str, Any]:
         turn = await self._turn()
         [[sample]] = await self._service.flights.whole([self._ask(turn)])
-        parser, reason = OutputParser(turn.form), sample.finish_reason
-        pieces = parser.add(sample.text) + parser.finish(cut=reason.type == "length")
+        pieces = turn.reader(self._service.answers).add(sample)
         for _ in [*self._items.add(pieces), *self._items.close()]:
             pass  # the items are built as their events are made
-        return self._ended(reason, _usage(sample, len(sample.token_ids)))
+        return self._ended(sample.finish_reason, _usage(sample, len(sample.token_ids)))
 
     async def stream(self) -> AsyncIterator[bytes]:
         turn = await self._turn()
-        items, parser, made = self._items, OutputParser(turn.form), 0
+        items, reader, made = self._items, turn.reader(self._service.answers), 0
         begun = False
         async with aclosing(self._service.flights.stream([self._ask(turn)])) as events:
             async for _, event in events:
@@ -119,10 +117,7 @@ class _Call:
                         yield items.event(name, response=self._response("in_progress"))
                 made += len(event.token_ids)
                 reason = event.finish_reason
-                pieces = parser.add(event.text)
-                if reason is not None:
-                    pieces += parser.finish(cut=reason.type == "length")
-                for piece in items.add(pieces):
+                for piece in items.add(reader.add(event)):
                     yield piece
                 if reason is not None:
                     for piece in items.close():
@@ -163,7 +158,8 @@ class _Call:
         )
 
     async def _turn(self) -> Turn:
-        return await in_thread(self._wanted.turn, self._service.engine.tokenizer)
+        service = self._service
+        return await in_thread(self._wanted.turn, service.engine.tokenizer, service.answers.find)
 
     def _ask(self, turn: Turn) -> Ask:
         return Ask(turn.prompt, turn.params, self._id)

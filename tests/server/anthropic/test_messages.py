@@ -153,7 +153,7 @@ def test_a_second_turn_is_cached_up_to_its_last_message(
     url = serve(smollm2)
     system = [
         {"type": "text", "text": "x-anthropic-billing-header: cch=1;"},
-        {"type": "text", "text": "You help with the weather of many cities. " * 60},
+        {"type": "text", "text": "You help with the weather of many cities. " * 12},
     ]
     first = post(client, url, system=system, max_tokens=12, temperature=0).json()
     said = {"role": "assistant", "content": first["content"]}

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image as Pillow
 
 from sgl_mlx.core import Image, Text
-from sgl_mlx.runtime.engine import Engine
 from tests.server.conftest import Sdk, events
 from tests.server.scripted import ScriptedEngine
 
@@ -241,18 +240,3 @@ def test_broken_messages_are_400(script: Script, client: httpx.Client, messages:
     answer = post(client, url, messages=messages)
     assert answer.status_code == 400
     assert "messages" in answer.json()["error"]["message"]
-
-
-def test_there_is_one_bos_in_every_api(
-    toy_engine: Engine, client: httpx.Client, serve: Any
-) -> None:
-    template = toy_engine.tokenizer.chat_template
-    try:
-        toy_engine.tokenizer.chat_template = "{{ bos_token }}{{ messages[0].content }}"
-        url = serve(toy_engine)
-        rendered = post(client, url, max_tokens=1).json()["usage"]["prompt_tokens"]
-        body = {"prompt": "Hi", "max_tokens": 1}
-        plain = client.post(f"{url}/v1/completions", json=body).json()["usage"]["prompt_tokens"]
-        assert rendered == plain
-    finally:
-        toy_engine.tokenizer.chat_template = template

@@ -240,8 +240,12 @@ def test_a_template_that_knows_no_tools_is_given_a_lesson(
     script: Script, client: httpx.Client
 ) -> None:
     plain = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
-    engine, url = script(CALL, chat_template=plain)
+    engine, url = script([CALL, "Sunny."], chat_template=plain)
     [choice] = post(client, url).json()["choices"]
     assert choice["finish_reason"] == "tool_calls"
     assert engine.prompts[0].startswith("[system]You may call functions")
     assert '"weather"' in engine.prompts[0]
+    result = {"role": "tool", "content": "25"}
+    post(client, url, messages=[*ASK, choice["message"], result])
+    said = f"[assistant]{CALL}[user]<tool_response>\n25\n</tool_response>"
+    assert engine.prompts[1] == engine.prompts[0] + said
