@@ -56,7 +56,7 @@ _DTYPES = {
 
 
 def flat_text(prompt: Prompt) -> str:
-    """The prompt of a request that takes no pictures."""
+    """Return the text of a prompt; raises `NotYetError` for one with pictures."""
     if pictures.has_pictures(prompt):
         raise NotYetError("select and prefill over pictures need an in-process Engine")
     return _text(prompt)
@@ -69,7 +69,7 @@ def _text(prompt: Prompt, mark: str = "") -> str:
 
 
 def payload(prompt: Prompt, params: SamplingParams, mark: str) -> dict[str, Any]:
-    """The body of a request to generate; `mark` stands for pictures in the text."""
+    """Return the body of a request to generate; `mark` stands for pictures in the text."""
     if params.grammar is not None:
         raise NotYetError("grammar= needs an in-process Engine; use regex or json_schema here")
     sampling = {name: getattr(params, name) for name in _IN_SAMPLING}
@@ -142,7 +142,7 @@ _HANDLED = {"id", "prompt_tokens", "cached_tokens", "finish_reason"} | {
 
 
 def completion(text: str, meta: Mapping[str, Any]) -> Completion:
-    """A server's answer. It gives no token ids, so that `token_ids` is empty."""
+    """Read a server's answer. Token ids are not read, so that `token_ids` is empty."""
     known = {f: read(meta.get(key) or ()) for f, (key, read) in _LOGPROBS.items()}
     return Completion(
         text,
@@ -157,13 +157,13 @@ def completion(text: str, meta: Mapping[str, Any]) -> Completion:
 
 
 def stopped_at(meta: Mapping[str, Any]) -> str | None:
-    """The stop string that ended an output, if one did."""
+    """Return the stop string that ended an output, if one did."""
     matched = (meta.get("finish_reason") or {}).get("matched")
     return matched if isinstance(matched, str) else None
 
 
 def checked_meta(meta: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The meta information itself.
+    """Return the meta information itself.
 
     Raises:
         BackendError: when it says that the server gave the request up because of an error.

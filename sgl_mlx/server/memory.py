@@ -25,7 +25,7 @@ Meaning = tuple[str, str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model wrote, and the form in which it is read.
+    """Text that a model wrote, and the form in which it is read.
 
     Attributes:
         opening: text of the prompt that belongs to the answer: the mark of its thoughts.
@@ -92,7 +92,7 @@ class AnswerReader:
         self._keep = keep
         self._parser = OutputParser(form)
         self._text: list[str] = []
-        self._tokens: array[int] = array("l")
+        self._tokens: array[int] = array("i")
         self._pieces: list[Piece] = []
 
     @property

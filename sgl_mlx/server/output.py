@@ -22,8 +22,11 @@ THINK_MARKS = (
 
 def think_marks(chat_template: str | None, prompt: str) -> tuple[str, str] | None:
     """Return the marks around a model's thoughts, by its template or the end of its prompt."""
-    seen = (chat_template or "") + prompt[-40:]
-    return next((marks for marks in THINK_MARKS if marks[1] in seen or marks[0] in seen), None)
+    template, tail = chat_template or "", prompt.rstrip()
+    for start, end in THINK_MARKS:
+        if start in template or end in template or tail.endswith(start):
+            return start, end
+    return None
 
 
 @dataclass(frozen=True)

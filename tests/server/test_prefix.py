@@ -135,7 +135,7 @@ def test_marks_in_a_clients_text_do_no_harm(script: Script, client: httpx.Client
 def test_the_least_recently_used_answers_are_forgotten() -> None:
     memory = Memory(tokens=10)
     for name in ("a", "b", "a", "c"):
-        memory.keep([Piece("text", name)], Answer(name, array("l", [1, 2, 3, 4]), Form()))
+        memory.keep([Piece("text", name)], Answer(name, array("i", [1, 2, 3, 4]), Form()))
         memory.find({"content": "a"})
     found = {name: memory.find({"content": name}) for name in "abc"}
     assert [name for name, answer in found.items() if answer] == ["a", "c"]
@@ -167,6 +167,6 @@ def test_one_bos_begins_the_prompt_in_every_api(
 
 
 def test_text_before_an_answer_is_not_taken_for_it() -> None:
-    answer = Answer("Yes", array("l", [7]), Form())
+    answer = Answer("Yes", array("i", [7]), Form())
     assert answer.spoken("Yes") == (Text(""), Generated("Yes", (7,)))
     assert answer.spoken("Yes!") == (Text("Yes!"),)
