@@ -15,6 +15,7 @@ from sgl_mlx.cli.generate import generate
 from sgl_mlx.cli.kernels import kernels
 from sgl_mlx.cli.models import models
 from sgl_mlx.cli.run import run
+from sgl_mlx.cli.serve import serve
 from sgl_mlx.errors import SglError
 
 INTERRUPTED = 130
@@ -47,5 +48,8 @@ def main(debug: bool) -> None:
     """Run LLM programs on a local model, with shared prefixes computed once."""
 
 
-for command in (demo, run, compile_command, generate, chat, models, bench, kernels, doctor):
+for command in (
+    *(demo, run, compile_command, generate, chat, serve),
+    *(models, bench, kernels, doctor),
+):
     main.add_command(command)

@@ -11,7 +11,8 @@ SglError
 ├── RequestError             one request is wrong; the engine goes on
 │   ├── InvalidParamsError       (also ValueError) a sampling value out of range
 │   │   └── RegexError               (also re.error) a regular expression that is broken
-│   ├── PromptError              (also ValueError) empty, or longer than context or pool
+│   ├── PromptError              (also ValueError) empty, or cannot be computed
+│   │   └── ContextLengthError       longer than context or pool
 │   ├── ImageError               (also ValueError) a picture or video that cannot be read or used
 │   └── RequestAborted           the request was cancelled
 │       └── ProgramTimeout           (also TimeoutError) a program or request took too long
@@ -37,6 +38,7 @@ __all__ = [
     "BackendError",
     "BatchError",
     "BenchmarkError",
+    "ContextLengthError",
     "CorruptModelError",
     "EngineStoppedError",
     "ImageError",
@@ -134,6 +136,15 @@ class RegexError(InvalidParamsError, re.error):
 
 class PromptError(RequestError, ValueError):
     """A prompt is empty, or longer than the context or the pool."""
+
+
+class ContextLengthError(PromptError):
+    """A prompt of `tokens` tokens, of which the context or the pool holds `limit`."""
+
+    def __init__(self, message: str, tokens: int, limit: int) -> None:
+        super().__init__(message)
+        self.tokens = tokens
+        self.limit = limit
 
 
 class ImageError(RequestError, ValueError):

@@ -14,7 +14,7 @@ _DONE = "[DONE]"
 
 
 def json_events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a stream, up to `[DONE]` or its end.
+    """Yield the JSON objects of a stream, up to `[DONE]` or its end.
 
     Comments and the fields `event`, `id` and `retry` are skipped. Data may span several lines.
 
@@ -43,7 +43,7 @@ def json_events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def checked(answer: Any) -> Any:
-    """The answer itself.
+    """Return the answer itself.
 
     Raises:
         BackendError: for an answer that reports an error, which servers also send with status 200.
@@ -65,7 +65,7 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
 
 
 def _parsed(data: str) -> Any:
-    """The JSON value, or None while it is incomplete."""
+    """Return the JSON value, or None while it is incomplete."""
     try:
         return json.loads(data) if data.strip() else None
     except ValueError:
@@ -97,7 +97,7 @@ class GrowingText:
         self._shown = 0
 
     def add(self, piece: str, stopped_at: str | None = None) -> str:
-        """Take an event's text; returns what of it can be shown and was not.
+        """Take an event's text; return what of it can be shown and was not.
 
         Args:
             stopped_at: the stop string that the event reports, which may cut earlier text.

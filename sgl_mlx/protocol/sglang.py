@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from sgl_mlx.core import (
@@ -56,7 +57,7 @@ _DTYPES = {
 
 
 def flat_text(prompt: Prompt) -> str:
-    """The prompt of a request that takes no pictures."""
+    """Return the text of a prompt; raises `NotYetError` for one with pictures."""
     if pictures.has_pictures(prompt):
         raise NotYetError("select and prefill over pictures need an in-process Engine")
     return _text(prompt)
@@ -69,7 +70,7 @@ def _text(prompt: Prompt, mark: str = "") -> str:
 
 
 def payload(prompt: Prompt, params: SamplingParams, mark: str) -> dict[str, Any]:
-    """The body of a request to generate; `mark` stands for pictures in the text."""
+    """Return the body of a request to generate; `mark` stands for pictures in the text."""
     if params.grammar is not None:
         raise NotYetError("grammar= needs an in-process Engine; use regex, json_schema or ebnf")
     sampling = {name: getattr(params, name) for name in _IN_SAMPLING}
@@ -100,11 +101,26 @@ def scoring_payload(texts: list[str] | None, start: int) -> dict[str, Any]:
     }
 
 
-def scored_tokens(prompt: str, output: Mapping[str, Any]) -> tuple[TokenLogprob, ...]:
-    """The choice's tokens, with the prompt's last one only if it merged with the choice."""
-    row = tokens(output["meta_info"]["input_token_logprobs"])
-    unhealed = row and row[0].text is not None and prompt.endswith(row[0].text)
-    return row[1:] if unhealed else row
+def scored_tokens(
+    choice: str, prompt_tokens: int, output: Mapping[str, Any]
+) -> tuple[TokenLogprob, ...]:
+    """Return the choice's tokens, with those of the prompt's end that merged with the choice.
+
+    Servers differ in how many tokens of the prompt they look back. The lengths of the texts tell,
+    or the counts where a character is spread over several tokens.
+
+    Args:
+        prompt_tokens: of the prompt alone.
+    """
+    meta = output["meta_info"]
+    row = tokens(meta["input_token_logprobs"])
+    texts = [token.text or "" for token in row]
+    if "\ufffd" in "".join(texts):
+        whole = meta.get("prompt_tokens", prompt_tokens - 1 + len(row))
+        return row[max(prompt_tokens - (whole - len(row)), 0) :]
+    looked_back = sum(map(len, texts)) - len(choice)
+    ends = accumulate(map(len, texts))
+    return tuple(token for token, end in zip(row, ends, strict=True) if end > looked_back)
 
 
 def tokens(entries: Sequence[Sequence[Any]]) -> tuple[TokenLogprob, ...]:
@@ -127,7 +143,7 @@ _HANDLED = {"id", "prompt_tokens", "cached_tokens", "finish_reason"} | {
 
 
 def completion(text: str, meta: Mapping[str, Any]) -> Completion:
-    """A server's answer. It gives no token ids, so that `token_ids` is empty."""
+    """Read a server's answer. Token ids are not read, so that `token_ids` is empty."""
     known = {f: read(meta.get(key) or ()) for f, (key, read) in _LOGPROBS.items()}
     return Completion(
         text,
@@ -142,13 +158,13 @@ def completion(text: str, meta: Mapping[str, Any]) -> Completion:
 
 
 def stopped_at(meta: Mapping[str, Any]) -> str | None:
-    """The stop string that ended an output, if one did."""
+    """Return the stop string that ended an output, if one did."""
     matched = (meta.get("finish_reason") or {}).get("matched")
     return matched if isinstance(matched, str) else None
 
 
 def checked_meta(meta: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The meta information itself.
+    """Return the meta information itself.
 
     Raises:
         BackendError: when the server aborted the request because of an error.

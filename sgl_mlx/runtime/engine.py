@@ -196,12 +196,12 @@ class Engine:
 
     def submit(
         self,
-        prompt: Prompt,
+        prompt: Prompt | Sequence[int],
         params: SamplingParams,
         on_event: OnEvent = None,
         **keywords: Unpack[RequestKeywords],
     ) -> Future[tuple[Completion, ...]]:
-        """See `lang.backend.Backend.submit`; `keywords` as `generate` has them."""
+        """See `lang.backend.Backend.submit`; also takes token ids, and keywords as `generate`."""
         self._enter()
         [options] = RequestOptions.each(keywords, 1, single=True)
         inputs = Inputs([self._preparer.of_prompt(prompt)], [params.validate()], [options], True)

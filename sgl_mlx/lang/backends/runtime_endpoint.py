@@ -184,7 +184,8 @@ class RuntimeEndpoint:
         meta = self._post("/generate", wire.prefill_payload(text))["meta_info"]
         start = max(meta["prompt_tokens"] - 2, 0)
         outputs = self._post("/generate", wire.scoring_payload([text + c for c in choices], start))
-        rows = [wire.scored_tokens(text, output) for output in outputs]
+        count = meta["prompt_tokens"]
+        rows = [wire.scored_tokens(c, count, o) for c, o in zip(choices, outputs, strict=True)]
         alone = self._score_alone(rows) if unconditional else [None] * len(rows)
         scores = tuple(map(ChoiceScore, choices, rows, alone))
         return ChoiceScores(scores, meta["prompt_tokens"], meta.get("cached_tokens", 0))

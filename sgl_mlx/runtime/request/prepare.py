@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeGuard, cast
 
 from sgl_mlx.core import Generated, Parallel, Prompt, SamplingParams, Text
-from sgl_mlx.errors import InvalidParamsError, PromptError
+from sgl_mlx.errors import ContextLengthError, InvalidParamsError, PromptError
 from sgl_mlx.runtime.assembly import RunnableModel
 from sgl_mlx.runtime.constraints.healing import Healing
 from sgl_mlx.runtime.request.encode import Encoded, encode
@@ -58,8 +59,12 @@ class Preparer:
 
     # -- prompts ------------------------------------------------------------------------------
 
-    def of_prompt(self, prompt: Prompt) -> Source:
-        return Source(lambda: self._encode(prompt), _size(prompt))
+    def of_prompt(self, prompt: Prompt | Sequence[int]) -> Source:
+        """Return the source of a prompt of parts, or of token ids."""
+        if is_ids(prompt):
+            return self.of_ids(prompt)
+        parts = cast(Prompt, prompt)
+        return Source(lambda: self._encode(parts), _size(parts))
 
     def of_text(self, text: str, images: Sequence[object]) -> Source:
         """Return the source of a text in which `<image>` stands for each picture."""
@@ -116,9 +121,11 @@ class Preparer:
         """Raise `PromptError` for a prompt that does not fit into the context or the KV pool."""
         context, slots = self._model.context_length, self._model.slots
         if prompt.total > min(context, slots) or prompt.end > context:
-            raise PromptError(
+            raise ContextLengthError(
                 f"the prompt has {prompt.total} tokens; the context holds {context} and the KV "
-                f"pool {slots}"
+                f"pool {slots}",
+                prompt.total,
+                min(context, slots),
             )
 
     def _bounded(self, prompt: Encoded, params: SamplingParams) -> SamplingParams:
@@ -152,6 +159,11 @@ class Preparer:
         if healed:
             return Healing(self._model.spellings, healed.encode())
         return self._model.grammars.constraint(params) if params.constrained else None
+
+
+def is_ids(prompt: Prompt | Sequence[int]) -> TypeGuard[Sequence[int]]:
+    """Return whether a prompt is given as token ids."""
+    return bool(len(prompt)) and hasattr(prompt[0], "__index__")
 
 
 def _size(prompt: Prompt) -> int:

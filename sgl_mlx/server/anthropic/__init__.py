@@ -1,0 +1,1 @@
+"""Anthropic's protocol: messages, whole and streamed, and counting of tokens."""

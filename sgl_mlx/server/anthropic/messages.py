@@ -1,0 +1,199 @@
+"""`/v1/messages` and `/v1/messages/count_tokens`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, cast
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from sgl_mlx.core import Prompt, SamplingParams, prompt_text
+from sgl_mlx.server.anthropic import blocks
+from sgl_mlx.server.anthropic.conversion import choice_of, messages_of, tools_of
+from sgl_mlx.server.bodies import json_response
+from sgl_mlx.server.errors import HttpError, anthropic_body, bad_value
+from sgl_mlx.server.flight import Ask
+from sgl_mlx.server.openai.fields import check_stops
+from sgl_mlx.server.service import Service, in_thread, new_id
+from sgl_mlx.server.sse import answer_while_connected, frame, open_stream
+from sgl_mlx.server.turn import Turn, Wanted
+
+
+class OutputFormat(msgspec.Struct):
+    """A schema that the answer must have."""
+
+    type: str
+    schema: dict[str, Any] | None = None
+
+
+class OutputConfig(msgspec.Struct):
+    """Demands on the answer."""
+
+    format: OutputFormat | None = None
+    effort: str | None = None
+
+
+class CountRequest(msgspec.Struct, kw_only=True):
+    """A body of `count_tokens`; unknown fields are ignored."""
+
+    messages: list[Any]
+    model: str | None = None
+    system: str | list[Any] | None = None
+    tools: list[Any] | None = None
+    tool_choice: dict[str, Any] | None = None
+    thinking: dict[str, Any] | None = None
+    output_config: OutputConfig | None = None
+
+
+class MessagesRequest(CountRequest, kw_only=True):
+    """A body of `messages`."""
+
+    max_tokens: int
+    stream: bool | None = None
+    stop_sequences: list[str] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+
+
+def routes(service: Service) -> list[Route]:
+    """Return the routes of this file."""
+
+    async def messages(request: Request) -> Response:
+        fields = await service.read(request, MessagesRequest)
+        call = _Call(service, fields)
+        if fields.stream:
+            pause = service.limits.comment_seconds
+            return await open_stream(request, call.stream(), pause, _failure)
+        return json_response(await answer_while_connected(request, call.whole()))
+
+    async def count_tokens(request: Request) -> Response:
+        fields = await service.read(request, CountRequest)
+        service.model(fields.model)
+        return json_response({"input_tokens": await in_thread(_count, service, fields)})
+
+    return [
+        Route("/v1/messages", messages, methods=["POST"]),
+        Route("/v1/messages/count_tokens", count_tokens, methods=["POST"]),
+    ]
+
+
+class _Call:
+    """One request: its prompt, and its answer whole or in events."""
+
+    def __init__(self, service: Service, fields: MessagesRequest) -> None:
+        self._service = service
+        self._fields = fields
+        self._model = service.model(fields.model)
+        self._id = new_id("msg_")
+        self._wanted = _wanted(fields, self._sampling())
+
+    async def whole(self) -> dict[str, Any]:
+        turn = await self._turn()
+        [[sample]] = await self._service.flights.whole([self._ask(turn)])
+        reader = turn.reader(self._service.answers)
+        pieces = reader.add(sample)
+        return {
+            **self._head(),
+            "content": blocks.content(pieces),
+            **blocks.stop(sample.finish_reason, reader.calls),
+            "usage": blocks.usage(sample, len(sample.token_ids)),
+        }
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        turn = await self._turn()
+        reader, shown, made = turn.reader(self._service.answers), blocks.BlockEvents(), 0
+        begun = False
+        async with aclosing(self._service.flights.stream([self._ask(turn)])) as events:
+            async for _, event in events:
+                if not begun:
+                    begun = True
+                    yield self._start(blocks.usage(event, 0))
+                made += len(event.token_ids)
+                reason = event.finish_reason
+                for piece in shown.add(reader.add(event)):
+                    yield piece
+                if reason is not None:
+                    for piece in shown.close():
+                        yield piece
+                    yield blocks.named(
+                        "message_delta",
+                        delta=blocks.stop(reason, reader.calls),
+                        usage=blocks.usage(event, made),
+                    )
+        yield blocks.named("message_stop")
+
+    def _start(self, usage: dict[str, int]) -> bytes:
+        message = {**self._head(), "content": [], "stop_reason": None, "stop_sequence": None}
+        begin = blocks.named("message_start", message={**message, "usage": usage})
+        return begin + blocks.named("ping")
+
+    def _head(self) -> dict[str, Any]:
+        return {"id": self._id, "type": "message", "role": "assistant", "model": self._model}
+
+    async def _turn(self) -> Turn:
+        service = self._service
+        return await in_thread(self._wanted.turn, service.engine.tokenizer, service.answers.find)
+
+    def _ask(self, turn: Turn) -> Ask:
+        return Ask(turn.prompt, turn.params, self._id)
+
+    def _sampling(self) -> SamplingParams:
+        fields = self._fields
+        if fields.max_tokens < 1:
+            raise bad_value(f"max_tokens must be at least 1, got {fields.max_tokens}", "max_tokens")
+        check_stops(self._service.limits, fields.stop_sequences)
+        return (
+            SamplingParams()
+            .override(
+                max_new_tokens=fields.max_tokens,
+                temperature=fields.temperature,
+                top_p=fields.top_p,
+                top_k=fields.top_k,
+                stop=fields.stop_sequences,
+                json_schema=_schema(fields.output_config),
+            )
+            .validate()
+        )
+
+
+def _wanted(fields: CountRequest, params: SamplingParams) -> Wanted:
+    variables: dict[str, Any] = {}
+    match fields.thinking:
+        case {"type": "enabled" | "adaptive"}:
+            variables["enable_thinking"] = True
+        case {"type": "disabled"}:
+            variables["enable_thinking"] = False
+    if fields.output_config and fields.output_config.effort:
+        variables["reasoning_effort"] = fields.output_config.effort
+    return Wanted(
+        messages_of(fields.system, fields.messages),
+        params,
+        tools_of(fields.tools or ()),
+        choice_of(fields.tool_choice),
+        variables=variables,
+    )
+
+
+def _count(service: Service, fields: CountRequest) -> int:
+    """Count the tokens of a prompt, without pictures."""
+    tokenizer = service.engine.tokenizer
+    turn = _wanted(fields, SamplingParams()).turn(tokenizer)
+    return len(tokenizer.encode(prompt_text(cast(Prompt, turn.prompt))))
+
+
+def _schema(config: OutputConfig | None) -> dict[str, Any] | None:
+    match config:
+        case None | OutputConfig(format=None):
+            return None
+        case OutputConfig(format=OutputFormat(type="json_schema", schema=dict() as schema)):
+            return schema
+    raise bad_value("output_config.format must have the type json_schema and a schema")
+
+
+def _failure(error: HttpError) -> bytes:
+    return frame(anthropic_body(error), "error")

@@ -1,0 +1,61 @@
+"""The ASGI application over an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sgl_mlx.server import operation
+from sgl_mlx.server.anthropic import messages
+from sgl_mlx.server.engine import ServedEngine
+from sgl_mlx.server.limits import Limits
+from sgl_mlx.server.middleware import Gate
+from sgl_mlx.server.native import generate, tokens, upkeep
+from sgl_mlx.server.openai import chat, completions, responses
+from sgl_mlx.server.service import Service
+
+
+def app(
+    engine: ServedEngine,
+    *,
+    api_keys: Sequence[str] = (),
+    model_names: Sequence[str] = (),
+    limits: Limits | None = None,
+    any_model: bool = False,
+) -> Starlette:
+    """Return an ASGI application that serves an engine; it can be mounted in another.
+
+    Args:
+        engine: an `Engine`; the application does not shut it down.
+        api_keys: one of which requests must bring; none for no check.
+        model_names: under which the model is served; by default its own name.
+        limits: see `Limits`.
+        any_model: answer requests for any model name.
+    """
+    service = Service(engine, model_names, limits, any_model)
+    made = Starlette(
+        routes=[
+            *operation.routes(service),
+            *chat.routes(service),
+            *completions.routes(service),
+            *responses.routes(service),
+            *messages.routes(service),
+            *generate.routes(service),
+            *upkeep.routes(service),
+            *tokens.routes(service),
+        ],
+        middleware=[Middleware(Gate, keys=api_keys)],
+        exception_handlers={HTTPException: _reraise},
+    )
+    made.state.service = service
+    return made
+
+
+async def _reraise(_: Request, error: Exception) -> Response:
+    """Leave an error to the gate, which answers in the shape of the path's protocol."""
+    raise error

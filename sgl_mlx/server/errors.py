@@ -1,0 +1,125 @@
+"""Refusals over HTTP: a status, a message and a code, in the shape each protocol wants."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from starlette.exceptions import HTTPException
+
+from sgl_mlx.errors import (
+    BackendError,
+    ContextLengthError,
+    EngineStoppedError,
+    NotYetError,
+    RequestAborted,
+    RequestError,
+    TokenizerError,
+)
+
+log = logging.getLogger("sgl_mlx.server")
+
+_OPENAI_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+_ANTHROPIC_OVERLOADED = 529
+
+
+class HttpError(Exception):
+    """A request that is answered with an error.
+
+    Args:
+        code: OpenAI's code of the error.
+        param: the field of the request that is at fault.
+        retry_after: seconds after which the client may try again.
+        details: numbers of the error that a protocol words in its own way.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: int | None = None,
+        details: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.retry_after = retry_after
+        self.details = details
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+
+
+def bad_value(message: str, param: str | None = None) -> HttpError:
+    """Return the refusal of a value that the client sent."""
+    return HttpError(400, message, "invalid_value", param)
+
+
+def as_http_error(error: BaseException) -> HttpError:
+    """Return the answer to an exception; those that are no client's fault are logged."""
+    match error:
+        case HttpError():
+            return error
+        case HTTPException():
+            return HttpError(error.status_code, error.detail)
+        case ContextLengthError():
+            return HttpError(
+                400, str(error), "context_length_exceeded", details=(error.tokens, error.limit)
+            )
+        case EngineStoppedError():
+            return HttpError(503, str(error), "engine_stopped", retry_after=5)
+        case RequestAborted():
+            return HttpError(500, str(error), "request_aborted")
+        case RequestError() | NotYetError() | TokenizerError():
+            return bad_value(str(error))
+        case BackendError():
+            return HttpError(503, str(error), retry_after=5)
+    log.error("a request failed", exc_info=error)
+    return HttpError(500, f"internal error: {type(error).__name__}: {error}", "internal_error")
+
+
+def openai_body(error: HttpError) -> dict[str, Any]:
+    """Return the body of an error in OpenAI's shape, which SGLang's routes share."""
+    kind = _OPENAI_TYPES.get(error.status)
+    kind = kind or ("invalid_request_error" if error.status < 500 else "server_error")
+    return {
+        "error": {
+            "message": error.message,
+            "type": kind,
+            "param": error.param,
+            "code": error.code,
+        }
+    }
+
+
+def anthropic_body(error: HttpError) -> dict[str, Any]:
+    """Return the body of an error in Anthropic's shape.
+
+    A prompt that is too long is told in the words from which Claude Code reads both numbers.
+    """
+    kind = _ANTHROPIC_TYPES.get(error.status)
+    kind = kind or ("invalid_request_error" if error.status < 500 else "api_error")
+    message = error.message
+    if error.details is not None:
+        message = "prompt is too long: {} tokens > {} maximum".format(*error.details)
+    return {"type": "error", "error": {"type": kind, "message": message}}
+
+
+def answer_for(path: str, error: HttpError) -> tuple[int, dict[str, Any]]:
+    """Return status and body of an error as the protocol has them that a path belongs to."""
+    if not path.startswith("/v1/messages"):
+        return error.status, openai_body(error)
+    overloaded = error.status == 503
+    return _ANTHROPIC_OVERLOADED if overloaded else error.status, anthropic_body(error)

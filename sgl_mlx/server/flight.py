@@ -1,0 +1,201 @@
+"""The prompts of one HTTP request on their way through the engine, for the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from sgl_mlx.core import Completion, Prompt, SamplingParams, StreamEvent
+from sgl_mlx.errors import RequestAborted
+from sgl_mlx.server.engine import ServedEngine
+from sgl_mlx.server.errors import HttpError
+from sgl_mlx.server.limits import Limits
+from sgl_mlx.server.metrics import Metrics
+
+Completions = tuple[Completion, ...]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One prompt for the engine, as parts or token ids, under an id of its own."""
+
+    prompt: Prompt | Sequence[int]
+    params: SamplingParams
+    rid: str
+    priority: int = 0
+
+
+@dataclass(eq=False)
+class Flight:
+    """Prompts that were submitted together; leaving it aborts those that are not done."""
+
+    asks: Sequence[Ask]
+    futures: list[Future[Completions]] = field(default_factory=list)
+    events: asyncio.Queue[tuple[int, StreamEvent] | None] = field(default_factory=asyncio.Queue)
+    aborted: bool = False
+    started: float = field(default_factory=time.monotonic)
+
+    def cancel(self) -> None:
+        for future in self.futures:
+            future.cancel()
+
+
+class Flights:
+    """All prompts under way: admits them up to a bound, and ends them by id.
+
+    Args:
+        metrics: told of every prompt.
+    """
+
+    def __init__(self, engine: ServedEngine, limits: Limits, metrics: Metrics) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._metrics = metrics
+        self._under_way: dict[str, Flight] = {}
+
+    @property
+    def count(self) -> int:
+        return len(self._under_way)
+
+    def abort(self, prefix: str) -> int:
+        """Abort prompts whose id begins with `prefix`; returns how many."""
+        found = [(rid, f) for rid, f in self._under_way.items() if rid.startswith(prefix)]
+        for rid, flight in found:
+            flight.aborted = True
+            for ask, future in zip(flight.asks, flight.futures, strict=True):
+                if ask.rid == rid:
+                    future.cancel()
+        return len(found)
+
+    async def whole(self, asks: Sequence[Ask]) -> list[Completions]:
+        """Return what the engine makes of the prompts.
+
+        Raises:
+            HttpError: 503 when too much is under way; 499 for a prompt aborted by its id; 408
+                when the time was up.
+            SglError: as the engine.
+        """
+        flight = self._start(asks, streamed=False)
+        try:
+            waiting = map(asyncio.wrap_future, flight.futures)
+            answers = list(await asyncio.gather(*waiting))
+        except BaseException as error:
+            self._raise_explained(flight, error)
+        finally:
+            self._end(flight)
+        for answer in answers:
+            self._count(flight, answer)
+        return answers
+
+    async def stream(self, asks: Sequence[Ask]) -> AsyncGenerator[tuple[int, StreamEvent]]:
+        """Yield what each prompt adds, with its index; raises as `whole`."""
+        flight = self._start(asks, streamed=True)
+        told = [0.0] * len(asks)
+        unfinished = len(asks)
+        try:
+            while unfinished:
+                item = await flight.events.get()
+                if item is None:
+                    unfinished -= 1
+                    self._raise_failure(flight)
+                    continue
+                self._time(flight, told, item[0])
+                yield item
+            for future in flight.futures:
+                self._count(flight, future.result())
+        finally:
+            self._end(flight)
+
+    def _start(self, asks: Sequence[Ask], streamed: bool) -> Flight:
+        self._admit(asks)
+        flight = Flight(asks)
+        loop = asyncio.get_running_loop()
+
+        def put(item: tuple[int, StreamEvent] | None) -> None:
+            with suppress(RuntimeError):  # the event loop was closed; nobody listens
+                loop.call_soon_threadsafe(flight.events.put_nowait, item)
+
+        def teller(index: int) -> Callable[[StreamEvent], None]:
+            return lambda event: put((index, event))
+
+        try:
+            for i, ask in enumerate(asks):
+                future = self._engine.submit(
+                    ask.prompt,
+                    ask.params,
+                    teller(i) if streamed else None,
+                    rid=ask.rid,
+                    priority=ask.priority,
+                    timeout=self._limits.request_timeout,
+                )
+                flight.futures.append(future)
+                self._under_way[ask.rid] = flight
+                future.add_done_callback(lambda _: put(None))
+        except BaseException:
+            self._end(flight)
+            raise
+        self._metrics.requests.inc(len(asks))
+        return flight
+
+    def _admit(self, asks: Sequence[Ask]) -> None:
+        limits = self._limits
+        if len(asks) > limits.max_prompts:
+            raise HttpError(
+                400, f"{len(asks)} prompts in one request; at most {limits.max_prompts} are taken"
+            )
+        if self._under_way and self.count + len(asks) > limits.max_requests:
+            raise HttpError(
+                503,
+                f"{self.count} prompts are under way, and at most {limits.max_requests} may be",
+                "queue_full",
+                retry_after=1,
+            )
+
+    def _end(self, flight: Flight) -> None:
+        if not all(future.done() for future in flight.futures):
+            self._metrics.aborted.inc()
+        flight.cancel()
+        for ask in flight.asks:
+            if self._under_way.get(ask.rid) is flight:
+                del self._under_way[ask.rid]
+
+    def _raise_failure(self, flight: Flight) -> None:
+        for future in flight.futures:
+            if future.done():
+                try:
+                    future.result()
+                except (Exception, CancelledError) as error:
+                    self._raise_explained(flight, error)
+
+    def _raise_explained(self, flight: Flight, error: BaseException) -> NoReturn:
+        """Say why a prompt ended early: by its id, for its time, or because a step failed."""
+        if isinstance(error, (CancelledError, asyncio.CancelledError)) and flight.aborted:
+            message = "the request was aborted by its id"
+            raise HttpError(499, message, "request_aborted") from error
+        timeout = self._limits.request_timeout or math.inf
+        late = time.monotonic() - flight.started >= timeout
+        if isinstance(error, RequestAborted) and late:
+            message = f"the request took over {timeout:g} seconds"
+            raise HttpError(408, message, "timeout") from error
+        raise error
+
+    def _time(self, flight: Flight, told: list[float], index: int) -> None:
+        now = time.monotonic()
+        if told[index]:
+            self._metrics.between_tokens.observe(now - told[index])
+        else:
+            self._metrics.first_token.observe(now - flight.started)
+        told[index] = now
+
+    def _count(self, flight: Flight, answer: Completions) -> None:
+        metrics = self._metrics
+        metrics.prompt_tokens.inc(answer[0].prompt_tokens)
+        metrics.cached_tokens.inc(answer[0].cached_tokens)
+        metrics.generated.inc(sum(len(c.token_ids) for c in answer))
+        metrics.whole.observe(time.monotonic() - flight.started)

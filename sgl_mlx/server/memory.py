@@ -1,0 +1,138 @@
+"""Answers given before, by their meaning, so that the next turn finds their tokens in the cache.
+
+Clients send answers back changed: calls are written anew, text is encoded anew. Where what they
+send means the same as what the model wrote, its own tokens go into the prompt.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sgl_mlx.core import Completion, Generated, Part, StreamEvent, Text
+from sgl_mlx.server.output import Form, OutputParser, Piece
+
+_TOKENS = 2_000_000
+"""Most tokens that are remembered: some 8 MB, and as much for their text."""
+
+Meaning = tuple[str, str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Text that a model wrote, and the form in which it is read.
+
+    Attributes:
+        opening: text of the prompt that belongs to the answer: the mark of its thoughts.
+    """
+
+    text: str
+    tokens: array[int]
+    form: Form
+    opening: str = ""
+
+    def spoken(self, said: str) -> tuple[Part, ...]:
+        """Return `said` in the model's own tokens, if it means the same as the answer."""
+        own = self.opening + self.text
+        if said != own and meaning(said, self.form) != meaning(own, self.form):
+            return (Text(said),)
+        return Text(self.opening), Generated(self.text, tuple(self.tokens))
+
+
+class Memory:
+    """The answers of a server, the least recently used forgotten first; for any thread."""
+
+    def __init__(self, tokens: int = _TOKENS) -> None:
+        self._limit = tokens
+        self._answers: OrderedDict[str, Answer] = OrderedDict()
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def keep(self, pieces: Sequence[Piece], answer: Answer) -> None:
+        """Remember an answer by its text and calls."""
+        text, _, calls = _meaning_of(pieces)
+        with self._lock:
+            self._forget(_key(text, calls))
+            self._answers[_key(text, calls)] = answer
+            self._count += len(answer.tokens)
+            while self._count > self._limit:
+                self._forget(next(iter(self._answers)))
+
+    def find(self, message: Mapping[str, Any]) -> Answer | None:
+        """Return the answer that an assistant's message in OpenAI's shape repeats."""
+        functions = [call["function"] for call in message.get("tool_calls", ())]
+        calls = tuple(_call_text(f["name"], f["arguments"]) for f in functions)
+        key = _key(str(message.get("content") or "").strip(), calls)
+        with self._lock:
+            found = self._answers.get(key)
+            if found is not None:
+                self._answers.move_to_end(key)
+        return found
+
+    def _forget(self, key: str) -> None:
+        if (old := self._answers.pop(key, None)) is not None:
+            self._count -= len(old.tokens)
+
+
+class AnswerReader:
+    """Reads one answer, whole or event by event, and has it remembered at its end.
+
+    Args:
+        opening: see `Answer`.
+    """
+
+    def __init__(self, form: Form, opening: str, keep: Callable[..., None]) -> None:
+        self._form = form
+        self._opening = opening
+        self._keep = keep
+        self._parser = OutputParser(form)
+        self._text: list[str] = []
+        self._tokens: array[int] = array("i")
+        self._pieces: list[Piece] = []
+
+    @property
+    def calls(self) -> int:
+        """How many calls were found so far."""
+        return self._parser.calls
+
+    def add(self, piece: StreamEvent | Completion) -> list[Piece]:
+        """Take an event, or a whole answer; returns what it adds."""
+        reason = piece.finish_reason
+        found = self._parser.add(piece.text)
+        if reason is not None:
+            found += self._parser.finish(cut=reason.type == "length")
+        self._text.append(piece.text)
+        self._tokens.extend(piece.token_ids)
+        self._pieces += found
+        if reason is not None:
+            text = "".join(self._text)
+            self._keep(self._pieces, Answer(text, self._tokens, self._form, self._opening))
+        return found
+
+
+def meaning(text: str, form: Form) -> Meaning:
+    """Return text, thoughts and calls of an answer, without the white space between them."""
+    parser = OutputParser(Form(form.thinking, False, form.family, form.tools))
+    return _meaning_of([*parser.add(text), *parser.finish()])
+
+
+def _meaning_of(pieces: Sequence[Piece]) -> Meaning:
+    text, thought = (
+        "".join(piece.text for piece in pieces if piece.kind == kind).strip()
+        for kind in ("text", "reasoning")
+    )
+    calls = (piece.call for piece in pieces if piece.call is not None)
+    return text, thought, tuple(_call_text(call.name, call.arguments) for call in calls)
+
+
+def _call_text(name: str, arguments: Any) -> str:
+    return json.dumps([name, arguments], sort_keys=True)
+
+
+def _key(text: str, calls: Sequence[str]) -> str:
+    return json.dumps([text, *calls])

@@ -1,0 +1,239 @@
+"""Conversations as clients send them, made into prompts by the model's own chat template.
+
+Every protocol's messages come here in OpenAI's shape.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from sgl_mlx.core import Image, Part, Prompt, Text
+from sgl_mlx.errors import TokenizerError
+from sgl_mlx.server.engine import ServedTokenizer
+from sgl_mlx.server.errors import bad_value
+from sgl_mlx.server.splice import MARKS, Recall, spliced
+from sgl_mlx.server.tools.families import teaches_tools
+from sgl_mlx.server.tools.lesson import as_text
+
+Message = dict[str, Any]
+
+_PLACE = "\ue00f"
+"""Stands for a picture while a template renders: private use, so that nobody types it."""
+
+_TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
+_IMAGE_PARTS = ("image_url", "input_image", "image")
+_KEPT = ("name", "tool_call_id")
+
+
+class Conversation:
+    """Messages, checked, with their pictures.
+
+    Args:
+        messages: in OpenAI's shape. Leading system messages become one.
+
+    Raises:
+        HttpError: for a message that is wrong, naming it.
+    """
+
+    def __init__(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        if not messages:
+            raise bad_value("messages is empty; send at least one message", "messages")
+        self._images: list[str] = []
+        checked = [self._message(i, message) for i, message in enumerate(messages)]
+        self._messages = _with_one_system_message(checked)
+
+    def prompt(
+        self,
+        tokenizer: ServedTokenizer,
+        continues: bool = False,
+        recall: Recall | None = None,
+        **variables: Any,
+    ) -> Prompt:
+        """Return the prompt that the model's template makes of the conversation.
+
+        A system message that comes late stays where it is; if the template refuses it, it is shown
+        as a reminder in a user's turn.
+
+        Args:
+            continues: leave the last message open, so that the model continues it.
+            recall: finds answers that messages repeat, whose own tokens are used then.
+            variables: for the template.
+
+        Raises:
+            TokenizerError: the model has no template, or it refuses the messages.
+        """
+
+        knows_tools = teaches_tools(tokenizer.chat_template)
+
+        def render(messages: Sequence[Message]) -> str:
+            if not knows_tools:
+                messages = [as_text(message) for message in messages]
+            return _rendered(tokenizer, messages, continues, variables)
+
+        messages = self._messages
+        try:
+            text = render(messages)
+        except TokenizerError:
+            messages = [_as_reminder(i, message) for i, message in enumerate(messages)]
+            if messages == self._messages:
+                raise
+            text = render(messages)
+        if recall is None or continues:
+            return self._with_pictures([Text(text)])
+        return self._with_pictures(spliced(text, messages, render, recall))
+
+    def _message(self, index: int, message: Mapping[str, Any]) -> Message:
+        where = f"messages[{index}]"
+        role = message.get("role")
+        if not isinstance(role, str) or not role:
+            raise bad_value(f"{where}.role must be a text, got {role!r:.80}", f"{where}.role")
+        made: Message = {"role": "system" if role == "developer" else role}
+        made["content"] = self._content(f"{where}.content", message.get("content"))
+        made |= {name: message[name] for name in _KEPT if message.get(name) is not None}
+        if isinstance(thought := message.get("reasoning_content") or message.get("reasoning"), str):
+            made["reasoning_content"] = thought
+        if calls := message.get("tool_calls"):
+            made["tool_calls"] = [_call(f"{where}.tool_calls", call) for call in _listed(calls)]
+        return made
+
+    def _content(self, where: str, content: Any) -> str:
+        if content is None:
+            return ""
+        if isinstance(content, str):
+            return _clean(content)
+        if not isinstance(content, list):
+            raise bad_value(f"{where} must be a text or a list of parts", where)
+        return "\n".join(self._part(f"{where}[{i}]", part) for i, part in enumerate(content))
+
+    def _part(self, where: str, part: Any) -> str:
+        if isinstance(part, str):
+            return _clean(part)
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in _TEXT_PARTS:
+            text = part.get("refusal" if kind == "refusal" else "text")
+            if not isinstance(text, str):
+                raise bad_value(f"{where}.text must be a text, got {text!r:.80}", where)
+            return _clean(text)
+        if kind in _IMAGE_PARTS:
+            self._images.append(image_source(where, part.get(kind) or part.get("image_url")))
+            return _PLACE
+        raise bad_value(
+            f"{where}.type must be text or image_url, got {kind!r:.80}", f"{where}.type"
+        )
+
+    def _with_pictures(self, rendered: Sequence[Part]) -> Prompt:
+        parts: list[Part] = []
+        shown = 0
+        for part in rendered:
+            if not isinstance(part, Text):
+                parts.append(part)
+                continue
+            first, *others = part.text.split(_PLACE)
+            parts.append(Text(first))
+            for text in others:
+                parts += [Image(self._images[shown]) if shown < len(self._images) else Text("")]
+                parts.append(Text(text))
+                shown += 1
+        if shown != len(self._images):
+            raise bad_value(
+                f"the model's chat template kept {shown} places for {len(self._images)} pictures"
+            )
+        return tuple(part for part in parts if part != Text(""))
+
+
+def image_source(where: str, given: Any) -> str:
+    """Return a picture's `data:` URL.
+
+    Other URLs are refused: a server that fetches what clients name can be made to read the
+    network and the files of its host.
+
+    Raises:
+        HttpError: for anything but a `data:` URL.
+    """
+    url = given.get("url") if isinstance(given, dict) else given
+    if not isinstance(url, str) or not re.match(r"data:[^,]*,", url):
+        raise bad_value(
+            f"{where} must hold a data: URL (data:image/png;base64,...); pictures are not fetched "
+            f"from elsewhere, got {url!r:.80}",
+            where,
+        )
+    return url
+
+
+def _clean(text: str) -> str:
+    """Remove the marks of this server, which nobody types, from a text."""
+    for mark in (_PLACE, *MARKS):
+        text = text.replace(mark, "")
+    return text
+
+
+def _call(where: str, call: Any) -> dict[str, Any]:
+    """Return a call with its arguments as a mapping, as templates expect them."""
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise bad_value(f"{where} must hold calls with a function and its name", where)
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = msgspec.json.decode(arguments or "{}")
+        except (msgspec.DecodeError, RecursionError):
+            arguments = {"arguments": arguments}
+    return {
+        "type": "function",
+        "id": call.get("id"),
+        "function": {"name": function["name"], "arguments": {} if arguments is None else arguments},
+    }
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _with_one_system_message(messages: list[Message]) -> list[Message]:
+    leading = list(_leading_system(messages))
+    if len(leading) < 2:
+        return messages
+    merged = "\n\n".join(message["content"] for message in leading)
+    return [{"role": "system", "content": merged}, *messages[len(leading) :]]
+
+
+def _leading_system(messages: Sequence[Message]) -> Iterator[Message]:
+    for message in messages:
+        if message["role"] != "system":
+            return
+        yield message
+
+
+def _as_reminder(index: int, message: Message) -> Message:
+    if index == 0 or message["role"] != "system":
+        return message
+    text = f"<system-reminder>\n{message['content']}\n</system-reminder>"
+    return {"role": "user", "content": text}
+
+
+def _rendered(
+    tokenizer: ServedTokenizer,
+    messages: Sequence[Message],
+    continues: bool,
+    variables: Mapping[str, Any],
+) -> str:
+    asks = variables.get("add_generation_prompt", not continues)
+    rest = {k: v for k, v in variables.items() if k not in ("messages", "add_generation_prompt")}
+    text = tokenizer.render_chat(messages, bool(asks), **rest)
+    return _up_to_last_content(text, messages[-1]["content"]) if continues else text
+
+
+def _up_to_last_content(text: str, content: str) -> str:
+    """Cut what the template writes behind the last message; templates may trim the message."""
+    for said in (content, content.strip()):
+        at = text.rfind(said)
+        if said and at >= 0:
+            return text[: at + len(said)]
+    raise bad_value(
+        "continue_final_message: the last message has no text in the model's chat template",
+        "continue_final_message",
+    )

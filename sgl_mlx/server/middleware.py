@@ -1,0 +1,102 @@
+"""The way into the server: request ids, keys, errors, and one line of log for each request."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import re
+import time
+import uuid
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sgl_mlx.server.bodies import json_response
+from sgl_mlx.server.errors import HttpError, answer_for, as_http_error
+
+access = logging.getLogger("sgl_mlx.server.access")
+
+_OPEN = frozenset(["/", "/health", "/ready"])
+"""Paths that need no key, for those that watch the server."""
+
+_USABLE_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+_CLIENT_GONE = 499
+
+
+class Gate:
+    """The outermost part of the server; every request passes it.
+
+    Args:
+        keys: one of which a request must bring, as bearer token or `x-api-key`; none for no check.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str] = ()) -> None:
+        self._app = app
+        self._keys = [key.encode() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        passage = _Passage(scope, send)
+        try:
+            self._check_key(passage.path, passage.headers)
+            await self._app(scope, receive, passage.send)
+        except ClientDisconnect:
+            passage.status = _CLIENT_GONE
+        except Exception as error:
+            await passage.fail(as_http_error(error), receive)
+        finally:
+            passage.log()
+
+    def _check_key(self, path: str, headers: Headers) -> None:
+        if not self._keys or path in _OPEN:
+            return
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        given = token if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        fits = [hmac.compare_digest(given.strip().encode(), key) for key in self._keys]
+        if not any(fits):
+            message = "the API key is missing" if not given else "the API key is wrong"
+            raise HttpError(401, message, "invalid_api_key")
+
+
+class _Passage:
+    """One request on its way through: its id, its status, and the time it took."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope = scope
+        self._send = send
+        self._began = time.perf_counter()
+        self.path = str(scope["path"]).removeprefix(scope.get("root_path", ""))
+        self.headers = Headers(scope=scope)
+        asked = self.headers.get("x-request-id", "")
+        self._id = asked if _USABLE_ID.fullmatch(asked) else uuid.uuid4().hex
+        self.status: int | None = None
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            MutableHeaders(scope=message)["x-request-id"] = self._id
+        await self._send(message)
+
+    async def fail(self, error: HttpError, receive: Receive) -> None:
+        """Answer with an error, unless an answer has begun, which then breaks off."""
+        if self.status is not None:
+            raise error
+        status, body = answer_for(self.path, error)
+        response = json_response(body, status)
+        response.headers.update(error.headers)
+        await response(self._scope, receive, self.send)
+
+    def log(self) -> None:
+        seconds = time.perf_counter() - self._began
+        access.info(
+            "%s %s %s %.1f ms %s",
+            self._scope["method"],
+            self._scope["path"],
+            self.status or 500,
+            1000 * seconds,
+            self._id,
+        )

@@ -1,0 +1,1 @@
+"""SGLang's own protocol: `/generate`, information about model and server, tokens."""

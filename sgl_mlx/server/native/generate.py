@@ -1,0 +1,174 @@
+"""`/generate`: SGLang's way to continue prompts, whole or as streams of all text so far."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from sgl_mlx.core import Image, Part, PartialCompletion, Prompt, SamplingParams, Text
+from sgl_mlx.server.bodies import json_response
+from sgl_mlx.server.errors import HttpError, bad_value, openai_body
+from sgl_mlx.server.flight import Ask
+from sgl_mlx.server.messages import image_source
+from sgl_mlx.server.openai.fields import check_stops
+from sgl_mlx.server.service import Service, new_id
+from sgl_mlx.server.sse import DONE, answer_while_connected, frame, open_stream
+
+_MARK = "<image>"
+_SCORED = ("return_logprob", "logprob_start_len", "top_logprobs_num")
+
+
+class GenerateRequest(msgspec.Struct, kw_only=True):
+    """A request's body: a prompt, or a list of prompts with lists for what differs."""
+
+    text: str | list[str] | None = None
+    input_ids: list[Any] | None = None
+    image_data: Any = None
+    sampling_params: dict[str, Any] | list[dict[str, Any]] | None = None
+    return_logprob: bool | list[bool] | None = None
+    logprob_start_len: int | list[int] | None = None
+    top_logprobs_num: int | list[int] | None = None
+    token_ids_logprob: Any = None
+    return_text_in_logprobs: bool | None = None
+    stream: bool | None = None
+    rid: str | list[str] | None = None
+    priority: int | None = None
+    model: str | None = None
+
+
+def routes(service: Service) -> list[Route]:
+    """Return the routes of this file."""
+
+    async def generate(request: Request) -> Response:
+        fields = await service.read(request, GenerateRequest)
+        service.model(fields.model)
+        call = _Call(service, fields)
+        if fields.stream:
+            pause = service.limits.comment_seconds
+            return await open_stream(request, call.stream(), pause, _failure)
+        return json_response(await answer_while_connected(request, call.whole()))
+
+    return [Route("/generate", generate, methods=["POST", "PUT"])]
+
+
+class _Call:
+    """One request: its prompts, and its answers whole or growing."""
+
+    def __init__(self, service: Service, fields: GenerateRequest) -> None:
+        if fields.token_ids_logprob:
+            raise bad_value(
+                "token_ids_logprob is not supported; score choices as prompts of their own",
+                "token_ids_logprob",
+            )
+        self._service = service
+        self._fields = fields
+        prompts, self._single = _prompts(fields)
+        rids = self._rids(len(prompts))
+        self._asks = [
+            Ask(prompt, self._params(i, len(prompts)), rids[i], fields.priority or 0)
+            for i, prompt in enumerate(prompts)
+        ]
+
+    async def whole(self) -> Any:
+        answers = await self._service.flights.whole(self._asks)
+        flat = [sample.to_dict() for samples in answers for sample in samples]
+        return flat[0] if self._single and len(flat) == 1 else flat
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """Yield each sample's answer so far whenever it grows; several have an `index`."""
+        first = [0]
+        for ask in self._asks:
+            first.append(first[-1] + ask.params.n)
+        samples = [PartialCompletion() for _ in range(first[-1])]
+        async with aclosing(self._service.flights.stream(self._asks)) as events:
+            async for i, event in events:
+                index = first[i] + event.sample
+                samples[index].add(event)
+                told = samples[index].to_dict()
+                if len(samples) > 1 or not self._single:
+                    told["index"] = index
+                yield frame(told)
+        yield DONE
+
+    def _rids(self, count: int) -> list[str]:
+        given = self._fields.rid
+        if isinstance(given, list):
+            if len(given) != count or not all(given):
+                raise bad_value(f"rid must be a list of {count} texts, not empty", "rid")
+            return given
+        name = given or new_id("")
+        return [name] if count == 1 else [f"{name}-{i}" for i in range(count)]
+
+    def _params(self, index: int, count: int) -> SamplingParams:
+        """Return the parameters of one prompt; logprobs are asked for beside them."""
+        fields = self._fields
+        given = _row("sampling_params", fields.sampling_params, index, count) or {}
+        stops = (given.get(name) for name in ("stop", "stop_token_ids", "stop_regex"))
+        check_stops(self._service.limits, *(s for s in stops if isinstance(s, (str, list))))
+        given = {("grammar" if k == "ebnf" else k): v for k, v in given.items()}
+        scored = {name: _row(name, getattr(fields, name), index, count) for name in _SCORED}
+        texts = {"return_text_in_logprobs": fields.return_text_in_logprobs}
+        return SamplingParams.of(given).override(**scored, **texts).validate()
+
+
+def _prompts(fields: GenerateRequest) -> tuple[list[Prompt | Sequence[int]], bool]:
+    """Return the prompts, and whether there is one that did not come in a list."""
+    text, ids = fields.text, fields.input_ids
+    if (text is None) == (ids is None):
+        raise bad_value("give either text or input_ids")
+    if ids is not None:
+        single = not ids or not isinstance(ids[0], list)
+        rows: list[Any] = [ids] if single else ids
+        for row in rows:
+            if not isinstance(row, list) or not all(type(t) is int for t in row):
+                raise bad_value("input_ids must be a list of integers or of such lists")
+        return list(rows), single
+    assert text is not None
+    if isinstance(text, str):
+        return [_with_pictures(text, fields.image_data)], True
+    rows = _row_of_pictures(fields.image_data, len(text))
+    pairs = zip(text, rows, strict=True)
+    return [_with_pictures(prompt, pictures) for prompt, pictures in pairs], False
+
+
+def _row_of_pictures(given: Any, count: int) -> list[Any]:
+    if given is None:
+        return [None] * count
+    if not isinstance(given, list) or len(given) != count:
+        raise bad_value(f"image_data must be a list with one entry for each of {count} prompts")
+    return given
+
+
+def _with_pictures(text: str, given: Any) -> Prompt:
+    """Put pictures where the text says `<image>`."""
+    images = [image for image in (given if isinstance(given, list) else [given]) if image]
+    if not images:
+        return (Text(text),)
+    pieces = text.split(_MARK)
+    if len(pieces) != len(images) + 1:
+        raise bad_value(
+            f"the text says {_MARK} {len(pieces) - 1} times, and there are {len(images)} pictures"
+        )
+    parts: list[Part] = [Text(pieces[0])]
+    for image, piece in zip(images, pieces[1:], strict=True):
+        parts += [Image(image_source("image_data", image)), Text(piece)]
+    return tuple(part for part in parts if part != Text(""))
+
+
+def _row(name: str, given: Any, index: int, count: int) -> Any:
+    """Return what one prompt has of a value that may be one for all, or a list."""
+    if not isinstance(given, list):
+        return given
+    if len(given) != count:
+        raise bad_value(f"{name} must be one value or {count}, got {len(given)}", name)
+    return given[index]
+
+
+def _failure(error: HttpError) -> bytes:
+    return frame(openai_body(error)) + DONE

@@ -1,0 +1,108 @@
+"""Text to tokens and back over HTTP, for clients without a tokenizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from sgl_mlx.core import prompt_text
+from sgl_mlx.server.bodies import json_response
+from sgl_mlx.server.errors import bad_value
+from sgl_mlx.server.messages import Conversation
+from sgl_mlx.server.service import Service, in_thread
+
+
+class TokenizeRequest(msgspec.Struct, kw_only=True):
+    """A text, several, or a conversation."""
+
+    prompt: str | list[str] | None = None
+    messages: list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = None
+    add_special_tokens: bool = True
+    add_generation_prompt: bool = True
+    model: str | None = None
+
+
+class DetokenizeRequest(msgspec.Struct, kw_only=True):
+    """Token ids, or several lists of them."""
+
+    tokens: list[Any]
+    skip_special_tokens: bool = True
+    model: str | None = None
+
+
+def routes(service: Service) -> list[Route]:
+    """Return the routes of this file."""
+    tokenizer = service.engine.tokenizer
+
+    async def tokenize(request: Request) -> Response:
+        fields = await service.read(request, TokenizeRequest)
+        service.model(fields.model)
+        tokens = await in_thread(_tokens, fields)
+        many = isinstance(fields.prompt, list)
+        count: Any = [len(row) for row in tokens] if many else len(tokens[0])
+        return json_response(
+            {
+                "tokens": tokens if many else tokens[0],
+                "count": count,
+                "max_model_len": service.context_length,
+            }
+        )
+
+    def _tokens(fields: TokenizeRequest) -> list[list[int]]:
+        special = fields.add_special_tokens
+        if (fields.prompt is None) == (fields.messages is None):
+            raise bad_value("give either prompt or messages")
+        if fields.messages is not None:
+            text = prompt_text(
+                Conversation(fields.messages).prompt(
+                    tokenizer,
+                    tools=fields.tools,
+                    add_generation_prompt=fields.add_generation_prompt,
+                )
+            )
+            return [tokenizer.encode(text, special)]
+        texts = [fields.prompt] if isinstance(fields.prompt, str) else fields.prompt
+        return [tokenizer.encode(text, special) for text in texts or ()]
+
+    async def detokenize(request: Request) -> Response:
+        fields = await service.read(request, DetokenizeRequest)
+        service.model(fields.model)
+        many = bool(fields.tokens) and isinstance(fields.tokens[0], list)
+        rows = fields.tokens if many else [fields.tokens]
+        texts = await in_thread(_texts, rows, fields.skip_special_tokens)
+        text: Any = texts if many else texts[0]
+        return json_response({"text": text, "prompt": text})
+
+    def _texts(rows: list[Any], skip_special: bool) -> list[str]:
+        size = tokenizer.vocab_size
+        for row in rows:
+            if not isinstance(row, list) or not all(type(t) is int for t in row):
+                raise bad_value("tokens must be a list of integers or of such lists", "tokens")
+            wrong = next((t for t in row if not 0 <= t < size), None)
+            if wrong is not None:
+                raise bad_value(f"token id {wrong} is not in the vocabulary (0 to {size - 1})")
+        return [tokenizer.decode(row, skip_special) for row in rows]
+
+    async def tokenizer_info(_: Request) -> Response:
+        ends = tokenizer.eos_token_ids
+        end = min(ends, default=None)
+        begin = tokenizer.bos_token_id
+        return json_response(
+            {
+                "eos_token": None if end is None else tokenizer.token_text(end),
+                "bos_token": None if begin is None else tokenizer.token_text(begin),
+                "pad_token": None,
+                "chat_template": tokenizer.chat_template,
+            }
+        )
+
+    return [
+        *(Route(path, tokenize, methods=["POST"]) for path in ("/tokenize", "/v1/tokenize")),
+        *(Route(path, detokenize, methods=["POST"]) for path in ("/detokenize", "/v1/detokenize")),
+        Route("/tokenizer_info", tokenizer_info),
+    ]

@@ -1,0 +1,1 @@
+"""OpenAI's protocol: chat completions and completions, with SGLang's and vLLM's extras."""

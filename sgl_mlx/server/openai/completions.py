@@ -1,0 +1,166 @@
+"""`/v1/completions`: prompts as text or token ids, continued."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from sgl_mlx.core import Completion, Logprobs, SamplingParams, Text
+from sgl_mlx.server.bodies import json_response
+from sgl_mlx.server.errors import bad_value
+from sgl_mlx.server.openai.answers import Chunks, Usage, asks, finish, stream_response
+from sgl_mlx.server.openai.fields import Sampling, sampling_params
+from sgl_mlx.server.openai.logprobs import CompletionLogprobs
+from sgl_mlx.server.service import Service
+from sgl_mlx.server.sse import answer_while_connected
+
+_TOKENS = 16
+"""OpenAI's default of `max_tokens`."""
+
+OnePrompt = str | Sequence[int]
+
+
+class CompletionRequest(Sampling, kw_only=True):
+    """A request's body."""
+
+    prompt: str | list[Any]
+    echo: bool | None = None
+    logprobs: int | bool | None = None
+    suffix: str | None = None
+
+
+def routes(service: Service) -> list[Route]:
+    """Return the routes of this file."""
+
+    async def completions(request: Request) -> Response:
+        fields = await service.read(request, CompletionRequest)
+        call = _Call(service, fields)
+        if fields.stream:
+            return await stream_response(request, service, call.stream())
+        return json_response(await answer_while_connected(request, call.whole()))
+
+    return [Route("/v1/completions", completions, methods=["POST"])]
+
+
+class _Call:
+    """One request: its prompts, and its answer whole or in chunks."""
+
+    def __init__(self, service: Service, fields: CompletionRequest) -> None:
+        if fields.suffix:
+            raise bad_value("suffix is not supported; put all text into the prompt", "suffix")
+        self._service = service
+        self._fields = fields
+        self._tokenizer = service.engine.tokenizer
+        self._prompts = _prompts(fields.prompt)
+        self._params = self._sampling()
+        given = [(Text(p),) if isinstance(p, str) else p for p in self._prompts]
+        rid, self._asks = asks(fields, given, self._params, "cmpl-")
+        self._head = {
+            "id": rid,
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": service.model(fields.model),
+        }
+
+    async def whole(self) -> dict[str, Any]:
+        answers = await self._service.flights.whole(self._asks)
+        usage = Usage()
+        choices = []
+        for i, samples in enumerate(answers):
+            for j, sample in enumerate(samples):
+                usage.add(i, sample)
+                choices.append(self._choice(i, j, sample))
+        return {**self._head, "choices": choices, "usage": usage.to_dict()}
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        chunks = Chunks(self._fields, self._head)
+        scored: dict[tuple[int, int], CompletionLogprobs] = {}
+        async with aclosing(self._service.flights.stream(self._asks)) as events:
+            async for i, event in events:
+                chunks.usage.add(i, event)
+                key = (i, event.sample)
+                begins = key not in scored
+                lines = scored.setdefault(key, self._logprobs())
+                yield chunks.frame(
+                    {
+                        "index": self._index(*key),
+                        "text": (self._echo(i) if begins else "") + event.text,
+                        "logprobs": self._scored(lines, event.logprobs),
+                        **finish(event.finish_reason),
+                    }
+                )
+        yield chunks.last()
+
+    def _sampling(self) -> SamplingParams:
+        fields, wanted = self._fields, {}
+        if self._alternatives is not None:
+            wanted = {
+                "return_logprob": True,
+                "top_logprobs_num": self._alternatives,
+                "logprob_start_len": 0 if fields.echo else -1,
+            }
+        tokens = _TOKENS if fields.max_tokens is None else fields.max_tokens
+        return sampling_params(fields, self._service.limits, max_new_tokens=tokens, **wanted)
+
+    @property
+    def _alternatives(self) -> int | None:
+        given = self._fields.logprobs
+        return None if given is None or given is False else int(given)
+
+    def _logprobs(self) -> CompletionLogprobs:
+        return CompletionLogprobs(self._tokenizer, self._alternatives or 0)
+
+    def _choice(self, i: int, j: int, sample: Completion) -> dict[str, Any]:
+        return {
+            "index": self._index(i, j),
+            "text": self._echo(i) + sample.text,
+            "logprobs": self._scored(self._logprobs(), sample.logprobs),
+            **finish(sample.finish_reason),
+        }
+
+    def _index(self, prompt: int, sample: int) -> int:
+        return prompt * self._params.n + sample
+
+    def _echo(self, index: int) -> str:
+        """Return the text of a prompt, if the answer begins with it."""
+        if not self._fields.echo:
+            return ""
+        prompt = self._prompts[index]
+        if isinstance(prompt, str):
+            return prompt
+        return self._tokenizer.decode(prompt, skip_special=False)
+
+    def _scored(self, lines: CompletionLogprobs, found: Logprobs | None) -> dict[str, Any] | None:
+        if found is None:
+            return None
+        first = [()] * (len(found.input) - len(found.input_top))  # nothing comes before it
+        tops = (*first, *found.input_top, *found.output_top)
+        return lines.add((*found.input, *found.output), tops)
+
+
+def _prompts(given: str | list[Any]) -> list[OnePrompt]:
+    """Return the prompts of a request: a text, token ids, or a list of one of them."""
+    if isinstance(given, str):
+        return [given]
+    if not given:
+        raise bad_value("prompt is an empty list", "prompt")
+    if all(map(_is_id, given)):
+        return [given]
+    if all(isinstance(p, str) for p in given):
+        return given
+    if all(isinstance(p, list) and p and all(map(_is_id, p)) for p in given):
+        return given
+    raise bad_value(
+        "prompt must be a text, a list of texts, a list of token ids or a list of such lists",
+        "prompt",
+    )
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

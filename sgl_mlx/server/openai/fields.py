@@ -1,0 +1,187 @@
+"""Fields that OpenAI's requests share, and the sampling parameters they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from sgl_mlx.json_schema import closed
+from sgl_mlx.sampling import SamplingParams
+from sgl_mlx.server.errors import bad_value
+from sgl_mlx.server.limits import Limits
+
+_JSON_OBJECT = {"type": "object"}
+
+
+class StreamOptions(msgspec.Struct):
+    """Options of a stream; the second is vLLM's."""
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class JsonSchema(msgspec.Struct):
+    """A schema of `response_format`."""
+
+    schema: dict[str, Any] | bool | None = None
+    name: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct):
+    """The form that the answer must have."""
+
+    type: str
+    json_schema: JsonSchema | None = None
+
+
+class StructuredOutputs(msgspec.Struct):
+    """vLLM's constraints."""
+
+    json: Any = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+
+
+class Sampling(msgspec.Struct, kw_only=True):
+    """Fields of both kinds of completions; unknown ones are ignored."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    stop_regex: str | list[str] | None = None
+    no_stop_trim: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    ignore_eos: bool | None = None
+    skip_special_tokens: bool | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    seed: int | None = None
+    regex: str | None = None
+    ebnf: str | None = None
+    json_schema: str | dict[str, Any] | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Any = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    rid: str | None = None
+    priority: int | None = None
+
+    @property
+    def wants_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def wants_running_usage(self) -> bool:
+        return self.wants_usage and bool(
+            self.stream_options and self.stream_options.continuous_usage_stats
+        )
+
+
+_SAME = (
+    *("n", "temperature", "top_p", "top_k", "min_p", "stop", "stop_token_ids", "stop_regex"),
+    *("no_stop_trim", "ignore_eos", "skip_special_tokens", "frequency_penalty"),
+    *("presence_penalty", "repetition_penalty", "logit_bias", "seed"),
+)
+
+
+def sampling_params(fields: Sampling, limits: Limits, **more: Any) -> SamplingParams:
+    """Return the parameters that a request means, checked.
+
+    Args:
+        more: parameters that the kind of request sets, over all others.
+
+    Raises:
+        InvalidParamsError, HttpError: naming the parameter that is wrong.
+    """
+    check_stops(limits, fields.stop, fields.stop_token_ids, fields.stop_regex)
+    given = {name: getattr(fields, name) for name in _SAME}
+    given["min_new_tokens"] = fields.min_tokens
+    if fields.include_stop_str_in_output:
+        given["no_stop_trim"] = True
+    return SamplingParams().override(**{**given, **constraint(fields), **more}).validate()
+
+
+def check_stops(limits: Limits, *stops: str | Sequence[Any] | None) -> None:
+    """Refuse more stops than are looked for; raises `HttpError`."""
+    count = sum(1 if isinstance(stop, str) else len(stop or ()) for stop in stops)
+    if count > limits.max_stops:
+        raise bad_value(f"{count} stops are given; at most {limits.max_stops} are taken", "stop")
+
+
+def constraint(fields: Sampling) -> dict[str, Any]:
+    """Return the constraint of a request under its name in `SamplingParams`; several are refused.
+
+    Raises:
+        HttpError: for several, or a form that is not known.
+    """
+    vllm = fields.structured_outputs or StructuredOutputs()
+    found = [
+        ("regex", fields.regex),
+        ("grammar", fields.ebnf),
+        ("json_schema", fields.json_schema),
+        ("json_schema", _format_schema(fields.response_format)),
+        *_vllm(vllm.json, vllm.regex, vllm.choice, vllm.grammar),
+        *_vllm(
+            fields.guided_json, fields.guided_regex, fields.guided_choice, fields.guided_grammar
+        ),
+    ]
+    given = [(name, value) for name, value in found if value is not None]
+    if len(given) > 1:
+        raise bad_value(
+            f"{len(given)} constraints are given; give one of response_format, regex, ebnf, "
+            "json_schema, structured_outputs or guided_*"
+        )
+    return dict(given)
+
+
+def _vllm(
+    schema: Any, regex: str | None, choice: list[str] | None, grammar: str | None
+) -> list[tuple[str, Any]]:
+    return [
+        ("json_schema", schema),
+        ("regex", regex),
+        ("grammar", None if choice is None else _one_of(choice)),
+        ("grammar", grammar),
+    ]
+
+
+def _one_of(choices: list[str]) -> str:
+    """Return a Lark grammar of some texts."""
+    if not choices or not all(choices):
+        raise bad_value("choice must be a list of texts that are not empty")
+    quoted = [msgspec.json.encode(choice).decode() for choice in choices]
+    return f"start: {' | '.join(quoted)}"
+
+
+def _format_schema(given: ResponseFormat | None) -> Any:
+    match given:
+        case None | ResponseFormat(type="text"):
+            return None
+        case ResponseFormat(type="json_object"):
+            return _JSON_OBJECT
+        case ResponseFormat(type="json_schema", json_schema=JsonSchema(schema=schema) as found):
+            if schema is None:
+                raise bad_value("response_format.json_schema has no schema", "response_format")
+            return closed(schema) if found.strict else schema
+    raise bad_value(
+        f"response_format must have the type text, json_object or json_schema with a json_schema, "
+        f"got {given.type!r}",
+        "response_format",
+    )

@@ -1,0 +1,150 @@
+"""Output items of the Responses API while they grow, and the events that tell of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sgl_mlx.server.openai.responses_input import Item, Toolbox
+from sgl_mlx.server.output import Piece
+from sgl_mlx.server.service import new_id
+from sgl_mlx.server.sse import frame
+from sgl_mlx.server.tools.calls import Call
+
+
+class Items:
+    """The items of one answer; every one has its beginning, its growth and its end as events.
+
+    Attributes:
+        output: the items that are finished.
+    """
+
+    def __init__(self, toolbox: Toolbox) -> None:
+        self._toolbox = toolbox
+        self._number = 0
+        self._open: _Text | None = None
+        self.output: list[Item] = []
+
+    def event(self, name: str, /, **fields: Any) -> bytes:
+        """Encode an event with the next number."""
+        data = {"type": name, "sequence_number": self._number, **fields}
+        self._number += 1
+        return frame(data, name)
+
+    def add(self, pieces: Sequence[Piece]) -> Iterator[bytes]:
+        """Yield the events of further pieces."""
+        for piece in pieces:
+            if piece.call is not None:
+                yield from self.close()
+                yield from self._call(piece.call)
+                continue
+            if self._open is None or self._open.kind != piece.kind:
+                yield from self.close()
+                self._open = _TEXTS[piece.kind](piece.kind)
+                yield self._of_item(
+                    "response.output_item.added", item=self._open.item("in_progress")
+                )
+                yield from self._open.begin(self._about)
+            yield self._open.grow(piece.text, self._about)
+
+    def close(self) -> Iterator[bytes]:
+        """Yield the end of the item that is open, if one is."""
+        if self._open is None:
+            return
+        yield from self._open.end(self._about)
+        yield from self._done(self._open.item("completed"))
+        self._open = None
+
+    def _about(self, name: str, /, **fields: Any) -> bytes:
+        """Encode an event about the content of the open item."""
+        assert self._open is not None
+        return self._of_item(name, item_id=self._open.id, content_index=0, **fields)
+
+    def _of_item(self, name: str, /, **fields: Any) -> bytes:
+        return self.event(name, output_index=len(self.output), **fields)
+
+    def _done(self, item: Item) -> Iterator[bytes]:
+        yield self._of_item("response.output_item.done", item=item)
+        self.output.append(item)
+
+    def _call(self, call: Call) -> Iterator[bytes]:
+        item = self._toolbox.item(call, new_id("fc_"), "completed")
+        free = item["type"] == "custom_tool_call"
+        field = "input" if free else "arguments"
+        kind = "response.custom_tool_call_input" if free else "response.function_call_arguments"
+        begun = {**item, field: "", "status": "in_progress"}
+        yield self._of_item("response.output_item.added", item=begun)
+        yield self._of_item(f"{kind}.delta", item_id=item["id"], delta=item[field])
+        told = {field: item[field], **({} if free else {"name": item["name"]})}
+        yield self._of_item(f"{kind}.done", item_id=item["id"], **told)
+        yield from self._done(item)
+
+
+class _Text:
+    """An item of text that grows."""
+
+    prefix = "msg_"
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.id = new_id(self.prefix)
+        self.text = ""
+
+    def item(self, status: str) -> Item:
+        """Return the item as far as it has come."""
+        content = [self._part()] if status == "completed" else []
+        common = {"id": self.id, "type": "message", "role": "assistant"}
+        return {**common, "status": status, "content": content}
+
+    def begin(self, about: Any) -> Iterator[bytes]:
+        """Yield the events after the item's first."""
+        yield about("response.content_part.added", part={**self._part(), "text": ""})
+
+    def grow(self, text: str, about: Any) -> bytes:
+        """Take more text; returns its event."""
+        self.text += text
+        return about("response.output_text.delta", delta=text, logprobs=[])  # type: ignore[no-any-return]
+
+    def end(self, about: Any) -> Iterator[bytes]:
+        """Yield the events before the item's last."""
+        yield about("response.output_text.done", text=self.text, logprobs=[])
+        yield about("response.content_part.done", part=self._part())
+
+    def _part(self) -> Item:
+        return {"type": "output_text", "text": self.text, "annotations": [], "logprobs": []}
+
+
+class _Thought(_Text):
+    """An item of thoughts that grows."""
+
+    prefix = "rs_"
+
+    def item(self, status: str) -> Item:
+        """Return the item as far as it has come; clients send it back as it is."""
+        content = [self._part()] if status == "completed" else []
+        return {
+            "id": self.id,
+            "type": "reasoning",
+            "summary": [],
+            "content": content,
+            "status": status,
+        }
+
+    def begin(self, about: Any) -> Iterator[bytes]:
+        """Yield the events after the item's first: none."""
+        return iter(())
+
+    def grow(self, text: str, about: Any) -> bytes:
+        """Take more thoughts; returns their event."""
+        self.text += text
+        return about("response.reasoning_text.delta", delta=text)  # type: ignore[no-any-return]
+
+    def end(self, about: Any) -> Iterator[bytes]:
+        """Yield the events before the item's last."""
+        yield about("response.reasoning_text.done", text=self.text)
+
+    def _part(self) -> Item:
+        return {"type": "reasoning_text", "text": self.text}
+
+
+_TEXTS: dict[str, type[_Text]] = {"text": _Text, "reasoning": _Thought}

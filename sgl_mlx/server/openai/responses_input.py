@@ -1,0 +1,158 @@
+"""Items and tools of the Responses API in the shape that all protocols share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sgl_mlx.server.errors import bad_value
+from sgl_mlx.server.tools.calls import Call, Tool, checked_tools, function_tool
+
+Item = dict[str, Any]
+
+_FREE_INPUT = {
+    "type": "object",
+    "properties": {"input": {"type": "string"}},
+    "required": ["input"],
+    "additionalProperties": False,
+}
+"""Parameters by which a tool of free text is shown to a model: its text is `input`."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The tool behind a name that the model sees.
+
+    Attributes:
+        namespace: of the tool, which clients want told apart from its name.
+        free: the tool takes free text instead of an object.
+    """
+
+    name: str
+    namespace: str | None = None
+    free: bool = False
+
+
+class Toolbox:
+    """The tools of a request, and which of them a call means.
+
+    Tools of kinds that servers run are left out.
+
+    Raises:
+        HttpError: a tool has no name.
+    """
+
+    def __init__(self, given: Sequence[Any]) -> None:
+        self.tools: list[Tool] = []
+        self._origins: dict[str, Origin] = {}
+        for i, tool in enumerate(given):
+            self._add(f"tools[{i}]", tool, None)
+
+    def item(self, call: Call, id: str, status: str) -> Item:
+        """Return the item of a call, under the tool's own name."""
+        origin = self._origins.get(call.name, Origin(call.name))
+        item: Item = {"id": id, "call_id": call.id, "name": origin.name, "status": status}
+        if origin.namespace is not None:
+            item["namespace"] = origin.namespace
+        if origin.free:
+            return {"type": "custom_tool_call", **item, "input": str(call.arguments.get("input"))}
+        return {"type": "function_call", **item, "arguments": call.arguments_json}
+
+    def shown_name(self, name: str, namespace: str | None) -> str:
+        """Return the name under which the model sees a tool."""
+        for shown, origin in self._origins.items():
+            if (origin.name, origin.namespace) == (name, namespace):
+                return shown
+        return name
+
+    def _add(self, where: str, tool: Any, namespace: str | None) -> None:
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        if kind == "namespace":
+            inner = tool.get("tools")
+            for i, one in enumerate(inner if isinstance(inner, list) else ()):
+                self._add(f"{where}.tools[{i}]", one, str(tool.get("name")))
+        elif kind == "custom":
+            described = f"{tool.get('description') or ''}{_format(tool.get('format'))}"
+            name = tool.get("name")
+            self._register(function_tool(str(name), described, _FREE_INPUT), namespace, True)
+        elif kind == "function":
+            for made in checked_tools([tool], where):
+                self._register(made, namespace, False)
+
+    def _register(self, tool: Tool, namespace: str | None, free: bool) -> None:
+        name = tool["function"]["name"]
+        shown = f"{namespace}.{name}" if namespace and name in self._origins else name
+        self._origins[shown] = Origin(name, namespace, free)
+        self.tools.append({**tool, "function": {**tool["function"], "name": shown}})
+
+
+def messages_of(
+    given: str | Sequence[Any], instructions: str | None, toolbox: Toolbox
+) -> list[dict[str, Any]]:
+    """Return a conversation in OpenAI's chat shape; kinds of items that are not known are skipped.
+
+    Raises:
+        HttpError: for an item that is wrong, naming it.
+    """
+    made: list[dict[str, Any]] = []
+    if instructions:
+        made.append({"role": "system", "content": instructions})
+    items = [{"role": "user", "content": given}] if isinstance(given, str) else given
+    thought = None
+    for i, item in enumerate(items):
+        if not isinstance(item, dict):
+            raise bad_value(f"input[{i}] must be an object", f"input[{i}]")
+        match item.get("type", "message"):
+            case "message":
+                made.append({"role": item.get("role"), "content": item.get("content")})
+            case "function_call" | "custom_tool_call":
+                _said(made)["tool_calls"] = [
+                    *_said(made).get("tool_calls", ()),
+                    _call(item, toolbox),
+                ]
+            case "function_call_output" | "custom_tool_call_output":
+                made.append(_output(item))
+            case "reasoning":
+                thought = _thought(item)
+                continue
+            case _:
+                continue
+        if thought and made[-1]["role"] == "assistant":
+            made[-1]["reasoning_content"] = thought
+        thought = None
+    return made
+
+
+def _said(made: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the assistant's message to which a call belongs."""
+    if not made or made[-1]["role"] != "assistant":
+        made.append({"role": "assistant", "content": None})
+    return made[-1]
+
+
+def _call(item: Item, toolbox: Toolbox) -> dict[str, Any]:
+    name = toolbox.shown_name(str(item.get("name")), item.get("namespace"))
+    free = item.get("type") == "custom_tool_call"
+    arguments = {"input": item.get("input")} if free else item.get("arguments")
+    function = {"name": name, "arguments": arguments}
+    return {"id": item.get("call_id"), "type": "function", "function": function}
+
+
+def _output(item: Item) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")}
+
+
+def _thought(item: Item) -> str:
+    parts = item.get("content")
+    texts = (
+        p.get("text") for p in (parts if isinstance(parts, list) else ()) if isinstance(p, dict)
+    )
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _format(given: Any) -> str:
+    """Say in words which form a tool's text must have."""
+    if not isinstance(given, dict) or not given.get("definition"):
+        return ""
+    return f"\nThe input follows this {given.get('syntax')} grammar:\n{given['definition']}"

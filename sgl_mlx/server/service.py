@@ -1,0 +1,108 @@
+"""State that the routes share: the engine, its names and limits, and the prompts under way."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+
+from sgl_mlx.errors import EngineStoppedError
+from sgl_mlx.server import bodies
+from sgl_mlx.server.engine import ServedEngine
+from sgl_mlx.server.errors import HttpError
+from sgl_mlx.server.flight import Flights
+from sgl_mlx.server.limits import Limits
+from sgl_mlx.server.memory import Memory
+from sgl_mlx.server.metrics import Metrics
+
+T = TypeVar("T")
+_BEAT_WAIT = 0.5
+
+
+class Service:
+    """One engine, as it is served.
+
+    Args:
+        names: under which the model is served; the first is its own, the default its path.
+        any_model: answer to other names too.
+    """
+
+    def __init__(
+        self,
+        engine: ServedEngine,
+        names: Sequence[str] = (),
+        limits: Limits | None = None,
+        any_model: bool = False,
+    ) -> None:
+        self.engine = engine
+        self.names = tuple(names) or (engine.model_name,)
+        self.limits = limits or Limits()
+        self.metrics = Metrics(self.names[0])
+        self.flights = Flights(engine, self.limits, self.metrics)
+        self.answers = Memory()
+        self.started = int(time.time())
+        self._any_model = any_model
+        self._beat: asyncio.Task[dict[str, Any]] | None = None
+        self._beat_began = time.monotonic()
+        self._info: dict[str, Any] = engine.get_server_info()
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of a prompt and its output."""
+        context = self._info.get("context_length") or 0
+        return int(min(context, self._info.get("max_total_num_tokens") or context))
+
+    def model(self, asked: str | None) -> str:
+        """Return the name to answer under; raises `HttpError` for a model that is not served."""
+        if asked in (None, "", "default"):
+            return self.names[0]
+        assert asked is not None
+        if asked not in self.names and not self._any_model:
+            raise HttpError(
+                404,
+                f"the model {asked!r} is not served; served are {', '.join(self.names)}",
+                "model_not_found",
+                "model",
+            )
+        return asked
+
+    async def read(self, request: Request, shape: type[T]) -> T:
+        """Decode a request's body; see `bodies.read`."""
+        return await bodies.read(request, shape, self.limits.max_body_bytes)
+
+    async def info(self) -> dict[str, Any]:
+        """Return the engine's limits and counters, those of a moment ago while it is busy.
+
+        Raises:
+            HttpError: 503 when the engine has stopped, or not answered for too long.
+        """
+        if self._beat is None or self._beat.done():
+            self._beat_began = time.monotonic()
+            self._beat = asyncio.create_task(in_thread(self.engine.get_server_info))
+        await asyncio.wait([self._beat], timeout=_BEAT_WAIT)
+        if self._beat.done():
+            try:
+                self._info = self._beat.result()
+            except EngineStoppedError as error:
+                raise HttpError(503, str(error), "engine_stopped", retry_after=5) from error
+            return self._info
+        silence = time.monotonic() - self._beat_began
+        if silence > self.limits.stall_seconds:
+            raise HttpError(
+                503, f"the engine has not answered for {silence:.0f} seconds", retry_after=5
+            )
+        return self._info
+
+
+async def in_thread(function: Callable[..., T], *args: Any) -> T:
+    """Call what may take long on another thread."""
+    return await asyncio.to_thread(function, *args)
+
+
+def new_id(prefix: str) -> str:
+    """Return an id that no other request has."""
+    return f"{prefix}{uuid.uuid4().hex}"

@@ -1,0 +1,100 @@
+"""Grammars in Lark that force a call of a tool, or let the model think before a schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sgl_mlx.server.engine import ServedTokenizer
+from sgl_mlx.server.tools.calls import Tool
+
+_STYLE = {
+    "x-guidance": {
+        "whitespace_flexible": False,
+        "item_separator": ", ",
+        "key_separator": ": ",
+        "lenient": True,
+    }
+}
+"""As `json.dumps` writes. Lenient: what the engine cannot enforce of a tool's schema is let be."""
+
+_ANNOTATIONS = ("description", "title", "examples", "default", "$schema", "$id", "$comment")
+_MAPS = ("properties", "$defs", "definitions", "patternProperties")
+
+
+def forced_call(
+    tools: Sequence[Tool], tokenizer: ServedTokenizer, thought_end: str | None = None
+) -> str:
+    """Return a grammar of one call of one of the tools, in Hermes' form.
+
+    Args:
+        thought_end: the mark that ends thoughts, if the prompt ends inside them.
+    """
+    start, end = (_mark(mark, tokenizer) for mark in ("<tool_call>", "</tool_call>"))
+    names = [f"call{i}" for i in range(len(tools))]
+    rules = [f"{name}: %json {_call_schema(t)}" for name, t in zip(names, tools, strict=True)]
+    call = f'{start} "\\n" ({" | ".join(names)}) "\\n" {end}'
+    return _after_thoughts(call, rules, tokenizer, thought_end)
+
+
+def thoughts_then_schema(schema: Any, tokenizer: ServedTokenizer, thought_end: str) -> str:
+    """Return a grammar of thoughts up to their mark, and then JSON of a schema."""
+    rule = f"value: %json {_json(schema if isinstance(schema, dict) else {})}"
+    return _after_thoughts("value", [rule], tokenizer, thought_end)
+
+
+def _after_thoughts(
+    body: str, rules: Sequence[str], tokenizer: ServedTokenizer, thought_end: str | None
+) -> str:
+    if thought_end is None:
+        return "\n".join([f"start: {body}", *rules])
+    mark = _mark(thought_end, tokenizer)
+    if mark.startswith("<"):
+        thought = [f"start: thought {mark} gap {body}", "thought: /(.|\\n)*/"]
+    else:
+        escaped = thought_end.replace("/", "\\/").replace("[", "\\[").replace("]", "\\]")
+        escaped = escaped.replace("|", "\\|")
+        thought = [f"start: thought gap {body}", f"thought[lazy]: /(.|\\n)*{escaped}/"]
+    return "\n".join([*thought, "gap: /\\n{0,2}/", *rules])
+
+
+def _mark(text: str, tokenizer: ServedTokenizer) -> str:
+    """Return a mark as a terminal: its own token if it has one."""
+    token = tokenizer.added_token(text)
+    return json.dumps(text) if token is None else f"<[{token}]>"
+
+
+def _call_schema(tool: Tool) -> str:
+    function = tool["function"]
+    schema = {
+        "type": "object",
+        "properties": {
+            "name": {"const": function["name"]},
+            "arguments": _bare(function["parameters"]),
+        },
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+    return _json(schema)
+
+
+def _json(schema: dict[str, Any]) -> str:
+    return json.dumps({**schema, **_STYLE})
+
+
+def _bare(schema: Any) -> Any:
+    """Leave out what only describes; a property may be called like a keyword."""
+    if isinstance(schema, list):
+        return [_bare(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: {name: _bare(part) for name, part in value.items()}
+        if key in _MAPS and isinstance(value, dict)
+        else value
+        if key in ("const", "enum")
+        else _bare(value)
+        for key, value in schema.items()
+        if key not in _ANNOTATIONS
+    }

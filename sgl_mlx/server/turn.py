@@ -1,0 +1,113 @@
+"""One turn of a conversation for all chat protocols: prompt, parameters, form of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+
+from sgl_mlx.core import Prompt, SamplingParams, prompt_text
+from sgl_mlx.server.engine import ServedTokenizer
+from sgl_mlx.server.memory import AnswerReader, Memory
+from sgl_mlx.server.messages import Conversation
+from sgl_mlx.server.output import Form, think_marks
+from sgl_mlx.server.splice import Recall
+from sgl_mlx.server.tools.calls import Tool, ToolChoice
+from sgl_mlx.server.tools.families import family_of, hermes, teaches_tools
+from sgl_mlx.server.tools.grammar import forced_call, thoughts_then_schema
+from sgl_mlx.server.tools.lesson import lesson
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question to the engine, and the form of its answer.
+
+    Attributes:
+        opening: end of the prompt that belongs to the answer: the mark of its thoughts.
+    """
+
+    prompt: Prompt | Sequence[int]
+    params: SamplingParams
+    form: Form
+    opening: str = ""
+
+    def reader(self, memory: Memory) -> AnswerReader:
+        """Return a reader of one answer."""
+        return AnswerReader(self.form, self.opening, memory.keep)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A turn as a client asks for it.
+
+    Attributes:
+        messages: in OpenAI's shape.
+        tools: None for none.
+        continues: the last message is left open.
+        separate_thoughts: thoughts are taken out of the text.
+        variables: for the chat template.
+    """
+
+    messages: Sequence[Mapping[str, Any]]
+    params: SamplingParams
+    tools: Sequence[Tool] = ()
+    choice: ToolChoice | None = None
+    continues: bool = False
+    separate_thoughts: bool = True
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+    def turn(self, tokenizer: ServedTokenizer, recall: Recall | None = None) -> Turn:
+        """Render the conversation, and settle how its answer is read.
+
+        Args:
+            recall: finds answers that messages repeat.
+
+        Raises:
+            HttpError: for messages or tools that are wrong.
+            TokenizerError: the template refuses the conversation.
+        """
+        choice = self.choice if self.tools else None
+        tools = choice.among(self.tools) if choice else ()
+        prompt = self._prompt(tokenizer, choice, recall)
+        end_of_prompt = prompt_text(prompt[-1:])[-200:]
+        tail = end_of_prompt.rstrip()
+        template = tokenizer.chat_template
+        thinking = think_marks(template, tail)
+        thinks_first = thinking is not None and tail.endswith(thinking[0]) and not self.continues
+        end = thinking[1] if thinking and thinks_first else None
+        family = None
+        if choice:
+            family = hermes() if choice.needed else family_of(template)
+        form = Form(
+            thinking if self.separate_thoughts else None,
+            thinks_first,
+            family,
+            tools,
+            choice is None or choice.several,
+        )
+        params = self.params
+        if choice and choice.needed:
+            params = _constrained(params, forced_call(tools, tokenizer, end))
+        elif end and params.json_schema is not None:
+            schema = msgspec.json.decode(params.json_schema)
+            params = _constrained(params, thoughts_then_schema(schema, tokenizer, end))
+        if not form.plain:  # the marks are special tokens in many vocabularies
+            params = replace(params, skip_special_tokens=False)
+        opening = end_of_prompt[end_of_prompt.rfind(thinking[0]) :] if thinking and end else ""
+        return Turn(prompt, params, form, opening)
+
+    def _prompt(
+        self, tokenizer: ServedTokenizer, choice: ToolChoice | None, recall: Recall | None
+    ) -> Prompt:
+        messages, variables = list(self.messages), dict(self.variables)
+        if choice and teaches_tools(tokenizer.chat_template):
+            variables["tools"] = list(self.tools)
+        elif choice:
+            messages.insert(0, lesson(self.tools))
+        return Conversation(messages).prompt(tokenizer, self.continues, recall, **variables)
+
+
+def _constrained(params: SamplingParams, grammar: str) -> SamplingParams:
+    return replace(params, grammar=grammar, json_schema=None, regex=None, dtype=None).validate()
