@@ -89,11 +89,7 @@ def _fulfil(wish: Wish, compiled: CompiledProgram, engine: Backend | None) -> di
         document["graph"] = _drawn(compiled.graph(**arguments), wish.graph)
         _say(wish, document["graph"])
     if wish.save:
-        from sgl_mlx.compiler.graph.serialise import save
-
-        save(compiled.graph(**arguments), wish.save)
-        document["saved"] = wish.save
-        _say(wish, f"wrote {wish.save}")
+        document.update(_saved(wish, compiled.graph(**arguments), wish.save))
     if wish.run and engine is not None:
         document.update(_ran(wish, compiled, arguments, engine))
     return document
@@ -131,6 +127,18 @@ def _ran(
     return {"text": text, "variables": variables, "stats": stats}
 
 
+def _saved(wish: Wish, graph: Graph, path: str) -> dict[str, Any]:
+    """Write the graph, and say if it cannot be run without its program."""
+    from sgl_mlx.compiler.graph.serialise import save
+
+    save(graph, path)
+    _say(wish, f"wrote {path}")
+    needs = graph.needs_program
+    if needs is not None:
+        click.echo(f"warning: {path} cannot be run on its own: {needs}", err=True)
+    return {"saved": path, "needs_program": needs}
+
+
 def _drawn(graph: Graph, how: str) -> str:
     from sgl_mlx.compiler.graph import serialise, show
 
@@ -151,7 +159,12 @@ def _some(wish: Wish) -> dict[str, Any]:
 
 def _plain(explained: Any) -> dict[str, Any]:
     remarks = [
-        {"line": r.line.number if r.line else None, "code": r.code, "text": r.text}
+        {
+            "file": r.line.file if r.line else None,
+            "line": r.line.number if r.line else None,
+            "code": r.code,
+            "text": r.text,
+        }
         for r in explained.remarks
     ]
     return {"compiled": explained.compiled, "steps": explained.steps, "remarks": remarks}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
-from sgl_mlx.compat.base_backend import BaseBackend
+from sgl_mlx.compat.base_backend import BaseBackend, SglSamplingParams
 from sgl_mlx.errors import BackendError
 from sgl_mlx.lang.templates.chat_template import (
     ChatTemplate,
@@ -38,23 +39,28 @@ class Anthropic(_Client):
         self.client = client or _package("anthropic").Anthropic(*args, **kwargs)
 
     def generate(self, s: Any, sampling_params: Any) -> tuple[str, dict[str, Any]]:
-        answer = self.client.messages.create(**self._request(s, sampling_params))
+        create = self.client.messages.create
+        answer = create(**_accepted(create, self._request(s, sampling_params)))
         return answer.content[0].text, _usage(answer)
 
     def generate_stream(self, s: Any, sampling_params: Any) -> Iterator[tuple[str, Any]]:
-        with self.client.messages.stream(**self._request(s, sampling_params)) as stream:
-            for text in stream.text_stream:
+        stream = self.client.messages.stream
+        with stream(**_accepted(stream, self._request(s, sampling_params))) as opened:
+            for text in opened.text_stream:
                 yield text, {}
 
     def _request(self, s: Any, sampling_params: Any) -> dict[str, Any]:
         turns = _turns(s)
         system = [turn["content"] for turn in turns if turn["role"] == "system"]
-        return {
+        usual = SglSamplingParams().to_anthropic_kwargs()
+        given = sampling_params.to_anthropic_kwargs()
+        request = {
             "model": self.model_name,
-            "system": "\n".join(system),
             "messages": [turn for turn in turns if turn["role"] != "system"],
-            **sampling_params.to_anthropic_kwargs(),
+            "max_tokens": given.pop("max_tokens"),
+            **{name: value for name, value in given.items() if value != usual[name]},
         }
+        return {**request, "system": "\n".join(system)} if system else request
 
 
 class LiteLLM(_Client):
@@ -125,6 +131,16 @@ class VertexAI(_Client):
         return {"generation_config": config, "safety_settings": self.safety_settings}
 
 
+def _accepted(method: Callable[..., Any], request: Mapping[str, Any]) -> dict[str, Any]:
+    """The request, with what a newer package's method no longer names in `extra_body`."""
+    parameters = inspect.signature(method).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return dict(request)
+    named = {name: value for name, value in request.items() if name in parameters}
+    others = {name: value for name, value in request.items() if name not in parameters}
+    return {**named, "extra_body": others} if others else named
+
+
 def _turns(s: Any) -> list[dict[str, Any]]:
     """The turns of a prompt; a prompt without turns is one user turn."""
     return list(s.messages_) or [{"role": "user", "content": s.text_}]
@@ -169,10 +185,11 @@ def _vertex(model_name: str) -> Any:
 
 
 def _package(name: str) -> Any:
+    extra = name.partition(".")[0]
     try:
         return import_module(name)
-    except ImportError:
-        extra = name.partition(".")[0]
+    except ImportError as error:
+        cause = "" if (error.name or extra).partition(".")[0] == extra else f" ({error})"
         raise BackendError(
-            f"this backend needs the package {extra}: pip install 'sgl-mlx[{extra}]'"
-        ) from None
+            f"this backend needs the package {extra}{cause}: pip install 'sgl-mlx[{extra}]'"
+        ) from error

@@ -27,11 +27,15 @@ _BACKENDS = {
     ".runtime_endpoint": _ENDPOINT,
     ".vertexai": ("sgl_mlx.compat.clients",),
 }
-_TOP = ("sgl_mlx.compat.engine", "sgl_mlx", "sgl_mlx.compat.clients", "sgl_mlx.compat.srt")
-_WORDS = ("sgl_mlx", "sgl_mlx.lang.words", "sgl_mlx.compat.engine")
+_OWN = ("sgl_mlx.compat.engine", "sgl_mlx.compat.function")
+_TOP = (*_OWN, "sgl_mlx", "sgl_mlx.compat.clients", "sgl_mlx.compat.srt")
+_WORDS = (*_OWN, "sgl_mlx", "sgl_mlx.lang.words")
 _SRT = ("sgl_mlx.compat.srt", "sgl_mlx.compat.utils")
-_LATE = {"sgl_mlx.compat.engine": frozenset({"Engine"})}
-"""Modules that load mlx, and the names they are asked for."""
+_LATE = {
+    "sgl_mlx.compat.engine": frozenset({"Engine"}),
+    "sgl_mlx.compat.function": frozenset({"function"}),
+}
+"""Modules that are asked for these names only; the first loads mlx."""
 
 # A module of SGLang, and the modules here that have its names, in order.
 _MODULES: dict[str, tuple[str, ...]] = {
@@ -68,6 +72,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "sglang.srt.utils": _SRT,
     "sglang.srt.utils.hf_transformers_utils": _SRT,
     "sglang.test": (),
+    "sglang.test.test_programs": ("sgl_mlx.compat.test_programs",),
     "sglang.test.test_utils": ("sgl_mlx.compat.test_utils",),
 }
 

@@ -56,11 +56,7 @@ class CompiledProgram(Program):
             GraphError: the graph ends in a Break, so that it needs the Python body.
         """
         if graph.broken is not None:
-            line = graph.broken.line
-            raise GraphError(
-                f"the graph of {graph.program}() ends at line {line.number if line else '?'} "
-                f"({graph.broken.reason}); from there on it needs the Python program"
-            )
+            raise GraphError(graph.needs_program)
         return cls(Program(_stand_in(graph)), Fixed(graph))
 
     def graph(self, **kwargs: Any) -> Graph:

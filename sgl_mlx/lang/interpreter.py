@@ -51,7 +51,7 @@ class Target(Protocol):
 def names_of(node: ir.Expr) -> tuple[Name, ...]:
     """Return the variables that a node gives values to."""
     if isinstance(node, ir.SeparateReasoning):
-        return (node.name, node.reasoning_name)
+        return (node.gen.name, node.name)
     if isinstance(node, ir.Select):
         return (node.name,) if node.name is not None else ()
     return (node.name,) if isinstance(node, (ir.Gen, ir.VarScopeBegin)) else ()

@@ -63,8 +63,9 @@ class ExprList(Expr):
 
     @property
     def expr_list(self) -> list[Expr]:
-        """The expressions, under SGLang's name."""
-        return list(self.items)
+        """The expressions as SGLang lists them: a `gen` stands before what splits its reasoning."""
+        split = ((i.gen, i) if isinstance(i, SeparateReasoning) else (i,) for i in self.items)
+        return [expression for pair in split for expression in pair]
 
     def __repr__(self) -> str:
         return f"ExprList({list(self.items)})"
@@ -121,11 +122,8 @@ class SeparateReasoning(Expr):
     model_type: str | None = None
 
     @property
-    def name(self) -> str | None:
-        return self.gen.name
-
-    @property
-    def reasoning_name(self) -> str:
+    def name(self) -> str:
+        """The variable that holds the reasoning."""
         # Added, not formatted: the name may be a Symbol.
         return ("None" if self.gen.name is None else self.gen.name) + "_reasoning_content"
 
@@ -134,7 +132,7 @@ class SeparateReasoning(Expr):
         return f"{name}_reasoning_content"
 
     def __repr__(self) -> str:
-        return f"SeparateReasoning(model_type={self.model_type}, name={self.reasoning_name})"
+        return f"SeparateReasoning(model_type={self.model_type}, name={self.name})"
 
 
 @dataclass(frozen=True, repr=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from sgl_mlx.compiler.tracing import breaks
 from sgl_mlx.testing import ScriptedBackend
 
 PROGRAMS = """
@@ -84,6 +85,58 @@ def test_a_saved_graph_runs_without_its_program(
     use("good")
     done = sgl("compile", str(graph), "--run", "--arg", "topic=tea", "--json")
     assert json.loads(done.stdout)["variables"] == {"text": "good"}
+
+
+LOOKS_INTO = """
+import json, re, random, math, datetime, textwrap
+import sgl_mlx as sgl
+
+def helper(text):
+    return {call}
+
+@sgl.function
+def f(s, q):
+    s += q + sgl.gen("a")
+    s += str(helper(s["a"]))
+"""
+CALLS = [
+    "re.search('a', text).group()",
+    "re.fullmatch('a', text)",
+    "json.loads(text)['a']",
+    "json.load(open(text))",
+    "math.sqrt(float(text))",
+    "random.choice([text])",
+    "datetime.date.fromisoformat(text)",
+    "textwrap.wrap(text)",
+    "textwrap.shorten(text, 9)",
+    "f'{float(text):.2f}'",
+    "sorted(text, key=lambda c: ord(c))",
+    "dict([text.split('=')])",
+    "open(text).read()",
+    "(lambda x: int(x))(text)",
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("installed", [False, True])
+def test_a_break_is_named_at_the_users_line(
+    sgl: Sgl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, installed: bool
+) -> None:
+    """Wherever the trace ends, and even if the program itself lies in a library's folder."""
+    path = tmp_path / "mine.py"
+    path.write_text(LOOKS_INTO.format(call=call))
+    if installed:
+        folders = (*breaks._library_folders(), f"{tmp_path}/")
+        monkeypatch.setattr(breaks, "_library_folders", lambda: folders)
+    graph = tmp_path / "f.json"
+    done = sgl("compile", str(path), "--explain", "--save", str(graph), "--json")
+    document = json.loads(done.stdout)
+    (remark,) = document["explain"]["remarks"]
+    assert remark["file"] == str(path)
+    assert remark["line"] == (11 if installed else 6)
+    assert document["needs_program"]
+    assert "cannot be run on its own" in done.stderr
+    assert f"mine.py:{remark['line']}" in done.stderr
 
 
 def test_reorder_moves_the_instructions_ahead_of_the_argument(sgl: Sgl, file: Path) -> None:

@@ -114,3 +114,16 @@ def test_other_names_are_still_refused() -> None:
         SamplingParams.of({"temprature": 1})
     with pytest.raises(InvalidParamsError, match="'modle_path'"):
         EngineConfig.of({"modle_path": "x"})
+
+
+@given(st.sampled_from(["a", "long_name"]), st.sampled_from([None, "qwen3"]), st.booleans())
+def test_separated_reasoning_is_listed_behind_its_gen(
+    name: str, model: str | None, around: bool
+) -> None:
+    generator = sgl.gen(name)
+    made = sgl.separate_reasoning("so " + generator if around else generator, model)
+    *_, first, second = made.expr_list
+    assert len(made.expr_list) == 2 + around
+    assert first is generator
+    found: Any = second
+    assert (found.name, found.model_type) == (f"{name}_reasoning_content", model)

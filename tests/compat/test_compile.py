@@ -106,3 +106,18 @@ def test_attributes_of_modules_of_any_class_are_followed(
     assert f.run(backend=ScriptedBackend("!")).text() == "hello from the class!"
     module.greeting = "good bye "  # what was read is looked up anew at every run
     assert f.run(backend=ScriptedBackend("!")).text() == "good bye from the class!"
+
+
+@pytest.mark.parametrize("written", ["f'Ask {q}'", "f'{q:>9}'", "'Ask ' + q"])
+@pytest.mark.parametrize("given_", [{}, {"q": "why"}])
+def test_trace_refuses_f_strings_of_arguments_left_out(
+    tmp_path: Path, written: str, given_: dict[str, str]
+) -> None:
+    f = load(tmp_path, f"import sglang as sgl\n@sgl.function\ndef f(s, q):\n    s += {written}\n")
+    if written.startswith("f") and not given_:
+        with pytest.raises(TypeError, match="'q'"):
+            f.trace(**given_)
+    else:
+        assert f.trace(**given_).nodes
+    if ":" not in written:
+        assert f.compile().explain().compiled == "whole"

@@ -67,6 +67,8 @@ def test_the_aliases_are_the_same_objects(alias: AliasFinder) -> None:
         ("sglang.global_config", "global_config"),
         ("sglang.utils", "read_jsonl dump_state_text"),
         ("sglang.test.test_utils", "add_common_sglang_args_and_parse select_sglang_backend"),
+        ("sglang.test.test_programs", "test_mt_bench test_stream test_few_shot_qa test_select"),
+        ("sglang.test.test_programs", "test_hellaswag_select test_gen_min_new_tokens test_react"),
         ("sglang.test.test_utils", "CustomTestCase DEFAULT_MODEL_NAME_FOR_TEST is_in_ci"),
         ("sglang.test.test_utils", "dump_bench_raw_result get_call_generate get_call_select"),
         ("sglang.test.test_utils", "add_common_other_args_and_parse"),

@@ -14,7 +14,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from threading import Thread
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -25,7 +24,6 @@ from pydantic import BaseModel
 
 import sgl_mlx as sgl
 from sgl_mlx.compat import srt, test_utils, utils
-from sgl_mlx.compat.clients import Anthropic, LiteLLM, VertexAI
 from sgl_mlx.compat.schema_regex import build_regex_from_object
 from sgl_mlx.compat.tokenizer import TransformersTokenizer
 from sgl_mlx.errors import BackendError, ImageError, NotYetError
@@ -254,66 +252,6 @@ def test_schemas_take_what_they_allow(
 def test_what_no_expression_says_is_refused(schema: Any) -> None:
     with pytest.raises((NotYetError, KeyError)):
         build_regex_from_object(json.dumps(schema))
-
-
-# -- clients --------------------------------------------------------------------------------------
-
-
-@sgl.function
-def chat(s: Any) -> None:
-    s += sgl.system("Be brief") + sgl.user("hi") + sgl.assistant(sgl.gen("a", max_tokens=9))
-
-
-class Service:
-    """Answers as each of the three packages does, and keeps the requests."""
-
-    def __init__(self) -> None:
-        self.requests: list[dict[str, Any]] = []
-        self.messages = self
-
-    def create(self, **request: Any) -> Any:
-        self.requests.append(request)
-        usage = SimpleNamespace(input_tokens=3, output_tokens=1)
-        return SimpleNamespace(content=[SimpleNamespace(text="out")], usage=usage)
-
-    def completion(self, **request: Any) -> Any:
-        self.requests.append(request)
-        part = SimpleNamespace(content="out")
-        choice = SimpleNamespace(message=part, delta=part)
-        usage = SimpleNamespace(prompt_tokens=3, completion_tokens=1)
-        answer = SimpleNamespace(choices=[choice], usage=usage)
-        return iter([answer]) if request.get("stream") else answer
-
-    def generate_content(self, contents: Any, **request: Any) -> Any:
-        self.requests.append({"contents": contents, **request})
-        answer = SimpleNamespace(text="out")
-        return iter([answer]) if request.get("stream") else answer
-
-
-@pytest.mark.parametrize("kind", [Anthropic, LiteLLM, VertexAI])
-def test_clients_send_turns(kind: Any) -> None:
-    service = Service()
-    state = chat.run(backend=kind("some-model", client=service))
-    assert state["a"] == "out"
-    (request,) = service.requests
-    turns = request.get("messages") or request["contents"]
-    assert [turn["role"] for turn in turns][-1] == "user"
-    assert "Be brief" in str(request)
-    limits = {**request, **request.get("generation_config", {})}
-    assert 9 in (limits.get("max_tokens"), limits.get("max_output_tokens"))
-    if kind is not VertexAI:
-        assert state.get_meta_info("a")["completion_tokens"] == 1
-    if kind is not Anthropic:
-        streamed = chat.run(backend=kind("some-model", client=service), stream=True)
-        assert "".join(streamed.text_iter("a")) == "out"
-
-
-@pytest.mark.parametrize("kind", [Anthropic, LiteLLM, VertexAI])
-def test_a_missing_package_is_named(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("anthropic", "litellm", "vertexai"):
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(BackendError, match="pip install"):
-        kind("some-model")
 
 
 # -- reasoning and options ------------------------------------------------------------------------

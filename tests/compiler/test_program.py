@@ -335,5 +335,5 @@ def test_a_graph_alone_runs_as_its_program(names: dict[str, Any]) -> None:
 
 
 def test_a_graph_with_a_break_needs_its_program(names: dict[str, Any]) -> None:
-    with pytest.raises(GraphError, match=r"ends at line \d+ .*compares the variable 'z'"):
+    with pytest.raises(GraphError, match=r"ends at line .*:\d+ .*compares the variable 'z'"):
         CompiledProgram.from_graph(names["parted"].trace(topic=""))

@@ -114,6 +114,19 @@ class Graph:
         return last if isinstance(last, Break) else None
 
     @property
+    def needs_program(self) -> str | None:
+        """Why a run needs the Python program besides the graph; None if it does not."""
+        opaque = [p.name for p in self.parameters if p.opaque]
+        if self.broken is None:
+            return _no_data(self.program, opaque[0]) if opaque else None
+        line = self.broken.line
+        where = f"{line.file}:{line.number}" if line else "?"
+        return (
+            f"the graph of {self.program}() ends at line {where} ({self.broken.reason}); "
+            "from there on it needs the Python program"
+        )
+
+    @property
     def next_id(self) -> int:
         """An id that no node has; so are all above it."""
         return max((node.id for node in self.all_nodes()), default=-1) + 1
@@ -167,3 +180,10 @@ def _edges(nodes: tuple[Node, ...]) -> Iterator[Edge]:
         for source in dict.fromkeys(before):
             if source != node.id and stream_of.get(source) != node.stream:
                 yield Edge(source, node.id, between_streams=True)
+
+
+def _no_data(program: str, argument: str) -> str:
+    return (
+        f"the graph of {program}() was made for an argument {argument!r} that is no plain data, "
+        "which a file cannot hold"
+    )

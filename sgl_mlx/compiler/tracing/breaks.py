@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import site
+import sysconfig
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -12,24 +17,44 @@ if TYPE_CHECKING:
 
 
 class _Located(Exception):
-    reason: str
-    line: Line | None = None
+    """An exception that knows the lines it passed, one for each function, innermost first."""
+
+    _said: str
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self._lines: list[Line] = []
 
     def locate(self, line: Line) -> None:
-        """Say where, unless something further in has said so."""
-        self.line = self.line or line
+        """Say where, unless something further in of the same function has said so."""
+        last = self._lines[-1] if self._lines else None
+        if last is None or (last.function, last.file) != (line.function, line.file):
+            self._lines.append(line)
+
+    @property
+    def line(self) -> Line | None:
+        """The innermost line of the user's own code, not of a library that it calls."""
+        own = (line for line in self._lines if not _is_library(line.file))
+        return next(own, self._lines[-1] if self._lines else None)
+
+    @property
+    def reason(self) -> str:
+        """Why, with the library's function that the line calls, if it happened inside one."""
+        line = self.line
+        within = self._lines[: self._lines.index(line)] if line is not None else []
+        return f"calls {within[-1].function}() of a library: {self._said}" if within else self._said
 
 
 class GraphBreak(_Located):
     """Raised where the next thing that the program does depends on a run.
 
-    Attributes:
+    Args:
         reason: what depends on the run, in words that follow the line in an explanation.
     """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self._said = reason
 
 
 class NeedsLength(_Located):
@@ -38,7 +63,7 @@ class NeedsLength(_Located):
     def __init__(self, argument: str, reason: str) -> None:
         super().__init__(argument, reason)
         self.argument = argument
-        self.reason = reason
+        self._said = reason
 
 
 def needs_run(reason: str) -> NoReturn:
@@ -52,3 +77,18 @@ def attempt(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
     except Exception as error:
         needs_run(f"raises {type(error).__name__}: {error}")
+
+
+def _is_library(file: str) -> bool:
+    """True for a file of Python's own library, of an installed package or of this one."""
+    return file.startswith(("<frozen ", *_library_folders()))
+
+
+@cache
+def _library_folders() -> tuple[str, ...]:
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    folders = [sysconfig.get_path(name) for name in names]
+    folders += [*site.getsitepackages(), site.getusersitepackages()]
+    folders.append(str(Path(__file__).parents[2]))
+    both = {path for folder in folders for path in (Path(folder), Path(folder).resolve())}
+    return tuple(f"{path}{os.sep}" for path in both)

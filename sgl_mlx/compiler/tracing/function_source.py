@@ -23,13 +23,18 @@ class Source:
     file: str
 
 
-@lru_cache(maxsize=256)
 def source_of(code: CodeType) -> Source:
     """The tree that a function's code was compiled from.
 
     Raises:
         GraphBreak: there is no source, it is no plain `def`, or the file has changed since.
     """
+    return _source_in(code, code.co_filename)
+
+
+@lru_cache(maxsize=256)
+def _source_in(code: CodeType, file: str) -> Source:
+    # The file is in the cache's key: equal code of two files is the same key without it.
     name = code.co_name
     if code.co_flags & (inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
         needs_run(f"{name}() is a generator or coroutine")
@@ -42,7 +47,7 @@ def source_of(code: CodeType) -> Source:
     same = any(_alike(other, code) for other in _functions_in(module, name))
     if not same or len(found) != 1 or not isinstance(found[0], ast.FunctionDef):
         needs_run(f"the source of {name}() is no plain def, or not what was imported")
-    return Source(found[0], code.co_filename)
+    return Source(found[0], file)
 
 
 @lru_cache(maxsize=32)

@@ -10,9 +10,24 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
 from heapq import merge
 
 from sgl_mlx.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class TakenBack:
+    """The end of a prompt that its output begins with again.
+
+    It belongs to the prompt wherever tokens are counted or listed.
+    """
+
+    text: str = ""
+    tokens: tuple[int, ...] = ()
+
+
+NOTHING_TAKEN = TakenBack()
 
 
 class Healing:
@@ -72,8 +87,8 @@ class Spellings:
             return beyond
         return [t for end in range(1, len(prefix)) for t in self._spelling(prefix[:end])]
 
-    def heals(self, tokens: Sequence[int]) -> tuple[int, str] | None:
-        """How many last tokens to take back, and their text; None if nothing can go beyond them.
+    def heals(self, tokens: Sequence[int]) -> TakenBack | None:
+        """The last tokens to take back; None if nothing can go beyond them.
 
         More than one only where a character is split over tokens. Special tokens end a prompt
         for good.
@@ -86,7 +101,8 @@ class Spellings:
             spelled = word + spelled
             text = spelled.decode("utf-8", "replace")
             if "\ufffd" not in text:
-                return (count, text) if len(self.starting(spelled)) > 1 else None
+                taken = TakenBack(text, tuple(tokens[-count:]))
+                return taken if len(self.starting(spelled)) > 1 else None
         return None
 
     def _spelling(self, word: bytes) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from sgl_mlx.core import (
     Completion,
@@ -12,6 +13,7 @@ from sgl_mlx.core import (
     StreamEvent,
     TokenLogprob,
 )
+from sgl_mlx.runtime.constraints.healing import NOTHING_TAKEN, TakenBack
 from sgl_mlx.runtime.request.stops import Stops
 from sgl_mlx.runtime.scheduler.plan import Scores, TokenScore
 from sgl_mlx.tokenizer import Tokenizer
@@ -27,7 +29,8 @@ class TextOutput:
         on_finish: called at the end, once.
         on_event: called with new text as soon as no stop string can take it back, and with the
             end. The events name neither request nor prompt.
-        healed: end of the prompt that the output begins with again; not part of the text.
+        taken_back: the end of the prompt that the output begins with again. It shows in neither
+            text, tokens, counts nor logprobs of the output; its own logprobs are the prompt's.
         sample: which sample of its request this is, for the events.
 
     Raises:
@@ -41,7 +44,7 @@ class TextOutput:
         end_tokens: frozenset[int],
         on_finish: Callable[[TextOutput], None],
         on_event: Callable[[StreamEvent], None] | None = None,
-        healed: str = "",
+        taken_back: TakenBack = NOTHING_TAKEN,
         sample: int = 0,
     ) -> None:
         self._params = params
@@ -63,7 +66,11 @@ class TextOutput:
         self._top: list[tuple[TokenScore, ...]] = []
         self._prompt_scores: list[TokenScore] = []
         self._prompt_top: list[tuple[TokenScore, ...]] = []
-        self._healed = len(healed)
+        self._taken_back = taken_back
+        self._missing = len(taken_back.text.encode())
+        self._taken_back_left = len(taken_back.text)
+        self._overlap = 0
+        self._prompt_end: dict[int, Scores] = {}
         self._sample = sample
         self.prompt_told = False
         self.forced_tokens = 0
@@ -74,6 +81,10 @@ class TextOutput:
     # -- sequence.Output ----------------------------------------------------------------------
 
     def push(self, token: int, scores: Scores | None, forced: bool = False) -> FinishReason | None:
+        if self._missing and self._is_prompt(token):
+            self._without_taken_back(self._detokenizer.add(token))
+            self._prompt_end[token] = scores or Scores()
+            return None
         self.token_ids.append(token)
         self.forced_tokens += forced
         if scores is not None:
@@ -86,7 +97,10 @@ class TextOutput:
             if self._params.no_stop_trim:
                 self.text += self._tokenizer.token_text(token)
             return FinishReason("stop", matched=token)
-        return self._append(self._without_healed(self._detokenizer.add(token)))
+        reason = self._append(self._without_taken_back(self._detokenizer.add(token)))
+        if reason is None and len(self.token_ids) >= self._params.max_new_tokens:
+            return FinishReason("length", length=len(self.token_ids))
+        return reason
 
     def score_prompt(self, scores: Scores) -> None:
         self._prompt_scores += scores.tokens
@@ -146,11 +160,30 @@ class TextOutput:
         start = self._params.logprob_start_len
         if start == 0 and len(prompt) == len(scored) + 1:  # nothing comes before the first token
             scored = (self._describe((None, prompt[0])), *scored)
-            tops = ((), *tops) if tops else ()
-        return Logprobs(input=scored, input_top=tops)
+            tops = ((), *tops) if self._params.top_logprobs_num else ()
+        if start is None or start < 0:
+            return Logprobs(input=scored, input_top=tops)
+        return Logprobs(input=scored, input_top=tops) + self._end_part(start - len(prompt))
+
+    def _end_part(self, start: int) -> Logprobs:
+        """Return the logprobs of what was taken back, from one of its tokens on.
+
+        None where the model chose a token that goes beyond it.
+        """
+        tokens = self._taken_back.tokens[max(start, 0) :]
+        known = [self._prompt_end.get(token, Scores(((None, token),))) for token in tokens]
+        tops = [scores.top[0] if scores.top else () for scores in known]
+        return Logprobs(
+            input=tuple(self._describe(scores.tokens[0]) for scores in known),
+            input_top=self._rows(tops) if self._params.top_logprobs_num else (),
+        )
 
     def _output_logprobs(self, start: int) -> tuple[TokenLogprob, ...]:
-        return tuple(map(self._describe, self._scores[start : len(self.token_ids)]))
+        found = tuple(map(self._describe, self._scores[start : len(self.token_ids)]))
+        if start or not found or found[0].text is None:
+            return found
+        new = found[0].text[self._overlap :]  # of a token that merged with the prompt's end
+        return (replace(found[0], text=new), *found[1:])
 
     def _output_top(self, start: int, end: int | None) -> tuple[tuple[TokenLogprob, ...], ...]:
         return self._rows(self._top[start:end])
@@ -167,9 +200,17 @@ class TextOutput:
 
     # -- text ---------------------------------------------------------------------------------
 
-    def _without_healed(self, piece: str) -> str:
-        rest = piece[self._healed :]
-        self._healed -= len(piece) - len(rest)
+    def _is_prompt(self, token: int) -> bool:
+        """True for a token that spells nothing beyond what was taken back."""
+        missing, spelled = self._missing, len(self._tokenizer.token_bytes(token))
+        self._missing = max(missing - spelled, 0)
+        if spelled > missing:
+            self._overlap = len(self._taken_back.text)
+        return spelled <= missing
+
+    def _without_taken_back(self, piece: str) -> str:
+        rest = piece[self._taken_back_left :]
+        self._taken_back_left -= len(piece) - len(rest)
         return rest
 
     def _append(self, piece: str) -> FinishReason | None:

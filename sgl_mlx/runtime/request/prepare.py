@@ -13,7 +13,7 @@ from typing import TypeGuard, cast
 from sgl_mlx.core import Generated, Parallel, Prompt, SamplingParams, Text
 from sgl_mlx.errors import ContextLengthError, InvalidParamsError, PromptError
 from sgl_mlx.runtime.assembly import RunnableModel
-from sgl_mlx.runtime.constraints.healing import Healing
+from sgl_mlx.runtime.constraints.healing import NOTHING_TAKEN, Healing, TakenBack
 from sgl_mlx.runtime.request.encode import Encoded, encode
 from sgl_mlx.runtime.scheduler.sequence import Constraint
 
@@ -41,13 +41,18 @@ class Prepared:
     Attributes:
         params: checked, and bounded by the model's limits.
         constraints: one for each sample.
-        healed: end of the prompt that the output begins with again.
+        taken_back: the end of the prompt that the output begins with again; not in `prompt`.
     """
 
     prompt: Encoded
     params: SamplingParams
     constraints: tuple[Constraint | None, ...]
-    healed: str = ""
+    taken_back: TakenBack = NOTHING_TAKEN
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the whole prompt."""
+        return self.prompt.total + len(self.taken_back.tokens)
 
 
 class Preparer:
@@ -113,9 +118,11 @@ class Preparer:
                 "position_ids_offset"
             )
         params = self._bounded(prompt, params)
-        prompt, params, healed = self._heal(prompt, params)
-        made = (self._constraint(params, healed) for _ in range(params.n))
-        return Prepared(prompt, params, tuple(made), healed)
+        taken_back = self._taken_back(prompt, params)
+        if taken_back.tokens:
+            prompt = replace(prompt, tokens=prompt.tokens[: -len(taken_back.tokens)])
+        made = (self._constraint(params, taken_back) for _ in range(params.n))
+        return Prepared(prompt, params, tuple(made), taken_back)
 
     def check_length(self, prompt: Encoded) -> None:
         """Raise `PromptError` for a prompt that does not fit into the context or the KV pool."""
@@ -143,21 +150,17 @@ class Preparer:
             params, max_new_tokens=tokens, min_new_tokens=min(params.min_new_tokens, tokens)
         )
 
-    def _heal(self, prompt: Encoded, params: SamplingParams) -> tuple[Encoded, SamplingParams, str]:
-        """Take back the end of the prompt where the output may merge with it; see `healing`."""
+    def _taken_back(self, prompt: Encoded, params: SamplingParams) -> TakenBack:
+        """The end of the prompt that the output may merge with; see `healing`."""
         if not params.token_healing or params.constrained or params.max_new_tokens == 0:
-            return prompt, params, ""
+            return NOTHING_TAKEN
         found = self._model.spellings.heals(prompt.tokens[prompt.sealed :])
         self._can_heal = True
-        if found is None or found[0] >= len(prompt.tokens):
-            return prompt, params, ""
-        count, text = found
-        shorter = replace(prompt, tokens=prompt.tokens[:-count])
-        return shorter, replace(params, max_new_tokens=params.max_new_tokens + count), text
+        return found if found and len(found.tokens) < len(prompt.tokens) else NOTHING_TAKEN
 
-    def _constraint(self, params: SamplingParams, healed: str) -> Constraint | None:
-        if healed:
-            return Healing(self._model.spellings, healed.encode())
+    def _constraint(self, params: SamplingParams, taken_back: TakenBack) -> Constraint | None:
+        if taken_back.text:
+            return Healing(self._model.spellings, taken_back.text.encode())
         return self._model.grammars.constraint(params) if params.constrained else None
 
 

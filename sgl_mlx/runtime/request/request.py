@@ -14,7 +14,7 @@ from functools import partial
 from threading import Lock
 from typing import TypeVar
 
-from sgl_mlx.core import Completion, StreamEvent
+from sgl_mlx.core import Completion, SamplingParams, StreamEvent
 from sgl_mlx.errors import EngineStoppedError, InvalidParamsError, RequestAborted
 from sgl_mlx.runtime.loop import EngineLoop
 from sgl_mlx.runtime.request.inputs import RequestOptions
@@ -61,6 +61,7 @@ class Request:
         start = params.logprob_start_len if params.return_logprob else None
         if start is not None and (start < 0 or start >= len(prompt.tokens)):
             start = None
+        sampling = _with_one_more(params) if prepared.taken_back.tokens else params
         model, send = self._loop.model, self._send if self._on_event is not None else None
         for i, constraint in enumerate(prepared.constraints):
             output = TextOutput(
@@ -69,12 +70,12 @@ class Request:
                 model.tokenizer.eos_token_ids,
                 self._sample_finished,
                 send,
-                prepared.healed,
+                prepared.taken_back,
                 sample=i,
             )
             name = self.id if params.n == 1 else f"{self.id}-{i}"
             seed = self._seed + i
-            made = prompt.sequence(name, output, params, seed, start, constraint=constraint)
+            made = prompt.sequence(name, output, sampling, seed, start, constraint=constraint)
             made.priority, made.deadline = self._options.priority, self._options.deadline
             self._outputs.append(output)
             self._sequences.append(made)
@@ -128,7 +129,7 @@ class Request:
             event,
             logprobs=logprobs,
             id=sequence.id,
-            prompt_tokens=prompt.total,
+            prompt_tokens=self._prepared.prompt_tokens,
             cached_tokens=_cached(sequence),
         )
 
@@ -142,11 +143,21 @@ class Request:
             return
         prompt = self._prepared.prompt
         completions = tuple(
-            output.completion(s.id, prompt.tokens, prompt.total, _cached(s))
+            output.completion(s.id, prompt.tokens, self._prepared.prompt_tokens, _cached(s))
             for s, output in zip(self._sequences, self._outputs, strict=True)
         )
         with suppress(InvalidStateError):  # cancelled, or failed by its callback
             self.future.set_result(completions)
+
+
+def _with_one_more(params: SamplingParams) -> SamplingParams:
+    """Allow for the token that spells what was taken back; a single one always does."""
+    least = params.min_new_tokens
+    return replace(
+        params,
+        max_new_tokens=params.max_new_tokens + 1,
+        min_new_tokens=least + 1 if least else 0,
+    )
 
 
 def _cached(s: Seq) -> int:

@@ -68,9 +68,10 @@ def content() -> Any:
 
 
 def test_a_graph_is_read_back_equal(tmp_path: Path) -> None:
-    save(graph(), tmp_path / "program.json")
-    assert load(tmp_path / "program.json") == graph()
-    assert dumps(loads(dumps(graph()))) == dumps(graph())
+    made = graph()
+    save(made, tmp_path / "program.json")
+    assert load(tmp_path / "program.json") == made
+    assert dumps(loads(dumps(made))) == dumps(made)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

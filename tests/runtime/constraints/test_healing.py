@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from sgl_mlx.benchmarks.micro.healing import cuts, hits
 from sgl_mlx.core import StreamEvent, Text
 from sgl_mlx.runtime.constraints.healing import Healing
@@ -40,7 +42,7 @@ def test_a_character_split_over_tokens_stays_whole() -> None:
     rocket = engine().tokenizer.encode("Go \U0001f680", add_special=False)
     spellings = engine()._loop.model.spellings
     found = spellings.heals(rocket)
-    assert found is None or "\ufffd" not in found[1]
+    assert found is None or "\ufffd" not in found.text
     (answer,) = healed(["Go \U0001f680"])
     assert "\ufffd" not in answer["text"].rstrip("\ufffd")
 
@@ -53,16 +55,49 @@ def test_special_tokens_are_never_taken_back() -> None:
     assert with_healing["output_ids"] == without["output_ids"]
 
 
-def test_output_begins_with_what_was_taken_back_and_the_text_does_not_repeat_it() -> None:
+def test_the_output_goes_on_from_the_prompt_or_merges_with_its_end() -> None:
     tokenizer = engine().tokenizer
     for prompt, answer in zip(PROMPTS, healed(PROMPTS), strict=True):
         found = engine()._loop.model.spellings.heals(tokenizer.encode(prompt))
-        taken = found[1] if found else ""
+        taken = found.text if found else ""
         spelled = b"".join(map(tokenizer.token_bytes, answer["output_ids"]))
-        assert spelled.startswith(taken.encode())
-        text = spelled[len(taken.encode()) :].decode("utf-8", "ignore")
-        assert text.startswith(answer["text"].rstrip("\ufffd"))
-        assert len(answer["output_ids"]) <= 8 + (found[0] if found else 0)
+        shown = answer["text"].rstrip("\ufffd").encode()
+        assert spelled.startswith(shown) or spelled.startswith(taken.encode() + shown)
+
+
+@pytest.mark.parametrize("limit", [1, 4])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_healing_shows_in_no_count_and_no_logprob(limit: int, streamed: bool) -> None:
+    params = {**GREEDY, "token_healing": True, "max_new_tokens": limit, "ignore_eos": True}
+    asked: dict[str, Any] = {"return_logprob": True, "return_text_in_logprobs": True}
+    asked.update(logprob_start_len=0, top_logprobs_num=2)
+    prompts = PROMPTS[:3] if streamed else PROMPTS
+    answers = engine().generate(prompts, params, **asked) if not streamed else []
+    for prompt in prompts if streamed else ():
+        *_, last = engine().generate(prompt, params, stream=True, **asked)
+        answers.append(last)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        meta, count = answer["meta_info"], len(engine().tokenizer.encode(prompt))
+        assert meta["prompt_tokens"] == count
+        assert meta["completion_tokens"] == len(answer["output_ids"]) == limit
+        assert meta["finish_reason"] == {"type": "length", "length": limit}
+        for name in ("input_token_logprobs", "input_top_logprobs"):
+            assert len(meta[name]) == count
+        for name in ("output_token_logprobs", "output_top_logprobs"):
+            assert len(meta[name]) == limit
+        told = [token_id for _, token_id, _ in meta["input_token_logprobs"]]
+        assert told == engine().tokenizer.encode(prompt)
+        texts = [text for *_, text in meta["output_token_logprobs"]]
+        if "\ufffd" not in "".join(texts):
+            assert "".join(texts) == answer["text"]
+
+
+def test_a_stop_token_that_comes_too_early_counts_without_the_prompts_end() -> None:
+    stop = engine().tokenizer.encode("\n", add_special=False)
+    for prompt in PROMPTS:
+        (answer,) = healed([prompt], stop_token_ids=stop, min_new_tokens=4, max_new_tokens=12)
+        assert answer["meta_info"]["completion_tokens"] > 4
+        assert not {*stop} & {*answer["output_ids"][:4]}
 
 
 def test_pieces_of_a_stream_make_up_the_text() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sgl_mlx.core import FinishReason, PartialCompletion, SamplingParams, StreamEvent
+from sgl_mlx.runtime.constraints.healing import TakenBack
 from sgl_mlx.runtime.request.output import TextOutput
 from sgl_mlx.runtime.scheduler.plan import Scores
 from sgl_mlx.tokenizer import Detokenizer, Tokenizer
@@ -35,6 +36,9 @@ class Pieces:
 
     def is_special(self, token: int) -> bool:
         return token == END
+
+    def token_bytes(self, token: int) -> bytes:
+        return bytes(self._spelled[token])
 
     def token_text(self, token: int) -> str:
         return str(self._spelled[token].decode("utf-8", "replace"))
@@ -211,6 +215,30 @@ def test_a_stop_token_of_the_request_ends_it_even_with_ignore_eos() -> None:
 
 
 # -- logprobs ---------------------------------------------------------------------------------
+
+
+@given(st.text("aé\U0001f680", min_size=1, max_size=3), st.lists(letters, max_size=4), letters)
+def test_what_was_taken_back_is_the_prompts(taken: str, rest: list[str], merged: str) -> None:
+    """The first token spells it alone, or with the beginning of the answer."""
+    params = SamplingParams(
+        return_logprob=True, return_text_in_logprobs=True, logprob_start_len=0, max_new_tokens=9
+    )
+    tokenizer = cast(Tokenizer, Pieces([taken + merged, *rest]))
+    back, events = TakenBack(taken, (0,)), list[StreamEvent]()
+    output = TextOutput(
+        params, tokenizer, frozenset({END}), lambda _: None, events.append, taken_back=back
+    )
+    for token in range(len(rest) + 1):
+        assert output.push(token, Scores(((-1.0, token),))) is None
+    output.finish(FinishReason("stop"))
+    done = output.completion("", [], 1, 0)
+    assert done.text == "".join(event.text for event in events) == merged + "".join(rest)
+    assert done.token_ids == tuple(range(0 if merged else 1, len(rest) + 1))
+    assert done.logprobs is not None
+    assert "".join(entry.text or "" for entry in done.logprobs.output) == done.text
+    assert [entry.logprob for entry in done.logprobs.input] == [None if merged else -1.0]
+    told = [token for event in events for token in event.token_ids]
+    assert tuple(told) == done.token_ids
 
 
 def test_logprobs_carry_the_text_of_tokens_when_asked() -> None:

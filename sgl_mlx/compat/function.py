@@ -1,0 +1,48 @@
+"""SGLang's `function`: its programs trace as SGLang's do where that is stricter."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from sgl_mlx.program import SglFunction as OwnFunction
+
+
+class SglFunction(OwnFunction):
+    """A program; its `trace` refuses f-strings of arguments that it is not given."""
+
+    def trace(self, *, backend: Any = None, **kwargs: Any) -> Any:
+        """As `sgl_mlx.program.SglFunction.trace`.
+
+        Raises:
+            TypeError: for an f-string of an argument that is left out; SGLang cannot trace it.
+        """
+        free = set(self.arg_names) - {*kwargs, *self.bind_arguments}
+        formatted = sorted(free & _formatted_names(self.func))
+        if formatted:
+            raise TypeError(
+                f"{self.name}() formats its argument {formatted[0]!r} in an f-string; give "
+                f"trace() a value for it, or write + {formatted[0]} +"
+            )
+        return super().trace(backend=backend, **kwargs)
+
+
+def function(func: Callable[..., Any] | None = None, num_api_spec_tokens: int | None = None) -> Any:
+    """Make a program, as `sgl_mlx.function` does."""
+    if func is None:
+        return partial(SglFunction, num_api_spec_tokens=num_api_spec_tokens)
+    return SglFunction(func, num_api_spec_tokens)
+
+
+def _formatted_names(func: Callable[..., Any]) -> set[str]:
+    """The plain names that the f-strings of a function format; none without its source."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(func)))
+    except (OSError, TypeError, SyntaxError):
+        return set()
+    values = [node.value for node in ast.walk(tree) if isinstance(node, ast.FormattedValue)]
+    return {value.id for value in values if isinstance(value, ast.Name)}
