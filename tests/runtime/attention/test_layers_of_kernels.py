@@ -11,6 +11,7 @@ from sgl_mlx.core import SamplingParams
 from sgl_mlx.metal_kernels import tested
 from sgl_mlx.metal_kernels.build import Kernels
 from sgl_mlx.metal_kernels.dispatch import ALWAYS_OURS, CutOvers
+from sgl_mlx.metal_kernels.inputs import DecodeInputs, ExtendInputs
 from sgl_mlx.metal_kernels.selftest import Case
 from sgl_mlx.metal_kernels.tested import TestedKernels
 from sgl_mlx.models.adapter import Adapter
@@ -65,17 +66,33 @@ def run(adapter: Adapter, kernels: TestedKernels | None) -> list[dict[str, int]]
     return [dict(step.tokens) for step in steps]
 
 
+def count_questions(kernels: TestedKernels, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """A list that gets an element whenever the verdict on a layer is asked for."""
+    asked: list[object] = []
+    takes = kernels.takes
+
+    def counted(inputs: ExtendInputs | DecodeInputs) -> bool:
+        asked.append(inputs)
+        return takes(inputs)
+
+    monkeypatch.setattr(kernels, "takes", counted)
+    return asked
+
+
 @needs_compiler
 @pytest.mark.parametrize(
     ("sliding", "full", "taken"),
     [(64, 24, {64}), (24, 64, {64}), (64, 96, {64, 96}), (24, 40, set())],
 )
 def test_only_layers_of_fitting_widths_run_on_kernels_and_tokens_are_those_of_plain_mlx(
-    sliding: int, full: int, taken: set[int]
+    sliding: int, full: int, taken: set[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter, emulator = model(sliding, full), Emulator()
     kernels = TestedKernels(Kernels(emulator.metal_kernel), force=True)
+    asked = count_questions(kernels, monkeypatch)
     assert run(adapter, kernels) == run(adapter, None)
+    decoded = [inputs for inputs in asked if isinstance(inputs, DecodeInputs)]
+    assert len(decoded) == 2 * len(taken), "once an epoch, of one step and of three"
     assert {case.dim for case in kernels.verdicts} == taken
     assert bool(emulator.launches) == bool(taken)
     assert pool_fits(KVPool(adapter.layers, 9, adapter.dtype), kernels) == bool(taken)
