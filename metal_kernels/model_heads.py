@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import product
 from typing import Literal
 
 import mlx.core as mx
@@ -48,8 +47,9 @@ DTYPES = (mx.bfloat16, mx.float16, mx.float32)
 
 def cases(model: str, dtype: mx.Dtype = mx.bfloat16, quantized: bool = False) -> Iterator[Case]:
     """List the cases that the runtime asks of the kernels for a model of `MODELS`."""
-    for kind, work in product(MODELS[model], WORKS):
-        yield Case(work, dtype=dtype, quantized=quantized, **asdict(kind))
+    for kind in MODELS[model]:
+        for work in WORKS:
+            yield Case(work, dtype=dtype, quantized=quantized, **asdict(kind))
 
 
 def all_cases() -> list[Case]:

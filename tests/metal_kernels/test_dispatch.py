@@ -32,6 +32,10 @@ MANY = replace(ONE, rows=3)
         (replace(MANY, tokens=1, shared=True), AttentionPath.SHARED),
         (replace(MANY, dim=72), AttentionPath.REFERENCE),
         (replace(MANY, value_dim=64), AttentionPath.REFERENCE),
+        (replace(ONE, dim=512), AttentionPath.EXTEND),
+        (replace(MANY, tokens=1, dim=192, value_dim=128), AttentionPath.DECODE),
+        (replace(ONE, tokens=500, dim=576, value_dim=512, contiguous=True), AttentionPath.EXTEND),
+        (replace(MANY, dim=512, value_dim=576), AttentionPath.REFERENCE),
         (replace(MANY, dtype=mx.float64), AttentionPath.REFERENCE),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan, ExtendRow, SharedSpan
+from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan, ExtendRow, SharedSpan, tile_rows
 
 
 def test_rows_of_an_extend_lie_one_after_another() -> None:
@@ -19,6 +19,15 @@ def test_a_tile_holds_32_pairs_of_token_and_head() -> None:
     assert tiles.tolist()[: 2 * count] == [0, 0, 0, 32, 1, 0]
     assert plan.tiles(1)[1] == 2
     assert plan.tiles(2)[0] is tiles
+
+
+def test_tiles_of_wide_heads_have_fewer_rows() -> None:
+    assert [tile_rows(*width) for width in ((128, 128), (192, 128), (256, 256))] == [32, 32, 16]
+    assert [tile_rows(*width) for width in ((512, 512), (576, 512))] == [8, 8]
+    plan = ExtendPlan([ExtendRow([], 17)])
+    assert (plan.tiles(1, 8)[1], plan.tiles(1, 16)[1], plan.tiles(1, 32)[1]) == (3, 2, 1)
+    shared = DecodePlan([[]] * 17, [SharedSpan(0, 17, 0, [1])])
+    assert [shared.shared_tiles(1, rows)[1] for rows in (8, 16, 32)] == [3, 2, 1]
 
 
 def test_no_table_is_so_small_that_mlx_passes_it_in_another_address_space() -> None:

@@ -19,6 +19,7 @@ CASES = [
     Case(dtype=mx.float32, group=3, sinks=True),
     Case(dtype=mx.float32, group=8, quantized=True),
     Case(dtype=mx.float32, group=2, sinks=True, softcap=5.0, window=9, loud=True),
+    Case(dtype=mx.float32, dim=192, value_dim=128, group=3, kv_heads=2, sinks=True),
 ]
 
 
@@ -27,7 +28,7 @@ def naive(q: mx.array, keys: mx.array, values: mx.array, options: AttentionOptio
     q64, k64, v64 = (np.array(x, np.float64) for x in (q, keys, values))
     tokens, heads, _ = q64.shape
     group = heads // k64.shape[1]
-    out = np.zeros_like(q64)
+    out = np.zeros((tokens, heads, v64.shape[-1]))
     for i in range(tokens):
         position = len(k64) - tokens + i
         first = 0 if options.window is None else max(0, position + 1 - options.window)

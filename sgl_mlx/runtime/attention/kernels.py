@@ -85,6 +85,7 @@ class KernelEpoch:
         self._layers, self._open_plain = layers, plain
         self._plain: Epoch | None = None
         self._in_plain: set[int] = set()
+        self._taken: set[tuple[object, ...]] = set()
 
     def begin_step(self) -> mx.array:
         """Begin the next step; returns the positions `(rows,)` of its tokens."""
@@ -105,7 +106,9 @@ class KernelEpoch:
         if self._plain is None or layer not in self._in_plain:
             tail = self.keys[layer], self.values[layer], self.steps
             inputs = DecodeInputs(queries, *tail, self._pool.layer(layer), self._plan, options)
-            if layer in self._layers and self._kernels.takes(inputs):
+            case = layer, queries.shape[1], options.window, options.softcap, options.sinks is None
+            if case in self._taken or (layer in self._layers and self._kernels.takes(inputs)):
+                self._taken.add(case)
                 return self._kernels.decode(inputs)
             self._leave(layer)
         assert self._plain is not None
