@@ -20,6 +20,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from sgl_mlx.machine import device_info
 from sgl_mlx.metal_kernels import ops
 from sgl_mlx.metal_kernels.build import SPECS, Kernels, read
 from sgl_mlx.metal_kernels.dispatch import CutOvers
@@ -193,7 +194,7 @@ def heads_of(case: Case) -> Case:
 def machine() -> dict[str, str]:
     """Describe this machine: chip, system, MLX and the kernels' text."""
     return {
-        "chip": str(mx.device_info().get("device_name", platform.machine())),
+        "chip": str(device_info().get("device_name", platform.machine())),
         "system": f"{platform.system()} {platform.release()}",
         "mlx": version("mlx"),
         "kernels": kernels_hash(),
