@@ -1,8 +1,9 @@
 """A Mac in place of this machine: `pytest --as-darwin m2`, for what the package decides by it.
 
 The package then takes the system for macOS and MLX's device for a GPU, finds no CPU kernels, and
-reads the device and memory of that Mac. MLX itself still computes on Linux's CPU, without Metal, so
-kernels are not used, and processes that tests start are not simulated. Names of `os` that macOS
+reads the device and memory of that Mac. MLX itself still computes on Linux's CPU, without Metal:
+kernels are not used, weights are in float32 (in half precision a sentence takes it minutes), and
+processes that tests start are not simulated. Names of `os` that macOS
 lacks are gone, files of `/proc` cannot be opened by the package, and the folder for temporary files
 is reached over a link, as /tmp is on a Mac.
 """
@@ -71,6 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
         become(MACS[name], undo, Path(tempfile.mkdtemp(prefix="darwin-")))
 
 
+@pytest.hookimpl(trylast=True)  # the last line of the run still asks for the system
 def pytest_unconfigure(config: pytest.Config) -> None:
     if SET_UP in config.stash:
         config.stash[SET_UP]()
@@ -86,9 +88,14 @@ def become(mac: Mac, patch: pytest.MonkeyPatch, scratch: Path) -> None:
     import mlx.core as mx  # after the BLAS, which conftest loads
     import psutil
 
+    from sgl_mlx.models import loader
+
+    resolve_dtype = loader._resolve_dtype
+
     memory = psutil.virtual_memory()._replace(total=mac.memory, available=mac.memory * 7 // 10)
     patch.setattr(machine, "system", lambda: "darwin")
     patch.setattr(machine, "on_gpu", lambda: True)
+    patch.setattr(loader, "_resolve_dtype", lambda dtype: resolve_dtype(dtype or "float32"))
     patch.setattr(mx, "device_info", mac.device_info)
     patch.setattr(psutil, "virtual_memory", lambda: memory)
     for name in LACKING:

@@ -12,7 +12,7 @@ from sgl_mlx.cli.engine import model_option
 from sgl_mlx.cli.options import json_option
 
 if TYPE_CHECKING:
-    from sgl_mlx.cli.checks import Check
+    from sgl_mlx.cli.doctor.check import Check
 
 MARKS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -26,7 +26,7 @@ def doctor(ctx: click.Context, model: str | None, as_json: bool) -> None:
 
     Nothing is fetched or loaded. Ends with code 1 when a check fails.
     """
-    from sgl_mlx.cli.checks import all_checks
+    from sgl_mlx.cli.doctor.checks import all_checks
 
     rows = list(_shown(all_checks(model), as_json))
     if as_json:
@@ -38,5 +38,5 @@ def _shown(rows: Iterator[Check], as_json: bool) -> Iterator[Check]:
     for row in rows:
         if not as_json:
             mark = click.style(f"{row.status:<5}", fg=MARKS[row.status])
-            click.echo(f"{mark} {row.name:<10} {row.detail}")
+            click.echo(f"{mark} {row.name:<11} {row.detail}")
         yield row
