@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
+MAC    ?= m2
 
 BIN     := $(VENV)/bin
 PACKAGE := $(VENV)/.package-installed
@@ -18,7 +19,8 @@ apt = { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "installing
   { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(1); } >/dev/null 2>&1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-kernels test-sdist check fmt docs clean
+.PHONY: help setup demo test test-kernels test-gpu test-darwin test-sdist check fmt docs dist
+.PHONY: version clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +41,13 @@ test: setup $(TOOLS) ## all tests
 
 test-kernels: setup $(TOOLS) ## the whole grid of the Metal kernels, in the emulator
 	@$(PYTEST) tests/metal_kernels -m "whole_grid or not whole_grid" $(ARGS)
+
+# One process, and small pools: a hosted Mac has 7 GB, of which its GPU gets 5.
+test-gpu: setup $(TOOLS) ## the tests that compute on a GPU, one after the other in little memory
+	@$(BIN)/python -m pytest --small-pools -m "gpu and not whole_grid" $(ARGS)
+
+test-darwin: setup $(TOOLS) ## all tests, as if this machine were a Mac (MAC=m2 or paravirtual)
+	@$(PYTEST) --as-darwin $(MAC) $(ARGS)
 
 test-sdist: setup ## some tests of the source distribution, unpacked
 	@rm -rf $(SDIST) && mkdir -p $(SDIST)
@@ -84,6 +93,16 @@ $(TOOLS): | $(PACKAGE)
 	fi
 	@touch $@
 
+dist: $(PACKAGE) ## source distribution, wheel and Homebrew formula, in dist/
+	@rm -rf build dist && mkdir dist
+	@PYTHONPATH=.ci $(BIN)/python -c \
+	  'import build_backend as b; b.build_sdist("dist"), b.build_wheel("dist")' >/dev/null
+	@$(BIN)/python packaging/homebrew/formula.py dist/*.tar.gz
+	@ls dist
+
+version: ## the version in pyproject.toml
+	@sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml
+
 clean: ## remove the venv, caches and build products
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	rm -rf .import_linter_cache .coverage
@@ -91,7 +110,9 @@ clean: ## remove the venv, caches and build products
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "sgl-mlx needs Python 3.11 or newer; choose one with make PYTHON=python3.12" >&2; exit 1; }
+	  { echo "sgl-mlx needs Python 3.11 or newer; choose one with make PYTHON=python3.13" >&2; \
+	    [ "$$(uname)" != Darwin ] || echo "to get one: brew install python, or uv python install 3.13" \
+	      "(then make PYTHON=\"\$$(uv python find 3.13)\")" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "no venv module: install python3-venv, or choose another PYTHON=" >&2; exit 1; }
 

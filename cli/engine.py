@@ -6,12 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import wraps
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sgl_mlx.cli.sizes import byte_size
 from sgl_mlx.lang.backend import Backend
+
+if TYPE_CHECKING:
+    from sgl_mlx.models.download import Download
 
 model_option = click.option(
     "--model",
@@ -92,8 +96,7 @@ def open_engine(options: EngineOptions) -> Iterator[Backend]:
         MemoryLimitError: when it does not fit.
         InvalidParamsError: when an option has a wrong value.
     """
-    with _progress(f"loading {options.model_path or 'the default model'}"):
-        engine = create_engine(options)
+    engine = create_engine(options)
     try:
         yield engine
     finally:
@@ -101,9 +104,26 @@ def open_engine(options: EngineOptions) -> Iterator[Backend]:
 
 
 def create_engine(options: EngineOptions) -> Backend:
+    from sgl_mlx.runtime.config import EngineConfig
     from sgl_mlx.runtime.engine import Engine  # imports mlx: a second that --help must not take
 
-    return Engine(**asdict(options))
+    EngineConfig.of(asdict(options))  # what is wrong with it is said before a download
+    fetch_model(options.model_path)
+    with _progress(f"loading {options.model_path or 'the default model'}"):
+        return Engine(**asdict(options))
+
+
+def fetch_model(model: str | None) -> Path:
+    """Return where a model lies, after downloading what is missing of it.
+
+    What is downloaded is told on standard error, before the bars of the hub's library.
+    """
+    from sgl_mlx.models.resolve import resolve
+
+    def announce(download: Download) -> None:
+        click.echo(f"downloading {download}", err=True)
+
+    return resolve(model, announce=announce)[1]
 
 
 @contextmanager

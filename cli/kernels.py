@@ -35,8 +35,8 @@ def list_kernels(as_json: bool) -> None:
     from sgl_mlx.cpu_kernels.build import why_not
     from sgl_mlx.metal_kernels.build import SPECS
     from sgl_mlx.metal_kernels.dispatch import RULES
-    from sgl_mlx.metal_kernels.machine import machine
     from sgl_mlx.metal_kernels.mode import VARIABLE, mode
+    from sgl_mlx.metal_kernels.records import machine
     from sgl_mlx.metal_kernels.verdicts import kept_verdicts
 
     facts: dict[str, Any] = {

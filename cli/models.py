@@ -6,6 +6,7 @@ import json
 
 import click
 
+from sgl_mlx.cli.engine import fetch_model
 from sgl_mlx.cli.options import json_option
 
 GIGA = 1e9
@@ -50,10 +51,7 @@ def list_models(folder: str | None) -> None:
 @click.argument("name")
 def pull(name: str) -> None:
     """Fetch a model from the Hugging Face hub into its cache."""
-    from sgl_mlx.models.resolve import resolve
-
-    _, path = resolve(name)
-    click.echo(path)
+    click.echo(fetch_model(name))
 
 
 @models.command()
@@ -62,9 +60,8 @@ def pull(name: str) -> None:
 def info(name: str, as_json: bool) -> None:
     """Describe a model from its headers, without loading it."""
     from sgl_mlx.models.info import describe
-    from sgl_mlx.models.resolve import resolve
 
-    facts = describe(resolve(name)[1]).to_dict()
+    facts = describe(fetch_model(name)).to_dict()
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return

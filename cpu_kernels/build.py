@@ -25,6 +25,7 @@ from types import ModuleType
 
 import mlx.core as mx
 
+from sgl_mlx import machine
 from sgl_mlx.errors import KernelError
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ _MAIN = "module.cpp"
 _COMPILERS = ("g++", "clang++", "clang++-19")
 _FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-fvisibility=hidden")
 _WITHOUT_AMX = ("-U__AMX_TILE__", "-U__AMX_INT8__", "-U__AMX_BF16__")
+_FOR_LINUX = "the CPU kernels are for Linux"
 _REMEDY = "install a C++ compiler (`apt-get install g++`), then run `sgl-mlx kernels build`"
 
 
@@ -52,6 +54,8 @@ def compile_kernels(amx: bool = True) -> Path:
         KernelError: a tool or header is missing, or the compiler failed; the message says which
             and what would help.
     """
+    if machine.system() != "linux":
+        raise KernelError(_FOR_LINUX)
     compiler = _compiler()
     if compiler is None:
         raise KernelError(f"there is no C++ compiler; {_REMEDY}")
@@ -87,8 +91,8 @@ def compiled_for() -> str:
 
 def why_not() -> str | None:
     """Say why the kernels cannot be used here, with the remedy; None if they can."""
-    if sys.platform != "linux":
-        return "the CPU kernels are for Linux"
+    if machine.system() != "linux":
+        return _FOR_LINUX
     if not _library().exists():
         return f"the CPU kernels are not compiled; {_REMEDY}"
     return None if load() else "the CPU kernels do not load; the log says why"
@@ -97,7 +101,7 @@ def why_not() -> str | None:
 @cache
 def load() -> ModuleType | None:
     """Load the compiled kernels and start their threads; None if none work here."""
-    if sys.platform != "linux" or not (library := _library()).exists():
+    if machine.system() != "linux" or not (library := _library()).exists():
         return None
     spec = spec_from_file_location(
         _MODULE, library, loader=ExtensionFileLoader(_MODULE, str(library))

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from sgl_mlx.metal_kernels.machine import cache_folder, key_of, machine, write_json
+from sgl_mlx.metal_kernels.records import cache_folder, key_of, machine, write_json
 
 
 class Verdict(NamedTuple):

@@ -17,6 +17,7 @@ from functools import cache, lru_cache
 import mlx.core as mx
 import mlx.nn as nn
 
+from sgl_mlx import machine
 from sgl_mlx.cpu_kernels.open import open_cpu_kernels
 from sgl_mlx.models.redirect import redirect
 
@@ -47,7 +48,7 @@ WORTH_A_POLYNOMIAL = 1 << 12
 
 def on_cpu() -> bool:
     """True if MLX computes on the CPU by default."""
-    return bool(mx.default_device() == mx.Device(mx.cpu))
+    return not machine.on_gpu()
 
 
 @cache

@@ -16,6 +16,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model as load_mlx_folder
 
+from sgl_mlx import machine
 from sgl_mlx.blas import load_fast_blas
 from sgl_mlx.cpu_kernels.open import open_cpu_kernels
 from sgl_mlx.errors import CorruptModelError
@@ -83,8 +84,10 @@ def load(
         ModelNotFoundError, CorruptModelError, TokenizerError, UnsupportedModelError: saying
             which file is wrong and how.
         MemoryLimitError: if the weights do not fit; raised before any is read.
+        BackendError: if MLX has no device here.
     """
     name, path = resolve(model, offline=offline)
+    machine.check_device()
     kind = _resolve_dtype(dtype)
     target = None if kind is None else getattr(mx, kind)
     chosen_for_cpu = dtype is None and target is not None
@@ -123,7 +126,7 @@ def _resolve_dtype(dtype: str | None) -> str | None:
     if dtype not in (None, "native", "float32", "float16", "bfloat16"):
         raise ValueError(f"dtype must be native, float32, float16 or bfloat16, got {dtype!r}")
     if dtype is None:
-        return None if mx.default_device() == mx.gpu else "float32"
+        return None if machine.on_gpu() else "float32"
     return None if dtype == "native" else dtype
 
 

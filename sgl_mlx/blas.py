@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from sgl_mlx import machine
+
 _SYSTEM_NAMES = ("libopenblas.so.0", "libopenblas.so", "libopenblaso.so.0", "libopenblasp.so.0")
 _REMEDY = "install one: `apt-get install libopenblas0-pthread` or `pip install mkl`"
 
@@ -47,7 +49,7 @@ class BlasBeforeMlx:
 
 def load_fast_blas_before_mlx() -> None:
     """Have `load_fast_blas` called right before the first import of `mlx.core`."""
-    if sys.platform == "linux" and not any(isinstance(f, BlasBeforeMlx) for f in sys.meta_path):
+    if machine.system() == "linux" and not any(isinstance(f, BlasBeforeMlx) for f in sys.meta_path):
         sys.meta_path.insert(0, BlasBeforeMlx())
 
 
@@ -61,7 +63,7 @@ def load_fast_blas() -> Blas | None:
     Warns:
         SlowBlasWarning: once, with the remedy, when there is none or it came too late.
     """
-    if sys.platform != "linux":
+    if machine.system() != "linux":
         return None
     too_late = "mlx.core" in sys.modules
     loaded = next(filter(_load, _candidates()), None)

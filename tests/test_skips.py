@@ -26,8 +26,10 @@ def test_passes(): ...
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder of tests under this project's conftest."""
-    shutil.copy(Path(__file__).parent / "conftest.py", tmp_path)
-    (tmp_path / "test_some.py").write_text(TESTS, "utf-8")
+    (tmp_path / "tests").mkdir()
+    for name in ("conftest.py", "darwin.py", "gpu.py"):
+        shutil.copy(Path(__file__).parent / name, tmp_path / "tests")
+    (tmp_path / "tests/test_some.py").write_text(TESTS, "utf-8")
     return tmp_path
 
 

@@ -18,6 +18,7 @@ import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, generate_step
 from mlx_lm.models.cache import make_prompt_cache
 
+from sgl_mlx import machine
 from sgl_mlx.benchmarks.micro.paired_runs import Pair, measure_pairs
 from sgl_mlx.models.loader import load
 from sgl_mlx.runtime.engine import Engine
@@ -40,7 +41,7 @@ class EngineBench:
 
     def __init__(self, engine: Engine, repeats: int = 3, scale: float = 1.0) -> None:
         self._engine = engine
-        name, dtype = engine.config.model_path, None if mx.default_device() == mx.gpu else "float32"
+        name, dtype = engine.config.model_path, None if machine.on_gpu() else "float32"
         self._theirs = engine.run_on_model(lambda _: load(name, dtype=dtype).model)
         self._repeats = repeats
         self._new_tokens = max(int(64 * scale), 4)

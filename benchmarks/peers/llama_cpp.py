@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sgl_mlx import machine
 from sgl_mlx.benchmarks.peers.completions import HttpSession, Question, opened
 from sgl_mlx.benchmarks.peers.server import HOST, free_port, running
 from sgl_mlx.benchmarks.peers.system import Answer, PeerError
@@ -46,9 +46,7 @@ def find_server(given: str | None = None) -> str:
     found = shutil.which(PROGRAM) or shutil.which(PROGRAM, path=os.pathsep.join(folders))
     if found is None:
         how = (
-            "brew install llama.cpp"
-            if platform.system() == "Darwin"
-            else "benchmarks/peers/build_llama_cpp.sh"
+            "brew install llama.cpp" if machine.on_mac() else "benchmarks/peers/build_llama_cpp.sh"
         )
         raise PeerError(f"llama.cpp: no {PROGRAM} on PATH; get one with `{how}`")
     return found
@@ -161,7 +159,7 @@ class LlamaCpp:
             "--parallel": parallel,
             "--ctx-size": parallel * self._context,
             "--cache-ram": _CACHE_MB,
-            "--n-gpu-layers": 999 if platform.system() == "Darwin" else 0,
+            "--n-gpu-layers": 999 if machine.on_mac() else 0,
         }
         if images:
             options["--mmproj"] = self._mmproj

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 import resource
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from sgl_mlx import machine
 from sgl_mlx.cli.bench.pair_report import print_document, print_pairs
 from sgl_mlx.cli.engine import EngineOptions, engine_options
 from sgl_mlx.cli.options import json_option, tower_option
@@ -81,7 +81,7 @@ def _with_tower(options: EngineOptions, tower: str, folder: Path) -> dict[str, A
 def _peak_memory_mb() -> int:
     """Peak memory of this process in MiB; Linux counts kilobytes, macOS bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1 << 20 if platform.system() == "Darwin" else 1 << 10))
+    return round(peak / (1 << 20 if machine.on_mac() else 1 << 10))
 
 
 def _print_phases(ours: Run, theirs: Run) -> None:

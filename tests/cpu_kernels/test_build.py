@@ -7,10 +7,15 @@ from types import ModuleType
 
 import pytest
 
+from sgl_mlx import machine
 from sgl_mlx.cpu_kernels import build
 from sgl_mlx.cpu_kernels.open import open_cpu_kernels
 from sgl_mlx.errors import KernelError
 from sgl_mlx.metal_kernels.mode import VARIABLE
+
+pytestmark = pytest.mark.skipif(
+    machine.system() != "linux", reason="needs Linux: the CPU kernels are compiled there alone"
+)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgl_mlx.metal_kernels import machine
+from sgl_mlx.metal_kernels import records
 from sgl_mlx.metal_kernels.build import Kernels
 from sgl_mlx.metal_kernels.dispatch import CutOvers
 from sgl_mlx.metal_kernels.plan import CHUNKS
@@ -90,8 +90,8 @@ def test_another_machine_or_text_measures_anew(
     tmp_path: Path, changed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Tuning(tmp_path).save(CASE, FOUND)
-    other = {**machine.machine(), changed: "another"}
-    monkeypatch.setattr(machine, "machine", lambda: other)
+    other = {**records.machine(), changed: "another"}
+    monkeypatch.setattr(records, "machine", lambda: other)
     assert Tuning(tmp_path).load(CASE) is None
 
 

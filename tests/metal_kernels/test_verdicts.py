@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sgl_mlx.metal_kernels import machine, verdicts
+from sgl_mlx.metal_kernels import records, verdicts
 from sgl_mlx.metal_kernels.verdicts import Verdict, VerdictFile, kept_verdicts
 
 GOOD = Verdict("extend(heads=4)", True, "differs by 1e-6 at most")
@@ -43,8 +43,8 @@ def test_another_machine_or_text_knows_nothing(
     tmp_path: Path, changed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     VerdictFile(tmp_path).add([GOOD])
-    other = {**machine.machine(), changed: "another"}
-    monkeypatch.setattr(machine, "machine", lambda: other)
+    other = {**records.machine(), changed: "another"}
+    monkeypatch.setattr(records, "machine", lambda: other)
     assert VerdictFile(tmp_path).load() == {}
 
 

@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
 
 from sgl_mlx.errors import ModelNotFoundError
 from sgl_mlx.models import resolve as module
+from sgl_mlx.models.download import Download
 from sgl_mlx.models.resolve import embedded_gguf, is_offline, list_local, resolve
 
 
@@ -27,17 +28,24 @@ class Hub:
         self.answer = answer
         self.asked: list[tuple[str, bool]] = []
 
-    def __call__(self, repo: str, *, allow_patterns: list[str], local_files_only: bool) -> str:
+    def __call__(
+        self, repo: str, *, allow_patterns: list[str], local_files_only: bool, tqdm_class: type
+    ) -> str:
         self.asked.append((repo, local_files_only))
         if isinstance(self.answer, Exception):
             raise self.answer
         return str(self.answer)
 
 
+def unreachable(repo: str) -> Download:
+    raise ConnectionError("unreachable")
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
     hub = Hub(tmp_path)
     monkeypatch.setattr(module.huggingface_hub, "snapshot_download", hub)
+    monkeypatch.setattr(module, "plan_download", unreachable)
     for name in ("SGL_MLX_MODEL", "SGL_MLX_OFFLINE", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     return hub

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from sgl_mlx import machine
 from sgl_mlx.benchmarks.peers.system import System
 from sgl_mlx.benchmarks.suite.compare import Comparison, geometric_means
 from sgl_mlx.benchmarks.suite.report.figures import Figures
@@ -93,7 +94,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    if platform.system() == "Darwin":
+    if machine.on_mac():
         return _output("sysctl", "-n", "machdep.cpu.brand_string")
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()

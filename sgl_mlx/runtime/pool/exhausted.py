@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import mlx.core as mx
 
+from sgl_mlx.machine import device_info
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 
@@ -90,6 +91,6 @@ class Exhausted:
 
 
 def _memory() -> str:
-    recommended = mx.device_info().get("max_recommended_working_set_size")
+    recommended = device_info().get("max_recommended_working_set_size")
     told = f"{mx.get_active_memory() / _GIB:.2f} GiB are in use"
     return f"{told}, {int(recommended) / _GIB:.2f} GiB recommended" if recommended else told

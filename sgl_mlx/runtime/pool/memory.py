@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
+from sgl_mlx import machine
 from sgl_mlx.errors import MemoryLimitError
 from sgl_mlx.models.adapter import LayerShape
 from sgl_mlx.models.memory import available_bytes
@@ -98,9 +99,9 @@ def warn_if_large(weights: int, pool: int, total: int) -> None:
 
 def limit_cache() -> None:
     """Bound the buffers that MLX's allocator keeps on a GPU, where its default is all memory."""
-    recommended = mx.device_info().get("max_recommended_working_set_size")
+    recommended = machine.recommended_bytes()
     if recommended:
-        mx.set_cache_limit(max(_GIB, int(_CACHE_SHARE * int(recommended))))
+        mx.set_cache_limit(max(_GIB, int(_CACHE_SHARE * recommended)))
 
 
 class Garbage:

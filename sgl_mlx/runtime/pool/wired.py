@@ -16,6 +16,7 @@ from typing import Any, Literal, cast, get_args
 import mlx.core as mx
 
 from sgl_mlx.errors import InvalidParamsError
+from sgl_mlx.machine import device_info
 
 VARIABLE = "SGL_MLX_WIRED"
 Mode = Literal["auto", "on", "off"]
@@ -50,9 +51,9 @@ def wiring(weights: int, device: Mapping[str, Any] | None = None) -> Wiring:
     """Decide how many of the `weights` (bytes) are made resident; nothing is changed.
 
     Args:
-        device: facts as `mx.device_info` gives them; None asks for this machine's.
+        device: facts as `machine.device_info` gives them; None asks for this machine's.
     """
-    facts = mx.device_info() if device is None else device
+    facts = device_info() if device is None else device
     recommended, asked = int(facts.get("max_recommended_working_set_size") or 0), mode()
     if not recommended:
         return Wiring(0, "no GPU with a memory of its own limits: nothing to wire")

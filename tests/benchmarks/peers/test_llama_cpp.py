@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import platform
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from sgl_mlx import machine
 from sgl_mlx.benchmarks.peers import llama_cpp, server
 from sgl_mlx.benchmarks.peers.llama_cpp import LlamaCpp, cpu_features, find_server
 from sgl_mlx.benchmarks.peers.system import PeerError
@@ -131,7 +131,7 @@ def test_interrupted_it_is_ended_too(
 
 def on(system: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing is on PATH, and this is such a system."""
-    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(machine, "system", lambda: system)
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(llama_cpp, "_HOMEBREW", (str(tmp_path / "brew"),))
@@ -148,7 +148,7 @@ def install(folder: Path) -> str:
 def test_it_is_found_on_path_then_from_homebrew_then_where_our_script_builds_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    on("Darwin", monkeypatch, tmp_path)
+    on("darwin", monkeypatch, tmp_path)
     built = install(tmp_path / "cache" / "sgl-mlx" / "llama.cpp")
     assert find_server() == built
     brewed = install(tmp_path / "brew")
@@ -162,7 +162,7 @@ def test_it_is_found_on_path_then_from_homebrew_then_where_our_script_builds_it(
 
 @pytest.mark.parametrize(
     ("system", "remedy"),
-    [("Darwin", "brew install llama.cpp"), ("Linux", "benchmarks/peers/build_llama_cpp.sh")],
+    [("darwin", "brew install llama.cpp"), ("linux", "benchmarks/peers/build_llama_cpp.sh")],
 )
 def test_where_there_is_none_the_remedy_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, system: str, remedy: str
@@ -174,11 +174,11 @@ def test_where_there_is_none_the_remedy_is_named(
         find_server(str(tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize(("system", "layers"), [("Darwin", "999"), ("Linux", "0")])
+@pytest.mark.parametrize(("system", "layers"), [("darwin", "999"), ("linux", "0")])
 def test_on_a_mac_it_runs_on_metal_without_a_flag(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, system: str, layers: str
 ) -> None:
-    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(machine, "system", lambda: system)
     peer = LlamaCpp("model.gguf", install(tmp_path), "eyes.gguf", threads=2, context=100)
     command = peer.command(4711, 8)
     assert command[command.index("--n-gpu-layers") + 1] == layers

@@ -11,15 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
+from sgl_mlx.machine import device_info
 from sgl_mlx.metal_kernels.build import SPECS, read
 
 
 def machine() -> dict[str, str]:
     """Describe this machine: chip, system, MLX and the kernels' text."""
     return {
-        "chip": str(mx.device_info().get("device_name", platform.machine())),
+        "chip": str(device_info().get("device_name", platform.machine())),
         "system": f"{platform.system()} {platform.release()}",
         "mlx": version("mlx"),
         "kernels": kernels_hash(),

@@ -1,0 +1,124 @@
+"""The checks of a model: whether it is here, and whether what it needs fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import psutil
+
+from sgl_mlx import machine
+from sgl_mlx.cli.doctor.check import Check, checked, gib
+from sgl_mlx.cpu_kernels.open import open_cpu_kernels
+from sgl_mlx.errors import MemoryLimitError, ModelNotFoundError
+from sgl_mlx.models import memory, safetensors_file
+from sgl_mlx.models.adapter import LayerShape
+from sgl_mlx.models.download import size_text
+from sgl_mlx.models.gguf import config as gguf_config
+from sgl_mlx.models.gguf.file import GGUFFile
+from sgl_mlx.models.info import describe
+from sgl_mlx.models.resolve import is_offline, look_up, resolve
+from sgl_mlx.runtime.pool.kv import KVPool
+from sgl_mlx.runtime.pool.memory import ENOUGH, pool_slots
+
+_MOST_OF_MACHINE = 0.75
+"""Share of a machine's memory from which it is likely to swap."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """A model's memory: bytes of its weights, and the configuration that sizes its KV pool."""
+
+    name: str
+    weights: int
+    config: Mapping[str, Any]
+
+
+def model_checks(model: str | None) -> Iterator[Check]:
+    """Yield the rows of a model that is here or, if the network is allowed, on the hub."""
+    try:
+        name, path = resolve(model, offline=True)
+    except ModelNotFoundError as error:
+        if is_offline():
+            yield Check("model", "fail", str(error))
+        else:
+            yield from _on_the_hub(model)
+        return
+    yield checked("model", lambda: _described(name, path))
+    yield from _fitting(lambda: Needs(name, _weight_bytes(path), _config(path)))
+
+
+def _on_the_hub(model: str | None) -> Iterator[Check]:
+    try:
+        found, config = look_up(model)
+    except ModelNotFoundError as error:
+        yield Check("model", "fail", str(error))
+        return
+    remedy = f"fetch it by `sgl-mlx models pull {found.repo}`, or use it and it will be fetched"
+    detail = f"{found.repo} is not here: {size_text(found.size)} to download; {remedy}"
+    yield Check("model", "warn", detail)
+    yield from _fitting(lambda: Needs(found.repo, found.weights, config))
+
+
+def _described(name: str, path: Path) -> Check:
+    info = describe(path)
+    parameters = f"{info.parameters / 1e6:,.0f} M parameters ({info.quantization})"
+    return Check("model", "ok", f"{name}: {info.architecture}, {parameters}, {path}")
+
+
+def _fitting(needs: Callable[[], Needs]) -> Iterator[Check]:
+    yield checked("weights", lambda: weights_row(needs()))
+    yield checked("KV pool", lambda: pool_row(needs()))
+
+
+def weights_row(needs: Needs) -> Check:
+    """Check that the weights fit into the memory that is free now."""
+    available = memory.available_bytes()
+    detail = f"{gib(needs.weights)}, beside {gib(available)} that can be used"
+    try:
+        memory.check_fits(needs.name, needs.weights, available, "its weights")
+    except MemoryLimitError as error:
+        return Check("weights", "fail", str(error))
+    return Check("weights", "ok", detail)
+
+
+def pool_row(needs: Needs) -> Check:
+    """Check the KV pool that an engine would begin with, beside the weights."""
+    dtype = mx.bfloat16 if machine.on_gpu() else mx.float32
+    try:
+        shapes, context = _shape(needs.config)
+    except KeyError as error:
+        return Check("KV pool", "warn", f"the configuration does not tell its size: no {error}")
+    room = memory.available_bytes() - needs.weights
+    slots = min(pool_slots(None, context, shapes, dtype, room), ENOUGH)
+    taken = slots * KVPool.bytes_per_slot(shapes, dtype)
+    detail = f"{slots:,} tokens in {gib(taken)}, beside {gib(needs.weights)} of weights"
+    total = int(psutil.virtual_memory().total)
+    if taken + needs.weights > _MOST_OF_MACHINE * total:
+        remedy = f"over {_MOST_OF_MACHINE:.0%} of memory, expect swapping; --kv-bits 8 halves it"
+        return Check("KV pool", "warn", f"{detail}: {remedy}")
+    return Check("KV pool", "ok", detail)
+
+
+def _weight_bytes(path: Path) -> int:
+    if machine.on_gpu():
+        return describe(path).weight_bytes()
+    return describe(path).weight_bytes("float32", packed=open_cpu_kernels() is not None)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        return safetensors_file.read_config(path)
+    return gguf_config.read_config(GGUFFile(path))
+
+
+def _shape(config: Mapping[str, Any]) -> tuple[list[LayerShape], int]:
+    """Return the layers' heads and the context length of a model."""
+    config = config.get("text_config") or config
+    heads = config["num_attention_heads"]
+    width = config.get("head_dim") or config["hidden_size"] // heads
+    shape = LayerShape(config.get("num_key_value_heads") or heads, width, width)
+    return [shape] * config["num_hidden_layers"], config["max_position_embeddings"]

@@ -1,0 +1,125 @@
+"""A Mac in place of this machine: `pytest --as-darwin m2`, for what the package decides by it.
+
+The package then takes the system for macOS and MLX's device for a GPU, finds no CPU kernels, and
+reads the device and memory of that Mac. MLX itself still computes on Linux's CPU, without Metal:
+kernels are not used, weights are in float32 (in half precision a sentence takes it minutes), and
+processes that tests start are not simulated. Names of `os` that macOS
+lacks are gone, files of `/proc` cannot be opened by the package, and the folder for temporary files
+is reached over a link, as /tmp is on a Mac.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sgl_mlx import machine
+
+GIB = 2**30
+LACKING = ("sched_getaffinity", "sched_setaffinity", "posix_fadvise", "memfd_create", "pidfd_open")
+"""Names that `os` has on Linux and not on macOS."""
+
+SET_UP = pytest.StashKey[Callable[[], None]]()
+
+
+@dataclass(frozen=True)
+class Mac:
+    """A Mac's chip, and its memory in bytes."""
+
+    chip: str
+    architecture: str
+    memory: int
+    recommended: int
+
+    def device_info(self) -> dict[str, Any]:
+        """Return the facts in the shape of MLX's on Metal."""
+        return {
+            "device_name": self.chip,
+            "architecture": self.architecture,
+            "memory_size": self.memory,
+            "max_recommended_working_set_size": self.recommended,
+            "max_buffer_length": self.recommended * 3 // 4,
+            "resource_limit": 499_000,
+        }
+
+
+MACS = {
+    "m2": Mac("Apple M2", "applegpu_g14g", 16 * GIB, 16 * GIB * 2 // 3),
+    # what the hosted runners of GitHub's macOS 15 show
+    "paravirtual": Mac("Apple Paravirtual device", "air64_v27", int(7.5e9), int(5e9)),
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--as-darwin", choices=sorted(MACS), help="run as if this machine were that Mac"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    name = config.getoption("--as-darwin")
+    if name is not None:
+        undo = pytest.MonkeyPatch()
+        config.stash[SET_UP] = undo.undo
+        become(MACS[name], undo, Path(tempfile.mkdtemp(prefix="darwin-")))
+
+
+@pytest.hookimpl(trylast=True)  # the last line of the run still asks for the system
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if SET_UP in config.stash:
+        config.stash[SET_UP]()
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    name = config.getoption("--as-darwin")
+    return f"simulated: {MACS[name]}" if name else None
+
+
+def become(mac: Mac, patch: pytest.MonkeyPatch, scratch: Path) -> None:
+    """Put a Mac in place of this machine, until `patch` is undone."""
+    import mlx.core as mx  # after the BLAS, which conftest loads
+    import psutil
+
+    from sgl_mlx.models import loader
+
+    resolve_dtype = loader._resolve_dtype
+
+    memory = psutil.virtual_memory()._replace(total=mac.memory, available=mac.memory * 7 // 10)
+    patch.setattr(machine, "system", lambda: "darwin")
+    patch.setattr(machine, "on_gpu", lambda: True)
+    patch.setattr(loader, "_resolve_dtype", lambda dtype: resolve_dtype(dtype or "float32"))
+    patch.setattr(mx, "device_info", mac.device_info)
+    patch.setattr(psutil, "virtual_memory", lambda: memory)
+    for name in LACKING:
+        patch.delattr(os, name, raising=False)
+    (scratch / "private").mkdir()
+    (scratch / "link").symlink_to("private")
+    patch.setattr(tempfile, "tempdir", str(scratch / "link"))
+    sys.addaudithook(_Proc())
+
+
+class _Proc:
+    """Refuses files of /proc to the package on a simulated Mac; audit hooks cannot be undone."""
+
+    def __init__(self) -> None:
+        self._folder = str(Path(__file__).parent.parent)
+
+    def __call__(self, event: str, args: tuple[Any, ...]) -> None:
+        if event != "open" or not str(args[0]).startswith("/proc/") or not machine.on_mac():
+            return
+        frame = sys._getframe(1)
+        while frame is not None and "pathlib" in frame.f_code.co_filename:
+            frame = frame.f_back  # type: ignore[assignment]
+        if frame is not None and self._is_ours(frame.f_code.co_filename):
+            raise FileNotFoundError(2, "there is no /proc on a Mac", str(args[0]))
+
+    def _is_ours(self, file: str) -> bool:
+        return file.startswith(self._folder) and not re.search(r"/(tests|\.venv)/", file)
