@@ -199,7 +199,8 @@ class Engine:
         """See `lang.backend.Backend.submit`; `keywords` as `generate` has them."""
         self._enter()
         [options] = RequestOptions.each(keywords, 1, single=True)
-        inputs = Inputs([self._preparer.of_prompt(prompt)], [params.validate()], [options], True)
+        checked = SamplingParams.of(params).validate()
+        inputs = Inputs([self._preparer.of_prompt(prompt)], [checked], [options], True)
         return self._launch(inputs, on_event)[0]
 
     def prefill(self, prompt: Prompt) -> Future[int]:

@@ -14,9 +14,12 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from sgl_mlx.errors import TokenizerError
+from sgl_mlx import bounds
+from sgl_mlx.errors import PromptError, TokenizerError
 
 _PROBE = "Sglmlxprobe"
+_MESSAGE = 'a dictionary such as {"role": "user", "content": "Hello"}'
+_MESSAGES = f"a list, each item {_MESSAGE}"
 
 
 class _GenerationTag(Extension):
@@ -27,6 +30,22 @@ class _GenerationTag(Extension):
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def checked(messages: object) -> list[Mapping[str, Any]]:
+    """Return chat messages as a list, checked before a template sees them.
+
+    Raises:
+        PromptError: for what is no list of dictionaries, or for text that UTF-8 cannot hold.
+    """
+    found = bounds.listed(messages)
+    if found is None:
+        bounds.refuse("messages", messages, _MESSAGES, PromptError)
+    for i, message in enumerate(found):
+        if not isinstance(message, Mapping):
+            bounds.refuse(f"messages[{i}]", message, _MESSAGE, PromptError)
+    bounds.readable("messages", found, PromptError)
+    return found
 
 
 def render(
@@ -42,7 +61,8 @@ def render(
     except jinja2.TemplateSyntaxError as e:
         raise TokenizerError(f"chat template is broken at line {e.lineno}: {e.message}") from e
     except Exception as e:  # a template is a program: it may divide by zero or recurse
-        said = (str(m.get("role")) if isinstance(m, Mapping) else repr(m) for m in messages)
+        roles = (m.get("role") for m in messages)
+        said = (role if isinstance(role, str) else bounds.shown(role) for role in roles)
         raise TokenizerError(
             f"chat template rejects messages with roles [{', '.join(said)}]: {e}"
         ) from e

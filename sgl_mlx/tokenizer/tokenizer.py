@@ -208,8 +208,10 @@ class Tokenizer:
         A content that is a string is handed to it as a list of parts if that is what it knows.
 
         Raises:
+            PromptError: for messages that are no list of dictionaries, or hold no valid text.
             TokenizerError: when there is no template, or it rejects the messages.
         """
+        messages = chat.checked(messages)
         if self.chat_template is None:
             raise TokenizerError(
                 "the model has no chat template; write the prompt as plain text, with <image> "
