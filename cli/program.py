@@ -142,7 +142,7 @@ def own_errors(path: Path) -> Iterator[None]:
     """Turn exceptions of the user's code into `ProgramFailed`; our own errors outside it pass."""
     try:
         yield
-    except click.ClickException:
+    except (click.ClickException, BrokenPipeError):
         raise
     except Exception as error:
         failed = ProgramFailed(error, path)
