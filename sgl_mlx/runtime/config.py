@@ -35,7 +35,7 @@ class EngineConfig:
         disk_cache_dir: a folder that keeps prefixes evicted from the pool, across restarts; None
             for no such second tier.
         disk_cache_bytes: what that folder may hold at most.
-        random_seed: of requests that bring no seed.
+        random_seed: where the seeds come from of requests that bring none.
         dtype: float32, float16, bfloat16 or native; None as `models.load` chooses.
         mmproj: the vision part of a language model that is a GGUF file (`models.loader.load`).
         image_cache_bytes: what features of pictures may take, and again what processed pixels may.

@@ -260,6 +260,7 @@ class Engine:
         return self._model.tokenizer
 
     def get_tokenizer(self) -> Tokenizer:
+        """Return the model's tokenizer."""
         return self.tokenizer
 
     def flush_cache(self) -> bool:

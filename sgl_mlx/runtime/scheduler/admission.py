@@ -51,10 +51,17 @@ class SchedulerLimits:
 class Counters:
     """Exact, device-independent counts since the start.
 
-    `computed_tokens` are prompt tokens whose KV was computed; `decode_tokens` are the later ones.
-    `decode_passes` are those of `forward_passes` that prefilled nothing, so that their rows are
-    `decode_rows` together; `longest_step` is the most tokens of the others. `peak_slots` is the
-    most that requests and cache ever had together.
+    Attributes:
+        prompt_tokens: tokens of all prompts.
+        cached_tokens: prompt tokens whose KV was found, in the tree or in a running prefill.
+        computed_tokens: prompt tokens whose KV was computed.
+        decode_tokens: tokens computed after the prompts, one for each row of each step.
+        forward_passes: passes through the model.
+        decode_passes: passes that prefilled nothing.
+        decode_rows: rows of these passes, together.
+        longest_step: the most tokens in one of the other passes.
+        peak_slots: the most slots that requests and cache ever had together.
+        preemptions: running sequences that were set back to give their slots to others.
     """
 
     prompt_tokens: int = 0

@@ -23,7 +23,14 @@ from sgl_mlx.runtime.vision.byte_lru import ByteLRU
 
 @dataclass(frozen=True)
 class PictureStats:
-    """Pictures prepared, the seconds it took to open and process them, and bytes kept."""
+    """Counts of the preparation of pictures since the start.
+
+    Attributes:
+        prepared_images: pictures opened and processed.
+        open_seconds: time spent opening them.
+        process_seconds: time spent resizing and normalising them.
+        prepared_bytes: processed pixels kept now, in bytes.
+    """
 
     prepared_images: int
     open_seconds: float
