@@ -38,6 +38,7 @@ _PATTERNS = {
 
 _GPT2 = {"gpt-2", "default", "phi-2", "olmo", "mpt", "jina-v2-en"}
 _GPT2_SINGLE_DIGITS = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"}
+_QWEN = ("qwen2", "qwen2moe", "qwen3", "qwen3moe")
 _BOS_BY_DEFAULT = {"llama-bpe", "llama3", "llama-v3", "tekken"}
 
 
@@ -81,12 +82,18 @@ class _Vocabulary:
                 "the GGUF file has no tokenizer (tokenizer.ggml.model and tokenizer.ggml.tokens)"
             )
         self.types: Sequence[int] = self.get("token_type") or [1] * len(self.tokens)
-        self.pre: str = self.get("pre") or "default"
+        self.pre: str = self.get("pre") or self._usual_pre()
         if len(self.types) != len(self.tokens):
             raise TokenizerError(
                 f"tokenizer.ggml.token_type has {len(self.types)} entries "
                 f"for {len(self.tokens)} tokens"
             )
+
+    def _usual_pre(self) -> str:
+        """Return the pre-tokenizer of a file from before files named it (April 2024)."""
+        if self._metadata.get("general.architecture") in _QWEN:
+            return "qwen2"
+        return "llama-bpe" if "<|begin_of_text|>" in self.tokens else "default"
 
     def get(self, name: str) -> Any:
         return self._metadata.get(f"tokenizer.ggml.{name}")
@@ -120,6 +127,8 @@ class _Vocabulary:
         """`bos_token` and its like, as chat templates ask for them."""
         names = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding"}
         ids = {f"{short}_token": self.get(f"{name}_token_id") for short, name in names.items()}
+        if ids["sep_token"] is None:  # the specification spells it right, most files do not
+            ids["sep_token"] = self.get("separator_token_id")
         return {name: self.tokens[i] for name, i in ids.items() if i in range(len(self.tokens))}
 
     def adds_bos(self) -> bool:

@@ -171,7 +171,7 @@ def _origin(source: Any) -> Hashable:
             return None
         return str(source), stat.st_ino, stat.st_mtime_ns, stat.st_size
     if isinstance(source, str):
-        return hashlib.sha256(source.encode()).digest()
+        return hashlib.sha256(source.encode("utf-8", "surrogatepass")).digest()
     if isinstance(source, (bytes, bytearray)):
         return hashlib.sha256(source).digest()
     try:  # a PIL.Image, which the caller may change between two calls
