@@ -127,11 +127,7 @@ def open_stream(source: str | Path | bytes, name: str) -> Path | BytesIO:
     if scheme in ("http", "https"):
         raise ImageError(f"{name}: pictures are not fetched from the network; pass a file or bytes")
     if not isinstance(source, str | Path):
-        hint = "; PIL.Image.fromarray(array) makes one" if hasattr(source, "tolist") else ""
-        raise ImageError(
-            "a picture is a path, a data: URL, bytes or a PIL.Image, not "
-            f"{type(source).__name__}{hint}"
-        )
+        raise _no_source(source)
     try:
         path = Path(source).expanduser()
         fault = "" if path.is_file() else "is a folder" if path.is_dir() else "does not exist"
@@ -140,6 +136,12 @@ def open_stream(source: str | Path | bytes, name: str) -> Path | BytesIO:
     if fault:
         raise ImageError(f"{name} {fault}; a picture is a file, a data: URL or bytes")
     return path
+
+
+def _no_source(given: object) -> ImageError:
+    hint = "; PIL.Image.fromarray(array) makes one" if hasattr(given, "tolist") else ""
+    kind = type(given).__name__
+    return ImageError(f"a picture is a path, a data: URL, bytes or a PIL.Image, not {kind}{hint}")
 
 
 def _data_url(url: str, name: str) -> bytes:
