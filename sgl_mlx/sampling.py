@@ -95,7 +95,8 @@ class SamplingParams:
             return cls()
         if not isinstance(values, Mapping):
             bounds.refuse("sampling_params", values, "a dictionary")
-        names.only(_KIND, (name for name in values if not isinstance(name, str)), ())
+        if not all(isinstance(name, str) for name in values):
+            names.only(_KIND, values, _RULES)
         return cls().override(**values)
 
     def override(self, **changes: Any) -> SamplingParams:
@@ -107,7 +108,8 @@ class SamplingParams:
             InvalidParamsError: for a name that is no sampling parameter.
         """
         kept = _without_foreign({k: v for k, v in changes.items() if v is not None})
-        names.only(_KIND, kept, _RULES)
+        if not kept.keys() <= _RULES.keys():
+            names.only(_KIND, kept, _RULES)
         for name in ("stop", "stop_token_ids", "stop_regex"):
             if name in kept:
                 kept[name] = _as_tuple(kept[name])

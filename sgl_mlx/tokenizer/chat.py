@@ -51,7 +51,7 @@ def checked(messages: object) -> list[Mapping[str, Any]]:
 def render(
     template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
 ) -> str:
-    """The conversation as `template` writes it.
+    """Write the conversation by a template.
 
     Raises:
         TokenizerError: for a template that is no Jinja, or that fails on these messages.
@@ -70,7 +70,7 @@ def render(
 
 @lru_cache(maxsize=32)
 def takes_parts(template: str) -> bool:
-    """Whether it writes a content that is a list of parts, and loses one that is a string.
+    """Return True if a template writes lists of parts, and loses a content that is a string.
 
     Templates of LLaVA processors do: they pick parts by type, and a string's letters have none.
     """
@@ -79,7 +79,7 @@ def takes_parts(template: str) -> bool:
 
 
 def in_parts(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The message with a content that is a string as one part."""
+    """Return the message with a content that is a string as one part."""
     content = message.get("content")
     if not isinstance(content, str):
         return message
@@ -106,7 +106,7 @@ def _compile(template: str) -> jinja2.Template:
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-    """Like `json.dumps`: jinja's own filter escapes `<`, `>` and `&` for HTML."""
+    """Write JSON as `json.dumps` does: jinja's own filter escapes `<`, `>` and `&` for HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
 

@@ -43,7 +43,7 @@ _BOS_BY_DEFAULT = {"llama-bpe", "llama3", "llama-v3", "tekken"}
 
 
 def read_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments for `sgl_mlx.tokenizer.Tokenizer`.
+    """Read the arguments for `sgl_mlx.tokenizer.Tokenizer`.
 
     Raises:
         TokenizerError: when the vocabulary is missing, inconsistent, or of an unknown kind.
@@ -102,7 +102,7 @@ class _Vocabulary:
         return {token: i for i, token in enumerate(self.tokens)}
 
     def special(self) -> list[AddedToken]:
-        """Control tokens, the unknown token, and ends of a turn whatever their type says."""
+        """List control tokens, the unknown token, and ends of a turn whatever their type says."""
         ends = set(self.eos_ids())
         chosen = [
             token
@@ -112,19 +112,19 @@ class _Vocabulary:
         return [AddedToken(token, special=True, normalized=False) for token in chosen]
 
     def plain(self) -> list[AddedToken]:
-        """User-defined tokens: text that is one token wherever it stands."""
+        """List user-defined tokens: text that is one token wherever it stands."""
         special = {token.content for token in self.special()}
         chosen = (t for t, k in zip(self.tokens, self.types, strict=True) if k == _USER_DEFINED)
         return [AddedToken(t, special=False, normalized=False) for t in chosen if t not in special]
 
     def eos_ids(self) -> list[int]:
-        """The ends that are named, and known ends of a turn whatever their type says."""
+        """List the ends that are named, and known ends of a turn whatever their type says."""
         named = {self.get(f"{name}_token_id") for name in ("eos", "eot", "eom")} - {None}
         ends = {i for i, token in enumerate(self.tokens) if token in END_OF_TURN}
         return sorted(named | ends)
 
     def named(self) -> dict[str, str]:
-        """`bos_token` and its like, as chat templates ask for them."""
+        """Return `bos_token` and its like, as chat templates ask for them."""
         names = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding"}
         ids = {f"{short}_token": self.get(f"{name}_token_id") for short, name in names.items()}
         if ids["sep_token"] is None:  # the specification spells it right, most files do not
@@ -194,7 +194,7 @@ def _sentencepiece(vocabulary: _Vocabulary) -> Tokenizer:
 
 
 def _merges_by_score(vocabulary: _Vocabulary) -> Iterator[tuple[str, str]]:
-    """SentencePiece merges the pair whose joined piece scores best; so do merges in that order."""
+    """Order merges by the score of the joined piece, the best first, as SentencePiece merges."""
     scores = vocabulary.get("scores")
     if scores is None or len(scores) != len(vocabulary.tokens):
         raise TokenizerError(

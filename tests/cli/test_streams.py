@@ -201,3 +201,26 @@ def test_the_name_of_a_file_may_hold_any_bytes(tmp_path: Path) -> None:
 def test_json_is_ascii_where_the_output_lacks_a_character(tmp_path: Path) -> None:
     _, out, _ = sgl_mlx(tmp_path, ["generate", "x", "--json"], b"", ENCODINGS["latin-1"], "")
     assert r"\ud83d\ude00 \u00e9 ok" in out
+
+
+PROGRAM = """
+import sgl_mlx as sgl
+from sgl_mlx.testing import ScriptedBackend
+
+@sgl.function
+def answer(s):
+    s += "a" + sgl.gen("x")
+
+states = answer.run_batch([{}, {}], backend=ScriptedBackend(%r), progress_bar=True)
+print(*(state["x"] for state in states))
+answer.compile().explain()
+"""
+
+
+@pytest.mark.parametrize("tail", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_the_library_runs_with_closed_streams(tail: str) -> None:
+    program = PROGRAM % ANSWER
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {tail}', "sh", sys.executable, "-c", program], capture_output=True
+    )
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
