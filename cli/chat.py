@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
-from sgl_mlx.cli import output
+from sgl_mlx.cli import output, streams
 from sgl_mlx.cli.conversation import Conversation
 from sgl_mlx.cli.engine import EngineOptions, engine_options, open_engine
 from sgl_mlx.cli.pictures import check_pictures, image_option
 from sgl_mlx.cli.sampling import sampling_options
 from sgl_mlx.core import SamplingParams
-from sgl_mlx.errors import ImageError, RequestError
+from sgl_mlx.errors import ImageError, PromptError, RequestError, TokenizerError
 from sgl_mlx.lang.backend import Backend
 
 HELP = """\
@@ -42,9 +42,11 @@ def chat(
     """
     params = DEFAULTS.override(**sampling).validate()
     check_pictures(images)
+    streams.check_input()
     with open_engine(options) as engine:
+        conversation = Conversation(engine, params, system)
         click.echo(f"{engine.model_name} — /help lists what else you can type")
-        _talk(engine, Conversation(engine, params, system), images)
+        _talk(engine, conversation, images)
 
 
 def _talk(engine: Backend, conversation: Conversation, images: Iterable[str]) -> None:
@@ -75,13 +77,15 @@ def _talk(engine: Backend, conversation: Conversation, images: Iterable[str]) ->
 
 
 def _read() -> str | None:
-    """The next line; None at its end. Ctrl-C throws the line away, as shells do."""
+    """Read the next line; None at its end. Ctrl-C throws the line away, as shells do."""
     with suppress(ImportError):  # gives input() editing and history where Python has it
         import readline  # noqa: F401
 
     while True:
         try:
-            return input("> " if sys.stdin.isatty() else "")
+            return streams.read_line("> " if streams.is_terminal(sys.stdin) else "")
+        except PromptError as error:
+            click.echo(f"{error}; write it in UTF-8", err=True)
         except EOFError:
             click.echo()
             return None
@@ -90,7 +94,7 @@ def _read() -> str | None:
 
 
 def _picture(path: str) -> list[str]:
-    """The path, if there is a picture; otherwise nothing, and why."""
+    """Return the path if there is a picture; otherwise say why not and return nothing."""
     try:
         check_pictures([path])
     except ImageError as error:
@@ -106,5 +110,5 @@ def _answer(conversation: Conversation, question: str, images: list[str]) -> Non
         click.echo()
     except KeyboardInterrupt:
         click.echo(" …")
-    except RequestError as error:
+    except (RequestError, TokenizerError) as error:
         click.echo(f"{error}\n/reset starts a new conversation", err=True)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
+from sgl_mlx.cli import streams
 from sgl_mlx.cli.bench import bench
 from sgl_mlx.cli.chat import chat
 from sgl_mlx.cli.compile import compile_command
@@ -25,6 +29,15 @@ INTERRUPTED = 130
 class Commands(click.Group):
     """A group that ends with one message and code 1 on our errors, and with 130 on Ctrl-C."""
 
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
+        """Run the command line; standard streams and arguments are made safe first."""
+        streams.prepare()
+        given = sys.argv[1:] if args is None else args
+        return super().main(list(given), *rest, **options)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, streams.arguments(args))
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -33,6 +46,11 @@ class Commands(click.Group):
                 raise
             notes = getattr(error, "__notes__", [])  # where in a program it was asked for
             raise click.ClickException("\n".join([str(error), *notes])) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE or ctx.params.get("debug"):  # click ends quietly
+                raise
+            streams.abandon_output()
+            raise click.ClickException(str(error)) from error
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(INTERRUPTED)

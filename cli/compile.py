@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
@@ -72,7 +71,7 @@ def compile_command(ctx: click.Context, /, options: EngineOptions, **wishes: Any
         with open_engine(options) if wish.run else nullcontext() as engine:
             document = _fulfil(wish, compiled, engine)
     if wish.as_json:
-        click.echo(json.dumps(document, ensure_ascii=False, indent=2, default=str))
+        output.print_document(document)
 
 
 def _fulfil(wish: Wish, compiled: CompiledProgram, engine: Backend | None) -> dict[str, Any]:

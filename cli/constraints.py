@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from sgl_mlx.cli import streams
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _NAMES = ("regex", "json_schema", "grammar", "choices")
@@ -16,14 +17,7 @@ _NAMES = ("regex", "json_schema", "grammar", "choices")
 
 def _text_of(ctx: click.Context, param: click.Parameter, path: str | None) -> str | None:
     """Read the text of a file."""
-    if path is None:
-        return None
-    try:
-        return Path(path).read_text("utf-8")
-    except OSError as error:
-        raise click.BadParameter(f"cannot read {path!r}: {error.strerror}") from error
-    except UnicodeError as error:
-        raise click.BadParameter(f"{path!r} is not valid UTF-8: {error}") from error
+    return None if path is None else streams.read_file(path)
 
 
 def _schema_of(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:

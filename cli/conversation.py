@@ -9,6 +9,7 @@ from sgl_mlx.cli.pictures import PLACE, showing, with_pictures
 from sgl_mlx.core import Completion, Generated, Prompt, SamplingParams, Text
 from sgl_mlx.lang.backend import Backend
 from sgl_mlx.lang.pictures import flat_text
+from sgl_mlx.lang.templates.derived_template import merge_system, takes_system
 
 
 class Conversation:
@@ -17,13 +18,19 @@ class Conversation:
     Args:
         backend: renders the turns by the model's own template, and answers.
         params: how every answer is sampled.
-        system: what the system turn says; None leaves it to the template.
+        system: what the system turn says; None leaves it to the template. If the template has no
+            system turns, it heads the first question, as in programs.
+
+    Raises:
+        TokenizerError: when the model has no chat template, or a broken one.
     """
 
     def __init__(self, backend: Backend, params: SamplingParams, system: str | None = None) -> None:
         self._backend = backend
         self._params = params
         self._system = system
+        backend.render_chat([{"role": "user", "content": "x"}], add_generation_prompt=True)
+        self._has_system = takes_system(backend.render_chat)
         self.reset()
 
     def reset(self) -> None:
@@ -60,7 +67,8 @@ class Conversation:
 
     def _continued(self, messages: list[dict[str, str]], images: Sequence[str]) -> Prompt:
         """Return the prompt for these turns, with the tokens of past answers if they recur."""
-        rendered = self._backend.render_chat(messages, add_generation_prompt=True)
+        turns = messages if self._has_system else merge_system(messages)
+        rendered = self._backend.render_chat(turns, add_generation_prompt=True)
         known = flat_text(self._said, PLACE)
         if rendered.startswith(known):
             return (*self._said, *with_pictures(rendered[len(known) :], images))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from sgl_mlx.cli import output
+from sgl_mlx.cli import output, streams
 from sgl_mlx.cli.constraints import check_constraints, constraint_options
 from sgl_mlx.cli.engine import EngineOptions, engine_options, open_engine
 from sgl_mlx.cli.logprobs import logprobs_option, rows_of, rows_of_choices
@@ -15,7 +15,6 @@ from sgl_mlx.cli.options import json_option
 from sgl_mlx.cli.pictures import check_pictures, image_option, showing, with_pictures
 from sgl_mlx.cli.sampling import sampling_options
 from sgl_mlx.core import Prompt, SamplingParams
-from sgl_mlx.errors import PromptError
 from sgl_mlx.lang.backend import Backend
 from sgl_mlx.lang.choices import token_length_normalized
 from sgl_mlx.lang.pictures import MARK
@@ -52,7 +51,7 @@ def generate(
     requested; with --stream, the text also goes to standard error. With --image, PROMPT is put into
     the chat template after the pictures; one that places them with <image> is taken as it is.
     """
-    text = _readable(prompt)
+    text = streams.read_all() if prompt == "-" else prompt
     check_pictures(images)
     chat = chat or (bool(images) and MARK not in text)
     text = showing(images, text)
@@ -60,7 +59,7 @@ def generate(
     params = SamplingParams.of({**sampling, "token_healing": not (chat or no_token_healing)})
     params = _with_logprobs(params, logprobs).validate()
     if stream is None:
-        stream = sys.stdout.isatty() and not as_json
+        stream = streams.is_terminal(sys.stdout) and not as_json
     with open_engine(options) as engine:
         if chat:
             message = {"role": "user", "content": text}
@@ -112,18 +111,3 @@ def _with_logprobs(params: SamplingParams, alternatives: int | None) -> Sampling
     return params.override(
         return_logprob=True, top_logprobs_num=alternatives, return_text_in_logprobs=True
     )
-
-
-def _readable(prompt: str) -> str:
-    """Return the prompt, or standard input for `-`.
-
-    Raises:
-        PromptError: when it is not valid UTF-8.
-    """
-    try:
-        if prompt == "-":
-            return sys.stdin.buffer.read().decode()
-        prompt.encode()  # bytes the shell handed over undecoded are surrogates, and fail here
-        return prompt
-    except UnicodeError as error:
-        raise PromptError(f"the prompt is not valid UTF-8: {error}") from error

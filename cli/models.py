@@ -68,3 +68,23 @@ def info(name: str, as_json: bool) -> None:
     for key, value in facts.items():
         figure = f"{value:,}" if isinstance(value, int) else value
         click.echo(f"{key.replace('_', ' '):<14}  {figure}")
+
+
+@models.command()
+@json_option
+def kv(as_json: bool) -> None:
+    """Show what the keys and values of a token take in memory and on disk, for known models.
+
+    Computed from published configurations; nothing is loaded.
+    """
+    from sgl_mlx.benchmarks.modelled.kv_sizes import HEADS, rows
+
+    found = list(rows())
+    if as_json:
+        click.echo(json.dumps({"computed": True, "models": [vars(row) for row in found]}, indent=2))
+        return
+    cells = [HEADS, *(row.cells() for row in found)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for name, *sizes in cells:
+        figures = (size.rjust(width) for size, width in zip(sizes, widths[1:], strict=True))
+        click.echo("  ".join([name.ljust(widths[0]), *figures]))

@@ -15,7 +15,7 @@ json_option = click.option(
 
 
 def repeats_option(default: int) -> Callable[[Command], Command]:
-    """The number of measurements of each row; it arrives as `repeats`."""
+    """Give a command the number of measurements of each row; it arrives as `repeats`."""
     return click.option(
         "--repeats",
         type=click.IntRange(1),
@@ -26,7 +26,7 @@ def repeats_option(default: int) -> Callable[[Command], Command]:
 
 
 def scale_option(default: float, help: str) -> Callable[[Command], Command]:
-    """The size of a benchmark, as a factor above 0; it arrives as `scale`."""
+    """Give a command the size of a benchmark, a factor above 0; it arrives as `scale`."""
     return click.option(
         "--scale",
         type=click.FloatRange(0, min_open=True),
@@ -37,7 +37,7 @@ def scale_option(default: float, help: str) -> Callable[[Command], Command]:
 
 
 def tower_option(default: str) -> Callable[[Command], Command]:
-    """The vision tower for language models that come without one; it arrives as `tower`."""
+    """Give a command the vision tower for models without one; it arrives as `tower`."""
     return click.option(
         "--tower",
         default=default,

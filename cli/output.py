@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from queue import SimpleQueue
 from typing import Any
@@ -46,8 +47,17 @@ def print_json(
     text: str, variables: Mapping[str, Any], stats: Mapping[str, Any], **more: Any
 ) -> None:
     """Print the document of `--json`; values that JSON cannot hold become their `str`."""
-    document = {"text": text, "variables": variables, "stats": stats, **more}
-    click.echo(json.dumps(document, ensure_ascii=False, indent=2, default=str))
+    print_document({"text": text, "variables": variables, "stats": stats, **more})
+
+
+def print_document(document: Any) -> None:
+    """Print JSON, in ASCII if the output's encoding lacks one of its characters."""
+    text = json.dumps(document, ensure_ascii=False, indent=2, default=str)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeError:
+        text = json.dumps(document, indent=2, default=str)
+    click.echo(text)
 
 
 def stats_of(backend: Backend) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def _frames(error: BaseException, path: Path) -> list[traceback.FrameSummary]:
 
 
 def split_target(target: str) -> tuple[Path, str | None]:
-    """`FILE` or `FILE:FUNCTION`, the file as an absolute path.
+    """Split `FILE` or `FILE:FUNCTION`; the file comes as an absolute path.
 
     Raises:
         click.BadParameter: when there is no such file.
@@ -71,7 +71,7 @@ def load(path: Path) -> ModuleType:
 
 
 def choose(module: ModuleType, path: Path, name: str | None) -> Program:
-    """The program called `name`, or else the only one of the file, or the one called `main`.
+    """Choose the program called `name`, or else the only one of the file, or the one called `main`.
 
     A second name of the same program may be given, but counts as no other program.
 
@@ -100,7 +100,7 @@ def choose(module: ModuleType, path: Path, name: str | None) -> Program:
 
 
 def _without_aliases(named: Mapping[str, Program]) -> dict[str, Program]:
-    """One name for each program: `main`, its function's own, or the first."""
+    """Choose one name for each program: `main`, its function's own, or the first."""
     by_program: dict[object, list[str]] = {}
     for name, program in named.items():
         # A compiled program is the program that it was made of, one with bound arguments is not.
@@ -114,7 +114,7 @@ def _without_aliases(named: Mapping[str, Program]) -> dict[str, Program]:
 
 
 def read_arguments(program: Program, pairs: Sequence[str]) -> dict[str, Any]:
-    """`name=value` pairs as keyword arguments for a program.
+    """Read `name=value` pairs as keyword arguments for a program.
 
     A value that is JSON (`3`, `true`, `["a"]`, `"3"`) is read as that, any other is text.
 
@@ -133,7 +133,7 @@ def read_arguments(program: Program, pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def read_pairs(pairs: Sequence[str]) -> dict[str, Any]:
-    """`name=value` pairs as a dictionary.
+    """Read `name=value` pairs as a dictionary.
 
     Raises:
         click.BadParameter: for a pair without `=`.
@@ -152,7 +152,7 @@ def own_errors(path: Path) -> Iterator[None]:
     """Turn exceptions of the user's code into `ProgramFailed`; our own errors outside it pass."""
     try:
         yield
-    except click.ClickException:
+    except (click.ClickException, BrokenPipeError):
         raise
     except Exception as error:
         failed = ProgramFailed(error, path)
@@ -162,17 +162,17 @@ def own_errors(path: Path) -> Iterator[None]:
 
 
 def variables(state: ProgramState) -> dict[str, Any]:
-    """All named variables of a program that ran."""
+    """Return all named variables of a program that ran."""
     return {name: state[name] for name in state.stream_executor.bindings if name is not None}
 
 
 def returned(state: ProgramState) -> dict[str, Any]:
-    """The function's result as `{"return_value": value}`; empty if it returned None."""
+    """Return the function's result as `{"return_value": value}`; empty if it returned None."""
     return {} if state.ret_value is None else {"return_value": state.ret_value}
 
 
 def _parameters(program: Program) -> tuple[list[str], list[str]]:
-    """Names of the program's required and optional parameters, without `s` and bound ones."""
+    """List the program's required and optional parameters, without `s` and bound ones."""
     _, *rest = program.signature.parameters.values()
     free = [p for p in rest if p.name not in program.bind_arguments]
     required = [p.name for p in free if p.default is p.empty]

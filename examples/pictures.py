@@ -1,6 +1,7 @@
 """Several pictures in one program: each is looked at in its own fork, all at the same time.
 
-The tiny LLaVA of this folder reads scanned digits:
+The tiny LLaVA of this folder reads scanned digits, bright ink on black, 8 x 8 pixels each (see
+train_tiny_llava/digits.py for pictures of your own):
 sgl-mlx run examples/pictures.py --mmproj examples/train_tiny_llava/checkpoint
 """
 

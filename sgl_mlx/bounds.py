@@ -1,13 +1,17 @@
-"""Checks of single values where they enter: the type, the range, and numpy's scalars."""
+"""The door: every text, number and list from outside is taken as Python's own, or refused by name.
+
+What can be read is taken: numpy's scalars, arrays of any library, subclasses of `str`. What cannot
+is refused with the value's name, the value, and what would be right.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from sgl_mlx.errors import InvalidParamsError
+from sgl_mlx.errors import InvalidParamsError, SglError
 
 Rule = Callable[[str, Any], Any]
 """Takes a parameter's name and value; returns the value as the runtime reads it.
@@ -22,10 +26,13 @@ _LONGEST_PATTERN = 10_000
 
 def integer(low: int, high: int, also: int | None = None) -> Rule:
     """Return the rule of integers from `low` to `high`, and perhaps one `also`."""
-    wanted = f"an integer from {low} to {high}" + ("" if also is None else f", or {also}")
+    between = (
+        "a positive integer" if (low, high) == (1, INT64) else f"an integer from {low} to {high}"
+    )
+    wanted = between + ("" if also is None else f", or {also}")
 
     def rule(name: str, value: Any) -> int:
-        number = _index(value)
+        number = whole(value)
         if number is None or not (low <= number <= high or number == also):
             refuse(name, value, wanted)
         return number
@@ -38,7 +45,7 @@ def number(low: float, high: float, above: bool = False) -> Rule:
     wanted = f"a number in {'(' if above else '['}{low:g}, {high:g}]"
 
     def rule(name: str, value: Any) -> float:
-        found = _float(value)
+        found = real(value)
         if found is None or not low <= found <= high or (above and found == low):
             refuse(name, value, wanted)
         return found
@@ -64,31 +71,79 @@ def optional(rule: Rule) -> Rule:
     return lambda name, value: None if value is None else rule(name, value)
 
 
-def text(name: str, value: Any) -> str:
-    """Check a text, which must not hold lone surrogates."""
+def text(name: str, value: Any, error: type[SglError] = InvalidParamsError) -> str:
+    """Check a text, which must be one that UTF-8 can hold; raises `error`."""
     if not isinstance(value, str):
-        refuse(name, value, "a text")
+        is_bytes = isinstance(value, (bytes, bytearray, memoryview))
+        hint = " (decode bytes first: value.decode())" if is_bytes else ""
+        refuse(name, value, "a text" + hint, error)
+    if fault := unreadable(value):
+        raise error(f"{name} holds {fault}, got {shown(value)}")
+    return str.__str__(value)  # str(value) of an Enum that is a text would be its name
+
+
+def unreadable(text: str) -> str | None:
+    """Say what in a text UTF-8 cannot hold, and where; None if there is nothing."""
+    if text.isascii():
+        return None
     try:
-        value.encode()
-    except UnicodeEncodeError:
-        refuse(name, value, "a text without lone surrogates")
-    return str(value)
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        if 0xDC80 <= code <= 0xDCFF:  # how Python keeps bytes that it could not decode
+            return f"the byte 0x{code - 0xDC00:02X} at position {error.start}, not valid UTF-8"
+        half = f"half a character (the lone surrogate U+{code:04X})"
+        return f"{half} at position {error.start}, which UTF-8 cannot hold"
+    return None
+
+
+def readable(name: str, value: Any, error: type[SglError] = InvalidParamsError) -> None:
+    """Check every text in nested lists and mappings, keys included; raises `error`."""
+    pending = [(name, value)]
+    while pending:
+        where, part = pending.pop()
+        if isinstance(part, str):
+            text(where, part, error)
+        elif isinstance(part, Mapping):
+            pending += [(f"a key of {where}", key) for key in part]
+            pending += [(f"{where}[{shown(key)}]", inner) for key, inner in part.items()]
+        elif isinstance(part, (list, tuple)):
+            pending += [(f"{where}[{i}]", inner) for i, inner in enumerate(part)]
 
 
 def filled_text(name: str, value: Any) -> str:
     """Check a text that must not be empty."""
-    return text(name, value) or refuse(name, value, "a text that is not empty")
+    return text(name, value) or refuse(name, value, "a non-empty text")
 
 
 def items(rule: Rule) -> Rule:
-    """Return the rule of lists and tuples whose items follow a rule."""
+    """Return the rule of lists, tuples and arrays whose items follow a rule."""
 
     def check(name: str, value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, (tuple, list)):
+        found = listed(value)
+        if found is None:
             refuse(name, value, "a list")
-        return tuple(rule(name, item) for item in value)
+        return tuple(rule(name, item) for item in found)
 
     return check
+
+
+def listed(value: Any) -> list[Any] | None:
+    """Return the items of a list, tuple, array or other collection; None for anything else.
+
+    Texts, bytes and mappings are no lists here.
+    """
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    if isinstance(value, (str, bytes, bytearray, memoryview, Mapping)):
+        return None
+    try:
+        if hasattr(value, "tolist"):  # numpy, mlx, torch, pandas
+            found = value.tolist()
+            return found if isinstance(found, list) else None
+        return list(value) if hasattr(value, "__len__") else None  # an iterator may be endless
+    except Exception:  # of a class of the caller's own
+        return None
 
 
 def pattern(name: str, value: Any) -> str:
@@ -108,60 +163,59 @@ def pattern(name: str, value: Any) -> str:
 
 def biases(name: str, value: Any) -> tuple[tuple[int, float], ...]:
     """Check pairs of a token id and what is added to its logit."""
-    if not isinstance(value, (tuple, list)):
+    pairs = listed(value)
+    if pairs is None:
         refuse(name, value, "pairs of a token id and a number")
-    return tuple(_bias(name, pair) for pair in value)
+    return tuple(_bias(name, pair) for pair in pairs)
 
 
-def _bias(name: str, pair: Any) -> tuple[int, float]:
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        refuse(name, pair, "pairs of a token id and a number")
-    token, bias = _index(pair[0]), _float(pair[1])
+def _bias(name: str, given: Any) -> tuple[int, float]:
+    pair = listed(given)
+    if pair is None or len(pair) != 2:
+        refuse(name, given, "pairs of a token id and a number")
+    token, bias = whole(pair[0]), real(pair[1])
     if token is None or not 0 <= token <= INT32 or bias is None or abs(bias) > 1e30:
         raise InvalidParamsError(
             f"{name} adds a finite number, at most 1e30, to a token id of at least 0, got "
-            f"{_short(pair[1])} for {_short(pair[0])}"
+            f"{shown(pair[1])} for {shown(pair[0])}"
         )
     return token, bias
 
 
-def refuse(name: str, value: Any, wanted: str) -> NoReturn:
-    """Raise `InvalidParamsError` for a value that is not what is `wanted`."""
-    raise InvalidParamsError(f"{name} must be {wanted}, got {_short(value)}")
+def refuse(
+    name: str, value: Any, wanted: str, error: type[SglError] = InvalidParamsError
+) -> NoReturn:
+    """Raise `error` for a value that is not what is `wanted`."""
+    raise error(f"{name} must be {wanted}, got {shown(value)}")
 
 
-def only(names: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse names that are not known."""
-    unknown = sorted(set(names) - set(known))
-    if unknown:
-        raise InvalidParamsError(
-            f"unknown sampling parameter {', '.join(map(repr, unknown))}; "
-            f"known are {', '.join(sorted(known))}"
-        )
-
-
-def _index(value: Any) -> int | None:
-    """Return an integer of Python's or numpy's; None for anything else."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or hasattr(value, "__len__"):
+def whole(value: Any) -> int | None:
+    """Return an integer of Python's or numpy's; None for anything else, truth values too."""
+    is_bool = type(value).__name__.startswith("bool")
+    if is_bool or not hasattr(value, "__index__") or hasattr(value, "__len__"):
         return None
     try:
         return int(value.__index__())
-    except (TypeError, ValueError):  # an array
+    except Exception:  # an array, or a class of the caller's own
         return None
 
 
-def _float(value: Any) -> float | None:
+def real(value: Any) -> float | None:
     """Return a finite number of Python's or numpy's; None for anything else."""
-    is_bool = isinstance(value, bool) or type(value).__name__.startswith("bool")
+    is_bool = type(value).__name__.startswith("bool")
     if is_bool or isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
         return None
     try:
         found = float(value)
-    except (TypeError, ValueError, OverflowError):
+    except Exception:  # too large, an array, or a class of the caller's own
         return None
     return found if math.isfinite(found) else None
 
 
-def _short(value: Any) -> str:
-    told = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a huge integer"
+def shown(value: Any) -> str:
+    """Return a value as errors show it: its `repr`, shortened; never fails."""
+    try:
+        told = "a huge integer" if isinstance(value, int) and abs(value) >= 10**30 else repr(value)
+    except Exception:  # of a class of the caller's own
+        told = f"a {type(value).__name__}"
     return told if len(told) <= 80 else f"{told[:77]}..."

@@ -123,6 +123,8 @@ class FinishReason:
     """The reason why an output ended.
 
     Attributes:
+        type: "stop" at an end token, a stop string or the end of a grammar; "length" at the limit
+            of new tokens or of the context; "abort" when the request was ended from outside.
         matched: the stop string, or the id of the token, that ended it.
         length: the limit of new tokens that was reached.
         message: says more about an abort.
@@ -182,8 +184,20 @@ class Logprobs:
 class MetaInfo(TypedDict, total=False):
     """SGLang's `meta_info` dictionary. The logprob entries are there if they were asked for.
 
-    Each logprob entry is `[logprob, token id, text or None]`. Constrained output also counts
-    `forced_tokens` and `decoded_tokens`; a server may add entries of its own.
+    Each logprob entry is `[logprob, token id, text or None]`. A server may add entries of its own.
+
+    Attributes:
+        id: the request's id; of several samples `id-0`, `id-1` and so on.
+        prompt_tokens: tokens of the prompt.
+        completion_tokens: tokens of the output, an end token included.
+        cached_tokens: tokens of the prompt that were not computed again.
+        finish_reason: why the output ended, as a dictionary; None while it goes on.
+        input_token_logprobs: those of the prompt's tokens, from `logprob_start_len` on.
+        output_token_logprobs: those of the output's tokens.
+        input_top_logprobs: the likeliest tokens at each of the prompt's positions.
+        output_top_logprobs: the likeliest tokens at each of the output's positions.
+        forced_tokens: with a constraint, output tokens that it left no choice about.
+        decoded_tokens: with a constraint, output tokens that were sampled.
     """
 
     id: str

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sgl_mlx import bounds
+from sgl_mlx import bounds, names
 from sgl_mlx.errors import InvalidParamsError
 from sgl_mlx.json_schema import closed, unwrapped
 
@@ -97,8 +97,9 @@ class SamplingParams:
         if values is None:
             return cls()
         if not isinstance(values, Mapping):
-            raise InvalidParamsError(f"sampling_params must be a dictionary, got {values!r:.80}")
-        bounds.only(filter(lambda name: not isinstance(name, str), values), ())
+            bounds.refuse("sampling_params", values, "a dictionary")
+        if not all(isinstance(name, str) for name in values):
+            names.only(_KIND, values, _RULES)
         return cls().override(**values)
 
     def override(self, **changes: Any) -> SamplingParams:
@@ -110,7 +111,8 @@ class SamplingParams:
             InvalidParamsError: for a name that is no sampling parameter.
         """
         kept = _without_foreign({k: v for k, v in changes.items() if v is not None})
-        bounds.only(kept, _RULES)
+        if not kept.keys() <= _RULES.keys():
+            names.only(_KIND, kept, _RULES)
         for name in ("stop", "stop_token_ids", "stop_regex"):
             if name in kept:
                 kept[name] = _as_tuple(kept[name])
@@ -147,6 +149,7 @@ class SamplingParams:
         return SamplingParams(**checked)
 
 
+_KIND = "sampling parameter"
 _SGLANG_ONLY = frozenset(
     ["custom_params", "spaces_between_special_tokens", "stream_interval", "structural_tag"]
 )
@@ -196,8 +199,9 @@ _RULES: dict[str, bounds.Rule] = {
 
 def _as_tuple(value: Any) -> Any:
     """Return one text or number as a tuple of it; `validate` refuses what is no list."""
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return tuple(value)
+    found = bounds.listed(value)
+    if found is not None:
+        return tuple(found)
     return value if isinstance(value, Mapping) else (value,)
 
 
@@ -208,7 +212,7 @@ def _bias_pairs(bias: Any) -> tuple[tuple[int, float], ...]:
         return tuple(sorted((_token(token), value) for token, value in pairs))
     except (TypeError, ValueError) as e:
         raise InvalidParamsError(
-            f"logit_bias must map token ids to numbers, got {bias!r:.80}"
+            f"logit_bias must map token ids to numbers, got {bounds.shown(bias)}"
         ) from e
 
 
@@ -221,6 +225,8 @@ def _schema_text(schema: Any) -> str:
     """Return the JSON text of a schema: text, a dictionary, a truth value or a pydantic model."""
     if hasattr(schema, "model_json_schema"):
         schema = closed(schema.model_json_schema())
+    if isinstance(schema, str):
+        schema = bounds.text("json_schema", schema)
     try:
         given = json.loads(schema) if isinstance(schema, str) else schema
         found = unwrapped(given)
@@ -231,4 +237,5 @@ def _schema_text(schema: Any) -> str:
         raise InvalidParamsError(
             f"json_schema must be an object, true or false in JSON, got {text[:80]}"
         )
+    bounds.readable("json_schema", found)
     return text

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from safetensors import safe_open
 
 import sgl_mlx as sgl
@@ -64,3 +65,28 @@ def test_the_checkpoint_holds_the_vision_part_alone() -> None:
     with safe_open(EXAMPLE["CHECKPOINT"] / "model.safetensors", "np") as weights:
         parts = {name.split(".")[0] for name in weights.keys()}  # noqa: SIM118
     assert parts == {"vision_tower", "multi_modal_projector"}
+
+
+@pytest.mark.parametrize(
+    ("picture", "told"),
+    [
+        (Image.new("L", (8, 8), 255), "dark on bright: invert it"),
+        (Image.new("L", (8, 40), 0), "cut it to a square"),
+        (Image.new("L", (20, 20), 9), "shows no digit: its greys are 9 to 9"),
+    ],
+)
+def test_a_picture_that_would_be_misread_is_refused_with_what_it_must_look_like(
+    tmp_path: Path, picture: Image.Image, told: str
+) -> None:
+    picture.save(tmp_path / "digit.png")
+    with pytest.raises(ValueError, match=told):
+        EXAMPLE["open_scan"](str(tmp_path / "digit.png"))
+    for word in ("bright on black", "8 x 8"):
+        assert word in EXAMPLE["__doc__"]
+
+
+def test_a_large_picture_of_a_digit_is_read(engine: sgl.Engine, tmp_path: Path) -> None:
+    with Image.open(EXAMPLES / "scans" / "1.png") as scan:
+        scan.resize((200, 200), Image.Resampling.BICUBIC).save(tmp_path / "large.png")
+    large = EXAMPLE["open_scan"](str(tmp_path / "large.png"))
+    assert EXAMPLE["read_digit"].run(large, backend=engine)["digit"] == "2"

@@ -105,7 +105,9 @@ def _rope_scaling(values: _Metadata, file: GGUFFile) -> dict[str, Any] | None:
     if values.has("rope_factors_long.weight"):
         long, short = (file.floats(f"rope_factors_{n}.weight").tolist() for n in ("long", "short"))
         return _long_rope(long, short, original)
-    kind = values.get("rope.scaling.type")
+    kind, old = values.get("rope.scaling.type"), values.get("rope.scale_linear")
+    if kind is None and old not in (None, 0, 1):  # as files of 2023 say it
+        return {"type": "linear", "factor": float(old)}
     if kind in ("linear", "yarn"):
         factor = float(values.need("rope.scaling.factor"))
         return {"type": kind, "factor": factor, "original_max_position_embeddings": original}

@@ -127,9 +127,7 @@ def open_stream(source: str | Path | bytes, name: str) -> Path | BytesIO:
     if scheme in ("http", "https"):
         raise ImageError(f"{name}: pictures are not fetched from the network; pass a file or bytes")
     if not isinstance(source, str | Path):
-        raise ImageError(
-            f"a picture is a path, a data: URL, bytes or a PIL.Image, not {type(source).__name__}"
-        )
+        raise _no_source(source)
     try:
         path = Path(source).expanduser()
         fault = "" if path.is_file() else "is a folder" if path.is_dir() else "does not exist"
@@ -140,12 +138,18 @@ def open_stream(source: str | Path | bytes, name: str) -> Path | BytesIO:
     return path
 
 
+def _no_source(given: object) -> ImageError:
+    hint = "; PIL.Image.fromarray(array) makes one" if hasattr(given, "tolist") else ""
+    kind = type(given).__name__
+    return ImageError(f"a picture is a path, a data: URL, bytes or a PIL.Image, not {kind}{hint}")
+
+
 def _data_url(url: str, name: str) -> bytes:
     """Decode a `data:` URL (RFC 2397); base64 may hold spaces and breaks, but needs its padding."""
     header, comma, payload = url.partition(",")
     if not comma:
         raise ImageError(f"{name} is no data: URL: it has no comma before its data")
-    raw = unquote_to_bytes(payload)
+    raw = unquote_to_bytes(payload.encode("utf-8", "replace"))
     if not header.lower().endswith(";base64"):
         return raw
     try:
@@ -186,13 +190,25 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Reduce 16-bit greys to their upper 8 bits, which Pillow would clip; refuse wider ones."""
+    """Reduce greys of 16 bits to their upper 8, which Pillow would clip.
+
+    Greys of 32 bits, whole or not, have no fixed white. They are read where their values tell what
+    they are: from 0 to 255, as a picture of 8 bits that was widened, or up to 65,535, as one of 16.
+
+    Raises:
+        ImageError: for other greys of 32 bits, with their values.
+    """
     if not image.mode.startswith(("I", "F")):
         return image
     values: np.ndarray[Any, np.dtype[Any]] = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
-        raise ImageError(
-            f"a picture of mode {image.mode} has no fixed range of brightness; "
-            "save it with 8 or 16 bits"
-        )
-    return Image.fromarray((values >> 8).astype(np.uint8))
+    low, high = values.min(), values.max()
+    is_16_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+    if is_16_bits or (image.mode == "I" and low >= 0 and 255 < high <= 0xFFFF):
+        return Image.fromarray((values >> 8).astype(np.uint8))
+    if low >= 0 and high <= 255 and (image.mode == "I" or high > 1):
+        return Image.fromarray(values.astype(np.uint8))
+    kind = "whole numbers" if image.mode == "I" else "floating-point numbers"
+    raise ImageError(
+        f"a picture whose greys are {kind} from {low:g} to {high:g} does not tell which of them is "
+        "white; save it with 8 or 16 bits"
+    )

@@ -32,12 +32,11 @@ def read_frames(source: str | Path | bytes, count: int) -> list[Image.Image]:
     processors do.
 
     Raises:
-        ImageError: when the video cannot be read, has no frames or too large ones, or PyAV is
-            needed and missing.
-        ValueError: when `count` is below 1.
+        ImageError: when the video cannot be read, has no frames or too large ones, PyAV is
+            needed and missing, or `count` is below 1.
     """
     if count < 1:
-        raise ValueError(f"count must be at least 1, got {count}")
+        raise ImageError(f"count must be at least 1, got {count}")
     name = name_of(source)
     stream = open_stream(source, name)
     if _is_animation(stream):

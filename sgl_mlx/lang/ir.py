@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
+from sgl_mlx import bounds
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import ProgramError
 
@@ -233,15 +234,17 @@ def as_expr(value: object) -> Expr:
     """
     if isinstance(value, Expr):
         return value
-    if isinstance(value, (str, Symbol)):
+    if isinstance(value, str):
+        return Text(bounds.text("text of a program", value, ProgramError))
+    if isinstance(value, Symbol):
         return Text(cast(str, value))
     if value is None:
         raise ProgramError(
             "Tried to append None to state. Does a function in the expression lack a return?"
         )
     raise ProgramError(
-        f"cannot append {value!r} ({type(value).__name__}) to a prompt: it takes strings and "
-        f"expressions such as gen(); write str(...) to append its text"
+        f"cannot append {bounds.shown(value)} ({type(value).__name__}) to a prompt: it takes "
+        f"strings and expressions such as gen(); write str(...) to append its text"
     )
 
 

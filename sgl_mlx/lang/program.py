@@ -9,6 +9,7 @@ from dataclasses import fields
 from functools import partial
 from typing import Any, Literal, Self
 
+from sgl_mlx import names
 from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.errors import ProgramError
 from sgl_mlx.lang import words
@@ -226,8 +227,8 @@ class Program:
         own = {k: v for k, v in kwargs.items() if k in self.arg_names or k not in _NOT_OWN}
         return {k: v for k, v in kwargs.items() if k not in own}, own
 
-    def _check_clash(self, names: Mapping[str, Any]) -> None:
-        clash = sorted(_OPTIONS.intersection(self.arg_names, names))
+    def _check_clash(self, given: Mapping[str, Any]) -> None:
+        clash = sorted(_OPTIONS.intersection(self.arg_names, given))
         if clash:
             raise ProgramError(
                 f"{clash[0]!r} is both a parameter of program {self.name}() and an option of "
@@ -254,8 +255,9 @@ class Program:
             self.signature.bind(state, *args, **kwargs)
         except TypeError as error:
             takes = ", ".join(self.arg_names) or "none"
+            guess = names.meant(kwargs, (*self.arg_names, *_OPTIONS, *_SAMPLING))
             raise ProgramError(
-                f"wrong arguments for program {self.name}(): {error}; it takes {takes}"
+                f"wrong arguments for program {self.name}(): {error}{guess}; it takes {takes}"
             ) from None
 
     # -- other forms --------------------------------------------------------------------------

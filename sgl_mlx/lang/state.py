@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+from sgl_mlx import bounds
 from sgl_mlx.errors import ProgramError
 from sgl_mlx.lang import words
 from sgl_mlx.lang.group import ProgramStateGroup
@@ -116,8 +117,8 @@ class ProgramState:
             ProgramError: for a size below 1, or offsets that are not one for each copy.
         """
         stream = self.stream_executor
-        if size < 1:
-            raise ProgramError(f"fork() needs a size of at least 1, got {size!r}")
+        if (bounds.whole(size) or 0) < 1:
+            raise ProgramError(f"fork() needs a size of at least 1, got {bounds.shown(size)}")
         gaps = [0] * size if position_ids_offset is None else list(position_ids_offset)
         if len(gaps) != size:
             raise ProgramError(f"{len(gaps)} position_ids_offset for {size} branches")

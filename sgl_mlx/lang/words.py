@@ -8,8 +8,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+from sgl_mlx import bounds
 from sgl_mlx.core import GREEDY_TEMPERATURE
-from sgl_mlx.errors import InvalidParamsError, ProgramError, RegexError
+from sgl_mlx.errors import ProgramError, RegexError
 from sgl_mlx.lang.choices import ChoicesSamplingMethod, token_length_normalized
 from sgl_mlx.lang.ir import (
     CONSTRAINTS,
@@ -27,11 +28,13 @@ from sgl_mlx.lang.ir import (
     as_expr,
     leaves,
 )
+from sgl_mlx.names import explains_keywords
 
 _DTYPES = {int: "int", float: "float", str: "str", bool: "bool"}
 _OWN_NAMES = {"max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens"}
 
 
+@explains_keywords
 def gen(
     name: str | None = None,
     max_tokens: int | None = None,
@@ -74,9 +77,10 @@ def gen(
     Raises:
         RegexError: (also re.error) for a regex that Python's `re` does not compile.
         InvalidParamsError: for an unknown dtype.
-        ProgramError: as `select`.
+        ProgramError: as `select`, for an unknown keyword, or a name that is no text.
     """
     given = {k: v for k, v in locals().items() if v is not None}
+    _check_name("gen()", name)
     if choices is not None:
         return select(name, choices, temperature or 0.0, choices_method or token_length_normalized)
     if regex is not None:
@@ -90,18 +94,26 @@ def gen(
     return Gen(name, {_OWN_NAMES.get(k, k): v for k, v in given.items()})
 
 
+def _check_name(word: str, name: object) -> None:
+    """Refuse what cannot name a variable; SGLang's programs also have numbers as names."""
+    if isinstance(name, str):
+        bounds.text(f"the name of {word}", name, ProgramError)
+    elif not (name is None or isinstance(name, (int, Symbol))):
+        bounds.refuse(f"the name of {word}", name, "a text", ProgramError)
+
+
 def _check_regex(regex: str) -> None:
     try:
-        re.compile(regex)
+        re.compile(bounds.text("regex", regex))
     except re.error as error:
         raise RegexError("regex", error) from error
 
 
 def _dtype_name(dtype: type | str) -> str:
-    name = _DTYPES.get(cast(type, dtype), dtype)
-    if name not in _DTYPES.values():
-        raise InvalidParamsError(f"dtype must be int, float, str or bool, got {dtype!r}")
-    return cast(str, name)
+    name = _DTYPES.get(dtype) if isinstance(dtype, type) else dtype
+    if not isinstance(name, str) or name not in _DTYPES.values():
+        bounds.refuse("dtype", dtype, "int, float, str or bool")
+    return name
 
 
 def _typed(dtype: type, word: str) -> Callable[..., Gen]:
@@ -117,13 +129,14 @@ def _typed(dtype: type, word: str) -> Callable[..., Gen]:
     typed_gen.__name__ = typed_gen.__qualname__ = word
     typed_gen.__doc__ = f"`gen` constrained to one {dtype.__name__}."
     typed_gen.__signature__ = narrowed  # type: ignore[attr-defined]
-    return typed_gen
+    return explains_keywords(typed_gen)
 
 
 gen_int = _typed(int, "gen_int")
 gen_string = _typed(str, "gen_string")
 
 
+@explains_keywords
 def select(
     name: str | None = None,
     choices: Sequence[str] | None = None,
@@ -136,27 +149,38 @@ def select(
         ProgramError: when there is no choice, a choice is no non-empty text, the temperature is
             not zero or the method is unknown.
     """
+    _check_name("select()", name)
     word = f"select({name!r})"
     checked = checked_choices(word, choices, choices_method)
-    if temperature > GREEDY_TEMPERATURE:
+    greedy = bounds.real(0.0 if temperature is None else temperature)
+    if greedy is None or greedy > GREEDY_TEMPERATURE:
         raise ProgramError(
-            f"{word} takes the likeliest choice; its temperature must be 0, got {temperature!r}"
+            f"{word} takes the likeliest choice; its temperature must be 0, got "
+            f"{bounds.shown(temperature)}"
         )
-    return Select(name, checked, choices_method, temperature)
+    return Select(name, checked, choices_method, greedy)
 
 
 def checked_choices(word: str, choices: Any, method: Any) -> tuple[str, ...]:
     """Check choices and method, and return the choices; raises `ProgramError` as `select`."""
-    if choices is None or isinstance(choices, str) or not choices:
-        raise ProgramError(f"{word} needs a list of choices, got {choices!r}")
-    if not all(isinstance(choice, (str, Symbol)) and choice for choice in choices):
-        raise ProgramError(f"choices of {word} must be non-empty texts: {choices!r}")
+    found = bounds.listed(choices)
+    if not found:
+        raise ProgramError(f"{word} needs a list of choices, got {bounds.shown(choices)}")
+    texts = tuple(_choice(word, choice) for choice in found)
     if not isinstance(method, ChoicesSamplingMethod):
         raise ProgramError(
             f"unknown choices_method {method!r}; there are token_length_normalized, "
             "greedy_token_selection and unconditional_likelihood_normalized"
         )
-    return tuple(choices)
+    return texts
+
+
+def _choice(word: str, choice: object) -> str:
+    if isinstance(choice, Symbol):
+        return cast(str, choice)
+    if not isinstance(choice, str) or not choice:
+        bounds.refuse(f"choices of {word}", choice, "non-empty texts", ProgramError)
+    return bounds.text(f"a choice of {word}", choice, ProgramError)
 
 
 def image(expr: Any) -> Image:
@@ -164,9 +188,10 @@ def image(expr: Any) -> Image:
     return Image(expr)
 
 
+@explains_keywords
 def video(path: str, num_frames: int) -> Video:
     """Append `num_frames` frames of a video file, evenly spaced."""
-    return Video(path, num_frames)
+    return Video(path, bounds.integer(1, bounds.INT32)("num_frames", num_frames))
 
 
 def role_turn(role: Role, expr: object = None) -> ExprList:
@@ -214,6 +239,7 @@ def assistant_end() -> RoleEnd:
     return RoleEnd("assistant")
 
 
+@explains_keywords
 def separate_reasoning(expr: object = None, model_type: str | None = None) -> ExprList:
     """Split what each `gen` in the expression writes into reasoning and answer.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from sgl_mlx import bounds, names
 from sgl_mlx.errors import InvalidParamsError
 from sgl_mlx.foreign_options import SGLANG_ONLY
 from sgl_mlx.runtime.cache.prefix_cache import Reuse
@@ -33,7 +35,7 @@ class EngineConfig:
         disk_cache_dir: a folder that keeps prefixes evicted from the pool, across restarts; None
             for no such second tier.
         disk_cache_bytes: what that folder may hold at most.
-        random_seed: of requests that bring no seed.
+        random_seed: where the seeds come from of requests that bring none.
         dtype: float32, float16, bfloat16 or native; None as `models.load` chooses.
         mmproj: the vision part of a language model that is a GGUF file (`models.loader.load`).
         image_cache_bytes: what features of pictures may take, and again what processed pixels may.
@@ -72,17 +74,10 @@ class EngineConfig:
         known = {f.name for f in fields(cls)}
         options = {k: v for k, v in options.items() if v is not None}
         foreign = sorted(set(options) - known)
-        unknown = [name for name in foreign if name not in SGLANG_ONLY]
-        if unknown:
-            raise InvalidParamsError(
-                f"unknown engine option {', '.join(map(repr, unknown))}; "
-                f"known are {', '.join(sorted(known))}"
-            )
+        names.only("engine option", set(foreign) - SGLANG_ONLY, known)
         if foreign:
             warnings.warn(f"no effect on this runtime: {', '.join(foreign)}", stacklevel=3)
-        config = cls(**{k: v for k, v in options.items() if k in known})
-        config._check()
-        return config
+        return cls(**{k: v for k, v in options.items() if k in known})._checked()
 
     @property
     def limits(self) -> SchedulerLimits:
@@ -100,23 +95,52 @@ class EngineConfig:
             return "nothing"
         return "whole prompts" if self.whole_prompts_only else "prefixes"
 
-    def _check(self) -> None:
-        for name in (
-            "context_length",
-            "max_total_tokens",
-            "max_running_requests",
-            "chunked_prefill_size",
-            "disk_cache_bytes",
-            "image_cache_bytes",
-        ):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise InvalidParamsError(f"{name} must be a positive integer, got {value!r}")
+    def _checked(self) -> EngineConfig:
+        """Return this configuration with numpy's scalars as Python's, each option checked."""
+        taken = {name: rule(name, getattr(self, name)) for name, rule in _RULES.items()}
         if self.disk_cache_dir is not None and self.disable_radix_cache:
             raise InvalidParamsError(
                 "disk_cache_dir keeps what the radix cache evicts; do not disable_radix_cache"
             )
-        if self.kv_bits not in (None, 8):
-            raise InvalidParamsError(
-                f"kv_bits must be 8, or None for the model's own dtype, got {self.kv_bits!r}"
-            )
+        return replace(self, **taken)
+
+
+def _kv_bits(name: str, value: object) -> int:
+    if bounds.whole(value) != 8:
+        bounds.refuse(name, value, "8, or None for the model's own dtype")
+    return 8
+
+
+def _path(name: str, value: object) -> str:
+    """Check a path, which may hold bytes that are no UTF-8."""
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+        bounds.refuse(name, value, "a path or a name, as text")
+    path = os.fsdecode(value)
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        bounds.text(name, path)
+    return str.__str__(path)
+
+
+_COUNT = bounds.integer(1, bounds.INT64)
+_RULES: dict[str, bounds.Rule] = {
+    "model_path": bounds.optional(_path),
+    "context_length": bounds.optional(_COUNT),
+    "max_total_tokens": bounds.optional(_COUNT),
+    "max_running_requests": _COUNT,
+    "chunked_prefill_size": _COUNT,
+    "schedule_policy": bounds.filled_text,
+    "disable_radix_cache": bounds.flag,
+    "whole_prompts_only": bounds.flag,
+    "shared_attention": bounds.flag,
+    "in_flight_sharing": bounds.flag,
+    "disk_cache_dir": bounds.optional(_path),
+    "disk_cache_bytes": _COUNT,
+    "random_seed": bounds.integer(-bounds.INT64, bounds.INT64),
+    "dtype": bounds.optional(bounds.filled_text),
+    "mmproj": bounds.optional(_path),
+    "image_cache_bytes": _COUNT,
+    "kv_bits": bounds.optional(_kv_bits),
+    "offline": bounds.optional(bounds.flag),
+}

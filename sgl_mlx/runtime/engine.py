@@ -204,7 +204,8 @@ class Engine:
         """See `lang.backend.Backend.submit`; also takes token ids, and keywords as `generate`."""
         self._enter()
         [options] = RequestOptions.each(keywords, 1, single=True)
-        inputs = Inputs([self._preparer.of_prompt(prompt)], [params.validate()], [options], True)
+        checked = SamplingParams.of(params).validate()
+        inputs = Inputs([self._preparer.of_prompt(prompt)], [checked], [options], True)
         return self._launch(inputs, on_event)[0]
 
     def prefill(self, prompt: Prompt) -> Future[int]:
@@ -264,6 +265,7 @@ class Engine:
         return self._model.tokenizer
 
     def get_tokenizer(self) -> Tokenizer:
+        """Return the model's tokenizer."""
         return self.tokenizer
 
     def flush_cache(self) -> bool:

@@ -17,10 +17,14 @@ class EngineStats:
     Attributes:
         counters: tokens, passes and preemptions.
         runner: counts and seconds of the runner.
-        tree_seconds: in the prefix cache; `schedule_seconds`: in the rest of the scheduler.
-        model_seconds: in steps of all kinds; `decode_seconds`: in those that only decode.
-        running, waiting: requests now.
-        free_slots, cached_slots: of the KV pool, now; cached ones can be evicted.
+        tree_seconds: time spent in the prefix cache.
+        schedule_seconds: time spent in the rest of the scheduler.
+        model_seconds: time spent in steps of the model, of all kinds.
+        decode_seconds: time spent in steps that only decode.
+        running: sequences that run now.
+        waiting: sequences that wait now to be admitted.
+        free_slots: slots of the KV pool that nothing uses now.
+        cached_slots: slots that hold cached prefixes now; they can be evicted.
         restored_tokens: read from the second tier into the pool.
         disk: None without a second tier.
         pictures: None for a model of text alone.

@@ -88,7 +88,7 @@ def _spaces(decoding: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
 
 @cache
 def byte_level_alphabet() -> dict[str, bytes]:
-    """GPT-2's printable stand-in for every byte: itself, or a character from U+0100 on."""
+    """Map GPT-2's printable stand-in to every byte: itself, or a character from U+0100 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = [b for b in range(256) if b not in printable]
     pairs = [(b, b) for b in printable] + [(0x100 + n, b) for n, b in enumerate(hidden)]
@@ -96,7 +96,7 @@ def byte_level_alphabet() -> dict[str, bytes]:
 
 
 def unknown_token(backend: tokenizers.Tokenizer) -> frozenset[int]:
-    """The token that stands for text the vocabulary cannot spell, if there is one."""
+    """Find the token that stands for text the vocabulary cannot spell, if there is one."""
     name = getattr(backend.model, "unk_token", None)
     token = None if name is None else backend.token_to_id(name)
     return frozenset() if token is None else frozenset({token})
@@ -109,7 +109,7 @@ PrefixSpace = Literal["never", "first", "always"]
 def without_prefix_space(
     backend: tokenizers.Tokenizer,
 ) -> tuple[tokenizers.Tokenizer, PrefixSpace]:
-    """The same tokenizer for text inside a document, and where the original adds a space.
+    """Return the tokenizer for text inside a document, and where the original adds a space.
 
     SentencePiece-like tokenizers write a space before every text; text that continues another
     must not get one.
@@ -147,7 +147,7 @@ def _silence(step: dict[str, Any]) -> None:
 
 
 def _parts(backend: tokenizers.Tokenizer) -> dict[str, Any]:
-    """Normalizer, pre-tokenizer and decoder as dictionaries, without the long vocabulary."""
+    """Return normalizer, pre-tokenizer and decoder as dictionaries, without the long vocabulary."""
     names = ("normalizer", "pre_tokenizer", "decoder")
     bare = tokenizers.Tokenizer(tokenizers.models.BPE())
     for name in names:
@@ -157,7 +157,7 @@ def _parts(backend: tokenizers.Tokenizer) -> dict[str, Any]:
 
 
 def _steps(part: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """The leaves of a (nested) Sequence."""
+    """Yield the leaves of a (nested) Sequence."""
     if part is None:
         return
     if part["type"] != "Sequence":

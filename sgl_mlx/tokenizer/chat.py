@@ -14,9 +14,12 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from sgl_mlx.errors import TokenizerError
+from sgl_mlx import bounds
+from sgl_mlx.errors import PromptError, TokenizerError
 
 _PROBE = "Sglmlxprobe"
+_MESSAGE = 'a dictionary such as {"role": "user", "content": "Hello"}'
+_MESSAGES = f"a list, each item {_MESSAGE}"
 
 
 class _GenerationTag(Extension):
@@ -29,10 +32,26 @@ class _GenerationTag(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+def checked(messages: object) -> list[Mapping[str, Any]]:
+    """Return chat messages as a list, checked before a template sees them.
+
+    Raises:
+        PromptError: for what is no list of dictionaries, or for text that UTF-8 cannot hold.
+    """
+    found = bounds.listed(messages)
+    if found is None:
+        bounds.refuse("messages", messages, _MESSAGES, PromptError)
+    for i, message in enumerate(found):
+        if not isinstance(message, Mapping):
+            bounds.refuse(f"messages[{i}]", message, _MESSAGE, PromptError)
+    bounds.readable("messages", found, PromptError)
+    return found
+
+
 def render(
     template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
 ) -> str:
-    """The conversation as `template` writes it.
+    """Write the conversation by a template.
 
     Raises:
         TokenizerError: for a template that is no Jinja, or that fails on these messages.
@@ -42,7 +61,8 @@ def render(
     except jinja2.TemplateSyntaxError as e:
         raise TokenizerError(f"chat template is broken at line {e.lineno}: {e.message}") from e
     except Exception as e:  # a template is a program: it may divide by zero or recurse
-        said = (str(m.get("role")) if isinstance(m, Mapping) else repr(m) for m in messages)
+        roles = (m.get("role") for m in messages)
+        said = (role if isinstance(role, str) else bounds.shown(role) for role in roles)
         raise TokenizerError(
             f"chat template rejects messages with roles [{', '.join(said)}]: {e}"
         ) from e
@@ -50,7 +70,7 @@ def render(
 
 @lru_cache(maxsize=32)
 def takes_parts(template: str) -> bool:
-    """Whether it writes a content that is a list of parts, and loses one that is a string.
+    """Return True if a template writes lists of parts, and loses a content that is a string.
 
     Templates of LLaVA processors do: they pick parts by type, and a string's letters have none.
     """
@@ -59,7 +79,7 @@ def takes_parts(template: str) -> bool:
 
 
 def in_parts(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The message with a content that is a string as one part."""
+    """Return the message with a content that is a string as one part."""
     content = message.get("content")
     if not isinstance(content, str):
         return message
@@ -86,7 +106,7 @@ def _compile(template: str) -> jinja2.Template:
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-    """Like `json.dumps`: jinja's own filter escapes `<`, `>` and `&` for HTML."""
+    """Write JSON as `json.dumps` does: jinja's own filter escapes `<`, `>` and `&` for HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
 

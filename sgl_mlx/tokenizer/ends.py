@@ -21,7 +21,7 @@ END_OF_TURN = (
 def ends_of_turn(
     backend: tokenizers.Tokenizer, known: Container[int], template: str | None
 ) -> set[int]:
-    """The ends of a turn that the chat template writes and no list of end tokens names.
+    """Find the ends of a turn that the chat template writes and no list of end tokens names.
 
     Conversions forget them: the model then writes the mark and goes on with the next turn.
     """

@@ -19,7 +19,7 @@ _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 def read_folder(folder: Path) -> dict[str, Any]:
-    """Arguments for `Tokenizer` from `tokenizer.json` and the files beside it.
+    """Read the arguments for `Tokenizer` from `tokenizer.json` and the files beside it.
 
     Truncation and padding that were left switched on are switched off, and tokens that only
     `added_tokens.json` or `added_tokens_decoder` name are added.
@@ -49,7 +49,7 @@ def read_folder(folder: Path) -> dict[str, Any]:
 def _with_added(
     backend: tokenizers.Tokenizer, folder: Path, config: dict[str, Any]
 ) -> tokenizers.Tokenizer:
-    """The tokenizer with the tokens that only the files beside `tokenizer.json` name."""
+    """Return the tokenizer with the tokens that only the files beside `tokenizer.json` name."""
     special = set(_named_tokens(config).values())
     plain = _read_json(folder / "added_tokens.json")
     entries: dict[int, Any] = {
@@ -76,7 +76,7 @@ def _with_added(
 
 
 def _with_ids(backend: tokenizers.Tokenizer, ids: Mapping[str, int]) -> tokenizers.Tokenizer:
-    """The tokenizer with these texts in its vocabulary, or the library would number them anew."""
+    """Put texts into the vocabulary, or the library would number them anew."""
     whole = json.loads(backend.to_str())
     vocabulary = whole["model"].get("vocab")
     if not isinstance(vocabulary, dict):  # Unigram's is a list, which new tokens go after
@@ -109,7 +109,7 @@ def _read_backend(path: Path) -> tokenizers.Tokenizer:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, or an empty one when there is no such file."""
+    """Read the object in a JSON file, or an empty one when there is no such file."""
     if not path.is_file():
         return {}
     try:
@@ -148,7 +148,7 @@ def _prefix_ids(
 
 
 def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
-    """The default template: of a file of its own before one in the configuration."""
+    """Find the default template: of a file of its own before one in the configuration."""
     file = folder / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8-sig")

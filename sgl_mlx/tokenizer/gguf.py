@@ -38,11 +38,12 @@ _PATTERNS = {
 
 _GPT2 = {"gpt-2", "default", "phi-2", "olmo", "mpt", "jina-v2-en"}
 _GPT2_SINGLE_DIGITS = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"}
+_QWEN = ("qwen2", "qwen2moe", "qwen3", "qwen3moe")
 _BOS_BY_DEFAULT = {"llama-bpe", "llama3", "llama-v3", "tekken"}
 
 
 def read_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments for `sgl_mlx.tokenizer.Tokenizer`.
+    """Read the arguments for `sgl_mlx.tokenizer.Tokenizer`.
 
     Raises:
         TokenizerError: when the vocabulary is missing, inconsistent, or of an unknown kind.
@@ -81,12 +82,18 @@ class _Vocabulary:
                 "the GGUF file has no tokenizer (tokenizer.ggml.model and tokenizer.ggml.tokens)"
             )
         self.types: Sequence[int] = self.get("token_type") or [1] * len(self.tokens)
-        self.pre: str = self.get("pre") or "default"
+        self.pre: str = self.get("pre") or self._usual_pre()
         if len(self.types) != len(self.tokens):
             raise TokenizerError(
                 f"tokenizer.ggml.token_type has {len(self.types)} entries "
                 f"for {len(self.tokens)} tokens"
             )
+
+    def _usual_pre(self) -> str:
+        """Return the pre-tokenizer of a file from before files named it (April 2024)."""
+        if self._metadata.get("general.architecture") in _QWEN:
+            return "qwen2"
+        return "llama-bpe" if "<|begin_of_text|>" in self.tokens else "default"
 
     def get(self, name: str) -> Any:
         return self._metadata.get(f"tokenizer.ggml.{name}")
@@ -95,7 +102,7 @@ class _Vocabulary:
         return {token: i for i, token in enumerate(self.tokens)}
 
     def special(self) -> list[AddedToken]:
-        """Control tokens, the unknown token, and ends of a turn whatever their type says."""
+        """List control tokens, the unknown token, and ends of a turn whatever their type says."""
         ends = set(self.eos_ids())
         chosen = [
             token
@@ -105,21 +112,23 @@ class _Vocabulary:
         return [AddedToken(token, special=True, normalized=False) for token in chosen]
 
     def plain(self) -> list[AddedToken]:
-        """User-defined tokens: text that is one token wherever it stands."""
+        """List user-defined tokens: text that is one token wherever it stands."""
         special = {token.content for token in self.special()}
         chosen = (t for t, k in zip(self.tokens, self.types, strict=True) if k == _USER_DEFINED)
         return [AddedToken(t, special=False, normalized=False) for t in chosen if t not in special]
 
     def eos_ids(self) -> list[int]:
-        """The ends that are named, and known ends of a turn whatever their type says."""
+        """List the ends that are named, and known ends of a turn whatever their type says."""
         named = {self.get(f"{name}_token_id") for name in ("eos", "eot", "eom")} - {None}
         ends = {i for i, token in enumerate(self.tokens) if token in END_OF_TURN}
         return sorted(named | ends)
 
     def named(self) -> dict[str, str]:
-        """`bos_token` and its like, as chat templates ask for them."""
+        """Return `bos_token` and its like, as chat templates ask for them."""
         names = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding"}
         ids = {f"{short}_token": self.get(f"{name}_token_id") for short, name in names.items()}
+        if ids["sep_token"] is None:  # the specification spells it right, most files do not
+            ids["sep_token"] = self.get("separator_token_id")
         return {name: self.tokens[i] for name, i in ids.items() if i in range(len(self.tokens))}
 
     def adds_bos(self) -> bool:
@@ -185,7 +194,7 @@ def _sentencepiece(vocabulary: _Vocabulary) -> Tokenizer:
 
 
 def _merges_by_score(vocabulary: _Vocabulary) -> Iterator[tuple[str, str]]:
-    """SentencePiece merges the pair whose joined piece scores best; so do merges in that order."""
+    """Order merges by the score of the joined piece, the best first, as SentencePiece merges."""
     scores = vocabulary.get("scores")
     if scores is None or len(scores) != len(vocabulary.tokens):
         raise TokenizerError(

@@ -19,7 +19,7 @@ from sgl_mlx.tokenizer import chat, files
 from sgl_mlx.tokenizer.bytes import Speller, unknown_token, without_prefix_space
 
 _WINDOW = 64
-"""How many tokens `extend` looks back for a place where no token can reach across."""
+"""Tokens that `extend` looks back for a place where no token can reach across."""
 
 _LONG = 2000
 """From so many characters on a text is encoded without the GIL."""
@@ -86,7 +86,7 @@ class Tokenizer:
     # -- text to tokens -----------------------------------------------------------------------
 
     def encode(self, text: str, add_special: bool = True) -> list[int]:
-        """The tokens of a text; special tokens written in it are recognised.
+        """Return the tokens of a text; special tokens written in it are recognised.
 
         With `add_special` the model's own beginning (mostly its BOS token, if any) goes first,
         unless the text already starts with BOS.
@@ -97,7 +97,7 @@ class Tokenizer:
         return self._prefix_ids + ids
 
     def extend(self, ids: Sequence[int], text: str) -> list[int]:
-        """`ids` followed by the tokens of `text`, keeping `ids` wherever both can agree.
+        """Return `ids` followed by the tokens of `text`, keeping `ids` wherever both can agree.
 
         The last tokens are spelled out and tokenized again together with `text`. If the new
         tokens have a boundary where `ids` end, `ids` stay whole; if a token of theirs would
@@ -129,7 +129,7 @@ class Tokenizer:
         return [*ids[: start + kept], *fresh[dropped:]]
 
     def encode_plain(self, text: str) -> list[int]:
-        """The tokens of text inside a document in which no special token is recognised."""
+        """Return the tokens of text inside a document in which no special token is recognised."""
         ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
         return ids
 
@@ -143,7 +143,7 @@ class Tokenizer:
         return _encode(self._inner, text)
 
     def _restart(self, ids: Sequence[int]) -> int:
-        """Where to start tokenizing again: after a special token or before the last word.
+        """Find where to start tokenizing again: after a special token or before the last word.
 
         Every pre-tokenizer in use splits before a space that follows anything but white space,
         and none looks behind, so what comes before such a place never changes.
@@ -164,7 +164,7 @@ class Tokenizer:
     # -- tokens to text -----------------------------------------------------------------------
 
     def decode(self, ids: Sequence[int], skip_special: bool = True, at_start: bool = True) -> str:
-        """The text of tokens; bytes that are no UTF-8 become U+FFFD.
+        """Return the text of tokens; bytes that are no UTF-8 become U+FFFD.
 
         `at_start` says that a text begins here, so that the space some tokenizers put before
         every text is taken away again.
@@ -173,26 +173,26 @@ class Tokenizer:
         return "".join(map(spell.add, ids)) + spell.finish()
 
     def detokenizer(self, skip_special: bool = True, at_start: bool = False) -> Detokenizer:
-        """An incremental `decode`, by default of tokens that follow others."""
+        """Return an incremental `decode`, by default of tokens that follow others."""
         hidden = self._special if skip_special else frozenset()
         strip = at_start and self._prefix_space != "never"
         return Detokenizer(self._speller, hidden, strip)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes a token spells; empty for an id outside the vocabulary."""
+        """Return the bytes a token spells; empty for an id outside the vocabulary."""
         return self._speller[token_id]
 
     def is_special(self, token_id: int) -> bool:
-        """Whether a token marks something instead of spelling text."""
+        """Return True if a token marks something instead of spelling text."""
         return token_id in self._special
 
     def added_token(self, text: str) -> int | None:
-        """The token that was added to the vocabulary for exactly this text, if there is one."""
+        """Return the token that was added to the vocabulary for exactly this text, if any."""
         token = self.backend.token_to_id(text)
         return token if token in self._added else None
 
     def token_text(self, token_id: int) -> str:
-        """The text of one token alone, special or not; a part of a character is U+FFFD."""
+        """Return the text of one token alone; a part of a character is U+FFFD."""
         return self.token_bytes(token_id).decode("utf-8", "replace")
 
     # -- conversations ------------------------------------------------------------------------
@@ -203,13 +203,15 @@ class Tokenizer:
         add_generation_prompt: bool = False,
         **kwargs: Any,
     ) -> str:
-        """The conversation as the model's own template writes it; `kwargs` reach the template.
+        """Write the conversation by the model's own template, which `kwargs` reach too.
 
         A content that is a string is handed to it as a list of parts if that is what it knows.
 
         Raises:
+            PromptError: for messages that are no list of dictionaries, or hold no valid text.
             TokenizerError: when there is no template, or it rejects the messages.
         """
+        messages = chat.checked(messages)
         if self.chat_template is None:
             raise TokenizerError(
                 "the model has no chat template; write the prompt as plain text, with <image> "
@@ -227,7 +229,7 @@ class Tokenizer:
         return chat.render(self.chat_template, messages, variables)
 
     def _named_tokens(self) -> dict[str, str]:
-        """`bos_token` and its like for a template; those the model lacks are undefined there."""
+        """Return `bos_token` and its like for a template; those the model lacks stay undefined."""
         if self._special_tokens is not None:
             return dict(self._special_tokens)
         ids = {"bos_token": self.bos_token_id, "eos_token": min(self.eos_token_ids, default=None)}
@@ -244,7 +246,7 @@ class Detokenizer:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def add(self, token_id: int) -> str:
-        """The text that this token completes; empty inside a character."""
+        """Return the text that this token completes; empty inside a character."""
         if token_id in self._hidden:
             return ""
         spelled = self._speller[token_id]
@@ -255,7 +257,7 @@ class Detokenizer:
 
     @property
     def complete(self) -> bool:
-        """Whether the text so far ends with a whole character."""
+        """True if the text so far ends with a whole character."""
         return not self._decoder.getstate()[0]
 
     def finish(self) -> str:
@@ -274,7 +276,7 @@ def _encode(backend: tokenizers.Tokenizer, text: str) -> list[int]:
 
 
 def _last_common_boundary(left: Sequence[bytes], right: Sequence[bytes]) -> tuple[int, int]:
-    """How many pieces of each make the longest text that both have a boundary after.
+    """Count the pieces of each that make the longest text that both have a boundary after.
 
     `left` spells a prefix of what `right` spells; (0, 0) is always common.
     """

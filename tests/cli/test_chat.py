@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sgl_mlx.core import Generated, Image, Text
-from sgl_mlx.errors import PromptError
+from sgl_mlx.errors import PromptError, TokenizerError
 
 
 def test_answers_until_the_input_ends(sgl, use) -> None:
@@ -160,3 +160,44 @@ def test_a_template_that_rewrites_the_past_gets_every_picture_again(photo) -> No
     talk.ask("a", show=lambda piece: None, images=[photo])
     talk.ask("b", show=lambda piece: None, images=[photo])
     assert [pictures_of(call.prompt) for call in backend.calls] == [[photo], [photo, photo]]
+
+
+# -- templates ------------------------------------------------------------------------------------
+
+
+def test_a_missing_template_is_said_before_the_first_question(sgl, use) -> None:
+    backend = use("Yes.")
+    backend._render_chat = None
+    result = sgl("chat", stdin="Hi\n")
+    assert result.exit_code == 1
+    assert "no chat template" in result.stderr
+    assert result.stdout == ""
+
+
+def test_where_a_template_has_no_system_turns_the_question_begins_with_it(sgl, use) -> None:
+    def without_system(messages, add_generation_prompt) -> str:
+        if any(m["role"] == "system" for m in messages):
+            raise TokenizerError("chat template rejects messages: no system role")
+        return "".join(f"<{m['role']}>{m['content']}\n" for m in messages)
+
+    backend = use("Yes.")
+    backend._render_chat = without_system
+    result = sgl("chat", "--system", "Be brief.", stdin="One\nTwo\n/reset\nThree\n")
+    assert result.exit_code == 0
+    first = "<user>Be brief.\n\nOne\n"
+    assert backend.prompts[0] == first
+    assert backend.prompts[1].startswith(first)
+    assert backend.prompts[2] == "<user>Be brief.\n\nThree\n"
+
+
+def test_a_template_that_rejects_a_later_turn_does_not_end_the_conversation(sgl, use) -> None:
+    def one_turn(messages, add_generation_prompt) -> str:
+        if len(messages) > 1:
+            raise TokenizerError("chat template rejects messages: one turn only")
+        return messages[0]["content"]
+
+    backend = use("Yes.")
+    backend._render_chat = one_turn
+    result = sgl("chat", stdin="One\nTwo\n/reset\nThree\n")
+    assert (result.exit_code, backend.prompts) == (0, ["One", "Three"])
+    assert "one turn only\n/reset starts a new conversation" in result.stderr

@@ -29,7 +29,8 @@ def test_options_that_only_sglang_has_are_named_in_a_warning() -> None:
 
 
 def test_an_unknown_option_is_refused_naming_those_there_are() -> None:
-    with pytest.raises(InvalidParamsError, match=r"'max_tokens'; known are .*max_total_tokens"):
+    meant = r"'max_tokens'; did you mean 'max_total_tokens'\? known are .*, context_length"
+    with pytest.raises(InvalidParamsError, match=meant):
         EngineConfig.of({"max_tokens": 5})
 
 

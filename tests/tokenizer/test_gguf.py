@@ -86,6 +86,35 @@ def test_an_unnamed_pre_tokenizer_is_gpt2s() -> None:
     assert pieces(byte_level(pre=None), "the 12") == pieces(byte_level("gpt-2"), "the 12")
 
 
+@pytest.mark.parametrize(
+    ("pre", "entries"),
+    [
+        ("qwen2", {"general.architecture": "qwen2"}),
+        ("llama-bpe", {"general.architecture": "llama"}),
+    ],
+)
+def test_a_file_from_before_pre_tokenizers_were_named_splits_as_its_kind(
+    pre: str, entries: dict[str, Any]
+) -> None:
+    old, named = byte_level(pre=None) | entries, byte_level(pre) | entries
+    for meta in (old, named):
+        tokens = meta["tokenizer.ggml.tokens"]
+        if pre == "llama-bpe":
+            tokens[tokens.index("<|bos|>")] = "<|begin_of_text|>"
+    text = "It's 12345!?\n"
+    found, expected, other = (
+        Tokenizer.from_gguf(meta).backend.pre_tokenizer.pre_tokenize_str(text)
+        for meta in (old, named, byte_level())
+    )
+    assert found == expected != other
+
+
+@pytest.mark.parametrize("key", ["seperator_token_id", "separator_token_id"])
+def test_the_separator_is_found_under_both_spellings(key: str) -> None:
+    meta = byte_level(**{key: 3}) | {"tokenizer.chat_template": "{{ sep_token }}"}
+    assert Tokenizer.from_gguf(meta).render_chat([]) == meta["tokenizer.ggml.tokens"][3]
+
+
 def test_control_tokens_are_special_and_user_defined_ones_are_text() -> None:
     tokenizer = Tokenizer.from_gguf(byte_level())
     ids = tokenizer.encode("<think>a<|im_end|>")

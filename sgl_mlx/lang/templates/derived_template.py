@@ -122,14 +122,7 @@ class DerivedTemplate:
 
     @cached_property
     def _has_system(self) -> bool:
-        turns = [
-            {"role": role, "content": _SENTINEL.format(i)}
-            for i, role in enumerate(("system", "user"))
-        ]
-        try:
-            return turns[0]["content"] in self._render(turns, False)
-        except TokenizerError:
-            return False
+        return takes_system(self._render)
 
     def _reason(self, turns: Roles) -> str:
         try:
@@ -137,6 +130,17 @@ class DerivedTemplate:
         except TokenizerError as error:
             return f": {error}"
         return ""
+
+
+def takes_system(render: Render) -> bool:
+    """Return True if a model's chat template writes system turns."""
+    turns = [
+        {"role": role, "content": _SENTINEL.format(i)} for i, role in enumerate(("system", "user"))
+    ]
+    try:
+        return turns[0]["content"] in render(turns, False)
+    except TokenizerError:
+        return False
 
 
 def merge_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:

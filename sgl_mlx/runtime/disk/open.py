@@ -26,12 +26,15 @@ class DiskStats:
     """Counts of a second tier on disk since the start.
 
     Attributes:
-        spilled_tokens, read_tokens: written to disk, read from it.
-        dropped_tokens, failed_tokens: not written, as the queue was full, or by an error.
-        waiting_tokens: queued to be written now.
-        hits, misses: look-ups of prompts that found enough to read, or too little.
-        broken_files: found damaged, and removed.
-        bytes: of all blocks in the folder.
+        spilled_tokens: tokens whose KV was written to disk.
+        read_tokens: tokens whose KV was read from it.
+        dropped_tokens: tokens not written because the queue was full.
+        failed_tokens: tokens not written because of an error.
+        waiting_tokens: tokens queued to be written now.
+        hits: look-ups of prompts that found enough to read.
+        misses: look-ups that found too little.
+        broken_files: files found damaged, and removed.
+        bytes: size of all blocks in the folder now.
     """
 
     spilled_tokens: int

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeGuard, cast
 
-from sgl_mlx.core import Generated, Parallel, Prompt, SamplingParams, Text
+from sgl_mlx import bounds
+from sgl_mlx.core import Generated, Image, Parallel, Prompt, SamplingParams, Shift, Text, Video
 from sgl_mlx.errors import ContextLengthError, InvalidParamsError, PromptError
 from sgl_mlx.runtime.assembly import RunnableModel
 from sgl_mlx.runtime.constraints.healing import NOTHING_TAKEN, Healing, TakenBack
@@ -65,7 +66,11 @@ class Preparer:
     # -- prompts ------------------------------------------------------------------------------
 
     def of_prompt(self, prompt: Prompt | Sequence[int]) -> Source:
-        """Return the source of a prompt of parts, or of token ids."""
+        """Return the source of a prompt of parts, or of token ids.
+
+        Raises:
+            PromptError: for a prompt that is neither.
+        """
         if is_ids(prompt):
             return self.of_ids(prompt)
         parts = cast(Prompt, prompt)
@@ -96,10 +101,7 @@ class Preparer:
         if not len(ids):
             raise PromptError("the prompt is empty: it needs at least one token")
         size = self._model.vocabulary
-        wrong = next((t for t in ids if not _is_token(t, size)), None)
-        if wrong is not None:
-            raise PromptError(f"token id {wrong!r} is not in the vocabulary (0 to {size - 1})")
-        return Encoded(tuple(map(int, ids)))
+        return Encoded(tuple(_token(token, size) for token in ids))
 
     # -- requests -----------------------------------------------------------------------------
 
@@ -166,20 +168,31 @@ class Preparer:
 
 def is_ids(prompt: Prompt | Sequence[int]) -> TypeGuard[Sequence[int]]:
     """Return whether a prompt is given as token ids."""
-    return bool(len(prompt)) and hasattr(prompt[0], "__index__")
+    listed = isinstance(prompt, (list, tuple)) or hasattr(prompt, "dtype")
+    return listed and len(prompt) > 0 and hasattr(prompt[0], "__index__")
 
 
 def _size(prompt: Prompt) -> int:
+    """Count the characters of a prompt; very many with pictures. Every part is checked."""
+    if not isinstance(prompt, (tuple, list)):
+        bounds.refuse("a prompt", prompt, "a tuple of parts, such as Text", PromptError)
     return sum(map(_part_size, prompt))
 
 
 def _part_size(part: object) -> int:
     if isinstance(part, (Text, Generated)):
-        return len(part.text)
+        return len(bounds.text("the prompt", part.text, PromptError))
     if isinstance(part, Parallel):
         return sum(map(_size, part.branches))
-    return 0 if not hasattr(part, "source") else _LARGE
+    if not isinstance(part, (Image, Video, Shift)):
+        bounds.refuse("a part of a prompt", part, "a Text, Image or the like", PromptError)
+    return 0 if isinstance(part, Shift) else _LARGE
 
 
-def _is_token(token: object, size: int) -> bool:
-    return hasattr(token, "__index__") and not isinstance(token, bool) and 0 <= int(token) < size
+def _token(token: object, size: int) -> int:
+    found = bounds.whole(token)
+    if found is None or not 0 <= found < size:
+        raise PromptError(
+            f"token id {bounds.shown(token)} is not in the vocabulary (0 to {size - 1})"
+        )
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from sgl_mlx import bounds
 from sgl_mlx.core import ChoiceScore, ChoiceScores, Completion, SamplingParams, TokenLogprob
 from sgl_mlx.errors import InvalidParamsError
 from sgl_mlx.runtime.request.encode import Encoded, extend
@@ -26,8 +27,9 @@ class Scoring:
     """
 
     def __init__(self, choices: Sequence[str], unconditional: bool, tokenizer: Tokenizer) -> None:
-        if not choices or not all(isinstance(choice, str) and choice for choice in choices):
-            raise InvalidParamsError(f"choices must be non-empty strings, got {list(choices)!r}")
+        choices = bounds.items(bounds.filled_text)("choices", choices)
+        if not choices:
+            raise InvalidParamsError("choices must be a non-empty list of texts")
         self.requests = len(choices) * (2 if unconditional else 1)
         self._choices = choices
         self._unconditional = unconditional

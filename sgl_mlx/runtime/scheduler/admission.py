@@ -54,10 +54,17 @@ class SchedulerLimits:
 class Counters:
     """Exact, device-independent counts since the start.
 
-    `computed_tokens` are prompt tokens whose KV was computed; `decode_tokens` are the later ones.
-    `decode_passes` are those of `steps` that prefilled nothing, so that their rows are
-    `decode_rows` together; `longest_step` is the most tokens of the others. `peak_slots` is the
-    most that requests and cache ever had together.
+    Attributes:
+        prompt_tokens: tokens of all prompts.
+        cached_tokens: prompt tokens whose KV was found, in the tree or in a running prefill.
+        computed_tokens: prompt tokens whose KV was computed.
+        decode_tokens: tokens computed after the prompts, one for each row of each step.
+        steps: plans that were computed.
+        decode_passes: steps that prefilled nothing.
+        decode_rows: rows of these steps, together.
+        longest_step: the most tokens in one of the other steps.
+        peak_slots: the most slots that requests and cache ever had together.
+        preemptions: running sequences that were set back to give their slots to others.
     """
 
     prompt_tokens: int = 0

@@ -169,7 +169,14 @@ class RunnerStats:
 
 @dataclass(frozen=True)
 class EncoderStats:
-    """Pictures that a runner encoded, in how many passes and seconds; bytes of features kept."""
+    """Counts of a runner's vision tower since the start.
+
+    Attributes:
+        encoded_images: pictures encoded.
+        encoder_passes: passes through the tower.
+        encode_seconds: time spent in them.
+        feature_bytes: features kept now for later prompts, in bytes.
+    """
 
     encoded_images: int
     encoder_passes: int

@@ -23,7 +23,14 @@ from sgl_mlx.runtime.vision.byte_lru import ByteLRU
 
 @dataclass(frozen=True)
 class PictureStats:
-    """Pictures prepared, the seconds it took to open and process them, and bytes kept."""
+    """Counts of the preparation of pictures since the start.
+
+    Attributes:
+        prepared_images: pictures opened and processed.
+        open_seconds: time spent opening them.
+        process_seconds: time spent resizing and normalising them.
+        prepared_bytes: processed pixels kept now, in bytes.
+    """
 
     prepared_images: int
     open_seconds: float
@@ -164,7 +171,7 @@ def _origin(source: Any) -> Hashable:
             return None
         return str(source), stat.st_ino, stat.st_mtime_ns, stat.st_size
     if isinstance(source, str):
-        return hashlib.sha256(source.encode()).digest()
+        return hashlib.sha256(source.encode("utf-8", "surrogatepass")).digest()
     if isinstance(source, (bytes, bytearray)):
         return hashlib.sha256(source).digest()
     try:  # a PIL.Image, which the caller may change between two calls

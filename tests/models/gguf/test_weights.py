@@ -39,6 +39,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "config": {"rope_scaling": {"type": "linear", "factor": 4.0}},
         "metadata": {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0},
     },
+    "llama-linear-rope-of-2023": {
+        "architecture": "llama",
+        "model_type": "llama",
+        "config": {"rope_scaling": {"type": "linear", "factor": 4.0}},
+        "metadata": {"rope.scale_linear": 4.0},
+    },
     "llama-rope-factors": {
         "architecture": "llama",
         "model_type": "llama",

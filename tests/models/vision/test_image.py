@@ -205,11 +205,38 @@ def test_greys_of_16_bits_keep_their_brightness(format: str) -> None:
     assert np.array_equal(found[..., 0], values >> 8)
 
 
-def test_floats_without_a_range_are_refused() -> None:
-    with pytest.raises(ImageError, match="mode F"):
-        open_image(Image.fromarray(np.ones((4, 4), np.float32)))
-    with pytest.raises(ImageError, match="mode I"):
-        open_image(Image.fromarray(np.full((4, 4), 70_000, np.int32)))
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+@pytest.mark.parametrize("through", ["TIFF", None])
+def test_greys_of_32_bits_that_were_8_are_read_as_such(kind: type, through: str | None) -> None:
+    values = np.arange(256, dtype=kind).reshape(16, 16)
+    wide = Image.fromarray(values)
+    found = np.asarray(open_image(saved(wide, through) if through else wide))
+    assert np.array_equal(found[..., 0], values)
+
+
+def test_whole_greys_of_32_bits_that_were_16_are_read_as_such() -> None:
+    values = np.arange(0, 65536, 256, dtype=np.int32).reshape(16, 16)
+    assert np.array_equal(np.asarray(open_image(Image.fromarray(values)))[..., 0], values >> 8)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (np.full((4, 4), 0.5, np.float32), "floating-point numbers from 0.5 to 0.5"),
+        (np.full((4, 4), 300.5, np.float32), "floating-point numbers from 300.5"),
+        (np.full((4, 4), np.nan, np.float32), "floating-point numbers from nan"),
+        (np.full((4, 4), 70_000, np.int32), "whole numbers from 70000 to 70000"),
+        (np.full((4, 4), -1, np.int32), "whole numbers from -1 to -1"),
+    ],
+)
+def test_greys_of_which_none_is_white_are_refused(values: np.ndarray, told: str) -> None:
+    with pytest.raises(ImageError, match=told):
+        open_image(Image.fromarray(values))
+
+
+def test_an_array_is_refused_with_the_way_to_a_picture() -> None:
+    with pytest.raises(ImageError, match=r"not ndarray; PIL.Image.fromarray\(array\) makes one"):
+        open_image(np.zeros((4, 4), np.uint8))  # type: ignore[arg-type]
 
 
 def test_transparency_shows_white_behind() -> None:
