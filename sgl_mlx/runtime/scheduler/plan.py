@@ -184,6 +184,9 @@ def arrange(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (len(row.tokens) > 1, row.prefix))
 
 
+ALTERNATIVES_COST = 4
+"""Measured on SmolLM2's 49,152 tokens, on a CPU: 3.4 times the time of a score alone."""
+
 # -- rows of sequences ------------------------------------------------------------------------
 
 
@@ -194,16 +197,19 @@ def prefill_rows(
 
     Args:
         step_tokens: tokens of all rows together, at most.
-        score_tokens: prompt tokens scored in all rows together, at most.
+        score_tokens: prompt tokens scored in all rows together, at most; one whose likeliest
+            alternatives are wanted too counts as `ALTERNATIVES_COST`, because they are sorted out
+            of the whole vocabulary.
     """
     room, score_room = step_tokens, score_tokens
     rows: list[Row] = []
     for s in sorted(running, key=lambda s: s.prefilling):
         count = min(s.pending, len(s.table) - s.computed, room)
         if s.logprob_start is not None:
+            cost = ALTERNATIVES_COST if s.params.top_logprobs_num else 1
             unscored = max(s.logprob_start - 1 - s.computed, 0)
-            count = min(count, unscored + score_room)
-            score_room -= max(count - unscored, 0)
+            count = min(count, unscored + max(score_room // cost, min(score_room, 1)))
+            score_room = max(score_room - cost * max(count - unscored, 0), 0)
         if count > 0:
             rows.append(row_of(s, count, s.computed + count))
             room -= count
