@@ -1,4 +1,4 @@
-"""What a grammar cannot say about a JSON text: no key twice, and no number without end."""
+"""JSON with no key twice and no number without end, which a grammar alone cannot say."""
 
 from __future__ import annotations
 

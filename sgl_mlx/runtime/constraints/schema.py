@@ -61,7 +61,7 @@ _SAME_AS = {r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$": r"^[+-]?0*\d+(?:\.\d*)?$"}
 
 
 def prepare_schema(text: str) -> str:
-    """The schema as the grammar engine takes it.
+    """Write a schema as the grammar engine takes it.
 
     Raises:
         InvalidParamsError: for what is no schema, for `false`, or for a pattern that no grammar
