@@ -30,6 +30,10 @@ from sgl_mlx.runtime.scheduler.plan import (
 )
 from sgl_mlx.runtime.vision.features import Features
 
+_ROWS_AHEAD = 8
+"""Rows up to which the CPU runs ahead: it takes a step's work as it computes it, so that running
+ahead hides a little of Python, but delivers the first token of an epoch a step late."""
+
 
 class ModelRunner:
     """A `plan.Runner` of one model over one pool.
@@ -111,7 +115,7 @@ class ModelRunner:
         wanted = set(plan.ids)
         current = decoding.ahead or self._submit(decoding, wanted)
         decoding.ahead = None
-        if plan.ahead:
+        if plan.ahead and (len(decoding.epoch.rows) <= _ROWS_AHEAD or not cpu_math.on_cpu()):
             decoding.ahead = self._submit(decoding, wanted)
         tokens, scores = current.wait()
         return StepResult(

@@ -23,7 +23,7 @@ class Constraint:
 
     @property
     def done(self) -> bool:
-        """A grammar holds to the end of the output."""
+        """Always False: a grammar holds to the end of the output."""
         return False
 
     @property

@@ -47,7 +47,7 @@ def is_ebnf(grammar: str) -> bool:
 
 
 def to_lark(grammar: str) -> str:
-    """The same sentences as a Lark grammar.
+    """Translate to a Lark grammar of the same sentences.
 
     Raises:
         InvalidParamsError: naming what is malformed, missing or not supported, and its line.
@@ -61,7 +61,7 @@ def to_lark(grammar: str) -> str:
 
 
 def _bodies(grammar: str) -> dict[str, list[_Token]]:
-    """The tokens of each rule by its name."""
+    """Group the tokens by the name of their rule."""
     tokens = _tokens(grammar)
     bodies: dict[str, list[_Token]] = {}
     body: list[_Token] = []
@@ -199,7 +199,7 @@ class _Reader:
         return f"[{'^' if negated else ''}{''.join(written)}]"
 
     def _characters(self, text: str, in_set: bool = False) -> Iterator[str]:
-        """The characters written, escapes resolved; `_RANGE` for the dash of a range."""
+        """Yield the characters, escapes resolved; `_RANGE` for the dash of a range."""
         at = 0
         while at < len(text):
             escape = _ESCAPE.match(text, at)
@@ -230,7 +230,7 @@ class _Reader:
 
 
 def _recursive(bodies: Mapping[str, Sequence[_Token]]) -> set[str]:
-    """The rules that lead back to themselves."""
+    """Find the rules that lead back to themselves."""
     calls = {name: {t for kind, t in body if kind == "name"} for name, body in bodies.items()}
     found: set[str] = set()
     for name in calls:

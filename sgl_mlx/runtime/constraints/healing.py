@@ -47,7 +47,7 @@ class Healing:
 
     @property
     def done(self) -> bool:
-        """The bytes are written; anything may follow."""
+        """Return whether the bytes are written, so that anything may follow."""
         return not self._missing
 
     def allowed(self) -> bytes:
@@ -75,7 +75,7 @@ class Spellings:
         self._words = [word for word, _ in self._sorted]
 
     def starting(self, prefix: bytes) -> list[int]:
-        """Tokens that begin with the prefix; if no single one can, tokens that begin it.
+        """List tokens that begin with the prefix; if none does, tokens that spell its beginning.
 
         Shorter tokens are not offered beside longer ones: after " " a model seldom goes on as it
         would after " the".
@@ -88,7 +88,7 @@ class Spellings:
         return [t for end in range(1, len(prefix)) for t in self._spelling(prefix[:end])]
 
     def heals(self, tokens: Sequence[int]) -> TakenBack | None:
-        """The last tokens to take back; None if nothing can go beyond them.
+        """Return the last tokens to take back; None if nothing can go beyond them.
 
         More than one only where a character is split over tokens. Special tokens end a prompt
         for good.

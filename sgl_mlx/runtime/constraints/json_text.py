@@ -1,4 +1,4 @@
-"""What a grammar cannot say about a JSON text: no key twice, and no number without end."""
+"""JSON with no key twice and no number without end, which a grammar alone cannot say."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from sgl_mlx.runtime.constraints.constraint import Constraint
 from sgl_mlx.runtime.constraints.json_place import Place
 from sgl_mlx.runtime.constraints.vocabulary import GrammarVocabulary
 
-MOST_DIGITS = 20
-"""Digits in a row: more than any 64-bit integer has, and more than a float can tell apart."""
+MOST_DIGITS = 19
+"""Digits in a row: they fit 64 bits, and are more than a float can tell apart."""
 MOST_EXPONENT_DIGITS = 2
 """So that every number is finite as a float."""
 

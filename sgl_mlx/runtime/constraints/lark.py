@@ -14,7 +14,7 @@ _QUOTED_OR_NAME = re.compile(
 
 
 def prepare_grammar(grammar: str, tokenizer: Tokenizer) -> str:
-    """The grammar in the engine's Lark.
+    """Write a grammar in the engine's Lark.
 
     `<name>` stands for an added token, whether the tokenizer calls it special or not.
 

@@ -47,7 +47,7 @@ _PRIVATE = 0xF0000
 
 
 def to_rust(pattern: str, what: str = "regex", search: bool = False) -> str:
-    """The same language in the dialect of Rust's `regex-syntax`.
+    """Write a pattern in the dialect of Rust's `regex-syntax`, with the same meaning.
 
     Args:
         pattern: as `re.fullmatch` takes it; `\\p{L}` and its like are taken besides.
@@ -83,7 +83,7 @@ def to_rust(pattern: str, what: str = "regex", search: bool = False) -> str:
 
 
 def short(text: str) -> str:
-    """A text as errors repeat it."""
+    """Shorten a text as errors repeat it."""
     return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
 

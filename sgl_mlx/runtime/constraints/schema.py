@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 from sgl_mlx.errors import InvalidParamsError
@@ -22,18 +23,20 @@ _SINGLE = (
 
 _FORMATS = {
     *("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"),
-    *("uri", "iri", "unknown"),
+    *("uri", "unknown"),
 }
 """Formats that the engine generates."""
 
 _NARROWER = {
-    **dict.fromkeys(("url", "uri-reference", "iri-reference"), "uri"),
+    **dict.fromkeys(("url", "uri-reference", "iri", "iri-reference"), "uri"),
     **dict.fromkeys(("ipvanyaddress", "ipvanynetwork", "ipvanyinterface"), "ipv4"),
     **dict.fromkeys(("ipv4network", "ipv4interface"), "ipv4"),
     **dict.fromkeys(("ipv6network", "ipv6interface"), "ipv6"),
     "idn-email": "email",
     "idn-hostname": "hostname",
 }
+_FAR = 10**15
+_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _UUID = "^[0-9a-f]{8}-[0-9a-f]{4}-%d[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
 _PATTERNS = {
     **{f"uuid{version}": _UUID % version for version in range(1, 9)},
@@ -42,12 +45,23 @@ _PATTERNS = {
 }
 """Formats that pydantic writes, as patterns."""
 
+_ENDLESS = ("time", "date-time", "duration")
+_FEW_DIGITS = "^[^0-9]*(?:[0-9]{1,6}[^0-9]+)*[0-9]{0,6}$"
+"""Keeps a format from fractions of a second, or numbers of years, without end."""
+
+_INTEGERS = {
+    **{f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32)},
+    "int64": (-9 * 10**18, 9 * 10**18),  # the engine reckons with floats here
+    **{f"uint{bits}": (0, 2**bits - 1) for bits in (8, 16, 32)},
+}
+"""OpenAPI's formats of integers, as least and greatest."""
+
 _SAME_AS = {r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$": r"^[+-]?0*\d+(?:\.\d*)?$"}
 """pydantic's pattern for a `Decimal` of a schema that is serialized, without its look-ahead."""
 
 
 def prepare_schema(text: str) -> str:
-    """The schema as the grammar engine takes it.
+    """Write a schema as the grammar engine takes it.
 
     Raises:
         InvalidParamsError: for what is no schema, for `false`, or for a pattern that no grammar
@@ -78,7 +92,24 @@ def _prepared(schema: Any) -> Any:
         made["patternProperties"] = {_pattern(p): s for p, s in made["patternProperties"].items()}
     if isinstance(made.get("format"), str):
         _set_format(made)
+    if isinstance(made.get("multipleOf"), (int, float)) and _is_small(made["multipleOf"]):
+        _bound_multiple(made)
     return made
+
+
+def _is_small(step: float) -> bool:
+    """Return whether the engine can follow multiples of a number and bounds together."""
+    digits = Decimal(str(step)).normalize().as_tuple().digits
+    return 0 < step <= 1000 and int("".join(map(str, digits))) <= 1000
+
+
+def _bound_multiple(schema: dict[str, Any]) -> None:
+    """Give multiples an end: between two of them any number of digits could be written."""
+    low, high = (schema.get(name, 0) for name in ("minimum", "maximum"))
+    if not {"minimum", "exclusiveMinimum"} & schema.keys() and isinstance(high, (int, float)):
+        schema["minimum"] = min(high, 0) - _FAR
+    if not {"maximum", "exclusiveMaximum"} & schema.keys() and isinstance(low, (int, float)):
+        schema["maximum"] = max(low, 0) + _FAR
 
 
 def _with_parts_prepared(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -94,10 +125,14 @@ def _with_parts_prepared(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 def _set_format(schema: dict[str, Any]) -> None:
     """Narrow a format to one the engine knows, or leave it out."""
     kind, types = schema.pop("format"), schema.get("type", "string")
+    if types == "integer" and kind in _INTEGERS and not any(b in schema for b in _BOUNDS):
+        schema["minimum"], schema["maximum"] = _INTEGERS[kind]
     if types != "string" and not (isinstance(types, list) and "string" in types):
         return
     if kind in _FORMATS or kind in _NARROWER:
         schema["format"] = _NARROWER.get(kind, kind)
+        if kind in _ENDLESS:
+            schema.setdefault("pattern", _FEW_DIGITS)
     elif kind in _PATTERNS:
         schema.setdefault("pattern", _PATTERNS[kind])
 

@@ -58,7 +58,7 @@ class Vocabulary:
         self.special_token_ids = sorted(marks)
 
     def __call__(self, text: str | bytes) -> list[int]:
-        """The tokens of a text that a grammar forces; they spell exactly this text."""
+        """Tokenize a text that a grammar forces; the tokens spell exactly this text."""
         raw = text.encode() if isinstance(text, str) else text
         try:
             ids = self._tokenizer.encode_plain(raw.decode())
@@ -67,7 +67,7 @@ class Vocabulary:
         return ids if self.spell(ids) == raw else self._longest_first(raw)
 
     def spell(self, tokens: list[int]) -> bytes:
-        """The text of tokens; marks spell nothing here."""
+        """Return the text of tokens; marks spell nothing here."""
         return b"".join(self._text.get(token, b"") for token in tokens)
 
     def check(self) -> None:
@@ -86,7 +86,7 @@ class Vocabulary:
         return self.spell(self._tokenizer.encode_plain(text)) == text.encode()
 
     def _longest_first(self, raw: bytes) -> list[int]:
-        """The longest tokens from left to right; ends before a byte that no token begins with."""
+        """Take the longest tokens from left to right; end before a byte that begins no token."""
         ids: list[int] = []
         at = 0
         while at < len(raw):

@@ -31,7 +31,8 @@ class SchedulerLimits:
         epoch_steps: decode steps over fixed rows before their KV goes to the pool.
         policy: order of admission; see `policy`.
         max_passes: the ageing bound.
-        share_threshold: shared uncached tokens from which a sequence waits for another.
+        share_threshold: shared uncached tokens from which a sequence waits for another; for its
+            whole prompt, as samples of one request do, it always waits.
         decode_margin: slots kept free for each running sequence when one more is admitted.
         most_held: slots that running sequences may hold together when one more is admitted; None
             for all. Bounds what decoding copies out of the pool.
@@ -178,8 +179,10 @@ class Admission:
         cached, s.match_node = self._cache.tree.match_length(s.key, s.namespace, s.match_node)
         for leader in running:
             if leader.prefilling and leader.namespace == s.namespace:
-                shared = min(common_prefix(leader.key, s.key, 0), s.match_limit)
-                if shared - cached >= self._limits.share_threshold:
+                common = common_prefix(leader.key, s.key, 0)
+                shared = min(common, s.match_limit)
+                enough = 1 if common == len(s.key) else self._limits.share_threshold
+                if shared - cached >= enough:
                     s.waits_for = (leader, shared)
                     return True
         return False

@@ -137,6 +137,19 @@ def test_no_number_is_written_without_end(kind: str, schema: Any) -> None:
         assert math.isfinite(float(number))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["time", "date-time", "duration"])
+def test_no_fraction_of_a_second_is_written_without_end(kind: str, name: str) -> None:
+    text = greedy_for_digits(kind, {"type": "string", "format": name})
+    assert max(map(len, re.findall(r"[0-9]+", text))) <= 6
+
+
+@pytest.mark.parametrize(("name", "most"), [("int32", 2**31), ("int64", 2**63), ("uint8", 256)])
+def test_a_format_of_integers_bounds_them(name: str, most: int) -> None:
+    text = greedy_for_digits("byte-level", {"type": "integer", "format": name})
+    assert -most <= int(text) < most
+
+
 @pytest.mark.parametrize("value", [10**30, 0.1 + 1e-9, -(10**25), [5, 10**40]])
 def test_a_number_that_the_schema_asks_for_is_written_whole(value: Any) -> None:
     assert json.loads(greedy_for_digits("byte-level", {"const": value})) == value

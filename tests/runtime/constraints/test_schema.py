@@ -9,6 +9,7 @@ import pathlib
 import random
 import re
 import uuid
+from decimal import Decimal
 from typing import Any
 
 import pydantic
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from sgl_mlx.errors import InvalidParamsError
 from sgl_mlx.json_schema import closed
+from sgl_mlx.runtime.constraints.schema import _FORMATS, _NARROWER, _PATTERNS
 from sgl_mlx.sampling import SamplingParams
 from tests.runtime.constraints.walks import walk
 
@@ -36,6 +38,20 @@ def written(schema: Any, seeds: int = 10) -> list[str]:
 def test_a_format_that_nobody_knows_is_an_annotation(name: str, kind: str) -> None:
     for text in written({"type": kind, "format": name, "maxLength": 5}, 2):
         json.loads(text)
+
+
+@pytest.mark.parametrize("name", sorted(_FORMATS | set(_NARROWER) | set(_PATTERNS)))
+def test_every_format_that_is_known_is_written(name: str) -> None:
+    texts = written({"type": "string", "format": name, "maxLength": 60}, 6)
+    assert texts
+    for text in texts:
+        assert isinstance(json.loads(text), str)
+
+
+@pytest.mark.parametrize("step", [7, 0.01, 0.5, 1000, 12345, 99991, 10**9, 1e-6])
+def test_multiples_of_any_step_are_taken(step: float) -> None:
+    for text in written({"type": "number", "multipleOf": step}, 3):
+        assert Decimal(text) % Decimal(str(step)) == 0
 
 
 TYPES = {

@@ -15,38 +15,11 @@ from sgl_mlx.runtime.constraints.grammar import GrammarCompiler
 from sgl_mlx.runtime.constraints.vocabulary import GrammarVocabulary, Vocabulary
 from sgl_mlx.sampling import SamplingParams
 from sgl_mlx.tokenizer import Tokenizer
+from tests.runtime.constraints.generated import TEXTS, random_regex
 from tests.runtime.constraints.walks import compiler, walk
-from tests.tokenizer.synthetic import FOREIGN, KINDS, SPECIALS, TOOLS, tokenizer
+from tests.tokenizer.synthetic import KINDS, tokenizer
 
 PER_KIND = 400
-
-TEXTS = [
-    *SPECIALS,
-    *TOOLS,
-    *FOREIGN,
-    "<s>bold</s>",
-    "a b",
-    "  x",
-    "é",
-    "日本語",
-    "\n",
-    "▁",
-    "tool ",
-]
-ATOMS = ["[a-c]", r"\d", "[<a-z>_|]", r"[^\W\d_]", ".", "(?:yes|no)", "[日本é]", r"\s"]
-REPEATS = ["", "", "?", "{2}", "{1,3}", "*", "+"]
-
-
-def random_regex(rng: random.Random) -> str:
-    """Texts of added and end tokens among classes and repeats."""
-
-    def part() -> str:
-        text = rng.random() < 0.6
-        atom = f"(?:{re.escape(rng.choice(TEXTS))})" if text else rng.choice(ATOMS)
-        return atom + rng.choice(REPEATS)
-
-    branches = ["".join(part() for _ in range(rng.randint(1, 3))) for _ in range(rng.randint(1, 2))]
-    return "|".join(branches)
 
 
 def random_schema(rng: random.Random) -> str:

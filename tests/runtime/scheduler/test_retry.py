@@ -215,5 +215,5 @@ class RetryMachine(SchedulerMachine):
 
 TestRetry = RetryMachine.TestCase
 TestRetry.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, derandomize=True
+    max_examples=100, stateful_step_count=40, deadline=None, derandomize=True
 )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+
+import pytest
 
 from sgl_mlx.core import FinishReason
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend
@@ -146,3 +149,36 @@ def test_prompt_scores_are_not_given_twice_when_a_prefill_is_preempted() -> None
     assert engine.scheduler.counters.preemptions == 1
     assert recorder(s).prompt_scores == run_alone(s, 0).prompt_scores
     assert recorder(old).tokens == run_alone(old, None).tokens
+
+
+def test_samples_of_one_prompt_compute_it_once_however_short_it_is() -> None:
+    engine = Engine()
+    rows = [engine.add([1, 2, 3], 4) for _ in range(20)]
+    first = engine.turn()
+    assert isinstance(first, Extend)
+    assert [row.id for row in first.rows] == [rows[0].id]
+    engine.finish()
+    assert engine.scheduler.counters.computed_tokens == 3 + 19  # each samples from its last one
+    for s in rows:
+        assert recorder(s).tokens == run_alone(s, None).tokens
+
+
+@pytest.mark.parametrize(("score_tokens", "top", "most"), [(8, 0, 8), (8, 3, 2), (2, 3, 1)])
+def test_alternatives_of_prompt_tokens_are_scored_in_smaller_steps(
+    score_tokens: int, top: int, most: int
+) -> None:
+    engine = Engine(score_tokens=score_tokens)
+    s = make_sequence(itertools.count(100), tuple(range(20)), 0, logprob_start=0)
+    s.params = replace(s.params, top_logprobs_num=top)
+    beside = engine.add([1, 2, 3], 4)
+    engine.runner.know(s)
+    engine.scheduler.add(s)
+    engine.finish()
+    scored = [
+        sum(len(row.targets) for row in plan.rows)
+        for plan in engine.runner.plans
+        if isinstance(plan, Extend)
+    ]
+    assert max(scored) == most
+    assert recorder(s).prompt_scores == run_alone(s, 0).prompt_scores
+    assert recorder(beside).tokens == run_alone(beside, None).tokens
