@@ -10,6 +10,7 @@ from collections.abc import Container, Iterable, Sequence
 
 import mlx.core as mx
 
+from sgl_mlx.models import cpu_math
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.runtime.attention.select import AttentionPaths, DecodeEpoch
 from sgl_mlx.runtime.attention.step import ExtendStep
