@@ -21,7 +21,7 @@ pytest_plugins = ["tests.darwin", "tests.gpu"]
 
 EXPECTED_SKIPS = {
     "linux": ("needs macOS", "needs Metal", "needs a GPU"),
-    "darwin": ("needs Linux", "the CPU kernels are for Linux", "needs Metal"),
+    "darwin": ("needs Linux", "the CPU kernels are for Linux", "needs Metal", "not simulated: "),
 }
 """Beginnings of the reasons for which CI may skip a test, by system."""
 

@@ -27,6 +27,13 @@ GIB = 2**30
 LACKING = ("sched_getaffinity", "sched_setaffinity", "posix_fadvise", "memfd_create", "pidfd_open")
 """Names that `os` has on Linux and not on macOS."""
 
+NOT_SIMULATED = {
+    "tests/runtime/disk/test_open.py::test_another_process_reuses_what_is_cached": (
+        "the other process loads the model as Linux does"
+    ),
+}
+"""Tests that cannot be simulated, by the beginning of their id, with the reason."""
+
 SET_UP = pytest.StashKey[Callable[[], None]]()
 
 
@@ -76,6 +83,15 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if SET_UP in config.stash:
         config.stash[SET_UP]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--as-darwin") is None:
+        return
+    for item in items:
+        for beginning, reason in NOT_SIMULATED.items():
+            if item.nodeid.startswith(beginning):
+                item.add_marker(pytest.mark.skip(reason=f"not simulated: {reason}"))
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

@@ -14,7 +14,7 @@ from sgl_mlx import machine
 from sgl_mlx.errors import BackendError
 from sgl_mlx.models.loader import load
 from sgl_mlx.models.memory import available_bytes
-from tests.darwin import LACKING, MACS, become
+from tests.darwin import LACKING, MACS, NOT_SIMULATED, become
 
 
 def no_device() -> None:
@@ -64,3 +64,11 @@ def test_the_package_asks_for_the_system_in_one_place_alone() -> None:
         if any(words in file.read_text("utf-8") for words in asking)
     }
     assert found == {"sgl_mlx/machine.py"}
+
+
+def test_what_cannot_be_simulated_is_a_test_with_a_reason() -> None:
+    root = Path(__file__).parent.parent
+    for beginning, reason in NOT_SIMULATED.items():
+        file, _, name = beginning.partition("::")
+        assert f"def {name}" in (root / file).read_text("utf-8")
+        assert reason

@@ -116,6 +116,14 @@ def test_a_terminal_shows_a_bar_for_the_weights(hub: Hub, tmp_path: Path) -> Non
     assert "100%" in shown
 
 
+def test_the_first_generate_fetches_its_model_and_runs_it(folder: Path, tmp_path: Path) -> None:
+    with serving(folder) as hub:
+        asked = ("generate", "ab", "--max-tokens", "2", "--model", REPO)
+        done = sgl(hub, tmp_path / "home", *asked)
+    assert done.returncode == 0, done.stderr
+    assert re.search(rf"downloading {REPO}: 3 files, \d+ MB, into \S+/home/hub", done.stderr)
+
+
 def test_without_a_terminal_no_bar_is_drawn(hub: Hub, tmp_path: Path) -> None:
     assert "%|" not in sgl(hub, tmp_path / "home", *PULL).stderr
 

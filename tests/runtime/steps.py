@@ -107,8 +107,9 @@ def random_array(seed: int, *shape: int) -> mx.array:
     return mx.array(draw.normal(0, 1.2, shape).astype(np.float32))
 
 
-def random_pool() -> KVPool:
-    pool = KVPool(LAYERS, SLOTS, mx.float32)
+def random_pool(softcap: float | None = None) -> KVPool:
+    """Fill a pool of layers with this soft-cap; on a GPU the choice of attention depends on it."""
+    pool = KVPool([layer._replace(softcap=softcap) for layer in LAYERS], SLOTS, mx.float32)
     count = list(range(1, SLOTS + 1))
     keys = [random_array(i, SLOTS, x.heads, x.key_dim) for i, x in enumerate(LAYERS)]
     values = [random_array(i + 50, SLOTS, x.heads, x.value_dim) for i, x in enumerate(LAYERS)]

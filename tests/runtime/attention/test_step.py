@@ -14,6 +14,7 @@ from tests.runtime import steps
 from tests.runtime.steps import HEADS, LAYERS, Case
 
 POOL = steps.random_pool()
+POOLS = {None: POOL, 0.7: steps.random_pool(0.7)}
 mixed_rows = st.one_of(steps.rows(1), steps.rows(20), steps.rows(140))
 
 
@@ -21,7 +22,7 @@ mixed_rows = st.one_of(steps.rows(1), steps.rows(20), steps.rows(140))
 @given(mixed_rows, steps.cases())
 def test_every_token_sees_its_prefix_and_its_own_row(found: list[Row], case: Case) -> None:
     rows = arrange(found)
-    step = ExtendStep(AttentionPaths(POOL), rows)
+    step = ExtendStep(AttentionPaths(POOLS[case.softcap]), rows)
     total = sum(len(row.tokens) for row in rows)
     for layer in range(len(LAYERS)):
         q = steps.random_array(900, total, HEADS, 8)
