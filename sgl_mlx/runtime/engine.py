@@ -9,7 +9,6 @@ through another, so that neither a long prompt nor a caller's callback holds up 
 
 from __future__ import annotations
 
-import itertools
 import os
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -26,12 +25,12 @@ from sgl_mlx.core import (
     PartialCompletion,
     Prompt,
     SamplingParams,
-    StreamEvent,
 )
 from sgl_mlx.errors import EngineStoppedError, InvalidParamsError, ProgramError, SglError
 from sgl_mlx.models.loader import LoadedModel
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.loop import EngineLoop
+from sgl_mlx.runtime.request.answers import grow, shape
 from sgl_mlx.runtime.request.futures import gather, iterate, iterate_async, then
 from sgl_mlx.runtime.request.inputs import (
     Inputs,
@@ -162,7 +161,7 @@ class Engine:
         inputs = self._ask(prompt, sampling_params, input_ids, image_data, options)
         if stream:
             return self._stream(_only(inputs))
-        return _shape(wait_all(self._launch(inputs)), inputs.single)
+        return shape(wait_all(self._launch(inputs)), inputs.single)
 
     async def async_generate(
         self,
@@ -182,7 +181,7 @@ class Engine:
         inputs = self._ask(prompt, sampling_params, input_ids, image_data, options)
         if stream:
             return self._stream_async(_only(inputs))
-        return _shape(await wait_all_async(self._launch(inputs)), inputs.single)
+        return shape(await wait_all_async(self._launch(inputs)), inputs.single)
 
     def abort(self, rid: str) -> bool:
         """End the request of this id, which raises `RequestAborted` where it is waited for.
@@ -359,12 +358,12 @@ class Engine:
     def _stream(self, inputs: Inputs) -> Iterator[GenerateResult]:
         samples = [PartialCompletion() for _ in range(inputs.params[0].n)]
         for event in iterate(partial(self._start, inputs)):
-            yield _grow(samples, event)
+            yield grow(samples, event)
 
     async def _stream_async(self, inputs: Inputs) -> AsyncIterator[GenerateResult]:
         samples = [PartialCompletion() for _ in range(inputs.params[0].n)]
         async for event in iterate_async(partial(self._start, inputs)):
-            yield _grow(samples, event)
+            yield grow(samples, event)
 
     def _prefetch(self, source: Source, target: Future[int]) -> None:
         try:
@@ -387,17 +386,3 @@ def _only(inputs: Inputs) -> Inputs:
     if len(inputs.sources) != 1:
         raise InvalidParamsError(f"stream=True takes one prompt, got {len(inputs.sources)}")
     return inputs
-
-
-def _grow(samples: Sequence[PartialCompletion], event: StreamEvent) -> GenerateResult:
-    samples[event.sample].add(event)
-    result = samples[event.sample].to_dict()
-    if len(samples) > 1:
-        result["index"] = event.sample
-    return result
-
-
-def _shape(answers: Sequence[Completions], single: bool) -> GenerateResult | list[GenerateResult]:
-    """Return a dictionary for one sample of one prompt, else a flat list."""
-    flat = [completion.to_dict() for completion in itertools.chain.from_iterable(answers)]
-    return flat[0] if single and len(flat) == 1 else flat
