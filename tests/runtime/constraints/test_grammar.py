@@ -11,6 +11,7 @@ import pytest
 
 from sgl_mlx.errors import InvalidParamsError, RequestAborted
 from sgl_mlx.runtime.constraints.constraint import Constraint
+from sgl_mlx.runtime.constraints.json_text import JsonText
 from tests.runtime.constraints.constrained_fixtures import (
     allowed,
     compiler,
@@ -107,7 +108,8 @@ def test_a_grammar_is_compiled_once() -> None:
 def test_forced_tokens_change_the_text_of_no_greedy_output_that_has_one_way() -> None:
     jumped = sample(PROMPT, FORCING, temperature=0, max_new_tokens=64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Constraint, "forced", lambda self: [])
+        for kind in (Constraint, JsonText):
+            patch.setattr(kind, "forced", lambda self: [])
         stepped = sample(PROMPT, FORCING, temperature=0, max_new_tokens=64)
     same = [a["text"] == b["text"] for a, b in zip(jumped, stepped, strict=True)]
     figures.info(f"jump-forward: {sum(same)} of {len(same)} greedy texts are identical")
