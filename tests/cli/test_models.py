@@ -23,7 +23,7 @@ def test_list_of_nothing_says_how_to_get_one(sgl, monkeypatch: pytest.MonkeyPatc
 
 
 def test_pull_prints_where_the_model_lies(sgl, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolve, "resolve", lambda name: (name, Path("cache") / name))
+    monkeypatch.setattr(resolve, "resolve", lambda name, announce: (name, Path("cache") / name))
     assert sgl("models", "pull", "org/a").stdout == "cache/org/a\n"
 
 
