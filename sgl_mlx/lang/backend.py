@@ -29,7 +29,7 @@ class Backend(Protocol):
 
     @property
     def supports_parallel(self) -> bool:
-        """True if prompts may have `Parallel` parts, which reuse the KV of branches side by side."""
+        """True if a `Parallel` part reuses the KV of its branches side by side."""
         ...
 
     def render_chat(
@@ -67,7 +67,7 @@ class Backend(Protocol):
         ...
 
     def prefill(self, prompt: Prompt) -> Future[int]:
-        """Prefill a prompt before requests that begin with it; the future gives its cached tokens."""
+        """Prefill a prompt for later requests; the future gives how many tokens are cached."""
         ...
 
     def prefetch(self, prompt: Prompt) -> Future[int]:
@@ -87,5 +87,5 @@ class Backend(Protocol):
         ...
 
     def shutdown(self) -> None:
-        """Stop the backend and release its resources; later calls fail with `EngineStoppedError`."""
+        """Stop the backend and release its resources; later calls raise `EngineStoppedError`."""
         ...

@@ -158,7 +158,7 @@ _HANDLED = {"id", "prompt_tokens", "cached_tokens", "finish_reason"} | {
 
 
 def completion(text: str, meta: Mapping[str, Any]) -> Completion:
-    """Return the completion of a server's text and `meta_info`; its `token_ids` are always empty."""
+    """Return the completion for a server's text and `meta_info`; without token ids."""
     known = {f: read(meta.get(key) or ()) for f, (key, read) in _LOGPROBS.items()}
     return Completion(
         text,

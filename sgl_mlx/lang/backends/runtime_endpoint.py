@@ -129,7 +129,7 @@ class RuntimeEndpoint:
         return self._pool.submit(self._prefill_if_possible, wire.flat_text(prompt))
 
     def cache_prefix(self, prefix_str: str) -> None:
-        """Prefill a text on the server, before programs that begin with it; waits until it is done."""
+        """Prefill a text with which programs will begin; waits until the server has done it."""
         self._prefill(prefix_str)
 
     def flush_cache(self) -> bool:
@@ -274,7 +274,7 @@ class _Sample:
         return event
 
     def finish(self) -> StreamEvent | None:
-        """Return an event with text that was held back until the stream's end; None if there is none.
+        """Return the event for text that `add` held back; None if there is none.
 
         Raises:
             BackendError: the stream ended before the sample did.

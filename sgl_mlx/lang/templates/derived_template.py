@@ -79,7 +79,7 @@ class DerivedTemplate:
         return self.end(closed[:-1], closed[-1]) if closed else ""
 
     def _before(self, closed: Roles, role: str) -> str:
-        """Return the text between the content of the last closed turn and the content of a new turn."""
+        """Return the text between the content of the last closed turn and that of a new turn."""
         turns = (*closed, role)
         pieces = self._cut(turns)
         if pieces is None and role == "system":
@@ -100,7 +100,7 @@ class DerivedTemplate:
         return pieces[-1].removeprefix(self._closing(closed))
 
     def _cut(self, turns: Roles, generation: bool = False) -> tuple[str, ...] | None:
-        """Return the texts around the contents of a conversation; None if the template rejects it."""
+        """Return the texts around the contents of turns; None if the template rejects them."""
         key = (turns, generation)
         if key not in self._pieces:
             self._pieces[key] = self._rendered(turns, generation)
@@ -144,7 +144,7 @@ def takes_system(render: Render) -> bool:
 
 
 def merge_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """Move every system text to the start of the next user turn; without one, to a turn of its own."""
+    """Move each system text into the next user turn, or into a new user turn if none is next."""
     merged: list[dict[str, str]] = []
     held = ""
     for message in messages:

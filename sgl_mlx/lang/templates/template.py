@@ -80,7 +80,7 @@ class ChatTemplate:
         return prompt
 
     def messages_of(self, text: str) -> list[dict[str, str]] | None:
-        """Return the turns of a text that `get_prompt` or a program wrote: the inverse of `get_prompt`.
+        """Split a text that `get_prompt` or a program wrote into its closed turns.
 
         A turn ends at the first suffix after which another turn begins or the text ends. An empty
         open assistant turn at the end is left out.

@@ -36,7 +36,7 @@ class TurnWriter(Protocol):
 
     @property
     def default_system_prompt(self) -> str | None:
-        """The content of a system turn to write first if the program has none; None for no such turn."""
+        """The system text to write first if the program writes none; None for no such turn."""
         ...
 
     @property
