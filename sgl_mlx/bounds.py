@@ -79,7 +79,7 @@ def text(name: str, value: Any, error: type[SglError] = InvalidParamsError) -> s
         refuse(name, value, "a text" + hint, error)
     if fault := unreadable(value):
         raise error(f"{name} holds {fault}, got {shown(value)}")
-    return str.__str__(value)  # str(value) of an Enum that is a text would be its name
+    return str.__str__(value)  # str(value) of a text Enum would give its name
 
 
 def unreadable(text: str) -> str | None:
@@ -90,7 +90,7 @@ def unreadable(text: str) -> str | None:
         text.encode()
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
-        if 0xDC80 <= code <= 0xDCFF:  # how Python keeps bytes that it could not decode
+        if 0xDC80 <= code <= 0xDCFF:  # Python's surrogates for bytes it could not decode
             return f"the byte 0x{code - 0xDC00:02X} at position {error.start}, not valid UTF-8"
         half = f"half a character (the lone surrogate U+{code:04X})"
         return f"{half} at position {error.start}, which UTF-8 cannot hold"
@@ -142,7 +142,7 @@ def listed(value: Any) -> list[Any] | None:
             found = value.tolist()
             return found if isinstance(found, list) else None
         return list(value) if hasattr(value, "__len__") else None  # an iterator may be endless
-    except Exception:  # of a class of the caller's own
+    except Exception:  # raised by a class of the caller
         return None
 
 
@@ -196,7 +196,7 @@ def whole(value: Any) -> int | None:
         return None
     try:
         return int(value.__index__())
-    except Exception:  # an array, or a class of the caller's own
+    except Exception:  # raised by an array, or by a class of the caller
         return None
 
 
@@ -207,7 +207,7 @@ def real(value: Any) -> float | None:
         return None
     try:
         found = float(value)
-    except Exception:  # too large, an array, or a class of the caller's own
+    except Exception:  # too large, or raised by an array or a class of the caller
         return None
     return found if math.isfinite(found) else None
 
@@ -216,6 +216,6 @@ def shown(value: Any) -> str:
     """Return a value's `repr` for an error message, at most 80 characters long; never raises."""
     try:
         told = "a huge integer" if isinstance(value, int) and abs(value) >= 10**30 else repr(value)
-    except Exception:  # of a class of the caller's own
+    except Exception:  # raised by a class of the caller
         told = f"a {type(value).__name__}"
     return told if len(told) <= 80 else f"{told[:77]}..."

@@ -161,7 +161,7 @@ class Logprobs:
     """Log-probabilities of prompt tokens (`input`) and of generated tokens (`output`).
 
     `input` begins at the prompt position `logprob_start_len`. `input_top[i]` holds the likeliest
-    tokens at the position of `input[i]`, best first; `output_top[i]` those of `output[i]`.
+    tokens at the position of `input[i]`, best first; `output_top[i]` does so for `output[i]`.
     """
 
     input: tuple[TokenLogprob, ...] = ()
@@ -260,7 +260,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class StreamEvent:
-    """A new piece of one sample. The texts of all its events, joined, are the completion's text.
+    """A new piece of one sample. The joined texts of a sample's events are its completion's text.
 
     Attributes:
         sample: the number of the sample, from 0 to `n` - 1.

@@ -73,7 +73,7 @@ class ProgramError(SglError):
 
 
 class UnknownVariableError(ProgramError, KeyError):
-    """A variable was read that nothing in this state gave a value to."""
+    """A program read a variable that nothing in its state sets."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
@@ -164,7 +164,8 @@ class ProgramCancelled(BaseException):
     """Ends the function of a cancelled program: its next append or read of a state raises this.
 
     This is a `BaseException`, like `asyncio.CancelledError`, so that `except Exception` in the
-    program does not stop it. The caller of the program gets `RequestAborted` instead.
+    program does not stop it. The caller of the program gets `RequestAborted` or
+    `ProgramTimeout` instead.
     """
 
 

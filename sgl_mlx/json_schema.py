@@ -25,10 +25,11 @@ def unwrapped(given: Any) -> Any:
 
 
 def closed(schema: Any) -> Any:
-    """Return a copy of a schema in which objects allow only the properties that are listed.
+    """Return a copy of a schema in which objects allow only the keys listed in `properties`.
 
-    Objects that say `additionalProperties`, `patternProperties` or `unevaluatedProperties` stay as
-    they are. OpenAI's clients expect this of `strict` schemas and of pydantic models.
+    Objects without `properties` stay as they are, and also objects with `additionalProperties`,
+    `patternProperties` or `unevaluatedProperties`. OpenAI's clients expect this of `strict` schemas
+    and of pydantic models.
     """
     if isinstance(schema, list):
         return [closed(part) for part in schema]

@@ -40,7 +40,7 @@ class SglFunction(Program):
         reorder: Literal["rules"] | None = None,
         passes: Sequence[Callable[[Graph], Graph]] | None = None,
     ) -> CompiledProgram:
-        """Return the program compiled: it runs from a graph, and its results are the same.
+        """Return the program compiled: it runs from a graph, with the same results (see `reorder`).
 
         Args:
             backend: ignored; SGLang has this parameter.

@@ -40,8 +40,8 @@ class SamplingParams:
             `override` also takes a mapping, whose keys may be text as in JSON. Reported
             log-probabilities do not include the bias.
         ignore_eos: do not end the output at the model's end tokens.
-        seed: seed of the random numbers. A sample with a seed does not depend on other requests
-            in the batch.
+        seed: seed of the random numbers; None takes a new one. A sample with a seed does not
+            depend on other requests in the batch.
         return_logprob: also return the log-probabilities of the output tokens and, from
             `logprob_start_len` on, of the prompt tokens.
         logprob_start_len: the first prompt position with log-probabilities; None or -1 returns

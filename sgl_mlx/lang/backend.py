@@ -62,7 +62,8 @@ class Backend(Protocol):
     ) -> Future[ChoiceScores]:
         """Score each choice as a continuation of the prompt: log-probabilities of its tokens.
 
-        With `unconditional`, also score the choices without the prompt.
+        The future gives the scores in the order of `choices`. With `unconditional`, the choices
+        are also scored without the prompt.
         """
         ...
 

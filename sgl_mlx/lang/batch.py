@@ -31,8 +31,8 @@ class Chunk:
     As a context manager: an error in its `with` block cancels all runs.
 
     Attributes:
-        futures: the futures of the finished runs, in the order of the rows. The consumer removes
-            them from the left.
+        futures: one future for each run, in the order of the rows; its result is the finished
+            `Body`. The consumer removes futures from the left.
     """
 
     def __init__(self, make: Make, rows: Sequence[Row], order: Sequence[int], threads: int) -> None:

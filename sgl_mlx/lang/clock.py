@@ -15,7 +15,7 @@ from sgl_mlx.errors import InvalidParamsError
 
 @dataclass(order=True, slots=True)
 class Alarm:
-    """A function `ring` to call when `time.monotonic()` reaches `due`; None after `cancel`."""
+    """A function `ring` to call when `time.monotonic()` is `due`; `ring` is None after `cancel`."""
 
     due: float
     ring: Callable[[], object] | None = field(compare=False)

@@ -80,9 +80,9 @@ def resolve_backend(backend: Any = None) -> Backend:
 
 
 def flush_cache(backend: Any = None, empty_cache: bool = True) -> bool:
-    """Drop all cached prefixes of a backend (None: the default backend).
+    """Drop all cached prefixes of a backend; None means the default backend.
 
-    Returns False if no backend is set, or the backend is busy or has no cache to drop.
+    Returns False if no backend is set, or the backend is busy or has no cache to drop; else True.
     `empty_cache` is ignored; SGLang has this parameter.
     """
     if backend is None and global_config.default_backend is None:
@@ -91,7 +91,7 @@ def flush_cache(backend: Any = None, empty_cache: bool = True) -> bool:
 
 
 def get_server_info(backend: Any = None) -> dict[str, Any] | None:
-    """Return model, limits and counters of a backend (default: the default backend).
+    """Return model, limits and counters of a backend; None means the default backend.
 
     Returns None if no backend is set.
     """

@@ -20,7 +20,10 @@ from sgl_mlx.lang.transcript import Transcript
 
 @dataclass(frozen=True)
 class Asked:
-    """A request to the backend or another stream: the future answer, and `then`, called with it."""
+    """A request to the backend or to another stream.
+
+    `future` gives the answer; `then` is the function to call with the answer.
+    """
 
     future: Future[Any]
     then: Callable[[Any], None]
@@ -32,7 +35,8 @@ class Target(Protocol):
     """The part of a `Stream` that the interpreter reads and changes.
 
     Attributes:
-        scopes: the open variable scopes: by name, the binding and the text length at the start.
+        scopes: for each open variable scope, by name: the binding of the variable, and the length
+            of the text where the scope began.
     """
 
     backend: Backend
@@ -75,7 +79,10 @@ def params_of(node: ir.Expr, defaults: SamplingParams) -> SamplingParams:
 
 
 def role_after(node: ir.Expr, role: str | None) -> str | None:
-    """Return the role whose turn is open after a node, given the open one before it; None if none.
+    """Return the role of the turn that is open after a node; None if no turn is open.
+
+    Args:
+        role: the role of the turn that is open before the node, or None.
 
     Raises:
         ProgramError: a turn begins inside a turn, or an end does not match the open turn.

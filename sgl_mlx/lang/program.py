@@ -95,7 +95,9 @@ class Program:
             kwargs: keyword arguments of the program, and sampling parameters (`SamplingParams`)
                 for every `gen` that does not set them itself. Also `timeout`, the most seconds
                 for the whole program, and `request_timeout`, the most seconds for each `gen` or
-                `select`. If the program has a parameter of such a name, the value goes to it.
+                `select`. If the program itself has a parameter `timeout`, `seed` or the like, the
+                value goes to the program; if it has a parameter with the name of an option of
+                SGLang's `run`, such as `temperature`, that is an error.
 
         Raises:
             BackendError: no backend is set.
@@ -169,7 +171,8 @@ class Program:
             BatchError: the function raised in some runs, or some arguments do not fit. It is
                 raised after all runs have ended, and has all states; a generator raises it after
                 yielding all states.
-            ProgramError: an item of `batch_kwargs` is neither a mapping nor a list or tuple.
+            ProgramError: an item of `batch_kwargs` is neither a mapping nor a list or tuple, or
+                `num_threads` is below 1.
         """
         setting, rows = Setting.of(backend, sampling), self._rows(batch_kwargs)
         if len(rows) > 1 and self.precaches:

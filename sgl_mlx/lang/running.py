@@ -20,7 +20,8 @@ class RunningProgram(ProgramState):
     `sync()` and `ret_value` wait until the body has returned.
 
     These cancel the program: `cancel()`; the end of `with state:`; Ctrl-C in a thread that waits
-    for it; cancelling an asynchronous reader; dropping the last reference while the body runs.
+    for the program; cancelling an asynchronous reader; dropping the last reference to the state
+    while the body runs.
     """
 
     _whole = True

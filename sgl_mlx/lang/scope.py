@@ -42,7 +42,7 @@ class Scope:
             parent.add(self)
 
     def add(self, member: Member) -> None:
-        """Cancel `member` when this scope is cancelled; at once if the scope already was."""
+        """Add a member, to cancel with this scope; cancel it at once if the scope is cancelled."""
         with self._lock:
             self._members.add(member)
             error = self.error

@@ -29,7 +29,7 @@ class Setting:
     Attributes:
         backend: the backend to run on.
         defaults: the sampling parameters that a `gen` does not set itself.
-        writer: returns the writer of chat turns; the first call reads the backend's chat template.
+        writer: returns the `TurnWriter`, which writes turns as the backend's chat template does.
         streaming: let readers see text while it is generated.
         timeout: the most seconds that the whole program may take; None for no limit.
         request_timeout: the most seconds that each request may take; None for no limit.

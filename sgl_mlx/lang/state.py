@@ -81,7 +81,8 @@ class ProgramState:
     def system(self, expr: object = None) -> Any:
         """Append a system turn with `expr` as its content.
 
-        Without `expr`, return a context manager: `with s.system(): ...` appends the content.
+        Without `expr`, return a context manager: text appended inside `with s.system():` is the
+        content of the turn.
         """
         return self._turn("system", expr)
 
@@ -180,7 +181,7 @@ class ProgramState:
         return self.stream_executor.binding(name).meta
 
     def text(self) -> str:
-        """Return the whole text, prompts and generated; waits until everything is generated."""
+        """Return the whole text, prompt and generated text; waits until all is generated."""
         self.sync()
         return self.stream_executor.transcript.text
 

@@ -20,7 +20,7 @@ class Transcript:
         messages: the closed turns as `{"role", "content"}`; the content is a string, or a tuple
             of prompt parts if the turn has pictures.
         role: the role of the open turn; None if no turn is open.
-        writer: returns the writer of turns.
+        writer: returns the `TurnWriter`, which writes turns as the chat template does.
         healable: True if the text ends in text of the program, whose last token may merge with
             generated text. False after a role's prefix and after generated text.
     """

@@ -198,8 +198,8 @@ def event(
     Args:
         sample: the number of the sample.
         piece: the new text.
-        before, now: the completion at the event before, None at the first, and now. Each holds all
-            logprobs so far.
+        before: the completion at the time of the previous event; None at the first event.
+        now: the completion now. Both hold all logprobs so far.
         ended: True if the sample has ended.
     """
     if not piece and not ended:

@@ -13,11 +13,11 @@ TOKENS = 16
 
 
 def scores(text: str, choices: Sequence[str], prompt_tokens: int) -> ChoiceScores:
-    """Score each choice by the share of its characters with which the model's text begins.
+    """Score each choice by how many of its first characters the model's text begins with.
 
-    The score is given as one token per choice, with a log-probability of this share minus 1. Of
-    equal scores, the longest choice is best. If the text begins none of the choices, a warning
-    says so, and the first choice is best.
+    The score is returned as the log-probability of one token: the share of these characters in the
+    choice, minus 1. Of equal scores, the longest choice is best. If no choice shares its first
+    character with the text, a warning says so, and the first choice is best.
     """
     written = text.lstrip()
     shares = [_share(written, choice.lstrip()) for choice in choices]

@@ -80,7 +80,7 @@ def without_refused(request: Mapping[str, Any], error: Exception) -> dict[str, A
     """Return the request without the parameter that `error` refuses; `max_tokens` is renamed.
 
     Returns None if the error has another cause, or the parameter cannot be left out. This is
-    needed for reasoning models whose deployment has another name.
+    needed for reasoning models under other names, which `options` does not recognise.
     """
     name = getattr(error, "param", None)
     if name == "max_tokens" and name in request:
@@ -177,7 +177,8 @@ def finish_reason(reason: str | None) -> FinishReason:
 def typed(text: str, dtype: str | None) -> str:
     """Return the first value of a dtype in the model's text, since the API has no dtype.
 
-    Returns the whole text for None, or, with a warning, if it has no such value.
+    For "str", quotation marks are added if the text does not begin with one. If `dtype` is None,
+    or the text has no such value (with a warning), the result is the whole text.
     """
     if dtype is None:
         return text

@@ -182,8 +182,8 @@ class RuntimeEndpoint:
     def _score(self, text: str, choices: list[str], unconditional: bool) -> ChoiceScores:
         """Score choices from the logprobs of prompt + choice.
 
-        Logprobs are asked for from before the prompt's end on, as the prompt's last token may merge
-        with the choice.
+        The logprobs begin at the prompt's second to last token, because the prompt's last token may
+        merge with the choice.
         """
         meta = self._post("/generate", wire.prefill_payload(text))["meta_info"]
         start = max(meta["prompt_tokens"] - 2, 0)

@@ -37,7 +37,7 @@ class DerivedTemplate:
 
     @cached_property
     def image_token(self) -> str:
-        """The text that a picture adds to its turn: `<image>` and the text around it."""
+        """The text that a picture adds to its turn: `<image>` and the template's text around it."""
         text = {"type": "text", "text": _SENTINEL.format(0)}
         try:
             without = self._render([{"role": "user", "content": [text]}], False)
@@ -144,7 +144,7 @@ def takes_system(render: Render) -> bool:
 
 
 def merge_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """Move each system text into the next user turn, or into a new user turn if none is next."""
+    """Move each system text into the next turn if that is a user turn, else to a new user turn."""
     merged: list[dict[str, str]] = []
     held = ""
     for message in messages:
