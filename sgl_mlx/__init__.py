@@ -6,7 +6,8 @@
     def answer(s, question):
         s += sgl.user(question) + sgl.assistant(sgl.gen("answer"))
 
-Importing this loads neither mlx nor transformers: what needs them is loaded when first used.
+Importing this package loads neither mlx nor transformers. Parts that need mlx or transformers are
+imported when they are first used.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ _LAZY = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        # only here: reading the installed metadata takes longer than all the rest
+        # Imported only here: reading the metadata takes longer than the rest of the import.
         from importlib.metadata import version
 
         value: Any = version("sgl-mlx")

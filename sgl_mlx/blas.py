@@ -1,13 +1,13 @@
 """A fast BLAS for MLX's CPU back end on Linux.
 
 The Linux wheel of MLX is linked against the reference BLAS, some twenty times slower than OpenBLAS
-or MKL. Symbols of a library that is loaded globally *before* MLX win over those of the wheel, so
-the BLAS is loaded at the moment `mlx.core` is first imported, by whomever: `import sgl_mlx` puts a
-finder for that on `sys.meta_path`. A process that never imports mlx loads none. On other systems
-all this does nothing.
+or MKL. A library that is loaded globally *before* MLX replaces the wheel's BLAS. Therefore
+`import sgl_mlx` puts an import finder on `sys.meta_path`, which loads a fast BLAS just before the
+first import of `mlx.core`, whichever code imports it. A process that never imports mlx loads no
+BLAS. On systems other than Linux this module does nothing.
 
-If mlx came before sgl_mlx, everything works, but products of float32 matrices stay slow, and
-`load_fast_blas` warns of that when a model is loaded for the CPU.
+If mlx was imported before sgl_mlx, everything works, but products of float32 matrices stay slow.
+`load_fast_blas` warns about it when a model is loaded for the CPU.
 """
 
 from __future__ import annotations
@@ -27,41 +27,44 @@ _REMEDY = "install one: `apt-get install libopenblas0-pthread` or `pip install m
 
 
 class SlowBlasWarning(UserWarning):
-    """MLX will multiply matrices with the reference BLAS."""
+    """Warning that MLX will multiply matrices slowly, or that `SGL_MLX_BLAS` does not load."""
 
 
 @dataclass(frozen=True)
 class Blas:
-    """A library that was loaded; it has no effect when MLX came first (`too_late`)."""
+    """A BLAS library that was loaded; without effect if MLX was imported before (`too_late`)."""
 
     library: str
     too_late: bool = False
 
 
 class BlasBeforeMlx:
-    """Import finder that finds nothing, but loads a fast BLAS when `mlx.core` is looked for."""
+    """An import finder that finds no module, but loads a fast BLAS before `mlx.core`."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        """Load the BLAS if `name` is `mlx.core`; the other finders then find the module."""
+        """Load a fast BLAS if `name` is `mlx.core`; return None: the next finder is asked."""
         if name == "mlx.core":
             load_fast_blas()
 
 
 def load_fast_blas_before_mlx() -> None:
-    """Have `load_fast_blas` called right before the first import of `mlx.core`."""
+    """Install `BlasBeforeMlx` on Linux: it calls `load_fast_blas` before `mlx.core` is imported."""
     if machine.system() == "linux" and not any(isinstance(f, BlasBeforeMlx) for f in sys.meta_path):
         sys.meta_path.insert(0, BlasBeforeMlx())
 
 
 @cache
 def load_fast_blas() -> Blas | None:
-    """Load the first of `SGL_MLX_BLAS`, MKL and OpenBLAS that loads; later calls just answer.
+    """Load a fast BLAS on Linux: the first of `SGL_MLX_BLAS`, MKL and OpenBLAS that loads.
+
+    Later calls return the result of the first call.
 
     Returns:
-        What was loaded, or None where none was found, or none is needed (not on Linux).
+        The loaded library; None if no library was found, or on other systems than Linux.
 
     Warns:
-        SlowBlasWarning: once, with the remedy, when there is none or it came too late.
+        SlowBlasWarning: no library was found, `SGL_MLX_BLAS` does not load, or MLX was imported
+            before. The message says what to do.
     """
     if machine.system() != "linux":
         return None
@@ -88,8 +91,8 @@ def _candidates() -> Iterator[str]:
 
 
 def _load(library: str) -> bool:
-    """Make the library's symbols global; warn if the one named in `SGL_MLX_BLAS` does not load."""
-    import ctypes  # deferred: importing sgl_mlx without mlx needs none of it
+    """Load a library globally; return False if it fails, with a warning if it is `SGL_MLX_BLAS`."""
+    import ctypes  # deferred: programs that never import mlx do not need it
 
     try:
         ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)

@@ -1,7 +1,7 @@
-"""The door: every text, number and list from outside is taken as Python's own, or refused by name.
+"""Checks of texts, numbers and lists that callers pass in: converted to Python's types, or refused.
 
-What can be read is taken: numpy's scalars, arrays of any library, subclasses of `str`. What cannot
-is refused with the value's name, the value, and what would be right.
+Numpy's scalars, arrays of any library and subclasses of `str` are converted. Other values raise an
+error that names the parameter, its value, and what would be right.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 from sgl_mlx.errors import InvalidParamsError, SglError
 
 Rule = Callable[[str, Any], Any]
-"""Takes a parameter's name and value; returns the value as the runtime reads it.
+"""A check of one parameter: takes its name and value, and returns the value as a Python type.
 
-Raises `InvalidParamsError` naming parameter, value and what would be right.
+Raises `InvalidParamsError`, which names the parameter, its value and what would be right.
 """
 
 INT32 = 2**31 - 1
@@ -25,7 +25,7 @@ _LONGEST_PATTERN = 10_000
 
 
 def integer(low: int, high: int, also: int | None = None) -> Rule:
-    """Return the rule of integers from `low` to `high`, and perhaps one `also`."""
+    """Return a rule that accepts integers from `low` to `high`, and also the value `also`."""
     between = (
         "a positive integer" if (low, high) == (1, INT64) else f"an integer from {low} to {high}"
     )
@@ -41,7 +41,7 @@ def integer(low: int, high: int, also: int | None = None) -> Rule:
 
 
 def number(low: float, high: float, above: bool = False) -> Rule:
-    """Return the rule of numbers from `low`, or only `above` it, to `high`."""
+    """Return a rule that accepts numbers from `low` to `high`; with `above`, not `low` itself."""
     wanted = f"a number in {'(' if above else '['}{low:g}, {high:g}]"
 
     def rule(name: str, value: Any) -> float:
@@ -54,43 +54,43 @@ def number(low: float, high: float, above: bool = False) -> Rule:
 
 
 def flag(name: str, value: Any) -> bool:
-    """Check a truth value; 0 and 1 are taken."""
+    """Return a truth value, or the integer 0 or 1, as a bool; raises `InvalidParamsError`."""
     if isinstance(value, bool):
         return value
     if value is None or isinstance(value, (str, bytes, float)) or hasattr(value, "__len__"):
         refuse(name, value, "True or False")
     try:
         known = bool(value == 0 or value == 1)
-    except Exception:  # of a class of the caller's own
+    except Exception:  # `==` of a foreign class raises
         known = False
     return bool(value) if known else refuse(name, value, "True or False")
 
 
 def optional(rule: Rule) -> Rule:
-    """Return a rule that takes None as well."""
+    """Return a rule that accepts None and all values that `rule` accepts."""
     return lambda name, value: None if value is None else rule(name, value)
 
 
 def text(name: str, value: Any, error: type[SglError] = InvalidParamsError) -> str:
-    """Check a text, which must be one that UTF-8 can hold; raises `error`."""
+    """Return a text as a plain `str`; raises `error` for other types and for invalid Unicode."""
     if not isinstance(value, str):
         is_bytes = isinstance(value, (bytes, bytearray, memoryview))
         hint = " (decode bytes first: value.decode())" if is_bytes else ""
         refuse(name, value, "a text" + hint, error)
     if fault := unreadable(value):
         raise error(f"{name} holds {fault}, got {shown(value)}")
-    return str.__str__(value)  # str(value) of an Enum that is a text would be its name
+    return str.__str__(value)  # str(value) of a text Enum would give its name
 
 
 def unreadable(text: str) -> str | None:
-    """Say what in a text UTF-8 cannot hold, and where; None if there is nothing."""
+    """Return words for the first character that UTF-8 cannot encode; None if there is none."""
     if text.isascii():
         return None
     try:
         text.encode()
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
-        if 0xDC80 <= code <= 0xDCFF:  # how Python keeps bytes that it could not decode
+        if 0xDC80 <= code <= 0xDCFF:  # Python's surrogates for bytes it could not decode
             return f"the byte 0x{code - 0xDC00:02X} at position {error.start}, not valid UTF-8"
         half = f"half a character (the lone surrogate U+{code:04X})"
         return f"{half} at position {error.start}, which UTF-8 cannot hold"
@@ -98,7 +98,7 @@ def unreadable(text: str) -> str | None:
 
 
 def readable(name: str, value: Any, error: type[SglError] = InvalidParamsError) -> None:
-    """Check every text in nested lists and mappings, keys included; raises `error`."""
+    """Check every text and key in nested lists and mappings; raises `error` for invalid Unicode."""
     pending = [(name, value)]
     while pending:
         where, part = pending.pop()
@@ -112,12 +112,12 @@ def readable(name: str, value: Any, error: type[SglError] = InvalidParamsError) 
 
 
 def filled_text(name: str, value: Any) -> str:
-    """Check a text that must not be empty."""
+    """Return a text that is not empty as a `str`; raises `InvalidParamsError` for other values."""
     return text(name, value) or refuse(name, value, "a non-empty text")
 
 
 def items(rule: Rule) -> Rule:
-    """Return the rule of lists, tuples and arrays whose items follow a rule."""
+    """Return a rule for lists, tuples and arrays: checks each item with `rule`, returns a tuple."""
 
     def check(name: str, value: Any) -> tuple[Any, ...]:
         found = listed(value)
@@ -129,9 +129,9 @@ def items(rule: Rule) -> Rule:
 
 
 def listed(value: Any) -> list[Any] | None:
-    """Return the items of a list, tuple, array or other collection; None for anything else.
+    """Return the items of a list, tuple, array or other sized collection; None for other values.
 
-    Texts, bytes and mappings are no lists here.
+    Texts, bytes, mappings and iterators give None.
     """
     if isinstance(value, (list, tuple)):
         return list(value)
@@ -142,12 +142,12 @@ def listed(value: Any) -> list[Any] | None:
             found = value.tolist()
             return found if isinstance(found, list) else None
         return list(value) if hasattr(value, "__len__") else None  # an iterator may be endless
-    except Exception:  # of a class of the caller's own
+    except Exception:  # raised by a class of the caller
         return None
 
 
 def pattern(name: str, value: Any) -> str:
-    """Check a regular expression of Python's."""
+    """Return a regular expression that Python's `re` compiles; raises `InvalidParamsError`."""
     found = filled_text(name, value)
     if len(found) > _LONGEST_PATTERN:
         refuse(name, found, f"a pattern of at most {_LONGEST_PATTERN} characters")
@@ -162,7 +162,7 @@ def pattern(name: str, value: Any) -> str:
 
 
 def biases(name: str, value: Any) -> tuple[tuple[int, float], ...]:
-    """Check pairs of a token id and what is added to its logit."""
+    """Return `(token id, number added to its logit)` pairs; raises `InvalidParamsError`."""
     pairs = listed(value)
     if pairs is None:
         refuse(name, value, "pairs of a token id and a number")
@@ -185,37 +185,37 @@ def _bias(name: str, given: Any) -> tuple[int, float]:
 def refuse(
     name: str, value: Any, wanted: str, error: type[SglError] = InvalidParamsError
 ) -> NoReturn:
-    """Raise `error` for a value that is not what is `wanted`."""
+    """Raise `error`: the parameter `name` must be `wanted`, but got `value`."""
     raise error(f"{name} must be {wanted}, got {shown(value)}")
 
 
 def whole(value: Any) -> int | None:
-    """Return an integer of Python's or numpy's; None for anything else, truth values too."""
+    """Return a Python or numpy integer as an `int`; None for other values, booleans included."""
     is_bool = type(value).__name__.startswith("bool")
     if is_bool or not hasattr(value, "__index__") or hasattr(value, "__len__"):
         return None
     try:
         return int(value.__index__())
-    except Exception:  # an array, or a class of the caller's own
+    except Exception:  # raised by an array, or by a class of the caller
         return None
 
 
 def real(value: Any) -> float | None:
-    """Return a finite number of Python's or numpy's; None for anything else."""
+    """Return a finite Python or numpy number as a `float`; None for other values and booleans."""
     is_bool = type(value).__name__.startswith("bool")
     if is_bool or isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
         return None
     try:
         found = float(value)
-    except Exception:  # too large, an array, or a class of the caller's own
+    except Exception:  # too large, or raised by an array or a class of the caller
         return None
     return found if math.isfinite(found) else None
 
 
 def shown(value: Any) -> str:
-    """Return a value as errors show it: its `repr`, shortened; never fails."""
+    """Return a value's `repr` for an error message, at most 80 characters long; never raises."""
     try:
         told = "a huge integer" if isinstance(value, int) and abs(value) >= 10**30 else repr(value)
-    except Exception:  # of a class of the caller's own
+    except Exception:  # raised by a class of the caller
         told = f"a {type(value).__name__}"
     return told if len(told) <= 80 else f"{told[:77]}..."

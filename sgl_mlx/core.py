@@ -1,8 +1,10 @@
-"""The nouns every part shares. Standard library only; knows no model, no runtime, no language.
+"""Prompts and answers: the types that the language, the backends and the runtime share.
 
 A *prompt* is a tuple of parts (`Text`, `Generated`, `Image`, `Video`, `Shift`, `Parallel`). A
-request is a prompt with `SamplingParams`; its answer is one `Completion` per sample, and while it
-grows a `StreamEvent` for each new piece. `select` asks for `ChoiceScores`.
+request is a prompt with `SamplingParams`. Its answer is one `Completion` per sample; while a sample
+is generated, each new piece of text is a `StreamEvent`. `select` asks for `ChoiceScores`.
+
+This module imports only the standard library and the modules of the sampling parameters.
 """
 
 from __future__ import annotations
@@ -44,14 +46,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Text:
-    """Plain text of a prompt; special tokens written in it are recognised."""
+    """Plain text in a prompt; special tokens spelled in it, such as `<s>`, are recognised."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Generated:
-    """Text that a model wrote, with the tokens it chose, so that their KV is found again."""
+    """Text that a model generated, with its token ids, so that its KV is found in the cache."""
 
     text: str
     token_ids: tuple[int, ...] = ()
@@ -59,7 +61,7 @@ class Generated:
 
 @dataclass(frozen=True)
 class Image:
-    """A picture, where it stands in the prompt.
+    """A picture at its place in the prompt.
 
     Attributes:
         source: a path, the bytes of a file, a `data:` URL or a `PIL.Image`.
@@ -70,10 +72,10 @@ class Image:
 
 @dataclass(frozen=True)
 class Video:
-    """A film, of which `num_frames` evenly spaced frames are shown.
+    """A video at its place in the prompt; the model sees `num_frames` evenly spaced frames.
 
     Attributes:
-        source: a path.
+        source: the path of a video file.
     """
 
     source: Any
@@ -82,16 +84,16 @@ class Video:
 
 @dataclass(frozen=True)
 class Shift:
-    """A gap in the positions: the parts after it stand `gap` positions further on."""
+    """A gap in the positions: all later parts of the prompt are moved `gap` positions further."""
 
     gap: int
 
 
 @dataclass(frozen=True)
 class Parallel:
-    """Branches encoded independently after the same preceding parts (parallel context windows).
+    """Branches computed independently after the same preceding parts (parallel context windows).
 
-    Their keys and values stand side by side; what follows sees all of them and continues at the
+    No branch attends to another branch. Later parts attend to all branches, and continue at the
     position after the longest branch.
     """
 
@@ -103,7 +105,7 @@ Prompt = tuple[Part, ...]
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """Return the text of a prompt, without pictures; branches follow one another."""
+    """Return the text of a prompt without pictures; the texts of branches are concatenated."""
     pieces = []
     for part in prompt:
         if isinstance(part, (Text, Generated)):
@@ -124,10 +126,10 @@ class FinishReason:
 
     Attributes:
         type: "stop" at an end token, a stop string or the end of a grammar; "length" at the limit
-            of new tokens or of the context; "abort" when the request was ended from outside.
-        matched: the stop string, or the id of the token, that ended it.
+            of new tokens or of the context; "abort" when the request was cancelled or failed.
+        matched: the stop string, or the id of the token, that ended the output.
         length: the limit of new tokens that was reached.
-        message: says more about an abort.
+        message: the cause of an abort.
     """
 
     type: Literal["stop", "length", "abort"]
@@ -141,7 +143,10 @@ class FinishReason:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token's log-probability given all before it; None for the first token of a prompt."""
+    """A token and its log-probability after the tokens before it.
+
+    `logprob` is None for the first token of a prompt. `text` is None unless it was asked for.
+    """
 
     logprob: float | None
     token_id: int
@@ -155,8 +160,8 @@ class TokenLogprob:
 class Logprobs:
     """Log-probabilities of prompt tokens (`input`) and of generated tokens (`output`).
 
-    `input` begins at `logprob_start_len`. `input_top[i]` and `output_top[i]` are the likeliest
-    tokens at the same position, best first.
+    `input` begins at the prompt position `logprob_start_len`. `input_top[i]` holds the likeliest
+    tokens at the position of `input[i]`, best first; `output_top[i]` does so for `output[i]`.
     """
 
     input: tuple[TokenLogprob, ...] = ()
@@ -182,22 +187,22 @@ class Logprobs:
 
 
 class MetaInfo(TypedDict, total=False):
-    """SGLang's `meta_info` dictionary. The logprob entries are there if they were asked for.
+    """SGLang's `meta_info` dictionary. Logprobs are included if the request asked for them.
 
-    Each logprob entry is `[logprob, token id, text or None]`. A server may add entries of its own.
+    Each logprob is a list `[logprob, token id, text or None]`. A server may add other entries.
 
     Attributes:
-        id: the request's id; of several samples `id-0`, `id-1` and so on.
-        prompt_tokens: tokens of the prompt.
-        completion_tokens: tokens of the output, an end token included.
-        cached_tokens: tokens of the prompt that were not computed again.
-        finish_reason: why the output ended, as a dictionary; None while it goes on.
-        input_token_logprobs: those of the prompt's tokens, from `logprob_start_len` on.
-        output_token_logprobs: those of the output's tokens.
+        id: the request's id; with several samples, `<id>-0`, `<id>-1` and so on.
+        prompt_tokens: the number of tokens of the prompt.
+        completion_tokens: the number of tokens of the output, an end token included.
+        cached_tokens: the number of prompt tokens that came from the cache.
+        finish_reason: why the output ended, as a dictionary; None while generation goes on.
+        input_token_logprobs: logprobs of the prompt's tokens, from `logprob_start_len` on.
+        output_token_logprobs: logprobs of the output's tokens.
         input_top_logprobs: the likeliest tokens at each of the prompt's positions.
         output_top_logprobs: the likeliest tokens at each of the output's positions.
-        forced_tokens: with a constraint, output tokens that it left no choice about.
-        decoded_tokens: with a constraint, output tokens that were sampled.
+        forced_tokens: with a constraint, the number of output tokens that the constraint fixed.
+        decoded_tokens: with a constraint, the number of output tokens that were sampled.
     """
 
     id: str
@@ -220,9 +225,9 @@ class _Answer(TypedDict):
 
 
 class GenerateResult(_Answer, total=False):
-    """One answer of `Engine.generate`, in SGLang's shape.
+    """One answer of `Engine.generate`, as SGLang's dictionary.
 
-    `index` is there in streams of several samples: which of them has grown.
+    `index` is the number of the sample, from 0. Only streams of several samples have it.
     """
 
     index: int
@@ -230,7 +235,10 @@ class GenerateResult(_Answer, total=False):
 
 @dataclass(frozen=True)
 class Completion:
-    """One sample: its text and tokens, and what computing it took."""
+    """One finished sample: its text, its token ids, why it ended, and token counts of the prompt.
+
+    `extra` holds further entries of SGLang's `meta_info`.
+    """
 
     text: str
     token_ids: tuple[int, ...]
@@ -246,20 +254,20 @@ class Completion:
         return _meta_info(self)
 
     def to_dict(self) -> GenerateResult:
-        """Return SGLang's dictionary of an answer."""
+        """Return SGLang's dictionary of an answer: `text`, `output_ids` and `meta_info`."""
         return _answer(self)
 
 
 @dataclass(frozen=True)
 class StreamEvent:
-    """New text of one sample. The pieces of a sample joined are its completion's text.
+    """A new piece of one sample. The joined texts of a sample's events are its completion's text.
 
     Attributes:
-        sample: which of the `n` samples of the request has grown, from 0.
-        text: the new text; empty if only the end is told.
-        token_ids: the new tokens, which may be more than spell the text. Servers do not tell them.
-        logprobs: of the new tokens, if asked for; the first event also has the prompt's.
-        finish_reason: why the sample ended, in its last event.
+        sample: the number of the sample, from 0 to `n` - 1.
+        text: the new text; empty if the event only reports the end.
+        token_ids: the new tokens. They may run ahead of the text. Empty from HTTP backends.
+        logprobs: logprobs of the new tokens, if asked for; the first event also has the prompt's.
+        finish_reason: why the sample ended; None before the last event.
         id, prompt_tokens, cached_tokens, extra: see `Completion`.
     """
 
@@ -275,7 +283,7 @@ class StreamEvent:
 
 
 class PartialCompletion:
-    """One sample, as far as its events tell."""
+    """One sample under way, assembled from its `StreamEvent`s."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -287,7 +295,7 @@ class PartialCompletion:
         self.extra: dict[str, Any] = {}
 
     def add(self, event: StreamEvent) -> None:
-        """Take the next event of this sample."""
+        """Append the next event of this sample."""
         self.text += event.text
         self.token_ids += event.token_ids
         self.finish_reason = event.finish_reason
@@ -298,11 +306,11 @@ class PartialCompletion:
         self.extra.update(event.extra)
 
     def meta_info(self) -> MetaInfo:
-        """Return SGLang's `meta_info` of a chunk: counts and logprobs so far."""
+        """Return SGLang's `meta_info` of a stream chunk: counts and logprobs so far."""
         return _meta_info(self)
 
     def to_dict(self) -> GenerateResult:
-        """Return SGLang's dictionary of a chunk: all text and tokens so far."""
+        """Return SGLang's dictionary of a stream chunk: all text and tokens so far."""
         return _answer(self)
 
 
@@ -331,11 +339,11 @@ def _answer(sample: Completion | PartialCompletion) -> GenerateResult:
 
 @dataclass(frozen=True)
 class ChoiceScore:
-    """One choice after a prompt: log-probabilities of its tokens.
+    """The log-probabilities of one choice's tokens after a prompt.
 
-    `tokens` starts where the tokens of prompt + choice leave the tokens of the prompt alone, so a
-    prompt token that merges with the choice counts (token healing). `unconditional` holds the
-    same tokens scored without the prompt, if asked for.
+    `tokens` begins at the first token in which prompt + choice differs from the prompt alone. So a
+    token that spans the end of the prompt and the choice is included (token healing).
+    `unconditional` holds the same tokens scored without the prompt; None unless asked for.
     """
 
     text: str
@@ -345,7 +353,7 @@ class ChoiceScore:
 
 @dataclass(frozen=True)
 class ChoiceScores:
-    """The scores `select` decides on; token counts are of the prompt alone."""
+    """The scores of all choices, from which `select` decides; token counts of the prompt alone."""
 
     choices: Sequence[ChoiceScore]
     prompt_tokens: int

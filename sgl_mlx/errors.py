@@ -1,18 +1,18 @@
-"""Every error this package raises on purpose.
+"""The errors that this package raises.
 
 SglError
 ├── ProgramError             a program misuses the language
-│   ├── UnknownVariableError     (also KeyError) a name no `gen` or `select` was given
-│   ├── BatchError               rows of a batch raised; it has the states of all rows
-│   ├── NotYetError              a construct this version does not have
+│   ├── UnknownVariableError     (also KeyError) a variable was read that was never given a value
+│   ├── BatchError               runs of a batch raised; has the states of all runs
+│   ├── NotYetError              a feature that this version or this backend lacks
 │   └── GraphError               a compiled program is broken, or does not fit how it is used
 ├── BackendError             a backend is missing, unreachable or failed
 │   └── EngineStoppedError       the engine was shut down, or its thread died
 ├── RequestError             one request is wrong; the engine goes on
-│   ├── InvalidParamsError       (also ValueError) a sampling value out of range
-│   │   └── RegexError               (also re.error) a regular expression that is broken
-│   ├── PromptError              (also ValueError) empty, or cannot be computed
-│   │   └── ContextLengthError       longer than context or pool
+│   ├── InvalidParamsError       (also ValueError) a parameter out of range or of a wrong type
+│   │   └── RegexError               (also re.error) a regular expression that does not compile
+│   ├── PromptError              (also ValueError) a prompt is empty, or the model cannot run it
+│   │   └── ContextLengthError       a prompt is longer than the context or the KV pool
 │   ├── ImageError               (also ValueError) a picture or video that cannot be read or used
 │   └── RequestAborted           the request was cancelled
 │       └── ProgramTimeout           (also TimeoutError) a program or request took too long
@@ -20,10 +20,10 @@ SglError
 │   ├── ModelNotFoundError       no such file, folder or repository, or no way to reach it
 │   ├── CorruptModelError        a file is there but broken or incomplete
 │   ├── TokenizerError           tokenizer or chat template missing or broken
-│   └── UnsupportedModelError    an architecture or quantization we do not run
-├── MemoryLimitError         model or pool do not fit; the message holds the arithmetic
-├── BenchmarkError           a benchmark cannot run or report here
-└── KernelError              a Metal kernel was asked for by force and is not there, or is wrong
+│   └── UnsupportedModelError    an architecture or quantization that this package does not run
+├── MemoryLimitError         the model or the KV pool does not fit; the message has the sizes
+├── BenchmarkError           a benchmark cannot run or report
+└── KernelError              a kernel cannot be built or used, or its results are wrong
 
 ProgramCancelled, a BaseException, ends the body of a cancelled program.
 """
@@ -73,18 +73,19 @@ class ProgramError(SglError):
 
 
 class UnknownVariableError(ProgramError, KeyError):
-    """A name was read that no `gen` or `select` of this state was given."""
+    """A program read a variable that nothing in its state sets."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
 class BatchError(ProgramError):
-    """Bodies of a batch raised; all other rows ran to their end.
+    """Some runs of a batch raised an exception; all other runs went on to their end.
 
     Attributes:
-        errors: what was raised, by the row's index.
-        states: the states of all rows, in the order of the rows; empty if they were yielded.
+        errors: the exceptions, by the index of the run in the batch.
+        states: the states of all runs, in the order of the batch; empty if a generator yielded
+            them before.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class BatchError(ProgramError):
 
 
 class NotYetError(ProgramError):
-    """A construct of the language that this version does not have."""
+    """A program or request uses a feature that this version or this backend does not have."""
 
 
 class GraphError(ProgramError):
@@ -119,15 +120,15 @@ class EngineStoppedError(BackendError):
 
 
 class RequestError(SglError):
-    """One request is wrong; the engine goes on."""
+    """One request is wrong, or was cancelled; the engine goes on with other requests."""
 
 
 class InvalidParamsError(RequestError, ValueError):
-    """A sampling value is out of range or of the wrong type."""
+    """A parameter is unknown, out of range or of the wrong type."""
 
 
 class RegexError(InvalidParamsError, re.error):
-    """A regular expression that Python's `re` does not compile; `pos` is where it breaks."""
+    """A regular expression that Python's `re` does not compile; `pos` is the place of the fault."""
 
     def __init__(self, name: str, broken: re.error) -> None:
         text = f"{name} {broken.pattern!r}: {broken.msg}"
@@ -135,11 +136,11 @@ class RegexError(InvalidParamsError, re.error):
 
 
 class PromptError(RequestError, ValueError):
-    """A prompt is empty, or longer than the context or the pool."""
+    """A prompt is empty, too long, of a wrong type, or has parts that the model cannot run."""
 
 
 class ContextLengthError(PromptError):
-    """A prompt of `tokens` tokens, of which the context or the pool holds `limit`."""
+    """A prompt has `tokens` tokens, but the context or the KV pool holds only `limit`."""
 
     def __init__(self, message: str, tokens: int, limit: int) -> None:
         super().__init__(message)
@@ -148,7 +149,7 @@ class ContextLengthError(PromptError):
 
 
 class ImageError(RequestError, ValueError):
-    """A picture or video that cannot be read, is too large, or that the model does not take."""
+    """A picture or video cannot be read, is too large, or does not suit the model."""
 
 
 class RequestAborted(RequestError):
@@ -160,10 +161,11 @@ class ProgramTimeout(RequestAborted, TimeoutError):
 
 
 class ProgramCancelled(BaseException):
-    """The run of a program was ended while its body went on; raised by its next word or read.
+    """Ends the function of a cancelled program: its next append or read of a state raises this.
 
-    No `Exception`, like `asyncio.CancelledError`, so that a body which catches errors ends too.
-    Callers never see it: to them a cancelled run is a `RequestAborted`.
+    This is a `BaseException`, like `asyncio.CancelledError`, so that `except Exception` in the
+    program does not stop it. The caller of the program gets `RequestAborted` or
+    `ProgramTimeout` instead.
     """
 
 
@@ -172,11 +174,11 @@ class ModelError(SglError):
 
 
 class ModelNotFoundError(ModelError):
-    """No such file, folder or repository, or no way to reach it."""
+    """A model's file, folder or repository does not exist, or cannot be reached."""
 
 
 class CorruptModelError(ModelError):
-    """A model file is there but broken or incomplete."""
+    """A model file exists, but is broken or incomplete."""
 
 
 class TokenizerError(ModelError):
@@ -184,16 +186,20 @@ class TokenizerError(ModelError):
 
 
 class UnsupportedModelError(ModelError):
-    """An architecture or quantization that this package does not run."""
+    """A model has an architecture or quantization that this package does not run."""
 
 
 class MemoryLimitError(SglError):
-    """The model or the KV pool does not fit; the message holds the arithmetic."""
+    """The model or the KV pool does not fit into memory; the message has the sizes."""
 
 
 class BenchmarkError(SglError):
-    """A benchmark cannot run or report here: a tool is missing, a file cannot be written."""
+    """A benchmark cannot run or report.
+
+    A tool is missing, a file cannot be read or written, or a name or data set given to the
+    benchmark is wrong.
+    """
 
 
 class KernelError(SglError):
-    """A Metal kernel was asked for by force and is not there, or is wrong."""
+    """A Metal or CPU kernel cannot be built or used, or its results are wrong."""

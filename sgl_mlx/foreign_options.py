@@ -1,4 +1,4 @@
-"""Options that SGLang's engine has and this one has not."""
+"""Names of options that SGLang's engine has and this package's engine lacks."""
 
 from __future__ import annotations
 
@@ -179,4 +179,4 @@ SGLANG_ONLY = frozenset(
         "weight_loader_disable_mmap",
     ]
 )
-"""Options of SGLang's servers that have no meaning on this runtime."""
+"""Options of SGLang's servers that have no effect on this runtime."""

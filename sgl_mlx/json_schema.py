@@ -1,20 +1,20 @@
-"""JSON Schemas as OpenAI's clients give them, and as they mean them."""
+"""JSON Schemas as OpenAI's clients send them: unwrapped, and closed where `strict` asks for it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 _VALUES = ("const", "enum", "default", "examples")
-"""Keywords that hold data, in which nothing is a schema."""
+"""Keywords whose values are plain data and contain no schemas."""
 
 _OPEN = ("additionalProperties", "patternProperties", "unevaluatedProperties")
 
 _WRAPPER = {"name", "description", "strict", "schema"}
-"""Keys of the object that OpenAI's `response_format` has the schema in."""
+"""Keys of the object around a schema in OpenAI's `response_format`."""
 
 
 def unwrapped(given: Any) -> Any:
-    """Take a schema out of OpenAI's `response_format`, and close it if that is `strict`."""
+    """Return the schema in OpenAI's `response_format`, closed if `strict`; others as given."""
     if not isinstance(given, dict):
         return given
     if given.get("type") == "json_schema" and isinstance(given.get("json_schema"), dict):
@@ -25,10 +25,11 @@ def unwrapped(given: Any) -> Any:
 
 
 def closed(schema: Any) -> Any:
-    """Hold every object of a schema to its named properties, unless it says otherwise.
+    """Return a copy of a schema in which objects allow only the keys listed in `properties`.
 
-    OpenAI's clients mean this by `strict` and by a pydantic model: `extra="allow"` and
-    dictionaries say otherwise by `additionalProperties`, which is kept.
+    Objects without `properties` stay as they are, and also objects with `additionalProperties`,
+    `patternProperties` or `unevaluatedProperties`. OpenAI's clients expect this of `strict` schemas
+    and of pydantic models.
     """
     if isinstance(schema, list):
         return [closed(part) for part in schema]
@@ -40,7 +41,7 @@ def closed(schema: Any) -> Any:
 
 
 def _closed_part(keyword: str, value: Any) -> Any:
-    """Close a part; a property may be called like a keyword, so maps of names are entered."""
+    """Close the value of a keyword; in a map of names to schemas, close each schema."""
     if keyword in ("properties", "$defs", "definitions") and isinstance(value, dict):
         return {name: closed(part) for name, part in value.items()}
     return closed(value)

@@ -1,6 +1,6 @@
-"""The machine: its system, and the device that MLX computes on.
+"""Facts about the machine: its operating system, and the device that MLX computes on.
 
-The package asks here and nowhere else, so that tests can put another machine in place of theirs.
+Other modules get these facts only from here, so that tests can simulate another machine.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from typing import Any
 
 from sgl_mlx.errors import BackendError
 
-# mlx is imported when asked for: the system must be known before it is loaded
+# mlx is imported inside functions: `system()` must work before mlx is loaded
 
 
 def system() -> str:
-    """Name the system as Python does: "darwin" on a Mac, "linux"."""
+    """Return Python's name of the operating system: "darwin" on a Mac, "linux" on Linux."""
     return sys.platform
 
 
@@ -23,23 +23,23 @@ def on_mac() -> bool:
 
 
 def on_gpu() -> bool:
-    """True if MLX computes on a GPU by default."""
+    """Return True if MLX computes on a GPU by default."""
     import mlx.core as mx
 
     return bool(mx.default_device() == mx.gpu)
 
 
 def has_metal() -> bool:
-    """True if MLX was built for Metal and finds a GPU."""
+    """Return True if MLX was built for Metal and finds a GPU."""
     import mlx.core as mx
 
     return bool(mx.metal.is_available()) and bool(device_info())
 
 
 def device_info() -> dict[str, Any]:
-    """Return MLX's facts about its device; nothing if it has none.
+    """Return MLX's facts about its device; an empty dictionary if MLX finds no device.
 
-    MLX has Metal on every Mac, but a virtual machine may have no GPU: then MLX raises an error.
+    A virtual machine with macOS may have no GPU.
     """
     import mlx.core as mx
 
@@ -50,7 +50,7 @@ def device_info() -> dict[str, Any]:
 
 
 def recommended_bytes() -> int | None:
-    """Count the memory that Metal recommends for the GPU at most; None without a GPU."""
+    """Return the most bytes of memory that Metal recommends for the GPU; None without a GPU."""
     found = device_info().get("max_recommended_working_set_size")
     return int(found) if found else None
 

@@ -1,4 +1,4 @@
-"""Names that are not known: what was meant, and what is known."""
+"""Error messages for unknown names, with the names that were probably meant."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ R = TypeVar("R")
 
 
 def unknown(kind: str, names: Iterable[object], known: Iterable[str]) -> str:
-    """Say which names are not known, the likeliest that was meant, and all that are known."""
+    """Return an error message: the unknown names, similar known names, and all known names."""
     given, listed = sorted(map(str, names)), sorted(known)
     guess = meant(given, listed) or ";"
     return f"unknown {kind} {', '.join(map(repr, given))}{guess} known are {', '.join(listed)}"
 
 
 def meant(names: Iterable[str], known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for names that are much like known ones; else nothing."""
+    """Return "; did you mean 'x'?" with the known names most similar to `names`; "" if none is."""
     listed = list(known)
     guesses = {guess: None for name in names if (guess := closest(name, listed))}
     return f"; did you mean {' and '.join(map(repr, guesses))}?" if guesses else ""
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that is most like another; None if it is known, or none is alike."""
-    from difflib import get_close_matches  # costs as much as the language, and only errors need it
+    """Return the known name most similar to `name`; None if `name` is known or none is similar."""
+    from difflib import get_close_matches  # slow to import, and only errors need it
 
     folded = {_folded(other): other for other in known}
     found = get_close_matches(_folded(name), folded, n=1)
@@ -42,10 +42,10 @@ def _folded(name: str) -> str:
 
 
 def only(kind: str, names: Iterable[object], known: Iterable[str]) -> None:
-    """Refuse names that are not known.
+    """Check that all names are known.
 
     Raises:
-        InvalidParamsError: naming them, what was probably meant and what is known.
+        InvalidParamsError: some names are unknown. The message is that of `unknown`.
     """
     known = set(known)
     if wrong := [name for name in names if name not in known]:
@@ -53,9 +53,9 @@ def only(kind: str, names: Iterable[object], known: Iterable[str]) -> None:
 
 
 def explains_keywords(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function refuse keywords that it does not take as `unknown` says it.
+    """Decorate a function: an unknown keyword argument raises `ProgramError`, not `TypeError`.
 
-    The function then raises `ProgramError` where Python's own error would name the keyword alone.
+    The message is that of `unknown`: it lists similar keywords and all known ones.
     """
     takes = inspect.signature(function).parameters
 

@@ -1,4 +1,4 @@
-"""`@function` makes a program of a Python function whose first argument is the state `s`."""
+"""The decorator `@function`, which turns a Python function into a program."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 
 
 class SglFunction(Program):
-    """A program that can be interpreted, and traced and compiled as well."""
+    """A program: can be run directly, traced, or compiled."""
 
     def trace(self, *, backend: Any = None, **kwargs: Any) -> Trace:
         """Trace the program into a graph (`sgl_mlx.compiler.graph.graph`).
 
         Args:
-            backend: accepted for SGLang's sake: a graph has roles, not their text.
-            kwargs: arguments; of texts, and lists of them, only that they are texts counts.
-                Those that are left out and have no default are taken for texts.
+            backend: ignored; SGLang has this parameter.
+            kwargs: arguments of the program. Texts, also those in lists, become placeholders: the
+                graph does not depend on their content. An argument that is left out and has no
+                default counts as a text.
         """
-        # Only here, as in `compile`.
+        # Imported only here, as in `compile`.
         from sgl_mlx.compiler.sglang_names import Trace
 
         return Trace.of(self.compile().graph(**kwargs))
@@ -39,19 +40,19 @@ class SglFunction(Program):
         reorder: Literal["rules"] | None = None,
         passes: Sequence[Callable[[Graph], Graph]] | None = None,
     ) -> CompiledProgram:
-        """Compile the program: it then runs from its graph, with the same results.
+        """Return the program compiled: it runs from a graph, with the same results (see `reorder`).
 
         Args:
-            backend: accepted for SGLang's sake: no backend is asked.
-            reorder: "rules" moves instructions ahead of arguments, so that more of every prompt
-                is shared. Prompts then differ from the interpreter's; a move that might change
-                the meaning is refused.
-            passes: rewrite each graph by these, in order, instead of by the standard ones.
+            backend: ignored; SGLang has this parameter.
+            reorder: "rules" moves constant instructions ahead of arguments, so that prompts share
+                longer prefixes. Prompts then differ from those of the uncompiled program. Moves
+                that might change the meaning are left out.
+            passes: functions that rewrite a graph, applied in order in place of the standard ones.
 
         Raises:
             ProgramError: for an unknown `reorder`.
         """
-        # Only here, so that programs that are never compiled start without loading the compiler.
+        # Imported only here, so that programs that are never compiled do not load the compiler.
         from sgl_mlx.compiler.pipeline import standard_passes
         from sgl_mlx.compiler.program import CompiledProgram
 
@@ -69,7 +70,7 @@ def function(
 def function(
     func: Callable[..., Any] | None = None, num_api_spec_tokens: int | None = None
 ) -> SglFunction | Callable[[Callable[..., Any]], SglFunction]:
-    """Make a program: `@function` or `@function(num_api_spec_tokens=...)`.
+    """Turn a Python function into a program: `@function` or `@function(num_api_spec_tokens=...)`.
 
     Raises:
         ProgramError: when the first parameter is not named `s`.

@@ -1,4 +1,4 @@
-"""Sampling parameters: how to continue one prompt. The one table of their names and defaults."""
+"""`SamplingParams`: the names, defaults and checks of all sampling parameters."""
 
 from __future__ import annotations
 
@@ -13,49 +13,53 @@ from sgl_mlx.errors import InvalidParamsError
 from sgl_mlx.json_schema import closed, unwrapped
 
 GREEDY_TEMPERATURE = 1e-5
-"""At or below this temperature the most likely token is taken."""
+"""At or below this temperature, sampling is greedy: it takes the most likely token."""
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to continue one prompt. Names and defaults are SGLang's.
+    """Parameters of how a model continues one prompt. Names and defaults are SGLang's.
 
     Args:
-        max_new_tokens: stop after so many tokens; 0 computes the prompt only.
-        min_new_tokens: no end-of-sequence or stop token before so many tokens.
-        n: how many independent samples, at most 1024.
-        stop: strings that end the output; they are trimmed from it.
+        max_new_tokens: stop after this many tokens; 0 only computes the prompt.
+        min_new_tokens: generate no end-of-sequence or stop token before this many tokens.
+        n: the number of independent samples, at most 1024.
+        stop: strings that end the output. A matched string is cut off the output.
         stop_token_ids: tokens that end the output, besides the model's own end tokens.
-        stop_regex: patterns that end the output; those that backtrack without end abort it.
-        temperature: 0 (or up to 1e-5) takes the most likely token.
+        stop_regex: patterns that end the output. A pattern that backtracks too long aborts the
+            request.
+        temperature: randomness of the choice; 0 to 1e-5 always takes the most likely token.
         top_p: keep the smallest set of tokens with this probability mass, in (0, 1].
-        top_k: keep so many most likely tokens, below 2**31; -1 keeps all.
-        min_p: drop tokens less likely than this share of the likeliest, in [0, 1].
+        top_k: keep this many most likely tokens, below 2**31; -1 keeps all.
+        min_p: drop tokens whose probability is below this share of the highest, in [0, 1].
         frequency_penalty: subtracted from a token's logit for each time it was generated.
         presence_penalty: subtracted once from the logit of every token generated before.
-        repetition_penalty: divides (positive) or multiplies (negative) logits of tokens in
-            prompt and output; 1 switches it off, in [0.001, 1000].
-        logit_bias: added to the logits of these tokens: `(token id, bias)` pairs; `override` also
-            takes a mapping, whose keys may be text, as JSON has them. Reported log-probabilities
-            are those of the model, without it.
-        ignore_eos: go on through the model's end tokens.
-        seed: the noise of a sample depends on seed and position alone, never on batch mates.
+        repetition_penalty: for each token in prompt or output, a positive logit is divided and a
+            negative logit multiplied by this, in [0.001, 1000]; 1 has no effect.
+        logit_bias: `(token id, bias)` pairs; each bias is added to the logit of its token.
+            `override` also takes a mapping, whose keys may be text as in JSON. Reported
+            log-probabilities do not include the bias.
+        ignore_eos: do not end the output at the model's end tokens.
+        seed: seed of the random numbers; None takes a new one. A sample with a seed does not
+            depend on other requests in the batch.
         return_logprob: also return the log-probabilities of the output tokens and, from
             `logprob_start_len` on, of the prompt tokens.
-        logprob_start_len: first prompt position wanted; None or -1 means none of the prompt.
-        top_logprobs_num: how many likeliest alternatives to return at each position, at most 128.
+        logprob_start_len: the first prompt position with log-probabilities; None or -1 returns
+            none for the prompt.
+        top_logprobs_num: the number of most likely tokens to return at each position, at most 128.
         return_text_in_logprobs: put each token's text into the logprob entries.
-        regex: the output matches this regular expression as a whole.
-        json_schema: the output is JSON that validates; a dictionary or pydantic model given to
-            `override` becomes JSON text. A pydantic model's objects have its fields alone unless
-            it allows others (`extra="allow"`), and so have those of OpenAI's `response_format`
-            with `strict`; a plain schema leaves other keys open unless it says
-            `additionalProperties: false`. No key is written twice, no number is endless.
-        dtype: "int", "float", "str" or "bool".
-        grammar: the output is a sentence of this grammar: Lark, or EBNF and GBNF, whose rules
-            are defined with `::=`.
-        ebnf: the same for EBNF and GBNF alone, by SGLang's name.
-        token_healing: the last token of the prompt may merge with the output.
+        regex: the whole output matches this regular expression.
+        json_schema: the output is JSON that validates against this schema. `override` also takes
+            a dictionary, a pydantic model or OpenAI's `response_format`. A pydantic model, or a
+            `strict` response format, allows no other keys than its own (for a model, unless it
+            says `extra="allow"`). A plain schema allows other keys unless it says
+            `additionalProperties: false`. No key is repeated, and the length of numbers is limited.
+        dtype: the output is one value of this type: "int", "float", "str" or "bool".
+        grammar: the output is derived from this grammar, written in Lark, or in EBNF or GBNF
+            with `::=`.
+        ebnf: like `grammar`, but EBNF or GBNF only; SGLang's parameter.
+        token_healing: the last token of the prompt may be replaced by a longer token that begins
+            with the same text.
         skip_special_tokens: leave special tokens out of the text.
         no_stop_trim: keep a matched stop string in the text.
     """
@@ -91,7 +95,11 @@ class SamplingParams:
 
     @classmethod
     def of(cls, values: Mapping[str, Any] | SamplingParams | None) -> SamplingParams:
-        """Return parameters by name; raises `InvalidParamsError` for an unknown name."""
+        """Return parameters from a mapping of names to values; None gives the defaults.
+
+        Raises:
+            InvalidParamsError: for an unknown name, or a value that cannot be read.
+        """
         if isinstance(values, SamplingParams):
             return values
         if values is None:
@@ -103,12 +111,15 @@ class SamplingParams:
         return cls().override(**values)
 
     def override(self, **changes: Any) -> SamplingParams:
-        """Return a copy with every change that is not None; strings and lists become tuples.
+        """Return a copy with these parameters changed; a change to None is ignored.
 
-        SGLang's parameters without a meaning here are named in a warning.
+        Stop strings and token ids, single or in lists, become tuples. Schemas and biases are
+        converted, too; other values are checked by `validate` only. Parameters of SGLang that this
+        runtime lacks are dropped with a warning.
 
         Raises:
-            InvalidParamsError: for a name that is no sampling parameter.
+            InvalidParamsError: for a name that is no sampling parameter, or for a `json_schema`
+                or `logit_bias` that cannot be converted.
         """
         kept = _without_foreign({k: v for k, v in changes.items() if v is not None})
         if not kept.keys() <= _RULES.keys():
@@ -130,15 +141,16 @@ class SamplingParams:
 
     @property
     def constrained(self) -> bool:
-        """True when a grammar restricts the output."""
+        """True if one of `regex`, `json_schema`, `dtype`, `grammar` and `ebnf` is given."""
         given = (self.regex, self.json_schema, self.dtype, self.grammar, self.ebnf)
         return any(grammar is not None for grammar in given)
 
     def validate(self) -> SamplingParams:
-        """Return these parameters with numpy's scalars as Python's, each checked.
+        """Return a copy in which every value is checked and converted to Python's own types.
 
         Raises:
-            InvalidParamsError: naming the parameter, its value and what would be right.
+            InvalidParamsError: a value is wrong. The message names the parameter, its value and
+                what would be right.
         """
         checked = {name: rule(name, getattr(self, name)) for name, rule in _RULES.items()}
         if checked["min_new_tokens"] > checked["max_new_tokens"]:
@@ -156,7 +168,7 @@ _SGLANG_ONLY = frozenset(
 
 
 def _without_foreign(changes: dict[str, Any]) -> dict[str, Any]:
-    """Drop SGLang's own parameters from changes, and call its `sampling_seed` `seed`."""
+    """Drop SGLang's parameters that have no effect here, and rename `sampling_seed` to `seed`."""
     if foreign := sorted(_SGLANG_ONLY.intersection(changes)):
         warnings.warn(f"no effect on this runtime: {', '.join(foreign)}", stacklevel=4)
     kept = {k: v for k, v in changes.items() if k not in _SGLANG_ONLY}
@@ -198,7 +210,7 @@ _RULES: dict[str, bounds.Rule] = {
 
 
 def _as_tuple(value: Any) -> Any:
-    """Return one text or number as a tuple of it; `validate` refuses what is no list."""
+    """Return a list as a tuple, and a single value as a tuple of one; a mapping as it is."""
     found = bounds.listed(value)
     if found is not None:
         return tuple(found)
@@ -206,7 +218,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _bias_pairs(bias: Any) -> tuple[tuple[int, float], ...]:
-    """Return pairs of token and bias, in the order of the tokens."""
+    """Return `(token id, bias)` pairs of a mapping or a list of pairs, sorted by token id."""
     try:
         pairs = bias.items() if isinstance(bias, Mapping) else bias
         return tuple(sorted((_token(token), value) for token, value in pairs))
@@ -217,12 +229,12 @@ def _bias_pairs(bias: Any) -> tuple[tuple[int, float], ...]:
 
 
 def _token(key: Any) -> Any:
-    """Return a token id, which JSON has as text."""
+    """Return a token id as an `int` if it is a text, as in JSON; other values as they are."""
     return int(key) if isinstance(key, str) else key
 
 
 def _schema_text(schema: Any) -> str:
-    """Return the JSON text of a schema: text, a dictionary, a truth value or a pydantic model."""
+    """Return JSON text of a schema that is given as text, dictionary, bool or pydantic model."""
     if hasattr(schema, "model_json_schema"):
         schema = closed(schema.model_json_schema())
     if isinstance(schema, str):

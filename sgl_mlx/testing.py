@@ -1,4 +1,4 @@
-"""Doubles for tests of programs: a backend that replays a script, and a byte-level tokenizer."""
+"""Test doubles for programs: a backend that answers from a script, and a byte-level tokenizer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _UNCONDITIONAL = -1.0
 
 @dataclass(eq=False)
 class Call:
-    """One question that a `ScriptedBackend` was asked, and the future of its answer."""
+    """One call of a `ScriptedBackend`: its method, its arguments, and the future of its answer."""
 
     kind: Literal["submit", "score", "prefill", "prefetch"]
     prompt: Prompt
@@ -48,23 +48,26 @@ class Call:
 
 
 class ScriptedBackend:
-    """A `Backend` that answers from a script instead of a model. Tokens are words.
+    """A `Backend` that answers from a script instead of a model. Each word counts as a token.
 
-    Constraints and token healing are recorded, in `calls[i].params`, and change no answer.
+    Constraints and token healing are recorded in `calls[i].params` and do not change the answers.
 
     Args:
-        script: what to generate: one text for every call; texts to use in turn; texts by a
-            substring of the prompt (the one that stands last in the prompt counts); or a
-            function of the prompt's text. An exception in place of a text fails the call.
-        logprobs: for choices of `select`, the log-probability of each token, or one for all;
-            others are unlikely.
-        render_chat: `(messages, add_generation_prompt) -> str`, a model's chat template.
-        supports_parallel: whether joins keep branches side by side.
-        manual: leave every call pending until `step`; otherwise calls answer at once.
-        piece: how many characters a streamed piece has.
+        script: the answers: one text for all calls; a list of texts, used in order; a mapping from
+            substrings of the prompt to texts (if several substrings occur, the one that occurs
+            last in the prompt counts); or a function from the prompt's text to an answer. An
+            exception in place of a text makes the call fail with this exception.
+        logprobs: a mapping from choices of `select` to the log-probability of each token, or to
+            one number for all tokens. A choice that is left out gets -10 for each token.
+        render_chat: the model's chat template: `(messages, add_generation_prompt) -> str`. Without
+            it, the model has none.
+        supports_parallel: the value of `Backend.supports_parallel`.
+        manual: leave every call pending until `step`; otherwise calls are answered at once.
+        piece: the number of characters in each streamed event.
+        model_name: the value of `Backend.model_name`.
 
     Attributes:
-        calls: every call in order.
+        calls: all calls so far, in order.
     """
 
     def __init__(
@@ -94,29 +97,29 @@ class ScriptedBackend:
 
     @property
     def prompts(self) -> list[str]:
-        """The texts of the prompts that were to be continued."""
+        """The prompt texts of all calls of `submit`, in order."""
         return [call.text for call in self.calls if call.kind == "submit"]
 
     @property
     def prefills(self) -> list[str]:
-        """The texts that were to be computed ahead."""
+        """The prompt texts of all calls of `prefill`, in order."""
         return [call.text for call in self.calls if call.kind == "prefill"]
 
     @property
     def prefetches(self) -> list[str]:
-        """The texts that were to be at hand early."""
+        """The prompt texts of all calls of `prefetch`, in order."""
         return [call.text for call in self.calls if call.kind == "prefetch"]
 
     @property
     def pending(self) -> list[Call]:
-        """The calls not answered yet, oldest first (with `manual`)."""
+        """The calls that are not answered yet, oldest first; always empty without `manual`."""
         return [call for call, _ in self._pending if not call.future.done()]
 
     def step(self, call: Call | None = None) -> Call:
-        """Answer one pending call, the oldest unless told which.
+        """Answer and return one pending call: `call` if given, otherwise the oldest.
 
         Raises:
-            BackendError: when nothing is pending.
+            BackendError: no call is pending, or `call` is not.
         """
         with self._lock:
             self._pending = [item for item in self._pending if not item[0].future.done()]
@@ -130,7 +133,7 @@ class ScriptedBackend:
         return chosen
 
     def run_all(self) -> None:
-        """Answer pending calls, and those that follow from them, until none is left."""
+        """Answer pending calls, and new calls that follow from answers, until none is left."""
         while self.pending:
             self.step()
 
@@ -249,7 +252,7 @@ def _completion(call: Call, reply: Reply, params: SamplingParams) -> Completion:
 
 
 def _events(sample: int, completion: Completion, size: int) -> Iterator[StreamEvent]:
-    """Yield the events of a finished sample: `size` characters each, all tokens in the last."""
+    """Yield a sample as events of `size` characters each; the last event has all token ids."""
     text = completion.text
     about = (completion.id, completion.prompt_tokens, completion.cached_tokens)
     begins = range(0, len(text), size) or (0,)
@@ -292,7 +295,7 @@ def _token_id(word: str) -> int:
 
 
 class ByteTokenizer:
-    """Every byte is a token; one more ends a text."""
+    """A tokenizer in which every byte is a token; token 256 is the end token."""
 
     eos_token_id = 256
     eos_token_ids = frozenset({eos_token_id})
@@ -302,5 +305,5 @@ class ByteTokenizer:
         return list(text.encode())
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text; bytes that are no UTF-8 become U+FFFD and end tokens are left out."""
+        """Return the text of tokens; invalid UTF-8 becomes U+FFFD, and end tokens are left out."""
         return bytes(t for t in token_ids if t < self.eos_token_id).decode(errors="replace")

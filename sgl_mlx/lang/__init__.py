@@ -1,1 +1,1 @@
-"""The language: programs whose steps are calls of a language model. Knows no runtime."""
+"""The language: Python programs that call language models. It imports no runtime."""

@@ -1,8 +1,8 @@
-"""The protocol between the language and whatever runs it.
+"""`Backend`: the protocol through which the language uses a model.
 
-A backend sees prompts (`sgl_mlx.core.Prompt`) and sampling parameters, never program states. The
-runtime's `Engine` satisfies it without importing the language; `sgl_mlx.testing.ScriptedBackend`
-replays strings; `sgl_mlx.lang.backends` holds those that speak to other servers.
+A backend gets prompts (`sgl_mlx.core.Prompt`) and sampling parameters, never program states.
+Backends are the runtime's `Engine`, which does not import the language; the test double
+`sgl_mlx.testing.ScriptedBackend`; and the clients of other servers in `sgl_mlx.lang.backends`.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from sgl_mlx.core import ChoiceScores, Completion, Prompt, SamplingParams, Strea
 
 @runtime_checkable
 class Backend(Protocol):
-    """A model that continues and scores prompts. Calls return at once; futures hold the answers.
+    """A model that continues and scores prompts. Calls that use the model return futures at once.
 
-    Cancelling a future that is not done aborts its request. Errors arrive through the future,
+    Cancelling a future that is not done aborts its request. Errors are raised by the future,
     except for `InvalidParamsError` and `NotYetError`, which the call itself may raise.
     """
 
     @property
     def model_name(self) -> str:
-        """The model's path or id, as chat template names and messages need it."""
+        """The model's path or id, for messages and for choosing a chat template by name."""
         ...
 
     @property
     def supports_parallel(self) -> bool:
-        """True when a `Parallel` part joins the branches' KV instead of their text."""
+        """True if a `Parallel` part reuses the KV of its branches side by side."""
         ...
 
     def render_chat(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
     ) -> str:
-        """Write the conversation as the model's own template does.
+        """Return a conversation as the text that the model's own chat template makes of it.
 
         Raises:
-            TokenizerError: when the model has no chat template or it rejects the messages.
+            TokenizerError: the model has no chat template, or it rejects the messages.
         """
         ...
 
@@ -48,41 +48,45 @@ class Backend(Protocol):
         params: SamplingParams,
         on_event: Callable[[StreamEvent], None] | None = None,
     ) -> Future[tuple[Completion, ...]]:
-        """Continue a prompt `params.n` times.
+        """Continue a prompt; the future gives `params.n` samples.
 
         Args:
-            on_event: called, from another thread, with what each sample adds. The texts of a
-                sample's events joined are its completion's text, the last one has its finish
-                reason, and all come before the future is done.
+            on_event: called from another thread with each new piece of each sample, before the
+                future is done. The joined texts of a sample's events are the text of its
+                completion; the last event has the finish reason.
         """
         ...
 
     def score(
         self, prompt: Prompt, choices: Sequence[str], unconditional: bool = False
     ) -> Future[ChoiceScores]:
-        """Return the log-probabilities of each choice after the prompt, in the order given."""
+        """Score each choice as a continuation of the prompt: log-probabilities of its tokens.
+
+        The future gives the scores in the order of `choices`. With `unconditional`, the choices
+        are also scored without the prompt.
+        """
         ...
 
     def prefill(self, prompt: Prompt) -> Future[int]:
-        """Compute the prompt ahead of requests that share it; resolves to the tokens cached."""
+        """Prefill a prompt for later requests; the future gives how many tokens are cached."""
         ...
 
     def prefetch(self, prompt: Prompt) -> Future[int]:
-        """Have the prompt's KV at hand when a request for it comes, without delaying others.
+        """Cache the prompt's KV if possible, for a later request, without delaying other requests.
 
-        The future resolves to how many of its tokens are cached, possibly 0, and never fails;
-        nobody needs to wait for it. What is cached already costs nothing.
+        The future never fails, and nobody has to wait for it. It gives the number of the prompt's
+        tokens that are cached, possibly 0. A prompt that is already cached costs nothing.
         """
         ...
 
     def flush_cache(self) -> bool:
-        """Forget all cached prefixes; return False when requests are running."""
+        """Drop all cached prefixes and return True; return False if requests are running."""
         ...
 
     def get_server_info(self) -> dict[str, Any]:
-        """Return model, limits and counters."""
+        """Return the model's name, limits and counters."""
         ...
 
     def shutdown(self) -> None:
-        """Release everything; later calls raise `EngineStoppedError`."""
+        """Stop the backend and release its resources; later calls raise `EngineStoppedError`."""
         ...

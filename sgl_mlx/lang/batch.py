@@ -1,4 +1,4 @@
-"""Runs of one program over many rows of arguments, several at a time."""
+"""Batches: runs of one program with many sets of arguments, many runs at a time."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from sgl_mlx.lang.state import ProgramState
 Row = tuple[Sequence[Any], Mapping[str, Any]]
 Make = Callable[[Sequence[Any], Mapping[str, Any]], Body]
 Order = Callable[[Sequence[Row]], Sequence[int]]
-"""A function from rows to their indices in the order in which they should start."""
+"""A function from the rows of a batch to their indices, in the order in which to start them."""
 _CHUNK = 200
-"""The most runs that a generator keeps going at a time, so that a long batch fits in memory."""
+"""The number of rows that a generator of states starts together, to bound the memory used."""
 
 
 class Chunk:
-    """Rows under way, on threads that take one row after the other.
+    """Some rows of a batch being run, on threads that each run one row after another.
 
-    As a context manager, an error in its block ends all rows.
+    As a context manager: an error in its `with` block cancels all runs.
 
     Attributes:
-        futures: the runs, ended, in the order of the rows; taken from the left.
+        futures: one future for each run, in the order of the rows; its result is the finished
+            `Body`. The consumer removes futures from the left.
     """
 
     def __init__(self, make: Make, rows: Sequence[Row], order: Sequence[int], threads: int) -> None:
@@ -57,7 +58,7 @@ class Chunk:
                 future.set_result(body)
 
     def cancel(self, error: BaseException) -> None:
-        """Wake those who wait for a row; for `Scope`."""
+        """Cancel all futures, which wakes threads that wait for them; called by `Scope`."""
         for future in list(self.futures):
             future.cancel()
 
@@ -73,11 +74,17 @@ class Chunk:
 
 @dataclass
 class BatchRun:
-    """A batch: how to make a run of each row, and what has been raised so far.
+    """One batch: its rows, the way to run them, and the exceptions raised so far.
+
+    A row is the arguments of one run: `(positional arguments, keyword arguments)`.
 
     Attributes:
-        order: chooses the order of starting; called for all rows, or for each chunk of a
-            generator.
+        make: a function from the arguments of a row to its `Body`.
+        rows: all rows of the batch.
+        num_threads: the most runs at a time; "auto" means at least 96.
+        progress_bar: show a progress bar.
+        order: returns the order in which to start rows. It is called with all rows, or, in a
+            generator of states, with each chunk of rows.
     """
 
     make: Make
@@ -92,28 +99,32 @@ class BatchRun:
         self._threads = _threads(self.num_threads)
 
     def run(self) -> list[ProgramState]:
-        """Run all rows and return their states in the order of the rows.
+        """Run all rows, and return the states in the order of the rows.
 
         Raises:
-            BatchError: once all rows have ended, if a body raised.
+            BatchError: after all runs have ended, if the function raised in any of them.
         """
         states = list(self._states(len(self.rows)))
         self._raise_errors(states)
         return states
 
     def iterate(self) -> Iterator[ProgramState]:
-        """Yield the states in order; starts some rows ahead, and raises `BatchError` at the end."""
+        """Yield the states in the order of the rows; rows run ahead in chunks.
+
+        Raises:
+            BatchError: after all states are yielded, if the function raised in any run.
+        """
         yield from self._states(_CHUNK)
         self._raise_errors()
 
     async def run_async(self) -> list[ProgramState]:
-        """Run as `run` does, without blocking the event loop; cancelling it ends all rows."""
+        """Run all rows as `run` does, without blocking the event loop; cancelling ends all runs."""
         states = [state async for state in self._states_async(len(self.rows))]
         self._raise_errors(states)
         return states
 
     async def iterate_async(self) -> AsyncIterator[ProgramState]:
-        """Yield as `iterate` does, without blocking the event loop."""
+        """Yield the states as `iterate` does, without blocking the event loop."""
         async for state in self._states_async(_CHUNK):
             yield state
         self._raise_errors()

@@ -1,4 +1,4 @@
-"""Variables of a stream and the steps that give them values."""
+"""`Binding` and `Step`: the variables of a stream, and the queued nodes that set them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sgl_mlx.lang.ir import Expr
 from sgl_mlx.lang.site import Site
 
 Name = str | None
-"""A variable's name; None for a `gen` without a name."""
+"""The name of a variable; None for a `gen` without a name."""
 
 
 @dataclass(eq=False)
 class Binding:
-    """One assignment to a variable: its future value, and the backend's information about it."""
+    """One assignment to a variable: the future of its value, and the backend's `meta_info`."""
 
     value: Future[Any] = field(default_factory=Future)
     meta: Any = None
@@ -39,9 +39,10 @@ class Binding:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A node in the queue of a stream, with the variables it will give values to.
+    """A node in the queue of a stream, with the bindings of the variables that it sets.
 
-    An `ExprList` here holds only text and roles, which are written together.
+    If the node is an `ExprList`, it holds only text, pictures and roles, which are written
+    together.
     """
 
     node: Expr
@@ -51,7 +52,7 @@ class Step:
 
 
 def result_of(future: Future[Any]) -> Any:
-    """Wait for a value, or raise its error with the traceback of where it came from."""
+    """Wait for a future and return its value, or raise its error with the original traceback."""
     error = future.exception()
     if error is not None:
         raise error

@@ -1,4 +1,4 @@
-"""One run of a program's function, in the calling thread or in a thread of its own."""
+"""`Body`: one run of a program's function; and the threads that run bodies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sgl_mlx.lang.scope import Scope, running_scope
 from sgl_mlx.lang.setting import Setting
 
 _PATIENCE = 1.0
-"""Seconds that Python's end waits for bodies to say what was cut off."""
+"""Seconds that Python waits at exit for streaming programs before it warns of unfinished ones."""
 
 
 class Body:
@@ -31,13 +31,13 @@ class Body:
 
     Args:
         name: the program's name, for messages.
-        setting: the backend, the parameters and the timeouts.
-        function: the program with its arguments; takes the state.
+        setting: the backend, the sampling parameters and the timeouts.
+        function: the program's function with its arguments bound; called with the state.
 
     Attributes:
         state: the state that the function appends to.
-        scope: ends the run, with all branches and nested programs.
-        error: the exception of the function; None while it runs and if it returned.
+        scope: the scope that cancels the run with all its branches and nested programs.
+        error: the exception of the function; None while it runs and after it has returned.
     """
 
     def __init__(self, name: str, setting: Setting, function: Callable[[Any], Any]) -> None:
@@ -56,8 +56,9 @@ class Body:
         """Run the function to its end.
 
         Raises:
-            ProgramTimeout: the run was ended because its time was up.
-            BaseException: whatever the function raises.
+            ProgramTimeout: the run took longer than its timeout.
+            RequestAborted: the run was cancelled.
+            BaseException: any exception of the function.
         """
         try:
             with self.scope.entered():
@@ -72,33 +73,37 @@ class Body:
             self.state.stream_executor.close()
 
     def run_quietly(self) -> None:
-        """Run the function to its end; what it raises stays in `error` and the state."""
+        """Run the function to its end; its exception is stored in `error` and not raised."""
         with suppress(BaseException):
             self.run()
 
     def finish(self) -> None:
-        """Run the function as `run_quietly` does, and wait for all generation."""
+        """Run the function as `run_quietly` does, then wait until all text is generated."""
         self.run_quietly()
         self.state.stream_executor.wait()
         self.silence()
 
     def silence(self) -> None:
-        """Drop the timeout of a run that has ended."""
+        """Cancel the timer of the timeout, after the run has ended."""
         if self._alarm is not None:
             self._alarm.cancel()
 
     def drop(self) -> None:
-        """End a run whose caller no longer holds its state."""
+        """Cancel the run unless its function has ended; called when nobody holds the state."""
         if self.state.stream_executor.open:
             self.cancel("the state of the program was dropped")
 
     def cancel(self, why: str) -> None:
-        """End the run with `RequestAborted`."""
+        """Cancel the run: its state fails with `RequestAborted(why)`."""
         self.scope.cancel(RequestAborted(why))
         self.silence()
 
     def _reported(self, error: BaseException) -> BaseException:
-        """Return the reason for the end of a cancelled run, unless its caller was cancelled too."""
+        """Return the error to raise for an exception of the function.
+
+        In place of `ProgramCancelled`, this is the reason of the cancellation, unless the calling
+        program was cancelled, too.
+        """
         parent = self.scope.parent
         if not isinstance(error, ProgramCancelled) or (parent is not None and parent.error):
             return error
@@ -106,10 +111,9 @@ class Body:
 
 
 class BodyThread(threading.Thread):
-    """A thread for bodies, which sees the context variables of the code that made it.
+    """A daemon thread that runs bodies in a copy of its creator's context variables.
 
-    Threads are made on demand, so that no program waits for another's thread. They do not keep
-    Python from ending.
+    Each program gets a new thread, so that no program waits for the thread of another program.
     """
 
     def __init__(self, name: str, work: Callable[[], object]) -> None:
@@ -118,7 +122,7 @@ class BodyThread(threading.Thread):
 
 
 class StreamingThread(BodyThread):
-    """The thread of a program run with `stream=True`; it says so when the run is cut off."""
+    """The thread of a program run with `stream=True`; it warns if the run is cut off."""
 
     def __init__(self, body: Body) -> None:
         super().__init__(body.name, self._work)
@@ -131,7 +135,7 @@ class StreamingThread(BodyThread):
             self._say(f"was cut off: {error}")
 
     def say_unfinished(self) -> None:
-        """Warn that Python ends before the program, unless the program was cancelled."""
+        """Warn that Python ended before the program did, unless the program was cancelled."""
         if self._body.scope.error is None:
             self._say("was still running when Python ended")
 
@@ -142,7 +146,7 @@ class StreamingThread(BodyThread):
 
 @atexit.register
 def _say_what_is_cut_off() -> None:
-    # Engines stop before this, as they register later: their programs end, and say so themselves.
+    # Engines register later, so they stop before this; their programs then end and warn themselves.
     threads = [t for t in threading.enumerate() if isinstance(t, StreamingThread)]
     end = time.monotonic() + _PATIENCE
     for thread in threads:

@@ -1,4 +1,4 @@
-"""Methods by which `select` decides, from the log-probabilities of the choices' tokens."""
+"""The methods with which `select` chooses, from the log-probabilities of the choices' tokens."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from sgl_mlx.core import ChoiceScores
 from sgl_mlx.errors import ProgramError
 
 TokenLogprobs = Sequence[Sequence[Any]]
-"""The tokens of one choice, as SGLang lists them: `[logprob, token_id, text]` each."""
+"""The tokens of one choice, as in SGLang: each is a list `[logprob, token_id, text]`."""
 
 
 @dataclass(frozen=True)
 class ChoicesDecision:
-    """The choice taken, and the numbers it was taken on."""
+    """The chosen text (`decision`), and in `meta_info` the numbers that led to it."""
 
     decision: str
     meta_info: dict[str, Any] = field(default_factory=dict)
@@ -24,21 +24,22 @@ class ChoicesDecision:
 
 @dataclass(frozen=True)
 class LateDecision(ChoiceScores):
-    """Stands in for scores where the backend itself decides, given the method.
+    """A stand-in for scores from a backend that makes the choice itself.
 
     Attributes:
-        decide: the decision by a method; called on the thread that waits for the scores.
+        decide: returns the backend's decision for a choices method. It is called on the thread
+            that receives this object.
     """
 
     decide: Callable[[ChoicesSamplingMethod], ChoicesDecision] = field(kw_only=True)
 
 
 class ChoicesSamplingMethod(ABC):
-    """A way to decide between choices. A custom method subclasses this and has `__call__`."""
+    """A method to choose between texts. Subclasses implement `__call__`."""
 
     @property
     def requires_unconditional_logprobs(self) -> bool:
-        """Whether the choices are also scored without the prompt."""
+        """True if the method also needs the log-probabilities of the choices without the prompt."""
         return False
 
     @abstractmethod
@@ -51,17 +52,19 @@ class ChoicesSamplingMethod(ABC):
         output_token_logprobs: Sequence[TokenLogprobs],
         unconditional_token_logprobs: Sequence[TokenLogprobs] | None = None,
     ) -> ChoicesDecision:
-        """Decide; every argument has one entry per choice.
+        """Return the decision. Every argument has one item for each choice.
 
         Args:
+            choices: the texts to choose from.
             normalized_prompt_logprobs: the mean log-probability of the choice's tokens.
-            input_token_logprobs: the choice's tokens after the prompt.
-            output_token_logprobs: tokens generated after the choice; empty here.
-            unconditional_token_logprobs: the choice's tokens without the prompt.
+            input_token_logprobs: the choice's tokens, scored after the prompt.
+            output_token_logprobs: tokens generated after the choice; always empty lists.
+            unconditional_token_logprobs: the choice's tokens, scored without the prompt; None
+                unless `requires_unconditional_logprobs`.
         """
 
     def of(self, scores: ChoiceScores) -> ChoicesDecision:
-        """Decide from the result of a backend's `score`; adds its token counts to the meta info.
+        """Return the decision for the scores of a backend, with token counts in its `meta_info`.
 
         Raises:
             ProgramError: for a choice that adds no token to the prompt.
@@ -88,7 +91,7 @@ class ChoicesSamplingMethod(ABC):
 
 
 class _ByIndex(ChoicesSamplingMethod):
-    """A method that takes the choice at an index."""
+    """Base of methods that only compute the index of the chosen text."""
 
     def __call__(
         self,
@@ -117,11 +120,14 @@ class _ByIndex(ChoicesSamplingMethod):
         tokens: Sequence[TokenLogprobs],
         unconditional: Sequence[TokenLogprobs] | None,
     ) -> tuple[int, dict[str, Any]]:
-        """Return the index of the choice taken, and further meta info."""
+        """Return the index of the chosen text, and further entries for `meta_info`."""
 
 
 class TokenLengthNormalized(_ByIndex):
-    """The highest mean log-probability. Favours long options whose ends are predictable."""
+    """Chooses the highest mean log-probability per token.
+
+    This favours long choices whose last tokens are predictable.
+    """
 
     def decide(
         self,
@@ -133,9 +139,9 @@ class TokenLengthNormalized(_ByIndex):
 
 
 class GreedyTokenSelection(_ByIndex):
-    """Keeps, token by token, the options whose token is likeliest, as greedy decoding would.
+    """Chooses token by token, as greedy decoding would: drops choices whose token is less likely.
 
-    A choice that has ended is continued with its own mean, so that it compares with longer ones.
+    A choice that is shorter than others is padded with its own mean log-probability.
     """
 
     def decide(
@@ -155,7 +161,7 @@ class GreedyTokenSelection(_ByIndex):
 
 
 class UnconditionalLikelihoodNormalized(_ByIndex):
-    """The highest mean of log p(token | prompt) - log p(token), as proposed by EleutherAI."""
+    """Chooses the highest mean of log p(token | prompt) - log p(token), as EleutherAI proposed."""
 
     @property
     def requires_unconditional_logprobs(self) -> bool:

@@ -1,4 +1,4 @@
-"""Deadlines: one thread calls functions when their time comes, and ends when none is left."""
+"""Timers for timeouts: one thread calls functions when they are due."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from sgl_mlx.errors import InvalidParamsError
 
 @dataclass(order=True, slots=True)
 class Alarm:
-    """A call that is due at a time of `time.monotonic()`; `ring` is None once cancelled."""
+    """A function `ring` to call when `time.monotonic()` is `due`; `ring` is None after `cancel`."""
 
     due: float
     ring: Callable[[], object] | None = field(compare=False)
 
     def cancel(self) -> None:
-        """Do not ring; safe to call twice."""
+        """Cancel the call. A second `cancel` has no effect."""
         self.ring = None
 
 
 class Clock:
-    """Rings alarms on a thread that lives while any is set."""
+    """A set of alarms, and a thread that rings them; the thread ends when no alarm is left."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -34,12 +34,12 @@ class Clock:
         self._thread: threading.Thread | None = None
 
     def after(self, seconds: float, ring: Callable[[], object]) -> Alarm:
-        """Call `ring` after so many seconds, unless the alarm is cancelled before."""
+        """Call `ring` on the clock's thread after some seconds, unless the alarm is cancelled."""
         alarm = Alarm(time.monotonic() + seconds, ring)
         with self._changed:
             self._drop_cancelled()
             heapq.heappush(self._alarms, alarm)
-            # A thread that a fork did not bring along is not alive.
+            # After os.fork() the thread object exists, but its thread does not run.
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="sgl-mlx clock", daemon=True)
                 self._thread.start()
@@ -70,11 +70,11 @@ class Clock:
 
 
 clock = Clock()
-"""The clock of all programs; it has no state but the alarms that are set."""
+"""The clock that all programs share."""
 
 
 def checked_seconds(name: str, value: Any) -> float | None:
-    """Return a timeout as a number of seconds; None stays None.
+    """Return a timeout in seconds as a float; None stays None.
 
     Raises:
         InvalidParamsError: for anything but a finite number above 0.

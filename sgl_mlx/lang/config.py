@@ -1,4 +1,4 @@
-"""SGLang's `global_config`: the one object that all programs share."""
+"""SGLang's `global_config`: settings that all programs share, such as the default backend."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from sgl_mlx.lang.backend import Backend
 
 @dataclass
 class GlobalConfig:
-    """Defaults for programs.
+    """Settings that all programs share.
 
     Attributes:
-        default_backend: runs programs that are given no `backend=`: a `Backend`, or an object
-            whose `endpoint` is one, such as a `Runtime`.
+        default_backend: the backend of programs that are run without `backend=`: a `Backend`, or
+            an object whose `endpoint` is a `Backend`, such as a `Runtime`. None if not set.
         skip_special_tokens_in_output: leave special tokens out of generated text.
-        enable_precache_with_tracing: `run_batch` computes the programs' common prefix first.
-            Off by default: a runtime that shares prefixes in flight gains nothing from it.
-        enable_parallel_encoding: `join("concate_and_append")` puts the branches' KV side by side
-            if the backend can; otherwise it appends their text.
+        enable_precache_with_tracing: `run_batch` first prefills the program's constant prefix.
+            Off by default: this package's engine already shares prefixes of running requests.
+        enable_parallel_encoding: `join("concate_and_append")` reuses the branches' KV side by
+            side if the backend supports it; otherwise it appends the branches' texts.
     """
 
     default_backend: Any = None
@@ -33,17 +33,20 @@ global_config = GlobalConfig()
 
 
 def set_default_backend(backend: Any) -> None:
-    """Run programs on this backend, or this `Runtime`'s, unless they are given another.
+    """Set the backend of programs that are run without `backend=`; None unsets it.
+
+    Args:
+        backend: a backend, or a `Runtime`.
 
     Raises:
-        BackendError: when it is neither a backend nor has one as its `endpoint`.
+        BackendError: the object is no backend, and its `endpoint` is none either.
     """
     if backend is not None:
         endpoint_of(backend)
     global_config.default_backend = backend
 
 
-# Listed once: `isinstance(x, Backend)` would take a tenth of a short program's time.
+# Listed here, because `isinstance(x, Backend)` would take a tenth of a short program's time.
 _MEMBERS = [n for n in (*Backend.__annotations__, *vars(Backend)) if not n.startswith("_")]
 
 
@@ -51,7 +54,7 @@ def endpoint_of(backend: Any) -> Backend:
     """Return the backend itself, or the endpoint of a `Runtime`.
 
     Raises:
-        BackendError: for an object that is neither.
+        BackendError: the object lacks members of the `Backend` protocol.
     """
     endpoint = getattr(backend, "endpoint", backend)
     if not all(hasattr(endpoint, name) for name in _MEMBERS):
@@ -62,10 +65,10 @@ def endpoint_of(backend: Any) -> Backend:
 
 
 def resolve_backend(backend: Any = None) -> Backend:
-    """Return the given backend, else the default one.
+    """Return the given backend, or the default backend for None.
 
     Raises:
-        BackendError: without either.
+        BackendError: there is neither, or the object is no backend.
     """
     chosen = global_config.default_backend if backend is None else backend
     if chosen is None:
@@ -77,9 +80,10 @@ def resolve_backend(backend: Any = None) -> Backend:
 
 
 def flush_cache(backend: Any = None, empty_cache: bool = True) -> bool:
-    """Drop all cached prefixes; returns False if no backend is set or it is busy.
+    """Drop all cached prefixes of a backend; None means the default backend.
 
-    `empty_cache` is accepted for compatibility with SGLang; freed memory is returned anyway.
+    Returns False if no backend is set, or the backend is busy or has no cache to drop; else True.
+    `empty_cache` is ignored; SGLang has this parameter.
     """
     if backend is None and global_config.default_backend is None:
         return False
@@ -87,7 +91,10 @@ def flush_cache(backend: Any = None, empty_cache: bool = True) -> bool:
 
 
 def get_server_info(backend: Any = None) -> dict[str, Any] | None:
-    """Return model, limits and counters of a backend; None if no backend is set."""
+    """Return model, limits and counters of a backend; None means the default backend.
+
+    Returns None if no backend is set.
+    """
     if backend is None and global_config.default_backend is None:
         return None
     return resolve_backend(backend).get_server_info()

@@ -1,4 +1,4 @@
-"""The branches of a forked state."""
+"""`ProgramStateGroup`: the branches that `fork` returns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sgl_mlx.lang.stream import Stream
 
 
 class Branch(Protocol):
-    """The part of a `ProgramState` that joining branches needs."""
+    """The part of a `ProgramState` that `ProgramStateGroup` uses."""
 
     stream_executor: Stream
 
@@ -26,7 +26,7 @@ State = TypeVar("State", bound=Branch)
 
 
 class ProgramStateGroup(Generic[State]):
-    """States that began as copies of `src_state`."""
+    """The branches of a fork: states that began as copies of `src_state`."""
 
     def __init__(self, states: Sequence[State], src_state: State) -> None:
         self.states = list(states)
@@ -47,7 +47,11 @@ class ProgramStateGroup(Generic[State]):
             raise ProgramError("a branch cannot be replaced; append to it with forks[i] += ...")
 
     def __iadd__(self, other: object) -> ProgramStateGroup[State]:
-        """Append to every branch i: `other` itself, `other[i]` of a list, or `other(i)`."""
+        """Append to branch i: item i of a list or tuple, `other(i)` of a function, else `other`.
+
+        Raises:
+            ProgramError: a list or tuple does not have one item for each branch.
+        """
         for state, value in zip(self.states, self._spread(other), strict=True):
             state.extend(value)
         return self
@@ -64,16 +68,17 @@ class ProgramStateGroup(Generic[State]):
     def join(
         self, mode: Literal["gather_variable", "concate_and_append"] = "gather_variable"
     ) -> None:
-        """Wait for the branches and bring what they wrote back to the state they came from.
+        """Wait for all branches, and copy their new variables or their texts to the source state.
 
         Args:
-            mode: "gather_variable" makes every variable that is new in the branches a list in
-                the source, in the order of the branches, with the meta info alike;
-                "concate_and_append" appends the branches' texts, their KV side by side where
-                the backend can (parallel context windows).
+            mode: "gather_variable" sets each variable that is new in the branches to the list of
+                its values, in the order of the branches; likewise its meta info.
+                "concate_and_append" appends the new texts of all branches. If the backend
+                supports it, their KV is reused side by side (parallel context windows).
 
         Raises:
-            ProgramError: for another mode.
+            ProgramError: for an unknown mode.
+            Exception: the error that stopped a branch.
         """
         joins: dict[str, Callable[[], None]] = {
             "gather_variable": self._gather,

@@ -1,4 +1,4 @@
-"""The meaning of every node of the language: text written, or a question to the backend."""
+"""The interpreter: what each node of a program writes to a stream, or asks of the backend."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from sgl_mlx.lang.transcript import Transcript
 
 @dataclass(frozen=True)
 class Asked:
-    """A question to the backend or to another stream, and the function that takes its answer."""
+    """A request to the backend or to another stream.
+
+    `future` gives the answer; `then` is the function to call with the answer.
+    """
 
     future: Future[Any]
     then: Callable[[Any], None]
@@ -29,10 +32,11 @@ class Asked:
 
 
 class Target(Protocol):
-    """The part of a `Stream` that nodes read and change.
+    """The part of a `Stream` that the interpreter reads and changes.
 
     Attributes:
-        scopes: for every open variable scope, its binding and the text length where it began.
+        scopes: for each open variable scope, by name: the binding of the variable, and the length
+            of the text where the scope began.
     """
 
     backend: Backend
@@ -49,7 +53,7 @@ class Target(Protocol):
 
 
 def names_of(node: ir.Expr) -> tuple[Name, ...]:
-    """Return the variables that a node gives values to."""
+    """Return the names of the variables that a node sets; empty if it sets none."""
     if isinstance(node, ir.SeparateReasoning):
         return (node.gen.name, node.name)
     if isinstance(node, ir.Select):
@@ -58,7 +62,9 @@ def names_of(node: ir.Expr) -> tuple[Name, ...]:
 
 
 def params_of(node: ir.Expr, defaults: SamplingParams) -> SamplingParams:
-    """Return the sampling parameters of a node: those it gives, over those given to `run()`.
+    """Return the sampling parameters of a node: its own ones, else the `defaults` from `run()`.
+
+    A constraint of the node replaces any constraint of the defaults.
 
     Raises:
         InvalidParamsError: for a value out of range.
@@ -73,10 +79,13 @@ def params_of(node: ir.Expr, defaults: SamplingParams) -> SamplingParams:
 
 
 def role_after(node: ir.Expr, role: str | None) -> str | None:
-    """Return the role that is open after a node.
+    """Return the role of the turn that is open after a node; None if no turn is open.
+
+    Args:
+        role: the role of the turn that is open before the node, or None.
 
     Raises:
-        ProgramError: for a role inside a role, or an end that does not match.
+        ProgramError: a turn begins inside a turn, or an end does not match the open turn.
     """
     if isinstance(node, ir.ExprList):
         return reduce(lambda open_role, leaf: role_after(leaf, open_role), node.items, role)
@@ -99,7 +108,10 @@ def role_after(node: ir.Expr, role: str | None) -> str | None:
 
 
 def apply(step: Step, stream: Target) -> Asked | None:
-    """Apply a node to the stream; returns the question to the backend if it needs one."""
+    """Apply a step to the stream.
+
+    Returns None if the step is done, otherwise the request whose answer completes it.
+    """
     node = step.node
     if isinstance(node, _WRITTEN):
         with stream.writing() as transcript:
@@ -158,7 +170,7 @@ def _end_scope(node: ir.VarScopeEnd, stream: Target) -> None:
 
 
 def _relayed(source: Future[Any]) -> Future[Any]:
-    """Return a future of the same value; cancelling it leaves `source` running."""
+    """Return a new future with the result of `source`; cancelling it does not cancel `source`."""
     relay: Future[Any] = Future()
 
     def pass_on(done: Future[Any]) -> None:
@@ -190,7 +202,7 @@ def _generate(
     params = step.params
     heals = params.token_healing and transcript.healable and not params.constrained
     params = _completed(params, transcript.stop, heals)
-    # Text that is split into reasoning and answer later must not be shown before.
+    # Text that will be split into reasoning and answer must not be streamed before the split.
     show = stream.show if stream.streaming and then is _written else None
     future = stream.backend.submit(transcript.prompt(), params, show)
     return Asked(future, partial(then, step, stream))

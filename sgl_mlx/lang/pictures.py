@@ -1,4 +1,4 @@
-"""Pictures in prompts: their marks in templates, and their form in HTTP protocols."""
+"""Pictures in prompts: their placeholders in chat templates, and their encoding for HTTP."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ MARK = "<image>"
 
 
 def around(image_token: str) -> tuple[str, str, str]:
-    """Split a template's image token into the text before a picture, its mark, and text after."""
+    """Split a template's image token into `(text before, placeholder, text after)`.
+
+    The placeholder is `<image>`, or the whole token if that does not contain `<image>`.
+    """
     before, mark, after = image_token.partition(MARK)
     return (before, mark, after) if mark else ("", image_token, "")
 
@@ -31,7 +34,7 @@ def has_pictures(prompt: Iterable[Part]) -> bool:
 
 
 def flat_text(prompt: Iterable[Part], mark: str) -> str:
-    """Return all text, with `mark` for each picture; branches of a `Parallel` follow each other."""
+    """Return the text of a prompt with `mark` for each picture or video; join branches in order."""
     pieces = []
     for part in prompt:
         if isinstance(part, (Text, Generated)):
@@ -44,7 +47,7 @@ def flat_text(prompt: Iterable[Part], mark: str) -> str:
 
 
 def data_urls(prompt: Iterable[Part]) -> list[str]:
-    """Return every picture in order, as URLs for a server.
+    """Return the URLs of all pictures of a prompt in order, see `data_url`.
 
     Raises:
         ImageError: for a picture that cannot be read.
@@ -65,7 +68,7 @@ def data_urls(prompt: Iterable[Part]) -> list[str]:
 
 
 def data_url(source: Any) -> str:
-    """Encode a picture as a `data:` URL; a URL is returned as it is.
+    """Return a picture as a `data:` URL; `data:` and HTTP URLs are returned unchanged.
 
     Raises:
         ImageError: if there is no such file, or it is not a picture.
@@ -86,13 +89,16 @@ def data_url(source: Any) -> str:
 
 
 def openai_message(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert a turn to OpenAI's form: a string, or a list if it has pictures."""
+    """Return a turn as OpenAI's message: its content is a string, or a list if it has pictures.
+
+    Raises as `data_urls` does.
+    """
     content = message["content"]
     return {**message, "content": content if isinstance(content, str) else openai_content(content)}
 
 
 def openai_content(parts: Prompt) -> list[dict[str, Any]]:
-    """Convert the content of a turn to OpenAI's list of items; raises as `data_urls` does."""
+    """Return the content of a turn as OpenAI's list of texts and images; raises as `data_urls`."""
     content: list[dict[str, Any]] = []
     for part in parts:
         content += [

@@ -1,4 +1,4 @@
-"""The constant text that all runs of a program begin with, found by running it without a model."""
+"""The constant prefix of a program: found by running the program once without a model."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _FIRST_UNKNOWN = re.compile("\ue000.*", re.DOTALL)
 
 
 class _EndOfPrefix(Exception):
-    """The program asked the model something."""
+    """Raised when the program makes its first request to the model: the prefix ends there."""
 
 
 class _Program(Protocol):
-    """The parts of a `Program` that are read here."""
+    """The part of a `Program` that `constant_prefix` reads."""
 
     func: Callable[..., Any]
     arg_names: list[str]
@@ -32,7 +32,7 @@ class _Program(Protocol):
 
 
 class _NoModel:
-    """A backend on which every question ends the run."""
+    """A backend without a model: every request raises `_EndOfPrefix`, which ends the run."""
 
     model_name = "none"
     supports_parallel = False
@@ -44,10 +44,10 @@ class _NoModel:
 
 
 def constant_prefix(program: _Program, writer: Callable[[], TurnWriter]) -> str:
-    """Return the text up to the first argument, picture or question to the model.
+    """Return the program's prompt up to the first argument, picture or request to the model.
 
-    The body runs once with placeholders for its arguments. It may fail on them: the text it
-    appended before is the prefix all the same.
+    The program's function is called once with placeholder texts as arguments. If it raises, the
+    prefix is the text that it appended before.
     """
     stream = Stream(_NoModel(), Transcript(writer), SamplingParams())  # type: ignore[arg-type]
     arguments = {name: _UNKNOWN.format(name) for name in program.arg_names}

@@ -1,4 +1,4 @@
-"""Programs: Python functions whose first argument is the state `s`, and how they are run."""
+"""`Program`: a Python function whose first parameter is the state `s`, and the ways to run it."""
 
 from __future__ import annotations
 
@@ -24,24 +24,28 @@ from sgl_mlx.lang.setting import TIMEOUTS, Setting
 from sgl_mlx.lang.state import ProgramState
 
 _SAMPLING = frozenset(field.name for field in fields(SamplingParams))
-# What SGLang's run() takes: names that mean something only to one `gen` may be a program's own.
+# Options of SGLang's run(). A program may use the names of other sampling parameters for its own.
 _OPTIONS = (
     _SAMPLING.intersection(inspect.signature(words.gen).parameters)
     - {*CONSTRAINTS, "token_healing"}
 ) | {"max_new_tokens", "min_new_tokens", "stream", "backend", "use_thread"}
 _NOT_OWN = _SAMPLING.union(TIMEOUTS)
 _MIN_CACHED_PREFIX = 64
-"""Characters: a shorter constant prefix is not worth a request of its own."""
+"""The number of characters up to which a constant prefix is not worth a prefill request."""
 
 
 class Program:
-    """A program.
+    """A Python function that appends to a state `s`, and methods to run it.
 
     Attributes:
         func: the Python function.
-        arg_names: its parameters after `s`.
-        bind_arguments: those that `bind` has settled.
-        num_api_spec_tokens: accepted for SGLang's sake; calls are not speculated on.
+        arg_names: the names of the function's parameters after `s`.
+        arg_defaults: the default values of these parameters, without names, in order.
+        bind_arguments: the arguments that `bind` has set, by name.
+        num_api_spec_tokens: ignored; SGLang has this parameter.
+
+    Raises:
+        ProgramError: the function's first parameter is not named `s`.
     """
 
     def __init__(
@@ -78,24 +82,29 @@ class Program:
         use_thread: bool = True,
         **kwargs: Any,
     ) -> ProgramState:
-        """Run the program; returns when its body has, while generation may go on.
+        """Run the program and return its state when the function returns.
+
+        Generation may still go on then; reading the state waits for it.
 
         Args:
-            args: the program's arguments.
-            stream: run the body in a thread and return at once, for `text_iter`. Reading the
-                state then waits for the body as well; see `RunningProgram`.
-            backend: what to run on; the default backend otherwise.
-            use_thread: False waits for all generation as well.
-            kwargs: the program's arguments, and sampling parameters (`SamplingParams`) for
-                every `gen` that does not give its own. Also `timeout`, the seconds that the
-                whole program may take, and `request_timeout`, those of each `gen` or `select`;
-                a program's own parameter of such a name goes before.
+            args: positional arguments of the program, without `s`.
+            stream: run the function in a thread and return at once, for `text_iter`. Reading the
+                state then also waits for the function; see `RunningProgram`.
+            backend: the backend to run on; None means the default backend.
+            use_thread: False waits until all text is generated.
+            kwargs: keyword arguments of the program, and sampling parameters (`SamplingParams`)
+                for every `gen` that does not set them itself. Also `timeout`, the most seconds
+                for the whole program, and `request_timeout`, the most seconds for each `gen` or
+                `select`. If the program itself has a parameter `timeout`, `seed` or the like, the
+                value goes to the program; if it has a parameter with the name of an option of
+                SGLang's `run`, such as `temperature`, that is an error.
 
         Raises:
             BackendError: no backend is set.
             ProgramError: wrong arguments, or a name that is both an argument and an option.
             InvalidParamsError: a sampling value out of range.
-            ProgramTimeout: the time was up before the body had returned.
+            ProgramTimeout: `timeout` passed before the function returned.
+            Exception: any exception of the function.
         """
         options, arguments = self.split(kwargs)
         setting = Setting.of(backend, options, stream)
@@ -110,20 +119,21 @@ class Program:
     async def run_async(
         self, *args: Any, stream: bool = False, backend: Any = None, **kwargs: Any
     ) -> RunningProgram:
-        """Run the program without blocking the event loop; returns when all is generated.
+        """Run the program without blocking the event loop; returns when all text is generated.
 
-        The body runs in a thread of its own, of which there may be hundreds. Cancelling the call
-        cancels the program: its requests at once, its body at its next word or read.
+        The function runs in a thread of its own; hundreds of such threads are fine. Cancelling
+        this call cancels the program: its requests at once, and its function when it next appends
+        to or reads a state.
 
         Args:
             args: as in `run`.
-            stream: return at once, for `async for piece in state`. Cancelling the task that
-                reads, or leaving `with state:`, then cancels the program.
+            stream: return at once, for `async for piece in state`. Then cancelling the task that
+                reads, or leaving `with state:`, cancels the program.
             backend: as in `run`.
             kwargs: as in `run`.
 
         Raises:
-            Exception: as `run`, and what went wrong in generation.
+            Exception: any exception that `run` raises, or an error of generation.
         """
         options, arguments = self.split(kwargs)
         options.pop("use_thread", None)
@@ -142,23 +152,27 @@ class Program:
         generator_style: bool = False,
         **sampling: Any,
     ) -> list[ProgramState] | Iterator[ProgramState]:
-        """Run the program once for each row of arguments, many at a time.
+        """Run the program once for each set of arguments, many runs at a time.
 
         Args:
-            batch_kwargs: a mapping of arguments, or a sequence of positional ones, for each run.
+            batch_kwargs: for each run, a mapping of keyword arguments, or a list or tuple of
+                positional ones.
             backend: as in `run`.
-            num_threads: how many bodies run at a time.
-            progress_bar: show one.
+            num_threads: the most runs at a time; "auto" means at least 96.
+            progress_bar: show a progress bar.
             generator_style: return a generator of the states, for batches too long for a list.
             sampling: sampling parameters and timeouts, as in `run`.
 
         Returns:
-            The states in the order of the rows, each with all its generation done. What went
-            wrong in generation is in `state.error()` and raised where the state is read.
+            The states in the order of `batch_kwargs`, with all text generated. `state.error()`
+            returns an error of generation; reading such a state raises it.
 
         Raises:
-            BatchError: a body raised, or a row's arguments do not fit. It is raised when all
-                rows have ended, and has their states; a generator yields them all before.
+            BatchError: the function raised in some runs, or some arguments do not fit. It is
+                raised after all runs have ended, and has all states; a generator raises it after
+                yielding all states.
+            ProgramError: an item of `batch_kwargs` is neither a mapping nor a list or tuple, or
+                `num_threads` is below 1.
         """
         setting, rows = Setting.of(backend, sampling), self._rows(batch_kwargs)
         if len(rows) > 1 and self.precaches:
@@ -177,9 +191,10 @@ class Program:
         generator_style: bool = False,
         **sampling: Any,
     ) -> list[ProgramState] | AsyncIterator[ProgramState]:
-        """Run as `run_batch` does, without blocking the event loop; cancelling ends all rows.
+        """Run a batch as `run_batch` does, without blocking the event loop.
 
-        With `generator_style`, awaiting this gives an asynchronous iterator.
+        Cancelling this call cancels all runs. With `generator_style`, awaiting it returns an
+        asynchronous iterator of the states. The constant prefix is not cached before.
         """
         setting, rows = Setting.of(backend, sampling), self._rows(batch_kwargs)
         make = partial(self._body, setting)
@@ -188,11 +203,11 @@ class Program:
 
     @property
     def precaches(self) -> bool:
-        """True if a batch begins with `cache`."""
+        """True if `run_batch` first calls `cache` to prefill the constant prefix."""
         return global_config.enable_precache_with_tracing
 
     def batch_order(self, rows: Sequence[Row]) -> Sequence[int]:
-        """Return the order in which rows of a batch start; states come in the order of the rows."""
+        """Return the indices of a batch's runs in the order in which to start them."""
         return range(len(rows))
 
     def __call__(self, *args: Any, **kwargs: Any) -> ProgramState:
@@ -202,7 +217,7 @@ class Program:
         self, setting: Setting, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> RunningProgram:
         body = self._body(setting, args, kwargs)
-        # Here as well as in the body's thread, so that the caller learns it at once.
+        # The body's thread checks them again; here, wrong arguments raise in the caller at once.
         self._check_arguments(body.state, args, {**self.bind_arguments, **kwargs})
         return RunningProgram.start(body, setting.streaming)
 
@@ -216,13 +231,17 @@ class Program:
         return Body(self.name, setting, function)
 
     def body(self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Run the program on the state, and return its result."""
+        """Call the function with the state and arguments, and return its result."""
         return self.func(state, *args, **kwargs)
 
     # -- arguments ----------------------------------------------------------------------------
 
     def split(self, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Split keyword arguments into sampling parameters with timeouts, and the program's own."""
+        """Split keyword arguments into (sampling parameters and timeouts, the program's arguments).
+
+        Raises:
+            ProgramError: a name is both an option of `run` and a parameter of the program.
+        """
         self._check_clash(kwargs)
         own = {k: v for k, v in kwargs.items() if k in self.arg_names or k not in _NOT_OWN}
         return {k: v for k, v in kwargs.items() if k not in own}, own
@@ -263,7 +282,7 @@ class Program:
     # -- other forms --------------------------------------------------------------------------
 
     def bind(self, **kwargs: Any) -> Self:
-        """Return the program with some arguments settled.
+        """Return a copy of the program with some arguments set, as `functools.partial` does.
 
         Raises:
             ProgramError: for a name that is no parameter of the program.
@@ -279,7 +298,10 @@ class Program:
         return bound
 
     def cache(self, backend: Any = None) -> int:
-        """Compute the text that every run begins with; returns the number of tokens now cached."""
+        """Prefill the constant text with which every run begins; return how many tokens are cached.
+
+        Returns 0 if that text has at most 64 characters.
+        """
         setting = Setting.of(backend, {})
         prefix = constant_prefix(self, setting.writer)
         if len(prefix) <= _MIN_CACHED_PREFIX:

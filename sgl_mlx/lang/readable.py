@@ -1,4 +1,4 @@
-"""The readers' side of a stream: its variables, its text, its end, and waiting for them."""
+"""`Readable`: the part of a stream with which threads read its text and variables, and wait."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from sgl_mlx.lang.transcript import Transcript
 
 
 class Readable:
-    """Text and variables that one thread writes while others read them.
+    """Text and variables that one thread writes while other threads read them.
 
     Args:
         transcript: the text written so far.
-        streaming: readers are given text while it is generated.
+        streaming: readers see text while it is generated, not only at the end.
 
     Attributes:
         bindings: the latest binding of each variable.
-        error: what stopped the stream; None while nothing has.
-        open: a body still submits, so an empty queue is not the end until `close`.
+        error: the error that stopped the stream; None if nothing has stopped it.
+        open: True while a program's function may still submit steps: until `close`.
     """
 
     def __init__(self, transcript: Transcript, streaming: bool) -> None:
@@ -49,21 +49,21 @@ class Readable:
         return not self._queue and self._current is None
 
     def close(self) -> None:
-        """Declare that no more steps will be submitted."""
+        """Declare that the program's function has ended and submits no more steps."""
         self.open = False
         self._notify()
 
     @property
     def ended(self) -> bool:
-        """True if nothing more will be submitted, generated or cancelled."""
+        """True if the program's function has ended, and all steps are done or have failed."""
         with self._changed:
             return not self.open and (self._idle or self.error is not None)
 
     def sync(self, whole: bool = False) -> None:
-        """Wait until every step is done; raises the error that stopped the stream.
+        """Wait until all steps are done; raise the error that stopped the stream.
 
         Args:
-            whole: wait for the body that submits to the stream as well.
+            whole: also wait until the program's function has ended.
         """
         if whole:
             self.wait_closed()
@@ -71,12 +71,12 @@ class Readable:
         self._raise_error()
 
     def wait(self) -> None:
-        """Wait until every step is done or the stream has failed."""
+        """Wait until all steps are done or the stream has failed; raise nothing."""
         with self._changed:
             self._changed.wait_for(lambda: self.error is not None or self._idle)
 
     def wait_closed(self) -> None:
-        """Wait until the body that submits to the stream has ended."""
+        """Wait until the program's function has ended."""
         with self._changed:
             self._changed.wait_for(lambda: not self.open)
 
@@ -88,13 +88,13 @@ class Readable:
     # -- variables ----------------------------------------------------------------------------
 
     def find(self, name: Name, whole: bool = False) -> Binding | None:
-        """Return the latest binding of this name; None when the name was never submitted.
+        """Return the latest binding of a variable; None if nothing submitted has this name.
 
         Args:
-            whole: wait until the name is submitted or the body has ended.
+            whole: wait until a step with this name is submitted or the program's function ends.
 
         Raises:
-            Exception: with `whole`, the error that stopped the body before it came to the name.
+            Exception: with `whole`, the error that stopped the stream before such a step.
         """
         if whole:
             with self._changed:
@@ -104,10 +104,10 @@ class Readable:
         return self.bindings.get(name)
 
     def binding(self, name: Name, whole: bool = False) -> Binding:
-        """Return the latest binding of this name; `whole` as in `find`.
+        """Return the latest binding of a variable; `whole` as in `find`.
 
         Raises:
-            UnknownVariableError: when the name was never submitted.
+            UnknownVariableError: nothing submitted has this name.
         """
         found = self.find(name, whole)
         if found is None:
@@ -118,14 +118,19 @@ class Readable:
         return found
 
     def value(self, name: Name, whole: bool = False) -> Any:
-        """Wait for a variable; raises as `binding`, or the error that stopped the stream."""
+        """Wait for the value of a variable and return it; `whole` as in `find`.
+
+        Raises:
+            UnknownVariableError: nothing submitted has this name.
+            Exception: the error that stopped the stream before the value was known.
+        """
         binding = self.binding(name, whole)
         if binding.value.exception() is not None:
             check_cancelled()
         return result_of(binding.value)
 
     def assign(self, name: Name, value: Any, meta: Any = None) -> None:
-        """Give a variable a value that is known."""
+        """Set a variable to a value at once, with its meta information."""
         self.bindings[name] = Binding().settle(value, meta)
         self._notify()
 
@@ -133,32 +138,36 @@ class Readable:
 
     @contextmanager
     def writing(self) -> Iterator[Transcript]:
-        """Lock the transcript for a change; clears the text that `show` gave ahead of it."""
+        """Lock the transcript for a change; afterwards, clear the partial text from `show`."""
         with self._changed:
             yield self.transcript
             self._partial = PartialCompletion()
 
     def show(self, event: StreamEvent) -> None:
-        """Let readers have what the current step has generated so far, of its first sample."""
+        """Show readers an event of the current step; only the first sample is shown."""
         if event.sample == 0:
             with self._changed:
                 self._partial.add(event)
             self._notify()
 
     def meta_so_far(self, name: Name) -> MetaInfo:
-        """Return the meta information of a variable that is being generated; else empty."""
+        """Return the meta information of a variable that is being generated; {} for others."""
         with self._changed:
             return self._partial.meta_info() if self._is_current(name) else {}
 
     def read(self, name: str | None, position: int, whole: bool = False) -> tuple[str, bool]:
-        """Return text from `position` on, and True if no more will come.
+        """Return `(text from position on, True if no more text will follow)`; never waits.
 
-        Without streaming there is no text before the end.
+        Without streaming, the text is empty until the end.
 
         Args:
             name: the variable to read; None reads the whole text.
             position: the number of characters already read.
-            whole: the end is the end of the body; otherwise, of what is submitted so far.
+            whole: True: text may follow until the program's function has ended. False: until all
+                steps submitted so far are done.
+
+        Raises:
+            Exception: the error that stopped the stream.
         """
         with self._changed:
             self._raise_error()
@@ -181,7 +190,7 @@ class Readable:
         return self._current is not None and self.bindings.get(name) in self._current.bindings
 
     def read_wait(self, name: str | None, position: int, whole: bool = False) -> tuple[str, bool]:
-        """Read as `read` does, waiting until there is new text or the end."""
+        """Read as `read` does, but first wait until there is new text or the end."""
         found = ("", False)
 
         def ready() -> bool:
@@ -195,7 +204,7 @@ class Readable:
 
     @contextmanager
     def listening(self, wake: Callable[[], None]) -> Iterator[None]:
-        """Call `wake`, from any thread, after every change."""
+        """Call `wake` after every change of the stream during the `with` block, from any thread."""
         with self._changed:
             self._listeners.append(wake)
         try:
@@ -214,7 +223,7 @@ class Readable:
 
 @contextmanager
 def wakeups(stream: Readable) -> Iterator[asyncio.Event]:
-    """Return an event of the running event loop that is set after every change of the stream."""
+    """Yield an asyncio event that is set after every change of the stream."""
     changed = asyncio.Event()
     loop = asyncio.get_running_loop()
 

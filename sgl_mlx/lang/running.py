@@ -1,4 +1,4 @@
-"""A program under way in a thread of its own, as its caller sees it."""
+"""`RunningProgram`: the state of a program whose function runs in another thread."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from sgl_mlx.lang.state import ProgramState
 
 
 class RunningProgram(ProgramState):
-    """The state of a program whose body runs in another thread.
+    """The state of a program whose body (its function) runs in another thread.
 
-    Reading waits for the body where it must: a variable until the body has submitted it,
-    `ret_value`, `text()` and `sync()` until the body has returned. The program is cancelled by
-    `cancel()`, at the end of `with state:`, by Ctrl-C in a thread that waits for it, when an
-    asynchronous reader is cancelled, and when the last reference is dropped while the body runs.
+    Reading a variable waits until the body has appended it and its value is generated. `text()`,
+    `sync()` and `ret_value` wait until the body has returned.
+
+    These cancel the program: `cancel()`; the end of `with state:`; Ctrl-C in a thread that waits
+    for the program; cancelling an asynchronous reader; dropping the last reference to the state
+    while the body runs.
     """
 
     _whole = True
@@ -31,22 +33,25 @@ class RunningProgram(ProgramState):
 
     @classmethod
     def start(cls, body: Body, stream: bool) -> Self:
-        """Start the body in a thread of its own; with `stream`, it lives until all is generated."""
+        """Start a body in a new thread, and return its state.
+
+        With `stream`, the thread lives until all text is generated, and warns if that is cut off.
+        """
         thread = StreamingThread(body) if stream else BodyThread(body.name, body.run_quietly)
         thread.start()
         return cls(body)
 
     def cancel(self) -> None:
-        """End the program: its requests at once, its body at its next word or read."""
+        """Cancel the program: its requests at once, its body when it next appends or reads."""
         self._body.cancel("the program was cancelled")
 
     async def finished(self) -> None:
-        """Wait until all is generated, without blocking the event loop.
+        """Wait until all text is generated, without blocking the event loop.
 
-        Cancelling this cancels the program.
+        Cancelling this call cancels the program.
 
         Raises:
-            Exception: what the body raised, or what went wrong in generation.
+            Exception: the exception of the body, or the error of generation.
         """
         stream = self.stream_executor
         with self._ended_by(asyncio.CancelledError), wakeups(stream) as changed:
@@ -60,7 +65,7 @@ class RunningProgram(ProgramState):
 
     @property
     def ret_value(self) -> Any:
-        """The return value of the function; waits for it, and raises the error of the body."""
+        """The return value of the body. Waits until the body returns; raises its exception."""
         with self._ended_by(KeyboardInterrupt):
             self.stream_executor.wait_closed()
         error = self._body.error or self._body.scope.error

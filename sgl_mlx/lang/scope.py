@@ -1,4 +1,4 @@
-"""Everything that one run of a program has started, so that it can be ended together."""
+"""`Scope`: everything that one run of a program has started, to be cancelled together."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from sgl_mlx.lang.binding import result_of
 
 
 class Member(Protocol):
-    """A stream, a batch, a question, or the scope of a program called by a body."""
+    """A member of a scope: a stream, a batch, a request, or the scope of a called program."""
 
     def cancel(self, error: BaseException) -> None:
-        """End what is unfinished with this error; what is finished stays as it is."""
+        """Stop unfinished work with this error; finished results stay as they are."""
         ...
 
 
 class Scope:
-    """The streams of one run, and the scopes of the programs that its body calls.
+    """The streams and requests of one run, and the scopes of the programs that it calls.
 
     Args:
-        parent: ends this scope when it ends itself.
+        parent: the scope of the calling program; cancelling it cancels this scope.
 
     Attributes:
-        error: why the run was ended early; None while it was not.
+        error: the reason of the cancellation; None if the scope was not cancelled.
     """
 
     def __init__(self, parent: Scope | None = None) -> None:
@@ -42,7 +42,7 @@ class Scope:
             parent.add(self)
 
     def add(self, member: Member) -> None:
-        """Let `member` end with this scope; at once, if the scope has ended already."""
+        """Add a member, to cancel with this scope; cancel it at once if the scope is cancelled."""
         with self._lock:
             self._members.add(member)
             error = self.error
@@ -50,7 +50,7 @@ class Scope:
             member.cancel(error)
 
     def cancel(self, error: BaseException) -> None:
-        """End all members that are unfinished; only the first call has an effect."""
+        """Cancel all members with this error; only the first call has an effect."""
         with self._lock:
             if self.error is not None:
                 return
@@ -61,7 +61,7 @@ class Scope:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Run the `with` block as the body of this scope."""
+        """Make this scope the result of `running_scope` inside the `with` block."""
         token = _running.set(self)
         try:
             yield
@@ -69,20 +69,20 @@ class Scope:
             _running.reset(token)
 
 
-# A context variable, as the body's own words must find their run, in whichever thread it is.
+# A context variable, so that code of a body finds the scope of its run in any thread.
 _running: ContextVar[Scope | None] = ContextVar("sgl_mlx_scope", default=None)
 
 
 def running_scope() -> Scope | None:
-    """Return the scope of the body that calls; None outside of bodies."""
+    """Return the scope of the program that calls this; None outside of programs."""
     return _running.get()
 
 
 def check_cancelled() -> None:
-    """Do nothing, except in a body that was cancelled.
+    """Raise an error if the program that calls this was cancelled; otherwise do nothing.
 
     Raises:
-        ProgramCancelled: the run of the calling body has been ended.
+        ProgramCancelled: the calling program was cancelled.
     """
     scope = _running.get()
     if scope is not None and scope.error is not None:
@@ -90,7 +90,7 @@ def check_cancelled() -> None:
 
 
 class _Question:
-    """A question to the backend that no stream waits for."""
+    """A request to the backend that no stream waits for, as a member of a scope."""
 
     def __init__(self, future: Future[Any]) -> None:
         self._future = future
@@ -100,10 +100,11 @@ class _Question:
 
 
 def answer_of(future: Future[Any]) -> Any:
-    """Wait for a backend's answer, or raise its error; ends with the body that asks.
+    """Wait for a backend's answer and return it; cancelled with the program that calls this.
 
     Raises:
-        ProgramCancelled: the run of the calling body has been ended.
+        ProgramCancelled: the calling program was cancelled.
+        Exception: the error of the backend.
     """
     scope, question = _running.get(), _Question(future)
     if scope is not None:

@@ -1,4 +1,4 @@
-"""Scores of possible continuations, without appending any."""
+"""`score`: scores of possible continuations of a state, without appending any of them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def score(
     choices: Sequence[str],
     choices_method: ChoicesSamplingMethod = token_length_normalized,
 ) -> ChoicesDecision:
-    """Decide as `select` would after the text so far, without appending the choice.
+    """Return the decision that `select` would take after the state's text; append nothing.
 
-    Waits for the text and for the scores. `meta_info` of the result holds, for each choice in
-    the given order, `normalized_prompt_logprobs` and `input_token_logprobs`.
+    Waits until the state's text is generated, and for the scores. The `meta_info` of the result
+    holds the lists `normalized_prompt_logprobs` and `input_token_logprobs`, one item per choice.
 
     Raises:
-        ProgramError: for no choice, an empty choice, one that is not text, or an unknown method.
-            An earlier error of the state is raised again.
+        ProgramError: `choices` is empty, a choice is empty or no text, or the method is unknown.
+        Exception: an earlier error of the state, or the error of the backend.
     """
     checked = checked_choices("score()", choices, choices_method)
     state.sync()

@@ -1,4 +1,4 @@
-"""The backend and parameters that a program runs with."""
+"""`Setting`: the backend and the parameters with which a program runs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,20 @@ from sgl_mlx.lang.templates.turns import TurnWriter
 from sgl_mlx.lang.transcript import Transcript
 
 TIMEOUTS = ("timeout", "request_timeout")
-"""Options of `run()` in seconds: for the whole program, and for each request of it."""
+"""Options of `run()` in seconds: the time limit of the program, and of each request."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A backend, the sampling parameters for every `gen`, and the writer of turns.
+    """The backend and parameters of a run.
 
-    `writer` derives the writer from the backend's chat template at the first turn. `timeout` is
-    the seconds that a run may take, `request_timeout` those of each question to the backend.
+    Attributes:
+        backend: the backend to run on.
+        defaults: the sampling parameters that a `gen` does not set itself.
+        writer: returns the `TurnWriter`, which writes turns as the backend's chat template does.
+        streaming: let readers see text while it is generated.
+        timeout: the most seconds that the whole program may take; None for no limit.
+        request_timeout: the most seconds that each request may take; None for no limit.
     """
 
     backend: Backend
@@ -39,11 +44,14 @@ class Setting:
 
     @classmethod
     def of(cls, backend: Any, options: Mapping[str, Any], streaming: bool = False) -> Setting:
-        """Resolve the backend and check the options: sampling parameters and timeouts.
+        """Return the setting for the options of `run()`: sampling parameters and timeouts.
+
+        Args:
+            backend: the backend; None means the default backend.
 
         Raises:
-            BackendError: without a backend.
-            InvalidParamsError: for a value out of range.
+            BackendError: no backend is given or set, or the object is no backend.
+            InvalidParamsError: an option is unknown or out of range.
         """
         timeouts = {name: checked_seconds(name, options.get(name)) for name in TIMEOUTS}
         sampling = {name: value for name, value in options.items() if name not in TIMEOUTS}
@@ -56,7 +64,7 @@ class Setting:
         return cls(chosen, defaults.override(**sampling).validate(), writer, streaming, **timeouts)
 
     def new_state(self, scope: Scope | None = None) -> ProgramState:
-        """Return an empty state, which ends with `scope`, or else with the body that calls."""
+        """Return a new empty state; cancelling `scope`, or else the calling program, cancels it."""
         stream = Stream(
             self.backend,
             Transcript(self.writer),

@@ -1,4 +1,4 @@
-"""Lines of programs, which later errors name."""
+"""`Site`: a line of a program, named in errors that occur later."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Site:
-    """A line of a program."""
+    """A source line of a program: function, file and line number."""
 
     function: str
     file: str
@@ -22,7 +22,7 @@ class Site:
 
 
 def call_site() -> Site:
-    """Return the innermost calling line outside the language's own modules."""
+    """Return the innermost line on the call stack that is outside `sgl_mlx.lang`."""
     frame = sys._getframe(1)
     while frame.f_back and _is_own(frame.f_globals.get("__name__", "")):
         frame = frame.f_back
@@ -34,6 +34,6 @@ def _is_own(module: str) -> bool:
 
 
 def note_site(error: BaseException, site: Site) -> None:
-    """Add the line to the error's notes, which a traceback prints after it (PEP 678)."""
+    """Add a line of a program to the notes of an error; tracebacks print these notes (PEP 678)."""
     notes = [*getattr(error, "__notes__", ()), str(site)]
     error.__notes__ = notes  # add_note() needs Python 3.11

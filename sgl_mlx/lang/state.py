@@ -1,4 +1,4 @@
-"""`ProgramState`: the argument `s` of a program, returned by running it."""
+"""`ProgramState`: the argument `s` of a program, and the result of running it."""
 
 from __future__ import annotations
 
@@ -30,15 +30,18 @@ _NOTHING = ExprList()
 
 
 class ProgramState:
-    """A prompt that a program appends to and whose variables it reads.
+    """The prompt of a program: the program appends to it and reads its variables.
 
     Appending never waits. Reading a variable waits for its value. When the last reference to a
     state is dropped, its running requests are cancelled.
+
+    Attributes:
+        ret_value: the return value of the program's function; None before it returns.
     """
 
     ret_value: Any = None
     _whole = False
-    """Whether reading waits for the body: never in the body itself."""
+    """True in `RunningProgram`: reading also waits for the function of the program to end."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream_executor = stream
@@ -47,7 +50,7 @@ class ProgramState:
     # -- appending ----------------------------------------------------------------------------
 
     def __iadd__(self, other: object) -> ProgramState:
-        """Append text or an expression.
+        """Append text or an expression; returns at once.
 
         Raises:
             ProgramError: for None, foreign objects, and roles that do not nest.
@@ -61,30 +64,34 @@ class ProgramState:
         return self.__iadd__(other)
 
     def gen(self, *args: Any, **kwargs: Any) -> ExprList:
-        """Do `s += gen(...)`; returns an empty expression."""
+        """Append `gen(...)`, as `s += gen(...)` does; returns an empty expression."""
         return self._append(words.gen(*args, **kwargs))
 
     def select(self, *args: Any, **kwargs: Any) -> ExprList:
-        """Do `s += select(...)`; returns an empty expression."""
+        """Append `select(...)`, as `s += select(...)` does; returns an empty expression."""
         return self._append(words.select(*args, **kwargs))
 
     def _append(self, other: object) -> ExprList:
-        # What is returned may be appended again (`s += s.user(x)`) and must then add nothing.
+        # The result may be appended again (`s += s.user(x)`), which must add nothing.
         self.__iadd__(other)
         return _NOTHING
 
     # -- roles --------------------------------------------------------------------------------
 
     def system(self, expr: object = None) -> Any:
-        """Append a system turn; without an expression, `with s.system(): ...` encloses the turn."""
+        """Append a system turn with `expr` as its content.
+
+        Without `expr`, return a context manager: text appended inside `with s.system():` is the
+        content of the turn.
+        """
         return self._turn("system", expr)
 
     def user(self, expr: object = None) -> Any:
-        """Append a user turn, or enclose one; see `system`."""
+        """Append a user turn; without `expr`, return a context manager as `system` does."""
         return self._turn("user", expr)
 
     def assistant(self, expr: object = None) -> Any:
-        """Append an assistant turn, or enclose one; see `system`."""
+        """Append an assistant turn; without `expr`, return a context manager as `system` does."""
         return self._turn("assistant", expr)
 
     def _turn(self, role: Role, expr: object) -> ExprList | AbstractContextManager[None]:
@@ -93,7 +100,7 @@ class ProgramState:
         return self._append(words.role_turn(role, expr))
 
     def var_scope(self, name: str) -> AbstractContextManager[None]:
-        """Keep the text that is appended inside `with s.var_scope("x"): ...` as variable "x"."""
+        """Return a context manager that stores the text appended in its block under `name`."""
         return self._enclosed(VarScopeBegin(name), VarScopeEnd(name))
 
     @contextmanager
@@ -107,14 +114,17 @@ class ProgramState:
     def fork(
         self, size: int = 1, position_ids_offset: Sequence[int] | None = None
     ) -> ProgramStateGroup[ProgramState]:
-        """Make copies of this state that go on separately; waits for everything appended so far.
+        """Return copies of this state (branches), which the program continues separately.
+
+        Waits until everything appended so far is generated.
 
         Args:
             size: the number of copies.
-            position_ids_offset: for each copy, the number of positions its text is moved on.
+            position_ids_offset: for each copy, a number of positions to skip before its new text.
 
         Raises:
-            ProgramError: for a size below 1, or offsets that are not one for each copy.
+            ProgramError: `size` is below 1, or there is not exactly one offset for each copy.
+            Exception: an earlier error of this state.
         """
         stream = self.stream_executor
         if (bounds.whole(size) or 0) < 1:
@@ -130,7 +140,7 @@ class ProgramState:
 
     @contextmanager
     def copy(self, position_ids_offset: Sequence[int] | None = None) -> Iterator[ProgramState]:
-        """Make one branch, which is joined at the end of the `with` block."""
+        """Fork one branch for the `with` block, and join it at the end of the block."""
         group = self.fork(1, position_ids_offset)
         yield group[0]
         group.join()
@@ -149,10 +159,11 @@ class ProgramState:
         return binding is not None and binding.settled
 
     def get_var(self, name: str) -> Any:
-        """Return the value of a variable; waits for it alone.
+        """Return the value of a variable; waits until it is generated.
 
         Raises:
-            UnknownVariableError: when nothing was submitted under this name.
+            UnknownVariableError: nothing appended so far has this name.
+            Exception: the error that stopped this state before the value was generated.
         """
         return self.stream_executor.value(name, self._whole)
 
@@ -160,35 +171,38 @@ class ProgramState:
         self.stream_executor.assign(name, value)
 
     def get_meta_info(self, name: str) -> Any:
-        """Return the backend's information about a variable; None if there is no such variable."""
+        """Return the backend's `meta_info` of a variable; waits for its value.
+
+        Returns None if there is no such variable, or no information about it.
+        """
         if self.stream_executor.find(name, self._whole) is None:
             return None
         self.get_var(name)
         return self.stream_executor.binding(name).meta
 
     def text(self) -> str:
-        """Return the whole text, prompt included; waits for it."""
+        """Return the whole text, prompt and generated text; waits until all is generated."""
         self.sync()
         return self.stream_executor.transcript.text
 
     def messages(self) -> list[dict[str, Any]]:
-        """Return the closed turns as `{"role", "content"}`; waits for them.
+        """Return the finished turns as OpenAI's messages `{"role": ..., "content": ...}`.
 
-        Pictures are written in OpenAI's form.
+        Waits until everything is generated. An open turn is not included.
 
         Raises:
             ImageError: for a picture that cannot be read.
-            NotYetError: for a video, which OpenAI's form does not have.
+            NotYetError: for a video, which OpenAI's messages cannot hold.
         """
         self.sync()
         return [*map(openai_message, self.stream_executor.transcript.messages)]
 
     def sync(self) -> None:
-        """Wait until everything appended has been done; raises the error that stopped it."""
+        """Wait until everything appended so far is generated; raise the error that stopped it."""
         self.stream_executor.sync(self._whole)
 
     def error(self) -> BaseException | None:
-        """Wait as `sync` does, and return the error instead of raising it; None without one."""
+        """Wait as `sync` does; return the error instead of raising it, or None without an error."""
         try:
             self.sync()
         except BaseException as error:
@@ -197,7 +211,10 @@ class ProgramState:
         return self.stream_executor.error
 
     def text_iter(self, var_name: str | None = None) -> Iterator[str]:
-        """Yield the text in pieces while it is written; in one piece without `stream=True`."""
+        """Yield the text of a variable, or the whole text, in pieces while it is generated.
+
+        Unless the program was run with `stream=True`, there is one piece, and a warning.
+        """
         self._warn_unless_streaming("text_iter")
         position, ended = 0, False
         while not ended:
@@ -209,9 +226,9 @@ class ProgramState:
     async def text_async_iter(
         self, var_name: str | None = None, return_meta_data: bool = False
     ) -> AsyncIterator[Any]:
-        """Yield as `text_iter` does, without blocking the event loop.
+        """Yield pieces of text as `text_iter` does, without blocking the event loop.
 
-        With `return_meta_data`, yields pairs of a chunk and the meta information so far.
+        With `return_meta_data`, yield pairs of a piece and the variable's `meta_info` so far.
         """
         self._warn_unless_streaming("text_async_iter")
         async for chunk, ended in self._async_chunks(var_name):

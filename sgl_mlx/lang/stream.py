@@ -1,9 +1,9 @@
-"""One asynchronous prompt: steps are applied in the order submitted, and submitting never waits.
+"""`Stream`: a prompt whose steps are applied in order, while submitting a step never waits.
 
-A stream has no thread. `submit` queues steps and applies those it can. A step that asks the backend
-leaves a future; the thread that completes the future goes on with the queue. `_current` is the step
-being applied or waited for; only one thread at a time has it. No callback runs while the lock is
-held.
+A stream has no thread of its own. `submit` queues steps, and applies steps until one has to wait
+for the backend. The thread that completes the backend's future then applies the next steps.
+`_current` is the step being applied or waited for, so only one thread applies steps at a time. No
+callback runs while the lock is held.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Stream(Readable):
     """The prompt behind a `ProgramState`.
 
     Args:
-        backend: answers `gen` and `select`.
+        backend: the backend that answers `gen` and `select`.
         transcript: the text written so far.
-        defaults: sampling parameters, for those that a `gen` does not give.
-        streaming: ask the backend for text while it is generated.
-        scope: the run that ends this stream when it is ended.
-        request_timeout: the seconds that one question to the backend may take.
+        defaults: the sampling parameters that a `gen` does not set itself.
+        streaming: let readers see text while it is generated.
+        scope: the scope of the program's run; cancelling the scope cancels this stream.
+        request_timeout: the most seconds that one request to the backend may take.
     """
 
     def __init__(
@@ -63,9 +63,9 @@ class Stream(Readable):
         """Queue an expression; returns at once.
 
         Raises:
-            ProgramError: nested or unmatched roles. Nothing of the expression is queued then.
+            ProgramError: nested or unmatched roles. No part of the expression is queued then.
             InvalidParamsError: a sampling value out of range.
-            ProgramCancelled: the calling body was cancelled.
+            ProgramCancelled: the program that calls this was cancelled.
         """
         check_cancelled()
         site = call_site()
@@ -81,7 +81,7 @@ class Stream(Readable):
         self.enqueue(steps)
 
     def enqueue(self, steps: Sequence[Step]) -> None:
-        """Queue steps that are already made; raises `ProgramError` as `submit` does."""
+        """Queue steps; returns at once. Raises `ProgramError` for nested or unmatched roles."""
         role = self._submitted_role
         for step in steps:
             role = interpreter.role_after(step.node, role)
@@ -98,7 +98,11 @@ class Stream(Readable):
         self._advance()
 
     def fork(self, gap: int = 0) -> Stream:
-        """Return a stream that continues from this one's text; call it only after `sync`."""
+        """Return a new stream with a copy of this text and these variables; call only after `sync`.
+
+        Args:
+            gap: the number of positions to skip before new text.
+        """
         child = Stream(
             self.backend,
             self.transcript.fork(gap),
@@ -111,12 +115,15 @@ class Stream(Readable):
         return child
 
     def abort(self, error: BaseException | None = None) -> None:
-        """Stop, cancel the running request, and give readers the error."""
+        """Stop the stream and cancel its request; readers get `error`, or else `RequestAborted`.
+
+        Without `error`, a stream that has nothing to do is left as it is.
+        """
         if error is not None or not self._idle:
             self._fail(error or RequestAborted("the program was aborted or its state dropped"))
 
     def cancel(self, error: BaseException) -> None:
-        """Stop with this error, unless everything is done; for `Scope`."""
+        """Stop the stream with this error unless all its steps are done; called by `Scope`."""
         if self.open or not self._idle:
             self._fail(error)
             self.close()

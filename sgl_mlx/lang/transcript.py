@@ -1,4 +1,4 @@
-"""The text of one stream, as prompt parts and as turns; not thread-safe."""
+"""`Transcript`: the text of one stream, as parts of a prompt and as chat turns."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from sgl_mlx.lang.templates.turns import TurnWriter
 
 
 class Transcript:
-    """The text that a stream has written so far.
+    """The text that a stream has written so far. Not thread-safe.
 
     Attributes:
-        text: the whole text, as a reader sees it.
+        text: the whole text, as readers see it.
         parts: the same text as parts of a prompt, for a backend.
-        messages: the closed turns as `{"role", "content"}`; the content is a string, or the
-            parts of a turn that has pictures.
-        role: the role of the open turn, else None.
-        writer: returns the writer of turns.
-        healable: True if the text ends in the program's own words, whose last token may merge
-            with the first one generated. False after a role's prefix and after generated text.
+        messages: the closed turns as `{"role", "content"}`; the content is a string, or a tuple
+            of prompt parts if the turn has pictures.
+        role: the role of the open turn; None if no turn is open.
+        writer: returns the `TurnWriter`, which writes turns as the chat template does.
+        healable: True if the text ends in text of the program, whose last token may merge with
+            generated text. False after a role's prefix and after generated text.
     """
 
     def __init__(self, writer: Callable[[], TurnWriter]) -> None:
@@ -37,7 +37,7 @@ class Transcript:
         self._fork_part = 0
 
     def fork(self, gap: int = 0) -> Transcript:
-        """Return an independent copy that continues `gap` positions further on."""
+        """Return an independent copy, whose new text skips `gap` positions."""
         child = copy(self)
         child.parts, child.messages = list(self.parts), list(self.messages)
         child._fork_part = len(self.parts)
@@ -49,12 +49,12 @@ class Transcript:
         return merged(self.parts)
 
     def own_prompt(self) -> Prompt:
-        """Return the prompt parts written since the fork that made this transcript."""
+        """Return the prompt parts written since `fork` made this transcript."""
         return merged(self.parts[self._fork_part :])
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """Stop strings of a generated turn; none for text without turns."""
+        """The stop strings that end a generated turn; none if no turn has begun yet."""
         chatting = self.role is not None or self.messages
         return self.writer().stop if chatting else ()
 
@@ -105,7 +105,7 @@ class Transcript:
         self.role = None
 
     def settle(self) -> None:
-        """Write the rest of the open turn's prefix, which only the model may leave out."""
+        """Write the `owed` text of the open turn's `Opening`, if it is not written yet."""
         if self._owed:
             owed, self._owed = self._owed, ""
             self._write(Text(owed))
@@ -129,7 +129,7 @@ class Transcript:
 
 
 def merged(parts: Iterable[Part]) -> Prompt:
-    """Join neighbouring texts, and drop empty ones."""
+    """Return the parts with neighbouring texts joined and empty texts dropped."""
     prompt: list[Part] = []
     for part in parts:
         if isinstance(part, Text) and prompt and isinstance(prompt[-1], Text):

@@ -1,4 +1,4 @@
-"""The words of the language: functions that return expressions."""
+"""The functions of the language, such as `gen` and `select`; each returns an expression."""
 
 from __future__ import annotations
 
@@ -63,21 +63,22 @@ def gen(
     token_healing: bool | None = None,
     ebnf: str | None = None,
 ) -> Gen | Select:
-    """Let the model continue the prompt; the text is kept under `name`.
+    """Generate text with the model, append it, and store it as variable `name`.
 
-    What is not given comes from the call of `run()`; the meanings are those of
-    `sgl_mlx.SamplingParams`. With `choices` this is `select`. A constraint (`dtype`, `regex`,
-    `json_schema`, `grammar`, `ebnf`) replaces the one of `run()`.
+    Sampling parameters are those of `sgl_mlx.SamplingParams`; parameters that are left out come
+    from `run()`. A constraint (`dtype`, `regex`, `json_schema`, `grammar`, `ebnf`) replaces the
+    constraint of `run()`. With `choices`, this is `select`.
 
     Args:
         json_schema: a dictionary, JSON text or a pydantic model class.
-        token_healing: False keeps the last token of the text before as it is. Otherwise it may
-            merge with the output where that text is the program's own.
+        token_healing: False keeps the prompt's last token. By default, if the prompt ends in the
+            program's own text, a longer token may replace its last token.
 
     Raises:
         RegexError: (also re.error) for a regex that Python's `re` does not compile.
         InvalidParamsError: for an unknown dtype.
-        ProgramError: as `select`, for an unknown keyword, or a name that is no text.
+        ProgramError: for an unknown keyword, or a name that is no text; with `choices`, as
+            `select`.
     """
     given = {k: v for k, v in locals().items() if v is not None}
     _check_name("gen()", name)
@@ -95,7 +96,7 @@ def gen(
 
 
 def _check_name(word: str, name: object) -> None:
-    """Refuse what cannot name a variable; SGLang's programs also have numbers as names."""
+    """Raise `ProgramError` unless `name` is a text, None or (in SGLang's programs) an integer."""
     if isinstance(name, str):
         bounds.text(f"the name of {word}", name, ProgramError)
     elif not (name is None or isinstance(name, (int, Symbol))):
@@ -117,7 +118,7 @@ def _dtype_name(dtype: type | str) -> str:
 
 
 def _typed(dtype: type, word: str) -> Callable[..., Gen]:
-    """`gen` for one dtype: its parameters, less those that a dtype settles."""
+    """Return a variant of `gen` for one dtype, without the parameters that make no sense then."""
     settled = {"min_tokens", "choices", "choices_method", "token_healing", *CONSTRAINTS}
     signature = inspect.signature(gen)
     kept = [p for p in signature.parameters.values() if p.name not in settled]
@@ -143,11 +144,16 @@ def select(
     temperature: float = 0.0,
     choices_method: ChoicesSamplingMethod = token_length_normalized,
 ) -> Select:
-    """Append the likeliest of the choices and keep it under `name`.
+    """Append the most likely of the choices, and store it as variable `name`.
+
+    Args:
+        choices: the texts to choose from.
+        temperature: 0; a random choice is not supported.
+        choices_method: the way to compare choices; by default, their mean log-probability.
 
     Raises:
-        ProgramError: when there is no choice, a choice is no non-empty text, the temperature is
-            not zero or the method is unknown.
+        ProgramError: `choices` is empty, or a choice is empty or no text; the temperature is not
+            0; the method, or a keyword, is unknown.
     """
     _check_name("select()", name)
     word = f"select({name!r})"
@@ -162,7 +168,7 @@ def select(
 
 
 def checked_choices(word: str, choices: Any, method: Any) -> tuple[str, ...]:
-    """Check choices and method, and return the choices; raises `ProgramError` as `select`."""
+    """Check choices and method, and return the choices as a tuple; raises `ProgramError`."""
     found = bounds.listed(choices)
     if not found:
         raise ProgramError(f"{word} needs a list of choices, got {bounds.shown(choices)}")
@@ -184,18 +190,22 @@ def _choice(word: str, choice: object) -> str:
 
 
 def image(expr: Any) -> Image:
-    """Append an image: a path, the bytes of a file, or a PIL image."""
+    """Append an image, given as a path, the bytes of a file, a `data:` URL or a PIL image."""
     return Image(expr)
 
 
 @explains_keywords
 def video(path: str, num_frames: int) -> Video:
-    """Append `num_frames` frames of a video file, evenly spaced."""
+    """Append `num_frames` evenly spaced frames of a video file.
+
+    Raises:
+        InvalidParamsError: `num_frames` is not an integer of at least 1.
+    """
     return Video(path, bounds.integer(1, bounds.INT32)("num_frames", num_frames))
 
 
 def role_turn(role: Role, expr: object = None) -> ExprList:
-    """Append a whole turn of a role; without an expression, an empty one."""
+    """Append a whole turn of a role; without an expression, an empty turn."""
     inner = ExprList() if expr is None else as_expr(expr)
     return ExprList.of(RoleBegin(role), inner, RoleEnd(role))
 
@@ -241,10 +251,11 @@ def assistant_end() -> RoleEnd:
 
 @explains_keywords
 def separate_reasoning(expr: object = None, model_type: str | None = None) -> ExprList:
-    """Split what each `gen` in the expression writes into reasoning and answer.
+    """Split the output of each `gen` in the expression into reasoning and answer.
 
-    The answer stays in the prompt and under the gen's name; the reasoning goes to
-    `<name>_reasoning_content`. `model_type` tells which marks enclose the reasoning.
+    The answer is appended to the prompt and stored under the name of the `gen`. The reasoning is
+    stored only as variable `<name>_reasoning_content`. `model_type` selects the marks around the
+    reasoning: "kimi" for Kimi's, otherwise `<think>` and `</think>`.
     """
 
     def separated(node: Expr) -> Expr:

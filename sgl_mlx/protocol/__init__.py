@@ -1,1 +1,1 @@
-"""Wire formats that clients and servers share."""
+"""Formats of requests and answers over HTTP."""

@@ -1,4 +1,4 @@
-"""Streams of JSON events from servers: server-sent events, or a JSON text on each line."""
+"""Readers of streams of JSON events: server-sent events, or one JSON text on each line."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _DONE = "[DONE]"
 
 
 def json_events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects of a stream, up to `[DONE]` or its end.
+    """Yield the JSON objects of a stream, until `[DONE]` or the end of the stream.
 
     Comments and the fields `event`, `id` and `retry` are skipped. Data may span several lines.
 
     Raises:
-        BackendError: for an event that is cut off, is no JSON object, or reports an error.
+        BackendError: an event is cut off, is no JSON object, or reports an error.
     """
     data = ""
     for line in _lines(lines):
@@ -43,10 +43,10 @@ def json_events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def checked(answer: Any) -> Any:
-    """Return the answer itself.
+    """Return a server's answer unchanged if it is an object, or a list of objects, without error.
 
     Raises:
-        BackendError: for an answer that reports an error, which servers also send with status 200.
+        BackendError: the answer is no object, or reports an error (even with HTTP status 200).
     """
     for item in answer if isinstance(answer, list) else [answer]:
         if not isinstance(item, Mapping):
@@ -65,7 +65,7 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
 
 
 def _parsed(data: str) -> Any:
-    """Return the JSON value, or None while it is incomplete."""
+    """Return the JSON value of a text; None if the text is empty or incomplete."""
     try:
         return json.loads(data) if data.strip() else None
     except ValueError:
@@ -81,13 +81,14 @@ def _message(error: Any) -> str:
 
 
 class GrowingText:
-    """The text of a stream whose events hold all text so far, or only what is new.
+    """The text of a stream whose events hold either all text so far or only new text.
 
-    SGLang's servers send all of it, or with `--stream-output` increments; an event does not tell
-    which. All of it is assumed until an event does not go on from the text before it.
+    SGLang's servers send all text in each event, or with `--stream-output` only new text. The
+    events do not say which. This class assumes all text, until an event does not begin with the
+    text before it.
 
     Args:
-        increments: true if the server has said that it sends increments.
+        increments: True if the server is known to send only new text.
     """
 
     def __init__(self, increments: bool = False) -> None:
@@ -97,10 +98,13 @@ class GrowingText:
         self._shown = 0
 
     def add(self, piece: str, stopped_at: str | None = None) -> str:
-        """Take an event's text; return what of it can be shown and was not.
+        """Add the text of an event; return the new text that can be shown.
+
+        An incomplete character at the end is held back until a later event completes it.
 
         Args:
-            stopped_at: the stop string that the event reports, which may cut earlier text.
+            stopped_at: the stop string that the event reports; the server may have cut it off
+                text that was sent before.
         """
         self._pieces.append(piece)
         if not self._increments and not self._goes_on(piece, stopped_at):
@@ -112,7 +116,7 @@ class GrowingText:
         return new
 
     def finish(self) -> str:
-        """Return the text that is left to show at the end."""
+        """Return the text that `add` has held back; call it after the last event."""
         return self.text[self._shown :]
 
     def _goes_on(self, text: str, stopped_at: str | None) -> bool:

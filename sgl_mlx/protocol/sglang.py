@@ -1,4 +1,4 @@
-"""Requests and answers of SGLang's HTTP protocol."""
+"""Conversion of prompts to requests, and of answers to completions, in SGLang's HTTP protocol."""
 
 from __future__ import annotations
 
@@ -57,7 +57,11 @@ _DTYPES = {
 
 
 def flat_text(prompt: Prompt) -> str:
-    """Return the text of a prompt; raises `NotYetError` for one with pictures."""
+    """Return the text of a prompt.
+
+    Raises:
+        NotYetError: the prompt has pictures, or gaps in its positions.
+    """
     if pictures.has_pictures(prompt):
         raise NotYetError("select and prefill over pictures need an in-process Engine")
     return _text(prompt)
@@ -70,7 +74,15 @@ def _text(prompt: Prompt, mark: str = "") -> str:
 
 
 def payload(prompt: Prompt, params: SamplingParams, mark: str) -> dict[str, Any]:
-    """Return the body of a request to generate; `mark` stands for pictures in the text."""
+    """Return the JSON body of a request to `/generate`.
+
+    Args:
+        mark: the text to write in place of each picture.
+
+    Raises:
+        NotYetError: the protocol cannot express the prompt or the parameters.
+        ImageError: a picture cannot be read.
+    """
     if params.grammar is not None:
         raise NotYetError("grammar= needs an in-process Engine; use regex, json_schema or ebnf")
     sampling = {name: getattr(params, name) for name in _IN_SAMPLING}
@@ -104,13 +116,16 @@ def scoring_payload(texts: list[str] | None, start: int) -> dict[str, Any]:
 def scored_tokens(
     choice: str, prompt_tokens: int, output: Mapping[str, Any]
 ) -> tuple[TokenLogprob, ...]:
-    """Return the choice's tokens, with those of the prompt's end that merged with the choice.
+    """Return the tokens of a choice, also a token that spans the prompt's end and the choice.
 
-    Servers differ in how many tokens of the prompt they look back. The lengths of the texts tell,
-    or the counts where a character is spread over several tokens.
+    The output may begin with more tokens of the prompt, as servers differ in that. They are
+    dropped by the lengths of the tokens' texts, or, if a character spans several tokens, by the
+    token counts.
 
     Args:
-        prompt_tokens: of the prompt alone.
+        choice: the text of the choice.
+        prompt_tokens: the number of tokens of the prompt alone.
+        output: the server's output for prompt + choice.
     """
     meta = output["meta_info"]
     row = tokens(meta["input_token_logprobs"])
@@ -143,7 +158,7 @@ _HANDLED = {"id", "prompt_tokens", "cached_tokens", "finish_reason"} | {
 
 
 def completion(text: str, meta: Mapping[str, Any]) -> Completion:
-    """Read a server's answer. Token ids are not read, so that `token_ids` is empty."""
+    """Return the completion for a server's text and `meta_info`; without token ids."""
     known = {f: read(meta.get(key) or ()) for f, (key, read) in _LOGPROBS.items()}
     return Completion(
         text,
@@ -158,16 +173,16 @@ def completion(text: str, meta: Mapping[str, Any]) -> Completion:
 
 
 def stopped_at(meta: Mapping[str, Any]) -> str | None:
-    """Return the stop string that ended an output, if one did."""
+    """Return the stop string that ended an output; None if no stop string did."""
     matched = (meta.get("finish_reason") or {}).get("matched")
     return matched if isinstance(matched, str) else None
 
 
 def checked_meta(meta: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the meta information itself.
+    """Return an output's `meta_info` unchanged.
 
     Raises:
-        BackendError: when the server aborted the request because of an error.
+        BackendError: the server aborted the request because of an error.
     """
     reason = meta.get("finish_reason") or {}
     if reason.get("type") == "abort" and (reason.get("status_code") or reason.get("err_type")):
@@ -178,11 +193,14 @@ def checked_meta(meta: Mapping[str, Any]) -> Mapping[str, Any]:
 def event(
     sample: int, piece: str, before: Completion | None, now: Completion, ended: bool
 ) -> StreamEvent | None:
-    """Return what a chunk adds to the one before it; None if it adds nothing.
+    """Return the event for a chunk of a stream; None without new text, unless the sample ended.
 
     Args:
+        sample: the number of the sample.
         piece: the new text.
-        before, now: the sample as the chunks tell it; each holds all logprobs so far.
+        before: the completion at the time of the previous event; None at the first event.
+        now: the completion now. Both hold all logprobs so far.
+        ended: True if the sample has ended.
     """
     if not piece and not ended:
         return None

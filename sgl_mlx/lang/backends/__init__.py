@@ -1,1 +1,1 @@
-"""Backends over HTTP."""
+"""Backends that are clients of HTTP servers."""

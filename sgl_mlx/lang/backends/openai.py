@@ -1,7 +1,7 @@
-"""A backend for OpenAI's API and similar ones, through the `openai` package.
+"""`OpenAI`: a backend for OpenAI's API and compatible ones, through the `openai` package.
 
-A chat model takes messages, not text. So this backend writes prompts with a chat template of its
-own, and reads the template's marks back when it sends them (`openai_wire`).
+Chat models take messages, but programs write text. So this backend writes prompts with a chat
+template (ChatML), and splits them into messages again before it sends them (`openai_wire`).
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from sgl_mlx.lang.templates.chat_template import ChatTemplate, get_chat_template
 _THREADS = 64
 _COMPLETION_MODELS = re.compile(r"instruct|davinci|babbage", re.IGNORECASE)
 _MOST_REFUSALS = 8
-"""Parameters that are left out of one request before its error is final."""
+"""The most attempts at one request; after each, the parameter that the API refused is left out."""
 
 
 @dataclass
 class TokenUsage:
-    """Tokens counted by the API since the last `reset`."""
+    """The tokens that the API has counted since the last `reset`."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -48,11 +48,15 @@ class OpenAI:
     """A `Backend` over OpenAI's API.
 
     Args:
-        model_name: the API's name of the model.
-        is_chat_model: True if it takes messages; None guesses by its name.
-        chat_template: for a completion model that is given turns.
+        model_name: the name of the model in the API.
+        is_chat_model: True if the model takes messages; None guesses it from the model's name.
+        chat_template: how a completion model writes turns; chat models ignore it.
         is_azure: use Azure's client.
-        client: an `openai` client; otherwise one is made from the further arguments.
+        args, kwargs: arguments for the `openai` client, such as `base_url` and `api_key`.
+        client: an `openai` client to use instead of a new one.
+
+    Attributes:
+        token_usage: the tokens that the API has counted.
 
     Raises:
         BackendError: when the `openai` package is missing.
@@ -105,7 +109,7 @@ class OpenAI:
         begun = wire.begun_answer(flat_text(prompt, wire.PICTURE)) if self.is_chat_model else ""
         if on_event is None:
             return self._pool.submit(self._generate, request, params, begun)
-        if params.dtype is not None or begun:  # known only when it is complete
+        if params.dtype is not None or begun:  # the text is known only when it is complete
             return self._pool.submit(self._generate_shown, request, params, begun, on_event)
         return self._pool.submit(self._generate_stream, request, on_event, params.n)
 
@@ -149,10 +153,10 @@ class OpenAI:
         return {"prompt": text, **options}
 
     def _create(self, request: Mapping[str, Any]) -> Any:
-        """Ask the API, again without what it refuses.
+        """Send a request; if the API refuses a parameter, send it again without this parameter.
 
         Raises:
-            BackendError: for what the API reports.
+            BackendError: the API reports an error, or refuses too many parameters.
         """
         api = self._client.chat.completions if self.is_chat_model else self._client.completions
         asked: Mapping[str, Any] | None = request
@@ -247,12 +251,12 @@ class OpenAI:
 
 
 def _until(text: str, stops: Iterable[str]) -> str:
-    """The text before the first stop string."""
+    """Return the text before the first stop string; the whole text if none occurs."""
     return text[: min([text.find(stop) for stop in stops if stop in text], default=len(text))]
 
 
 def _is_of_api(error: Exception) -> bool:
-    """True for errors of the `openai` package, which need not be installed."""
+    """Return True for an error of the `openai` package, without importing that package."""
     return type(error).__module__.partition(".")[0] == "openai"
 
 
@@ -267,7 +271,7 @@ def _new_client(is_azure: bool, args: Iterable[Any], kwargs: Mapping[str, Any]) 
 
 
 def _last_event(sample: int, text: str, completion: Completion) -> StreamEvent:
-    """Tell the end of a sample, after its last text."""
+    """Return the last event of a sample, with its last piece of text and its finish reason."""
     return StreamEvent(
         sample,
         text,

@@ -1,4 +1,4 @@
-"""`select` over OpenAI's completions, which tell no log-probabilities of given texts."""
+"""`select` for OpenAI's completion models: the API gives no log-probabilities of the choices."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from sgl_mlx.core import ChoiceScore, ChoiceScores, TokenLogprob
 
 TOKENS = 16
-"""How far the model goes on before its text is compared with the choices."""
+"""The number of tokens that the model generates, to compare them with the choices."""
 
 
 def scores(text: str, choices: Sequence[str], prompt_tokens: int) -> ChoiceScores:
-    """Score each choice by how much of it begins the text that the model wrote.
+    """Score each choice by how many of its first characters the model's text begins with.
 
-    Every choice is one token whose log-probability is 0 or less: minus the share of its
-    characters that differ; of equal choices the longest is best.
+    The score is returned as the log-probability of one token: the share of these characters in the
+    choice, minus 1. Of equal scores, the longest choice is best. If no choice shares its first
+    character with the text, a warning says so, and the first choice is best.
     """
     written = text.lstrip()
     shares = [_share(written, choice.lstrip()) for choice in choices]

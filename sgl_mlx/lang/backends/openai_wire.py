@@ -1,4 +1,4 @@
-"""Requests and answers of OpenAI's API."""
+"""Conversion of prompts and parameters to OpenAI's requests, and of OpenAI's answers to text."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _DTYPES = {"int": REGEX_INT, "float": REGEX_FLOAT, "bool": REGEX_BOOL, "str": RE
 
 
 def options(model: str, params: SamplingParams) -> dict[str, Any]:
-    """The parameters that the API has; one warning names those it has not."""
+    """Return the request's options for sampling parameters; warn of parameters the API lacks."""
     _warn_ignored(model, [n for n in _IGNORED if getattr(params, n) != getattr(SamplingParams, n)])
     stops = [stop for stop in params.stop if stop not in CHATML.stop]
     given = {
@@ -63,7 +63,7 @@ def options(model: str, params: SamplingParams) -> dict[str, Any]:
 
 
 def _for_reasoning(model: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Rename the limit and leave out what reasoning models refuse."""
+    """Rename `max_tokens`, and leave out the options that reasoning models refuse."""
     kept = {k: v for k, v in given.items() if k not in (*_NOT_FOR_REASONING, "max_tokens")}
     usual = {"temperature": 1.0, "top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
     left_out = [k for k in _NOT_FOR_REASONING if k in given and given[k] != usual.get(k)]
@@ -77,9 +77,10 @@ def _warn_ignored(model: str, names: list[str]) -> None:
 
 
 def without_refused(request: Mapping[str, Any], error: Exception) -> dict[str, Any] | None:
-    """The request without the parameter that the API refused; None if it refused another thing.
+    """Return the request without the parameter that `error` refuses; `max_tokens` is renamed.
 
-    Deployments under names of their own do not tell whether theirs is a reasoning model.
+    Returns None if the error has another cause, or the parameter cannot be left out. This is
+    needed for reasoning models under other names, which `options` does not recognise.
     """
     name = getattr(error, "param", None)
     if name == "max_tokens" and name in request:
@@ -92,15 +93,16 @@ def without_refused(request: Mapping[str, Any], error: Exception) -> dict[str, A
 
 
 def messages(text: str, urls: Iterable[str]) -> list[dict[str, Any]]:
-    """The turns of a prompt that ends in the assistant's turn.
+    """Return the messages of a prompt, which must end in an open assistant turn.
 
-    An answer that the program has begun is the last message.
+    Text that the program has written in the open turn becomes the last message, with a warning.
 
     Args:
-        urls: of the pictures, in the order of their marks.
+        text: the prompt in ChatML, with `PICTURE` in place of each picture.
+        urls: the URLs of the pictures in order.
 
     Raises:
-        ProgramError: for text outside turns.
+        ProgramError: the prompt does not end in an assistant turn, or has text outside turns.
     """
     head, mark, begun = text.rpartition(OPEN_TURN)
     turns = _TURN.findall(head)
@@ -120,7 +122,7 @@ def messages(text: str, urls: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def begun_answer(text: str) -> str:
-    """Return the text that the program has already written in the assistant's open turn."""
+    """Return the text that the program has already written in the open assistant turn."""
     return text.rpartition(OPEN_TURN)[2]
 
 
@@ -138,10 +140,10 @@ def _content(text: str, urls: Iterator[str]) -> str | list[dict[str, Any]]:
 
 
 def choices_of(answer: Any) -> list[Any]:
-    """The choices of an answer or an event.
+    """Return the choices of an answer or a stream event; empty if there are none.
 
     Raises:
-        BackendError: for an error inside an answer that the client took for good.
+        BackendError: the answer contains an error, which the `openai` client did not raise.
     """
     if error := getattr(answer, "error", None):
         said = error.get("message", error) if isinstance(error, Mapping) else error
@@ -150,7 +152,7 @@ def choices_of(answer: Any) -> list[Any]:
 
 
 def text_of(choice: Any) -> str:
-    """The text of a completion, a chat message or a streamed piece of one."""
+    """Return the text of a choice: a completion, a chat message or a streamed piece; "" if none."""
     for name in ("message", "delta"):
         if (part := getattr(choice, name, None)) is not None:
             return getattr(part, "content", None) or ""
@@ -158,7 +160,7 @@ def text_of(choice: Any) -> str:
 
 
 def refusal_of(choice: Any) -> str | None:
-    """Why the model refused to answer, if it did."""
+    """Return the model's words of refusal; None if it did not refuse."""
     for name in ("message", "delta"):
         if (part := getattr(choice, name, None)) is not None:
             return getattr(part, "refusal", None)
@@ -166,14 +168,18 @@ def refusal_of(choice: Any) -> str | None:
 
 
 def finish_reason(reason: str | None) -> FinishReason:
-    """SGLang's finish reason for OpenAI's; a text that was filtered counts as aborted."""
+    """Return the `FinishReason` for OpenAI's finish reason; filtered content counts as aborted."""
     if reason == "content_filter":
         return FinishReason("abort", message="content_filter: the service withheld text")
     return FinishReason("length" if reason == "length" else "stop")
 
 
 def typed(text: str, dtype: str | None) -> str:
-    """The first value of this type in a text, since the API cannot be told the type."""
+    """Return the first value of a dtype in the model's text, since the API has no dtype.
+
+    For "str", quotation marks are added if the text does not begin with one. If `dtype` is None,
+    or the text has no such value (with a warning), the result is the whole text.
+    """
     if dtype is None:
         return text
     if dtype == "str":

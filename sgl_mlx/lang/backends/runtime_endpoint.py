@@ -1,4 +1,4 @@
-"""A backend for servers that speak SGLang's HTTP protocol."""
+"""`RuntimeEndpoint`: a backend for servers with SGLang's HTTP protocol."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from sgl_mlx.protocol import sglang as wire
 from sgl_mlx.protocol.events import GrowingText, checked, json_events
 
 _THREADS = 64
-"""The most requests at a time; each waits in its own thread."""
+"""The most requests at a time; each has a thread that waits for its answer."""
 
 
 class RuntimeEndpoint:
-    """A `Backend` over HTTP.
+    """A `Backend` that sends requests to a server with SGLang's HTTP protocol.
 
     Args:
         base_url: the server's address, such as `http://localhost:30000`.
-        api_key: sent as a bearer token.
-        verify: a file of certificates to trust, or False to trust any.
-        chat_template_name: one of `get_chat_template`; otherwise chosen by the model's name.
+        api_key: a key to send as bearer token.
+        verify: the path of a file of trusted certificates, or False to trust any certificate.
+        chat_template_name: a name for `get_chat_template`; None chooses by the model's path.
 
     Attributes:
-        chat_template: the template in use; may be replaced.
+        chat_template: the chat template in use; programs may assign another.
     """
 
     supports_parallel = False
@@ -68,7 +68,7 @@ class RuntimeEndpoint:
 
     @cached_property
     def model_info(self) -> dict[str, Any]:
-        """Information about the model; raises `BackendError` if the server cannot be reached."""
+        """The server's information about its model; raises `BackendError` if it does not answer."""
         info: dict[str, Any] = self._get("/get_model_info")
         return info
 
@@ -87,7 +87,7 @@ class RuntimeEndpoint:
 
     @cached_property
     def _sends_increments(self) -> bool:
-        """True if the server says that its streams hold only what is new."""
+        """True if the server reports that each stream event holds only new text."""
         try:
             info = self.get_server_info()
         except BackendError:
@@ -125,11 +125,11 @@ class RuntimeEndpoint:
         return self._pool.submit(self._prefill, wire.flat_text(prompt))
 
     def prefetch(self, prompt: Prompt) -> Future[int]:
-        """Prefill, as servers have no other way; failures are ignored."""
+        """Prefill the prompt, as the protocol has no prefetch; the future gives 0 if that fails."""
         return self._pool.submit(self._prefill_if_possible, wire.flat_text(prompt))
 
     def cache_prefix(self, prefix_str: str) -> None:
-        """Compute a text ahead of the programs that begin with it."""
+        """Prefill a text with which programs will begin; waits until the server has done it."""
         self._prefill(prefix_str)
 
     def flush_cache(self) -> bool:
@@ -141,7 +141,7 @@ class RuntimeEndpoint:
         return info
 
     def shutdown(self) -> None:
-        """Cancel requests that have not begun; the server keeps running."""
+        """Cancel requests that are not sent yet; the server keeps running."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     # -- requests -----------------------------------------------------------------------------
@@ -180,7 +180,11 @@ class RuntimeEndpoint:
             return 0
 
     def _score(self, text: str, choices: list[str], unconditional: bool) -> ChoiceScores:
-        """Score by prefill, looking one token back for prompts whose last token heals."""
+        """Score choices from the logprobs of prompt + choice.
+
+        The logprobs begin at the prompt's second to last token, because the prompt's last token may
+        merge with the choice.
+        """
         meta = self._post("/generate", wire.prefill_payload(text))["meta_info"]
         start = max(meta["prompt_tokens"] - 2, 0)
         outputs = self._post("/generate", wire.scoring_payload([text + c for c in choices], start))
@@ -230,7 +234,11 @@ class RuntimeEndpoint:
 
 
 def _text_and_meta(output: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Text and meta info of an output; raises `BackendError` for one without text or given up."""
+    """Return the text and `meta_info` of a server's output.
+
+    Raises:
+        BackendError: the output has no text, or the server aborted the request with an error.
+    """
     text, meta = output.get("text"), output.get("meta_info") or {}
     wire.checked_meta(meta)
     if not isinstance(text, str):
@@ -239,7 +247,7 @@ def _text_and_meta(output: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 class _Sample:
-    """One sample of a streamed answer, as far as its chunks tell."""
+    """One sample of a streamed answer, assembled from its chunks."""
 
     def __init__(self, index: int, increments: bool) -> None:
         self._index = index
@@ -254,7 +262,7 @@ class _Sample:
         return self._last
 
     def add(self, text: str, meta: Mapping[str, Any]) -> StreamEvent | None:
-        """Take a chunk; returns what it adds, if anything."""
+        """Add a chunk; return the event with its new text or its end, or None without either."""
         piece = self._growing.add(text, wire.stopped_at(meta))
         self._told = meta.get("finish_reason") is not None
         self._ended = meta.get("finish_reason", "not told") is not None
@@ -266,7 +274,11 @@ class _Sample:
         return event
 
     def finish(self) -> StreamEvent | None:
-        """Return the end of the text that no chunk told; raises `BackendError` if there is more."""
+        """Return the event for text that `add` held back; None if there is none.
+
+        Raises:
+            BackendError: the stream ended before the sample did.
+        """
         if not self._ended:
             raise BackendError(
                 f"the server's answer ended early, after {self._growing.text[-60:]!r}"

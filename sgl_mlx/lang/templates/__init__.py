@@ -1,1 +1,1 @@
-"""Chat templates: how the turns of a conversation are written."""
+"""Chat templates: how the turns of a conversation become text."""

@@ -1,4 +1,4 @@
-"""Chat templates by name, for models without one and for programs that choose one."""
+"""Named chat templates: for models without their own, and for programs that select one."""
 
 from __future__ import annotations
 
@@ -28,23 +28,26 @@ matching_function_registry: list[Callable[[str], str | None]] = []
 
 
 def register_chat_template(template: ChatTemplate) -> None:
-    """Let `get_chat_template` find a template of the program's own, also in place of another."""
+    """Add a template to those that `get_chat_template` finds; it replaces one of the same name."""
     chat_template_registry[template.name] = template
 
 
 def register_chat_template_matching_function(
     func: Callable[[str], str | None],
 ) -> Callable[[str], str | None]:
-    """Ask a function for the template's name of a model path, before the usual rules."""
+    """Register a function from model paths to template names, and return it (a decorator).
+
+    It is asked before the built-in rules. It returns None for a path that it does not know.
+    """
     matching_function_registry.append(func)
     return func
 
 
 def get_chat_template(name: str) -> ChatTemplate:
-    """Return the template of this name.
+    """Return the chat template of this name.
 
     Raises:
-        ProgramError: for an unknown name; lists the known ones.
+        ProgramError: for an unknown name; the message lists the known names.
     """
     if name not in chat_template_registry:
         known = ", ".join(chat_template_registry)
@@ -53,7 +56,11 @@ def get_chat_template(name: str) -> ChatTemplate:
 
 
 def get_chat_template_by_model_path(model_path: str) -> ChatTemplate:
-    """The template usual for models of this name, or "default"."""
+    """Return the usual chat template for a model path; the template "default" for other paths.
+
+    Raises:
+        ProgramError: a registered function returns an unknown template name.
+    """
     for match in matching_function_registry:
         if (chosen := match(model_path)) is not None:
             return get_chat_template(chosen)
@@ -64,7 +71,10 @@ def get_chat_template_by_model_path(model_path: str) -> ChatTemplate:
 
 
 def template_for(backend: Backend) -> TurnWriter:
-    """The template set on the backend, else its model's own, else "default"."""
+    """Return the chat template to use with a backend.
+
+    This is the template set on the backend, else the model's own one, else "default".
+    """
     get = getattr(backend, "get_chat_template", None)
     chosen = get() if get is not None else getattr(backend, "chat_template", None)
     if isinstance(chosen, ChatTemplate):

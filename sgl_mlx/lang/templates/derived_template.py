@@ -1,8 +1,8 @@
-"""Turns as the model's own chat template writes them.
+"""`DerivedTemplate`: writes turn by turn what the model's own chat template would write.
 
-A chat template renders a whole conversation, but the language writes one piece at a time. So
-conversations are rendered with sentinels as contents, and cut at the sentinels: the text between
-two sentinels ends one turn and opens the next.
+A model's chat template renders a whole conversation, but the language writes one turn at a time. So
+this module renders conversations in which each content is a sentinel, a unique string, and cuts
+the result at the sentinels. The text between two sentinels ends one turn and opens the next.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _MERGED_SYSTEM_GAP = "\n\n"
 
 
 class DerivedTemplate:
-    """A writer of turns derived from a function that renders whole conversations.
+    """A writer of turns, derived from a function that renders whole conversations.
 
-    If the template has no system role, the system text goes to the head of the next user turn.
+    If the chat template has no system role, system text goes to the start of the next user turn.
     """
 
-    default_system_prompt = None  # a template with a default system prompt writes it itself
+    default_system_prompt = None  # the model's chat template adds its default itself
 
     def __init__(self, render: Render) -> None:
         self._render = render
@@ -37,7 +37,7 @@ class DerivedTemplate:
 
     @cached_property
     def image_token(self) -> str:
-        """Text that a picture adds to its turn: the mark, and the text around it."""
+        """The text that a picture adds to its turn: `<image>` and the template's text around it."""
         text = {"type": "text", "text": _SENTINEL.format(0)}
         try:
             without = self._render([{"role": "user", "content": [text]}], False)
@@ -55,10 +55,10 @@ class DerivedTemplate:
         return (mark,) if mark else ()
 
     def begin(self, closed: Roles, role: str) -> Opening:
-        """Return the opening of a turn.
+        """Return the text that opens a turn of `role` after the `closed` turns.
 
         Raises:
-            ProgramError: if the template does not allow this order of roles.
+            ProgramError: the template does not allow this order of roles.
         """
         written = self._before(closed, role).removeprefix(self._closing(closed))
         prompt = self._generation(closed) if role == "assistant" else None
@@ -79,7 +79,7 @@ class DerivedTemplate:
         return self.end(closed[:-1], closed[-1]) if closed else ""
 
     def _before(self, closed: Roles, role: str) -> str:
-        """Return the text between the content of the last turn and that of a new one."""
+        """Return the text between the content of the last closed turn and that of a new turn."""
         turns = (*closed, role)
         pieces = self._cut(turns)
         if pieces is None and role == "system":
@@ -93,14 +93,14 @@ class DerivedTemplate:
         return pieces[-2]
 
     def _generation(self, closed: Roles) -> str | None:
-        """Return the generation prompt after the last turn; None if the template has none."""
+        """Return the generation prompt after the closed turns; None if the template has none."""
         pieces = self._cut(closed, generation=True) if closed else None
         if pieces is None or not pieces[-1].startswith(self._closing(closed)):
             return None
         return pieces[-1].removeprefix(self._closing(closed))
 
     def _cut(self, turns: Roles, generation: bool = False) -> tuple[str, ...] | None:
-        """Render the conversation and split off its contents; None if the template rejects it."""
+        """Return the texts around the contents of turns; None if the template rejects them."""
         key = (turns, generation)
         if key not in self._pieces:
             self._pieces[key] = self._rendered(turns, generation)
@@ -133,7 +133,7 @@ class DerivedTemplate:
 
 
 def takes_system(render: Render) -> bool:
-    """Return True if a model's chat template writes system turns."""
+    """Return True if a model's chat template accepts system turns."""
     turns = [
         {"role": role, "content": _SENTINEL.format(i)} for i, role in enumerate(("system", "user"))
     ]
@@ -144,7 +144,7 @@ def takes_system(render: Render) -> bool:
 
 
 def merge_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """Move every system text to the head of the next user turn."""
+    """Move each system text into the next turn if that is a user turn, else to a new user turn."""
     merged: list[dict[str, str]] = []
     held = ""
     for message in messages:

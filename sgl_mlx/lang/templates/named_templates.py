@@ -1,4 +1,4 @@
-"""The chat templates that programs and servers call by name: facts about public models."""
+"""The named chat templates of public models, and the model paths that select them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _template(
 def _marked(
     begin: str, end: str, names: Mapping[str, str] | None = None
 ) -> dict[str, tuple[str, str]]:
-    """Turns that differ in the role's name alone, which replaces `{}` in `begin`."""
+    """Return each role's (prefix, suffix): `begin` with the role's name for `{}`, and `end`."""
     roles = ("system", "user", "assistant")
     return {role: (begin.format((names or {}).get(role, role)), end) for role in roles}
 
@@ -181,7 +181,7 @@ TEMPLATES = (
     ),
 )
 
-# The first match counts, so special cases stand before the families they belong to.
+# The first match counts, so special cases stand before the model families they belong to.
 BY_PATH = (
     (r"deepseek-(v3|r1)(?!.*distill)", "deepseek-v3"),
     (r"janus", "janus-pro"),

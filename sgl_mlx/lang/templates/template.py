@@ -11,7 +11,7 @@ from sgl_mlx.lang.templates.turns import Opening, Roles
 
 
 class ChatTemplateStyle(Enum):
-    """How the system text is written: a turn of its own, or inside the first user turn."""
+    """The place of the system text: a turn of its own (PLAIN), or the first user turn (LLAMA2)."""
 
     PLAIN = auto()
     LLAMA2 = auto()
@@ -19,14 +19,15 @@ class ChatTemplateStyle(Enum):
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """Fixed strings before and after the content of each role; fields are SGLang's.
+    """A chat template of fixed strings before and after each turn's content. Fields are SGLang's.
 
     Attributes:
         default_system_prompt: written first when a conversation has no system turn.
-        role_prefix_and_suffix: role to (prefix, suffix); a role that is missing has none.
+        role_prefix_and_suffix: maps a role to its (prefix, suffix); for other roles, both are "".
         stop_str: strings that end a generated turn.
-        image_token: stands for an image.
-        audio_token: stands for a recording; unused here.
+        image_token: the text that stands for an image.
+        audio_token: the text that stands for a recording; unused here.
+        style: the place of the system text.
     """
 
     name: str
@@ -56,12 +57,16 @@ class ChatTemplate:
     def get_prefix_and_suffix(
         self, role: str, hist_messages: Sequence[Mapping[str, Any]]
     ) -> tuple[str, str]:
-        """The strings around the content of a turn after `hist_messages`."""
+        """Return the (prefix, suffix) of a turn of `role` that follows `hist_messages`."""
         closed = tuple(m["role"] for m in hist_messages if m["content"] is not None)
         return self.begin(closed, role).text, self.end(closed, role)
 
     def get_prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The whole conversation; a system turn whose content is None gets the default prompt."""
+        """Return a whole conversation as text.
+
+        The default system prompt is added if there is no system turn first, and replaces the
+        content of a system turn that is None.
+        """
         if self.default_system_prompt and (not messages or messages[0]["role"] != "system"):
             messages = [{"role": "system", "content": self.default_system_prompt}, *messages]
         prompt = ""
@@ -75,13 +80,13 @@ class ChatTemplate:
         return prompt
 
     def messages_of(self, text: str) -> list[dict[str, str]] | None:
-        """The closed turns of a conversation that `get_prompt` or a program wrote.
+        """Split a text that `get_prompt` or a program wrote into its closed turns.
 
-        A turn ends at the first suffix after which another turn begins or the text ends. An open
-        turn at the end counts only if it is empty.
+        A turn ends at the first suffix after which another turn begins or the text ends. An empty
+        open assistant turn at the end is left out.
 
         Returns:
-            None for text that does not consist of turns.
+            Messages `{"role", "content"}`; None for text that does not consist of closed turns.
         """
         messages: list[dict[str, str]] = []
         while text:
@@ -94,7 +99,10 @@ class ChatTemplate:
         return messages
 
     def _first_turn(self, text: str, closed: Roles) -> tuple[dict[str, str] | None, str] | None:
-        """The turn that a text begins with, None for an open one, and the text after it."""
+        """Return `(first turn of the text, text after it)`; None if no turn is found.
+
+        The turn is None if the text is only an opened assistant turn.
+        """
         if text == self.begin(closed, "assistant").text:
             return None, ""
         for role in self._by_prefix(closed, text):
@@ -106,7 +114,7 @@ class ChatTemplate:
         return None
 
     def _end(self, text: str, start: int, suffix: str, closed: Roles) -> int | None:
-        """The first suffix after which another turn begins or the text ends."""
+        """Return the index of the first suffix before another turn or the text's end, or None."""
         prefixes = filter(None, (self.begin(closed, r).text for r in self.role_prefix_and_suffix))
         ends = [text.find(suffix + prefix, start) for prefix in prefixes]
         if text.endswith(suffix) and len(text) - len(suffix) >= start:
@@ -114,7 +122,7 @@ class ChatTemplate:
         return min((end for end in ends if end >= 0), default=None)
 
     def _by_prefix(self, closed: Roles, text: str) -> list[str]:
-        """The roles whose prefix a text begins with, the longest prefix first."""
+        """Return the roles whose prefix the text starts with, the longest prefix first."""
         written = {role: self.begin(closed, role).text for role in self.role_prefix_and_suffix}
         fitting = [r for r, prefix in written.items() if prefix and text.startswith(prefix)]
         if not closed and not fitting and written.get("system") == "":

@@ -1,4 +1,4 @@
-"""The interface of a chat template, as a transcript uses it."""
+"""`TurnWriter`: the protocol of chat templates, as `Transcript` uses them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ Roles = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Opening:
-    """The text that opens a turn.
+    """The text that opens a turn: `text`, and sometimes `owed`.
 
-    `owed` follows `text` if the program continues with text of its own. If it continues with
-    `gen`, the model writes it: the blank after `[/INST]`, or an empty think block.
+    `owed` is text that the model writes itself if the turn begins with `gen`, such as the blank
+    after `[/INST]` or an empty think block. If the turn begins with text of the program, `owed` is
+    written between `text` and the program's text.
     """
 
     text: str
@@ -22,7 +23,11 @@ class Opening:
 
 
 class TurnWriter(Protocol):
-    """A writer of turns; `closed` are the roles of the turns before."""
+    """A chat template that writes one turn at a time.
+
+    `begin` returns the opening of a turn, `end` the text that ends it. `closed` are the roles of
+    the turns before.
+    """
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -31,12 +36,12 @@ class TurnWriter(Protocol):
 
     @property
     def default_system_prompt(self) -> str | None:
-        """A system turn to write first when the program writes none."""
+        """The system text to write first if the program writes none; None for no such turn."""
         ...
 
     @property
     def image_token(self) -> str:
-        """Text that stands for a picture; its parts around `<image>` are written as text."""
+        """The text that stands for a picture: `<image>`, or another mark, and text around it."""
         ...
 
     def begin(self, closed: Roles, role: str) -> Opening: ...
