@@ -78,7 +78,7 @@ def _named(value: Value) -> str:
 
 
 def label(node: Node, longest: int = _LONGEST) -> str:
-    """Describe a node in one line: its kind and its fields, long ones cut to `longest` characters."""
+    """Describe a node in one line: its kind and its fields, each cut to `longest` characters."""
     return " ".join([kind_of(node), *_fields(node, longest)])
 
 
@@ -166,7 +166,7 @@ COLOURS = {
 
 
 def dot(graph: Graph) -> str:
-    """Draw the graph in Graphviz's language: a box for each stream, dashed edges between streams."""
+    """Write the graph in Graphviz's language: a box per stream, dashed edges between streams."""
     lines = [f"digraph {_quoted(graph.program)} {{", "  rankdir=TB;"]
     lines.append('  node [shape=box, style="rounded,filled", fillcolor=white, fontname=monospace];')
     for stream in graph.streams:

@@ -51,7 +51,7 @@ def opening(graph: Graph, stream: int) -> tuple[Node, ...]:
 
 
 def constant_opening(graph: Graph, stream: int) -> tuple[Node, ...]:
-    """Return the texts and roles with which a stream begins in every run, up to the first argument."""
+    """Return the opening that a stream has in every run: it ends before the first argument."""
     return tuple(_known(written(graph, stream), ()))
 
 

@@ -55,7 +55,7 @@ def parallel(graph: Graph) -> Graph:
 
 
 def _joined(graph: Graph) -> Iterator[tuple[int, int]]:
-    """Iterate over (id of a Join, id of a later node in one of its branches), which keep their order."""
+    """Iterate over pairs of ids: a Join, and a node of its branches that has to stay behind it."""
     streams: dict[int, set[int]] = defaultdict(set)
     joins: list[Join] = []
     for node in graph:
@@ -68,7 +68,7 @@ def _joined(graph: Graph) -> Iterator[tuple[int, int]]:
 
 
 def _urgency(node: Node, rounds: int, at: int) -> tuple[bool, bool, int, int]:
-    """Return a sort key; the lowest runs first: nodes that submit, then nodes that wait, then Break.
+    """Return a sort key: nodes that submit come first, then nodes that wait, then a Break.
 
     Waiting nodes are sorted by `rounds`, the answers needed one after another, then by position.
     """

@@ -20,7 +20,7 @@ from sgl_mlx.compiler.passes.opening import copied, is_worth_it, opening
 
 
 def prefetch(graph: Graph) -> Graph:
-    """Add a hint for each nested program that has to wait for generation elsewhere."""
+    """Copy the graph with a hint for each nested program whose opening can be prefilled early."""
     hints: dict[int, list[Node]] = {}
     seen = [_nameless(node.body) for node in graph if isinstance(node, Prefetch)]
     id = graph.next_id

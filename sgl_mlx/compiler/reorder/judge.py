@@ -45,7 +45,7 @@ class Order:
         self._continued = continued
 
     def objection(self, mover: int, passed: int) -> str | None:
-        """Say why group `mover` may not move ahead of the earlier group `passed`; None if it may."""
+        """Say why group `mover` may not move ahead of group `passed`; None if it may."""
         return (
             self._stays(mover)
             or self._outruns(mover, passed)
@@ -124,7 +124,7 @@ class Order:
         return None
 
     def _introduced(self, phrase: frozenset[str], mover: int, at: int) -> bool:
-        """Tell whether a noun is introduced by a heading or by constant text before the sentence `at`."""
+        """Tell whether a heading or constant text before sentence `at` introduces the noun."""
         own = self.groups[mover].sentences[:at]
         earlier = [g.stems for g in self.groups[:mover] if g.constant]
         named = _named(phrase, [label for group in self.groups[:mover] for label in group.labels])
@@ -132,7 +132,7 @@ class Order:
         return named or any(phrase & stems for stems in earlier)
 
     def _met(self, phrase: frozenset[str], other: Group) -> bool:
-        """Tell whether the other group says the noun elsewhere than in the heading of an argument."""
+        """Tell whether a group says the noun elsewhere than in the heading of an argument."""
         labels = [label for group in self.groups for label in group.labels]
         if _named(phrase, other.labels) and _named(phrase, labels):
             texts = (s for s in other.sentences if s.constant and not s.text.endswith(":"))
@@ -156,7 +156,7 @@ def objections(before: str, after: str, continued: bool = False) -> list[str]:
 
 
 def _positions(passage: Passage, text: str) -> list[int] | None:
-    """Return the order of the sentences of the passage in the text; None if they do not make it up."""
+    """Return the order of the sentences of the passage in `text`; None if the two do not match."""
     rest, left, order = text.strip(), list(range(len(passage.sentences))), list[int]()
     while rest:
         starts = [i for i in left if rest.startswith(passage.sentences[i].text)]

@@ -23,7 +23,7 @@ CountTokens = Callable[[str], int]
 
 
 def reorder(graph: Graph) -> Graph:
-    """Merge neighbouring texts, then move each stream's instructions ahead of its first argument."""
+    """Merge neighbouring texts, then move instructions ahead of the first argument of each stream."""
     graph = merge(graph)
     for stream in graph.streams:
         node = _first_open(graph, stream)
@@ -62,7 +62,7 @@ def gain(before: Graph, after: Graph, count: CountTokens) -> int:
 
 
 def _reordered(value: Value, continued: bool) -> Value:
-    """Apply the rules; keep the value if its constant prefix grows no longer or the judge objects."""
+    """Reorder a text; unchanged if that makes no longer constant prefix or the judge objects."""
     slots: dict[str, Value] = {}
     text = _spelt(value, slots)
     if len(slots) != len(SLOT.findall(text)):

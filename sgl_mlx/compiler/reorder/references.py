@@ -201,7 +201,7 @@ def points_ahead(text: str) -> bool:
 
 
 def definites(text: str) -> Iterator[frozenset[str]]:
-    """Iterate over the nouns that the sentence takes as known ("the article"), as sets of stems.
+    """Iterate over the nouns that the sentence assumes to be known ("the article"), as sets of stems.
 
     Left out are nouns that need no introduction ("the reader", "the third person") and the first
     noun of "the name of ...". An empty set stands for a phrase without a noun.
@@ -210,7 +210,7 @@ def definites(text: str) -> Iterator[frozenset[str]]:
 
 
 def distributives(text: str) -> Iterator[frozenset[str]]:
-    """Iterate over the nouns that the sentence treats one by one ("each finding"), as sets of stems.
+    """Iterate over the nouns after "each" or "every" ("each finding"), as sets of stems.
 
     Left out is ", each with ...", which refers to the text before the comma.
     """
@@ -230,7 +230,7 @@ def _noun_phrases(begin: re.Pattern[str], text: str) -> Iterator[frozenset[str]]
 
 
 def _extent(words: list[str]) -> int:
-    """Count the words of the noun phrase with which a list of words begins, at most three nouns."""
+    """Count the words of the noun phrase at the beginning: at most three, not counting "given"."""
     start = 1 if words[:1] == ["given"] else 0
     ends = (i for i, word in enumerate(words) if i >= start and word in _FUNCTION)
     return min(next(ends, len(words)), start + 3)

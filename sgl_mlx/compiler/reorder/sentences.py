@@ -32,7 +32,7 @@ _MARK_ALONE = re.compile(r"(?:^|\n)\s*\(?(?:\d{1,2}|[a-z]|[ivx]+)[.)]$")
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence without white space around it, and the white space `gap` up to the next sentence."""
+    """A sentence without outer white space, and the white space `gap` before the next one."""
 
     text: str
     gap: str = ""

@@ -24,7 +24,7 @@ Asked = dict[Hashable, deque["Future[Any]"]]
 
 
 class _Through:
-    """A backend that passes all calls on to another backend; `submit`, `score`, `prefill` via `_ask`."""
+    """A backend in front of another; `_ask` may intercept `submit`, `score` and `prefill`."""
 
     def __init__(self, backend: Backend, asked: Asked) -> None:
         self._backend = backend
