@@ -23,7 +23,7 @@ CountTokens = Callable[[str], int]
 
 
 def reorder(graph: Graph) -> Graph:
-    """Merge neighbouring texts, then move instructions ahead of the first argument of each stream."""
+    """Copy the graph with texts merged and instructions moved ahead of each stream's first argument."""
     graph = merge(graph)
     for stream in graph.streams:
         node = _first_open(graph, stream)

@@ -201,7 +201,7 @@ def points_ahead(text: str) -> bool:
 
 
 def definites(text: str) -> Iterator[frozenset[str]]:
-    """Iterate over the nouns that the sentence assumes to be known ("the article"), as sets of stems.
+    """Iterate over the nouns that the sentence takes as known ("the article"), as sets of stems.
 
     Left out are nouns that need no introduction ("the reader", "the third person") and the first
     noun of "the name of ...". An empty set stands for a phrase without a noun.

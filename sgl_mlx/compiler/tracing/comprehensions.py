@@ -1,4 +1,4 @@
-"""Comprehensions, while a program is traced. Generators only where they are used up at once."""
+"""List, set and dictionary comprehensions in a program that is traced."""
 
 from __future__ import annotations
 

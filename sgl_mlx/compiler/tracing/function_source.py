@@ -1,4 +1,4 @@
-"""From a Python function to the syntax tree of its body."""
+"""Syntax trees of Python functions, found by the functions' code objects."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _PARTS = ("co_code", "co_names", "co_varnames", "co_freevars", "co_cellvars", "c
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A function's tree, with the line numbers of its file."""
+    """The syntax tree of a function, with the line numbers of its file."""
 
     tree: ast.FunctionDef
     file: str
 
 
 def source_of(code: CodeType) -> Source:
-    """The tree that a function's code was compiled from.
+    """Return the syntax tree from which a code object was compiled.
 
     Raises:
-        GraphBreak: there is no source, it is no plain `def`, or the file has changed since.
+        GraphBreak: there is no source, the function is no plain `def`, or the file has changed.
     """
     return _source_in(code, code.co_filename)
 
@@ -84,7 +84,7 @@ def _alike(one: CodeType, other: CodeType) -> bool:
 
 
 def names_assigned(function: Function | list[ast.stmt]) -> frozenset[str]:
-    """The names that a function's body, or some statements, give values to; inner scopes aside."""
+    """Return the names that a function body or some statements assign, without inner scopes."""
     body = function if isinstance(function, list) else function.body
     nodes: Sequence[ast.AST] = body if isinstance(body, list) else [body]
     return frozenset(name for node in nodes for name in _assigned(node))
