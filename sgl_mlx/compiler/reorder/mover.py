@@ -23,7 +23,7 @@ CountTokens = Callable[[str], int]
 
 
 def reorder(graph: Graph) -> Graph:
-    """Copy the graph with texts merged and instructions moved ahead of each stream's first argument."""
+    """Copy the graph with texts merged and instructions moved ahead of the first argument."""
     graph = merge(graph)
     for stream in graph.streams:
         node = _first_open(graph, stream)

@@ -58,7 +58,7 @@ class GraphBreak(_Located):
 
 
 class NeedsLength(_Located):
-    """A use of a list argument that depends on its length; the program is traced again for that one.
+    """A use of a list argument that depends on its length: the program is traced for that length.
 
     Args:
         argument: the name of the list argument.

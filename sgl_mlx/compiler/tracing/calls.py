@@ -119,7 +119,7 @@ def call(tracer: Tracer, function: Any, args: Args, kwargs: Kwargs) -> Any:
 
 
 def _special(tracer: Tracer, function: Any, args: Args, kwargs: Kwargs) -> tuple[Any] | None:
-    """Call a function with a tracing rule of its own; its result in a tuple, or None without a rule."""
+    """Call a function that has a tracing rule; return (result,), or None if there is no rule."""
     if isinstance(function, LocalFunction):
         return None
     if function in WORDS:

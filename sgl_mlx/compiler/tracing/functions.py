@@ -44,7 +44,7 @@ def invoke(
 def run_body(
     tracer: Tracer, function: FunctionType | LocalFunction, arguments: Mapping[str, Any]
 ) -> Any:
-    """Trace a function's body, given each parameter's value by name; return the function's result."""
+    """Trace a function's body, given the value of each parameter; return the result of the function."""
     if isinstance(function, LocalFunction):
         scope, tree = _local(function)
     else:

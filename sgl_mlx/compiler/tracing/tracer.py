@@ -145,7 +145,11 @@ class Tracer:
         return self.capture((id(names), name), partial(_global, names, name), name, names)
 
     def attribute(self, thing: Any, name: str) -> Any:
-        """Read and capture an attribute from the thing's own dictionary; a module may load it lazily."""
+        """Read and capture an attribute from the thing's own dictionary, or from a module.
+
+        Raises:
+            GraphBreak: there is no such attribute.
+        """
         names = vars(thing)
         if is_module(thing):
             read = partial(getattr, thing, name, _MISSING)
@@ -173,7 +177,7 @@ class Tracer:
     # -- data of the trace's own ----------------------------------------------------------------
 
     def own(self, thing: Any) -> Any:
-        """Mark a container as made by the program, which may then change it; return the container."""
+        """Mark a container as made by the program, which may then change it; return the thing."""
         if type(thing) in CONTAINERS:
             self._own[id(thing)] = thing
         return thing
