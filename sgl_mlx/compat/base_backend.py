@@ -182,7 +182,7 @@ class BaseBackend:
     ) -> Future[ChoiceScores]:
         decide = partial(self.select, self._view(prompt), list(choices), 0.0)
         late = partial(LateDecision, choices=(), prompt_tokens=0, cached_tokens=0, decide=decide)
-        return self._pool.submit(late)  # there, so that deciding holds up no program
+        return self._pool.submit(late)  # so callbacks decide on a pool thread
 
     def prefill(self, prompt: Prompt) -> Future[int]:
         self.commit_lazy_operations(self._view(prompt))

@@ -34,7 +34,7 @@ class Runtime:
         launch_timeout: float = 300.0,
         **server_args: Any,
     ) -> None:
-        # here, so that the language can be imported without mlx
+        # Imported here so that the language can be imported without mlx
         from sgl_mlx.compat.engine import Engine
 
         if args and str(args[0]).lower() not in _LOG_LEVELS:

@@ -37,7 +37,7 @@ _LATE = {
 }
 """Modules that are imported only for these names. The first one loads mlx."""
 
-# A module of SGLang, and the modules here that have its names, in order.
+# For each module of SGLang, the modules of this package to search for its names, in order.
 _MODULES: dict[str, tuple[str, ...]] = {
     "sglang": _TOP,
     "sglang.api": _WORDS,
@@ -85,7 +85,7 @@ class _AliasModule(ModuleType):
             raise AttributeError(name)
         for source in _MODULES[self.__name__]:
             if name not in _LATE.get(source, {name}):
-                continue  # not loaded for a name that it does not have
+                continue  # a late module is not imported for other names
             module = import_module(source)
             if hasattr(module, name):
                 return getattr(module, name)

@@ -78,7 +78,7 @@ def get_tokenizer(tokenizer_name: str, *_: Any, **__: Any) -> TransformersTokeni
         ModelNotFoundError: there is no such model.
         TokenizerError: the model has no usable tokenizer.
     """
-    # here, so that the other helpers load without mlx
+    # Imported here so that the other helpers load without mlx
     from sgl_mlx.models.gguf.file import GGUFFile
     from sgl_mlx.models.resolve import resolve
 

@@ -148,7 +148,7 @@ def _json_bytes(document: Any) -> bytes:
 
 
 def _trusting(verify: str | None) -> Any:
-    import ssl  # takes longer to load than this module
+    import ssl  # slow to import
 
     return ssl.create_default_context(cafile=verify) if verify else None
 

@@ -36,7 +36,7 @@ class CompiledProgram(Program):
         _, *parameters = self.signature.parameters.values()
         self._defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         by_name = all(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters)
-        # The names, if arguments can be bound by name alone.
+        # The names of the parameters; {"*"} if some cannot be passed by name.
         self._names = frozenset(p.name for p in parameters) if by_name else frozenset("*")
 
     @classmethod
@@ -100,7 +100,7 @@ class CompiledProgram(Program):
         that cannot take the sample arguments.
         """
         setting = Setting.of(backend, {})
-        with suppress(GraphError):  # arguments that a graph from a file was not made for
+        with suppress(GraphError):  # a graph from a file may reject the sample arguments
             prompts = shared_prefixes(self.graph(), setting.writer)
             return sum(f.result() for f in [setting.backend.prefill(p) for p in prompts])
         return 0
@@ -120,7 +120,7 @@ class CompiledProgram(Program):
         try:
             arguments = self.arguments(args, kwargs)
             compiled = self._source.find(arguments)
-        except (GraphError, TypeError):  # the run will say what is wrong
+        except (GraphError, TypeError):  # the run itself will raise the error
             return ""
         if compiled is None:
             return ""
@@ -130,7 +130,7 @@ class CompiledProgram(Program):
     def _check_arguments(
         self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> None:
-        if args or kwargs.keys() != self._names:  # else there is nothing to find wrong
+        if args or kwargs.keys() != self._names:  # otherwise the arguments fit
             super()._check_arguments(state, args, kwargs)
 
     def body(self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -154,7 +154,7 @@ def _run_ahead(compiled: Compiled, state: ProgramState, arguments: Mapping[str, 
     setting = Setting(ahead, stream.defaults, writer)
     run = Run(compiled.plan(arguments), setting.new_state(), arguments)
     following: Any = Following(stream.backend, asked, run)
-    with suppress(Exception):  # the body will meet it again, at its own line
+    with suppress(Exception):  # the Python body will raise the error again, at its own line
         run.submit()
     stream.backend = following
 
@@ -180,7 +180,7 @@ def _parameters(graph: Graph) -> Iterator[inspect.Parameter]:
     optional = False
     for parameter in graph.parameters:
         if optional and not parameter.optional:
-            kind = inspect.Parameter.KEYWORD_ONLY  # Python has no other way to require it
+            kind = inspect.Parameter.KEYWORD_ONLY  # a required parameter after optional ones
         optional = parameter.optional
         default = parameter.default if optional else inspect.Parameter.empty
         yield inspect.Parameter(parameter.name, kind, default=default)

@@ -159,7 +159,7 @@ def body_of(node: Node) -> tuple[Node, ...]:
 
 
 def appends(node: Node, *kinds: type[ir.Expr]) -> bool:
-    """Tell whether a node appends an expression of one of these classes."""
+    """Tell whether a node appends an expression of one of the classes `kinds`."""
     return isinstance(node, Append) and isinstance(node.expr, kinds)
 
 

@@ -246,7 +246,7 @@ def _hints(kind: Any) -> dict[str, Any]:
         hints = {name: _or_symbol(hint) for name, hint in hints.items()}
     else:
         hints = get_type_hints(kind)
-    # What may be any plain data is written as a mark; see `_plain`.
+    # Fields with arbitrary plain data mark tuples and dictionaries; see `_plain`.
     return {name: _PLAIN_FIELDS.get((kind, name), hints[name]) for name in own}
 
 

@@ -57,7 +57,7 @@ def _merged(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
         merged[node.id] = node
         if isinstance(node, GetForkItem):
             branches.setdefault(node.fork, []).append(node.stream)
-        if isinstance(node, Join):  # brings back what its branches have written by then
+        if isinstance(node, Join):  # later text of a branch may not move ahead of its Join
             last.update(dict.fromkeys(branches.get(node.fork, ()), node))
         if not isinstance(node, Prefetch):
             streams = (node.stream, *(inner.stream for inner in body_of(node)))

@@ -123,6 +123,6 @@ def _known_parts(text: Value, known: tuple[type[Value], ...]) -> Value:
         if not all(isinstance(v, (Constant, Concat, Method, *known)) for v in walk(part)):
             break
         if isinstance(part, Method) and not known:
-            break  # constant, but spelt out only when the graph runs
+            break  # a constant method call, evaluated only when the graph runs
         parts.append(part)
     return concat(*parts)

@@ -162,7 +162,7 @@ def _positions(passage: Passage, text: str) -> list[int] | None:
         starts = [i for i in left if rest.startswith(passage.sentences[i].text)]
         if not starts:
             return None
-        # Of two that fit, the longer one; of equal ones, the earlier.
+        # If several sentences fit, take the longest one; among equal ones, the first.
         found = max(starts, key=lambda i: (len(passage.sentences[i].text), -i))
         rest = rest[len(passage.sentences[found].text) :].lstrip()
         left.remove(found)

@@ -66,7 +66,7 @@ def _reordered(value: Value, continued: bool) -> Value:
     slots: dict[str, Value] = {}
     text = _spelt(value, slots)
     if len(slots) != len(SLOT.findall(text)):
-        return value  # slot characters of the program's own
+        return value  # the program's own text has slot characters
     proposed = by_rules(text, continued)
     longer = _constant_length(proposed) > _constant_length(text)
     right = longer and not objections(text, proposed, continued)

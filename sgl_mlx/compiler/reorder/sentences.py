@@ -16,7 +16,7 @@ FIRST_SLOT, LAST_SLOT = "\ue000", "\uf8ff"
 SLOT = re.compile(f"[{FIRST_SLOT}-{LAST_SLOT}]")
 
 LIST_MARK = re.compile(r"(?:[-*•–]|\(?(?:\d{1,2}|[a-z]|[ivx]+)[.)])\s")
-# Between these nothing is cut; the pair of a tag is found by its name.
+# Passages that are never divided: fenced text, quoted text, and text between paired tags.
 _ENCLOSED = re.compile(r'```.*?```|""".*?"""|<([A-Za-z][\w-]*)[^<>]*>.*?</\1>', re.DOTALL)
 _UNPAIRED = re.compile(r'```|"""|</?[A-Za-z][\w-]*[^<>]*>')
 _BREAK = re.compile(
@@ -105,7 +105,7 @@ def _breaks(body: str) -> list[tuple[int, int]]:
     found = []
     for match in _BREAK.finditer(body):
         begin, end = match.span()
-        begin = end - len(match[0]) + len(match[0].rstrip())  # closing quotes stay
+        begin = end - len(match[0]) + len(match[0].rstrip())  # keep closing quotes
         inside = any(first < end and begin < last for first, last in enclosed)
         if not inside and ("\n" in body[begin:end] or not _goes_on(body[:begin])):
             found.append((begin, end))

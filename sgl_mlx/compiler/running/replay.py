@@ -78,7 +78,7 @@ class Following(_Through):
         waiting = self._asked.get(key)
         try:
             return waiting.popleft() if waiting else ask()
-        except IndexError:  # another branch was quicker
+        except IndexError:  # another thread took the last future
             return ask()
 
 

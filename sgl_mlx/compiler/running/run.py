@@ -44,7 +44,7 @@ class Run:
         self._plan = plan
         self.known = RunValues(arguments, states={ROOT: state})
         self._groups: dict[int, ProgramStateGroup[ProgramState]] = {}
-        self._hints: list[ProgramState] = []  # dropping a state cancels what it waits for
+        self._hints: list[ProgramState] = []  # kept alive: dropping a state cancels its requests
 
     def result(self) -> Any:
         """Run to the end of the body and return the value that the body returned.
@@ -74,7 +74,7 @@ class Run:
         stream = self.known.states[step.stream].stream_executor
         steps: list[Step] = []
         for part in step.parts:
-            if part.sources and steps:  # what it reads may be known as soon as that is asked
+            if part.sources and steps:  # submit the earlier steps: they may set the variables
                 stream.enqueue(steps)
                 steps = []
             steps.append(self._step(part, stream))

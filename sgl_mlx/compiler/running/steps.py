@@ -158,7 +158,7 @@ def _steps(nodes: list[Node]) -> Iterator[Step]:
 
 def _parts(nodes: Iterable[Node]) -> Iterator[Part]:
     def kind(node: Append) -> int:
-        # Neighbours of one kind are one step; nodes that ask, or wait, are steps of their own.
+        # Texts and roles in a row become one part; nodes that ask or wait get a part of their own.
         text = text_of(node)
         alone = any(variables_in(text)) if text is not None else not appends(node, *_ROLES)
         return node.id + 1 if alone else 0

@@ -96,7 +96,7 @@ def _arguments(tracer: Tracer, node: ast.Call, scope: Scope) -> tuple[Args, Kwar
 
 
 def _generated(tracer: Tracer, node: ast.GeneratorExp, scope: Scope) -> list[Any]:
-    # All at once: nothing else can happen in between, since nothing may happen inside.
+    # Evaluated at once, like a list: while `pure` is set, the items cannot have side effects.
     tracer.recorder.pure += 1
     try:
         made = tracer.evaluate(
@@ -140,7 +140,7 @@ def _bound(function: Callable[..., Any], first: Any, args: Args, kwargs: Kwargs)
 
 
 def _call_builtin(tracer: Tracer, function: Any, args: Args, kwargs: Kwargs) -> Any:
-    # Only of these is it known that looking them up runs no code of anybody else.
+    # Only for these types, `in` a set is sure to run no foreign `__hash__` or `__eq__`.
     known = type(function) in (type, BuiltinFunctionType)
     if not known or not (function in _STRUCTURAL or function in _PURE):
         needs_run(f"calls {_name(function)}, which the compiler does not know")

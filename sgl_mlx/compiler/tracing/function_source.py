@@ -34,7 +34,7 @@ def source_of(code: CodeType) -> Source:
 
 @lru_cache(maxsize=256)
 def _source_in(code: CodeType, file: str) -> Source:
-    # The file is in the cache's key: equal code of two files is the same key without it.
+    # `file` is an argument for the cache alone: equal code objects of two files compare equal.
     name = code.co_name
     if code.co_flags & (inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
         needs_run(f"{name}() is a generator or coroutine")
@@ -52,7 +52,7 @@ def _source_in(code: CodeType, file: str) -> Source:
 
 @lru_cache(maxsize=32)
 def _module(text: str) -> tuple[ast.Module, CodeType]:
-    # Compiled as a whole, since what a function compiles to depends on the imports around it.
+    # The whole file is compiled, since `from __future__` imports change a function's code.
     tree = ast.parse(text)
     return tree, compile(tree, "", "exec", dont_inherit=True)
 

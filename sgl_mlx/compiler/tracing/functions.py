@@ -44,7 +44,7 @@ def invoke(
 def run_body(
     tracer: Tracer, function: FunctionType | LocalFunction, arguments: Mapping[str, Any]
 ) -> Any:
-    """Trace a function's body, given the value of each parameter; return the result of the function."""
+    """Trace the body of a function, given the value of each parameter; return its return value."""
     if isinstance(function, LocalFunction):
         scope, tree = _local(function)
     else:

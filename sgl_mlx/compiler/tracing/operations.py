@@ -149,7 +149,7 @@ def compared(op: ast.cmpop, left: Any, right: Any) -> Any:
 
 def _same(left: Any, right: Any) -> bool:
     if left is None or right is None:
-        return left is right  # nothing that a symbol stands for is None
+        return left is right  # no symbol stands for None
     if is_text(left) or is_text(right) or type(left) in SCALARS or type(right) in SCALARS:
         if type(left) is bool and type(right) is bool:
             return left is right

@@ -43,7 +43,7 @@ def key_of(value: Any) -> Hashable:
     if kind is dict:
         return kind, tuple((key_of(k), key_of(v)) for k, v in value.items())
     if kind in (set, frozenset):
-        return kind, tuple(map(key_of, value))  # in its order, which a program can see
+        return kind, tuple(map(key_of, value))  # in iteration order, which a program can observe
     return (kind, value) if kind in SCALARS and kind is not slice else Same(value)
 
 

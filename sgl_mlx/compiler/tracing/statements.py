@@ -171,7 +171,7 @@ def _for_each(t: Tracer, node: ast.For, things: Texts | Numbered, scope: Scope) 
     """
     argument = things.argument
     assigned = names_assigned([*node.body, ast.Expr(node.target)])
-    # `s += x` assigns to `s` what it was before.
+    # States keep their values in a loop, since `s += x` assigns the same state to `s` again.
     states = {n: v for n, v in scope.names.items() if isinstance(v, (State, Group))}
     left = {name: Left(argument) for name in assigned - states.keys()}
     scope.names.update(left)

@@ -68,7 +68,7 @@ def trace(program: Program, arguments: Mapping[str, Any]) -> Trace:
         try:
             return _traced(program, arguments, lengths)
         except NeedsLength as need:
-            lengths[need.argument] = need  # never twice: then it is no longer symbolic as a whole
+            lengths[need.argument] = need  # ends: each argument gets here at most once
 
 
 def _traced(
