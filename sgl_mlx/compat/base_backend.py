@@ -115,7 +115,11 @@ class BaseBackend:
         return self.chat_template
 
     def generate(self, s: Any, sampling_params: Any) -> tuple[Any, Any]:
-        """Continue `s.text_`. Return (text, meta info), or two lists of `n` items."""
+        """Continue `s.text_`; return (text, meta info), or (list of `n` texts, their meta info).
+
+        Raises:
+            NotImplementedError: the subclass has no such method.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not implement generate()")
 
     def generate_stream(self, s: Any, sampling_params: Any) -> Any:
@@ -130,7 +134,11 @@ class BaseBackend:
         temperature: float,
         choices_method: ChoicesSamplingMethod | None = None,
     ) -> ChoicesDecision:
-        """Decide between the choices as continuations of `s.text_`."""
+        """Decide which of the choices continues `s.text_` best.
+
+        Raises:
+            NotImplementedError: the subclass has no such method.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not implement select()")
 
     def cache_prefix(self, prefix_str: str) -> None: ...
@@ -189,7 +197,7 @@ class BaseBackend:
         return self.prefetch(prompt)
 
     def prefetch(self, prompt: Prompt) -> Future[int]:
-        """Do nothing and return 0: SGLang's backends have no such method."""
+        """Do nothing, and return a future of 0: SGLang's backends have no such method."""
         done: Future[int] = Future()
         done.set_result(0)
         return done

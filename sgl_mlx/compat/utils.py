@@ -133,6 +133,9 @@ def download_and_cache_file(url: str, filename: str | None = None) -> str:
 
     Args:
         filename: where to store the file; by default in the folder for temporary files.
+
+    Raises:
+        OSError: the file cannot be downloaded.
     """
     path = Path(filename or Path(tempfile.gettempdir()) / url.rsplit("/", 1)[-1])
     if not path.exists():
@@ -169,6 +172,9 @@ def launch_server_cmd(
 
 def wait_for_server(base_url: str, timeout: float | None = None) -> None:
     """Wait until a server answers a request for its models.
+
+    Args:
+        timeout: in seconds; None waits without limit.
 
     Raises:
         BackendError: there was no answer within `timeout` seconds.

@@ -96,8 +96,8 @@ class CompiledProgram(Program):
     def cache(self, backend: Any = None) -> int:
         """Prefill the constant prompt prefixes that all runs share; return the tokens cached.
 
-        Branches and nested programs have prefixes of their own. Returns 0 for a graph from a file
-        that cannot take the sample arguments.
+        Branches and nested programs have prefixes of their own. Returns 0 if the graph is from a
+        file and was compiled for other arguments than the defaults.
         """
         setting = Setting.of(backend, {})
         with suppress(GraphError):  # a graph from a file may reject the sample arguments
@@ -108,14 +108,14 @@ class CompiledProgram(Program):
     precaches = True
 
     def batch_order(self, rows: Sequence[Row]) -> Sequence[int]:
-        """Order the rows so that those with a common prompt prefix start one after the other."""
+        """Return the order in which rows start: neighbours share as long a prompt prefix as possible."""
         return order_batch([self._opening(*row) for row in rows])
 
     def _opening(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         """Return the text with which a row's prompt begins, up to the first generated text.
 
-        Only the program's own stream counts, roles left out. Returns "" if there is no graph or if
-        the arguments do not fit.
+        Only the program's own stream counts, without the text of roles. Returns "" if there is no
+        graph or if the arguments do not fit.
         """
         try:
             arguments = self.arguments(args, kwargs)

@@ -41,7 +41,7 @@ class Compiled:
         self.opening = tuple(texts_of(opening(graph, ROOT)))
 
     def plan(self, arguments: Arguments) -> Plan:
-        """Return the plan for these arguments, which have to fit the graph."""
+        """Return the plan (the steps of a run) for arguments that fit the graph; cached by list lengths."""
         lengths = tuple([len(arguments[name]) for name in self._lists])
         plan = self._plans.get(lengths)
         if plan is None:
@@ -82,9 +82,9 @@ class _Entry:
 class Traced:
     """A source that traces a program for each kind of arguments when it first occurs.
 
-    All texts share one trace, and so do all lists of texts, unless the program depends on the
-    length. Each other value gets a trace of its own. After `_MOST_TRACES` traces, `find` returns
-    None for new kinds of arguments.
+    Text arguments share one trace whatever their content. So do lists of texts, unless the program
+    depends on their length. Each other value gets a trace of its own. After `_MOST_TRACES` traces,
+    `find` returns None for new kinds of arguments.
     """
 
     def __init__(self, program: Program, passes: Sequence[Pass]) -> None:

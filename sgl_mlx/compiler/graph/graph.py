@@ -55,9 +55,8 @@ Plain = str | int | float | bool | None | tuple["Plain", ...] | list["Plain"] | 
 class Parameter:
     """A parameter of a graph.
 
-    A "text" or "texts" (list of texts)
-    parameter takes any value of its kind in each run. A "constant"
-    parameter has shaped the graph: a run has to pass a value equal to `value`.
+    A "text" or "texts" (list of texts) parameter takes any value of its kind in each run. The graph
+    of a "constant" parameter holds for one value only: a run has to pass a value equal to `value`.
 
     Attributes:
         name: the name of the parameter.
@@ -138,7 +137,7 @@ class Graph:
 
     @property
     def next_id(self) -> int:
-        """The lowest id from which on no node has an id: one above the highest."""
+        """The id for the next new node: one above the highest id in the graph."""
         return max((node.id for node in self.all_nodes()), default=-1) + 1
 
     @property

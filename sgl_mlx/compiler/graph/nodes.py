@@ -46,7 +46,9 @@ class Append(Node):
 
 @dataclass(frozen=True)
 class Score(Node):
-    """A decision between choices that appends nothing; a Variable with this source reads it.
+    """A decision between choices, as in `select`, that appends nothing to the stream.
+
+    A Variable with this node as its source holds the choice.
 
     Attributes:
         method: a key of `CHOICES_METHODS`.
@@ -76,7 +78,7 @@ class Fork(Node):
 
 @dataclass(frozen=True)
 class GetForkItem(Node):
-    """The beginning of a branch: number `index` of the branches of the Fork with id `fork`."""
+    """The first node of a branch: branch number `index` of the Fork node with id `fork`."""
 
     fork: int
     index: int
@@ -84,7 +86,12 @@ class GetForkItem(Node):
 
 @dataclass(frozen=True)
 class Join(Node):
-    """The end of a fork: its branches are brought back into the stream that forked."""
+    """The end of a fork: the stream that forked takes over the results of its branches.
+
+    Attributes:
+        fork: the id of the Fork node.
+        mode: "gather_variable" takes over variables, "concate_and_append" appends the texts.
+    """
 
     fork: int
     mode: JoinMode = "gather_variable"
@@ -169,7 +176,7 @@ def kind_of(node: Node) -> str:
 
 
 def asks(node: Node) -> bool:
-    """Tell whether the backend has to answer a node before its stream can continue."""
+    """Tell whether a node needs an answer of the backend before its stream can continue."""
     return isinstance(node, Score) or (isinstance(node, Append) and node.expr.asks)
 
 

@@ -57,7 +57,7 @@ class LoopItem(TextSymbol):
 
 @dataclass(frozen=True)
 class LoopIndex:
-    """The current index of the `ForEach` node with id `loop`, counted from `start`, in decimal."""
+    """The index of the current text in the `ForEach` node with id `loop`, counted from `start`."""
 
     loop: int
     start: int = 0
@@ -67,8 +67,8 @@ class LoopIndex:
 class Variable(TextSymbol):
     """The text that the node `source` stores in the variable `name`.
 
-    The source is a Gen, a Select, a VarScopeBegin, a Score (its decision) or a SeparateReasoning.
-    The last one sets two variables: the answer, and with `reasoning` true the reasoning.
+    The source is a Gen, a Select, a VarScopeBegin, a Score (its decision) or a SeparateReasoning. A
+    SeparateReasoning sets two variables, and `reasoning` selects the one with the reasoning.
     """
 
     source: int

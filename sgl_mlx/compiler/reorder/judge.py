@@ -101,7 +101,7 @@ class Order:
         return None
 
     def _keeps(self, passed: int) -> str | None:
-        """Object if the passed group points to text below it that no heading in the group names."""
+        """Return an objection if `passed` points to text below it that none of its headings names."""
         group = self.groups[passed]
         for sentence in group.sentences:
             if refers.points_ahead(sentence.text):
@@ -111,7 +111,7 @@ class Order:
         return None
 
     def _unknown(self, mover: int, passed: int) -> str | None:
-        """Object if the mover says "the X" or "each X" and `passed` may have introduced X."""
+        """Return an objection if `mover` says "the X" or "each X" and `passed` may introduce X."""
         group, other = self.groups[mover], self.groups[passed]
         for at, sentence in enumerate(group.sentences):
             for phrase in refers.definites(sentence.text):
@@ -174,7 +174,7 @@ def _positions(passage: Passage, text: str) -> list[int] | None:
 
 
 def _named(phrase: frozenset[str], labels: Sequence[frozenset[str]]) -> bool:
-    """Tell whether the noun fits exactly one heading; a heading that fits completely goes first."""
+    """Tell whether a phrase fits exactly one heading; complete fits count before partial ones."""
     whole = [label for label in labels if label and label <= phrase]
     shared = [label for label in labels if label & phrase]
     return len(whole or shared) == 1

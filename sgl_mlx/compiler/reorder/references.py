@@ -176,7 +176,7 @@ def points_back(text: str) -> str | None:
 
 
 def _demonstrative(text: str, that: re.Match[str]) -> bool:
-    """Tell "that" as a pronoun from the "that" of a clause ("a text that is short")."""
+    """Tell whether "that" is a pronoun, not the beginning of a clause ("a text that is short")."""
     listed = LIST_MARK.match(text) is not None
     before, after = words_of(text[: that.start()]), words_of(text[that.end() :])
     comma = re.search(r"[.,;:]\s*$", text[: that.start()])
