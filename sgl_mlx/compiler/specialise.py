@@ -41,7 +41,7 @@ class Compiled:
         self.opening = tuple(texts_of(opening(graph, ROOT)))
 
     def plan(self, arguments: Arguments) -> Plan:
-        """Return the plan (the steps of a run) for arguments that fit the graph; cached by list lengths."""
+        """Return the plan (the steps of a run) for arguments that fit the graph."""
         lengths = tuple([len(arguments[name]) for name in self._lists])
         plan = self._plans.get(lengths)
         if plan is None:

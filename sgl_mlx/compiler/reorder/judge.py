@@ -101,7 +101,7 @@ class Order:
         return None
 
     def _keeps(self, passed: int) -> str | None:
-        """Return an objection if `passed` points to text below it that none of its headings names."""
+        """Return an objection if `passed` points to text below it that no heading in it names."""
         group = self.groups[passed]
         for sentence in group.sentences:
             if refers.points_ahead(sentence.text):

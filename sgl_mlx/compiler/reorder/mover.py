@@ -51,7 +51,7 @@ def by_rules(text: str, continued: bool) -> str:
 
 
 def gain(before: Graph, after: Graph, count: CountTokens) -> int:
-    """Count the tokens by which the constant prefixes of all streams grow from `before` to `after`."""
+    """Count the tokens by which the constant prefixes of all streams grow in `after`."""
 
     def total(graph: Graph) -> int:
         return sum(
