@@ -108,7 +108,7 @@ class CompiledProgram(Program):
     precaches = True
 
     def batch_order(self, rows: Sequence[Row]) -> Sequence[int]:
-        """Return the order in which rows start: those with a common prompt prefix are neighbours."""
+        """Return the order in which rows start: rows with a common prompt prefix are neighbours."""
         return order_batch([self._opening(*row) for row in rows])
 
     def _opening(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
