@@ -1,1 +1,1 @@
-"""SGLang's module names, helpers and `Runtime`, for programs written for SGLang."""
+"""Module names, helpers and classes of SGLang, for programs written for SGLang."""

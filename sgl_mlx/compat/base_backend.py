@@ -1,4 +1,4 @@
-"""SGLang's `BaseBackend`: backends that programs bring themselves, with its method signatures."""
+"""SGLang's `BaseBackend`: the base class for backends that a program brings along."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ _NUMBERS = itertools.count()
 
 @dataclass(eq=False)
 class PromptView:
-    """The prompt as SGLang's backends read it from a stream.
+    """A prompt in the form in which backends written for SGLang read it from a stream.
 
     Attributes:
-        messages_: the closed turns; empty for a prompt without turns.
-        images_: (path or URL, base64) of each picture.
+        text_: the text of the prompt.
+        messages_: the complete turns; empty for a prompt without turns.
+        images_: (data URL, base64) of each picture.
+        backend: the backend that gets the prompt.
+        sid: a name for the stream, unique in this process.
     """
 
     text_: str
@@ -46,7 +49,7 @@ class PromptView:
 
 
 class SglSamplingParams(SamplingParams):
-    """Sampling parameters with SGLang's conversions for its backends."""
+    """Sampling parameters with SGLang's conversions to the arguments of other APIs."""
 
     def to_openai_kwargs(self) -> dict[str, Any]:
         limit = self.max_new_tokens
@@ -87,10 +90,11 @@ class SglSamplingParams(SamplingParams):
 
 
 class BaseBackend:
-    """A backend in SGLang's shape. Subclasses implement `generate`, and others as they can.
+    """A backend with the methods of SGLang's `BaseBackend`.
 
-    It is a `sgl_mlx.lang.backend.Backend`, whose calls go to the methods of SGLang's shape, in
-    threads of its own. `s` is a `PromptView`.
+    A subclass has to implement `generate`; the other methods are optional. The class is also a
+    `sgl_mlx.lang.backend.Backend`: it passes each request to those methods, in threads of its own.
+    The argument `s` of the methods is a `PromptView`.
     """
 
     support_concate_and_append = False
@@ -111,11 +115,15 @@ class BaseBackend:
         return self.chat_template
 
     def generate(self, s: Any, sampling_params: Any) -> tuple[Any, Any]:
-        """Continue `s.text_`; returns the text, or a list of `n` texts, and its meta info."""
+        """Continue `s.text_`; return (text, meta info), or (list of `n` texts, their meta info).
+
+        Raises:
+            NotImplementedError: the subclass has no such method.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not implement generate()")
 
     def generate_stream(self, s: Any, sampling_params: Any) -> Any:
-        """Yield (piece of text, meta info); by default what `generate` returns, in one piece."""
+        """Yield (piece of text, meta info); by default one piece, from `generate`."""
         text, meta = self.generate(s, sampling_params)
         yield (text[0] if isinstance(text, list) else text), meta
 
@@ -126,7 +134,11 @@ class BaseBackend:
         temperature: float,
         choices_method: ChoicesSamplingMethod | None = None,
     ) -> ChoicesDecision:
-        """Decide between the choices after `s.text_`."""
+        """Decide which of the choices continues `s.text_` best.
+
+        Raises:
+            NotImplementedError: the subclass has no such method.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not implement select()")
 
     def cache_prefix(self, prefix_str: str) -> None: ...
@@ -178,14 +190,14 @@ class BaseBackend:
     ) -> Future[ChoiceScores]:
         decide = partial(self.select, self._view(prompt), list(choices), 0.0)
         late = partial(LateDecision, choices=(), prompt_tokens=0, cached_tokens=0, decide=decide)
-        return self._pool.submit(late)  # there, so that deciding holds up no program
+        return self._pool.submit(late)  # so callbacks decide on a pool thread
 
     def prefill(self, prompt: Prompt) -> Future[int]:
         self.commit_lazy_operations(self._view(prompt))
         return self.prefetch(prompt)
 
     def prefetch(self, prompt: Prompt) -> Future[int]:
-        """Do nothing: SGLang's backends have no such call."""
+        """Do nothing, and return a future of 0: SGLang's backends have no such method."""
         done: Future[int] = Future()
         done.set_result(0)
         return done
@@ -232,7 +244,7 @@ class BaseBackend:
 def _with_pictures(
     messages: Sequence[Mapping[str, str]], urls: Sequence[str], token: str
 ) -> list[dict[str, Any]]:
-    """The turns with each picture's URL beside the text it stands in, as SGLang lists them."""
+    """Return the turns with the URL of each picture after the text of its turn."""
     left, turns = list(urls), []
     for message in messages:
         count = message["content"].count(token) if left else 0

@@ -1,4 +1,4 @@
-"""SGLang's clients of other services: Anthropic, LiteLLM and VertexAI, each an optional package."""
+"""SGLang's clients of other services: Anthropic, LiteLLM and VertexAI. Each needs its package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sgl_mlx.lang.templates.chat_template import (
 
 
 class _Client(BaseBackend):
-    """A client of a service that takes turns."""
+    """A client of a service that takes a conversation as a list of turns."""
 
     is_chat_model = True
 
@@ -28,10 +28,12 @@ class _Client(BaseBackend):
 
 
 class Anthropic(_Client):
-    """Anthropic's messages; further arguments are those of `anthropic.Anthropic`.
+    """A client of Anthropic's messages API.
+
+    Further arguments are those of `anthropic.Anthropic`.
 
     Raises:
-        BackendError: when the package is missing.
+        BackendError: the package `anthropic` is missing.
     """
 
     def __init__(self, model_name: str, *args: Any, client: Any = None, **kwargs: Any) -> None:
@@ -64,10 +66,12 @@ class Anthropic(_Client):
 
 
 class LiteLLM(_Client):
-    """Every service that `litellm` knows; further arguments are those of `litellm.completion`.
+    """A client of all services that the package `litellm` supports.
+
+    Further arguments are those of `litellm.completion`.
 
     Raises:
-        BackendError: when the package is missing.
+        BackendError: the package `litellm` is missing.
     """
 
     def __init__(
@@ -101,10 +105,12 @@ class LiteLLM(_Client):
 
 
 class VertexAI(_Client):
-    """Google's Vertex AI; project and place are in `GCP_PROJECT_ID` and `GCP_LOCATION`.
+    """A client of Google's Vertex AI.
+
+    The environment variables `GCP_PROJECT_ID` and `GCP_LOCATION` name the project and its location.
 
     Raises:
-        BackendError: when the package, or the project's name, is missing.
+        BackendError: the package `vertexai` is missing, or `GCP_PROJECT_ID` is not set.
     """
 
     def __init__(self, model_name: str, safety_settings: Any = None, *, client: Any = None) -> None:
@@ -132,7 +138,7 @@ class VertexAI(_Client):
 
 
 def _accepted(method: Callable[..., Any], request: Mapping[str, Any]) -> dict[str, Any]:
-    """The request, with what a newer package's method no longer names in `extra_body`."""
+    """Return the request, with fields that `method` has no parameter for moved to `extra_body`."""
     parameters = inspect.signature(method).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return dict(request)
@@ -142,12 +148,12 @@ def _accepted(method: Callable[..., Any], request: Mapping[str, Any]) -> dict[st
 
 
 def _turns(s: Any) -> list[dict[str, Any]]:
-    """The turns of a prompt; a prompt without turns is one user turn."""
+    """Return the turns of a prompt; a prompt without turns becomes one user turn."""
     return list(s.messages_) or [{"role": "user", "content": s.text_}]
 
 
 def _content(turn: dict[str, Any]) -> dict[str, Any]:
-    """A turn in Vertex AI's form, which knows no system role."""
+    """Convert a turn to the format of Vertex AI; a system turn becomes a user turn."""
     content = turn["content"]
     items = [{"type": "text", "text": content}] if isinstance(content, str) else content
     parts = [_part(item) for item in items]
@@ -162,7 +168,7 @@ def _part(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _usage(answer: Any) -> dict[str, Any]:
-    """The token counts of an answer, under the names that meta information has."""
+    """Return the token counts of an answer: "prompt_tokens" and "completion_tokens", if known."""
     usage = getattr(answer, "usage", None)
     names = {
         "prompt_tokens": ("prompt_tokens", "input_tokens"),

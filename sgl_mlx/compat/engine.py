@@ -1,4 +1,4 @@
-"""SGLang's `Engine`: ours, with the further attributes and arguments that its programs use."""
+"""SGLang's `Engine`: the engine of this package with SGLang's further attributes and arguments."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ _UNKNOWN_HERE = (
 
 
 class Engine(OwnEngine):
-    """An `sgl_mlx.Engine` that takes SGLang's positional order and names.
+    """An `sgl_mlx.Engine` that takes arguments in SGLang's order and under SGLang's names.
 
-    Arguments that SGLang has and this runtime has not are named in a warning, unless they are
-    None or False.
+    An argument of SGLang that this runtime does not support is named in a warning, unless its value
+    is None or False.
     """
 
     _chosen_template: ChatTemplate | None = None
 
     @property
     def server_args(self) -> SimpleNamespace:
-        """The options, `tokenizer_path` included."""
+        """The options of the engine, and `tokenizer_path`."""
         return SimpleNamespace(**{**vars(self.config), "tokenizer_path": self.model_name})
 
     @cached_property
     def tokenizer_manager(self) -> SimpleNamespace:
-        """An object with the tokenizer and the options; there is no such process here."""
+        """An object with `tokenizer` and `server_args`, in place of a process of SGLang."""
         return SimpleNamespace(tokenizer=self.get_tokenizer(), server_args=self.server_args)
 
     @property
@@ -53,7 +53,7 @@ class Engine(OwnEngine):
 
     @property
     def chat_template(self) -> ChatTemplate:
-        """The template set by the program, else SGLang's for a model of this name."""
+        """The chat template set by the program, else SGLang's template for this model's name."""
         return self._chosen_template or get_chat_template_by_model_path(self.model_name)
 
     @chat_template.setter
@@ -61,7 +61,7 @@ class Engine(OwnEngine):
         self._chosen_template = template
 
     def get_chat_template(self) -> ChatTemplate | None:
-        """The template set by the program; None lets the model's own write turns."""
+        """Return the chat template set by the program; None means the model's own template."""
         return self._chosen_template
 
     def get_tokenizer(self) -> Any:
@@ -74,7 +74,7 @@ class Engine(OwnEngine):
         input_ids: Any = None,
         **options: Any,
     ) -> Any:
-        """As `sgl_mlx.Engine.generate`."""
+        """Continue one or more prompts: see `sgl_mlx.Engine.generate`."""
         return super().generate(prompt, sampling_params, input_ids, **_known(options))
 
     async def async_generate(  # type: ignore[override]
@@ -84,15 +84,19 @@ class Engine(OwnEngine):
         input_ids: Any = None,
         **options: Any,
     ) -> Any:
-        """As `sgl_mlx.Engine.async_generate`."""
+        """Continue one or more prompts: see `sgl_mlx.Engine.async_generate`."""
         return await super().async_generate(prompt, sampling_params, input_ids, **_known(options))
 
     def cache_prefix(self, prefix: str) -> None:
-        """Compute a text ahead of the programs that begin with it."""
+        """Prefill a text, so that its KV cache is ready for prompts that begin with the text."""
         super().generate(prefix, {"max_new_tokens": 0})
 
     def encode(self, *_: Any, **__: Any) -> Any:
-        """Raises `NotYetError`: there are no embeddings."""
+        """Raise an error: this runtime has no embedding models.
+
+        Raises:
+            NotYetError: always.
+        """
         raise NotYetError("encode() makes embeddings, for which this runtime has no models")
 
     def start_profile(self, *_: Any, **__: Any) -> None:
@@ -102,7 +106,7 @@ class Engine(OwnEngine):
 
 
 def _known(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that our engine has; one warning names the others that were set."""
+    """Return the arguments that the engine supports; warn of the others that are set."""
     foreign = [k for k in _UNKNOWN_HERE if options.get(k) not in (None, False)]
     if foreign:
         warnings.warn(f"no effect on this runtime: {', '.join(foreign)}", stacklevel=3)

@@ -1,4 +1,4 @@
-"""SGLang's `function`: its programs trace as SGLang's do where that is stricter."""
+"""SGLang's `function`: programs whose tracing is as strict as SGLang's."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sgl_mlx.program import SglFunction as OwnFunction
 
 
 class SglFunction(OwnFunction):
-    """A program; its `trace` refuses f-strings of arguments that it is not given."""
+    """A program whose `trace` needs a value for each argument that an f-string formats."""
 
     def trace(self, *, backend: Any = None, **kwargs: Any) -> Any:
-        """As `sgl_mlx.program.SglFunction.trace`.
+        """Trace the program into a graph: see `sgl_mlx.program.SglFunction.trace`.
 
         Raises:
-            TypeError: for an f-string of an argument that is left out; SGLang cannot trace it.
+            TypeError: an f-string formats an argument that was left out, which SGLang cannot trace.
         """
         free = set(self.arg_names) - {*kwargs, *self.bind_arguments}
         formatted = sorted(free & _formatted_names(self.func))
@@ -32,14 +32,14 @@ class SglFunction(OwnFunction):
 
 
 def function(func: Callable[..., Any] | None = None, num_api_spec_tokens: int | None = None) -> Any:
-    """Make a program, as `sgl_mlx.function` does."""
+    """Make a program of a Python function, directly or as a decorator with options."""
     if func is None:
         return partial(SglFunction, num_api_spec_tokens=num_api_spec_tokens)
     return SglFunction(func, num_api_spec_tokens)
 
 
 def _formatted_names(func: Callable[..., Any]) -> set[str]:
-    """The plain names that the f-strings of a function format; none without its source."""
+    """Return the names that the f-strings of a function format; empty without its source."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(func)))
     except (OSError, TypeError, SyntaxError):

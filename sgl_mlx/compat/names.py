@@ -1,4 +1,4 @@
-"""Names of SGLang's language modules for things that have others here."""
+"""SGLang's names for classes and functions that have other names in this package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ StreamExecutor = Stream
 
 
 class TracingScope:
-    """Code inside `with TracingScope(...)` belongs to a trace; tracing here needs no scope."""
+    """A stand-in for SGLang's `TracingScope`, without effect: tracing here needs no scope."""
 
     cur_scope: TracingScope | None = None
 
@@ -27,7 +27,7 @@ class TracingScope:
 
     @staticmethod
     def get_current_scope() -> TracingScope | None:
-        """None: programs are traced from their source."""
+        """Return None: programs are traced from their source, without a scope."""
         return None
 
     def __enter__(self) -> TracingScope:
@@ -38,12 +38,12 @@ class TracingScope:
 
 
 def trace_program(program: SglFunction, arguments: Mapping[str, Any], backend: Any = None) -> Any:
-    """The graph of a program."""
+    """Trace a program with these arguments, and return its graph."""
     return program.trace(backend=backend, **arguments)
 
 
 def compile_func(function: SglFunction, backend: Any = None) -> CompiledProgram:
-    """The compiled program."""
+    """Compile a program."""
     return function.compile(backend=backend)
 
 
@@ -56,7 +56,12 @@ def run_program(
     stream: bool = False,
     **_: Any,
 ) -> ProgramState:
-    """Run a program once."""
+    """Run a program once, and return its state.
+
+    Args:
+        func_args, func_kwargs: the arguments of the program.
+        default_sampling_para: sampling parameters for every `gen` that does not give its own.
+    """
     sampling = _changed(default_sampling_para)
     given = {**(func_kwargs or {}), **sampling}
     return program.run(*func_args, backend=backend, stream=stream, **given)
@@ -71,7 +76,12 @@ def run_program_batch(
     progress_bar: bool = False,
     generator_style: bool = False,
 ) -> Any:
-    """Run a program once for each row of arguments."""
+    """Run a program once for each item of `batch_arguments`; return the states in that order.
+
+    Args:
+        default_sampling_para: sampling parameters for every `gen` that does not give its own.
+        generator_style: return an iterator over the states instead of a list.
+    """
     return program.run_batch(
         batch_arguments,
         backend=backend,
@@ -83,7 +93,7 @@ def run_program_batch(
 
 
 def _changed(params: Any) -> dict[str, Any]:
-    """The sampling parameters that differ from the defaults, which `run` takes by name."""
+    """Return the sampling parameters that differ from their defaults, by name; {} for None."""
     if params is None:
         return {}
     defaults = type(params)()

@@ -1,4 +1,4 @@
-"""SGLang's `Runtime`: an engine in this process behind the shape of a server."""
+"""SGLang's `Runtime`: an engine in this process, with the interface of a server."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _LOG_LEVELS = {"critical", "error", "warning", "info", "debug"}
 
 
 class Runtime:
-    """`Runtime(model_path=...)`; a first positional argument is a log level or a model.
+    """An engine in this process with the interface of SGLang's server: `Runtime(model_path=...)`.
 
     Args:
-        args: `log_level, launch_timeout` as in newer SGLang or `model_path` as in older;
-            log level and timeout have no effect, since there is no server.
-        server_args: options of `Engine`.
+        args: `log_level, launch_timeout` as in newer SGLang, or `model_path` as in older SGLang.
+        log_level, launch_timeout: no effect, since no server runs.
+        server_args: the options of `Engine`.
 
     Attributes:
         endpoint: the engine, a `Backend`.
-        url, generate_url, pid: None; no server runs.
+        url, generate_url, pid: None, since no server runs.
     """
 
     url = generate_url = pid = None
@@ -34,7 +34,7 @@ class Runtime:
         launch_timeout: float = 300.0,
         **server_args: Any,
     ) -> None:
-        # here, so that the language can be imported without mlx
+        # Imported here so that the language can be imported without mlx
         from sgl_mlx.compat.engine import Engine
 
         if args and str(args[0]).lower() not in _LOG_LEVELS:
@@ -52,7 +52,7 @@ class Runtime:
         top_logprobs_num: int | None = None,
         lora_path: Any = None,
     ) -> str:
-        """The result of `Engine.generate`, as JSON."""
+        """Continue one or more prompts; return the result of `Engine.generate` as JSON text."""
         options = {
             "return_logprob": return_logprob,
             "logprob_start_len": logprob_start_len,
@@ -65,7 +65,7 @@ class Runtime:
     async def async_generate(
         self, prompt: str, sampling_params: Mapping[str, Any] | None = None
     ) -> AsyncIterator[str]:
-        """Yield the text piece by piece."""
+        """Continue a prompt, and yield the new text piece by piece."""
         shown = 0
         async for event in await self._engine.async_generate(prompt, sampling_params, stream=True):
             text = event["text"]
@@ -76,15 +76,19 @@ class Runtime:
     add_request = async_generate
 
     def get_tokenizer(self) -> Any:
-        """The tokenizer, with the methods that `transformers` gives it."""
+        """Return the tokenizer, with the methods of `transformers`."""
         return self._engine.get_tokenizer()
 
     def cache_prefix(self, prefix: str) -> None:
-        """Compute a text ahead of the programs that begin with it."""
+        """Prefill a text, so that its KV cache is ready for prompts that begin with the text."""
         self._engine.cache_prefix(prefix)
 
     def encode(self, prompt: Any) -> Any:
-        """Raises `NotYetError`: there are no embeddings."""
+        """Raise an error: this runtime has no embedding models.
+
+        Raises:
+            NotYetError: always.
+        """
         return self._engine.encode(prompt)
 
     def start_profile(self, *_: Any, **__: Any) -> None:

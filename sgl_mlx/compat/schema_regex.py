@@ -1,4 +1,4 @@
-"""Regular expressions of JSON Schemas, for programs that build them ahead of `gen(regex=...)`."""
+"""Regular expressions for JSON Schemas, for programs that pass them to `gen(regex=...)`."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ _KINDS = {
 
 
 def build_regex_from_object(object: Any, whitespace_pattern: str | None = None) -> str:
-    """A regular expression for the JSON texts of a schema.
+    """Return a regular expression that matches the JSON texts of a schema.
 
-    Properties come in the schema's order. `json_schema=` of `gen` needs no expression and knows
-    all of JSON Schema.
+    Properties have to come in the order of the schema. `gen(json_schema=...)` needs no regular
+    expression, and supports more of JSON Schema.
 
     Args:
         object: a pydantic model class, a dictionary, or JSON text.
-        whitespace_pattern: what may stand between tokens; otherwise one blank or line end.
+        whitespace_pattern: a regular expression for the space between tokens; by default at
+            most one blank or line end.
 
     Raises:
-        NotYetError: for a part of the schema that no such expression says; it is named.
+        NotYetError: a part of the schema cannot be expressed; the message names the part.
     """
     if hasattr(object, "model_json_schema"):
         object = object.model_json_schema()
@@ -42,7 +43,7 @@ def build_regex_from_object(object: Any, whitespace_pattern: str | None = None) 
 
 
 class _Writer:
-    """Writes the expression of each part of one schema."""
+    """A writer of regular expressions for the parts of one schema."""
 
     def __init__(self, root: Any, space: str) -> None:
         self._root = root
@@ -103,7 +104,7 @@ class _Writer:
         return f"{key}{self._space}:{self._space}{self.of(schema)}"
 
     def _members(self, members: list[tuple[str, bool]]) -> str:
-        """Members in order, with commas between those that are there."""
+        """Join the members of an object in order, with commas; optional ones may be missing."""
         comma = f"{self._space},{self._space}"
         firsts = []
         for i, (first, required) in enumerate(members):

@@ -1,4 +1,4 @@
-"""`import sglang` for programs written for SGLang: its module names resolve to ours."""
+"""The alias `import sglang` for programs written for SGLang: its names resolve to this package."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _LATE = {
     "sgl_mlx.compat.engine": frozenset({"Engine"}),
     "sgl_mlx.compat.function": frozenset({"function"}),
 }
-"""Modules that are asked for these names only; the first loads mlx."""
+"""Modules that are imported only for these names. The first one loads mlx."""
 
-# A module of SGLang, and the modules here that have its names, in order.
+# For each module of SGLang, the modules of this package to search for its names, in order.
 _MODULES: dict[str, tuple[str, ...]] = {
     "sglang": _TOP,
     "sglang.api": _WORDS,
@@ -78,14 +78,14 @@ _MODULES: dict[str, tuple[str, ...]] = {
 
 
 class _AliasModule(ModuleType):
-    """A module whose names are looked up in ours when they are asked for."""
+    """A module whose names are looked up in modules of this package on first use."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name != "__version__":
             raise AttributeError(name)
         for source in _MODULES[self.__name__]:
             if name not in _LATE.get(source, {name}):
-                continue  # not loaded for a name that it does not have
+                continue  # a late module is not imported for other names
             module = import_module(source)
             if hasattr(module, name):
                 return getattr(module, name)
@@ -93,14 +93,17 @@ class _AliasModule(ModuleType):
 
 
 class AliasFinder(MetaPathFinder, Loader):
-    """Finds `sglang` and its submodules. `uninstall`, or leaving `with`, undoes it."""
+    """An import finder for `sglang` and its submodules.
+
+    `uninstall`, or the end of a `with` block, removes the finder.
+    """
 
     def __init__(self) -> None:
         self._hidden = _taken_modules()
         sys.meta_path.insert(0, self)
 
     def uninstall(self) -> None:
-        """Take the alias away and bring back the modules it hid."""
+        """Remove the alias, and restore the `sglang` modules that were loaded before."""
         if self in sys.meta_path:
             sys.meta_path.remove(self)
             _taken_modules()
@@ -120,7 +123,11 @@ class AliasFinder(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Raises ModuleNotFoundError for a module of SGLang that has no counterpart."""
+        """Return the spec of a module of SGLang; None for any other module.
+
+        Raises:
+            ModuleNotFoundError: this package has no counterpart of the module.
+        """
         if fullname != _ALIAS and not fullname.startswith(f"{_ALIAS}."):
             return None
         if fullname not in _MODULES:
@@ -135,7 +142,7 @@ class AliasFinder(MetaPathFinder, Loader):
         return _AliasModule(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Set `__all__`, so that `from sglang import *` brings the public names."""
+        """Set the module's `__all__`, so that `from sglang import *` imports the public names."""
         sources = [s for s in _MODULES[module.__name__] if s not in _LATE][:1]
         for source in sources:
             names = getattr(import_module(source), "__all__", None)
@@ -144,16 +151,16 @@ class AliasFinder(MetaPathFinder, Loader):
 
 
 def _taken_modules() -> dict[str, ModuleType]:
-    """Take every `sglang` module out of `sys.modules`."""
+    """Remove every `sglang` module from `sys.modules`, and return the removed ones by name."""
     names = [name for name in sys.modules if name == _ALIAS or name.startswith(f"{_ALIAS}.")]
     return {name: sys.modules.pop(name) for name in names}
 
 
 def install_as_sglang() -> AliasFinder:
-    """Let `import sglang` and its submodules mean this package.
+    """Make `import sglang` and its submodules mean this package; return the finder that does so.
 
-    Names that we do not have raise ImportError saying which. The result undoes it, by
-    `uninstall()` or as a context manager. Installing twice gives the finder that is there.
+    A name without a counterpart raises ImportError. The finder's `uninstall()`, or its use in
+    `with`, removes the alias. A second call returns the same finder.
     """
     for finder in sys.meta_path:
         if isinstance(finder, AliasFinder):

@@ -30,7 +30,7 @@ _SECONDS = 10
 
 
 class ServerArgs(SimpleNamespace):
-    """The options of a server, as attributes; what is not given is None."""
+    """The options of a server, as attributes; an option that was not given reads as None."""
 
     def __init__(self, model_path: str | None = None, **options: Any) -> None:
         super().__init__(model_path=model_path, **options)
@@ -41,7 +41,7 @@ class ServerArgs(SimpleNamespace):
 
     @staticmethod
     def add_cli_args(parser: Any) -> None:
-        """Give a parser `--model-path`; further options pass through `parse_known_args`."""
+        """Add `--model-path` and `--tp-size`; use `parse_known_args` to accept further options."""
         parser.add_argument("--model-path", "--model", default=None)
         parser.add_argument("--tp-size", "--tp", type=int, default=1)
 
@@ -51,7 +51,7 @@ class ServerArgs(SimpleNamespace):
 
 
 class ReasoningParser:
-    """Takes the reasoning out of what a model wrote."""
+    """A parser that separates the reasoning of a model from its answer."""
 
     def __init__(self, model_type: str | None = None, stream_reasoning: bool = True) -> None:
         self._model_type = model_type
@@ -59,11 +59,11 @@ class ReasoningParser:
         self._shown = ("", "")
 
     def parse_non_stream(self, full_text: str) -> tuple[str, str]:
-        """(reasoning, answer) of a whole text."""
+        """Split a whole text into (reasoning, answer)."""
         return split_reasoning(full_text, self._model_type)
 
     def parse_stream_chunk(self, chunk_text: str) -> tuple[str, str]:
-        """Return what a further piece adds to (reasoning, answer)."""
+        """Add a piece of a stream; return what the piece adds to (reasoning, answer)."""
         self._text += chunk_text
         parts = split_reasoning(self._text, self._model_type)
         new = [now.removeprefix(shown) for now, shown in zip(parts, self._shown, strict=True)]
@@ -72,12 +72,13 @@ class ReasoningParser:
 
 
 def get_tokenizer(tokenizer_name: str, *_: Any, **__: Any) -> TransformersTokenizer:
-    """The tokenizer of a model: a Hugging Face id, a folder, a GGUF file or an alias.
+    """Return the tokenizer of a model, named by Hugging Face id, folder, GGUF file or alias.
 
     Raises:
-        ModelNotFoundError, TokenizerError: when there is none.
+        ModelNotFoundError: there is no such model.
+        TokenizerError: the model has no usable tokenizer.
     """
-    # here, so that the other helpers load without mlx
+    # Imported here so that the other helpers load without mlx
     from sgl_mlx.models.gguf.file import GGUFFile
     from sgl_mlx.models.resolve import resolve
 
@@ -88,10 +89,12 @@ def get_tokenizer(tokenizer_name: str, *_: Any, **__: Any) -> TransformersTokeni
 
 
 def load_image(image_file: Any) -> tuple[Any, Any]:
-    """(picture, its size) from a PIL image, bytes, a path, a URL, a `data:` URL or base64.
+    """Return (picture, size) from a PIL image, bytes, a path, a URL, a `data:` URL or base64.
+
+    The picture is a PIL image; the size is (width, height).
 
     Raises:
-        ImageError: when it cannot be read.
+        ImageError: the picture cannot be read.
     """
     try:
         picture = image_file if isinstance(image_file, Image.Image) else _opened(image_file)
@@ -115,4 +118,4 @@ def _opened(source: Any) -> Image.Image:
 
 
 def kill_process_tree(parent_pid: int | None = None, *_: Any, **__: Any) -> None:
-    """Do nothing: engines run in this process and end by `shutdown()`."""
+    """Do nothing: engines run in this process, and `shutdown()` ends them."""

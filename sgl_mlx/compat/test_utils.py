@@ -47,11 +47,11 @@ _USUAL_PORT = 21000
 
 
 class CustomTestCase(unittest.TestCase):
-    """`unittest.TestCase`; SGLang's own repeats tests on its test machines."""
+    """`unittest.TestCase` under SGLang's name; no test is repeated here."""
 
 
 def add_common_sglang_args_and_parse(parser: ArgumentParser) -> Namespace:
-    """Parse the options that SGLang's benchmark programs share."""
+    """Add the options that SGLang's benchmark programs share, and parse the command line."""
     _add_shared(parser, port=30000)
     parser.add_argument("--backend", default="srt")
     parser.add_argument("--device", default="auto")
@@ -60,7 +60,7 @@ def add_common_sglang_args_and_parse(parser: ArgumentParser) -> Namespace:
 
 
 def add_common_other_args_and_parse(parser: ArgumentParser) -> Namespace:
-    """Parse the options of the benchmarks' versions for other servers."""
+    """Add the options of SGLang's benchmarks of other servers, and parse the command line."""
     _add_shared(parser, port=None)
     parser.add_argument("--backend", required=True)
     parser.add_argument("--n-ctx", type=int, default=4096)
@@ -79,10 +79,10 @@ def _add_shared(parser: ArgumentParser, port: int | None) -> None:
 
 
 def select_sglang_backend(args: Namespace) -> Backend:
-    """A server for `--backend srt`, OpenAI's API for `--backend gpt-...`.
+    """Return the backend named by `args.backend`: a server for "srt", OpenAI's API for "gpt-...".
 
     Raises:
-        ValueError: for another backend.
+        ValueError: the name is another one.
     """
     if args.backend.startswith("srt"):
         if args.backend == "srt-no-parallel":
@@ -96,7 +96,10 @@ def select_sglang_backend(args: Namespace) -> Backend:
 def dump_bench_raw_result(
     path: str | None, states: Sequence[Any], preds: Sequence[Any], labels: Sequence[Any]
 ) -> None:
-    """Write a line of JSON for each state of a benchmark: prompt, output, and if it was right."""
+    """Write a line of JSON for each state of a benchmark: prompt, output, whether it is correct.
+
+    Nothing is written if `path` is empty or None.
+    """
     if not path:
         return
     rows = []
@@ -113,7 +116,11 @@ def dump_bench_raw_result(
 
 
 def find_available_port(base_port: int) -> int:
-    """The first port from `base_port` on that nothing listens on."""
+    """Return the first port from `base_port` on that no program listens on.
+
+    Raises:
+        BackendError: there is no such port.
+    """
     for port in range(base_port, 65536):
         with socket.socket() as tried:
             if tried.connect_ex(("127.0.0.1", port)) != 0:
@@ -125,10 +132,12 @@ def find_available_port(base_port: int) -> int:
 
 
 def get_call_generate(args: Namespace) -> Callable[..., Any]:
-    """A function `(prompt, temperature, max_tokens, stop=None, n=1)` over a server's HTTP API.
+    """Return a function that generates text over the HTTP API of the server `args.backend`.
+
+    The function takes `(prompt, temperature, max_tokens, stop=None, n=1)`.
 
     Raises:
-        ValueError: for a server that is not known here.
+        ValueError: the server is not supported.
     """
     if args.backend not in _GENERATE:
         raise ValueError(f"unknown backend {args.backend!r}; there are {', '.join(_GENERATE)}")
@@ -136,10 +145,12 @@ def get_call_generate(args: Namespace) -> Callable[..., Any]:
 
 
 def get_call_select(args: Namespace) -> Callable[..., Any]:
-    """A function `(context, choices)` that returns the index of the likeliest, over vLLM's API.
+    """Return a function `(context, choices)` that returns the index of the likeliest choice.
+
+    The function uses the HTTP API of vLLM.
 
     Raises:
-        ValueError: for another server.
+        ValueError: `args.backend` is not "vllm".
     """
     if args.backend != "vllm":
         raise ValueError(f"unknown backend {args.backend!r}; there is vllm")

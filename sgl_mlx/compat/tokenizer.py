@@ -1,4 +1,4 @@
-"""A model's tokenizer under the names that `transformers` gives it."""
+"""A model's tokenizer with the interface of `transformers`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Encoding(dict[str, Any]):
 
 
 class TransformersTokenizer:
-    """The part of `transformers`' interface that programs use; the rest comes from ours."""
+    """A tokenizer with the common methods of `transformers`, and all attributes of `Tokenizer`."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -34,7 +34,7 @@ class TransformersTokenizer:
         return [self.decode(ids, **options) for ids in sequences]
 
     def __call__(self, text: str | Sequence[str], **options: Any) -> Encoding:
-        """Token ids and attention mask of a text, or of each text of a list."""
+        """Return the token ids and attention mask of a text, or of each text in a list."""
         if isinstance(text, str):
             ids = self.encode(text, options.get("add_special_tokens", True))
             return Encoding(input_ids=ids, attention_mask=[1] * len(ids))
@@ -50,10 +50,15 @@ class TransformersTokenizer:
         add_generation_prompt: bool = False,
         **variables: Any,
     ) -> str | list[int]:
-        """The conversation as the model's template writes it, as token ids unless told otherwise.
+        """Write the conversation with the chat template of the model; return token ids, or text.
+
+        Args:
+            tokenize: whether to return token ids rather than text.
+            add_generation_prompt: whether to open a turn of the assistant at the end.
+            variables: further variables of the template.
 
         Raises:
-            TokenizerError: when there is no template, or it rejects the conversation.
+            TokenizerError: the model has no template, or the template rejects the conversation.
         """
         variables.pop("return_tensors", None)
         text = self._tokenizer.render_chat(conversation, add_generation_prompt, **variables)

@@ -28,10 +28,11 @@ _ASK_SECONDS = 1.0
 
 
 def read_jsonl(filename: str) -> list[Any]:
-    """The documents of a file that has one on each line; lines that begin with # are left out.
+    """Read a file with one JSON document per line; skip empty lines and lines that begin with #.
 
     Raises:
-        ValueError: for a line that is no JSON, with its number.
+        OSError: the file cannot be read.
+        ValueError: a line is no JSON; the message has its number.
     """
     documents = []
     with open(filename, encoding="utf-8-sig") as file:
@@ -45,7 +46,7 @@ def read_jsonl(filename: str) -> list[Any]:
 
 
 def dump_state_text(filename: str, states: Iterable[Any], mode: str = "w") -> None:
-    """Write the texts of states to a file, each under its number; of other things, their `str`."""
+    """Write the text of each state to a file under its number; other objects as `str`."""
     with open(filename, mode, encoding="utf-8") as file:
         for i, state in enumerate(states):
             text = state.text() if isinstance(state, ProgramState) else str(state)
@@ -53,19 +54,19 @@ def dump_state_text(filename: str, states: Iterable[Any], mode: str = "w") -> No
 
 
 def get_exception_traceback() -> str:
-    """The traceback of the exception that is being handled, as text."""
+    """Return the traceback of the current exception, as text."""
     return traceback.format_exc()
 
 
 def convert_json_schema_to_str(json_schema: Any) -> str:
-    """JSON text of a schema given as text, dictionary or pydantic model class."""
+    """Return a schema as JSON text; it may be text, a dictionary or a pydantic model class."""
     if hasattr(json_schema, "model_json_schema"):
         json_schema = json_schema.model_json_schema()
     return json_schema if isinstance(json_schema, str) else json.dumps(json_schema)
 
 
 def encode_image_base64(image_path: Any) -> str:
-    """Base64 of a picture: a path, the bytes of a file, or a PIL image, which becomes PNG."""
+    """Return a picture as base64: a path, bytes of a file, or a PIL image, which becomes PNG."""
     if isinstance(image_path, bytes):
         return base64.b64encode(image_path).decode()
     if isinstance(image_path, (str, Path)):
@@ -79,7 +80,7 @@ def encode_image_base64(image_path: Any) -> str:
 
 
 class HttpResponse:
-    """An answer: `status_code`, `text` and `json()`."""
+    """A response of a server: `status_code`, `content`, `text` and `json()`."""
 
     def __init__(self, status_code: int, content: bytes) -> None:
         self.status_code = status_code
@@ -101,9 +102,16 @@ def http_request(
     verify: str | None = None,
     method: str | None = None,
 ) -> Any:
-    """Ask a server, with a JSON body if there is one; answers of every status are returned.
+    """Send a request, with a JSON body if `json` is given; return the response of any status.
 
-    With `stream` the open answer of `urllib` is returned, to be read line by line.
+    Args:
+        stream: return the open response of `urllib` instead, to be read line by line.
+        api_key: sent as a bearer token.
+        verify: a file with the certificates to trust.
+        method: the HTTP method; by default GET, or POST with a body.
+
+    Raises:
+        OSError: the server cannot be reached.
     """
     headers = {"Content-Type": "application/json; charset=utf-8"}
     if api_key is not None:
@@ -121,7 +129,14 @@ def http_request(
 
 
 def download_and_cache_file(url: str, filename: str | None = None) -> str:
-    """The path of a file from the web, which is fetched if it is not there yet."""
+    """Return the path of a file from the web; download the file if the path does not exist.
+
+    Args:
+        filename: where to store the file; by default in the folder for temporary files.
+
+    Raises:
+        OSError: the file cannot be downloaded.
+    """
     path = Path(filename or Path(tempfile.gettempdir()) / url.rsplit("/", 1)[-1])
     if not path.exists():
         part = path.with_name(path.name + ".part")
@@ -136,7 +151,7 @@ def _json_bytes(document: Any) -> bytes:
 
 
 def _trusting(verify: str | None) -> Any:
-    import ssl  # takes longer to load than this module
+    import ssl  # slow to import
 
     return ssl.create_default_context(cafile=verify) if verify else None
 
@@ -147,7 +162,7 @@ def _trusting(verify: str | None) -> Any:
 def launch_server_cmd(
     command: str, host: str = "127.0.0.1", port: int | None = None
 ) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a server by a shell command, with `--host` and `--port` appended; (process, port)."""
+    """Start a server by a command, with `--host` and `--port` appended; return (process, port)."""
     port = port or _free_port(host)
     words = [*shlex.split(command), "--host", host, "--port", str(port)]
     if words[0] in ("python", "python3"):
@@ -156,10 +171,13 @@ def launch_server_cmd(
 
 
 def wait_for_server(base_url: str, timeout: float | None = None) -> None:
-    """Wait until a server lists its models.
+    """Wait until a server answers a request for its models.
+
+    Args:
+        timeout: in seconds; None waits without limit.
 
     Raises:
-        BackendError: when it does not within `timeout` seconds.
+        BackendError: there was no answer within `timeout` seconds.
     """
     end = None if timeout is None else time.monotonic() + timeout
     while not _answers(f"{base_url.rstrip('/')}/v1/models"):
@@ -169,7 +187,7 @@ def wait_for_server(base_url: str, timeout: float | None = None) -> None:
 
 
 def terminate_process(process: Any) -> None:
-    """End a process that `launch_server_cmd` started, and wait for its end."""
+    """End a process and wait for its end; kill it after 10 seconds."""
     process.terminate()
     try:
         process.wait(10)
@@ -197,7 +215,7 @@ def _answers(url: str) -> bool:
 
 
 def print_highlight(html_content: str) -> None:
-    """Show a result: highlighted in a notebook, plain elsewhere."""
+    """Show a text: highlighted in a notebook, plain elsewhere."""
     try:
         notebook = import_module("IPython.display")
     except ImportError:
@@ -208,7 +226,7 @@ def print_highlight(html_content: str) -> None:
 
 
 def stream_and_merge(llm: Any, prompt: str, sampling_params: Mapping[str, Any]) -> str:
-    """The whole text of a streamed answer of an `Engine`."""
+    """Stream an answer of an `Engine`, and return its whole text."""
     text = ""
     for event in llm.generate(prompt, sampling_params, stream=True):
         text = event["text"]
@@ -216,7 +234,7 @@ def stream_and_merge(llm: Any, prompt: str, sampling_params: Mapping[str, Any]) 
 
 
 async def async_stream_and_merge(llm: Any, prompt: str, sampling_params: Mapping[str, Any]) -> Any:
-    """Yield what is new in each event of an answer that an `Engine` streams."""
+    """Stream an answer of an `Engine`, and yield the new text of each event."""
     text = ""
     async for event in await llm.async_generate(prompt, sampling_params, stream=True):
         piece, text = event["text"][len(text) :], event["text"]
@@ -224,7 +242,7 @@ async def async_stream_and_merge(llm: Any, prompt: str, sampling_params: Mapping
 
 
 def trim_overlap(existing_text: str, new_chunk: str) -> str:
-    """A piece without what the text before it ends in."""
+    """Return `new_chunk` without the beginning that repeats the end of `existing_text`."""
     longest = min(len(existing_text), len(new_chunk))
     sizes = range(longest, 0, -1)
     shared = next((n for n in sizes if existing_text.endswith(new_chunk[:n])), 0)
@@ -232,5 +250,5 @@ def trim_overlap(existing_text: str, new_chunk: str) -> str:
 
 
 def is_in_ci() -> bool:
-    """False: SGLang's own test machines set this."""
+    """Return False: this is not one of SGLang's test machines."""
     return False

@@ -1,7 +1,7 @@
-"""The compiler: programs traced into graphs, graphs rewritten by passes, and run without Python.
+"""The compiler: it traces a program into a graph, rewrites the graph, and runs it without Python.
 
     compiled = program.compile()
-    print(compiled.explain(topic="tea"))  # how much of it is compiled, and why no more
+    print(compiled.explain(topic="tea"))  # how much is compiled, and why the rest is not
     print(pretty(compiled.graph(topic="tea")))
     save(compiled.graph(topic="tea"), "program.json")
     CompiledProgram.from_graph(load("program.json")).run(topic="tea")

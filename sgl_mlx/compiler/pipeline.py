@@ -1,4 +1,4 @@
-"""The passes that `compile` applies, in their order."""
+"""The passes that `compile` applies to a graph, in order."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from sgl_mlx.errors import ProgramError
 
 Pass = Callable[[Graph], Graph]
 Reorder = Literal["rules"] | None
-"""How instructions move ahead of arguments; None leaves every prompt as it is."""
+"""How instructions move ahead of arguments: by "rules"; None leaves every prompt unchanged."""
 
 
 def standard_passes(reorder: Reorder = None) -> list[Pass]:
-    """List the passes of `compile`. Hints come last: their place depends on the nodes' order.
+    """List the passes of `compile`, in order.
+
+    Prefetch is the last pass, since the place of its hints depends on the order of the nodes.
 
     Raises:
-        ProgramError: for an unknown `reorder`.
+        ProgramError: `reorder` is neither None nor "rules".
     """
     if reorder not in (None, "rules"):
         raise ProgramError(f'reorder must be None or "rules", got {reorder!r}')

@@ -1,4 +1,4 @@
-"""A compiled program: it runs as its `Program` does, with the same results."""
+"""Compiled programs: a `Program` that runs from its graph, with the same results."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from sgl_mlx.lang.state import ProgramState
 
 
 class CompiledProgram(Program):
-    """A program that is run from its graph; `run`, `run_batch` ... are those of `Program`.
+    """A program that runs from its graph, with the same methods and results as `Program`.
 
-    What cannot be traced is interpreted: all of it from the line on where the trace ended, and
-    the whole of it with `n` other than 1 (variables are lists then), or when streaming a program
-    whose trace ended early.
+    The Python body is interpreted where the graph cannot be used: from the line on where the trace
+    ended; for a whole run with `n` other than 1 (variables are lists then); and for a whole
+    streamed run of a program whose trace ended early.
     """
 
     def __init__(self, program: Program, source: Source) -> None:
@@ -36,21 +36,21 @@ class CompiledProgram(Program):
         _, *parameters = self.signature.parameters.values()
         self._defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         by_name = all(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters)
-        # The names, if arguments can be bound by name alone.
+        # The names of the parameters; {"*"} if some cannot be passed by name.
         self._names = frozenset(p.name for p in parameters) if by_name else frozenset("*")
 
     @classmethod
     def of(cls, program: Program, passes: Sequence[Pass] = ()) -> CompiledProgram:
-        """Compile a program; it is traced when it first runs with arguments of some kind.
+        """Compile a program. Each kind of arguments is traced when it first occurs in a run.
 
         Args:
-            passes: applied to every graph, in order.
+            passes: rewrites of the graph, applied to every traced graph in this order.
         """
         return cls(program, Traced(program, passes))
 
     @classmethod
     def from_graph(cls, graph: Graph) -> CompiledProgram:
-        """A program that is nothing but its graph.
+        """Make a program from a graph alone, such as one read from a file.
 
         Raises:
             GraphError: the graph ends in a Break, so that it needs the Python body.
@@ -60,15 +60,15 @@ class CompiledProgram(Program):
         return cls(Program(_stand_in(graph)), Fixed(graph))
 
     def graph(self, **kwargs: Any) -> Graph:
-        """The graph for such arguments. Those that are left out count as texts."""
+        """Return the graph for these arguments. A required argument left out counts as a text."""
         return self._source.graph(self._sample(kwargs))
 
     def print_graph(self, **kwargs: Any) -> None:
-        """Write the graph as a tree to standard output."""
+        """Write the graph for these arguments to standard output, as a tree."""
         print_graph(self.graph(**kwargs))
 
     def explain(self, **kwargs: Any) -> Explanation:
-        """How much of the program the graph covers, and why no more."""
+        """Explain how much of the program the graph covers, and why the rest is interpreted."""
         return self._source.explain(self._sample(kwargs))
 
     def _sample(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,7 +81,11 @@ class CompiledProgram(Program):
         return self.arguments((), {name: given.get(name, "") for name in required[1:]} | given)
 
     def arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """A value for every parameter, defaults included."""
+        """Return the value of each parameter by name, `s` left out, defaults filled in.
+
+        Raises:
+            TypeError: the arguments do not fit the signature.
+        """
         given = {**self._defaults, **self.bind_arguments, **kwargs}
         if not args and given.keys() == self._names:
             return {name: given[name] for name in self.arg_names}
@@ -90,9 +94,13 @@ class CompiledProgram(Program):
         return {name: value for name, value in bound.arguments.items() if name != "s"}
 
     def cache(self, backend: Any = None) -> int:
-        """Compute what all runs begin with, in every stream: branches and nested programs too."""
+        """Prefill the constant prompt prefixes that all runs share; return the tokens cached.
+
+        Branches and nested programs have prefixes of their own. Returns 0 if the graph is from a
+        file and was compiled for other arguments than the defaults.
+        """
         setting = Setting.of(backend, {})
-        with suppress(GraphError):  # arguments that a graph from a file was not made for
+        with suppress(GraphError):  # a graph from a file may reject the sample arguments
             prompts = shared_prefixes(self.graph(), setting.writer)
             return sum(f.result() for f in [setting.backend.prefill(p) for p in prompts])
         return 0
@@ -100,15 +108,19 @@ class CompiledProgram(Program):
     precaches = True
 
     def batch_order(self, rows: Sequence[Row]) -> Sequence[int]:
-        """Rows whose prompts begin alike start one after the other (the paper's theorem)."""
+        """Return the order in which rows start: rows with a common prompt prefix are neighbours."""
         return order_batch([self._opening(*row) for row in rows])
 
     def _opening(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        """The text that a row's own stream begins with; "" if that cannot be known."""
+        """Return the text with which a row's prompt begins, up to the first generated text.
+
+        Only the program's own stream counts, without the text of roles. Returns "" if there is no
+        graph or if the arguments do not fit.
+        """
         try:
             arguments = self.arguments(args, kwargs)
             compiled = self._source.find(arguments)
-        except (GraphError, TypeError):  # the run will say what is wrong
+        except (GraphError, TypeError):  # the run itself will raise the error
             return ""
         if compiled is None:
             return ""
@@ -118,11 +130,11 @@ class CompiledProgram(Program):
     def _check_arguments(
         self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> None:
-        if args or kwargs.keys() != self._names:  # else there is nothing to find wrong
+        if args or kwargs.keys() != self._names:  # otherwise the arguments fit
             super()._check_arguments(state, args, kwargs)
 
     def body(self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Run the plan, or the Python body where there is none; returns its result."""
+        """Run the graph, or the Python body where the graph cannot be used; return its result."""
         arguments = self.arguments(args, kwargs)
         stream = state.stream_executor
         compiled = self._source.find(arguments) if stream.defaults.n == 1 else None
@@ -142,13 +154,16 @@ def _run_ahead(compiled: Compiled, state: ProgramState, arguments: Mapping[str, 
     setting = Setting(ahead, stream.defaults, writer)
     run = Run(compiled.plan(arguments), setting.new_state(), arguments)
     following: Any = Following(stream.backend, asked, run)
-    with suppress(Exception):  # the body will meet it again, at its own line
+    with suppress(Exception):  # the Python body will raise the error again, at its own line
         run.submit()
     stream.backend = following
 
 
 def _stand_in(graph: Graph) -> Any:
-    """A function with the graph's parameters, for there is no other."""
+    """Make a function with the graph's parameters, to take the place of the Python body.
+
+    A call of the function raises `GraphError`: a graph alone cannot run with `n` other than 1.
+    """
 
     def body(s: ProgramState, *args: Any, **kwargs: Any) -> Any:
         raise GraphError(f"{graph.program}() is here as a graph only, and n is not 1")
@@ -165,7 +180,7 @@ def _parameters(graph: Graph) -> Iterator[inspect.Parameter]:
     optional = False
     for parameter in graph.parameters:
         if optional and not parameter.optional:
-            kind = inspect.Parameter.KEYWORD_ONLY  # Python has no other way to require it
+            kind = inspect.Parameter.KEYWORD_ONLY  # a required parameter after optional ones
         optional = parameter.optional
         default = parameter.default if optional else inspect.Parameter.empty
         yield inspect.Parameter(parameter.name, kind, default=default)

@@ -1,4 +1,4 @@
-"""SGLang's names for what a trace holds."""
+"""SGLang's names for the graph of a traced program."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sgl_mlx.compiler.graph.show import pretty
 
 
 class Trace(Graph):
-    """A graph with the names that SGLang's traces have as well."""
+    """A graph that also has the attributes of SGLang's traces."""
 
     @classmethod
     def of(cls, graph: Graph) -> Trace:
-        """Give a graph those names."""
+        """Copy a graph into a `Trace`."""
         return cls(**{field.name: getattr(graph, field.name) for field in fields(graph)})
 
     def __eq__(self, other: object) -> bool:
@@ -26,38 +26,38 @@ class Trace(Graph):
 
     @property
     def last_node(self) -> LastNode | None:
-        """The last node; None in an empty graph."""
+        """The last node; None if the graph is empty."""
         return LastNode(self, self.nodes[-1]) if self.nodes else None
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The nodes that give a value to a variable, by its name; of one name the last."""
+        """The node that last sets each variable, by the name of the variable."""
         named = ((_name_of(node), node) for node in self.all_nodes())
         return {name: node for name, node in named if name is not None}
 
     @property
     def ret_value(self) -> Any:
-        """The value that the body returned."""
+        """The symbolic value that the body returned."""
         return self.result
 
     @property
     def child_states(self) -> list[int]:
-        """The streams of branches."""
+        """The numbers of all streams but the first, in the order in which they begin."""
         return list(self.streams[1:])
 
     def flatten_nodes(self) -> list[Any]:
-        """Every node, the bodies of loops included."""
+        """List all nodes, those inside loops and hints included."""
         return list(self.all_nodes())
 
 
 class LastNode:
-    """The last node of a graph, which can also show what came before it."""
+    """The last node of a graph, with a method to show the whole graph."""
 
     def __init__(self, graph: Any, node: Any) -> None:
         self._graph, self._node = graph, node
 
     def print_graph_dfs(self) -> str:
-        """The graph as a tree of text."""
+        """Return the whole graph as a tree of text."""
         return pretty(self._graph)
 
     def __getattr__(self, name: str) -> Any:
@@ -73,7 +73,7 @@ def print_graph(graph: Any) -> None:
 
 
 def _name_of(node: Any) -> str | None:
-    """The variable's name, if it is a constant text."""
+    """Return the name of the variable that a node sets; None if it is absent or not constant."""
     name = getattr(node, "name", None) or getattr(getattr(node, "expr", None), "name", None)
     name = getattr(name, "value", name)
     return name if isinstance(name, str) else None

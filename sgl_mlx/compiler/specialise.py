@@ -1,4 +1,4 @@
-"""Specialisation: a graph for each kind of arguments, traced when needed, or one from a file."""
+"""Specialisation: the compiled graph for given arguments, traced on demand or from a file."""
 
 from __future__ import annotations
 
@@ -25,9 +25,12 @@ _MOST_PLANS = 64
 
 
 class Compiled:
-    """A graph and its plans, one for each set of lengths of its list arguments.
+    """A graph, and a plan of it for each combination of lengths of its list arguments.
 
-    `opening` are the texts that stream 0 begins with, up to what only a model can tell.
+    Attributes:
+        graph: the graph after all passes.
+        whole: whether the graph covers the whole program, without a Break.
+        opening: the texts with which stream 0 begins, up to the first generated text.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -38,7 +41,7 @@ class Compiled:
         self.opening = tuple(texts_of(opening(graph, ROOT)))
 
     def plan(self, arguments: Arguments) -> Plan:
-        """Return the plan for arguments that fit the graph."""
+        """Return the plan (the steps of a run) for arguments that fit the graph."""
         lengths = tuple([len(arguments[name]) for name in self._lists])
         plan = self._plans.get(lengths)
         if plan is None:
@@ -51,18 +54,22 @@ class Compiled:
 
 
 class Source(Protocol):
-    """Finds the compiled graph for a run."""
+    """A protocol for objects that find the compiled graph of a run."""
 
     def find(self, arguments: Arguments) -> Compiled | None:
-        """None when the program should be interpreted; raises `GraphError` if it cannot be."""
+        """Return the compiled graph for these arguments; None if the run has to be interpreted.
+
+        Raises:
+            GraphError: the arguments do not fit, and there is no Python body to interpret.
+        """
         ...
 
     def graph(self, arguments: Arguments) -> Graph:
-        """The graph for such arguments, after all passes."""
+        """Return the graph for these arguments, after all passes."""
         ...
 
     def explain(self, arguments: Arguments) -> Explanation:
-        """How much of the program that graph covers, and why no more."""
+        """Explain how much of the program the graph covers, and why the rest is interpreted."""
         ...
 
 
@@ -73,9 +80,11 @@ class _Entry:
 
 
 class Traced:
-    """Traces a program for each kind of arguments it is given.
+    """A source that traces a program for each kind of arguments when it first occurs.
 
-    A text argument is free; every other value has a trace of its own, at most `_MOST_TRACES`.
+    Text arguments share one trace whatever their content. So do lists of texts, unless the program
+    depends on their length. Each other value gets a trace of its own. After `_MOST_TRACES` traces,
+    `find` returns None for new kinds of arguments.
     """
 
     def __init__(self, program: Program, passes: Sequence[Pass]) -> None:
@@ -138,7 +147,7 @@ class Traced:
 
 
 class Fixed:
-    """One graph, whatever the arguments; those that do not fit are an error."""
+    """A source with one graph for all arguments; `find` raises `GraphError` if they do not fit."""
 
     def __init__(self, graph: Graph) -> None:
         self._compiled = Compiled(graph)

@@ -1,1 +1,1 @@
-"""Programs as values: the graph, its nodes, and ways to draw, save and check it."""
+"""Graphs: traced programs as data, and functions to draw, save, load and validate them."""

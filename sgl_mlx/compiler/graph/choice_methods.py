@@ -1,4 +1,4 @@
-"""The language's choice methods by name: a graph says by which one a `select` decides."""
+"""The choice methods of `select` by name, as graphs store them."""
 
 from __future__ import annotations
 

@@ -1,26 +1,26 @@
-"""A program as a value: nodes in an order in which they may run.
+"""Graphs: a traced program as data, with its nodes in an order in which they may run.
 
-A `Graph` is a tuple of frozen nodes. Each node appends to one *stream* (a prompt; stream 0 is the
-program's own `s`), and everything it needs comes before it. There are two kinds of edges:
+A `Graph` is a tuple of frozen nodes. Each node appends to one *stream*: a prompt, numbered; stream
+0 is the program's own `s`. A node comes after all nodes that it depends on. There are two kinds of
+edges:
 
 - *within a stream*, from each node to the next one of the same stream: the order of its text;
-- *between streams*, from the node that gives a variable its value to those that read it
+- *between streams*, from the node that sets a variable to those that read it
   (`Variable(source=...)`), from a Fork to its branches and from the branches to their Join.
 
-A stream begins with a GetForkItem (a branch) or a Call (a nested program, traced into this graph);
-only stream 0 begins with nothing. Arguments and variables occur inside values
-(`graph/values.py`), which stand in the language's own expressions where those hold text. All else
-is constant, so a graph knows its prompts up to what only a run can tell.
+A stream other than 0 begins with a GetForkItem (a branch) or a Call (a nested program, traced into
+this graph). Arguments and variables are symbolic values (`graph/values.py`) inside the language's
+expressions, in place of text. Everything else in a graph is constant.
 
 Passes are functions Graph -> Graph. What they may rely on, and must keep:
 
-- `id`s are unique within a graph, nested bodies included; ids and stream numbers are names, not
-  positions. A pass gives new nodes ids from `graph.next_id` on and keeps the others, because a
-  Variable points to its source by id.
+- `id`s are unique within a graph, nested bodies included. Ids and stream numbers are names, not
+  positions. A pass takes the ids of new nodes from `graph.next_id` on and keeps all other ids,
+  because a Variable points to its source by id.
 - The order of nodes of one stream is the order of its text. Nodes of different streams may change
   places as long as no edge points backwards. Fork, Join, Sync, SetVariable and Score wait
   while the graph runs (as they do in the language); all other nodes only submit.
-- Break, if there is one, stands last: from there on the Python body is interpreted.
+- A Break, if there is one, is the last node: the Python body is interpreted from that line on.
 
 `show.py` draws graphs, `serialise.py` reads and writes them, `running/run.py` runs them.
 """
@@ -44,23 +44,28 @@ from sgl_mlx.compiler.graph.nodes import (
 from sgl_mlx.compiler.graph.values import NONE, Value
 
 ROOT = 0
-"""The program's own stream."""
+"""Number of the program's own stream."""
 
 ParameterKind = Literal["text", "texts", "constant"]
 Plain = str | int | float | bool | None | tuple["Plain", ...] | list["Plain"] | dict[str, "Plain"]
-"""Data that JSON can hold, and tuples."""
+"""Data that JSON can hold, and tuples of such data."""
 
 
 @dataclass(frozen=True)
 class Parameter:
     """A parameter of a graph.
 
-    `text` and `texts` (a list of texts, of just `length` ones unless that is None) are free in
-    each run. A `constant` has settled the graph: a run has to give a value equal to `value`.
+    A "text" or "texts" (list of texts) parameter takes any value of its kind in each run. The graph
+    of a "constant" parameter holds for one value only: a run has to pass a value equal to `value`.
 
     Attributes:
-        default: what a run that gives nothing gets, if `optional`.
-        opaque: the constant is no plain data (`value` is then its repr), so that a graph read
+        name: the name of the parameter.
+        kind: "text", "texts" or "constant".
+        value: the value at the time of tracing, for a constant.
+        length: the number of texts that a list has to have; None for any number.
+        optional: whether a run may leave the argument out.
+        default: the value of an optional argument that is left out.
+        opaque: whether the constant is no plain data. `value` is then its repr, and a graph read
             from a file cannot be run.
     """
 
@@ -75,7 +80,11 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Edge:
-    """`before` has to happen before `after`; both are ids of nodes."""
+    """A dependency: the node with id `before` has to run before the node with id `after`.
+
+    Attributes:
+        between_streams: whether the two nodes belong to different streams.
+    """
 
     before: int
     after: int
@@ -87,12 +96,12 @@ class Graph:
     """A traced program.
 
     Attributes:
-        program: its name.
-        parameters: what a run takes, in order.
-        nodes: in an order in which they may run.
-        result: what the body returned; meaningless when the graph ends in a Break.
-        reads: ids of nodes whose variables the body reads. It waits for them, so a run returns,
-            or raises what went wrong in them, only when they have happened.
+        program: the name of the program.
+        parameters: the arguments that a run takes, in order.
+        nodes: the nodes, in an order in which they may run.
+        result: the value that the body returned; meaningless if the graph ends in a Break.
+        reads: ids of nodes whose variables the body reads. A run waits for these variables and
+            raises their errors, as the body would.
     """
 
     program: str
@@ -109,13 +118,13 @@ class Graph:
 
     @property
     def broken(self) -> Break | None:
-        """The break at the end, if the graph is only the beginning of its program."""
+        """The Break at the end; None if the graph covers the whole program."""
         last = self.nodes[-1] if self.nodes else None
         return last if isinstance(last, Break) else None
 
     @property
     def needs_program(self) -> str | None:
-        """Why a run needs the Python program besides the graph; None if it does not."""
+        """The reason why a run needs the Python program as well; None if it does not."""
         opaque = [p.name for p in self.parameters if p.opaque]
         if self.broken is None:
             return _no_data(self.program, opaque[0]) if opaque else None
@@ -128,35 +137,39 @@ class Graph:
 
     @property
     def next_id(self) -> int:
-        """An id that no node has; so are all above it."""
+        """The id for the next new node: one above the highest id in the graph."""
         return max((node.id for node in self.all_nodes()), default=-1) + 1
 
     @property
     def streams(self) -> tuple[int, ...]:
-        """The streams in the order in which they begin."""
+        """The numbers of the streams, in the order in which they begin."""
         return tuple(dict.fromkeys((ROOT, *(node.stream for node in self.nodes))))
 
     def nodes_of(self, stream: int) -> tuple[Node, ...]:
-        """The nodes of one stream in order; those inside a ForEach are left to it."""
+        """Return the nodes of one stream in order, without those inside loops and hints."""
         return tuple(node for node in self.nodes if node.stream == stream)
 
     def all_nodes(self) -> Iterator[Node]:
-        """Every node, the bodies of loops and hints included."""
+        """Iterate over all nodes, those inside loops and hints included."""
         return with_bodies(self.nodes)
 
     def node(self, id: int) -> Node:
-        """Raises `KeyError` when no node has this id."""
+        """Return the node with this id, also from inside a loop or hint.
+
+        Raises:
+            KeyError: no node has this id.
+        """
         for node in self.all_nodes():
             if node.id == id:
                 return node
         raise KeyError(id)
 
     def edges(self) -> tuple[Edge, ...]:
-        """List which node has to happen before which; nodes in loops count as their ForEach."""
+        """List the dependencies between nodes; a node inside a loop counts as its ForEach."""
         return tuple(_edges(self.nodes))
 
     def with_nodes(self, nodes: Iterable[Node]) -> Graph:
-        """The same program made of other nodes."""
+        """Copy the graph with other nodes."""
         return replace(self, nodes=tuple(nodes))
 
 

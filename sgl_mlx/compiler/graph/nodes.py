@@ -1,4 +1,4 @@
-"""The nodes of a graph, and the values that stand in them."""
+"""The nodes of a graph, and functions that read and change the values inside a node."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ JoinMode = Literal["gather_variable", "concate_and_append"]
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a program; errors of a node name it."""
+    """A line of a program's source; errors of a node name its line."""
 
     function: str
     file: str
@@ -23,7 +23,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Node:
-    """A step of a program: its id, the stream it belongs to, and the line that made it."""
+    """A step of a program: its id, the stream that it belongs to, and its source line."""
 
     id: int
     stream: int
@@ -35,10 +35,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Append(Node):
-    """An expression of the language, appended to the stream; never an `ExprList`.
+    """A node that appends an expression of the language to its stream; never an `ExprList`.
 
-    Where the expression holds text (its names, choices, the text itself) there may be a symbol of
-    `graph/values.py` instead; constants are plain.
+    Where an expression holds text (a name, a choice, the text itself), a symbol of
+    `graph/values.py` may take its place. Constants are plain Python values.
     """
 
     expr: ir.Expr
@@ -46,7 +46,13 @@ class Append(Node):
 
 @dataclass(frozen=True)
 class Score(Node):
-    """The decision that `select` would take, not appended; a Variable of this node reads it."""
+    """A decision between choices, as in `select`, that appends nothing to the stream.
+
+    A Variable with this node as its source holds the choice.
+
+    Attributes:
+        method: a key of `CHOICES_METHODS`.
+    """
 
     choices: tuple[Value, ...]
     method: str = "token_length_normalized"
@@ -54,7 +60,7 @@ class Score(Node):
 
 @dataclass(frozen=True)
 class SetVariable(Node):
-    """`s[name] = value`."""
+    """An assignment to a variable: `s[name] = value`."""
 
     name: Value
     value: Value
@@ -72,7 +78,7 @@ class Fork(Node):
 
 @dataclass(frozen=True)
 class GetForkItem(Node):
-    """The beginning of a branch: copy `index` of the node `fork`."""
+    """The first node of a branch: branch number `index` of the Fork node with id `fork`."""
 
     fork: int
     index: int
@@ -80,7 +86,12 @@ class GetForkItem(Node):
 
 @dataclass(frozen=True)
 class Join(Node):
-    """The end of a fork: all its branches are brought back to the stream they came from."""
+    """The end of a fork: the stream that forked takes over the results of its branches.
+
+    Attributes:
+        fork: the id of the Fork node.
+        mode: "gather_variable" takes over variables, "concate_and_append" appends the texts.
+    """
 
     fork: int
     mode: JoinMode = "gather_variable"
@@ -88,7 +99,7 @@ class Join(Node):
 
 @dataclass(frozen=True)
 class Call(Node):
-    """The beginning of a nested program: a stream with nothing in it, on the default backend."""
+    """The beginning of a nested program: an empty stream on the default backend."""
 
     program: str
     sampling: Mapping[str, Any] = field(default_factory=dict)
@@ -96,14 +107,14 @@ class Call(Node):
 
 @dataclass(frozen=True)
 class Return(Node):
-    """The value that a nested program returned; the graph's own is `Graph.result`."""
+    """The value that a nested program returned; `Graph.result` has that of the program itself."""
 
     value: Value
 
 
 @dataclass(frozen=True)
 class Sync(Node):
-    """Wait until all of the stream so far has happened."""
+    """A wait until all earlier nodes of the stream have finished."""
 
 
 # -- hints and control --------------------------------------------------------------------------
@@ -111,10 +122,10 @@ class Sync(Node):
 
 @dataclass(frozen=True)
 class Prefetch(Node):
-    """A hint: the prompt that `body` writes, from nothing, will be asked for soon.
+    """A hint that another stream will soon send a prompt that begins with `body`.
 
-    `body` is made of Text and roles alone, and reads no variable. Running it changes no stream;
-    `stream` only says among which nodes the hint stands. `sampling` is not part of it.
+    `body` writes the prompt from an empty stream. It holds only Text and roles, and reads no
+    variable. A hint changes no stream; its `stream` only fixes its place among the nodes.
     """
 
     body: tuple[Node, ...]
@@ -122,10 +133,11 @@ class Prefetch(Node):
 
 @dataclass(frozen=True)
 class ForEach(Node):
-    """The body once for each text of the list argument; unrolled when the graph runs.
+    """A loop that runs its body once for each text of the list argument `argument`.
 
-    The body appends to streams that are there already; in it, LoopItem and LoopIndex of this
-    node's id mean the turn. Its own nodes are read within the same turn only.
+    The loop is unrolled when the graph runs. The body appends to streams that began before the
+    loop. In the body, a LoopItem or LoopIndex with this node's id stands for the current text or
+    its index. Only nodes of the same iteration may read variables that the body sets.
     """
 
     argument: str
@@ -134,9 +146,11 @@ class ForEach(Node):
 
 @dataclass(frozen=True)
 class Break(Node):
-    """From here on the Python body goes on; always the last node.
+    """The end of a graph that covers only a part: the Python body is interpreted from here on.
 
-    `code` is the line's text, `reason` what on it only a run can tell.
+    Attributes:
+        code: the source text of the line.
+        reason: what on that line depends on the run.
     """
 
     code: str
@@ -147,44 +161,44 @@ class Break(Node):
 
 
 def body_of(node: Node) -> tuple[Node, ...]:
-    """The nodes inside a loop or a hint; none in others."""
+    """Return the nodes inside a loop or a hint; an empty tuple for any other node."""
     return node.body if isinstance(node, (ForEach, Prefetch)) else ()
 
 
 def appends(node: Node, *kinds: type[ir.Expr]) -> bool:
-    """Tell whether a node appends an expression of one of these classes."""
+    """Tell whether a node appends an expression of one of the classes `kinds`."""
     return isinstance(node, Append) and isinstance(node.expr, kinds)
 
 
 def kind_of(node: Node) -> str:
-    """The name under which people see a node: that of its expression, if it appends one."""
+    """Return a node's name in listings: the class of its expression, else its own class."""
     return type(node.expr if isinstance(node, Append) else node).__name__
 
 
 def asks(node: Node) -> bool:
-    """Tell whether the backend has to answer a node before its stream goes on."""
+    """Tell whether a node needs an answer of the backend before its stream can continue."""
     return isinstance(node, Score) or (isinstance(node, Append) and node.expr.asks)
 
 
 def text_of(node: Node) -> Value | None:
-    """The text that a node appends; None if it appends none, or something else."""
+    """Return the text that a node appends; None if the node appends no `Text`."""
     if isinstance(node, Append) and isinstance(node.expr, ir.Text):
         return valued(node.expr.value)
     return None
 
 
 def text_node(id: int, stream: int, text: Value, line: Line | None = None) -> Append:
-    """A node that appends a text."""
+    """Make a node that appends a text."""
     return Append(id, stream, ir.Text(plain(text)), line=line)
 
 
 def with_text(node: Node, text: Value) -> Append:
-    """The same node with another text."""
+    """Copy a node with another text; id, stream and line stay."""
     return text_node(node.id, node.stream, text, node.line)
 
 
 def values_of(node: Node) -> Iterator[Value]:
-    """The values that stand in a node's own fields, each with all it is made of."""
+    """Iterate over the values in a node's own fields, each followed by the values inside it."""
     for each in fields(node):
         yield from _values_in(getattr(node, each.name))
 
@@ -201,7 +215,7 @@ def _values_in(content: object) -> Iterator[Value]:
 
 
 def map_values(content: Any, change: Callable[[Value], Value]) -> Any:
-    """Copy the content of a field with every outermost value changed."""
+    """Copy the content of a field, with `change` applied to every outermost value."""
     if isinstance(content, Value):
         return change(content)
     if isinstance(content, tuple):
@@ -217,14 +231,14 @@ def map_values(content: Any, change: Callable[[Value], Value]) -> Any:
 
 
 def sources_of(node: Node) -> tuple[int, ...]:
-    """The ids of the nodes whose variables this node reads, those of its body included."""
+    """Return the ids of the nodes whose variables this node or its body reads."""
     own = [value.source for value in values_of(node) if isinstance(value, Variable)]
     inner = [source for each in body_of(node) for source in sources_of(each)]
     return tuple(dict.fromkeys(own + inner))
 
 
 def with_bodies(nodes: Iterable[Node]) -> Iterator[Node]:
-    """Iterate over nodes and, behind each, the nodes of its body."""
+    """Iterate over nodes, each followed by the nodes of its body."""
     for node in nodes:
         yield node
         yield from with_bodies(body_of(node))

@@ -1,9 +1,9 @@
-"""Graphs as JSON. Reading one builds nodes and values, and nothing else: no code is run.
+"""Graphs as JSON. Reading a file only builds nodes and values; no code of the file is run.
 
-A file says what it is, in which version of this schema, and the SHA-256 of the graph in it. Each
-node and value is an object with its class's name under "is" and its fields; tuples of plain data
-are `{"tuple": [...]}`. Unknown classes, fields and types are refused, and a graph that was read is
-checked as a whole (`sgl_mlx.compiler.graph.validate`) before anybody runs it.
+A file names its format, the version of this schema, and the SHA-256 of its graph. Each node and
+value is an object with its class's name under "is", and its fields. Tuples of plain data are
+`{"tuple": [...]}`. Unknown classes, fields and types are refused. Each graph is validated
+(`sgl_mlx.compiler.graph.validate`) before it is returned.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _WORDS: Mapping[str, type] = {
     if isinstance(kind, type) and issubclass(kind, ir.Expr) and is_dataclass(kind)
     if kind is not ir.ExprList and not issubclass(kind, ir.Internal)
 }
-"""The expressions of the language that a graph may append."""
+"""The expressions of the language that a graph may append, by class name."""
 _CLASSES: Mapping[str, type] = {
     kind.__name__: kind
     for module in (values, nodes)
@@ -48,7 +48,7 @@ _CLASSES: Mapping[str, type] = {
 
 
 def dumps(graph: Graph) -> str:
-    """The graph as JSON text.
+    """Return the graph as JSON text.
 
     Raises:
         GraphError: a constant in the graph is no plain data.
@@ -59,10 +59,10 @@ def dumps(graph: Graph) -> str:
 
 
 def loads(text: str) -> Graph:
-    """The graph in JSON text.
+    """Read a graph from JSON text.
 
     Raises:
-        GraphError: the text is no graph, was changed, or is of a newer version.
+        GraphError: the text is no valid graph, was changed, or is of another version.
     """
     try:
         whole = json.loads(text, parse_constant=_refused)
@@ -91,12 +91,22 @@ def _check_version(whole: Mapping[str, Any]) -> None:
 
 
 def save(graph: Graph, path: str | Path) -> None:
-    """Write the graph to a file; raises as `dumps`."""
+    """Write the graph to a file as JSON.
+
+    Raises:
+        GraphError: a constant in the graph is no plain data.
+        OSError: the file cannot be written.
+    """
     Path(path).write_text(dumps(graph), "utf-8")
 
 
 def load(path: str | Path) -> Graph:
-    """The graph in a file; raises as `loads`, and OSError."""
+    """Read a graph from a JSON file.
+
+    Raises:
+        GraphError: the file holds no valid graph, was changed, or is of another version.
+        OSError: the file cannot be read.
+    """
     try:
         text = Path(path).read_text("utf-8")
     except UnicodeDecodeError:
@@ -131,7 +141,7 @@ def _encoded(thing: Any) -> Any:
 
 
 def _field(thing: Any) -> Any:
-    """Encode a field: a tuple that a class declares is a list and needs no mark."""
+    """Encode a field of a class; a tuple becomes a plain list, as the annotation tells its type."""
     if isinstance(thing, ChoicesSamplingMethod):
         return _method_name(thing)
     return list(map(_field, thing)) if isinstance(thing, tuple) else _encoded(thing)
@@ -164,7 +174,14 @@ Made = TypeVar("Made")
 
 
 def _read(kind: Any, content: Any, where: str) -> Any:
-    """Read `content` as the type that an annotation asks for."""
+    """Read JSON content as the type of an annotation.
+
+    Args:
+        where: the path to the content, for error messages.
+
+    Raises:
+        GraphError: the content does not fit the type.
+    """
     if where.count(".") > _DEEPEST:
         raise GraphError("this compiled program is nested too deeply")
     origin = get_origin(kind)
@@ -229,12 +246,12 @@ def _hints(kind: Any) -> dict[str, Any]:
         hints = {name: _or_symbol(hint) for name, hint in hints.items()}
     else:
         hints = get_type_hints(kind)
-    # What may be any plain data is written as a mark; see `_plain`.
+    # Fields with arbitrary plain data mark tuples and dictionaries; see `_plain`.
     return {name: _PLAIN_FIELDS.get((kind, name), hints[name]) for name in own}
 
 
 def _or_symbol(hint: Any) -> Any:
-    """The annotation of an expression's field, with a symbol allowed where there is text."""
+    """Extend the annotation of an expression's field: symbols are allowed where text is."""
     if hint in (str, Any):
         return str | values.SymbolicText
     if get_origin(hint) in (Union, types.UnionType):

@@ -1,4 +1,4 @@
-"""Graphs for people: a tree of text, and Graphviz."""
+"""Graphs for people: as a tree of text, and as a Graphviz drawing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _LONGEST = 60
 
 
 def written(value: Value) -> str:
-    """A value as in an f-string: `Hello {name}, {%3.answer}`."""
+    """Write a value as in an f-string: `Hello {name}, {%3.answer}`."""
     if isinstance(value, Constant):
         return value.value if isinstance(value.value, str) else repr(value.value)
     if isinstance(value, Concat):
@@ -78,7 +78,7 @@ def _named(value: Value) -> str:
 
 
 def label(node: Node, longest: int = _LONGEST) -> str:
-    """A node in one line: its kind, and what is in it."""
+    """Describe a node in one line: its kind, and its fields, with long ones shortened."""
     return " ".join([kind_of(node), *_fields(node, longest)])
 
 
@@ -117,9 +117,9 @@ def _cut(text: str, longest: int) -> str:
 
 
 def pretty(graph: Graph) -> str:
-    """The graph as a tree: branches under their fork, bodies under their loop.
+    """Draw the graph as a tree of text: branches under their fork, loop bodies under their loop.
 
-    Every node is shown as `%id Kind ...`; `{%3.answer}` is what node 3 gave to `answer`.
+    Every node is shown as `%id Kind ...`; `{%3.answer}` is the value that node 3 gave to `answer`.
     """
     parameters = ", ".join(map(_parameter, graph.parameters))
     lines = [f"{graph.program}({parameters})", *_tree(graph, graph.nodes_of(ROOT), "")]
@@ -166,7 +166,7 @@ COLOURS = {
 
 
 def dot(graph: Graph) -> str:
-    """The graph in Graphviz's language; each stream is a box, edges between streams are dashed."""
+    """Write the graph in Graphviz's language: a box per stream, dashed edges between streams."""
     lines = [f"digraph {_quoted(graph.program)} {{", "  rankdir=TB;"]
     lines.append('  node [shape=box, style="rounded,filled", fillcolor=white, fontname=monospace];')
     for stream in graph.streams:

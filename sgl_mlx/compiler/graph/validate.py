@@ -1,4 +1,4 @@
-"""Validation of graphs that were read from a file: nothing is used before it is there."""
+"""Validation of graphs read from a file: each node may use only what comes before it."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ _STARTS = (Call, GetForkItem)
 
 
 def check(graph: Graph) -> Graph:
-    """Check a graph and return it.
+    """Validate a graph and return it unchanged.
 
     Raises:
-        GraphError: something is used before it is there, or does not exist.
+        GraphError: a node uses something that does not exist or comes later, or a field is invalid.
     """
     _Check(graph).run()
     return graph
 
 
 class _Check:
-    """One pass over a graph, from its first node to its last."""
+    """One validation of a graph, from its first node to its last."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
@@ -101,7 +101,7 @@ class _Check:
                 if isinstance(inner, (*_STARTS, Fork, Join, ForEach, Break)):
                     raise GraphError(f"{where}: a {type(inner).__name__} in a loop")
                 self._node(inner, (node.id,))
-            for inner in node.body:  # later nodes may not read what a turn wrote
+            for inner in node.body:  # nodes behind the loop may not read its variables
                 del self._seen[inner.id]
                 self._seen[inner.id] = Node(inner.id, inner.stream)
         if isinstance(node, Prefetch):
@@ -166,7 +166,7 @@ class _Check:
 
 
 def _variables(node: Node | None) -> int:
-    """Count the variables that the node gives values to."""
+    """Count the variables that a node sets; 0 for None."""
     if isinstance(node, Append):
         return len(names_of(node.expr))
     return int(isinstance(node, Score))

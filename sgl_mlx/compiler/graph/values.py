@@ -1,8 +1,8 @@
-"""Values: frozen expressions for the data that a program computes from arguments and variables.
+"""Values: frozen expressions for data that a program computes from arguments and variables.
 
-A value is known only when a graph runs: `Argument("topic")` is that run's topic, `Variable(7, "x")`
-the text that node 7 gave to `x`. Values are compared and hashed like any other data; nothing here
-knows how they are evaluated (`sgl_mlx.compiler.running.evaluate`).
+A value is symbolic until a graph runs: `Argument("topic")` stands for that run's topic,
+`Variable(7, "x")` for the text that node 7 stores in `x`. Values compare and hash by content.
+`sgl_mlx.compiler.running.evaluate` evaluates them.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from sgl_mlx.lang.ir import Symbol
 TEXT_METHODS = frozenset({"capitalize", "casefold", "lower", "lstrip", "removeprefix"}) | frozenset(
     {"removesuffix", "replace", "rstrip", "strip", "swapcase", "title", "upper"}
 )
-"""Methods of `str` that only make text of text, so that a graph may call them by name."""
+"""Methods of `str` that return a `str` without side effects; a graph may call them by name."""
 
 
 @dataclass(frozen=True)
 class Constant:
-    """Plain data that every run shares."""
+    """A plain value that is the same in every run."""
 
     value: str | int | float | bool | None
 
 
 class TextSymbol(Symbol):
-    """A text that only a run knows: it may stand in the fields of a language's expression."""
+    """A text that is known only in a run; it may stand in a field of the language's expressions."""
 
     def __add__(self, other: str) -> Any:
         return plain(concat(self, other))  # type: ignore[arg-type]
@@ -50,14 +50,14 @@ class Element(TextSymbol):
 
 @dataclass(frozen=True)
 class LoopItem(TextSymbol):
-    """The text that a `ForEach` (by its node's id) is at."""
+    """The current text of the `ForEach` node with id `loop`."""
 
     loop: int
 
 
 @dataclass(frozen=True)
 class LoopIndex:
-    """Where a `ForEach` is, counted from `start`; a number, written in decimal."""
+    """The index of the current text in the `ForEach` node with id `loop`, counted from `start`."""
 
     loop: int
     start: int = 0
@@ -65,10 +65,10 @@ class LoopIndex:
 
 @dataclass(frozen=True)
 class Variable(TextSymbol):
-    """The text that the node `source` gave to the variable `name`.
+    """The text that the node `source` stores in the variable `name`.
 
-    The source is a Gen, a Select, a SeparateReasoning (which gives values to two variables, and
-    `reasoning` means the second), a VarScopeBegin, or a Score (its decision).
+    The source is a Gen, a Select, a VarScopeBegin, a Score (its decision) or a SeparateReasoning. A
+    SeparateReasoning sets two variables, and `reasoning` selects the one with the reasoning.
     """
 
     source: int
@@ -78,14 +78,14 @@ class Variable(TextSymbol):
 
 @dataclass(frozen=True)
 class Concat(TextSymbol):
-    """Texts one after another; see `concat`."""
+    """A concatenation of texts; make one with `concat`."""
 
     parts: tuple[Value, ...]
 
 
 @dataclass(frozen=True)
 class Joined(TextSymbol):
-    """`separator.join(argument)`, of an argument that is a list of texts."""
+    """A call of `separator.join(argument)`; the argument is a list of texts."""
 
     separator: str
     argument: str
@@ -93,7 +93,7 @@ class Joined(TextSymbol):
 
 @dataclass(frozen=True)
 class Method(TextSymbol):
-    """A method of `TEXT_METHODS`, called on a text with constant arguments."""
+    """A call of a method named in `TEXT_METHODS` on a text, with constant arguments."""
 
     name: str
     text: Value
@@ -112,21 +112,21 @@ class ListOf:
 
 @dataclass(frozen=True)
 class DictOf:
-    """A dictionary, as its items in order."""
+    """A dictionary, as its (key, value) pairs in order."""
 
     items: tuple[tuple[Value, Value], ...]
 
 
 @dataclass(frozen=True)
 class Texts:
-    """A whole argument that is a list (or, in Python, a tuple) of texts."""
+    """A whole argument that is a list or a tuple of texts."""
 
     argument: str
 
 
 @dataclass(frozen=True)
 class StateOf:
-    """A stream's `ProgramState`, which a program returned."""
+    """The `ProgramState` of a stream, as a return value of a program."""
 
     stream: int
 
@@ -149,14 +149,14 @@ Value = (
 )
 
 SymbolicText = Argument | Element | LoopItem | Variable | Concat | Joined | Method
-"""The values that are text of a run."""
+"""The values that stand for a text."""
 
 EMPTY = Constant("")
 NONE = Constant(None)
 
 
 def concat(*parts: Value | str) -> Value:
-    """The parts as one text: nothing nested, no empty text, no two constant texts in a row."""
+    """Concatenate texts: nothing nested, no empty part, no two constants in a row."""
     flat: list[Value] = []
     for part in _flattened(parts):
         last = flat[-1] if flat else None
@@ -178,22 +178,22 @@ def _flattened(parts: tuple[Value | str, ...]) -> Iterator[Value]:
 
 
 def plain(value: Value) -> Any:
-    """The form in which an expression of the language holds a value: a constant is itself."""
+    """Return a constant as its bare Python value, any other value as it is."""
     return value.value if isinstance(value, Constant) else value
 
 
 def valued(content: Any) -> Value:
-    """The value of what an expression of the language holds; the reverse of `plain`."""
+    """Wrap a bare Python value in a `Constant`; return a value as it is. The reverse of `plain`."""
     return content if isinstance(content, Value) else Constant(content)
 
 
 def parts_of(text: Value) -> tuple[Value, ...]:
-    """The parts of a text in order; of anything but a concatenation, itself."""
+    """Return the parts of a concatenation in order; for any other value, the value alone."""
     return text.parts if isinstance(text, Concat) else (text,)
 
 
 def walk(value: Value) -> Iterator[Value]:
-    """A value and all it is made of, outermost first."""
+    """Iterate over a value and all values inside it, outermost first."""
     yield value
     for field in fields(value):
         yield from _inner(getattr(value, field.name))
@@ -208,7 +208,7 @@ def _inner(content: object) -> Iterator[Value]:
 
 
 def is_constant(value: Value) -> bool:
-    """Whether the value is the same in every run."""
+    """Tell whether a value is the same in every run."""
     return all(
         isinstance(v, (Constant, Concat, TupleOf, ListOf, DictOf, Method)) for v in walk(value)
     )

@@ -1,1 +1,1 @@
-"""Passes that leave every prompt as it is: pure functions from graph to graph, one in each file."""
+"""Passes that change no prompt: pure functions from graph to graph, one in each file."""

@@ -1,7 +1,7 @@
-"""Structural code movement: fewer nodes, the same prompts token for token. Always on.
+"""Merging: fewer nodes for the same prompts, token for token. The pass is always on.
 
-Neighbouring texts of a stream become one node and empty ones go. Boundaries between texts do not
-reach the tokenizer (`Transcript.prompt` joins them), so this changes no token.
+Neighbouring texts of a stream become one node, and empty texts are removed. No token changes, since
+boundaries between texts do not reach the tokenizer (`Transcript.prompt` joins them).
 """
 
 from __future__ import annotations
@@ -25,17 +25,20 @@ from sgl_mlx.compiler.graph.values import EMPTY, concat
 from sgl_mlx.lang import ir
 
 _CLOSED = (ir.Gen, ir.SeparateReasoning, ir.Select, ir.RoleEnd)
-"""After these an empty text does nothing. At the beginning of a turn it does: what the template
-leaves to the model there (`Opening.owed`) is then written by the program."""
+"""Expressions after which an empty text can be removed.
+
+Elsewhere an empty text has an effect: at the beginning of a turn, it makes the program write the
+text that the model would write otherwise (`Opening.owed`).
+"""
 
 
 def merge(graph: Graph) -> Graph:
-    """The graph with neighbouring texts joined, in loops and hints as well."""
+    """Copy the graph with neighbouring texts joined, also inside loops and hints."""
     return graph.with_nodes(_merged(graph.nodes))
 
 
 def _merged(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
-    """A joined text stands where its last part stood: all that it reads is there by then."""
+    """Join texts; the result stands where its last part stood, behind all that it depends on."""
     last: dict[int, Node] = {}
     merged: dict[int, Node] = {}
     branches: dict[int, list[int]] = {}
@@ -54,7 +57,7 @@ def _merged(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
         merged[node.id] = node
         if isinstance(node, GetForkItem):
             branches.setdefault(node.fork, []).append(node.stream)
-        if isinstance(node, Join):  # brings back what its branches have written by then
+        if isinstance(node, Join):  # later text of a branch may not move ahead of its Join
             last.update(dict.fromkeys(branches.get(node.fork, ()), node))
         if not isinstance(node, Prefetch):
             streams = (node.stream, *(inner.stream for inner in body_of(node)))

@@ -1,4 +1,4 @@
-"""Openings: the part of a stream's prompt that is known before anything has been generated."""
+"""Openings: the part of a stream's prompt that is known before anything is generated."""
 
 from __future__ import annotations
 
@@ -33,59 +33,59 @@ from sgl_mlx.compiler.graph.values import (
 from sgl_mlx.lang import ir
 
 MIN_LENGTH = 64
-"""Characters: fewer are computed as fast as they are fetched, or asked for."""
+"""Characters. To prefill a shorter prompt early is not worth a request."""
 
 _SILENT = (Fork, Prefetch, Sync)
-"""Nodes that write nothing and ask nothing, as far as their own stream's text goes."""
+"""Nodes that neither write to nor ask in their own stream."""
 _GIVEN = (Argument, Element, Joined)
-"""Values that a run has from the start."""
+"""Values that are known from the start of a run."""
 
 
 def opening(graph: Graph, stream: int) -> tuple[Node, ...]:
-    """Texts and roles with which a stream begins, up to what only a model can tell.
+    """Return the texts and roles with which a stream begins, up to the first generated value.
 
-    A branch begins with the text of the stream it came from. The last text may be cut: it then
-    holds the parts before the first variable.
+    A branch begins with the text of the stream that it was forked from. The last text may be cut
+    before its first variable.
     """
     return tuple(_known(written(graph, stream), _GIVEN))
 
 
 def constant_opening(graph: Graph, stream: int) -> tuple[Node, ...]:
-    """As `opening`, up to the first argument as well: what every run has in common."""
+    """Return the opening that a stream has in every run: it ends before the first argument."""
     return tuple(_known(written(graph, stream), ()))
 
 
 def is_worth_it(body: tuple[Node, ...]) -> bool:
-    """Tell whether an opening is long, or holds an argument, so that a run decides its length."""
+    """Tell whether to prefill an opening: it has `MIN_LENGTH` characters, or holds an argument."""
     return not all(map(is_spelt, texts_of(body))) or len(constant_text(body)) >= MIN_LENGTH
 
 
 def copied(body: tuple[Node, ...], id: int, stream: int) -> tuple[Node, ...]:
-    """Nodes like these, for the body of a hint in another stream, with ids from `id` on."""
+    """Copy nodes into another stream, with ids from `id` on."""
     return tuple(replace(node, id=id + at, stream=stream) for at, node in enumerate(body))
 
 
 def constant_text(nodes: tuple[Node, ...]) -> str:
-    """The constant texts of some nodes, one after another, without what roles add."""
+    """Join the constant texts of some nodes, without the text of roles."""
     values = (part for text in texts_of(nodes) for part in parts_of(text))
     return "".join(str(value.value) for value in values if isinstance(value, Constant))
 
 
 def texts_of(nodes: Iterable[Node]) -> Iterator[Value]:
-    """The texts that some nodes append, in order."""
+    """Iterate over the texts that some nodes append, in order."""
     return (text for node in nodes if (text := text_of(node)) is not None)
 
 
 def is_spelt(text: Value) -> bool:
-    """Whether all of a text can be read off the graph."""
+    """Tell whether a text consists of constants only."""
     return all(isinstance(part, Constant) for part in parts_of(text))
 
 
 def written(graph: Graph, stream: int) -> Iterator[Node]:
-    """The nodes of a stream, after those of the streams it was forked from.
+    """Iterate over the nodes of a stream, after those of the streams that it was forked from.
 
-    Left out is what begins a nested program or a branch, unless a branch begins at another
-    position than that of the text before it.
+    The node that begins a branch or a nested program is left out, unless the branch has a position
+    offset.
     """
     nodes = graph.nodes_of(stream)
     if nodes and isinstance(nodes[0], GetForkItem):
@@ -123,6 +123,6 @@ def _known_parts(text: Value, known: tuple[type[Value], ...]) -> Value:
         if not all(isinstance(v, (Constant, Concat, Method, *known)) for v in walk(part)):
             break
         if isinstance(part, Method) and not known:
-            break  # constant, but spelt out only when the graph runs
+            break  # a constant method call, evaluated only when the graph runs
         parts.append(part)
     return concat(*parts)

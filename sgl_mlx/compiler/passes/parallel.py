@@ -1,10 +1,10 @@
-"""Parallel streams: whatever can be asked is asked before anything is waited for.
+"""Parallel streams: the run sends every request that it can before it waits for anything.
 
-Running a graph goes through its nodes in order. Most only submit; a few wait (`WAITING`), and all
-that stands behind one waits with it, whether it needs to or not. The interpreter cannot know
-better: where a Python body reads a variable, all of the body stops. This pass moves nodes of other
-streams ahead of a waiting node unless an edge forbids it, and of several waiting nodes takes first
-the one before which the fewest answers have to come.
+A run goes through the nodes in order. Most nodes only submit. A few wait (`WAITING`), and all nodes
+behind a waiting node wait with it, whether they depend on it or not. The interpreter has the same
+limit: a Python body stops where it reads a variable. This pass moves nodes of other streams ahead
+of a waiting node unless an edge forbids it. Among several waiting nodes, it puts the one first that
+needs the fewest answers in a row.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WAITING = (Fork, Join, Sync, SetVariable, Score)
 
 
 def parallel(graph: Graph) -> Graph:
-    """The same nodes in an order in which independent streams start together."""
+    """Reorder the nodes of a graph so that independent streams start together."""
     after: dict[int, list[int]] = defaultdict(list)
     missing = dict.fromkeys((node.id for node in graph), 0)
     for before, id in {*((edge.before, edge.after) for edge in graph.edges()), *_joined(graph)}:
@@ -55,7 +55,7 @@ def parallel(graph: Graph) -> Graph:
 
 
 def _joined(graph: Graph) -> Iterator[tuple[int, int]]:
-    """A Join brings back what its branches have written: what they go on with stays behind it."""
+    """Iterate over pairs of ids: a Join, and a node of its branches that has to stay behind it."""
     streams: dict[int, set[int]] = defaultdict(set)
     joins: list[Join] = []
     for node in graph:
@@ -68,7 +68,10 @@ def _joined(graph: Graph) -> Iterator[tuple[int, int]]:
 
 
 def _urgency(node: Node, rounds: int, at: int) -> tuple[bool, bool, int, int]:
-    """Less is sooner: submit, then wait, then break; `rounds` answers come one after another."""
+    """Return a sort key: nodes that submit come first, then nodes that wait, then a Break.
+
+    Waiting nodes are sorted by `rounds`, the answers needed one after another, then by position.
+    """
     return isinstance(node, Break), _waits(node), rounds if _waits(node) else 0, at
 
 

@@ -1,8 +1,9 @@
-"""Prefetch: prompts of nested programs are fetched while the generation before them still runs.
+"""Prefetch: prompts of nested programs are prefilled while the generation before them still runs.
 
-The second optimisation of the SGLang paper (arXiv 2312.07104 v1, section 4.3.2). A nested program
-that waits for a variable has a beginning that does not. The hint for it stands behind the first
-question that it waits for, so that the cache works while the model decodes.
+This is the second optimisation of the SGLang paper (arXiv 2312.07104 v1, section 4.3.2). A nested
+program that waits for a variable may have an opening that does not depend on it. The hint for the
+opening stands behind the first request that the nested program waits for, so that the opening is
+prefilled while the model decodes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sgl_mlx.compiler.passes.opening import copied, is_worth_it, opening
 
 
 def prefetch(graph: Graph) -> Graph:
-    """The graph with a hint for each nested program that begins while others generate."""
+    """Copy the graph with a hint for each nested program whose opening can be prefilled early."""
     hints: dict[int, list[Node]] = {}
     seen = [_nameless(node.body) for node in graph if isinstance(node, Prefetch)]
     id = graph.next_id
@@ -39,7 +40,7 @@ def _nameless(body: tuple[Node, ...]) -> tuple[Node, ...]:
 
 
 def _first_awaited(graph: Graph, stream: int) -> Node | None:
-    """The earliest question that a nested program waits for; None if it waits for none."""
+    """Return the first request that a nested program waits for; None if it waits for none."""
     nodes = graph.nodes_of(stream)
     if not (nodes and isinstance(nodes[0], Call) and any(map(_asks, nodes))):
         return None

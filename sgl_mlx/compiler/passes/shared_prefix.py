@@ -1,4 +1,4 @@
-"""Prefixes that all runs of a program share, in each of its streams, and an order for a batch."""
+"""Prompt prefixes that all runs of a program share, and the best order for a batch."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sgl_mlx.lang.transcript import Transcript
 def shared_prefixes(
     graph: Graph, writer: Callable[[], TurnWriter], min_length: int = 64
 ) -> list[Prompt]:
-    """The prompts worth computing once before a batch of runs: nested programs' and branches' too.
+    """Return the prompts to prefill before a batch, those of branches and nested programs included.
 
     Args:
-        writer: writes turns; asked only if the graph has some.
-        min_length: in characters; shorter ones are not worth a request of their own.
+        writer: makes a writer of turns; called only if the graph has roles.
+        min_length: in characters; a shorter prompt is not worth a request of its own.
 
     Returns:
-        Prompts of which none begins another, in the order in which their streams begin.
+        Prompts of which none is a prefix of another, in the order in which their streams begin.
     """
     openings = (constant_opening(graph, stream) for stream in graph.streams)
     prompts = list(dict.fromkeys(written_prompt(nodes, writer) for nodes in openings if nodes))
@@ -51,11 +51,11 @@ def written_prompt(nodes: Sequence[Node], writer: Callable[[], TurnWriter]) -> P
 
 
 def order_batch(prompts: Sequence[str] | Sequence[tuple[int, ...]]) -> list[int]:
-    """The positions of prompts in the order that computes every shared prefix once.
+    """Return the positions of the prompts in an order that computes each shared prefix only once.
 
-    That is a depth-first walk of the prompts' tree, which is optimal for any LRU cache that holds
-    the longest prompt (SGLang, arXiv 2312.07104 v2, theorem 3.1). Any sorting by the symbols from
-    the left is such a walk; equal prompts keep their order.
+    The order is a depth-first walk of the prefix tree of the prompts. It is optimal for every LRU
+    cache that holds the longest prompt (SGLang, arXiv 2312.07104 v2, theorem 3.1). Sorting the
+    prompts gives such a walk; equal prompts keep their order.
 
     Args:
         prompts: texts, or token ids.

@@ -1,4 +1,4 @@
-"""Groups of sentences that belong together, so that a prompt's new order must not part them."""
+"""Groups of sentences that belong together and keep their order when a prompt is reordered."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HEADING_WORDS = 4
 
 @dataclass(frozen=True)
 class Group:
-    """Sentences that stay together; `members` are their positions, in order."""
+    """Sentences that stay together; `members` are their positions in the passage, in order."""
 
     members: range
     sentences: tuple[Sentence, ...]
@@ -38,7 +38,7 @@ class Group:
 
 
 def groups_of(sentences: Sequence[Sentence]) -> tuple[Group, ...]:
-    """Cut the sentences into groups, in order."""
+    """Divide the sentences of a passage into groups, in order."""
     starts = [0] + [i for i in range(1, len(sentences)) if not _glued(sentences, i)]
     ends = [*starts[1:], len(sentences)]
     spans = [range(a, b) for a, b in zip(starts, ends, strict=True) if a < b]
@@ -46,7 +46,7 @@ def groups_of(sentences: Sequence[Sentence]) -> tuple[Group, ...]:
 
 
 def _glued(sentences: Sequence[Sentence], i: int) -> bool:
-    """Whether sentence i has to stay right behind the one before it."""
+    """Tell whether sentence `i` has to stay directly behind the sentence before it."""
     before, here = sentences[i - 1], sentences[i]
     return (
         here.listed
@@ -63,21 +63,21 @@ def _glued(sentences: Sequence[Sentence], i: int) -> bool:
 
 
 def _in_list(sentences: Sequence[Sentence], i: int) -> bool:
-    """Sentence i stands on the line of an item."""
+    """Tell whether sentence `i` stands on the line of a list item."""
     while i > 0 and "\n" not in sentences[i - 1].gap:
         i -= 1
     return sentences[i].listed
 
 
 def _unfinished(sentence: Sentence) -> bool:
-    """A heading without a colon, a separator, a line of other text."""
+    """Tell whether a sentence has no end mark: a heading without colon, a separator, a fragment."""
     if sentence.listed or not sentence.constant or _is_field(sentence):
         return False
     return sentence.text[-1] not in ".!?…`>\"'”’)]"
 
 
 def _is_field(sentence: Sentence) -> bool:
-    """`Name: something` on a line."""
+    """Tell whether a sentence is a field of a record: `Name: something` on one line."""
     return _is_named(sentence) and not sentence.text.endswith(":")
 
 

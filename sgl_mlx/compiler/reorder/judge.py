@@ -1,26 +1,24 @@
-"""The judge of reordering: whether a text with its sentences in another order means the same.
+"""The judge of reordering: it decides whether a text keeps its meaning in another order.
 
-Meaning cannot be proved, so the judge is one-sided. A rewrite is accepted only if each of these
-holds; they are checked on the texts alone, whoever proposed the rewrite.
+Meaning cannot be proved, so the judge is one-sided. It accepts a rewrite only if all of these rules
+hold. It checks them on the two texts alone, whoever proposed the rewrite.
 
-- *Nothing is lost*: the new text is the old one's sentences (`sentences.split`), each once, word
-  for word, with white space between them as `Passage.render` writes it. So nothing is added either,
-  and lines stay lines.
-- *What belongs together stays together* (`groups_of`): a heading or an announcement ("these
-  parts:", "the following") and what comes next, the items of a list, the fields of a record, a
-  sentence that begins with a connective ("then") or points back ("this", "above") and the one
-  before it. The sentences between two such joints are a *group*.
+- *Nothing is lost or added*: the new text consists of the sentences of the old one
+  (`sentences.split`), each once and word for word, with white space between them as
+  `Passage.render` writes it.
+- *Groups stay together* (`groups_of`): a heading or an announcement ("these parts:", "the
+  following") with the sentence after it; the items of a list; the fields of a record; a sentence
+  that begins with a connective ("then") or points back ("this", "above") with the one before it.
 - *Only instructions move up* (`_stays`): a group moves ahead of others only if it has no argument,
   begins with an instruction or a heading, and no sentence in it points back or names a place in the
-  prompt. So arguments keep their order among themselves, and questions stay behind what they ask
-  about.
-- *Instructions keep their order* (`_outruns`), as one may build on another without a word that says
-  so. What is only forbidden ("never ...", "do not ...") holds wherever it stands.
-- *Whatever is taken for known has been named* (`_unknown`): "the article" and "each finding" move
-  ahead of an argument only if exactly one heading introduces it ("Article: ..."), which can be
-  understood in either order, or if text that stays ahead of it does; they never move ahead of other
-  text that says "article" or "finding".
-- *The end stays the end*: a cue such as "Answer:", and whatever a model goes on from.
+  prompt. So arguments keep their order, and a question stays behind the text that it is about.
+- *Instructions keep their order* (`_outruns`), as one may build on another without saying so.
+  Prohibitions ("never ...", "do not ...") are an exception: they hold wherever they stand.
+- *Definite nouns have been introduced* (`_unknown`): a group that says "the article" or "each
+  finding" moves ahead of an argument only if the noun is introduced elsewhere: by exactly one
+  heading ("Article: ...") or by earlier text that stays ahead of the group. Such a group never
+  moves ahead of other text that says "article" or "finding".
+- *The end stays the end*: a cue such as "Answer:", and any text that the model continues.
 """
 
 from __future__ import annotations
@@ -33,11 +31,12 @@ from sgl_mlx.compiler.reorder.sentences import SLOT, Passage, split
 
 
 class Order:
-    """The groups of a passage, and which of them may change places.
+    """The groups of a passage, and the rules for which of them may change places.
 
     Args:
-        text: with slots for what a run fills in.
-        continued: the model goes on right after the text, so its last sentence stays last.
+        text: a text with one slot character for each argument.
+        continued: whether the model continues right after the text, so that its last sentence
+            stays last.
     """
 
     def __init__(self, text: str, continued: bool) -> None:
@@ -46,7 +45,7 @@ class Order:
         self._continued = continued
 
     def objection(self, mover: int, passed: int) -> str | None:
-        """Say why group `mover` may not come before group `passed`, which now precedes it."""
+        """Say why group `mover` may not move ahead of group `passed`; None if it may."""
         return (
             self._stays(mover)
             or self._outruns(mover, passed)
@@ -55,7 +54,7 @@ class Order:
         )
 
     def render(self, groups: Sequence[int]) -> str:
-        """The text with the groups in this order."""
+        """Write the text with its groups in this order."""
         return self.passage.render([i for group in groups for i in self.groups[group].members])
 
     def objections(self, order: Sequence[int]) -> Iterator[str]:
@@ -102,7 +101,7 @@ class Order:
         return None
 
     def _keeps(self, passed: int) -> str | None:
-        """A sentence that speaks of what is below needs everything below, or a name for it."""
+        """Return an objection if `passed` points to text below it that no heading in it names."""
         group = self.groups[passed]
         for sentence in group.sentences:
             if refers.points_ahead(sentence.text):
@@ -112,7 +111,7 @@ class Order:
         return None
 
     def _unknown(self, mover: int, passed: int) -> str | None:
-        """Something that the mover takes for known, and `passed` may have made known."""
+        """Return an objection if `mover` says "the X" or "each X" and `passed` may introduce X."""
         group, other = self.groups[mover], self.groups[passed]
         for at, sentence in enumerate(group.sentences):
             for phrase in refers.definites(sentence.text):
@@ -125,7 +124,7 @@ class Order:
         return None
 
     def _introduced(self, phrase: frozenset[str], mover: int, at: int) -> bool:
-        """By a heading, by constant text before, or in the group before its sentence `at`."""
+        """Tell whether a heading or constant text before sentence `at` introduces the noun."""
         own = self.groups[mover].sentences[:at]
         earlier = [g.stems for g in self.groups[:mover] if g.constant]
         named = _named(phrase, [label for group in self.groups[:mover] for label in group.labels])
@@ -133,7 +132,7 @@ class Order:
         return named or any(phrase & stems for stems in earlier)
 
     def _met(self, phrase: frozenset[str], other: Group) -> bool:
-        """The other group says the word, and not only as the heading of an argument."""
+        """Tell whether a group says the noun elsewhere than in the heading of an argument."""
         labels = [label for group in self.groups for label in group.labels]
         if _named(phrase, other.labels) and _named(phrase, labels):
             texts = (s for s in other.sentences if s.constant and not s.text.endswith(":"))
@@ -145,9 +144,9 @@ def objections(before: str, after: str, continued: bool = False) -> list[str]:
     """List the reasons why `after` may not replace `before`; empty if it may.
 
     Args:
-        before: a text of a program with a slot for each argument.
-        after: the text proposed.
-        continued: as in `Order`.
+        before: a text of a program with one slot character for each argument.
+        after: the proposed text.
+        continued: whether the model continues right after the text.
     """
     judge = Order(before, continued)
     order = _positions(judge.passage, after)
@@ -157,13 +156,13 @@ def objections(before: str, after: str, continued: bool = False) -> list[str]:
 
 
 def _positions(passage: Passage, text: str) -> list[int] | None:
-    """The sentences of the passage in the order in which they make up the text."""
+    """Return the order of the sentences of the passage in `text`; None if the two do not match."""
     rest, left, order = text.strip(), list(range(len(passage.sentences))), list[int]()
     while rest:
         starts = [i for i in left if rest.startswith(passage.sentences[i].text)]
         if not starts:
             return None
-        # Of two that fit, the longer one; of equal ones, the earlier.
+        # If several sentences fit, take the longest one; among equal ones, the first.
         found = max(starts, key=lambda i: (len(passage.sentences[i].text), -i))
         rest = rest[len(passage.sentences[found].text) :].lstrip()
         left.remove(found)
@@ -175,14 +174,14 @@ def _positions(passage: Passage, text: str) -> list[int] | None:
 
 
 def _named(phrase: frozenset[str], labels: Sequence[frozenset[str]]) -> bool:
-    """Exactly one label is meant: the one whose words all occur, else the one that shares some."""
+    """Tell whether a phrase fits exactly one heading; complete fits count before partial ones."""
     whole = [label for label in labels if label and label <= phrase]
     shared = [label for label in labels if label & phrase]
     return len(whole or shared) == 1
 
 
 def _tells(group: Group) -> bool:
-    """It says something besides announcing arguments."""
+    """Tell whether a group has constant text other than announcements of arguments."""
     return any(s.constant and not refers.announces(s.text) for s in group.sentences)
 
 

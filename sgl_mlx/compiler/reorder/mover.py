@@ -1,9 +1,9 @@
-"""Code movement: instructions move ahead of arguments, so that more of a prompt is shared.
+"""Code movement: instructions move ahead of arguments, so that runs share a longer prompt prefix.
 
-The optimisation of the SGLang paper (arXiv 2312.07104 v1, section 4.3.2), opt-in because it changes
-prompts. In each stream the one text that ends its constant beginning is considered: from there to
-the next role, question or fork. The rules move up every instruction that the judge lets pass, which
-is the most there is to gain: no other order that passes has more words before the first argument.
+This optimisation of the SGLang paper (arXiv 2312.07104 v1, section 4.3.2) is opt-in because it
+changes prompts. It rewrites at most one text in each stream: the text with the first argument, up
+to the next role, question or fork. The rules move up every instruction that the judge accepts. No
+other order that the judge accepts has more words before the first argument.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CountTokens = Callable[[str], int]
 
 
 def reorder(graph: Graph) -> Graph:
-    """Merge the graph's texts and move instructions of each stream ahead of its arguments."""
+    """Copy the graph with texts merged and instructions moved ahead of the first argument."""
     graph = merge(graph)
     for stream in graph.streams:
         node = _first_open(graph, stream)
@@ -35,11 +35,11 @@ def reorder(graph: Graph) -> Graph:
 
 
 def by_rules(text: str, continued: bool) -> str:
-    """Move every group of sentences to the beginning that the judge lets pass.
+    """Move every group of sentences to the beginning for which the judge has no objection.
 
     Args:
-        text: with a slot character for each argument.
-        continued: the model goes on right after the text.
+        text: a text with one slot character for each argument.
+        continued: whether the model continues right after the text.
     """
     order = Order(text, continued)
     moved: list[int] = []
@@ -51,7 +51,7 @@ def by_rules(text: str, continued: bool) -> str:
 
 
 def gain(before: Graph, after: Graph, count: CountTokens) -> int:
-    """By how many tokens the constant beginnings of all streams have grown."""
+    """Count the tokens by which the constant prefixes of all streams grow in `after`."""
 
     def total(graph: Graph) -> int:
         return sum(
@@ -62,11 +62,11 @@ def gain(before: Graph, after: Graph, count: CountTokens) -> int:
 
 
 def _reordered(value: Value, continued: bool) -> Value:
-    """Apply the rules, if the result begins with more constant text and the judge agrees."""
+    """Reorder a text; unchanged if that makes no longer constant prefix or the judge objects."""
     slots: dict[str, Value] = {}
     text = _spelt(value, slots)
     if len(slots) != len(SLOT.findall(text)):
-        return value  # slot characters of the program's own
+        return value  # the program's own text has slot characters
     proposed = by_rules(text, continued)
     longer = _constant_length(proposed) > _constant_length(text)
     right = longer and not objections(text, proposed, continued)
@@ -82,9 +82,10 @@ def _constant_length(text: str) -> int:
 
 
 def _first_open(graph: Graph, stream: int) -> Node | None:
-    """The text in which a stream ceases to be constant; None if it does so in another way.
+    """Return the text node with the first argument of a stream; None if there is none to rewrite.
 
-    Nor is it looked for behind a text that it goes on with, such as one from before a fork.
+    There is none if something else than text ends the constant prefix, or if the text continues
+    another one, such as a text from before a fork.
     """
     before: Node | None = None
     for node in written(graph, stream):

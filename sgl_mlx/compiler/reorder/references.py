@@ -1,10 +1,8 @@
-"""References of a sentence, told from its words: to earlier text, to later text, to things named.
+"""References of a sentence to other text, found by its words. English only.
 
-English only.
-
-The rules are one-sided: whatever might point to something said before counts as pointing there.
-Only *instructions* are taken to be free to move at all (`is_instruction`); a statement, a question
-or a text in another language never is.
+A sentence may refer to earlier text, to later text, or to a noun that has to be introduced. The
+rules are one-sided: a word that might refer to earlier text counts as doing so. Only *instructions*
+(`is_instruction`) may move at all; a statement, a question or text in another language may not.
 """
 
 from __future__ import annotations
@@ -39,7 +37,7 @@ _INSTRUCTION = _set(
 )
 _PROHIBITION = re.compile(r"(?:please )?(?:never|avoid|don['’]t|do not)\b", re.IGNORECASE)
 _POSITION = _set("begin continue complete go proceed repeat restart resume start")
-"""Instructions that mean the place where they stand."""
+"""Instructions whose meaning depends on their place in the prompt."""
 
 _PRONOUNS = _set(
     """
@@ -73,7 +71,7 @@ _OWN = _set(
     present future active passive imperative metric following
     """
 )
-"""Nouns that may follow "the" although nothing has been said of them."""
+"""Nouns that may follow "the" without having been introduced."""
 
 _THAT_CLAUSE = _set(
     """
@@ -118,12 +116,12 @@ _LABEL = re.compile(
 
 
 def words_of(text: str) -> list[str]:
-    """The words in lower case, what is quoted left out."""
+    """List the words of a text in lower case, without those in quotes."""
     return [word.lower() for word in _WORD.findall(_QUOTED.sub(" ", text))]
 
 
 def stems(text: str) -> frozenset[str]:
-    """Words that carry meaning, without the endings of plural and genitive."""
+    """Return the words that carry meaning, without the endings of plural and genitive."""
     return frozenset(_stem(w) for w in words_of(text) if w not in _FUNCTION)
 
 
@@ -135,29 +133,29 @@ def _stem(word: str) -> str:
 
 
 def is_instruction(text: str) -> bool:
-    """It tells the model what to do, and would do so anywhere."""
+    """Tell whether a sentence begins with an instruction to the model and asks no question."""
     first = next(iter(words_of(LIST_MARK.sub("", text, count=1))), "")
     return first in _INSTRUCTION and not text.endswith("?")
 
 
 def is_prohibition(text: str) -> bool:
-    """It says what not to do, and so builds on no other instruction."""
+    """Tell whether a sentence forbids something; it then depends on no other instruction."""
     return (
         re.match(r"(?:please )?(?:never|avoid|don['’]t|do not)\b", text, re.IGNORECASE) is not None
     )
 
 
 def connects(text: str) -> bool:
-    """It begins with a word that hangs it on the sentence before."""
+    """Tell whether a sentence begins with a connective, such as "then", to the one before."""
     words = words_of(text)
     return bool(words) and words[0] in _CONNECTIVES
 
 
 def points_back(text: str) -> str | None:
-    """A word that refers to something said before or to a place in the prompt; None if none does.
+    """Return a word that refers to earlier text or to a place in the prompt; None if there is none.
 
-    A sentence that announces what stands right after it (by a colon, by "the following") may say
-    "these" of that.
+    In a sentence that announces the text after it (by a colon or "the following"), "this" and
+    "these" do not count.
     """
     text = _HARMLESS.sub(" ", _QUOTED.sub(" ", text))
     place = _PLACE.search(text)
@@ -178,7 +176,7 @@ def points_back(text: str) -> str | None:
 
 
 def _demonstrative(text: str, that: re.Match[str]) -> bool:
-    """Not the "that" of a clause ("a text that is short", "note that no ...")."""
+    """Tell whether "that" is a pronoun, not the beginning of a clause ("a text that is short")."""
     listed = LIST_MARK.match(text) is not None
     before, after = words_of(text[: that.start()]), words_of(text[that.end() :])
     comma = re.search(r"[.,;:]\s*$", text[: that.start()])
@@ -192,29 +190,29 @@ def _demonstrative(text: str, that: re.Match[str]) -> bool:
 
 
 def announces(text: str) -> bool:
-    """Tell whether the sentence speaks of the text right after it."""
+    """Tell whether a sentence announces the text right after it, by a colon or "following"."""
     return text.endswith(":") or _FORWARD.search(_QUOTED.sub(" ", text)) is not None
 
 
 def points_ahead(text: str) -> bool:
-    """It speaks of something further down, who knows how far, or of places in the prompt."""
+    """Tell whether a sentence refers to text further down or to a place in the prompt."""
     text = _QUOTED.sub(" ", text)
     return _ELSEWHERE.search(text) is not None or _PLACE.search(text) is not None
 
 
 def definites(text: str) -> Iterator[frozenset[str]]:
-    """List the things that the sentence takes for known ("the article"), as sets of stems.
+    """Iterate over the nouns that the sentence takes as known ("the article"), as sets of stems.
 
-    Left out: what needs no introduction ("the reader", "the third person") and the first noun of
-    "the name of ...", which says itself of what. An empty set is something that goes unnamed.
+    Left out are nouns that need no introduction ("the reader", "the third person") and the first
+    noun of "the name of ...". An empty set stands for a phrase without a noun.
     """
     return _noun_phrases(_DEFINITE, text)
 
 
 def distributives(text: str) -> Iterator[frozenset[str]]:
-    """List the things that the sentence treats one by one ("each finding"), as `definites` does.
+    """Iterate over the nouns after "each" or "every" ("each finding"), as sets of stems.
 
-    Left out is ", each with ...": it deals out over what stands before the comma.
+    Left out is ", each with ...", which refers to the text before the comma.
     """
     return _noun_phrases(_EACH, text)
 
@@ -232,13 +230,13 @@ def _noun_phrases(begin: re.Pattern[str], text: str) -> Iterator[frozenset[str]]
 
 
 def _extent(words: list[str]) -> int:
-    """How many of the words belong to the noun phrase that they begin."""
+    """Count the words of the noun phrase at the beginning: at most three, not counting "given"."""
     start = 1 if words[:1] == ["given"] else 0
     ends = (i for i, word in enumerate(words) if i >= start and word in _FUNCTION)
     return min(next(ends, len(words)), start + 3)
 
 
 def labels(text: str) -> tuple[frozenset[str], ...]:
-    """By what names a passage introduces what is filled in: "Article:", "Here is a question"."""
+    """Return the stems of each heading of an argument: "Article: ...", "Here is a question ..."."""
     found = (next(filter(None, match.groups()), "") for match in _LABEL.finditer(text))
     return tuple(stems(name.rsplit("\n", 1)[-1]) - {"here"} for name in found)

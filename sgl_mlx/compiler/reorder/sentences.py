@@ -1,8 +1,8 @@
-"""Text of a program cut into sentences, and put together again in another order.
+"""Texts of a program divided into sentences, which can be put together in another order.
 
-A sentence here is what may move as a whole: a sentence, a heading, an item of a list, a fenced or
-tagged passage. What a run fills in is one *slot* character each (private use area of Unicode), so
-that text with arguments is a plain string. Knows no graph.
+A sentence here is any unit that may move: a sentence, a heading, a list item, a fenced or tagged
+passage. Each argument or variable in the text is one *slot* character (private use area of
+Unicode), so that a text with arguments is a plain string. This module does not depend on graphs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ FIRST_SLOT, LAST_SLOT = "\ue000", "\uf8ff"
 SLOT = re.compile(f"[{FIRST_SLOT}-{LAST_SLOT}]")
 
 LIST_MARK = re.compile(r"(?:[-*•–]|\(?(?:\d{1,2}|[a-z]|[ivx]+)[.)])\s")
-# Between these nothing is cut; the pair of a tag is found by its name.
+# Passages that are never divided: fenced text, quoted text, and text between paired tags.
 _ENCLOSED = re.compile(r'```.*?```|""".*?"""|<([A-Za-z][\w-]*)[^<>]*>.*?</\1>', re.DOTALL)
 _UNPAIRED = re.compile(r'```|"""|</?[A-Za-z][\w-]*[^<>]*>')
 _BREAK = re.compile(
@@ -32,7 +32,7 @@ _MARK_ALONE = re.compile(r"(?:^|\n)\s*\(?(?:\d{1,2}|[a-z]|[ivx]+)[.)]$")
 
 @dataclass(frozen=True)
 class Sentence:
-    """`text` has no white space around it; `gap` is the white space up to the next sentence."""
+    """A sentence without outer white space, and the white space `gap` before the next one."""
 
     text: str
     gap: str = ""
@@ -43,23 +43,23 @@ class Sentence:
 
     @property
     def listed(self) -> bool:
-        """It is an item of a list."""
+        """Whether the sentence is a list item."""
         return LIST_MARK.match(self.text) is not None
 
 
 @dataclass(frozen=True)
 class Passage:
-    """Sentences with the white space before the first; the last one's gap ends the passage."""
+    """A divided text: the white space before it, and its sentences. The last gap ends the text."""
 
     before: str
     sentences: tuple[Sentence, ...]
 
     def render(self, order: Sequence[int]) -> str:
-        """The text with its sentences in this order.
+        """Write the text with its sentences in this order.
 
-        Sentences that stay neighbours keep their gap. New neighbours get the wider one of the gap
-        that the first had after it and the gap that the second had before it, so that what stood
-        on a line of its own still does.
+        Two sentences that were neighbours keep the gap between them. New neighbours get the wider
+        of two gaps: the one after the first sentence and the one before the second. So a sentence
+        that stood on a line of its own still does.
         """
         gaps = [self._gap(here, following) for here, following in pairwise(order)]
         last = [sentence.gap for sentence in self.sentences[-1:]]
@@ -76,7 +76,7 @@ class Passage:
 
     @property
     def _edge(self) -> str:
-        """The widest gap: it goes before the former first sentence and after the former last."""
+        """The widest gap, used before the former first sentence and after the former last one."""
         return max((sentence.gap for sentence in self.sentences[:-1]), key=_width, default=" ")
 
 
@@ -85,7 +85,7 @@ def _width(gap: str) -> tuple[int, int]:
 
 
 def split(text: str) -> Passage:
-    """The sentences of a text; where it is unclear how it is built, all of it is one sentence."""
+    """Divide a text into sentences; a text with unpaired fences or tags is one sentence."""
     body = text.strip()
     start = text.index(body) if body else len(text)
     ends = [] if _UNPAIRED.search(_ENCLOSED.sub("", body)) else list(_breaks(body))
@@ -100,12 +100,12 @@ def split(text: str) -> Passage:
 
 
 def _breaks(body: str) -> list[tuple[int, int]]:
-    """Where sentences end and the next ones begin."""
+    """List the (end of a sentence, begin of the next) positions in a text."""
     enclosed = [match.span() for match in _ENCLOSED.finditer(body)]
     found = []
     for match in _BREAK.finditer(body):
         begin, end = match.span()
-        begin = end - len(match[0]) + len(match[0].rstrip())  # closing quotes stay
+        begin = end - len(match[0]) + len(match[0].rstrip())  # keep closing quotes
         inside = any(first < end and begin < last for first, last in enclosed)
         if not inside and ("\n" in body[begin:end] or not _goes_on(body[:begin])):
             found.append((begin, end))
@@ -113,12 +113,12 @@ def _breaks(body: str) -> list[tuple[int, int]]:
 
 
 def _goes_on(text: str) -> bool:
-    """The full stop at the end belongs to an abbreviation or to a list's mark."""
+    """Tell whether the full stop at the end belongs to an abbreviation or a list mark."""
     return bool(_ABBREVIATION.search(text) or _MARK_ALONE.search(text))
 
 
 def _balanced(pieces: Sequence[Sentence]) -> list[Sentence]:
-    """Pieces joined until quotes and brackets are closed, and lines wrapped within a sentence."""
+    """Join pieces until quotes and brackets are closed, and lines that wrap within a sentence."""
     joined: list[Sentence] = []
     for piece in pieces:
         if joined and (_open(joined[-1].text) or _wrapped(joined[-1], piece)):
@@ -139,6 +139,6 @@ def _open(text: str) -> bool:
 
 
 def _wrapped(last: Sentence, piece: Sentence) -> bool:
-    """A line that ends in mid-sentence, and one that goes on in lower case."""
+    """Tell whether `last` ends in mid-sentence and `piece` continues it in lower case."""
     ended = last.text[-1] in ".!?:…`>" or SLOT.match(last.text[-1])
     return not (ended or last.listed or piece.listed) and piece.text[0].islower()

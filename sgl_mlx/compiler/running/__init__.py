@@ -1,1 +1,1 @@
-"""The back end: a graph becomes steps, and the steps run on the language's own streams."""
+"""The back end: it turns a graph into steps and runs them on the language's own streams."""

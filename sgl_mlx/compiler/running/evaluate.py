@@ -1,4 +1,4 @@
-"""The values of a graph in one run."""
+"""Evaluation: a graph's symbolic values become Python values in one run."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from sgl_mlx.lang.state import ProgramState
 
 @dataclass
 class RunValues:
-    """The arguments, variables and states of a run so far.
+    """The arguments, variables and states of one run.
 
     Attributes:
-        arguments: by name.
-        bindings: the variables that a node gives values to, by the node's id.
-        states: the streams.
+        arguments: the arguments, by name.
+        bindings: the variables that a node sets, by the id of the node.
+        states: the program states, by stream number.
     """
 
     arguments: Mapping[str, Any]
@@ -43,7 +43,12 @@ class RunValues:
     states: dict[int, ProgramState] = field(default_factory=dict)
 
     def value(self, value: Value) -> Any:
-        """Evaluate; waits for the variables in it, and raises what went wrong in them."""
+        """Return the Python value of a symbolic value; wait for the variables in it.
+
+        Raises:
+            GraphError: a loop item stands outside its loop.
+            Exception: the error of a variable that failed.
+        """
         form = _FORMS.get(type(value))
         if form is None:
             raise GraphError(f"{value!r} stands outside the loop that gives it a value")
@@ -53,7 +58,7 @@ class RunValues:
         return self.bindings[variable.source][variable.reasoning]
 
     def later(self, text: Value, variables: Sequence[Variable]) -> Future[str]:
-        """The text, once the variables have their values."""
+        """Return a future of the text, which resolves when all `variables` have values."""
         made: Future[str] = Future()
         waiting = [self.binding(variable).value for variable in variables]
         left, lock = len(waiting), Lock()

@@ -1,9 +1,10 @@
-"""Replay: requests of a compiled beginning are given to the Python body when it asks the same.
+"""Replay: the Python body takes over the requests that the compiled beginning has already sent.
 
 A graph that ends in a Break runs ahead of its program: its requests go out first, through `Ahead`.
-Then the body runs once, in the interpreter, on `Following`, where a request that is already under
-way or answered is not made again. Two requests are the same only if prompt and parameters are
-equal, so the body always gets what it would have got; what it never asks for is cancelled.
+Then the interpreter runs the whole Python body, on `Following`. A request of the body that `Ahead`
+has already sent is not sent again: the body gets the same future. Two requests count as the same
+only if prompt and parameters are equal, so the results are those of the body alone. Requests that
+the body never makes are cancelled.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from sgl_mlx.lang.backend import Backend
 
 OnEvent = Callable[[StreamEvent], None] | None
 Asked = dict[Hashable, deque["Future[Any]"]]
-"""Requests that the body has not asked for yet, in order."""
+"""Requests sent ahead that the body has not made yet, oldest first, by their content."""
 
 
 class _Through:
-    """A backend in front of another; what is not overridden passes through."""
+    """A backend in front of another; `_ask` may intercept `submit`, `score` and `prefill`."""
 
     def __init__(self, backend: Backend, asked: Asked) -> None:
         self._backend = backend
@@ -52,7 +53,7 @@ class _Through:
 
 
 class Ahead(_Through):
-    """For the compiled beginning: asks, and remembers what it asked."""
+    """The backend of the compiled beginning: it sends each request and stores its future."""
 
     def _ask(self, key: Hashable, ask: Callable[[], Future[Any]]) -> Future[Any]:
         source = ask()
@@ -62,10 +63,11 @@ class Ahead(_Through):
 
 
 class Following(_Through):
-    """For the body: takes what has been asked already.
+    """The backend of the Python body: it takes stored futures, and sends only new requests.
 
     Attributes:
-        ahead: kept alive as long as this is, since a state that is dropped asks no further.
+        ahead: the run of the compiled beginning. A reference is kept because dropping its states
+            would cancel the requests that they still have to send.
     """
 
     def __init__(self, backend: Backend, asked: Asked, ahead: object) -> None:
@@ -76,12 +78,15 @@ class Following(_Through):
         waiting = self._asked.get(key)
         try:
             return waiting.popleft() if waiting else ask()
-        except IndexError:  # another branch was quicker
+        except IndexError:  # another thread took the last future
             return ask()
 
 
 def _relay(source: Future[Any], waiting: deque[Future[Any]]) -> Future[Any]:
-    """A future of the same value; cancelling it cancels the source only while nobody has it."""
+    """Return a future with the value of `source`.
+
+    Cancelling the new future cancels `source` only while `source` is still in `waiting`.
+    """
     relay: Future[Any] = Future()
 
     def pass_on(done: Future[Any]) -> None:

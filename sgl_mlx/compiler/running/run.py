@@ -1,4 +1,4 @@
-"""Running a plan on the language's own streams, so that results are the interpreter's."""
+"""Runs of a plan on the language's own streams, so that results equal the interpreter's."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ class Run:
     """One run of a plan.
 
     Args:
-        plan: what to do.
-        state: stream 0.
-        arguments: a value for each parameter of the graph.
+        plan: the steps to run.
+        state: the state of stream 0.
+        arguments: the value of each parameter of the graph, by name.
     """
 
     def __init__(self, plan: Plan, state: ProgramState, arguments: Mapping[str, Any]) -> None:
         self._plan = plan
         self.known = RunValues(arguments, states={ROOT: state})
         self._groups: dict[int, ProgramStateGroup[ProgramState]] = {}
-        self._hints: list[ProgramState] = []  # dropping a state cancels what it waits for
+        self._hints: list[ProgramState] = []  # kept alive: dropping a state cancels its requests
 
     def result(self) -> Any:
-        """Run to the end of the body; what it returned.
+        """Run to the end of the body and return the value that the body returned.
 
         Raises:
-            Exception: what went wrong in a variable that the body reads, as the body would.
+            Exception: the error of a variable that the body reads, as in the interpreter.
         """
         self.submit()
         for source in self._plan.reads:
@@ -61,7 +61,7 @@ class Run:
         return self.known.value(self._plan.result)
 
     def submit(self) -> None:
-        """Do all steps; generation may go on."""
+        """Run all steps. Generation may still go on afterwards."""
         for step in self._plan.steps:
             if isinstance(step, Submission):
                 self._submit(step)
@@ -74,7 +74,7 @@ class Run:
         stream = self.known.states[step.stream].stream_executor
         steps: list[Step] = []
         for part in step.parts:
-            if part.sources and steps:  # what it reads may be known as soon as that is asked
+            if part.sources and steps:  # submit the earlier steps: they may set the variables
                 stream.enqueue(steps)
                 steps = []
             steps.append(self._step(part, stream))

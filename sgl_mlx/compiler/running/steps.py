@@ -1,7 +1,7 @@
-"""A graph made ready to run: everything that all runs share is computed once.
+"""Plans: graphs prepared to run, with everything computed once that all runs share.
 
-Text between two questions to the model is put together beforehand, as far as arguments and
-variables allow, and nodes that only submit are handed to their stream in one call.
+The text between two requests to the model is put together beforehand, as far as arguments and
+variables allow. Nodes that only submit are handed to their stream in one call.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from sgl_mlx.lang.site import Site
 _ROLES = (ir.RoleBegin, ir.RoleEnd)
 
 Known = Callable[[Value], Any]
-"""Gives values their meaning in a run."""
+"""A function that returns the Python value of a symbolic value in a run."""
 
 
 def _not_needed(known: Known) -> ir.Expr:
@@ -46,16 +46,17 @@ def _not_needed(known: Known) -> ir.Expr:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One step of a stream, ready or still to be made.
+    """One step of a stream, either ready or to be made in each run.
 
     Attributes:
-        id: of the graph's node, under which its variables are found.
-        ready: the node of the language, when every run has the same.
-        make: else makes it, of what the run knows.
-        sources: variables that have to be known before that; only `text` has any.
-        text: what has `sources`.
-        variables: how many variables the node gives values to.
-        asks: the interpreter has to be asked for the node's sampling parameters.
+        id: the id of the graph's node, under which its variables are stored.
+        site: the place in the program that errors name.
+        ready: the expression, if it is the same in every run.
+        make: makes the expression from the run's values, if `ready` is None.
+        sources: the variables that `make` needs; only parts with a `text` have any.
+        text: the symbolic text, for a part that may have to wait for variables.
+        variables: the number of variables that the node sets.
+        asks: whether the backend has to answer, so that sampling parameters are needed.
     """
 
     id: int
@@ -70,7 +71,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Submission:
-    """Parts for one stream, without anything in between that waits."""
+    """Parts of one stream that are submitted in one call, since nothing between them waits."""
 
     stream: int
     parts: tuple[Part, ...]
@@ -78,7 +79,7 @@ class Submission:
 
 @dataclass(frozen=True, eq=False)
 class Hint:
-    """Parts of a prompt that will be asked for soon."""
+    """Parts of a prompt that another stream will soon send."""
 
     parts: tuple[Part, ...]
 
@@ -88,7 +89,13 @@ Step = Submission | Hint | Node
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The steps of a run; `reads` and `result` are those of the graph."""
+    """The steps of a run.
+
+    Attributes:
+        returns: the Return nodes of nested programs.
+        reads: see `Graph.reads`.
+        result: see `Graph.result`.
+    """
 
     steps: tuple[Step, ...]
     returns: tuple[Return, ...]
@@ -97,7 +104,7 @@ class Plan:
     _params: dict[SamplingParams, dict[int, SamplingParams]] = field(default_factory=dict)
 
     def params(self, part: Part, node: ir.Expr, defaults: SamplingParams) -> SamplingParams:
-        """The sampling parameters of a part, found out once for the same `run()` parameters."""
+        """Return the sampling parameters of a part; cached for each set of `run()` parameters."""
         known = self._params.setdefault(defaults, {})
         if part.id not in known:
             known[part.id] = interpreter.params_of(node, defaults)
@@ -105,16 +112,17 @@ class Plan:
 
 
 def plan_of(graph: Graph) -> Plan:
-    """The plan of a graph without loops (see `unroll`)."""
+    """Make the plan of a graph without loops; `unroll` removes them."""
     nodes = [node for node in graph if not isinstance(node, (Return, Break))]
     returns = tuple(node for node in graph if isinstance(node, Return))
     return Plan(tuple(_steps(nodes)), returns, graph.reads, graph.result)
 
 
 def speculative(graph: Graph) -> Graph:
-    """Cut a graph that ends in a Break down to the nodes that may run ahead of its Python body.
+    """Reduce a graph that ends in a Break to the nodes that may run ahead of the Python body.
 
-    Nested programs are left out, for they would run twice, and with them all that needs them.
+    Nested programs are left out, since they would run twice, and so are all nodes that depend on
+    them.
     """
     kept: list[Node] = []
     lost: set[int] = set()
@@ -150,7 +158,7 @@ def _steps(nodes: list[Node]) -> Iterator[Step]:
 
 def _parts(nodes: Iterable[Node]) -> Iterator[Part]:
     def kind(node: Append) -> int:
-        # Neighbours of one kind are one step; nodes that ask, or wait, are steps of their own.
+        # Texts and roles in a row become one part; nodes that ask or wait get a part of their own.
         text = text_of(node)
         alone = any(variables_in(text)) if text is not None else not appends(node, *_ROLES)
         return node.id + 1 if alone else 0
@@ -161,7 +169,7 @@ def _parts(nodes: Iterable[Node]) -> Iterator[Part]:
 
 
 def _written(nodes: list[Append]) -> Part:
-    """Text and roles that need nothing but the arguments, as one step."""
+    """Join texts and roles that need only arguments to one part."""
     site = site_of(nodes[0].line)
     exprs: list[ir.Expr] = []
     for node in nodes:
@@ -181,7 +189,7 @@ def _put_together(exprs: tuple[ir.Expr, ...], known: Known) -> ir.Expr:
 
 
 def _in_run(expr: ir.Expr, known: Known) -> ir.Expr:
-    """The expression with the texts of a run; text itself, the common case, is made at once."""
+    """Make an expression with its texts evaluated. Plain text, the common case, has a fast path."""
     if isinstance(expr, ir.Text):
         return ir.Text(known(valued(expr.value)))
     made: ir.Expr = map_values(expr, known)
@@ -201,7 +209,7 @@ def _part(node: Append) -> Part:
 
 
 def variables_in(value: Value) -> Iterator[Variable]:
-    """The variables that a text needs."""
+    """Iterate over the variables that a text needs."""
     for part in parts_of(value):
         inner = getattr(part, "text", None)
         if isinstance(part, Variable):
@@ -211,5 +219,5 @@ def variables_in(value: Value) -> Iterator[Variable]:
 
 
 def site_of(line: Line | None) -> Site:
-    """Where the program says so, for the notes of errors."""
+    """Return the place in the program that errors name; `Site("graph", "", 0)` for no line."""
     return Site(line.function, line.file, line.number) if line else Site("graph", "", 0)

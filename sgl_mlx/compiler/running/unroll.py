@@ -1,4 +1,4 @@
-"""Loops over list arguments, written out for lists of given lengths."""
+"""Unrolling: loops over list arguments are written out for lists of given lengths."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from sgl_mlx.compiler.graph.values import (
 
 
 def unroll(graph: Graph, lengths: Mapping[str, int]) -> Graph:
-    """The same graph without ForEach nodes.
+    """Copy the graph with every ForEach node replaced by its iterations.
 
     Args:
-        lengths: how many texts each list argument has.
+        lengths: the number of texts of each list argument, by name.
     """
     if not any(isinstance(node, ForEach) for node in graph):
         return graph
@@ -37,7 +37,7 @@ def unroll(graph: Graph, lengths: Mapping[str, int]) -> Graph:
 def _unrolled(
     graph: Graph, lengths: Mapping[str, int], turns: dict[int, list[int]]
 ) -> Iterator[Node]:
-    """The nodes; `turns` gets the new ids of each node that stood in a loop."""
+    """Iterate over the nodes; add the new ids of each node from a loop body to `turns`."""
     next_id = graph.next_id
     for node in graph:
         if not isinstance(node, ForEach):

@@ -1,1 +1,1 @@
-"""The front end: a Python function and the kinds of its arguments become a graph (`trace`)."""
+"""The front end: `trace` turns a Python function and its arguments into a graph."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class _Located(Exception):
-    """An exception that knows the lines it passed, one for each function, innermost first."""
+    """An exception that collects the source lines it passed: one per function, innermost first."""
 
     _said: str
 
@@ -26,27 +26,27 @@ class _Located(Exception):
         self._lines: list[Line] = []
 
     def locate(self, line: Line) -> None:
-        """Say where, unless something further in of the same function has said so."""
+        """Add a line, unless the last line added is of the same function."""
         last = self._lines[-1] if self._lines else None
         if last is None or (last.function, last.file) != (line.function, line.file):
             self._lines.append(line)
 
     @property
     def line(self) -> Line | None:
-        """The innermost line of the user's own code, not of a library that it calls."""
+        """The innermost line of the user's own code, not of a library; None if no line is known."""
         own = (line for line in self._lines if not _is_library(line.file))
         return next(own, self._lines[-1] if self._lines else None)
 
     @property
     def reason(self) -> str:
-        """Why, with the library's function that the line calls, if it happened inside one."""
+        """Why the trace ended, with the name of the library function if it ended inside one."""
         line = self.line
         within = self._lines[: self._lines.index(line)] if line is not None else []
         return f"calls {within[-1].function}() of a library: {self._said}" if within else self._said
 
 
 class GraphBreak(_Located):
-    """Raised where the next thing that the program does depends on a run.
+    """The end of a trace: what the program does next depends on the run.
 
     Args:
         reason: what depends on the run, in words that follow the line in an explanation.
@@ -58,7 +58,12 @@ class GraphBreak(_Located):
 
 
 class NeedsLength(_Located):
-    """The list argument is used in a way that depends on how long it is: trace for one length."""
+    """A use of a list argument that depends on its length: the program is traced for that length.
+
+    Args:
+        argument: the name of the list argument.
+        reason: how the program uses it, for an explanation.
+    """
 
     def __init__(self, argument: str, reason: str) -> None:
         super().__init__(argument, reason)
@@ -67,12 +72,16 @@ class NeedsLength(_Located):
 
 
 def needs_run(reason: str) -> NoReturn:
-    """Raise `GraphBreak`."""
+    """Raise `GraphBreak` with this reason."""
     raise GraphBreak(reason)
 
 
 def attempt(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call something without effects; what it raises is left to the run."""
+    """Call a function that has no side effects, and return its result.
+
+    Raises:
+        GraphBreak: the function raised an exception; the run will raise it again.
+    """
     try:
         return function(*args, **kwargs)
     except Exception as error:
@@ -80,7 +89,7 @@ def attempt(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def _is_library(file: str) -> bool:
-    """True for a file of Python's own library, of an installed package or of this one."""
+    """Tell whether a file belongs to Python's library, an installed package or this package."""
     return file.startswith(("<frozen ", *_library_folders()))
 
 

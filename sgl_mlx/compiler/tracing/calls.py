@@ -1,4 +1,4 @@
-"""Calls while a program is traced. A call whose effects are unknown ends the trace."""
+"""Calls in a program that is traced. A call with unknown effects ends the trace."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ _PURE: frozenset[Any] = frozenset(
     | {textwrap.dedent, textwrap.fill, textwrap.indent, textwrap.shorten}
     | {thing for thing in vars(math).values() if callable(thing)}
 )
-"""Called with plain data alone, these do nothing but compute."""
+"""Functions that have no side effects if all arguments are plain data."""
 
 _STRUCTURAL: frozenset[Any] = frozenset({dict, enumerate, len, list, reversed, tuple, zip})
-"""These look at no item, so that the items may be symbols."""
+"""Functions that never look at the items of a container, so that items may be symbols."""
 
 _CHANGES = frozenset({"append", "extend", "insert", "pop", "remove", "clear", "sort", "reverse"})
 _MORE_CHANGES = frozenset({"update", "setdefault", "add", "discard", "popitem"})
@@ -57,7 +57,7 @@ _LOOKS_AT_NO_ITEM = frozenset(
 
 
 def evaluate_call(tracer: Tracer, node: ast.Call, scope: Scope) -> Any:
-    """A call expression: the function, then the arguments, then the call."""
+    """Evaluate a call expression: the function, then the arguments, then the call."""
     receiver: Any = None
     bound = isinstance(node.func, ast.Attribute)
     if isinstance(node.func, ast.Attribute):
@@ -96,7 +96,7 @@ def _arguments(tracer: Tracer, node: ast.Call, scope: Scope) -> tuple[Args, Kwar
 
 
 def _generated(tracer: Tracer, node: ast.GeneratorExp, scope: Scope) -> list[Any]:
-    # All at once: nothing else can happen in between, since nothing may happen inside.
+    # Evaluated at once, like a list: while `pure` is set, the items cannot have side effects.
     tracer.recorder.pure += 1
     try:
         made = tracer.evaluate(
@@ -109,7 +109,7 @@ def _generated(tracer: Tracer, node: ast.GeneratorExp, scope: Scope) -> list[Any
 
 
 def call(tracer: Tracer, function: Any, args: Args, kwargs: Kwargs) -> Any:
-    """`function(*args, **kwargs)`."""
+    """Trace the call `function(*args, **kwargs)` and return its result."""
     if isinstance(function, Program):
         return call_program(tracer, function, args, kwargs)
     if isinstance(function, LocalFunction) or inspect.isfunction(function):
@@ -119,7 +119,7 @@ def call(tracer: Tracer, function: Any, args: Args, kwargs: Kwargs) -> Any:
 
 
 def _special(tracer: Tracer, function: Any, args: Args, kwargs: Kwargs) -> tuple[Any] | None:
-    """The result, in a tuple, of a Python function that is known here."""
+    """Call a function that has a tracing rule; return (result,), or None if there is no rule."""
     if isinstance(function, LocalFunction):
         return None
     if function in WORDS:
@@ -140,7 +140,7 @@ def _bound(function: Callable[..., Any], first: Any, args: Args, kwargs: Kwargs)
 
 
 def _call_builtin(tracer: Tracer, function: Any, args: Args, kwargs: Kwargs) -> Any:
-    # Only of these is it known that looking them up runs no code of anybody else.
+    # Only for these types, `in` a set is sure to run no foreign `__hash__` or `__eq__`.
     known = type(function) in (type, BuiltinFunctionType)
     if not known or not (function in _STRUCTURAL or function in _PURE):
         needs_run(f"calls {_name(function)}, which the compiler does not know")
@@ -191,7 +191,7 @@ def _pure(tracer: Tracer, function: Any, args: Args, kwargs: Kwargs) -> Any:
 
 
 def call_method(tracer: Tracer, thing: Any, name: str, args: Args, kwargs: Kwargs) -> Any:
-    """`thing.name(*args, **kwargs)`."""
+    """Trace the call `thing.name(*args, **kwargs)` and return its result."""
     for kind, methods in ((State, STATE_METHODS), (Group, GROUP_METHODS)):
         if isinstance(thing, kind):
             if name not in methods:

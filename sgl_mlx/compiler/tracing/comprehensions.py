@@ -1,4 +1,4 @@
-"""Comprehensions, while a program is traced. Generators only where they are used up at once."""
+"""List, set and dictionary comprehensions in a program that is traced."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _Comprehension = ast.ListComp | ast.SetComp | ast.DictComp
 
 
 def _turns(t: Tracer, node: _Comprehension, scope: Scope) -> Iterator[Scope]:
-    # The first iterable belongs to the scope around, the rest to the comprehension's own.
+    # Python evaluates the first iterable in the enclosing scope, the others in the inner one.
     first = iterate(t.evaluate(node.generators[0].iter, scope))
     return _nested(t, node.generators, first, scope.inner())
 

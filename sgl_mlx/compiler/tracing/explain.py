@@ -1,4 +1,4 @@
-"""Explanations for people: how much of a program was traced, and why no more."""
+"""Explanations for people: how much of a program was traced, and why the rest was not."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sgl_mlx.compiler.tracing.breaks import NeedsLength
 
 @dataclass(frozen=True)
 class Remark:
-    """Something about a line.
+    """A remark about a line of a program.
 
     Attributes:
-        line: None when it concerns the program as a whole.
-        code: the line's text.
-        text: what there is to say.
+        line: the line; None if the remark concerns the whole program.
+        code: the source text of the line; may be empty.
+        text: the remark itself.
     """
 
     line: Line | None
@@ -31,12 +31,13 @@ class Remark:
 
 @dataclass(frozen=True)
 class Explanation:
-    """How much of a program its graph covers, and why no more.
+    """How much of a program its graph covers, and why the rest is not covered.
 
     Attributes:
-        compiled: "whole", "part" (up to the break, then interpreted) or "none".
-        steps: the nodes of the graph, the break left out.
-        remarks: the break, and list arguments that had to be traced for one length.
+        program: the name of the program.
+        compiled: "whole", "part" (interpreted from the Break on) or "none".
+        steps: the number of nodes in the graph, without the Break.
+        remarks: the reason of the Break, and each list argument that was traced for one length.
     """
 
     program: str
@@ -54,7 +55,7 @@ class Explanation:
 
 
 def explanation(graph: Graph, lengths: Mapping[str, NeedsLength]) -> Explanation:
-    """Explain a graph, and the `lengths` of its `Trace`."""
+    """Explain a graph, given the `lengths` of its `Trace`."""
     steps = sum(1 for _ in graph.all_nodes()) - (graph.broken is not None)
     remarks = [
         Remark(need.line, "", f"argument {name!r} is compiled for one length: {need.reason}")

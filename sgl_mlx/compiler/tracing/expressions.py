@@ -1,7 +1,7 @@
-"""Expressions of Python while a program is traced.
+"""Python expressions in a program that is traced.
 
-Only what is known to be right is computed; every other form ends the trace (`GraphBreak`) before
-it does anything.
+Only forms with known effects are evaluated. Any other form ends the trace (`GraphBreak`) before it
+has an effect.
 """
 
 from __future__ import annotations
@@ -27,7 +27,12 @@ _UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
 
 
 def evaluate(tracer: Tracer, node: ast.expr, scope: Scope) -> Any:
-    """The value of an expression, or a symbol for it."""
+    """Return the value of an expression, or a symbol for a value that only a run knows.
+
+    Raises:
+        GraphBreak: the expression depends on the run in a way that graphs cannot express.
+        NeedsLength: the expression depends on the length of a list argument.
+    """
     form = _FORMS.get(type(node))
     if form is None:
         needs_run(f"{type(node).__name__} expressions are interpreted")
@@ -151,7 +156,7 @@ def _lambda(t: Tracer, node: ast.Lambda, scope: Scope) -> Any:
 def local_function(
     tracer: Tracer, tree: ast.Lambda | ast.FunctionDef, scope: Scope
 ) -> LocalFunction:
-    """A function that the program defines here."""
+    """Return the function for a `def` or lambda inside the program; evaluate its defaults."""
     defaults = tuple(tracer.evaluate(node, scope) for node in tree.args.defaults)
     names = [arg.arg for arg in tree.args.kwonlyargs]
     pairs = zip(names, tree.args.kw_defaults, strict=True)

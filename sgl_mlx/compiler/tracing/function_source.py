@@ -1,4 +1,4 @@
-"""From a Python function to the syntax tree of its body."""
+"""Syntax trees of Python functions, found by the functions' code objects."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _PARTS = ("co_code", "co_names", "co_varnames", "co_freevars", "co_cellvars", "c
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A function's tree, with the line numbers of its file."""
+    """The syntax tree of a function, with the line numbers of its file."""
 
     tree: ast.FunctionDef
     file: str
 
 
 def source_of(code: CodeType) -> Source:
-    """The tree that a function's code was compiled from.
+    """Return the syntax tree from which a code object was compiled.
 
     Raises:
-        GraphBreak: there is no source, it is no plain `def`, or the file has changed since.
+        GraphBreak: there is no source, the function is no plain `def`, or the file has changed.
     """
     return _source_in(code, code.co_filename)
 
 
 @lru_cache(maxsize=256)
 def _source_in(code: CodeType, file: str) -> Source:
-    # The file is in the cache's key: equal code of two files is the same key without it.
+    # `file` is an argument for the cache alone: equal code objects of two files compare equal.
     name = code.co_name
     if code.co_flags & (inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
         needs_run(f"{name}() is a generator or coroutine")
@@ -52,7 +52,7 @@ def _source_in(code: CodeType, file: str) -> Source:
 
 @lru_cache(maxsize=32)
 def _module(text: str) -> tuple[ast.Module, CodeType]:
-    # Compiled as a whole, since what a function compiles to depends on the imports around it.
+    # The whole file is compiled, since `from __future__` imports change a function's code.
     tree = ast.parse(text)
     return tree, compile(tree, "", "exec", dont_inherit=True)
 
@@ -84,7 +84,7 @@ def _alike(one: CodeType, other: CodeType) -> bool:
 
 
 def names_assigned(function: Function | list[ast.stmt]) -> frozenset[str]:
-    """The names that a function's body, or some statements, give values to; inner scopes aside."""
+    """Return the names that a function body or some statements assign, without inner scopes."""
     body = function if isinstance(function, list) else function.body
     nodes: Sequence[ast.AST] = body if isinstance(body, list) else [body]
     return frozenset(name for node in nodes for name in _assigned(node))

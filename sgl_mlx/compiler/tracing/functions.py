@@ -1,4 +1,4 @@
-"""Functions written in Python, traced where they are called."""
+"""Calls of Python functions: the body is traced at the place of the call."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Parameter = inspect.Parameter
 
 
 class Returned(Exception):
-    """A `return` on its way out of the function."""
+    """A `return` statement: the exception carries the value out of the traced function."""
 
     def __init__(self, thing: Any) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Returned(Exception):
 def invoke(
     tracer: Tracer, function: FunctionType | LocalFunction, args: list[Any], kwargs: dict[str, Any]
 ) -> Any:
-    """Trace a function's body as if it stood where the call does; what it returns."""
+    """Trace a function's body in place of its call, and return what the function returns."""
     if isinstance(function, LocalFunction):
         signature = _signature(function)
     else:
@@ -44,7 +44,7 @@ def invoke(
 def run_body(
     tracer: Tracer, function: FunctionType | LocalFunction, arguments: Mapping[str, Any]
 ) -> Any:
-    """The same, with a value for every parameter by name."""
+    """Trace the body of a function, given the value of each parameter; return its return value."""
     if isinstance(function, LocalFunction):
         scope, tree = _local(function)
     else:

@@ -1,4 +1,4 @@
-"""A program called by a program: a stream of its own in the same graph."""
+"""Calls of a program by a program: each call is a stream of its own in the same graph."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ _OWN_OPTIONS = ("stream", "backend", "use_thread")
 def call_program(
     tracer: Tracer, program: Program, args: list[Any], kwargs: dict[str, Any]
 ) -> State:
-    """`program.run(*args, **kwargs)` on the default backend; the state of its stream."""
+    """Trace `program.run(*args, **kwargs)` on the default backend; return the state of its stream.
+
+    Raises:
+        GraphBreak: an option such as `backend`, `stream` or `n` that a graph cannot express.
+    """
     line = tracer.recorder.line
     given = dict(kwargs)
     for option, usual in zip(_OWN_OPTIONS, (False, None, True), strict=True):

@@ -1,4 +1,4 @@
-"""Operators on known values and symbols while a program is traced."""
+"""Operators on known values and symbols in a program that is traced."""
 
 from __future__ import annotations
 
@@ -62,7 +62,12 @@ _OBJECTS = (State, Group, LocalFunction, ir.Expr)
 
 
 def truth(thing: Any) -> bool:
-    """`bool(thing)`, where it is known."""
+    """Return `bool(thing)`.
+
+    Raises:
+        GraphBreak: the truth depends on the run.
+        NeedsLength: the thing is a list argument.
+    """
     if isinstance(thing, Texts):
         raise NeedsLength(thing.argument, "asks whether it is empty")
     if type(thing) in SCALARS or type(thing) in CONTAINERS:
@@ -73,7 +78,12 @@ def truth(thing: Any) -> bool:
 
 
 def iterate(thing: Any) -> Iterator[Any]:
-    """`iter(thing)`, where it is known how many items there are."""
+    """Return `iter(thing)`.
+
+    Raises:
+        GraphBreak: the items or their order depend on the run.
+        NeedsLength: the thing is a list argument.
+    """
     if isinstance(thing, (Texts, Numbered)):
         raise NeedsLength(thing.argument, "takes its items apart")
     if isinstance(thing, Group):
@@ -88,7 +98,11 @@ def iterate(thing: Any) -> Iterator[Any]:
 
 
 def combine(tracer: Tracer, op: ast.operator, left: Any, right: Any) -> Any:
-    """`left op right`."""
+    """Return `left op right` for an arithmetic or text operator; a symbol if a side is symbolic.
+
+    Raises:
+        GraphBreak: graphs cannot express the result.
+    """
     plus = isinstance(op, ast.Add)
     if isinstance(left, ir.Expr) or isinstance(right, ir.Expr):
         if not plus:
@@ -118,7 +132,11 @@ def _combine_texts(plus: bool, left: Any, right: Any) -> Any:
 
 
 def compared(op: ast.cmpop, left: Any, right: Any) -> Any:
-    """`left op right`."""
+    """Return `left op right` for a comparison.
+
+    Raises:
+        GraphBreak: the result depends on the run.
+    """
     if isinstance(op, (ast.Is, ast.IsNot)):
         return _same(left, right) is isinstance(op, ast.Is)
     keys = isinstance(op, (ast.In, ast.NotIn)) and type(right) is dict
@@ -131,7 +149,7 @@ def compared(op: ast.cmpop, left: Any, right: Any) -> Any:
 
 def _same(left: Any, right: Any) -> bool:
     if left is None or right is None:
-        return left is right  # nothing that a symbol stands for is None
+        return left is right  # no symbol stands for None
     if is_text(left) or is_text(right) or type(left) in SCALARS or type(right) in SCALARS:
         if type(left) is bool and type(right) is bool:
             return left is right
@@ -140,7 +158,12 @@ def _same(left: Any, right: Any) -> bool:
 
 
 def item(tracer: Tracer, thing: Any, key: Any) -> Any:
-    """`thing[key]`."""
+    """Return `thing[key]`; of a state, the value of a variable.
+
+    Raises:
+        GraphBreak: the result depends on the run.
+        NeedsLength: the thing is a list argument.
+    """
     if isinstance(thing, State):
         return tracer.recorder.read(thing, name_value(key))
     if isinstance(thing, Texts):
@@ -155,7 +178,11 @@ def item(tracer: Tracer, thing: Any, key: Any) -> Any:
 
 
 def attribute(tracer: Tracer, thing: Any, name: str) -> Any:
-    """`thing.name`."""
+    """Return `thing.name`.
+
+    Raises:
+        GraphBreak: the result depends on the run, or reading it could run code.
+    """
     if isinstance(thing, Group) and name == "states":
         return thing.states
     if isinstance(thing, Group) and name == "src_state":
@@ -170,7 +197,7 @@ def attribute(tracer: Tracer, thing: Any, name: str) -> Any:
 
 
 def _is_own_attribute(thing: Any, name: str) -> bool:
-    """Whether the attribute can only be what lies in the thing's dictionary, whatever its class."""
+    """Tell whether an attribute can only come from the thing's own dictionary, not its class."""
     kinds = type(thing).__mro__[:-1]  # without object
     own = not any({name, "__getattribute__"} & vars(kind).keys() for kind in kinds)
     return own and name not in vars(object) and hasattr(thing, "__dict__")

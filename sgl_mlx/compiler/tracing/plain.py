@@ -1,4 +1,4 @@
-"""Plain data: what may be computed with while a program is traced, and compared between runs."""
+"""Plain data: values that a trace may compute with, and that can be compared between runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONTAINERS = (list, tuple, dict, set, frozenset, *_VIEWS)
 
 @dataclass(frozen=True, eq=False)
 class Same:
-    """Equal only to another `Same` of the very same object."""
+    """A wrapper that compares by identity of the wrapped object."""
 
     thing: Any
 
@@ -31,9 +31,9 @@ class Same:
 
 
 def key_of(value: Any) -> Hashable:
-    """A key that stays the same only as long as a program cannot tell the value has changed.
+    """Return a key that changes whenever a program could notice that the value has changed.
 
-    Plain data by content and type, everything else by identity.
+    Plain data counts by content and type, any other object by identity.
     """
     kind = type(value)
     if kind is float:
@@ -43,17 +43,17 @@ def key_of(value: Any) -> Hashable:
     if kind is dict:
         return kind, tuple((key_of(k), key_of(v)) for k, v in value.items())
     if kind in (set, frozenset):
-        return kind, tuple(map(key_of, value))  # in its order, which a program can see
+        return kind, tuple(map(key_of, value))  # in iteration order, which a program can observe
     return (kind, value) if kind in SCALARS and kind is not slice else Same(value)
 
 
 def is_safe(value: Any) -> bool:
-    """A builtin type whose operators run no code of anybody else, its items left aside."""
+    """Tell whether a value's own type is builtin, so that its operators run no foreign code."""
     return type(value) in SCALARS or type(value) in CONTAINERS or type(value) in ITERATORS
 
 
 def is_plain(value: Any) -> bool:
-    """Builtin data through and through: nothing in it is symbolic or has code of its own."""
+    """Tell whether a value is builtin data at every level, with no symbol and no foreign code."""
     if type(value) in SCALARS or type(value) is re.Pattern:
         return True
     if type(value) is dict:
@@ -62,12 +62,12 @@ def is_plain(value: Any) -> bool:
 
 
 def has_fixed_keys(thing: Any) -> bool:
-    """No dictionary, or one of which it is known which keys are the same."""
+    """Tell whether all keys of a dictionary are plain; True for anything but a dictionary."""
     return type(thing) is not dict or all(map(is_plain, thing))
 
 
 def is_json(value: Any) -> bool:
-    """Whether a file can hold the value: JSON, and tuples."""
+    """Tell whether a graph file can hold the value: JSON data, and tuples."""
     if type(value) in (str, int, float, bool, type(None)):
         return True
     if type(value) is dict:
@@ -76,7 +76,7 @@ def is_json(value: Any) -> bool:
 
 
 def as_value(thing: Any) -> Value | None:
-    """Convert data that a program returns or stores; None if no value can represent it."""
+    """Convert data that a program returns or stores; None if no value can represent the data."""
     if isinstance(thing, Value):
         return thing
     if type(thing) in (str, int, float, bool, type(None)):

@@ -1,4 +1,4 @@
-"""The nodes of a trace in the order of the program, and what each stream's variables are."""
+"""The recorder: nodes in the order of the program, and each stream's variables."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ _MOST_NODES = 20_000
 
 
 class Recorder:
-    """The nodes that a program has made so far.
+    """The nodes that a traced program has made so far.
 
     Attributes:
-        nodes: of the graph, or of the body of the loop that is being traced.
-        line: where the program is.
-        reads: the sources of the variables that were read, in order.
-        pure: greater than 0 where doing anything would not happen now, as in a generator.
+        nodes: the nodes of the graph, or of the body of the loop that is being traced.
+        line: the current line of the program.
+        reads: ids of the nodes whose variables the program has read, in order, as keys.
+        pure: above 0 inside a generator expression, where appending ends the trace.
+        root: the state of stream 0.
     """
 
     def __init__(self) -> None:
@@ -55,7 +56,11 @@ class Recorder:
         return self._ids
 
     def add(self, node: Node, state: State) -> Node:
-        """Let a node happen; gives it its id, stream and line."""
+        """Add a node, and return it with its id, stream and line.
+
+        Raises:
+            GraphBreak: inside a generator expression, or after too many nodes.
+        """
         if self.pure:
             needs_run("appends to a state inside a generator expression")
         if self._ids >= _MOST_NODES:
@@ -66,7 +71,7 @@ class Recorder:
         return placed
 
     def append(self, expr: ir.Expr, state: State) -> None:
-        """`s += expr`."""
+        """Record `s += expr`, and bind the variables that the expression sets."""
         for leaf in map(graph_form, ir.leaves(expr)):
             node = self.add(Append(-1, -1, leaf), state)
             for name, thing in _variables_of(node.id, leaf):
@@ -75,7 +80,7 @@ class Recorder:
     # -- variables ------------------------------------------------------------------------------
 
     def bind(self, state: State, name: Value, thing: Any) -> None:
-        """From now on `s[name]` is this."""
+        """Make `s[name]` mean `thing` from now on."""
         state.bindings = {k: v for k, v in state.bindings.items() if not may_be(k, name)}
         if not isinstance(name, Constant):
             state.unknown |= {name}
@@ -84,7 +89,12 @@ class Recorder:
             self._loop.bound.append((state, name))
 
     def read(self, state: State, name: Value) -> Any:
-        """`s[name]`."""
+        """Return what `s[name]` means now.
+
+        Raises:
+            GraphBreak: there is no such variable, or its value depends on the run.
+            NeedsLength: the variable was set in a loop over a list argument that has ended.
+        """
         if name not in state.bindings:
             needs_run(
                 "which variable is meant depends on the arguments"
@@ -103,7 +113,7 @@ class Recorder:
         return thing
 
     def set(self, state: State, name: Value, value: Value, thing: Any) -> None:
-        """`s[name] = thing`, which `value` describes."""
+        """Record `s[name] = thing`; `value` is the form of `thing` in a graph."""
         self.add(SetVariable(-1, -1, name, value), state)
         self.bind(state, name, thing)
 
@@ -156,10 +166,10 @@ class Recorder:
 
     @contextmanager
     def looping(self, argument: str, state: State) -> Iterator[int]:
-        """Record one turn of a loop over a list argument; gives the id of its ForEach.
+        """Record one iteration of a loop over a list argument; yield the id of its ForEach.
 
         Raises:
-            NeedsLength: at the end, when a turn reads what the turn before it has left.
+            NeedsLength: an iteration depends on the one before it, or the loop is inside another.
         """
         self._not_in_loop("loops inside a loop")
         loop, outer = _Loop(argument), self.nodes
@@ -180,12 +190,12 @@ class Recorder:
             raise NeedsLength(self._loop.argument, f"{what} in the loop over it")
 
     def inside_loop(self, what: str) -> None:
-        """Raise `NeedsLength` when a loop over an argument is being traced."""
+        """Raise `NeedsLength` if a loop over a list argument is being traced."""
         self._not_in_loop(what)
 
 
 class _Loop:
-    """One turn of a loop: the names it has bound, and those it read before binding them."""
+    """One iteration of a loop: the variables that it set, and those that it read before."""
 
     def __init__(self, argument: str) -> None:
         self.argument = argument
@@ -199,7 +209,7 @@ class _Loop:
 
 
 def may_be(one: Value, other: Value) -> bool:
-    """Whether two names can be the same in some run, by how they begin and end."""
+    """Tell whether two names could be equal in some run, by their constant beginnings and ends."""
     if isinstance(one, Constant) and isinstance(other, Constant):
         return one == other
     begin, other_begin = _edge(one, 0), _edge(other, 0)

@@ -1,4 +1,4 @@
-"""Statements of Python while a program is traced."""
+"""Python statements in a program that is traced."""
 
 from __future__ import annotations
 
@@ -22,15 +22,21 @@ from sgl_mlx.compiler.tracing.tracer import Scope, Tracer
 
 
 class _Leave(Exception):
-    """`break`"""
+    """A `break` statement, on its way to the loop."""
 
 
 class _Next(Exception):
-    """`continue`"""
+    """A `continue` statement, on its way to the loop."""
 
 
 def execute(tracer: Tracer, body: list[ast.stmt], scope: Scope) -> None:
-    """Trace statements one after another."""
+    """Trace statements one after another.
+
+    Raises:
+        GraphBreak: a statement depends on the run in a way that graphs cannot express.
+        NeedsLength: a statement depends on the length of a list argument.
+        Returned: a `return` statement was reached.
+    """
     for node in body:
         form = _FORMS.get(type(node))
         try:
@@ -54,7 +60,7 @@ def _ann_assign(t: Tracer, node: ast.AnnAssign, scope: Scope) -> None:
 
 
 def assign(tracer: Tracer, target: ast.expr, thing: Any, scope: Scope) -> None:
-    """`target = thing`."""
+    """Trace `target = thing`."""
     if isinstance(target, ast.Name):
         scope.names[target.id] = thing
     elif isinstance(target, (ast.Tuple, ast.List)):
@@ -158,10 +164,14 @@ def _for(t: Tracer, node: ast.For, scope: Scope) -> None:
 
 
 def _for_each(t: Tracer, node: ast.For, things: Texts | Numbered, scope: Scope) -> None:
-    """A loop over an argument: one turn stands for all, if none depends on another."""
+    """Trace a loop over a list argument: one iteration stands for all.
+
+    Raises:
+        NeedsLength: an iteration depends on another one, or leaves the loop early.
+    """
     argument = things.argument
     assigned = names_assigned([*node.body, ast.Expr(node.target)])
-    # `s += x` assigns to `s` what it was before.
+    # States keep their values in a loop, since `s += x` assigns the same state to `s` again.
     states = {n: v for n, v in scope.names.items() if isinstance(v, (State, Group))}
     left = {name: Left(argument) for name in assigned - states.keys()}
     scope.names.update(left)

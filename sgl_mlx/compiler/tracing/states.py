@@ -1,4 +1,4 @@
-"""The methods of states and branches while a program is traced: they record nodes."""
+"""Methods of states and branches in a program that is traced: they record nodes."""
 
 from __future__ import annotations
 
@@ -26,13 +26,17 @@ _NOWHERE = (-1, -1)
 
 
 def append(tracer: Tracer, state: State, thing: Any) -> State:
-    """`s += thing`."""
+    """Record `s += thing`, and return the state."""
     tracer.recorder.append(expression(thing), state)
     return state
 
 
 def spread(tracer: Tracer, group: Group, thing: Any) -> Group:
-    """`branches += thing`: the same to each, an item to each, or `thing(i)`."""
+    """Record `branches += thing`, and return the branches.
+
+    A list gives one item to each branch, a function is called with each branch's index, and
+    anything else goes to every branch.
+    """
     count = len(group.states)
     if type(thing) in (list, tuple):
         if len(thing) != count:
@@ -48,7 +52,7 @@ def spread(tracer: Tracer, group: Group, thing: Any) -> Group:
 
 
 def set_variable(tracer: Tracer, state: State, name: Any, thing: Any) -> None:
-    """`s[name] = thing`."""
+    """Record `s[name] = thing`."""
     value = as_value(thing)
     if value is None or type(thing) in (list, dict):
         needs_run("keeps something in a variable that the program may still change")
@@ -57,7 +61,7 @@ def set_variable(tracer: Tracer, state: State, name: Any, thing: Any) -> None:
 
 
 def fork(tracer: Tracer, state: State, size: Any = 1, position_ids_offset: Any = None) -> Group:
-    """`s.fork(size, offsets)`."""
+    """Record `s.fork(size, offsets)`, and return the branches."""
     if type(size) is not int or size < 1 or not is_plain(position_ids_offset):
         needs_run("how many branches there are depends on the run")
     offsets = [0] * size if position_ids_offset is None else list(position_ids_offset)
@@ -67,7 +71,7 @@ def fork(tracer: Tracer, state: State, size: Any = 1, position_ids_offset: Any =
 
 
 def join(tracer: Tracer, group: Group, mode: Any = "gather_variable") -> None:
-    """`branches.join(mode)`."""
+    """Record `branches.join(mode)`."""
     if mode not in ("gather_variable", "concate_and_append"):
         needs_run(f"unknown join mode {mode!r}")
     tracer.recorder.join(group, mode)
@@ -76,7 +80,7 @@ def join(tracer: Tracer, group: Group, mode: Any = "gather_variable") -> None:
 def score(
     tracer: Tracer, state: Any, choices: Any, choices_method: Any = token_length_normalized
 ) -> Decision:
-    """`sgl.score(s, choices)`."""
+    """Record `sgl.score(s, choices)`, and return its decision."""
     if isinstance(choices, Texts):
         raise NeedsLength(choices.argument, "scores its texts")
     if not isinstance(state, State) or type(choices) not in (list, tuple) or not choices:
@@ -146,6 +150,6 @@ STATE_METHODS: dict[str, Callable[..., Any]] = {
     "set_var": set_variable,
     "sync": _sync,
 }
-"""Methods of a state; the others (text, messages, get_meta_info ...) give what a run only has."""
+"""Methods of a state that can be traced; the results of the others exist only in a run."""
 
 GROUP_METHODS: dict[str, Callable[..., Any]] = {"join": join}

@@ -1,6 +1,7 @@
-"""Symbols: they stand for things that only a run has while a program is traced.
+"""Symbols: stand-ins for objects that exist only in a run.
 
-Texts are `graph/values.py`, expressions the language's own; here are states and functions.
+This module has those for states, branches and functions. Symbols for texts are in
+`graph/values.py`.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ from sgl_mlx.lang import ir
 
 @dataclass(eq=False)
 class State:
-    """A stream under its name `s`.
+    """The symbol for a program state `s`.
 
     Attributes:
-        bindings: what `s[name]` is now, by name.
-        unknown: names that depend on the run; each may have been given again what it fits.
-        result: what the nested program of this stream returned.
+        stream: the number of its stream.
+        bindings: the current meaning of `s[name]`, by name.
+        unknown: names that depend on the run. Each may have replaced any variable whose name it
+            can equal.
+        result: the return value of the nested program of this stream.
     """
 
     stream: int
@@ -43,7 +46,13 @@ class State:
 
 @dataclass(eq=False)
 class Group:
-    """The branches of a fork; `fork` is its node's id."""
+    """The symbol for the branches of a fork.
+
+    Attributes:
+        fork: the id of the Fork node.
+        source: the state that was forked.
+        states: the states of the branches.
+    """
 
     fork: int
     source: State
@@ -52,7 +61,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Context:
-    """A `with` on a state: what to record before and after its block."""
+    """A `with` block on a state: functions that record its beginning and its end."""
 
     enter: Callable[[], Any]
     leave: Callable[[], None]
@@ -60,7 +69,7 @@ class Context:
 
 @dataclass(frozen=True, eq=False)
 class LocalFunction:
-    """A function or lambda that the program itself defines; `scope` is where."""
+    """A function or lambda defined inside the program, with the scope of its definition."""
 
     tree: ast.FunctionDef | ast.Lambda
     scope: Any
@@ -74,7 +83,7 @@ class LocalFunction:
 
 @dataclass(frozen=True)
 class Numbered:
-    """`enumerate(argument, start)` of a list argument of unknown length."""
+    """The symbol for `enumerate(argument, start)` of a list argument of unknown length."""
 
     argument: str
     start: int
@@ -82,21 +91,21 @@ class Numbered:
 
 @dataclass(frozen=True)
 class Decision:
-    """The result of `score`."""
+    """The symbol for the result of `score`; its attribute `decision` is the chosen text."""
 
     decision: Variable
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A variable that has no text: reading it ends the trace."""
+    """A variable whose text the trace cannot know, for `reason`: reading it ends the trace."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Left:
-    """A name after a loop over an argument: its value depends on the number of turns."""
+    """A name set in a loop over `argument`, after the loop: its value depends on the length."""
 
     argument: str
 
@@ -116,12 +125,12 @@ _KINDS = (
 
 
 def is_text(thing: Any) -> bool:
-    """A text that only a run knows."""
+    """Tell whether a value is the symbol for a text that only a run knows."""
     return isinstance(thing, ir.Symbol)
 
 
 def is_symbolic(thing: Any) -> bool:
-    """Something that stands for what only a run has, or builtin containers of such."""
+    """Tell whether a value is a symbol, or a builtin container with a symbol inside."""
     if isinstance(thing, _KINDS):
         return True
     if type(thing) is dict:
@@ -130,7 +139,7 @@ def is_symbolic(thing: Any) -> bool:
 
 
 def described(thing: Any) -> str:
-    """A thing in words."""
+    """Describe a value in words for an explanation, such as "the argument 'topic'"."""
     if isinstance(thing, Variable):
         return f"the variable {thing.name!r}"
     if isinstance(thing, (Argument, Texts)):

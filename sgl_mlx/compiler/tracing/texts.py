@@ -1,4 +1,4 @@
-"""Text made of texts that only a run knows: f-strings, `%`, `.format`, `.join`, methods."""
+"""Operations on symbolic texts: f-strings, `%`, `.format`, `.join` and methods of `str`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ _CONVERSIONS: Mapping[str, Callable[[object], str]] = {"s": str, "r": repr, "a":
 
 
 def formatted(thing: Any, spec: str = "", conversion: str | None = None) -> Value:
-    """`format(thing, spec)` after a conversion, as in `f"{thing!s:spec}"`."""
+    """Return `format(thing, spec)` after an optional conversion, as in `f"{thing!s:spec}"`.
+
+    Raises:
+        GraphBreak: a symbol has a format or conversion that graphs cannot express.
+    """
     if is_text(thing) or isinstance(thing, LoopIndex):
         if spec or conversion not in (None, "s"):
             needs_run(f"formats {described(thing)} by {conversion or spec!r}")
@@ -37,12 +41,16 @@ def formatted(thing: Any, spec: str = "", conversion: str | None = None) -> Valu
 
 
 def as_symbol(value: Value) -> Any:
-    """A value as the traced program sees it: a constant is the text itself."""
+    """Return a constant as its bare Python value, any other value as it is."""
     return value.value if isinstance(value, Constant) else value
 
 
 def percent(template: str, given: Any) -> Any:
-    """`template % given`."""
+    """Return `template % given`, where `given` may hold symbols.
+
+    Raises:
+        GraphBreak: the template does not fit, or formats a symbol in a way graphs cannot express.
+    """
     parts: list[Value | str] = []
     by_key = type(given) is dict
     waiting = list(given) if type(given) is tuple else [given]
@@ -74,7 +82,11 @@ def _percent_item(found: re.Match[str], thing: Any) -> Value:
 
 
 def format_method(template: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """`template.format(*args, **kwargs)`."""
+    """Return `template.format(*args, **kwargs)`, where arguments may be symbols.
+
+    Raises:
+        GraphBreak: a field is missing, or is more than a name or a number.
+    """
     if is_plain([*args, *kwargs.values()]):
         return attempt(template.format, *args, **kwargs)
     parts: list[Value | str] = []
@@ -94,7 +106,11 @@ def format_method(template: str, args: Sequence[Any], kwargs: Mapping[str, Any])
 
 
 def join(separator: str, items: Sequence[Any]) -> Any:
-    """`separator.join(items)`."""
+    """Return `separator.join(items)`, where items may be symbols.
+
+    Raises:
+        GraphBreak: an item is no text.
+    """
     parts: list[Value | str] = []
     for i, item in enumerate(items):
         parts += [separator] * (i > 0) + [text_value(item)]
@@ -102,7 +118,11 @@ def join(separator: str, items: Sequence[Any]) -> Any:
 
 
 def method(text: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """A method of a text that only a run knows."""
+    """Return the symbol for a method call on a symbolic text.
+
+    Raises:
+        GraphBreak: the method is not in `TEXT_METHODS`, or the arguments are not plain.
+    """
     plain = all(type(arg) in (str, int, type(None)) for arg in args)
     if name not in TEXT_METHODS or not plain or kwargs:
         needs_run(f"calls .{name}() of {described(text)}")

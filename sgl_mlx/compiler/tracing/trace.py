@@ -1,9 +1,9 @@
-"""From a program and the kinds of its arguments to a graph.
+"""Tracing: a program and the kinds of its arguments become a graph.
 
-The body is not run: its syntax tree is walked (`statements`, `expressions`, `calls`), with values
-for what is known and symbols for what only a run has. Nothing but builtin data is computed with,
-and nothing of the world is touched, so tracing has no effects. Where the body does something else
-than what is known to be right on symbols, the trace ends in a Break at that line.
+The body is not run. Its syntax tree is walked (`statements`, `expressions`, `calls`) with known
+values, and with symbols for values that only a run has. Tracing computes with builtin data only and
+changes nothing outside the trace. Where the body does something that cannot be traced correctly,
+the graph ends in a Break at that line.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ from sgl_mlx.lang.program import Program
 
 @dataclass(frozen=True)
 class Trace:
-    """A graph, and what it depends on.
+    """A graph, and what it depends on besides the kinds of the arguments.
 
     Attributes:
-        captures: globals and the like that the body read.
-        lengths: why list arguments were traced for one length only, by name.
+        graph: the graph, before any pass.
+        captures: values from outside that the body read, such as globals.
+        lengths: the list arguments that were traced for one length, each with the reason.
     """
 
     graph: Graph
@@ -46,7 +47,7 @@ class Trace:
 
 
 def kind_of(value: Any) -> str:
-    """How an argument is traced: "text", "texts" or "constant"."""
+    """Tell how an argument is traced: as "text", as "texts" or as "constant"."""
     if type(value) is str:
         return "text"
     texts = type(value) in (list, tuple) and all(type(item) is str for item in value)
@@ -54,17 +55,20 @@ def kind_of(value: Any) -> str:
 
 
 def trace(program: Program, arguments: Mapping[str, Any]) -> Trace:
-    """Trace a program for arguments like these: of texts only that they are texts counts.
+    """Trace a program for arguments of these kinds.
+
+    A text, or the texts in a list, may be any text; each other argument is a constant. A program
+    that cannot be traced to its end gives a graph that ends in a Break.
 
     Args:
-        arguments: one for each parameter, defaults included.
+        arguments: the value of each parameter by name, defaults included.
     """
     lengths: dict[str, NeedsLength] = {}
     while True:
         try:
             return _traced(program, arguments, lengths)
         except NeedsLength as need:
-            lengths[need.argument] = need  # never twice: then it is no longer symbolic as a whole
+            lengths[need.argument] = need  # ends: each argument gets here at most once
 
 
 def _traced(
@@ -142,7 +146,7 @@ def _parameter(
 
 
 def default_of(program: Program, name: str) -> Any:
-    """Return the default of an argument; `...` if a run has to give it."""
+    """Return the default of an argument; `...` if a run has to pass one."""
     parameter = program.signature.parameters[name]
     if name in program.bind_arguments:
         return program.bind_arguments[name]

@@ -1,4 +1,4 @@
-"""The state of one trace: names, captured outside values, and data that the trace made itself."""
+"""The state of one trace: names, values captured from outside, and data made by the program."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _DEEPEST = 40
 
 @dataclass(frozen=True)
 class Capture:
-    """Something outside the program's arguments that the trace depends on."""
+    """A value from outside the arguments that a trace depends on, such as a global."""
 
     read: Callable[[], Any]
     key: Hashable
     value: Any
 
     def holds(self) -> bool:
-        """Whether it is still what it was."""
+        """Tell whether the value is still the same."""
         value = self.read()
         unchanged = value is self.value and type(value) not in CONTAINERS
         return unchanged or key_of(value) == self.key
@@ -38,11 +38,15 @@ class Capture:
 
 @dataclass(eq=False)
 class Scope:
-    """Names and their values.
+    """The names of a function or comprehension, and their values.
 
     Attributes:
+        function: the name of the function.
+        file: the path of its source file.
+        outer: the enclosing scope, or the function whose closure and globals are searched next.
         own: names that belong to this scope even before they have a value.
-        outer: the scope around it, or the function whose globals and closure come next.
+        names: the values so far, by name.
+        comprehension: whether the scope belongs to a comprehension.
     """
 
     function: str
@@ -53,7 +57,7 @@ class Scope:
     comprehension: bool = False
 
     def inner(self) -> Scope:
-        """The scope of a comprehension."""
+        """Make the scope of a comprehension inside this scope."""
         return Scope(self.function, self.file, self, comprehension=True)
 
     def line(self, node: ast.AST) -> Line:
@@ -61,14 +65,14 @@ class Scope:
 
 
 class Tracer:
-    """One trace.
+    """One trace of a program.
 
-    `evaluate`, `execute` and `call` are given to it, so that the parts of tracing, which need
-    one another, do not import one another.
+    `evaluate`, `execute` and `call` are passed in, because their modules depend on one another and
+    on this one.
 
     Attributes:
-        recorder: what the program has done.
-        captures: what the trace depends on besides the arguments.
+        recorder: the nodes recorded so far.
+        captures: the outside values that the trace depends on.
     """
 
     def __init__(
@@ -101,7 +105,7 @@ class Tracer:
         self._execute(self, body, scope)
 
     def call(self, function: Any, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Call what the program calls, at most `_DEEPEST` calls deep."""
+        """Trace a call and return its result. Calls nested deeper than `_DEEPEST` end the trace."""
         self._depth += 1
         if self._depth > _DEEPEST:
             needs_run(f"calls are nested more than {_DEEPEST} deep")
@@ -141,7 +145,11 @@ class Tracer:
         return self.capture((id(names), name), partial(_global, names, name), name, names)
 
     def attribute(self, thing: Any, name: str) -> Any:
-        """Read an attribute from the thing's own dictionary; a module's also as it loads lazily."""
+        """Read and capture an attribute from the thing's own dictionary, or from a module.
+
+        Raises:
+            GraphBreak: there is no such attribute.
+        """
         names = vars(thing)
         if is_module(thing):
             read = partial(getattr, thing, name, _MISSING)
@@ -149,7 +157,17 @@ class Tracer:
         return self.capture((id(names), name), partial(_member, names, name), name, thing)
 
     def capture(self, where: Hashable, read: Callable[[], Any], name: str, keep: Any) -> Any:
-        """Read something that may have changed when the program runs again."""
+        """Read a value that may change between runs, and make the trace depend on it.
+
+        Args:
+            where: a key of the place that is read.
+            read: reads the value; called again before each run.
+            name: the name in the program, for errors.
+            keep: an object to keep alive, so that the ids in `where` stay unique.
+
+        Raises:
+            GraphBreak: there is no such value.
+        """
         value = read()
         if value is _MISSING:
             needs_run(f"there is no {name}")
@@ -159,13 +177,18 @@ class Tracer:
     # -- data of the trace's own ----------------------------------------------------------------
 
     def own(self, thing: Any) -> Any:
-        """Something the traced program has just made, which it may therefore change."""
+        """Mark a container as made by the program, which may then change it; return the thing."""
         if type(thing) in CONTAINERS:
             self._own[id(thing)] = thing
         return thing
 
     def changing(self, thing: Any) -> None:
-        """The program is about to change this."""
+        """Check that the program may change this container.
+
+        Raises:
+            GraphBreak: the container existed before the program ran, or a generator changes it.
+            NeedsLength: a loop over a list argument is being traced.
+        """
         if id(thing) not in self._own:
             needs_run("changes something that was there before the program ran")
         self.recorder.inside_loop("changes a list or dictionary")
@@ -189,5 +212,5 @@ def _member(names: Mapping[str, Any], name: str) -> Any:
 
 
 def is_module(thing: Any) -> bool:
-    """True for modules of any class: packages that load names lazily have their own."""
+    """Tell whether a value is a module, also one of a class of its own."""
     return isinstance(thing, ModuleType)

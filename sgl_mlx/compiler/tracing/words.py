@@ -1,4 +1,4 @@
-"""The language's words while a program is traced: called as they are, on texts known or not."""
+"""The language's words (`gen`, `select` ...) in a program that is traced."""
 
 from __future__ import annotations
 
@@ -24,11 +24,16 @@ WORDS: frozenset[Any] = frozenset(
 """The functions of `lang/words.py` that make an expression."""
 
 _MAY_BE_SYMBOLS = frozenset({"name", "choices", "expr"})
-"""Parameters of words that take text of a run; all others have to be known."""
+"""Parameters of words that may be symbolic texts; all other parameters have to be known."""
 
 
 def call_word(word: Callable[..., Any], *args: Any, **kwargs: Any) -> ir.Expr:
-    """Call a word of the language; what it refuses is left to the run."""
+    """Call a word of the language, and return its expression.
+
+    Raises:
+        GraphBreak: the word refuses its arguments, or a parameter depends on the run.
+        NeedsLength: an argument is a whole list argument of the program.
+    """
     name = word.__name__
     try:
         given = inspect.signature(word).bind(*args, **kwargs).arguments
@@ -45,14 +50,18 @@ def call_word(word: Callable[..., Any], *args: Any, **kwargs: Any) -> ir.Expr:
 
 
 def expression(thing: Any) -> ir.Expr:
-    """Return the expression that `s += thing` appends."""
+    """Return the expression that `s += thing` appends.
+
+    Raises:
+        GraphBreak: the thing is neither text nor expression.
+    """
     if type(thing) is str or is_text(thing) or isinstance(thing, ir.Expr):
         return ir.as_expr(thing)
     return needs_run(f"appends {described(thing)}, which is no text")
 
 
 def graph_form(leaf: ir.Expr) -> ir.Expr:
-    """The expression as a graph holds it: data, symbols and validated sampling parameters.
+    """Return the expression as a graph holds it: data, symbols and validated sampling parameters.
 
     Raises:
         GraphBreak: the expression holds something else, such as the bytes of a picture.
@@ -78,7 +87,11 @@ def _field_form(leaf: ir.Expr, content: Any) -> Any:
 
 
 def text_value(thing: Any) -> Value:
-    """A text, known or not, as a value."""
+    """Return a text, known or symbolic, as a value.
+
+    Raises:
+        GraphBreak: the thing is no text.
+    """
     if is_text(thing):
         return thing  # type: ignore[no-any-return]
     if type(thing) is str:
@@ -87,23 +100,31 @@ def text_value(thing: Any) -> Value:
 
 
 def written(thing: Any) -> Value:
-    """`str(thing)`, of texts and of where a loop is."""
+    """Return the value of `str(thing)`, for a text or a loop index."""
     return thing if isinstance(thing, LoopIndex) else text_value(thing)
 
 
 def name_value(name: Any) -> Value:
-    """A variable's name, or None."""
+    """Return a variable's name as a value; `Constant(None)` for None."""
     return Constant(None) if name is None else text_value(name)
 
 
 def sampling_of(given: Any) -> dict[str, Any]:
-    """Sampling parameters in the form that `SamplingParams` keeps them: plain data."""
+    """Return the given sampling parameters as plain data, normalised by `SamplingParams`.
+
+    Raises:
+        GraphBreak: a parameter is invalid.
+    """
     params = attempt(SamplingParams().override, **given)
     return {name: getattr(params, name) for name, value in given.items() if value is not None}
 
 
 def method_name(method: Any) -> str:
-    """The name of one of the language's own choice methods."""
+    """Return the name of a choice method.
+
+    Raises:
+        GraphBreak: the method is not one of the language's own.
+    """
     for name, known in CHOICES_METHODS.items():
         if method is known:
             return name
