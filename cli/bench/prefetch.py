@@ -1,4 +1,4 @@
-"""`sgl-mlx bench prefetch`: the first token after an eviction, with and without a disk cache."""
+"""`sgl-mlx bench prefetch`: time to the first token after an eviction, with a disk cache or not."""
 
 from __future__ import annotations
 
