@@ -29,7 +29,7 @@ INTERRUPTED = 130
 class Commands(click.Group):
     """A click group that reports an `SglError` or `OSError` in one message and exits with code 1.
 
-    After Ctrl-C it exits with `INTERRUPTED`. With `--debug` the error is raised instead.
+    With `--debug` the error is raised instead. After Ctrl-C the exit code is `INTERRUPTED`.
     """
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
@@ -54,7 +54,7 @@ class Commands(click.Group):
             notes = getattr(error, "__notes__", [])  # notes name the line of the program
             raise click.ClickException("\n".join([str(error), *notes])) from error
         except OSError as error:
-            if error.errno == errno.EPIPE or ctx.params.get("debug"):  # click ends quietly
+            if error.errno == errno.EPIPE or ctx.params.get("debug"):  # click handles EPIPE
                 raise
             streams.abandon_output()
             raise click.ClickException(str(error)) from error

@@ -44,7 +44,7 @@ class Conversation:
     def ask(
         self, question: str, show: Callable[[str], None], images: Sequence[str] = ()
     ) -> Completion:
-        """Generate the answer to a new question, and add both to the conversation.
+        """Generate and return the answer to a question; add both to the conversation.
 
         After Ctrl-C the text generated so far becomes the answer, and KeyboardInterrupt is raised.
         After any other error, such as a prompt that is too long, the question is not added.

@@ -1,4 +1,4 @@
-"""`sgl-mlx demo`: runs two short programs and shows the prompt tokens found in the cache."""
+"""`sgl-mlx demo`: runs two short programs; shows how many prompt tokens the cache held."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Docstring:
 
     @classmethod
     def of(cls, thing: Any) -> Docstring:
-        """Split the docstring of a class or function; every part is empty if it has none."""
+        """Split the docstring of a class or function; all parts are empty if there is none."""
         text, *sections = _SECTION.split(inspect.getdoc(thing) or "")
         named = dict(zip(sections[::2], sections[1::2], strict=True))
         entries = {**_entries(named.get("Args", "")), **_entries(named.get("Attributes", ""))}

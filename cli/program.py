@@ -87,7 +87,8 @@ def choose(module: ModuleType, path: Path, name: str | None) -> Program:
         path: the file, for error messages.
 
     Raises:
-        ProgramError: no program has this name, or none is named and the file has none or several.
+        ProgramError: no program has this name; or, without a name, the file has no program, or
+            several of which none is called `main`.
     """
     named = {k: v for k, v in vars(module).items() if isinstance(v, Program)}
     if name in named:
@@ -162,7 +163,8 @@ def read_pairs(pairs: Sequence[str]) -> dict[str, Any]:
 def own_errors(path: Path) -> Iterator[None]:
     """Turn exceptions raised in the `with` block into `ProgramFailed`.
 
-    A `SglError` without a frame in the user's file `path` is raised unchanged.
+    Raised unchanged are click's exceptions, BrokenPipeError, and every `SglError` whose traceback
+    has no frame in the user's file `path`.
     """
     try:
         yield

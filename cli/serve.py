@@ -159,7 +159,7 @@ def _uvicorn_config(app: Starlette, drain_timeout: int) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         lifespan="off",
-        timeout_keep_alive=120,  # the default of 5 s closes connections that pooled clients keep
+        timeout_keep_alive=120,  # the default of 5 s closes pooled client connections
         timeout_graceful_shutdown=drain_timeout,
     )
 

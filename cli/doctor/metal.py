@@ -29,7 +29,7 @@ def metal() -> Check:
 
 
 def kernels() -> Check:
-    """Check the saved test results of the Metal kernels on this machine."""
+    """Check the saved test results of the Metal kernels; warn if the kernels are switched off."""
     from sgl_mlx.metal_kernels.mode import VARIABLE, mode
     from sgl_mlx.metal_kernels.verdicts import kept_verdicts
 
@@ -116,4 +116,4 @@ def _weights(model: str | None) -> int | None:
         path: Path = resolve(model, offline=True)[1]
         return estimate_weight_bytes(path)
     except SglError:
-        return None  # the row of the model says why
+        return None  # the check of the model reports the error

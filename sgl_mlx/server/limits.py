@@ -1,4 +1,4 @@
-"""Limits of a server: sizes, counts and seconds, each an option of `sgl-mlx serve`."""
+"""Limits of a server: sizes, counts and seconds; some are options of `sgl-mlx serve`."""
 
 from __future__ import annotations
 

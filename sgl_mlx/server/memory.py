@@ -2,7 +2,7 @@
 
 Clients send earlier answers back slightly changed: tool calls are formatted and text is tokenized
 again. If such a message has the same content as a stored answer, the prompt gets the answer's
-original tokens, which the KV cache of prefixes still holds.
+original tokens, so that the prefix cache can be used.
 """
 
 from __future__ import annotations

@@ -233,7 +233,13 @@ def _rendered(
 
 
 def _up_to_last_content(text: str, content: str) -> str:
-    """Cut off the rendered text after the last message, whose white space may be stripped."""
+    """Cut off the rendered text after the content of the last message.
+
+    The template may have stripped the white space around `content`.
+
+    Raises:
+        HttpError: the text does not contain `content`.
+    """
     for said in (content, content.strip()):
         at = text.rfind(said)
         if said and at >= 0:

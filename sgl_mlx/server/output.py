@@ -23,7 +23,8 @@ THINK_MARKS = (
 def think_marks(chat_template: str | None, prompt: str) -> tuple[str, str] | None:
     """Return the model's start and end tag of reasoning; None if none of the known tags is found.
 
-    A pair is chosen if the chat template holds one of the tags, or the prompt ends with the first.
+    A pair is chosen if the chat template holds one of the tags, or the prompt ends with
+    the start tag.
     """
     template, tail = chat_template or "", prompt.rstrip()
     for start, end in THINK_MARKS:
@@ -185,7 +186,7 @@ class OutputParser:
 
 
 def _held_back(text: str, marks: Sequence[str]) -> int:
-    """Return the index at which an unfinished mark begins at the text's end; its length if none."""
+    """Return the index of an unfinished mark at the end of `text`; `len(text)` if there is none."""
     longest = max(map(len, marks))
     for start in range(max(len(text) - longest + 1, 0), len(text)):
         if any(mark.startswith(text[start:]) for mark in marks):

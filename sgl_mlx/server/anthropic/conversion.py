@@ -60,7 +60,7 @@ def _system_text(system: str | list[Any] | None) -> str:
 
 
 def _message(where: str, message: Any) -> Iterator[dict[str, Any]]:
-    """Yield the messages for one of Anthropic's: its tool results first, then its other blocks."""
+    """Convert one message; yields each tool result as a message, then the rest as one message."""
     if not isinstance(message, dict):
         raise bad_value(f"{where} must be an object", where)
     role, content = message.get("role"), message.get("content")

@@ -27,7 +27,7 @@ _SCORED = ("return_logprob", "logprob_start_len", "top_logprobs_num")
 class GenerateRequest(msgspec.Struct, kw_only=True):
     """The body of `/generate`: one prompt, or a list of prompts.
 
-    With a list of prompts, most other fields may be lists with one value for each prompt.
+    With a list of prompts, several other fields may be lists with one value for each prompt.
     """
 
     text: str | list[str] | None = None

@@ -139,7 +139,7 @@ class _Call:
     def _scored(self, lines: CompletionLogprobs, found: Logprobs | None) -> dict[str, Any] | None:
         if found is None:
             return None
-        first = [()] * (len(found.input) - len(found.input_top))  # nothing comes before it
+        first = [()] * (len(found.input) - len(found.input_top))  # the first token is not predicted
         tops = (*first, *found.input_top, *found.output_top)
         return lines.add((*found.input, *found.output), tops)
 

@@ -109,7 +109,7 @@ def sampling_params(fields: Sampling, limits: Limits, **more: Any) -> SamplingPa
 
     Raises:
         InvalidParamsError: a parameter is out of range.
-        HttpError: too many stops, or more than one or a malformed constraint.
+        HttpError: too many stops, several constraints, or a malformed constraint.
     """
     check_stops(limits, fields.stop, fields.stop_token_ids, fields.stop_regex)
     given = {name: getattr(fields, name) for name in _SAME}

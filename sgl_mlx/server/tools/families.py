@@ -54,7 +54,7 @@ def _call(found: Any) -> Call:
 
 def _of_mlx_lm(name: str) -> Callable[[], Family]:
     def load() -> Family:
-        # loads mlx-lm, which a process that serves a model has loaded anyway
+        # deferred: this imports mlx-lm, which is loaded anyway once a model is served
         module = importlib.import_module(f"mlx_lm.tool_parsers.{name}")
 
         def parse(text: str, tools: Sequence[Tool]) -> Any:
@@ -113,5 +113,5 @@ def family_of(chat_template: str | None) -> Family:
 
 
 def teaches_tools(chat_template: str | None) -> bool:
-    """Return True if a chat template uses the variable `tools` to show tools to the model."""
+    """Return True if a chat template contains "tools": it then shows tools to the model itself."""
     return chat_template is not None and "tools" in chat_template
