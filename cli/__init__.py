@@ -1,8 +1,10 @@
-"""The command line, the only part that prints: one command a file, a folder for
-the benchmarks; `kernels` and `models` are small groups.
+"""The command line `sgl-mlx`, the only part of the package that prints.
 
-Importing this loads click and nothing heavier: commands import what they need when they run, so
-that `sgl-mlx --help` answers at once.
+Most commands have one file each. `bench` and `doctor` are folders; `kernels` and `models` are
+groups of commands in one file.
+
+This module imports nothing heavier than click. Commands import what they need when they run, so
+that `sgl-mlx --help` is fast.
 """
 
 from sgl_mlx.cli.commands import main

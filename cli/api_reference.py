@@ -36,7 +36,7 @@ STATS: dict[str, tuple[type, str]] = {
     "Pictures": (PictureStats, ""),
     "The vision tower": (EncoderStats, ""),
 }
-"""The parts of `get_server_info()["stats"]`, each with the beginning of its names there."""
+"""Parts of `get_server_info()["stats"]` by heading: the class, and the prefix of its keys."""
 
 _NESTED = ("counters", "runner", "disk", "pictures", "encoder")
 

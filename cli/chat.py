@@ -77,8 +77,8 @@ def _talk(engine: Backend, conversation: Conversation, images: Iterable[str]) ->
 
 
 def _read() -> str | None:
-    """Read the next line; None at its end. Ctrl-C throws the line away, as shells do."""
-    with suppress(ImportError):  # gives input() editing and history where Python has it
+    """Read the next line; None at the end of the input. Ctrl-C discards the line, as in a shell."""
+    with suppress(ImportError):  # readline adds line editing and history to input()
         import readline  # noqa: F401
 
     while True:
@@ -94,7 +94,7 @@ def _read() -> str | None:
 
 
 def _picture(path: str) -> list[str]:
-    """Return the path if there is a picture; otherwise say why not and return nothing."""
+    """Return `[path]` if the file is a picture; otherwise print the error and return `[]`."""
     try:
         check_pictures([path])
     except ImageError as error:

@@ -1,4 +1,4 @@
-"""The group of all commands, and its handling of errors and Ctrl-C."""
+"""The group of all commands, which also handles errors and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -23,14 +23,21 @@ from sgl_mlx.cli.serve import serve
 from sgl_mlx.errors import SglError
 
 INTERRUPTED = 130
-"""The exit code shells give a process that SIGINT ended."""
+"""Exit code after Ctrl-C, as shells report a process that SIGINT ended."""
 
 
 class Commands(click.Group):
-    """A group that ends with one message and code 1 on our errors, and with 130 on Ctrl-C."""
+    """A click group that reports an `SglError` or `OSError` in one message and exits with code 1.
+
+    With `--debug` the error is raised instead. After Ctrl-C the exit code is `INTERRUPTED`.
+    """
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
-        """Run the command line; standard streams and arguments are made safe first."""
+        """Run the command line, after preparing the standard streams; see `streams.prepare`.
+
+        Args:
+            args: the arguments; None for those of the process.
+        """
         streams.prepare()
         given = sys.argv[1:] if args is None else args
         return super().main(list(given), *rest, **options)
@@ -44,10 +51,10 @@ class Commands(click.Group):
         except SglError as error:
             if ctx.params.get("debug"):
                 raise
-            notes = getattr(error, "__notes__", [])  # where in a program it was asked for
+            notes = getattr(error, "__notes__", [])  # notes name the line of the program
             raise click.ClickException("\n".join([str(error), *notes])) from error
         except OSError as error:
-            if error.errno == errno.EPIPE or ctx.params.get("debug"):  # click ends quietly
+            if error.errno == errno.EPIPE or ctx.params.get("debug"):  # click handles EPIPE
                 raise
             streams.abandon_output()
             raise click.ClickException(str(error)) from error

@@ -1,4 +1,4 @@
-"""`sgl-mlx compile`: a program's graph, what became of it, and running it."""
+"""`sgl-mlx compile`: compile a program; explain, print, save or run the result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Wish(NamedTuple):
-    """The options of one command line."""
+    """The options of one `sgl-mlx compile` command line."""
 
     target: str
     pairs: tuple[str, ...]
@@ -75,7 +75,7 @@ def compile_command(ctx: click.Context, /, options: EngineOptions, **wishes: Any
 
 
 def _fulfil(wish: Wish, compiled: CompiledProgram, engine: Backend | None) -> dict[str, Any]:
-    """Do what is wanted, print it, and return it as a document."""
+    """Do what the options ask for; print the results, and return them as one JSON document."""
     from sgl_mlx.cli import program
 
     arguments = program.read_arguments(compiled, wish.pairs) if wish.run else _some(wish)
@@ -127,7 +127,7 @@ def _ran(
 
 
 def _saved(wish: Wish, graph: Graph, path: str) -> dict[str, Any]:
-    """Write the graph, and say if it cannot be run without its program."""
+    """Write the graph to a file; warn if the graph cannot run without its program."""
     from sgl_mlx.compiler.graph.serialise import save
 
     save(graph, path)
@@ -150,7 +150,7 @@ def _drawn(graph: Graph, how: str) -> str:
 
 
 def _some(wish: Wish) -> dict[str, Any]:
-    """Arguments of which only the kind counts; those left out are texts."""
+    """Parse the arguments for a graph that is not run; missing arguments are traced as texts."""
     from sgl_mlx.cli import program
 
     return program.read_pairs(wish.pairs)

@@ -1,4 +1,4 @@
-"""Options that constrain the output; at most one may be given."""
+"""Options that constrain the output; a command line may give at most one of them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ _NAMES = ("regex", "json_schema", "grammar", "choices")
 
 
 def _text_of(ctx: click.Context, param: click.Parameter, path: str | None) -> str | None:
-    """Read the text of a file."""
+    """Read the text of the file at `path`; None if the option is not given."""
     return None if path is None else streams.read_file(path)
 
 
 def _schema_of(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Return the JSON text of a schema, from a file unless it is written out."""
+    """Return the text of a JSON schema: `value` itself if it begins with `{`, else that file's.
+
+    Raises:
+        click.BadParameter: the text is not a JSON schema, or the file cannot be read.
+    """
     written = value is not None and value.lstrip().startswith("{")
     text = value if written else _text_of(ctx, param, value)
     if text is None:
@@ -39,7 +43,11 @@ def _schema_of(ctx: click.Context, param: click.Parameter, value: str | None) ->
 def _choices_of(
     ctx: click.Context, param: click.Parameter, value: str | None
 ) -> tuple[str, ...] | None:
-    """Split at commas; quotes keep a comma, blanks count."""
+    """Split a list of choices at commas outside double quotes; spaces are kept.
+
+    Raises:
+        click.BadParameter: a choice is empty, or the quotes are wrong.
+    """
     if value is None:
         return None
     try:
@@ -75,14 +83,14 @@ OPTIONS = (
 
 
 def constraint_options(command: Command) -> Command:
-    """Give a command all of `OPTIONS`; what is not given arrives as None."""
+    """Add all of `OPTIONS` to a command; an option that is not given is passed as None."""
     for option in reversed(OPTIONS):
         command = option(command)
     return command
 
 
 def check_constraints(given: Mapping[str, Any]) -> None:
-    """Raise `UsageError` for several constraints, or sampling options beside `--choices`."""
+    """Raise `UsageError` for several constraints, or for sampling options with `--choices`."""
     constraints = [_flag(name) for name in _NAMES if given.get(name) is not None]
     if len(constraints) > 1:
         raise click.UsageError(f"{' and '.join(constraints)} exclude each other; give one")

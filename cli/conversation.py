@@ -1,4 +1,4 @@
-"""A conversation as one growing prompt, cached in the radix tree up to the last answer."""
+"""A conversation as one growing prompt, so that every turn reuses the KV cache of the last."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from sgl_mlx.lang.templates.derived_template import merge_system, takes_system
 
 
 class Conversation:
-    """Turns said so far, and the prompt parts that spell them.
+    """The turns of a conversation, and the prompt that they make.
 
     Args:
-        backend: renders the turns by the model's own template, and answers.
-        params: how every answer is sampled.
-        system: what the system turn says; None leaves it to the template. If the template has no
-            system turns, it heads the first question, as in programs.
+        backend: renders the turns with the model's chat template, and generates the answers.
+        params: sampling parameters of every answer.
+        system: text of the system turn; None for the template's own. If the template has no
+            system turns, the text is put before the first question.
 
     Raises:
-        TokenizerError: when the model has no chat template, or a broken one.
+        TokenizerError: the model has no chat template, or the template is broken.
     """
 
     def __init__(self, backend: Backend, params: SamplingParams, system: str | None = None) -> None:
@@ -34,7 +34,7 @@ class Conversation:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all turns; what the engine cached of them stays."""
+        """Forget all turns; the engine keeps their KV cache."""
         self._messages: list[dict[str, str]] = []
         self._images: tuple[str, ...] = ()
         self._said: Prompt = ()
@@ -44,10 +44,14 @@ class Conversation:
     def ask(
         self, question: str, show: Callable[[str], None], images: Sequence[str] = ()
     ) -> Completion:
-        """Answer a new user turn, which may hold pictures; show the answer piece by piece.
+        """Generate and return the answer to a question; add both to the conversation.
 
-        An interrupted answer is kept as far as it came. A turn that cannot be answered, say for
-        its length, is forgotten and its error raised.
+        After Ctrl-C the text generated so far becomes the answer, and KeyboardInterrupt is raised.
+        After any other error, such as a prompt that is too long, the question is not added.
+
+        Args:
+            show: called with each new piece of the answer.
+            images: files of the pictures in the question.
         """
         messages = [*self._messages, {"role": "user", "content": showing(images, question)}]
         prompt = self._continued(messages, images)
@@ -66,7 +70,12 @@ class Conversation:
         return answer
 
     def _continued(self, messages: list[dict[str, str]], images: Sequence[str]) -> Prompt:
-        """Return the prompt for these turns, with the tokens of past answers if they recur."""
+        """Return the prompt for these turns; it reuses the tokens of past answers if possible.
+
+        Args:
+            messages: all turns.
+            images: pictures of the last turn.
+        """
         turns = messages if self._has_system else merge_system(messages)
         rendered = self._backend.render_chat(turns, add_generation_prompt=True)
         known = flat_text(self._said, PLACE)

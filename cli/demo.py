@@ -1,4 +1,4 @@
-"""`sgl-mlx demo`: two short programs and the tokens they shared."""
+"""`sgl-mlx demo`: runs two short programs; shows how many prompt tokens the cache held."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _show(label: str, text: str) -> None:
 
 
 def _table(rows: Mapping[str, Mapping[str, int]]) -> Table:
-    """Make a table with a row for each program, and their sum."""
+    """Return a table with one row for each program, and a row of totals."""
     from rich import box
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""The two programs that `sgl-mlx demo` runs; each shares a prefix in its own way."""
+"""The two programs that `sgl-mlx demo` runs: one shares a prefix by forks, one in a batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOURS = ["morning", "afternoon", "evening"]
 
 @sgl.function
 def day_out(s: Any, city: str) -> None:
-    """Write three branches over one prefix, and choose between them."""
+    """Write a tip for each part of a day in three forks of one prompt, and select the best part."""
     s += sgl.system(GUIDE)
     s += sgl.user(f"I have one day in {city}. What should I do?")
     branches = s.fork(len(HOURS))
@@ -34,7 +34,7 @@ def day_out(s: Any, city: str) -> None:
 
 @sgl.function
 def judge_review(s: Any, review: str) -> None:
-    """Judge a review after a few examples, which all rows of a batch share."""
+    """Judge a review as good or bad, after examples that are the same for every review."""
     s += "Review: The soup was cold and so was the waiter.\nVerdict: bad\n\n"
     s += "Review: Fresh bread, kind people, I will be back.\nVerdict: good\n\n"
     s += "Review: We waited an hour for dry fish.\nVerdict: bad\n\n"

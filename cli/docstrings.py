@@ -1,4 +1,4 @@
-"""Docstrings as parts of a page: a text, and tables of what their sections list."""
+"""Docstrings split into their text and sections, for pages of documentation."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ _ENTRY = re.compile(r"^ {4}(\w[\w, ]*): ", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Docstring:
-    """A docstring in its parts.
+    """A docstring, split into its sections.
 
     Attributes:
-        text: all before the first section.
-        entries: what `Args` and `Attributes` say, by name.
-        returns, raises: the text of those sections.
+        text: text before the first section.
+        entries: descriptions in the sections `Args` and `Attributes`, by name.
+        returns: text of the section `Returns`; empty if there is none.
+        raises: text of the section `Raises`; empty if there is none.
     """
 
     text: str
@@ -29,7 +30,7 @@ class Docstring:
 
     @classmethod
     def of(cls, thing: Any) -> Docstring:
-        """Take the docstring of a class or function apart."""
+        """Split the docstring of a class or function; all parts are empty if there is none."""
         text, *sections = _SECTION.split(inspect.getdoc(thing) or "")
         named = dict(zip(sections[::2], sections[1::2], strict=True))
         entries = {**_entries(named.get("Args", "")), **_entries(named.get("Attributes", ""))}
@@ -44,12 +45,12 @@ def _entries(section: str) -> dict[str, str]:
 
 
 def _flowing(text: str) -> str:
-    """Return a text in one line."""
+    """Join the lines of a text into one line."""
     return " ".join(text.split())
 
 
 def table(heads: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
-    """Return a Markdown table."""
+    """Return a Markdown table with the headings `heads`."""
     lines = [heads, tuple("---" for _ in heads), *rows]
     return "\n".join(
         f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in lines

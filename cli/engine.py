@@ -1,4 +1,4 @@
-"""Engine options, and the one place where commands create an engine."""
+"""Engine options of commands, and the creation of engines from them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ disk_cache_size_option = click.option(
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Engine options of a command line: fields of `EngineConfig`."""
+    """Engine options of a command line; the fields are those of `EngineConfig`."""
 
     model_path: str | None = None
     kv_bits: int | None = None
@@ -64,7 +64,7 @@ class EngineOptions:
 
 
 def engine_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of an engine; they arrive as one, `options`."""
+    """Add the engine options to a command, which gets them as one argument, `options`."""
 
     @model_option
     @mmproj_option
@@ -89,12 +89,12 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def open_engine(options: EngineOptions) -> Iterator[Backend]:
-    """Open an engine with these options, and shut it down at the end.
+    """Create an engine with these options; shut it down when the `with` block ends.
 
     Raises:
-        ModelError: when the model cannot be found or loaded.
-        MemoryLimitError: when it does not fit.
-        InvalidParamsError: when an option has a wrong value.
+        ModelError: the model cannot be found or loaded.
+        MemoryLimitError: the model does not fit into memory.
+        InvalidParamsError: an option has a wrong value.
     """
     engine = create_engine(options)
     try:
@@ -105,18 +105,18 @@ def open_engine(options: EngineOptions) -> Iterator[Backend]:
 
 def create_engine(options: EngineOptions) -> Backend:
     from sgl_mlx.runtime.config import EngineConfig
-    from sgl_mlx.runtime.engine import Engine  # imports mlx: a second that --help must not take
+    from sgl_mlx.runtime.engine import Engine  # imports mlx, which takes a second
 
-    EngineConfig.of(asdict(options))  # what is wrong with it is said before a download
+    EngineConfig.of(asdict(options))  # raises for wrong options before a download
     fetch_model(options.model_path)
     with _progress(f"loading {options.model_path or 'the default model'}"):
         return Engine(**asdict(options))
 
 
 def fetch_model(model: str | None) -> Path:
-    """Return where a model lies, after downloading what is missing of it.
+    """Return the path of a model, after downloading its missing files.
 
-    What is downloaded is told on standard error, before the bars of the hub's library.
+    A download is announced on standard error. None stands for the default model.
     """
     from sgl_mlx.models.resolve import resolve
 
@@ -128,7 +128,7 @@ def fetch_model(model: str | None) -> Path:
 
 @contextmanager
 def _progress(what: str) -> Iterator[None]:
-    """Show a moving bar on standard error while something loads, if that is a terminal."""
+    """Show a progress bar while the `with` block runs, if standard error is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 

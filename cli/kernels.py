@@ -1,4 +1,4 @@
-"""`sgl-mlx kernels`: the kernels on this machine: Metal on a Mac, the CPU on Linux."""
+"""`sgl-mlx kernels`: list, test, tune and build the Metal and CPU kernels of this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The option `--logprobs`, and its output."""
+"""The option `--logprobs`, and the lines that it prints."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ logprobs_option = click.option(
 
 
 def rows_of(logprobs: Logprobs) -> Iterator[str]:
-    """Yield a line per token: log-probability (none if it was forced), text, alternatives."""
+    """Yield a line for each token: logprob (or "forced" if it has none), text, alternatives."""
     for token, top in zip_longest(logprobs.output, logprobs.output_top, fillvalue=()):
         assert isinstance(token, TokenLogprob)
         others = "  ".join(f"{t.text!r} {t.logprob:.3f}" for t in top)
@@ -41,7 +41,7 @@ def rows_of(logprobs: Logprobs) -> Iterator[str]:
 
 
 def rows_of_choices(choices: tuple[str, ...], decision: ChoicesDecision) -> Iterator[str]:
-    """Yield a line for each choice: mean log-probability per token, the choice, its tokens."""
+    """Yield a line for each choice: mean logprob of its tokens, its text, each token's logprob."""
     meta = decision.meta_info
     for choice, mean, tokens in zip(
         choices,

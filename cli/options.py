@@ -1,4 +1,4 @@
-"""Options that several commands share; those of engines and of sampling have files of their own."""
+"""Options shared by several commands, apart from engine, sampling and constraint options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ json_option = click.option(
 
 
 def repeats_option(default: int) -> Callable[[Command], Command]:
-    """Give a command the number of measurements of each row; it arrives as `repeats`."""
+    """Return a decorator that adds `--repeats`, the number of measurements of each row."""
     return click.option(
         "--repeats",
         type=click.IntRange(1),
@@ -26,7 +26,7 @@ def repeats_option(default: int) -> Callable[[Command], Command]:
 
 
 def scale_option(default: float, help: str) -> Callable[[Command], Command]:
-    """Give a command the size of a benchmark, a factor above 0; it arrives as `scale`."""
+    """Return a decorator that adds `--scale`, a factor above 0 for the size of a benchmark."""
     return click.option(
         "--scale",
         type=click.FloatRange(0, min_open=True),
@@ -37,7 +37,7 @@ def scale_option(default: float, help: str) -> Callable[[Command], Command]:
 
 
 def tower_option(default: str) -> Callable[[Command], Command]:
-    """Give a command the vision tower for models without one; it arrives as `tower`."""
+    """Return a decorator that adds `--tower`, the vision tower for models without one."""
     return click.option(
         "--tower",
         default=default,

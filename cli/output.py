@@ -1,4 +1,4 @@
-"""Output of commands: streamed text, one JSON document at the end, a line of counts."""
+"""Output of commands: streamed text, JSON documents, and a one-line summary of the counters."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from sgl_mlx.lang.backend import Backend
 def complete(
     backend: Backend, prompt: Prompt, params: SamplingParams, show: Callable[[str], None]
 ) -> Completion:
-    """Continue a prompt, showing each piece of text on the calling thread as it comes.
+    """Generate one completion of a prompt; `show` gets each piece of text as it is generated.
 
-    When the caller is interrupted, or showing fails, the request is aborted.
+    `show` runs on the calling thread. If it raises, or on Ctrl-C, the request is aborted.
     """
     pieces: SimpleQueue[str | None] = SimpleQueue()
 
@@ -39,19 +39,19 @@ def complete(
 
 
 def write(text: str, err: bool = False) -> None:
-    """Print part of a line at once."""
+    """Print text without a line end; to standard error if `err`."""
     click.echo(text, nl=False, err=err)
 
 
 def print_json(
     text: str, variables: Mapping[str, Any], stats: Mapping[str, Any], **more: Any
 ) -> None:
-    """Print the document of `--json`; values that JSON cannot hold become their `str`."""
+    """Print the JSON document of `--json`; values that JSON cannot hold are converted by `str`."""
     print_document({"text": text, "variables": variables, "stats": stats, **more})
 
 
 def print_document(document: Any) -> None:
-    """Print JSON, in ASCII if the output's encoding lacks one of its characters."""
+    """Print a value as JSON; in ASCII if the output's encoding lacks one of its characters."""
     text = json.dumps(document, ensure_ascii=False, indent=2, default=str)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
@@ -61,12 +61,15 @@ def print_document(document: Any) -> None:
 
 
 def stats_of(backend: Backend) -> dict[str, Any]:
-    """Return the counters of a backend; empty if it has none."""
+    """Return a backend's stats from `get_server_info`; empty if it has none."""
     return dict(backend.get_server_info().get("stats", {}))
 
 
 def summary(stats: Mapping[str, Any]) -> str:
-    """Return `142 prompt tokens, 97 of them cached; 30 generated in 12 …`, or nothing."""
+    """Return a line of token counts; empty if no prompt was computed.
+
+    Example: `142 prompt tokens, 97 of them cached; 30 generated in 12 forward passes`.
+    """
     if not stats.get("prompt_tokens"):
         return ""
     return (

@@ -1,4 +1,4 @@
-"""Pictures on the command line: the option, and their places in a chat."""
+"""Pictures on the command line: the option `--image`, and placing pictures in prompts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sgl_mlx.core import Image, Part, Prompt, Text
 from sgl_mlx.errors import PromptError
 from sgl_mlx.lang.pictures import MARK
 
-# Private use: nobody types it, and chat templates leave it where it is.
+# Placeholder for a picture while a template renders: a private-use character.
 PLACE = "\ue00f"
 
 image_option = click.option(
@@ -23,10 +23,10 @@ image_option = click.option(
 
 
 def check_pictures(images: Sequence[str]) -> None:
-    """Open every picture, so that a bad one is reported before a model is loaded.
+    """Open every picture, so that an unreadable one is reported before a model is loaded.
 
     Raises:
-        ImageError: the first that cannot be read.
+        ImageError: a picture cannot be read.
     """
     if images:
         import warnings
@@ -35,14 +35,14 @@ def check_pictures(images: Sequence[str]) -> None:
 
         from sgl_mlx.models.vision.image import open_image
 
-        # the error that follows says it, and what would be right
+        # open_image raises an error with a remedy instead
         warnings.simplefilter("ignore", DecompressionBombWarning)
         for path in images:
             open_image(path)
 
 
 def showing(images: Sequence[str], text: str) -> str:
-    """Put a placeholder for each picture where the text says `<image>`, else before the text.
+    """Replace each `<image>` in the text by a placeholder; without any, put them before the text.
 
     Raises:
         PromptError: the number of `<image>` differs from the number of pictures.
@@ -59,7 +59,7 @@ def showing(images: Sequence[str], text: str) -> str:
 
 
 def with_pictures(rendered: str, images: Sequence[str]) -> Prompt:
-    """Replace the placeholders in a rendered conversation with the pictures.
+    """Return a prompt in which the pictures replace the placeholders in the rendered text.
 
     Raises:
         PromptError: the number of placeholders differs from the number of pictures.

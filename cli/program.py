@@ -1,4 +1,4 @@
-"""Program files: finding the one `@function` to run, reading its arguments, showing its errors."""
+"""Program files: load them, choose a program, parse its arguments, and show its errors."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ MODULE_NAME = "__sgl_program__"
 
 
 class ProgramFailed(click.ClickException):
-    """An exception of the user's code; shown as Python does, with the frames of their file only.
+    """An exception raised by the user's program, shown as a Python traceback.
 
-    For a batch, the frames are those of the first row that raised.
+    The traceback has only the frames of the program's file. For a batch, the frames of the first
+    failed row follow.
     """
 
     def __init__(self, error: BaseException, path: Path) -> None:
@@ -44,10 +45,10 @@ def _frames(error: BaseException, path: Path) -> list[traceback.FrameSummary]:
 
 
 def split_target(target: str) -> tuple[Path, str | None]:
-    """Split `FILE` or `FILE:FUNCTION`; the file comes as an absolute path.
+    """Split `FILE` or `FILE:FUNCTION` into an absolute path and a function name or None.
 
     Raises:
-        click.BadParameter: when there is no such file.
+        click.BadParameter: the file does not exist.
     """
     file, colon, name = target.rpartition(":")
     if not colon or Path(target).exists():
@@ -59,7 +60,13 @@ def split_target(target: str) -> tuple[Path, str | None]:
 
 
 def load(path: Path) -> ModuleType:
-    """Execute a file as a module of its own, with its folder importable as Python does it."""
+    """Import a Python file by its path and return the module.
+
+    The file's folder is put first on `sys.path`, as when Python runs a script.
+
+    Raises:
+        ProgramError: the name does not end in .py.
+    """
     spec = importlib.util.spec_from_file_location(MODULE_NAME, path)
     if spec is None or spec.loader is None:
         raise ProgramError(f"{path.name} is no Python file; its name should end in .py")
@@ -71,12 +78,17 @@ def load(path: Path) -> ModuleType:
 
 
 def choose(module: ModuleType, path: Path, name: str | None) -> Program:
-    """Choose the program called `name`, or else the only one of the file, or the one called `main`.
+    """Return the program called `name`; without a name, the only one or the one called `main`.
 
-    A second name of the same program may be given, but counts as no other program.
+    A program that the file gives several names counts once.
+
+    Args:
+        module: the imported file.
+        path: the file, for error messages.
 
     Raises:
-        ProgramError: when there is none, or more than one; the message lists them.
+        ProgramError: no program has this name; or, without a name, the file has no program, or
+            several of which none is called `main`.
     """
     named = {k: v for k, v in vars(module).items() if isinstance(v, Program)}
     if name in named:
@@ -100,10 +112,10 @@ def choose(module: ModuleType, path: Path, name: str | None) -> Program:
 
 
 def _without_aliases(named: Mapping[str, Program]) -> dict[str, Program]:
-    """Choose one name for each program: `main`, its function's own, or the first."""
+    """Keep one name for each program: `main`, else its function's name, else its first name."""
     by_program: dict[object, list[str]] = {}
     for name, program in named.items():
-        # A compiled program is the program that it was made of, one with bound arguments is not.
+        # A compiled program counts as its source; one with other bound arguments does not.
         bound = frozenset((key, id(value)) for key, value in program.bind_arguments.items())
         by_program.setdefault((id(program.func), bound), []).append(name)
     chosen = [
@@ -114,13 +126,13 @@ def _without_aliases(named: Mapping[str, Program]) -> dict[str, Program]:
 
 
 def read_arguments(program: Program, pairs: Sequence[str]) -> dict[str, Any]:
-    """Read `name=value` pairs as keyword arguments for a program.
+    """Parse `name=value` pairs into keyword arguments for a program.
 
-    A value that is JSON (`3`, `true`, `["a"]`, `"3"`) is read as that, any other is text.
+    A value that is JSON (`3`, `true`, `["a"]`, `"3"`) is decoded; any other value is text.
 
     Raises:
-        click.BadParameter: for a pair without `=`, or a name that the program does not take or
-            lacks; the message lists what it takes.
+        click.BadParameter: a pair has no `=`, the program does not take a name, or a required
+            argument is missing.
     """
     given = read_pairs(pairs)
     required, optional = _parameters(program)
@@ -133,10 +145,10 @@ def read_arguments(program: Program, pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def read_pairs(pairs: Sequence[str]) -> dict[str, Any]:
-    """Read `name=value` pairs as a dictionary.
+    """Parse `name=value` pairs into a dictionary; values that are JSON are decoded.
 
     Raises:
-        click.BadParameter: for a pair without `=`.
+        click.BadParameter: a pair has no `=`.
     """
     given: dict[str, Any] = {}
     for pair in pairs:
@@ -149,7 +161,11 @@ def read_pairs(pairs: Sequence[str]) -> dict[str, Any]:
 
 @contextmanager
 def own_errors(path: Path) -> Iterator[None]:
-    """Turn exceptions of the user's code into `ProgramFailed`; our own errors outside it pass."""
+    """Turn exceptions raised in the `with` block into `ProgramFailed`.
+
+    Raised unchanged are click's exceptions, BrokenPipeError, and every `SglError` whose traceback
+    has no frame in the user's file `path`.
+    """
     try:
         yield
     except (click.ClickException, BrokenPipeError):
@@ -162,17 +178,20 @@ def own_errors(path: Path) -> Iterator[None]:
 
 
 def variables(state: ProgramState) -> dict[str, Any]:
-    """Return all named variables of a program that ran."""
+    """Return the named variables of a finished program, by name."""
     return {name: state[name] for name in state.stream_executor.bindings if name is not None}
 
 
 def returned(state: ProgramState) -> dict[str, Any]:
-    """Return the function's result as `{"return_value": value}`; empty if it returned None."""
+    """Return a finished program's result as `{"return_value": value}`; empty if it is None."""
     return {} if state.ret_value is None else {"return_value": state.ret_value}
 
 
 def _parameters(program: Program) -> tuple[list[str], list[str]]:
-    """List the program's required and optional parameters, without `s` and bound ones."""
+    """Return the names of a program's required and optional parameters.
+
+    The first parameter, `s`, and parameters with bound arguments are left out.
+    """
     _, *rest = program.signature.parameters.values()
     free = [p for p in rest if p.name not in program.bind_arguments]
     required = [p.name for p in free if p.default is p.empty]
@@ -187,7 +206,7 @@ def _value(text: str) -> Any:
 
 
 def _not_json(constant: str) -> None:
-    raise ValueError(constant)  # Python's json would take NaN and Infinity, which JSON has not
+    raise ValueError(constant)  # Python's json accepts NaN and Infinity, which are not JSON
 
 
 def _bad(message: str) -> click.BadParameter:

@@ -25,7 +25,7 @@ def reference() -> str:
 
 
 def _sections(command: click.Command, ctx: click.Context) -> Iterator[str]:
-    ctx.terminal_width = 90  # the page must not depend on who makes it
+    ctx.terminal_width = 90  # makes the page independent of the terminal
     text = command.get_help(ctx)
     yield f"## `{ctx.command_path}`\n\n```text\n{text}\n```\n"
     if isinstance(command, click.Group):

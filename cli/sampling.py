@@ -1,4 +1,4 @@
-"""Sampling options of the commands that generate: each is a field of `SamplingParams`."""
+"""Sampling options of commands that generate text; each sets a field of `SamplingParams`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ OPTIONS = (
 
 
 def sampling_options(command: Command) -> Command:
-    """Give a command all of `OPTIONS`; what is not given arrives as None, and defaults hold."""
+    """Add all of `OPTIONS` to a command; options that are not given are None, False or empty."""
     for option in reversed(OPTIONS):
         command = option(command)
     return command

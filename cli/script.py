@@ -1,4 +1,4 @@
-"""Programs written for SGLang, run as `python FILE ARGS` runs them."""
+"""Runs a file written for SGLang as a script, as `python FILE ARGS` would."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sgl_mlx.lang.config import global_config
 
 
 class LazyEngine:
-    """A default backend that loads its model when a program first needs it."""
+    """A default backend that creates its engine when a program first uses it."""
 
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
@@ -29,22 +29,22 @@ class LazyEngine:
 
     @property
     def endpoint(self) -> Backend:
-        with self._opening:  # threads of the file may ask at the same time
+        with self._opening:  # several threads of the script may need it
             if self._engine is None:
                 self._engine = self._opened.enter_context(open_engine(self._options))
             return self._engine
 
     def close(self) -> None:
-        """Shut the engine down, if there is one."""
+        """Shut down the engine, if it was created."""
         self._opened.close()
 
 
 def run_script(path: Path, arguments: Sequence[str], options: EngineOptions) -> None:
-    """Run a file as the main program, once, with `import sglang` meaning this package.
+    """Run a file as the main script, with `import sglang` importing this package.
 
-    Programs run on what the file sets as its default backend; if it sets none, on an engine with
-    these options. A model given here also stands for the models that the file names, which are
-    mostly made for larger machines.
+    Its programs run on the default backend that the file sets; if it sets none, on an engine with
+    these options. If the options name a model, `sglang.Runtime` and `sglang.Engine` in the file
+    load that model instead of their own.
     """
     engine = LazyEngine(options)
     before = global_config.default_backend
@@ -60,7 +60,7 @@ def run_script(path: Path, arguments: Sequence[str], options: EngineOptions) -> 
 
 
 def _replace_models(options: EngineOptions) -> None:
-    """Let `sglang.Runtime` and `sglang.Engine` open the model of the command line."""
+    """Make `sglang.Runtime` and `sglang.Engine` use the options of the command line."""
     alias = import_module("sglang")
     chosen = {k: v for k, v in asdict(options).items() if v is not None}
 
@@ -73,7 +73,7 @@ def _replace_models(options: EngineOptions) -> None:
 
 @contextmanager
 def _as_main(path: Path, arguments: Sequence[str]) -> Iterator[None]:
-    """Set `sys.argv` and `sys.path` as Python does for a script."""
+    """Set `sys.argv` and `sys.path` as Python does for a script; restore them at the end."""
     argv, folders = sys.argv, list(sys.path)
     sys.argv = [str(path), *arguments]
     sys.path.insert(0, str(path.parent))

@@ -135,7 +135,10 @@ def _require_packages() -> None:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """Take the address before the model is loaded; connections are refused until it is ready."""
+    """Bind a socket to the address, without listening yet; raises `BackendError` if it is taken.
+
+    This is done before the model is loaded, so that a wrong address is reported at once.
+    """
     try:
         family, kind, proto, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -156,13 +159,13 @@ def _uvicorn_config(app: Starlette, drain_timeout: int) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         lifespan="off",
-        timeout_keep_alive=120,  # the default of 5 s closes connections that pooled clients keep
+        timeout_keep_alive=120,  # the default of 5 s closes pooled client connections
         timeout_graceful_shutdown=drain_timeout,
     )
 
 
 def _server(config: uvicorn.Config, ready: str) -> uvicorn.Server:
-    """Return a server that says a line once it accepts connections."""
+    """Return a server that prints the line `ready` when it accepts connections."""
     import uvicorn  # an optional extra
 
     class Server(uvicorn.Server):
@@ -174,7 +177,7 @@ def _server(config: uvicorn.Config, ready: str) -> uvicorn.Server:
 
 
 def _invitation(listener: socket.socket, engine: Any, api_keys: tuple[str, ...]) -> str:
-    """Return a line with the address, and a command that asks for an answer."""
+    """Return a line with the server's address and a `curl` command to try it."""
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     url = f"http://{host}:{port}"

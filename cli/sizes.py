@@ -1,4 +1,4 @@
-"""Sizes in bytes, as people write them."""
+"""Parser of sizes such as 500MB or 2GB."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def byte_size(text: str) -> int:
     """Parse 500MB, 2GB or 1.5GiB into bytes; a plain number is bytes.
 
     Raises:
-        BadParameter: for anything else.
+        BadParameter: the text is not such a size.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:

@@ -1,7 +1,7 @@
-"""The door of the command line: arguments, files and standard input become text, or say why not.
+"""Safe text input and output: arguments, files and standard streams.
 
-Standard streams may be closed, cut off, or of an encoding that lacks a character; none of that is
-a traceback.
+Input that is not text, closed streams, broken pipes and encodings that lack a character are
+reported in a message instead of a traceback.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def prepare() -> None:
-    """Make the standard streams safe to use; call it once, before anything is read or opened.
+    """Make the standard streams safe to use; call this once, before anything is read or opened.
 
-    Characters that an output lacks are written as escapes. Bytes of the input that are no text are
-    kept, for `read_line` to tell. The numbers of closed streams are taken, so that no file that is
-    opened later gets one, and with it what is printed.
+    Output characters that the encoding lacks are written as escapes. Input bytes that are not text
+    are kept as surrogates, which `read_line` reports. File descriptors 0 to 2 of closed streams
+    are opened on the null device, so that printed text cannot end up in a file opened later.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
@@ -34,20 +34,20 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         _reconfigure(stream, errors="backslashreplace")
     is_ascii = codecs.lookup(getattr(sys.stdin, "encoding", None) or "utf-8").name == "ascii"
-    # a C locale says ASCII and means nothing by it
+    # a C locale declares ASCII, but input is likely UTF-8
     _reconfigure(sys.stdin, errors="surrogateescape", **({"encoding": "utf-8"} if is_ascii else {}))
 
 
 def _reconfigure(stream: Any, **how: str) -> None:
-    if hasattr(stream, "reconfigure"):  # None when closed; a double in a notebook may lack it
+    if hasattr(stream, "reconfigure"):  # None when closed; notebooks replace the streams
         stream.reconfigure(**how)
 
 
 def arguments(given: Iterable[str]) -> list[str]:
-    """Return the arguments of a command line as text; names of files stay as they are.
+    """Return command line arguments as valid text; names of existing files are left unchanged.
 
     Raises:
-        click.UsageError: for one that is no UTF-8 and names no file.
+        click.UsageError: an argument is neither valid UTF-8 nor the name of a file.
     """
     return [_argument(i, text) for i, text in enumerate(given, 1)]
 
@@ -63,10 +63,10 @@ def _argument(number: int, given: str) -> str:
 
 
 def read_file(path: str) -> str:
-    """Read the text of a file: UTF-8, or UTF-16 with its mark.
+    """Read the text of a file, in UTF-8 or in UTF-16 with a byte order mark.
 
     Raises:
-        click.BadParameter: when it cannot be read.
+        click.BadParameter: the file cannot be read or decoded.
     """
     try:
         return decoded(Path(path).read_bytes())
@@ -77,20 +77,20 @@ def read_file(path: str) -> str:
 
 
 def decoded(data: bytes) -> str:
-    """Decode text in UTF-8, or in UTF-16 with its mark; a mark is no part of the text."""
+    """Decode UTF-8, or UTF-16 with a byte order mark; the mark is dropped. Raises UnicodeError."""
     return data.decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig")
 
 
 def is_terminal(stream: Any) -> bool:
-    """Return True for a terminal; False for anything else, a closed stream too."""
+    """Return True if a stream is a terminal; False if it is not, or is closed (None)."""
     return stream is not None and bool(stream.isatty())
 
 
 def read_all() -> str:
-    """Read all of standard input.
+    """Read all of standard input as text.
 
     Raises:
-        PromptError: when it is closed, or no text.
+        PromptError: standard input is closed, or is not valid text.
     """
     check_input()
     data = sys.stdin.buffer.read()
@@ -103,17 +103,17 @@ def read_all() -> str:
 
 
 def check_input() -> None:
-    """Raise `PromptError` when standard input is closed."""
+    """Raise `PromptError` if standard input is closed."""
     if sys.stdin is None:
         raise PromptError("standard input is closed; give it a terminal, a pipe or a file")
 
 
 def read_line(prompt: str) -> str:
-    """Read a line of standard input, without its end.
+    """Read a line of standard input, without the line end; `prompt` is printed before it.
 
     Raises:
-        EOFError: at the end of the input.
-        PromptError: for a line that is no text.
+        EOFError: the input has ended.
+        PromptError: the line is not valid text.
     """
     # input() wants an output to write its prompt to
     line = input(prompt) if sys.stdout is not None else _line()
@@ -131,7 +131,7 @@ def _line() -> str:
 
 
 def abandon_output() -> None:
-    """Let the exit not try again to write what could not be written."""
+    """Redirect output that cannot be flushed to the null device, so that the exit does not fail."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:

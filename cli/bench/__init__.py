@@ -1,4 +1,4 @@
-"""The group `sgl-mlx bench`: benchmarks, one command a file."""
+"""The command group `sgl-mlx bench`: benchmarks, one command in each file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sgl-mlx bench compiler`: compiled programs against interpreted ones, without a model."""
+"""`sgl-mlx bench compiler`: speed of compiled and interpreted programs, without a model."""
 
 from __future__ import annotations
 

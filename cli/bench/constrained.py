@@ -1,4 +1,4 @@
-"""`sgl-mlx bench constrained`: constrained output against free output."""
+"""`sgl-mlx bench constrained`: speed of constrained output compared with free output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sgl-mlx bench engine`: the engine against mlx-lm's generators."""
+"""`sgl-mlx bench engine`: speed of the engine compared with mlx-lm's generators."""
 
 from __future__ import annotations
 

@@ -62,7 +62,12 @@ def llava(options: EngineOptions, tower: str, images: int, new_tokens: int, as_j
 
 
 def _with_tower(options: EngineOptions, tower: str, folder: Path) -> dict[str, Any]:
-    """Return the engine's options, with a random tower in `folder` where the model has none."""
+    """Return the engine's options; a GGUF model without `mmproj` gets a random tower.
+
+    Args:
+        tower: architecture of the random vision tower; raises `UsageError` if it is not known.
+        folder: folder to which the random tower is written.
+    """
     from sgl_mlx.benchmarks.micro.random_tower import TOWERS, write_tower
     from sgl_mlx.models.gguf.config import read_config
     from sgl_mlx.models.gguf.file import GGUFFile
@@ -79,7 +84,7 @@ def _with_tower(options: EngineOptions, tower: str, folder: Path) -> dict[str, A
 
 
 def _peak_memory_mb() -> int:
-    """Peak memory of this process in MiB; Linux counts kilobytes, macOS bytes."""
+    """Return the peak memory of this process in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1 << 20 if machine.on_mac() else 1 << 10))
 

@@ -1,4 +1,4 @@
-"""`sgl-mlx bench loc`: lines of code of one task in the language and over plain HTTP."""
+"""`sgl-mlx bench loc`: lines of code of one task, as a program and with plain HTTP calls."""
 
 from __future__ import annotations
 

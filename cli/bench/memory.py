@@ -1,4 +1,4 @@
-"""`sgl-mlx bench memory`: memory of an 8B model on Macs of several sizes, modelled."""
+"""`sgl-mlx bench memory`: modelled memory use of an 8B model on Macs of several sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report of a benchmark that measures two sides in turn: a table, then one JSON line."""
+"""Output of benchmarks that compare two sides: a table, and one line of JSON."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def print_pairs(title: str, pairs: Sequence[Pair], caption: str, sides: tuple[st
 
 
 def print_document(pairs: Sequence[Pair], **facts: Any) -> None:
-    """Print the JSON line: the rows, the facts, and the machine they were measured on."""
+    """Print one line of JSON: a row for each pair, the `facts`, and the machine's type."""
     rows = [pair.to_dict() for pair in pairs]
     machine = {"machine": platform.machine(), "system": platform.system()}
     click.echo(json.dumps({"rows": rows, **facts, **machine}))

@@ -1,4 +1,4 @@
-"""`sgl-mlx bench prefetch`: the first token after an eviction, with and without a disk cache."""
+"""`sgl-mlx bench prefetch`: time to first token after eviction, with and without disk cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sgl-mlx bench project`: modelled times of the suite on an Apple chip."""
+"""`sgl-mlx bench project`: modelled times of the benchmark suite on an Apple chip."""
 
 from __future__ import annotations
 

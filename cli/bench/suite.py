@@ -1,4 +1,4 @@
-"""`sgl-mlx bench suite`: the paper's workloads on our engine and on its peers."""
+"""`sgl-mlx bench suite`: workloads of SGLang's paper on our engine and on compared systems."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sgl_mlx.cli.engine import engine_options
 from sgl_mlx.cli.options import json_option, repeats_option, scale_option, tower_option
 
 _OF_REPORTS = frozenset({"source", "html", "svg", "as_json"})
-"""Parameters that --from allows beside it."""
+"""Parameters that may be combined with --from."""
 
 file_type = click.Path(dir_okay=False)
 existing_file_type = click.Path(exists=True, dir_okay=False)
@@ -112,7 +112,11 @@ def _list() -> None:
 
 
 def _read(ctx: click.Context, source: str) -> dict[str, Any]:
-    """Read a document; raise `UsageError` for options that would change a run."""
+    """Read the JSON document of an earlier run.
+
+    Raises:
+        UsageError: an option was given that has no effect without a run.
+    """
     from sgl_mlx.benchmarks.suite.report.document import read
 
     given = {

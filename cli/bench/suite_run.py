@@ -1,4 +1,4 @@
-"""A run of the suite as the command line asks for it: systems, workloads, progress, signals."""
+"""A run of `sgl-mlx bench suite`: its systems, workloads, progress bar and signals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PEERS = ("llama.cpp", "mlx-lm")
 
 @dataclass(frozen=True)
 class SuiteRun:
-    """The options of `sgl-mlx bench suite` that decide what runs; the command's help has each."""
+    """The options of `sgl-mlx bench suite` for a run; `--help` describes each of them."""
 
     names: tuple[str, ...]
     options: EngineOptions
@@ -42,7 +42,7 @@ class SuiteRun:
     tower: str
 
     def document(self) -> dict[str, Any]:
-        """Run all workloads on all systems; see `report.document` for the result."""
+        """Run all workloads on all systems; returns the JSON document (see `report.document`)."""
         workloads = self._workloads()
         from sgl_mlx.benchmarks.peers.weights import Weights
         from sgl_mlx.benchmarks.suite.compare import compare
@@ -78,14 +78,17 @@ class SuiteRun:
         return [over_data(workload, Path(self.data)) for workload in workloads]
 
     def _mmproj(self, weights: Weights, workloads: list[Workload]) -> str | None:
-        """Return the vision part: given, or made at random where a workload shows pictures."""
+        """Return the path of the vision tower: the given one, a random one, or None.
+
+        A random tower is made if none is given and a workload has pictures.
+        """
         needed = any("images" in workload.needs for workload in workloads)
         if self.options.mmproj is None and needed:
             return str(weights.random_tower(self.tower))
         return self.options.mmproj
 
     def _systems(self, weights: Weights, mmproj: str | None) -> tuple[list[System], dict[str, str]]:
-        """Return the systems, ours first, and why each missing peer is missing."""
+        """Return the systems, ours first, and the reason for each peer that cannot run here."""
         from sgl_mlx.benchmarks.peers.ours import Ours
         from sgl_mlx.benchmarks.suite.ablations import ablated
 
@@ -100,7 +103,7 @@ class SuiteRun:
         return systems, missing
 
     def _peer(self, name: str, weights: Weights, mmproj: str | None) -> System:
-        """Raises `PeerError` where it cannot run here."""
+        """Return the compared system called `name`; raises `PeerError` if it cannot run here."""
         from sgl_mlx.benchmarks.peers.llama_cpp import LlamaCpp
         from sgl_mlx.benchmarks.peers.mlx_lm import MlxLm
 
@@ -110,7 +113,7 @@ class SuiteRun:
 
 
 def _say(row: dict[str, Any]) -> None:
-    """Print a workload's ratios, and the reasons for missing ones, on standard error."""
+    """Print a workload's ratios, and the reasons for missing ratios, on standard error."""
     ratios = ", ".join(f"{ratio:.2f}x {peer}" for peer, ratio in row["ratio"].items())
     reasons = "; ".join(f"{peer}: {why}" for peer, why in row["not_compared"].items())
     click.echo(f"{row['name']}: {'; '.join(filter(None, (ratios, reasons)))}", err=True)
@@ -118,7 +121,7 @@ def _say(row: dict[str, Any]) -> None:
 
 @contextmanager
 def _watched() -> Iterator[Watch]:
-    """Show a progress bar on standard error; nothing when that is no terminal."""
+    """Show a progress bar on standard error if it is a terminal; yield its update function."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -140,7 +143,7 @@ def _watched() -> Iterator[Watch]:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM end the command as Ctrl-C does, so that its servers are ended too."""
+    """Make SIGTERM raise SystemExit in the `with` block, so that started servers are ended too."""
 
     def end(number: int, frame: object) -> None:
         raise SystemExit(128 + number)

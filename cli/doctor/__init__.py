@@ -1,4 +1,4 @@
-"""`sgl-mlx doctor`: the checks, a file for each subject, and the report for an issue."""
+"""`sgl-mlx doctor`: checks of machine, libraries and model, and a report for an issue."""
 
 from sgl_mlx.cli.doctor.command import doctor
 

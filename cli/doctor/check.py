@@ -1,4 +1,4 @@
-"""One row of `sgl-mlx doctor`."""
+"""The result of one check of `sgl-mlx doctor`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Check:
-    """One row; `detail` says what was found and, unless ok, how to mend it."""
+    """The result of one check; `detail` says what was found and, unless ok, how to fix it."""
 
     name: str
     status: Literal["ok", "warn", "fail"]
@@ -21,7 +21,7 @@ class Check:
 
 
 def checked(name: str, check: Callable[[], Check]) -> Check:
-    """Make a check; one that raises an error becomes a failing row."""
+    """Run `check` and return its result; an error becomes a failed check called `name`."""
     try:
         return check()
     except (SglError, ImportError, OSError, RuntimeError) as error:
@@ -29,5 +29,5 @@ def checked(name: str, check: Callable[[], Check]) -> Check:
 
 
 def gib(size: int) -> str:
-    """Write bytes as GiB."""
+    """Format a number of bytes as GiB."""
     return f"{size / GIB:,.2f} GiB" if size < 10 * GIB else f"{size / GIB:,.1f} GiB"

@@ -1,4 +1,4 @@
-"""The checks of `sgl-mlx doctor` in order, and those of system and libraries."""
+"""All checks of `sgl-mlx doctor` in order; those of system, libraries and memory are here."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sgl_mlx.cli.doctor.check import GIB, Check, checked
 
 LIBRARIES = ("sgl-mlx", "mlx", "mlx-lm", "transformers", "huggingface-hub", "numpy")
 _LITTLE = 2 * GIB
-"""Free memory below which a Mac is likely to swap whatever model is loaded."""
+"""Free memory in bytes below which a machine is likely to swap, whatever model is loaded."""
 
 
 def all_checks(model: str | None) -> Iterator[Check]:
-    """Yield every row as soon as it is known; a failing check does not stop the others."""
+    """Run all checks; yield each result as soon as it is known. A failed check stops no other."""
     yield _system()
     yield _versions()
     yield from _blas()  # before mlx is imported, or it would have no effect
@@ -64,7 +64,7 @@ def _versions() -> Check:
 
 
 def _blas() -> Iterator[Check]:
-    """Check for a fast BLAS, which only Linux needs."""
+    """Check for a fast BLAS library, which only Linux needs; yields nothing elsewhere."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         blas = load_fast_blas()
@@ -74,7 +74,7 @@ def _blas() -> Iterator[Check]:
 
 
 def _cpu_kernels() -> Iterator[Check]:
-    """Check the CPU kernels, which only Linux needs."""
+    """Check the CPU kernels, which only Linux needs; yields nothing on a Mac."""
     if machine.on_mac():
         return
     from sgl_mlx.cpu_kernels.build import load, threads, why_not

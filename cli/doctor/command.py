@@ -1,4 +1,4 @@
-"""`sgl-mlx doctor`: a check of machine, libraries and model, with remedies, and a report."""
+"""The command `sgl-mlx doctor`: prints the checks, or writes the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The measurements of `sgl-mlx doctor --report`: self-test, tuning, and the engine's speed."""
+"""Measurements of `sgl-mlx doctor --report`: kernel self-test, kernel tuning, engine speed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sgl_mlx.metal_kernels.tune import Sweep, Tuning
 from sgl_mlx.runtime.engine import Engine
 
 Say = Callable[[str], None]
-"""Tells how far a measurement is."""
+"""A function that shows the progress of a measurement in one line."""
 
 SELF_TEST, TUNING, SPEED = "Self-test of the kernels", "Tuning", "Engine against mlx-lm"
 NO_METAL = "not run: there is no Metal here"
@@ -25,7 +25,7 @@ NO_METAL = "not run: there is no Metal here"
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report: a sentence, and rows of a table under its headings."""
+    """A section of the report: a summary sentence, a table, and `facts` for the JSON document."""
 
     title: str
     summary: str
@@ -35,7 +35,7 @@ class Section:
 
 
 def guarded(title: str, measure: Callable[[], Section]) -> Section:
-    """Measure; an error becomes the section's text, and the other sections go on."""
+    """Run `measure` and return its section; an error becomes a section titled `title`."""
     try:
         return measure()
     except (SglError, RuntimeError, ValueError, OSError) as error:
@@ -43,7 +43,7 @@ def guarded(title: str, measure: Callable[[], Section]) -> Section:
 
 
 def self_test(say: Say) -> Section:
-    """Test every specialisation of the kernels against plain MLX."""
+    """Compare every specialisation of the Metal kernels with plain MLX; needs Metal."""
     if not machine.has_metal():
         return Section(SELF_TEST, NO_METAL)
     trusted, cases, rows = TestedKernels(build.Kernels()), model_heads.all_cases(), []
@@ -59,7 +59,7 @@ def self_test(say: Say) -> Section:
 
 
 def tuning(say: Say) -> Section:
-    """Measure where the kernels are faster than MLX's own attention, and keep it."""
+    """Measure and save where the Metal kernels are faster than MLX's attention; needs Metal."""
     if not machine.has_metal():
         return Section(TUNING, NO_METAL)
     kept, rows = Tuning(), []
@@ -74,7 +74,7 @@ def tuning(say: Say) -> Section:
 
 
 def speed(model: str | None, seconds: float, say: Say) -> Section:
-    """Measure the engine against mlx-lm's generators, row by row until the time is over."""
+    """Compare the engine's speed with mlx-lm; start no further row after `seconds`."""
     fetch_model(model)
     say("loading the model")
     with Engine(**asdict(EngineOptions(model))) as engine:

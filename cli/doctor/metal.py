@@ -1,4 +1,4 @@
-"""The checks of a Mac's GPU: Metal, the kernels' verdicts, and the memory it may hold."""
+"""Checks of a Mac's GPU: Metal, the kernels' test results, and the memory that it may use."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sgl_mlx.errors import SglError
 
 _MIB = 2**20
 _MOST_OF_MEMORY = 0.85
-"""Share of memory that may be wired at most; macOS needs the rest."""
+"""Largest share of memory that the GPU may wire; macOS needs the rest."""
 
 
 def metal() -> Check:
-    """Check that MLX finds a GPU over Metal, and name what it recommends."""
+    """Check that MLX finds a Metal GPU; the detail names the recommended memory limit."""
     machine.check_device()
     info = machine.device_info()
     recommended = machine.recommended_bytes()
@@ -29,7 +29,7 @@ def metal() -> Check:
 
 
 def kernels() -> Check:
-    """Check what is known of the Metal kernels here."""
+    """Check the saved test results of the Metal kernels; warn if the kernels are switched off."""
     from sgl_mlx.metal_kernels.mode import VARIABLE, mode
     from sgl_mlx.metal_kernels.verdicts import kept_verdicts
 
@@ -39,10 +39,11 @@ def kernels() -> Check:
 
 
 def verdicts_row(verdicts: Mapping[str, bool] | None) -> Check:
-    """Make the row from the verdicts that are known here, by the name of their case.
+    """Return the check "kernels" for the saved test results.
 
     Args:
-        verdicts: True for a kernel that agreed with plain MLX; empty or None if none are kept.
+        verdicts: for each test case, True if the kernel agreed with plain MLX; empty or None if
+            no results are saved.
     """
     if not verdicts:
         detail = "each is tested when a model is loaded; test all now: sgl-mlx kernels selftest"
@@ -59,7 +60,7 @@ def verdicts_row(verdicts: Mapping[str, bool] | None) -> Check:
 
 
 def wired_limit(model: str | None) -> Check:
-    """Check that the GPU may hold the model's weights."""
+    """Check that macOS lets the GPU hold the model's weights; see `wired_row`."""
     import psutil
 
     from sgl_mlx.runtime.pool.wired import wiring
@@ -70,13 +71,13 @@ def wired_limit(model: str | None) -> Check:
 
 
 def wired_row(limit: int, weights: int | None, total: int, wired: int = 0) -> Check:
-    """Make the row of the memory that macOS lets the GPU hold; all in bytes.
+    """Return the check "wired limit": the memory that macOS lets the GPU hold. Sizes in bytes.
 
     Args:
-        limit: the limit, or what Metal recommends where none is set.
-        weights: of the model, None if unknown.
+        limit: the limit set on this machine, or the one that Metal recommends.
+        weights: size of the model's weights; None if unknown.
         total: memory of the machine.
-        wired: what an engine makes resident of the model.
+        wired: size of the weights that an engine keeps resident.
     """
     resident = f"sgl-mlx makes {gib(wired)} resident" if wired else "sgl-mlx makes none resident"
     detail = f"the GPU may hold {gib(limit)}; {resident}"
@@ -91,7 +92,7 @@ def wired_row(limit: int, weights: int | None, total: int, wired: int = 0) -> Ch
 
 
 def _limit() -> int:
-    """Return the limit set by sysctl in bytes, or what Metal recommends."""
+    """Return the GPU's memory limit in bytes: set by sysctl, else recommended by Metal, else 0."""
     asked = _sysctl("iogpu.wired_limit_mb")
     own = int(asked) * _MIB if asked.isdigit() else 0
     return own or machine.recommended_bytes() or 0
@@ -115,4 +116,4 @@ def _weights(model: str | None) -> int | None:
         path: Path = resolve(model, offline=True)[1]
         return estimate_weight_bytes(path)
     except SglError:
-        return None  # the row of the model says why
+        return None  # the check of the model reports the error

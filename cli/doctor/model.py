@@ -1,4 +1,4 @@
-"""The checks of a model: whether it is here, and whether what it needs fits."""
+"""Checks of a model: whether it is downloaded, and whether weights and KV pool fit in memory."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.pool.memory import ENOUGH, pool_slots
 
 _MOST_OF_MACHINE = 0.75
-"""Share of a machine's memory from which it is likely to swap."""
+"""Share of a machine's memory above which it is likely to swap."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """A model's memory: bytes of its weights, and the configuration that sizes its KV pool."""
+    """A model's needs of memory: the bytes of its weights, and `config` to size its KV pool."""
 
     name: str
     weights: int
@@ -38,7 +38,7 @@ class Needs:
 
 
 def model_checks(model: str | None) -> Iterator[Check]:
-    """Yield the rows of a model that is here or, if the network is allowed, on the hub."""
+    """Yield the checks of a model in the local cache or, if the network is allowed, on the hub."""
     try:
         name, path = resolve(model, offline=True)
     except ModelNotFoundError as error:
@@ -75,7 +75,7 @@ def _fitting(needs: Callable[[], Needs]) -> Iterator[Check]:
 
 
 def weights_row(needs: Needs) -> Check:
-    """Check that the weights fit into the memory that is free now."""
+    """Check that the weights fit into the memory that is available now."""
     available = memory.available_bytes()
     detail = f"{gib(needs.weights)}, beside {gib(available)} that can be used"
     try:
@@ -86,7 +86,7 @@ def weights_row(needs: Needs) -> Check:
 
 
 def pool_row(needs: Needs) -> Check:
-    """Check the KV pool that an engine would begin with, beside the weights."""
+    """Check that the KV pool of a new engine fits into memory beside the weights."""
     dtype = mx.bfloat16 if machine.on_gpu() else mx.float32
     try:
         shapes, context = _shape(needs.config)
@@ -116,7 +116,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _shape(config: Mapping[str, Any]) -> tuple[list[LayerShape], int]:
-    """Return the layers' heads and the context length of a model."""
+    """Return the KV shape of each layer and the context length; KeyError if `config` lacks them."""
     config = config.get("text_config") or config
     heads = config["num_attention_heads"]
     width = config.get("head_dim") or config["hidden_size"] // heads

@@ -1,4 +1,4 @@
-"""Taking out of a text who and where it comes from: user, host and folders."""
+"""Removal of personal data from texts: names of user and host, and folders."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _PATH = re.compile(r"(?<![\w/.:~-])(?:~|/[^\s/'\"`|]+)(?:/[^\s/'\"`|]+)*/([^\s/'
 
 @dataclass(frozen=True)
 class Private:
-    """Words that a text must not hold.
+    """Names and folders that are removed from a text.
 
     Attributes:
-        users: log-in and full names.
-        hosts: names of this machine, long and short.
-        folders: folders whose files are shown by their place in them.
+        users: login name and full name of the user.
+        hosts: long and short names of the machine.
+        folders: spellings of the home folder, which become `~`.
     """
 
     users: tuple[str, ...]
@@ -32,7 +32,7 @@ class Private:
 
     @classmethod
     def here(cls) -> Private:
-        """Gather the names of this user and machine."""
+        """Collect the names of the current user and machine."""
         home = Path.home()
         return cls(
             _distinct(_user_names()),
@@ -41,10 +41,10 @@ class Private:
         )
 
     def remove(self, text: str, paths: Iterable[str | Path] = ()) -> str:
-        """Replace names by `USER` and `HOST`, and every absolute path by its last part.
+        """Replace names by `USER` and `HOST`, and every absolute path by `…/` and its last part.
 
         Args:
-            paths: known to be in the text; others are found as long as they hold no spaces.
+            paths: paths that may be in the text. Other paths are found only if they have no spaces.
         """
         for path in sorted(map(str, paths), key=len, reverse=True):
             text = text.replace(path, f"…/{Path(path).name}")
@@ -77,6 +77,6 @@ def _host_names() -> Iterator[str]:
 
 
 def _distinct(names: Iterable[str]) -> tuple[str, ...]:
-    """Keep each name of two characters or more once, longest first."""
+    """Return the distinct names of two or more characters, longest first, without "localhost"."""
     found = {name for name in names if len(name) > 1 and name != "localhost"}
     return tuple(sorted(found, key=lambda name: (-len(name), name)))

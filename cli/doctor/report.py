@@ -27,14 +27,19 @@ from sgl_mlx.errors import BenchmarkError, ModelNotFoundError
 
 REPORT_SECTIONS = (SELF_TEST, TUNING, SPEED)
 SECONDS = 60.0
-"""Time for the engine's rows; the one that is running is finished."""
+"""Seconds after which no further row of the engine benchmark is started."""
 _LONGEST = 300
-"""Characters of a table's cell: the log of a compiler would bury the rest."""
+"""Largest number of characters in a table cell, so that compiler logs are cut."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Checks and measurements, with personal data taken out of every text."""
+    """A report of checks and measurements, which is written without personal data.
+
+    Attributes:
+        private: names and folders to remove.
+        paths: paths of the model, which are shortened to their last part.
+    """
 
     checks: tuple[Check, ...]
     sections: tuple[Section, ...]
@@ -42,7 +47,7 @@ class Report:
     paths: tuple[Path, ...] = ()
 
     def to_markdown(self) -> str:
-        """Write the report as one Markdown document."""
+        """Return the report as Markdown, without personal data."""
         rows = [(check.status, check.name, check.detail) for check in self.checks]
         text = "\n".join(
             [
@@ -59,7 +64,7 @@ class Report:
         return self.private.remove(text, self.paths) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the same facts for JSON."""
+        """Return the report as a JSON document, without personal data."""
         found = {
             "version": version("sgl-mlx"),
             "checks": [vars(check) for check in self.checks],
@@ -82,9 +87,9 @@ def make_report(model: str | None, say: Say, seconds: float = SECONDS) -> Report
     """Check and measure this machine; takes some minutes.
 
     Args:
-        model: what the engine is measured with; None is the default model.
-        say: told how far it is.
-        seconds: for the rows of the engine.
+        model: model for the engine benchmark; None is the default model.
+        say: called with lines that show the progress.
+        seconds: time after which no further row of the engine benchmark is started.
     """
     say("checking the machine")
     checks = tuple(all_checks(model))
@@ -94,10 +99,10 @@ def make_report(model: str | None, say: Say, seconds: float = SECONDS) -> Report
 
 
 def write(text: str, file: Path) -> None:
-    """Write a file whole or not at all.
+    """Write a file atomically: after an error, an existing file is unchanged.
 
     Raises:
-        BenchmarkError: it cannot be written.
+        BenchmarkError: the file cannot be written.
     """
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
@@ -137,7 +142,7 @@ def _cell(text: str) -> str:
 
 
 def _clean(value: Any, private: Private, paths: Sequence[Path]) -> Any:
-    """Take personal data out of every text of a JSON value."""
+    """Return a JSON value with personal data removed from every text in it."""
     if isinstance(value, str):
         return private.remove(value, paths)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The ASGI application over an engine."""
+"""The ASGI application that serves an engine."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ def app(
     limits: Limits | None = None,
     any_model: bool = False,
 ) -> Starlette:
-    """Return an ASGI application that serves an engine; it can be mounted in another.
+    """Return an ASGI application that serves an engine; it can be mounted in another application.
 
     Args:
         engine: an `Engine`; the application does not shut it down.
-        api_keys: one of which requests must bring; none for no check.
-        model_names: under which the model is served; by default its own name.
-        limits: see `Limits`.
-        any_model: answer requests for any model name.
+        api_keys: valid API keys, one of which a request must send; if empty, none is required.
+        model_names: names that requests may use for the model; by default the engine's
+            `model_name`.
+        limits: bounds on requests; by default those of `Limits()`.
+        any_model: accept every model name.
     """
     service = Service(engine, model_names, limits, any_model)
     made = Starlette(
@@ -57,5 +58,5 @@ def app(
 
 
 async def _reraise(_: Request, error: Exception) -> Response:
-    """Leave an error to the gate, which answers in the shape of the path's protocol."""
+    """Raise the error again, so that `Gate` answers it in the shape of the path's protocol."""
     raise error

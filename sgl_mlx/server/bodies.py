@@ -1,4 +1,4 @@
-"""Bodies of requests: read up to a limit, and decoded into typed structures."""
+"""Request bodies, read up to a size limit and decoded from JSON; and JSON responses."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from sgl_mlx.server.errors import HttpError, bad_value
 T = TypeVar("T")
 
 _DRAINED = 4
-"""Times the limit that is still read, and dropped, so that the client hears the refusal."""
+"""A body of up to this many times the limit is read to its end, so that the client gets the 413."""
 
 
 async def read(request: Request, shape: type[T], max_bytes: int) -> T:
-    """Decode a request's JSON body.
+    """Decode a request's JSON body into `shape`.
 
     Raises:
-        HttpError: 413 for a body over `max_bytes`; 400 for one that is no JSON, or whose fields
-            have wrong types, naming the field.
-        ClientDisconnect: the client left.
+        HttpError: 413 if the body is over `max_bytes`; 400 if it is empty or not JSON, or if a
+            field is missing or has the wrong type.
+        ClientDisconnect: the client disconnected.
     """
     return decode(await _bytes(request, max_bytes), shape)
 
 
 def decode(body: bytes, shape: type[T]) -> T:
-    """Decode JSON; raises `HttpError` as `read` does."""
+    """Decode a JSON body into `shape`; raises a 400 `HttpError` as `read` does."""
     if not body:
         raise bad_value("the body is empty; send a JSON object")
     try:
@@ -45,7 +45,7 @@ def decode(body: bytes, shape: type[T]) -> T:
 
 
 def json_response(content: Any, status: int = 200) -> Response:
-    """Encode a document as a response."""
+    """Return a response with `content` as JSON."""
     return Response(msgspec.json.encode(content), status, media_type="application/json")
 
 
@@ -66,7 +66,7 @@ async def _bytes(request: Request, max_bytes: int) -> bytes:
 
 
 def _field(message: str) -> str | None:
-    """Return the path of the field that a message of msgspec's names."""
+    """Return the field path named in a msgspec error message; None if it names no field."""
     _, found, path = message.partition(" - at `$.")
     return path.rstrip("`") if found else None
 

@@ -1,7 +1,7 @@
-"""The engine and its tokenizer as the server sees them.
+"""Protocols of the engine and the tokenizer that the server needs.
 
-`sgl_mlx.runtime.engine.Engine` satisfies these protocols by its methods alone, so that the server
-imports neither the runtime nor MLX, and tests serve a scripted engine.
+`sgl_mlx.runtime.engine.Engine` has these methods without inheriting from the protocols. So the
+server imports neither the runtime nor MLX, and tests can serve a scripted engine.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from sgl_mlx.core import Completion, Prompt, SamplingParams, StreamEvent
 
 
 class Detokenizer(Protocol):
-    """Text of a growing sequence of tokens."""
+    """An incremental decoder: `add` takes the next token and returns the text completed by it."""
 
     def add(self, token_id: int) -> str: ...
 
 
 class ServedTokenizer(Protocol):
-    """Text to tokens and back, and the model's chat template."""
+    """A tokenizer: encodes and decodes text, and renders the model's chat template."""
 
     eos_token_ids: frozenset[int]
     bos_token_id: int | None
@@ -50,7 +50,7 @@ class ServedTokenizer(Protocol):
 
 
 class ServedEngine(Protocol):
-    """A model that continues prompts, given as parts or as token ids."""
+    """An engine that generates text for prompts, given as parts or as token ids."""
 
     @property
     def model_name(self) -> str: ...

@@ -1,4 +1,4 @@
-"""Refusals over HTTP: a status, a message and a code, in the shape each protocol wants."""
+"""Errors over HTTP: status, message and code, in the JSON shape of each protocol."""
 
 from __future__ import annotations
 
@@ -31,13 +31,15 @@ _ANTHROPIC_OVERLOADED = 529
 
 
 class HttpError(Exception):
-    """A request that is answered with an error.
+    """An error that ends a request and becomes its HTTP answer.
 
     Args:
-        code: OpenAI's code of the error.
-        param: the field of the request that is at fault.
+        status: HTTP status of the answer.
+        message: text for the client.
+        code: error code in OpenAI's style, for example "invalid_value".
+        param: name of the request field that is wrong.
         retry_after: seconds after which the client may try again.
-        details: numbers of the error that a protocol words in its own way.
+        details: for a prompt that is too long, its token count and the limit.
     """
 
     def __init__(
@@ -63,12 +65,12 @@ class HttpError(Exception):
 
 
 def bad_value(message: str, param: str | None = None) -> HttpError:
-    """Return the refusal of a value that the client sent."""
+    """Return a 400 error for a wrong value in the field `param`; the caller raises it."""
     return HttpError(400, message, "invalid_value", param)
 
 
 def as_http_error(error: BaseException) -> HttpError:
-    """Return the answer to an exception; those that are no client's fault are logged."""
+    """Return the HTTP error for an exception; an unexpected exception is logged and becomes 500."""
     match error:
         case HttpError():
             return error
@@ -91,7 +93,7 @@ def as_http_error(error: BaseException) -> HttpError:
 
 
 def openai_body(error: HttpError) -> dict[str, Any]:
-    """Return the body of an error in OpenAI's shape, which SGLang's routes share."""
+    """Return an error's JSON body in OpenAI's shape; SGLang's own routes use it too."""
     kind = _OPENAI_TYPES.get(error.status)
     kind = kind or ("invalid_request_error" if error.status < 500 else "server_error")
     return {
@@ -105,9 +107,10 @@ def openai_body(error: HttpError) -> dict[str, Any]:
 
 
 def anthropic_body(error: HttpError) -> dict[str, Any]:
-    """Return the body of an error in Anthropic's shape.
+    """Return an error's JSON body in Anthropic's shape.
 
-    A prompt that is too long is told in the words from which Claude Code reads both numbers.
+    For a prompt that is too long, the message is worded as Anthropic's API words it, because
+    Claude Code parses the two token counts from it.
     """
     kind = _ANTHROPIC_TYPES.get(error.status)
     kind = kind or ("invalid_request_error" if error.status < 500 else "api_error")
@@ -118,7 +121,7 @@ def anthropic_body(error: HttpError) -> dict[str, Any]:
 
 
 def answer_for(path: str, error: HttpError) -> tuple[int, dict[str, Any]]:
-    """Return status and body of an error as the protocol has them that a path belongs to."""
+    """Return an error's status and body in the protocol of a URL path: Anthropic's or OpenAI's."""
     if not path.startswith("/v1/messages"):
         return error.status, openai_body(error)
     overloaded = error.status == 503

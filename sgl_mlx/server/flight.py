@@ -1,4 +1,4 @@
-"""The prompts of one HTTP request on their way through the engine, for the event loop."""
+"""Prompts submitted to the engine from the event loop: their answers, limits and aborts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Completions = tuple[Completion, ...]
 
 @dataclass(frozen=True)
 class Ask:
-    """One prompt for the engine, as parts or token ids, under an id of its own."""
+    """One prompt for the engine, as parts or token ids, with its sampling parameters and id."""
 
     prompt: Prompt | Sequence[int]
     params: SamplingParams
@@ -33,7 +33,15 @@ class Ask:
 
 @dataclass(eq=False)
 class Flight:
-    """Prompts that were submitted together; leaving it aborts those that are not done."""
+    """The prompts that one HTTP request submitted to the engine together.
+
+    Attributes:
+        asks: the prompts.
+        futures: the engine's future for each prompt.
+        events: pairs of prompt index and stream event; None each time that a prompt has ended.
+        aborted: True once a client aborted one of the prompts by its id.
+        started: time of the submission on the monotonic clock.
+    """
 
     asks: Sequence[Ask]
     futures: list[Future[Completions]] = field(default_factory=list)
@@ -47,10 +55,12 @@ class Flight:
 
 
 class Flights:
-    """All prompts under way: admits them up to a bound, and ends them by id.
+    """All prompts in progress: submits new ones up to the limits, and aborts them by id.
 
     Args:
-        metrics: told of every prompt.
+        engine: runs the prompts.
+        limits: bounds on the number of prompts and on their time.
+        metrics: metrics to update for every prompt.
     """
 
     def __init__(self, engine: ServedEngine, limits: Limits, metrics: Metrics) -> None:
@@ -64,7 +74,7 @@ class Flights:
         return len(self._under_way)
 
     def abort(self, prefix: str) -> int:
-        """Abort prompts whose id begins with `prefix`; returns how many."""
+        """Abort the prompts whose id begins with `prefix`; returns the number of them."""
         found = [(rid, f) for rid, f in self._under_way.items() if rid.startswith(prefix)]
         for rid, flight in found:
             flight.aborted = True
@@ -74,12 +84,12 @@ class Flights:
         return len(found)
 
     async def whole(self, asks: Sequence[Ask]) -> list[Completions]:
-        """Return what the engine makes of the prompts.
+        """Run the prompts and return the completions of each: one completion for each sample.
 
         Raises:
-            HttpError: 503 when too much is under way; 499 for a prompt aborted by its id; 408
-                when the time was up.
-            SglError: as the engine.
+            HttpError: 400 for too many prompts; 503 if too many are in progress; 499 for a prompt
+                aborted by its id; 408 if a prompt exceeded the request timeout.
+            SglError: an error of the engine.
         """
         flight = self._start(asks, streamed=False)
         try:
@@ -94,7 +104,7 @@ class Flights:
         return answers
 
     async def stream(self, asks: Sequence[Ask]) -> AsyncGenerator[tuple[int, StreamEvent]]:
-        """Yield what each prompt adds, with its index; raises as `whole`."""
+        """Run the prompts; yield pairs of an index in `asks` and an event; raise as `whole`."""
         flight = self._start(asks, streamed=True)
         told = [0.0] * len(asks)
         unfinished = len(asks)
@@ -118,7 +128,7 @@ class Flights:
         loop = asyncio.get_running_loop()
 
         def put(item: tuple[int, StreamEvent] | None) -> None:
-            with suppress(RuntimeError):  # the event loop was closed; nobody listens
+            with suppress(RuntimeError):  # the event loop was closed
                 loop.call_soon_threadsafe(flight.events.put_nowait, item)
 
         def teller(index: int) -> Callable[[StreamEvent], None]:
@@ -174,7 +184,7 @@ class Flights:
                     self._raise_explained(flight, error)
 
     def _raise_explained(self, flight: Flight, error: BaseException) -> NoReturn:
-        """Say why a prompt ended early: by its id, for its time, or because a step failed."""
+        """Raise a 499 for an abort by id, a 408 for a timeout, and every other error as it is."""
         if isinstance(error, (CancelledError, asyncio.CancelledError)) and flight.aborted:
             message = "the request was aborted by its id"
             raise HttpError(499, message, "request_aborted") from error

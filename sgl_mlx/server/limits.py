@@ -1,4 +1,4 @@
-"""Limits of a server: sizes, counts and seconds, each an option of `sgl-mlx serve`."""
+"""Limits of a server: sizes, counts and seconds; some are options of `sgl-mlx serve`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on what clients may ask for.
+    """Bounds on what clients may ask for, and on how long the server waits.
 
     Args:
-        max_body_bytes: largest body of a request.
-        max_requests: prompts under way at once, running and waiting; more are answered with 503.
-        max_prompts: prompts of one request.
-        max_stops: stop strings, tokens and patterns of one request.
+        max_body_bytes: largest size of a request body.
+        max_requests: most prompts running and waiting at once; a request beyond it gets a 503.
+        max_prompts: most prompts in one request.
+        max_stops: most stop strings, stop tokens and stop patterns together in one request.
         request_timeout: seconds after which a request is aborted; None for no limit.
-        comment_seconds: pause after which a stream sends a comment, so that nobody hangs up.
-        stall_seconds: silence of the engine after which `/health` answers 503.
+        comment_seconds: seconds without data after which a stream sends a comment, so that the
+            client does not close the connection.
+        stall_seconds: seconds without an answer from the engine after which `/health` gives 503.
     """
 
     max_body_bytes: int = 64_000_000

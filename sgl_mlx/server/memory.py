@@ -1,7 +1,8 @@
-"""Answers given before, by their meaning, so that the next turn finds their tokens in the cache.
+"""A store of earlier answers, so that the next turn's prompt repeats their exact tokens.
 
-Clients send answers back changed: calls are written anew, text is encoded anew. Where what they
-send means the same as what the model wrote, its own tokens go into the prompt.
+Clients send earlier answers back slightly changed: tool calls are formatted and text is tokenized
+again. If such a message has the same content as a stored answer, the prompt gets the answer's
+original tokens, so that the prefix cache can be used.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from sgl_mlx.core import Completion, Generated, Part, StreamEvent, Text
 from sgl_mlx.server.output import Form, OutputParser, Piece
 
 _TOKENS = 2_000_000
-"""Most tokens that are remembered: some 8 MB, and as much for their text."""
+"""Most tokens that are stored: about 8 MB, and as much again for their text."""
 
 Meaning = tuple[str, str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Text that a model wrote, and the form in which it is read.
+    """An answer that the model generated: its text, its tokens, and how it is parsed.
 
     Attributes:
-        opening: text of the prompt that belongs to the answer: the mark of its thoughts.
+        opening: end of the prompt from the tag that opens the reasoning; empty if there is none.
     """
 
     text: str
@@ -37,7 +38,10 @@ class Answer:
     opening: str = ""
 
     def spoken(self, said: str) -> tuple[Part, ...]:
-        """Return `said` in the model's own tokens, if it means the same as the answer."""
+        """Return the answer's original tokens if `said` has the same content; else `said` as text.
+
+        The content is compared by `meaning`.
+        """
         own = self.opening + self.text
         if said != own and meaning(said, self.form) != meaning(own, self.form):
             return (Text(said),)
@@ -45,7 +49,7 @@ class Answer:
 
 
 class Memory:
-    """The answers of a server, the least recently used forgotten first; for any thread."""
+    """A thread-safe store of answers; above `tokens` tokens the least recently used are dropped."""
 
     def __init__(self, tokens: int = _TOKENS) -> None:
         self._limit = tokens
@@ -54,7 +58,7 @@ class Memory:
         self._lock = threading.Lock()
 
     def keep(self, pieces: Sequence[Piece], answer: Answer) -> None:
-        """Remember an answer by its text and calls."""
+        """Store an answer under its text and tool calls, which `pieces` hold."""
         text, _, calls = _meaning_of(pieces)
         with self._lock:
             self._forget(_key(text, calls))
@@ -64,7 +68,11 @@ class Memory:
                 self._forget(next(iter(self._answers)))
 
     def find(self, message: Mapping[str, Any]) -> Answer | None:
-        """Return the answer that an assistant's message in OpenAI's shape repeats."""
+        """Return the stored answer with the text and tool calls of `message`, or None.
+
+        Args:
+            message: an assistant message in OpenAI's shape.
+        """
         functions = [call["function"] for call in message.get("tool_calls", ())]
         calls = tuple(_call_text(f["name"], f["arguments"]) for f in functions)
         key = _key(str(message.get("content") or "").strip(), calls)
@@ -80,10 +88,12 @@ class Memory:
 
 
 class AnswerReader:
-    """Reads one answer, whole or event by event, and has it remembered at its end.
+    """A parser of one answer, given whole or event by event, that stores the answer at its end.
 
     Args:
+        form: how the answer is parsed.
         opening: see `Answer`.
+        keep: called with the answer's pieces and the `Answer` when the answer has ended.
     """
 
     def __init__(self, form: Form, opening: str, keep: Callable[..., None]) -> None:
@@ -97,11 +107,11 @@ class AnswerReader:
 
     @property
     def calls(self) -> int:
-        """How many calls were found so far."""
+        """Number of tool calls found so far."""
         return self._parser.calls
 
     def add(self, piece: StreamEvent | Completion) -> list[Piece]:
-        """Take an event, or a whole answer; returns what it adds."""
+        """Parse an event or a whole answer; returns the pieces that it adds."""
         reason = piece.finish_reason
         found = self._parser.add(piece.text)
         if reason is not None:
@@ -116,7 +126,7 @@ class AnswerReader:
 
 
 def meaning(text: str, form: Form) -> Meaning:
-    """Return text, thoughts and calls of an answer, without the white space between them."""
+    """Return an answer's text, reasoning and tool calls, without surrounding white space."""
     parser = OutputParser(Form(form.thinking, False, form.family, form.tools))
     return _meaning_of([*parser.add(text), *parser.finish()])
 

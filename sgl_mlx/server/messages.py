@@ -1,6 +1,6 @@
-"""Conversations as clients send them, made into prompts by the model's own chat template.
+"""Chat messages from clients, rendered into prompts by the model's own chat template.
 
-Every protocol's messages come here in OpenAI's shape.
+All protocols convert their messages to OpenAI's shape before they use this module.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sgl_mlx.server.tools.lesson import as_text
 Message = dict[str, Any]
 
 _PLACE = "\ue00f"
-"""Stands for a picture while a template renders: private use, so that nobody types it."""
+"""Placeholder for a picture while a template renders: a private-use character."""
 
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 _IMAGE_PARTS = ("image_url", "input_image", "image")
@@ -30,13 +30,13 @@ _KEPT = ("name", "tool_call_id")
 
 
 class Conversation:
-    """Messages, checked, with their pictures.
+    """A checked conversation: its messages and their pictures.
 
     Args:
-        messages: in OpenAI's shape. Leading system messages become one.
+        messages: messages in OpenAI's shape. Several system messages at the start are merged.
 
     Raises:
-        HttpError: for a message that is wrong, naming it.
+        HttpError: `messages` is empty, or a message is malformed; the error names the field.
     """
 
     def __init__(self, messages: Sequence[Mapping[str, Any]]) -> None:
@@ -53,18 +53,20 @@ class Conversation:
         recall: Recall | None = None,
         **variables: Any,
     ) -> Prompt:
-        """Return the prompt that the model's template makes of the conversation.
+        """Render the conversation with the model's chat template and return the prompt.
 
-        A system message that comes late stays where it is; if the template refuses it, it is shown
-        as a reminder in a user's turn.
+        If the template refuses the messages, they are rendered once more with every system message
+        after the first message rewritten as a `<system-reminder>` in a user message.
 
         Args:
-            continues: leave the last message open, so that the model continues it.
-            recall: finds answers that messages repeat, whose own tokens are used then.
-            variables: for the template.
+            continues: leave the last message open, so that the model continues its text.
+            recall: finds an earlier answer that a message repeats; the answer's original tokens
+                then stand in the prompt. Not used if `continues`.
+            variables: variables for the template.
 
         Raises:
-            TokenizerError: the model has no template, or it refuses the messages.
+            TokenizerError: the model has no chat template, or the template refuses the messages.
+            HttpError: the template dropped a picture or the text to be continued.
         """
 
         knows_tools = teaches_tools(tokenizer.chat_template)
@@ -146,13 +148,16 @@ class Conversation:
 
 
 def image_source(where: str, given: Any) -> str:
-    """Return a picture's `data:` URL.
+    """Return the `data:` URL of a picture, given as the URL or as `{"url": URL}`.
 
-    Other URLs are refused: a server that fetches what clients name can be made to read the
-    network and the files of its host.
+    Other URLs are refused: by fetching them, the server would let clients read its host's network
+    and files.
+
+    Args:
+        where: path of the request field, for the error.
 
     Raises:
-        HttpError: for anything but a `data:` URL.
+        HttpError: `given` holds no `data:` URL.
     """
     url = given.get("url") if isinstance(given, dict) else given
     if not isinstance(url, str) or not re.match(r"data:[^,]*,", url):
@@ -165,14 +170,14 @@ def image_source(where: str, given: Any) -> str:
 
 
 def _clean(text: str) -> str:
-    """Remove the marks of this server, which nobody types, from a text."""
+    """Remove this server's private-use placeholder characters from a client's text."""
     for mark in (_PLACE, *MARKS):
         text = text.replace(mark, "")
     return text
 
 
 def _call(where: str, call: Any) -> dict[str, Any]:
-    """Return a call with its arguments as a mapping, as templates expect them."""
+    """Return a tool call whose arguments are decoded from JSON, as chat templates expect them."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise bad_value(f"{where} must hold calls with a function and its name", where)
@@ -228,7 +233,13 @@ def _rendered(
 
 
 def _up_to_last_content(text: str, content: str) -> str:
-    """Cut what the template writes behind the last message; templates may trim the message."""
+    """Cut off the rendered text after the content of the last message.
+
+    The template may have stripped the white space around `content`.
+
+    Raises:
+        HttpError: the text does not contain `content`.
+    """
     for said in (content, content.strip()):
         at = text.rfind(said)
         if said and at >= 0:

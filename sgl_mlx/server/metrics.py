@@ -1,4 +1,4 @@
-"""Prometheus metrics under SGLang's names."""
+"""Prometheus metrics under the names that SGLang gives them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GAUGES = {
 
 
 class Metrics:
-    """The metrics of one server, in a registry of their own.
+    """The Prometheus metrics of one server, in a registry that no other server shares.
 
     Args:
         model: value of the label `model_name`.
@@ -42,7 +42,11 @@ class Metrics:
         self._read_at, self._read_tokens = time.monotonic(), 0.0
 
     def text(self, info: Mapping[str, Any]) -> bytes:
-        """Return all metrics in Prometheus's format, with gauges from the engine's counters."""
+        """Return all metrics in Prometheus's text format.
+
+        Args:
+            info: the engine's server info, from which the gauges are set.
+        """
         for name, value in self._state(info).items():
             self._gauges[name].set(value)
         return generate_latest(self._registry)

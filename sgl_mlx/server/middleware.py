@@ -1,4 +1,4 @@
-"""The way into the server: request ids, keys, errors, and one line of log for each request."""
+"""ASGI middleware for all requests: ids, API keys, error answers, and one log line each."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from sgl_mlx.server.errors import HttpError, answer_for, as_http_error
 access = logging.getLogger("sgl_mlx.server.access")
 
 _OPEN = frozenset(["/", "/health", "/ready"])
-"""Paths that need no key, for those that watch the server."""
+"""Paths that need no API key, so that monitoring can call them."""
 
 _USABLE_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _CLIENT_GONE = 499
 
 
 class Gate:
-    """The outermost part of the server; every request passes it.
+    """The outermost ASGI middleware: checks API keys, answers errors, and logs each request.
 
     Args:
-        keys: one of which a request must bring, as bearer token or `x-api-key`; none for no check.
+        keys: valid API keys. A request must send one, as bearer token or in `x-api-key`; without
+            keys every request is accepted.
     """
 
     def __init__(self, app: ASGIApp, keys: Sequence[str] = ()) -> None:
@@ -63,7 +64,7 @@ class Gate:
 
 
 class _Passage:
-    """One request on its way through: its id, its status, and the time it took."""
+    """One HTTP request inside `Gate`: its id, its answer's status, and its duration."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self._scope = scope
@@ -82,7 +83,7 @@ class _Passage:
         await self._send(message)
 
     async def fail(self, error: HttpError, receive: Receive) -> None:
-        """Answer with an error, unless an answer has begun, which then breaks off."""
+        """Send an error as the answer; if an answer has already begun, raise the error instead."""
         if self.status is not None:
             raise error
         status, body = answer_for(self.path, error)

@@ -1,4 +1,4 @@
-"""Routes for those who run the server: health, models and metrics."""
+"""Routes for operating the server: health, models and metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sgl_mlx.server.service import Service
 
 
 def routes(service: Service) -> list[Route]:
-    """Return the routes of this file."""
+    """Return the routes `/`, `/health`, `/ready`, `/v1/models` and `/metrics`."""
 
     async def root(_: Request) -> Response:
         return PlainTextResponse(f"sgl-mlx serves {service.names[0]}\n")

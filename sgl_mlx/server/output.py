@@ -1,6 +1,6 @@
-"""Answers taken apart while they grow: thoughts, text, and calls of tools.
+"""Incremental parser of model output into reasoning, text and tool calls.
 
-The parts depend on the text alone, never on the pieces in which it comes.
+The result depends only on the whole text, not on how the text is split into chunks.
 """
 
 from __future__ import annotations
@@ -17,11 +17,15 @@ THINK_MARKS = (
     ("[THINK]", "[/THINK]"),
     ("<|channel>thought", "<channel|>"),
 )
-"""Marks around thoughts, by family."""
+"""Pairs of tags around reasoning (`thoughts` in this code) that model families use."""
 
 
 def think_marks(chat_template: str | None, prompt: str) -> tuple[str, str] | None:
-    """Return the marks around a model's thoughts, by its template or the end of its prompt."""
+    """Return the model's start and end tag of reasoning; None if none of the known tags is found.
+
+    A pair is chosen if the chat template holds one of the tags, or the prompt ends with
+    the start tag.
+    """
     template, tail = chat_template or "", prompt.rstrip()
     for start, end in THINK_MARKS:
         if start in template or end in template or tail.endswith(start):
@@ -31,7 +35,7 @@ def think_marks(chat_template: str | None, prompt: str) -> tuple[str, str] | Non
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of an answer: some thought, some text, or one call."""
+    """A part of an answer: a chunk of reasoning, a chunk of text, or one whole tool call."""
 
     kind: Literal["reasoning", "text", "call"]
     text: str = ""
@@ -40,14 +44,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Form:
-    """The parts that answers of a request are taken apart into.
+    """How the answers to a request are parsed.
 
     Attributes:
-        thinking: marks around thoughts; None leaves them in the text.
-        thinks_first: the prompt ends inside thoughts.
-        family: form of calls; None leaves them in the text.
-        tools: those that may be called.
-        several: more than one call counts.
+        thinking: start and end tag of reasoning; None leaves reasoning in the text.
+        thinks_first: True if the prompt ends inside reasoning, so that the answer begins there.
+        family: format of tool calls; None leaves tool calls in the text.
+        tools: tools that may be called.
+        several: False drops every tool call after the first.
     """
 
     thinking: tuple[str, str] | None = None
@@ -58,17 +62,17 @@ class Form:
 
     @property
     def plain(self) -> bool:
-        """True when answers are text alone."""
+        """True when neither reasoning nor tool calls are separated from the text."""
         return self.thinking is None and self.family is None
 
 
 class OutputParser:
-    """Takes one answer apart.
+    """An incremental parser of one answer.
 
-    White space around thoughts and calls belongs to neither.
+    White space around reasoning and around tool calls is dropped.
 
     Attributes:
-        calls: how many were found.
+        calls: number of tool calls found so far, also of dropped ones.
     """
 
     def __init__(self, form: Form) -> None:
@@ -80,15 +84,15 @@ class OutputParser:
         self.calls = 0
 
     def add(self, text: str) -> list[Piece]:
-        """Take the next text; returns what is certain now."""
+        """Parse the next chunk of text; returns the pieces that later text cannot change."""
         self._rest += text
         return list(self._advance())
 
     def finish(self, cut: bool = False) -> list[Piece]:
-        """Return what is left at the end.
+        """Parse the text that is left when the answer has ended, and return its pieces.
 
         Args:
-            cut: the answer was cut off, so that a call that has not ended is none.
+            cut: True if the answer was cut off: an unfinished tool call is then returned as text.
         """
         pieces, rest, step = list(self._advance()), self._rest, self._step
         self._rest = ""
@@ -107,7 +111,7 @@ class OutputParser:
             yield from step()
 
     def _start(self) -> Iterator[Piece]:
-        """Look for thoughts, or for a call without marks."""
+        """Decide whether the answer begins with reasoning, an untagged tool call, or text."""
         thinking, family, seen = self._form.thinking, self._form.family, self._rest.lstrip()
         mark = thinking[0] if thinking else ""
         if mark and seen.startswith(mark):
@@ -134,7 +138,7 @@ class OutputParser:
             self._step, self._rest = self._gap, self._rest.lstrip()[len(end) :]
 
     def _gap(self) -> Iterator[Piece]:
-        """Skip white space between parts."""
+        """Skip the white space after reasoning or a tool call."""
         self._rest = self._rest.lstrip()
         family = self._form.family
         if self._rest:
@@ -171,7 +175,7 @@ class OutputParser:
         self._step = self._text if calls is None else self._gap
 
     def _calls(self, body: str) -> list[Piece] | None:
-        """Return the calls between marks, as many as count; None if there are none to read."""
+        """Return the tool calls in `body`, at most those allowed; None if it cannot be parsed."""
         assert self._form.family is not None
         found = self._form.family.calls(body, self._form.tools)
         if not found:
@@ -182,7 +186,7 @@ class OutputParser:
 
 
 def _held_back(text: str, marks: Sequence[str]) -> int:
-    """Return where a mark may begin at the end of a text."""
+    """Return the index of an unfinished mark at the end of `text`; `len(text)` if there is none."""
     longest = max(map(len, marks))
     for start in range(max(len(text) - longest + 1, 0), len(text)):
         if any(mark.startswith(text[start:]) for mark in marks):

@@ -1,4 +1,4 @@
-"""State that the routes share: the engine, its names and limits, and the prompts under way."""
+"""State that all routes share: the engine, model names, limits, and the prompts in progress."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ _BEAT_WAIT = 0.5
 
 
 class Service:
-    """One engine, as it is served.
+    """One engine behind the HTTP routes, with its limits, metrics and remembered answers.
 
     Args:
-        names: under which the model is served; the first is its own, the default its path.
-        any_model: answer to other names too.
+        names: model names that requests may use; answers show the first by default. If empty,
+            the engine's `model_name`.
+        limits: bounds on requests; None for the defaults.
+        any_model: accept every model name.
     """
 
     def __init__(
@@ -52,12 +54,19 @@ class Service:
 
     @property
     def context_length(self) -> int:
-        """Most tokens of a prompt and its output."""
+        """Largest number of tokens in a prompt and its output together."""
         context = self._info.get("context_length") or 0
         return int(min(context, self._info.get("max_total_num_tokens") or context))
 
     def model(self, asked: str | None) -> str:
-        """Return the name to answer under; raises `HttpError` for a model that is not served."""
+        """Return the model name for the answer.
+
+        Args:
+            asked: the request's model name; None, "" and "default" mean the first served name.
+
+        Raises:
+            HttpError: 404 for a name that is not served, unless every name is accepted.
+        """
         if asked in (None, "", "default"):
             return self.names[0]
         assert asked is not None
@@ -71,14 +80,14 @@ class Service:
         return asked
 
     async def read(self, request: Request, shape: type[T]) -> T:
-        """Decode a request's body; see `bodies.read`."""
+        """Decode a request's JSON body into `shape`; raises as `bodies.read` does."""
         return await bodies.read(request, shape, self.limits.max_body_bytes)
 
     async def info(self) -> dict[str, Any]:
-        """Return the engine's limits and counters, those of a moment ago while it is busy.
+        """Return the engine's server info; if the engine is busy, the last one it gave.
 
         Raises:
-            HttpError: 503 when the engine has stopped, or not answered for too long.
+            HttpError: 503 if the engine has stopped or has not answered for `stall_seconds`.
         """
         if self._beat is None or self._beat.done():
             self._beat_began = time.monotonic()
@@ -99,10 +108,10 @@ class Service:
 
 
 async def in_thread(function: Callable[..., T], *args: Any) -> T:
-    """Call what may take long on another thread."""
+    """Call a slow function on another thread, so that the event loop is not blocked."""
     return await asyncio.to_thread(function, *args)
 
 
 def new_id(prefix: str) -> str:
-    """Return an id that no other request has."""
+    """Return a new unique id that begins with `prefix`."""
     return f"{prefix}{uuid.uuid4().hex}"

@@ -1,4 +1,4 @@
-"""Past answers in their own tokens: put into a rendered conversation where they are repeated."""
+"""Rendered conversations in which repeated answers are replaced by their original tokens."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ Recall = Callable[[Message], Answer | None]
 
 _MARK = re.compile("\ue010\\d+\ue011")
 MARKS = ("\ue010", "\ue011")
-"""Stand around the number of an answer while a template renders: private use."""
+"""Private-use characters around a message's index, which mark an answer in a rendered template."""
 
 
 def spliced(text: str, messages: Sequence[Message], render: Render, recall: Recall) -> list[Part]:
-    """Return a rendered conversation with the tokens of answers that are known.
+    """Return a rendered conversation as parts, with the original tokens of known answers.
 
-    The places are found by rendering once more with marks for answers; where the template does not
-    allow that, the text stays as it is.
+    The answers are located by rendering once more with a mark in place of each. An answer that
+    cannot be located stays as text.
 
     Args:
-        text: the conversation as it was rendered.
+        text: the rendered conversation.
+        render: renders messages with the chat template.
+        recall: returns the earlier answer that a message repeats, or None.
     """
     answers = {
         i: answer

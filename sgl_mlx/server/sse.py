@@ -1,4 +1,4 @@
-"""Server-sent events: frames, a response that streams them, and work that ends with its client."""
+"""Server-sent events: encoding, streamed responses, and cancelling when the client disconnects."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 def frame(content: Any, event: str | None = None) -> bytes:
-    """Encode one event, with a name if the protocol gives it one."""
+    """Encode `content` as JSON in one server-sent event; `event` is the event's name, if any."""
     data = b"data: " + _encode(content) + b"\n\n"
     return data if event is None else b"event: " + event.encode() + b"\n" + data
 
 
 class EventStream(Response):
-    """A response that sends frames as they come, and ends them when the client leaves.
+    """A response that streams frames, and closes their iterator when the client disconnects.
 
     Args:
-        first: the first frame, which is waited for already.
-        frames: those after it; closed in any case.
+        first: future of the first frame.
+        frames: iterator of the frames after the first; it is always closed at the end.
         pause: seconds without a frame after which a comment is sent.
-        failure: encodes an error that comes after the headers.
+        failure: encodes an error that occurs after the headers were sent.
     """
 
     def __init__(
@@ -78,11 +78,16 @@ async def open_stream(
     pause: float,
     failure: Callable[[HttpError], bytes],
 ) -> EventStream:
-    """Wait for the first frame, at most `pause` seconds, so that a refusal has its own status.
+    """Return a streamed response, after at most `pause` seconds of waiting for the first frame.
+
+    An error before the first frame is raised here, so that the answer has the error's own status.
+
+    Args:
+        failure: encodes an error that occurs after the headers were sent.
 
     Raises:
-        ClientDisconnect: the client left.
-        Exception: what the first frame raised.
+        ClientDisconnect: the client disconnected.
+        Exception: the error raised in place of the first frame.
     """
     first = asyncio.ensure_future(anext(frames))
     try:
@@ -102,7 +107,7 @@ async def _settled(future: asyncio.Future[bytes], seconds: float) -> None:
 async def with_comments(
     first: asyncio.Future[bytes], frames: AsyncIterator[bytes], pause: float
 ) -> AsyncGenerator[bytes]:
-    """Yield frames, and a comment whenever none comes for `pause` seconds."""
+    """Yield all frames, and a comment each time that no frame comes for `pause` seconds."""
     following = first
     try:
         while True:
@@ -127,10 +132,10 @@ async def _close(frames: AsyncIterator[bytes], following: asyncio.Future[bytes])
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Await `work`, and cancel it when the client leaves.
+    """Await `work` and return its result; cancel it if the client disconnects.
 
     Raises:
-        ClientDisconnect: the client left before the work was done.
+        ClientDisconnect: the client disconnected before the work was done.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(receive))
@@ -151,5 +156,5 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def answer_while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Await `work` for a request whose body was read; raises as `while_connected`."""
+    """Call `while_connected` for a request whose body has been read."""
     return await while_connected(request.receive, work)

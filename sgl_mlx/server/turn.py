@@ -1,4 +1,4 @@
-"""One turn of a conversation for all chat protocols: prompt, parameters, form of the answer."""
+"""One chat turn for all chat protocols: prompt, sampling parameters, and the answer's form."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ from sgl_mlx.server.tools.lesson import lesson
 
 @dataclass(frozen=True)
 class Turn:
-    """A question to the engine, and the form of its answer.
+    """A prompt with its sampling parameters, and how to parse the answer.
 
     Attributes:
-        opening: end of the prompt that belongs to the answer: the mark of its thoughts.
+        form: the parts that the answer is parsed into.
+        opening: end of the prompt from the tag that opens the reasoning, such as `<think>`; empty
+            if the prompt does not open one.
     """
 
     prompt: Prompt | Sequence[int]
@@ -34,20 +36,22 @@ class Turn:
     opening: str = ""
 
     def reader(self, memory: Memory) -> AnswerReader:
-        """Return a reader of one answer."""
+        """Return a reader that parses one answer and stores it in `memory` at its end."""
         return AnswerReader(self.form, self.opening, memory.keep)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A turn as a client asks for it.
+    """A client's chat request, in one shape for all protocols.
 
     Attributes:
-        messages: in OpenAI's shape.
-        tools: None for none.
-        continues: the last message is left open.
-        separate_thoughts: thoughts are taken out of the text.
-        variables: for the chat template.
+        messages: messages in OpenAI's shape.
+        params: sampling parameters.
+        tools: tools that the model may call.
+        choice: demands on tool calls; None for an answer without tools.
+        continues: True leaves the last message open, so that the model continues its text.
+        separate_thoughts: True separates reasoning from the answer's text.
+        variables: variables for the chat template.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -59,14 +63,14 @@ class Wanted:
     variables: Mapping[str, Any] = field(default_factory=dict)
 
     def turn(self, tokenizer: ServedTokenizer, recall: Recall | None = None) -> Turn:
-        """Render the conversation, and settle how its answer is read.
+        """Render the prompt, and decide how the answer is constrained and parsed.
 
         Args:
-            recall: finds answers that messages repeat.
+            recall: finds an earlier answer that a message repeats, to reuse its tokens.
 
         Raises:
-            HttpError: for messages or tools that are wrong.
-            TokenizerError: the template refuses the conversation.
+            HttpError: a message or the tool choice is wrong.
+            TokenizerError: the model has no chat template, or the template refuses the messages.
         """
         choice = self.choice if self.tools else None
         tools = choice.among(self.tools) if choice else ()

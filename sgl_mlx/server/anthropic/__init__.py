@@ -1,1 +1,1 @@
-"""Anthropic's protocol: messages, whole and streamed, and counting of tokens."""
+"""Anthropic's HTTP protocol: `/v1/messages`, whole and streamed, and token counting."""

@@ -1,4 +1,4 @@
-"""Answers as Anthropic's content blocks: as a list, or as the events of a stream."""
+"""Answers as Anthropic's content blocks, in a list or as stream events."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ID = re.compile(r"[\w-]+", re.ASCII)
 
 
 def content(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
-    """Return the blocks of a whole answer; pieces of a kind that follow each other are one."""
+    """Return the content blocks of a whole answer; neighbouring pieces of one kind are merged."""
     blocks: list[dict[str, Any]] = []
     for piece in pieces:
         if piece.call is not None:
@@ -30,7 +30,7 @@ def content(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
 
 
 def stop(reason: FinishReason, calls: int) -> dict[str, Any]:
-    """Return why an answer with so many calls ended."""
+    """Return the `stop_reason` and `stop_sequence` of an answer with `calls` tool calls."""
     if reason.type == "length":
         return {"stop_reason": "max_tokens", "stop_sequence": None}
     if calls:
@@ -41,7 +41,7 @@ def stop(reason: FinishReason, calls: int) -> dict[str, Any]:
 
 
 def usage(answer: Completion | StreamEvent, output_tokens: int) -> dict[str, int]:
-    """Return token counts; prompt tokens from the cache are told apart."""
+    """Return token counts; prompt tokens found in the cache are counted apart from the others."""
     return {
         "input_tokens": answer.prompt_tokens - answer.cached_tokens,
         "cache_creation_input_tokens": 0,
@@ -51,14 +51,14 @@ def usage(answer: Completion | StreamEvent, output_tokens: int) -> dict[str, int
 
 
 class BlockEvents:
-    """Turns pieces into events: each block has a start, deltas and a stop."""
+    """An encoder of pieces as stream events: each content block gets a start, deltas and a stop."""
 
     def __init__(self) -> None:
         self._index = -1
         self._open: str | None = None
 
     def add(self, pieces: Sequence[Piece]) -> Iterator[bytes]:
-        """Yield the events of further pieces."""
+        """Yield the encoded events for the next pieces of the answer."""
         for piece in pieces:
             if piece.call is not None:
                 yield from self._call(piece.call)
@@ -71,7 +71,7 @@ class BlockEvents:
             yield self._delta({"type": f"{name}_delta", name: piece.text})
 
     def close(self) -> Iterator[bytes]:
-        """Yield the end of the block that is open, if one is."""
+        """Yield the events that end the open content block, if one is open."""
         if self._open == "thinking":
             yield self._delta({"type": "signature_delta", "signature": ""})
         if self._open is not None:
@@ -97,7 +97,7 @@ _KINDS = {"text": "text", "reasoning": "thinking"}
 
 
 def named(event: str, **fields: Any) -> bytes:
-    """Encode an event, whose name stands in the frame and in its data."""
+    """Encode an event; its name stands in the frame and, as `type`, in the data."""
     return frame({"type": event, **fields}, event)
 
 

@@ -1,4 +1,4 @@
-"""Anthropic's messages, tools and choices in the shape that all protocols share."""
+"""Conversion of Anthropic's messages, tools and tool choice to OpenAI's shape."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sgl_mlx.server.tools.calls import Tool, ToolChoice, function_tool
 Block = dict[str, Any]
 
 _BILLING = "x-anthropic-billing-header:"
-"""Begins a system block of Claude Code that differs in each request, and would hide the prefix."""
+"""Start of a Claude Code system block that changes per request; dropped so that prefixes match."""
 
 
 def messages_of(system: str | list[Any] | None, messages: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return a conversation in OpenAI's shape.
+    """Return the messages of a request in OpenAI's shape, the system prompt first.
 
     Raises:
-        HttpError: for a message or a block that is wrong, naming it.
+        HttpError: a message or content block is malformed; the error names the field.
     """
     made: list[dict[str, Any]] = []
     if said := _system_text(system):
@@ -31,12 +31,12 @@ def messages_of(system: str | list[Any] | None, messages: Sequence[Any]) -> list
 
 
 def tools_of(given: Sequence[Any]) -> list[Tool]:
-    """Return the tools that clients run; those that Anthropic's servers run are left out."""
+    """Return the tools that clients run; tools that only Anthropic's servers run are left out."""
     return [_tool(i, tool) for i, tool in enumerate(given) if _is_own(tool)]
 
 
 def choice_of(given: dict[str, Any] | None) -> ToolChoice | None:
-    """Return what `tool_choice` means; None for no tools."""
+    """Parse `tool_choice`; returns None if no tool may be called, raises `HttpError` if invalid."""
     if given is None:
         return ToolChoice()
     several = not given.get("disable_parallel_tool_use")
@@ -60,7 +60,7 @@ def _system_text(system: str | list[Any] | None) -> str:
 
 
 def _message(where: str, message: Any) -> Iterator[dict[str, Any]]:
-    """Yield a message: results of tools first, each as a message of its own."""
+    """Convert one message; yields each tool result as a message, then the rest as one message."""
     if not isinstance(message, dict):
         raise bad_value(f"{where} must be an object", where)
     role, content = message.get("role"), message.get("content")

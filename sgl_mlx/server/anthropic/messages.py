@@ -1,4 +1,4 @@
-"""`/v1/messages` and `/v1/messages/count_tokens`."""
+"""Anthropic's routes `/v1/messages` and `/v1/messages/count_tokens`."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from sgl_mlx.server.turn import Turn, Wanted
 
 
 class OutputFormat(msgspec.Struct):
-    """A schema that the answer must have."""
+    """A JSON schema for the answer; `type` must be "json_schema"."""
 
     type: str
     schema: dict[str, Any] | None = None
 
 
 class OutputConfig(msgspec.Struct):
-    """Demands on the answer."""
+    """A request's demands on the answer: its format, and the effort of reasoning."""
 
     format: OutputFormat | None = None
     effort: str | None = None
 
 
 class CountRequest(msgspec.Struct, kw_only=True):
-    """A body of `count_tokens`; unknown fields are ignored."""
+    """The body of `/v1/messages/count_tokens`; unknown fields are ignored."""
 
     messages: list[Any]
     model: str | None = None
@@ -50,7 +50,7 @@ class CountRequest(msgspec.Struct, kw_only=True):
 
 
 class MessagesRequest(CountRequest, kw_only=True):
-    """A body of `messages`."""
+    """The body of `/v1/messages`; unknown fields are ignored."""
 
     max_tokens: int
     stream: bool | None = None
@@ -61,7 +61,7 @@ class MessagesRequest(CountRequest, kw_only=True):
 
 
 def routes(service: Service) -> list[Route]:
-    """Return the routes of this file."""
+    """Return the routes `/v1/messages` and `/v1/messages/count_tokens`."""
 
     async def messages(request: Request) -> Response:
         fields = await service.read(request, MessagesRequest)
@@ -83,7 +83,7 @@ def routes(service: Service) -> list[Route]:
 
 
 class _Call:
-    """One request: its prompt, and its answer whole or in events."""
+    """One request to `/v1/messages`, answered as one JSON document or as a stream of events."""
 
     def __init__(self, service: Service, fields: MessagesRequest) -> None:
         self._service = service
@@ -180,7 +180,7 @@ def _wanted(fields: CountRequest, params: SamplingParams) -> Wanted:
 
 
 def _count(service: Service, fields: CountRequest) -> int:
-    """Count the tokens of a prompt, without pictures."""
+    """Count the tokens of the rendered prompt; pictures are not counted."""
     tokenizer = service.engine.tokenizer
     turn = _wanted(fields, SamplingParams()).turn(tokenizer)
     return len(tokenizer.encode(prompt_text(cast(Prompt, turn.prompt))))

@@ -1,1 +1,1 @@
-"""SGLang's own protocol: `/generate`, information about model and server, tokens."""
+"""SGLang's own HTTP protocol: `/generate`, model and server information, and tokenization."""

@@ -1,4 +1,4 @@
-"""`/generate`: SGLang's way to continue prompts, whole or as streams of all text so far."""
+"""`/generate`: text generation in SGLang's protocol; each stream event holds all text so far."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ _SCORED = ("return_logprob", "logprob_start_len", "top_logprobs_num")
 
 
 class GenerateRequest(msgspec.Struct, kw_only=True):
-    """A request's body: a prompt, or a list of prompts with lists for what differs."""
+    """The body of `/generate`: one prompt, or a list of prompts.
+
+    With a list of prompts, several other fields may be lists with one value for each prompt.
+    """
 
     text: str | list[str] | None = None
     input_ids: list[Any] | None = None
@@ -43,7 +46,7 @@ class GenerateRequest(msgspec.Struct, kw_only=True):
 
 
 def routes(service: Service) -> list[Route]:
-    """Return the routes of this file."""
+    """Return the route `/generate`."""
 
     async def generate(request: Request) -> Response:
         fields = await service.read(request, GenerateRequest)
@@ -58,7 +61,7 @@ def routes(service: Service) -> list[Route]:
 
 
 class _Call:
-    """One request: its prompts, and its answers whole or growing."""
+    """One request to `/generate`, answered as one JSON document or as a stream."""
 
     def __init__(self, service: Service, fields: GenerateRequest) -> None:
         if fields.token_ids_logprob:
@@ -81,7 +84,10 @@ class _Call:
         return flat[0] if self._single and len(flat) == 1 else flat
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """Yield each sample's answer so far whenever it grows; several have an `index`."""
+        """Yield a sample's whole answer so far each time it grows.
+
+        With several samples, or prompts in a list, each answer holds its `index`.
+        """
         first = [0]
         for ask in self._asks:
             first.append(first[-1] + ask.params.n)
@@ -106,7 +112,7 @@ class _Call:
         return [name] if count == 1 else [f"{name}-{i}" for i in range(count)]
 
     def _params(self, index: int, count: int) -> SamplingParams:
-        """Return the parameters of one prompt; logprobs are asked for beside them."""
+        """Return the sampling parameters and logprob options of prompt `index` of `count`."""
         fields = self._fields
         given = _row("sampling_params", fields.sampling_params, index, count) or {}
         stops = (given.get(name) for name in ("stop", "stop_token_ids", "stop_regex"))
@@ -118,7 +124,7 @@ class _Call:
 
 
 def _prompts(fields: GenerateRequest) -> tuple[list[Prompt | Sequence[int]], bool]:
-    """Return the prompts, and whether there is one that did not come in a list."""
+    """Return the prompts, and True if the request gave a single prompt instead of a list."""
     text, ids = fields.text, fields.input_ids
     if (text is None) == (ids is None):
         raise bad_value("give either text or input_ids")
@@ -146,7 +152,11 @@ def _row_of_pictures(given: Any, count: int) -> list[Any]:
 
 
 def _with_pictures(text: str, given: Any) -> Prompt:
-    """Put pictures where the text says `<image>`."""
+    """Return a prompt whose `<image>` marks are replaced by the pictures `given`, in order.
+
+    Raises:
+        HttpError: the number of marks and pictures differs, or a picture is no `data:` URL.
+    """
     images = [image for image in (given if isinstance(given, list) else [given]) if image]
     if not images:
         return (Text(text),)
@@ -162,7 +172,7 @@ def _with_pictures(text: str, given: Any) -> Prompt:
 
 
 def _row(name: str, given: Any, index: int, count: int) -> Any:
-    """Return what one prompt has of a value that may be one for all, or a list."""
+    """Return prompt `index`'s value of a field, given as a list or as one value for all prompts."""
     if not isinstance(given, list):
         return given
     if len(given) != count:

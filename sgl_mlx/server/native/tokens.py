@@ -1,4 +1,4 @@
-"""Text to tokens and back over HTTP, for clients without a tokenizer."""
+"""Tokenization and detokenization over HTTP, for clients without a tokenizer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sgl_mlx.server.service import Service, in_thread
 
 
 class TokenizeRequest(msgspec.Struct, kw_only=True):
-    """A text, several, or a conversation."""
+    """The body of `/tokenize`: either `prompt`, one or more texts, or `messages`, a chat."""
 
     prompt: str | list[str] | None = None
     messages: list[dict[str, Any]] | None = None
@@ -28,7 +28,7 @@ class TokenizeRequest(msgspec.Struct, kw_only=True):
 
 
 class DetokenizeRequest(msgspec.Struct, kw_only=True):
-    """Token ids, or several lists of them."""
+    """The body of `/detokenize`: `tokens`, a list of token ids or a list of such lists."""
 
     tokens: list[Any]
     skip_special_tokens: bool = True
@@ -36,7 +36,7 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True):
 
 
 def routes(service: Service) -> list[Route]:
-    """Return the routes of this file."""
+    """Return the routes `/tokenize`, `/detokenize` and `/tokenizer_info`."""
     tokenizer = service.engine.tokenizer
 
     async def tokenize(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""SGLang's routes about model and server: information, the cache, aborts and load."""
+"""SGLang's administrative routes: model and server information, cache flush, aborts and load."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from sgl_mlx.server.sse import answer_while_connected
 
 
 class AbortRequest(msgspec.Struct):
-    """The body of `/abort_request`: the beginning of an id, or all."""
+    """The body of `/abort_request`: `rid`, the beginning of request ids, or `abort_all`."""
 
     rid: str | None = None
     abort_all: bool = False
 
 
 def routes(service: Service) -> list[Route]:
-    """Return the routes of this file."""
+    """Return SGLang's administrative routes, such as `/server_info` and `/flush_cache`."""
 
     async def model_info(_: Request) -> Response:
         return json_response(

@@ -1,1 +1,4 @@
-"""OpenAI's protocol: chat completions and completions, with SGLang's and vLLM's extras."""
+"""OpenAI's HTTP protocol: chat completions, completions and responses.
+
+Fields that SGLang and vLLM add are accepted too.
+"""

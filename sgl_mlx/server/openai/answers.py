@@ -1,4 +1,4 @@
-"""Parts of OpenAI's answers that both kinds of completions share: usage, ends, chunks."""
+"""Parts of answers that chat completions and completions share: usage, finish reason, chunks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sgl_mlx.server.sse import DONE, EventStream, frame, open_stream
 
 
 class Usage:
-    """Token counts of a request: each prompt counts once, each sample's output by itself."""
+    """Token counts of a request: each prompt counts once, however many samples it has."""
 
     def __init__(self) -> None:
         self._prompts: dict[int, tuple[int, int]] = {}
@@ -25,7 +25,7 @@ class Usage:
         self.reasoning = 0
 
     def add(self, prompt: int, piece: StreamEvent | Completion) -> None:
-        """Count what a sample of a prompt has brought."""
+        """Count the tokens of a completion or stream event; `prompt` is the index of its prompt."""
         self._prompts.setdefault(prompt, (piece.prompt_tokens, piece.cached_tokens))
         self._completion += len(piece.token_ids)
 
@@ -42,14 +42,19 @@ class Usage:
 
 
 def finish(reason: FinishReason | None) -> dict[str, Any]:
-    """Return how a choice ended: OpenAI's reason, and SGLang's `matched_stop`."""
+    """Return OpenAI's `finish_reason` of a choice, and SGLang's `matched_stop` if it has ended."""
     if reason is None:
         return {"finish_reason": None}
     return {"finish_reason": reason.type, "matched_stop": reason.matched}
 
 
 def asks(fields: Sampling, prompts: Iterable[Any], params: Any, name: str) -> tuple[str, list[Ask]]:
-    """Return an id, and what the engine is asked under it."""
+    """Return the request's id, and one `Ask` for each prompt with an id derived from it.
+
+    Args:
+        params: sampling parameters of all prompts.
+        name: prefix of a new id, if the request gives none.
+    """
     rid = fields.rid or new_id(name)
     rows = list(prompts)
     names = [rid] if len(rows) == 1 else [f"{rid}-{i}" for i in range(len(rows))]
@@ -61,7 +66,11 @@ def asks(fields: Sampling, prompts: Iterable[Any], params: Any, name: str) -> tu
 
 
 class Chunks:
-    """Frames of a stream: what all chunks have in common, and what follows the last choice."""
+    """An encoder of a streamed answer's chunks, with usage if the request asks for it.
+
+    Args:
+        head: fields that every chunk begins with.
+    """
 
     def __init__(self, fields: Sampling, head: dict[str, Any]) -> None:
         self._fields = fields
@@ -77,7 +86,7 @@ class Chunks:
         return frame({**self._head, "choices": [choice], **usage})
 
     def last(self) -> bytes:
-        """Encode the end of the stream, with the usage if it was asked for."""
+        """Encode the end of the stream, with the usage if the request asks for it."""
         if not self._fields.wants_usage:
             return DONE
         return frame({**self._head, "choices": [], "usage": self.usage.to_dict()}) + DONE
@@ -86,7 +95,7 @@ class Chunks:
 async def stream_response(
     request: Request, service: Service, frames: AsyncIterator[bytes]
 ) -> EventStream | Response:
-    """Return a stream, once its first frame or refusal is there."""
+    """Return a streamed response; an error before the first frame is raised. See `open_stream`."""
     return await open_stream(request, frames, service.limits.comment_seconds, _failure)
 
 

@@ -1,4 +1,4 @@
-"""`/v1/chat/completions`: a conversation, continued by the model."""
+"""`/v1/chat/completions`: OpenAI's chat completions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sgl_mlx.server.turn import Turn, Wanted
 
 
 class ChatRequest(Sampling, kw_only=True):
-    """A request's body."""
+    """The body of `/v1/chat/completions`; unknown fields are ignored."""
 
     messages: list[dict[str, Any]]
     max_completion_tokens: int | None = None
@@ -44,7 +44,7 @@ class ChatRequest(Sampling, kw_only=True):
 
 
 def routes(service: Service) -> list[Route]:
-    """Return the routes of this file."""
+    """Return the route `/v1/chat/completions`."""
 
     async def chat(request: Request) -> Response:
         fields = await service.read(request, ChatRequest)
@@ -57,7 +57,7 @@ def routes(service: Service) -> list[Route]:
 
 
 class _Call:
-    """One request: its prompt, and its answer whole or in chunks."""
+    """One request to `/v1/chat/completions`, answered as one JSON document or in chunks."""
 
     def __init__(self, service: Service, fields: ChatRequest) -> None:
         self._service = service
@@ -150,7 +150,7 @@ class _Call:
     def _pieces(
         self, event: StreamEvent, reader: AnswerReader, usage: Usage
     ) -> Iterator[dict[str, Any]]:
-        """Yield what an event adds to its choice: text and calls, then the end."""
+        """Yield the `choices` entries for a stream event: text and tool calls, then the finish."""
         reason = event.finish_reason
         before = reader.calls
         pieces = reader.add(event)
@@ -178,7 +178,11 @@ class _Call:
 
 
 def choice_of(given: str | dict[str, Any] | None, parallel: bool | None) -> ToolChoice | None:
-    """Return what `tool_choice` means; None for no tools."""
+    """Parse `tool_choice`; returns None if no tool may be called, raises `HttpError` if invalid.
+
+    Args:
+        parallel: False allows one call only.
+    """
     several = parallel is not False
     match given:
         case None | "auto":

@@ -1,4 +1,4 @@
-"""`/v1/completions`: prompts as text or token ids, continued."""
+"""`/v1/completions`: OpenAI's completions of prompts given as text or token ids."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OnePrompt = str | Sequence[int]
 
 
 class CompletionRequest(Sampling, kw_only=True):
-    """A request's body."""
+    """The body of `/v1/completions`; unknown fields are ignored."""
 
     prompt: str | list[Any]
     echo: bool | None = None
@@ -36,7 +36,7 @@ class CompletionRequest(Sampling, kw_only=True):
 
 
 def routes(service: Service) -> list[Route]:
-    """Return the routes of this file."""
+    """Return the route `/v1/completions`."""
 
     async def completions(request: Request) -> Response:
         fields = await service.read(request, CompletionRequest)
@@ -49,7 +49,7 @@ def routes(service: Service) -> list[Route]:
 
 
 class _Call:
-    """One request: its prompts, and its answer whole or in chunks."""
+    """One request to `/v1/completions`, answered as one JSON document or in chunks."""
 
     def __init__(self, service: Service, fields: CompletionRequest) -> None:
         if fields.suffix:
@@ -128,7 +128,7 @@ class _Call:
         return prompt * self._params.n + sample
 
     def _echo(self, index: int) -> str:
-        """Return the text of a prompt, if the answer begins with it."""
+        """Return the text of prompt `index` if the request sets `echo`; else an empty text."""
         if not self._fields.echo:
             return ""
         prompt = self._prompts[index]
@@ -139,13 +139,17 @@ class _Call:
     def _scored(self, lines: CompletionLogprobs, found: Logprobs | None) -> dict[str, Any] | None:
         if found is None:
             return None
-        first = [()] * (len(found.input) - len(found.input_top))  # nothing comes before it
+        first = [()] * (len(found.input) - len(found.input_top))  # the first token is not predicted
         tops = (*first, *found.input_top, *found.output_top)
         return lines.add((*found.input, *found.output), tops)
 
 
 def _prompts(given: str | list[Any]) -> list[OnePrompt]:
-    """Return the prompts of a request: a text, token ids, or a list of one of them."""
+    """Return the prompts in the field `prompt`: one text or list of token ids, or a list of these.
+
+    Raises:
+        HttpError: the list is empty, or has another shape.
+    """
     if isinstance(given, str):
         return [given]
     if not given:

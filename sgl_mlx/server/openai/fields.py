@@ -1,4 +1,4 @@
-"""Fields that OpenAI's requests share, and the sampling parameters they mean."""
+"""Fields that OpenAI's completion requests share, and their sampling parameters."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _JSON_OBJECT = {"type": "object"}
 
 
 class StreamOptions(msgspec.Struct):
-    """Options of a stream; the second is vLLM's."""
+    """Options of a streamed answer; `continuous_usage_stats` is an addition of vLLM."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
 
 
 class JsonSchema(msgspec.Struct):
-    """A schema of `response_format`."""
+    """The JSON schema in `response_format`."""
 
     schema: dict[str, Any] | bool | None = None
     name: str | None = None
@@ -31,14 +31,14 @@ class JsonSchema(msgspec.Struct):
 
 
 class ResponseFormat(msgspec.Struct):
-    """The form that the answer must have."""
+    """The format that the answer must have: text, any JSON object, or JSON of a schema."""
 
     type: str
     json_schema: JsonSchema | None = None
 
 
 class StructuredOutputs(msgspec.Struct):
-    """vLLM's constraints."""
+    """Constraints on the output in vLLM's field `structured_outputs`; at most one may be set."""
 
     json: Any = None
     regex: str | None = None
@@ -47,7 +47,7 @@ class StructuredOutputs(msgspec.Struct):
 
 
 class Sampling(msgspec.Struct, kw_only=True):
-    """Fields of both kinds of completions; unknown ones are ignored."""
+    """Request fields that chat completions and completions share; unknown fields are ignored."""
 
     model: str | None = None
     stream: bool | None = None
@@ -102,13 +102,14 @@ _SAME = (
 
 
 def sampling_params(fields: Sampling, limits: Limits, **more: Any) -> SamplingParams:
-    """Return the parameters that a request means, checked.
+    """Return the checked sampling parameters of a request.
 
     Args:
-        more: parameters that the kind of request sets, over all others.
+        more: further parameters, which override those of the request.
 
     Raises:
-        InvalidParamsError, HttpError: naming the parameter that is wrong.
+        InvalidParamsError: a parameter is out of range.
+        HttpError: too many stops, several constraints, or a malformed constraint.
     """
     check_stops(limits, fields.stop, fields.stop_token_ids, fields.stop_regex)
     given = {name: getattr(fields, name) for name in _SAME}
@@ -119,17 +120,19 @@ def sampling_params(fields: Sampling, limits: Limits, **more: Any) -> SamplingPa
 
 
 def check_stops(limits: Limits, *stops: str | Sequence[Any] | None) -> None:
-    """Refuse more stops than are looked for; raises `HttpError`."""
+    """Raise `HttpError` if `stops` hold more than `max_stops` strings, tokens and patterns."""
     count = sum(1 if isinstance(stop, str) else len(stop or ()) for stop in stops)
     if count > limits.max_stops:
         raise bad_value(f"{count} stops are given; at most {limits.max_stops} are taken", "stop")
 
 
 def constraint(fields: Sampling) -> dict[str, Any]:
-    """Return the constraint of a request under its name in `SamplingParams`; several are refused.
+    """Return a request's output constraint, keyed by its field in `SamplingParams`.
+
+    The result is empty if the request has no constraint.
 
     Raises:
-        HttpError: for several, or a form that is not known.
+        HttpError: more than one constraint is given, or its format is not known.
     """
     vllm = fields.structured_outputs or StructuredOutputs()
     found = [
@@ -163,7 +166,7 @@ def _vllm(
 
 
 def _one_of(choices: list[str]) -> str:
-    """Return a Lark grammar of some texts."""
+    """Return a Lark grammar that matches exactly one of the texts."""
     if not choices or not all(choices):
         raise bad_value("choice must be a list of texts that are not empty")
     quoted = [msgspec.json.encode(choice).decode() for choice in choices]

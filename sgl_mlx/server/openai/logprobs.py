@@ -1,4 +1,4 @@
-"""Log-probabilities in the two shapes that OpenAI has."""
+"""Logprobs in the JSON shapes of chat completions and of completions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from sgl_mlx.server.engine import ServedTokenizer
 Row = Sequence[TokenLogprob]
 
 NEVER = -9999.0
-"""Stands for a logprob that is not known, as in OpenAI's own answers: forced tokens have none."""
+"""Value for a token without a logprob, such as a forced token; OpenAI uses the same value."""
 
 
 def chat_logprobs(
     tokens: Row, tops: Sequence[Row], tokenizer: ServedTokenizer
 ) -> list[dict[str, Any]]:
-    """Return the entries of `logprobs.content`, one for each token."""
+    """Return the entries of `logprobs.content`, one for each token.
+
+    Args:
+        tops: the most likely tokens at each position; empty if none were requested.
+    """
     rows = tops or [()] * len(tokens)
     return [
         {
@@ -31,7 +35,7 @@ def chat_logprobs(
 def without_end(
     tokens: Row, tops: Sequence[Row], reason: FinishReason | None
 ) -> tuple[Row, Sequence[Row]]:
-    """Leave out the end token, which is not part of the content."""
+    """Drop the last token's entries if it is the stop token that ended the output."""
     if reason is None or not isinstance(reason.matched, int):
         return tokens, tops
     kept = len(tokens) - 1 if tokens and tokens[-1].token_id == reason.matched else len(tokens)
@@ -39,10 +43,10 @@ def without_end(
 
 
 class CompletionLogprobs:
-    """Logprobs of plain completions, with each token's place in the text.
+    """A builder of `logprobs` of completions, with each token's offset in the text.
 
     Args:
-        alternatives: how many others to show at each token.
+        alternatives: number of alternative tokens to show for each token.
     """
 
     def __init__(self, tokenizer: ServedTokenizer, alternatives: int) -> None:
@@ -52,7 +56,11 @@ class CompletionLogprobs:
         self._offset = 0
 
     def add(self, tokens: Row, tops: Sequence[Row]) -> dict[str, Any]:
-        """Return the lists for the tokens that follow."""
+        """Return the `logprobs` object of the next tokens; their text offsets continue.
+
+        Args:
+            tops: the most likely tokens at each position; empty if none were requested.
+        """
         rows = tops or [()] * len(tokens)
         return {
             "tokens": [token_name(t.token_id, self._tokenizer) for t in tokens],
@@ -64,7 +72,10 @@ class CompletionLogprobs:
         }
 
     def _top(self, token: TokenLogprob, top: Row) -> dict[str, float] | None:
-        """Return the alternatives, best first; the token itself is among them."""
+        """Return the logprobs of the alternatives and of the token itself, keyed by their text.
+
+        The result is None if no alternatives are requested or the token has no logprob.
+        """
         if token.logprob is None or not self._alternatives:
             return None
         shown: dict[str, float] = {}
@@ -80,7 +91,7 @@ class CompletionLogprobs:
 
 
 def token_name(token_id: int, tokenizer: ServedTokenizer) -> str:
-    """Return a token's text, or `bytes:\\\\xe2\\\\x82` where it is part of a character."""
+    """Return a token's text, or `bytes:\\\\xe2\\\\x82` if its bytes are not valid UTF-8."""
     spelled = tokenizer.token_bytes(token_id)
     try:
         return spelled.decode()

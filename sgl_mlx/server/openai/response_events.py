@@ -1,4 +1,4 @@
-"""Output items of the Responses API while they grow, and the events that tell of them."""
+"""Output items of the Responses API, and the stream events that report their progress."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sgl_mlx.server.tools.calls import Call
 
 
 class Items:
-    """The items of one answer; every one has its beginning, its growth and its end as events.
+    """An encoder of one answer as output items and stream events.
 
     Attributes:
-        output: the items that are finished.
+        output: the finished items.
     """
 
     def __init__(self, toolbox: Toolbox) -> None:
@@ -26,13 +26,13 @@ class Items:
         self.output: list[Item] = []
 
     def event(self, name: str, /, **fields: Any) -> bytes:
-        """Encode an event with the next number."""
+        """Encode an event with the next sequence number."""
         data = {"type": name, "sequence_number": self._number, **fields}
         self._number += 1
         return frame(data, name)
 
     def add(self, pieces: Sequence[Piece]) -> Iterator[bytes]:
-        """Yield the events of further pieces."""
+        """Yield the encoded events for the next pieces of the answer."""
         for piece in pieces:
             if piece.call is not None:
                 yield from self.close()
@@ -48,7 +48,7 @@ class Items:
             yield self._open.grow(piece.text, self._about)
 
     def close(self) -> Iterator[bytes]:
-        """Yield the end of the item that is open, if one is."""
+        """Yield the events that finish the open item, if one is open."""
         if self._open is None:
             return
         yield from self._open.end(self._about)
@@ -81,7 +81,7 @@ class Items:
 
 
 class _Text:
-    """An item of text that grows."""
+    """A message item whose text grows."""
 
     prefix = "msg_"
 
@@ -91,22 +91,22 @@ class _Text:
         self.text = ""
 
     def item(self, status: str) -> Item:
-        """Return the item as far as it has come."""
+        """Return the item with its status; its content is empty until it is completed."""
         content = [self._part()] if status == "completed" else []
         common = {"id": self.id, "type": "message", "role": "assistant"}
         return {**common, "status": status, "content": content}
 
     def begin(self, about: Any) -> Iterator[bytes]:
-        """Yield the events after the item's first."""
+        """Yield the events that follow `response.output_item.added`."""
         yield about("response.content_part.added", part={**self._part(), "text": ""})
 
     def grow(self, text: str, about: Any) -> bytes:
-        """Take more text; returns its event."""
+        """Append text; returns the encoded event."""
         self.text += text
         return about("response.output_text.delta", delta=text, logprobs=[])  # type: ignore[no-any-return]
 
     def end(self, about: Any) -> Iterator[bytes]:
-        """Yield the events before the item's last."""
+        """Yield the events that precede `response.output_item.done`."""
         yield about("response.output_text.done", text=self.text, logprobs=[])
         yield about("response.content_part.done", part=self._part())
 
@@ -115,12 +115,12 @@ class _Text:
 
 
 class _Thought(_Text):
-    """An item of thoughts that grows."""
+    """A reasoning item whose text grows."""
 
     prefix = "rs_"
 
     def item(self, status: str) -> Item:
-        """Return the item as far as it has come; clients send it back as it is."""
+        """Return the item with its status; its content is empty until it is completed."""
         content = [self._part()] if status == "completed" else []
         return {
             "id": self.id,
@@ -131,16 +131,16 @@ class _Thought(_Text):
         }
 
     def begin(self, about: Any) -> Iterator[bytes]:
-        """Yield the events after the item's first: none."""
+        """Yield nothing: no event follows `response.output_item.added`."""
         return iter(())
 
     def grow(self, text: str, about: Any) -> bytes:
-        """Take more thoughts; returns their event."""
+        """Append text; returns the encoded event."""
         self.text += text
         return about("response.reasoning_text.delta", delta=text)  # type: ignore[no-any-return]
 
     def end(self, about: Any) -> Iterator[bytes]:
-        """Yield the events before the item's last."""
+        """Yield the events that precede `response.output_item.done`."""
         yield about("response.reasoning_text.done", text=self.text)
 
     def _part(self) -> Item:

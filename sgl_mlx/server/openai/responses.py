@@ -1,4 +1,4 @@
-"""`/v1/responses`: OpenAI's Responses API, without memory between requests."""
+"""`/v1/responses`: OpenAI's Responses API; responses are not stored between requests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sgl_mlx.server.turn import Turn, Wanted
 
 
 class TextFormat(msgspec.Struct):
-    """The form that the text must have."""
+    """The format that the text must have: text, any JSON object, or JSON of a schema."""
 
     type: str = "text"
     name: str | None = None
@@ -35,19 +35,19 @@ class TextFormat(msgspec.Struct):
 
 
 class TextConfig(msgspec.Struct):
-    """Demands on the text."""
+    """A request's demands on the answer's text."""
 
     format: TextFormat | None = None
 
 
 class Reasoning(msgspec.Struct):
-    """Demands on the thoughts."""
+    """A request's demands on reasoning; `effort` is passed to the chat template."""
 
     effort: str | None = None
 
 
 class ResponsesRequest(msgspec.Struct, kw_only=True):
-    """A request's body; unknown fields are ignored."""
+    """The body of `/v1/responses`; unknown fields are ignored."""
 
     input: str | list[Any]
     model: str | None = None
@@ -66,7 +66,7 @@ class ResponsesRequest(msgspec.Struct, kw_only=True):
 
 
 def routes(service: Service) -> list[Route]:
-    """Return the routes of this file."""
+    """Return the route `/v1/responses`."""
 
     async def responses(request: Request) -> Response:
         fields = await service.read(request, ResponsesRequest)
@@ -80,7 +80,7 @@ def routes(service: Service) -> list[Route]:
 
 
 class _Call:
-    """One request: its prompt, and its answer whole or in events."""
+    """One request to `/v1/responses`, answered as one JSON document or as a stream of events."""
 
     def __init__(self, service: Service, fields: ResponsesRequest) -> None:
         if fields.previous_response_id:
@@ -126,7 +126,7 @@ class _Call:
                     yield items.event(f"response.{ended['status']}", response=ended)
 
     def failure(self, error: HttpError) -> bytes:
-        """Encode an error that comes after the headers."""
+        """Encode an error that occurs after the headers were sent, as `response.failed`."""
         told = {"code": error.code or "server_error", "message": error.message}
         response = {**self._response("failed"), "error": told}
         return self._items.event("response.failed", response=response)

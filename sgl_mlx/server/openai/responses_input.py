@@ -1,4 +1,4 @@
-"""Items and tools of the Responses API in the shape that all protocols share."""
+"""Conversion of the Responses API's input items and tools to OpenAI's chat shape."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ _FREE_INPUT = {
     "required": ["input"],
     "additionalProperties": False,
 }
-"""Parameters by which a tool of free text is shown to a model: its text is `input`."""
+"""Parameters shown to the model for a custom tool: its free text is the argument `input`."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The tool behind a name that the model sees.
+    """A tool's identity in the request, which may differ from the name shown to the model.
 
     Attributes:
-        namespace: of the tool, which clients want told apart from its name.
-        free: the tool takes free text instead of an object.
+        name: name of the tool in the request.
+        namespace: namespace of the tool in the request; None if it is in none.
+        free: True if the tool takes free text instead of a JSON object.
     """
 
     name: str
@@ -35,12 +36,15 @@ class Origin:
 
 
 class Toolbox:
-    """The tools of a request, and which of them a call means.
+    """The tools of a request, and the mapping between their names and those shown to the model.
 
-    Tools of kinds that servers run are left out.
+    Types of tools that only OpenAI's servers can run are left out.
+
+    Attributes:
+        tools: the tools in the shape for chat templates.
 
     Raises:
-        HttpError: a tool has no name.
+        HttpError: a function tool has no name.
     """
 
     def __init__(self, given: Sequence[Any]) -> None:
@@ -50,7 +54,7 @@ class Toolbox:
             self._add(f"tools[{i}]", tool, None)
 
     def item(self, call: Call, id: str, status: str) -> Item:
-        """Return the item of a call, under the tool's own name."""
+        """Return the output item of a call, with the tool's name and namespace in the request."""
         origin = self._origins.get(call.name, Origin(call.name))
         item: Item = {"id": id, "call_id": call.id, "name": origin.name, "status": status}
         if origin.namespace is not None:
@@ -60,7 +64,7 @@ class Toolbox:
         return {"type": "function_call", **item, "arguments": call.arguments_json}
 
     def shown_name(self, name: str, namespace: str | None) -> str:
-        """Return the name under which the model sees a tool."""
+        """Return the name that the model is shown for a tool; `name` itself if it is not known."""
         for shown, origin in self._origins.items():
             if (origin.name, origin.namespace) == (name, namespace):
                 return shown
@@ -90,10 +94,12 @@ class Toolbox:
 def messages_of(
     given: str | Sequence[Any], instructions: str | None, toolbox: Toolbox
 ) -> list[dict[str, Any]]:
-    """Return a conversation in OpenAI's chat shape; kinds of items that are not known are skipped.
+    """Return the input items as messages in OpenAI's chat shape, `instructions` first.
+
+    Items of unknown types are skipped.
 
     Raises:
-        HttpError: for an item that is wrong, naming it.
+        HttpError: an item is not a JSON object.
     """
     made: list[dict[str, Any]] = []
     if instructions:
@@ -125,7 +131,7 @@ def messages_of(
 
 
 def _said(made: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the assistant's message to which a call belongs."""
+    """Return the last message if it is the assistant's; else append an empty one and return it."""
     if not made or made[-1]["role"] != "assistant":
         made.append({"role": "assistant", "content": None})
     return made[-1]
@@ -152,7 +158,7 @@ def _thought(item: Item) -> str:
 
 
 def _format(given: Any) -> str:
-    """Say in words which form a tool's text must have."""
+    """Return a sentence with the grammar of a custom tool's input; empty if it has none."""
     if not isinstance(given, dict) or not given.get("definition"):
         return ""
     return f"\nThe input follows this {given.get('syntax')} grammar:\n{given['definition']}"

@@ -1,1 +1,1 @@
-"""Tools: the forms in which families of models call them, and grammars that force a call."""
+"""Tool calls: formats of the model families, their parsers, and grammars that force a call."""

@@ -1,4 +1,4 @@
-"""Calls of tools, the tools themselves, and which of them an answer must call."""
+"""Tools, tool calls, and a request's demands on tool calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from sgl_mlx.server.errors import bad_value
 
 Tool = dict[str, Any]
-"""A tool as chat templates take it: `{"type": "function", "function": {"name", …}}`."""
+"""A tool in the shape for chat templates: `{"type": "function", "function": {"name", …}}`."""
 
 
 def new_call_id() -> str:
@@ -20,7 +20,7 @@ def new_call_id() -> str:
 
 @dataclass(frozen=True)
 class Call:
-    """A call that a model made."""
+    """A tool call that a model made: the tool's name, its arguments, and the call's id."""
 
     name: str
     arguments: Mapping[str, Any]
@@ -33,12 +33,12 @@ class Call:
 
 @dataclass(frozen=True)
 class ToolChoice:
-    """Demands that a request makes about calls.
+    """A request's demands on tool calls.
 
     Attributes:
-        needed: there must be a call.
-        name: of the tool that must be called, if `needed`; None leaves the choice.
-        several: more than one call may be made.
+        needed: True if the answer must be a tool call.
+        name: the only tool that may be called; None allows every tool.
+        several: True if the answer may hold more than one call.
     """
 
     needed: bool = False
@@ -46,7 +46,7 @@ class ToolChoice:
     several: bool = True
 
     def among(self, tools: Sequence[Tool]) -> Sequence[Tool]:
-        """Return the tools that may be called; raises `HttpError` if none is left."""
+        """Return the tools that may be called; raises `HttpError` if one is needed and none may."""
         found = [t for t in tools if self.name in (None, t["function"]["name"])]
         if self.needed and not found:
             asked = f"the tool {self.name!r}" if self.name else "a call"
@@ -57,7 +57,12 @@ class ToolChoice:
 
 
 def checked_tools(given: Sequence[Any], where: str = "tools") -> list[Tool]:
-    """Return function tools in one shape; others, which servers run themselves, are left out.
+    """Return a request's function tools in the shape for chat templates.
+
+    Tools of other types, which only OpenAI's servers can run, are left out.
+
+    Args:
+        where: path of the request field, for errors.
 
     Raises:
         HttpError: a function has no name.
@@ -66,7 +71,7 @@ def checked_tools(given: Sequence[Any], where: str = "tools") -> list[Tool]:
 
 
 def function_tool(name: str, description: Any, parameters: Any) -> Tool:
-    """Return a tool as chat templates take it."""
+    """Return a tool in the shape for chat templates; `parameters` is a JSON schema or None."""
     schema = parameters if isinstance(parameters, dict) else {"type": "object", "properties": {}}
     function = {"name": name, "description": description or "", "parameters": schema}
     return {"type": "function", "function": function}

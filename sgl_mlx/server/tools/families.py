@@ -1,6 +1,6 @@
-"""Forms of tool calls by family of models, found by the marks in the model's chat template.
+"""Formats of tool calls by model family, recognised by tags in the model's chat template.
 
-Parsers come from `mlx_lm.tool_parsers` where it has the form, and from `own_parsers` otherwise.
+Parsers come from `mlx_lm.tool_parsers` if it has the format, and from `own_parsers` otherwise.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Parse = Callable[[str, Sequence[Tool]], Any]
 
 @dataclass(frozen=True)
 class Family:
-    """A form of calls.
+    """The format of tool calls in a model family.
 
     Attributes:
-        name: of the form.
-        starts: marks that begin calls.
-        end: mark that ends them; empty if they go on to the end of the answer.
-        parse: from the text between the marks to calls; raises on text that is none.
-        bare: an answer that begins with `{` is a call, without any mark.
+        name: name of the format.
+        starts: tags that begin a tool call.
+        end: tag that ends a tool call; empty if the call runs to the end of the answer.
+        parse: parser of the text between the tags; raises on text that is not a call.
+        bare: True if an answer that begins with `{` is a tool call without tags.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Family:
     bare: bool = False
 
     def calls(self, text: str, tools: Sequence[Tool]) -> list[Call]:
-        """Return the calls in a text between marks; none if it cannot be read as such."""
+        """Return the tool calls in the text between two tags; empty if it cannot be parsed."""
         try:
             found = self.parse(text, tools)
             return [_call(one) for one in (found if isinstance(found, list) else [found])]
@@ -54,7 +54,7 @@ def _call(found: Any) -> Call:
 
 def _of_mlx_lm(name: str) -> Callable[[], Family]:
     def load() -> Family:
-        # loads mlx-lm, which a process that serves a model has loaded anyway
+        # deferred: this imports mlx-lm, which is loaded anyway once a model is served
         module = importlib.import_module(f"mlx_lm.tool_parsers.{name}")
 
         def parse(text: str, tools: Sequence[Tool]) -> Any:
@@ -100,12 +100,12 @@ _BY_TEMPLATE: tuple[tuple[tuple[str, ...], Callable[[], Family]], ...] = (
 
 
 def hermes() -> Family:
-    """Return the form `<tool_call>{"name": …, "arguments": …}</tool_call>`."""
+    """Return the Hermes format: `<tool_call>{"name": …, "arguments": …}</tool_call>`."""
     return Family("hermes", ("<tool_call>",), "</tool_call>", own_parsers.one_json)
 
 
 def family_of(chat_template: str | None) -> Family:
-    """Return the form that a chat template teaches; Hermes' where it teaches none."""
+    """Return the tool call format whose tags are in a chat template; Hermes if none is known."""
     for marks, family in _BY_TEMPLATE:
         if chat_template is not None and all(mark in chat_template for mark in marks):
             return family()
@@ -113,5 +113,5 @@ def family_of(chat_template: str | None) -> Family:
 
 
 def teaches_tools(chat_template: str | None) -> bool:
-    """Return whether a chat template shows tools to the model by itself."""
+    """Return True if a chat template contains "tools": it then shows tools to the model itself."""
     return chat_template is not None and "tools" in chat_template

@@ -1,4 +1,4 @@
-"""Grammars in Lark that force a call of a tool, or let the model think before a schema."""
+"""Lark grammars that force a tool call, or reasoning followed by JSON of a schema."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STYLE = {
         "lenient": True,
     }
 }
-"""As `json.dumps` writes. Lenient: what the engine cannot enforce of a tool's schema is let be."""
+"""Options of llguidance: spaces as `json.dumps` writes; unsupported schema keywords are ignored."""
 
 _ANNOTATIONS = ("description", "title", "examples", "default", "$schema", "$id", "$comment")
 _MAPS = ("properties", "$defs", "definitions", "patternProperties")
@@ -26,10 +26,11 @@ _MAPS = ("properties", "$defs", "definitions", "patternProperties")
 def forced_call(
     tools: Sequence[Tool], tokenizer: ServedTokenizer, thought_end: str | None = None
 ) -> str:
-    """Return a grammar of one call of one of the tools, in Hermes' form.
+    """Return a grammar for one call of one of the tools, in the Hermes format.
 
     Args:
-        thought_end: the mark that ends thoughts, if the prompt ends inside them.
+        thought_end: end tag of reasoning if the prompt ends inside reasoning, else None. The
+            answer is then free up to this tag.
     """
     start, end = (_mark(mark, tokenizer) for mark in ("<tool_call>", "</tool_call>"))
     names = [f"call{i}" for i in range(len(tools))]
@@ -39,7 +40,7 @@ def forced_call(
 
 
 def thoughts_then_schema(schema: Any, tokenizer: ServedTokenizer, thought_end: str) -> str:
-    """Return a grammar of thoughts up to their mark, and then JSON of a schema."""
+    """Return a grammar for free reasoning up to the tag `thought_end`, then JSON of a schema."""
     rule = f"value: %json {_json(schema if isinstance(schema, dict) else {})}"
     return _after_thoughts("value", [rule], tokenizer, thought_end)
 
@@ -60,7 +61,7 @@ def _after_thoughts(
 
 
 def _mark(text: str, tokenizer: ServedTokenizer) -> str:
-    """Return a mark as a terminal: its own token if it has one."""
+    """Return a tag as a grammar terminal: its special token if it has one, else quoted text."""
     token = tokenizer.added_token(text)
     return json.dumps(text) if token is None else f"<[{token}]>"
 
@@ -84,7 +85,7 @@ def _json(schema: dict[str, Any]) -> str:
 
 
 def _bare(schema: Any) -> Any:
-    """Leave out what only describes; a property may be called like a keyword."""
+    """Remove descriptive keywords such as `title` from a schema, but no property of that name."""
     if isinstance(schema, list):
         return [_bare(part) for part in schema]
     if not isinstance(schema, dict):

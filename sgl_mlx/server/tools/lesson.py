@@ -1,4 +1,4 @@
-"""Tools for models whose chat template knows none: explained, called and answered as plain text."""
+"""Tools as plain text, for models whose chat template does not support tools."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ For each call, write a JSON object with the function's name and arguments:
 
 
 def lesson(tools: Sequence[Tool]) -> dict[str, Any]:
-    """Return a system message that explains tools, in Hermes' form."""
+    """Return a system message that lists the tools and explains the Hermes format of calls."""
     listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
     return {"role": "system", "content": _LESSON.format(listed)}
 
 
 def as_text(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the calls of a message, or the result that it brings, into its text."""
+    """Return a message whose tool calls are written into its text.
+
+    A message with the role "tool" becomes a user message that holds the result.
+    """
     if message["role"] == "tool":
         text = f"<tool_response>\n{message['content']}\n</tool_response>"
         return {"role": "user", "content": text}

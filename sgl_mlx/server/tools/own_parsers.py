@@ -1,4 +1,4 @@
-"""Parsers of the forms of tool calls that mlx-lm has none for; each raises on broken text."""
+"""Parsers of tool call formats that mlx-lm does not parse; each raises on malformed text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PARAMETER = re.compile(
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """Read a JSON object."""
+    """Parse a JSON object; empty text is an empty object. Raises ValueError on anything else."""
     found = json.loads(text or "{}")
     if not isinstance(found, dict):
         raise ValueError(f"not a JSON object: {text[:80]}")
@@ -31,18 +31,18 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 def one_json(text: str, _: Sequence[Tool]) -> Found:
-    """Read `{"name": …, "arguments": …}`, Hermes' form."""
+    """Parse one call `{"name": …, "arguments": …}`, the Hermes format."""
     return _named(json_object(text))
 
 
 def json_list(text: str, _: Sequence[Tool]) -> list[Found]:
-    """Read a list of calls, the form of Granite 3 and Phi-4-mini."""
+    """Parse a JSON list of calls, the format of Granite 3 and Phi-4-mini."""
     found = json.loads(text)
     return [_named(call) for call in (found if isinstance(found, list) else [found])]
 
 
 def bare_json(text: str, _: Sequence[Tool]) -> list[Found]:
-    """Read calls without marks, one behind the other, the form of Llama 3."""
+    """Parse JSON calls without tags, one after another, the format of Llama 3."""
     decoder = json.JSONDecoder()
     rest = text.strip().removeprefix("<|python_tag|>").strip()
     calls = []
@@ -54,7 +54,7 @@ def bare_json(text: str, _: Sequence[Tool]) -> list[Found]:
 
 
 def deepseek(text: str, _: Sequence[Tool]) -> list[Found]:
-    """Read the form of DeepSeek V3.1, and of V3, whose arguments are fenced."""
+    """Parse the format of DeepSeek V3.1, or of V3, which fences the arguments as a code block."""
     calls = []
     for found in _DEEPSEEK.finditer(text):
         fenced = _FENCED.fullmatch(found["body"])
@@ -66,7 +66,7 @@ def deepseek(text: str, _: Sequence[Tool]) -> list[Found]:
 
 
 def dsml(text: str, _: Sequence[Tool]) -> list[Found]:
-    """Read the form of DeepSeek V3.2 and V4: parameters are text, or JSON where they say so."""
+    """Parse the format of DeepSeek V3.2 and V4; a parameter marked `string="false"` is JSON."""
     calls = [
         {
             "name": name,
@@ -83,7 +83,7 @@ def dsml(text: str, _: Sequence[Tool]) -> list[Found]:
 
 
 def _named(call: Any) -> Found:
-    """Return a call of a JSON form, whose arguments are also called parameters."""
+    """Return a call from its JSON object, which has `arguments` or `parameters`."""
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
         raise ValueError("a call needs a name")
     arguments = call.get("arguments", call.get("parameters", {}))
