@@ -1,1 +1,1 @@
-"""The KV pool: keys and values in unified memory, indexed by slot."""
+"""The KV pool: keys and values in memory, indexed by slot; its size and recovery."""

@@ -123,7 +123,7 @@ class Request:
             self.fail(error)
 
     def _named(self, event: StreamEvent) -> StreamEvent:
-        """Add id and token counts to an event; to a sample's first one also the prompt's logprobs."""
+        """Add id, token counts and, to a sample's first event, the prompt's logprobs."""
         assert self._prepared is not None
         prompt, sequence = self._prepared.prompt, self._sequences[event.sample]
         logprobs, output = event.logprobs, self._outputs[event.sample]
