@@ -74,7 +74,7 @@ class RunnableModel:
 
 
 OpenModel = Callable[[EngineConfig, Callable[[], None], LoadedModel | None], RunnableModel]
-"""Signature of `open_model`; tests pass a function that installs another runner."""
+"""The signature of `open_model`, and of functions like it that use another runner."""
 
 
 def open_model(

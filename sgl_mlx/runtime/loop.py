@@ -54,7 +54,7 @@ class EngineLoop:
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._deliveries: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         self._stopping = False
-        self._gate = threading.Lock()  # nothing is posted behind the order that stops
+        self._gate = threading.Lock()  # no order is posted after the one that stops
         self._model_seconds = 0.0
         self._decode_seconds = 0.0
         self._model: Future[RunnableModel] = Future()
@@ -143,7 +143,7 @@ class EngineLoop:
         return self._scheduler.flush_cache()
 
     def stats(self) -> EngineStats:
-        """Return counts and seconds since the start; on the engine thread."""
+        """Return counts and seconds since the start; call it on the engine thread."""
         scheduler, cache = self._scheduler, self._scheduler.cache
         return EngineStats(
             counters=replace(scheduler.counters),
@@ -162,7 +162,7 @@ class EngineLoop:
         )
 
     def resident(self, sequence: Sequence) -> int:
-        """Count the leading tokens of a sequence whose KV is in the cache; on the engine thread."""
+        """Return how many leading tokens of a sequence are cached; call it on the engine thread."""
         tree = self._scheduler.cache.tree
         return tree.match_length(sequence.key, sequence.namespace)[0]
 

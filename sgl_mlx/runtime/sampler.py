@@ -89,17 +89,17 @@ class Sampler:
         probabilities = mx.softmax(logits, axis=-1)
         if self._filtered:
             probabilities = self._keep_top(probabilities)
-        if self._any_min_p:  # last: it must not shrink the mass that `top_p` is a share of
+        if self._any_min_p:  # last, so that `top_p` is a share of the whole mass
             floor = self._min_p * mx.max(probabilities, axis=-1, keepdims=True)
             probabilities = mx.where(probabilities >= floor, probabilities, 0.0)
         cumulative = mx.cumsum(probabilities, axis=-1)
         uniform = mx.array([_uniform(r.seed, len(r.output) + step) for r in self._rows])
         target = uniform[:, None] * cumulative[:, -1:]
-        # the first token whose cumulative mass exceeds the target; it has mass of its own
+        # the first token whose cumulative mass exceeds the target, so never one of probability 0
         return mx.argmax(cumulative > target, axis=-1)
 
     def _keep_top(self, probabilities: mx.array) -> mx.array:
-        """Zero the probabilities outside the `top_k` likeliest tokens or the `top_p` mass."""
+        """Keep the probabilities within both `top_k` and `top_p`; set the others to zero."""
         ranked = -mx.sort(-probabilities, axis=-1)
         before = mx.cumsum(ranked, axis=-1) - ranked
         total = mx.sum(probabilities, axis=-1, keepdims=True)
@@ -115,7 +115,7 @@ class Sampler:
         if not banned:
             return logits
         rows, tokens = (mx.array(list(x), mx.int32) for x in zip(*banned, strict=True))
-        logits = logits + 0.0  # indexing assigns in place; the raw logits are still wanted
+        logits = logits + 0.0  # a copy: the assignment below must not change the raw logits
         logits[rows, tokens] = -mx.inf
         return logits
 

@@ -146,7 +146,7 @@ class PrefixCache:
         holding.table, holding.shared, holding.node, holding.whole = [], 0, None, ()
 
     def _longest_whole(self, tokens: tuple[int, ...]) -> int:
-        """Return the length of the longest closed holding's prompt that begins `tokens`, or 0."""
+        """Return the length of the longest prefix of `tokens` that a closed holding had, or 0."""
         lengths = sorted((n for n in self._ended if n <= len(tokens)), reverse=True)
         return next((n for n in lengths if hash(tokens[:n]) in self._ended[n]), 0)
 

@@ -3,7 +3,8 @@
 Each edge holds a run of tokens and one slot for each token. A node is *locked* while a sequence
 uses this node or one below it. Unlocked leaves are evicted, least recently used first. The tree
 owns slot numbers, never tensors. Each token sequence belongs to a *namespace*: equal tokens have
-equal KV only within one namespace (another base of branches or positions is another namespace).
+equal KV only within one namespace. Tokens after parallel branches or a position gap have another
+namespace than ordinary text.
 """
 
 from __future__ import annotations

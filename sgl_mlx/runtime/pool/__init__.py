@@ -1,1 +1,1 @@
-"""The KV pool: keys and values in memory, indexed by slot; its size and recovery."""
+"""The KV pool, which stores keys and values by slot, and the memory limits around it."""

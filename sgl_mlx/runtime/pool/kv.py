@@ -63,7 +63,7 @@ class KVPool:
         return sum(array.nbytes for x in (*self.keys, *self.values) for array in x.arrays())
 
     def layer(self, index: int) -> PoolLayer:
-        """Return one layer's arrays for kernels; while a caller keeps them, `write` copies the pool."""
+        """Return one layer's arrays for kernels; do not keep them, or `write` copies the pool."""
         keys, values = self.keys[index], self.values[index]
         return PoolLayer(keys.data, values.data, keys.scales, values.scales)
 
@@ -127,7 +127,7 @@ class Slots:
         return dequantize(self.data[where], self.scales[where], self.dtype)
 
     def write(self, index: SlotIndex, new: mx.array) -> None:
-        if not new.shape[-1]:  # some layers have keys only (dim 0 here)
+        if not new.shape[-1]:  # width 0: an indexer's cache has keys only
             return
         if self.scales is None:
             self.data[index.where] = new

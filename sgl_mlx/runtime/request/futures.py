@@ -70,7 +70,9 @@ def gather(
 
 
 def iterate(start: Start[T]) -> Iterator[StreamEvent]:
-    """Start a request and yield its events as they come. Closing the iterator cancels it.
+    """Start a request and yield its events as they come.
+
+    Closing the iterator cancels the request.
 
     Raises:
         RequestAborted: the request was cancelled.
@@ -93,7 +95,7 @@ async def iterate_async(start: Start[T]) -> AsyncIterator[StreamEvent]:
     events: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
 
     def put(event: StreamEvent | None) -> None:
-        with suppress(RuntimeError):  # the event loop was closed; nobody listens
+        with suppress(RuntimeError):  # the event loop was closed
             loop.call_soon_threadsafe(events.put_nowait, event)
 
     future = start(put)

@@ -30,7 +30,7 @@ class TextOutput:
         on_event: called with new text once it cannot be part of a stop any more, and at the end.
             The events lack the request's id and the prompt's counts.
         taken_back: end of the prompt that the model generates again (token healing). The output's
-            text, tokens, counts and logprobs leave it out; its logprobs are the prompt's.
+            text, tokens, counts and logprobs leave it out; `prompt_part` has its logprobs.
         sample: number of this sample in its request, copied into the events.
 
     Raises:
@@ -265,7 +265,7 @@ class TextOutput:
 
 
 class Silent:
-    """An output that ignores everything, for a prompt computed only for its KV."""
+    """The output of a prompt that is computed only for its KV: ignores logprobs and the end."""
 
     def push(self, token: int, scores: Scores | None, forced: bool = False) -> FinishReason | None:
         raise AssertionError("a prompt without output got a token")

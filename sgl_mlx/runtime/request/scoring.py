@@ -38,7 +38,10 @@ class Scoring:
         self._prompt_tokens = 0
 
     def prepare(self, source: Source, preparer: Preparer) -> list[Prepared]:
-        """Prepare a request for the prompt with each choice, then perhaps for each choice alone."""
+        """Prepare a request for the prompt with each choice.
+
+        With `unconditional`, requests for each choice alone follow.
+        """
         prompt = source.encode()
         self._prompt_tokens = prompt.total
         asked = [continue_with(prompt, choice, self._tokenizer) for choice in self._choices]

@@ -1,4 +1,4 @@
-"""Stop strings and patterns: where they end a text, and how much of it may begin one."""
+"""Stop strings and patterns: where they end a text, and which last characters may begin one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Stops:
         self._tokens = 0
 
     def find(self, text: str, start: int, tokens: int) -> Stop | FinishReason | None:
-        """Find the stop whose end comes first in `text[start:]`.
+        """Find the stop, at or after index `start`, whose end comes first.
 
         The earliest end counts, not the earliest beginning, so that the split of the text into
         tokens does not matter.
@@ -87,7 +87,7 @@ class Stops:
         left = _SECONDS + _SECONDS_PER_TOKEN * self._tokens - self._spent
         if left <= 0:
             raise TimeoutError
-        started = time.thread_time()  # other threads' work is not the pattern's fault
+        started = time.thread_time()  # this thread's time only, not that of other threads
         try:
             return pattern.search(text, start, partial=partial, timeout=left + _SECONDS)
         finally:

@@ -29,7 +29,7 @@ class SchedulerLimits:
         score_tokens: most prompt tokens scored in one step; bounds the logits in memory.
         epoch_steps: most decode steps over fixed rows before their KV is written to the pool.
         policy: name of the order of admission; see `policy.POLICIES`.
-        max_passes: how many later arrivals of its priority may start before a waiting sequence.
+        max_passes: most later arrivals of the same priority that start before a waiting sequence.
         share_threshold: fewest shared uncached tokens for which a sequence waits for a running
             prefill. A sequence whose whole prompt is shared always waits.
         decode_margin: slots kept free for each running sequence when one more is admitted.

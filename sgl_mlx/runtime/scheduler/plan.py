@@ -100,7 +100,7 @@ class Decode:
     """A plan of one decode step within an *epoch*: up to `width` steps over the same rows.
 
     Args:
-        ids: the sequences whose next token is wanted.
+        ids: ids of the sequences that need their next token.
         width: most steps of the epoch.
         ahead: True if the runner may submit the next step before it waits for this one. The next
             plan is then a `Decode` of the same epoch for the same or fewer rows, or the epoch

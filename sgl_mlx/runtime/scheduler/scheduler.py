@@ -233,7 +233,7 @@ class Scheduler:
         return self._open_epoch(rows)
 
     def _tried(self) -> list[Sequence]:
-        """List the running sequences being tried again after a failed step; [] if there are none."""
+        """List the running sequences being tried again after a failed step; [] if none are."""
         tried = self._trials.rows(self.running) if self._trials is not None else []
         if not tried:
             self._trials = None

@@ -224,7 +224,7 @@ class Sequence:
 
     @property
     def match_limit(self) -> int:
-        """How many leading tokens may come from the cache: those before the first logits needed."""
+        """How many leading tokens may come from the cache: those whose logits are not needed."""
         limit = len(self.tokens) - 1 if self.wants_logits else len(self.tokens)
         if self.logprob_start is not None:
             limit = min(limit, max(self.logprob_start - 1, 0))
@@ -291,7 +291,7 @@ class Sequence:
                 yield PicturePart(first - start, first - picture.start, last - first, picture.name)
 
     def _targets(self, end: int) -> tuple[int, ...]:
-        """Return the prompt tokens whose logprobs a step up to token `end` gives."""
+        """Return the prompt tokens to score in a step that computes the tokens before `end`."""
         if self.logprob_start is None:
             return ()
         first = max(self.computed + 1, self.logprob_start)

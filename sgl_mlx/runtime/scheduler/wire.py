@@ -73,7 +73,7 @@ def _as_object(value: Any) -> dict[str, Any]:
 def _from_object(found: dict[str, Any]) -> Any:
     held = {key: _as_tuple(value) for key, value in found.items()}
     name = held.get("is")
-    if not isinstance(name, str):  # a dictionary by sequence id, of which one may be called "is"
+    if not isinstance(name, str):  # a dictionary by sequence id; an id may be "is"
         return held
     del held["is"]
     return _CLASSES[name](**held)
