@@ -204,15 +204,9 @@ class Engine:
     ) -> Future[tuple[Completion, ...]]:
         """Continue a prompt of parts or token ids `params.n` times; return a future of the samples.
 
-        Implements `lang.backend.Backend.submit`. Cancelling the future aborts the request.
-
-        Args:
-            on_event: called on the delivery thread with each new piece of a sample.
-            keywords: `rid`, `priority`, `timeout` or `deadline`; see `RequestKeywords`.
-
-        Raises:
-            InvalidParamsError, PromptError: for wrong arguments; some errors arrive by the future.
-            EngineStoppedError: after `shutdown`, and in a forked process.
+        `on_event` is called on the delivery thread with each new piece of a sample. Cancelling the
+        future aborts the request. Wrong arguments and a stopped engine raise here as in
+        `generate`; errors found later arrive by the future.
         """
         self._enter()
         [options] = RequestOptions.each(keywords, 1, single=True)
@@ -221,18 +215,14 @@ class Engine:
         return self._launch(inputs, on_event)[0]
 
     def prefill(self, prompt: Prompt) -> Future[int]:
-        """Compute a prompt's KV ahead of requests that share it (`lang.backend.Backend.prefill`).
-
-        The future resolves to the number of prompt tokens that were cached already.
-        """
+        """Compute a prompt's KV now; return a future of how many tokens were cached already."""
         future = self.submit(prompt, _SILENT)
         return then(future, lambda completions: completions[0].cached_tokens)
 
     def prefetch(self, prompt: Prompt) -> Future[int]:
         """Compute or restore a prompt's KV while no request needs the model.
 
-        The future resolves to the number of the prompt's tokens that are cached then, 0 if it
-        cannot be prefetched. It never fails.
+        The future, which never fails, resolves to how many prompt tokens are cached then.
         """
         try:
             self._enter()
@@ -246,12 +236,9 @@ class Engine:
     def score(
         self, prompt: Prompt, choices: Sequence[str], unconditional: bool = False
     ) -> Future[ChoiceScores]:
-        """Return a future of each choice's logprobs after the prompt.
+        """Return a future of each choice's logprobs after the prompt, which is prefilled once.
 
-        The prompt is prefilled once for all choices.
-
-        Args:
-            unconditional: also score each choice without the prompt.
+        With `unconditional`, each choice is also scored without the prompt.
 
         Raises:
             InvalidParamsError: when `choices` is empty or contains an empty text.
@@ -271,11 +258,7 @@ class Engine:
     def render_chat(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
     ) -> str:
-        """Render chat messages to a prompt text by the model's own chat template.
-
-        Raises:
-            TokenizerError: when the model has no chat template or it rejects the messages.
-        """
+        """Render chat messages by the model's template; raises `TokenizerError` if it cannot."""
         return self.tokenizer.render_chat(messages, add_generation_prompt)
 
     @property
