@@ -1,1 +1,1 @@
-"""The engine: radix-cached, continuously batched generation. Knows nothing of the language."""
+"""The engine: continuously batched generation with a prefix cache. It never imports `lang`."""

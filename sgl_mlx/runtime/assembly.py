@@ -1,4 +1,4 @@
-"""Assembly of an engine around a model: adapter, pool, runner, cache and scheduler."""
+"""Assembly of an engine's parts around a model: adapter, pool, runner, cache and scheduler."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ _DEFAULT_CONTEXT = 8192
 
 @dataclass(frozen=True)
 class RunnableModel:
-    """A loaded model with all that runs it; `runner` and `scheduler` are the engine thread's."""
+    """A loaded model and the parts that run it.
+
+    Only the engine thread may use `runner` and `scheduler`.
+    """
 
     name: str
     module: nn.Module
@@ -66,27 +69,27 @@ class RunnableModel:
 
     @cached_property
     def spellings(self) -> Spellings:
-        """Make the tables of token healing, once, when first wanted."""
+        """Return the look-up tables of token healing, made at the first access."""
         return Spellings(self.tokenizer, self.vocabulary)
 
 
 OpenModel = Callable[[EngineConfig, Callable[[], None], LoadedModel | None], RunnableModel]
-"""`open_model`, or a function like it that puts another runner in place."""
+"""The signature of `open_model`, and of functions like it that use another runner."""
 
 
 def open_model(
     config: EngineConfig, on_read: Callable[[], None], loaded: LoadedModel | None = None
 ) -> RunnableModel:
-    """Load a model, check it, and allocate its pool; on the thread that will run it.
+    """Load a model and assemble an engine around it; call it on the thread that will run it.
 
     Args:
-        on_read: called, by another thread, when the second tier has read what was wanted.
-        loaded: a model that is loaded already; `config.model_path` is not looked at then. Other
-            engines may share it, so its weights are the caller's to wire.
+        on_read: called on another thread when a read from the disk cache has finished.
+        loaded: a model that is loaded already; then `config.model_path` is ignored. Its weights
+            are not wired here, because other engines may share them.
 
     Raises:
         ModelError, MemoryLimitError: see `models.load` and `pool_slots`.
-        InvalidParamsError: when the folder of the second tier cannot be used.
+        InvalidParamsError: when the folder of the disk cache cannot be used.
     """
     started = time.perf_counter()
     to_wire = 0
@@ -105,7 +108,13 @@ def assemble(
     on_read: Callable[[], None],
     wired: WiredWeights,
 ) -> RunnableModel:
-    """Build all parts around a loaded model."""
+    """Build all parts of an engine around a loaded model.
+
+    Args:
+        started: `time.perf_counter()` before loading, from which `load_seconds` counts.
+        on_read: called on another thread when a read from the disk cache has finished.
+        wired: releases the model's wired memory when the engine stops.
+    """
     adapter = adapter_for(loaded.model)
     context = config.context_length or _context_length(loaded.config)
     layers, dtype, bits = adapter.layers, adapter.dtype, config.kv_bits

@@ -1,4 +1,4 @@
-"""Options of an engine, with SGLang's names where it has them."""
+"""Options of an engine, named as in SGLang where SGLang has the same option."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How an engine runs.
+    """The options of an engine.
 
     Args:
-        model_path: what `models.load` takes; None is the default model.
-        context_length: longest prompt plus output; None is the model's own limit.
-        max_total_tokens: slots of the KV pool; None takes what memory allows, within reason.
-        max_running_requests: sequences that run at once.
-        chunked_prefill_size: tokens computed in one step at most.
-        schedule_policy: lpm, dfs-weight, fcfs or random.
+        model_path: a Hugging Face id, folder, GGUF file or alias; None is the default model.
+        context_length: most tokens of prompt and output together; None is the model's own limit.
+        max_total_tokens: slots of the KV pool; None derives the number from free memory.
+        max_running_requests: most sequences that run at once.
+        chunked_prefill_size: most tokens computed in one step.
+        schedule_policy: order of admission: lpm, dfs-weight, fcfs or random.
         disable_radix_cache: recompute every prompt (an ablation).
-        whole_prompts_only: reuse a prompt that was asked before, with its answer, as a whole and
-            never in part, as a table of prompts would (an ablation).
-        shared_attention: attend what rows have in common once for all of them; without, each row
-            gathers all of its own prefix (an ablation).
-        in_flight_sharing: let a burst over one new prefix wait for one of them to compute it.
-        disk_cache_dir: a folder that keeps prefixes evicted from the pool, across restarts; None
-            for no such second tier.
-        disk_cache_bytes: what that folder may hold at most.
-        random_seed: where the seeds come from of requests that bring none.
-        dtype: float32, float16, bfloat16 or native; None as `models.load` chooses.
-        mmproj: the vision part of a language model that is a GGUF file (`models.loader.load`).
-        image_cache_bytes: what features of pictures may take, and again what processed pixels may.
-        kv_bits: 8 keeps the KV pool in 8 bits; None in the model's dtype.
-        offline: never ask the hub.
+        whole_prompts_only: reuse an earlier prompt with its answer only as a whole, never a part
+            of it (an ablation).
+        shared_attention: attend a prefix that several sequences share once for all of them; if
+            False, each sequence gathers its whole prefix (an ablation).
+        in_flight_sharing: let requests with the same new prefix wait until one has computed it.
+        disk_cache_dir: folder for prefixes evicted from the pool, kept across restarts; None for
+            no disk cache.
+        disk_cache_bytes: most bytes that this folder may hold.
+        random_seed: seed of the generator that seeds requests without a seed of their own.
+        dtype: float32, float16, bfloat16 or native; None lets `models.load` choose.
+        mmproj: GGUF file with the vision tower of a model that is a GGUF file itself.
+        image_cache_bytes: most bytes of cached picture features, and also of cached pixels.
+        kv_bits: 8 stores the KV pool in 8 bits; None stores it in the model's dtype.
+        offline: True never contacts the Hugging Face hub.
     """
 
     model_path: str | None = None
@@ -64,12 +64,13 @@ class EngineConfig:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> EngineConfig:
-        """From keyword arguments; SGLang's options without a meaning here are named in a warning.
+        """Build a configuration from keyword arguments.
 
-        An option that is None is left at its default, whatever its name.
+        An option that is None keeps its default. SGLang's options that have no effect here are
+        listed in a warning.
 
         Raises:
-            InvalidParamsError: for a name that neither has, or a number out of range.
+            InvalidParamsError: for a name that neither sgl-mlx nor SGLang knows, or a bad value.
         """
         known = {f.name for f in fields(cls)}
         options = {k: v for k, v in options.items() if v is not None}
@@ -90,13 +91,13 @@ class EngineConfig:
 
     @property
     def reuse(self) -> Reuse:
-        """The part of earlier prompts that is used again."""
+        """How much of earlier prompts is reused: "prefixes", "whole prompts" or "nothing"."""
         if self.disable_radix_cache:
             return "nothing"
         return "whole prompts" if self.whole_prompts_only else "prefixes"
 
     def _checked(self) -> EngineConfig:
-        """Return this configuration with numpy's scalars as Python's, each option checked."""
+        """Check every option; return a copy in which numpy scalars are Python numbers."""
         taken = {name: rule(name, getattr(self, name)) for name, rule in _RULES.items()}
         if self.disk_cache_dir is not None and self.disable_radix_cache:
             raise InvalidParamsError(
@@ -112,7 +113,7 @@ def _kv_bits(name: str, value: object) -> int:
 
 
 def _path(name: str, value: object) -> str:
-    """Check a path, which may hold bytes that are no UTF-8."""
+    """Check a path and return it as text; it may contain bytes that are not UTF-8."""
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         bounds.refuse(name, value, "a path or a name, as text")
     path = os.fsdecode(value)

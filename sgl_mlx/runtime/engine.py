@@ -1,10 +1,10 @@
-"""The runtime as a library: prompts in, completions out, one thread that runs the model.
+"""The `Engine`: the runtime as a library. Prompts go in, completions come out.
 
-`Engine` has SGLang's call shapes for people (`generate`, `async_generate`) and satisfies
-`lang.backend.Backend` for programs (`submit`, `score`, `prefill` …). All of MLX happens on its
-engine thread: a turn there is `plan = scheduler.next()`, `result = runner.run(plan)`,
-`scheduler.commit(plan, result)`. Requests are prepared on threads of their own, and answers leave
-through another, so that neither a long prompt nor a caller's callback holds up the model.
+`Engine` has SGLang's methods for direct calls (`generate`, `async_generate`) and satisfies
+`lang.backend.Backend` for programs (`submit`, `score`, `prefill` …). Only its engine thread uses
+MLX. One turn of that thread is `plan = scheduler.next()`, `result = runner.run(plan)`,
+`scheduler.commit(plan, result)`. Other threads prepare requests and deliver answers, so that
+neither a long prompt nor a slow callback delays the model.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ class Engine:
     """A model with its KV cache, running in this process.
 
     Args:
-        model_path: a Hugging Face id, an MLX folder, a GGUF file or an alias; see `models.load`.
+        model_path: a Hugging Face id, an MLX folder, a GGUF file or an alias (`models.load`).
         model: a model that `models.load` has loaded already, instead of a path.
         options: see `EngineConfig`.
 
     Raises:
         ModelError: when the model cannot be found, read or run.
-        MemoryLimitError: when model or pool do not fit, before anything is allocated.
+        MemoryLimitError: when the model or its KV pool does not fit into memory.
         InvalidParamsError: for an option that is unknown or out of range.
     """
 
@@ -139,23 +139,25 @@ class Engine:
         """Continue one prompt or a list of them, given as text or as token ids.
 
         Args:
-            sampling_params: one for all, or a list with one for each prompt.
-            image_data: what `<image>` stands for in the prompt: a picture (`core.Image`) or a list
-                of them; for a list of prompts, such a thing for each.
-            stream: yield the growing answer of one prompt instead of returning it.
-            options: single sampling parameters by name, on top of `sampling_params`; and what
-                `RequestKeywords` names: `rid`, `priority`, `timeout`, `deadline`.
+            prompt: a text or a list of texts; give either this or `input_ids`.
+            sampling_params: parameters for all prompts, or a list with one entry for each prompt.
+            input_ids: the token ids of one prompt, or a list of such lists.
+            image_data: the picture (`core.Image`) or pictures that `<image>` in the prompt stands
+                for; for a list of prompts, a list with one entry for each prompt.
+            stream: return an iterator over growing answers; takes a single prompt.
+            options: sampling parameters by name, which override `sampling_params`, and the
+                keywords of `RequestKeywords`: `rid`, `priority`, `timeout`, `deadline`.
 
         Returns:
-            A `GenerateResult`, a list of them for a list of prompts or for `n > 1`, or with
-            `stream` an iterator over them, each with all the text of one sample so far; with
-            `n > 1` its `index` says which sample. Closing that iterator aborts the request.
+            A `GenerateResult`; a list of them for a list of prompts or for `n > 1`. With `stream`,
+            an iterator of results, each with the whole text of one sample so far; for `n > 1`
+            the result's `index` is the sample's number. Closing the iterator aborts the request.
 
         Raises:
-            InvalidParamsError, PromptError, ImageError: saying which value is wrong and what would
-                be right.
-            RequestAborted: by `abort`, or because its time was up.
-            ProgramError: when called by a callback of this engine, which it would wait for.
+            InvalidParamsError, PromptError, ImageError: for a wrong argument; the message says
+                what would be right.
+            RequestAborted: `abort` was called, or the timeout or deadline passed.
+            ProgramError: when called inside a callback of this engine, which would wait for itself.
             EngineStoppedError: after `shutdown`, and in a forked process.
         """
         inputs = self._ask(prompt, sampling_params, input_ids, image_data, options)
@@ -173,10 +175,10 @@ class Engine:
         stream: bool = False,
         **options: Any,
     ) -> Any:
-        """`generate` for asyncio; with `stream`, awaiting it gives an asynchronous iterator.
+        """Continue prompts as `generate` does, without blocking the asyncio event loop.
 
-        The event loop is never held up: long prompts, grammars and pictures are prepared by other
-        threads. Cancelling aborts the request.
+        With `stream`, the awaited value is an asynchronous iterator. Other threads prepare long
+        prompts, grammars and pictures. Cancelling the awaiting task aborts the request.
         """
         inputs = self._ask(prompt, sampling_params, input_ids, image_data, options)
         if stream:
@@ -184,10 +186,10 @@ class Engine:
         return shape(await wait_all_async(self._launch(inputs)), inputs.single)
 
     def abort(self, rid: str) -> bool:
-        """End the request of this id, which raises `RequestAborted` where it is waited for.
+        """End the request with this id; its caller gets `RequestAborted`.
 
         Returns:
-            False if no request of this id is in flight.
+            True, or False if no request with this id is in flight.
         """
         return self._flight.abort(rid)
 
@@ -200,7 +202,12 @@ class Engine:
         on_event: OnEvent = None,
         **keywords: Unpack[RequestKeywords],
     ) -> Future[tuple[Completion, ...]]:
-        """See `lang.backend.Backend.submit`; also takes token ids, and keywords as `generate`."""
+        """Continue a prompt of parts or token ids `params.n` times; return a future of the samples.
+
+        `on_event` is called on the delivery thread with each new piece of a sample. Cancelling the
+        future aborts the request. Wrong arguments and a stopped engine raise here as in
+        `generate`; errors found later arrive by the future.
+        """
         self._enter()
         [options] = RequestOptions.each(keywords, 1, single=True)
         checked = SamplingParams.of(params).validate()
@@ -208,12 +215,15 @@ class Engine:
         return self._launch(inputs, on_event)[0]
 
     def prefill(self, prompt: Prompt) -> Future[int]:
-        """See `lang.backend.Backend.prefill`."""
+        """Compute a prompt's KV now; return a future of how many tokens were cached already."""
         future = self.submit(prompt, _SILENT)
         return then(future, lambda completions: completions[0].cached_tokens)
 
     def prefetch(self, prompt: Prompt) -> Future[int]:
-        """See `lang.backend.Backend.prefetch`."""
+        """Compute or restore a prompt's KV while no request needs the model.
+
+        The future, which never fails, resolves to how many prompt tokens are cached then.
+        """
         try:
             self._enter()
         except EngineStoppedError:
@@ -226,10 +236,12 @@ class Engine:
     def score(
         self, prompt: Prompt, choices: Sequence[str], unconditional: bool = False
     ) -> Future[ChoiceScores]:
-        """See `lang.backend.Backend.score`; one prefill of the prompt, then each choice alone.
+        """Return a future of each choice's logprobs after the prompt, which is prefilled once.
+
+        With `unconditional`, each choice is also scored without the prompt.
 
         Raises:
-            InvalidParamsError: for no choices, or one that is empty.
+            InvalidParamsError: when `choices` is empty or contains an empty text.
         """
         self._enter()
         scoring = Scoring(choices, unconditional, self.tokenizer)
@@ -246,7 +258,7 @@ class Engine:
     def render_chat(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
     ) -> str:
-        """See `lang.backend.Backend.render_chat`."""
+        """Render chat messages by the model's template; raises `TokenizerError` if it cannot."""
         return self.tokenizer.render_chat(messages, add_generation_prompt)
 
     @property
@@ -268,11 +280,11 @@ class Engine:
         return self.tokenizer
 
     def flush_cache(self) -> bool:
-        """Forget all cached prefixes; False, and nothing done, while requests are running."""
+        """Forget all cached prefixes; return False and change nothing while there are requests."""
         return bool(self._call(self._loop.flush_cache))
 
     def get_server_info(self) -> dict[str, Any]:
-        """Return model, limits and, under `"stats"`, exact counts and seconds since the start."""
+        """Return the options, model, limits and, under `"stats"`, `EngineStats` as a dictionary."""
         stats = self._call(self._loop.stats).to_dict()
         return {
             **asdict(self.config),
@@ -285,11 +297,11 @@ class Engine:
         }
 
     def run_on_model(self, function: Callable[[Any], T]) -> T:
-        """Call `function(model)` with mlx-lm's module, between turns, on the engine's thread."""
+        """Call a function with the mlx-lm module, on the engine thread; return its result."""
         return self._call(lambda: function(self._model.module))
 
     def shutdown(self) -> None:
-        """End the threads; unfinished requests fail with `EngineStoppedError`."""
+        """Stop all threads; unfinished requests fail with `EngineStoppedError`."""
         self._loop.stop()
         self._flight.stop()
 
@@ -302,7 +314,7 @@ class Engine:
     # -- inside -------------------------------------------------------------------------------
 
     def _enter(self) -> None:
-        """Refuse a call that could never be answered."""
+        """Raise `EngineStoppedError` in a forked process or after `shutdown`."""
         if os.getpid() != self._process:
             raise EngineStoppedError(
                 "this process was forked after the engine was made, and an engine's threads do not "
@@ -376,7 +388,7 @@ class Engine:
 
 
 def _ident_behind(deliver: Callable[[Callable[[], object]], None]) -> int:
-    """Return the ident of the thread that `deliver` calls orders on."""
+    """Return the ident of the thread on which `deliver` runs functions."""
     found: Future[int] = Future()
     deliver(lambda: found.set_result(get_ident()))
     return found.result()

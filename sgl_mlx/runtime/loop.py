@@ -1,8 +1,8 @@
-"""The engine's two threads: one runs the model, one hands out the results.
+"""The engine's two threads: one runs the model, the other delivers results.
 
-The engine thread takes orders (new sequences, aborts, questions) between turns; everything that
-touches MLX, the scheduler or the cache happens there. The delivery thread runs callers'
-callbacks, in order, so that a slow one never holds up the model.
+The engine thread runs orders (functions that add, abort or inspect) between steps of the model.
+Only this thread touches MLX, the scheduler or the cache. The delivery thread runs callers'
+callbacks, in order, so that a slow callback does not delay the model.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from sgl_mlx.runtime.stats import EngineStats
 T = TypeVar("T")
 Order = Callable[[], object]
 _LONGEST_WAIT = 3600.0
-"""Seconds to wait for a deadline at once; the operating system's timers end somewhere."""
+"""Most seconds of one wait for a deadline, since the operating system limits timers."""
 
 
 class EngineLoop:
-    """The two threads; start them once, and `stop` ends both.
+    """The engine thread and the delivery thread. Call `start` once; `stop` ends both.
 
     Args:
-        loaded: a model that is loaded already, instead of the one that `config` names.
-        open_model: opens the model, the scheduler and the runner, on the engine thread.
+        loaded: a model that is loaded already, used instead of `config.model_path`.
+        open_model: called on the engine thread to make the model, its scheduler and its runner.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class EngineLoop:
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._deliveries: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         self._stopping = False
-        self._gate = threading.Lock()  # nothing is posted behind the order that stops
+        self._gate = threading.Lock()  # no order is posted after the one that stops
         self._model_seconds = 0.0
         self._decode_seconds = 0.0
         self._model: Future[RunnableModel] = Future()
@@ -64,7 +64,7 @@ class EngineLoop:
         )
 
     def start(self) -> None:
-        """Load the model on the engine thread, and raise here what that raises."""
+        """Start both threads and wait until the model is loaded; raises what loading raises."""
         self._delivery.start()
         self._thread.start()
         try:
@@ -81,7 +81,7 @@ class EngineLoop:
     # -- from any thread ----------------------------------------------------------------------
 
     def post(self, order: Order) -> None:
-        """Run `order` on the engine thread before its next turn.
+        """Queue a function for the engine thread, which calls it before its next step.
 
         Raises:
             EngineStoppedError: after `stop`.
@@ -92,7 +92,11 @@ class EngineLoop:
             self._orders.put(order)
 
     def call(self, function: Callable[[], T]) -> Future[T]:
-        """Run a function as an order; the future has its result."""
+        """Run a function on the engine thread; the future has its result or its exception.
+
+        Raises:
+            EngineStoppedError: after `stop`.
+        """
         future: Future[T] = Future()
 
         def order() -> None:
@@ -105,11 +109,11 @@ class EngineLoop:
         return future
 
     def deliver(self, order: Order) -> None:
-        """Run `order` on the delivery thread, after those before it."""
+        """Queue a function for the delivery thread, which calls functions in the order queued."""
         self._deliveries.put(order)
 
     def stop(self) -> None:
-        """End both threads, failing what is unfinished. Safe to call twice."""
+        """End both threads and fail unfinished requests. Safe to call twice."""
         self._close_gate()
         atexit.unregister(self.stop)
         for thread in (self._thread, self._delivery):
@@ -139,7 +143,7 @@ class EngineLoop:
         return self._scheduler.flush_cache()
 
     def stats(self) -> EngineStats:
-        """Counts, and seconds by part, since the start."""
+        """Return counts and seconds since the start; call it on the engine thread."""
         scheduler, cache = self._scheduler, self._scheduler.cache
         return EngineStats(
             counters=replace(scheduler.counters),
@@ -158,7 +162,7 @@ class EngineLoop:
         )
 
     def resident(self, sequence: Sequence) -> int:
-        """Count the leading tokens of a prompt that the pool has."""
+        """Return how many leading tokens of a sequence are cached; call it on the engine thread."""
         tree = self._scheduler.cache.tree
         return tree.match_length(sequence.key, sequence.namespace)[0]
 
@@ -196,7 +200,7 @@ class EngineLoop:
             model.wired.release()
 
     def _take_orders(self, wait: bool) -> None:
-        """Carry out all orders; with nothing else to do, wait for one, or for a deadline."""
+        """Run all queued orders; with `wait`, first wait for one or until the next deadline."""
         if wait and self._orders.empty():
             self._attempt(self._move_to_pool)
             try:
@@ -211,7 +215,7 @@ class EngineLoop:
         return None if left is None else min(left, _LONGEST_WAIT)
 
     def _wake(self) -> None:
-        """Have the scheduler look again, as blocks were read; from any thread."""
+        """Tell the scheduler that a read from disk has finished; callable from any thread."""
         with suppress(EngineStoppedError):
             self.post(self._scheduler.wake)
 
@@ -219,12 +223,12 @@ class EngineLoop:
         self._runner.synchronise(self._scheduler.cache.take_transfers())
 
     def _leave(self, model: RunnableModel, reason: str) -> None:
-        """Spill the cache to disk, for the next engine that opens the folder."""
+        """End all requests and write the cached KV to the disk cache, if there is one."""
         if model.disk is not None:
             self._attempt(self._move_to_pool)
             self._scheduler.spill(reason)
             transfers = self._scheduler.cache.take_transfers()
-            # where not all may wait to be written, the least recently used stay behind
+            # reversed: if the write queue is full, the least recently used blocks are dropped
             self._attempt(partial(self._runner.synchronise, transfers[::-1]))
             model.disk.store.close()
 
@@ -233,7 +237,7 @@ class EngineLoop:
             self._orders.get()()
 
     def _turn(self, scheduler: Scheduler, runner: Runner) -> bool:
-        """Compute one plan; False if there is nothing to compute."""
+        """Plan and compute one step; return False if there is nothing to compute."""
         plan = scheduler.next()
         if plan is None:
             return False
@@ -247,7 +251,7 @@ class EngineLoop:
         return True
 
     def _attempt(self, move: Callable[[], None]) -> None:
-        """Move KV; a failure ends all requests but not the engine."""
+        """Call a function that moves KV; if it raises, all requests end but the engine goes on."""
         try:
             move()
         except Exception as error:
@@ -264,13 +268,13 @@ def run_plan(
     runner: Runner,
     recover: Callable[[Exception], bool] = lambda _: False,
 ) -> StepResult | None:
-    """Return the result of a plan; None if it failed, and the scheduler was told.
+    """Compute a plan; return its result, or None after a failure that the scheduler has handled.
 
-    The pool is brought up to date first. So a step that fails loses the KV of its own tokens and
-    of its own epoch alone, and its rows can be tried again.
+    KV of earlier steps is written to the pool first. So a failed step loses only the KV of its
+    own tokens and of the open epoch, and its sequences can be tried again.
 
     Args:
-        recover: asked first; True if the error was of its kind, and the scheduler was told.
+        recover: called first with the error of a failed step; returns True if it has handled it.
     """
     if not isinstance(plan, Decode) or plan.opening:
         try:
@@ -289,7 +293,7 @@ def run_plan(
 
 
 def lose_pool(scheduler: Scheduler, runner: Runner, error: Exception) -> None:
-    """End all requests and forget all KV, because the pool may hold anything."""
+    """End all requests and forget all KV, after an error that may have corrupted the pool."""
     runner.forget_epoch()
     scheduler.fail_all(_told(error))
 

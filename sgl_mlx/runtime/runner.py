@@ -1,7 +1,7 @@
-"""The runner of a model. Knows rows, slots and tensors; knows no queue, no text.
+"""The runner of a model: computes plans. It knows batch rows, slots and tensors, but no text.
 
-The pool is read while an epoch or step is computed and written only after it has been evaluated:
-at the end of an `Extend`, and when an epoch is over.
+A step reads the KV pool while it is computed. New KV is written to the pool only afterwards: at
+the end of an `Extend`, and when an epoch of decode steps is over.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from sgl_mlx.runtime.scheduler.plan import (
 from sgl_mlx.runtime.vision.features import Features
 
 _ROWS_AHEAD = 8
-"""Rows up to which the CPU runs ahead: it takes a step's work as it computes it, so that running
-ahead hides a little of Python, but delivers the first token of an epoch a step late."""
+"""Most rows of an epoch for which a CPU submits the next step before it returns this one's tokens.
+On a CPU this hides only a little Python time and delays an epoch's first token by one step."""
 
 
 class ModelRunner:
-    """A `plan.Runner` of one model over one pool.
+    """A `plan.Runner` that computes with one model over one KV pool, in this process.
 
     Args:
         end_tokens: the model's end-of-sequence ids.
-        paths: attention over the pool; plain MLX by default.
-        copy: makes the transfers of plans; without it there are none.
-        features: of pictures, for a model that takes them.
-        lookup: finds the constraints and pictures that plans name; without it there are none.
+        paths: attention over the pool; None is plain MLX.
+        copy: carries out `Spill` and `Load` transfers; None if plans contain none.
+        features: encodes pictures; None if the model takes none.
+        lookup: finds the constraints and pictures that plans name; None if plans name none.
     """
 
     def __init__(
@@ -70,20 +70,20 @@ class ModelRunner:
         self._mask_seconds = 0.0
 
     def run(self, plan: Plan) -> StepResult:
-        """See `plan.Runner`."""
+        """Compute a plan and return its tokens and scores; see `plan.Runner.run`."""
         if isinstance(plan, Decode) and self._model.ragged:
             return self._decode(plan)
         self.synchronise(plan.transfers)
         return self._extend(plan.rows if isinstance(plan, Extend) else plan.opening)
 
     def stats(self) -> RunnerStats:
-        """See `plan.Runner`."""
+        """Return counts and seconds since the start."""
         encoder = self._features.stats() if self._features is not None else None
         read = self._pool.keys[0].tokens_read
         return RunnerStats(self._forward_passes, self._mask_seconds, read, encoder)
 
     def synchronise(self, transfers: tuple[Transfer, ...] = ()) -> None:
-        """See `plan.Runner`."""
+        """Write the open epoch's KV to the pool, then carry out transfers."""
         self.close_epoch()
         for grow in [t for t in transfers if isinstance(t, Grow)]:
             self._pool.grow(grow.slots)
@@ -93,7 +93,7 @@ class ModelRunner:
             self._copy.make(copies)
 
     def close_epoch(self) -> None:
-        """Wait for the steps under way and write the epoch's KV to the pool."""
+        """Wait for submitted steps and write the open epoch's KV to the pool, if one is open."""
         if self._decoding is None:
             return
         slots, keys, values = self._decoding.epoch.tail()
@@ -103,7 +103,7 @@ class ModelRunner:
         self._garbage.clear()
 
     def forget_epoch(self) -> None:
-        """See `plan.Runner`."""
+        """Drop the open epoch after a failed step: none of its KV reaches the pool."""
         self._decoding = None
 
     # -- decode -------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ class ModelRunner:
         return mx.concatenate(logits), slots, keys, values
 
     def _embeddings(self, rows: Sequence[Row], tokens: mx.array) -> mx.array | None:
-        """Make the embeddings to feed instead of tokens where there are pictures; else None."""
+        """Return token embeddings with picture features in place; None if no row has pictures."""
         if not any(row.pictures for row in rows):
             return None
         assert self._features is not None, "pictures for a model of text alone"
@@ -206,7 +206,7 @@ class ModelRunner:
     def _choose(
         self, sampler: Sampler, logits: mx.array, step: int, live: Container[str] | None = None
     ) -> Sampled:
-        """Sample; the logits are computed while constraints are asked for masks."""
+        """Sample a step's tokens; the device computes logits while constraints compute masks."""
         if sampler.constrained:
             mx.async_eval(logits)  # type: ignore[no-untyped-call]
         before = sampler.mask_seconds
@@ -216,16 +216,16 @@ class ModelRunner:
 
 
 def arrange(rows: Iterable[Row]) -> list[Row]:
-    """Sort rows: single-token rows first, then chunks; each by prefix, so that equal ones meet."""
+    """Sort rows: single tokens before chunks, then by prefix, so that equal prefixes adjoin."""
     return sorted(rows, key=lambda row: (len(row.tokens) > 1, row.prefix))
 
 
 _Forward = tuple[mx.array, list[int], list[mx.array], list[mx.array]]
-"""Logits, and the slots, keys and values of the new tokens."""
+"""The logits of a forward pass, and the slots, keys and values of its new tokens."""
 
 
 class _Decoding:
-    """An open epoch; `ahead` is the step that was submitted and not waited for."""
+    """An open epoch of decode steps. `ahead` is the next step if it was submitted already."""
 
     def __init__(self, epoch: DecodeEpoch, sampler: Sampler, tokens: mx.array) -> None:
         self.epoch = epoch
@@ -235,10 +235,10 @@ class _Decoding:
 
 
 class _WantedLogits:
-    """The tokens of a step that need logits, in the order of the rows.
+    """The tokens of a step whose logits are needed, to score prompt tokens or to sample.
 
     Args:
-        rows: as arranged; each wants its `targets` scored, and its last token sampled or not.
+        rows: the step's rows, in the order of `arrange`.
     """
 
     def __init__(self, rows: Sequence[Row]) -> None:
@@ -269,7 +269,7 @@ class _WantedLogits:
         return score(logits[mx.array(self._scored_at, mx.int32)], targets, top)
 
     def prompt_scores(self, scored: Scored | None) -> dict[str, Scores]:
-        """Collect scores by sequence id, of evaluated arrays."""
+        """Return prompt logprobs by sequence id, from evaluated arrays; {} if `scored` is None."""
         scores: dict[str, Scores] = {}
         if scored is None:
             return scores

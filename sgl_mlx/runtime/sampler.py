@@ -1,8 +1,8 @@
-"""Sampling on the device, so that a step can be submitted before the last one came back.
+"""Sampling on the device, so that a step can be submitted before the previous one has finished.
 
-A row's choice depends on its own logits, its seed and its position in the output alone: one
-uniform number per token, hashed from seed and position, picks from the cumulative distribution.
-So neither batch mates nor preemption change a sample.
+The token of a batch row depends only on its logits, its seed and its position in the output. One
+uniform number, hashed from seed and position, picks from the cumulative distribution. So neither
+the other rows of the batch nor preemption change a sample.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from sgl_mlx.runtime.scheduler.plan import Lookup, Row, Scores
 
 
 class Sampler:
-    """A sampler of fixed rows, step after step.
+    """A sampler for a fixed list of batch rows, used for one step or for all steps of an epoch.
 
     Args:
-        rows: with `output` as generated so far.
-        end_tokens: ids that `min_new_tokens` forbids for now, the model's end tokens.
-        vocabulary: number of logits.
-        lookup: finds the masks of the rows' constraints; None where no row has one.
+        rows: the batch rows; each one's `output` is what it has generated before the first step.
+        end_tokens: the model's end tokens, forbidden before `min_new_tokens` are generated.
+        vocabulary: number of logits of each row.
+        lookup: finds the masks of the rows' constraints; None if no row has a constraint.
     """
 
     def __init__(
@@ -57,13 +57,16 @@ class Sampler:
 
     @property
     def constrained(self) -> bool:
-        """True if some row has a constraint: its mask depends on the tokens of the step before."""
+        """True if a row has a constraint, whose mask depends on the tokens of the previous step."""
         return any(row.constraint is not None for row in self._rows)
 
     def sample(self, logits: mx.array, step: int, live: Container[str] | None = None) -> Sampled:
-        """Sample tokens `(rows,)` from logits `(rows, vocabulary)`; `step` counts from 0.
+        """Sample one token for each row from logits `(rows, vocabulary)`.
 
-        `live` are the rows whose tokens are wanted; None for all.
+        Args:
+            step: number of earlier calls for these rows, from 0.
+            live: ids of the rows whose tokens are used; constraints of others are not asked for
+                masks. None means all rows.
         """
         raw = logits.astype(mx.float32)
         adjusted = self._penalties.apply(raw) if self._penalties else raw
@@ -86,17 +89,17 @@ class Sampler:
         probabilities = mx.softmax(logits, axis=-1)
         if self._filtered:
             probabilities = self._keep_top(probabilities)
-        if self._any_min_p:  # last: it must not shrink the mass that `top_p` is a share of
+        if self._any_min_p:  # last, so that `top_p` is a share of the whole mass
             floor = self._min_p * mx.max(probabilities, axis=-1, keepdims=True)
             probabilities = mx.where(probabilities >= floor, probabilities, 0.0)
         cumulative = mx.cumsum(probabilities, axis=-1)
         uniform = mx.array([_uniform(r.seed, len(r.output) + step) for r in self._rows])
         target = uniform[:, None] * cumulative[:, -1:]
-        # the first token whose cumulative mass exceeds the target; it has mass of its own
+        # the first token whose cumulative mass exceeds the target, so never one of probability 0
         return mx.argmax(cumulative > target, axis=-1)
 
     def _keep_top(self, probabilities: mx.array) -> mx.array:
-        """Zero all but the `top_k` likeliest and those that make up `top_p` of the mass."""
+        """Keep the probabilities within both `top_k` and `top_p`; set the others to zero."""
         ranked = -mx.sort(-probabilities, axis=-1)
         before = mx.cumsum(ranked, axis=-1) - ranked
         total = mx.sum(probabilities, axis=-1, keepdims=True)
@@ -112,7 +115,7 @@ class Sampler:
         if not banned:
             return logits
         rows, tokens = (mx.array(list(x), mx.int32) for x in zip(*banned, strict=True))
-        logits = logits + 0.0  # indexing assigns in place; the raw logits are still wanted
+        logits = logits + 0.0  # a copy: the assignment below must not change the raw logits
         logits[rows, tokens] = -mx.inf
         return logits
 
@@ -124,10 +127,11 @@ class Sampler:
         return [token for token in ends if token < self._vocabulary]
 
     def _allowed(self, step: int, live: Container[str] | None) -> mx.array:
-        """Make `(rows, vocabulary)`, true for allowed tokens: all, where nothing constrains a row.
+        """Return a mask `(rows, vocabulary)`, true for the tokens that constraints allow.
 
-        Computed on the CPU while the device works on the logits. An end that comes too early is
-        left out, unless the constraint allows nothing else.
+        Rows without a constraint allow every token. End tokens before `min_new_tokens` are
+        masked, unless a constraint allows nothing else. Computed on the CPU while the device
+        computes the logits.
         """
         assert self._lookup is not None, "a row has a constraint, and the sampler no lookup"
         started = time.perf_counter()
@@ -149,7 +153,7 @@ class Sampler:
         return mx.array(allowed)
 
     def _unpack(self, mask: bytes) -> NDArray[np.bool_]:
-        """Make `(vocabulary,)` of a mask's bits, the first in the lowest bit of its first byte."""
+        """Unpack a bit mask to booleans `(vocabulary,)`; token 0 is the lowest bit of byte 0."""
         bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")
         unpacked = np.zeros(self._vocabulary, dtype=np.bool_)
         unpacked[: len(bits)] = bits[: self._vocabulary]
@@ -159,7 +163,7 @@ class Sampler:
         return score(logits, tokens, self._top_count)
 
     def _score_widths(self) -> list[int | None]:
-        """List how many alternatives each row wants, None where it wants no scores."""
+        """List `top_logprobs_num` of each row; None for a row that wants no logprobs."""
         return [
             row.params.top_logprobs_num if wants else None
             for row, wants in zip(self._rows, self._wants_scores, strict=True)
@@ -167,7 +171,7 @@ class Sampler:
 
 
 class Scored:
-    """Logprobs `(rows,)` of given tokens, and the likeliest tokens `(rows, top)` unsorted."""
+    """Logprobs `(rows,)` of chosen tokens, and the `top` likeliest tokens of each row, unsorted."""
 
     def __init__(self, chosen: mx.array, top: mx.array, top_logprobs: mx.array) -> None:
         self.chosen, self.top, self.top_logprobs = chosen, top, top_logprobs
@@ -176,9 +180,13 @@ class Scored:
         return [self.chosen, self.top, self.top_logprobs]
 
     def rows(self, tokens: Sequence[int], first: int, last: int, top: int) -> Scores:
-        """Copy scores of rows `first … last - 1`, whose tokens are given, and `top` alternatives.
+        """Return the scores of rows `first … last - 1` as Python numbers.
 
-        Call it on evaluated arrays, once for many rows: each call copies to the host.
+        Call it after the arrays are evaluated, once for many rows: each call copies to the host.
+
+        Args:
+            tokens: the chosen tokens of these rows.
+            top: how many of the likeliest tokens to return for each row, best first.
         """
         chosen: Any = self.chosen[first:last].tolist()
         alternatives: list[tuple[tuple[float, int], ...]] = []
@@ -192,7 +200,7 @@ class Scored:
 
 
 class Sampled:
-    """Tokens of a step that may still be under way: one for each row."""
+    """The sampled tokens of a step that may not be computed yet, one for each row."""
 
     def __init__(
         self, ids: list[str], tokens: mx.array, scored: Scored | None, widths: list[int | None]
@@ -203,7 +211,7 @@ class Sampled:
         return [self.tokens, *(self.scored.arrays() if self.scored else [])]
 
     def wait(self) -> tuple[dict[str, tuple[int, ...]], dict[str, Scores]]:
-        """Wait for the token of each row, by sequence id, and for scores where they are wanted."""
+        """Wait for the step; return its tokens and the requested logprobs, both by sequence id."""
         tokens: Any = self.tokens.tolist()
         scores: dict[str, Scores] = {}
         if self.scored is not None:
@@ -214,7 +222,11 @@ class Sampled:
 
 
 def score(logits: mx.array, tokens: mx.array, top: int) -> Scored:
-    """Compute log-probabilities of `tokens (rows,)` under `logits (rows, vocabulary)`."""
+    """Compute the logprobs of `tokens (rows,)` under `logits (rows, vocabulary)`.
+
+    Args:
+        top: how many of the likeliest tokens to find for each row; 0 for none.
+    """
     logits = logits.astype(mx.float32)
     norm = mx.logsumexp(logits, axis=-1, keepdims=True)
     chosen = (mx.take_along_axis(logits, tokens[:, None], axis=-1) - norm)[:, 0]
@@ -226,7 +238,7 @@ def score(logits: mx.array, tokens: mx.array, top: int) -> Scored:
 
 
 class _Penalties:
-    """Counts of the tokens that each row has produced, kept on the device."""
+    """Frequency, presence and repetition penalties of each row, with token counts on the device."""
 
     def __init__(self, rows: Sequence[Row], vocabulary: int) -> None:
         params = [row.params for row in rows]
@@ -259,7 +271,10 @@ class _Penalties:
 
 
 def _bias(rows: Sequence[Row], vocabulary: int) -> tuple[mx.array, mx.array, mx.array] | None:
-    """List row, token and value of all `logit_bias`; tokens the model lacks are left out."""
+    """Collect `logit_bias` of all rows as arrays of row, token and value; None if there is none.
+
+    Tokens outside the vocabulary are left out.
+    """
     found = [
         (i, token, value)
         for i, row in enumerate(rows)
@@ -280,6 +295,6 @@ def _penalised(rows: Sequence[Row]) -> bool:
 
 
 def _uniform(seed: int, position: int) -> float:
-    """Hash seed and position to a number in [0, 1)."""
+    """Hash a seed and a position to a number in [0, 1)."""
     digest = hashlib.blake2b(f"{seed}:{position}".encode(), digest_size=4).digest()
     return (int.from_bytes(digest, "little") >> 8) / (1 << 24)

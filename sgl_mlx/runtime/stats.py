@@ -1,4 +1,4 @@
-"""Statistics of an engine, typed, and as the flat dictionary of `Engine.get_server_info`."""
+"""Statistics of an engine, as a dataclass and as a flat dictionary."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from sgl_mlx.runtime.vision.pictures import PictureStats
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Exact counts, and seconds by part, since the start.
+    """Counts and seconds of an engine since its start.
 
     Attributes:
-        counters: tokens, passes and preemptions.
-        runner: counts and seconds of the runner.
+        counters: the scheduler's counts of tokens, steps and preemptions.
+        runner: the runner's counts and seconds.
         tree_seconds: time spent in the prefix cache.
         schedule_seconds: time spent in the rest of the scheduler.
-        model_seconds: time spent in steps of the model, of all kinds.
+        model_seconds: time spent in all model steps.
         decode_seconds: time spent in steps that only decode.
-        running: sequences that run now.
-        waiting: sequences that wait now to be admitted.
-        free_slots: slots of the KV pool that nothing uses now.
-        cached_slots: slots that hold cached prefixes now; they can be evicted.
-        restored_tokens: read from the second tier into the pool.
-        disk: None without a second tier.
-        pictures: None for a model of text alone.
+        running: sequences running now.
+        waiting: sequences waiting for admission now.
+        free_slots: unused slots of the KV pool now.
+        cached_slots: slots of cached prefixes that can be evicted now.
+        restored_tokens: tokens whose KV was read from the disk cache into the pool.
+        disk: counts of the disk cache; None without one.
+        pictures: counts of processed pictures; None for a text-only model.
     """
 
     counters: Counters
@@ -45,7 +45,7 @@ class EngineStats:
     pictures: PictureStats | None = None
 
     def to_dict(self) -> dict[str, float]:
-        """List all numbers by name; names of the disk tier begin with `disk_`."""
+        """Return all numbers in one flat dictionary; names of the disk cache begin with `disk_`."""
         parts = asdict(self)
         counters, runner = parts.pop("counters"), parts.pop("runner")
         disk, pictures = parts.pop("disk") or {}, parts.pop("pictures")

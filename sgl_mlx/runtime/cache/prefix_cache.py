@@ -1,8 +1,8 @@
-"""The slots of one pool, shared between cached prefixes and running requests.
+"""The prefix cache: divides the slots of one KV pool between cached prefixes and sequences.
 
-Every slot is in exactly one place: free, owned by the tree, or held by a request. Under pressure
-all unlocked cache is given up for requests (one pool, no fixed share for the cache). Evicted KV is
-first offered to the second tier, if there is one.
+Every slot is free, owned by the radix tree, or held by a sequence. The cache has no fixed share:
+when sequences need slots, any unlocked prefix is evicted. Evicted KV is first offered to the second
+tier (the disk cache), if there is one.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from sgl_mlx.runtime.cache.slots import SlotAllocator
 from sgl_mlx.runtime.cache.tier import Grow, Load, Tier, Transfer
 
 Reuse = Literal["prefixes", "whole prompts", "nothing"]
-"""How much of earlier prompts is found again; all but "prefixes" are ablations."""
+"""How much of earlier prompts is reused; all values but "prefixes" are ablations."""
 
 
 @dataclass
 class Holding:
-    """The slots of the pool that one request holds, for its tokens so far.
+    """The slots of one sequence's tokens.
 
-        table:   [ owned by the tree, locked through `node` | held by the request ]
+        table:   [ owned by the tree, locked through `node` | held by the sequence ]
                    0 ..................... shared .......................... len(table)
 
-    Slots move from right to left: `PrefixCache.share` gives computed tokens to the tree; `whole`
-    are those it was given last.
+    `PrefixCache.share` gives the slots of computed tokens to the tree. `whole` are the tokens that
+    it gave last.
     """
 
     namespace: Hashable = PLAIN
@@ -39,14 +39,15 @@ class Holding:
 
 
 class PrefixCache:
-    """The tree and the slots of one pool; `seconds` is the time spent here.
-
-    With `reuse="nothing"` no prefix is ever found: each holding is in a namespace of its own. With
-    "whole prompts" only such are found as a holding ended with.
+    """The radix tree and the slots of one pool. `seconds` is the time spent here.
 
     Args:
-        capacity: slots of the pool.
-        most: slots that it may grow to, when requests need more than free slots and unlocked cache.
+        capacity: slots of the pool at the start.
+        reuse: "prefixes" finds any cached prefix; "whole prompts" only one that a closed holding
+            shared as a whole; "nothing" never finds one.
+        tier: the second tier, which evicted prefixes are offered to; None for none.
+        most: slots that the pool may grow to when free and evictable slots do not suffice; None
+            for no growth.
     """
 
     def __init__(
@@ -70,16 +71,16 @@ class PrefixCache:
 
     @property
     def available(self) -> int:
-        """Slots that `extend` can hand out: free ones, unlocked cache, and room to grow."""
+        """Number of slots that `extend` can give: free ones, evictable ones and room to grow."""
         return self.slots.free_count + self.tree.evictable + self.most - self.capacity
 
     @property
     def in_use(self) -> int:
-        """Slots that open holdings have, one that several share counted once."""
+        """Number of slots in open holdings; a slot in several holdings counts once."""
         return self.capacity - self.slots.free_count - self.tree.evictable
 
     def open(self, tokens: tuple[int, ...], namespace: Hashable = PLAIN) -> Holding:
-        """Start a holding with the longest cached prefix of `tokens`, locked."""
+        """Return a new holding with the longest cached prefix of `tokens`, which it locks."""
         started = time.perf_counter()
         if self._reuse == "nothing":
             namespace = object()
@@ -91,7 +92,7 @@ class PrefixCache:
         return Holding(namespace, slots, len(slots), node)
 
     def extend(self, holding: Holding, count: int) -> bool:
-        """Append `count` slots to a holding, evicting as needed; False, unchanged, if too few."""
+        """Append `count` slots to a holding; evict if needed. False, and no change, if too few."""
         if count > self.available:
             return False
         started = time.perf_counter()
@@ -107,16 +108,19 @@ class PrefixCache:
         return True
 
     def trim(self, holding: Holding, length: int) -> None:
-        """Free held slots beyond the first `length`; never cuts into the shared part."""
+        """Free a holding's slots beyond the first `length`, which must be at least `shared`."""
         assert holding.shared <= length <= len(holding.table)
         self._release(holding.table[length:])
         del holding.table[length:]
 
     def share(self, holding: Holding, tokens: tuple[int, ...]) -> None:
-        """Give the computed tokens to the tree, which others may match from now on.
+        """Give the slots of a holding's computed tokens to the tree, so that others can match them.
 
-        Where the tree had the same tokens already, the duplicate slots are freed and the table
-        points at the tree's. `tokens` are those of the first `len(tokens)` table entries.
+        Where the tree has the same tokens already, the holding's duplicate slots are freed and
+        its table gets the tree's slots.
+
+        Args:
+            tokens: the tokens of the first `len(tokens)` slots of the table.
         """
         started = time.perf_counter()
         length = len(tokens)
@@ -133,7 +137,7 @@ class PrefixCache:
         self.seconds += time.perf_counter() - started
 
     def close(self, holding: Holding) -> None:
-        """End a holding: unlock its prefix, free the rest."""
+        """End a holding: unlock its shared prefix, free its other slots."""
         self._release(holding.table[holding.shared :])
         if holding.node is not None:
             self.tree.unlock(holding.node)
@@ -142,18 +146,23 @@ class PrefixCache:
         holding.table, holding.shared, holding.node, holding.whole = [], 0, None, ()
 
     def _longest_whole(self, tokens: tuple[int, ...]) -> int:
-        """Find the length of the longest ended prompt that `tokens` begin with."""
+        """Return the length of the longest prefix of `tokens` that a closed holding had, or 0."""
         lengths = sorted((n for n in self._ended if n <= len(tokens)), reverse=True)
         return next((n for n in lengths if hash(tokens[:n]) in self._ended[n]), 0)
 
     def load(
         self, tokens: tuple[int, ...], namespace: Hashable, start: int, reading: int
     ) -> int | None:
-        """Take KV of `tokens[start:]`, which a reading has, into the tree.
+        """Add `tokens` to the tree, with the KV of `tokens[start:]` loaded from a finished reading.
+
+        Args:
+            start: number of leading tokens that are not in the reading.
+            reading: id of the reading (`tier.Reading`).
 
         Returns:
-            How many tokens will be loaded before the next plan runs, 0 if the tree has them or
-            lacks some before `start`; None, and nothing done, when there are too few slots.
+            How many tokens will be loaded before the next plan runs; 0 if the tree has all of
+            them already, or lacks a token before `start`; None, with nothing changed, if there
+            are too few slots.
         """
         holding = self.open(tokens, namespace)
         present = holding.shared
@@ -167,17 +176,17 @@ class PrefixCache:
         return missing if fits else None
 
     def take_transfers(self) -> tuple[Transfer, ...]:
-        """Hand over what must be moved before the next plan is computed."""
+        """Return, and forget, the transfers to carry out before the next plan is computed."""
         taken = tuple(self._transfers)
         self._transfers.clear()
         return taken
 
     def spill(self) -> None:
-        """Evict all cache that no request uses, into the second tier."""
+        """Evict all unlocked prefixes and offer them to the second tier."""
         self._evict(self.tree.evictable)
 
     def flush(self) -> None:
-        """Forget every cached prefix that no request uses; nothing is spilled."""
+        """Evict all unlocked prefixes without offering them to the second tier."""
         self._transfers = [t for t in self._transfers if isinstance(t, Load)]
         if (
             self.capacity > self._initial
@@ -186,7 +195,11 @@ class PrefixCache:
         self.slots.free(self.tree.evict(self.tree.evictable))
 
     def check(self, holdings: Iterable[Holding] = ()) -> None:
-        """Assert that free + cached + held slots are all slots, each exactly once."""
+        """Assert that every slot is free, cached or held exactly once.
+
+        Args:
+            holdings: all open holdings.
+        """
         self.tree.check()
         self.slots.check()
         holdings = list(holdings)
@@ -200,7 +213,7 @@ class PrefixCache:
             assert h.table[: h.shared] == [slot for node in path for slot in node.slots]
 
     def _grow(self, missing: int) -> None:
-        """Double the pool, or more if that is too little, up to `most` slots."""
+        """Double the pool, or add `missing` slots if that is more; never beyond `most` slots."""
         self.capacity = min(max(2 * self.capacity, self.capacity + missing), self.most)
         self.slots.grow(self.capacity)
         self._transfers.append(Grow(self.capacity))

@@ -1,9 +1,10 @@
-"""Token-granular radix tree from token sequences to KV slots (RadixAttention, arXiv 2312.07104).
+"""Radix tree from token sequences to KV slots (RadixAttention, arXiv 2312.07104).
 
-Edges hold runs of tokens with one slot a token. A node is *locked* while a running request uses
-it or anything below it; unlocked leaves are evicted, least recently used first. Plain Python over
-integers: the tree owns slot numbers, never tensors. Sequences live in *namespaces*: equal tokens
-mean equal KV only within one (another model, image or position layout is another namespace).
+Each edge holds a run of tokens and one slot for each token. A node is *locked* while a sequence
+uses this node or one below it. Unlocked leaves are evicted, least recently used first. The tree
+owns slot numbers, never tensors. Each token sequence belongs to a *namespace*: equal tokens have
+equal KV only within one namespace. Tokens after parallel branches or a position gap have another
+namespace than ordinary text.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ PLAIN: Hashable = ()
 
 
 class Node:
-    """An edge and its lower end. `depth` counts the tokens from the root to that end."""
+    """A node and the edge that leads to it. `depth` is the number of tokens from the root to it."""
 
     __slots__ = ("children", "depth", "last_used", "locks", "parent", "slots", "tokens")
 
@@ -32,11 +33,11 @@ class Node:
 
     @property
     def in_tree(self) -> bool:
-        """False once evicted: the slots no longer belong to this node."""
+        """True for a root and every node in the tree; False after eviction."""
         return self.parent is not None or not self.tokens
 
     def path(self) -> Iterator[Node]:
-        """Go up from this node, through its ancestors, without the root."""
+        """Yield this node and its ancestors, upwards, without the root."""
         node: Node | None = self
         while node is not None and node.parent is not None:
             yield node
@@ -47,14 +48,14 @@ OnEvict = Callable[[Node, Hashable], None]
 
 
 class Match(NamedTuple):
-    """The deepest node whose whole path is a prefix of the tokens, and the slots of that path."""
+    """The node at the end of the longest cached prefix, and the slots of that prefix."""
 
     node: Node
     slots: list[int]
 
 
 class RadixTree:
-    """The tree; `evictable` and `locked` count the slots it owns."""
+    """The radix tree of one pool. `evictable` and `locked` count its unlocked and locked slots."""
 
     def __init__(self) -> None:
         self._roots: dict[Hashable, Node] = {}
@@ -67,9 +68,9 @@ class RadixTree:
     # -- lookup -------------------------------------------------------------------------------
 
     def match(self, tokens: Sequence[int], namespace: Hashable = PLAIN) -> Match:
-        """Find the longest cached prefix; split the edge it ends in, and mark its path as used.
+        """Return the longest cached prefix; `lock` its node to keep the slots from eviction.
 
-        The slots stay valid only while the node is locked.
+        This splits an edge in which the prefix ends, and marks the path as just used.
         """
         tokens = tuple(tokens)
         node = self._root(namespace)
@@ -86,9 +87,12 @@ class RadixTree:
     def match_length(
         self, tokens: tuple[int, ...], namespace: Hashable = PLAIN, start: Node | None = None
     ) -> tuple[int, Node]:
-        """Measure the longest cached prefix; also return the last node wholly inside it.
+        """Return the length of the longest cached prefix and the last node wholly inside it.
 
-        Changes nothing. Pass that node as `start` next time to go on from there.
+        Changes nothing.
+
+        Args:
+            start: the node that an earlier call returned for these tokens, to search from there.
         """
         # a root may have been replaced since; any other node in the tree is still on this path
         known = start is not None and start.parent is not None
@@ -105,14 +109,14 @@ class RadixTree:
     def insert(
         self, tokens: Sequence[int], slots: Sequence[int], namespace: Hashable = PLAIN
     ) -> tuple[int, Match]:
-        """Add a path, taking over the slots of its part that was not there yet.
+        """Add a path to the tree, which takes over the slots of the tokens that were missing.
 
         Args:
             tokens: the whole path from the root.
-            slots: one a token; those of the part already present stay the caller's.
+            slots: one for each token; those of tokens already present stay the caller's.
 
         Returns:
-            The length that was already present, and the path now in the tree.
+            How many leading tokens were already present, and the path's node and slots in the tree.
         """
         tokens = tuple(tokens)
         assert len(tokens) == len(slots)
@@ -125,7 +129,7 @@ class RadixTree:
     # -- ownership ----------------------------------------------------------------------------
 
     def lock(self, node: Node) -> None:
-        """Keep a path from eviction until as many `unlock` calls."""
+        """Keep a node and its ancestors from eviction; each call needs its own `unlock`."""
         for n in node.path():
             if n.locks == 0:
                 self.evictable -= len(n.tokens)
@@ -142,13 +146,14 @@ class RadixTree:
                 self._offer(n)
 
     def evict(self, count: int, on_evict: OnEvict | None = None) -> list[int]:
-        """Drop least recently used unlocked leaves until `count` slots came free, or none is left.
+        """Evict least recently used unlocked leaves until `count` slots are free or none is left.
 
         Args:
-            on_evict: called with each leaf, while it still has its path, and its namespace.
+            on_evict: called with each leaf and its namespace, before the leaf leaves the tree.
 
         Returns:
-            The slots, now the caller's; possibly more than `count`, as leaves go whole.
+            The freed slots, now the caller's. They may be more than `count`, because leaves are
+            evicted whole, or fewer.
         """
         freed: list[int] = []
         while len(freed) < count and self._leaves:
@@ -165,14 +170,14 @@ class RadixTree:
         return freed
 
     def reset(self) -> list[int]:
-        """Drop everything; every slot becomes the caller's. No node may be locked."""
+        """Evict everything and return all slots, now the caller's. No node may be locked."""
         assert self.locked == 0, "reset while requests hold nodes"
         return self.evict(self.evictable)
 
     # -- inspection ---------------------------------------------------------------------------
 
     def nodes(self) -> Iterator[Node]:
-        """Yield all nodes but the roots, depth first."""
+        """Yield all nodes except the roots, depth first."""
         stack = [child for root in self._roots.values() for child in root.children.values()]
         while stack:
             node = stack.pop()
@@ -185,11 +190,11 @@ class RadixTree:
 
     @property
     def namespaces(self) -> int:
-        """Number of namespaces that have a root, some of them perhaps emptied."""
+        """Number of namespaces that have a root; some may be empty."""
         return len(self._roots)
 
     def check(self) -> None:
-        """Assert the invariants of structure, locks and counts."""
+        """Assert that structure, locks and counts are consistent."""
         evictable = locked = 0
         offered = {id(node) for _, _, node in self._leaves}
         for node in self.nodes():
@@ -238,7 +243,10 @@ class RadixTree:
         return node
 
     def _split(self, node: Node, length: int) -> Node:
-        """Cut an edge; `node` stays the lower part, so that its holders keep their path."""
+        """Split a node's edge after `length` tokens; return the new upper node.
+
+        `node` stays the lower one, so that references to it keep the whole path.
+        """
         assert node.parent is not None
         upper = Node(node.parent, node.tokens[:length], node.slots[:length])
         upper.locks = node.locks
@@ -260,7 +268,7 @@ class RadixTree:
         self._offer(parent)
 
     def _offer(self, node: Node) -> None:
-        """Queue a node for eviction if it is an unlocked leaf now; `evict` checks again."""
+        """Queue a node for eviction if it is an unlocked leaf; `evict` checks this again."""
         if not node.children and not node.locks and node.parent is not None:
             heapq.heappush(self._leaves, _entry(node))
         if len(self._leaves) > 4 * self._node_count + 64:
@@ -273,7 +281,7 @@ def _entry(node: Node) -> tuple[int, int, Node]:
 
 
 def common_prefix(edge: tuple[int, ...], tokens: tuple[int, ...], start: int) -> int:
-    """Count the tokens of `edge` that agree with `tokens[start:]`; compares slices, at C speed."""
+    """Return the length of the common prefix of `edge` and `tokens[start:]`."""
     limit = min(len(edge), len(tokens) - start)
     if edge[:limit] == tokens[start : start + limit]:
         return limit

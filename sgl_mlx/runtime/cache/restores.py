@@ -1,8 +1,8 @@
-"""Restores: prefixes on their way back from the second tier into the tree.
+"""Restores: prefixes being read from the second tier (the disk cache) back into the radix tree.
 
-A sequence whose prompt goes on in the second tier waits until its blocks have been read, by
-another thread; others start meanwhile. Sequences that want the same blocks share one reading. What
-was read enters the tree when the sequence starts; what could not be read is computed.
+A sequence with blocks of its prompt in the second tier waits until another thread has read them;
+other sequences may start meanwhile. Sequences that need the same blocks share one reading. The
+blocks enter the tree when the sequence starts. Blocks that cannot be read are computed instead.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sgl_mlx.runtime.cache.tier import Reading, Tier
 
 @dataclass(eq=False)
 class Restore:
-    """`tokens[start:]` being read; without a reading there is nothing to wait for."""
+    """A reading of the KV of `tokens[start:]`; `reading` is None if there is nothing to restore."""
 
     tokens: tuple[int, ...] = ()
     namespace: Hashable = PLAIN
@@ -30,7 +30,7 @@ class Restore:
 
 
 class Restores:
-    """The restores under way; `tokens` counts the tokens restored so far."""
+    """All unfinished restores. `tokens` counts the tokens restored so far."""
 
     def __init__(self, cache: PrefixCache, tier: Tier) -> None:
         self._cache = cache
@@ -39,9 +39,11 @@ class Restores:
         self.tokens = 0
 
     def begin(self, tokens: tuple[int, ...], namespace: Hashable) -> Restore | None:
-        """Restore more of a prompt than the tree has; joins a reading of the same blocks.
+        """Start to read the blocks of a prompt that the tree lacks, or join a restore of the same.
 
-        None when others must be done first, so that what is read at once fits the pool.
+        Returns:
+            The restore, already done if there is nothing to read; None if other restores must
+            finish first, so that all together fit into the pool.
         """
         tier = self._tier
         cached, _ = self._cache.tree.match_length(tokens, namespace)
@@ -61,7 +63,7 @@ class Restores:
         return restore
 
     def finish(self, restore: Restore) -> None:
-        """Give what was read to the tree, once; nothing happens while it does not fit."""
+        """Add a done restore's KV to the tree, once; do nothing while the pool has no room."""
         reading = restore.reading
         if restore not in self._active or reading is None or not reading.done:
             return
@@ -76,7 +78,7 @@ class Restores:
             self._tier.store.drop(reading.id)
 
     def keep(self, wanted: Collection[Restore | None]) -> None:
-        """Drop all restores that no sequence waits for any more."""
+        """Drop all unfinished restores that are not in `wanted`."""
         for restore in self._active:
             if restore not in wanted and restore.reading is not None:
                 self._tier.store.drop(restore.reading.id)

@@ -1,8 +1,7 @@
-"""The allocator of KV slots. Plain integers; knows nothing of what is stored in them.
+"""The allocator of KV slot numbers.
 
-Slot 0 is never handed out: padding points at it. Free slots are kept as sorted, disjoint runs, so
-that an allocation is one ascending run whenever one is long enough: ascending slots are read
-without a gather.
+Slot 0 is never given out, because padding uses it. Free slots are kept as sorted, disjoint runs. An
+allocation is one ascending run if one is long enough, because such slots are read without a gather.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 
 Run = tuple[int, int]
-"""A half-open range of slots."""
+"""A range of slots: the first one, and the one after the last."""
 
 
 class SlotAllocator:
-    """An allocator of `capacity` slots, numbered 1 … capacity."""
+    """An allocator of the slots 1 … `capacity`."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -23,10 +22,10 @@ class SlotAllocator:
         self._runs: list[Run] = [(1, capacity + 1)] if capacity else []
 
     def alloc(self, count: int) -> list[int]:
-        """Take `count` slots, ascending; one run if there is one long enough.
+        """Allocate `count` slots in ascending order: one run if one is long enough.
 
         Raises:
-            ValueError: when fewer than `count` are free. Ask `free_count` first.
+            ValueError: fewer than `count` slots are free; check `free_count` first.
         """
         if count > self.free_count:
             raise ValueError(f"{count} slots wanted, {self.free_count} free")
@@ -38,17 +37,17 @@ class SlotAllocator:
         return self._alloc_scattered(count)
 
     def free(self, slots: Iterable[int]) -> None:
-        """Take slots back, in any order.
+        """Free slots, given in any order.
 
         Raises:
-            ValueError: for a slot that is already free or was never handed out.
+            ValueError: a slot is already free, given twice, or not one of the allocator's.
         """
         for run in _runs_of(sorted(slots)):
             self._insert(run)
             self.free_count += run[1] - run[0]
 
     def grow(self, capacity: int) -> None:
-        """Add free slots up to `capacity`."""
+        """Raise the capacity to `capacity`; the new slots are free."""
         first, self.capacity = self.capacity + 1, capacity
         self._insert((first, capacity + 1))
         self.free_count += capacity + 1 - first
@@ -58,7 +57,7 @@ class SlotAllocator:
             yield from range(start, end)
 
     def check(self) -> None:
-        """Assert that runs are sorted, disjoint, maximal and counted."""
+        """Assert that the free runs are sorted, disjoint, maximal and counted correctly."""
         assert self.free_count == sum(end - start for start, end in self._runs)
         assert all(0 < start < end <= self.capacity + 1 for start, end in self._runs)
         assert all(a[1] < b[0] for a, b in zip(self._runs, self._runs[1:], strict=False))
@@ -95,7 +94,7 @@ class SlotAllocator:
 
 
 def _runs_of(slots: list[int]) -> Iterator[Run]:
-    """Split a sorted list into maximal runs; a repeated slot gives two overlapping runs."""
+    """Yield the maximal runs of a sorted list; a repeated slot gives two overlapping runs."""
     start = 0
     for i in range(1, len(slots) + 1):
         if i == len(slots) or slots[i] != slots[i - 1] + 1:

@@ -1,13 +1,12 @@
-"""The second tier: which blocks of a prompt it keeps, under which names. Plain integers.
+"""The second tier of the cache: which blocks of a prompt a store keeps, and under which keys.
 
-A prefix is kept in blocks of `size` tokens, each under a key that is a digest of everything its
-KV depends on: the model, the namespace and all tokens up to the block's end. So equal keys mean
-equal KV, blocks are found one after the other without any global structure, and whoever shares
-the store shares the blocks. A prompt's end that fills no block is not kept.
+A prefix is kept in blocks of `size` tokens. A block's key is a digest of everything its KV depends
+on: the model, the namespace and all tokens up to the block's end. So equal keys mean equal KV, and
+engines that share a store share its blocks. The end of a prompt that fills no block is not kept.
 
-The scheduler notes transfers between pool and store as it hands slots out; a plan carries them,
-and the runner makes them, in order, before it computes the plan. Until then nothing writes to the
-slots of a `Spill`, and nothing reads those of a `Load`.
+The cache records transfers between pool and store when it allocates slots. A plan carries them, and
+the runner carries them out, in order, before it computes the plan. Until then nothing writes to the
+slots of a `Spill`, and nothing reads the slots of a `Load`.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ from typing import Protocol
 from sgl_mlx.runtime.cache.radix import PLAIN, Node
 
 BLOCK = 64
-"""Tokens of a block."""
+"""Tokens in a block."""
 WORTHWHILE = 128
-"""Tokens from which reading them beats computing them: some 10 ms against some 100 on a laptop."""
+"""Fewest tokens worth reading: about 10 ms on a laptop, against about 100 ms to compute them."""
 
 
 @dataclass(frozen=True)
 class Spill:
-    """Blocks to copy out before their slots are used for something else.
+    """A transfer of blocks from the pool to the store, before their slots are reused.
 
     Args:
-        keys: of the blocks.
-        slots: of their tokens, one block after the other.
+        keys: keys of the blocks.
+        slots: slots of the blocks' tokens, one block after the other.
     """
 
     keys: tuple[str, ...]
@@ -40,12 +39,12 @@ class Spill:
 
 @dataclass(frozen=True)
 class Load:
-    """KV to write into slots.
+    """A transfer of KV from a finished reading into the pool.
 
     Args:
-        slots: of consecutive tokens.
-        reading: id of the `Reading` that has their KV.
-        skip: tokens at the reading's beginning that are not wanted.
+        slots: slots to write, for consecutive tokens.
+        reading: id of the `Reading` that has the KV.
+        skip: number of tokens to skip at the reading's beginning.
     """
 
     slots: tuple[int, ...]
@@ -55,10 +54,10 @@ class Load:
 
 @dataclass(frozen=True)
 class Grow:
-    """More slots for the pool, whose KV stays where it is.
+    """An enlargement of the pool; the KV in it keeps its slots.
 
     Args:
-        slots: the pool's size afterwards; a pool that has them already stays as it is.
+        slots: number of slots afterwards; a pool with as many or more stays as it is.
     """
 
     slots: int
@@ -68,12 +67,12 @@ Transfer = Spill | Load | Grow
 
 
 class Reading(Protocol):
-    """Blocks being read, by another thread; their KV stays with the store until it is dropped.
+    """Blocks that another thread reads; the store keeps their KV until it is loaded or dropped.
 
     Attributes:
-        id: names the reading in a `Load`.
-        done: True when the blocks have been read; `count` means nothing before.
-        count: how many of the blocks asked for were found, from the first on.
+        id: name of the reading in a `Load`.
+        done: True when reading has finished; only then is `count` valid.
+        count: how many of the requested blocks, from the first on, were read.
     """
 
     id: int
@@ -82,35 +81,36 @@ class Reading(Protocol):
 
 
 class BlockStore(Protocol):
-    """A store of blocks."""
+    """The interface of a store that keeps blocks of KV by key, such as a folder on disk."""
 
     def has(self, key: str) -> bool:
-        """True if the block is probably there; answers at once."""
+        """Return True if the store probably has this block; does not wait for the disk."""
         ...
 
     def read(self, keys: Sequence[str]) -> Reading:
-        """Start to read blocks."""
+        """Start to read blocks on another thread; return at once."""
         ...
 
     def drop(self, reading: int) -> None:
-        """Forget a reading whose KV nobody will load."""
+        """Discard a reading whose KV will not be loaded."""
         ...
 
 
 @dataclass
 class Lookups:
-    """Counts of look-ups of a prompt's uncached part: worth reading (hits) or not."""
+    """Counts of prompts looked up in the store: enough blocks to be worth reading (hits) or not."""
 
     hits: int = 0
     misses: int = 0
 
 
 class Tier:
-    """The names of blocks, over a store of them.
+    """The second tier: computes the keys of blocks and finds them in a store.
 
     Args:
-        identity: of model, KV type and shapes; blocks of another identity are never found.
-        worthwhile: fewer tokens than this are not looked for.
+        identity: name of the model, KV type and shapes; blocks of another identity are not found.
+        size: tokens in a block.
+        worthwhile: fewest uncached tokens for which blocks are read.
     """
 
     def __init__(
@@ -123,9 +123,10 @@ class Tier:
         self.worthwhile = worthwhile
 
     def spill(self, node: Node, namespace: Hashable) -> Spill | None:
-        """Name the blocks to keep of a node that is evicted: those whose last token it holds.
+        """Make the transfer that keeps an evicted node's blocks; None if there is nothing to keep.
 
-        A block that begins in the node's ancestors takes their slots too: they go later.
+        It has the blocks whose last token is in the node and that the store lacks. A block that
+        begins in the node's ancestors is copied from their slots too.
         """
         size = self.size
         first, last = (node.depth - len(node.tokens)) // size, node.depth // size
@@ -142,7 +143,7 @@ class Tier:
         return Spill(tuple(key for _, key in new), tuple(wanted))
 
     def find(self, tokens: tuple[int, ...], namespace: Hashable, cached: int) -> list[str]:
-        """Find the blocks from the one with token `cached` on; none if not worth reading."""
+        """Return the keys of stored blocks from token `cached` on; [] if not worth reading."""
         if len(tokens) - cached < self.worthwhile:
             return []
         found: list[str] = []
@@ -159,7 +160,7 @@ class Tier:
         return found
 
     def _keys(self, tokens: tuple[int, ...], namespace: Hashable) -> Iterator[str]:
-        """Make a key for each whole block; none in a namespace that has no lasting name."""
+        """Yield the key of each whole block; none unless the namespace is `PLAIN` or bytes."""
         name = b"" if namespace == PLAIN else namespace
         if not isinstance(name, bytes):
             return

@@ -1,1 +1,1 @@
-"""The KV pool: keys and values in unified memory, indexed by slot."""
+"""The KV pool, which stores keys and values by slot, and the memory limits around it."""

@@ -1,7 +1,7 @@
-"""Steps for which the GPU had no memory: taken again with half the rows, or said with numbers.
+"""Recovery from steps that exhaust the GPU's memory: they are tried again with half the sequences.
 
-Metal reports it when a command buffer has failed or an allocation is refused; MLX raises either as
-a RuntimeError whose text names the cause.
+MLX raises a RuntimeError whose text names the cause when a Metal command buffer has failed or an
+allocation is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 _GIB = 2**30
 _FEWEST_TOKENS = 64
-"""Tokens of a step that are not halved any further."""
+"""Fewest tokens to which the limit of a step is halved."""
 
 _REFUSED = re.compile(
     r"\[(?:metal::)?malloc\w*\] (?:Attempting|Unable) to allocate (\d+) bytes"
@@ -37,7 +37,7 @@ _CAUSES = {
 
 
 def cause(error: Exception) -> str | None:
-    """Say in plain words that a step was too large for the GPU; None if it failed otherwise."""
+    """Describe in plain words why a step was too large for the GPU; None for any other error."""
     text = str(error)
     for name, plain in _CAUSES.items():
         if name in text:
@@ -53,8 +53,9 @@ def cause(error: Exception) -> str | None:
 class Exhausted:
     """Recovery from steps that were too large for the GPU.
 
-    Each time the rows and tokens of a step are halved and all running requests start over. One
-    that fails twice alone ends, and the others go on within the configured limits.
+    Each failure halves the limits on running sequences and on a step's tokens, and all running
+    sequences start over. A sequence that fails alone twice is aborted; then the configured limits
+    apply again.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
@@ -63,9 +64,12 @@ class Exhausted:
         self._failed_alone: Sequence | None = None
 
     def recover(self, error: Exception) -> bool:
-        """Requeue what was running; False, and nothing done, if the error is another one.
+        """Requeue the running sequences with smaller limits, if a step was too large for the GPU.
 
-        Call it after the runner has dropped the open epoch.
+        Call it after `Runner.forget_epoch`.
+
+        Returns:
+            False, with nothing changed, for any other error or if no sequence runs.
         """
         found, running = cause(error), list(self._scheduler.running)
         if found is None or not running:

@@ -1,11 +1,11 @@
-"""The KV pool: one array of keys and one of values a layer, indexed by slot.
+"""The KV pool: for each layer one array of keys and one of values, indexed by slot.
 
-MLX arrays are values: `pool[slots] = kv` happens in place only while nothing else refers to the
-buffer. So the pool is written only at synchronisation points, after everything that reads it has
-been evaluated; in between, new KV is kept in small separate arrays (`runner`). Slot 0 is padding:
-always zero, never handed out.
+MLX writes `pool[slots] = kv` in place only while nothing else refers to the buffer. So the pool is
+written only after every computation that reads it has been evaluated. Until then new KV is kept in
+small separate arrays (`runner`). Slot 0 is for padding: it stays zero and is never given out.
 
-With `kv_bits=8` an element is an int8 and each token's head has a float16 scale: x ~ q * scale.
+With `kv_bits=8` an element x is stored as an int8 q with a float16 scale for each token and head:
+x ~ q * scale.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from sgl_mlx.models.adapter import LayerShape
 
 
 class KVPool:
-    """Keys `(slots + 1, heads, key_dim)` and values `(slots + 1, heads, value_dim)` by layer.
+    """The keys `(slots + 1, heads, key_dim)` and values `(slots + 1, heads, value_dim)` by layer.
 
     Args:
-        dtype: type of keys and values as written and gathered.
-        kv_bits: None keeps `dtype`; 8 keeps int8 with scales.
+        slots: number of slots, without the padding slot 0.
+        dtype: type of keys and values as they are written and read.
+        kv_bits: None stores them in `dtype`; 8 stores int8 with scales.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class KVPool:
     def bytes_per_slot(
         layers: Sequence[LayerShape], dtype: mx.Dtype, kv_bits: int | None = None
     ) -> int:
-        """Compute the bytes that one token takes in all layers together."""
+        """Return the bytes of one slot in all layers together."""
         one = Slots.bytes_per_head
         return sum(
             x.heads * (one(x.key_dim, dtype, kv_bits) + one(x.value_dim, dtype, kv_bits))
@@ -48,7 +49,7 @@ class KVPool:
         )
 
     def grow(self, slots: int) -> None:
-        """Enlarge to `slots`, layer by layer; call it as `write`. A larger pool stays as it is."""
+        """Enlarge the pool to `slots`, unless it is larger; the conditions of `write` apply."""
         if slots <= self.slots:
             return
         self.slots = slots
@@ -62,18 +63,18 @@ class KVPool:
         return sum(array.nbytes for x in (*self.keys, *self.values) for array in x.arrays())
 
     def layer(self, index: int) -> PoolLayer:
-        """Return one layer's arrays for the kernels; do not keep them, or the pool is copied."""
+        """Return one layer's arrays for kernels; do not keep them, or `write` copies the pool."""
         keys, values = self.keys[index], self.values[index]
         return PoolLayer(keys.data, values.data, keys.scales, values.scales)
 
     def gather(self, layer: int, index: SlotIndex) -> tuple[mx.array, mx.array]:
-        """Copy keys and values `(*index.shape, heads, dim)` of one layer out of the pool."""
+        """Return copies of one layer's keys and values at these slots, `(slots, heads, dim)`."""
         return self.keys[layer].read(index), self.values[layer].read(index)
 
     def write(self, slots: Sequence[int], keys: list[mx.array], values: list[mx.array]) -> None:
-        """Store evaluated KV `(len(slots), heads, dim)` of every layer.
+        """Write evaluated keys and values, one array `(len(slots), heads, dim)` for each layer.
 
-        Call it when no unevaluated array refers to the pool, or the pool is copied.
+        Call it only when no unevaluated array refers to the pool; otherwise MLX copies the pool.
         """
         if not slots:
             return
@@ -88,13 +89,13 @@ class KVPool:
 
 
 class Slots:
-    """Keys or values of one layer.
+    """The keys or the values of one layer, by slot.
 
     Attributes:
-        dtype: type of what is written and read.
-        data: `(slots + 1, heads, dim)` in `dtype`, or int8 where `scales` are.
-        scales: float16 `(slots + 1, heads)`, or None.
-        tokens_read: tokens read so far; one that is read twice counts twice.
+        dtype: type of the arrays written and read.
+        data: `(slots + 1, heads, dim)` in `dtype`, or in int8 if there are `scales`.
+        scales: float16 `(slots + 1, heads)` for 8 bits, else None.
+        tokens_read: number of tokens read so far; a token read twice counts twice.
     """
 
     def __init__(self, shape: tuple[int, int, int], dtype: mx.Dtype, kv_bits: int | None) -> None:
@@ -113,7 +114,7 @@ class Slots:
         return [self.data] if self.scales is None else [self.data, self.scales]
 
     def grow(self, slots: int) -> None:
-        """Enlarge to `slots`, the new ones zero."""
+        """Enlarge to `slots` slots; the new ones are zero."""
         self.data = _with_zeros(self.data, slots + 1)
         if self.scales is not None:
             self.scales = _with_zeros(self.scales, slots + 1)
@@ -126,7 +127,7 @@ class Slots:
         return dequantize(self.data[where], self.scales[where], self.dtype)
 
     def write(self, index: SlotIndex, new: mx.array) -> None:
-        if not new.shape[-1]:  # an indexer's cache has keys alone
+        if not new.shape[-1]:  # width 0: an indexer's cache has keys only
             return
         if self.scales is None:
             self.data[index.where] = new
@@ -140,9 +141,10 @@ def _with_zeros(array: mx.array, length: int) -> mx.array:
 
 
 class SlotIndex:
-    """Slots to read or write; one ascending run needs no gather.
+    """The slots to read or write at once.
 
-    `where` indexes the first axis of a pool's arrays: a slice or an int32 array.
+    `where` indexes the first axis of a pool's arrays. It is a slice if the slots are one ascending
+    run, which needs no gather; else an int32 array.
     """
 
     def __init__(self, slots: Sequence[int]) -> None:

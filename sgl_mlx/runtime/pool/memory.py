@@ -1,4 +1,4 @@
-"""Memory beside the weights: how large the KV pool may be, and what MLX's allocator may keep."""
+"""Memory limits: the size of the KV pool, and the freed buffers that MLX's allocator may keep."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ log = logging.getLogger(__name__)
 _GIB = 2**30
 _MOST_GARBAGE = 2**29
 _SHARE = 0.6
-"""Share of the memory left after loading the weights; the rest is for activations and others.
-Wiring 75 % and more of a Mac's memory is behind known kernel panics."""
+"""The pool's share of the memory left after loading the weights; the rest is for activations and
+other programs. Wiring 75 % or more of a Mac's memory has caused kernel panics."""
 ENOUGH = 32768
-"""Slots that a pool begins with if it was given no size."""
+"""Most slots that a pool starts with if no size is configured; it grows when needed."""
 _COPY_SHARE = 0.5
-"""Share of the memory that the pool leaves, for the prefixes that decoding copies out of it."""
+"""Share of the memory left beside the pool for the prefixes that decoding copies out of it."""
 _MOST_OF_MACHINE = 0.75
-"""Share of a machine's memory from which it is likely to swap."""
+"""Share of a machine's memory above which weights and pool are likely to make it swap."""
 _CACHE_SHARE = 0.05
-"""Share of the GPU's recommended working set for buffers that MLX keeps for reuse."""
+"""Share of the GPU's recommended working set for freed buffers that MLX keeps for reuse."""
 
 
 def pool_slots(
@@ -39,16 +39,17 @@ def pool_slots(
     available: int | None = None,
     kv_bits: int | None = None,
 ) -> int:
-    """Decide the slots that the pool may have: `wanted`, or what fits, up to two contexts.
+    """Return the most slots that the KV pool may have.
 
-    A pool that was given no size begins with `ENOUGH` slots and grows when requests need more.
+    This is `wanted`; if that is None, as many as fit into memory, but at most two contexts or
+    `ENOUGH`, whichever is more.
 
     Args:
         available: bytes free after loading the weights; None asks the machine.
         kv_bits: see `KVPool`.
 
     Raises:
-        MemoryLimitError: if `wanted`, or by default a thousand, do not fit.
+        MemoryLimitError: if `wanted` slots, or 1000 when that is None, do not fit.
     """
     available = available_bytes() if available is None else available
     each = KVPool.bytes_per_slot(layers, dtype, kv_bits)
@@ -73,7 +74,7 @@ def copied_slots(
     available: int | None = None,
     kv_bits: int | None = None,
 ) -> int:
-    """Count the slots whose keys and values a decode epoch may copy beside a pool of `slots`.
+    """Return for how many slots a decode epoch may copy keys and values out of a pool of `slots`.
 
     Args:
         available: bytes free after loading the weights, without the pool; None asks the machine.
@@ -85,7 +86,7 @@ def copied_slots(
 
 
 def warn_if_large(weights: int, pool: int, total: int) -> None:
-    """Log a warning when weights and pool (bytes) take most of a machine's `total` memory."""
+    """Log a warning if weights and pool take most of the memory; all arguments are in bytes."""
     if weights + pool > _MOST_OF_MACHINE * total:
         log.warning(
             "weights (%.1f GiB) and KV pool (%.1f GiB) take more than %.0f %% of %.1f GiB of "
@@ -98,24 +99,24 @@ def warn_if_large(weights: int, pool: int, total: int) -> None:
 
 
 def limit_cache() -> None:
-    """Bound the buffers that MLX's allocator keeps on a GPU, where its default is all memory."""
+    """Limit the freed buffers that MLX's allocator keeps on a GPU; by default it keeps all."""
     recommended = machine.recommended_bytes()
     if recommended:
         mx.set_cache_limit(max(_GIB, int(_CACHE_SHARE * recommended)))
 
 
 class Garbage:
-    """Freed buffers that MLX's allocator keeps, cleared when they exceed `limit` bytes.
+    """The freed buffers that MLX's allocator keeps, cleared when they exceed `limit` bytes.
 
-    A prefill chunk reads a longer prefix than the one before, so that its buffers have other
-    sizes and MLX reuses none of them: without a bound they grow with the square of the prompt.
-    Clearing less often keeps what the next step does reuse.
+    Each prefill chunk reads a longer prefix than the previous one, so its buffers have new sizes
+    and MLX cannot reuse the old ones. Without a limit they grow with the square of the prompt's
+    length. Below the limit they stay, because the next step reuses some.
     """
 
     def __init__(self, pool_bytes: int) -> None:
         self.limit = min(pool_bytes // 8, _MOST_GARBAGE)
 
     def clear(self) -> None:
-        """Give buffers back to the system if there are too many."""
+        """Return all freed buffers to the system if they exceed the limit."""
         if mx.get_cache_memory() > self.limit:
             mx.clear_cache()

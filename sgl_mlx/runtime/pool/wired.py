@@ -1,9 +1,9 @@
-"""Weights made resident on a Mac's GPU, where the system would otherwise page them out.
+"""Wiring of model weights: keeping them resident in a Mac's memory, so that they are not paged out.
 
 Large models run many times slower unwired (ollama#17367: 0.6 tokens a second instead of 64 on an
-M3 Ultra). Wiring buffers that come and go is behind kernel panics (mlx#3186), so the limit is the
-size of the weights and is set before the pool is made: pool and activations are never wired.
-Small models gain nothing and are left alone.
+M3 Ultra). Wiring short-lived buffers has caused kernel panics (mlx#3186). So the wired limit is the
+size of the weights and is set before the KV pool is allocated: pool and activations are not wired.
+Small models gain nothing from wiring and are not wired by default.
 """
 
 from __future__ import annotations
@@ -22,24 +22,26 @@ VARIABLE = "SGL_MLX_WIRED"
 Mode = Literal["auto", "on", "off"]
 
 LARGE = 0.25
-"""Share of the recommended working set from which weights are wired."""
+"""Share of the GPU's recommended working set above which weights are wired by default."""
 
 _GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Wiring:
-    """Bytes of weights to keep resident, 0 for none, and the reason in words."""
+    """A decision about wiring: how many bytes of weights to wire, perhaps 0, and why."""
 
     bytes: int
     why: str
 
 
 def mode() -> Mode:
-    """Read from the environment whether to wire: auto (large weights), on (any) or off.
+    """Read `SGL_MLX_WIRED` from the environment: auto (wire large weights), on (all) or off.
+
+    Unset or empty means auto.
 
     Raises:
-        InvalidParamsError: the value is not one of these.
+        InvalidParamsError: the variable has another value.
     """
     asked = os.environ.get(VARIABLE) or "auto"
     if asked not in get_args(Mode):
@@ -48,10 +50,14 @@ def mode() -> Mode:
 
 
 def wiring(weights: int, device: Mapping[str, Any] | None = None) -> Wiring:
-    """Decide how many of the `weights` (bytes) are made resident; nothing is changed.
+    """Decide how many bytes of weights to wire; this changes nothing.
 
     Args:
-        device: facts as `machine.device_info` gives them; None asks for this machine's.
+        weights: bytes of the model's weights.
+        device: device information as `machine.device_info` returns it; None asks this machine.
+
+    Raises:
+        InvalidParamsError: `SGL_MLX_WIRED` has an unknown value.
     """
     facts = device_info() if device is None else device
     recommended, asked = int(facts.get("max_recommended_working_set_size") or 0), mode()
@@ -67,10 +73,13 @@ def wiring(weights: int, device: Mapping[str, Any] | None = None) -> Wiring:
 
 
 class WiredWeights:
-    """One engine's share of MLX's wired limit, which is one for the whole process.
+    """One engine's share of MLX's wired limit, which all engines of the process have in common.
+
+    Make it right after loading the weights, before anything else is allocated: it raises the limit.
 
     Args:
-        weights: bytes of weights that are loaded; make this before anything else is allocated.
+        weights: bytes of the loaded weights; 0 wires nothing.
+        device: device information as `machine.device_info` returns it; None asks this machine.
     """
 
     def __init__(self, weights: int, device: Mapping[str, Any] | None = None) -> None:
@@ -81,11 +90,11 @@ class WiredWeights:
             self._taken = self._add(self.wiring.bytes)
 
     def release(self) -> None:
-        """Give the share back; safe to call twice."""
+        """Lower the limit by this engine's share again. Safe to call twice."""
         self._taken += self._add(-self._taken)
 
     def _add(self, share: int) -> int:
-        """Change the limit by `share` bytes; returns by how much it was changed."""
+        """Change the wired limit by `share` bytes; return the change, 0 if the system refuses."""
         if not share:
             return 0
         try:

@@ -1,1 +1,1 @@
-"""Requests: prompts to tokens, tokens to text, and the futures that callers hold."""
+"""Requests: their prompts encoded to tokens, their outputs decoded to text, their futures."""

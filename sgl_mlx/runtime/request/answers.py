@@ -9,7 +9,10 @@ from sgl_mlx.core import Completion, GenerateResult, PartialCompletion, StreamEv
 
 
 def grow(samples: Sequence[PartialCompletion], event: StreamEvent) -> GenerateResult:
-    """Add an event to its sample; return that sample's answer so far."""
+    """Add a stream event to its sample in `samples`; return that sample's answer so far.
+
+    With several samples, the answer's "index" is the number of the sample.
+    """
     samples[event.sample].add(event)
     result = samples[event.sample].to_dict()
     if len(samples) > 1:
@@ -20,6 +23,14 @@ def grow(samples: Sequence[PartialCompletion], event: StreamEvent) -> GenerateRe
 def shape(
     answers: Sequence[tuple[Completion, ...]], single: bool
 ) -> GenerateResult | list[GenerateResult]:
-    """Return a dictionary for one sample of one prompt, else a flat list."""
+    """Return SGLang's dictionaries of finished samples.
+
+    Args:
+        answers: the samples of each prompt.
+        single: the call gave one prompt, not a list.
+
+    Returns:
+        One dictionary for one sample of a single prompt; else a flat list of dictionaries.
+    """
     flat = [completion.to_dict() for completion in itertools.chain.from_iterable(answers)]
     return flat[0] if single and len(flat) == 1 else flat

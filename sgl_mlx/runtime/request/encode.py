@@ -1,9 +1,9 @@
-"""From a prompt of parts to the tokens of a sequence and what it comes after.
+"""Encoding of prompts: from parts (text, pictures, branches) to tokens.
 
-Ordinary text becomes plain tokens, a picture a run of one token that stands for it. A `Shift` or a
-`Parallel` part cuts the prompt: what stands before it becomes sequences of their own, computed
-first, whose KV the rest builds on (`Sequence.after`). The radix namespace of the rest is a digest
-of all that.
+Text becomes tokens; a picture becomes a run of one placeholder token. A `Shift` or `Parallel` part
+cuts the prompt: the part before it becomes one or more sequences of its own, which are computed
+first (`Sequence.after`). The tokens after the cut get a radix namespace of their own, a digest of
+everything before the cut.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from sgl_mlx.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Encoded:
-    """A prompt as tokens, after other prompts.
+    """A prompt as tokens, and the prompts whose KV comes before these tokens.
 
     Args:
-        tokens: its own, those after the last cut.
-        after: what must be computed before, each in full.
-        trunk_length: how many leading keys those have in common.
-        gap: positions left out between them and the first own token.
-        sealed: how many of the tokens must not merge with text that follows.
-        pictures: which of the tokens stand for pictures.
+        tokens: the prompt's own tokens: those after its last `Shift` or `Parallel` part.
+        after: the prompts before that part, computed first: one, or one for each branch.
+        trunk_length: how many leading tokens all prompts in `after` have in common.
+        gap: positions skipped between `after` and the first own token.
+        sealed: how many leading own tokens must not merge with text that follows.
+        pictures: which own tokens stand for pictures.
     """
 
     tokens: tuple[int, ...] = ()
@@ -53,7 +53,7 @@ class Encoded:
 
     @property
     def total(self) -> int:
-        """Keys of the whole prompt."""
+        """Number of tokens of the whole prompt, those of `after` included."""
         return self.base_length + len(self.tokens)
 
     @property
@@ -63,12 +63,12 @@ class Encoded:
 
     @property
     def end(self) -> int:
-        """The position after the last token."""
+        """Position that the next token would have."""
         return max((e.end for e in self.after), default=0) + self.gap + len(self.tokens)
 
     @property
     def namespace(self) -> Hashable:
-        """Equal for prompts whose own tokens have equal KV if they are equal."""
+        """Radix namespace: in the same namespace, equal own tokens have equal KV."""
         if not self.after and not self.gap:
             return PLAIN
         parts = [(e.namespace, radix_key(e.tokens, e.pictures)) for e in self.after]
@@ -85,7 +85,7 @@ class Encoded:
         held: bool = False,
         constraint: Constraint | None = None,
     ) -> Seq:
-        """A sequence for the scheduler, with those it comes after; see `Sequence`."""
+        """Make the scheduler's `Sequence` of this prompt, and those of the prompts in `after`."""
         silent = SamplingParams(max_new_tokens=0)
         after = tuple(
             e.sequence(f"{name}.{i}", Silent(), silent, held=True) for i, e in enumerate(self.after)
@@ -109,13 +109,13 @@ class Encoded:
 
 
 def encode(prompt: Prompt, tokenizer: Tokenizer, pictures: Pictures | None = None) -> Encoded:
-    """Tokens of a prompt.
+    """Encode a prompt of parts to tokens.
 
     Args:
-        pictures: prepares those of the prompt; None if it has none.
+        pictures: prepares the prompt's pictures; None if it has none.
 
     Raises:
-        PromptError: when there is nothing to compute, or the model takes no pictures.
+        PromptError: the prompt is empty, or it has pictures and the model takes none.
         ImageError: a picture cannot be read.
     """
     encoded = _Encoder(tokenizer, pictures, _images(prompt) == 1).encode(Encoded(), prompt)
@@ -133,7 +133,7 @@ def _images(prompt: Prompt) -> int:
 
 @dataclass(frozen=True)
 class _Encoder:
-    """Encodes the parts of one prompt; `alone` is true if it has one picture only."""
+    """The encoder of one prompt's parts; `alone` is True if the prompt has exactly one picture."""
 
     tokenizer: Tokenizer
     pictures: Pictures | None
@@ -159,7 +159,7 @@ class _Encoder:
         return Encoded(after=(encoded,), trunk_length=encoded.total, gap=part.gap)
 
     def _show(self, encoded: Encoded, part: Image | Video) -> Encoded:
-        """A picture's tokens merge with nothing around them."""
+        """Append a picture's placeholder tokens, which never merge with text around them."""
         assert self.pictures is not None, "a prompt with pictures, and nobody to prepare them"
         image = self.pictures.prepare(part, self.alone)
         before = encoded.tokens
@@ -171,7 +171,7 @@ class _Encoder:
         return replace(encoded, tokens=tokens, sealed=len(tokens), pictures=shown)
 
     def _join(self, trunk: Encoded, part: Parallel) -> Encoded:
-        """Branches start at a token boundary, so that all of them agree in the trunk."""
+        """Encode branches after the trunk; the trunk's tokens never merge with a branch's text."""
         start = replace(trunk, sealed=len(trunk.tokens))
         branches = [self.encode(start, parts) for parts in part.branches]
         branches = [branch for branch in branches if branch.total > trunk.total]
@@ -181,7 +181,7 @@ class _Encoder:
 
 
 def extend(encoded: Encoded, text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The prompt's own tokens with a text behind them; what is sealed stays."""
+    """Return the prompt's own tokens with a text appended; unsealed tokens may merge with it."""
     if not text:
         return encoded.tokens
     sealed, open_end = encoded.tokens[: encoded.sealed], encoded.tokens[encoded.sealed :]
@@ -192,9 +192,9 @@ def extend(encoded: Encoded, text: str, tokenizer: Tokenizer) -> tuple[int, ...]
 
 
 def _extend_generated(encoded: Encoded, part: Generated, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The tokens the model chose, as far as they spell the text; the rest is encoded anew.
+    """Append a generated part: keep the model's tokens where they spell its text, encode the rest.
 
-    Trimmed stop strings and end tokens are not in the text.
+    The text may be shorter than the tokens, as stop strings and end tokens are trimmed from it.
     """
     kept, rest = _spelling(part, tokenizer)
     if not kept:
@@ -204,7 +204,7 @@ def _extend_generated(encoded: Encoded, part: Generated, tokenizer: Tokenizer) -
 
 
 def _spelling(part: Generated, tokenizer: Tokenizer) -> tuple[tuple[int, ...], str]:
-    """Tokens that spell a beginning of the text, and what is left of it."""
+    """Return the leading generated tokens that spell the text's beginning, and the text left."""
     ids = part.token_ids
     if ids and ids[-1] in tokenizer.eos_token_ids:
         ids = ids[:-1]
@@ -223,12 +223,16 @@ def _spelling(part: Generated, tokenizer: Tokenizer) -> tuple[tuple[int, ...], s
 
 
 def _at_boundary(text: bytes, at: int) -> bool:
-    """No character of UTF-8 text reaches across."""
+    """Return True if index `at` is between two characters of UTF-8 text."""
     return at == len(text) or text[at] & 0xC0 != 0x80
 
 
 def _move_last_token(encoded: Encoded) -> Encoded:
-    """Nothing follows the cut: its last token is computed again, seeing all branches."""
+    """Move the last branch's last token behind the cut, for a prompt that has no token there.
+
+    Raises:
+        PromptError: the last branch ends in branches or in a picture.
+    """
     *others, last = encoded.after
     if not last.tokens:
         raise PromptError("a prompt cannot end in nested parallel branches; add text after them")

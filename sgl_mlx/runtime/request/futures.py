@@ -1,4 +1,4 @@
-"""Combinations of `concurrent.futures`, and iterators over a request's events."""
+"""Combinators of futures, and iterators over a request's stream events."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from sgl_mlx.errors import RequestAborted
 S = TypeVar("S")
 T = TypeVar("T")
 Start = Callable[[Callable[[StreamEvent], None]], "Future[T]"]
-"""Starts a request, given where its events go."""
+"""A function that starts a request, which calls the given callback with each of its events."""
 
 
 def then(
     source: Future[S], function: Callable[[S], T], target: Future[T] | None = None
 ) -> Future[T]:
-    """Return the future of `function(result)`; cancelling it cancels the source.
+    """Return a future of `function(result of source)`; cancelling it cancels `source`.
 
     Args:
-        target: the future to settle; otherwise a new one is made.
+        target: the future to settle and return; None makes a new one.
     """
     return gather([source], lambda results: function(results[0]), target)
 
@@ -36,9 +36,14 @@ def gather(
     function: Callable[[list[S]], T],
     target: Future[T] | None = None,
 ) -> Future[T]:
-    """Return the future of `function(results)`, as `then`.
+    """Return a future of `function(list of all results)`; cancelling it cancels all sources.
 
-    It fails with the first failure, cancelling the rest.
+    When one source fails, the future fails with the same error and the other sources are
+    cancelled.
+
+    Args:
+        sources: the futures to wait for, at least one.
+        target: the future to settle and return; None makes a new one.
     """
     target = Future() if target is None else target
     unfinished = itertools.count(len(sources) - 1, -1)
@@ -65,10 +70,13 @@ def gather(
 
 
 def iterate(start: Start[T]) -> Iterator[StreamEvent]:
-    """Yield events as they come. Closing the iterator cancels the request.
+    """Start a request and yield its events as they come.
+
+    Closing the iterator cancels the request.
 
     Raises:
-        RequestAborted: the request was cancelled; or whatever else it failed with.
+        RequestAborted: the request was cancelled.
+        Exception: the error with which the request failed.
     """
     events: queue.SimpleQueue[StreamEvent | None] = queue.SimpleQueue()
     future = start(events.put)
@@ -82,12 +90,12 @@ def iterate(start: Start[T]) -> Iterator[StreamEvent]:
 
 
 async def iterate_async(start: Start[T]) -> AsyncIterator[StreamEvent]:
-    """Yield events as `iterate`, without blocking the event loop."""
+    """Start a request and yield its events as `iterate` does, without blocking the event loop."""
     loop = asyncio.get_running_loop()
     events: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
 
     def put(event: StreamEvent | None) -> None:
-        with suppress(RuntimeError):  # the event loop was closed; nobody listens
+        with suppress(RuntimeError):  # the event loop was closed
             loop.call_soon_threadsafe(events.put_nowait, event)
 
     future = start(put)

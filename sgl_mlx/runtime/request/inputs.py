@@ -1,4 +1,4 @@
-"""The arguments of `Engine.generate`: prompts in any form, parameters and options for each."""
+"""Checks of the arguments of `Engine.generate`: prompts, sampling parameters and keywords."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ class RequestKeywords(TypedDict, total=False):
     """Keywords of `Engine.generate`, `async_generate` and `submit`.
 
     Attributes:
-        rid: the request's id, for `Engine.abort` and as `meta_info["id"]`; one must not be in
-            flight twice. For a list of prompts a list. Sample i of several has the id `rid-i`.
-        priority: requests of a higher one are admitted first; 0 by default.
-        timeout: seconds after which the request is aborted.
-        deadline: when it is aborted instead, on `time.monotonic`'s scale.
+        rid: the request's id, for `Engine.abort` and as `meta_info["id"]`; a list of ids for a
+            list of prompts. No two requests in flight may have the same id. With `n > 1`, sample
+            i has the id `rid-i`.
+        priority: requests with a higher priority are admitted first; 0 by default.
+        timeout: seconds after which the request is aborted; not together with `deadline`.
+        deadline: time on `time.monotonic`'s clock at which the request is aborted.
     """
 
     rid: str | Sequence[str] | None
@@ -46,10 +47,15 @@ class RequestOptions:
 
     @classmethod
     def each(cls, given: RequestKeywords, count: int, single: bool) -> list[RequestOptions]:
-        """Return the options of `count` requests, each with an id.
+        """Check the keywords of a call and return the options of its `count` requests.
+
+        Each request gets an id, a random one if no `rid` is given.
+
+        Args:
+            single: the call has one prompt, not a list, so `rid` is a text.
 
         Raises:
-            InvalidParamsError: naming the keyword, its value and what would be right.
+            InvalidParamsError: a keyword has a wrong value.
         """
         shared = cls(None, _priority(given.get("priority")), _deadline(given))
         rid = given.get("rid")
@@ -64,17 +70,20 @@ class RequestOptions:
 
 
 def _take_keywords(options: dict[str, Any]) -> RequestKeywords:
-    """Take a request's keywords out of `options`, which leaves the sampling parameters."""
+    """Move the keywords of `RequestKeywords` out of `options`, leaving the sampling parameters."""
     names = RequestKeywords.__annotations__.keys() & options.keys()
     return cast(RequestKeywords, {name: options.pop(name) for name in names})
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The requests of one call of `generate`: a row for each prompt.
+    """The checked arguments of one call of `generate`.
 
     Attributes:
-        single: the call gave one prompt, not a list.
+        sources: the prompts, not yet encoded.
+        params: sampling parameters, one for each prompt.
+        options: keywords, one for each prompt.
+        single: True if the call gave one prompt, not a list.
     """
 
     sources: Sequence[Source]
@@ -92,7 +101,14 @@ class Inputs:
         image_data: Any,
         options: Mapping[str, Any],
     ) -> Inputs:
-        """Check the arguments of a call; see `Engine.generate`."""
+        """Check the arguments of `Engine.generate`; the prompts are encoded later, by `prepare`.
+
+        Args:
+            options: sampling parameters by name, and the keywords of `RequestKeywords`.
+
+        Raises:
+            InvalidParamsError, PromptError: an argument is wrong.
+        """
         changes = dict(options)
         keywords = _take_keywords(changes)
         sources, single = _sources(preparer, prompt, input_ids, image_data)
@@ -100,7 +116,7 @@ class Inputs:
         return cls(sources, params, RequestOptions.each(keywords, len(sources), single), single)
 
     def prepare(self, preparer: Preparer) -> list[Prepared]:
-        """Prepare every row; raises as `Preparer.prepare`."""
+        """Encode and check every prompt; raises as `Source.encode` and `Preparer.prepare`."""
         rows = zip(self.sources, self.params, strict=True)
         return [preparer.prepare(source.encode(), params) for source, params in rows]
 
@@ -133,7 +149,7 @@ def _sources(
 
 
 def _token_rows(given: object) -> tuple[list[list[Any]], bool]:
-    """Return rows of token ids, not yet checked, and whether one row was given alone."""
+    """Return a list of prompts as unchecked token ids, and True if `given` was a single prompt."""
     rows = bounds.listed(given)
     if rows is None:
         bounds.refuse("input_ids", given, "a list of token ids, or a list of such", PromptError)
@@ -156,7 +172,7 @@ def _text(name: str, prompt: object) -> str:
 
 
 def _no_text(name: str, given: object) -> PromptError:
-    """Return the error for a prompt that is no text, with what is meant for such a value."""
+    """Return the error for a prompt that is not text; it says what to pass for such a value."""
     if isinstance(given, (bytes, bytearray, memoryview)):
         remedy = "decode bytes first, such as prompt.decode()"
     elif isinstance(given, Mapping):
@@ -167,7 +183,7 @@ def _no_text(name: str, given: object) -> PromptError:
 
 
 def _images(given: Any) -> list[Any]:
-    """Return the pictures of one prompt; an array is one picture, not a list of them."""
+    """Return one prompt's pictures as a list, without None; an array counts as one picture."""
     several = given if isinstance(given, (list, tuple)) else [given]
     return [image for image in several if image is not None]
 
@@ -175,7 +191,12 @@ def _images(given: Any) -> list[Any]:
 def _params_for(
     given: Params | Sequence[Params], count: int, changes: Mapping[str, Any]
 ) -> list[SamplingParams]:
-    """Return checked parameters for each of `count` prompts."""
+    """Return checked sampling parameters, one for each of `count` prompts.
+
+    Args:
+        given: parameters for all prompts, or a list with one entry for each prompt.
+        changes: parameters by name that override the given ones.
+    """
     rows: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given] * count
     if len(rows) != count:
         raise InvalidParamsError(f"{len(rows)} sampling_params for {count} prompts")

@@ -1,4 +1,4 @@
-"""Turns a sequence's tokens into text, events, logprobs and one `Completion`; looks for stops."""
+"""Output of one sample: from tokens to text, stream events, logprobs and a `Completion`."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from sgl_mlx.tokenizer import Tokenizer
 
 
 class TextOutput:
-    """Collects one sample; implements `sequence.Output`.
+    """The output of one sample; implements `sequence.Output`.
 
     Args:
-        params: of the request.
-        tokenizer: of the model.
+        params: sampling parameters of the request.
+        tokenizer: the model's tokenizer.
         end_tokens: the model's end-of-sequence ids.
-        on_finish: called at the end, once.
-        on_event: called with new text as soon as no stop string can take it back, and with the
-            end. The events name neither request nor prompt.
-        taken_back: the end of the prompt that the output begins with again. It shows in neither
-            text, tokens, counts nor logprobs of the output; its own logprobs are the prompt's.
-        sample: which sample of its request this is, for the events.
+        on_finish: called once, when the sample has ended.
+        on_event: called with new text once it cannot be part of a stop any more, and at the end.
+            The events lack the request's id and the prompt's counts.
+        taken_back: end of the prompt that the model generates again (token healing). The output's
+            text, tokens, counts and logprobs leave it out; `prompt_part` has its logprobs.
+        sample: number of this sample in its request, copied into the events.
 
     Raises:
         InvalidParamsError: a `stop_regex` cannot be compiled.
@@ -89,7 +89,7 @@ class TextOutput:
         self.forced_tokens += forced
         if scores is not None:
             self.score_next(scores)
-        elif self._params.return_logprob:  # forced: the model was not asked
+        elif self._params.return_logprob:  # a forced token: the model computed no logprob
             self.score_next(
                 Scores(((None, token),), ((),) if self._params.top_logprobs_num else ())
             )
@@ -122,11 +122,13 @@ class TextOutput:
     def completion(
         self, name: str, prompt: Sequence[int], prompt_tokens: int, cached_tokens: int
     ) -> Completion:
-        """Return the finished sample.
+        """Return the finished sample; call it after `finish`.
 
         Args:
-            name: its id.
-            prompt: the prompt's own tokens; the first of them may be among its logprobs.
+            name: the sample's id.
+            prompt: the prompt's tokens after its last `Shift` or `Parallel` part.
+            prompt_tokens: number of tokens of the whole prompt.
+            cached_tokens: number of prompt tokens whose KV was cached.
         """
         assert self.finish_reason is not None
         return Completion(
@@ -154,7 +156,11 @@ class TextOutput:
         return self.prompt_part(prompt) + found
 
     def prompt_part(self, prompt: Sequence[int]) -> Logprobs:
-        """Return the logprobs of the prompt, whose own tokens are given."""
+        """Return the logprobs of the prompt.
+
+        Args:
+            prompt: the prompt's tokens after its last `Shift` or `Parallel` part.
+        """
         scored = self.prompt_logprobs()
         tops = self._rows(self._prompt_top)
         start = self._params.logprob_start_len
@@ -166,9 +172,9 @@ class TextOutput:
         return Logprobs(input=scored, input_top=tops) + self._end_part(start - len(prompt))
 
     def _end_part(self, start: int) -> Logprobs:
-        """Return the logprobs of what was taken back, from one of its tokens on.
+        """Return the logprobs of the taken-back tokens from index `start` on.
 
-        None where the model chose a token that goes beyond it.
+        A token that the model did not choose again has the logprob None.
         """
         tokens = self._taken_back.tokens[max(start, 0) :]
         known = [self._prompt_end.get(token, Scores(((None, token),))) for token in tokens]
@@ -201,7 +207,7 @@ class TextOutput:
     # -- text ---------------------------------------------------------------------------------
 
     def _is_prompt(self, token: int) -> bool:
-        """True for a token that spells nothing beyond what was taken back."""
+        """Count a token's bytes as taken-back text; return True if it spells nothing else."""
         missing, spelled = self._missing, len(self._tokenizer.token_bytes(token))
         self._missing = max(missing - spelled, 0)
         if spelled > missing:
@@ -214,7 +220,7 @@ class TextOutput:
         return rest
 
     def _append(self, piece: str) -> FinishReason | None:
-        """Add text; the reason to stop if it completes a stop string or pattern."""
+        """Add text and send what is safe; return the finish reason if a stop matches, else None."""
         if not piece:
             return None
         self.text += piece
@@ -231,7 +237,7 @@ class TextOutput:
         return FinishReason("stop", matched=found.matched)
 
     def _tell(self, end: int) -> None:
-        """Tell what is new. Text before `end` is settled: no stop is looked for in it again."""
+        """Send the unsent text before `end` as an event; it is not searched for stops again."""
         piece = self.text[self._sent : end]
         self._sent = max(self._sent, end)
         reason = self.finish_reason
@@ -259,16 +265,16 @@ class TextOutput:
 
 
 class Silent:
-    """Output of a prompt that is computed for its KV alone."""
+    """The output of a prompt that is computed only for its KV: ignores logprobs and the end."""
 
     def push(self, token: int, scores: Scores | None, forced: bool = False) -> FinishReason | None:
         raise AssertionError("a prompt without output got a token")
 
     def score_prompt(self, scores: Scores) -> None:
-        """Nobody asked."""
+        """Ignore logprobs of prompt tokens."""
 
     def score_next(self, scores: Scores) -> None:
-        """Nobody asked."""
+        """Ignore logprobs after the prompt."""
 
     def finish(self, reason: FinishReason) -> None:
-        """Whoever waits for the KV looks at the sequence."""
+        """Ignore the end; the scheduler reads `Sequence.finish_reason`."""

@@ -1,4 +1,4 @@
-"""Prefetches: prompts computed or restored before anybody asks for them; see `background`."""
+"""Prefetches: prompts computed or restored before a request needs them; see `background`."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ _SILENT = SamplingParams(max_new_tokens=0)
 
 
 def prefetch(prompt: Encoded, loop: EngineLoop) -> Future[int]:
-    """Return the future number of resident tokens; it never fails, and cancelling it gives up.
+    """Prefetch a prompt; return a future of the number of its tokens that are cached then.
 
-    Each of several branches is made resident together with the trunk before it; what follows the
-    branches is not. The result is the largest of the branches'.
+    The future never fails; cancelling it aborts the prefetch. Of a prompt with parallel branches,
+    each branch is prefetched with the trunk before it, but nothing after the branches; the result
+    is the largest number of all branches.
     """
     return gather([_Prefetch(part, loop).future for part in _plain(prompt)], max)
 
 
 def nothing() -> Future[int]:
-    """Return the future of a prompt that cannot be made resident."""
+    """Return a finished future of 0, for a prompt that cannot be prefetched."""
     future: Future[int] = Future()
     future.set_result(0)
     return future
 
 
 class _Prefetch(Silent):
-    """The prefetch of one sequence of plain tokens."""
+    """The prefetch of one prompt without `after`; also the output of its sequence."""
 
     def __init__(self, prompt: Encoded, loop: EngineLoop) -> None:
         self.future: Future[int] = Future()
@@ -49,7 +50,7 @@ class _Prefetch(Silent):
             self._resolve(0)
 
     def finish(self, reason: FinishReason) -> None:
-        """Tell how many tokens are resident, whatever the reason; on the engine thread."""
+        """Settle the future with the number of cached tokens, whatever the reason of the end."""
         self._loop.deliver(partial(self._resolve, self._loop.resident(self._sequence)))
 
     def _resolve(self, tokens: int) -> None:
@@ -63,7 +64,7 @@ class _Prefetch(Silent):
 
 
 def _plain(prompt: Encoded) -> Iterator[Encoded]:
-    """Yield the parts that need no other part before them."""
+    """Yield the innermost prompts, which have no prompt before them."""
     if not prompt.after:
         yield prompt
     for branch in prompt.after:

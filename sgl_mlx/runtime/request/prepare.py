@@ -1,7 +1,7 @@
-"""Makes requests ready to run: tokens, pictures, grammars, and checks against the model's limits.
+"""Preparation of requests: tokens, pictures, grammars, and checks against the model's limits.
 
-All of it may take long, so it happens on worker threads, away from the caller's event loop and
-from the engine's thread.
+Preparation that may take long runs on worker threads, so that it blocks neither the caller's
+event loop nor the engine thread.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _LARGE = 1 << 30
 
 @dataclass(frozen=True)
 class Source:
-    """A prompt that is not tokens yet.
+    """A prompt that is not encoded yet.
 
     Attributes:
-        encode: makes its tokens; raises `PromptError` and `ImageError`.
-        size: its characters or tokens; very large with pictures.
+        encode: encodes the prompt; raises `PromptError` and `ImageError`.
+        size: number of characters or token ids; a very large number if there are pictures.
     """
 
     encode: Callable[[], Encoded]
@@ -37,12 +37,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request that can be started.
+    """A request that is ready to start.
 
     Attributes:
-        params: checked, and bounded by the model's limits.
-        constraints: one for each sample.
-        taken_back: the end of the prompt that the output begins with again; not in `prompt`.
+        prompt: the encoded prompt, without the tokens of `taken_back`.
+        params: sampling parameters, checked and bounded by the model's limits.
+        constraints: one entry for each sample; None for a sample without a constraint.
+        taken_back: end of the prompt that the model generates again (token healing).
     """
 
     prompt: Encoded
@@ -52,12 +53,12 @@ class Prepared:
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of the whole prompt."""
+        """Number of tokens of the whole prompt, those taken back included."""
         return self.prompt.total + len(self.taken_back.tokens)
 
 
 class Preparer:
-    """Prepares the requests of one model, on any thread."""
+    """The preparation of one model's requests; usable from any thread."""
 
     def __init__(self, model: RunnableModel) -> None:
         self._model = model
@@ -66,10 +67,10 @@ class Preparer:
     # -- prompts ------------------------------------------------------------------------------
 
     def of_prompt(self, prompt: Prompt | Sequence[int]) -> Source:
-        """Return the source of a prompt of parts, or of token ids.
+        """Return the source of a prompt given as parts or as token ids.
 
         Raises:
-            PromptError: for a prompt that is neither.
+            PromptError: the prompt is neither.
         """
         if is_ids(prompt):
             return self.of_ids(prompt)
@@ -77,7 +78,7 @@ class Preparer:
         return Source(lambda: self._encode(parts), _size(parts))
 
     def of_text(self, text: str, images: Sequence[object]) -> Source:
-        """Return the source of a text in which `<image>` stands for each picture."""
+        """Return the source of a text in which each `<image>` stands for the next of `images`."""
         if not images:
             return self.of_prompt((Text(text),))
         pictures = self._model.pictures
@@ -87,7 +88,7 @@ class Preparer:
         return Source(lambda: self._of_ids(ids), len(ids))
 
     def is_quick(self, sources: Iterable[Source], params: Iterable[SamplingParams]) -> bool:
-        """Return whether preparing takes about a millisecond or less."""
+        """Return True if preparing these prompts takes about a millisecond or less."""
         small = sum(source.size for source in sources) <= _SMALL
         return small and not any(map(self._needs_tables, params))
 
@@ -109,9 +110,9 @@ class Preparer:
         """Check a request against the model, and compile its grammar.
 
         Raises:
-            PromptError: the prompt does not fit into the context or the KV pool, or has parts side
-                by side or a gap between positions, which models on the dense path cannot run.
-            InvalidParamsError: a parameter does not fit the prompt, or a grammar is wrong.
+            PromptError: the prompt does not fit into the context or the KV pool; or it has
+                parallel branches or a position gap, and the model runs on the dense path.
+            InvalidParamsError: a parameter does not fit the prompt, or a grammar is invalid.
         """
         if (prompt.after or prompt.gap) and self._model.path == "dense":
             raise PromptError(
@@ -127,7 +128,7 @@ class Preparer:
         return Prepared(prompt, params, tuple(made), taken_back)
 
     def check_length(self, prompt: Encoded) -> None:
-        """Raise `PromptError` for a prompt that does not fit into the context or the KV pool."""
+        """Raise `ContextLengthError` if a prompt exceeds the context or the KV pool."""
         context, slots = self._model.context_length, self._model.slots
         if prompt.total > min(context, slots) or prompt.end > context:
             raise ContextLengthError(
@@ -153,7 +154,7 @@ class Preparer:
         )
 
     def _taken_back(self, prompt: Encoded, params: SamplingParams) -> TakenBack:
-        """The end of the prompt that the output may merge with; see `healing`."""
+        """Return the prompt's end to generate again (token healing); `NOTHING_TAKEN` if none."""
         if not params.token_healing or params.constrained or params.max_new_tokens == 0:
             return NOTHING_TAKEN
         found = self._model.spellings.heals(prompt.tokens[prompt.sealed :])
@@ -167,13 +168,17 @@ class Preparer:
 
 
 def is_ids(prompt: Prompt | Sequence[int]) -> TypeGuard[Sequence[int]]:
-    """Return whether a prompt is given as token ids."""
+    """Return True if a prompt is a non-empty list of token ids; only its first item is checked."""
     listed = isinstance(prompt, (list, tuple)) or hasattr(prompt, "dtype")
     return listed and len(prompt) > 0 and hasattr(prompt[0], "__index__")
 
 
 def _size(prompt: Prompt) -> int:
-    """Count the characters of a prompt; very many with pictures. Every part is checked."""
+    """Count the characters of a prompt; a picture counts as very many.
+
+    Raises:
+        PromptError: the prompt is not a tuple or list of parts.
+    """
     if not isinstance(prompt, (tuple, list)):
         bounds.refuse("a prompt", prompt, "a tuple of parts, such as Text", PromptError)
     return sum(map(_part_size, prompt))

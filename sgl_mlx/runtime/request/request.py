@@ -1,6 +1,7 @@
-"""Requests on their way through the engine, and the threads that prepare them.
+"""Requests in the engine, and the threads that prepare them.
 
-`Request` is one of them: its samples, its future, its events. `InFlight` has them all, by id.
+`Request` is one request: its samples, its future and its events. `InFlight` keeps all unfinished
+requests by id.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ _THREADS = 2
 
 
 class Request:
-    """The `n` samples of one prompt, from the call to the answer.
+    """One request: the `n` samples of a prompt, and the future of their completions.
 
-    Settling `future` early, by cancelling it or with an error, aborts the samples.
+    Cancelling `future`, or settling it with an error, aborts the samples.
 
     Args:
-        options: of the call, with its id.
-        seed: of the first sample; each further one has the next.
-        on_event: called with what every sample adds, on the delivery thread.
+        options: id, priority and deadline of the request.
+        seed: seed of sample 0; sample i has `seed + i`.
+        on_event: called on the delivery thread with each event of every sample; None for none.
     """
 
     def __init__(
@@ -55,7 +56,11 @@ class Request:
         self._sequences: list[Seq] = []
 
     def build(self, prepared: Prepared) -> None:
-        """Make the samples; raises `InvalidParamsError` for a `stop_regex` that is broken."""
+        """Make the sequences and outputs of all samples.
+
+        Raises:
+            InvalidParamsError: a `stop_regex` cannot be compiled.
+        """
         params, prompt = prepared.params, prepared.prompt
         self._prepared, self._unfinished = prepared, params.n
         start = params.logprob_start_len if params.return_logprob else None
@@ -81,7 +86,7 @@ class Request:
             self._sequences.append(made)
 
     def start(self) -> None:
-        """Queue the samples, unless the request has ended already."""
+        """Give the samples to the scheduler, unless the request has ended already."""
         if not self.future.done():
             self._loop.post(partial(self._loop.add, self._sequences))
             self.future.add_done_callback(self._abort_if_unfinished)
@@ -114,11 +119,11 @@ class Request:
             return
         try:
             self._on_event(self._named(event))
-        except Exception as error:  # the caller's own; nobody else may suffer
+        except Exception as error:  # raised by the caller's callback: only this request fails
             self.fail(error)
 
     def _named(self, event: StreamEvent) -> StreamEvent:
-        """Add what the request knows; the first event of a sample has the prompt's logprobs."""
+        """Add id, token counts and, to a sample's first event, the prompt's logprobs."""
         assert self._prepared is not None
         prompt, sequence = self._prepared.prompt, self._sequences[event.sample]
         logprobs, output = event.logprobs, self._outputs[event.sample]
@@ -151,7 +156,7 @@ class Request:
 
 
 def _with_one_more(params: SamplingParams) -> SamplingParams:
-    """Allow for the token that spells what was taken back; a single one always does."""
+    """Raise the token limits by one, for the token that repeats the taken-back text."""
     least = params.min_new_tokens
     return replace(
         params,
@@ -161,15 +166,15 @@ def _with_one_more(params: SamplingParams) -> SamplingParams:
 
 
 def _cached(s: Seq) -> int:
-    """Count the prompt tokens that came from the cache, in the branches it was built on too."""
+    """Count a sequence's prompt tokens that were cached, those of sequences in `after` included."""
     return (s.cached_tokens or 0) + sum(_cached(needed) for needed in s.after)
 
 
 class InFlight:
-    """Prepares and starts requests, and ends them early; for any thread.
+    """The unfinished requests by id: prepares, starts and aborts them. Usable from any thread.
 
-    Preparing that may take long happens on two threads, so that neither a caller's event loop nor
-    the engine's thread is held up.
+    Preparation that may take long runs on two worker threads, so that it blocks neither a
+    caller's event loop nor the engine thread.
     """
 
     def __init__(self, loop: EngineLoop) -> None:
@@ -181,17 +186,18 @@ class InFlight:
     def launch(
         self, requests: Sequence[Request], prepare: Callable[[], Sequence[Prepared]], quick: bool
     ) -> list[Future[Completions]]:
-        """Prepare requests and start them all, or none when one of them is wrong.
+        """Prepare requests and start them; return their futures.
 
-        What `prepare` raises fails every future. A request whose future is settled before its turn
-        is not prepared.
+        If `prepare` raises, every future fails with that error and no request starts. Nothing is
+        prepared if all futures are settled before.
 
         Args:
-            prepare: makes what each request runs.
-            quick: call it here and now.
+            prepare: returns one `Prepared` for each request, in order.
+            quick: True calls `prepare` at once on this thread, False on a worker thread.
 
         Raises:
             InvalidParamsError: an id is in flight already.
+            EngineStoppedError: after `stop`.
         """
         self._register(requests)
         deliver = _call if quick else self._deliver
@@ -199,7 +205,7 @@ class InFlight:
         return [request.future for request in requests]
 
     def run(self, job: Callable[[], object], quick: bool) -> None:
-        """Call `job` here and now, or on a thread for preparing.
+        """Call `job` at once on this thread if `quick`, else on a worker thread.
 
         Raises:
             EngineStoppedError: after `stop`.
@@ -213,14 +219,14 @@ class InFlight:
             raise EngineStoppedError("the engine was shut down; make a new one") from None
 
     def _deliver(self, order: Order) -> None:
-        """Call `order` where callers' callbacks run."""
+        """Call `order` on the delivery thread; on this thread once the engine is stopping."""
         if self._loop.stopping:
             order()
         else:
             self._loop.deliver(order)
 
     def abort(self, rid: str) -> bool:
-        """End a request with `RequestAborted`; False if there is none of this id."""
+        """End a request with `RequestAborted`; return False if none with this id is in flight."""
         with self._lock:
             request = self._requests.get(rid)
         if request is None:
@@ -229,7 +235,7 @@ class InFlight:
         return True
 
     def stop(self) -> None:
-        """End the threads, after the engine's; what is still under way fails."""
+        """End the worker threads and fail unfinished requests; call it after `EngineLoop.stop`."""
         self._workers.shutdown(wait=True, cancel_futures=True)
         with self._lock:
             left = list(self._requests.values())
@@ -275,7 +281,7 @@ def _call(order: Order) -> None:
 
 
 def wait_all(futures: Sequence[Future[T]]) -> list[T]:
-    """Wait for all results; on a failure or an interrupt the others are cancelled."""
+    """Wait for all futures and return their results; on an error or interrupt cancel the others."""
     try:
         return [future.result() for future in futures]
     except BaseException:
@@ -285,7 +291,7 @@ def wait_all(futures: Sequence[Future[T]]) -> list[T]:
 
 
 async def wait_all_async(futures: Sequence[Future[T]]) -> list[T]:
-    """Wait for all results as `wait_all`, without blocking the event loop."""
+    """Await all futures and return their results; on an error or cancellation cancel the others."""
     try:
         return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
     finally:

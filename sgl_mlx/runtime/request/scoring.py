@@ -1,4 +1,4 @@
-"""Scores of choices after a prompt: what `select` decides on."""
+"""Logprobs of choices after a prompt, from which `select` chooses."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ SCORING = SamplingParams(
 
 
 class Scoring:
-    """One question of `select`: a request for each choice after the prompt.
+    """The scoring of choices for one `select`: one request for each choice after the prompt.
 
-    With `unconditional`, as many more requests score each choice without the prompt.
+    Args:
+        unconditional: also make one request for each choice without the prompt.
 
     Raises:
-        InvalidParamsError: for no choices, or one that is empty.
+        InvalidParamsError: when `choices` is empty or contains an empty text.
     """
 
     def __init__(self, choices: Sequence[str], unconditional: bool, tokenizer: Tokenizer) -> None:
@@ -37,7 +38,10 @@ class Scoring:
         self._prompt_tokens = 0
 
     def prepare(self, source: Source, preparer: Preparer) -> list[Prepared]:
-        """Encode the prompt with each choice; raises as `Preparer.prepare`."""
+        """Prepare a request for the prompt with each choice.
+
+        With `unconditional`, requests for each choice alone follow.
+        """
         prompt = source.encode()
         self._prompt_tokens = prompt.total
         asked = [continue_with(prompt, choice, self._tokenizer) for choice in self._choices]
@@ -46,15 +50,15 @@ class Scoring:
         return [preparer.prepare(e, replace(SCORING, logprob_start_len=s)) for e, s in asked]
 
     def scores(self, found: Sequence[Completion]) -> ChoiceScores:
-        """Put together the answers of the requests, in the order of `prepare`."""
+        """Combine the answers of the requests, given in the order of `prepare`."""
         return choice_scores(self._choices, self._prompt_tokens, found)
 
 
 def continue_with(prompt: Encoded, choice: str, tokenizer: Tokenizer) -> tuple[Encoded, int]:
-    """Return prompt + choice, and the first own token in which it differs from the prompt alone.
+    """Append a choice to a prompt; also return the index of the first token that changed.
 
-    A last prompt token that merges with the choice is among those that differ, so the choice is
-    scored in the tokenization that the whole text has (token healing).
+    The index counts the prompt's own tokens. If the prompt's last token merges with the choice,
+    the merged token counts as changed, so that the choice is scored as the whole text is tokenized.
     """
     tokens = extend(prompt, choice, tokenizer)
     pairs = zip(tokens, prompt.tokens, strict=False)
@@ -67,7 +71,13 @@ def continue_with(prompt: Encoded, choice: str, tokenizer: Tokenizer) -> tuple[E
 def choice_scores(
     choices: Sequence[str], prompt_tokens: int, found: Sequence[Completion]
 ) -> ChoiceScores:
-    """Put together what the requests found: one a choice, then perhaps one a choice alone."""
+    """Combine completions into scores.
+
+    Args:
+        prompt_tokens: number of tokens of the prompt without a choice.
+        found: one completion for each choice after the prompt; then one for each choice alone, or
+            none.
+    """
     scored, alone = found[: len(choices)], found[len(choices) :]
     return ChoiceScores(
         choices=[

@@ -1,4 +1,4 @@
-"""Stop strings and stop patterns: where they end a text, and how much of it they may still take."""
+"""Stop strings and patterns: where they end a text, and which last characters may begin one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECONDS_PER_TOKEN = 0.002
 
 
 class Stop(NamedTuple):
-    """A stop in a text: its first character, the one after its last, and the stop itself."""
+    """A stop found in a text: characters `start … end - 1`, and the text that matched."""
 
     start: int
     end: int
@@ -24,10 +24,10 @@ class Stop(NamedTuple):
 
 
 class Stops:
-    """The stops of one sample.
+    """The stop strings and patterns of one sample.
 
-    Searches run on the engine's thread, so that all of a sample's patterns together get 0.1 s of
-    processor time and 2 ms for each token. One that backtracks for longer ends its request.
+    Searches run on the engine thread. So all patterns of a sample together get at most 0.1 s of
+    processor time plus 2 ms for each token; `find` aborts a request that needs more.
 
     Raises:
         InvalidParamsError: a pattern cannot be compiled.
@@ -40,15 +40,16 @@ class Stops:
         self._tokens = 0
 
     def find(self, text: str, start: int, tokens: int) -> Stop | FinishReason | None:
-        """Return the stop from `start` on that is complete first.
+        """Find the stop, at or after index `start`, whose end comes first.
 
-        Complete first, not begun first: so the split of the text into tokens does not matter.
+        The earliest end counts, not the earliest beginning, so that the split of the text into
+        tokens does not matter.
 
         Args:
-            tokens: how many the sample has.
+            tokens: number of tokens that the sample has so far.
 
         Returns:
-            An abort if the patterns take too long; it names the slow one.
+            The stop; None if there is none; an abort if the patterns take too long.
         """
         self._tokens = tokens
         found = []
@@ -66,7 +67,7 @@ class Stops:
         return min(found, key=lambda stop: (stop.end, stop.start), default=None)
 
     def safe_end(self, text: str, start: int) -> int:
-        """Return how much of the text can be shown: up to what may be the beginning of a stop."""
+        """Return the length of the text that is safe to show; the rest may begin a stop."""
         ends = [len(text)]
         for stop in self._strings:
             first = max(start, len(text) - len(stop) + 1)
@@ -86,7 +87,7 @@ class Stops:
         left = _SECONDS + _SECONDS_PER_TOKEN * self._tokens - self._spent
         if left <= 0:
             raise TimeoutError
-        started = time.thread_time()  # other threads' work is not the pattern's fault
+        started = time.thread_time()  # this thread's time only, not that of other threads
         try:
             return pattern.search(text, start, partial=partial, timeout=left + _SECONDS)
         finally:

@@ -1,1 +1,1 @@
-"""The scheduler: which sequences run, and what each step computes. Plain integers, no mlx."""
+"""The scheduler: decides which sequences run and what each step computes. It never uses MLX."""

@@ -1,12 +1,11 @@
-"""Admission: Algorithm 1 of the SGLang paper, and three things it lacks.
+"""Admission: Algorithm 1 of the SGLang paper, with three additions.
 
 - *Priority*: sequences of a higher priority that can start do so before any of a lower one.
-- *In-flight sharing*: a sequence that shares an uncached prefix with one being prefilled waits
-  until that prefix is in the tree, so that a burst over one prefix computes it once. So does one
-  whose prefix is being read from the second tier.
-- *Ageing*: a sequence passed over by `max_passes` later arrivals of its own priority goes next,
-  and no other of its priority or a lower one is admitted before it. So at most `max_passes` later
-  arrivals of its priority ever start before a sequence does.
+- *In-flight sharing*: a sequence that shares an uncached prefix with a running prefill waits until
+  that prefix is in the tree, so that many requests with one prefix compute it once. A sequence
+  whose prefix is being read from the disk cache waits too.
+- *Ageing*: a sequence passed over by `max_passes` later arrivals of its own priority goes next.
+  Until it starts, no sequence of the same or a lower priority is admitted.
 """
 
 from __future__ import annotations
@@ -22,21 +21,21 @@ from sgl_mlx.runtime.scheduler.sequence import Sequence
 
 @dataclass(frozen=True)
 class SchedulerLimits:
-    """Bounds of the scheduler.
+    """Limits and policy of the scheduler.
 
     Args:
-        max_running: sequences that run at once.
-        step_tokens: tokens computed in one step at most (prefill chunks plus decode tokens).
-        score_tokens: prompt tokens scored in one step at most; bounds the logits kept at once.
-        epoch_steps: decode steps over fixed rows before their KV goes to the pool.
-        policy: order of admission; see `policy`.
-        max_passes: the ageing bound.
-        share_threshold: shared uncached tokens from which a sequence waits for another; for its
-            whole prompt, as samples of one request do, it always waits.
+        max_running: most sequences that run at once.
+        step_tokens: most tokens computed in one step (prefill chunks plus decode tokens).
+        score_tokens: most prompt tokens scored in one step; bounds the logits in memory.
+        epoch_steps: most decode steps over fixed rows before their KV is written to the pool.
+        policy: name of the order of admission; see `policy.POLICIES`.
+        max_passes: most later arrivals of the same priority that start before a waiting sequence.
+        share_threshold: fewest shared uncached tokens for which a sequence waits for a running
+            prefill. A sequence whose whole prompt is shared always waits.
         decode_margin: slots kept free for each running sequence when one more is admitted.
-        most_held: slots that running sequences may hold together when one more is admitted; None
-            for all. Bounds what decoding copies out of the pool.
-        in_flight_sharing: off only to measure what it brings.
+        most_held: most slots that running sequences may hold together when one more is admitted;
+            None for no limit. Bounds what decoding copies out of the pool.
+        in_flight_sharing: False lets no sequence wait for a running prefill (an ablation).
     """
 
     max_running: int = 64
@@ -53,19 +52,19 @@ class SchedulerLimits:
 
 @dataclass
 class Counters:
-    """Exact, device-independent counts since the start.
+    """Exact counts of the scheduler since the start; the same on every device.
 
     Attributes:
         prompt_tokens: tokens of all prompts.
-        cached_tokens: prompt tokens whose KV was found, in the tree or in a running prefill.
+        cached_tokens: prompt tokens whose KV was in the cache when their sequence was admitted.
         computed_tokens: prompt tokens whose KV was computed.
-        decode_tokens: tokens computed after the prompts, one for each row of each step.
-        steps: plans that were computed.
-        decode_passes: steps that prefilled nothing.
-        decode_rows: rows of these steps, together.
-        longest_step: the most tokens in one of the other steps.
-        peak_slots: the most slots that requests and cache ever had together.
-        preemptions: running sequences that were set back to give their slots to others.
+        decode_tokens: output tokens whose KV was computed.
+        steps: steps computed.
+        decode_passes: steps of decode epochs, which prefill nothing.
+        decode_rows: batch rows of all `decode_passes` together.
+        longest_step: most tokens of one step outside decode epochs.
+        peak_slots: most pool slots that running requests and cached prefixes ever held together.
+        preemptions: how often a running sequence lost its slots to others and had to wait again.
     """
 
     prompt_tokens: int = 0
@@ -81,7 +80,7 @@ class Counters:
 
 
 class Admission:
-    """The way from `waiting` to `running`, with slots for a sequence's whole prompt."""
+    """Admission of waiting sequences to run, each with pool slots for its whole prompt."""
 
     def __init__(
         self,
@@ -97,17 +96,17 @@ class Admission:
         self._order = policy_named(limits.policy)
 
     def limit(self, limits: SchedulerLimits) -> None:
-        """Use other limits from now on."""
+        """Replace the limits; sequences that run already go on."""
         self._limits = limits
 
     def admit(self, waiting: list[Sequence], running: list[Sequence]) -> None:
-        """Admit as many sequences as rows, slots and the tokens of one step allow."""
+        """Move sequences from `waiting` to `running` as far as limits and free slots allow."""
         admitted = True
         while admitted and self._has_room(waiting, running):
             admitted = self._admit_from(self._candidates(waiting, running), waiting, running)
 
     def start(self, s: Sequence, waiting: list[Sequence], running: list[Sequence]) -> bool:
-        """Admit `s` now if its prompt fits; False, unchanged, if not."""
+        """Admit `s` now; return False, with the queues unchanged, if its prompt does not fit."""
         if not self._open(s, running):
             return False
         self._move(s, waiting, running)
@@ -116,9 +115,10 @@ class Admission:
     def _admit_from(
         self, candidates: list[Sequence], waiting: list[Sequence], running: list[Sequence]
     ) -> bool:
-        """Admit in this order; True if another look at the queue could admit more.
+        """Admit candidates in order; return True if a new list of candidates could admit more.
 
-        The first that does not fit ends it: if smaller ones were let past, it might never start.
+        Admission stops at the first sequence that does not fit. If smaller ones went before it,
+        it might never start.
         """
         admitted = False
         for s in candidates:
@@ -139,7 +139,7 @@ class Admission:
         return bool(waiting) and len(running) < limits.max_running and step < limits.step_tokens
 
     def _candidates(self, waiting: list[Sequence], running: list[Sequence]) -> list[Sequence]:
-        """List the sequences that may start now, in order."""
+        """List the sequences that may start now, in order of admission."""
         aged = self._aged(waiting)
         if aged is None:
             return self._ranked(waiting, running)
@@ -147,12 +147,12 @@ class Admission:
         return [*self._ranked(higher, running), aged]
 
     def _aged(self, waiting: list[Sequence]) -> Sequence | None:
-        """Find the most urgent of the sequences passed over too often."""
+        """Return the most urgent ready sequence passed over `max_passes` times; None if none."""
         aged = [s for s in waiting if s.passed_over >= self._limits.max_passes and s.ready]
         return min(aged, key=lambda s: s.urgency, default=None)
 
     def _ranked(self, waiting: list[Sequence], running: list[Sequence]) -> list[Sequence]:
-        """Order the sequences that are ready: by priority, and by the policy within one."""
+        """List the ready sequences by priority, and by the policy within one priority."""
         ready = [s for s in waiting if s.ready and not self._still_waits(s, running)]
         if len(ready) < 2:
             return ready
@@ -173,7 +173,7 @@ class Admission:
         return False
 
     def _waits(self, s: Sequence, running: list[Sequence]) -> bool:
-        """True if a running prefill is about to compute a prefix that `s` needs too."""
+        """Return True if a running prefill will compute a prefix that `s` needs too."""
         if not self._limits.in_flight_sharing:
             return False
         cached, s.match_node = self._cache.tree.match_length(s.key, s.namespace, s.match_node)
@@ -188,7 +188,7 @@ class Admission:
         return False
 
     def _restoring(self, s: Sequence) -> bool:
-        """True while more of its prompt is being read from the second tier, or will be."""
+        """Return True while part of the prompt is being, or will be, read from the disk cache."""
         if self._restores is None:
             return False
         if s.restore is None:
@@ -196,7 +196,7 @@ class Admission:
         return s.restore is None or not s.restore.done
 
     def _open(self, s: Sequence, running: list[Sequence]) -> bool:
-        """Lock the cached prefix and take slots for the rest; False if they do not fit now."""
+        """Lock the cached prefix and take slots for the rest; return False if there are too few."""
         if s.after:
             s.join()
         if self._restores is not None and s.restore is not None:
@@ -218,7 +218,7 @@ class Admission:
         return True
 
     def _usable(self, s: Sequence) -> int:
-        """Limit the cached prefix so that a picture is reused whole or not at all."""
+        """Return how many leading tokens may come from the cache, never a part of a picture."""
         if not s.pictures:
             return s.match_limit
         cached, _ = self._cache.tree.match_length(s.key, s.namespace)

@@ -1,4 +1,4 @@
-"""The growth of a sequence by sampled tokens, and by those that its constraint forces."""
+"""Appending tokens to a sequence: the sampled ones, and those that its constraint forces."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from sgl_mlx.runtime.scheduler.sequence import Constraint, Sequence
 
 
 def append(s: Sequence, tokens: tuple[int, ...], scores: Scores | None) -> FinishReason | None:
-    """Append sampled tokens up to the one that ends the sequence; return the reason for the end."""
+    """Append sampled tokens to a sequence, and the tokens its constraint forces after each.
+
+    Returns:
+        Why the sequence ends; later tokens are then dropped. None if it goes on.
+    """
     reason = _dead_end(s.constraint)
     for i, token in enumerate(tokens):
         if reason is None:
@@ -29,7 +33,11 @@ def _take(
 
 
 def _follow(s: Sequence, constraint: Constraint, token: int) -> FinishReason | None:
-    """Append what the constraint forces after a token; it is computed in one extend."""
+    """Tell the constraint the new token and append the tokens it forces; their KV comes later.
+
+    Returns:
+        Why the sequence ends; None if it goes on. A constraint that is done is removed.
+    """
     constraint.accept(token)
     for forced in constraint.forced():
         reason = _take(s, forced, None, forced=True)
@@ -43,7 +51,7 @@ def _follow(s: Sequence, constraint: Constraint, token: int) -> FinishReason | N
 
 
 def _dead_end(constraint: Constraint | None) -> FinishReason | None:
-    """Give the reason to abort if nothing may follow: the last sampled token then means nothing."""
+    """Return the reason to abort if the constraint allows no token at all, else None."""
     if constraint is None or constraint.error is None:
         return None
     return FinishReason("abort", message=f"the grammar came to a dead end: {constraint.error}")

@@ -1,8 +1,8 @@
-"""Prefetches: prompts that are to be resident before anybody asks for them (`Engine.prefetch`).
+"""Prefetches: prompts whose KV is cached before a request needs it (`Engine.prefetch`).
 
-What the second tier has of them is restored at once. The rest is computed while there is no other
-request, and given up, keeping what is done, as soon as one comes: so a request is delayed by one
-prefill chunk at most.
+Blocks in the disk cache are restored at once. The rest is computed only while there is no other
+request. When a request comes, running prefetches are preempted and keep the KV computed so far, so
+a request is delayed by one prefill chunk at most.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sgl_mlx.runtime.scheduler.sequence import Sequence
 
 
 class Background:
-    """The prefetches of `queues.background`; see the module."""
+    """The scheduling of prefetches, the sequences in `Queues.background`."""
 
     def __init__(self, queues: Queues, restores: Restores | None, admission: Admission) -> None:
         self._queues = queues
@@ -24,7 +24,7 @@ class Background:
         self._admission = admission
 
     def advance(self) -> None:
-        """Preempt prefetches for requests, go on restoring, and end what is resident."""
+        """Preempt prefetches if requests wait; continue restores; end cached prefetches."""
         if self._queues.waiting:
             for s in [s for s in self._queues.running if s.background]:
                 self._queues.retract(s)
@@ -33,7 +33,7 @@ class Background:
                 self._queues.end(s, FinishReason("length", length=0))
 
     def start(self) -> bool:
-        """Admit one prefetch, as nothing else is left to do; False if all wait for blocks."""
+        """Admit one prefetch when nothing else can run; False if all wait for blocks from disk."""
         ready = [s for s in self._queues.background if self._restored(s)]
         if not ready:
             return False
@@ -42,7 +42,7 @@ class Background:
         return True
 
     def _restored(self, s: Sequence) -> bool:
-        """True when all that the second tier has of it was given to the tree."""
+        """Return True when all blocks that the disk cache has of the prompt were restored."""
         if self._restores is None:
             return True
         if s.restore is None:
@@ -53,7 +53,7 @@ class Background:
         return True
 
     def _resident(self, s: Sequence) -> bool:
-        """True if the tree has all but an end that fills no block, which the request computes."""
+        """Return True if the prompt is cached, except perhaps an end shorter than a block."""
         cached, _ = self._queues.cache.tree.match_length(s.key, s.namespace)
         missing = len(s.tokens) - cached
         return missing == 0 or missing < BLOCK <= cached

@@ -1,7 +1,7 @@
-"""Plans, which a runner computes, and their results: plain data, which `wire` serialises.
+"""Plans, which tell a runner what to compute, and their results. Plain data; `wire` serialises it.
 
-Rows are named by sequence id, never by their place in a batch. Constraints, pictures and blocks
-read from disk are named by id too; a runner finds them through `Lookup` and its block store.
+Plans name sequences by id, not by their place in the batch. Constraints, pictures and blocks read
+from disk have ids too; a runner finds them through `Lookup` and its block store.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from sgl_mlx.core import SamplingParams
 from sgl_mlx.runtime.cache.tier import Transfer
 
 TokenScore = tuple[float | None, int]
-"""Log-probability, None where the model was not asked, and token id."""
+"""A token's logprob, or None if the model computed none, and the token id."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Log-probabilities of consecutive tokens, and the likeliest tokens at the same places."""
+    """Logprobs of consecutive tokens (`tokens`), and the likeliest tokens at each place (`top`)."""
 
     tokens: tuple[TokenScore, ...] = ()
     top: tuple[tuple[TokenScore, ...], ...] = ()
 
     def at(self, i: int) -> Scores:
-        """Pick the scores of one token."""
+        """Return the scores of token `i`; of the only token if there is just one."""
         if len(self.tokens) == 1:
             return self
         return Scores(self.tokens[i : i + 1], self.top[i : i + 1])
@@ -33,9 +33,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class PicturePart:
-    """Features `first … first + length - 1` of a picture, which stand for tokens from `at` on.
+    """A part of a picture in a batch row.
 
-    `picture` is the name of its content (`sequence.Picture.name`).
+    Features `first … first + length - 1` are the embeddings of the row's new tokens from `at` on.
+    `picture` is the picture's name (`sequence.Picture.name`).
     """
 
     at: int
@@ -46,22 +47,23 @@ class PicturePart:
 
 @dataclass(frozen=True)
 class Row:
-    """One sequence's share of a step.
+    """One sequence in a step: a batch row.
 
     Args:
-        id: the sequence.
-        tokens: new tokens, computed in this step.
-        prefix: slots of everything before them.
-        slots: where KV goes: one slot a new token; when an epoch opens, also those of the tokens
-            to come.
+        id: id of the sequence.
+        tokens: the new tokens, whose KV this step computes.
+        prefix: slots of all keys before the new tokens.
+        slots: one slot for the KV of each new token; when an epoch opens, also the slots of the
+            tokens that it will generate.
         position: position of the first new token.
-        sample: whether the logits after the last token are wanted.
-        params, seed, output: how to sample them; `output` is what was generated so far.
-        history: prompt and output, where a repetition penalty needs it.
-        targets: the prompt tokens that the logits of the last `len(targets)` tokens score (less
-            one, the very last, when `sample` is set: its logits are sampled from).
-        prefix_positions: positions of the prefix keys; None when they count 0, 1, 2 …
-        constraint: id of the constraint on the sampled token; see `Lookup.masks`.
+        sample: True if a token is to be sampled after the last new token.
+        params, seed: how to sample.
+        output: the tokens generated so far.
+        history: prompt and output tokens for a repetition penalty; empty without one.
+        targets: consecutive prompt tokens to score. The last target is the token after the last
+            new token; with `sample`, it is the last new token itself.
+        prefix_positions: positions of the prefix keys; None if they are 0, 1, 2 …
+        constraint: id of the constraint on the sampled token, or None; see `Lookup.masks`.
         pictures: which of the new tokens stand for pictures.
     """
 
@@ -83,9 +85,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Extend:
-    """Prefill chunks and single decode tokens in one forward pass; all KV is in the pool after.
+    """A plan of prefill chunks and single decode tokens in one step.
 
-    `transfers` are made first, in order.
+    The runner first carries out `transfers` in order. After the step the KV of all new tokens is
+    in the pool.
     """
 
     rows: tuple[Row, ...]
@@ -94,11 +97,16 @@ class Extend:
 
 @dataclass(frozen=True)
 class Decode:
-    """One token for each of `ids`, within an *epoch*: up to `width` steps over fixed rows.
+    """A plan of one decode step within an *epoch*: up to `width` steps over the same rows.
 
-    `opening` names the rows when an epoch begins. With `ahead` the runner may submit the next
-    step before it waits for this one: the next plan will then be a `Decode` of the same epoch,
-    for these rows or fewer, or the epoch is over. `transfers` are made before an epoch opens.
+    Args:
+        ids: ids of the sequences that need their next token.
+        width: most steps of the epoch.
+        ahead: True if the runner may submit the next step before it waits for this one. The next
+            plan is then a `Decode` of the same epoch for the same or fewer rows, or the epoch
+            ends.
+        opening: the epoch's rows, in its first plan; empty in later plans.
+        transfers: carried out in order before the epoch opens.
     """
 
     ids: tuple[str, ...]
@@ -113,12 +121,12 @@ Plan = Extend | Decode
 
 @dataclass(frozen=True)
 class StepResult:
-    """The outcome of a step, by sequence id.
+    """The result of a step; each dictionary has sequence ids as keys.
 
     Args:
-        tokens: the tokens that follow each row's last one: one, or more if the runner knows more.
+        tokens: the sampled tokens of each sequence, one or more.
         prompt_scores: logprobs of prompt tokens (`Row.targets`).
-        token_scores: logprobs of `tokens` and their alternatives.
+        token_scores: logprobs of `tokens`, for sequences that want logprobs.
     """
 
     tokens: dict[str, tuple[int, ...]]
@@ -127,26 +135,26 @@ class StepResult:
 
 
 class Runner(Protocol):
-    """A computer of plans; `runner.ModelRunner` uses a model in this process."""
+    """The interface that computes plans; `runner.ModelRunner` uses a model in this process."""
 
     def run(self, plan: Plan) -> StepResult:
-        """Compute a plan; its tokens are known when this returns.
+        """Compute a plan, wait for it and return its tokens and scores.
 
-        Where it raises, the slots that the plan was to write may hold anything, and nothing of
-        its epoch is in the pool; all other slots are as before.
+        If this raises, the slots that the plan writes may hold anything, and no KV of its epoch
+        is in the pool. All other slots are unchanged.
         """
         ...
 
     def synchronise(self, transfers: tuple[Transfer, ...] = ()) -> None:
-        """Write all KV that was computed to the pool, then make transfers."""
+        """Write all computed KV to the pool, then carry out transfers in order."""
         ...
 
     def forget_epoch(self) -> None:
-        """Drop the open epoch, because a step failed: none of its KV reaches the pool."""
+        """Drop the open epoch after a failed step: none of its KV reaches the pool."""
         ...
 
     def stats(self) -> RunnerStats:
-        """Counts and seconds since the start."""
+        """Return counts and seconds since the start."""
         ...
 
 
@@ -155,10 +163,10 @@ class RunnerStats:
     """Counts and seconds of a runner since the start.
 
     Attributes:
-        forward_passes: calls of the model; a dense one is called for each row alone.
-        mask_seconds: time spent asking constraints what they allow.
-        pool_tokens_read: tokens whose KV was copied out of the pool to be attended, in one layer.
-        encoder: None for a model of text alone.
+        forward_passes: forward passes of the model; on the dense path, one for each row.
+        mask_seconds: time spent computing the masks of constraints.
+        pool_tokens_read: tokens whose keys attention copied out of the pool, in the first layer.
+        encoder: counts of the vision tower; None for a text-only model.
     """
 
     forward_passes: int = 0
@@ -173,9 +181,9 @@ class EncoderStats:
 
     Attributes:
         encoded_images: pictures encoded.
-        encoder_passes: passes through the tower.
-        encode_seconds: time spent in them.
-        feature_bytes: features kept now for later prompts, in bytes.
+        encoder_passes: forward passes through the tower.
+        encode_seconds: time spent in these passes.
+        feature_bytes: bytes of picture features cached now.
     """
 
     encoded_images: int
@@ -189,25 +197,26 @@ class Shown(Protocol):
 
     @property
     def content_hash(self) -> bytes:
-        """32 bytes; equal for equal features."""
+        """32 bytes, equal for pictures with equal features."""
         ...
 
     @property
     def tokens(self) -> int:
-        """How many features it has."""
+        """Number of the picture's features, each of which takes one token."""
         ...
 
 
 class Lookup(Protocol):
-    """A finder of what plans name by id; asked while the plan is computed, as late as possible."""
+    """The interface through which a runner finds the constraints and pictures that plans name."""
 
     def masks(self, constraints: Collection[str]) -> Mapping[str, bytes]:
-        """Ask constraints for the tokens they allow: a bit a token, the first in the lowest bit.
+        """Return the allowed next tokens of each constraint, by its id, as a bit mask.
 
-        A constraint that is missing from the answer allows everything.
+        Token 0 is the lowest bit of byte 0. A constraint that is not in the result allows every
+        token.
         """
         ...
 
     def image(self, picture: str) -> Shown:
-        """Find the picture of that name in a running sequence."""
+        """Return the picture with this name from a running sequence."""
         ...

@@ -1,8 +1,8 @@
-"""Orders of admission. Each policy is a pure function of the queue.
+"""Admission policies: pure functions that order the waiting sequences.
 
-`lpm` is Algorithm 1 of the SGLang paper (longest cached prefix first); `dfs-weight` walks the
-tree depth first, the branch with more waiting requests first (Theorem 3.1: a depth-first order
-has the optimal hit rate).
+`lpm` is Algorithm 1 of the SGLang paper (longest cached prefix first). `dfs-weight` walks the radix
+tree depth first, branches with more waiting requests first; by the paper's Theorem 3.1 a
+depth-first order has the optimal hit rate.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sgl_mlx.errors import InvalidParamsError
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 
 Policy = Callable[[list[Sequence], dict[str, int]], list[Sequence]]
-"""Orders waiting sequences, given the length of each one's cached prefix by id."""
+"""A function that orders waiting sequences, given the cached prefix length of each, by id."""
 
 
 def fcfs(waiting: list[Sequence], cached: dict[str, int]) -> list[Sequence]:
@@ -23,21 +23,20 @@ def fcfs(waiting: list[Sequence], cached: dict[str, int]) -> list[Sequence]:
 
 
 def lpm(waiting: list[Sequence], cached: dict[str, int]) -> list[Sequence]:
-    """Order by cached prefix, the longest first, ties by arrival."""
+    """Order by length of the cached prefix, longest first; ties by arrival."""
     return sorted(waiting, key=lambda s: (-cached[s.id], s.arrival))
 
 
 def shuffled(waiting: list[Sequence], cached: dict[str, int]) -> list[Sequence]:
-    """Shuffle, the same way for the same requests (the ablation's baseline)."""
-    return sorted(waiting, key=lambda s: hash((s.arrival, 0)))  # of integers: the same every run
+    """Order pseudo-randomly, the same way in every run (a baseline for ablations)."""
+    return sorted(waiting, key=lambda s: hash((s.arrival, 0)))  # the same in every run
 
 
 def dfs_weight(waiting: list[Sequence], cached: dict[str, int]) -> list[Sequence]:
-    """Order depth-first over the tree, subtrees with more waiting requests first.
+    """Order depth first over the radix tree, subtrees with more waiting requests first.
 
-    At each node the requests that go further down the tree come before those that leave it, and
-    on one edge those that go further along come first: what is cached is used up before anything
-    new may push it out.
+    Requests with longer cached prefixes on a path come first, so that cached KV is used before
+    new KV can evict it.
     """
     paths = {s.id: _path(s, cached[s.id]) for s in waiting}
     weight = Counter(node for path in paths.values() for node in path)
@@ -52,7 +51,7 @@ def dfs_weight(waiting: list[Sequence], cached: dict[str, int]) -> list[Sequence
 
 
 def _path(s: Sequence, cached: int) -> list[int]:
-    """List the nodes on a prompt's way down the tree, including an edge that it leaves half way."""
+    """List the ids of the nodes on a prompt's path, from the top, a partly matched one included."""
     node = s.match_node
     if node is None:
         return []
@@ -69,7 +68,11 @@ POLICIES: dict[str, Policy] = {
 
 
 def policy_named(name: str) -> Policy:
-    """Find a policy; raises `InvalidParamsError` that lists them for an unknown name."""
+    """Return the policy with this name.
+
+    Raises:
+        InvalidParamsError: for an unknown name; the message lists the known ones.
+    """
     try:
         return POLICIES[name]
     except KeyError:

@@ -1,7 +1,7 @@
-"""The request queues and their KV slot bookkeeping. Integers only.
+"""The queues of sequences and their KV slot bookkeeping. Integers only.
 
-The scheduler decides what to compute; the queues keep who waits, runs or has ended, and which
-slots each holds.
+The scheduler decides what to compute. The queues record which sequences wait, run or have ended,
+and which slots each of them holds.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ TOO_SMALL = "the KV pool is too small for this request"
 
 
 class Queues:
-    """Waiting, running, background and ended sequences.
+    """The waiting, running, background (prefetch) and ended sequences.
 
     Attributes:
-        changed: something that admission depends on has changed since it last looked.
-        next_deadline: no deadline passes before this time.
+        ended: sequences whose slots `settle` has yet to release.
+        changed: True if admission should be tried again.
+        next_deadline: no sequence's deadline is earlier than this time.
     """
 
     def __init__(self, cache: PrefixCache, counters: Counters) -> None:
@@ -37,7 +38,7 @@ class Queues:
         self._arrivals = 0
 
     def add(self, s: Sequence) -> None:
-        """Queue a sequence and, before it, those it comes after, which get its priority."""
+        """Queue a sequence and, before it, those in its `after`, which get its priority."""
         for needed in s.after:
             needed.consumer, needed.priority = s, s.priority
             self.add(needed)
@@ -49,7 +50,7 @@ class Queues:
         self.changed = True
 
     def abort(self, s: Sequence, message: str | None = None) -> None:
-        """End a sequence wherever it stands; what it computed stays in the cache."""
+        """End a waiting or running sequence; the KV it computed stays in the cache."""
         if s.finish_reason is None:
             self.end(s, FinishReason("abort", message=message))
 
@@ -84,7 +85,7 @@ class Queues:
                     stack.append(needed)
 
     def check(self) -> None:
-        """Assert that every slot is free, cached or held exactly once, and states make sense."""
+        """Assert that each slot is free, cached or held exactly once, and that counts agree."""
         sequences = list(self.sequences())
         self.cache.check(s.holding for s in sequences if s.holding is not None)
         for s in sequences:
@@ -93,7 +94,10 @@ class Queues:
             assert s.computed <= len(s.tokens)
 
     def end(self, s: Sequence, reason: FinishReason) -> None:
-        """Take a sequence out of its queue, tell its output, and end what depends on it."""
+        """Move a sequence to `ended` and call its output's `finish`.
+
+        Unfinished sequences in its `after` are aborted; so is its consumer if `reason` is an abort.
+        """
         s.finish_reason, s.restore = reason, None
         for queue in (self.waiting, self.running, self.background):
             if s in queue:
@@ -106,11 +110,11 @@ class Queues:
         s.output.finish(reason)
 
     def settle(self) -> None:
-        """Put what ended sequences computed into the tree and release their slots.
+        """Put the KV of ended sequences into the tree and release their slots, unless `held`.
 
-        Their last tokens may not be in the pool yet. That is safe: only a plan other than a
-        `Decode` of the open epoch can read or reuse those slots, and the runner writes an epoch's
-        KV to the pool before it runs such a plan.
+        Their last KV may not be in the pool yet. That is safe: only a plan other than a `Decode`
+        of the open epoch can read or reuse those slots, and the runner writes the epoch's KV to
+        the pool before it runs such a plan.
         """
         for s in self.ended:
             self.changed = True
@@ -136,9 +140,10 @@ class Queues:
             self.cache.share(s.holding, s.key[: s.computed])
 
     def reserve(self, s: Sequence, count: int) -> None:
-        """Reserve slots for up to `count` tokens.
+        """Reserve slots for the next `count` tokens of a running sequence.
 
-        For at least one token, preempt others if needed: the least urgent first.
+        If there are too few, reserve one slot at least: preempt the least urgent sequences, which
+        may be `s` itself, or abort `s` if it runs alone and still does not fit.
         """
         assert s.holding is not None
         missing = s.computed + count - len(s.table)
@@ -153,7 +158,7 @@ class Queues:
                 return
 
     def retract(self, s: Sequence) -> None:
-        """Preempt a sequence: it waits again, and what it computed is left to the cache."""
+        """Preempt a running sequence: it waits again, and the KV it computed goes to the cache."""
         assert s.holding is not None
         self._counters.preemptions += not s.background
         self._share_computed(s)
@@ -163,10 +168,13 @@ class Queues:
         (self.background if s.background else self.waiting).append(s)
 
     def reclaim(self, s: Sequence) -> bool:
-        """Free slots for `s` alone: give up branches held for the least urgent waiting request.
+        """Free slots for `s` by giving up the branches held for another waiting request.
 
-        They are computed again when its turn comes. Each time `s` gets at least one step further,
-        so that two requests cannot undo each other's work for ever.
+        The least urgent such request loses its branches, which are computed again later. Call it
+        when nothing else can run, so that `s` advances before it can lose its own branches.
+
+        Returns:
+            False if no other waiting request holds branches.
         """
         others = [w for w in self.waiting if w.purpose is not s.purpose]
         holders = [w for w in others if any(needed.holding for needed in w.after)]
@@ -176,8 +184,8 @@ class Queues:
         return True
 
     def forget_branches(self) -> None:
-        """Give up all branches held for waiting requests; they are computed again."""
-        for s in self.waiting:  # which grows by the branches, so that theirs go too
+        """Give up all branches held for waiting requests; they are queued to be computed again."""
+        for s in self.waiting:  # the loop appends the branches, so that theirs are given up too
             self._forget_branches_of(s)
 
     def _forget_branches_of(self, s: Sequence) -> None:
@@ -189,7 +197,7 @@ class Queues:
                 self.waiting.append(needed)
 
     def end_complete(self) -> bool:
-        """End prompts that are computed for their KV alone and are wholly cached."""
+        """End running sequences with no token left to compute; return True if there were any."""
         complete = [s for s in self.running if s.pending == 0]
         for s in complete:
             self.end(s, FinishReason("length", length=0))

@@ -1,9 +1,9 @@
-"""The scheduler: decides what each step computes. Integers only; no tensor is touched here.
+"""The scheduler: decides what each step computes. Integers only, no tensors.
 
-A turn of the engine is `plan = next(); result = runner.run(plan); commit(plan, result)`. Prompts
-are prefilled in chunks, mixed with one token for each decoding sequence. When only decoding is
-left an epoch opens: fixed rows with slots reserved for several steps, so that the runner can
-submit a step before the one before it has come back.
+One step of the engine is `plan = next(); result = runner.run(plan); commit(plan, result)`. Prompts
+are prefilled in chunks, mixed with one token for each decoding sequence. When all running sequences
+decode, an epoch opens: fixed rows with slots reserved for several steps, so that the runner can
+submit a step before the previous one has finished.
 """
 
 from __future__ import annotations
@@ -25,14 +25,17 @@ from sgl_mlx.runtime.scheduler.sequence import Sequence
 from sgl_mlx.runtime.scheduler.trials import Trials
 
 _ALTERNATIVES_COST = 4
-"""Measured on SmolLM2's 49,152 tokens, on a CPU: 3.4 times the time of a score alone."""
+"""Cost of scoring a prompt token with its likeliest tokens, relative to scoring it alone (3.4 as
+measured on a CPU with a vocabulary of 49,152)."""
 
 
 @dataclass
 class _Epoch:
-    """An open epoch: `steps` of `width` were committed; `in_flight` if the next has begun.
+    """An open epoch of decode steps.
 
-    `starts` has how many tokens of each row had been computed when it opened.
+    `starts` has, by sequence id, how many tokens were computed when the epoch opened. `steps` of
+    at most `width` steps are committed. `in_flight` is True if the runner may have submitted the
+    next step already.
     """
 
     starts: dict[str, int]
@@ -42,10 +45,10 @@ class _Epoch:
 
 
 class Scheduler:
-    """The scheduler; `seconds` is the time spent here, the cache's included.
+    """The scheduler of one engine. `seconds` is the time spent in it, the cache's included.
 
     Args:
-        clock: the time that deadlines are compared with.
+        clock: returns the time with which deadlines are compared.
     """
 
     def __init__(
@@ -68,24 +71,24 @@ class Scheduler:
         self._trials: Trials | None = None
 
     def add(self, s: Sequence) -> None:
-        """Queue a sequence and, before it, those it comes after."""
+        """Queue a sequence and, before it, those in its `after`."""
         self._queues.add(s)
 
     def abort(self, s: Sequence, message: str | None = None) -> None:
-        """End a sequence wherever it stands; what it computed stays in the cache."""
+        """End a waiting or running sequence; the KV it computed stays in the cache."""
         self._queues.abort(s, message)
 
     def check(self) -> None:
-        """Assert that every slot is free, cached or held exactly once, and states make sense."""
+        """Assert that each slot is free, cached or held exactly once, and that counts agree."""
         self._queues.check()
 
     def fail_all(self, message: str) -> None:
-        """End everything and forget all KV, because what the pool holds is unknown."""
+        """Abort all sequences and forget all KV, when the content of the pool is unknown."""
         self._end_all(message)
         self.cache.flush()
 
     def start_over(self, limits: SchedulerLimits) -> None:
-        """Preempt all and forget all KV, as a step failed; go on within these limits."""
+        """Preempt all running sequences, forget all KV and set `limits`, after a failed step."""
         for s in list(self.running):
             self._queues.retract(s)
         self._epoch = self._trials = None
@@ -96,7 +99,7 @@ class Scheduler:
         self._admission.limit(limits)
 
     def spill(self, message: str) -> None:
-        """End everything, and offer all KV to the second tier."""
+        """Abort all sequences and offer all cached KV to the disk cache."""
         self._end_all(message)
         self.cache.spill()
 
@@ -107,7 +110,7 @@ class Scheduler:
         self._queues.settle()
 
     def flush_cache(self) -> bool:
-        """Forget all cached prefixes; False, and nothing done, while there are requests."""
+        """Forget all cached prefixes; return False and change nothing while there are sequences."""
         if not self.idle:
             return False
         self._queues.settle()
@@ -115,17 +118,17 @@ class Scheduler:
         return True
 
     def wake(self) -> None:
-        """Look again at waiting sequences: blocks they wait for have been read."""
+        """Try admission again at the next step, because blocks from disk have been read."""
         self._queues.changed = True
 
     @property
     def restored_tokens(self) -> int:
-        """Tokens restored from the second tier."""
+        """Number of tokens whose KV was restored from the disk cache."""
         return self._restores.tokens if self._restores is not None else 0
 
     @property
     def seconds_left(self) -> float | None:
-        """Time until a deadline may pass; None without deadlines."""
+        """Seconds until the next deadline may pass, at least 0; None without deadlines."""
         if self._queues.next_deadline == inf:
             return None
         return max(self._queues.next_deadline - self._clock(), 0.0)
@@ -137,7 +140,7 @@ class Scheduler:
     # -- one turn -----------------------------------------------------------------------------
 
     def next(self) -> Plan | None:
-        """Plan the next step; None when there is nothing to do, or not before `wake`."""
+        """Plan the next step; None if there is nothing to do, or nothing until `wake` is called."""
         started = time.perf_counter()
         self._queues.expire(self._clock)
         plan = None
@@ -155,7 +158,7 @@ class Scheduler:
         return plan
 
     def commit(self, plan: Plan, result: StepResult) -> None:
-        """Take the outcome of a step: sequences grow, end, or put their prefix in the tree."""
+        """Apply the result of a step: append tokens, end sequences, share computed prefixes."""
         started = time.perf_counter()
         used = self.cache.capacity - self.cache.slots.free_count
         self.counters.peak_slots = max(self.counters.peak_slots, used)
@@ -174,11 +177,11 @@ class Scheduler:
         self.seconds += time.perf_counter() - started
 
     def retry(self, plan: Plan, message: str) -> None:
-        """Go on after a step that failed, without the row that made it fail.
+        """Handle a failed step: find the sequence that makes it fail and abort only that one.
 
-        Its rows are tried again by halves. One that fails alone ends with the message; the others
-        get the tokens that they would have got. The KV that the plan was to write is not there,
-        nor that of an epoch that it belongs to.
+        The step's sequences are tried again in halves. One that fails alone is aborted with
+        `message`; the others get the same tokens as without the failure. The KV of the failed
+        plan, and of its epoch, is taken as lost.
         """
         ahead = isinstance(plan, Decode) and plan.ahead
         computed = _computed(plan)
@@ -192,7 +195,7 @@ class Scheduler:
         self._queues.changed = True
 
     def _lose_epoch(self) -> None:
-        """Go back to where the open epoch began: its KV never reached the pool."""
+        """Reset sequences to the start of the open epoch, whose KV is lost, and flush the cache."""
         epoch, self._epoch = self._epoch, None
         assert epoch is not None
         for s in [*self.running, *self._queues.ended]:
@@ -216,7 +219,7 @@ class Scheduler:
         self._admission.admit(self.waiting, self.running)
 
     def _plan(self) -> Plan | None:
-        """Plan for the running sequences; None when the last of them was preempted."""
+        """Plan a step of the running sequences; None if none is left after preemption."""
         epoch, rows = self._epoch, self._tried() or self.running
         if epoch is not None:
             live = [s for s in rows if s.id in epoch.starts and not s.prefilling]
@@ -230,7 +233,7 @@ class Scheduler:
         return self._open_epoch(rows)
 
     def _tried(self) -> list[Sequence]:
-        """List the running sequences that are tried after a failure; the others wait for them."""
+        """List the running sequences being tried again after a failed step; [] if none are."""
         tried = self._trials.rows(self.running) if self._trials is not None else []
         if not tried:
             self._trials = None
@@ -263,7 +266,7 @@ class Scheduler:
         return self._decode(rows, ahead=True, opening=opening)
 
     def _close_epoch(self) -> None:
-        """Return the slots reserved for steps that were not taken."""
+        """Close the open epoch and free the slots reserved for steps that were not computed."""
         self._epoch = None
         for s in self.running:
             assert s.holding is not None
@@ -277,18 +280,17 @@ class Scheduler:
     def _reserve(
         self, sequences: list[Sequence], count: Callable[[Sequence], int]
     ) -> list[Sequence]:
-        """Reserve slots for tokens of each; return those that were not preempted for others."""
+        """Reserve slots for `count(s)` tokens of each `s`; return the sequences that still run."""
         for s in list(sequences):
             if s in self.running:
                 self._queues.reserve(s, count(s))
         return [s for s in sequences if s in self.running]
 
     def _prefill_rows(self, sequences: list[Sequence]) -> tuple[Row, ...]:
-        """Make the rows of an `Extend`: a token of each decoding sequence, then chunks of prompts.
+        """Make the rows of an `Extend`: one token of each decoding sequence, then prompt chunks.
 
-        Together they are within the limits on tokens, and on prompt tokens that are scored; one
-        with likeliest alternatives counts as `_ALTERNATIVES_COST`, because those are sorted out of
-        the whole vocabulary.
+        All rows together keep to `step_tokens` and `score_tokens`. A scored token with likeliest
+        alternatives counts as `_ALTERNATIVES_COST`, because finding them sorts the vocabulary.
         """
         room, score_room = self.limits.step_tokens, self.limits.score_tokens
         rows: list[Row] = []
@@ -331,22 +333,22 @@ class Scheduler:
             return
         try:
             reason = append(s, result.tokens[s.id], scores)
-        except Exception as error:  # of its stops, its grammar or its text: nobody else's
+        except Exception as error:  # from this sequence's stops, grammar or text: only it ends
             reason = FinishReason("abort", message=f"{type(error).__name__}: {error}")
         if reason is not None:
             self._queues.end(s, reason)
 
     def _start_something(self) -> bool:
-        """Start a sequence, as nothing runs and nothing was admitted; False if none can start."""
+        """Start a waiting sequence or a prefetch when nothing runs; False if none can start now."""
         if self.waiting:
             return self._unblock()
         return bool(self._queues.background) and self._background.start()
 
     def _unblock(self) -> bool:
-        """Start the most urgent sequence as nothing runs, or end it if it can never start.
+        """Start the most urgent waiting sequence when nothing runs; abort it if it can never fit.
 
-        It is ready unless it waits for blocks being read, because what it comes after is of the
-        same priority and older; False if anything waits for blocks.
+        Return False, and do nothing, while a sequence waits for blocks from disk. Otherwise the
+        most urgent sequence is ready: those in its `after` arrived earlier at the same priority.
         """
         if any(s.restore is not None and not s.restore.done for s in self.waiting):
             return False
@@ -360,7 +362,7 @@ class Scheduler:
     # -- what plans name: plan.Lookup ---------------------------------------------------------
 
     def masks(self, constraints: Collection[str]) -> dict[str, bytes]:
-        """See `plan.Lookup`; a constraint has the id of its sequence."""
+        """Return the allowed tokens of constraints, by sequence id; see `plan.Lookup.masks`."""
         return {
             s.id: s.constraint.allowed()
             for s in self.running
@@ -368,12 +370,12 @@ class Scheduler:
         }
 
     def image(self, picture: str) -> Shown:
-        """See `plan.Lookup`."""
+        """Return the picture with this name from a running sequence; see `plan.Lookup.image`."""
         return next(p.image for s in self.running for p in s.pictures if p.name == picture)
 
 
 def _computed(plan: Plan) -> dict[str, int]:
-    """Count the tokens that a plan computes, by sequence id."""
+    """Return how many tokens a plan computes for each sequence id."""
     if isinstance(plan, Extend):
         return {row.id: len(row.tokens) for row in plan.rows}
     return dict.fromkeys(plan.ids, 1)

@@ -1,7 +1,7 @@
-"""A request inside the scheduler.
+"""A sequence: one sample or prompt inside the scheduler.
 
-`computed ≤ len(tokens)` explains every state with two integers: the tokens before `computed` have
-KV; a sequence with one token more than that decodes; one with more is being prefilled.
+Two integers, `computed` and `len(tokens)`, describe its progress. The first `computed` tokens have
+KV. A sequence with one token beyond these decodes; one with several is being prefilled.
 """
 
 from __future__ import annotations
@@ -18,62 +18,62 @@ from sgl_mlx.runtime.scheduler.plan import PicturePart, Row, Scores, Shown
 
 
 class Output(Protocol):
-    """The receiver of a sequence's tokens; it decides when enough have come."""
+    """The receiver of a sequence's tokens and logprobs; it decides when the sequence ends."""
 
     def push(self, token: int, scores: Scores | None, forced: bool = False) -> FinishReason | None:
-        """Take the next token, sampled or forced; the reason if it is the last."""
+        """Take the next token, sampled or forced; return the finish reason if it is the last."""
         ...
 
     def score_prompt(self, scores: Scores) -> None:
-        """Take logprobs of further prompt tokens, in order."""
+        """Take the logprobs of the next prompt tokens, in order."""
         ...
 
     def score_next(self, scores: Scores) -> None:
-        """Take logprobs at the position after a prompt that is not continued."""
+        """Take the logprobs of the token after the prompt, when no output is generated."""
         ...
 
     def finish(self, reason: FinishReason) -> None:
-        """Take the reason of the end; more follows only if a `held` sequence is recomputed."""
+        """Take the finish reason; called again only if a `held` sequence has to be recomputed."""
         ...
 
 
 class Constraint(Protocol):
-    """A rule for which tokens may come next; see `grammar` and `healing`."""
+    """A rule for which tokens may come next in an output; see `grammar` and `healing`."""
 
     @property
     def complete(self) -> bool:
-        """Nothing but the end may follow."""
+        """True if the output must end here."""
         ...
 
     @property
     def done(self) -> bool:
-        """Anything may follow from now on."""
+        """True if every token is allowed from now on."""
         ...
 
     @property
     def error(self) -> str | None:
-        """Why nothing may follow at all."""
+        """Why no token is allowed at all; None if the constraint can go on."""
         ...
 
     def allowed(self) -> bytes:
-        """The tokens that may come next, a bit each, the first in the lowest bit."""
+        """Return the allowed next tokens as a bit mask; token 0 is the lowest bit of byte 0."""
         ...
 
     def accept(self, token: int) -> None:
-        """Take the token that was chosen."""
+        """Advance by the token that was chosen."""
         ...
 
     def forced(self) -> list[int]:
-        """Take, and return, the tokens that must come next."""
+        """Advance by the tokens that must come next and return them; [] if there is a choice."""
         ...
 
 
 class Base(NamedTuple):
-    """KV that stands before a sequence's own tokens, computed by other sequences.
+    """KV before a sequence's own tokens, computed by other sequences.
 
-    Made from branches encoded side by side (`core.Parallel`) or from text before a position gap
-    (`core.Shift`). `positions[i]` is the position the key in `slots[i]` was computed at; the
-    sequence's own tokens start at position `origin`.
+    It comes from parallel branches (`core.Parallel`) or from the text before a position gap
+    (`core.Shift`). The key in `slots[i]` has the position `positions[i]`. The sequence's own
+    tokens start at position `origin`.
     """
 
     slots: tuple[int, ...] = ()
@@ -82,7 +82,7 @@ class Base(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """The tokens from `start` on stand for a picture: their embeddings are its features."""
+    """A picture in a prompt: the tokens `start … end - 1` get its features as embeddings."""
 
     start: int
     image: Shown
@@ -93,17 +93,17 @@ class Picture(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Names the content in plans; equal for equal features."""
+        """Name of the picture in plans; equal for pictures with equal features."""
         return self.image.content_hash.hex()
 
     @property
     def key(self) -> int:
-        """Stands for its tokens in the radix tree: far outside any vocabulary."""
+        """Number that replaces the picture's tokens in the radix tree; larger than any token id."""
         return int.from_bytes(self.image.content_hash, "big")
 
 
 def radix_key(tokens: Iterable[int], pictures: Iterable[Picture]) -> tuple[int, ...]:
-    """Replace the tokens of each picture by its `key`."""
+    """Return tokens as the radix tree stores them: those of a picture are replaced by its `key`."""
     key = list(tokens)
     for picture in pictures:
         key[picture.start : picture.end] = [picture.key] * picture.image.tokens
@@ -112,26 +112,26 @@ def radix_key(tokens: Iterable[int], pictures: Iterable[Picture]) -> tuple[int, 
 
 @dataclass(eq=False)
 class Sequence:
-    """A request as the scheduler sees it.
+    """One sample or prompt as the scheduler sees it.
 
     Args:
-        id: names the request in plans.
-        tokens: the prompt, not empty; the output is appended to it.
-        pictures: which of them stand for pictures.
-        output: told of every new token and of the end.
-        params: sampling; `max_new_tokens` bounds the output.
-        seed: of this sample's noise.
-        priority: a higher one is admitted first and preempted last.
-        deadline: when the sequence is aborted, finished or not, on `time.monotonic`'s scale.
-        namespace: of the radix tree; see `radix`.
-        logprob_start: first prompt token whose logprob is wanted; None for none.
+        id: name of the sequence in plans.
+        tokens: the prompt, not empty; output tokens are appended to it.
+        output: receives every new token, logprobs and the end.
+        params: sampling parameters.
+        seed: seed of this sample.
+        priority: sequences with a higher priority are admitted first and preempted last.
+        deadline: time on the scheduler's clock at which the sequence is aborted; None for never.
+        namespace: namespace in the radix tree; see `radix`.
+        logprob_start: first prompt token whose logprob is wanted; None for no prompt logprobs.
         after: sequences that must be computed first; their KV becomes the `base`.
-        trunk_length: how many leading keys those have in common.
-        gap: positions skipped between them and the first own token.
-        constraint: on the output.
-        held: the KV stays locked after the prompt is computed, until the sequence that has this
-            one in its `after` (its `consumer`) ends.
-        background: computed for its KV alone, when nobody else needs the model.
+        trunk_length: how many leading keys the sequences in `after` have in common.
+        gap: positions skipped between `after` and the first own token.
+        held: True keeps the KV locked after the prompt is computed, until the sequence that has
+            this one in its `after` (the `consumer`) ends.
+        constraint: limits the output tokens; None for no limit.
+        background: True for a prefetch: computed only while no request needs the model.
+        pictures: which tokens stand for pictures.
     """
 
     id: str
@@ -174,7 +174,7 @@ class Sequence:
 
     @property
     def key(self) -> tuple[int, ...]:
-        """The tokens as the radix tree knows them, made once while the sequence waits."""
+        """The tokens as the radix tree stores them (`radix_key`), cached until tokens are added."""
         if len(self._key) != len(self.tokens):
             self._key = radix_key(self.tokens, self.pictures)
         return self._key
@@ -185,38 +185,38 @@ class Sequence:
 
     @property
     def pending(self) -> int:
-        """Tokens that have no KV yet."""
+        """Number of tokens that have no KV yet."""
         return len(self.tokens) - self.computed
 
     @property
     def remaining(self) -> int:
-        """Tokens it may still generate."""
+        """Number of output tokens that `max_new_tokens` still allows."""
         return self.params.max_new_tokens - (len(self.tokens) - self.prompt_length)
 
     @property
     def prefilling(self) -> bool:
-        """True while it needs prefill chunks; else a decode step computes its one pending token."""
+        """True if the next tokens are a prefill chunk; False if a decode step is next."""
         return self.pending > 1 or self.remaining <= 0 or self.logprob_start is not None
 
     @property
     def wants_logits(self) -> bool:
-        """False for a prompt that is computed for its KV alone."""
+        """True if tokens are sampled or logprobs wanted; False if only the KV is needed."""
         return self.params.max_new_tokens > 0 or self.params.return_logprob
 
     @property
     def ready(self) -> bool:
-        """True when all it comes after is finished and any restore from disk is done."""
+        """True when all sequences in `after` are finished and any restore from disk is done."""
         restored = self.restore is None or self.restore.done
         return restored and all(s.finish_reason is not None for s in self.after)
 
     @property
     def urgency(self) -> tuple[int, int]:
-        """Sorts sequences: higher priority first, then by arrival."""
+        """Sort key: higher priority first, then earlier arrival."""
         return -self.priority, self.arrival
 
     @property
     def purpose(self) -> Sequence:
-        """The sequence that this one is computed for; itself if it is no branch."""
+        """The sequence at the end of the chain of consumers; this one if it has no `consumer`."""
         s = self
         while s.consumer is not None:
             s = s.consumer
@@ -224,14 +224,14 @@ class Sequence:
 
     @property
     def match_limit(self) -> int:
-        """How many tokens may come from the cache: only tokens whose logits are not wanted."""
+        """How many leading tokens may come from the cache: those whose logits are not needed."""
         limit = len(self.tokens) - 1 if self.wants_logits else len(self.tokens)
         if self.logprob_start is not None:
             limit = min(limit, max(self.logprob_start - 1, 0))
         return limit
 
     def whole_pictures(self, length: int) -> int:
-        """Shorten `length` leading tokens where that many would cut a picture."""
+        """Return `length`; if a prefix that long ends inside a picture, the picture's start."""
         cut = (p.start for p in self.pictures if p.start < length < p.end)
         return next(cut, length)
 
@@ -241,18 +241,18 @@ class Sequence:
         return self.holding.table
 
     def prefix_slots(self) -> tuple[int, ...]:
-        """List the slots of all computed tokens, the base included."""
+        """Return the slots of the base and of all computed tokens."""
         return (*self.base.slots, *self.table[: self.computed])
 
     def prefix_positions(self) -> tuple[int, ...]:
-        """List the position of each key in `prefix_slots`."""
+        """Return the position of each key in `prefix_slots`."""
         origin = self.base.origin
         return (*self.base.positions, *range(origin, origin + self.computed))
 
     def join(self) -> None:
-        """Make the base from the sequences in `after`, all computed and held.
+        """Set the base to the KV of the sequences in `after`, which must be computed and held.
 
-        They agree in their first `trunk_length` keys; what each has beyond stands side by side.
+        Their common first `trunk_length` keys are taken once, then the rest of each in turn.
         """
         slots: list[int] = []
         positions: list[int] = []
@@ -264,7 +264,7 @@ class Sequence:
         self.base = Base(tuple(slots), tuple(positions), origin)
 
     def row(self, count: int, table_end: int) -> Row:
-        """Make the row of the next `count` tokens, with the slots up to `table_end`."""
+        """Make the batch row for the next `count` tokens, with the slots up to `table_end`."""
         start, end = self.computed, self.computed + count
         return Row(
             id=self.id,
@@ -284,14 +284,14 @@ class Sequence:
         )
 
     def _parts(self, start: int, end: int) -> Iterator[PicturePart]:
-        """Find the parts of pictures that the tokens from `start` to `end` stand for."""
+        """Yield the parts of pictures that the tokens `start … end - 1` stand for."""
         for picture in self.pictures:
             first, last = max(picture.start, start), min(picture.end, end)
             if first < last:
                 yield PicturePart(first - start, first - picture.start, last - first, picture.name)
 
     def _targets(self, end: int) -> tuple[int, ...]:
-        """List the prompt tokens that the logits of the tokens up to `end` score."""
+        """Return the prompt tokens to score in a step that computes the tokens before `end`."""
         if self.logprob_start is None:
             return ()
         first = max(self.computed + 1, self.logprob_start)

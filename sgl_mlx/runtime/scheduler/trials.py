@@ -1,7 +1,7 @@
-"""The search for the row that makes a step fail: the rows of that step are tried again by halves.
+"""The search for the sequence that makes a step fail, by trying the step again in halves.
 
-A row that fails when it is tried alone is at fault. Any other goes on as soon as it is past the
-step that failed. So a fault that comes once ends nobody.
+A sequence that fails when tried alone is at fault. The others go on once they are past the failed
+step. So a fault that does not come again ends no sequence.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ from sgl_mlx.runtime.scheduler.sequence import Sequence
 
 
 class Trials:
-    """Groups of rows still to be tried, one group at a time; nothing else runs meanwhile."""
+    """The groups of sequences still to be tried, one at a time; no other sequence runs then."""
 
     def __init__(self) -> None:
         self._groups: list[dict[Sequence, int]] = []  # the last one is tried
 
     def split(self, goals: Mapping[Sequence, int]) -> Sequence | None:
-        """Take the rows of a step that failed; return the row at fault if it was tried alone.
+        """Record a failed step; split its sequences into two groups to try.
 
         Args:
-            goals: by row, how many tokens are computed once it is past that step.
+            goals: the step's sequences, each with the value of `computed` once it is past the step.
+
+        Returns:
+            The sequence at fault, if it was tried alone; else None.
         """
         tried = any(group.keys() == goals.keys() for group in self._groups)
         self._groups = [
@@ -35,7 +38,7 @@ class Trials:
         return None
 
     def rows(self, running: list[Sequence]) -> list[Sequence]:
-        """List the rows that are tried in the next step; none when all have been."""
+        """List the sequences to try in the next step; [] when all are past the failed step."""
         while self._groups and not self._left(running):
             self._groups.pop()
         return self._left(running) if self._groups else []

@@ -1,7 +1,7 @@
-"""Plans and results as JSON, for a runner in another process, a recording or a replay.
+"""JSON form of plans and results, for a runner in another process, a recording or a replay.
 
-A dataclass becomes an object with its class under `"is"` and the fields that differ from their
-defaults; a tuple becomes a list. Floats come back bit for bit, infinities included.
+A dataclass becomes an object with its class name under `"is"` and the fields that differ from
+their defaults; a tuple becomes a list. Floats are read back bit for bit, infinities included.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ _CLASSES: dict[str, type[Any]] = {
 
 
 def to_json(message: Message) -> str:
-    """Serialise a plan or a result.
+    """Serialise a plan or a step result to JSON.
 
     Raises:
-        TypeError: for a value that is not plain data, such as a callable in a field.
+        TypeError: a field holds something that is not plain data, such as a callable.
     """
     return json.dumps(message, default=_as_object, separators=(",", ":"))
 
 
 def from_json(text: str) -> Message:
-    """Read what `to_json` wrote, as an equal message.
+    """Read a plan or step result that `to_json` wrote; it equals the original.
 
     Raises:
-        ValueError: for text that is neither a plan nor a result.
+        ValueError: the text is not JSON, or neither a plan nor a step result.
     """
     message = json.loads(text, object_hook=_from_object)
     if not isinstance(message, Message):
@@ -73,7 +73,7 @@ def _as_object(value: Any) -> dict[str, Any]:
 def _from_object(found: dict[str, Any]) -> Any:
     held = {key: _as_tuple(value) for key, value in found.items()}
     name = held.get("is")
-    if not isinstance(name, str):  # a dictionary by sequence id, of which one may be called "is"
+    if not isinstance(name, str):  # a dictionary by sequence id; an id may be "is"
         return held
     del held["is"]
     return _CLASSES[name](**held)
