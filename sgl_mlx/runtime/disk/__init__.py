@@ -1,1 +1,1 @@
-"""The second tier on disk: blocks of KV as files, written behind and read ahead."""
+"""Second tier of the KV cache on disk: blocks of KV as files, read and written by own threads."""
