@@ -1,7 +1,7 @@
 """Building of the kernels from their `.metal` sources.
 
-By default `mx.fast.metal_kernel` makes the kernels. An emulator with the same signature can take its
-place and run the same sources without a GPU.
+By default `mx.fast.metal_kernel` makes the kernels. Instead, an emulator with the same signature
+can run the same sources without a GPU.
 """
 
 from __future__ import annotations

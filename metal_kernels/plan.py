@@ -174,7 +174,7 @@ class DecodePlan:
         self._reals: dict[tuple[float, ...], mx.array] = {}
 
     def step_table(self, tail_length: int) -> mx.array:
-        """Return the step's integers: used tail columns, `width`, `tokens`; cached for all layers."""
+        """Return a step's integers, cached for all layers: used tail columns, `width`, `tokens`."""
         if self._step is None or self._step[0] != tail_length:
             self._step = tail_length, int_table([tail_length, self.width, self.tokens])
         return self._step[1]

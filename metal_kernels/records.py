@@ -1,4 +1,4 @@
-"""Description of this machine, by which tuning and self-test results are cached, and their folder."""
+"""Description of this machine, for which tuning and self-test results are cached on disk."""
 
 from __future__ import annotations
 
