@@ -27,7 +27,7 @@ class CpuAttention:
         self._kernels = kernels
 
     def takes(self, inputs: ExtendInputs | DecodeInputs) -> bool:
-        """Return True: only layers for which `fits` is True get here."""
+        """Return True: `fits` was checked before for every layer, so all inputs are supported."""
         return True
 
     def extend(self, inputs: ExtendInputs) -> mx.array:
@@ -51,6 +51,6 @@ class CpuAttention:
 
 
 def _plain(options: AttentionOptions) -> tuple[float, int, float, mx.array | None]:
-    """Convert options to arguments of the C++ functions, in which window or soft-cap 0 is None."""
+    """Convert options to arguments of the C++ functions: no window or no soft-cap becomes 0."""
     sinks = None if options.sinks is None else options.sinks.astype(mx.float32)
     return options.scale, options.window or 0, options.softcap or 0.0, sinks

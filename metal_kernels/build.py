@@ -82,7 +82,7 @@ class Kernels:
         self.absent = mx.array([0.0] * MIN_ELEMENTS, mx.float16)
 
     def launch(self, name: str, inputs: Mapping[str, mx.array], **call: Any) -> list[mx.array]:
-        """Run the kernel `name` and return its outputs; `call` holds MLX's other arguments.
+        """Run the kernel `name` and return its outputs; `call` is passed to MLX's kernel.
 
         Args:
             inputs: arrays by the names in the kernel's `Spec`.

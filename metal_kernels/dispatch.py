@@ -59,10 +59,11 @@ class CutOvers:
         return max(((at, new) for at, new in self.extend_up_to if at <= prefix), default=(0, 0))[1]
 
     def chunk(self, keys: int, kv_heads: int) -> int:
-        """Choose the number of keys in a chunk, the part of a partial softmax.
+        """Choose the number of keys that the decode kernel puts into one partial softmax.
 
         Args:
             keys: number of keys of all rows together.
+            kv_heads: number of KV heads.
         """
         enough = (c for c in CHUNKS if keys * kv_heads >= self.decode_items * c)
         return max(enough, default=CHUNKS[0])

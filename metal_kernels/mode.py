@@ -57,8 +57,8 @@ def open_kernels(asked: Mode) -> TestedKernels | None:
 def cut_overs(case: Case, asked: Mode, tuning: Tuning | None = None) -> CutOvers:
     """Load the cut-overs for this machine and these heads, or measure them in a few seconds.
 
-    Call it only for kernels that passed their self-test. If measuring fails, defaults are returned;
-    in mode "force", cut-overs that always choose our kernels.
+    Call it only for kernels that passed their self-test. If measuring fails, defaults are returned.
+    In mode "force" nothing is measured, and `ALWAYS_OURS` is returned.
 
     Args:
         case: the specialisation whose heads, dims and dtype are measured.

@@ -80,8 +80,8 @@ class ExtendPlan:
     def tiles(self, group: int, size: int = TILE_ROWS) -> tuple[mx.array, int]:
         """Build the table of the extend kernel's tiles.
 
-        A row's (token, head of the group) pairs are numbered, token by token; a tile is `size` of
-        these pairs.
+        A row's (token, head of the group) pairs are numbered, token by token. A tile is `size`
+        consecutive pairs.
 
         Args:
             group: query heads per KV head.

@@ -53,7 +53,7 @@ class Sweep:
         self._pool = self._make_pool(PREFIXES[-1] + 1)
 
     def run(self) -> CutOvers:
-        """Measure the times and return the cut-overs that follow."""
+        """Measure the times and return the cut-overs derived from them."""
         extends = tuple((prefix, self._longest_extend(prefix)) for prefix in PREFIXES)
         found = CutOvers(((0, extends[0][1]), *extends), decode_items=self._decode_items())
         return replace(found, decode_from_rows=self._first_decode(found))
@@ -199,5 +199,5 @@ class Tuning:
 
 
 def heads_of(case: Case) -> Case:
-    """Return the case with only the fields that cut-overs depend on; the others are reset."""
+    """Return the case with all fields reset that cut-overs do not depend on."""
     return replace(case, work="extend", window=None, capped=False, sinks=False)

@@ -87,9 +87,9 @@ def _spaces(decoding: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
 
 @cache
 def byte_level_alphabet() -> dict[str, bytes]:
-    """Map each of GPT-2's 256 byte characters to its byte.
+    """Map each of the 256 characters that byte-level BPE (GPT-2) writes for a byte to this byte.
 
-    The character is the byte's own if this is printable, else one from U+0100 on.
+    A printable byte has the character of the same code, another byte one from U+0100 on.
     """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = [b for b in range(256) if b not in printable]
@@ -149,7 +149,7 @@ def _silence(step: dict[str, Any]) -> None:
 
 
 def _parts(backend: tokenizers.Tokenizer) -> dict[str, Any]:
-    """Return normalizer, pre-tokenizer and decoder as dictionaries, None for those not set."""
+    """Return normalizer, pre-tokenizer and decoder by name, as dictionaries; None if not set."""
     names = ("normalizer", "pre_tokenizer", "decoder")
     bare = tokenizers.Tokenizer(tokenizers.models.BPE())
     for name in names:

@@ -147,7 +147,7 @@ def _eos_ids(folder: Path) -> set[int]:
 def _prefix_ids(
     backend: tokenizers.Tokenizer, bos: int | None, eos_ids: set[int], add_bos: bool | None
 ) -> list[int]:
-    """Return the tokens to put before a text: those that the post-processor adds, without ends.
+    """Return the tokens to put before a text: those the post-processor adds, except end tokens.
 
     Args:
         add_bos: False removes the BOS token, True adds it if it is missing, None changes nothing.

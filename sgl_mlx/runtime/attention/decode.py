@@ -170,7 +170,7 @@ class _Layers:
             shared.begin_step(positions)
 
     def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
-        """See `Epoch.attend`."""
+        """Attend a layer's queries `(rows, heads, dim)`; returns `(rows, heads, value_dim)`."""
         rows, heads, dim = queries.shape
         plain = options.softcap is None and not self._shared
         if plain and all(batch.fuses(heads) for batch in self.private):
@@ -190,7 +190,7 @@ class _Layers:
     def order_of_tail(self, rows: Sequence[Row], steps: int) -> mx.array:
         """Return indices that sort the private batches' tails by row, then by step.
 
-        The batches' tails are meant one after another. Steps without a slot are left out.
+        The indices refer to the tails of all batches, joined. Steps without a slot are left out.
         """
         order = [i for batch in self.private for i in batch.members]
         begins = {row: place * steps for place, row in enumerate(order)}

@@ -20,7 +20,7 @@ from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex, Slots
 from sgl_mlx.runtime.scheduler.plan import Row
 
 _STEP = 256
-"""Columns that a buffer grows by at once, at most, unless an epoch needs more; as in mlx-lm."""
+"""Most columns that a buffer grows by at once, unless an epoch needs more; as in mlx-lm."""
 
 
 class PrivateBatch:
@@ -59,7 +59,7 @@ class PrivateBatch:
         self.values = {i: _buffer(pool.values[i], index, len(members), width) for i in layers}
 
     def go_on(self, width: int) -> None:
-        """Begin another epoch: make room for `width` more steps, for more if the buffers grow."""
+        """Begin another epoch: make room for `width` more steps, or more if buffers grow."""
         self._first = self.columns
         buffer = next(iter(self.keys.values()))
         if self.columns + width > buffer.shape[2]:
@@ -75,7 +75,7 @@ class PrivateBatch:
         self._masks.clear()
 
     def pick(self, x: mx.array) -> mx.array:
-        """Take the members' rows of `x (all rows, …)`."""
+        """Return the members' part of an array `(all rows, …)`."""
         return x if self._pick is None else x[self._pick]
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:

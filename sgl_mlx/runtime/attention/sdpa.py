@@ -20,7 +20,10 @@ from sgl_mlx.runtime.scheduler.plan import Row
 
 
 class SdpaChunks:
-    """Attention of sequences with several new tokens each; same interface as `prefill.Chunks`."""
+    """Attention of sequences with several new tokens each; same interface as `prefill.Chunks`.
+
+    A soft-cap of the scores is not supported.
+    """
 
     def __init__(self, pool: KVPool, rows: Sequence[Row]) -> None:
         self._pool = pool

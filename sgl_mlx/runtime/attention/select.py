@@ -33,7 +33,7 @@ KINDS: tuple[Literal["extend"], Literal["decode"]] = "extend", "decode"
 
 
 class AttentionPaths:
-    """Factory of each step's attention: chooses the implementation that is fastest.
+    """Factory of each step's attention, which chooses the fastest implementation.
 
     Args:
         kernels: our kernels; None if this machine has none. Ignored if they cannot read the pool.
@@ -72,8 +72,8 @@ class AttentionPaths:
 
         Args:
             rows: sorted by their prefix slots.
-            before: the epoch that has just ended. It is continued and returned if the rows are the
-                same and it is not one of our kernels'.
+            before: the epoch that has just ended. If the rows are the same and both epochs are in
+                plain MLX, its buffers are used again and it is returned.
         """
 
         def plain() -> Epoch:

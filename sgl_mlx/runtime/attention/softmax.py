@@ -53,7 +53,7 @@ class Partial(NamedTuple):
 
 
 def merge(a: Partial, b: Partial) -> Partial:
-    """Merge two partials into the softmax over the keys of both."""
+    """Merge two partials of the same queries over different keys into one over all these keys."""
     peak = mx.maximum(a.peak, b.peak)
     weight_a, weight_b = mx.exp(a.peak - peak), mx.exp(b.peak - peak)
     return Partial(a.out * weight_a + b.out * weight_b, peak, a.mass * weight_a + b.mass * weight_b)
@@ -84,14 +84,14 @@ def _nothing(like: Partial, tokens: int) -> Partial:
 
 
 def concatenate(parts: list[Partial]) -> Partial:
-    """Join partials of consecutive token ranges."""
+    """Join the partials of consecutive token ranges into one."""
     if len(parts) == 1:
         return parts[0]
     return Partial(*(mx.concatenate(list(x), axis=1) for x in zip(*parts, strict=True)))
 
 
 def group_heads(queries: mx.array, kv_heads: int, scale: float) -> mx.array:
-    """Reshape `(tokens, heads, dim)` to `(kv_heads, tokens, group, dim)`, scaled."""
+    """Reshape queries `(tokens, heads, dim)` to `(kv_heads, tokens, group, dim)`, times `scale`."""
     tokens, heads, dim = queries.shape
     grouped = queries.reshape(tokens, kv_heads, heads // kv_heads, dim)
     return (grouped * scale).transpose(1, 0, 2, 3)
@@ -167,7 +167,7 @@ def attend_causal(
 
 
 def soft_capped(scores: mx.array, softcap: float | None) -> mx.array:
-    """Bound scores by `softcap * tanh(scores / softcap)`; None leaves them as they are."""
+    """Return `softcap * tanh(scores / softcap)`; the scores unchanged if `softcap` is None."""
     return scores if softcap is None else softcap * mx.tanh(scores / softcap)
 
 

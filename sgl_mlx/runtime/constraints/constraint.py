@@ -42,9 +42,9 @@ class Constraint:
         self._matcher.consume_token(token)
 
     def forced(self) -> list[int]:
-        """Return the only tokens that can come next, and advance the grammar past them.
+        """Return the next tokens that leave no choice, and advance the grammar past them.
 
-        Empty if there is a choice.
+        Empty if the grammar allows several next tokens, or none.
         """
         if self.complete:
             return []

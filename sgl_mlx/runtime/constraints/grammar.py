@@ -35,7 +35,10 @@ _JSON_STYLE: Any = {
     "item_separator": ", ",
     "key_separator": ": ",
 }
-"""White space as `json.dumps` writes it; if it were free, a small model could write it for ever."""
+"""Options of llguidance for white space as `json.dumps` writes it.
+
+With free white space, a small model could write white space for ever.
+"""
 
 _CACHED_GRAMMARS = 256
 
@@ -79,9 +82,9 @@ class GrammarCompiler:
         return Constraint(matcher.deep_copy())
 
     def prepare(self) -> None:
-        """Build llguidance's vocabulary before the first request, because this holds the GIL.
+        """Build llguidance's vocabulary before the first request, because building holds the GIL.
 
-        Raises no error for an unusable tokenizer; the first request with a grammar does.
+        Errors of the tokenizer are ignored here; the first request with a grammar raises them.
         """
         with self._lock, suppress(TokenizerError):
             self._prepared()

@@ -95,8 +95,8 @@ class Spellings:
         """Choose the last tokens of a prompt to remove from it: several if they share a character.
 
         Returns:
-            None if no other token could stand in their place, or if the prompt ends with a
-            special token.
+            None if fewer than two tokens can begin the output then, if the prompt is empty or ends
+            with a special token, or if its last four tokens do not spell whole characters.
         """
         spelled = b""
         for count, token in enumerate(reversed(tokens), start=1):

@@ -14,7 +14,7 @@ from sgl_mlx.runtime.constraints.json_place import Place
 from sgl_mlx.runtime.constraints.vocabulary import GrammarVocabulary
 
 MOST_DIGITS = 19
-"""Most consecutive digits: as many fit in 64 bits, and a float holds fewer."""
+"""Most consecutive digits of a number: 19 digits fit in 64 bits, and a float keeps fewer."""
 MOST_EXPONENT_DIGITS = 2
 """Most digits of an exponent, so that every number is finite as a float."""
 
@@ -89,7 +89,7 @@ class JsonText(Constraint):
     # -- keys ---------------------------------------------------------------------------------
 
     def _doubtful(self, place: Place, bits: Bits) -> Iterator[int]:
-        """Find the allowed tokens that may lead to a duplicate key, so need a closer look."""
+        """Find the allowed tokens that may lead to a duplicate key, so must be checked."""
         if not place.has_keys:
             return
         table = self._vocabulary
@@ -112,7 +112,7 @@ class JsonText(Constraint):
                     yield from self._vocabulary.ids.get(raw[len(begun) : end], ())
 
     def _leaves_a_key(self, place: Place, matcher: LLMatcher, tokens: list[int]) -> bool:
-        """True if the text can be continued without a duplicate key.
+        """True if the text can be continued without a duplicate key, as far as a search can tell.
 
         Args:
             place: the place after `tokens`.

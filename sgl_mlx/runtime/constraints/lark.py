@@ -19,7 +19,7 @@ def prepare_grammar(grammar: str, tokenizer: Tokenizer) -> str:
     In Lark, `<name>` stands for an added token, whether it is special or not.
 
     Raises:
-        InvalidParamsError: for an empty grammar, or EBNF that cannot be translated.
+        InvalidParamsError: the grammar is empty, or is EBNF that cannot be translated.
     """
     if not grammar.strip():
         raise InvalidParamsError("grammar is empty; it needs a rule named start (Lark) or root")

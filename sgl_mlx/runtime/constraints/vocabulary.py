@@ -57,8 +57,7 @@ class Vocabulary:
     def __call__(self, text: str | bytes) -> list[int]:
         """Tokenize a text that a grammar forces, without special tokens.
 
-        The tokens spell exactly this text; if no tokens do, they spell as much of its beginning
-        as possible.
+        The tokens spell exactly this text, or its beginning if the vocabulary lacks bytes for it.
         """
         raw = text.encode() if isinstance(text, str) else text
         try:

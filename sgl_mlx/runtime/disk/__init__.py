@@ -1,1 +1,1 @@
-"""Second tier of the KV cache on disk: blocks of KV as files, read and written by own threads."""
+"""Second tier of the KV cache on disk: blocks of KV in files, read and written by two threads."""

@@ -22,7 +22,7 @@ from sgl_mlx.runtime.disk.block_file import Arrays, decode, encode
 
 _OURS = re.compile(r"[0-9a-f]{40}\.(safetensors|tmp)")
 _KEPT = 0.9
-"""Share of the limit that is in use after blocks were evicted, so that this happens rarely."""
+"""Share of the limit that is left in use when blocks are evicted, so that this happens rarely."""
 
 
 class BlockFolder:
@@ -154,7 +154,7 @@ class BlockFolder:
 
     @contextmanager
     def locked(self) -> Iterator[IO[bytes]]:
-        """Hold the writers' lock, waiting for it; yields the lock file, which contains the size."""
+        """Wait for the writers' lock and hold it; yields the lock file, which contains the size."""
         descriptor = os.open(self._path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         with os.fdopen(descriptor, "r+b") as book:
             fcntl.flock(book, fcntl.LOCK_EX)

@@ -23,7 +23,7 @@ from sgl_mlx.runtime.pool.kv import KVPool
 
 @dataclass(frozen=True)
 class DiskStats:
-    """Counts of a second tier on disk since the start.
+    """Counts of the KV cache's second tier on disk, since the engine's start.
 
     Attributes:
         spilled_tokens: tokens whose KV was written to disk.
@@ -50,7 +50,7 @@ class DiskStats:
 
 @dataclass(frozen=True)
 class DiskTier:
-    """Parts of a second tier on disk: block names, the store, and copies to and from the pool."""
+    """Parts of the second tier on disk: block names, the store, and copies to and from the pool."""
 
     tier: Tier
     store: DiskStore

@@ -53,7 +53,7 @@ class DiskReading:
 
 @dataclass
 class Blocks:
-    """Counts of blocks: written, read, dropped from a full queue, lost to errors, queued now."""
+    """Counts of blocks: written, read, dropped as the queue was full, failed, queued now."""
 
     spilled: int = 0
     read: int = 0
@@ -102,7 +102,7 @@ class DiskStore:
         return key in self._pending or self.folder.has(key)
 
     def read(self, keys: Sequence[str]) -> DiskReading:
-        """Start to read blocks; returns at once, `done` is set on the reading later."""
+        """Start to read blocks and return at once; the reading's `done` is set later."""
         reading = DiskReading(next(self._ids), keys)
         self._readings[reading.id] = reading
         self._reads.put(reading)

@@ -53,7 +53,7 @@ class Features:
         return embeddings
 
     def clear(self) -> None:
-        """Forget all features."""
+        """Remove all features from the cache."""
         self._kept.clear()
         self._latest = {}
 

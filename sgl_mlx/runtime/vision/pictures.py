@@ -23,13 +23,13 @@ from sgl_mlx.runtime.vision.byte_lru import ByteLRU
 
 @dataclass(frozen=True)
 class PictureStats:
-    """Counts of the preparation of pictures since the start.
+    """Counts of prepared pictures and videos, and the time taken, since the engine's start.
 
     Attributes:
-        prepared_images: pictures opened and processed.
-        open_seconds: time spent opening them.
-        process_seconds: time spent resizing and normalising them.
-        prepared_bytes: processed pixels kept now, in bytes.
+        prepared_images: pictures opened and processed; those from the cache do not count.
+        open_seconds: time spent opening pictures.
+        process_seconds: time spent resizing and normalising pictures.
+        prepared_bytes: size of the cached pictures now.
     """
 
     prepared_images: int
@@ -174,7 +174,7 @@ def _origin(source: Any) -> Hashable:
     if isinstance(source, (str, Path)) and not str(source).startswith("data:"):
         try:
             stat = Path(source).expanduser().stat()
-        except (OSError, ValueError):  # opening the file will raise the error
+        except (OSError, ValueError):  # opening the file later will raise the error
             return None
         return str(source), stat.st_ino, stat.st_mtime_ns, stat.st_size
     if isinstance(source, str):
