@@ -103,7 +103,7 @@ class Sweep:
         q, k, v = (x[:, None] for x in self._random(rows))
         copied = self._pool.gather(mx.array(prefixes, mx.int32), q.dtype)
         whole = tuple(mx.concatenate(list(x), axis=1) for x in zip(copied, (k, v), strict=True))
-        mx.eval(whole)  # an epoch of many steps gathers once
+        mx.eval(whole)  # not timed: an epoch of many steps gathers only once
         inputs = DecodeInputs(q[:, 0], k, v, 1, self._pool, plan, self._options)
         return (
             lambda: ops.decode_attention(inputs, self._kernels),

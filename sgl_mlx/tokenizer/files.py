@@ -86,7 +86,7 @@ def _with_ids(backend: tokenizers.Tokenizer, ids: Mapping[str, int]) -> tokenize
     """
     whole = json.loads(backend.to_str())
     vocabulary = whole["model"].get("vocab")
-    if not isinstance(vocabulary, dict):  # Unigram's is a list, which new tokens go after
+    if not isinstance(vocabulary, dict):  # Unigram's is a list; new tokens get the ids after it
         return backend
     vocabulary.update(ids)
     return tokenizers.Tokenizer.from_str(json.dumps(whole))

@@ -75,7 +75,7 @@ class KernelEpoch:
         self._pool, self._kernels = pool, kernels
         self._first_positions = mx.array([row.position for row in rows], mx.int32)
         spans, private = shared_spans(rows)
-        keys = sum(len(row.prefix) for row in rows)  # shared ones are read by as many tiles
+        keys = sum(len(row.prefix) for row in rows)  # shared keys count for each row
         self._plan = DecodePlan(
             [row.prefix[start:] for row, start in zip(rows, private, strict=True)],
             [SharedSpan(s.first, s.last, s.start, s.slots) for s in spans],

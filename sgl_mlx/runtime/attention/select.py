@@ -33,7 +33,7 @@ KINDS: tuple[Literal["extend"], Literal["decode"]] = "extend", "decode"
 
 
 class AttentionPaths:
-    """Factory of each step's attention, which chooses the fastest implementation.
+    """Factory of each step's attention: plain MLX, MLX's fused kernel, or our kernels.
 
     Args:
         kernels: our kernels; None if this machine has none. Ignored if they cannot read the pool.

@@ -34,7 +34,7 @@ class DiskStats:
         hits: look-ups of prompts that found enough tokens to be worth reading.
         misses: look-ups that found too few.
         broken_files: damaged files that were found and removed.
-        bytes: size of all blocks in the folder when this process last wrote one.
+        bytes: size of all blocks in the folder when this process opened it or last wrote one.
     """
 
     spilled_tokens: int

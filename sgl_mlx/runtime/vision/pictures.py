@@ -100,7 +100,7 @@ class Pictures:
         """Prepare a picture and pass it, or the error, to all threads that wait for `made`."""
         try:
             made.set_result(make())
-        except BaseException as error:  # of any kind, or the others would wait for ever
+        except BaseException as error:  # any error, or the other threads would wait for ever
             made.set_exception(error)
         with self._lock:
             del self._under_way[key]
