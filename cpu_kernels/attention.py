@@ -1,4 +1,4 @@
-"""Attention over the pool by the CPU kernels: with the methods of `metal_kernels.tested`."""
+"""Attention over the KV pool by the CPU kernels."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ LANES = 16
 
 
 def fits(dim: int, value_dim: int, dtype: mx.Dtype) -> bool:
-    """True if the kernels can read keys and values of these widths in this dtype."""
+    """True if the CPU kernels support keys and values of these widths in this dtype."""
     return dim == value_dim and dim % LANES == 0 and dtype == mx.float32
 
 
 class CpuAttention:
-    """Extend and decode attention in float32, over pools in float32 or 8 bits."""
+    """Extend and decode attention in float32, over pools in float32 or 8 bits.
+
+    Has the methods `takes`, `extend` and `decode` of `metal_kernels.tested.TestedKernels`.
+    """
 
     def __init__(self, kernels: ModuleType) -> None:
         self._kernels = kernels
 
     def takes(self, inputs: ExtendInputs | DecodeInputs) -> bool:
-        """True: `fits` has decided before."""
+        """Return True: `fits` was checked before for every layer, so all inputs are supported."""
         return True
 
     def extend(self, inputs: ExtendInputs) -> mx.array:
-        """See `metal_kernels.ops.extend_attention`."""
+        """Compute what `metal_kernels.ops.extend_attention` does: attention of prefill chunks."""
         q, keys, values, pool, plan, options = inputs
         rows = len(plan.rows)
         out: mx.array = self._kernels.extend_attention(
@@ -37,7 +40,7 @@ class CpuAttention:
         return out
 
     def decode(self, inputs: DecodeInputs) -> mx.array:
-        """See `metal_kernels.ops.decode_attention`."""
+        """Compute what `metal_kernels.ops.decode_attention` does: attention of a decode step."""
         q, tail_keys, tail_values, tail_length, pool, plan, options = inputs
         tail = tail_keys, tail_values, tail_length
         tables = plan.slots, plan.table, plan.span_table, len(plan.spans)
@@ -48,6 +51,6 @@ class CpuAttention:
 
 
 def _plain(options: AttentionOptions) -> tuple[float, int, float, mx.array | None]:
-    """Convert to what the C++ functions take: 0 stands for None."""
+    """Convert options to arguments of the C++ functions: no window or no soft-cap becomes 0."""
     sinks = None if options.sinks is None else options.sinks.astype(mx.float32)
     return options.scale, options.window or 0, options.softcap or 0.0, sinks

@@ -1,7 +1,7 @@
-"""Compiling the kernels for this machine's processor, and loading the library.
+"""Compiling of the CPU kernels for this machine's processor, and loading of the library.
 
-The library fits one version of MLX, nanobind and Python, and one processor, so its name in the
-cache contains a hash of them all. Compiling takes some 20 seconds and happens on request
+The library works with one version of MLX, nanobind and Python on one kind of processor, so its file
+name contains a hash of these. Compiling takes about 20 seconds. It happens only on request
 (`sgl-mlx kernels build`, `make setup`), never while a model is loaded.
 """
 
@@ -40,19 +40,18 @@ _REMEDY = "install a C++ compiler (`apt-get install g++`), then run `sgl-mlx ker
 
 
 def compile_kernels(amx: bool = True) -> Path:
-    """Compile the kernels for this processor, unless that was done before.
+    """Compile the CPU kernels for this processor, unless the library exists already.
 
-    One library is kept at a time: the one compiled last, with or without AMX, is the one loaded.
+    The library with the other value of `amx` is removed, because only one can be loaded.
 
     Args:
-        amx: False leaves the processor's matrix unit out.
+        amx: whether to use the processor's matrix unit.
 
     Returns:
-        The library.
+        The path of the library.
 
     Raises:
-        KernelError: a tool or header is missing, or the compiler failed; the message says which
-            and what would help.
+        KernelError: this is not Linux, a tool or header is missing, or the compiler failed.
     """
     if machine.system() != "linux":
         raise KernelError(_FOR_LINUX)
@@ -84,13 +83,13 @@ def _compile(compiler: str, flags: list[str], library: Path) -> None:
 
 
 def compiled_for() -> str:
-    """Return the instruction sets the loaded kernels were compiled for, or nothing without any."""
+    """Return the instruction sets that the kernels were compiled for; "" if they do not load."""
     kernels = load()
     return "" if kernels is None else str(kernels.instruction_sets())
 
 
 def why_not() -> str | None:
-    """Say why the kernels cannot be used here, with the remedy; None if they can."""
+    """Return the reason why the CPU kernels cannot be used, with a remedy; None if they can."""
     if machine.system() != "linux":
         return _FOR_LINUX
     if not _library().exists():
@@ -100,7 +99,10 @@ def why_not() -> str | None:
 
 @cache
 def load() -> ModuleType | None:
-    """Load the compiled kernels and start their threads; None if none work here."""
+    """Load the compiled kernels and start their threads; None if they are missing or do not work.
+
+    The result is cached for the process.
+    """
     if machine.system() != "linux" or not (library := _library()).exists():
         return None
     spec = spec_from_file_location(
@@ -112,7 +114,7 @@ def load() -> ModuleType | None:
         kernels = module_from_spec(spec)
         spec.loader.exec_module(kernels)
         kernels.start_threads(threads())
-        kernels.rms_norm(mx.ones((1, 1), stream=mx.cpu), None, 0.0)  # takes MLX's arrays at all
+        kernels.rms_norm(mx.ones((1, 1), stream=mx.cpu), None, 0.0)  # TypeError if refused
     except (ImportError, TypeError) as error:
         log.warning("the CPU kernels are not used: %s", error)
         return None
@@ -120,7 +122,7 @@ def load() -> ModuleType | None:
 
 
 def threads() -> int:
-    """Count threads: OMP_NUM_THREADS, as for the BLAS, else one for each usable processor."""
+    """Return the number of threads: OMP_NUM_THREADS, else one for each usable processor."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return int(asked) if asked.isdigit() and int(asked) else len(os.sched_getaffinity(0))
 
@@ -130,7 +132,7 @@ def _compiler() -> str | None:
 
 
 def _library() -> Path:
-    """Return the library that was compiled, or where it will be."""
+    """Return the path of the compiled library, or the path where it will be."""
     full, without_amx = _libraries()
     return without_amx if without_amx.exists() else full
 
@@ -157,7 +159,7 @@ def _fingerprint() -> str:
 
 
 def _processor() -> str:
-    """Name the processor's features that the compiler uses."""
+    """Return the processor's model and features, as text of /proc/cpuinfo."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     named = ("model name", "flags", "Features")
     return "\n".join(sorted({line for line in lines if line.startswith(named)}))
@@ -176,7 +178,7 @@ def _arguments() -> list[str]:
         )
     return [
         *(f"-I{folder}" for folder in include),
-        "-DNB_DOMAIN=mlx",  # whose arrays we take and give
+        "-DNB_DOMAIN=mlx",  # to share the type of arrays with MLX's own binding
         "-Wno-psabi",
         str(files(__package__) / _MAIN),
         str(binder / "src/nb_combined.cpp"),

@@ -1,4 +1,4 @@
-"""Opening the CPU kernels as `SGL_MLX_KERNELS` says, which also governs those for Metal."""
+"""Opening of the CPU kernels, in the mode that `SGL_MLX_KERNELS` sets for them and Metal's."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from sgl_mlx.metal_kernels.mode import VARIABLE, mode
 
 
 def open_cpu_kernels() -> ModuleType | None:
-    """Open the kernels; None if they are switched off or not compiled.
+    """Open the CPU kernels; None in mode "off", or if they are not compiled or do not load.
 
     Raises:
-        KernelError: with `force`, if they cannot be used; the message says why.
+        KernelError: the mode is "force", but the kernels cannot be used, or the mode is unknown.
     """
     asked = mode()
     if asked == "off":

@@ -1,9 +1,11 @@
-"""MLX's affine quantized weights in the order in which `linear.h` multiplies them.
+"""Packing of MLX's quantized weights into the order in which `linear.h` multiplies them.
 
-Weights `w = scale * q + bias` of shape (N, K) become tiles of 16 n by 32 k, so that a row of
-registers holds the same k of 16 n: each tile is 16 pairs of neighbouring k, a pair's even k in the
-low half of a word and its odd one in the high half. With 8 bits a pair takes 16 halfwords; with 4
-bits four pairs share 16 words, the first in the lowest bits of either half.
+Weights `w = scale * q + bias` have the shape (N, K): N outputs, K inputs. They are cut into tiles
+of 16 outputs by 32 inputs, so that one vector register holds the same inputs of 16 outputs. A tile
+consists of 16 pairs of neighbouring inputs. With 8 bits, a pair takes 16 halfwords, one for each
+output: the even input in the low byte, the odd one in the high byte. With 4 bits, four pairs share
+16 words: even inputs in the low half of a word, odd ones in the high half, the first pair in the
+lowest bits of each half.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ DEEP = 32
 
 
 class Packed(NamedTuple):
-    """Packed weights: `q` uint8, `scales` and `biases` float32, all flat; `n` rows, zero-padded."""
+    """Packed weights: `q` in uint8, `scales` and `biases` in float32, all flat.
+
+    `n` is the number of outputs before they were padded with zeros to a multiple of 16.
+    """
 
     q: mx.array
     scales: mx.array
@@ -30,17 +35,21 @@ class Packed(NamedTuple):
 
 
 def fits(k: int, bits: int, group_size: int) -> bool:
-    """True if weights quantized like this can be packed."""
+    """True if weights with `k` inputs, quantized like this, can be packed."""
     return bits in (4, 8) and group_size % DEEP == 0 and k % group_size == 0
 
 
 def pack(
     weight: mx.array, scales: mx.array, biases: mx.array, bits: int, group_size: int
 ) -> Packed:
-    """Pack `weight` uint32 (N, K * bits / 32), `scales` and `biases` (N, K / group_size).
+    """Pack weights that MLX quantized.
+
+    Args:
+        weight: uint32 `(N, K * bits / 32)`.
+        scales, biases: `(N, K / group_size)`.
 
     Raises:
-        ValueError: if they do not fit (`fits`).
+        ValueError: `fits` is False for these weights.
     """
     n, k = weight.shape[0], weight.shape[1] * 32 // bits
     if not fits(k, bits, group_size):
@@ -84,7 +93,7 @@ def unpack(packed: Packed) -> mx.array:
 
 
 def _levels(words: NDArray[np.uint32], bits: int) -> NDArray[np.uint8]:
-    """Split words into integers (N, K), lowest bits first."""
+    """Split MLX's words into integers `(N, K)`, the lowest bits of a word first."""
     by_byte = words.view(np.uint8)
     if bits == 8:
         return by_byte
@@ -93,7 +102,7 @@ def _levels(words: NDArray[np.uint32], bits: int) -> NDArray[np.uint8]:
 
 
 def _by_tile(x: mx.array, missing: int) -> NDArray[np.float32]:
-    """Reorder (N, groups) to (N / 16, groups, 16), flat."""
+    """Reorder `(N, groups)` to `(N / 16, groups, 16)`, flat, after padding N by `missing` zeros."""
     wide = np.pad(np.array(x.astype(mx.float32)), ((0, missing), (0, 0)))
     split = wide.reshape(-1, LANES, wide.shape[1]).swapaxes(1, 2)
     return np.ascontiguousarray(split).reshape(-1)

@@ -1,7 +1,7 @@
-"""The `.metal` sources as callables, made by a factory.
+"""Building of the kernels from their `.metal` sources.
 
-The factory has the signature of `mx.fast.metal_kernel`, which is the default; an emulator with the
-same signature runs the same text without a GPU.
+By default `mx.fast.metal_kernel` makes the kernels. Instead, an emulator with the same signature
+can run the same sources without a GPU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ POOL = ("pool_keys", "pool_values", "key_scales", "value_scales")
 
 @dataclass(frozen=True)
 class Spec:
-    """Names of a kernel's inputs and outputs, in the order of its buffers, for `<name>.metal`."""
+    """Names of the inputs and outputs of the kernel in `<name>.metal`, in the order of buffers."""
 
     name: str
     inputs: tuple[str, ...]
@@ -67,9 +67,13 @@ Factory = Callable[..., Any]
 
 
 class Kernels:
-    """Kernels of one factory, each made at its first launch.
+    """The kernels, each built at its first launch.
 
-    `absent` stands in for inputs that a specialisation does not read.
+    Args:
+        factory: builds a kernel.
+
+    Attributes:
+        absent: placeholder for inputs that a kernel does not read.
     """
 
     def __init__(self, factory: Factory = mx.fast.metal_kernel) -> None:
@@ -78,7 +82,11 @@ class Kernels:
         self.absent = mx.array([0.0] * MIN_ELEMENTS, mx.float16)
 
     def launch(self, name: str, inputs: Mapping[str, mx.array], **call: Any) -> list[mx.array]:
-        """Run a kernel on `inputs` by name; `call` is passed to MLX's kernel object."""
+        """Run the kernel `name` and return its outputs; `call` is passed to MLX's kernel.
+
+        Args:
+            inputs: arrays by the names in the kernel's `Spec`.
+        """
         spec = SPECS[name]
         if name not in self._made:
             self._made[name] = self._factory(
@@ -92,5 +100,5 @@ class Kernels:
 
 
 def read(name: str) -> str:
-    """Read the text of a source file, in ASCII as MLX requires."""
+    """Read a source file of this package; MLX requires it to be ASCII."""
     return files(__package__).joinpath(name).read_text("ascii")

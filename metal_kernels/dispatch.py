@@ -1,7 +1,7 @@
-"""Rules that choose the implementation of a step's attention: a table, read from the top.
+"""Rules that choose the implementation of a step's attention: a table; the first match counts.
 
-MLX's own kernel is hard to beat on contiguous keys; ours are faster where it would need a gather, a
-mask or its slow path. The sizes at which they take over depend on the chip (`CutOvers`).
+MLX's own kernel is hard to beat on contiguous keys. Our kernels are faster where MLX's would need a
+gather, a mask or its slow path. The sizes at which ours take over depend on the chip (`CutOvers`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from sgl_mlx.metal_kernels.plan import CHUNKS
 from sgl_mlx.metal_kernels.shapes import DTYPES, WIDTHS
 
 SDPA_DIMS = (64, 96, 128)
-"""Head dims for which MLX's attention is fused, for short and for long queries."""
+"""Head dims for which MLX's attention is fused for any number of query tokens."""
 
 
 class AttentionPath(Enum):
-    """Ways to compute a step's attention; the value is shown by `kernels list`."""
+    """Implementations of a step's attention; the values are names for `sgl-mlx kernels list`."""
 
     SLICE = "slice of the pool + SDPA"
     GATHER = "gather + SDPA"
@@ -31,20 +31,22 @@ class AttentionPath(Enum):
 
 
 OURS = frozenset({AttentionPath.EXTEND, AttentionPath.DECODE, AttentionPath.SHARED})
-"""Paths that run our kernels."""
+"""Paths that use our own Metal kernels."""
 
 
 @dataclass(frozen=True)
 class CutOvers:
-    """Sizes at which one path takes over from another; `tune` finds them.
+    """Sizes at which one path takes over from another; `tune` measures them for a machine.
+
+    A row is one sequence in a step.
 
     Args:
-        extend_up_to: `(prefix, new)` by ascending prefix: over a prefix of that length or longer,
-            the extend kernel takes rows of up to `new` tokens.
-        decode_until: most new tokens of a row that the decode kernel takes.
-        decode_from_rows: fewest rows that the decode kernel takes if they share nothing.
-        decode_items: chunks of keys, over all KV heads, that keep the whole GPU busy in a decode
-            step: with fewer, chunks are made shorter.
+        extend_up_to: pairs `(prefix, new)` by ascending prefix. For prefixes of this length or
+            longer, the extend kernel is used for rows of up to `new` new tokens.
+        decode_until: most new tokens per row for which the decode kernel is used.
+        decode_from_rows: fewest rows without a shared prefix for which the decode kernel is used.
+        decode_items: number of key chunks, over all KV heads, that keeps the whole GPU busy in a
+            decode step. With fewer chunks, they are made shorter.
     """
 
     extend_up_to: tuple[tuple[int, int], ...] = ((0, 255),)
@@ -53,29 +55,35 @@ class CutOvers:
     decode_items: int = 256
 
     def longest_extend(self, prefix: int) -> int:
-        """Look up how many new tokens a row may have for the extend kernel over `prefix` keys."""
+        """Return the most new tokens per row for the extend kernel, after `prefix` keys."""
         return max(((at, new) for at, new in self.extend_up_to if at <= prefix), default=(0, 0))[1]
 
     def chunk(self, keys: int, kv_heads: int) -> int:
-        """Choose how many keys go to a partial softmax, for all rows' `keys` together."""
+        """Choose the number of keys that the decode kernel puts into one partial softmax.
+
+        Args:
+            keys: number of keys of all rows together.
+            kv_heads: number of KV heads.
+        """
         enough = (c for c in CHUNKS if keys * kv_heads >= self.decode_items * c)
         return max(enough, default=CHUNKS[0])
 
 
 ALWAYS_OURS = CutOvers(extend_up_to=((0, 1 << 30),))
-"""Cut-overs that use our kernels wherever they fit."""
+"""Cut-overs that choose our kernels wherever they fit."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """Shape of one layer's attention in a step.
+    """Description of one layer's attention in a step, by which a path is chosen.
 
     Args:
-        tokens: new tokens of the row with the most.
-        prefix: keys in the pool of the row with the most.
-        contiguous: the slots of each row's prefix are one ascending run.
-        shared: rows share spans of prefix.
-        value_dim: None when it is `dim`.
+        rows: number of sequences.
+        tokens: largest number of new tokens in a row.
+        prefix: largest number of prefix keys of a row in the KV pool.
+        contiguous: whether each row's prefix is in consecutive slots.
+        shared: whether rows share parts of their prefixes.
+        value_dim: None if it equals `dim`.
     """
 
     rows: int
@@ -103,7 +111,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Rule:
-    """Rule that takes `path` if `applies`; `when` is the condition in words."""
+    """Rule that chooses `path` if `applies` returns True; `when` is the condition in words."""
 
     path: AttentionPath
     when: str
@@ -150,7 +158,7 @@ RULES = (
     ),
     Rule(AttentionPath.EXTEND, "all else", lambda work, cut: True),
 )
-"""Rules in order; the first that applies is taken (`choose_path`)."""
+"""Rules in order; `choose_path` takes the first that applies."""
 
 EVERY_PATH = frozenset(AttentionPath)
 
@@ -158,11 +166,11 @@ EVERY_PATH = frozenset(AttentionPath)
 def choose_path(
     work: Work, cut_overs: CutOvers | None = None, allowed: Collection[AttentionPath] = EVERY_PATH
 ) -> AttentionPath:
-    """Choose the first path of `RULES` that applies and is allowed; else the reference.
+    """Choose the first path in `RULES` that applies and is allowed; if there is none, REFERENCE.
 
     Args:
-        allowed: paths that this machine can take: none of ours without Metal, or after a failed
-            self-test.
+        cut_overs: the default values if None.
+        allowed: paths that this machine can use; without Metal, none of `OURS`.
     """
     cut = cut_overs or CutOvers()
     taken = (rule.path for rule in RULES if rule.path in allowed and rule.applies(work, cut))

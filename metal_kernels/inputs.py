@@ -1,7 +1,7 @@
-"""The arguments of the two attentions, written once for kernels, reference, checks and CPU.
+"""Arguments of extend and decode attention, shared by Metal kernels, CPU kernels and reference.
 
-An operation over the pool takes one of these and nothing else, so a new argument is a new field.
-D is the width of queries and keys, V that of values; they are the same in most models.
+In shapes, Hq is the number of query heads and Hkv of KV heads. D is the width of queries and keys,
+V the width of values; they are the same in most models.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ from sgl_mlx.metal_kernels.pool import AttentionOptions, PoolLayer
 
 
 class ExtendInputs(NamedTuple):
-    """Prefill chunks: T new tokens, each over its row's prefix and, causally, over the row.
+    """Arguments of extend attention: prefill chunks with T new tokens in total.
+
+    Each token attends to its sequence's prefix in the pool and, causally, to its chunk.
 
     Args:
         q: `(T, Hq, D)`.
-        keys: `(T, Hkv, D)` of the new tokens, not yet in the pool.
-        values: `(T, Hkv, V)`.
+        keys: `(T, Hkv, D)` of the new tokens, which are not yet in the pool.
+        values: `(T, Hkv, V)` of the new tokens.
+        pool: the layer's KV pool, which holds the prefixes.
+        plan: the sequences' prefixes and numbers of tokens.
     """
 
     q: mx.array
@@ -32,13 +36,17 @@ class ExtendInputs(NamedTuple):
 
 
 class DecodeInputs(NamedTuple):
-    """Decode: the last `plan.tokens` tokens of each row over everything up to themselves.
+    """Arguments of decode attention: `plan.tokens` new tokens of each sequence (row).
+
+    Each token attends to its row's prefix in the pool and to the row's tail up to itself.
 
     Args:
         q: `(rows * tokens, Hq, D)`, one row's tokens after another's.
-        tail_keys: `(rows, width, Hkv, D)`: keys not yet in the pool.
-        tail_values: `(rows, width, Hkv, V)`.
-        tail_length: columns of the tail in use; the last `plan.tokens` belong to the queries.
+        tail_keys: `(rows, width, Hkv, D)`: keys that are not yet in the pool.
+        tail_values: `(rows, width, Hkv, V)`: values that are not yet in the pool.
+        tail_length: number of tail columns in use; the last `plan.tokens` are the new tokens.
+        pool: the layer's KV pool, which holds the prefixes.
+        plan: the rows' prefixes.
     """
 
     q: mx.array

@@ -1,7 +1,7 @@
-"""The mode of the kernels, from the environment: `SGL_MLX_KERNELS=off|auto|force`.
+"""The kernels' mode, from the environment variable `SGL_MLX_KERNELS=off|auto|force`.
 
-`auto` uses a kernel on Metal if it passed its self-test. `force` uses kernels wherever they fit,
-even where something else is faster, and raises an error when one fails.
+`off` uses no kernels. `auto` uses a kernel on Metal if it passed its self-test and is faster than
+MLX. `force` uses kernels wherever they fit, and raises an error if one fails its self-test.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Mode = Literal["off", "auto", "force"]
 
 
 def mode() -> Mode:
-    """Read the mode from the environment.
+    """Read the kernels' mode from the environment; "auto" if the variable is not set.
 
     Raises:
         KernelError: the value is not off, auto or force.
@@ -40,10 +40,10 @@ def mode() -> Mode:
 
 
 def open_kernels(asked: Mode) -> TestedKernels | None:
-    """Open the Metal kernels; None without Metal, or if they are switched off.
+    """Open the Metal kernels; None without Metal, or in mode "off".
 
     Raises:
-        KernelError: `force` without Metal.
+        KernelError: the mode is "force", but there is no Metal.
     """
     if asked == "off":
         return None
@@ -55,9 +55,15 @@ def open_kernels(asked: Mode) -> TestedKernels | None:
 
 
 def cut_overs(case: Case, asked: Mode, tuning: Tuning | None = None) -> CutOvers:
-    """Load the cut-overs of this machine and these heads, or measure them in a few seconds.
+    """Load the cut-overs for this machine and these heads, or measure them in a few seconds.
 
-    Call it for kernels that passed their self-test. If measuring fails, the defaults are used.
+    Call it only for kernels that passed their self-test. If measuring fails, defaults are returned.
+    In mode "force" nothing is measured, and `ALWAYS_OURS` is returned.
+
+    Args:
+        case: the specialisation whose heads, dims and dtype are measured.
+        asked: the kernels' mode.
+        tuning: the cache of measured cut-overs.
     """
     if asked == "force":
         return ALWAYS_OURS

@@ -13,7 +13,7 @@ from sgl_mlx.metal_kernels.selftest import Case
 
 @dataclass(frozen=True)
 class Heads:
-    """Attention heads of one kind of layer; `value_dim` is None when it is `dim`."""
+    """Attention heads of one kind of layer; `value_dim` is None if it equals `dim`."""
 
     heads: int
     kv_heads: int
@@ -39,21 +39,21 @@ MODELS: dict[str, tuple[Heads, ...]] = {
     ),
     "deepseek-v2-lite": (Heads(16, 1, 576, value_dim=512),),
 }
-"""Kinds of layers by model; DeepSeek's are those of absorbed MLA."""
+"""Attention heads of each kind of layer, by model; for DeepSeek, of absorbed MLA."""
 
 WORKS: tuple[Literal["extend", "decode"], ...] = "extend", "decode"
 DTYPES = (mx.bfloat16, mx.float16, mx.float32)
 
 
 def cases(model: str, dtype: mx.Dtype = mx.bfloat16, quantized: bool = False) -> Iterator[Case]:
-    """List the cases that the runtime asks of the kernels for a model of `MODELS`."""
+    """Yield the kernel specialisations that the runtime needs for a model of `MODELS`."""
     for kind in MODELS[model]:
         for work in WORKS:
             yield Case(work, dtype=dtype, quantized=quantized, **asdict(kind))
 
 
 def all_cases() -> list[Case]:
-    """List each case once: every model in every dtype, over a full and an 8-bit pool."""
+    """List the specialisations of all models in all dtypes, over a full and an 8-bit pool, once."""
     return list(
         dict.fromkeys(
             case

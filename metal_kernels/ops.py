@@ -1,4 +1,4 @@
-"""Attention over the pool by the Metal kernels; `reference` has the same functions in plain MLX."""
+"""Attention over the KV pool by the Metal kernels; `reference` has the same functions in MLX."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ TILE_THREADS = 128
 
 
 def widest_block(dim: int, value_dim: int) -> int:
-    """Count the query vectors that a simdgroup of `decode_attention` holds in registers.
+    """Return the most query vectors that a simdgroup of `decode_attention` holds in registers.
 
-    A lane holds 4 floats of every 128 dimensions of a query, of its sums, and of the keys and
+    For every 128 dimensions, a lane holds 4 floats of each query, of its sums, and of the keys and
     values fetched ahead: at most 108 of its 128 registers.
     """
     return 4 if dim + value_dim <= 512 else 2
 
 
 def extend_attention(inputs: ExtendInputs, kernels: Kernels) -> mx.array:
-    """Attend new tokens to their row's prefix in the pool and causally to each other.
+    """Attend new tokens to their sequence's prefix in the pool and, causally, to each other.
 
     Returns:
         `(T, Hq, V)` in the dtype of `q`.
 
     Raises:
-        ValueError: a shape or dtype does not fit; the message names every dimension.
+        ValueError: a shape or dtype is wrong; the message names every dimension.
     """
     q, keys, values, pool, plan, options = inputs
     shapes = check_extend(inputs)
@@ -55,16 +55,16 @@ def extend_attention(inputs: ExtendInputs, kernels: Kernels) -> mx.array:
 
 
 def decode_attention(inputs: DecodeInputs, kernels: Kernels) -> mx.array:
-    """Attend the last tokens of each row to everything up to themselves.
+    """Attend the new tokens of each sequence to all keys of the sequence up to themselves.
 
-    The kernels `decode_attention` and `shared_attention` leave partial softmaxes, which
-    `merge_partials` puts together.
+    The kernels `decode_attention` and `shared_attention` compute partial softmaxes, and
+    `merge_partials` merges them.
 
     Returns:
         `(rows * tokens, Hq, V)` in the dtype of `q`.
 
     Raises:
-        ValueError: a shape or dtype does not fit; the message names every dimension.
+        ValueError: a shape or dtype is wrong; the message names every dimension.
     """
     q, tail_keys, tail_values, tail_length, pool, plan, options = inputs
     shapes = check_decode(inputs)
@@ -170,5 +170,5 @@ def _reals(options: AttentionOptions) -> mx.array:
 
 
 def _sinks(options: AttentionOptions, dtype: mx.Dtype, kernels: Kernels) -> mx.array:
-    """Return the sinks in the queries' dtype, for which a kernel was tested; as MLX does."""
+    """Return the sinks in the queries' dtype, as MLX does; a placeholder if there are none."""
     return kernels.absent if options.sinks is None else options.sinks.astype(dtype)

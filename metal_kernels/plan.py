@@ -1,10 +1,10 @@
-"""Plans of what a step attends to, in plain integers, and the tables that the kernels read.
+"""Plans of a step's attention: which keys each sequence (row) attends to, as tables for kernels.
 
 A key's *position* is its index among the keys of its row: shared spans first, then the row's
-private prefix, then its new tokens (the tail of a decode epoch). Tables are flat int32 arrays; all
-have `MIN_ELEMENTS` or more, since MLX hands smaller arrays to a kernel in another address space.
+private prefix, then its new tokens (the tail of a decode epoch). Tables are flat int32 arrays. All
+have `MIN_ELEMENTS` or more, because MLX passes smaller arrays in another address space.
 
-A plan is built once for a step, or once for the steps of a decode epoch, and serves every layer.
+A plan is built once for a step, or once for all steps of a decode epoch. All layers use it.
 """
 
 from __future__ import annotations
@@ -17,27 +17,33 @@ import mlx.core as mx
 
 MIN_ELEMENTS = 8
 TILE_ROWS = 32
-"""Most query vectors to a tile of the extend and shared kernels: 4 simdgroups of 8."""
+"""Most query vectors in a tile of the extend and shared kernels: 4 simdgroups of 8."""
 
 CHUNKS = (64, 128, 256, 512)
-"""Keys to a partial softmax of the decode and shared kernels; `CutOvers.chunk` chooses."""
+"""Possible numbers of keys in a partial softmax of the decode and shared kernels.
+
+`CutOvers.chunk` chooses one of them.
+"""
 
 
 def tile_rows(dim: int, value_dim: int) -> int:
-    """Count the query vectors in a tile of the extend and shared kernels; see `attention.h`."""
+    """Return the number of query vectors in a tile of the extend and shared kernels.
+
+    It depends on the head dims, as in `attention.h`.
+    """
     slices = 4 if dim + value_dim > 768 else 2 if dim + value_dim > 384 else 1
     return TILE_ROWS // slices
 
 
 class ExtendRow(NamedTuple):
-    """One sequence: the pool slots of its prefix, and how many tokens follow it in this step."""
+    """One sequence of an extend step: its prefix's slots in the pool, and number of new tokens."""
 
     prefix: Sequence[int]
     tokens: int
 
 
 class SharedSpan(NamedTuple):
-    """Prefix keys `[start, start + len(slots))` of each of the rows `first … last - 1`."""
+    """Prefix keys `[start, start + len(slots))` that the rows `first … last - 1` share."""
 
     first: int
     last: int
@@ -46,14 +52,17 @@ class SharedSpan(NamedTuple):
 
 
 class ExtendPlan:
-    """Rows of new tokens, one row's tokens after another's, each over a prefix in the pool.
+    """Plan of extend attention: sequences (rows) with new tokens, each after a prefix in the pool.
+
+    The new tokens of all rows are numbered, one row after another.
 
     Args:
-        rows: at least one, each of one token or more.
+        rows: at least one, each with one token or more; else ValueError is raised.
 
     Attributes:
-        slots: the prefixes' slots, one row after another.
-        table: by row: where its slots begin in `slots`, prefix length, first token, tokens.
+        slots: the slots of all prefixes, one row after another.
+        table: for each row: where its slots begin in `slots`, prefix length, number of its first
+            token, number of tokens.
     """
 
     def __init__(self, rows: Sequence[ExtendRow]) -> None:
@@ -69,9 +78,17 @@ class ExtendPlan:
         self._tiles: dict[tuple[int, int], tuple[mx.array, int]] = {}
 
     def tiles(self, group: int, size: int = TILE_ROWS) -> tuple[mx.array, int]:
-        """Build tiles of `size` packed (token, head of the group) pairs, and count them.
+        """Build the table of the extend kernel's tiles.
 
-        By tile: row, first packed pair.
+        A row's (token, head of the group) pairs are numbered, token by token. A tile is `size`
+        consecutive pairs.
+
+        Args:
+            group: query heads per KV head.
+            size: most pairs in a tile.
+
+        Returns:
+            A table with the row and the first pair of each tile, and the number of tiles.
         """
         if (group, size) not in self._tiles:
             tiles = [
@@ -84,32 +101,35 @@ class ExtendPlan:
 
 
 class DecodePlan:
-    """Rows of `tokens` new tokens each, over prefixes in the pool.
+    """Plan of decode attention: sequences (rows) with `tokens` new tokens each, after prefixes.
 
-    A step decodes one token a row; several are for verifying drafted tokens (speculative decoding),
-    which kernels, reference and tests already take and the runtime does not use yet.
+    The runtime decodes one token per row and step. Several tokens are for verifying drafted tokens
+    (speculative decoding), which the runtime does not use yet.
 
-    The new tokens are the last `tokens` columns in use of a tail `(rows, width, kv_heads, dim)`.
+    New tokens are the last `tokens` used columns of a tail `(rows, width, kv_heads, dim)`.
 
     Args:
         rows: the slots of each row's private prefix.
-        spans: prefixes that rows share before that, outer spans first; the spans of a row follow
-            each other without a gap, from position 0 to where its private prefix starts.
-        width: columns of the tail.
-        tokens: new tokens of each row in a step, at most `MAX_TOKENS`.
-        chunk: keys to a partial softmax.
+        spans: prefixes that rows share, outer spans first. The spans of a row cover the positions
+            from 0 to the start of its private prefix without a gap.
+        width: number of columns of the tail.
+        tokens: new tokens of each row in a step, at most `MAX_TOKENS` and `width`.
+        chunk: number of keys in a partial softmax.
+
+    Raises:
+        ValueError: there are no rows, `tokens` is out of range, or the spans leave a gap.
 
     Attributes:
-        slots: private prefixes, one row after another, then the spans.
-        table: by row: where its private slots begin in `slots`, the position of the first of
-            them, the position of its first tail column, 0.
-        span_table: by span: its first row, the row after its last, where its slots begin in
-            `slots`, the position of the first of them, how many there are.
-        items: partial softmaxes of the decode kernel, sorted by row; by item: row, first
-            position, end, 0.
-        merges: by row: its first item, its number of items, where its part of `shared_partials`
-            begins, the length of that.
-        shared_partials: partial softmaxes of the shared kernel by row.
+        slots: the slots of the private prefixes, one row after another, then of the spans.
+        table: for each row: where its private slots begin in `slots`, position of its first
+            private key, position of its first tail column, 0.
+        span_table: for each span: its first row, its last row + 1, where its slots begin in
+            `slots`, position of its first key, number of keys.
+        items: partial softmaxes that the decode kernel computes, sorted by row; for each: row,
+            first position, last position + 1, 0.
+        merges: for each row: its first item, number of items, where its part of `shared_partials`
+            begins, length of this part.
+        shared_partials: numbers of the shared kernel's partial softmaxes, row by row.
     """
 
     MAX_TOKENS = 8
@@ -154,24 +174,30 @@ class DecodePlan:
         self._reals: dict[tuple[float, ...], mx.array] = {}
 
     def step_table(self, tail_length: int) -> mx.array:
-        """Make the integers of a step, once for all layers: tail columns in use, width, tokens."""
+        """Return a step's integers, cached for all layers: used tail columns, `width`, `tokens`."""
         if self._step is None or self._step[0] != tail_length:
             self._step = tail_length, int_table([tail_length, self.width, self.tokens])
         return self._step[1]
 
     def reals(self, *values: float) -> mx.array:
-        """Make a flat float32 array, padded to `MIN_ELEMENTS`, once for all steps and layers."""
+        """Return a flat float32 array of `values`, padded to `MIN_ELEMENTS`; cached."""
         if values not in self._reals:
             padded = [*values, *[0.0] * (MIN_ELEMENTS - len(values))]
             self._reals[values] = mx.array(padded, mx.float32)
         return self._reals[values]
 
     def shared_tiles(self, group: int, size: int = TILE_ROWS) -> tuple[mx.array, int]:
-        """Build the tiles of the shared kernel, of `size` query vectors, and count them.
+        """Build the table of the shared kernel's tiles.
 
-        By tile: where its slots begin in `slots`, position of the first key, number of keys,
-        first row, rows, first partial, the shortest prefix of these rows, first packed vector
-        (row, token, head of the group).
+        Args:
+            group: query heads per KV head.
+            size: most query vectors in a tile.
+
+        Returns:
+            The table and the number of tiles. For each tile: where its slots begin in `slots`,
+            position of its first key, number of keys, first row, number of rows, first partial,
+            shortest prefix of these rows, first query vector. Vectors are numbered by row, token,
+            head of the group.
         """
         if (group, size) not in self._shared_tiles:
             tiles = [
@@ -217,7 +243,7 @@ class DecodePlan:
 
 
 class _Piece(NamedTuple):
-    """Part of a span, at most a chunk long; see `DecodePlan.shared_tiles`."""
+    """Part of a span, at most one chunk long; the fields are those of `DecodePlan.shared_tiles`."""
 
     begin: int
     position: int
@@ -229,12 +255,12 @@ class _Piece(NamedTuple):
 
 
 def offsets(lengths: Iterable[int]) -> list[int]:
-    """Compute where each of consecutive stretches begins, from their lengths."""
+    """Return where each of several consecutive stretches begins, given their lengths."""
     return list(accumulate(lengths, initial=0))[:-1]
 
 
 def int_table(values: Iterable[int]) -> mx.array:
-    """Make a flat int32 array, padded with zeros to `MIN_ELEMENTS`."""
+    """Make a flat int32 array, padded with zeros to at least `MIN_ELEMENTS`."""
     flat = list(values)
     return mx.array(flat + [0] * (MIN_ELEMENTS - len(flat)), mx.int32)
 
@@ -243,7 +269,7 @@ def _private_starts(rows: int, spans: Sequence[SharedSpan]) -> list[int]:
     """Compute where each row's private prefix starts.
 
     Raises:
-        ValueError: the spans of a row do not follow each other from 0 on.
+        ValueError: a row's spans do not cover the positions from 0 on, or a span is empty.
     """
     starts = [0] * rows
     for span in spans:

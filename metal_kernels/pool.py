@@ -1,4 +1,4 @@
-"""One layer of the KV pool as the kernels read it, 8-bit or not, and the options of attention."""
+"""One layer of the KV pool as kernels read it, its 8-bit format, and the options of attention."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import NamedTuple
 import mlx.core as mx
 
 LEVELS = 127
-"""Largest 8-bit level; -128 is not used, so that levels are symmetric about zero."""
+"""Largest 8-bit level; -128 is not used, so that levels are symmetric around zero."""
 
 LARGEST_SCALE = 65504.0
-"""Largest float16."""
+"""Largest scale: the largest float16."""
 
 
 class PoolLayer(NamedTuple):
-    """Keys and values `(slots + 1, kv_heads, dim)` of one layer; slot 0 is padding, all zero.
+    """Keys and values of one layer, each `(slots + 1, kv_heads, dim)`.
 
-    Values may be narrower than keys (MiMo, MLA).
-    In the model's dtype, or int8 with float16 scales `(slots + 1, kv_heads)`: one scale a token
-    and head, `x ~ q * scale`.
+    Slot 0 is padding: all zero. Values may have a smaller `dim` than keys (MiMo, MLA). Keys and
+    values are in the model's dtype, or in int8 with float16 scales `(slots + 1, kv_heads)`: one
+    scale for each token and head, so that `x ≈ level * scale`.
     """
 
     keys: mx.array
@@ -31,7 +31,10 @@ class PoolLayer(NamedTuple):
         return self.key_scales is not None
 
     def gather(self, slots: mx.array, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
-        """Copy keys and values of `slots` out of the pool, `(*slots.shape, kv_heads, dim)`."""
+        """Copy keys and values of `slots` out of the pool, each `(*slots.shape, kv_heads, dim)`.
+
+        Both are converted to `dtype`.
+        """
         keys, values = self.keys[slots], self.values[slots]
         if self.key_scales is None or self.value_scales is None:
             return keys.astype(dtype), values.astype(dtype)
@@ -42,13 +45,13 @@ class PoolLayer(NamedTuple):
 
 
 class AttentionOptions(NamedTuple):
-    """Options of one layer's attention: how scores become weights.
+    """Options of one layer's attention.
 
     Args:
-        scale: factor of the dot products.
-        window: key j is seen from position p iff `0 <= p - j < window`; None: every key before.
+        scale: factor of the dot products of queries and keys.
+        window: position p sees key j if `0 <= p - j < window`; None: if `j <= p`.
         softcap: if given, scores become `softcap * tanh(score / softcap)`, before the mask.
-        sinks: `(heads,)`, a logit per head that takes a share of the softmax without a value.
+        sinks: `(heads,)`, one extra logit per head: it takes part in the softmax without a value.
     """
 
     scale: float
@@ -58,10 +61,10 @@ class AttentionOptions(NamedTuple):
 
 
 def quantize(x: mx.array) -> tuple[mx.array, mx.array]:
-    """Quantize `x (…, dim)` to int8 of the same shape and float16 scales `(…)`, symmetrically.
+    """Quantize `x (…, dim)` to int8 levels of the same shape and float16 scales `(…)`.
 
-    x is divided by the scale already rounded to float16, so that rounding the scale adds no error.
-    Where the scale is 0, as for x = 0, the level is 0.
+    `x` is divided by the scale after this was rounded to float16, so that the rounding adds no
+    error. Where the scale is 0, the level is 0.
     """
     wide = x.astype(mx.float32)
     largest = mx.max(mx.abs(wide), axis=-1)
@@ -72,6 +75,6 @@ def quantize(x: mx.array) -> tuple[mx.array, mx.array]:
 
 
 def dequantize(levels: mx.array, scales: mx.array, dtype: mx.Dtype) -> mx.array:
-    """Undo `quantize`: `(…, dim)` computed exactly in float32, rounded once to `dtype`."""
+    """Convert int8 levels `(…, dim)` and scales `(…)` to `dtype`; computed in float32."""
     wide = levels.astype(mx.float32) * scales.astype(mx.float32)[..., None]
     return wide.astype(dtype)

@@ -1,4 +1,4 @@
-"""This machine as far as the kernels depend on it, and the folder of what is kept about it."""
+"""Description of this machine, for which tuning and self-test results are cached on disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sgl_mlx.metal_kernels.build import SPECS, read
 
 
 def machine() -> dict[str, str]:
-    """Describe this machine: chip, system, MLX and the kernels' text."""
+    """Describe this machine: chip, system, version of MLX, and hash of the kernels' sources."""
     return {
         "chip": str(device_info().get("device_name", platform.machine())),
         "system": f"{platform.system()} {platform.release()}",
@@ -26,27 +26,27 @@ def machine() -> dict[str, str]:
 
 
 def kernels_hash() -> str:
-    """Hash all text that is compiled."""
+    """Hash the sources of all Metal kernels."""
     return hashlib.sha256("".join(_texts()).encode()).hexdigest()[:16]
 
 
 def key_of(*of: str) -> str:
-    """Make the key of a file that holds for this machine and `of` alone."""
+    """Make a file's name from a hash of this machine's description and the strings `of`."""
     key = json.dumps([*of, machine()], sort_keys=True)
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def cache_folder() -> Path:
-    """Find the folder in which tuning and verdicts are kept; it need not exist."""
+    """Return the folder in which tuning and self-test results are cached; it may not exist yet."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "sgl-mlx" / "kernels"
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write a file atomically.
+    """Write a JSON file atomically, and make its folder if needed.
 
     Raises:
-        OSError: the folder cannot be written to.
+        OSError: the folder cannot be made or written.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(f".{os.getpid()}")

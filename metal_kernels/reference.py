@@ -1,7 +1,7 @@
-"""The kernels' results in plain MLX, one row at a time: the definition of right.
+"""Reference implementation of the kernels in plain MLX, to check them against.
 
-The functions are those of `ops` without the `kernels` argument, and return float32: the right
-result before it is rounded to the model's dtype. They are slow, and for checks alone.
+The functions are those of `ops` without the `kernels` argument. They compute one sequence at a time
+and return float32: the right result before it is rounded to the model's dtype. They are slow.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sgl_mlx.metal_kernels.shapes import check_decode, check_extend
 
 
 def extend_attention(inputs: ExtendInputs) -> mx.array:
-    """See `ops.extend_attention`; returns float32."""
+    """Compute what `ops.extend_attention` does, slowly; returns `(T, Hq, V)` in float32."""
     check_extend(inputs)
     q, keys, values, pool, plan, options = inputs
     outs, first = [], 0
@@ -29,7 +29,7 @@ def extend_attention(inputs: ExtendInputs) -> mx.array:
 
 
 def decode_attention(inputs: DecodeInputs) -> mx.array:
-    """See `ops.decode_attention`; returns float32."""
+    """Compute what `ops.decode_attention` does, slowly; `(rows * tokens, Hq, V)` in float32."""
     check_decode(inputs)
     q, tail_keys, tail_values, tail_length, pool, plan, options = inputs
     outs = []
@@ -45,11 +45,11 @@ def decode_attention(inputs: DecodeInputs) -> mx.array:
 def softmax_attention(
     q: mx.array, keys: mx.array, values: mx.array, options: AttentionOptions
 ) -> mx.array:
-    """Attend the last `len(q)` of these tokens to those before and to themselves, in float32.
+    """Compute causal attention of one sequence's last tokens over all its keys.
 
     Args:
-        q: `(tokens, heads, dim)`.
-        keys: `(length, kv_heads, dim)`.
+        q: `(tokens, heads, dim)`, of the last tokens.
+        keys: `(length, kv_heads, dim)`, of the whole sequence.
         values: `(length, kv_heads, value_dim)`.
 
     Returns:
@@ -68,7 +68,10 @@ def softmax_attention(
 def _one_kv_head(
     q: mx.array, keys: mx.array, values: mx.array, options: AttentionOptions
 ) -> mx.array:
-    """Attend `(tokens, group, dim)` to one KV head's keys and values `(length, dim)`."""
+    """Attend queries `(tokens, group, dim)` to one KV head's keys and values `(length, dim)`.
+
+    The sinks in `options` are those of this KV head's group.
+    """
     q, keys, values = (x.astype(mx.float32) for x in (q, keys, values))
     scores = _dot(q[:, :, None], keys) * options.scale
     if options.softcap is not None:
@@ -87,9 +90,9 @@ def _one_kv_head(
 
 
 def _dot(left: mx.array, right: mx.array) -> mx.array:
-    """Sum products over the last axis in float32.
+    """Sum the products over the last axis in float32.
 
-    Not a matrix product: GPUs from M5 on round the factors of those to TF32, of 10 mantissa bits.
+    A matrix product would not do: GPUs from M5 on round its factors to TF32 (10 mantissa bits).
     """
     return (left * right).sum(-1)
 

@@ -1,4 +1,4 @@
-"""The self-test: a specialisation of the kernels against the reference, on a small random case."""
+"""Self-test of a kernel: its result is compared with the reference, on small random inputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan, ExtendRow, Shared
 from sgl_mlx.metal_kernels.pool import AttentionOptions, PoolLayer, quantize
 
 SLACK = 1e-5
-"""Largest difference in float32 of an output element; values are of order one."""
+"""Largest difference in an output element besides rounding to the dtype; values are about 1."""
 
 _SLOTS = 256
 _WIDTH = 8
@@ -22,10 +22,12 @@ _WIDTH = 8
 
 @dataclass(frozen=True)
 class Case:
-    """A specialisation: the arguments for which MLX compiles a kernel anew.
+    """Specialisation of a kernel: the arguments for which MLX compiles its own version.
 
     Args:
-        value_dim: None when it is `dim`, the width of queries and keys.
+        dim: the width of queries and keys.
+        capped: whether a soft-cap is applied to the scores.
+        value_dim: the width of values; None if it equals `dim`.
     """
 
     work: Literal["extend", "decode"]
@@ -41,7 +43,7 @@ class Case:
 
     @classmethod
     def of(cls, inputs: ExtendInputs | DecodeInputs) -> Case:
-        """Find the case of these inputs."""
+        """Return the case that these inputs need."""
         work: Literal["extend", "decode"] = (
             "extend" if isinstance(inputs, ExtendInputs) else "decode"
         )
@@ -52,14 +54,14 @@ class Case:
     def of_pool(
         cls, work: Literal["extend", "decode"], heads: int, pool: PoolLayer, dtype: mx.Dtype
     ) -> Case:
-        """Make the case of these heads over this pool, without any option."""
+        """Return the case of `heads` query heads over this pool, without options."""
         _, kv_heads, dim = pool.keys.shape
         value_dim = pool.values.shape[-1]
         wider = None if value_dim == dim else value_dim
         return cls(work, heads, kv_heads, dim, dtype, pool.quantized, value_dim=wider)
 
     def with_options(self, options: AttentionOptions) -> Case:
-        """Make the case of the same heads with a layer's options."""
+        """Return this case with a layer's options."""
         return replace(
             self,
             window=options.window,
@@ -74,14 +76,17 @@ class Case:
 
 
 def compare(case: Case, kernels: Kernels, seed: int = 0) -> tuple[bool, str]:
-    """Run a case both ways; returns whether they agree, and by how much they differ.
+    """Compare a kernel with the reference on random inputs.
 
-    The rows have an empty prefix, one that ends within a tile, and one that crosses chunks of keys
-    and the window; two of them share a span. An element may be off by its own rounding to the
-    case's dtype (`eps`, a unit in the last place) and by `SLACK` of float32's.
+    The prefixes of the rows are empty, short, and longer than a chunk of keys and the window. In
+    decode, two rows share spans of prefix. An output element may differ by its rounding to the
+    case's dtype (one unit in the last place) plus `SLACK`.
+
+    Returns:
+        Whether the results agree, and a sentence that says by how much they differ.
 
     Raises:
-        RuntimeError: Metal refuses the kernel's text.
+        RuntimeError: Metal cannot compile the kernel.
     """
     got, right = both_ways(case, kernels, seed)
     difference = mx.abs(got.astype(mx.float32) - right)
@@ -92,7 +97,7 @@ def compare(case: Case, kernels: Kernels, seed: int = 0) -> tuple[bool, str]:
 
 
 def both_ways(case: Case, kernels: Kernels, seed: int = 0) -> tuple[mx.array, mx.array]:
-    """Compute a case by kernels and by reference, not evaluated; see `compare`."""
+    """Return the unevaluated results of the kernel and of the reference for a case."""
     return (_extend if case.work == "extend" else _decode)(case, kernels, seed)
 
 
@@ -114,12 +119,12 @@ def _decode(case: Case, kernels: Kernels, seed: int) -> tuple[mx.array, mx.array
 
 
 def _scattered(case: Case) -> list[int]:
-    """List the slots of a prefix that is longer than the window."""
+    """List scattered slots of a prefix that is longer than the case's window."""
     return [1 + i * 101 % (_SLOTS - 1) for i in range((case.window or 0) + 70)]
 
 
 def _random(case: Case, tokens: int, seed: int) -> tuple[mx.array, mx.array, mx.array]:
-    """Draw queries, keys and values."""
+    """Draw random queries, keys and values for `tokens` tokens."""
     value_dim = case.value_dim or case.dim
     sizes = (case.heads, case.dim), (case.kv_heads, case.dim), (case.kv_heads, value_dim)
     shapes = [(tokens, *size) for size in sizes]

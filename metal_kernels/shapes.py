@@ -11,13 +11,13 @@ WIDTHS = (
     *((64, 64), (80, 80), (96, 96), (128, 128), (256, 256), (512, 512)),
     *((192, 128), (576, 512)),
 )
-"""Widths of keys and values that the kernels take."""
+"""Pairs of key and value width that the kernels support."""
 
 DTYPES = (mx.float16, mx.bfloat16, mx.float32)
 
 
 class Shapes:
-    """Lengths of symbols, bound in the order in which the arrays are checked."""
+    """Lengths of dimensions by symbol, such as T or Hq; the first array with a symbol sets it."""
 
     def __init__(self, **lengths: int) -> None:
         self.lengths = dict(lengths)
@@ -26,7 +26,11 @@ class Shapes:
         return self.lengths[symbol]
 
     def check(self, name: str, array: mx.array, *symbols: str) -> None:
-        """Raise ValueError unless each dimension of `array` is what its symbol stands for."""
+        """Check an array's shape, and set the symbols that have no length yet.
+
+        Raises:
+            ValueError: the array has another number of dimensions, or one has another length.
+        """
         wanted = tuple(self.lengths.get(s, -1) for s in symbols)
         fits = len(wanted) == array.ndim and all(
             w in (-1, got) for w, got in zip(wanted, array.shape, strict=True)
@@ -36,7 +40,7 @@ class Shapes:
         self.lengths.update(zip(symbols, array.shape, strict=True))
 
     def check_heads(self) -> None:
-        """Raise ValueError unless the kernels can take these heads."""
+        """Raise ValueError unless the kernels support these numbers and widths of heads."""
         if self["Hq"] % self["Hkv"]:
             raise ValueError(f"Hq={self['Hq']} query heads do not divide by Hkv={self['Hkv']}")
         if (self["D"], self["V"]) not in WIDTHS:
@@ -51,7 +55,11 @@ class Shapes:
 
 
 def check_extend(inputs: ExtendInputs) -> Shapes:
-    """Check `extend_attention`'s inputs; binds T, Hq, Hkv, D, V, N (slots + 1)."""
+    """Check the inputs of `extend_attention`; raises ValueError if one is wrong.
+
+    Returns:
+        The lengths T (tokens), Hq, Hkv, D, V, N (slots + 1).
+    """
     q, keys, values, pool, plan, options = inputs
     shapes = Shapes(T=plan.tokens)
     shapes.check("q", q, "T", "Hq", "D")
@@ -64,7 +72,11 @@ def check_extend(inputs: ExtendInputs) -> Shapes:
 
 
 def check_decode(inputs: DecodeInputs) -> Shapes:
-    """Check `decode_attention`'s inputs; binds T, B (rows), W (columns), Hq, Hkv, D, V, N."""
+    """Check the inputs of `decode_attention`; raises ValueError if one is wrong.
+
+    Returns:
+        The lengths T (tokens), B (rows), W (columns of the tail), Hq, Hkv, D, V, N (slots + 1).
+    """
     q, tail_keys, tail_values, tail_length, pool, plan, options = inputs
     shapes = Shapes(T=len(plan.rows) * plan.tokens, B=len(plan.rows), W=plan.width)
     shapes.check("q", q, "T", "Hq", "D")

@@ -1,8 +1,8 @@
-"""Kernels that are used only after their self-test.
+"""Metal kernels that are used only if they passed a self-test.
 
-A specialisation (a kernel with its head counts, head dims, dtype and options) is compared with the
-reference on a small random case: those of a model when it is loaded (`learn`), others when they
-are first asked for. One that does not compile or differs is not used; others are.
+The test runs for each specialisation: a kernel with its head counts, head dims, dtype and options.
+The specialisations that a model needs are tested when the model is loaded (`learn`), others before
+their first use. One that does not compile, or differs from the reference, is not used.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 
 
 class TestedKernels:
-    """The kernels with the verdict of each specialisation's self-test.
+    """The Metal kernels with the self-test's verdict on each specialisation.
 
     Args:
-        file: where verdicts are kept; None keeps them for this object alone.
-        force: raise an error instead of not using a kernel.
+        file: cache of verdicts on disk; with None they are kept in memory only.
+        force: test all kernels anew, and raise an error if one fails.
     """
 
     __test__ = False  # its name looks like a test's
@@ -41,30 +41,30 @@ class TestedKernels:
         self._force = force
 
     def extend(self, inputs: ExtendInputs) -> mx.array:
-        """See `ops.extend_attention`; call it only for what `takes` says."""
+        """Compute `ops.extend_attention`; call it only if `takes(inputs)` is True."""
         return ops.extend_attention(inputs, self._kernels)
 
     def decode(self, inputs: DecodeInputs) -> mx.array:
-        """See `ops.decode_attention`; call it only for what `takes` says."""
+        """Compute `ops.decode_attention`; call it only if `takes(inputs)` is True."""
         return ops.decode_attention(inputs, self._kernels)
 
     def takes(self, inputs: ExtendInputs | DecodeInputs) -> bool:
-        """True if the kernel for these inputs passed its self-test, which runs if it did not yet.
+        """True if the kernel for these inputs passed its self-test; runs the test if needed.
 
         Raises:
-            KernelError: with `force`, when the kernel failed its self-test.
+            KernelError: with `force`, if the kernel failed its self-test.
         """
         return self.verdict(Case.of(inputs)).good
 
     def failed(self, cases: Iterable[Case]) -> bool:
-        """True if one of these cases is known to be wrong; tests nothing."""
+        """True if the self-test of any of these cases has failed; runs no test."""
         return any(case in self.verdicts and not self.verdicts[case].good for case in cases)
 
     def learn(self, cases: Sequence[Case]) -> None:
-        """Find the verdicts of a model's cases, kept or by testing, and log one line about them.
+        """Load the verdicts on a model's cases from the file, test the others, and log a summary.
 
         Raises:
-            KernelError: with `force`, when a kernel failed its self-test.
+            KernelError: with `force`, if a kernel failed its self-test.
         """
         kept = {} if self._file is None or self._force else self._file.load()
         known = {case: kept[str(case)] for case in cases if str(case) in kept}
@@ -73,10 +73,10 @@ class TestedKernels:
         self._tell(cases, len(tested))
 
     def verdict(self, case: Case) -> Verdict:
-        """Return the verdict on a case; the test runs when first asked for.
+        """Return the verdict on a case; runs its self-test if there is no verdict yet.
 
         Raises:
-            KernelError: with `force`, when the kernel failed its self-test.
+            KernelError: with `force`, if the kernel failed its self-test.
         """
         if case not in self.verdicts:
             found = self._test([case])[0]
@@ -96,7 +96,7 @@ class TestedKernels:
     def _try(self, case: Case) -> Verdict:
         try:
             verdict = Verdict(str(case), *compare(case, self._kernels))
-        except (RuntimeError, ValueError) as error:  # what MLX raises when Metal refuses the text
+        except (RuntimeError, ValueError) as error:  # MLX's errors when Metal cannot compile
             verdict = Verdict(str(case), False, str(error))
         if self._force and not verdict.good:
             raise KernelError(f"{case}: {verdict.seen}")

@@ -1,7 +1,7 @@
-"""Measuring the cut-overs of this machine by a short sweep, and keeping them.
+"""Measuring of this machine's cut-overs by a short sweep, and a cache of the results.
 
-A file holds for one chip, macOS, MLX and text of the kernels, and for one model's heads; anything
-else is measured anew. A file that cannot be read is ignored.
+A cache file is valid for one chip, version of macOS and MLX, source of the kernels, and attention
+heads of a model. For anything else the sweep runs again. A file that cannot be read is ignored.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PREFIXES = (256, 1024, 4096, 8192)
 EXTENDS = (16, 32, 64, 128, 255)
 ROWS = (1, 2, 4, 8)
 _DECODED = 2048
-"""Keys of each row in the decode steps that are measured."""
+"""Number of keys per sequence in the decode steps that are measured."""
 
 _REPEATS = 5
 
@@ -37,11 +37,11 @@ Attend = Callable[[], mx.array]
 
 
 class Sweep:
-    """Timings of the same attention by our kernels and by gather + MLX's own.
+    """Measurement that compares our kernels with a gather and MLX's attention.
 
     Args:
-        case: gives the heads, dim, dtype and bits to measure.
-        seconds: measures a call; the default evaluates it several times and takes the median.
+        case: the heads, dims, dtype and pool format to measure.
+        seconds: measures the time of a call; `median_seconds` by default.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class Sweep:
         self._pool = self._make_pool(PREFIXES[-1] + 1)
 
     def run(self) -> CutOvers:
-        """Measure, and derive the cut-overs."""
+        """Measure the times and return the cut-overs derived from them."""
         extends = tuple((prefix, self._longest_extend(prefix)) for prefix in PREFIXES)
         found = CutOvers(((0, extends[0][1]), *extends), decode_items=self._decode_items())
         return replace(found, decode_from_rows=self._first_decode(found))
 
     def _longest_extend(self, prefix: int) -> int:
-        """Find the longest of `EXTENDS` up to which the kernel is faster; 0 if it never is."""
+        """Find the largest of `EXTENDS` up to which the extend kernel is faster; 0 if none."""
         best = 0
         for new in EXTENDS:
             if not self._wins(*self._extend_pair(new, prefix)):
@@ -68,12 +68,15 @@ class Sweep:
         return best
 
     def _decode_items(self) -> int:
-        """Find into how many chunks one row is best cut, over all KV heads."""
+        """Find the number of chunks, over all KV heads, for which one row's decode is fastest."""
         seconds = {c: self._seconds(self._decode_pair(1, _DECODED, c)[0]) for c in CHUNKS}
         return _DECODED * self._case.kv_heads // min(seconds, key=lambda chunk: seconds[chunk])
 
     def _first_decode(self, cut_overs: CutOvers) -> int:
-        """Find the fewest of `ROWS` from which the kernel is always faster."""
+        """Find the smallest of `ROWS` from which the decode kernel is always faster.
+
+        If it never is, return twice the largest.
+        """
         first = ROWS[-1] * 2
         for rows in reversed(ROWS):
             chunk = cut_overs.chunk(rows * _DECODED, self._case.kv_heads)
@@ -100,7 +103,7 @@ class Sweep:
         q, k, v = (x[:, None] for x in self._random(rows))
         copied = self._pool.gather(mx.array(prefixes, mx.int32), q.dtype)
         whole = tuple(mx.concatenate(list(x), axis=1) for x in zip(copied, (k, v), strict=True))
-        mx.eval(whole)  # an epoch of many steps gathers once
+        mx.eval(whole)  # not timed: an epoch of many steps gathers only once
         inputs = DecodeInputs(q[:, 0], k, v, 1, self._pool, plan, self._options)
         return (
             lambda: ops.decode_attention(inputs, self._kernels),
@@ -108,7 +111,7 @@ class Sweep:
         )
 
     def _scattered(self, length: int) -> list[int]:
-        """List slots whose neighbours lie far apart, each once."""
+        """List different slots such that consecutive ones are far apart in the pool."""
         size = PREFIXES[-1]
         return [1 + i * 4099 % size for i in range(length)]
 
@@ -136,7 +139,13 @@ def dense(
     prefixes: list[Any],
     mask: str | None,
 ) -> mx.array:
-    """Gather, then run MLX's fused attention; all arrays are `(rows, tokens, heads, dim)`."""
+    """Gather prefixes from the pool, then run MLX's fused attention over them and the new keys.
+
+    Args:
+        q, keys, values: of the new tokens, `(rows, tokens, heads, dim)`.
+        prefixes: each row's prefix slots, all of one length.
+        mask: "causal", or None if every query sees every key.
+    """
     k, v = pool.gather(mx.array(prefixes, mx.int32), q.dtype)
     return sdpa(q, mx.concatenate([k, keys], axis=1), mx.concatenate([v, values], axis=1), mask)
 
@@ -149,7 +158,7 @@ def sdpa(q: mx.array, keys: mx.array, values: mx.array, mask: str | None) -> mx.
 
 
 def median_seconds(attend: Attend) -> float:
-    """Take the median of `_REPEATS` evaluations, after one to warm up."""
+    """Return the median time of `_REPEATS` evaluations, after one to warm up."""
     mx.eval(attend())
     times = []
     for _ in range(_REPEATS):
@@ -160,7 +169,7 @@ def median_seconds(attend: Attend) -> float:
 
 
 class Tuning:
-    """Files of cut-overs, one for each machine, text of the kernels and model's heads."""
+    """Cache of cut-overs: one file for each machine, source of the kernels, and model's heads."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder or cache_folder()
@@ -179,7 +188,7 @@ class Tuning:
         """Write the cut-overs of a case to a file, atomically.
 
         Raises:
-            OSError: the folder cannot be written to.
+            OSError: the folder cannot be made or written.
         """
         file = self._file(case)
         write_json(file, {"case": str(case), **machine(), **asdict(cut_overs)})
@@ -190,5 +199,5 @@ class Tuning:
 
 
 def heads_of(case: Case) -> Case:
-    """Reduce a case to the fields that cut-overs depend on."""
+    """Return the case with all fields reset that cut-overs do not depend on."""
     return replace(case, work="extend", window=None, capped=False, sinks=False)

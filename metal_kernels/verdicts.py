@@ -1,7 +1,8 @@
-"""Verdicts of the self-test, kept from one process to the next.
+"""Cache of self-test results on disk, for later processes.
 
-A file holds for one chip, system, MLX and text of the kernels; a log beside it has what Metal's
-compiler said. A file that cannot be read counts as empty.
+A file is valid for one chip, system, version of MLX and source of the kernels. A log beside it has
+the full messages of failures, such as errors of Metal's compiler. An unreadable file counts as
+empty.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from sgl_mlx.metal_kernels.records import cache_folder, key_of, machine, write_j
 
 
 class Verdict(NamedTuple):
-    """Result of a self-test: whether the kernel may be used, and what was seen.
+    """Result of a kernel's self-test.
 
     Args:
         case: `str` of a `selftest.Case`.
+        good: whether the kernel may be used.
+        seen: the difference from the reference, or the error message.
     """
 
     case: str
@@ -27,12 +30,12 @@ class Verdict(NamedTuple):
 
     @property
     def summary(self) -> str:
-        """The first line of what was seen."""
+        """First line of `seen`."""
         return self.seen.strip().partition("\n")[0].strip()
 
 
 class VerdictFile:
-    """The file of this machine's verdicts and the log of those that failed."""
+    """File of this machine's verdicts at `path`, and the log of failures at `log`."""
 
     def __init__(self, folder: Path | None = None) -> None:
         name = f"verdicts-{key_of('verdicts')}"
@@ -40,7 +43,7 @@ class VerdictFile:
         self.log = self.path.with_suffix(".log")
 
     def load(self) -> dict[str, Verdict]:
-        """Load the verdicts by case; empty if there is no readable file."""
+        """Load the verdicts as a dictionary by case; empty if there is no readable file."""
         try:
             rows = json.loads(self.path.read_text("utf-8"))["verdicts"]
             found = [Verdict(str(case), good is True, str(seen)) for case, good, seen in rows]
@@ -49,10 +52,12 @@ class VerdictFile:
         return {verdict.case: verdict for verdict in found}
 
     def add(self, verdicts: Iterable[Verdict]) -> None:
-        """Keep these verdicts beside those of other cases, and log what failed in full.
+        """Add verdicts to the file, and append the full messages of failures to the log.
+
+        Verdicts of other cases stay in the file.
 
         Raises:
-            OSError: the folder cannot be written to.
+            OSError: the folder cannot be made or written.
         """
         every = self.load() | {verdict.case: verdict for verdict in verdicts}
         rows = [(v.case, v.good, v.summary) for v in every.values()]
@@ -64,5 +69,5 @@ class VerdictFile:
 
 
 def kept_verdicts() -> list[Verdict]:
-    """List what is known of the kernels on this machine, case by case; nothing is compiled."""
+    """List the cached self-test results of this machine; no kernel is compiled or tested."""
     return list(VerdictFile().load().values())

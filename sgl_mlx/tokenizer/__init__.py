@@ -1,4 +1,4 @@
-"""Tokenizers: text to tokens and back, chat templates, and the files that both come from."""
+"""Tokenizers: text to tokens and back, chat templates, and reading of their files."""
 
 from sgl_mlx.tokenizer.tokenizer import Detokenizer, Tokenizer
 

@@ -1,4 +1,4 @@
-"""Which bytes a token spells, and how to tokenize text that does not begin a document."""
+"""The bytes that a token spells, and tokenizing of text that continues other text."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class Speller(dict[int, bytes]):
-    """Token id → bytes, worked out when first asked for. Ids outside the vocabulary are empty.
+    """Mapping from token id to the bytes that the token spells, computed on first access.
 
-    The one place that says what a token spells: decoding, token healing and grammars all ask
-    here. A vocabulary written in byte-level letters is told by the steps that make its tokens,
-    not by the decoder alone: some conversions carry a decoder of the other kind.
+    Ids outside the vocabulary spell b"". Decoding, token healing and grammars all use this mapping.
+    A vocabulary counts as byte-level if the decoder, the normalizer or the pre-tokenizer has a
+    ByteLevel step: some converted tokenizers have a decoder of the wrong kind.
 
     Raises:
-        TokenizerError: at construction, for a decoder that is neither byte-level nor
-            SentencePiece-like.
+        TokenizerError: the tokenizer is neither byte-level nor SentencePiece-like.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
@@ -76,7 +75,7 @@ def _unspaced(token: str, spaces: Sequence[tuple[str, str]]) -> bytes:
 
 
 def _spaces(decoding: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Return the text that the decoder writes for each mark: mostly a space for `▁`."""
+    """Return the decoder's replacements as (mark, text) pairs: mostly a space for `▁`."""
     found = []
     for step in decoding:
         if step["type"] == "Metaspace":
@@ -88,7 +87,10 @@ def _spaces(decoding: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
 
 @cache
 def byte_level_alphabet() -> dict[str, bytes]:
-    """Map GPT-2's printable stand-in to every byte: itself, or a character from U+0100 on."""
+    """Map each of the 256 characters that byte-level BPE (GPT-2) writes for a byte to this byte.
+
+    A printable byte has the character of the same code, another byte one from U+0100 on.
+    """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = [b for b in range(256) if b not in printable]
     pairs = [(b, b) for b in printable] + [(0x100 + n, b) for n, b in enumerate(hidden)]
@@ -96,23 +98,23 @@ def byte_level_alphabet() -> dict[str, bytes]:
 
 
 def unknown_token(backend: tokenizers.Tokenizer) -> frozenset[int]:
-    """Find the token that stands for text the vocabulary cannot spell, if there is one."""
+    """Return the id of the unknown token as a set; empty if the model has none."""
     name = getattr(backend.model, "unk_token", None)
     token = None if name is None else backend.token_to_id(name)
     return frozenset() if token is None else frozenset({token})
 
 
 PrefixSpace = Literal["never", "first", "always"]
-"""Where a tokenizer adds a space: before a whole text, or after every special token as well."""
+"""Where a tokenizer adds a space: nowhere, before a text, or also after every special token."""
 
 
 def without_prefix_space(
     backend: tokenizers.Tokenizer,
 ) -> tuple[tokenizers.Tokenizer, PrefixSpace]:
-    """Return the tokenizer for text inside a document, and where the original adds a space.
+    """Return a tokenizer that adds no space before a text, and where the original adds one.
 
-    SentencePiece-like tokenizers write a space before every text; text that continues another
-    must not get one.
+    SentencePiece-like tokenizers add a space before every text. Text that continues other text
+    must not get this space. If no space is added anyway, `backend` itself is returned.
     """
     parts = _parts(backend)
     steps = [*_steps(parts["pre_tokenizer"]), *_steps(parts["normalizer"])]
@@ -147,7 +149,7 @@ def _silence(step: dict[str, Any]) -> None:
 
 
 def _parts(backend: tokenizers.Tokenizer) -> dict[str, Any]:
-    """Return normalizer, pre-tokenizer and decoder as dictionaries, without the long vocabulary."""
+    """Return normalizer, pre-tokenizer and decoder by name, as dictionaries; None if not set."""
     names = ("normalizer", "pre_tokenizer", "decoder")
     bare = tokenizers.Tokenizer(tokenizers.models.BPE())
     for name in names:
@@ -157,7 +159,7 @@ def _parts(backend: tokenizers.Tokenizer) -> dict[str, Any]:
 
 
 def _steps(part: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """Yield the leaves of a (nested) Sequence."""
+    """Yield the single steps of a part of a tokenizer, which may be a nested Sequence or None."""
     if part is None:
         return
     if part["type"] != "Sequence":

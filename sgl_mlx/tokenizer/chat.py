@@ -1,4 +1,4 @@
-"""Rendering of a model's own chat template, with the helpers Hugging Face promises to it."""
+"""Rendering of a model's chat template, with the helper functions that Hugging Face provides."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MESSAGES = f"a list, each item {_MESSAGE}"
 
 
 class _GenerationTag(Extension):
-    """`{% generation %}…{% endgeneration %}`: marks the assistant's text for training; a no-op."""
+    """Jinja tag `{% generation %}…{% endgeneration %}`, which only training uses: a no-op here."""
 
     tags = {"generation"}  # noqa: RUF012  (jinja's own declaration)
 
@@ -33,10 +33,10 @@ class _GenerationTag(Extension):
 
 
 def checked(messages: object) -> list[Mapping[str, Any]]:
-    """Return chat messages as a list, checked before a template sees them.
+    """Check chat messages and return them as a list.
 
     Raises:
-        PromptError: for what is no list of dictionaries, or for text that UTF-8 cannot hold.
+        PromptError: `messages` is not a list of dictionaries, or contains text invalid in UTF-8.
     """
     found = bounds.listed(messages)
     if found is None:
@@ -51,10 +51,13 @@ def checked(messages: object) -> list[Mapping[str, Any]]:
 def render(
     template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
 ) -> str:
-    """Write the conversation by a template.
+    """Render chat messages to text by a Jinja template.
+
+    Args:
+        variables: further variables for the template.
 
     Raises:
-        TokenizerError: for a template that is no Jinja, or that fails on these messages.
+        TokenizerError: the template is not valid Jinja, or fails on these messages.
     """
     try:
         return _compile(template).render(messages=list(messages), **variables)
@@ -70,16 +73,16 @@ def render(
 
 @lru_cache(maxsize=32)
 def takes_parts(template: str) -> bool:
-    """Return True if a template writes lists of parts, and loses a content that is a string.
+    """Return True if a template needs each message's content as a list of parts.
 
-    Templates of LLaVA processors do: they pick parts by type, and a string's letters have none.
+    Such a template, for example of a LLaVA model, leaves out a content that is a string.
     """
     message = {"role": "user", "content": _PROBE}
     return not _shows_probe(template, message) and _shows_probe(template, in_parts(message))
 
 
 def in_parts(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the message with a content that is a string as one part."""
+    """Return the message with a string content as a list of one text part; others unchanged."""
     content = message.get("content")
     if not isinstance(content, str):
         return message
@@ -106,7 +109,7 @@ def _compile(template: str) -> jinja2.Template:
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-    """Write JSON as `json.dumps` does: jinja's own filter escapes `<`, `>` and `&` for HTML."""
+    """Write JSON as `json.dumps` does; jinja's own filter would escape `<`, `>` and `&`."""
     return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
 

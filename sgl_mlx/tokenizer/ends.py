@@ -1,4 +1,4 @@
-"""Tokens that end an answer although no list of end tokens names them."""
+"""End-of-turn tokens that a model's files do not list among its end tokens."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ END_OF_TURN = (
     "<|endoftext|>",
     "<|end_of_text|>",
 )
-"""The ends of a turn or text of well-known models."""
+"""End-of-turn and end-of-text tokens of well-known models."""
 
 
 def ends_of_turn(
     backend: tokenizers.Tokenizer, known: Container[int], template: str | None
 ) -> set[int]:
-    """Find the ends of a turn that the chat template writes and no list of end tokens names.
+    """Find the tokens of `END_OF_TURN` that the chat template contains and that are not in `known`.
 
-    Conversions forget them: the model then writes the mark and goes on with the next turn.
+    Some converted models do not list them: the model would write one and begin the next turn.
     """
     written = [mark for mark in END_OF_TURN if template is not None and mark in template]
     found = (backend.token_to_id(mark) for mark in written)

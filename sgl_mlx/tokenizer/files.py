@@ -1,4 +1,4 @@
-"""The tokenizer files of a Hugging Face or MLX model folder."""
+"""Reading of the tokenizer files in a Hugging Face or MLX model folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sgl_mlx.errors import TokenizerError
 from sgl_mlx.tokenizer.ends import ends_of_turn
 
 _NAMED = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-"""The named special tokens that chat templates may ask for, as `bos_token` and so on."""
+"""Special tokens that chat templates may use, as variables `bos_token`, `eos_token` and so on."""
 
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
@@ -21,11 +21,11 @@ _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 def read_folder(folder: Path) -> dict[str, Any]:
     """Read the arguments for `Tokenizer` from `tokenizer.json` and the files beside it.
 
-    Truncation and padding that were left switched on are switched off, and tokens that only
-    `added_tokens.json` or `added_tokens_decoder` name are added.
+    Truncation and padding are switched off. Tokens that only `added_tokens.json` or the
+    `added_tokens_decoder` of `tokenizer_config.json` lists are added.
 
     Raises:
-        TokenizerError: naming the file that is missing or cannot be read, and what is wrong.
+        TokenizerError: a file is missing or invalid; the message names the file and the reason.
     """
     backend = _read_backend(folder / "tokenizer.json")
     config = {**_read_json(folder / "special_tokens_map.json")}
@@ -49,7 +49,11 @@ def read_folder(folder: Path) -> dict[str, Any]:
 def _with_added(
     backend: tokenizers.Tokenizer, folder: Path, config: dict[str, Any]
 ) -> tokenizers.Tokenizer:
-    """Return the tokenizer with the tokens that only the files beside `tokenizer.json` name."""
+    """Return the tokenizer with the tokens that only the files beside `tokenizer.json` list.
+
+    Raises:
+        TokenizerError: the files give different texts for a token id.
+    """
     special = set(_named_tokens(config).values())
     plain = _read_json(folder / "added_tokens.json")
     entries: dict[int, Any] = {
@@ -76,17 +80,20 @@ def _with_added(
 
 
 def _with_ids(backend: tokenizers.Tokenizer, ids: Mapping[str, int]) -> tokenizers.Tokenizer:
-    """Put texts into the vocabulary, or the library would number them anew."""
+    """Return the tokenizer with these texts in its vocabulary, under the given ids.
+
+    Otherwise `add_tokens` would give them new ids. A Unigram vocabulary is returned unchanged.
+    """
     whole = json.loads(backend.to_str())
     vocabulary = whole["model"].get("vocab")
-    if not isinstance(vocabulary, dict):  # Unigram's is a list, which new tokens go after
+    if not isinstance(vocabulary, dict):  # Unigram's is a list; new tokens get the ids after it
         return backend
     vocabulary.update(ids)
     return tokenizers.Tokenizer.from_str(json.dumps(whole))
 
 
 def _named_tokens(config: dict[str, Any]) -> dict[str, str]:
-    """`bos_token` and its like, as text."""
+    """Return the texts of the special tokens in a configuration, as `bos_token` and so on."""
     found: dict[str, str] = {}
     for name in (f"{n}_token" for n in _NAMED):
         value = config.get(name)
@@ -109,7 +116,11 @@ def _read_backend(path: Path) -> tokenizers.Tokenizer:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Read the object in a JSON file, or an empty one when there is no such file."""
+    """Read a JSON object from a file; empty if the file does not exist.
+
+    Raises:
+        TokenizerError: the file is not JSON or holds something else than an object.
+    """
     if not path.is_file():
         return {}
     try:
@@ -136,7 +147,11 @@ def _eos_ids(folder: Path) -> set[int]:
 def _prefix_ids(
     backend: tokenizers.Tokenizer, bos: int | None, eos_ids: set[int], add_bos: bool | None
 ) -> list[int]:
-    """Return the tokens put before a text: the post-processor's, unless the config names others."""
+    """Return the tokens to put before a text: those the post-processor adds, except end tokens.
+
+    Args:
+        add_bos: False removes the BOS token, True adds it if it is missing, None changes nothing.
+    """
     ids: list[int] = backend.encode("", add_special_tokens=True).ids
     while ids and ids[-1] in eos_ids and ids[-1] != bos:
         ids.pop()
@@ -148,7 +163,11 @@ def _prefix_ids(
 
 
 def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
-    """Find the default template: of a file of its own before one in the configuration."""
+    """Read the default chat template: from its own file, else from the configuration; or None.
+
+    Raises:
+        TokenizerError: the template is not text, or a file is not valid JSON.
+    """
     file = folder / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8-sig")

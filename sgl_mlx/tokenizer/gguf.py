@@ -1,7 +1,7 @@
-"""A `tokenizers` tokenizer from the vocabulary in a GGUF file's metadata.
+"""Building of a tokenizer from the vocabulary in a GGUF file's metadata.
 
-Two kinds exist in the llama family: byte-level BPE (`gpt2`), whose pre-tokenizer GGUF only
-names, and SentencePiece BPE (`llama`), whose merges follow from the scores of the pieces.
+Two kinds are supported. For byte-level BPE (`gpt2`), GGUF contains only the pre-tokenizer's name.
+For SentencePiece BPE (`llama`), the merges are derived from the scores of the pieces.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PATTERNS = {
     "gpt-4o": _O200K,
     "tekken": _O200K.replace(f"{_CONTRACTIONS}?", "").replace(*_SINGLE_DIGITS),
 }
-"""Patterns that GGUF only names, taken from the models' own tokenizer.json."""
+"""Patterns of pre-tokenizers by GGUF's name, taken from the models' own tokenizer.json."""
 
 _GPT2 = {"gpt-2", "default", "phi-2", "olmo", "mpt", "jina-v2-en"}
 _GPT2_SINGLE_DIGITS = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"}
@@ -43,10 +43,10 @@ _BOS_BY_DEFAULT = {"llama-bpe", "llama3", "llama-v3", "tekken"}
 
 
 def read_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the arguments for `sgl_mlx.tokenizer.Tokenizer`.
+    """Read the arguments for `sgl_mlx.tokenizer.Tokenizer` from a GGUF file's metadata.
 
     Raises:
-        TokenizerError: when the vocabulary is missing, inconsistent, or of an unknown kind.
+        TokenizerError: the vocabulary is missing, inconsistent, or of an unknown kind.
     """
     vocabulary = _Vocabulary(metadata)
     if vocabulary.kind == "gpt2":
@@ -71,7 +71,11 @@ def read_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Vocabulary:
-    """The `tokenizer.ggml.*` entries, checked for lengths."""
+    """The `tokenizer.ggml.*` entries of a GGUF file's metadata.
+
+    Raises:
+        TokenizerError: the kind or the tokens are missing, or there is not one type per token.
+    """
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         self._metadata = metadata
@@ -90,7 +94,7 @@ class _Vocabulary:
             )
 
     def _usual_pre(self) -> str:
-        """Return the pre-tokenizer of a file from before files named it (April 2024)."""
+        """Guess the pre-tokenizer of a file that does not name it (made before April 2024)."""
         if self._metadata.get("general.architecture") in _QWEN:
             return "qwen2"
         return "llama-bpe" if "<|begin_of_text|>" in self.tokens else "default"
@@ -102,7 +106,7 @@ class _Vocabulary:
         return {token: i for i, token in enumerate(self.tokens)}
 
     def special(self) -> list[AddedToken]:
-        """List control tokens, the unknown token, and ends of a turn whatever their type says."""
+        """List the special tokens: control tokens, unknown tokens, and all ends of a turn."""
         ends = set(self.eos_ids())
         chosen = [
             token
@@ -112,19 +116,19 @@ class _Vocabulary:
         return [AddedToken(token, special=True, normalized=False) for token in chosen]
 
     def plain(self) -> list[AddedToken]:
-        """List user-defined tokens: text that is one token wherever it stands."""
+        """List user-defined tokens that are not special; their text is always one token."""
         special = {token.content for token in self.special()}
         chosen = (t for t, k in zip(self.tokens, self.types, strict=True) if k == _USER_DEFINED)
         return [AddedToken(t, special=False, normalized=False) for t in chosen if t not in special]
 
     def eos_ids(self) -> list[int]:
-        """List the ends that are named, and known ends of a turn whatever their type says."""
+        """List the ids of end tokens: those that the metadata names, and well-known ones."""
         named = {self.get(f"{name}_token_id") for name in ("eos", "eot", "eom")} - {None}
         ends = {i for i, token in enumerate(self.tokens) if token in END_OF_TURN}
         return sorted(named | ends)
 
     def named(self) -> dict[str, str]:
-        """Return `bos_token` and its like, as chat templates ask for them."""
+        """Return the texts of the special tokens for chat templates, as `bos_token` and so on."""
         names = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding"}
         ids = {f"{short}_token": self.get(f"{name}_token_id") for short, name in names.items()}
         if ids["sep_token"] is None:  # the specification spells it right, most files do not
@@ -194,7 +198,11 @@ def _sentencepiece(vocabulary: _Vocabulary) -> Tokenizer:
 
 
 def _merges_by_score(vocabulary: _Vocabulary) -> Iterator[tuple[str, str]]:
-    """Order merges by the score of the joined piece, the best first, as SentencePiece merges."""
+    """Yield merges by the score of the joined piece, the best first, as SentencePiece merges.
+
+    Raises:
+        TokenizerError: there is not one score per token.
+    """
     scores = vocabulary.get("scores")
     if scores is None or len(scores) != len(vocabulary.tokens):
         raise TokenizerError(

@@ -1,7 +1,7 @@
-"""Text to tokens and back, over the `tokenizers` library. Knows no model and no mlx.
+"""Text to tokens and back, over the `tokenizers` library; independent of models and MLX.
 
-Everything that joins or splits works on the bytes a token spells, so that pieces of a stream,
-tokens split inside a character and continued prompts all agree with each other.
+Texts are joined and split by the bytes of their tokens. So streamed pieces, tokens that end inside
+a character, and continued prompts give the same text.
 """
 
 from __future__ import annotations
@@ -19,23 +19,26 @@ from sgl_mlx.tokenizer import chat, files
 from sgl_mlx.tokenizer.bytes import Speller, unknown_token, without_prefix_space
 
 _WINDOW = 64
-"""Tokens that `extend` looks back for a place where no token can reach across."""
+"""Most tokens at the end that `extend` tokenizes again."""
 
 _LONG = 2000
-"""From so many characters on a text is encoded without the GIL."""
+"""Number of characters from which a text is encoded without the GIL."""
 
 
 class Tokenizer:
     """One model's tokenizer.
 
     Args:
-        backend: the tokenizer itself; public, for libraries that need `backend.to_str()`.
+        backend: the tokenizer of the `tokenizers` library.
         bos_token_id: the begin-of-sequence token, if the vocabulary has one.
-        eos_token_ids: every token that ends an answer.
-        prefix_ids: what `encode` puts before a text.
-        chat_template: the Jinja source of the model's own template.
-        special_tokens: what the template finds under `bos_token`, `eos_token`, `pad_token` and so
-            on; by default the texts of the first two, by their ids.
+        eos_token_ids: all tokens that end an answer.
+        prefix_ids: tokens that `encode` puts before a text.
+        chat_template: Jinja source of the model's chat template; None if it has none.
+        special_tokens: texts of `bos_token`, `eos_token`, `pad_token` and so on for the template;
+            by default of `bos_token` and `eos_token`.
+
+    Raises:
+        TokenizerError: the tokenizer is neither byte-level nor SentencePiece-like.
     """
 
     def __init__(
@@ -64,19 +67,19 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, folder: str | Path) -> Tokenizer:
-        """Read `tokenizer.json` and the files beside it, in Hugging Face's layout.
+        """Read the tokenizer of a model folder in Hugging Face's layout.
 
         Raises:
-            TokenizerError: when `tokenizer.json` is missing or cannot be read.
+            TokenizerError: `tokenizer.json` is missing, or a tokenizer file is invalid.
         """
         return cls(**files.read_folder(Path(folder)))
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Tokenizer:
-        """Build the tokenizer a GGUF file describes in its `tokenizer.*` metadata.
+        """Build the tokenizer that a GGUF file's `tokenizer.*` metadata describes.
 
         Raises:
-            TokenizerError: when it is missing, broken or of a kind we cannot build.
+            TokenizerError: the description is missing, invalid or of an unknown kind.
         """
         # only GGUF files need the conversion, and it needs no part of this class
         from sgl_mlx.tokenizer import gguf
@@ -86,10 +89,10 @@ class Tokenizer:
     # -- text to tokens -----------------------------------------------------------------------
 
     def encode(self, text: str, add_special: bool = True) -> list[int]:
-        """Return the tokens of a text; special tokens written in it are recognised.
+        """Return the tokens of a text; special tokens written in the text are recognised.
 
-        With `add_special` the model's own beginning (mostly its BOS token, if any) goes first,
-        unless the text already starts with BOS.
+        With `add_special`, the model's prefix tokens (mostly BOS) come first, unless the text
+        already starts with BOS.
         """
         ids = _encode(self.backend, text)
         if not add_special or (ids and ids[0] == self.bos_token_id):
@@ -97,17 +100,15 @@ class Tokenizer:
         return self._prefix_ids + ids
 
     def extend(self, ids: Sequence[int], text: str) -> list[int]:
-        """Return `ids` followed by the tokens of `text`, keeping `ids` wherever both can agree.
+        """Return `ids` continued by `text`, with as many tokens of `ids` unchanged as possible.
 
-        The last tokens are spelled out and tokenized again together with `text`. If the new
-        tokens have a boundary where `ids` end, `ids` stay whole; if a token of theirs would
-        reach across, the result follows the new tokens from the last boundary both have in
-        common. Special tokens are never touched. The cost depends on `text` alone.
+        The last tokens of `ids`, at most 64, are tokenized again together with `text`. If a new
+        token begins where `ids` end, `ids` stay as they are. Otherwise the result changes to the
+        new tokens at the last boundary that old and new tokens share. Special tokens are never
+        changed. The time does not depend on the length of `ids`.
 
-        For byte-level BPE, if `ids == encode(a)`, a word starts in the last 64 tokens of `ids`
-        and `a` does not end in a run of white space (which the pre-tokenizer would cut anew, so
-        that `ids` are kept instead), the result equals `encode(a + text)`: up to a boundary
-        both sides have, no merge crossed it, so each side merged as it does alone.
+        For byte-level BPE the result equals `encode(a + text)` if `ids == encode(a)`, a word
+        starts in the last 64 tokens of `ids`, and `a` does not end in a run of white space.
         """
         if not text:
             return list(ids)
@@ -129,7 +130,7 @@ class Tokenizer:
         return [*ids[: start + kept], *fresh[dropped:]]
 
     def encode_plain(self, text: str) -> list[int]:
-        """Return the tokens of text inside a document in which no special token is recognised."""
+        """Return the tokens of text that continues other text; special tokens are plain text."""
         ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
         return ids
 
@@ -143,10 +144,12 @@ class Tokenizer:
         return _encode(self._inner, text)
 
     def _restart(self, ids: Sequence[int]) -> int:
-        """Find where to start tokenizing again: after a special token or before the last word.
+        """Find the index in `ids` from which to tokenize again.
 
-        Every pre-tokenizer in use splits before a space that follows anything but white space,
-        and none looks behind, so what comes before such a place never changes.
+        This is after the last added token or at the start of the last word, at most `_WINDOW`
+        tokens back; else at the first of these tokens that begins with a whole character. Every
+        pre-tokenizer in use splits before a space that follows other characters, and none looks
+        behind, so the tokens before a word's start never change.
         """
         earliest = max(0, len(ids) - _WINDOW)
         clean = len(ids)
@@ -164,35 +167,36 @@ class Tokenizer:
     # -- tokens to text -----------------------------------------------------------------------
 
     def decode(self, ids: Sequence[int], skip_special: bool = True, at_start: bool = True) -> str:
-        """Return the text of tokens; bytes that are no UTF-8 become U+FFFD.
+        """Return the text of tokens; bytes that are not valid UTF-8 become U+FFFD.
 
-        `at_start` says that a text begins here, so that the space some tokenizers put before
-        every text is taken away again.
+        Args:
+            skip_special: leave out special tokens.
+            at_start: the tokens begin a text; removes the space that some tokenizers add there.
         """
         spell = self.detokenizer(skip_special, at_start)
         return "".join(map(spell.add, ids)) + spell.finish()
 
     def detokenizer(self, skip_special: bool = True, at_start: bool = False) -> Detokenizer:
-        """Return an incremental `decode`, by default of tokens that follow others."""
+        """Return an incremental `decode`; by default for tokens that continue a text."""
         hidden = self._special if skip_special else frozenset()
         strip = at_start and self._prefix_space != "never"
         return Detokenizer(self._speller, hidden, strip)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """Return the bytes a token spells; empty for an id outside the vocabulary."""
+        """Return the bytes that a token spells; empty for an id outside the vocabulary."""
         return self._speller[token_id]
 
     def is_special(self, token_id: int) -> bool:
-        """Return True if a token marks something instead of spelling text."""
+        """Return True if a token is special, such as BOS, or the unknown token."""
         return token_id in self._special
 
     def added_token(self, text: str) -> int | None:
-        """Return the token that was added to the vocabulary for exactly this text, if any."""
+        """Return the id of the added token with exactly this text; None if there is none."""
         token = self.backend.token_to_id(text)
         return token if token in self._added else None
 
     def token_text(self, token_id: int) -> str:
-        """Return the text of one token alone; a part of a character is U+FFFD."""
+        """Return the text of a single token; an incomplete character becomes U+FFFD."""
         return self.token_bytes(token_id).decode("utf-8", "replace")
 
     # -- conversations ------------------------------------------------------------------------
@@ -203,13 +207,17 @@ class Tokenizer:
         add_generation_prompt: bool = False,
         **kwargs: Any,
     ) -> str:
-        """Write the conversation by the model's own template, which `kwargs` reach too.
+        """Render chat messages to a prompt by the model's chat template.
 
-        A content that is a string is handed to it as a list of parts if that is what it knows.
+        String contents are passed as lists of parts if the template needs them so.
+
+        Args:
+            add_generation_prompt: end with the beginning of the assistant's answer.
+            kwargs: further variables for the template.
 
         Raises:
-            PromptError: for messages that are no list of dictionaries, or hold no valid text.
-            TokenizerError: when there is no template, or it rejects the messages.
+            PromptError: `messages` is not a list of dictionaries, or contains invalid text.
+            TokenizerError: there is no template, or the template rejects the messages.
         """
         messages = chat.checked(messages)
         if self.chat_template is None:
@@ -229,7 +237,7 @@ class Tokenizer:
         return chat.render(self.chat_template, messages, variables)
 
     def _named_tokens(self) -> dict[str, str]:
-        """Return `bos_token` and its like for a template; those the model lacks stay undefined."""
+        """Return the texts of special tokens by name, such as `bos_token`, without missing ones."""
         if self._special_tokens is not None:
             return dict(self._special_tokens)
         ids = {"bos_token": self.bos_token_id, "eos_token": min(self.eos_token_ids, default=None)}
@@ -237,7 +245,12 @@ class Tokenizer:
 
 
 class Detokenizer:
-    """Text of a growing sequence of tokens, each piece as soon as its characters are whole."""
+    """Incremental decoder: returns the text of each token as soon as its characters are complete.
+
+    Args:
+        hidden: tokens whose text is left out.
+        strip_space: remove one space from the beginning of the text.
+    """
 
     def __init__(self, speller: Speller, hidden: frozenset[int], strip_space: bool) -> None:
         self._speller = speller
@@ -246,7 +259,7 @@ class Detokenizer:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def add(self, token_id: int) -> str:
-        """Return the text that this token completes; empty inside a character."""
+        """Return the text that is complete with this token; empty if a character is unfinished."""
         if token_id in self._hidden:
             return ""
         spelled = self._speller[token_id]
@@ -257,16 +270,16 @@ class Detokenizer:
 
     @property
     def complete(self) -> bool:
-        """True if the text so far ends with a whole character."""
+        """True if the text so far ends with a complete character."""
         return not self._decoder.getstate()[0]
 
     def finish(self) -> str:
-        """Return the rest of an unfinished character as U+FFFD."""
+        """Return U+FFFD if the last character is incomplete, else an empty text."""
         return self._decoder.decode(b"", final=True)
 
 
 def _encode(backend: tokenizers.Tokenizer, text: str) -> list[int]:
-    """Encode a text; a long one without the GIL, which `encode` holds throughout."""
+    """Encode a text; for a long text a batch call is used, which releases the GIL."""
     if len(text) < _LONG:
         encoded = backend.encode(text, add_special_tokens=False)
     else:
@@ -276,9 +289,12 @@ def _encode(backend: tokenizers.Tokenizer, text: str) -> list[int]:
 
 
 def _last_common_boundary(left: Sequence[bytes], right: Sequence[bytes]) -> tuple[int, int]:
-    """Count the pieces of each that make the longest text that both have a boundary after.
+    """Find the last place where a piece of `left` and a piece of `right` end together.
 
-    `left` spells a prefix of what `right` spells; (0, 0) is always common.
+    The joined `left` must be a prefix of the joined `right`.
+
+    Returns:
+        The numbers of pieces of `left` and `right` before this place; (0, 0) if there is none.
     """
     common = (0, 0)
     i = j = left_end = right_end = 0

@@ -1,9 +1,9 @@
-"""Attention of a decode epoch: fixed rows, one new token each a step, for several steps.
+"""Attention of a decode epoch in plain MLX: several steps of the same sequences (rows).
 
-Keys that rows share are gathered from the pool once; each row's own keys are copied once into a
-padded buffer that grows by one column a step (the tail). So no step reads or writes the pool, and
-a step can be submitted before the previous one has finished. Layers with a sliding window gather
-what it shows.
+Each step adds one token to every row. Keys that rows share are gathered from the KV pool once. Each
+row's own keys are copied once into a padded buffer, and every step appends one column (the tail).
+So no step reads or writes the pool, and a step can be submitted before the previous one has
+finished. Layers with a sliding window gather only the keys inside the window.
 """
 
 from __future__ import annotations
@@ -28,11 +28,19 @@ from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.scheduler.plan import Row
 
 _MOST_STALE = 256
-"""Columns beyond a layer's window that a buffer may keep before it is gathered anew."""
+"""Most columns outside a layer's window that a buffer keeps; beyond, it is gathered anew."""
 
 
 class Epoch:
-    """Attention of fixed rows for up to `width` steps; `steps` counts those submitted so far."""
+    """Attention of the same rows for up to `width` decode steps.
+
+    Args:
+        rows: sorted by their prefix slots.
+        min_shared: fewest keys of a shared prefix that is attended once for all its rows.
+
+    Attributes:
+        steps: number of steps begun so far.
+    """
 
     def __init__(
         self, pool: KVPool, rows: Sequence[Row], width: int, min_shared: int = MIN_SHARED
@@ -48,9 +56,13 @@ class Epoch:
         }
 
     def go_on(self, rows: Sequence[Row], width: int) -> bool:
-        """Begin another epoch of the same rows in the same buffers; False if they are others.
+        """Begin another epoch in the same buffers, if its rows continue those of this one.
 
-        Call it after the last steps were written to the pool.
+        Call it after the KV of the last steps was written to the pool.
+
+        Returns:
+            False, with nothing changed, if the rows are others or their keys are in other slots
+            than planned.
         """
         if [row.id for row in rows] != self.ids or not all(
             _follows(row, before, self.steps) for row, before in zip(rows, self.rows, strict=True)
@@ -66,7 +78,7 @@ class Epoch:
         return True
 
     def begin_step(self) -> mx.array:
-        """Begin the next step; returns the positions `(rows,)` of its tokens."""
+        """Begin the next step; returns the positions `(rows,)` of its new tokens."""
         positions = self._first_positions + self.steps
         self.steps += 1
         for layers in self._by_window.values():
@@ -74,21 +86,28 @@ class Epoch:
         return positions
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
-        """See `models.layer_cache.Attention`; takes one token a row."""
+        """Store a layer's new keys and values `(rows, kv_heads, dim)`, one token per row."""
         for batch in self._layers(layer).private:
             batch.store(layer, keys, values)
 
     def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
-        """See `models.layer_cache.Attention`; takes one token a row."""
+        """Attend a layer's queries `(rows, heads, dim)`, one token per row.
+
+        Returns `(rows, heads, value_dim)`.
+        """
         return self._layers(layer).attend(layer, queries, options)
 
     def arrays(self) -> list[mx.array]:
-        """Return all that steps write."""
+        """Return the arrays that steps write to: the private buffers of every layer."""
         private = (batch for x in self._by_window.values() for batch in x.private)
         return [x for b in private for kv in (b.keys, b.values) for x in kv.values()]
 
     def tail(self) -> tuple[list[int], list[mx.array], list[mx.array]]:
-        """Return slots, keys and values `(tokens, heads, dim)` by layer to write to the pool."""
+        """Return the KV of the steps so far, to be written to the pool.
+
+        Returns:
+            The slots, and the keys and values `(len(slots), heads, dim)` of each layer.
+        """
         slots = [slot for row in self.rows for slot in row.slots[: self.steps]]
         picked = {w: x.order_of_tail(self.rows, self.steps) for w, x in self._by_window.items()}
         keys: list[mx.array] = []
@@ -109,7 +128,7 @@ class Epoch:
 
 
 class _Layers:
-    """The keys of an epoch's rows, as the layers with one window (or with none) read them."""
+    """Buffers of an epoch for all layers with the same window; `window` is None for no window."""
 
     def __init__(
         self, pool: KVPool, rows: Sequence[Row], min_shared: int, window: int | None, width: int
@@ -136,7 +155,7 @@ class _Layers:
 
     @property
     def stale(self) -> bool:
-        """True if buffers hold many keys that no row sees any more."""
+        """True if buffers hold over `_MOST_STALE` columns that are outside the window."""
         columns = max(batch.columns for batch in self.private)
         return self._window is not None and columns > self._window + _MOST_STALE
 
@@ -151,7 +170,7 @@ class _Layers:
             shared.begin_step(positions)
 
     def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
-        """See `Epoch.attend`."""
+        """Attend a layer's queries `(rows, heads, dim)`; returns `(rows, heads, value_dim)`."""
         rows, heads, dim = queries.shape
         plain = options.softcap is None and not self._shared
         if plain and all(batch.fuses(heads) for batch in self.private):
@@ -169,7 +188,10 @@ class _Layers:
         return total.normalised(options.sinks)
 
     def order_of_tail(self, rows: Sequence[Row], steps: int) -> mx.array:
-        """Index the batches' tails, one after another, by the rows' slots for these steps."""
+        """Return indices that sort the private batches' tails by row, then by step.
+
+        The indices refer to the tails of all batches, joined. Steps without a slot are left out.
+        """
         order = [i for batch in self.private for i in batch.members]
         begins = {row: place * steps for place, row in enumerate(order)}
         return mx.array(
@@ -183,6 +205,9 @@ class _Layers:
 
 
 def _follows(row: Row, before: Row, steps: int) -> bool:
-    """True if a row is `before` after so many steps, its keys in the slots planned for them."""
+    """True if `row` is the row `before`, `steps` steps later, with its new keys as planned.
+
+    The new keys must be in `before.slots`; False if either row has explicit prefix positions.
+    """
     plain = row.prefix_positions is None and before.prefix_positions is None
     return plain and row.prefix == (*before.prefix, *before.slots[:steps])

@@ -1,7 +1,8 @@
-"""Keys that one row of a decode epoch has for itself, with those of rows of like length.
+"""Private keys of a decode epoch's sequences (rows), in padded buffers.
 
-A batch's buffers are `(rows, kv_heads, capacity, dim)` by layer. Each row's prefix ends in the same
-column, so padding stands before it; every step fills the next column. A window is then a slice.
+A batch holds rows whose private prefixes have similar lengths. Its buffers are `(rows, kv_heads,
+capacity, dim)` for each layer. Padding comes before a shorter prefix, so that all prefixes end in
+the same column. Every step fills the next column. So a sliding window is a slice of columns.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex, Slots
 from sgl_mlx.runtime.scheduler.plan import Row
 
 _STEP = 256
-"""Most columns that a buffer grows by at once, as mlx-lm's caches do."""
+"""Most columns that a buffer grows by at once, unless an epoch needs more; as in mlx-lm."""
 
 
 class PrivateBatch:
-    """Rows in one padded buffer.
+    """Padded buffers with the private keys and values of some rows of an epoch.
 
     Args:
-        layers: the layers that read it.
+        layers: the layers that read these buffers.
         rows: all rows of the epoch.
-        members: the rows that it holds, by index.
-        starts: for each member, the first key of its prefix that belongs here.
-        width: steps to make room for.
+        members: indices of the rows in this batch.
+        starts: for each member, the index of the first prefix key to hold.
+        width: number of steps to make room for.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class PrivateBatch:
         self.values = {i: _buffer(pool.values[i], index, len(members), width) for i in layers}
 
     def go_on(self, width: int) -> None:
-        """Make room for `width` more steps, and for a few times as many if buffers must grow."""
+        """Begin another epoch: make room for `width` more steps, or more if buffers grow."""
         self._first = self.columns
         buffer = next(iter(self.keys.values()))
         if self.columns + width > buffer.shape[2]:
@@ -68,27 +69,34 @@ class PrivateBatch:
                     buffers[layer] = _with_room(old[:, :, : self.columns], more)
 
     def begin_step(self, positions: mx.array) -> None:
-        """Open the next column; `positions (all rows,)` are those of its tokens."""
+        """Open the next column for the new tokens, whose `positions (all rows,)` are given."""
         self.columns += 1
         self._positions = self.pick(positions)
         self._masks.clear()
 
     def pick(self, x: mx.array) -> mx.array:
-        """Take the members' rows of `x (all rows, …)`."""
+        """Return the members' part of an array `(all rows, …)`."""
         return x if self._pick is None else x[self._pick]
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
-        """Put one token of every row of the epoch `(all rows, kv_heads, dim)` into the column."""
+        """Write one token of every row `(all rows, kv_heads, dim)` to the newest column."""
         self.keys[layer][:, :, self.columns - 1] = self.pick(keys)
         self.values[layer][:, :, self.columns - 1] = self.pick(values)
 
     def fuses(self, heads: int) -> bool:
-        """True if MLX's fused attention is the faster one here."""
+        """True if MLX's fused attention is faster than `attend`: on a GPU, or for little work."""
         size = len(self.members) * heads * self.columns
         return not cpu_math.on_cpu() or size < cpu_math.WORTH_A_POLYNOMIAL
 
     def fused(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
-        """Attend the members of `queries (all rows, heads, dim)` by MLX's fused attention."""
+        """Attend the members' queries by MLX's fused attention.
+
+        Args:
+            queries: `(all rows, heads, dim)`, not scaled.
+
+        Returns:
+            `(members, heads, dim)`.
+        """
         q = self.pick(queries)
         keys, values, bias = self._seen(layer, options.window, q.dtype)
         mask = None if bias is None else bias[:, None, None]
@@ -97,10 +105,13 @@ class PrivateBatch:
         )[:, :, 0]
 
     def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> at.Partial:
-        """Attend the members of scaled `queries (all rows, kv_heads, group, dim)`.
+        """Attend the members' queries in plain MLX.
+
+        Args:
+            queries: `(all rows, kv_heads, group, dim)`, already scaled.
 
         Returns:
-            A partial in the layout of `softmax`: `(kv_heads, members, group, …)`.
+            A partial `(kv_heads, members, group, …)`, as in `softmax`.
         """
         q = self.pick(queries)
         keys, values, bias = self._seen(layer, options.window, q.dtype)
@@ -113,7 +124,7 @@ class PrivateBatch:
         return at.Partial(*(x.swapaxes(0, 1) for x in own))
 
     def tail(self, layer: int, steps: int) -> tuple[mx.array, mx.array]:
-        """Return the keys and values `(members * steps, kv_heads, dim)` of the steps taken."""
+        """Return the keys and values `(members * steps, kv_heads, dim)` of this epoch's steps."""
         columns = slice(self._first, self._first + steps)
         taken = (x[layer][:, :, columns] for x in (self.keys, self.values))
         keys, values = (x.swapaxes(1, 2) for x in taken)
@@ -131,9 +142,11 @@ class PrivateBatch:
     def _seen(
         self, layer: int, window: int | None, dtype: mx.Dtype
     ) -> tuple[mx.array, mx.array, mx.array | None]:
-        """Slice keys and values to what some row sees; the bias `(members, keys)` hides the rest.
+        """Slice keys and values to those that at least one row sees.
 
-        It is None if every row sees all of them.
+        Returns:
+            Keys, values and the bias `(members, keys)`, which hides keys that a row does not see.
+            The bias is None if every row sees all of them.
         """
         if (window, dtype) not in self._masks:
             self._masks[window, dtype] = self._mask(window, dtype)
@@ -168,7 +181,10 @@ class PrivateBatch:
 
 
 def _buffer(slots: Slots, index: SlotIndex | None, rows: int, width: int) -> mx.array:
-    """Gather prefixes `(rows, heads, prefix, dim)`, with room for `width` more columns."""
+    """Copy prefixes from the pool to `(rows, heads, prefix + width, dim)`.
+
+    `index` lists the slots, padding included; None if there is no prefix key.
+    """
     _, heads, dim = slots.data.shape
     if index is None:
         return mx.zeros((rows, heads, width, dim), slots.dtype)

@@ -1,11 +1,11 @@
-"""Shared prefixes of a decode epoch's rows, gathered once and attended in batches.
+"""Shared prefixes of a decode epoch's sequences (rows), gathered once and attended in batches.
 
-Stretches of one level of the prefix tree belong to different rows. Padded to one length and one
-number of rows they are one matrix product (`spans.batches`), so a step takes as many operations
-as the tree has levels, not as it has nodes.
+A batch holds spans that belong to different rows (`spans.batches`). The spans are padded to one
+length and one number of rows, so that the batch is one matrix product. So a step takes about as
+many operations as the prefix tree has levels, not as it has nodes.
 
 Layout of a batch: queries `(kv_heads * spans, rows, group, dim)`, keys and values `(kv_heads *
-spans, length, dim)`, where `rows` and `length` are those of its longest.
+spans, length, dim)`. `rows` and `length` are the largest among the spans.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex, Slots
 from sgl_mlx.runtime.scheduler.plan import Row
 
 NOWHERE = -(1 << 30)
-"""Position given to padding keys."""
+"""Position of padding keys, which are always masked."""
 
 
 class SharedBatch:
-    """Batch of spans, no two of which belong to the same row.
+    """Keys and values of several shared spans, padded to one length.
 
     Args:
-        layers: the layers that read it.
+        layers: the layers that read this batch.
         rows: all rows of the epoch.
+        spans: no row belongs to two of them.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class SharedBatch:
         self._biases: dict[tuple[int | None, int], mx.array] = {}
 
     def begin_step(self, positions: mx.array) -> None:
-        """Set the `positions (rows,)` of the queries that follow: one more than before."""
+        """Begin the next step: set the `positions (rows,)` of its queries, one more than before."""
         self._positions = positions
         self._reach += 1
         self._biases = {key: bias for key, bias in self._biases.items() if key[0] is None}
@@ -59,9 +60,9 @@ class SharedBatch:
     def attend(
         self, layer: int, queries: mx.array, window: int | None, softcap: float | None
     ) -> at.Partial:
-        """Attend scaled queries `(kv_heads, rows, group, dim)` of all rows to this batch's keys.
+        """Attend all rows' scaled queries `(kv_heads, rows, group, dim)` to the spans' keys.
 
-        Rows without a span here get an empty softmax.
+        Each row attends to its own span. Rows without a span in this batch get an empty softmax.
         """
         kv_heads, _, group, dim = queries.shape
         q = self._members.pick(queries).reshape(kv_heads * self._spans, -1, group, dim)
@@ -95,10 +96,10 @@ class SharedBatch:
 
 
 class _Members:
-    """The rows that each span of a batch belongs to.
+    """The rows of each span in a batch.
 
-    `rows` lists them span after span, the same number for each span: one with fewer rows repeats
-    its first.
+    `rows` lists them span by span, with the same number for each span. A span with fewer rows
+    repeats its first row.
     """
 
     def __init__(self, spans: Sequence[Span], count: int) -> None:
@@ -112,11 +113,11 @@ class _Members:
         self._outside = mx.array([row not in places for row in range(count)])[:, None, None]
 
     def pick(self, x: mx.array) -> mx.array:
-        """Take the members' `(heads, len(rows), …)` from `(heads, all rows, …)`."""
+        """Take the spans' rows, `(heads, len(self.rows), …)`, from `(heads, all rows, …)`."""
         return x[:, self._pick]
 
     def put_back(self, part: at.Partial) -> at.Partial:
-        """Expand the members' partial to all rows; other rows get an empty softmax."""
+        """Expand a partial of the spans' rows to all rows; other rows get an empty softmax."""
         if self._everyone:
             return part
         out, peak, mass = (x[:, self._places] for x in part)

@@ -1,11 +1,11 @@
-"""Attention of a step by our kernels, for Metal or for the CPU: keys are read inside the pool.
+"""Attention of a step by our kernels, for Metal or the CPU, which read keys inside the KV pool.
 
-`KernelEpoch` does the work of `decode.Epoch` and `KernelChunks` that of `prefill.Chunks`, for rows
-the kernels can take (`rows_fit`). Nothing is gathered when an epoch opens, and rows of any length
-mix without padding.
+`KernelEpoch` replaces `decode.Epoch`, and `KernelChunks` replaces `prefill.Chunks`, for sequences
+that the kernels support (`rows_fit`). Prefixes are not copied when an epoch opens, and sequences of
+any length are mixed without padding.
 
-It is decided layer by layer: those whose head dims the kernels do not take, whose kernel failed its
-self-test, or for which something else is faster are attended in plain MLX.
+Each layer is decided on its own. A layer is attended by MLX instead if the kernels do not support
+its head dims, if its kernel failed the self-test, or if something else is faster.
 """
 
 from __future__ import annotations
@@ -33,26 +33,29 @@ Kernels = TestedKernels | CpuAttention
 
 
 def pool_fits(pool: KVPool, kernels: Kernels) -> bool:
-    """True if the kernels can read this pool: every layer on a CPU, one or more on Metal."""
+    """True if the kernels can read this pool.
+
+    The CPU's kernels must support every layer, those for Metal one layer or more.
+    """
     if isinstance(kernels, CpuAttention):
         return all(cpu_attention.fits(x.key_dim, x.value_dim, pool.dtype) for x in pool.layers)
     return pool.dtype in DTYPES and any((x.key_dim, x.value_dim) in WIDTHS for x in pool.layers)
 
 
 def rows_fit(rows: Sequence[Row]) -> bool:
-    """True if every key's index is its position, as the kernels assume: no gaps, no branches."""
+    """True if the prefix keys of every row have the positions 0, 1, 2 …, as the kernels assume."""
     return all(row.prefix_positions is None for row in rows)
 
 
 class KernelEpoch:
-    """A decode epoch with the attributes and calls of `decode.Epoch`.
+    """Decode epoch by our kernels, with the attributes and methods of `decode.Epoch`.
 
-    `keys` and `values` are the tails `(rows, width, kv_heads, dim)` by layer.
+    `keys` and `values` hold the new tokens' KV: for each layer `(rows, width, kv_heads, dim)`.
 
     Args:
-        layers: those that the kernels may take.
-        cut_overs: choose into which chunks keys are cut.
-        plain: opens the epoch in plain MLX that attends the other layers.
+        layers: the layers for which the kernels may be used.
+        cut_overs: decide how many keys one chunk of a kernel holds.
+        plain: opens an epoch in plain MLX for the other layers.
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class KernelEpoch:
         self._pool, self._kernels = pool, kernels
         self._first_positions = mx.array([row.position for row in rows], mx.int32)
         spans, private = shared_spans(rows)
-        keys = sum(len(row.prefix) for row in rows)  # shared ones are read by as many tiles
+        keys = sum(len(row.prefix) for row in rows)  # shared keys count for each row
         self._plan = DecodePlan(
             [row.prefix[start:] for row, start in zip(rows, private, strict=True)],
             [SharedSpan(s.first, s.last, s.start, s.slots) for s in spans],
@@ -88,21 +91,24 @@ class KernelEpoch:
         self._taken: set[tuple[object, ...]] = set()
 
     def begin_step(self) -> mx.array:
-        """Begin the next step; returns the positions `(rows,)` of its tokens."""
+        """Begin the next step; returns the positions `(rows,)` of its new tokens."""
         self.steps += 1
         if self._plain is not None:
             self._plain.begin_step()
         return self._first_positions + (self.steps - 1)
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
-        """See `models.layer_cache.Attention`; takes one token a row."""
+        """Store a layer's new keys and values `(rows, kv_heads, dim)`, one token per row."""
         self.keys[layer][:, self.steps - 1] = keys
         self.values[layer][:, self.steps - 1] = values
         if self._plain is not None and layer in self._in_plain:
             self._plain.store(layer, keys, values)
 
     def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
-        """See `models.layer_cache.Attention`; takes one token a row."""
+        """Attend a layer's queries `(rows, heads, dim)`, one token per row.
+
+        Returns `(rows, heads, value_dim)`.
+        """
         if self._plain is None or layer not in self._in_plain:
             tail = self.keys[layer], self.values[layer], self.steps
             inputs = DecodeInputs(queries, *tail, self._pool.layer(layer), self._plan, options)
@@ -115,7 +121,7 @@ class KernelEpoch:
         return self._plain.attend(layer, queries, options)
 
     def _leave(self, layer: int) -> None:
-        """Attend a layer in plain MLX from its first step on."""
+        """Switch a layer to plain MLX for the whole epoch; call it in the first step."""
         assert self.steps == 1, "a kernel's verdict changed in the middle of an epoch"
         if self._plain is None:
             self._plain = self._open_plain()
@@ -124,11 +130,15 @@ class KernelEpoch:
         self._plain.store(layer, self.keys[layer][:, 0], self.values[layer][:, 0])
 
     def arrays(self) -> list[mx.array]:
-        """Return all that steps write."""
+        """Return the arrays that steps write to: the new keys and values of every layer."""
         return [*self.keys, *self.values]
 
     def tail(self) -> tuple[list[int], list[mx.array], list[mx.array]]:
-        """Return slots, keys and values `(tokens, heads, dim)` by layer to write to the pool."""
+        """Return the KV of the steps so far, to be written to the pool.
+
+        Returns:
+            The slots, and the keys and values `(len(slots), heads, dim)` of each layer.
+        """
         where = [
             (i * self.width + step, slot)
             for i, row in enumerate(self.rows)
@@ -140,11 +150,11 @@ class KernelEpoch:
 
 
 class KernelChunks:
-    """Rows of several new tokens each; see `prefill.Chunks`.
+    """Attention of prefill chunks by our kernels; same interface as `prefill.Chunks`.
 
     Args:
-        layers: those that the kernels may take.
-        plain: makes the attention in plain MLX of the other layers.
+        layers: the layers for which the kernels may be used.
+        plain: makes the attention by MLX for the other layers.
     """
 
     def __init__(
@@ -162,11 +172,11 @@ class KernelChunks:
         self._plain: Chunks | SdpaChunks | None = None
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
-        """See `models.layer_cache.Attention`."""
+        """Store a layer's new keys and values `(tokens, kv_heads, dim)`, before `attend`."""
         self._stored[layer] = keys, values
 
     def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
-        """See `models.layer_cache.Attention`."""
+        """Attend a layer's queries `(tokens, heads, dim)`; returns `(tokens, heads, value_dim)`."""
         new = self._stored[layer]
         inputs = ExtendInputs(queries, *new, self._pool.layer(layer), self._plan, options)
         if layer in self._layers and self._kernels.takes(inputs):

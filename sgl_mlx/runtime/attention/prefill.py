@@ -1,7 +1,7 @@
 """Attention of prefill chunks in plain MLX: the extend attention of SGLang's paper.
 
-Each chunk attends to its row's whole prefix in the pool and, causally, to its own new tokens. A
-prefix that several rows share is attended once for all of them.
+A chunk is the new tokens of one sequence (a row). It attends to the sequence's whole prefix in the
+KV pool and, causally, to itself. A prefix that several sequences share is attended once for all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ from sgl_mlx.runtime.scheduler.plan import Row
 
 
 class Chunks:
-    """Attention of rows of several tokens each."""
+    """Attention of the new tokens of all rows in a step, in plain MLX.
+
+    Args:
+        rows: sorted by their prefix slots.
+        min_shared: fewest keys of a shared prefix that is attended once for all its rows.
+    """
 
     def __init__(self, pool: KVPool, rows: Sequence[Row], min_shared: int = MIN_SHARED) -> None:
         self._pool = pool
@@ -35,12 +40,12 @@ class Chunks:
         self._causal: dict[tuple[int, int, int, int | None], mx.array] = {}
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
-        """See `models.layer_cache.Attention`."""
+        """Store a layer's new keys and values `(tokens, kv_heads, dim)`, before `attend`."""
         by_head = (mx.contiguous(x.swapaxes(0, 1)) for x in (keys, values))
         self._stored[layer] = next(by_head), next(by_head)
 
     def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
-        """See `models.layer_cache.Attention`."""
+        """Attend a layer's queries `(tokens, heads, dim)`; returns `(tokens, heads, value_dim)`."""
         scale, window, softcap, sinks = options
         keys, values = self._stored[layer]
         q = at.group_heads(queries, keys.shape[0], scale)
@@ -78,9 +83,9 @@ class Chunks:
     def _prefix_parts(
         self, rows: Sequence[Row], min_shared: int, window: int | None
     ) -> list[_PrefixPart]:
-        """Cut prefixes into stretches that several rows share and each row's own rest.
+        """Cut the prefixes into shared stretches and the private rest of each row.
 
-        Keys that no token sees through the window are left out.
+        Leading keys that are outside the window of every token are left out.
         """
         spans, private = shared_spans(rows, min_shared)
         spans += [Span(i, i + 1, n, rows[i].prefix[n:]) for i, n in enumerate(private)]
@@ -96,7 +101,10 @@ class Chunks:
 
 
 class _PrefixPart:
-    """Prefix keys `start … end - 1` of some rows, read by their tokens `first … last - 1`."""
+    """Prefix keys `start … end - 1` that `rows` share.
+
+    The step's new tokens `first … last - 1` are those of `rows` and attend to these keys.
+    """
 
     def __init__(self, rows: Sequence[Row], first: int, last: int, start: int, end: int) -> None:
         self.first, self.last = first, last
@@ -109,7 +117,7 @@ class _PrefixPart:
         self._biases: dict[int, mx.array] = {}
 
     def bias(self, window: int | None) -> mx.array | None:
-        """The window's mask `(tokens, keys)`, or None if every key is in the window."""
+        """Return the window's mask `(tokens, keys)`; None if every key is in the window."""
         if window is None or max(self._queries) - min(self._keys) < window:
             return None
         if window not in self._biases:
@@ -119,7 +127,7 @@ class _PrefixPart:
 
 
 def _levels(parts: Sequence[_PrefixPart]) -> list[list[_PrefixPart]]:
-    """Group parts by level of the prefix tree; parts of a level have different tokens, in order."""
+    """Group parts into levels: the parts of a level belong to different tokens, in order."""
     levels: list[list[_PrefixPart]] = []
     for part in sorted(parts, key=lambda p: p.first):
         free = (level for level in levels if level[-1].last <= part.first)

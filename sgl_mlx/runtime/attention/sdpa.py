@@ -1,8 +1,9 @@
-"""Attention of prefill chunks by MLX's own fused kernel, over keys gathered from the pool.
+"""Attention of prefill chunks by MLX's fused kernel, over keys gathered from the KV pool.
 
-Used on a GPU where no kernel of ours is faster: long chunks, and shapes that ours do not take.
-One call a row; a prefix in one ascending run of slots is sliced, not copied. A layer with a sliding
-window reads what its first new token sees.
+Used on a GPU where our own kernels are not faster: for long chunks, and for shapes that they do not
+support. The fused kernel is called once for each sequence. A prefix in consecutive slots is
+sliced, not copied. A layer with a sliding window reads only the keys inside the first new token's
+window.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from sgl_mlx.runtime.scheduler.plan import Row
 
 
 class SdpaChunks:
-    """Rows of several new tokens each; see `prefill.Chunks`."""
+    """Attention of sequences with several new tokens each; same interface as `prefill.Chunks`.
+
+    A soft-cap of the scores is not supported.
+    """
 
     def __init__(self, pool: KVPool, rows: Sequence[Row]) -> None:
         self._pool = pool
@@ -32,11 +36,11 @@ class SdpaChunks:
         self._stored: dict[int, tuple[mx.array, mx.array]] = {}
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
-        """See `models.layer_cache.Attention`."""
+        """Store a layer's new keys and values `(tokens, kv_heads, dim)`, before `attend`."""
         self._stored[layer] = keys, values
 
     def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
-        """See `models.layer_cache.Attention`."""
+        """Attend a layer's queries `(tokens, heads, dim)`; returns `(tokens, heads, value_dim)`."""
         scale, window, softcap, sinks = options
         assert softcap is None, "MLX's fused attention has no soft-cap; `select` takes `Chunks`"
         widest = self._pool.layers[layer].window
@@ -57,7 +61,10 @@ class SdpaChunks:
 
 
 class _Keys:
-    """Prefix slots that a row's tokens see through a layer's window, and masks by window."""
+    """One sequence's prefix slots inside the `widest` window, and its attention masks.
+
+    `prefix` is None if no prefix key is in the window. The masks are cached by window.
+    """
 
     def __init__(self, row: Row, widest: int | None) -> None:
         start = seen_from(row, 0, len(row.prefix), row.position, widest)
@@ -69,7 +76,10 @@ class _Keys:
         self._masks: dict[int, mx.array] = {}
 
     def mask(self, window: int | None) -> mx.array | str:
-        """Keys that each token sees `(tokens, keys)`; "causal" if that is every key before it."""
+        """Return the boolean mask `(tokens, keys)` of the keys that each token sees.
+
+        Returns "causal" if the window hides none of the earlier keys.
+        """
         if window is None or self._keys[-1] - min(self._keys) < window:
             return "causal"
         if window not in self._masks:

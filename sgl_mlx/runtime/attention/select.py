@@ -33,14 +33,14 @@ KINDS: tuple[Literal["extend"], Literal["decode"]] = "extend", "decode"
 
 
 class AttentionPaths:
-    """Chooser of the attention of each step.
+    """Factory of each step's attention: plain MLX, MLX's fused kernel, or our kernels.
 
     Args:
-        kernels: None if there are none for this machine.
+        kernels: our kernels; None if this machine has none. Ignored if they cannot read the pool.
         cut_overs: sizes at which Metal's kernels and MLX's fused attention take over from each
-            other; the CPU's kernels are always faster than plain MLX.
-        share: attend a prefix that several rows have in common once for all of them.
-        cases: by layer, the kernels' cases that the model asks for (`layer_cases`).
+            other. The CPU's kernels are used whenever they fit.
+        share: whether to attend a prefix that several rows share once for all of them.
+        cases: for each layer, the kernel specialisations that the model needs (`layer_cases`).
     """
 
     def __init__(
@@ -68,10 +68,12 @@ class AttentionPaths:
     def epoch(
         self, rows: Sequence[Row], width: int, before: DecodeEpoch | None = None
     ) -> DecodeEpoch:
-        """Attention of up to `width` decode steps of sorted rows.
+        """Open a decode epoch: the attention of up to `width` steps of the same rows.
 
         Args:
-            before: the epoch that has just ended; its buffers are used again for the same rows.
+            rows: sorted by their prefix slots.
+            before: the epoch that has just ended. If the rows are the same and both epochs are in
+                plain MLX, its buffers are used again and it is returned.
         """
 
         def plain() -> Epoch:
@@ -85,7 +87,11 @@ class AttentionPaths:
         return plain()
 
     def chunks(self, rows: Sequence[Row]) -> Chunks | SdpaChunks | KernelChunks:
-        """Attention of sorted rows of several tokens each."""
+        """Make the attention of prefill chunks: of rows with several new tokens each.
+
+        Args:
+            rows: sorted by their prefix slots.
+        """
 
         def plain() -> Chunks | SdpaChunks:
             if cpu_math.on_cpu() or self._softcap is not None:
@@ -100,7 +106,7 @@ class AttentionPaths:
     def _layers_of_kernels(
         self, rows: Sequence[Row], work: Literal["extend", "decode"]
     ) -> Collection[int]:
-        """List the layers whose attention in this step is for our kernels."""
+        """List the layers that our kernels attend in this step."""
         every = range(len(self.pool.layers))
         if self.kernels is None or not rows_fit(rows):
             return ()
@@ -139,7 +145,10 @@ class AttentionPaths:
 
 
 def layer_cases(attentions: Sequence[LayerAttention], pool: KVPool) -> dict[int, list[Case]]:
-    """List the kernels' cases by layer; layers that no kernel takes have none."""
+    """Map each layer to the kernel specialisations that it needs.
+
+    Layers whose head dims the kernels do not support are left out.
+    """
     cases: dict[int, list[Case]] = {}
     for layer, heads, options in attentions:
         shape = pool.layers[layer]

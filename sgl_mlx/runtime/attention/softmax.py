@@ -1,11 +1,11 @@
-"""Extend attention in plain MLX: new tokens attend to a prefix in the pool and to each other.
+"""Softmax attention in plain MLX, computed over parts of the keys and merged.
 
-The softmax over all keys of a token is merged from *partials*, each over some of the keys (flash
-attention's merge, arXiv 2205.14135 §3.1). So a prefix that several rows share takes one matrix
-product for all of them, and a causal chunk is computed in tiles, without those that are masked.
+A token's softmax over all its keys is merged from *partials*, each over some of the keys (flash
+attention's merge, arXiv 2205.14135 §3.1). So a prefix that several sequences share takes one
+matrix product for all of them. A causal chunk is computed in tiles; fully masked tiles are skipped.
 
 Layout throughout: queries `(kv_heads, tokens, group, dim)`, keys and values `(kv_heads, length,
-dim)`; `group` is query heads per KV head.
+dim)`; `group` is the number of query heads per KV head.
 """
 
 from __future__ import annotations
@@ -18,14 +18,20 @@ import mlx.core as mx
 from sgl_mlx.models import cpu_math
 
 TILE = 128
-"""Query tokens to a causal tile."""
+"""Number of query tokens in a tile."""
 
 MASKED = -1e30
-"""Score of a key that is not seen; finite, so that a fully masked partial merges without NaN."""
+"""Score of a masked key; finite, so that a fully masked partial merges without NaN."""
 
 
 class Partial(NamedTuple):
-    """Softmax over some keys, not yet normalised: `out` is relative to `peak` and `mass`."""
+    """Softmax attention over some of the keys, not yet divided by the sum of weights.
+
+    Attributes:
+        out: sum of values weighted by `exp(score - peak)`.
+        peak: largest score.
+        mass: sum of `exp(score - peak)`.
+    """
 
     out: mx.array
     peak: mx.array
@@ -34,7 +40,8 @@ class Partial(NamedTuple):
     def normalised(self, sinks: mx.array | None = None) -> mx.array:
         """Divide by the mass; returns `(tokens, heads, dim)`.
 
-        `sinks (heads,)` are logits of no key.
+        Args:
+            sinks: `(heads,)`, one extra logit per head: it adds to the mass but has no value.
         """
         mass = self.mass
         if sinks is not None:
@@ -46,16 +53,16 @@ class Partial(NamedTuple):
 
 
 def merge(a: Partial, b: Partial) -> Partial:
-    """Merge two partials into the softmax over the keys of both."""
+    """Merge two partials of the same queries over different keys into one over all these keys."""
     peak = mx.maximum(a.peak, b.peak)
     weight_a, weight_b = mx.exp(a.peak - peak), mx.exp(b.peak - peak)
     return Partial(a.out * weight_a + b.out * weight_b, peak, a.mass * weight_a + b.mass * weight_b)
 
 
 def spread(parts: Sequence[Partial], firsts: Sequence[int], tokens: int) -> Partial:
-    """Expand `parts` to one Partial over all `tokens`; part i starts at `firsts[i]`, in order.
+    """Expand `parts` to one Partial over `tokens` tokens; part i begins at token `firsts[i]`.
 
-    Tokens in none of the parts get an empty softmax.
+    The parts are in ascending order and do not overlap. All other tokens get an empty softmax.
     """
     pieces, end = [], 0
     for part, first in zip(parts, firsts, strict=True):
@@ -77,14 +84,14 @@ def _nothing(like: Partial, tokens: int) -> Partial:
 
 
 def concatenate(parts: list[Partial]) -> Partial:
-    """Join partials of consecutive token ranges."""
+    """Join the partials of consecutive token ranges into one."""
     if len(parts) == 1:
         return parts[0]
     return Partial(*(mx.concatenate(list(x), axis=1) for x in zip(*parts, strict=True)))
 
 
 def group_heads(queries: mx.array, kv_heads: int, scale: float) -> mx.array:
-    """Reshape `(tokens, heads, dim)` to `(kv_heads, tokens, group, dim)`, scaled."""
+    """Reshape queries `(tokens, heads, dim)` to `(kv_heads, tokens, group, dim)`, times `scale`."""
     tokens, heads, dim = queries.shape
     grouped = queries.reshape(tokens, kv_heads, heads // kv_heads, dim)
     return (grouped * scale).transpose(1, 0, 2, 3)
@@ -97,10 +104,11 @@ def attend(
     bias: mx.array | None = None,
     softcap: float | None = None,
 ) -> Partial:
-    """Attend every query to every key; `bias` is added to the scores.
+    """Attend every query to every key.
 
     Args:
-        bias: `(tokens, length)`, or `(kv_heads, tokens, length)`; one token stands for all.
+        bias: added to the scores; `(tokens, length)` or `(kv_heads, tokens, length)`. If its
+            `tokens` is 1, it holds for every token.
         softcap: see `AttentionOptions`.
     """
     kv_heads, tokens, group, dim = queries.shape
@@ -123,7 +131,7 @@ def attend_tiled(
     bias: mx.array | None = None,
     softcap: float | None = None,
 ) -> Partial:
-    """Compute `attend` one tile of queries at a time, so that no score matrix is large."""
+    """Compute `attend` for `TILE` tokens at a time, to keep the score matrices small."""
     tokens = queries.shape[1]
     ranges = [slice(start, start + TILE) for start in range(0, tokens, TILE)]
     return concatenate(
@@ -142,9 +150,10 @@ def attend_causal(
     bias: Callable[[int, int, int, int | None], mx.array],
     softcap: float | None = None,
 ) -> Partial:
-    """Attend token i to keys 0 … i (with a window: the last `window` of them), in tiles.
+    """Attend token i to keys 0 … i, or to the last `window` of these keys, in tiles.
 
-    `bias` is `causal_bias` or a cache of it.
+    Args:
+        bias: `causal_bias`, or a function that caches its results.
     """
     tokens = queries.shape[1]
     parts = []
@@ -158,17 +167,23 @@ def attend_causal(
 
 
 def soft_capped(scores: mx.array, softcap: float | None) -> mx.array:
-    """Bound scores by `softcap * tanh(scores / softcap)`; None leaves them as they are."""
+    """Return `softcap * tanh(scores / softcap)`; the scores unchanged if `softcap` is None."""
     return scores if softcap is None else softcap * mx.tanh(scores / softcap)
 
 
 def causal_bias(tokens: int, offset: int, length: int, window: int | None = None) -> mx.array:
-    """Causal mask `(tokens, length)`: token i sees keys up to `offset + i`, its own."""
+    """Compute the causal mask `(tokens, length)`: token i sees keys up to `offset + i`.
+
+    Seen keys are 0, others `MASKED`. With a window, token i sees the last `window` of its keys.
+    """
     return position_bias(mx.arange(offset, offset + tokens), mx.arange(length), window)
 
 
 def position_bias(queries: mx.array, keys: mx.array, window: int | None) -> mx.array:
-    """Mask that is 0 where `queries[i]` sees the key at position `keys[j]`, else `MASKED`."""
+    """Compute a mask from positions: 0 where query i sees key j, else `MASKED`.
+
+    A query sees its own position and those before it, with a window the last `window` of them.
+    """
     distance = queries[..., :, None] - keys[..., None, :]
     seen = distance >= 0
     if window is not None:
@@ -177,7 +192,7 @@ def position_bias(queries: mx.array, keys: mx.array, window: int | None) -> mx.a
 
 
 def peaks(scores: mx.array) -> mx.array:
-    """Largest score of each query `(…, 1)`."""
+    """Return each query's largest score `(…, 1)`."""
     return cpu_math.peaks(scores) if cpu_math.on_cpu() else mx.max(scores, axis=-1, keepdims=True)
 
 
@@ -188,7 +203,7 @@ def exp_minus(x: mx.array, peak: mx.array) -> mx.array:
 
 
 def sums(weights: mx.array) -> mx.array:
-    """Sum of each query's weights `(…, 1)`."""
+    """Return the sum of each query's weights `(…, 1)`."""
     if weights.dtype == mx.float32 and cpu_math.on_cpu():
         return cpu_math.sums(weights)
     return mx.sum(weights, axis=-1, keepdims=True)

@@ -1,8 +1,8 @@
-"""Spans: the stretches of prefix that rows of a step have in common.
+"""Spans: the stretches of prefix that sequences (rows) of a step have in common.
 
-Rows are sorted by their prefix slots, so that rows that share a prefix (forks, few-shot examples,
-chat history: the radix tree gives them the same slots) stand side by side. Each shared stretch
-becomes one `Span`, attended once for all its rows. Plain integers.
+The radix tree gives the same slots to a prefix that several sequences share, such as forks or
+few-shot examples. Rows are sorted by their prefix slots, so that these sequences are neighbours.
+Each shared stretch becomes one `Span`, which is attended once for all its rows.
 """
 
 from __future__ import annotations
@@ -14,19 +14,22 @@ from sgl_mlx.runtime.cache.radix import common_prefix
 from sgl_mlx.runtime.scheduler.plan import Row
 
 MIN_SHARED = 32
-"""Fewest shared keys for which attending two rows together is faster."""
+"""Fewest shared keys for which it is faster to attend the rows together."""
 
 MOST_PADDING = 1.5
-"""Most padded work per true work of a batch of spans; beyond it, two batches are faster."""
+"""Largest ratio of work with padding to work without, in a batch of spans.
+
+Beyond this ratio two batches are faster.
+"""
 
 FREE_PADDING = 1024
-"""Query-key products of padding that cost no more than launching one more batch."""
+"""Number of padded query-key products that cost as much as launching one more batch."""
 
 MOST_HELD = 1.3
-"""Most keys that a padded buffer holds per key that is attended."""
+"""Largest ratio of keys with padding to keys without, in a padded buffer."""
 
 FREE_KEYS = 64
-"""Keys of padding a stretch that are too few to count: as many as an epoch's steps add."""
+"""Padding keys per stretch that `MOST_HELD` does not count: about as many as an epoch adds."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,20 @@ class Span:
         return self.last - self.first
 
     def touches(self, other: Span) -> bool:
-        """True if some row has both spans."""
+        """True if a row belongs to both spans."""
         return self.first < other.last and other.first < self.last
 
 
 def shared_spans(rows: Sequence[Row], min_shared: int = MIN_SHARED) -> tuple[list[Span], list[int]]:
-    """Split the prefixes of sorted rows into shared stretches and private rests.
+    """Split the prefixes of sorted rows into shared stretches and a private rest for each row.
+
+    Args:
+        rows: sorted by their prefix slots.
+        min_shared: fewest keys of a span.
 
     Returns:
-        The spans of two rows or more, and for each row where its private rest starts.
+        The spans that two or more rows share, and the index in each row's prefix where its
+        private rest starts.
     """
     spans: list[Span] = []
     private = [0] * len(rows)
@@ -75,10 +83,9 @@ def shared_spans(rows: Sequence[Row], min_shared: int = MIN_SHARED) -> tuple[lis
 
 
 def batches(spans: Sequence[Span]) -> list[list[Span]]:
-    """Group spans to attend together, padded to one length and number of rows.
+    """Group spans into batches that are padded to one length and attended together.
 
-    No two spans of a batch belong to the same row, and padding stays within `MOST_PADDING` and
-    `MOST_HELD`.
+    No row belongs to two spans of a batch. Padding stays within `MOST_PADDING` and `MOST_HELD`.
     """
     found: list[list[Span]] = []
     for span in sorted(spans, key=lambda s: (-s.rows * len(s.slots), s.first)):
@@ -99,10 +106,10 @@ def _pads_little(batch: Sequence[Span]) -> bool:
 
 
 def by_length(lengths: Sequence[int]) -> list[list[int]]:
-    """Group stretches of these lengths to pad together, so that `MOST_HELD` is kept.
+    """Group stretches to be padded to one length, so that padding stays within `MOST_HELD`.
 
     Returns:
-        Indices into `lengths`, ascending in each group; the groups of the longest first.
+        Groups of indices into `lengths`, ascending in each group; the longest stretches first.
     """
     groups: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -118,10 +125,15 @@ def _holds_little(lengths: Sequence[int]) -> bool:
 
 
 def seen_from(row: Row, start: int, end: int, position: int, window: int | None) -> int:
-    """Find the first of a row's prefix keys `start … end - 1` that a query at `position` sees.
+    """Find the first of a row's prefix keys `start … end - 1` inside a query's window.
 
-    All keys before it are outside the window; `end` if all are. Keys after it may be too, where
-    positions are no plain count.
+    Args:
+        position: the query's position.
+        window: None if every key is seen.
+
+    Returns:
+        The key's index; `end` if no key is in the window. With explicit `prefix_positions`, later
+        keys may still be outside the window.
     """
     if window is None:
         return start
@@ -132,7 +144,7 @@ def seen_from(row: Row, start: int, end: int, position: int, window: int | None)
 
 
 def clipped(span: Span, rows: Sequence[Row], window: int | None) -> Span:
-    """Drop the leading keys of a span that none of its rows sees through the window."""
+    """Return the span without the leading keys that are outside the window of all its rows."""
     position = min(row.position for row in rows[span.first : span.last])
     end = span.start + len(span.slots)
     start = seen_from(rows[span.first], span.start, end, position, window)
@@ -140,7 +152,7 @@ def clipped(span: Span, rows: Sequence[Row], window: int | None) -> Span:
 
 
 def _groups(rows: Sequence[Row], first: int, last: int, depth: int) -> list[tuple[int, int]]:
-    """Find the ranges of rows that agree in the slot at `depth`."""
+    """Find the ranges `(first, last)` of neighbouring rows with the same slot at index `depth`."""
 
     def slot(i: int) -> int:
         prefix = rows[i].prefix

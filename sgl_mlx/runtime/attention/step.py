@@ -1,7 +1,7 @@
-"""Attention of an `Extend` step: prefill chunks over prefixes in the pool, and decode tokens.
+"""Attention of an `Extend` step, which mixes prefill chunks and single decode tokens.
 
-Single tokens are attended as an epoch of one step, chunks by extend attention; `select`
-says which implementation of each.
+Single tokens are attended as a decode epoch of one step, chunks by extend attention.
+`select.AttentionPaths` chooses the implementation of both.
 """
 
 from __future__ import annotations
@@ -20,10 +20,15 @@ from sgl_mlx.runtime.scheduler.plan import Row
 
 
 class ExtendStep:
-    """The new tokens of some rows, one after another, single tokens first (`runner.arrange`).
+    """Attention of the new tokens of all sequences (rows) in one step.
 
-    After the forward pass `keys[layer]` and `values[layer]` hold the new KV
-    `(tokens, heads, dim)`; `slots` says where it goes.
+    Args:
+        rows: those with a single new token first, as `runner.arrange` sorts them.
+
+    Attributes:
+        tokens, positions: of the new tokens, one row after another.
+        slots: the pool slot of each new token.
+        keys, values: the new KV `(tokens, heads, dim)` of each layer, after the forward pass.
     """
 
     def __init__(self, paths: AttentionPaths, rows: Sequence[Row]) -> None:
@@ -40,7 +45,7 @@ class ExtendStep:
 
     @cached_property
     def _decoding(self) -> DecodeEpoch | None:
-        """Attention of the single tokens, chosen when the first layer stores its keys."""
+        """Attention of single tokens, chosen when the first layer stores its keys; None if none."""
         if not self._singles:
             return None
         decoding = self._paths.epoch(self._rows[: self._singles], 1)
@@ -49,7 +54,7 @@ class ExtendStep:
 
     @cached_property
     def _chunks(self) -> Chunks | SdpaChunks | KernelChunks | None:
-        """Attention of the chunks, chosen as well when the first layer stores its keys."""
+        """Attention of chunks, chosen when the first layer stores its keys; None if none."""
         chunks = self._rows[self._singles :]
         return self._paths.chunks(chunks) if chunks else None
 
@@ -62,7 +67,7 @@ class ExtendStep:
         return [self._stored[layer][1] for layer in range(self._layers)]
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
-        """See `models.layer_cache.Attention`."""
+        """Store a layer's new keys and values `(tokens, kv_heads, dim)`, before `attend`."""
         self._stored[layer] = keys, values
         n = self._singles
         if self._decoding is not None:
@@ -71,7 +76,7 @@ class ExtendStep:
             self._chunks.store(layer, keys[n:], values[n:])
 
     def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
-        """See `models.layer_cache.Attention`."""
+        """Attend a layer's queries `(tokens, heads, dim)`; returns `(tokens, heads, value_dim)`."""
         n = self._singles
         outs = []
         if self._decoding is not None:

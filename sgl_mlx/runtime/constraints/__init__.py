@@ -1,1 +1,1 @@
-"""Constraints on what may be sampled next: grammars and token healing."""
+"""Constraints on which tokens may be sampled next: grammars and token healing."""

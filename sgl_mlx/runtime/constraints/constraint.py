@@ -1,8 +1,7 @@
-"""The grammar of one sequence and how far its output has come.
+"""The grammar of one sequence, and its state after the output so far.
 
-After each token a constraint may force further ones (the text that the grammar leaves no choice
-about); the scheduler appends those at once and computes them in one extend (jump-forward,
-arXiv 2312.07104v2 §4).
+After a token, the grammar may leave only one way to go on. The scheduler appends such forced tokens
+at once and computes them in one extend step (jump-forward, arXiv 2312.07104v2 §4).
 """
 
 from __future__ import annotations
@@ -11,36 +10,42 @@ from llguidance import LLMatcher
 
 
 class Constraint:
-    """The state of one sequence's grammar, kept by llguidance: it tells what may come next."""
+    """State of one sequence's grammar, over a matcher of llguidance."""
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
 
     @property
     def complete(self) -> bool:
-        """True when nothing but the end may follow."""
+        """True if the output matches the grammar and cannot be continued."""
         return bool(self._matcher.is_stopped())
 
     @property
     def done(self) -> bool:
-        """Always False: a grammar holds to the end of the output."""
+        """Always False: a grammar constrains the output until its end, unlike `Healing`."""
         return False
 
     @property
     def error(self) -> str | None:
-        """Say why no token may follow, if none may; it may show only after `allowed`."""
+        """Reason why no token can follow, None without such an error.
+
+        Some errors are found only when `allowed` is called.
+        """
         return _reason(self._matcher) if self._matcher.is_error() else None
 
     def allowed(self) -> bytes:
-        """Return the tokens that may come next, a bit each, the first in the lowest bit."""
+        """Return a bit mask of the tokens that may come next, the first in the lowest bit."""
         return bytes(self._matcher.compute_bitmask())
 
     def accept(self, token: int) -> None:
-        """Take the token that was chosen."""
+        """Advance the grammar by a sampled token."""
         self._matcher.consume_token(token)
 
     def forced(self) -> list[int]:
-        """Take, and return, the tokens that must come next."""
+        """Return the next tokens that leave no choice, and advance the grammar past them.
+
+        Empty if the grammar allows several next tokens, or none.
+        """
         if self.complete:
             return []
         tokens = list(self._matcher.compute_ff_tokens())

@@ -1,7 +1,7 @@
-"""EBNF as SGLang's servers take it (xgrammar's) and GBNF, translated to Lark.
+"""Translation of EBNF (xgrammar's, as SGLang's servers accept) and GBNF to Lark.
 
-Rules that do not lead back to themselves become one regular expression each, which loses nothing;
-recursive ones become Lark rules over such expressions.
+A rule that is not recursive becomes one regular expression. Recursive rules become Lark rules over
+such expressions.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _ESCAPE = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8}
 _NAMED = {"n": "\n", "r": "\r", "t": "\t", "0": "\0"}
 _LITERAL = set("\\\"'[]-^/.+*?(){}|$")
 _RANGE = "\ue000-"
-"""Stands for the dash between the ends of a range, which is no character of its own."""
+"""Private character for the dash in a range such as `a-z`, to tell it from a literal dash."""
 
 _Token = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A piece of a rule: a regular expression, or Lark where it leads to a recursive rule."""
+    """Translated part of a rule: a regular expression, or Lark if it refers to a recursive rule."""
 
     text: str
     regular: bool = True
@@ -42,15 +42,16 @@ class _Part:
 
 
 def is_ebnf(grammar: str) -> bool:
-    """True for a grammar that defines its first rule with `::=`."""
+    """True if the grammar defines its first rule with `::=`."""
     return _STARTS_EBNF.match(grammar) is not None
 
 
 def to_lark(grammar: str) -> str:
-    """Translate to a Lark grammar of the same sentences.
+    """Translate an EBNF grammar to a Lark grammar that matches the same texts.
 
     Raises:
-        InvalidParamsError: naming what is malformed, missing or not supported, and its line.
+        InvalidParamsError: a part is malformed, missing or not supported; the message names the
+            part and its line or rule.
     """
     bodies = _bodies(grammar)
     if "root" not in bodies:
@@ -61,7 +62,11 @@ def to_lark(grammar: str) -> str:
 
 
 def _bodies(grammar: str) -> dict[str, list[_Token]]:
-    """Group the tokens by the name of their rule."""
+    """Map the name of each rule to the tokens of its body.
+
+    Raises:
+        InvalidParamsError: a rule is defined twice, or a character is not supported.
+    """
     tokens = _tokens(grammar)
     bodies: dict[str, list[_Token]] = {}
     body: list[_Token] = []
@@ -117,7 +122,11 @@ class _Translator:
 
 
 class _Reader:
-    """Reads the body of one rule by recursive descent."""
+    """Parser of one rule's body, by recursive descent.
+
+    Args:
+        reference: translates the name of another rule.
+    """
 
     def __init__(
         self, rule: str, tokens: Sequence[_Token], reference: Callable[[str], _Part]
@@ -199,7 +208,10 @@ class _Reader:
         return f"[{'^' if negated else ''}{''.join(written)}]"
 
     def _characters(self, text: str, in_set: bool = False) -> Iterator[str]:
-        """Yield the characters, escapes resolved; `_RANGE` for the dash of a range."""
+        """Yield the characters of a text or set, escapes resolved.
+
+        In a set, a dash between two characters is yielded as `_RANGE`.
+        """
         at = 0
         while at < len(text):
             escape = _ESCAPE.match(text, at)
@@ -230,7 +242,7 @@ class _Reader:
 
 
 def _recursive(bodies: Mapping[str, Sequence[_Token]]) -> set[str]:
-    """Find the rules that lead back to themselves."""
+    """Find the rules that refer to themselves, directly or through other rules."""
     calls = {name: {t for kind, t in body if kind == "name"} for name, body in bodies.items()}
     found: set[str] = set()
     for name in calls:

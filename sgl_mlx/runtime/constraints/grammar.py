@@ -1,4 +1,4 @@
-"""Constrained decoding: which tokens a regex, JSON schema or grammar allows next, by llguidance."""
+"""Compilation of regexes, JSON schemas and grammars to constraints on decoding, by llguidance."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DTYPES = {
     "bool": r"(True|False)",
     "str": r'"[\w\d\s]*"',
 }
-"""SGLang's regular expressions for `dtype`."""
+"""SGLang's regular expression for each `dtype`."""
 
 _KINDS = ("regex", "json_schema", "dtype", "grammar", "ebnf")
 
@@ -35,16 +35,21 @@ _JSON_STYLE: Any = {
     "item_separator": ", ",
     "key_separator": ": ",
 }
-"""As `json.dumps` writes; free white space lets a small model pad for ever."""
+"""Options of llguidance for white space as `json.dumps` writes it.
+
+With free white space, a small model could write white space for ever.
+"""
 
 _CACHED_GRAMMARS = 256
 
 
 class GrammarCompiler:
-    """Makes constraints for one tokenizer; compiled grammars are kept. Safe to share by threads.
+    """Compiler of requests' grammars to constraints, for one tokenizer.
+
+    Compiled grammars are cached. Several threads may share a compiler.
 
     Args:
-        vocabulary: the model's number of logits, at least the tokenizer's.
+        vocabulary: the model's number of logits; it may be larger than the tokenizer's vocabulary.
     """
 
     def __init__(self, tokenizer: Tokenizer, vocabulary: int) -> None:
@@ -55,12 +60,12 @@ class GrammarCompiler:
         self._compiled = lru_cache(_CACHED_GRAMMARS)(self._compile)
 
     def constraint(self, params: SamplingParams) -> Constraint | None:
-        """Return a fresh constraint for a request that has one.
+        """Return a new constraint for a request; None if `params` ask for none.
 
         Raises:
-            InvalidParamsError: for several at once, an unknown dtype, or a grammar that is no
-                text, malformed, unsupported or matches nothing, with the reason.
-            TokenizerError: when the tokenizer does not spell what it reads.
+            InvalidParamsError: `params` ask for several, the dtype is unknown, or the grammar is
+                not text, malformed, not supported or matches nothing.
+            TokenizerError: the bytes of the tokens do not agree with how text is tokenized.
         """
         asked = [name for name in _KINDS if getattr(params, name) is not None]
         if not asked:
@@ -77,9 +82,9 @@ class GrammarCompiler:
         return Constraint(matcher.deep_copy())
 
     def prepare(self) -> None:
-        """Build the engine's vocabulary now: it holds the GIL, which compiling a grammar does not.
+        """Build llguidance's vocabulary before the first request, because building holds the GIL.
 
-        A tokenizer that cannot be used is an error of the first request with a grammar.
+        Errors of the tokenizer are ignored here; the first request with a grammar raises them.
         """
         with self._lock, suppress(TokenizerError):
             self._prepared()
@@ -106,7 +111,7 @@ class GrammarCompiler:
 
 
 def _checked(kind: str, text: Any) -> str:
-    """Raise `InvalidParamsError` unless it is text that can be written in UTF-8."""
+    """Return `text` unchanged; raise `InvalidParamsError` unless it is a string valid in UTF-8."""
     if not isinstance(text, str):
         raise InvalidParamsError(f"{kind} must be text, got {type(text).__name__}")
     try:

@@ -1,9 +1,9 @@
-"""Token healing: the end of a prompt is tokenized again together with what the model writes.
+"""Token healing: removes the last token of a prompt and lets the output begin with its text.
 
-A prompt that ends in "http:" ends in the token ":", after which the model hardly ever saw "//"
-(it saw "://"). So the last token is taken back and the output has to begin with its text: the
-first token is one that spells it or goes beyond it; only where no single token does, one that
-spells a part of it.
+A prompt that ends in "http:" ends in the token ":". In training the model hardly ever saw "//"
+after this token, because "://" is a token of its own. So the last token is removed from the prompt,
+and the first token of the output must begin with its text. If there is no such token, tokens that
+spell the beginning of the text are allowed.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from sgl_mlx.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class TakenBack:
-    """The end of a prompt that its output begins with again.
+    """The end of a prompt that token healing removes; the output begins with the same text.
 
-    It belongs to the prompt wherever tokens are counted or listed.
+    Counts and lists of tokens treat it as a part of the prompt.
     """
 
     text: str = ""
@@ -31,7 +31,7 @@ NOTHING_TAKEN = TakenBack()
 
 
 class Healing:
-    """The constraint (as in `grammar`) that the output begins with given bytes."""
+    """Constraint that the output begins with the bytes `prefix`; same interface as `Constraint`."""
 
     def __init__(self, spellings: Spellings, prefix: bytes) -> None:
         self._spellings = spellings
@@ -47,7 +47,7 @@ class Healing:
 
     @property
     def done(self) -> bool:
-        """Return whether the bytes are written, so that anything may follow."""
+        """True when the output contains the whole prefix, so that any token may follow."""
         return not self._missing
 
     def allowed(self) -> bytes:
@@ -64,7 +64,11 @@ class Healing:
 
 
 class Spellings:
-    """The text of every ordinary token of a vocabulary, sorted for look-up by prefix."""
+    """The bytes of every ordinary token of a vocabulary, sorted for look-up by prefix.
+
+    Args:
+        vocabulary: the model's number of logits.
+    """
 
     def __init__(self, tokenizer: Tokenizer, vocabulary: int) -> None:
         self.mask_bytes = (vocabulary + 31) // 32 * 4
@@ -75,10 +79,10 @@ class Spellings:
         self._words = [word for word, _ in self._sorted]
 
     def starting(self, prefix: bytes) -> list[int]:
-        """List tokens that begin with the prefix; if none does, tokens that spell its beginning.
+        """List the tokens that begin with `prefix`.
 
-        Shorter tokens are not offered beside longer ones: after " " a model seldom goes on as it
-        would after " the".
+        If there are none, list the tokens that `prefix` begins with. Otherwise these are left out:
+        after the token " " a model seldom writes what it would write after " the".
         """
         first = bisect_left(self._words, prefix)
         last = bisect_left(self._words, prefix + b"\xff" * 64)
@@ -88,10 +92,11 @@ class Spellings:
         return [t for end in range(1, len(prefix)) for t in self._spelling(prefix[:end])]
 
     def heals(self, tokens: Sequence[int]) -> TakenBack | None:
-        """Return the last tokens to take back; None if nothing can go beyond them.
+        """Choose the last tokens of a prompt to remove from it: several if they share a character.
 
-        More than one only where a character is split over tokens. Special tokens end a prompt
-        for good.
+        Returns:
+            None if fewer than two tokens can begin the output then, if the prompt is empty or ends
+            with a special token, or if its last four tokens do not spell whole characters.
         """
         spelled = b""
         for count, token in enumerate(reversed(tokens), start=1):
@@ -115,5 +120,5 @@ class Spellings:
 
 
 def _sorted(words: list[tuple[bytes, int]]) -> list[tuple[bytes, int]]:
-    """Sort in parts, because one long sort would keep every other thread waiting for the GIL."""
+    """Sort in parts, so that other threads can take the GIL in between."""
     return list(merge(*(sorted(words[i : i + 2000]) for i in range(0, len(words), 2000))))

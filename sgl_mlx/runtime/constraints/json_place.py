@@ -1,4 +1,4 @@
-"""A place in a JSON text: the keys of every open object, and the string or number under way."""
+"""A place in a JSON text: the keys of all open objects, and the unfinished string or number."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _NOTHING: frozenset[str] = frozenset()
 
 
 class Place:
-    """The state of a reader of JSON, byte by byte.
+    """State of a JSON reader after the bytes read so far.
 
     Attributes:
-        repeated: a key was ended that its object has already.
-        digits: how many digits end the text, outside strings.
-        exponent: those digits are of an exponent.
-        object: numbers the object that the next key belongs to.
+        repeated: True if an object has the same key twice.
+        digits: number of consecutive digits at the end of the text, outside strings.
+        exponent: True inside the exponent of a number.
+        object: number of the innermost open object, counted from 1; 0 in an array or outside.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Place:
         self.exponent = False
 
     def after(self, text: bytes) -> Place:
-        """Return the place after further text; this one stays as it is."""
+        """Return a new place: this one after further text. This one is not changed."""
         made = Place.__new__(Place)
         made.__dict__.update(self.__dict__)
         made._open = self._open.copy()
@@ -39,7 +39,7 @@ class Place:
 
     @property
     def keys(self) -> frozenset[str]:
-        """The keys that the object has in which a key is under way or comes next."""
+        """Keys already in the open object, where a key is unfinished or comes next; else empty."""
         return (self._open[-1][1] or _NOTHING) if self._expects_key else _NOTHING
 
     @property
@@ -48,7 +48,7 @@ class Place:
 
     @property
     def has_keys(self) -> bool:
-        """True if an open object has a key, which could be written once more."""
+        """True if any open object has a key already."""
         return any(keys for _, keys in self._open)
 
     @property
@@ -57,19 +57,19 @@ class Place:
 
     @property
     def begun(self) -> bytes:
-        """The bytes of the string under way, as they are written."""
+        """Bytes of the unfinished string, with escapes as written; empty outside strings."""
         return self._string or b""
 
     @property
     def may_repeat(self) -> bool:
-        """True if the key under way, or the next one, can still become one of `keys`."""
+        """True if the unfinished or next key can still become one of `keys`."""
         if not self.keys:
             return False
         begun = _begun(self.begun)
         return any(key.startswith(begun) for key in self.keys)
 
     def read(self, text: bytes) -> None:
-        """Move on by the bytes of a token."""
+        """Update the place by further bytes of the text."""
         for byte in text:
             if self._string is None:
                 self._read_outside(byte)
@@ -113,7 +113,7 @@ class Place:
 
 
 def _begun(raw: bytes) -> str:
-    """Decode the beginning of a string; an escape or a character that is cut is left out."""
+    """Decode the beginning of a JSON string; an unfinished escape or character is left out."""
     for cut in range(min(len(raw), 6) + 1):  # the longest escape has six bytes
         try:
             return str(json.loads(b'"' + raw[: len(raw) - cut] + b'"'))

@@ -1,4 +1,4 @@
-"""JSON with no key twice and no number without end, which a grammar alone cannot say."""
+"""JSON without duplicate keys and endless numbers, which a grammar alone cannot rule out."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from sgl_mlx.runtime.constraints.json_place import Place
 from sgl_mlx.runtime.constraints.vocabulary import GrammarVocabulary
 
 MOST_DIGITS = 19
-"""Digits in a row: they fit 64 bits, and are more than a float can tell apart."""
+"""Most consecutive digits of a number: 19 digits fit in 64 bits, and a float keeps fewer."""
 MOST_EXPONENT_DIGITS = 2
-"""So that every number is finite as a float."""
+"""Most digits of an exponent, so that every number is finite as a float."""
 
 _MOST_STEPS = 200
-"""Tokens that are tried in search of a key that is left; where it takes more, there is one."""
+"""Most steps of a search for an unused key; beyond, one is assumed to exist."""
 
 Bits = NDArray[np.uint8]
 
 
 class JsonText(Constraint):
-    """A JSON grammar whose objects have each key once and whose numbers end.
+    """Constraint to a JSON schema that also rules out duplicate keys and endless numbers.
 
-    A comma is not offered where every key that may follow it is there already. Numbers end after
-    `MOST_DIGITS` digits in a row unless the schema itself asks for more.
+    A comma is not allowed if every key that may follow is in the object already. Numbers end after
+    `MOST_DIGITS` consecutive digits, unless the schema allows nothing but more digits.
     """
 
     def __init__(self, matcher: LLMatcher, vocabulary: GrammarVocabulary) -> None:
@@ -76,7 +76,7 @@ class JsonText(Constraint):
     # -- numbers ------------------------------------------------------------------------------
 
     def _end_number(self, bits: Bits) -> None:
-        """Leave out digits that are too many, if anything else may follow."""
+        """Clear the bits of tokens with too many digits, in place, if other tokens remain."""
         most = MOST_EXPONENT_DIGITS if self._place.exponent else MOST_DIGITS
         longer = self._vocabulary.longest_digits + self._place.digits > most
         if longer and (self._place.digits or self._place.exponent):
@@ -89,7 +89,7 @@ class JsonText(Constraint):
     # -- keys ---------------------------------------------------------------------------------
 
     def _doubtful(self, place: Place, bits: Bits) -> Iterator[int]:
-        """Find the allowed tokens that may write a key again, or leave no other."""
+        """Find the allowed tokens that may lead to a duplicate key, so must be checked."""
         if not place.has_keys:
             return
         table = self._vocabulary
@@ -103,7 +103,7 @@ class JsonText(Constraint):
             yield from _in(table.commas, bits)
 
     def _within_keys(self, place: Place) -> Iterator[int]:
-        """Find the tokens that spell a part of a key which is there already."""
+        """Find the tokens that continue the current key towards one that is in the object."""
         begun = place.begun
         for key in place.keys:
             raw = json.dumps(key, ensure_ascii=False)[1:-1].encode("utf-8", "surrogatepass")
@@ -112,7 +112,12 @@ class JsonText(Constraint):
                     yield from self._vocabulary.ids.get(raw[len(begun) : end], ())
 
     def _leaves_a_key(self, place: Place, matcher: LLMatcher, tokens: list[int]) -> bool:
-        """Return whether a place, where `tokens` lead, can go on without a key written twice."""
+        """True if the text can be continued without a duplicate key, as far as a search can tell.
+
+        Args:
+            place: the place after `tokens`.
+            matcher: the grammar's state before `tokens`; not changed.
+        """
         if place.repeated:
             return False
         if not place.may_repeat:
@@ -125,7 +130,7 @@ class JsonText(Constraint):
 
 
 class _Search:
-    """A search for a key that its object has not, along what the grammar allows."""
+    """Search for a key that the grammar allows and the object does not have yet."""
 
     def __init__(self, vocabulary: GrammarVocabulary) -> None:
         self._spelled = vocabulary.spelled

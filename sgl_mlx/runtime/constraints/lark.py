@@ -1,4 +1,4 @@
-"""Grammars made ready for the engine: Lark as it is written, EBNF and GBNF translated."""
+"""Preparation of grammars for llguidance: Lark is adapted, EBNF and GBNF are translated to Lark."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _QUOTED_OR_NAME = re.compile(
 
 
 def prepare_grammar(grammar: str, tokenizer: Tokenizer) -> str:
-    """Write a grammar in the engine's Lark.
+    """Convert a Lark, EBNF or GBNF grammar to the Lark dialect of llguidance.
 
-    `<name>` stands for an added token, whether the tokenizer calls it special or not.
+    In Lark, `<name>` stands for an added token, whether it is special or not.
 
     Raises:
-        InvalidParamsError: for an empty grammar, or EBNF that cannot be translated.
+        InvalidParamsError: the grammar is empty, or is EBNF that cannot be translated.
     """
     if not grammar.strip():
         raise InvalidParamsError("grammar is empty; it needs a rule named start (Lark) or root")
@@ -29,7 +29,7 @@ def prepare_grammar(grammar: str, tokenizer: Tokenizer) -> str:
 
 
 def _with_plain_tokens(grammar: str, tokenizer: Tokenizer) -> str:
-    """Name added tokens that are no special ones by their ids, as the engine wants them."""
+    """Replace `<name>` by `<[id]>` for added tokens that are not special, as llguidance expects."""
 
     def by_id(found: re.Match[str]) -> str:
         token = tokenizer.added_token(found[0]) if found[0][0] == "<" else None
@@ -39,10 +39,10 @@ def _with_plain_tokens(grammar: str, tokenizer: Tokenizer) -> str:
 
 
 def _without_endless_forcing(grammar: str) -> str:
-    """Give up forced tokens where a terminal may be of any length.
+    """Switch off forced tokens in a grammar that may repeat something without limit.
 
-    Terminals are greedy, so `A A` with `A: /a+/` never comes to its second half; what it forces
-    is endless, and llguidance would follow it for ever.
+    Terminals are greedy: `A A` with `A: /a+/` never reaches the second `A`. It would force an
+    endless text, which llguidance would compute for ever.
     """
     if re.search(r"[*+~%]|,\s*}", grammar) is None:
         return grammar

@@ -1,7 +1,7 @@
-"""Python's regular expressions rewritten for the grammar engine, whose dialect is Rust's.
+"""Translation of Python's regular expressions to Rust's dialect, which llguidance reads.
 
-The pattern is parsed by Python itself and written anew from what was understood, so that a class
-such as `[a&&b]` or `[[x]` keeps Python's meaning. What a grammar cannot express is refused by name.
+Python itself parses the pattern, and the result is written in Rust's syntax. So a class such as
+`[a&&b]` or `[[x]` keeps Python's meaning. A construct that a grammar cannot express is an error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from sgl_mlx.errors import InvalidParamsError
 
 _UNICODE = min("16.0", unicodedata.unidata_version.rpartition(".")[0])
-"""Python's Unicode may be older than Rust's; characters that it does not know are left out."""
+"""Python's version of Unicode, 16.0 at most; classes leave out characters of later versions."""
 
 _CATEGORIES = {"DIGIT": r"\p{Nd}", "WORD": r"\p{L}\p{N}_", "SPACE": r"\s\x1c-\x1f"}
 _ASCII_CATEGORIES = {"DIGIT": "0-9", "WORD": "0-9A-Za-z_", "SPACE": r" \t-\r"}
@@ -43,22 +43,22 @@ _ANCHORS = {
 _PROPERTY = re.compile(r"\\[pP](?:\{[^{}]*\}|[A-Z])|\\.", re.DOTALL)
 _ECMA_GROUP = re.compile(r"\(\?<(?![=!])")
 _PRIVATE = 0xF0000
-"""Private characters that stand for `\\p{…}`, which Python's parser does not know."""
+"""First of the private characters that replace `\\p{…}`, which Python's parser does not know."""
 
 
 def to_rust(pattern: str, what: str = "regex", search: bool = False) -> str:
-    """Write a pattern in the dialect of Rust's `regex-syntax`, with the same meaning.
+    """Translate a pattern to the dialect of Rust's `regex-syntax`, with the same meaning.
 
     Args:
-        pattern: as `re.fullmatch` takes it; `\\p{L}` and its like are taken besides.
-        what: what errors call it.
-        search: it is a JSON Schema's, which may match anywhere: keep its anchors, take
-            ECMAScript's `(?<name>…)`, and read classes such as `\\w` so that Python and
-            ECMAScript both agree.
+        pattern: a pattern for `re.fullmatch`; it may also contain `\\p{L}` and the like.
+        what: the pattern's name in error messages.
+        search: True for a JSON Schema's pattern, which may match anywhere: keeps anchors, accepts
+            ECMAScript's `(?<name>…)`, and reads classes such as `\\w` so that a match is one in
+            Python and in ECMAScript.
 
     Raises:
-        InvalidParamsError: where Python calls the pattern malformed, with the position, or for
-            what no grammar can express.
+        InvalidParamsError: the pattern is malformed, too large, or contains a construct that no
+            grammar can express.
     """
     properties: list[str] = []
 
@@ -83,16 +83,20 @@ def to_rust(pattern: str, what: str = "regex", search: bool = False) -> str:
 
 
 def short(text: str) -> str:
-    """Shorten a text as errors repeat it."""
+    """Quote a text for an error message, cut to 80 characters."""
     return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
 
 class _Unsupported(Exception):
-    """A part of a pattern that no grammar can express."""
+    """Part of a pattern that no grammar can express."""
 
 
 class _Writer:
-    """Writes parsed patterns; `start` and `end` say that a part touches the text's ends."""
+    """Writer of a parsed pattern in Rust's syntax.
+
+    The methods' `start` and `end` say that a part stands at the start or end of the pattern, where
+    anchors are allowed.
+    """
 
     def __init__(self, properties: Sequence[str], search: bool) -> None:
         self._search = search

@@ -1,7 +1,8 @@
-"""JSON Schemas made ready for the grammar engine, which is stricter than the standard.
+"""Preparation of JSON Schemas for llguidance, which accepts less than the standard does.
 
-A `format` that the engine does not know is an annotation, as the standard has it; one that has a
-narrower known form gets that. A `pattern` is read as ECMAScript and Python both read it.
+A `format` that llguidance does not know is ignored, as the standard allows, or replaced by a
+narrower one or a pattern. A `pattern` is read so that its matches are matches in ECMAScript and in
+Python.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _FORMATS = {
     *("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"),
     *("uri", "unknown"),
 }
-"""Formats that the engine generates."""
+"""Values of `format` that llguidance supports."""
 
 _NARROWER = {
     **dict.fromkeys(("url", "uri-reference", "iri", "iri-reference"), "uri"),
@@ -43,29 +44,29 @@ _PATTERNS = {
     "base64": "^(?:[A-Za-z0-9+/]{4})*$",
     "base64url": "^(?:[A-Za-z0-9_-]{4})*$",
 }
-"""Formats that pydantic writes, as patterns."""
+"""Patterns for other values of `format`, which pydantic writes."""
 
 _ENDLESS = ("time", "date-time", "duration")
 _FEW_DIGITS = "^[^0-9]*(?:[0-9]{1,6}[^0-9]+)*[0-9]{0,6}$"
-"""Keeps a format from fractions of a second, or numbers of years, without end."""
+"""Pattern with at most 6 consecutive digits, so that a fraction or a number of years ends."""
 
 _INTEGERS = {
     **{f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32)},
-    "int64": (-9 * 10**18, 9 * 10**18),  # the engine reckons with floats here
+    "int64": (-9 * 10**18, 9 * 10**18),  # llguidance computes bounds with floats
     **{f"uint{bits}": (0, 2**bits - 1) for bits in (8, 16, 32)},
 }
-"""OpenAPI's formats of integers, as least and greatest."""
+"""Smallest and largest value of each of OpenAPI's integer formats."""
 
 _SAME_AS = {r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$": r"^[+-]?0*\d+(?:\.\d*)?$"}
-"""pydantic's pattern for a `Decimal` of a schema that is serialized, without its look-ahead."""
+"""Replacement without look-ahead for pydantic's pattern of a serialized `Decimal`."""
 
 
 def prepare_schema(text: str) -> str:
-    """Write a schema as the grammar engine takes it.
+    """Rewrite a JSON schema so that llguidance accepts it.
 
     Raises:
-        InvalidParamsError: for what is no schema, for `false`, or for a pattern that no grammar
-            can express.
+        InvalidParamsError: the text is not a JSON schema, the schema is `false`, or it contains a
+            pattern that no grammar can express.
     """
     try:
         schema = json.loads(text)
@@ -98,13 +99,13 @@ def _prepared(schema: Any) -> Any:
 
 
 def _is_small(step: float) -> bool:
-    """Return whether the engine can follow multiples of a number and bounds together."""
+    """True if llguidance supports bounds together with `multipleOf` this number."""
     digits = Decimal(str(step)).normalize().as_tuple().digits
     return 0 < step <= 1000 and int("".join(map(str, digits))) <= 1000
 
 
 def _bound_multiple(schema: dict[str, Any]) -> None:
-    """Give multiples an end: between two of them any number of digits could be written."""
+    """Add missing bounds to a schema with `multipleOf`, so that numbers cannot be endless."""
     low, high = (schema.get(name, 0) for name in ("minimum", "maximum"))
     if not {"minimum", "exclusiveMinimum"} & schema.keys() and isinstance(high, (int, float)):
         schema["minimum"] = min(high, 0) - _FAR
@@ -123,7 +124,7 @@ def _with_parts_prepared(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _set_format(schema: dict[str, Any]) -> None:
-    """Narrow a format to one the engine knows, or leave it out."""
+    """Replace `format` in place by a supported one, a pattern or bounds; else remove it."""
     kind, types = schema.pop("format"), schema.get("type", "string")
     if types == "integer" and kind in _INTEGERS and not any(b in schema for b in _BOUNDS):
         schema["minimum"], schema["maximum"] = _INTEGERS[kind]

@@ -1,7 +1,7 @@
-"""The tokenizer's vocabulary as the grammar engine sees it: the bytes of every token.
+"""The tokenizer's vocabulary for llguidance: the bytes of every token.
 
-llguidance could read `tokenizer.json` by itself, but would then decide anew what tokens spell. It
-is given the bytes of `Tokenizer.token_bytes` instead, so that text and grammar cannot disagree.
+llguidance could read `tokenizer.json` itself, but might find other bytes for a token. It gets the
+bytes of `Tokenizer.token_bytes` instead, so that grammars agree with decoded text.
 """
 
 from __future__ import annotations
@@ -16,24 +16,21 @@ from sgl_mlx.errors import TokenizerError
 from sgl_mlx.tokenizer import Tokenizer
 
 _MARK = b"\xff"
-"""No text holds this byte; llguidance takes tokens that begin with it for special ones."""
+"""First byte of a special token's name for llguidance; UTF-8 text never contains this byte."""
 
 _CHUNK = 64
-"""How many tokens are tried in one piece of text by the check of the vocabulary."""
+"""Number of tokens whose texts `Vocabulary.check` tokenizes together."""
 
 
 class Vocabulary:
-    """The tokens' bytes in the shape that `LLTokenizer` takes (its `TokenizerWrapper` protocol).
+    """The tokens' bytes as the `TokenizerWrapper` protocol of `LLTokenizer` requires.
 
-    Special tokens and end tokens have a marked name instead of a spelling: no text of a
-    constraint becomes one of them, so `a</s>b` is written in ordinary tokens. A Lark grammar names
-    them as `<name>`.
+    The bytes of a special or end token are its name after `_MARK`. So no text of a constraint is
+    written with such a token: `a</s>b` takes ordinary ones. A Lark grammar refers to them as
+    `<name>`.
 
     Args:
-        size: the model's number of logits; ids past the tokenizer's spell nothing.
-
-    Raises:
-        TokenizerError: when most tokens do not spell the text that is tokenized into them.
+        size: the model's number of logits; ids beyond the tokenizer's have no bytes.
     """
 
     is_tokenizer_wrapper = True
@@ -58,7 +55,10 @@ class Vocabulary:
         self.special_token_ids = sorted(marks)
 
     def __call__(self, text: str | bytes) -> list[int]:
-        """Tokenize a text that a grammar forces; the tokens spell exactly this text."""
+        """Tokenize a text that a grammar forces, without special tokens.
+
+        The tokens spell exactly this text, or its beginning if the vocabulary lacks bytes for it.
+        """
         raw = text.encode() if isinstance(text, str) else text
         try:
             ids = self._tokenizer.encode_plain(raw.decode())
@@ -67,11 +67,15 @@ class Vocabulary:
         return ids if self.spell(ids) == raw else self._longest_first(raw)
 
     def spell(self, tokens: list[int]) -> bytes:
-        """Return the text of tokens; marks spell nothing here."""
+        """Return the bytes of tokens; special and end tokens have none."""
         return b"".join(self._text.get(token, b"") for token in tokens)
 
     def check(self) -> None:
-        """Compare what tokens spell with how their text is tokenized, over the whole vocabulary."""
+        """Check that the text of each token is tokenized into tokens that spell the same text.
+
+        Raises:
+            TokenizerError: this fails for more than half of the tokens.
+        """
         texts = [s.decode() for s in self._text.values() if s and _is_text(s)]
         chunks = [texts[i : i + _CHUNK] for i in range(0, len(texts), _CHUNK)]
         doubtful = [chunk for chunk in chunks if not self._comes_back("".join(chunk))]
@@ -86,7 +90,10 @@ class Vocabulary:
         return self.spell(self._tokenizer.encode_plain(text)) == text.encode()
 
     def _longest_first(self, raw: bytes) -> list[int]:
-        """Take the longest tokens from left to right; end before a byte that begins no token."""
+        """Tokenize bytes from left to right, the longest matching token each time.
+
+        Stops where no token matches.
+        """
         ids: list[int] = []
         at = 0
         while at < len(raw):
@@ -100,19 +107,19 @@ class Vocabulary:
 
 
 class GrammarVocabulary:
-    """llguidance over exactly the tokenizer's bytes.
+    """Vocabulary of llguidance, with tables of tokens for `JsonText`.
 
     Attributes:
-        engine: what llguidance's matchers are made with.
-        spelled: the bytes of each token; marked names for special ones.
-        ids: the tokens that spell given bytes.
-        quotes, commas, escapes: the tokens with a `"`, a `,` or a backslash in them.
-        quote_then_comma: those with a comma behind a quotation mark.
-        digits: the tokens that begin with digits, and with how many.
-        longest_digits: the most of these.
+        engine: the `LLTokenizer` that matchers are made with.
+        spelled: the bytes of each token; for special and end tokens the name after `_MARK`.
+        ids: maps bytes to the tokens that spell exactly these bytes.
+        quotes, commas, escapes: the tokens that contain a `"`, a `,` or a backslash.
+        quote_then_comma: the tokens that contain a `"` and later a `,`.
+        digits: the tokens that begin with a digit, and with how many digits each begins.
+        longest_digits: the largest of these numbers; 0 without such tokens.
 
     Raises:
-        TokenizerError: as `Vocabulary`, or when llguidance took a token for other bytes.
+        TokenizerError: `Vocabulary.check` failed, or llguidance has other bytes for a token.
     """
 
     def __init__(self, tokenizer: Tokenizer, size: int) -> None:

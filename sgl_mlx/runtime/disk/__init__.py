@@ -1,1 +1,1 @@
-"""The second tier on disk: blocks of KV as files, written behind and read ahead."""
+"""Second tier of the KV cache on disk: blocks of KV in files, read and written by two threads."""

@@ -1,7 +1,7 @@
-"""The file format of one block of KV.
+"""The file format of one block of KV: safetensors with the block's key and a checksum.
 
-It is safetensors. The metadata holds the block's key, and a checksum over names, types, shapes and
-bytes of the tensors; a file that does not agree with both is rejected.
+The checksum in the metadata covers names, types, shapes and bytes of the tensors. A file with
+another key or a wrong checksum is rejected.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from safetensors.numpy import load, save
 FORMAT = "sgl-mlx-kv/1"
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
-"""By name, such as `keys.0`; the first axis counts tokens."""
+"""Arrays of a block by name, such as `keys.0`; the first axis counts tokens."""
 
 
 def encode(key: str, arrays: Arrays) -> bytes:
-    """Make a safetensors document of contiguous arrays."""
+    """Serialise the block `key` as a safetensors document; the arrays must be contiguous."""
     metadata = {"format": FORMAT, "key": key, "checksum": _checksum(arrays)}
     return bytes(save(dict(arrays), metadata))
 
 
 def decode(key: str, data: bytes) -> Arrays | None:
-    """Read the arrays of the block `key`; None for any other or broken data."""
+    """Read the arrays of the block `key`; None if the data is damaged or of another block."""
     try:
         arrays = load(data)
         length = int.from_bytes(data[:8], "little")

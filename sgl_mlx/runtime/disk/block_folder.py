@@ -1,10 +1,10 @@
-"""A folder of blocks as files, which several processes may share. No threads here.
+"""A folder of block files that several processes may share.
 
-A file appears whole, by renaming, or not at all: whoever is killed leaves at most a temporary file.
-One process writes at a time, holding a lock that its death releases. So a temporary file that the
-holder finds is nobody's, and the size of the folder stays within its bound at every moment. The
-lock file holds that size as a number; it may be too large after a crash, until the files are
-counted again. Readers take no lock. Files of other names are never touched.
+A file is written under a temporary name and then renamed, so that a killed process leaves at most a
+temporary file. Writers hold a lock, which is released when their process dies. So any temporary
+file that the holder of the lock finds is abandoned, and the folder never exceeds its limit. The
+lock file contains the folder's size as a number. After a crash the number may be too large, until
+the files are counted again. Readers take no lock. Files with other names are never touched.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ from sgl_mlx.runtime.disk.block_file import Arrays, decode, encode
 
 _OURS = re.compile(r"[0-9a-f]{40}\.(safetensors|tmp)")
 _KEPT = 0.9
-"""Share of the bound that is left after making room, so that files are not counted for each."""
+"""Share of the limit that is left in use when blocks are evicted, so that this happens rarely."""
 
 
 class BlockFolder:
-    """The folder; see the module.
+    """Folder of block files with a limit on its size; evicts the least recently used blocks.
 
     Args:
-        path: made, readable by its owner alone, if it is not there: KV tells what was prompted.
-        limit: bytes that all blocks together may take.
+        path: the folder; if it does not exist, it is made readable for its owner alone, because
+            KV reveals prompts.
+        limit: largest size of all blocks together, in bytes.
 
     Raises:
-        OSError: when the folder cannot be made or written.
+        OSError: the folder cannot be made or written.
 
     Attributes:
-        broken: files found damaged, and removed.
-        used: bytes of all blocks when one was last written.
+        broken: number of damaged files that were found and removed.
+        used: size of all blocks in bytes when this object last wrote one.
     """
 
     def __init__(self, path: Path, limit: int) -> None:
@@ -52,7 +53,10 @@ class BlockFolder:
         return self._file(key).exists()
 
     def read(self, key: str) -> Arrays | None:
-        """Read the arrays of a block; None if it is not there or not whole."""
+        """Read the arrays of a block; None if it does not exist or is damaged.
+
+        A damaged file is removed.
+        """
         file = self._file(key)
         try:
             data = file.read_bytes()
@@ -66,19 +70,22 @@ class BlockFolder:
         return arrays
 
     def touch(self, keys: Sequence[str]) -> None:
-        """Mark blocks as used, the first one last, as without it the others are not found."""
+        """Mark blocks as used now, the first one last, so that it is evicted last.
+
+        Without the first block the others cannot be found.
+        """
         for key in reversed(keys):
             with suppress(OSError):
                 _stamp(self._file(key))
 
     def write(self, key: str, arrays: Arrays) -> bool:
-        """Keep a block, dropping the least recently used ones to make room.
+        """Write a block, and evict the least recently used ones if there is no room.
 
         Returns:
-            Whether it is kept; not, if it is larger than the bound.
+            True if the block is in the folder now; False if it is larger than the limit.
 
         Raises:
-            OSError: from the disk; nothing half-written stays visible.
+            OSError: the disk failed; no incomplete block is left.
         """
         data = encode(key, arrays)
         if len(data) > self._limit:
@@ -113,7 +120,11 @@ class BlockFolder:
             raise
 
     def _shrink(self, goal: int) -> int:
-        """Remove dead temporary files, then old blocks down to `goal` bytes; count what is left."""
+        """Remove temporary files, then the least recently used blocks until `goal` bytes are left.
+
+        Returns:
+            The size of the blocks left, in bytes.
+        """
         blocks = []
         for file, status in self._entries():
             if file.suffix == ".tmp":
@@ -143,7 +154,7 @@ class BlockFolder:
 
     @contextmanager
     def locked(self) -> Iterator[IO[bytes]]:
-        """Be the one writer among all processes; gives the file that notes the size."""
+        """Wait for the writers' lock and hold it; yields the lock file, which contains the size."""
         descriptor = os.open(self._path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         with os.fdopen(descriptor, "r+b") as book:
             fcntl.flock(book, fcntl.LOCK_EX)
@@ -151,7 +162,7 @@ class BlockFolder:
 
 
 def _stamp(file: Path) -> None:
-    """Set the time of last use in nanoseconds; the system's own ticks are too coarse."""
+    """Set a file's time of last use to now, in nanoseconds; the file system's clock is coarser."""
     now = time.time_ns()
     os.utime(file, ns=(now, now))
 

@@ -1,6 +1,6 @@
-"""Copies between the KV pool and host memory, bit for bit as the pool stores them.
+"""Copies of KV between the pool and host memory, bit by bit as the pool stores it.
 
-An 8-bit pool's blocks are int8 with float16 scales; bfloat16, which numpy lacks, travels as uint16.
+Blocks of an 8-bit pool are int8 with float16 scales. bfloat16 is kept as uint16: numpy lacks it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
 
 
 class PoolCopy:
-    """A maker of transfers; call it when nothing unevaluated refers to the pool."""
+    """Executor of a plan's transfers between the KV pool and the disk store.
+
+    Call it only when no unevaluated array refers to the pool.
+    """
 
     def __init__(self, pool: KVPool, store: DiskStore) -> None:
         self._pool = pool
@@ -26,7 +29,7 @@ class PoolCopy:
         self._bytes_per_slot = sum(x.nbytes // len(x) for _, x in _arrays(pool))
 
     def make(self, transfers: Sequence[Spill | Load]) -> None:
-        """Make all transfers, in order."""
+        """Execute transfers in order: `Spill` copies KV to the store, `Load` back to the pool."""
         for transfer in transfers:
             if isinstance(transfer, Spill):
                 self._spill(transfer)
@@ -39,7 +42,7 @@ class PoolCopy:
         if not count:
             return
         host = read(self._pool, spill.slots[: count * size])
-        # the last first: the beginning, without which nothing is found, is then the newest file
+        # the last block first: the first block, without which none is found, is then the newest
         for i in reversed(range(count)):
             part = slice(i * size, (i + 1) * size)
             self._store.write(spill.keys[i], {name: array[part] for name, array in host.items()})
@@ -51,13 +54,13 @@ class PoolCopy:
 
 
 def read(pool: KVPool, slots: Sequence[int]) -> Arrays:
-    """Copy the KV in these slots to host memory."""
+    """Copy the KV in these slots to host memory, as arrays by name."""
     where = np.array(slots)
     return {name: _host(array)[where] for name, array in _arrays(pool)}
 
 
 def write(pool: KVPool, slots: Sequence[int], host: Arrays) -> None:
-    """Write what `read` gave into any slots."""
+    """Write KV that `read` returned to these slots, one for each token; they may be other slots."""
     where = SlotIndex(slots).where
     for name, array in _arrays(pool):
         new = mx.array(host[name])
@@ -74,5 +77,5 @@ def _arrays(pool: KVPool) -> Iterator[tuple[str, mx.array]]:
 
 
 def _host(array: mx.array) -> np.ndarray[Any, Any]:
-    """View an array from numpy, briefly: a write to the pool copies it while a view exists."""
+    """View an array as a numpy array; drop the view soon, or pool writes copy the array."""
     return np.asarray(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array)

@@ -1,4 +1,4 @@
-"""The second tier on disk that an engine's options ask for."""
+"""Opening of the KV cache's second tier on disk, as an engine's options ask."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from sgl_mlx.runtime.pool.kv import KVPool
 
 @dataclass(frozen=True)
 class DiskStats:
-    """Counts of a second tier on disk since the start.
+    """Counts of the KV cache's second tier on disk, since the engine's start.
 
     Attributes:
         spilled_tokens: tokens whose KV was written to disk.
-        read_tokens: tokens whose KV was read from it.
+        read_tokens: tokens whose KV was read from disk.
         dropped_tokens: tokens not written because the queue was full.
         failed_tokens: tokens not written because of an error.
         waiting_tokens: tokens queued to be written now.
-        hits: look-ups of prompts that found enough to read.
-        misses: look-ups that found too little.
-        broken_files: files found damaged, and removed.
-        bytes: size of all blocks in the folder now.
+        hits: look-ups of prompts that found enough tokens to be worth reading.
+        misses: look-ups that found too few.
+        broken_files: damaged files that were found and removed.
+        bytes: size of all blocks in the folder when this process opened it or last wrote one.
     """
 
     spilled_tokens: int
@@ -50,14 +50,14 @@ class DiskStats:
 
 @dataclass(frozen=True)
 class DiskTier:
-    """The parts of a second tier on disk."""
+    """Parts of the second tier on disk: block names, the store, and copies to and from the pool."""
 
     tier: Tier
     store: DiskStore
     copy: PoolCopy
 
     def stats(self) -> DiskStats:
-        """Counts since the start."""
+        """Return counts since the start."""
         blocks, lookups, size = self.store.stats(), self.tier.lookups, self.tier.size
         return DiskStats(
             spilled_tokens=blocks.spilled * size,
@@ -75,10 +75,13 @@ class DiskTier:
 def open_disk_tier(
     config: EngineConfig, loaded: LoadedModel, pool: KVPool, on_read: Callable[[], None]
 ) -> DiskTier | None:
-    """Open the second tier; None unless the options name a folder.
+    """Open the second tier on disk; None if `config.disk_cache_dir` is None.
+
+    Args:
+        on_read: called by the reading thread when blocks have been read.
 
     Raises:
-        InvalidParamsError: when the folder cannot be made or written.
+        InvalidParamsError: the folder cannot be made or written.
     """
     if config.disk_cache_dir is None:
         return None
@@ -94,9 +97,9 @@ def open_disk_tier(
 
 
 def identity(loaded: LoadedModel, pool: KVPool) -> str:
-    """Digest all that KV depends on beside tokens: the model, its dtype, the layout of the pool.
+    """Hash everything that KV depends on except tokens: the model, its dtype, the pool's layout.
 
-    A sum over the bits of every parameter tells fine-tunes apart whose files look alike.
+    The hash includes a sum of every parameter's bits, which differs between fine-tunes of a model.
     """
     digest = hashlib.sha256(f"{FORMAT} {loaded.fingerprint} {pool.dtype}".encode())
     for slots in (*pool.keys, *pool.values):

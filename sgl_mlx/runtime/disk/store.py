@@ -1,7 +1,7 @@
-"""The second tier on disk: a thread that writes behind, a thread that reads ahead.
+"""Store of KV blocks on disk, with one thread that writes and one that reads.
 
-The engine's thread hands over copies and takes what was read; it never waits for the disk. When
-the write queue is full, new blocks are dropped. A block in the queue can be read already.
+The engine's thread never waits for the disk. When the write queue is full, new blocks are dropped.
+A block can be read while it is still in the queue.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ from sgl_mlx.runtime.disk.block_file import Arrays
 from sgl_mlx.runtime.disk.block_folder import BlockFolder
 
 PENDING_BYTES = 512 << 20
-"""Bytes of copies that may wait to be written."""
+"""Largest size of the write queue, in bytes."""
 CLOSING_SECONDS = 20.0
-"""Seconds that `close` goes on writing."""
+"""Seconds for which `close` goes on writing queued blocks, by default."""
 
 
 class DiskReading:
-    """See `tier.Reading`; `arrays` has all blocks found, one after the other."""
+    """Blocks being read from disk; implements `tier.Reading`.
+
+    `arrays` has room for all blocks, one after another; the first `count` of them are valid.
+    """
 
     def __init__(self, id: int, keys: Sequence[str]) -> None:
         self.id = id
@@ -50,7 +53,7 @@ class DiskReading:
 
 @dataclass
 class Blocks:
-    """Counts of blocks: written, read, dropped from a full queue, lost to errors, queued now."""
+    """Counts of blocks: written, read, dropped as the queue was full, failed, queued now."""
 
     spilled: int = 0
     read: int = 0
@@ -60,11 +63,11 @@ class Blocks:
 
 
 class DiskStore:
-    """A `tier.BlockStore` over a folder. Disk errors are counted, and otherwise ignored.
+    """Store of blocks in a folder; implements `tier.BlockStore`. Disk errors raise nothing.
 
     Args:
         on_read: called by the reading thread when a reading is done.
-        pending_bytes: of copies that may wait to be written.
+        pending_bytes: largest size of the write queue, in bytes.
     """
 
     def __init__(
@@ -79,10 +82,10 @@ class DiskStore:
         self._pending: dict[str, Arrays] = {}
         self._pending_bytes = 0
         self._blocks = Blocks()
-        self._lock = threading.Lock()  # of the three above
+        self._lock = threading.Lock()  # guards the three attributes above
         self._deadline: float | None = None
         self._ids = itertools.count()
-        self._readings: dict[int, DiskReading] = {}  # of the engine thread alone
+        self._readings: dict[int, DiskReading] = {}  # used by the engine thread only
         self._writes: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._reads: queue.SimpleQueue[DiskReading | None] = queue.SimpleQueue()
         self._threads = [
@@ -95,38 +98,41 @@ class DiskStore:
     # -- on the engine thread -----------------------------------------------------------------
 
     def has(self, key: str) -> bool:
-        """See `tier.BlockStore`; true also while it waits to be written."""
+        """True if the block is in the folder or in the write queue."""
         return key in self._pending or self.folder.has(key)
 
     def read(self, keys: Sequence[str]) -> DiskReading:
-        """See `tier.BlockStore`."""
+        """Start to read blocks and return at once; the reading's `done` is set later."""
         reading = DiskReading(next(self._ids), keys)
         self._readings[reading.id] = reading
         self._reads.put(reading)
         return reading
 
     def drop(self, reading: int) -> None:
-        """See `tier.BlockStore`."""
+        """Forget a reading, by its id, whose KV will not be loaded."""
         del self._readings[reading]
 
     def take(self, reading: int) -> Arrays:
-        """Hand over the KV of a reading that is done; the store forgets it."""
+        """Return the arrays of a finished reading, by its id, and forget the reading."""
         return self._readings.pop(reading).arrays
 
     @property
     def held_readings(self) -> int:
-        """Readings whose KV is neither taken nor dropped yet."""
+        """Number of readings that are neither taken nor dropped yet."""
         return len(self._readings)
 
     def takes(self, blocks: int, size: int) -> int:
-        """Count how many of `blocks` blocks, `size` bytes each, fit the queue; drop the others."""
+        """Return how many of `blocks` new blocks, `size` bytes each, may be queued with `write`.
+
+        The others are counted as dropped.
+        """
         with self._lock:
             taken = min(blocks, max(self._limit - self._pending_bytes, 0) // size)
             self._blocks.dropped += blocks - taken
         return taken
 
     def write(self, key: str, block: Arrays) -> None:
-        """Queue a block; its arrays must not change any more."""
+        """Queue a block to be written, if it is not queued yet; its arrays must stay unchanged."""
         with self._lock:
             if key in self._pending:
                 return
@@ -135,14 +141,14 @@ class DiskStore:
         self._writes.put(key)
 
     def stats(self) -> Blocks:
-        """Counts of blocks since the start."""
+        """Return counts of blocks since the start."""
         with self._lock:
             return replace(self._blocks, waiting=len(self._pending))
 
     def close(self, seconds: float = CLOSING_SECONDS) -> None:
-        """Write what is queued, for `seconds` at most, and end the threads.
+        """Write queued blocks for `seconds` at most, then stop the threads.
 
-        Calling it again waits longer.
+        May be called again, to wait longer for the threads.
         """
         self._deadline = self._deadline or time.monotonic() + seconds
         self._writes.put(None)

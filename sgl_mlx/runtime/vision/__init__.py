@@ -1,1 +1,1 @@
-"""Pictures of prompts: prepared, encoded once, and cached."""
+"""Pictures and videos in prompts: prepared for the vision model, encoded once, and cached."""

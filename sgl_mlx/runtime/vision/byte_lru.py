@@ -11,10 +11,13 @@ V = TypeVar("V")
 
 
 class ByteLRU(Generic[K, V]):
-    """The cache; not for several threads at once.
+    """Least-recently-used cache bounded by bytes; not thread-safe.
 
     Args:
-        limit: bytes that all values may have together.
+        limit: largest size of all values together, in bytes.
+
+    Attributes:
+        used: size of all values now, in bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -26,14 +29,17 @@ class ByteLRU(Generic[K, V]):
         return len(self._values)
 
     def get(self, key: K) -> V | None:
-        """Look up a value, and mark it as used."""
+        """Return a value and mark it as used; None if it is not in the cache."""
         if key not in self._values:
             return None
         self._values.move_to_end(key)
         return self._values[key][0]
 
     def put(self, key: K, value: V, size: int) -> None:
-        """Keep a value of `size` bytes; one that is larger than the limit is not kept."""
+        """Store a value of `size` bytes, and evict others to make room.
+
+        A value larger than the limit is not stored; an older value of the same key is removed.
+        """
         if key in self._values:
             self.used -= self._values.pop(key)[1]
         if size > self.limit:

@@ -1,4 +1,4 @@
-"""Features of pictures, computed once for each content and kept in a bounded cache."""
+"""Features of pictures from the vision model, computed once per picture and cached."""
 
 from __future__ import annotations
 
@@ -13,26 +13,33 @@ from sgl_mlx.runtime.vision.byte_lru import ByteLRU
 
 
 class Features:
-    """The features that replace embeddings of pictures' tokens; for the engine thread.
+    """Cache of pictures' features, which replace the embeddings of pictures' tokens.
+
+    Use it on the engine thread only.
 
     Args:
-        limit: bytes of features kept beyond the step that needs them.
+        limit: largest size of the cached features, in bytes.
     """
 
     def __init__(self, vision: VisionModel, limit: int) -> None:
         self._vision = vision
         self._kept: ByteLRU[str, mx.array] = ByteLRU(limit)
-        # a prompt that is cut into chunks finds its pictures again, whatever their size
+        # the next chunk of a prompt finds its pictures here, even if they exceed the limit
         self._latest: dict[str, mx.array] = {}
         self._encoded = 0
         self._passes = 0
         self._seconds = 0.0
 
     def place(self, rows: Sequence[Row], embeddings: mx.array, lookup: Lookup) -> mx.array:
-        """Put features of pictures into the embeddings `(tokens, width)` of rows in order.
+        """Replace the embeddings of pictures' tokens by their features, in place.
 
         Args:
-            lookup: finds the pictures whose features are not kept.
+            rows: the sequences of a step.
+            embeddings: `(tokens, width)` of the rows' new tokens, one row after another.
+            lookup: finds the pictures whose features are not cached.
+
+        Returns:
+            `embeddings`.
         """
         names = dict.fromkeys(shown.picture for row in rows for shown in row.pictures)
         features = self._features(names, lookup)
@@ -46,16 +53,16 @@ class Features:
         return embeddings
 
     def clear(self) -> None:
-        """Forget all features."""
+        """Remove all features from the cache."""
         self._kept.clear()
         self._latest = {}
 
     def stats(self) -> EncoderStats:
-        """Counts and seconds since the start."""
+        """Return counts and seconds since the start."""
         return EncoderStats(self._encoded, self._passes, self._seconds, self._kept.used)
 
     def _features(self, names: Collection[str], lookup: Lookup) -> dict[str, mx.array]:
-        """Get features of pictures by name; missing ones are encoded in one batch."""
+        """Return the features of pictures by name; those not cached are encoded in one batch."""
         found = {name: self._latest[name] for name in names if name in self._latest}
         found |= {name: array for name in names if (array := self._kept.get(name)) is not None}
         missing = [name for name in names if name not in found]

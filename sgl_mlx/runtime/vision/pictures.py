@@ -1,4 +1,4 @@
-"""Pictures of prompts, opened and processed on the thread that asks, each file once."""
+"""Opening and processing of prompts' pictures and videos, on the caller's thread, with a cache."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from sgl_mlx.runtime.vision.byte_lru import ByteLRU
 
 @dataclass(frozen=True)
 class PictureStats:
-    """Counts of the preparation of pictures since the start.
+    """Counts of prepared pictures and videos, and the time taken, since the engine's start.
 
     Attributes:
-        prepared_images: pictures opened and processed.
-        open_seconds: time spent opening them.
-        process_seconds: time spent resizing and normalising them.
-        prepared_bytes: processed pixels kept now, in bytes.
+        prepared_images: pictures opened and processed; those from the cache do not count.
+        open_seconds: time spent opening pictures.
+        process_seconds: time spent resizing and normalising pictures.
+        prepared_bytes: size of the cached pictures now.
     """
 
     prepared_images: int
@@ -39,15 +39,13 @@ class PictureStats:
 
 
 class Pictures:
-    """The preparation of pictures for one model's vision part; safe for any thread.
-
-    A program's calls bring the same picture again and again, many at once; prepared pictures are
-    kept, by where they come from, in `limit` bytes.
+    """Preparation of pictures and videos for one vision model, with a cache; thread-safe.
 
     Args:
-        vision: None for a model of text alone, which refuses every picture.
-        model: name of the model, for the refusal.
-        filler: the token that stands for pictures if the vocabulary has none for it.
+        vision: None for a model without vision, for which every picture is an error.
+        model: name of the model in error messages.
+        filler: the token that stands for pictures if the vocabulary has no token for them.
+        limit: largest size of the cached pictures, in bytes.
     """
 
     def __init__(self, vision: VisionModel | None, model: str, filler: int, limit: int) -> None:
@@ -62,20 +60,24 @@ class Pictures:
         self._process_seconds = 0.0
 
     def token(self, part: Image | Video) -> int:
-        """Find the token that stands for each of a picture's features in a prompt."""
+        """Return the token that stands for each of a picture's features in a prompt.
+
+        Raises:
+            PromptError: the model takes no pictures, or no videos.
+        """
         vision = self._of(part)
         holder = vision.video_token if isinstance(part, Video) else vision.image_token
         return self._filler if holder is None or holder.id is None else holder.id
 
     def prepare(self, part: Image | Video, alone: bool) -> PreparedImage:
-        """Open and process a picture: its pixels, hash and number of tokens.
+        """Open and process a picture or video, or return it from the cache.
 
         Args:
-            alone: whether it is the only one in its prompt.
+            alone: whether the picture is the only one in its prompt.
 
         Raises:
             PromptError: the model takes no pictures, or no videos.
-            ImageError: see `VisionModel.prepare` and `read_frames`.
+            ImageError: the source cannot be read; see `VisionModel.prepare` and `read_frames`.
         """
         vision = self._of(part)
         count = part.num_frames if isinstance(part, Video) else int(alone)
@@ -95,10 +97,10 @@ class Pictures:
     def _fulfil(
         self, made: Future[PreparedImage], key: Hashable, make: Callable[[], PreparedImage]
     ) -> None:
-        """Make a picture that several threads may wait for; an error reaches all of them."""
+        """Prepare a picture and pass it, or the error, to all threads that wait for `made`."""
         try:
             made.set_result(make())
-        except BaseException as error:  # of any kind, or the others would wait for ever
+        except BaseException as error:  # any error, or the other threads would wait for ever
             made.set_exception(error)
         with self._lock:
             del self._under_way[key]
@@ -120,10 +122,12 @@ class Pictures:
         return made
 
     def prompt(self, text: str, images: Sequence[Any]) -> Prompt:
-        """Put pictures into a text where it says `<image>`, or what the model writes for it.
+        """Make a prompt: put pictures at the picture marks of a text, in order.
+
+        The mark is the model's own, usually `<image>`. `images` must not be empty.
 
         Raises:
-            PromptError: not as many pictures as places for them, or the model takes none.
+            PromptError: the numbers of pictures and marks differ, or the model takes no pictures.
         """
         mark = self._of(Image(images[0])).image_token.text
         pieces = text.split(mark)
@@ -137,7 +141,7 @@ class Pictures:
         return tuple(parts)
 
     def stats(self) -> PictureStats | None:
-        """Counts and seconds since the start; None for a model of text alone."""
+        """Return counts and seconds since the start; None for a model without vision."""
         if self._vision is None:
             return None
         opened, processed = self._open_seconds, self._process_seconds
@@ -163,11 +167,14 @@ def _open(part: Image | Video) -> list[Pillow.Image]:
 
 
 def _origin(source: Any) -> Hashable:
-    """Name a source, equally for equal content, as far as is cheap to tell; else None."""
+    """Return a cache key for a picture's source; None if the source cannot be read.
+
+    The key is made of a file's path, inode, time and size, or of a hash of the content.
+    """
     if isinstance(source, (str, Path)) and not str(source).startswith("data:"):
         try:
             stat = Path(source).expanduser().stat()
-        except (OSError, ValueError):  # opening it will say what is wrong
+        except (OSError, ValueError):  # opening the file later will raise the error
             return None
         return str(source), stat.st_ino, stat.st_mtime_ns, stat.st_size
     if isinstance(source, str):
@@ -176,5 +183,5 @@ def _origin(source: Any) -> Hashable:
         return hashlib.sha256(source).digest()
     try:  # a PIL.Image, which the caller may change between two calls
         return source.mode, source.size, hashlib.sha256(source.tobytes()).digest()
-    except Exception:  # broken, or none at all: opening it will say so
+    except Exception:  # a broken image or no image: opening it will raise the error
         return None
