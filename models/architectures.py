@@ -69,7 +69,7 @@ def path_of(model_type: str) -> RunPath:
 
 
 def check_runs(config: dict[str, Any]) -> None:
-    """Refuse a configuration that cannot run here, before any weight is read.
+    """Check that a configuration can run here, before any weight is read.
 
     Builds the model lazily, without computing weights, and checks the kind of cache of each layer:
     some architectures have layers with recurrent state in some configurations only.

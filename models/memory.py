@@ -1,4 +1,4 @@
-"""Check that a model's weights fit into memory, before any weight is read."""
+"""Memory of this machine, and the check that a model's weights fit before they are read."""
 
 from __future__ import annotations
 

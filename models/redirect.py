@@ -1,8 +1,8 @@
 """Replacement of a global function in the modules of mlx-lm that define a model.
 
 mlx-lm's architectures call `scaled_dot_product_attention` and `swiglu` as globals of their module,
-so replacing the global replaces the implementation. It is replaced once in a process, however many
-models are loaded. At each call the replacement decides whether to run or to call the original.
+so replacing the global replaces the implementation. A global is replaced once in a process, however
+many models are loaded. At each call the replacement decides whether to run or to call the original.
 """
 
 from __future__ import annotations

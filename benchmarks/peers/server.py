@@ -105,7 +105,10 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """True if the process has ended; waits half a second, as connections close earlier."""
+    """Wait up to half a second for a process, and return True if it has ended.
+
+    After a failure this is needed: connections close shortly before their process has ended.
+    """
     with suppress(subprocess.TimeoutExpired):
         process.wait(0.5)
     return process.poll() is not None

@@ -14,7 +14,10 @@ from sgl_mlx.errors import BenchmarkError
 
 
 class PeerError(BenchmarkError):
-    """A compared system is missing, cannot start, died, hung, or sent an unusable answer."""
+    """A compared system is missing, cannot start, died, hung, or sent an unusable answer.
+
+    The suite goes on without the system.
+    """
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Optimum:
 
     @classmethod
     def of(cls, asked: Iterable[Asked | None]) -> Optimum | None:
-        """Return the optimum of a set of calls; None if a call is None, i.e. not only tokens."""
+        """Return the optimum of calls in any order; None if any call is None (not only tokens)."""
         calls = list(asked)
         known = [call for call in calls if call is not None]
         if len(known) < len(calls):

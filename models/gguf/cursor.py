@@ -36,7 +36,7 @@ _OTHERS = {
     b"lmgg": "a GGML file from before GGUF; convert the model anew",
     b"fmgg": "a GGML file from before GGUF; convert the model anew",
 }
-"""Other files that are found under a name in .gguf, by their first bytes."""
+"""Kinds of other files that are named .gguf by mistake, by their first bytes."""
 
 
 class Cursor:

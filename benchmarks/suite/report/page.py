@@ -1,4 +1,4 @@
-"""Report of the suite as one HTML file without scripts and links to other files."""
+"""Report of the suite as one HTML file, without scripts or links to other files."""
 
 from __future__ import annotations
 

@@ -85,6 +85,7 @@ class Kind:
         lead, tail: tokens of the constant texts before and after the arguments.
         arguments: tokens of each argument.
         output: tokens of the answer.
+        stop: string that ends the answer.
     """
 
     name: str

@@ -25,7 +25,7 @@ def find(names: tuple[str, ...]) -> list[Workload]:
     """Return the workloads with these names, in the order of the catalogue; all if none is given.
 
     Raises:
-        BenchmarkError: when no workload has a name.
+        BenchmarkError: for a name that no workload has.
     """
     unknown = [name for name in names if name not in WORKLOADS]
     if unknown:

@@ -31,7 +31,11 @@ def multi_turn_chat_http(client: Client, turns: Turns) -> None:
 
 
 def chat_rows(answers: tuple[int, int]) -> Callable[[Words, Size], list[Row]]:
-    """Return a function that makes rows of chats with answers of `answers[0]` to `[1]` tokens."""
+    """Return a function that makes the rows of a workload of chats.
+
+    Args:
+        answers: least and largest number of tokens of an answer.
+    """
 
     def rows(words: Words, size: Size) -> list[Row]:
         draw = random.Random(f"chats {answers}")
