@@ -68,7 +68,7 @@ def exp_minus(x: mx.array, peak: mx.array) -> mx.array:
     """
     if x.size < WORTH_A_POLYNOMIAL:
         return mx.exp(x - peak)
-    return _run(_exp_below_zero, x - peak)  # a compiled broadcast is no vector loop
+    return _run(_exp_below_zero, x - peak)  # MLX compiles a broadcast to a slow loop
 
 
 def peaks(x: mx.array) -> mx.array:

@@ -110,7 +110,7 @@ def _rope_scaling(values: _Metadata, file: GGUFFile) -> dict[str, Any] | None:
         long, short = (file.floats(f"rope_factors_{n}.weight").tolist() for n in ("long", "short"))
         return _long_rope(long, short, original)
     kind, old = values.get("rope.scaling.type"), values.get("rope.scale_linear")
-    if kind is None and old not in (None, 0, 1):  # as files of 2023 say it
+    if kind is None and old not in (None, 0, 1):  # as in files of 2023
         return {"type": "linear", "factor": float(old)}
     if kind in ("linear", "yarn"):
         factor = float(values.need("rope.scaling.factor"))

@@ -93,7 +93,7 @@ def read_weights(
         else:
             values = _shifted(name, config, _floats(file, name, order))
             found = {target: values.astype(dtype or native)}
-        mx.eval(found)  # or every tensor waits in its wider form
+        mx.eval(found)  # at once, else the unpacked forms of all tensors are in memory together
         weights.update(found)
     return weights
 

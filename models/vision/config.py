@@ -225,7 +225,7 @@ def feature_layers(chosen: Any, layers: int, source: str) -> tuple[int, ...]:
         source: the file that errors name.
 
     Raises:
-        CorruptModelError: for anything else.
+        CorruptModelError: for no layer at all, or a layer that the tower does not have.
     """
     given = chosen if isinstance(chosen, list) else [chosen]
     if not given or not all(isinstance(i, int) and -layers - 1 <= i <= layers for i in given):

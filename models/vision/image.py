@@ -28,7 +28,7 @@ MAX_PIXELS = 64_000_000
 """Maximum number of pixels of a picture; so many take 192 MB as RGB."""
 
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
-"""Formats that are opened; others are unsafe: they start programs (EPS) or read other files."""
+"""Formats that are opened; others may start programs (EPS) or read other files."""
 
 _SHOWN = 80
 """Maximum number of characters of a source that an error shows."""

@@ -17,7 +17,7 @@ from sgl_mlx.models.vision.anyres import kept
 from sgl_mlx.models.vision.pixels import Size
 
 _SHRINK_FROM = 1.1
-"""Features are shrunk only if each edge exceeds the limit by more than this factor."""
+"""Factor per edge by which features may exceed the limit before they are shrunk."""
 
 
 class Layout(Protocol):

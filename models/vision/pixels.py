@@ -33,7 +33,7 @@ class PixelSettings:
         rescale: factor for the 8-bit values; None does not rescale.
         mean, std: each channel's mean, subtracted, and deviation, divided by; None for neither.
         square: True pads to a square in the mean colour before resizing.
-        candidates: resolutions that any-resolution tiling chooses from; empty for other families.
+        candidates: resolutions that any-resolution tiling chooses from; empty if none are given.
     """
 
     size: int | Size | None

@@ -57,6 +57,7 @@ def read_settings(folder: Path, config: VisionConfig) -> PixelSettings:
 
     Raises:
         CorruptModelError: for a value of the wrong kind, or tiles that do not fit the tower.
+        UnsupportedModelError: as `parse_settings`.
     """
     found = _find(folder)
     path, given = found or (folder / "preprocessor_config.json", default_values(config))
