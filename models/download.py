@@ -30,7 +30,7 @@ _GIGA = 1e9
 
 @dataclass(frozen=True)
 class Download:
-    """What is still to be fetched of a repository.
+    """Files of a repository that are still to be fetched.
 
     Attributes:
         repo: id of the repository on the hub.
