@@ -1,6 +1,6 @@
-"""Lines of code of one task in the language and over plain HTTP.
+"""Count of the lines of code of one task, written in the language and with plain HTTP calls.
 
-A line counts when it holds code: no blank lines, comments or docstrings; imports count.
+A line counts if it holds code, imports included. Blank lines, comments and docstrings do not count.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NO_CODE = frozenset(
 
 @dataclass(frozen=True)
 class Lengths:
-    """Lines of the same task written twice."""
+    """Lines of code of the same task: in the language and with plain HTTP calls."""
 
     language: int
     http: int
@@ -42,11 +42,11 @@ class Lengths:
 
 
 PAPER = Lengths(language=91, http=206)
-"""Quoted, not counted: the first version of the SGLang paper (arXiv 2312.07104v1), 6.3.3."""
+"""Lengths quoted from the SGLang paper's first version (arXiv 2312.07104v1), section 6.3.3."""
 
 
 def ours(folder: Path = PAIR) -> Lengths:
-    """Count both versions of the article analysis."""
+    """Count the lines of both versions of the article analysis in `folder`."""
     program, http = (
         lines_of_code((folder / file).read_text("utf-8")) for file in ("program.py", "http.py")
     )
@@ -54,10 +54,12 @@ def ours(folder: Path = PAIR) -> Lengths:
 
 
 def lines_of_code(source: str) -> int:
-    """Count the lines that hold code; a docstring holds none, any other long string all its lines.
+    """Count the lines of Python source that hold code.
+
+    Docstrings do not count; every line of any other string does.
 
     Raises:
-        SyntaxError: the source is not Python.
+        SyntaxError: when `source` is not Python.
     """
     documented = _documented(source)
     held: set[int] = set()
@@ -68,7 +70,7 @@ def lines_of_code(source: str) -> int:
 
 
 def _documented(source: str) -> set[int]:
-    """Return the lines of docstrings and of string statements that document attributes."""
+    """Return the numbers of the lines of docstrings, those of attributes included."""
     lines: set[int] = set()
     for node in ast.walk(ast.parse(source)):
         if (

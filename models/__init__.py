@@ -1,1 +1,1 @@
-"""Models: finding, describing and loading them, and running mlx-lm's architectures unchanged."""
+"""Finding, describing and loading models; running mlx-lm's architectures unchanged."""

@@ -1,13 +1,13 @@
-"""Runs mlx-lm's architectures unchanged on the runtime's KV.
+"""Adapter that runs mlx-lm's architectures unchanged on the runtime's KV cache.
 
 In mlx-lm a layer's attention asks its cache for `offset`, hands new keys and values to
 `cache.update_and_fetch`, and calls the module's global `scaled_dot_product_attention`. `LayerCache`
-stands in for the cache and `ragged_attention` for the function. Tokens are fed as a batch
-`(tokens, 1)`: each is a row of its own at its own position, so requests of any length mix without
-padding.
+stands in for the cache and `ragged_attention` for the function. The tokens of all requests are fed
+as one batch `(tokens, 1)`, in which each token has a position of its own. Requests of different
+lengths therefore share a step without padding (a "ragged" step).
 
-Architectures whose attention does not go that way run one request at a time on gathered KV
-(`DenseCache`): correct, only slower. Which one is which: `architectures`.
+Architectures whose attention works otherwise run one request at a time ("dense") on a copy of its
+keys and values (`DenseCache`): correct, only slower. `architectures` lists which run how.
 """
 
 from __future__ import annotations
@@ -32,7 +32,14 @@ _TRUNKS = ("model", "transformer", "backbone", "language_model")
 
 
 class LayerShape(NamedTuple):
-    """KV of one layer: heads, key and value width; its sliding window and soft-cap, if any."""
+    """Shape of one layer's KV cache.
+
+    Attributes:
+        heads: number of key/value heads.
+        key_dim, value_dim: width of one head's keys and values.
+        window: size of the layer's sliding window; None for full attention.
+        softcap: soft-cap of the attention scores; None for none.
+    """
 
     heads: int
     key_dim: int
@@ -42,7 +49,12 @@ class LayerShape(NamedTuple):
 
 
 class LayerAttention(NamedTuple):
-    """One call of attention in a pass: the layer whose keys it reads, query heads, options."""
+    """One call of attention in a forward pass.
+
+    Attributes:
+        layer: index of the layer whose keys and values are read.
+        heads: number of query heads.
+    """
 
     layer: int
     heads: int
@@ -50,21 +62,22 @@ class LayerAttention(NamedTuple):
 
 
 class Adapter:
-    """A loaded model behind the two calls that the runner makes.
+    """A loaded model behind two calls: `forward` (ragged) and `forward_dense`.
 
     Args:
-        model: of `mlx_lm.models`.
-        ragged: False runs one request at a time.
+        model: a model of `mlx_lm.models`.
+        ragged: True batches requests of any length (`forward`); False runs one at a time
+            (`forward_dense`).
 
     Attributes:
-        layers: shape of each layer's KV.
-        attentions: the calls of attention in a pass, in order; none if not ragged.
-        dtype: of keys and values.
+        layers: shape of each layer's KV cache.
+        attentions: the calls of attention in a forward pass, in order; empty if not ragged.
+        dtype: type of keys and values.
         vocabulary: width of the logits.
 
     Raises:
-        UnsupportedModelError: when a layer keeps state that is not keys and values, or attention
-            cannot be run the way asked for.
+        UnsupportedModelError: when a layer keeps state other than keys and values, or the model's
+            attention cannot run in the way that `ragged` chooses.
     """
 
     def __init__(self, model: nn.Module, ragged: bool = True) -> None:
@@ -88,12 +101,17 @@ class Adapter:
         rows: mx.array,
         embeddings: mx.array | None = None,
     ) -> mx.array:
-        """Compute logits `(len(rows), vocabulary)` after the chosen tokens of a ragged batch.
+        """Compute the logits that follow chosen tokens of a ragged batch.
 
         Args:
-            tokens, positions: `(tokens,)`.
-            rows: indices of the tokens whose logits are wanted.
-            embeddings: `(tokens, width)`, fed to the first layer instead of the tokens' own.
+            tokens, positions: token ids and their positions, each `(tokens,)`.
+            attention: keeps the keys and values of this step and attends to them.
+            rows: indices into `tokens`; logits are computed after these tokens only.
+            embeddings: `(tokens, width)`, given to the first layer in place of the embeddings of
+                `tokens`.
+
+        Returns:
+            Logits `(len(rows), vocabulary)`.
         """
         windows = self._layout.windows
         caches = [LayerCache(i, positions, attention, w) for i, w in enumerate(windows)]
@@ -111,13 +129,15 @@ class Adapter:
         """Compute one request alone.
 
         Args:
-            tokens: `(tokens,)`.
-            prefix: keys and values `(length, heads, dim)` of each layer.
-            rows: indices of the tokens whose logits are wanted.
+            tokens: new token ids `(tokens,)`.
+            prefix: each layer's keys and values `(length, heads, dim)` of the tokens before; None
+                if there are none.
+            rows: indices into `tokens`; logits are computed after these tokens only.
             embeddings: as for `forward`.
 
         Returns:
-            Logits `(len(rows), vocabulary)`; new keys and values `(tokens, heads, dim)` by layer.
+            Logits `(len(rows), vocabulary)`, and each layer's keys and values
+            `(tokens, heads, dim)` of the new tokens.
         """
         caches = [
             DenseCache(None if prefix is None else _as_batch(*prefix[i]), window)
@@ -129,12 +149,12 @@ class Adapter:
 
     @property
     def takes_embeddings(self) -> bool:
-        """True if the architecture takes embeddings, and has a layer that makes them."""
+        """True if the model accepts embeddings as input and has an embedding layer to make them."""
         fed = "input_embeddings" in inspect.signature(type(self.model).__call__).parameters
         return fed and self._embedding is not None
 
     def embed(self, tokens: mx.array) -> mx.array:
-        """Embed tokens `(tokens,)` to the first layer's input `(tokens, width)`."""
+        """Embed token ids `(tokens,)` as the first layer's input `(tokens, width)`."""
         assert self._embedding is not None
         embedded: mx.array = self._embedding(tokens)
         return embedded
@@ -164,7 +184,7 @@ class Adapter:
         return logits if self._trunk_selects else mx.take(logits, rows, axis=axis)
 
     def _probe(self) -> tuple[list[LayerShape], list[LayerAttention], mx.Dtype, int]:
-        """Find the shapes of KV, attention and logits by tracing a pass that is not computed."""
+        """Find layers, attentions, dtype and vocabulary by a forward pass without evaluating it."""
         tokens, last = mx.zeros((2,), mx.int32), mx.array([1])
         seen = _ShapesSeen()
         if self.ragged:
@@ -183,7 +203,7 @@ class Adapter:
 
 
 class _ShapesSeen:
-    """Attention that records shapes and options, and computes nothing."""
+    """Attention that records the shapes and options it is called with, and returns zeros."""
 
     def __init__(self) -> None:
         self.kv: dict[int, KeysValues] = {}
@@ -198,14 +218,15 @@ class _ShapesSeen:
 
 
 _CHOSEN: ContextVar[tuple[mx.array, int] | None] = ContextVar("chosen rows", default=None)
-"""Rows of the trunk's output that go on to the vocabulary, and their axis; per thread."""
+"""Indices of the hidden states to compute logits for, and their axis; None selects all."""
 
 
 def _select_in_trunk(model: nn.Module) -> bool:
-    """Make the trunk return the chosen rows only, so that no logits are computed for the rest.
+    """Make the trunk return hidden states of `_CHOSEN` only, to compute no other logits.
 
-    The trunk becomes an instance of a subclass of its own class: parameters, attributes and the
-    way the model calls it stay as they are. All adapters around one model share that subclass.
+    Returns False, changing nothing, for a model without a trunk. Otherwise the trunk becomes an
+    instance of a subclass of its own class: parameters, attributes and the way the model calls it
+    stay as they are. All adapters around one model share that subclass.
     """
     target = model
     while (inner := _inner_trunk(target)) is not None:

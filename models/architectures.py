@@ -1,4 +1,4 @@
-"""The table of mlx-lm's architectures: which run here, and how.
+"""Table of mlx-lm's architectures: which ones run here, and how.
 
 `architectures.json` is not written by hand: the tests build every architecture at toy size and
 compare it, batched, chunked, forked and decoded, with mlx-lm's own forward pass.
@@ -23,11 +23,11 @@ from sgl_mlx.models.build import model_classes
 from sgl_mlx.models.cache_layout import CacheLayout
 
 RunPath = Literal["ragged", "dense"]
-"""How requests run: of any length in one batch ("ragged"), or one after another ("dense")."""
+"""How requests run: in one batch, whatever their lengths ("ragged"), or one by one ("dense")."""
 
 
 class Architecture(NamedTuple):
-    """One architecture's entry; `note` says why it is not ragged."""
+    """Entry of one architecture; `note` says why `path` is not "ragged", and is "" if it is."""
 
     name: str
     path: Literal["ragged", "dense", "unsupported"]
@@ -35,13 +35,13 @@ class Architecture(NamedTuple):
 
 
 def supported() -> list[Architecture]:
-    """List the architectures that run, by name."""
+    """List the architectures that run here."""
     return [entry for entry in table().values() if entry.path != "unsupported"]
 
 
 @cache
 def table() -> dict[str, Architecture]:
-    """Read the entries of every architecture that was checked."""
+    """Read the table: an entry for every architecture that was checked, by its name."""
     text = files("sgl_mlx.models").joinpath("architectures.json").read_text(encoding="utf-8")
     return {
         name: Architecture(name, entry["path"], entry.get("reason", ""))
@@ -53,8 +53,8 @@ def path_of(model_type: str) -> RunPath:
     """Look up how an architecture runs.
 
     Raises:
-        UnsupportedModelError: if it does not run, saying why; if it was never checked, naming
-            those spelled alike.
+        UnsupportedModelError: for an architecture that does not run (the message says why), or
+            that was never checked (the message names architectures with similar names).
     """
     entry = table().get(MODEL_REMAPPING.get(model_type, model_type))
     if entry is None:
@@ -69,13 +69,14 @@ def path_of(model_type: str) -> RunPath:
 
 
 def check_runs(config: dict[str, Any]) -> None:
-    """Refuse a configuration that cannot run here, before any weight is read.
+    """Check that a configuration can run here, before any weight is read.
 
-    The module is built without computing its weights, and asked what its layers keep: some
-    architectures have layers with recurrent state in some configurations only.
+    Builds the model lazily, without computing weights, and checks the kind of cache of each layer:
+    some architectures have layers with recurrent state in some configurations only.
 
     Raises:
-        UnsupportedModelError: see `path_of`; it says what would run the model instead.
+        UnsupportedModelError: for a configuration that does not run, and as `path_of`; the message
+            adds how to list what runs here and that mlx-lm may run the model.
     """
     model_class, args_class = model_classes(config)
     name = model_class.__module__.rpartition(".")[2]
@@ -90,7 +91,7 @@ def check_runs(config: dict[str, Any]) -> None:
 
 
 def _check_layers(name: str, model_class: Any, args_class: Any, config: dict[str, Any]) -> None:
-    # What else is wrong with a configuration is for `build` to say.
+    # `build` reports whatever else is wrong with a configuration.
     with suppress(TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError):
         model = model_class(args_class.from_dict(config))
         try:
@@ -102,17 +103,21 @@ def _check_layers(name: str, model_class: Any, args_class: Any, config: dict[str
 
 
 def adapter_for(model: nn.Module) -> Adapter:
-    """Make the adapter on the path of the model's architecture.
+    """Make the adapter for a model, ragged or dense as its architecture's entry says.
 
     Raises:
-        UnsupportedModelError: see `path_of`; also for a configuration that does not run.
+        UnsupportedModelError: as `path_of`, and for a configuration that does not run.
     """
     architecture = type(model).__module__.rpartition(".")[2]
     return open_adapter(model, path_of(architecture))
 
 
 def open_adapter(model: nn.Module, path: RunPath) -> Adapter:
-    """Make an adapter on this path, or a dense one if this configuration cannot be ragged."""
+    """Make a ragged or a dense adapter; dense too if this configuration cannot run ragged.
+
+    Raises:
+        UnsupportedModelError: for a configuration that does not run at all.
+    """
     if path == "ragged":
         try:
             return Adapter(model)

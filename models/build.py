@@ -16,14 +16,15 @@ from mlx_lm.utils import _get_classes, dequantize_model, infer_quant_config
 from sgl_mlx.errors import CorruptModelError, UnsupportedModelError
 
 _SHOWN = 5
-"""Most names that an error lists."""
+"""Maximum number of weight names that an error lists."""
 
 
 def model_classes(config: dict[str, Any]) -> tuple[type[nn.Module], Any]:
     """Find mlx-lm's model class and its arguments class for `config["model_type"]`.
 
     Raises:
-        UnsupportedModelError: naming the architecture and the ones that are spelled alike.
+        UnsupportedModelError: for an unknown architecture (the message names similar ones), or one
+            that needs a package that is not installed.
     """
     model_type = config["model_type"]
     try:
@@ -39,12 +40,15 @@ def model_classes(config: dict[str, Any]) -> tuple[type[nn.Module], Any]:
 
 
 def build(config: dict[str, Any], weights: dict[str, mx.array], source: str) -> nn.Module:
-    """Build the model with these weights; layers whose weights come with scales are quantized.
+    """Build a model with these weights; a layer is quantized if its weights include scales.
+
+    Args:
+        source: the file or folder that errors name.
 
     Raises:
         UnsupportedModelError: for an unknown architecture.
-        CorruptModelError: for a configuration the architecture rejects, and for weights that do
-            not match it, naming them with both shapes.
+        CorruptModelError: for a configuration that the architecture rejects, and for weights that
+            do not match it; the message lists them with both shapes.
     """
     model_class, args_class = model_classes(config)
     try:
@@ -63,7 +67,7 @@ def build(config: dict[str, Any], weights: dict[str, mx.array], source: str) -> 
 
 
 def quantize_like(model: nn.Module, weights: Mapping[str, mx.array]) -> None:
-    """Quantize, in place, the layers whose weights come with scales, in the same way."""
+    """Quantize in place each layer that has scales in `weights`, with the same bits and groups."""
 
     def packing(path: str, module: nn.Module) -> bool | dict[str, Any]:
         if f"{path}.scales" not in weights or not hasattr(module, "to_quantized"):
@@ -76,7 +80,7 @@ def quantize_like(model: nn.Module, weights: Mapping[str, mx.array]) -> None:
 
 
 def check_weights(model: nn.Module, weights: Mapping[str, mx.array], source: str) -> None:
-    """Raise `CorruptModelError` unless names and shapes are exactly the model's."""
+    """Raise `CorruptModelError` unless `weights` has exactly the model's names and shapes."""
     expected = {name: tuple(p.shape) for name, p in tree_flatten(model.parameters())}
     given = {name: tuple(w.shape) for name, w in weights.items()}
     faults = [f"{name} is missing" for name in sorted(expected.keys() - given.keys())]
@@ -94,6 +98,6 @@ def check_weights(model: nn.Module, weights: Mapping[str, mx.array], source: str
 
 
 def cast(model: nn.Module, dtype: mx.Dtype) -> None:
-    """Dequantize every layer and hold all weights as `dtype`, in place and lazily."""
+    """Dequantize every layer and convert all weights to `dtype`, in place and lazily."""
     dequantize_model(model)
     model.set_dtype(dtype)

@@ -1,4 +1,4 @@
-"""The nesting of a model's KV caches, and the sliding window of each."""
+"""Nesting of a model's KV caches, and the sliding window of each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from sgl_mlx.errors import UnsupportedModelError
 
 
 class CacheLayout:
-    """Nesting of a model's caches; `windows` lists them flat, None for full attention."""
+    """Nesting of the caches that a model of mlx-lm expects.
+
+    Attributes:
+        windows: size of each cache's sliding window, without nesting; None for full attention.
+
+    Raises:
+        UnsupportedModelError: when a layer keeps state other than keys and values.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.windows: list[int | None] = []
@@ -24,7 +31,7 @@ class CacheLayout:
             self.windows += [_window(part) for part in parts]
 
     def arrange(self, caches: Sequence[Any]) -> list[Any]:
-        """Nest flat caches as the model expects them."""
+        """Nest a flat list of caches as the model expects them."""
         flat = iter(caches)
         return [
             next(flat)

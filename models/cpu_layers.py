@@ -1,7 +1,7 @@
-"""Layers that run on the CPU kernels, in the place of MLX's own.
+"""Layers that run on the CPU kernels and replace MLX's own.
 
-The model computes in float32; quantized weights are repacked and multiplied without dequantizing.
-Norms and rotary positions become one operation each.
+The model computes in float32. Quantized weights are repacked and multiplied without dequantizing.
+A norm takes one operation, and so do rotary positions.
 """
 
 # mypy: allow-subclassing-any
@@ -20,12 +20,15 @@ from sgl_mlx.cpu_kernels.packing import Packed, fits, pack, unpack
 
 
 def can_pack(model: nn.Module) -> bool:
-    """True if the kernels can multiply every quantized layer."""
+    """True if the CPU kernels can multiply the weights of every quantized layer."""
     return all(_fits(m) for m in model.modules() if hasattr(m, "bits"))
 
 
 def use_kernels(model: nn.Module, kernels: ModuleType) -> None:
-    """Replace layers by those on the kernels, in place; weights are float32 or quantized."""
+    """Replace a model's layers in place by ones on the CPU kernels, where a kernel fits.
+
+    The weights of the model must be float32 or quantized.
+    """
     replaced: list[tuple[str, nn.Module]] = []
     for name, module in model.named_modules():
         if type(module) is nn.QuantizedLinear and _fits(module):
@@ -70,7 +73,7 @@ class PackedLinear(nn.Module):
 
 
 class PackedEmbedding(nn.Module):
-    """Quantized embedding; packed at its first use as the output layer."""
+    """Quantized embedding; its weights are packed when it is first used as the output layer."""
 
     def __init__(self, layer: nn.QuantizedEmbedding, kernels: ModuleType) -> None:
         super().__init__()
@@ -98,7 +101,7 @@ class PackedEmbedding(nn.Module):
 
 
 class RMSNorm(nn.RMSNorm):
-    """RMS norm on the kernels; other types than float32 go to MLX."""
+    """RMS norm on the CPU kernels for float32; other types are left to MLX."""
 
     kernels: ModuleType
 
@@ -111,7 +114,10 @@ class RMSNorm(nn.RMSNorm):
 
 
 class RoPE(nn.RoPE):
-    """Rotary positions on the kernels, for float32 (batch, heads, length, dim); else MLX's."""
+    """Rotary positions on the CPU kernels.
+
+    Applies to float32 `(batch, heads, length, dim)`; other input is left to MLX.
+    """
 
     kernels: ModuleType
 
@@ -124,7 +130,7 @@ class RoPE(nn.RoPE):
 
 
 class ScaledRoPE(Llama3RoPE):
-    """Rotary positions with the frequencies of Llama 3; see `RoPE`."""
+    """Rotary positions with Llama 3's frequencies; runs on the CPU kernels as `RoPE` does."""
 
     kernels: ModuleType
 

@@ -1,9 +1,9 @@
 """Fast `exp`, maxima, sums and SwiGLU for MLX's CPU back end, in float32.
 
 MLX's `exp` on the CPU is scalar, about 14 ns an element on one thread, and takes most of the time
-of softmax and SwiGLU. Here it is a polynomial after range reduction, several times as fast and as
-accurate: within 2e-6 relative error down to e**-30, 4e-6 below. On a GPU MLX's own functions are
-used.
+of softmax and SwiGLU. The `exp` of this module is a polynomial after range reduction, several times
+as fast. Its relative error is within 2e-6 down to e**-30, and within 4e-6 below. On a GPU MLX's own
+functions are used.
 """
 
 from __future__ import annotations
@@ -33,17 +33,21 @@ _EXP2 = (  # 2**f on [-1/2, 1/2], degree 5, fitted at Chebyshev nodes
     0.0013400432165609313,
 )
 _ROUND = 12582912.0
-"""1.5 * 2**23: adding it rounds a float32 to an integer, which its low bits then hold."""
+"""1.5 * 2**23: a float32 plus this is rounded to an integer, found in the sum's low bits."""
 
 _LOWEST = -126.0
 """Exponent of the smallest normal float32."""
 
 _WORTH_COMPILING = 1 << 12
-"""Elements from which compiling pays. The shapes of scores grow with every token, so a step traces
-them anew, once for all layers; that takes less than half a millisecond."""
+"""Number of elements from which `mx.compile` saves time.
+
+Attention scores get longer with every token, so each decode step traces the function again, once
+for all layers. A trace takes less than half a millisecond."""
 
 WORTH_A_POLYNOMIAL = 1 << 12
-"""Elements; below it, dispatching a dozen operations costs more than one slow `exp`."""
+"""Number of elements from which the polynomial saves time.
+
+Below it, dispatching a dozen operations takes longer than MLX's `exp`."""
 
 
 def on_cpu() -> bool:
@@ -53,28 +57,34 @@ def on_cpu() -> bool:
 
 @cache
 def has_compiler() -> bool:
-    """True if there is the C++ compiler that MLX calls at run time to compile for the CPU."""
+    """True if `g++` is installed, which MLX calls at run time to compile functions for the CPU."""
     return shutil.which("g++") is not None
 
 
 def exp_minus(x: mx.array, peak: mx.array) -> mx.array:
-    """Compute `e**(x - peak)` in float32, at most 1; below e**-87 it is about 1e-38, never 0."""
+    """Compute `e**(x - peak)` in float32, for `x <= peak`.
+
+    From `WORTH_A_POLYNOMIAL` elements on, results below e**-87 become about 1e-38, never 0.
+    """
     if x.size < WORTH_A_POLYNOMIAL:
         return mx.exp(x - peak)
-    return _run(_exp_below_zero, x - peak)  # a compiled broadcast is no vector loop
+    return _run(_exp_below_zero, x - peak)  # MLX compiles a broadcast to a slow loop
 
 
 def peaks(x: mx.array) -> mx.array:
-    """Take maxima over the last axis, which is kept.
+    """Take maxima over the last axis, which stays with length 1.
 
-    First over 16 columns side by side, since MLX goes along a row one element at a time.
+    Reduces up to 16 columns side by side first: MLX reduces the last axis one element at a time.
     """
     split = x.reshape(*x.shape[:-1], math.gcd(x.shape[-1], 16), -1)
     return mx.max(mx.max(split, axis=-2), axis=-1, keepdims=True)
 
 
 def sums(x: mx.array) -> mx.array:
-    """Sum over the last axis, which is kept; by BLAS, since MLX's own sum is four times slower."""
+    """Sum over the last axis, which stays with length 1.
+
+    Multiplies by ones with BLAS, since MLX's own sum is four times slower.
+    """
     return x @ mx.ones((x.shape[-1], 1), x.dtype)
 
 
@@ -92,7 +102,10 @@ def _exp_below_zero(x: mx.array) -> mx.array:
 
 
 def _exp2(t: mx.array) -> mx.array:
-    """Compute `2**t` as 2**n * 2**f, n an integer in the exponent's bits, f in [-1/2, 1/2]."""
+    """Compute `2**t` as `2**n * 2**f`: n is the nearest integer to t, and f is t - n.
+
+    `2**f` is a polynomial; adding n to the exponent bits multiplies by `2**n`.
+    """
     rounded = t + _ROUND
     fraction = t - (rounded - _ROUND)
     power = fraction * _EXP2[-1] + _EXP2[-2]
@@ -117,17 +130,18 @@ def _compiled(
 ) -> Callable[..., mx.array]:
     """Compile a function for one set of shapes.
 
-    `view` cannot be traced without shapes, and MLX searches a function's traces one by one, so
-    each shape gets a function of its own.
+    `mx.view` cannot be compiled for unknown shapes, and MLX searches the traces of one function
+    one by one. Each set of shapes therefore gets a function of its own.
     """
     return mx.compile(lambda *args: function(*args))
 
 
 class FastActivations:
-    """Makes a model's `swiglu` the fast one while entered, on the thread that entered it.
+    """Context manager that makes a model use the fast `swiglu`, on the thread that entered it.
 
-    mlx-lm's architectures call `swiglu` as a global of their module. It is redirected once in a
-    process, however many engines are built; mlx-lm's own runs, and those on a GPU, get mlx-lm's.
+    mlx-lm's architectures call `swiglu` as a global of their module. That global is replaced once
+    in a process, however many engines are built. Outside the context, on a GPU and for other types
+    than float32 the replacement calls mlx-lm's own function.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -147,7 +161,10 @@ class FastActivations:
             self._token = None
 
     def swiglu(self, gate: mx.array, x: mx.array, original: Activation) -> mx.array:
-        """Compute `silu(gate) * x` in float32 by the fastest way there is; else by `original`."""
+        """Compute `silu(gate) * x` in float32.
+
+        Takes the C++ kernel if there is one, else the polynomial, or `original` for few elements.
+        """
         if self._kernels is not None:
             out: mx.array = self._kernels.swiglu(gate, x)
             return out

@@ -1,9 +1,9 @@
 """Downloading a model from the Hugging Face hub: what is missing, and fetching it.
 
-Files are fetched one after the other on the calling thread, so that Ctrl-C ends it at once: the
-hub's own `snapshot_download` waits for its threads to finish their files. A connection that drops
-is taken up again where it broke; after an interruption the complete files are kept. On a terminal
-the hub's library shows a bar for each file.
+Files are fetched one after the other on the calling thread, so that Ctrl-C ends the download at
+once; the hub's own `snapshot_download` waits until its threads have finished their files. After a
+dropped connection a file is resumed where it broke off. After an interruption the complete files
+are kept. On a terminal the hub's library shows a progress bar for each file.
 """
 
 from __future__ import annotations
@@ -23,20 +23,22 @@ from huggingface_hub.utils.tqdm import tqdm as hub_tqdm
 from sgl_mlx.errors import ModelNotFoundError
 
 PATTERNS = ["*.json", "model*.safetensors", "*.jinja", "tokenizer.model", "*.txt"]
-"""The files of a repository that a model is loaded from."""
+"""Name patterns of the files that a model is loaded from."""
 
 _GIGA = 1e9
 
 
 @dataclass(frozen=True)
 class Download:
-    """The files of a repository that are not in the cache, smallest first.
+    """Files of a repository that are still to be fetched.
 
     Attributes:
-        revision: the commit they belong to.
-        size: bytes of all together.
-        weights: bytes of the weights among all files of the model, fetched or not.
-        folder: the hub's cache, where they go.
+        repo: id of the repository on the hub.
+        revision: the commit of the files.
+        files: names of the missing files, smallest first.
+        size: bytes of the missing files in total.
+        weights: bytes of all weight files of the model, including those already in the cache.
+        folder: the hub's cache, where the files are stored.
     """
 
     repo: str
@@ -52,7 +54,7 @@ class Download:
 
 
 def plan_download(repo: str) -> Download:
-    """Ask the hub which files of a model are missing here.
+    """Ask the hub which files of a model are missing from the cache.
 
     Raises:
         Exception: whatever the hub's library and its HTTP client raise.
@@ -76,7 +78,7 @@ def fetch(download: Download) -> None:
     """Fetch the missing files.
 
     Raises:
-        ModelNotFoundError: they do not fit on the disk.
+        ModelNotFoundError: when the files do not fit on the disk.
         Exception: whatever the hub's library and its HTTP client raise.
     """
     download.folder.mkdir(parents=True, exist_ok=True)
@@ -91,21 +93,28 @@ def fetch(download: Download) -> None:
 
 
 def fetch_config(repo: str, revision: str) -> dict[str, Any]:
-    """Fetch the configuration of a model alone."""
+    """Fetch only a model's `config.json`, and return its content."""
     file = huggingface_hub.hf_hub_download(repo, "config.json", revision=revision)
     config: dict[str, Any] = json.loads(Path(file).read_text("utf-8"))
     return config
 
 
 class _NoBar(hub_tqdm):
-    """A progress bar that is not drawn: the files have been fetched already, each with its bar."""
+    """Progress bar that is not drawn, since each file has shown a bar of its own."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
 
 
 def snapshot(repo: str, offline: bool) -> Path:
-    """Return the folder of a model in the cache, which then is complete."""
+    """Return a model's folder in the cache, after fetching whatever is missing from it.
+
+    Args:
+        offline: True looks in the cache only.
+
+    Raises:
+        Exception: whatever the hub's library and its HTTP client raise.
+    """
     found = huggingface_hub.snapshot_download(
         repo, allow_patterns=PATTERNS, local_files_only=offline, tqdm_class=_NoBar
     )
@@ -113,19 +122,19 @@ def snapshot(repo: str, offline: bool) -> Path:
 
 
 def is_hub_error(error: Exception) -> bool:
-    """True for errors of the hub, of the network and of the disk."""
+    """True for an error of the hub, the network or the disk."""
     kinds = (HfHubHTTPError, HFValidationError, OSError)
     # the module of the hub's HTTP client differs by version: httpx, httpx2
     return isinstance(error, kinds) or type(error).__module__.startswith("httpx")
 
 
 def size_text(size: int) -> str:
-    """Write bytes as people do: 270 MB, 4.5 GB."""
+    """Format a number of bytes in MB or GB, such as "270 MB" or "4.5 GB"."""
     return f"{size / 1e6:,.0f} MB" if size < _GIGA else f"{size / _GIGA:,.1f} GB"
 
 
 def shown(path: Path) -> str:
-    """Write a path as people do, from their home folder on."""
+    """Format a path; one below the home folder begins with `~/`."""
     home = Path.home()
     return f"~/{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else str(path)
 

@@ -1,4 +1,4 @@
-"""Describing a model on disk from its headers: no weight is read, no mlx imported."""
+"""Description of a model on disk from its headers, without reading weights or importing mlx."""
 
 from __future__ import annotations
 
@@ -21,19 +21,21 @@ _FLOAT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _DEFAULT_GROUP = 64
 _GGUF_FLOATS = {Type.F32: 4, Type.F16: 2, Type.BF16: 2}
 _PACKABLE_BITS = (4, 8)
-"""Widths that the CPU kernels multiply as they are; see `cpu_kernels.packing.fits`."""
+"""Bits per weight that the CPU kernels multiply packed; see `cpu_kernels.packing.fits`."""
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model's architecture and sizes, in bytes.
+    """Architecture, quantization and sizes of a model.
 
     Attributes:
-        parameters: numbers that the weights stand for, quantized or not.
-        disk_bytes: what the tensors take in the file.
-        native_bytes: what they take in memory, loaded as they are. A GGUF file's quantized types
-            other than Q4_0, Q4_1, Q4_K and Q8_0 become 8-bit groups there, which are wider.
-        packed_bytes: what they take in float32 where 4- and 8-bit weights stay packed.
+        layers: number of layers; None if the configuration does not say.
+        parameters: number of weights, each counted once whether quantized or not.
+        context_length: most positions the model takes; None if the configuration does not say.
+        disk_bytes: size of the tensors on disk.
+        native_bytes: size of the weights in memory when loaded in their stored types. A GGUF
+            file's quantized types other than Q4_0, Q4_1, Q4_K and Q8_0 are widened to 8 bits.
+        packed_bytes: size in memory when loaded as float32 with 4- and 8-bit weights kept packed.
     """
 
     path: str
@@ -48,10 +50,12 @@ class ModelInfo:
     packed_bytes: int
 
     def weight_bytes(self, dtype: str | None = None, packed: bool = False) -> int:
-        """Estimate the weights' bytes in memory: as they are, or as `dtype` ("float32", …).
+        """Estimate the memory that the weights take, in bytes.
 
         Args:
-            packed: 4- and 8-bit weights stay so; see `packed_bytes`.
+            dtype: type that all weights are converted to, such as "float32"; None keeps them as
+                stored.
+            packed: True returns `packed_bytes`, whatever `dtype` is.
         """
         if packed:
             return self.packed_bytes
@@ -65,19 +69,20 @@ def describe(path: str | Path) -> ModelInfo:
     """Describe architecture, size and quantization of a GGUF file or a model folder.
 
     Raises:
-        ModelNotFoundError, CorruptModelError, UnsupportedModelError: as for loading it.
+        ModelNotFoundError, CorruptModelError, UnsupportedModelError: for a missing, broken or
+            unsupported model, as when loading it.
     """
     path = Path(path)
     return describe_folder(path) if path.is_dir() else describe_gguf(GGUFFile(path))
 
 
 def estimate_weight_bytes(path: str | Path, dtype: str | None = None, packed: bool = False) -> int:
-    """Estimate the weights' bytes in memory; see `ModelInfo.weight_bytes`."""
+    """Estimate the memory that a model's weights take, in bytes; see `ModelInfo.weight_bytes`."""
     return describe(path).weight_bytes(dtype, packed)
 
 
 def describe_gguf(file: GGUFFile) -> ModelInfo:
-    """Describe a GGUF file that is open already."""
+    """Describe an open GGUF file."""
     config = gguf_config.read_config(file)
     tensors = file.tensors.values()
     by_type = Counter[str]()
@@ -101,12 +106,13 @@ def describe_gguf(file: GGUFFile) -> ModelInfo:
 
 
 def _gguf_bytes(entry: TensorEntry, plain: int, scale: int, pack_all: bool) -> int:
-    """Count the memory of one GGUF tensor.
+    """Count the bytes that one GGUF tensor takes in memory.
 
     Args:
         plain: bytes of a number that is not packed.
-        scale: bytes of a group's scale, and of its bias.
-        pack_all: blocks that cannot be repacked become 8-bit groups, not plain numbers.
+        scale: bytes of a group's scale; its bias takes as many.
+        pack_all: True counts blocks that cannot be repacked as 8-bit groups, False as plain
+            numbers.
     """
     count = prod(entry.shape)
     packable = entry.type in REPACKABLE or (pack_all and entry.type not in _GGUF_FLOATS)
@@ -117,7 +123,7 @@ def _gguf_bytes(entry: TensorEntry, plain: int, scale: int, pack_all: bool) -> i
 
 
 def with_vision(info: ModelInfo, parameters: int, disk_bytes: int) -> ModelInfo:
-    """Add a vision part in files of its own, which is never packed."""
+    """Return `info` plus the sizes of a vision part stored in separate files, never packed."""
     return replace(
         info,
         parameters=info.parameters + parameters,
@@ -128,7 +134,7 @@ def with_vision(info: ModelInfo, parameters: int, disk_bytes: int) -> ModelInfo:
 
 
 def describe_folder(path: Path) -> ModelInfo:
-    """Describe a model folder."""
+    """Describe a folder with `config.json` and safetensors files."""
     config = safetensors_file.read_config(path)
     entries = safetensors_file.read_entries(path)
     text = config.get("text_config") or config
@@ -148,7 +154,10 @@ def describe_folder(path: Path) -> ModelInfo:
 
 
 def _packed_bytes(config: Mapping[str, Any], entries: Mapping[str, WeightEntry]) -> int:
-    """Memory of a folder's weights in float32, quantized ones packed if the kernels take all."""
+    """Count the bytes of a folder's weights as float32 in memory.
+
+    Quantized weights stay packed if the CPU kernels can multiply all of them.
+    """
     stems = {name.removesuffix(".scales") for name in entries if name.endswith(".scales")}
     if not all(_is_packable(config, entries, stem) for stem in stems):
         return _count_parameters(config, entries) * _FLOAT_BYTES["float32"]
@@ -176,7 +185,7 @@ def _quantization(config: Mapping[str, Any], entries: Mapping[str, WeightEntry])
 
 
 def _count_parameters(config: Mapping[str, Any], entries: Mapping[str, WeightEntry]) -> int:
-    """Count parameters; a quantized weight has group-size numbers for each scale."""
+    """Count parameters; a quantized weight has as many per scale as its group size."""
     total = 0
     for name, entry in entries.items():
         stem, _, kind = name.rpartition(".")
@@ -189,7 +198,7 @@ def _count_parameters(config: Mapping[str, Any], entries: Mapping[str, WeightEnt
 
 
 def _group_size(config: Mapping[str, Any], layer: str) -> int:
-    """Look up a layer's group size; mlx-lm lists layers that differ under their own name."""
+    """Look up a layer's group size; layers with their own settings are listed by name."""
     how = config.get("quantization") or config.get("quantization_config") or {}
     own = how.get(layer)
     default: int = how.get("group_size", _DEFAULT_GROUP)

@@ -1,8 +1,8 @@
 """Stand-ins for mlx-lm's KV caches.
 
-`LayerCache` is one layer of a ragged batch: it hands new keys and values, and attention itself, to
-the step's `Attention` (see `ragged_attention`). `DenseCache` is one layer of a single request and
-holds what mlx-lm's own caches would.
+`LayerCache` is one layer's cache for a ragged batch. It passes new keys and values, and the
+queries, to the step's `Attention` (see `ragged_attention`). `DenseCache` is one layer's cache for a
+single request. It holds what mlx-lm's own cache would hold.
 """
 
 from __future__ import annotations
@@ -19,29 +19,35 @@ KeysValues = tuple[mx.array, mx.array]
 
 
 class Attention(Protocol):
-    """Attention of the new tokens over everything before them, layer by layer."""
+    """KV cache and attention of one step: each new token attends to its sequence up to itself."""
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
-        """Take a layer's new keys and values `(tokens, kv_heads, dim)`, once, before `attend`."""
+        """Store a layer's new keys and values `(tokens, kv_heads, dim)`; once, before `attend`."""
         ...
 
     def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
-        """Attend queries `(tokens, heads, key_dim)`; returns `(tokens, heads, value_dim)`.
+        """Attend with queries `(tokens, heads, key_dim)`; returns `(tokens, heads, value_dim)`.
 
-        A layer that shares the keys of another one passes that one's number.
+        A layer that reads the keys of another layer passes that layer's index.
         """
         ...
 
 
 class Window:
-    """Attention mask of a sliding window: keys further back than `size - 1` are not seen."""
+    """Attention mask of a sliding window: each token attends to the last `size` keys only."""
 
     def __init__(self, size: int) -> None:
         self.size = size
 
 
 class LayerCache:
-    """One layer of a ragged batch; every token is a row at its own `offset (tokens,)`."""
+    """Cache of one layer for one ragged step, in place of mlx-lm's.
+
+    Attributes:
+        layer: index of the layer.
+        offset: position of each token `(tokens,)`, under the name that architectures read.
+        attended: True once `attend` was called.
+    """
 
     def __init__(
         self, layer: int, offset: mx.array, attention: Attention, window: int | None
@@ -72,15 +78,15 @@ class LayerCache:
         return Window(size) if size else None
 
     def holds(self, keys: mx.array, values: mx.array) -> bool:
-        """True if these are the very arrays that were stored here."""
+        """True if `keys` and `values` are the same objects that were stored in this cache."""
         return self._stored is not None and self._stored[0] is keys and self._stored[1] is values
 
     def attend(
         self, queries: mx.array, options: AttentionOptions, mask: Window | None = None
     ) -> mx.array:
-        """Attend queries `(tokens, heads, 1, dim)` to all keys of their sequences.
+        """Attend with queries `(tokens, heads, 1, dim)`, each to the keys of its own sequence.
 
-        The window is the smaller of the mask's and the layer's own.
+        The smaller of the windows of `mask` and of this layer applies.
         """
         self.attended = True
         sizes = [size for size in (mask.size if mask else None, self._window) if size]
@@ -92,11 +98,13 @@ class LayerCache:
 
 
 class DenseCache:
-    """One layer of one request.
+    """Cache of one layer for a single request.
 
     Args:
-        prefix: keys and values `(1, heads, length, dim)` of all tokens before.
-        window: keys that are kept, as in mlx-lm's `RotatingKVCache`; None keeps all.
+        prefix: keys and values `(1, heads, length, dim)` of all tokens before; None if there are
+            none.
+        window: size of the sliding window, as in mlx-lm's `RotatingKVCache`; None for full
+            attention.
     """
 
     def __init__(self, prefix: KeysValues | None, window: int | None) -> None:
@@ -105,7 +113,7 @@ class DenseCache:
         self._window = window
         self._seen = self.offset if window is None else min(self.offset, window - 1)
         first = self.offset - self._seen
-        # by these names architectures reach for them
+        # architectures read these attributes by name
         self.keys = None if prefix is None else prefix[0][:, :, first:]
         self.values = None if prefix is None else prefix[1][:, :, first:]
 

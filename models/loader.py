@@ -1,4 +1,4 @@
-"""Loading a model by name or path: weights, configuration and tokenizer in one value."""
+"""Loading a model by name or path: weights, configuration, tokenizer and vision part."""
 
 from __future__ import annotations
 
@@ -45,9 +45,11 @@ class LoadedModel:
         model: mlx-lm's module; its parameters are evaluated.
         config: the language model's `config.json`, or its equivalent made from GGUF metadata.
         name: the name given by the user, or that of the file or folder.
-        fingerprint: hash that differs if configuration, weights or their type differ.
-        weight_bytes: memory the weights take.
-        vision: turns pictures into features; None if the model takes none.
+        path: the GGUF file or the model folder.
+        fingerprint: hash of the configuration, the type of the weights, and each weight file's
+            size, first and last 64 KiB.
+        weight_bytes: memory that the weights take, vision part included.
+        vision: turns pictures into features; None if the model takes no pictures.
     """
 
     model: nn.Module
@@ -68,23 +70,24 @@ def load(
     available: int | None = None,
     mmproj: str | Path | None = None,
 ) -> LoadedModel:
-    """Find (`resolve`), check and load a model. Call it on the thread that will run it.
+    """Find (`resolve`), check and load a model, on the thread that will run the model.
 
     Args:
         model, offline: as for `resolve`.
-        dtype: "float32", "float16" or "bfloat16" dequantizes and casts all weights; "native"
-            leaves them as they are. None is "native" on a GPU. On a CPU it computes in float32,
-            on weights that stay quantized where `cpu_kernels` multiply them, else dequantized for
-            BLAS.
-        available: bytes of memory the weights may take from; None asks the machine.
-        mmproj: the vision part for a language model that is a GGUF file: a GGUF file too, or a
-            folder in the layout of a LLaVA, whose language model, if it has one, is not read.
+        dtype: "float32", "float16" or "bfloat16" dequantizes and converts all weights. "native"
+            keeps the stored types. None means "native" on a GPU. On a CPU None means float32;
+            quantized weights stay quantized if `cpu_kernels` can multiply them, else they are
+            dequantized for BLAS.
+        available: bytes of available memory; None asks the machine.
+        mmproj: the vision part for a language model that is a GGUF file. It is a GGUF file too,
+            or a LLaVA folder, of which the language model is not read.
 
     Raises:
-        ModelNotFoundError, CorruptModelError, TokenizerError, UnsupportedModelError: saying
-            which file is wrong and how.
-        MemoryLimitError: if the weights do not fit; raised before any is read.
-        BackendError: if MLX has no device here.
+        ModelNotFoundError, CorruptModelError, TokenizerError, UnsupportedModelError: for a
+            missing, broken or unsupported file; the message says which and how.
+        MemoryLimitError: if the weights do not fit; raised before any weight is read.
+        BackendError: if MLX has no device on this machine.
+        ValueError: for an unknown `dtype`.
     """
     name, path = resolve(model, offline=offline)
     machine.check_device()
@@ -92,7 +95,7 @@ def load(
     target = None if kind is None else getattr(mx, kind)
     chosen_for_cpu = dtype is None and target is not None
     if chosen_for_cpu:
-        load_fast_blas()  # it was, unless mlx came before sgl_mlx: then this warns
+        load_fast_blas()  # loaded already, unless mlx was imported before sgl_mlx: then it warns
     kernels = open_cpu_kernels() if chosen_for_cpu else None
     file = None if path.is_dir() else GGUFFile(path)
     _check_architecture(file, path)
@@ -131,7 +134,7 @@ def _resolve_dtype(dtype: str | None) -> str | None:
 
 
 def _check_architecture(file: GGUFFile | None, path: Path) -> None:
-    """Refuse a model that cannot run by its configuration alone, whatever weights are there."""
+    """Raise `UnsupportedModelError` if the configuration alone shows that the model cannot run."""
     config = safetensors_file.read_config(path) if file is None else gguf_config.read_config(file)
     if not checkpoint.has_vision(config):
         check_runs(config)
@@ -147,7 +150,10 @@ def _check_memory(
 
 
 def _settle(model: nn.Module, dtype: mx.Dtype, kernels: ModuleType | None) -> None:
-    """Cast the model to `dtype`, except quantized weights that the kernels multiply as stored."""
+    """Convert the model to `dtype`, in place, and put its layers on the CPU kernels, if any.
+
+    Quantized weights stay quantized if the kernels can multiply all of them.
+    """
     if kernels is not None and can_pack(model):
         model.set_dtype(dtype)
     else:
@@ -196,7 +202,7 @@ def _weight_files(file: GGUFFile | None, path: Path, separate: SeparateVision | 
 
 
 def _fingerprint(files: Sequence[Path], config: Mapping[str, Any], dtype: str) -> str:
-    """Hash the configuration and both ends of every weight file."""
+    """Hash configuration, `dtype`, and the size, first and last 64 KiB of every weight file."""
     digest = hashlib.sha256(json.dumps([config, dtype], sort_keys=True, default=str).encode())
     for file in files:
         size = file.stat().st_size

@@ -1,4 +1,4 @@
-"""Checking that weights fit into memory before any of them is read."""
+"""Memory of this machine, and the check that a model's weights fit before they are read."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from sgl_mlx.errors import MemoryLimitError
 
 _GIB = 2**30
 _HEADROOM = 0.9
-"""Share of memory for weights; the rest is for activations, the KV pool and other programs."""
+"""Share of the available memory that weights may take; activations and KV take the rest."""
 
 
 def total_bytes() -> int:
-    """Count this machine's memory."""
+    """Return the size of this machine's memory, in bytes."""
     return int(psutil.virtual_memory().total)
 
 
 def available_bytes() -> int:
-    """Count the memory that can be taken now without swapping.
+    """Return how many bytes can be allocated now without swapping.
 
-    It is what is free or can be reclaimed at once (on a Mac, free and inactive pages); on a GPU
-    no more than is left of its recommended working set.
+    Counts memory that is free or can be reclaimed at once (on a Mac, free and inactive pages). On
+    a GPU the result is at most what is left of its recommended working set.
     """
     free = int(psutil.virtual_memory().available)
     recommended = machine.recommended_bytes()
@@ -30,9 +30,11 @@ def available_bytes() -> int:
 
 
 def check_fits(name: str, needed: int, available: int, how: str) -> None:
-    """Raise `MemoryLimitError` with the arithmetic when `needed` bytes are too many.
+    """Raise `MemoryLimitError` if `needed` is more than 90 % of `available`, both in bytes.
 
-    `how` tells where `needed` comes from, e.g. "135 M parameters as float32".
+    Args:
+        name: the model, for the message.
+        how: where `needed` comes from, for the message, e.g. "135 M parameters as float32".
     """
     usable = int(available * _HEADROOM)
     if needed > usable:

@@ -1,9 +1,9 @@
-"""Attention of mlx-lm's architectures on a ragged step: sent to the step's own.
+"""Redirection of mlx-lm's attention to the runtime's, while a ragged step runs.
 
 Each architecture calls `scaled_dot_product_attention`, a global of its module. That global is
-redirected to a function that, while a ragged step runs on its thread, finds the `LayerCache` whose
-keys it is given. Keys that are in none (derived from stored ones, as in MLA, or never stored)
-cannot be attended by position, so they raise instead of giving wrong numbers.
+replaced by a function that finds the `LayerCache` whose keys it is given and attends through it.
+Outside a ragged step it calls mlx-lm's own. Keys that no `LayerCache` holds (derived from stored
+keys, as in MLA, or never stored) raise `UnsupportedModelError` instead of giving wrong numbers.
 
 gemma2 soft-caps its scores and so computes attention itself; its layers get a subclass that hands
 the soft-cap to the step.
@@ -31,7 +31,11 @@ _caches: ContextVar[Sequence[LayerCache] | None] = ContextVar("caches of the ste
 
 @contextmanager
 def ragged_step(caches: Sequence[LayerCache]) -> Iterator[None]:
-    """Send attention to these caches; on leaving, make sure that every layer's went there."""
+    """Make attention on this thread go through these caches, one per layer.
+
+    Raises:
+        UnsupportedModelError: on leaving, for a cache through which no attention went.
+    """
     token = _caches.set(caches)
     try:
         yield
@@ -43,7 +47,7 @@ def ragged_step(caches: Sequence[LayerCache]) -> Iterator[None]:
 
 
 def redirect_attention(model: nn.Module) -> None:
-    """Redirect the attention of a model's layers, in place."""
+    """Make a model's attention go through the caches of `ragged_step`, in place."""
     redirect(model, "scaled_dot_product_attention", _redirected)
     for layer in model.modules():
         if type(layer) is gemma2.Attention:

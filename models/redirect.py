@@ -1,8 +1,8 @@
-"""Replacing a global function in the modules of mlx-lm that define a model.
+"""Replacement of a global function in the modules of mlx-lm that define a model.
 
 mlx-lm's architectures call `scaled_dot_product_attention` and `swiglu` as globals of their module,
-so another implementation is put there. It happens once in a process, however many models are
-loaded; the replacement itself looks at each call whether it is wanted.
+so replacing the global replaces the implementation. A global is replaced once in a process, however
+many models are loaded. At each call the replacement decides whether to run or to call the original.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ Function = Callable[..., Any]
 
 
 def redirect(model: nn.Module, name: str, wrap: Callable[[Function], Function]) -> None:
-    """Replace `name` by `wrap(original)` in the mlx-lm modules of the model's classes, once."""
+    """Replace the function `name` by `wrap(original)` in mlx-lm's modules of the model's classes.
+
+    A module whose function was replaced before stays as it is.
+    """
     modules = {cls.__module__ for layer in model.modules() for cls in type(layer).__mro__}
     for module in (sys.modules[m] for m in modules if m.startswith("mlx_lm.models.")):
         original = getattr(module, name, None)

@@ -36,12 +36,12 @@ _HUB_IDS = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 _MLX_NAME = re.compile(r"[\w.-]+-(\d+bit|bf16|fp16|mxfp[48]|nvfp4)(-[\w.-]+)?")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 Announce = Callable[[Download], None]
-"""Told what is about to be downloaded."""
+"""Function that is called with each download before it starts."""
 
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A model on this machine; `name` is what to pass as the model."""
+    """A model on this machine, `size` bytes large; `resolve(name)` finds it."""
 
     name: str
     path: Path
@@ -60,17 +60,17 @@ def resolve(
     offline: bool | None = None,
     announce: Announce | None = None,
 ) -> tuple[str, Path]:
-    """Find a model's name and local path; downloads it if necessary and allowed.
+    """Find a model and return its name and local path; downloads it if necessary and allowed.
 
     Args:
         model: a GGUF file, a model folder, an alias, a hub id `org/name`, or the bare name of an
-            MLX conversion such as `Llama-3.2-1B-Instruct-4bit`. None reads `SGL_MLX_MODEL`, then
-            takes `smollm2`.
+            MLX conversion such as `Llama-3.2-1B-Instruct-4bit`. None takes the value of
+            `SGL_MLX_MODEL`, or `smollm2` if that is not set.
         offline: True uses the hub's cache only; None asks `is_offline()`.
-        announce: called before anything is downloaded, with what and how much it is.
+        announce: called before anything is downloaded, with the files and their size.
 
     Raises:
-        ModelNotFoundError: the message says how to get the model.
+        ModelNotFoundError: when the model is not found; the message says how to get it.
     """
     found = _without_hub(_name(model))
     if found is not None:
@@ -80,15 +80,19 @@ def resolve(
 
 
 def hub_id(model: str | Path | None) -> str:
-    """Return the hub's id for a model that is not a path here; see `resolve`."""
+    """Return the hub's id `org/name` for a model given by alias, hub id or MLX conversion.
+
+    Raises:
+        ModelNotFoundError: for any other name.
+    """
     return _hub_id(_name(model))
 
 
 def look_up(model: str | Path | None) -> tuple[Download, dict[str, Any]]:
-    """Ask the hub what of a model is missing here, and for its configuration; nothing else.
+    """Ask the hub which files of a model are missing here, and fetch its `config.json` only.
 
     Raises:
-        ModelNotFoundError: the message says how to get the model.
+        ModelNotFoundError: when the hub does not give it; the message says what to do.
     """
     repo = hub_id(model)
     with _explained(repo, offline=False):
@@ -101,7 +105,11 @@ def _name(model: str | Path | None) -> str:
 
 
 def _without_hub(name: str) -> tuple[str, Path] | None:
-    """Find a name that is a path, or an alias of a model in an installed package."""
+    """Find a model that is a path, or an alias of one in an installed package; None if neither.
+
+    Returns:
+        Name and path.
+    """
     path = Path(name).expanduser()
     if path.exists():
         return path.stem if path.suffix == ".gguf" else path.resolve().name, path
@@ -112,7 +120,7 @@ def _without_hub(name: str) -> tuple[str, Path] | None:
 
 
 def embedded_gguf(package: str) -> Path | None:
-    """Find the GGUF file inside an installed package, without importing it."""
+    """Find a GGUF file inside an installed package, without importing it; None if there is none."""
     spec = importlib.util.find_spec(package)
     folders = (spec and spec.submodule_search_locations) or ()
     return next((file for folder in folders for file in Path(folder).glob("*.gguf")), None)
@@ -121,7 +129,12 @@ def embedded_gguf(package: str) -> Path | None:
 def list_local(
     folder: str | Path | None = None, hub_cache: str | Path | None = None
 ) -> list[LocalModel]:
-    """List the models on this machine: in packages, in the hub's cache, in `folder`."""
+    """List the models on this machine by name: in packages, in the hub's cache, in `folder`.
+
+    Args:
+        folder: searched with its subfolders; None searches none.
+        hub_cache: another folder than the hub's default cache.
+    """
     found = [*_embedded(), *_cached(hub_cache), *(_inside(Path(folder)) if folder else ())]
     return sorted(found, key=lambda model: model.name.casefold())
 
@@ -161,7 +174,7 @@ def _fetch_missing(repo: str, announce: Announce | None) -> None:
 
 @contextmanager
 def _explained(repo: str, offline: bool) -> Iterator[None]:
-    """Turn errors of the hub and on the way to it into ours, with what to do."""
+    """Turn errors of the hub and the network into `ModelNotFoundError`s that say what to do."""
     try:
         yield
     except GatedRepoError as e:

@@ -1,4 +1,4 @@
-"""Headers of safetensors files and model folders, read without any weight.
+"""Headers of safetensors files and model folders, read without reading any weight.
 
 The format: https://github.com/huggingface/safetensors#format.
 """
@@ -20,7 +20,7 @@ _MAX_HEADER = 100_000_000
 
 @dataclass(frozen=True)
 class WeightEntry:
-    """One tensor as the file declares it; `dtype` in the format's spelling, e.g. BF16."""
+    """One tensor of a file: type as the format spells it (e.g. BF16), shape, and bytes."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -32,11 +32,11 @@ class WeightEntry:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """List the `model*.safetensors` of a folder, checking that every shard of its index is there.
+    """List the `model*.safetensors` files of a folder, checked against its index if it has one.
 
     Raises:
-        ModelNotFoundError: when there are none.
-        CorruptModelError: naming the shards that the index lists and the folder lacks.
+        ModelNotFoundError: when the folder has no such file.
+        CorruptModelError: when shards that the index lists are missing; the message names them.
     """
     index = folder / "model.safetensors.index.json"
     files = sorted(folder.glob("model*.safetensors"))
@@ -54,7 +54,11 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_entries(folder: Path) -> dict[str, WeightEntry]:
-    """Read the entries of all tensors in a folder's weight files, by name."""
+    """Read the entries of all tensors in a folder's weight files, by tensor name.
+
+    Raises:
+        ModelNotFoundError, CorruptModelError: as `weight_files` and `read_header`.
+    """
     entries: dict[str, WeightEntry] = {}
     for file in weight_files(folder):
         entries.update(read_header(file))
@@ -62,10 +66,10 @@ def read_entries(folder: Path) -> dict[str, WeightEntry]:
 
 
 def read_header(path: Path) -> dict[str, WeightEntry]:
-    """Read the entries of the tensors that one file declares.
+    """Read the entries of all tensors in one file, by tensor name.
 
     Raises:
-        CorruptModelError: when it is no safetensors file or ends before its last tensor.
+        CorruptModelError: when the file is no safetensors file or ends before its last tensor.
     """
     length = path.stat().st_size
     with path.open("rb") as file:
@@ -98,11 +102,11 @@ def _entry(name: str, dtype: str, shape: list[int], data_offsets: list[int]) -> 
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read `config.json`; checks that it has a `model_type`.
+    """Read a model folder's `config.json`.
 
     Raises:
-        ModelNotFoundError: when there is none.
-        CorruptModelError: when it is no JSON object or has no `model_type`.
+        ModelNotFoundError: when the folder has no `config.json`.
+        CorruptModelError: when the file is no JSON object or has no `model_type`.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -114,7 +118,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read the object in a JSON file; raises `CorruptModelError` for anything else."""
+    """Read the JSON object in a file; raises `CorruptModelError` if it holds anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as e:

@@ -1,6 +1,6 @@
 """One task written twice: `program` in the language, `http` as plain calls to a server.
 
-An article about a celebrity is turned into a biography with an introduction, any other into a
-summary; then a report of several sections is written side by side. Both files ask the same and
-return the same, as a test shows, so that `sgl-mlx bench loc` may compare their lengths.
+From an article about a celebrity both make a biography and an introduction, from any other article
+a summary; then they write the sections of a report in parallel. Both send the same prompts and
+return the same results, which a test checks. `sgl-mlx bench loc` compares their lengths.
 """

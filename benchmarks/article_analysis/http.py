@@ -1,6 +1,6 @@
-"""Analyse an article over HTTP: the same as `program`, without a language.
+"""Analysis of an article by plain HTTP calls: the same task as `program`.
 
-For llama-server, or another with OpenAI's completions and llama.cpp's `grammar`.
+Runs on llama-server, or on another server with OpenAI's completions and llama.cpp's `grammar`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ ATTEMPTS = 3
 
 
 class ServerError(Exception):
-    """A request failed on every attempt, or its answer has the wrong form."""
+    """A request was refused, failed on every attempt, or was answered in the wrong form."""
 
 
 class Server:
-    """A completion server. Safe to use from several threads.
+    """Client of a completion server. Safe to use from several threads.
 
     Args:
-        http: with the server's address and a timeout.
-        pause: seconds before a failed call is tried again, each time as many more.
+        http: HTTP client with the server's address and a timeout.
+        pause: seconds before the first retry of a failed call; each later one waits that much
+            longer.
     """
 
     def __init__(self, http: httpx.Client, pause: float = 0.5) -> None:
@@ -38,10 +39,10 @@ class Server:
     def complete(
         self, prompt: str, max_tokens: int, stop: Sequence[str] = (), grammar: str | None = None
     ) -> str:
-        """Return the text that follows the prompt; retry while the server is busy or unreachable.
+        """Return the text that the server writes after the prompt; retries failed calls.
 
         Raises:
-            ServerError: the server refuses the request, or every attempt fails.
+            ServerError: when the server refuses the request, or every attempt fails.
         """
         request = {"prompt": prompt, "max_tokens": max_tokens, "stop": list(stop)}
         if grammar:
@@ -60,7 +61,7 @@ class Server:
         raise ServerError(f"failed {ATTEMPTS} times, at last with {failure!r}") from failure
 
     def choose(self, prompt: str, choices: Sequence[str]) -> str:
-        """Return the choice that the server generates."""
+        """Return the choice that the server writes; raises `ServerError` for any other text."""
         grammar = "root ::= " + " | ".join(map(json.dumps, choices))
         text = self.complete(prompt, 8, grammar=grammar)
         if text not in choices:
@@ -68,7 +69,11 @@ class Server:
         return text
 
     def field(self, prompt: str, kind: type) -> tuple[str, Any]:
-        """Return a generated value as text and converted to its type."""
+        """Return the value that the server writes: as text, and converted to `kind`.
+
+        Raises:
+            ServerError: when the text cannot be converted.
+        """
         text = self.complete(prompt, 24, grammar=GRAMMARS[kind])
         try:
             return text, kind(text.strip('"'))

@@ -1,4 +1,4 @@
-"""Analyse an article, as a program of the language: `analyse.run(article).ret_value`."""
+"""Analysis of an article as a program of the language: `analyse.run(article).ret_value`."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Benchmarks of one part: the engine, the compiler, constraints, prefetching, pictures."""
+"""Benchmarks of one part each: engine, compiler, constraints, prefetch, token healing, pictures."""

@@ -1,5 +1,6 @@
-"""Overhead of a program besides the model: programs a second on a backend that answers at once,
-compiled and interpreted.
+"""Overhead of a program without a model, compiled against interpreted.
+
+Programs per second are measured on a backend that answers at once.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ SHOTS = "Question: What is the capital of France?\nAnswer: Paris\n\n"
 
 @sgl.function
 def few_shot(s: Any, question: str, topic: str) -> None:
-    """Text, two arguments, two gens, and what they wrote."""
+    """Ask a question after an example: text, two arguments, two gens, and their outputs."""
     s += "You answer questions about " + topic + ".\n\n"
     s += SHOTS
     s += f"Question: {question}\nAnswer:"
@@ -30,7 +31,7 @@ def few_shot(s: Any, question: str, topic: str) -> None:
 
 @sgl.function
 def two_turns(s: Any, question: str, topic: str) -> None:
-    """A conversation of five turns, two of them the model's."""
+    """Hold a conversation of five turns, two of them written by the model."""
     s += sgl.system("You are brief. You know all about " + topic + ".")
     s += sgl.user(f"Tell me: {question}")
     s += sgl.assistant(sgl.gen("answer", max_tokens=16, temperature=0))
@@ -42,7 +43,12 @@ PROGRAMS = (few_shot, two_turns)
 
 
 def overhead(programs: int = 1000, repeats: int = 9) -> list[Pair]:
-    """Programs a second, compiled (ours) and interpreted (theirs), one thread, in batches."""
+    """Measure programs per second of `PROGRAMS`, compiled (ours) and interpreted (theirs).
+
+    Args:
+        programs: programs in a batch, which runs on one thread.
+        repeats: measured pairs.
+    """
     rows = [{"question": f"What is {i} + {i}?", "topic": "numbers"} for i in range(programs)]
     return [_pair(program, rows, repeats) for program in PROGRAMS]
 

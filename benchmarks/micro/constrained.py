@@ -1,7 +1,7 @@
 """Constrained against free generation of the same number of tokens, on one engine.
 
-The grammar is a record of twelve fields as one regular expression, in which most of the text is
-forced; the free side generates as many tokens from the same prompts, all of them decoded.
+The constraint is a regular expression for a record of twelve fields, which forces most of the text.
+Free generation writes as many tokens after the same prompts, and decodes all of them.
 """
 
 from __future__ import annotations
@@ -29,14 +29,19 @@ _FIELDS = {
     "friends": r'\["[A-Z][a-z]{2,9}", "[A-Z][a-z]{2,9}"\]',
 }
 RECORD = r"\{" + r",".join(rf'\n  "{key}": {value}' for key, value in _FIELDS.items()) + r"\n\}"
-"""One character of a school of magic, pretty-printed JSON."""
+"""Regular expression of a record in JSON: a character of a school of magic."""
 
 _NAMES = ("Ada", "Bruno", "Celia", "Dario", "Edith", "Frida", "Gustav", "Hanna")
 
 
 @dataclass(frozen=True)
 class Shares:
-    """Shares in the constrained runs: forced tokens of all tokens, mask time of model time."""
+    """Shares in the constrained runs.
+
+    Attributes:
+        forced: share of the tokens that the grammar forced.
+        masks: time spent on token masks, over the time spent in the model.
+    """
 
     forced: float
     masks: float
@@ -52,7 +57,7 @@ class ConstrainedBench:
         self._mask_seconds = self._model_seconds = 0.0
 
     def pair(self, rows: int) -> Pair:
-        """Measure output tokens per second with `rows` requests, constrained and free."""
+        """Measure output tokens per second of `rows` requests, constrained (ours) and free."""
         lengths: list[int] = []
 
         def constrained() -> float:

@@ -1,8 +1,8 @@
-"""The engine against mlx-lm's own generators, same weights, same thread, same process.
+"""Our engine against mlx-lm's generators: same weights, same thread, same process.
 
-mlx-lm's side runs a model of its own: on a CPU ours may be on our own kernels. Both sides take
-token ids of random text and generate a forced number of tokens greedily. For decode, prompts are
-prefilled before the clock starts on both sides.
+mlx-lm runs a separately loaded model, because on a CPU ours may use our own kernels. Both sides
+take random token ids and generate a fixed number of tokens greedily. For decode, both sides prefill
+the prompts before time is measured.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ from sgl_mlx.runtime.engine import Engine
 Prompt = list[int]
 
 _TREE = [1, 4, 2, 4], [512, 256, 256, 16]
-"""Branches per level of a prompt tree with 32 leaves: shared examples, 4 questions, 2 branches
-each, 4 rows a branch."""
+"""A tree of prompts with 32 leaves: branches per level, and tokens per node of each level.
+
+The levels are shared examples, 4 questions, 2 branches of each, and 4 sequences of each branch."""
 
 
 class EngineBench:
-    """The pairs of `sgl-mlx bench engine`.
+    """The measurements of `sgl-mlx bench engine`.
 
     Args:
-        engine: mlx-lm's side runs on its thread, on the same weights.
-        repeats: pairs a row.
-        scale: multiplies the number of generated tokens.
+        engine: our engine; mlx-lm runs on this engine's thread, with the same weights.
+        repeats: number of measured pairs for each row of the table.
+        scale: factor for the number of generated tokens.
     """
 
     def __init__(self, engine: Engine, repeats: int = 3, scale: float = 1.0) -> None:
@@ -48,7 +49,7 @@ class EngineBench:
         self._random = random.Random(0)
 
     def pairs(self) -> Iterator[Pair]:
-        """Measure all rows; yield each as soon as it is done."""
+        """Measure each row of the table; yield it as soon as it is measured."""
         yield self._pair("prefill 512", 1.6, self._prefill_ours, self._prefill_theirs)
         yield self._decode("decode B=1", 0.95, [1], [32])
         yield self._decode("decode B=8", 1.0, [8], [64])
@@ -59,7 +60,7 @@ class EngineBench:
         yield self._pair("burst of 16, shared 256", 5.0, self._burst_ours, self._burst_theirs)
 
     def overhead(self) -> float:
-        """Return the share of tree and scheduler in the engine's time so far."""
+        """Return the share of the engine's time so far that radix tree and scheduler took."""
         stats = self._engine.get_server_info()["stats"]
         policy = stats["tree_seconds"] + stats["schedule_seconds"]
         return float(policy / (policy + stats["model_seconds"]))
@@ -92,8 +93,12 @@ class EngineBench:
     def _decode(
         self, name: str, bar: float, branches: Sequence[int], lengths: Sequence[int]
     ) -> Pair:
-        """Prompts that are the leaves of a tree: each node so far branches into so many, with so
-        many tokens of their own."""
+        """Measure decoding of prompts that are the leaves of a tree.
+
+        Args:
+            branches: number of branches of each node, by level.
+            lengths: number of tokens of each node, by level.
+        """
         rows, shared = math.prod(branches), sum(lengths[:-1])
         tokens = rows * self._new_tokens
 
@@ -138,7 +143,7 @@ class EngineBench:
     # -- running ------------------------------------------------------------------------------
 
     def _generate(self, prompts: list[Prompt], new_tokens: int) -> float:
-        """Return the seconds for one batch on the engine."""
+        """Return the seconds that our engine takes for one batch."""
         params = {"max_new_tokens": new_tokens, "temperature": 0, "ignore_eos": True}
         started = time.perf_counter()
         self._engine.generate(input_ids=prompts, sampling_params=params)
@@ -149,10 +154,10 @@ class EngineBench:
 
 
 def _mlx_lm_decode(model: Any, prompts: list[Prompt], new_tokens: int, shared: int) -> float:
-    """Return the seconds mlx-lm's generators take after the first token.
+    """Return the seconds that mlx-lm takes to generate tokens after the first.
 
-    The first `shared` tokens are computed once where they are the same and their caches copied:
-    that shortens the benchmark and is not on the clock.
+    Caches of the first `shared` tokens are filled outside the measured time. For equal prefixes one
+    cache is computed and copied, which shortens the benchmark.
     """
     if len(prompts) == 1:
         steps = generate_step(mx.array(prompts[0]), model, max_tokens=new_tokens + 1)
@@ -176,7 +181,7 @@ def _mlx_lm_decode(model: Any, prompts: list[Prompt], new_tokens: int, shared: i
 
 
 def _caches(model: Any, prefixes: list[Prompt]) -> list[Any]:
-    """Return a filled cache for each prompt; equal prefixes are computed once."""
+    """Return a filled cache for each prefix; equal prefixes are computed once."""
     filled: dict[tuple[int, ...], Any] = {}
     for prefix in map(tuple, prefixes):
         if prefix not in filled:

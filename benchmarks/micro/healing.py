@@ -1,7 +1,7 @@
-"""Accuracy of token healing: texts are cut anywhere and continued greedily.
+"""Accuracy of token healing on texts that are cut at random and continued greedily.
 
-Each text is cut inside or between words. A continuation counts if it has, beginning at the same
-byte, the token that the uncut text has there.
+A cut lies inside or between tokens. A continuation is right if it contains the token that the uncut
+text has across the cut, beginning at the same byte.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ _PROMPT_TOKENS = 24
 
 @dataclass(frozen=True)
 class Cut:
-    """A prompt, the token of the uncut text across its end, and that token's bytes before it."""
+    """A text that was cut.
+
+    Attributes:
+        prompt: the text up to the cut.
+        token: id of the uncut text's token that ends after the cut.
+        typed: bytes of that token that lie before the cut.
+    """
 
     prompt: str
     token: int
@@ -35,7 +41,7 @@ class Cut:
 
 
 def cuts(tokenizer: Tokenizer, count: int, seed: int = 0) -> list[Cut]:
-    """Draw prompts from the standard library's source, cut at random characters."""
+    """Draw `count` texts from the source of Python's standard library, and cut them at random."""
     rng = random.Random(seed)
     sources = [textwrap.dedent(inspect.getsource(import_module(name))) for name in _MODULES]
     found: list[Cut] = []
@@ -49,7 +55,7 @@ def cuts(tokenizer: Tokenizer, count: int, seed: int = 0) -> list[Cut]:
 
 
 def _cut(tokenizer: Tokenizer, ids: Sequence[int], rng: random.Random) -> Cut:
-    """Return a position before the last character of a token, or after a one-character token."""
+    """Cut after `_PROMPT_TOKENS` tokens and some characters of the next, possibly none."""
     whole = tokenizer.decode(ids[:_PROMPT_TOKENS], at_start=False)
     token = ids[_PROMPT_TOKENS]
     word = tokenizer.decode([token], at_start=False)
@@ -58,7 +64,7 @@ def _cut(tokenizer: Tokenizer, ids: Sequence[int], rng: random.Random) -> Cut:
 
 
 def hits(engine: Engine, corpus: Sequence[Cut], healing: bool) -> int:
-    """Count the prompts whose greedy continuation begins with the token of the uncut text."""
+    """Count the cuts whose greedy continuation contains the uncut text's token (see module)."""
     params = {"temperature": 0, "max_new_tokens": 1, "token_healing": healing}
     answers = engine.generate([cut.prompt for cut in corpus], params)
     return sum(_hit(c, a, engine.tokenizer) for c, a in zip(corpus, answers, strict=True))

@@ -1,8 +1,8 @@
-"""Questions about pictures with the picture caches on and off, on the same weights.
+"""Questions about pictures, with the caches for pictures on and off, on the same weights.
 
-The shape is LLaVA-Bench's: 24 pictures with one to five questions each, 60 in all, in a random
-order. Without the caches every question has its picture processed and prefilled, and encoded unless
-another one of the same step shows it too.
+As in LLaVA-Bench there are 24 pictures with one to five questions each, 60 in total, in random
+order. Without the caches, each question's picture is processed, encoded and prefilled anew. Only
+questions of the same step that show the same picture share its encoding.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ BAR = 1.7
 """Speed-up over llama.cpp that the paper reports for this benchmark (arXiv 2312.07104, 6.2)."""
 
 WITHOUT: Mapping[str, Any] = {"disable_radix_cache": True, "image_cache_bytes": 1}
-"""Engine options that switch the picture caches off."""
+"""Engine options that switch the caches for pictures off."""
 
 _QUESTIONS = (2, 3, 2, 5, 2, 3, 1, 2, 3, 2, 4, 2, 3, 2, 3, 2, 4, 2, 3, 2, 1, 2, 3, 2)
-"""How many LLaVA-Bench asks about each of its pictures; here in an order whose halves are alike."""
+"""Number of questions about each picture, as in LLaVA-Bench; the order mixes them evenly."""
 
 _SIZES = ((480, 640), (640, 480), (512, 512), (768, 1024))
 _SUBJECTS = ("the light", "the foreground", "the colours", "the people", "the mood")
@@ -44,7 +44,7 @@ _BEFORE = "A chat about pictures. The assistant answers in detail.\nUSER: "
 
 @dataclass(frozen=True)
 class Phases:
-    """Seconds of one run; `rest` is queueing, tokenizing and Python."""
+    """Seconds of one run by phase; `rest` is queueing, tokenizing and Python."""
 
     open: float
     process: float
@@ -56,7 +56,14 @@ class Phases:
 
 @dataclass(frozen=True)
 class Run:
-    """One pass over all questions; no cache can compute fewer than `fewest` prompt tokens."""
+    """Times and counts of one pass over all questions.
+
+    Attributes:
+        encoded: number of pictures that were encoded.
+        computed_tokens: prompt tokens that were computed.
+        prompt_tokens: prompt tokens in total.
+        fewest: prompt tokens that must be computed with any cache.
+    """
 
     seconds: float
     phases: Phases
@@ -80,14 +87,14 @@ class Run:
 
 
 class LlavaBench:
-    """The pair of `sgl-mlx bench llava`.
+    """The measurement of `sgl-mlx bench llava`.
 
     Args:
         ours: an engine with its caches.
-        theirs: one opened with `WITHOUT`.
-        folder: for the pictures' files.
-        images: how many of the 24 pictures; all have 60 questions.
-        new_tokens: of each answer.
+        theirs: an engine opened with the options `WITHOUT`.
+        folder: where the pictures are written.
+        images: number of pictures, up to 24; all 24 have 60 questions.
+        new_tokens: number of tokens of each answer.
     """
 
     def __init__(
@@ -144,13 +151,16 @@ def _phases(spent: Mapping[str, float], seconds: float) -> Phases:
         encode=spent["encode_seconds"],
         prefill=prefill,
         decode=spent["decode_seconds"],
-        # files are opened while the model runs, so that it may be below nothing
+        # files are opened while the model runs, so the difference may be negative
         rest=max(seconds - known, 0.0),
     )
 
 
 def questions(folder: Path, images: int) -> list[Prompt]:
-    """Return the prompts about `images` pictures; those about one share no text prefix."""
+    """Write pictures into `folder`, and return the prompts about them in random order.
+
+    After the picture, prompts about the same picture differ.
+    """
     draw = random.Random(0)
     asked = [
         (_write_picture(folder, number), request, draw.choice(_SUBJECTS))
@@ -165,7 +175,7 @@ def questions(folder: Path, images: int) -> list[Prompt]:
 
 
 def fewest_tokens(prompts: Sequence[Prompt], answers: Sequence[Completion], engine: Engine) -> int:
-    """Count the prompt tokens to compute when each distinct prefix is computed once."""
+    """Count the prompt tokens that are computed if each distinct prefix is computed once."""
     nodes: dict[tuple[Any, ...], int] = {}
     for (before, picture, after), answer in zip(prompts, answers, strict=True):
         first, rest = _encoded(before, engine), _encoded(after, engine, special=False)
@@ -182,7 +192,7 @@ def _encoded(text: Any, engine: Engine, special: bool = True) -> tuple[int, ...]
 
 
 def _write_picture(folder: Path, number: int) -> Path:
-    """Write a JPEG of the size and smoothness of a photograph, from enlarged noise."""
+    """Write a JPEG as large and smooth as a photograph, made of enlarged noise."""
     height, width = _SIZES[number % len(_SIZES)]
     coarse = np.random.default_rng(number).integers(0, 256, (24, 32, 3)).astype(np.uint8)
     picture = Pillow.fromarray(coarse).resize((width, height), Pillow.Resampling.BICUBIC)

@@ -1,7 +1,7 @@
-"""Decoding one row after a long prompt: the engine against mlx-lm's generator, same weights.
+"""Decoding of one sequence after a long prompt: our engine against mlx-lm, same weights.
 
-mlx-lm's cache is filled with random keys and values, since its speed does not depend on them and a
-second prefill would take minutes on a CPU; the engine computes the prompt before the clock starts.
+Our engine prefills the prompt before time is measured. mlx-lm's cache is filled with random keys
+and values: a second prefill would take minutes on a CPU, and speed does not depend on the values.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.scheduler.plan import Row
 
 WITHOUT_KERNELS, WITH_KERNELS = 0.97, 1.0
-"""Least share of mlx-lm's speed without our kernels and with them."""
+"""Least speed of our engine over mlx-lm's: without our kernels, and with them."""
 
 
 def measure(
@@ -37,10 +37,12 @@ def measure(
     repeats: int = 3,
     new_tokens: int = 64,
 ) -> Iterator[Pair]:
-    """Measure a model at several contexts, given in tokens; yield each as soon as it is done.
+    """Measure a model after prompts of several lengths; yield each pair as soon as it is measured.
 
     Args:
-        layers: keep so many of the model's first layers; None keeps all.
+        name: name of the model, as for `models.loader.load`.
+        contexts: lengths of the prompts in tokens.
+        layers: number of the model's first layers to keep; None keeps all.
     """
     dtype = None if mx.default_device() == mx.gpu else "float32"
     ours, theirs = (_cut(load(name, dtype=kind), layers) for kind in (None, dtype))
@@ -78,9 +80,10 @@ def _measure(engine: Engine, model: Any, context: int, repeats: int, new_tokens:
 
 
 def opening_milliseconds(tokens: int = 32768, layers: int = 32, tries: int = 7) -> float:
-    """Time how long Python takes to open an epoch of one row, without kernels: the best try.
+    """Measure the milliseconds to open a decode epoch of one sequence; returns the best try.
 
-    Slots are scattered and every layer has one head of one element, so that nothing is copied.
+    Measures Python only: a layer has one head of one element, so next to nothing is copied. The
+    slots of the prefix of `tokens` tokens are scattered over the pool.
     """
     pool = KVPool([LayerShape(1, 1, 1)] * layers, tokens, mx.float32)
     prefix = tuple(1 + i * 7 % tokens for i in range(tokens))
@@ -106,7 +109,7 @@ def _filled_cache(model: Any, tokens: int) -> list[Any]:
 
 
 def _cut(loaded: LoadedModel, layers: int | None) -> LoadedModel:
-    """Keep the first `layers` layers; all if it is None."""
+    """Keep only the first `layers` layers of a model, in place; None keeps all."""
     if layers is not None:
         trunk = loaded.model.model
         trunk.layers = trunk.layers[:layers]

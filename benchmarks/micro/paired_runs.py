@@ -1,6 +1,6 @@
-"""Alternating measurements of two systems, so that a busy machine slows both alike.
+"""Alternating measurements of two systems, so that other load slows both alike.
 
-The ratio is taken pair by pair; its median is reported.
+The reported ratio is the median of the ratios of all pairs.
 """
 
 from __future__ import annotations
@@ -11,12 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 Measure = Callable[[], float]
-"""Do the work once and return its speed; larger is better."""
+"""Function that does the work once and returns the speed; larger is better."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Speeds of the same work by both systems, run after run."""
+    """Speeds of two systems at the same work, in alternating runs.
+
+    Attributes:
+        ours, theirs: speed of each run, in `unit`.
+        bar: least ratio that is required.
+        holds: True if the ratio reaches the bar.
+    """
 
     name: str
     unit: str
@@ -26,7 +32,7 @@ class Pair:
 
     @property
     def ratio(self) -> float:
-        """The median of ours over theirs, pair by pair."""
+        """Median of our speed over theirs, pair by pair."""
         return statistics.median(a / b for a, b in zip(self.ours, self.theirs, strict=True))
 
     @property
@@ -48,7 +54,7 @@ class Pair:
 def measure_pairs(
     name: str, unit: str, bar: float, ours: Measure, theirs: Measure, repeats: int
 ) -> Pair:
-    """Measure `repeats` alternating pairs after one unmeasured pair to warm up."""
+    """Measure `repeats` alternating pairs, after one pair to warm up that does not count."""
     ours(), theirs()
     speeds = [(ours(), theirs()) for _ in range(repeats)]
     return Pair(name, unit, tuple(a for a, _ in speeds), tuple(b for _, b in speeds), bar)

@@ -1,9 +1,9 @@
 """Time to the first token of a request whose long prefix was evicted from the pool.
 
-Ours is an engine with a disk cache, theirs one without; same weights, same process. A first request
-with the prefix is pushed out of the pool by others. Then, each time: the pool is emptied (files
-stay), another request decodes, and during that the prefix is prefetched or not. When it is done the
-clock starts and a request with the prefix comes again.
+Ours is an engine with a disk cache, theirs one without; both have the same weights and process.
+First a request with the prefix runs, and others evict it from the pool to disk. Then, in each
+measurement, the pool is emptied (files stay), another request decodes, and meanwhile the prefix is
+prefetched or not. After the decoding, a request with the prefix is sent, and its time is measured.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ _FILLER = 500
 
 
 class PrefetchBench:
-    """The pairs of `sgl-mlx bench prefetch`.
+    """The measurements of `sgl-mlx bench prefetch`.
 
     Args:
-        ours: with a disk cache; `slots(prefix)` slots.
-        theirs: without one, as large.
-        prefix: tokens of the evicted prefix.
-        decoded: tokens that are decoded while it is prefetched.
+        ours: an engine with a disk cache and a pool of `slots(prefix)` slots.
+        theirs: an engine without a disk cache, with an equal pool.
+        prefix: number of tokens of the evicted prefix.
+        decoded: number of tokens that another request decodes during the prefetch.
+        repeats: number of measured pairs for each row of the table.
     """
 
     def __init__(
@@ -43,16 +44,16 @@ class PrefetchBench:
 
     @staticmethod
     def slots(prefix: int) -> int:
-        """Return the pool slots for the prefix, the questions and the answers."""
+        """Return the number of pool slots for the prefix, other prompts and outputs."""
         return prefix + _FILLER
 
     @property
     def text(self) -> str:
-        """The prefix as text."""
+        """The evicted prefix, as text."""
         return self._ours.tokenizer.decode(self._prefix, at_start=True)
 
     def pairs(self) -> Iterator[Pair]:
-        """Measure all rows in requests per second; yield each as soon as it is done."""
+        """Measure the rows of the table, in requests per second; yield each when it is measured."""
         self._evict()
         tokens = f"first token after {len(self._prefix)} evicted tokens"
         yield measure_pairs(
@@ -73,13 +74,13 @@ class PrefetchBench:
         )
 
     def _evict(self) -> None:
-        """Compute the prefix, then push all of it out of the pool."""
+        """Compute the prefix, then evict all of it from the pool by other prompts."""
         self._seconds(self._ours, self._prefix)
         for _ in range(self.slots(len(self._prefix)) // _FILLER + 1):
             self._seconds(self._ours, self._tokens(_FILLER))
 
     def _round(self, engine: Engine, prefetch: bool) -> float:
-        """Return 1 / seconds to the first token, after another request was decoded."""
+        """Measure once; returns 1 / seconds to the first token of a request with the prefix."""
         engine.flush_cache()
         decoding = threading.Event()
         other = engine.submit(
@@ -92,7 +93,7 @@ class PrefetchBench:
         return 1 / self._seconds(engine, self._prefix + self._tokens(_OWN))
 
     def _seconds(self, engine: Engine, tokens: list[int]) -> float:
-        """Return the seconds from a request to its only token."""
+        """Return the seconds that a request for one token takes."""
         started = time.perf_counter()
         engine.submit(_prompt(engine, tokens), _greedy(1)).result()
         return time.perf_counter() - started

@@ -1,9 +1,9 @@
 """Time to the first token of a nested program whose long prefix was evicted from the pool.
 
-The same program, compiled with the prefetch pass (ours) and without it (theirs), each on an engine
-of its own; ours keeps evicted prefixes on disk. The caller writes a draft; the nested program reads
-it after a long constant text. The clock starts when the draft is done and stops at the nested
-program's first token. Before each run the pools are emptied.
+One program is compiled with the prefetch pass (ours) and without it (theirs). Each version runs on
+an engine of its own; ours keeps evicted prefixes on disk. The calling program writes a draft. The
+nested program judges the draft after a long constant text. The measured time is from the end of the
+draft to the nested program's first token. Before each run the pool is emptied.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from sgl_mlx.lang.program import Program
 from sgl_mlx.runtime.engine import Engine
 
 DRAFT = 64
-"""Tokens that the caller generates while the prefetch runs."""
+"""Tokens of the draft, which the calling program generates while the prefetch runs."""
 
 _FILLER = 400
 
 
 def caller(handbook: str) -> sgl.SglFunction:
-    """Make a program whose nested program, which begins with `text`, judges a draft."""
+    """Make a program that writes a draft and calls a nested one, which begins with `handbook`."""
 
     @sgl.function
     def judge(s: Any, draft: str) -> None:
@@ -42,7 +42,13 @@ def caller(handbook: str) -> sgl.SglFunction:
 
 
 def compare(ours: Engine, theirs: Engine, handbook: str, repeats: int) -> Pair:
-    """Measure verdicts per second with and without the disk cache."""
+    """Measure nested programs per second, with the prefetch pass (ours) and without.
+
+    Args:
+        ours: an engine with a disk cache.
+        theirs: an engine without a disk cache.
+        handbook: the long constant text.
+    """
     program = caller(handbook)
     with_pass, without = program.compile(), program.compile(passes=())
     _evict(ours, handbook)
@@ -57,7 +63,7 @@ def compare(ours: Engine, theirs: Engine, handbook: str, repeats: int) -> Pair:
 
 
 def _evict(engine: Engine, text: str) -> None:
-    """Compute a text, then push it out of the pool."""
+    """Compute a text, then evict it from the pool by other prompts."""
     engine.prefill((Text(text),)).result()
     drawn, slots = random.Random(1), engine.get_server_info()["max_total_num_tokens"]
     for _ in range(0, slots, _FILLER):

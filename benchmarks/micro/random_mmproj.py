@@ -1,4 +1,4 @@
-"""A random vision part as a GGUF file, readable for llama.cpp's server and for us."""
+"""Writing of a vision part with random weights as a GGUF file, for llama.cpp and our engine."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _STD = [0.26862954, 0.26130258, 0.27577711]
 
 
 def write_mmproj(path: Path, tower: str, text_width: int) -> None:
-    """Write the tower and projector of a LLaVA-1.5.
+    """Write a GGUF file with tower and projector of a LLaVA-1.5, with random weights.
 
     Args:
         tower: one of `TOWERS`.
-        text_width: of the language model that it is for.
+        text_width: width of the language model that the file is for.
     """
     shape = TOWERS[tower]
     writer = GGUFWriter(path, "clip")

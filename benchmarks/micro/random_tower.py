@@ -1,4 +1,4 @@
-"""A randomly initialised vision tower, to measure speed without real weights."""
+"""Randomly initialised vision towers, to measure speed without real weights."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ _DEVIATION = 0.02
 
 
 def write_tower(folder: Path, tower: str, text_width: int) -> None:
-    """Write a LLaVA-1.5 folder without a language model.
+    """Write a LLaVA-1.5 folder with random weights and without a language model.
 
     Args:
         tower: one of `TOWERS`.
-        text_width: of the language model that it is for.
+        text_width: width of the language model that the folder is for.
     """
     shape = {"model_type": "clip_vision_model", **TOWERS[tower]}
     config = {
@@ -63,7 +63,7 @@ def write_tower(folder: Path, tower: str, text_width: int) -> None:
 
 
 def random_weights(tower: str, text_width: int) -> Iterator[tuple[str, NDArray[np.float16]]]:
-    """Return the weights of the vision part by transformers' names; the seed is fixed."""
+    """Yield name (transformers') and value of each random weight; the seed is fixed."""
     draw = np.random.default_rng(0)
     for name, size in _weights(TOWERS[tower], text_width):
         yield name, (draw.standard_normal(size, np.float32) * _DEVIATION).astype(np.float16)

@@ -1,7 +1,7 @@
 """Modelled times of a 7B model on Apple chips, from published speeds.
 
-llama.cpp's published speeds say what share of a chip's figures (`CHIPS`) is reached; by these
-shares, work is turned into seconds.
+llama.cpp's published speeds give the share of a chip's peak and bandwidth (`CHIPS`) that is reached
+in practice. With these shares, counts of work are converted to seconds.
 """
 
 from __future__ import annotations
@@ -13,15 +13,20 @@ from sgl_mlx.benchmarks.modelled.token_counts import IMAGE_TOKENS, Work
 from sgl_mlx.errors import BenchmarkError
 
 KV_SHARE = 0.8
-"""Assumed share of the bandwidth at which attention reads keys and values."""
+"""Assumed share of the memory bandwidth that attention reaches in reading keys and values."""
 
 ENCODE_SHARE = 0.5
-"""Assumed share of the peak that a vision tower reaches."""
+"""Assumed share of the peak TFLOPS that a vision tower reaches."""
 
 
 @dataclass(frozen=True)
 class Tower:
-    """A vision transformer and its projector of two layers, for a fixed number of patches."""
+    """Shape of a vision transformer and its projector of two layers.
+
+    Attributes:
+        inner: width inside the feed-forward layers.
+        patches: number of patches of a picture.
+    """
 
     layers: int
     hidden: int
@@ -29,7 +34,7 @@ class Tower:
     patches: int
 
     def flops(self, width: int) -> float:
-        """Return the operations for one picture, projected to the language model's width."""
+        """Return the FLOPs for one picture, with the projection to the language model's `width`."""
         tokens = self.patches + 1  # the class token
         matrices = 2 * tokens * (4 * self.hidden**2 + 2 * self.hidden * self.inner)
         attention = 4 * tokens**2 * self.hidden
@@ -49,7 +54,7 @@ class Model:
 
     @property
     def flops(self) -> float:
-        """Operations for one token, without attention."""
+        """FLOPs for one token, without attention."""
         return 2 * self.parameters
 
     @property
@@ -68,12 +73,12 @@ MODELS = {
 }
 
 QUANTS = {"f16": 16.0, "q4_0": 4.5}
-"""Bits of a weight; Q4_0 has a scale of 16 bits for 32 weights."""
+"""Bits per weight; Q4_0 has 4 bits and a scale of 16 bits for 32 weights."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """Tokens a second of llama-2-7b: of a prompt of 512 tokens, and decoding alone (tg128)."""
+    """Tokens a second of llama-2-7b: prefill of 512 tokens (pp512), and decoding (tg128)."""
 
     prefill: float
     decode: float
@@ -92,9 +97,11 @@ PUBLISHED = {
     ("m4-max", "f16"): Published(923, 31.6),
     ("m4-max", "q4_0"): Published(886, 83),
 }
-"""Speeds by chip and quantization; from `SOURCE`. For MLX only a decoding speed is published: 106
-tokens a second of a 7B model in 4 bits on M2 Ultra (mlx issue 979), near to llama.cpp's.
-M5 Pro is left out (1589 and 21.6 at F16): the peak of its matrix units is not known."""
+"""Speeds by chip and quantization, from `SOURCE`.
+
+For MLX only one decoding speed is published, near to llama.cpp's: 106 tokens a second for a 7B
+model in 4 bits on M2 Ultra (mlx issue 979). M5 Pro is left out (1589 and 21.6 tokens a second at
+F16), because the peak of its matrix units is not known."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +109,9 @@ class Machine:
     """A chip that runs a model.
 
     Args:
-        prefill_share: of the chip's peak, reached by a prompt.
-        decode_share: of its bandwidth, reached when weights are read for one row.
+        quant: type of the weights, a key of `QUANTS`.
+        prefill_share: share of the chip's peak TFLOPS that prefill reaches.
+        decode_share: share of the chip's bandwidth at which decoding reads the weights.
     """
 
     chip: Chip
@@ -114,10 +122,10 @@ class Machine:
 
     @classmethod
     def find(cls, chip: str, model: str, quant: str) -> Machine:
-        """Return a machine whose shares match the published speeds.
+        """Return a machine whose shares reproduce the published speeds.
 
         Raises:
-            BenchmarkError: chip or model are unknown, or have no published speeds.
+            BenchmarkError: when chip, model or quantization is unknown, or no speed is published.
         """
         asked = (("chip", chip, CHIPS), ("model", model, MODELS), ("quantization", quant, QUANTS))
         for what, name, known in asked:
@@ -137,7 +145,7 @@ class Machine:
 
     @property
     def bits(self) -> float:
-        """Bits of a weight."""
+        """Bits per weight."""
         return QUANTS[self.quant]
 
     @property
@@ -152,7 +160,7 @@ class Machine:
         return read / (self.decode_share * self.chip.bandwidth * 1e9)
 
     def seconds(self, work: Work) -> float:
-        """Return the modelled seconds for prompts, decoding in full batches, and pictures."""
+        """Return the modelled seconds for prefill, decoding in full batches, and pictures."""
         keys = work.batch * work.context * self.model.kv_bytes
         read = self.weights_seconds + keys / (KV_SHARE * self.chip.bandwidth * 1e9)
         step = max(read, work.batch / self.prefill_speed)
@@ -161,7 +169,7 @@ class Machine:
 
     @property
     def encode_seconds(self) -> float:
-        """Modelled seconds for one picture."""
+        """Modelled seconds to encode one picture; 0 without a vision tower."""
         tower = self.model.tower
         if tower is None:
             return 0.0

@@ -1,7 +1,10 @@
-"""Operation counts of the attention kernels, from their plans: mmas, keys, partials.
+"""Operation counts of the attention kernels, computed from the kernels' plans.
 
-Without a window, which only takes work away. The emulator counts the same (`tests/benchmarks`).
-A key counts once each time a kernel reads it, and stands for its value too.
+K1 is the kernel for extends. For decode, K2 reads the keys of one sequence, K3 reads the keys that
+several sequences share, and K2b combines the partial results of both. An mma is a
+multiply-accumulate of 8x8 matrices. A key is counted each time a kernel reads it, together with its
+value. Sliding windows, which only reduce work, are ignored. Tests in `tests/benchmarks` check the
+counts against an emulator.
 """
 
 from __future__ import annotations
@@ -13,39 +16,39 @@ from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan, tile_rows
 
 
 def keys_ahead(dim: int) -> int:
-    """Keys that K2 fetches together; at the end of an item it fetches the last one again."""
+    """Return the number of keys that K2 fetches together; a partial fetch costs as much."""
     teams = 2 if dim <= 64 else 1
     return teams * (4 if dim <= 128 else 2 if dim <= 256 else 1)
 
 
 def tile_keys(dim: int, element: int) -> int:
-    """Keys to a tile of K1 and K3, as in `attention.h`."""
+    """Return the keys in a tile of K1 and K3, as in `attention.h`; `element` is in bytes."""
     size = dim * element
     return 8 if size > 1152 else 16 if size > 512 else 32
 
 
 def extend_mmas(plan: ExtendPlan, heads: int, kv_heads: int, dim: int, element: int) -> int:
-    """8x8 multiply-accumulates of K1."""
+    """Count the 8x8 multiply-accumulates of K1."""
     return kv_heads * _mmas(_extend_meetings(plan, heads // kv_heads, dim), dim, element)
 
 
 def extend_keys(plan: ExtendPlan, heads: int, kv_heads: int, dim: int) -> int:
-    """Keys that K1 reads, from the pool or new."""
+    """Count the keys that K1 reads, from the pool or new."""
     return kv_heads * sum(_extend_meetings(plan, heads // kv_heads, dim))
 
 
 def shared_mmas(plan: DecodePlan, heads: int, kv_heads: int, dim: int, element: int) -> int:
-    """8x8 multiply-accumulates of K3."""
+    """Count the 8x8 multiply-accumulates of K3."""
     return kv_heads * _mmas(_shared_meetings(plan, heads // kv_heads, dim), dim, element)
 
 
 def shared_keys(plan: DecodePlan, heads: int, kv_heads: int, dim: int) -> int:
-    """Keys that K3 reads."""
+    """Count the keys that K3 reads."""
     return kv_heads * sum(_shared_meetings(plan, heads // kv_heads, dim))
 
 
 def own_keys(plan: DecodePlan, tail: int, heads: int, kv_heads: int, dim: int) -> int:
-    """Keys that K2 reads, of private prefixes and of `tail` columns."""
+    """Count the keys that K2 reads: each row's own prefix and `tail` newer keys."""
     blocks = -(-plan.tokens * (heads // kv_heads) // widest_block(dim, dim))
     lengths = (e - s + tail for s, e in zip(plan.starts, plan.ends, strict=True))
     items = (min(plan.chunk, n - at) for n in lengths for at in range(0, n, plan.chunk))
@@ -54,12 +57,12 @@ def own_keys(plan: DecodePlan, tail: int, heads: int, kv_heads: int, dim: int) -
 
 
 def partial_elements(plan: DecodePlan, heads: int, dim: int) -> int:
-    """Float32 elements that K2 and K3 leave to K2b: sums, peak and mass of each vector."""
+    """Count the float32 elements of partial results: sums, peak and mass of each vector."""
     return (plan.item_count + plan.shared_partial_count) * plan.tokens * heads * (dim + 2)
 
 
 def _extend_meetings(plan: ExtendPlan, group: int, dim: int) -> Iterator[int]:
-    """For each tile of query vectors of one KV head: the keys it attends to."""
+    """Yield the number of keys for each tile of query vectors of one KV head, in K1."""
     size = tile_rows(dim, dim)
     for row in plan.rows:
         vectors = row.tokens * group
@@ -69,7 +72,7 @@ def _extend_meetings(plan: ExtendPlan, group: int, dim: int) -> Iterator[int]:
 
 
 def _shared_meetings(plan: DecodePlan, group: int, dim: int) -> Iterator[int]:
-    """For each tile of query vectors of one KV head and each chunk of its span: the keys."""
+    """Yield the number of keys for each tile of query vectors and chunk of a span, in K3."""
     for span in plan.spans:
         tiles = -(-(span.last - span.first) * plan.tokens * group // tile_rows(dim, dim))
         for at in range(0, len(span.slots), plan.chunk):
@@ -77,7 +80,7 @@ def _shared_meetings(plan: DecodePlan, group: int, dim: int) -> Iterator[int]:
 
 
 def _mmas(meetings: Iterator[int], dim: int, element: int) -> int:
-    """Scores and weighted values of whole tiles of keys."""
+    """Count 8x8 multiply-accumulates for scores and weighted values, in whole tiles of keys."""
     keys = tile_keys(dim, element)
     of_a_tile = 2 * (tile_rows(dim, dim) // 8) * (dim // 8) * (keys // 8)
     return of_a_tile * sum(-(-count // keys) for count in meetings)

@@ -1,13 +1,13 @@
 """Modelled times of the attention kernels on Apple chips, from exact counts.
 
-No Mac is involved. The counts (matrix multiply-accumulates, keys and partials read and written,
-dispatches) follow from the plans exactly as the kernels go through them (`kernel_counts`). A time
-is made of counts by one formula:
+Nothing runs on a Mac. The counts are of matrix multiply-accumulates, of keys and partial results
+read and written, and of dispatches. They follow exactly from the kernels' plans (`kernel_counts`).
+One formula turns counts into a time:
 
     max(flops / (0.65 * peak * efficiency), bytes / (0.8 * bandwidth)) + 5 us * dispatches
 
-0.65 and 0.8 are what llama.cpp and MLX reach of a chip's figures; 5 us is a small dispatch. The
-efficiencies are assumptions, named where they stand.
+0.65 and 0.8 are the shares of a chip's peak and bandwidth that llama.cpp and MLX reach; 5 us is the
+time of a small dispatch. The efficiencies are assumptions (`OURS` and others).
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ ELEMENT = 2
 """Bytes of a float16."""
 
 OURS, DENSE_LONG, DENSE_SHORT = 0.5, 0.9, 0.35
-"""Assumed share of the reachable peak: our tiles; MLX's fused attention from 4,096 keys on, and
-below 1,024 (between them, in proportion)."""
+"""Assumed efficiencies: of our kernels; of MLX's fused attention from 4,096 keys on; of the same
+below 1,024 keys (between the two, interpolated)."""
 
 EPOCH = 64
-"""Decode steps over which the runtime gathers once when it has no kernel of its own."""
+"""Decode steps for which the runtime gathers keys once, without kernels of our own."""
 
 _MMA_FLOPS = 2 * 8 * 8 * 8
 
 
 @dataclass(frozen=True)
 class Chip:
-    """Published figures of a GPU: GB/s, and peak TFLOPS at float16."""
+    """Published figures of a GPU: bandwidth in GB/s, and peak TFLOPS at float16."""
 
     name: str
     bandwidth: float
@@ -71,8 +71,15 @@ CHIPS = {
 
 @dataclass(frozen=True)
 class Case:
-    """One layer's attention of a step: `rows` sequences of `new` tokens over `prefix` keys each,
-    of which the first `shared` are the same slots for all."""
+    """Attention of one layer in one step.
+
+    Attributes:
+        new: new tokens of each row.
+        prefix: keys before the new tokens, for each row.
+        rows: number of rows (sequences).
+        dim: width of a head.
+        shared: how many of the first keys of the prefix are the same slots for all rows.
+    """
 
     new: int
     prefix: int
@@ -92,7 +99,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Cost:
-    """Work of a step's attention; `efficiency` is the reached share of the arithmetic peak."""
+    """Work of one layer's attention in one step; `efficiency` is as in the module's formula."""
 
     flops: int
     bytes: int
@@ -100,7 +107,7 @@ class Cost:
     efficiency: float
 
     def microseconds(self, chip: Chip) -> float:
-        """Modelled time; see the module."""
+        """Return the modelled time on a chip, by the module's formula."""
         compute = self.flops / (0.65 * chip.tflops * 1e12 * self.efficiency)
         memory = self.bytes / (0.8 * chip.bandwidth * 1e9)
         return max(compute, memory) * 1e6 + 5.0 * self.dispatches
@@ -108,7 +115,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Modelled:
-    """Microseconds per layer, with our kernels and without."""
+    """Modelled microseconds per layer: with our kernels, and with gathering and MLX's attention."""
 
     case: Case
     chip: Chip
@@ -139,10 +146,13 @@ def model(chip: Chip) -> list[Modelled]:
 
 
 def plot(rows: list[Modelled], path: str) -> None:
-    """Plot ratios by prefix length, a line for each kind of step; the suffix sets the format.
+    """Plot ratios by prefix length to a file, with a line for each kind of step.
+
+    Args:
+        path: the file; the suffix selects the format.
 
     Raises:
-        BenchmarkError: matplotlib is missing, or does not write that format.
+        BenchmarkError: when matplotlib is missing or cannot write the file.
     """
     try:
         from matplotlib.figure import Figure  # heavy, and an extra
@@ -170,9 +180,9 @@ def plot(rows: list[Modelled], path: str) -> None:
 
 
 def cases() -> Iterator[Case]:
-    """Short and long extends and decodes, alone and in batches, of four models' heads.
+    """Yield short and long extends and decodes, alone and in batches, for the heads of four models.
 
-    MLX runs heads of 256 unfused, which is not modelled: theirs takes at least this long.
+    MLX runs heads of width 256 unfused, which takes longer than the fused attention modelled here.
     """
     models = ((9, 3, 64), (32, 8, 128), (32, 32, 128), (8, 4, 256))
     for (heads, kv_heads, dim), prefix, rows in product(models, (512, 2048, 8192), (1, 8, 32)):
@@ -183,14 +193,14 @@ def cases() -> Iterator[Case]:
 
 
 def ours(case: Case) -> Cost:
-    """K1 for chunks, K2 + K2b for single tokens, K3 for what they share."""
+    """Compute the cost with our kernels: K1 for extends; K2, K2b and, for shared keys, K3 else."""
     return _extend(case) if case.new > DecodePlan.MAX_TOKENS else _decode(case)
 
 
 def gathered(case: Case) -> Cost:
-    """Copy each row's prefix out of the pool, then MLX's fused attention.
+    """Compute the cost without our kernels: prefixes are gathered, then MLX's fused attention.
 
-    A decode step copies `1 / EPOCH` of it, since an epoch of steps shares one copy.
+    A decode step counts `1 / EPOCH` of the copy, since an epoch of steps shares one copy.
     """
     keys = case.prefix + case.new
     pairs = case.rows * (case.new * case.prefix + case.new * (case.new + 1) // 2)
@@ -228,7 +238,7 @@ def _decode(case: Case) -> Cost:
 
 
 def _key_bytes(case: Case) -> int:
-    """Return the bytes of a key and its value in one head."""
+    """Return the bytes of one key and one value of one head."""
     return 2 * case.dim * ELEMENT
 
 

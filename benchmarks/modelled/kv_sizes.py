@@ -1,7 +1,7 @@
-"""Memory and disk that the keys and values of a token take, computed for well-known models.
+"""Bytes that the keys and values of a token take in memory and on disk, for well-known models.
 
-Layers, KV heads and head widths are those of the models' published `config.json`; the bytes follow
-by the pool's own rule (`KVPool.bytes_per_slot`). Nothing is loaded or measured.
+They are computed by `KVPool.bytes_per_slot` from layers, KV heads and head width in the models'
+published `config.json`. No model is loaded, and nothing is measured.
 """
 
 from __future__ import annotations
@@ -47,7 +47,13 @@ CONFIGURATIONS: dict[str, tuple[int, int, int]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """One model; `token` and `token_8_bits` are bytes of a token's keys and values."""
+    """Row of the table: one model.
+
+    Attributes:
+        shape: layers, KV heads, and width of a head.
+        token: bytes of a token's keys and values in 16 bits.
+        token_8_bits: bytes of a token's keys and values in 8 bits.
+    """
 
     model: str
     shape: tuple[int, int, int]
@@ -55,7 +61,7 @@ class Row:
     token_8_bits: int
 
     def cells(self) -> tuple[str, ...]:
-        """Return the row as `HEADS` names its columns."""
+        """Return the texts of the row's cells, in the order of `HEADS`."""
         return (
             self.model,
             " x ".join(map(str, self.shape)),
@@ -67,7 +73,7 @@ class Row:
 
 
 def rows() -> Iterator[Row]:
-    """Yield the rows, in 16 bits and in 8, smaller models first."""
+    """Yield a row for each model, smaller models first."""
     for model, (layers, heads, width) in CONFIGURATIONS.items():
         shapes = [LayerShape(heads, width, width)] * layers
         sizes = (KVPool.bytes_per_slot(shapes, mx.bfloat16, bits) for bits in (None, 8))

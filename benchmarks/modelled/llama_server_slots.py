@@ -1,7 +1,7 @@
-"""Simulation of llama-server's slots: how many prompt tokens it finds cached.
+"""Simulation of llama-server's slots, to count the prompt tokens that are cached.
 
-A slot keeps the tokens of its last call. A call takes the idle slot that holds the most of its
-prompt, or, when none holds a tenth of it, the one that was used longest ago.
+A slot keeps the tokens of its last call. A call takes the idle slot with the longest common prefix.
+If no idle slot holds more than a tenth of the prompt, it takes the least recently used one.
 """
 
 from __future__ import annotations
@@ -16,28 +16,27 @@ from sgl_mlx.benchmarks.suite.optimum import Asked
 T = TypeVar("T")
 
 SIMILAR = 0.1
-"""The share of a prompt that a slot of llama-server must hold to be preferred to the one that was
-used longest ago (its `--slot-prompt-similarity`)."""
+"""Share of a prompt above which llama-server prefers the slot that holds it to the least recently
+used slot (llama-server's `--slot-prompt-similarity`)."""
 
 
 @dataclass
 class Slots:
-    """llama-server's slots: each keeps the tokens of its last call, nothing else is kept."""
+    """The slots of one llama-server; each keeps the tokens of its last call only."""
 
     count: int
     _held: list[tuple[int, ...]] = field(init=False)
     _used: list[int] = field(init=False)
-    """Slots by last use, the one used longest ago first."""
+    """Numbers of the slots, the least recently used first."""
 
     def __post_init__(self) -> None:
         self._held = [()] * self.count
         self._used = list(range(self.count))
 
     def cached(self, calls: Sequence[Asked]) -> list[int]:
-        """Return the cached tokens of simultaneous calls, each in a slot of its own.
+        """Run simultaneous calls, each in a slot of its own; returns each call's cached tokens.
 
-        The slot that holds the most of a prompt takes it; see `SIMILAR`. The last token of a prompt
-        is computed in any case.
+        Slots are chosen as the module says. The last token of a prompt is never cached.
         """
         idle, found = list(self._used), []
         for call in calls:
@@ -55,7 +54,10 @@ class Slots:
 
 
 def rounds(programs: Sequence[Sequence[T]], concurrency: int) -> Iterator[list[T]]:
-    """Yield the calls made at the same time: the next call of each running program."""
+    """Yield lists of calls made at the same time: the next call of each running program.
+
+    A program that ends is replaced by the next one; at most `concurrency` run at a time.
+    """
     waiting = iter(map(iter, programs))
     running = list(islice(waiting, concurrency))
     while running:
@@ -72,7 +74,7 @@ def rounds(programs: Sequence[Sequence[T]], concurrency: int) -> Iterator[list[T
 
 
 def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
-    """Return the length of the common prefix; bisected, because slices compare fast."""
+    """Return the length of the common prefix, by bisection, because slices compare fast."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,8 +1,8 @@
-"""Memory of an engine on Macs of several sizes: weights, default KV pool, and what is left.
+"""Memory that an engine takes on Macs of several sizes: weights, default KV pool, and the rest.
 
-The rules are the engine's own (`models.memory.check_fits`, `runtime.pool.memory.pool_slots`); the
-machines are modelled: Apple's recommended working set by size, and a fixed share for everybody
-else.
+Sizes are computed by the engine's own code (`models.memory.check_fits`,
+`runtime.pool.memory.pool_slots`). The Macs are modelled: Apple's recommended working set follows
+from the memory, and macOS and other programs take a fixed size.
 """
 
 from __future__ import annotations
@@ -20,18 +20,24 @@ from sgl_mlx.runtime.pool.memory import ENOUGH, pool_slots
 
 GIB = 2**30
 SIZES = (8, 16, 32, 64, 192, 512)
-"""Memory of Macs that are sold, in GiB."""
+"""Sizes of memory that Macs are sold with, in GiB."""
 
 OTHERS = 3 * GIB
-"""Assumed: taken by macOS and other programs before a model is loaded."""
+"""Assumed bytes that macOS and other programs take before a model is loaded."""
 
 _SMALL = 36 * GIB
-"""Up to here Metal recommends two thirds of the memory for the GPU, above it three quarters."""
+"""Memory up to which Metal recommends two thirds of it for the GPU; above, three quarters."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A language model, as far as memory goes: `weights` in bytes, KV by `layers`."""
+    """Sizes of a language model.
+
+    Attributes:
+        weights: bytes of the weights.
+        context: most tokens of a sequence.
+        layers: shape of each layer's KV cache.
+    """
 
     name: str
     weights: int
@@ -50,7 +56,16 @@ LLAMA_8B = Shape(
 
 @dataclass(frozen=True)
 class Row:
-    """One Mac; all sizes in bytes. `refusal` is the engine's error where it does not start."""
+    """Memory of an engine on one Mac, in bytes.
+
+    Attributes:
+        memory: memory of the Mac.
+        usable: memory that weights and KV pool may take.
+        slots: number of slots (tokens) of the KV pool.
+        pool: size of the KV pool.
+        total: size of weights and KV pool.
+        refusal: the engine's error if it does not start; else None.
+    """
 
     memory: int
     usable: int
@@ -61,18 +76,18 @@ class Row:
 
     @property
     def left(self) -> int:
-        """Bytes for the system and other programs."""
+        """Bytes left for the system and other programs."""
         return self.memory - self.total
 
 
 def table(shape: Shape = LLAMA_8B, kv_bits: int | None = None) -> Iterator[Row]:
-    """Rows for all `SIZES`, smallest first."""
+    """Yield a row for each of `SIZES`, smallest first."""
     for size in SIZES:
         yield row(size * GIB, shape, kv_bits)
 
 
 def row(memory: int, shape: Shape, kv_bits: int | None = None) -> Row:
-    """Size what an engine with default options would allocate on a Mac with so much memory."""
+    """Compute what an engine with default options would allocate on a Mac with `memory` bytes."""
     recommended = memory * 2 // 3 if memory <= _SMALL else memory * 3 // 4
     usable = min(memory - OTHERS, recommended)
     try:

@@ -1,7 +1,7 @@
 """Modelled times of the suite on Apple chips, from exact token counts.
 
-No Mac is involved. Counts come from `token_counts`, times from `apple`. Both sides have the same
-formulas, and differ in what they compute only.
+Nothing runs on a Mac. `token_counts` counts the tokens that our engine and llama-server compute.
+`apple` turns counts into times. The formulas are the same for both systems.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sgl_mlx.benchmarks.suite.workloads.workload import Size, Workload
 
 @dataclass(frozen=True)
 class Projected:
-    """One workload on a machine."""
+    """Modelled times of one workload on one machine, for our engine and for llama-server."""
 
     name: str
     machine: Machine
@@ -60,10 +60,11 @@ def _side(work: Work, seconds: float) -> dict[str, Any]:
 def project(
     machine: Machine, workloads: Sequence[Workload], size: Size, concurrency: int | None = None
 ) -> Iterator[Projected]:
-    """Yield each workload that the model can run, as soon as it is counted.
+    """Yield the modelled times of each workload, as soon as its tokens are counted.
 
     Args:
-        concurrency: programs at a time, of workloads that run several; None for their own.
+        concurrency: programs at a time, for workloads that run several at a time; None takes each
+            workload's own number.
     """
     tokenizer, words = vocabulary()
     for workload in workloads:
@@ -75,9 +76,9 @@ def project(
 
 
 def fitting(model: Model, workloads: Sequence[Workload]) -> list[Workload]:
-    """Keep the workloads about pictures for a vision model, the others for a text model.
+    """Return the workloads with pictures for a vision model, the others for a text model.
 
-    Of a workload without pictures a LLaVA's figures are its language model's.
+    Workloads without pictures take a LLaVA as long as its language model, so they are left out.
     """
     sees = model.tower is not None
     return [workload for workload in workloads if ("images" in workload.needs) == sees]
@@ -88,7 +89,7 @@ def geometric_mean(rows: Sequence[Projected]) -> float:
 
 
 def assumptions(machine: Machine, concurrency: int | None) -> list[str]:
-    """Return the assumptions behind the figures, a line each."""
+    """Return the assumptions behind the modelled times, one per line."""
     chip, model = machine.chip, machine.model
     lines = [
         f"{chip.name}: {chip.bandwidth:g} GB/s, {chip.tflops:g} TFLOPS at float16, the latter "

@@ -1,9 +1,9 @@
-"""Modelled time of a token of one row on an Apple chip, without our kernels, against mlx-lm.
+"""Modelled time per token of a single sequence on an Apple chip: our engine against mlx-lm.
 
-Both sides read the weights and the row's keys and values once a token. What differs is copying:
-mlx-lm's cache grows by 256 columns at a time; our epochs gather the prefix once and then grow as
-well, which is counted by running their own code over a pool of one element a token. Each epoch also
-ends with a synchronisation, after which the GPU waits for Python.
+Our engine runs without its kernels here. Both sides read the weights and the sequence's keys and
+values once per token. They differ in copying. mlx-lm's cache grows by 256 tokens at a time. Our
+decode epochs gather the prefix once and then grow too; their copies are counted by running the real
+code on a pool with one element per token. At the end of each epoch the GPU also waits for Python.
 """
 
 from __future__ import annotations
@@ -24,31 +24,38 @@ from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.scheduler.plan import Row
 
 CONTEXTS = {1024: 0.02, 8192: 0.04, 32768: 0.08}
-"""Tokens before the first generated one, and how much slower than mlx-lm we may be there."""
+"""Lengths of prompts, with how much slower than mlx-lm our engine may be, as a share."""
 
 TOKENS = 512
-"""Generated tokens over which copies are spread."""
+"""Number of generated tokens, over which the time of copies is averaged."""
 
 READ = 4.22e9
-"""Bytes of weights that a token of Llama 3.1 8B in 4 bits reads: all but the embedding."""
+"""Bytes of weights read per token by Llama 3.1 8B in 4 bits: all but the embedding."""
 
 ALLOCATION = 50e-3 / 1e9
-"""Assumed: seconds for each byte of a buffer that Metal allocates anew (mlx-audio-swift#229)."""
+"""Assumed seconds that Metal takes to allocate a byte of a new buffer (mlx-audio-swift#229)."""
 
 WAIT = 6e-3
-"""Assumed: seconds in which Python builds a step of 32 layers while the GPU waits, as measured on
-Linux; once an epoch."""
+"""Assumed seconds that the GPU waits per epoch, while Python builds a step of 32 layers.
+
+Measured on Linux."""
 
 OPENING = 60e-9
-"""Assumed: seconds of Python for each token of the prefix when an epoch opens or goes on: more than
-`bench engine --context` measures on Linux."""
+"""Assumed seconds that Python takes per token of the prefix when an epoch begins or continues.
+
+It is more than `bench engine --context` measures on Linux."""
 
 _MLX_LM_STEP = 256
 
 
 @dataclass(frozen=True)
 class Stream:
-    """One row after `context` tokens; milliseconds a token on both sides."""
+    """Modelled times of one sequence after a prompt of `context` tokens.
+
+    Attributes:
+        ours, mlx_lm: milliseconds per token.
+        bar: how much slower our engine may be, as a share of mlx-lm's time.
+    """
 
     context: int
     ours: float
@@ -57,7 +64,7 @@ class Stream:
 
     @property
     def slower(self) -> float:
-        """Our time beyond mlx-lm's, as a share of it."""
+        """How much slower our engine is, as a share of mlx-lm's time."""
         return self.ours / self.mlx_lm - 1
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,13 +72,13 @@ class Stream:
 
 
 def streams(chip: Chip) -> Iterator[Stream]:
-    """Model all `CONTEXTS` on a chip."""
+    """Model each of `CONTEXTS` on a chip."""
     for context, bar in CONTEXTS.items():
         yield stream(chip, context, bar)
 
 
 def stream(chip: Chip, context: int, bar: float) -> Stream:
-    """Model `TOKENS` tokens after a prompt of `context`."""
+    """Model `TOKENS` generated tokens after a prompt of `context` tokens; see `Stream`."""
     bandwidth = KV_SHARE * chip.bandwidth * 1e9
     kv = KVPool.bytes_per_slot(LLAMA_8B.layers, mx.float16)
     read = TOKENS * (READ + kv * (context + TOKENS / 2)) / bandwidth
@@ -86,7 +93,7 @@ def stream(chip: Chip, context: int, bar: float) -> Stream:
 
 
 def copies(context: int, tokens: int) -> list[int]:
-    """Count the columns of each copy that our epochs make of one row's keys."""
+    """Return the number of tokens in each copy that our epochs make of a sequence's keys."""
     pool = KVPool([LayerShape(1, 1, 1)], context + tokens, mx.float16)
     slots = tuple(range(1, context + tokens + 1))
     epoch: Epoch | None = None
@@ -117,12 +124,12 @@ def _capacity(epoch: Epoch) -> int:
 
 
 def _copy(size: float, bandwidth: float) -> float:
-    """Seconds to read and write `size` bytes, into a buffer that is allocated."""
+    """Return the seconds to copy `size` bytes into a newly allocated buffer."""
     return size * (2 / bandwidth + ALLOCATION)
 
 
 def assumptions(chip: Chip) -> list[str]:
-    """Return the assumptions behind the figures, a line each."""
+    """Return the assumptions behind the modelled times, one per line."""
     return [
         f"{LLAMA_8B.name} on {chip.name}: {READ / 1e9:g} GB of weights read a token, "
         f"{KV_SHARE:.0%} of {chip.bandwidth:g} GB/s",

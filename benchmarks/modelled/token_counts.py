@@ -1,8 +1,8 @@
 """Exact token counts of a workload, without a model or a server.
 
-The workload's HTTP version runs against a client that answers at once with what the suite steers
-every system to. From the prompts follow the fewest tokens that must be computed (`Optimum`), and
-the tokens that llama-server computes, whose slots each keep their last prompt.
+The workload's HTTP version runs on a client that answers at once, with the output that the suite
+makes every system write (`Words.steer`). From the prompts follow two counts: the fewest tokens that
+must be computed (`Optimum`), for our engine, and the tokens that llama-server's slots compute.
 """
 
 from __future__ import annotations
@@ -27,7 +27,14 @@ _WORDS = 400
 
 @dataclass(frozen=True)
 class Call:
-    """One call: its tokens, its pictures, and how many tokens of the output a model chose."""
+    """One call of a workload.
+
+    Attributes:
+        text: the prompt as text.
+        asked: prompt and output in tokens.
+        pictures: files of the pictures in the prompt.
+        chosen: output tokens that no grammar forces.
+    """
 
     text: str
     asked: Asked
@@ -36,19 +43,20 @@ class Call:
 
     @property
     def decoded(self) -> int:
-        """Output tokens after the first, which comes with the prompt."""
+        """Output tokens that take a decode step: all but the first, which prefill gives."""
         return max(len(self.asked.output) - 1, 0)
 
 
 @dataclass(frozen=True)
 class Work:
-    """Work of one side.
+    """Work of one system on a workload.
 
     Args:
-        prefilled: tokens computed many at a time.
-        decoded: tokens computed one at a time for each row of a batch.
-        context: tokens that such a step reads for each row, on average.
-        encoded: pictures.
+        prefilled: tokens computed in prefill.
+        decoded: tokens computed in decode steps.
+        batch: sequences in a decode step.
+        context: mean tokens whose keys a decode step reads for each sequence.
+        encoded: number of pictures that are encoded.
     """
 
     prefilled: int
@@ -60,7 +68,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Counts:
-    """Token counts of a workload: calls made to every system, and work of each side."""
+    """Token counts of a workload.
+
+    Attributes:
+        calls, prompt_tokens, output_tokens: counts that are the same on every system.
+        ours: work of our engine.
+        slots: work of llama-server.
+    """
 
     calls: int
     prompt_tokens: int
@@ -70,7 +84,7 @@ class Counts:
 
 
 class OneTokenEach:
-    """A tokenizer: every word, number and run of signs is a token, with the space before it."""
+    """Tokenizer that makes a token of each word, number or run of signs with its leading space."""
 
     _PIECE = re.compile(r" ?(?:[A-Z][a-z]*|[a-z]+|\d+)| *[^\w\s]+|_|\s|.")
 
@@ -83,7 +97,7 @@ class OneTokenEach:
 
     @property
     def vocab_size(self) -> int:
-        """Number of words known from the start."""
+        """Number of words that are known from the beginning."""
         return _WORDS
 
     def encode(self, text: str, add_special: bool = True) -> list[int]:
@@ -93,7 +107,7 @@ class OneTokenEach:
         return "".join(self._pieces[i] for i in ids)
 
     def token(self, piece: str) -> int:
-        """Return the id of a piece, new or known. Safe to call from several threads."""
+        """Return the id of a piece of text, a new one if necessary. Safe from several threads."""
         known = self._ids.get(piece)
         if known is None:
             with self._lock:
@@ -104,7 +118,7 @@ class OneTokenEach:
 
 
 class Counter:
-    """A `Client` that answers at once and records its calls."""
+    """A `Client` that answers at once, with the steered output, and records its calls."""
 
     def __init__(self, tokenizer: OneTokenEach, words: Words) -> None:
         self.calls: list[Call] = []
@@ -145,7 +159,7 @@ _: type[Client] = Counter
 
 
 def vocabulary() -> tuple[OneTokenEach, Words]:
-    """Return a tokenizer for counting, and words to write a workload's rows with."""
+    """Return a tokenizer for counting, and its words, of which a workload makes its texts."""
     tokenizer = OneTokenEach()
     return tokenizer, Words(tokenizer)
 
@@ -157,7 +171,15 @@ def count(
     tokenizer: OneTokenEach,
     words: Words,
 ) -> Counts:
-    """Count the calls of a workload's rows, `concurrency` programs at a time."""
+    """Count calls and tokens of a workload, with `concurrency` programs at a time.
+
+    Args:
+        rows: arguments of the workload's programs.
+        tokenizer, words: what `vocabulary` returned, with which `rows` were made.
+
+    Raises:
+        BenchmarkError: for a grammar other than that of `json_decode`.
+    """
     programs = [_calls(workload, row, tokenizer, words) for row in rows]
     calls = [call for program in programs for call in program]
     optimum = Optimum.of(call.asked for call in calls)
@@ -178,20 +200,20 @@ def count(
 
 
 def _calls(workload: Workload, row: Row, tokenizer: OneTokenEach, words: Words) -> list[Call]:
-    """Return the calls of a row from the shortest prompt to the longest, which is their order."""
+    """Return the calls of one program, from the shortest prompt to the longest."""
     client = Counter(tokenizer, words)
     workload.http(client, **row)
     return sorted(client.calls, key=lambda call: (len(call.asked.prompt), call.text))
 
 
 def _in_slots(programs: Sequence[Sequence[Call]], concurrency: int) -> tuple[int, int]:
-    """Count the tokens and pictures that llama-server computes."""
+    """Count the prompt tokens that llama-server computes and the pictures that it encodes."""
     slots, tokens, pictures = Slots(concurrency), 0, 0
     for together in rounds(programs, concurrency):
         found = slots.cached([call.asked for call in together])
         for call, cached in zip(together, found, strict=True):
             tokens += len(call.asked.prompt) - cached
-            # what stands before a picture is far shorter, so that fewer tokens hold none
+            # the text before a picture is far shorter: fewer cached tokens include no picture
             pictures += len(call.pictures) if cached < IMAGE_TOKENS else 0
     return tokens, pictures
 
@@ -201,7 +223,11 @@ def _middle(call: Call) -> float:
 
 
 def _record(grammar: str, word: str) -> str:
-    """Return the steered output under the grammar of `json_decode`."""
+    """Return the output under the grammar of `json_decode`, with `word` for every word.
+
+    Raises:
+        BenchmarkError: for any other grammar.
+    """
     if grammar != CHARACTER_GBNF:
         raise BenchmarkError("only the grammar of json_decode can be counted without a model")
     fields = ",\n".join(f'  "{name}": "{" ".join([word] * n)}"' for name, n in FIELDS.items())
@@ -209,6 +235,6 @@ def _record(grammar: str, word: str) -> str:
 
 
 def _word(number: int) -> str:
-    """Return a word of four letters."""
+    """Return a different word of four letters for each number."""
     letters = (number // 26**place % 26 for place in range(4))
     return "".join(chr(ord("a") + letter) for letter in letters)

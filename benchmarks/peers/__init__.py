@@ -1,5 +1,5 @@
-"""The systems that a workload runs on: our engine, llama.cpp's server, mlx-lm's server.
+"""Systems that a workload runs on: our engine, llama.cpp's server, mlx-lm's server.
 
-`system` has the protocol of all of them, `server` starts and ends processes (`tied` to ours),
-`completions` is their client.
+`system` defines the protocol of a system. `server` starts and ends the servers' processes. `tied`
+makes a server end with this process. `completions` is the client of both servers.
 """

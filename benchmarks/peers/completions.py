@@ -1,6 +1,6 @@
-"""Client of a completion server: posts a request, reads the streamed answer, counts.
+"""Client of a completion server: posts requests, reads streamed answers, counts tokens.
 
-Each kind of server has a `Dialect` for its requests and events.
+Each kind of server has a `Dialect` that writes its requests and reads its events.
 """
 
 from __future__ import annotations
@@ -20,13 +20,21 @@ from sgl_mlx.benchmarks.suite.workloads.words import Words
 from sgl_mlx.benchmarks.suite.workloads.workload import WARM_UP_TOKENS, Row, Workload, warm_up
 
 _RETRIES = (0.05, 0.2, 0.5, 1.0)
-"""Seconds before each retry of a call that broke off without an answer: a server's queue of
-connections may be shorter than the number of simultaneous calls."""
+"""Seconds to wait before each retry of a call whose connection failed before any answer.
+
+A server's queue of connections may be shorter than the number of simultaneous calls."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One call, before a dialect turns it into a request."""
+    """One call, independent of the kind of server.
+
+    Attributes:
+        bias: values to add to logits, by token id.
+        stop: strings that end the output.
+        grammar: a grammar in GBNF that the output must match; None for free output.
+        images: files of the pictures in the prompt, in order.
+    """
 
     prompt: str
     max_tokens: int
@@ -37,29 +45,33 @@ class Question:
 
 
 class Dialect(Protocol):
-    """Requests and events of one kind of server."""
+    """Format of the requests and events of one kind of server.
+
+    Attributes:
+        path: the path that requests are posted to.
+    """
 
     @property
     def path(self) -> str: ...
 
     @property
     def scored_tokens(self) -> int:
-        """The fewest tokens that can be requested; they are not counted as output."""
+        """Fewest output tokens that a request can have; used to score, and not counted."""
         ...
 
     @property
     def drops_first_space(self) -> bool:
-        """True if the server drops the leading space of an answer."""
+        """True if the server strips a leading space from its output."""
         ...
 
     def request(self, question: Question) -> dict[str, Any]: ...
 
     def text(self, event: Mapping[str, Any]) -> str:
-        """Return the output text in an event, possibly empty."""
+        """Return the output text in an event; "" if the event has none."""
         ...
 
     def usage(self, event: Mapping[str, Any]) -> Answer | None:
-        """Return the token counts, if the event has them."""
+        """Return the token counts in an event; None if the event has none."""
         ...
 
 
@@ -67,7 +79,11 @@ class Dialect(Protocol):
 def opened(
     name: str, address: str, dialect: Dialect, workload: Workload, words: Words, timeout: float
 ) -> Iterator[HttpSession]:
-    """Open a session with a running server and warm it up."""
+    """Open a session with the running server at `address`, and warm up the server.
+
+    Raises:
+        PeerError: when a call fails.
+    """
     session = HttpSession(name, address, dialect, workload, words, timeout)
     try:
         session.warm_up()
@@ -77,10 +93,11 @@ def opened(
 
 
 class HttpSession:
-    """A `Session` that is also the `Client` of the workloads' HTTP versions.
+    """A `Session` on a server, and the `Client` that the workloads' HTTP versions call.
 
     Args:
-        timeout: seconds without a word from the server after which it is taken to hang.
+        name: what errors call the server.
+        timeout: seconds without any data from the server after which a call fails.
     """
 
     def __init__(
@@ -108,7 +125,7 @@ class HttpSession:
         return {}
 
     def warm_up(self) -> None:
-        """Make unmeasured calls, so that lazy loading and compiling is done."""
+        """Make calls that are not measured, so that lazy loading and compiling is done."""
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda text: self.complete(text, WARM_UP_TOKENS), warm_up(self._words)))
         self.usage = Usage()
@@ -183,7 +200,11 @@ class HttpSession:
         return "".join(pieces), replace(answer, first=first)
 
     def _event(self, line: str) -> Mapping[str, Any] | None:
-        """Parse the JSON of a line of server-sent events; None for lines without any."""
+        """Parse one line of server-sent events; returns None for a line without data.
+
+        Raises:
+            PeerError: for a line that is no event, data that is no JSON object, or an error event.
+        """
         name, _, data = line.partition(":")
         if name != "data" or data.strip() == "[DONE]":
             if name.strip().startswith(("{", "<")):

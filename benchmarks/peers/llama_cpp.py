@@ -1,4 +1,4 @@
-"""llama.cpp's own server, `llama-server`, with its best settings."""
+"""llama.cpp's server, `llama-server`, as a system under test, with its best settings."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ PROGRAM = "llama-server"
 _HOMEBREW = ("/opt/homebrew/bin", "/usr/local/bin")
 _CACHE_MB = 4096
 _MARK = "<__media__>"
-"""Placeholder of a picture in a prompt; newer servers draw a random one by default."""
+"""Placeholder of a picture in a prompt; by default newer servers use a random one."""
 _FEATURE = re.compile(r"(?:(?P<device>\w+) : )?(?P<feature>\w+) = (?P<value>\w+)")
 _NO_INSTRUCTIONS = frozenset({"ACCELERATE", "KLEIDIAI", "LLAMAFILE", "OPENMP", "REPACK"})
-"""Features of llama.cpp's CPU backend that are libraries or layouts, not instruction sets."""
+"""CPU features that llama.cpp lists besides instruction sets: libraries and data layouts."""
 _MARKED = {"LLAMA_MEDIA_MARKER": _MARK}
 
 
 def find_server(given: str | None = None) -> str:
-    """Return the path of llama-server: given, on PATH, from Homebrew, or built by our script.
+    """Return the path of llama-server.
+
+    Without `given`, looks on PATH, in Homebrew's folders and in the folder of our build script.
 
     Raises:
-        PeerError: there is none; the message says how to get one.
+        PeerError: when there is no such program; the message says how to get one.
     """
     if given is not None:
         if not os.access(given, os.X_OK) or os.path.isdir(given):
@@ -53,7 +55,7 @@ def find_server(given: str | None = None) -> str:
 
 
 def cpu_features(output: str) -> str:
-    """Return the instruction sets in the `system_info` line of a server's output, or nothing.
+    """Return the instruction sets in a server's `system_info` line, or "" without such a line.
 
     The line reads `system_info: … | CPU : AVX = 1 | AVX2 = 1 | OPENMP = 1 |`, perhaps with other
     devices (`Metal : …`) before or after the CPU.
@@ -80,12 +82,15 @@ class LlamaCpp:
     """A `System` that starts one llama-server per session.
 
     Args:
-        model: a GGUF file.
-        server: a path, or None to look for it.
-        mmproj: the vision part, a GGUF file.
-        threads: of the CPU.
+        model: path of a GGUF file.
+        server: path of llama-server; None looks for it (`find_server`).
+        mmproj: path of the vision part, a GGUF file; None runs no workloads with pictures.
+        threads: number of CPU threads; None takes as many as there are cores.
         context: tokens that fit into one slot.
         timeout: see `HttpSession`.
+
+    Raises:
+        PeerError: when `model` is no GGUF file or there is no llama-server.
     """
 
     name = "llama.cpp"
@@ -110,7 +115,7 @@ class LlamaCpp:
 
     @cached_property
     def version(self) -> str:
-        """The version as `--version` prints it, such as `10040 (3f7c29d)`."""
+        """Version that `--version` prints, such as `10040 (3f7c29d)`; "" if it prints none."""
         try:
             done = subprocess.run(
                 [self._server, "--version"], capture_output=True, text=True, timeout=30
@@ -122,9 +127,9 @@ class LlamaCpp:
 
     @cached_property
     def instruction_sets(self) -> str:
-        """The CPU features of its `system_info` line; empty where it prints none.
+        """Instruction sets in the server's `system_info` line; "" if it prints no such line.
 
-        The server prints the line before it opens its model, so one that cannot be opened will do.
+        The server prints the line before it opens its model, so it is started without a real model.
         """
         command = [self._server, "--model", os.devnull, "--port", str(free_port())]
         try:
@@ -149,7 +154,7 @@ class LlamaCpp:
             yield session
 
     def command(self, port: int, concurrency: int, images: bool = False) -> list[str]:
-        """Return the command line: a slot per simultaneous call, and prompts kept in memory."""
+        """Return the command line: one slot per simultaneous call, and a RAM cache of prompts."""
         parallel = max(concurrency, 1)
         options: dict[str, Any] = {
             "--model": self._model,
@@ -168,7 +173,7 @@ class LlamaCpp:
 
 @dataclass(frozen=True)
 class LlamaDialect:
-    """The dialect of `POST /completion`."""
+    """Dialect of llama-server's `POST /completion`."""
 
     path: str = "/completion"
     scored_tokens: int = 0

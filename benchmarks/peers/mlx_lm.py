@@ -1,4 +1,4 @@
-"""mlx-lm's own server, with its best settings."""
+"""mlx-lm's server as a system under test, with its best settings."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ class MlxLm:
 
 @dataclass(frozen=True)
 class MlxLmDialect:
-    """The dialect of OpenAI's `POST /v1/completions`, with at least one token per call."""
+    """Dialect of mlx-lm's `POST /v1/completions` (OpenAI's), with at least one output token."""
 
     path: str = "/v1/completions"
     scored_tokens: int = 1
-    drops_first_space: bool = True  # its detokenizer of byte-level vocabularies trims it
+    drops_first_space: bool = True  # mlx-lm's detokenizer of byte-level vocabularies strips it
 
     def request(self, question: Question) -> dict[str, Any]:
         return {

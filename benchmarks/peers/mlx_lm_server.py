@@ -1,4 +1,4 @@
-"""mlx-lm's server with a fast BLAS loaded first, as our engine has it on Linux."""
+"""Program that loads the fast BLAS that our engine uses on Linux, then runs mlx-lm's server."""
 
 from __future__ import annotations
 

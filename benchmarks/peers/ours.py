@@ -1,4 +1,4 @@
-"""Our engine in this process as a system under test, whole or with parts switched off."""
+"""Our engine as a system under test, in this process; parts of it can be switched off."""
 
 from __future__ import annotations
 
@@ -39,16 +39,17 @@ from sgl_mlx.runtime.request.futures import then
 from sgl_mlx.runtime.request.prefetch import nothing
 
 SAMPLING: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "token_healing": False}
-"""Sampling of every `gen`: greedy, full length, and no work that the peers do not do."""
+"""Sampling of every `gen`: greedy, full length, and no healing, which other systems lack."""
 
 
 class Ours:
     """A `System` that opens one engine per session.
 
     Args:
-        options: of the engine (`EngineConfig`).
-        prefills_forks: whether `fork` may compute the parent's prompt before its branches ask.
-        parallel: whether what a program asks runs side by side; otherwise call after call.
+        options: options of the engine (`EngineConfig`).
+        name: the system's name in reports.
+        prefills_forks: False disables the prefill of the parent's prompt at a `fork`.
+        parallel: False makes each `gen` wait for its output, so that branches run one by one.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Ours:
 
 @contextmanager
 def default_backend(backend: Backend) -> Iterator[None]:
-    """Make a backend the default one, and restore the former default at the end."""
+    """Make `backend` the default one within the context, then restore the former default."""
     former = sgl.global_config.default_backend
     sgl.set_default_backend(backend)
     try:
@@ -95,7 +96,7 @@ def default_backend(backend: Backend) -> Iterator[None]:
 
 
 class OurSession:
-    """A `Session` on an engine."""
+    """A `Session` on our engine."""
 
     def __init__(self, workload: Workload, engine: Engine, backend: Steered) -> None:
         self._workload = workload
@@ -114,7 +115,7 @@ class OurSession:
             raise error
 
     def details(self) -> Mapping[str, Any]:
-        """Return the engine's counters for the run."""
+        """Return the engine's counts and seconds since the session began."""
         after = self._engine.get_server_info()["stats"]
         spent = {name: after[name] - self._before.get(name, 0) for name in after}
         asked, policy = self._backend.asked, spent["tree_seconds"] + spent["schedule_seconds"]
@@ -137,9 +138,9 @@ class OurSession:
 
 
 class Steered:
-    """A `Backend` that steers an engine's outputs to a fixed text, and counts tokens.
+    """A `Backend` that makes an engine write the texts of `Words.steer`, and counts tokens.
 
-    See `Words.steer`. Scores are left as they are.
+    Scores are not steered. `prefills_forks` and `parallel` are those of `Ours`.
     """
 
     def __init__(
@@ -155,7 +156,10 @@ class Steered:
 
     @property
     def asked(self) -> list[Asked | None]:
-        """All calls so far; their prompts are encoded here, outside the measured time."""
+        """All calls so far, in tokens; None for a call with pictures or joined forks.
+
+        Prompts are encoded here, outside the measured time.
+        """
         return [*(self._asked(*answered) for answered in self._answered), *self._scored]
 
     @property
@@ -189,7 +193,7 @@ class Steered:
         def count(completions: tuple[Completion, ...]) -> tuple[Completion, ...]:
             [done] = completions
             seconds = first[0] if first else time.perf_counter() - started
-            # of what a grammar leaves only one way to spell, a system may take few or many tokens
+            # systems write text that a grammar forces with different numbers of tokens
             output = self._words.count(done.text) if params.constrained else len(done.token_ids)
             self.usage.add(Answer(done.prompt_tokens, output, done.cached_tokens, seconds))
             self._answered.append((prompt, done))

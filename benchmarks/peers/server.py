@@ -1,4 +1,4 @@
-"""A server as a child process: start it, wait until it is up, end it whatever happens."""
+"""A server as a child process: started, waited for until it is up, and always ended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sgl_mlx.benchmarks.peers.tied import launcher
 
 HOST = "127.0.0.1"
 _PATIENCE = 5.0
-"""Seconds a process gets to end after SIGTERM."""
+"""Seconds that a process has to end after SIGTERM, before SIGKILL."""
 
 
 @contextmanager
@@ -33,12 +33,15 @@ def running(
     """Start a server, wait until it is up, and yield its address: `http://127.0.0.1:port`.
 
     Args:
-        command: of a port that is free.
-        health: the path that answers 200 once the server takes requests.
-        environment: on top of this process's.
+        name: what errors call the server.
+        command: makes the command line for a free port.
+        health: path that answers 200 once the server takes requests.
+        start_timeout: seconds that the server has to come up.
+        environment: variables added to this process's environment.
 
     Raises:
-        PeerError: it cannot be started, ends early, or is not up in time; with its last words.
+        PeerError: when the server cannot be started, ends early, or is not up in time. The message
+            has the last lines of its output.
     """
     with TemporaryDirectory() as folder:
         log, port = Path(folder, "log"), free_port()
@@ -59,7 +62,7 @@ def _process(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a process that ends with the context, or with this process (see `tied`).
 
-    An interrupt while it starts leaves no process either: the pipe is closed all the same.
+    After an interrupt while it starts, the closed pipe ends it too.
     """
     with log.open("wb") as output, _pipe() as pipe:
         process = subprocess.Popen(
@@ -79,7 +82,7 @@ def _process(
 
 @contextmanager
 def _pipe() -> Iterator[int]:
-    """Open a pipe and yield its read end; both ends are closed with the context."""
+    """Open a pipe and yield the read end; leaving the context closes both ends."""
     read, write = os.pipe()
     with open(read, "rb"), open(write, "wb"):
         yield read
@@ -102,7 +105,10 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Check shortly after a failure: connections close before their process has ended."""
+    """Wait up to half a second for a process, and return True if it has ended.
+
+    After a failure this is needed: connections close shortly before their process has ended.
+    """
     with suppress(subprocess.TimeoutExpired):
         process.wait(0.5)
     return process.poll() is not None

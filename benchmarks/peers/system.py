@@ -1,4 +1,4 @@
-"""The protocol of a system under test: sessions that run rows and count their work."""
+"""Protocol of a system under test, whose sessions run programs and count tokens."""
 
 from __future__ import annotations
 
@@ -14,15 +14,22 @@ from sgl_mlx.errors import BenchmarkError
 
 
 class PeerError(BenchmarkError):
-    """A peer is missing, died, hung, or sent an unreadable answer. The suite goes on without it."""
+    """A compared system is missing, cannot start, died, hung, or sent an unusable answer.
+
+    The suite goes on without the system.
+    """
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Tokens of one call as the system counts them; `first` is the time to first token in seconds.
+    """Token counts of one call, as the system counts them.
 
-    Outputs under a grammar are counted as the tokenizer spells them: systems come to the same text
-    by different tokens.
+    Output under a grammar is counted by encoding its text, since systems write the same text with
+    different tokens.
+
+    Attributes:
+        cached_tokens: prompt tokens that were not computed.
+        first: seconds to the first output; None if there was none.
     """
 
     prompt_tokens: int
@@ -33,7 +40,11 @@ class Answer:
 
 @dataclass
 class Usage:
-    """Sum over all calls of a run. Safe to add to from several threads."""
+    """Sums of the token counts of all calls of a run; `add` is safe from several threads.
+
+    Attributes:
+        first_seconds: seconds to the first output of each call that had one.
+    """
 
     calls: int = 0
     prompt_tokens: int = 0
@@ -53,7 +64,7 @@ class Usage:
 
     @property
     def work(self) -> dict[str, int]:
-        """Counts that must be equal on two systems before their times are compared."""
+        """Counts that must be equal on two systems for their times to be comparable."""
         return {
             "calls": self.calls,
             "prompt_tokens": self.prompt_tokens,
@@ -62,38 +73,47 @@ class Usage:
 
 
 class Session(Protocol):
-    """A system with an empty cache, ready for one run of a workload."""
+    """A warmed-up system with an empty cache, for one run of a workload.
+
+    Attributes:
+        usage: sums over all calls so far.
+    """
 
     @property
     def usage(self) -> Usage: ...
 
     def run(self, row: Row) -> None:
-        """Run one row to its end; from any thread.
+        """Run the workload's program once to its end, with the arguments `row`; from any thread.
 
         Raises:
-            PeerError: with what went wrong.
+            PeerError: when the system fails; our engine raises errors of its own.
         """
         ...
 
     def details(self) -> Mapping[str, Any]:
-        """Return counts and seconds that only this system has, after all rows have run."""
+        """Return counts and seconds that only this system has; called after all runs."""
         ...
 
 
 class System(Protocol):
-    """A program that runs workloads: our engine or a peer."""
+    """A program that runs workloads: our engine, or a server compared with it.
+
+    Attributes:
+        name: the system's name in reports.
+        abilities: what workloads may need that this system has.
+    """
 
     @property
     def name(self) -> str: ...
 
     @property
     def version(self) -> str:
-        """The program's version; empty where the suite's own versions say it."""
+        """Version of the program; "" if it is among the package versions of the report."""
         ...
 
     @property
     def instruction_sets(self) -> str:
-        """Instruction sets that the program was compiled for; empty where it does not say."""
+        """Instruction sets that the program was compiled for; "" if unknown."""
         ...
 
     @property
@@ -102,9 +122,9 @@ class System(Protocol):
     def session(
         self, workload: Workload, size: Size, words: Words
     ) -> AbstractContextManager[Session]:
-        """Open a fresh, warmed-up session; leaving the context ends all its processes.
+        """Open a new session; leaving the context ends all of its processes.
 
         Raises:
-            PeerError: it cannot be started.
+            PeerError: when the system cannot be started.
         """
         ...

@@ -1,9 +1,9 @@
-"""A launcher whose command ends with the process that asked for it, however that one ends.
+"""Launcher of a command that must end when the calling process ends, even by SIGKILL.
 
-`python -I -S tied.py PIPE COMMAND…` runs COMMAND as its child. PIPE is the read end of a pipe
-whose write end the asking process alone holds. When that process ends, even by SIGKILL, the
-operating system closes the write end, and the launcher kills its whole process group. It must
-therefore lead a group of its own. This works on Linux and macOS alike.
+`python -I -S tied.py PIPE COMMAND…` runs COMMAND as a child of the launcher. PIPE is the read end
+of a pipe; only the calling process holds the write end. When that process ends, the operating
+system closes the write end. The launcher then kills its own process group, with COMMAND in it. The
+caller must therefore start the launcher in a new session. This works on Linux and macOS.
 """
 
 from __future__ import annotations
@@ -15,21 +15,24 @@ from collections.abc import Sequence
 from threading import Thread
 
 CANNOT_START = 126
-"""The exit code shells give for a program that cannot be executed."""
+"""Exit code for a program that cannot be executed, as in shells."""
 
 
 def launcher(pipe: int, command: Sequence[str]) -> list[str]:
-    """Return the command line that runs `command` tied to a pipe.
+    """Return the command line of a launcher that runs `command`.
 
     Args:
-        pipe: a file descriptor that the launcher inherits.
+        pipe: file descriptor of the pipe's read end, which the launcher must inherit.
     """
     # isolated and without site-packages, Python starts in some 10 ms
     return [sys.executable, "-I", "-S", __file__, str(pipe), *command]
 
 
 def run(pipe: int, command: Sequence[str]) -> int:
-    """Run the command to its end and return its exit code; end by the same signal as it did."""
+    """Run the command and return its exit code.
+
+    If a signal ended the command, the launcher ends by the same signal.
+    """
     os.set_inheritable(pipe, False)
     Thread(target=_kill_group_after, args=(pipe,), daemon=True).start()
     try:
@@ -48,7 +51,7 @@ def run(pipe: int, command: Sequence[str]) -> int:
 
 
 def _kill_group_after(pipe: int) -> None:
-    """Wait for the end of the pipe, then kill this process and all it started."""
+    """Wait until the pipe is closed, then kill this process and its whole process group."""
     while os.read(pipe, 1):
         pass
     os.killpg(0, signal.SIGKILL)

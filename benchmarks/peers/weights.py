@@ -1,4 +1,4 @@
-"""The one model that all systems run, in the format of each."""
+"""The model that all systems run, converted to the format that each of them reads."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from sgl_mlx.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Weights:
-    """A model by name, and a folder for files made from it.
+    """A model, and a folder for the files that are converted from it.
 
     Args:
-        model: what `models.load` takes.
+        model: name or path, as for `models.loader.load`.
+        folder: where files are written.
     """
 
     model: str | None
@@ -34,7 +35,7 @@ class Weights:
 
     @cached_property
     def path(self) -> Path:
-        """The GGUF file or folder of the model."""
+        """Path of the model's GGUF file or folder."""
         return resolve(self.model)[1]
 
     @cached_property
@@ -44,7 +45,10 @@ class Weights:
         return Tokenizer.from_gguf(GGUFFile(self.path).metadata)
 
     def mlx_folder(self) -> Path:
-        """Write the model in MLX's format and float32, with which mlx-lm is fastest on a CPU."""
+        """Return a folder with the model in MLX's format.
+
+        A GGUF file is converted to float32, with which mlx-lm is fastest on a CPU.
+        """
         if self.path.is_dir():
             return self.path
         made = self.folder / "mlx"
@@ -63,10 +67,13 @@ class Weights:
         return made
 
     def random_tower(self, tower: str) -> Path:
-        """Write a randomly initialised vision tower for this model, as a GGUF file.
+        """Write a GGUF file with a randomly initialised vision tower for this model.
+
+        Args:
+            tower: a name in `TOWERS`.
 
         Raises:
-            BenchmarkError: no tower has this name.
+            BenchmarkError: when no tower has this name.
         """
         if tower not in TOWERS:
             raise BenchmarkError(f"no tower is called {tower}; there are {', '.join(TOWERS)}")

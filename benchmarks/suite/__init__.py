@@ -1,5 +1,6 @@
-"""The paper's workloads, each as a program and as plain HTTP calls, on several systems.
+"""Workloads of the SGLang paper, each as a program and as plain HTTP calls, on several systems.
 
-`workloads.catalogue` lists the workloads, `run` runs one on one system, `compare` sets systems
-side by side, `report` writes the results. Systems are in `sgl_mlx.benchmarks.peers`.
+`workloads.catalogue` lists the workloads. `run` runs one workload on one system. `compare` runs
+all on several systems and compares them. `report` writes the results. The systems are in
+`sgl_mlx.benchmarks.peers`.
 """

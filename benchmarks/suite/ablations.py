@@ -1,6 +1,6 @@
-"""Ablations: our engine with one part switched off (paper, section 6.4.2).
+"""Ablations: our engine with one part switched off (SGLang paper, section 6.4.2).
 
-What each changes is a count, which is exact: `Ablation.shows` says which.
+The effect is read from an exact count, not from times; `Ablation.shows` names the count.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ class Ablation:
     """One part of our engine switched off.
 
     Args:
-        about: what is missing, in a few words.
-        shows: the count of `OurSession.details` that grows without it, where it matters.
-        options: of the engine.
-        ours: arguments of `Ours`.
+        about: what the engine does without the part, in a few words.
+        shows: the count in `OurSession.details` that grows on workloads that use the part.
+        options: engine options that switch the part off.
+        ours: arguments of `Ours` that switch it off.
     """
 
     about: str
@@ -70,10 +70,14 @@ ABLATIONS: dict[str, Ablation] = {
 
 
 def ablated(name: str, options: Mapping[str, Any]) -> Ours:
-    """Return our engine without that part, as a system named after the ablation.
+    """Return our engine with one part switched off, as a system named after the ablation.
+
+    Args:
+        name: a key of `ABLATIONS`.
+        options: engine options; those of the ablation come on top.
 
     Raises:
-        BenchmarkError: no ablation has this name.
+        BenchmarkError: when no ablation has this name.
     """
     if name not in ABLATIONS:
         raise BenchmarkError(f"no ablation {name!r}; there are {', '.join(ABLATIONS)}")

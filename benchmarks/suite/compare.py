@@ -1,7 +1,7 @@
 """Comparison of systems on the same workloads, run in turn.
 
-Times are compared pair by pair, and only where both sides did the same work: as many calls, prompt
-tokens and output tokens, each as the system itself counts them.
+Times are compared pair by pair, and only if both systems did the same work: the same number of
+calls, prompt tokens and output tokens, each as counted by the system itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ from sgl_mlx.errors import SglError
 
 @dataclass
 class Comparison:
-    """All runs of one workload; the others are compared with the first system."""
+    """All runs of one workload, in which `ours` is compared with each other system.
+
+    Attributes:
+        ours: name of our system.
+        runs: the runs of each system that did not fail, by name.
+        failures: why a system failed or could not run, by name.
+        peers: names of the other systems.
+    """
 
     workload: Workload
     ours: str
@@ -32,14 +39,14 @@ class Comparison:
         return [name for name in (*self.runs, *self.failures) if name != self.ours]
 
     def ratio(self, peer: str) -> float | None:
-        """Return the median of their seconds over ours, pair by pair; None if not comparable."""
+        """Return the median of `peer`'s seconds over ours, run by run; None if not comparable."""
         if self.not_compared(peer) is not None:
             return None
         pairs = zip(self.runs[peer], self.runs[self.ours], strict=True)
         return statistics.median(theirs.seconds / ours.seconds for theirs, ours in pairs)
 
     def not_compared(self, peer: str) -> str | None:
-        """Return the reason why there is no ratio, or None if there is one."""
+        """Return the reason why `peer` has no ratio; None if it has one."""
         for name in (peer, self.ours):
             if name in self.failures:
                 return self.failures[name]
@@ -75,12 +82,15 @@ def compare(
     repeats: int,
     watch: Watch,
 ) -> Iterator[Comparison]:
-    """Run every workload on every system in turn, A B A B; yield each finished comparison.
+    """Run every workload on all systems in turn (A B A B); yield each finished comparison.
+
+    A system that fails on a workload is left out of that workload's further runs.
 
     Args:
-        systems: ours first.
-        missing: peers that cannot run here, and why.
-        repeats: how often each runs.
+        systems: the systems, ours first.
+        missing: systems that cannot run on this machine: the reason, by name.
+        repeats: number of runs of a workload on each system.
+        watch: called with the progress of each run.
     """
     for workload in workloads:
         rows = workload.rows(words, size)
@@ -102,7 +112,7 @@ def compare(
 
 
 def geometric_means(comparisons: Sequence[Comparison]) -> dict[str, float]:
-    """Return the geometric mean of all ratios, by peer."""
+    """Return the geometric mean of each other system's ratios over the workloads, by name."""
     found: dict[str, list[float]] = {}
     for comparison in comparisons:
         for peer in comparison.peers:

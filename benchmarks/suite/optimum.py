@@ -1,8 +1,8 @@
-"""The fewest prompt tokens to compute: Theorem 3.1 of the SGLang paper (arXiv 2312.07104).
+"""Smallest number of prompt tokens to compute: Theorem 3.1 of the SGLang paper (arXiv 2312.07104).
 
-With a cache that holds everything, each node of the tree of all prompts is computed once, unless a
-generation before had written it. One more token is computed of a prompt that another had as a
-whole, since its logits are wanted.
+All prompts form a tree of tokens. With a cache that holds everything, each node is computed once,
+or not at all if a generation has written it. If the same prompt is asked again, its last token is
+computed again, since its logits are needed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt and what was generated after it, in tokens; `scored` prompts need no logits."""
+    """Prompt and output of one call, in tokens; a `scored` prompt needs no logits at its end."""
 
     prompt: tuple[int, ...]
     output: tuple[int, ...]
@@ -22,20 +22,20 @@ class Asked:
 
 @dataclass(frozen=True)
 class Optimum:
-    """`unique` of `total` prompt tokens must be computed."""
+    """The optimum of a run: `unique` of `total` prompt tokens must be computed."""
 
     total: int
     unique: int
 
     @classmethod
     def of(cls, asked: Iterable[Asked | None]) -> Optimum | None:
-        """Return the optimum of calls in any order; None if a call holds more than tokens."""
+        """Return the optimum of calls in any order; None if any call is None (not only tokens)."""
         calls = list(asked)
         known = [call for call in calls if call is not None]
         if len(known) < len(calls):
             return None
         tree, total, unique = _Node(), 0, 0
-        for call in known:  # what generations write first, whatever came first in time
+        for call in known:  # all outputs before any prompt: the order of calls is ignored
             node = tree
             for token in call.prompt:
                 node = node.child(token)

@@ -1,4 +1,4 @@
-"""One run of a workload on a system: all rows, a fixed number at a time."""
+"""One run of a workload on a system: all of its programs, a fixed number at a time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,20 @@ from sgl_mlx.benchmarks.suite.workloads.words import Words
 from sgl_mlx.benchmarks.suite.workloads.workload import Row, Size, Workload
 
 Watch = Callable[[str, int, int], None]
-"""Progress callback: name of the run, finished rows, all rows."""
+"""Progress callback, called with the run's name, finished programs, and all programs."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """Times and counts of a run. Seconds: `latencies` per program, `first` per call."""
+    """Times and counts of one run.
+
+    Attributes:
+        programs: number of programs that ran.
+        latencies: seconds of each program.
+        first: seconds to the first output of each call.
+        work: counts that must be equal on all systems; see `Usage.work`.
+        details: counts and seconds that only this system has.
+    """
 
     system: str
     seconds: float
@@ -60,10 +68,15 @@ def run_workload(
     words: Words,
     watch: Watch = lambda name, done, total: None,
 ) -> Run:
-    """Run all rows on a fresh session.
+    """Run a workload on a new session of a system, and measure it.
+
+    Args:
+        rows: arguments of the workload's program, one row per run of the program.
+        watch: called with the progress.
 
     Raises:
-        PeerError: the system failed; nothing of it is left running.
+        PeerError: when the system fails; none of its processes is left running. Our engine raises
+            errors of its own.
     """
     name = f"{workload.name} on {system.name}"
     watch(name, 0, len(rows))
@@ -105,8 +118,8 @@ def _run_all(
             future.result()  # raises what went wrong, whatever the others still wait for
         return [future.result() for future in futures]
     finally:
-        # After a failure, or when the user has had enough, calls may still wait for answers; they
-        # fail as soon as the session ends.
+        # After a failure or Ctrl-C, calls may still wait for answers. They fail as soon as the
+        # session ends.
         pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -1,1 +1,1 @@
-"""GGUF files: their headers, configuration and weights, as mlx-lm's architectures take them."""
+"""GGUF files: headers, configuration and weights, in the form that mlx-lm's models take."""

@@ -1,8 +1,9 @@
-"""GGML's quantized blocks as MLX's affine quantization: the same numbers, packed differently.
+"""Conversion of GGML's quantized blocks to MLX's affine quantization.
 
-Both store small integers `q` with a scale and an offset per group of 32, `scale * q + bias`.
-MLX packs a group's integers in order, lowest bits first, into 32-bit words. Block layouts:
-ggml's `ggml-common.h`. Exact except for Q4_K, whose products of scales are rounded to float16.
+Both formats store small integers `q` with a scale and an offset per group of 32; the value is
+`scale * q + bias`. MLX packs a group's integers in order, lowest bits first, into 32-bit words.
+GGML's block layouts are in its `ggml-common.h`. The conversion is exact except for Q4_K, where each
+group's scale is a product that is rounded to float16.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ _Half = NDArray[np.float16]
 
 
 class Affine(NamedTuple):
-    """A tensor (…, n): `weight` uint32 (…, n * bits / 32), the others float16 (…, n / 32)."""
+    """A tensor of shape (…, n), quantized in groups of 32.
+
+    Attributes:
+        weight: packed integers, uint32 (…, n * bits / 32).
+        scales, biases: float16 (…, n / 32), one for each group.
+    """
 
     weight: NDArray[np.uint32]
     scales: _Half
@@ -31,7 +37,7 @@ class Affine(NamedTuple):
 
 
 def repack(rows: _Bytes, kind: Type) -> Affine:
-    """Repack a tensor's raw rows (…, bytes) as affine groups; `kind` is one of `REPACKABLE`."""
+    """Repack a tensor's raw bytes (…, bytes of a row), of a type in `REPACKABLE`, for MLX."""
     blocks = rows.reshape(-1, GGML_QUANT_SIZES[kind][1])
     packed, scales, biases = REPACKABLE[kind](blocks)
     lead = rows.shape[:-1]
@@ -54,7 +60,7 @@ def _q8_0(blocks: _Bytes) -> tuple[_Bytes, _Half, _Half]:
 
 
 def _q4_k(blocks: _Bytes) -> tuple[_Bytes, _Half, _Half]:
-    """Repack super-blocks of eight groups, whose scales are 6-bit multiples of the block's."""
+    """Repack super-blocks of eight groups; a group's scale is a 6-bit multiple of the block's."""
     scale, offset = (_halves(blocks[:, i : i + 2]).astype(np.float32) for i in (0, 2))
     group_scales, group_offsets = Q4_K.get_scale_min(blocks[:, 4:16])
     groups = _nibbles(blocks[:, 16:].reshape(-1, 32))  # each 32 bytes hold two groups
@@ -75,11 +81,11 @@ def _halves(raw: _Bytes) -> _Half:
 
 
 def _nibbles(raw: _Bytes) -> _Bytes:
-    """Split bytes into halves: all low ones of a row, then all high ones."""
+    """Split each byte into two 4-bit values: all low halves of a row, then all high halves."""
     return np.concatenate([raw & np.uint8(0x0F), raw >> np.uint8(4)], axis=-1)
 
 
 def _pair(values: _Bytes) -> _Bytes:
-    """Join neighbouring 4-bit values in one byte, the first one low."""
+    """Pack each two neighbouring 4-bit values into a byte, the first in the low bits."""
     packed: _Bytes = values[:, 0::2] | (values[:, 1::2] << np.uint8(4))
     return packed

@@ -1,4 +1,4 @@
-"""The equivalent of `config.json`, from the metadata of a GGUF file of the llama family."""
+"""Model configuration, as in a `config.json`, made from the metadata of a GGUF file."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ _MODEL_TYPES = {
 
 
 def read_config(file: GGUFFile) -> dict[str, Any]:
-    """Make the equivalent of the model's `config.json`.
+    """Make the configuration that the model's `config.json` would hold.
 
     Raises:
-        UnsupportedModelError: for an architecture outside the llama family.
-        CorruptModelError: when a number the architecture needs is missing.
+        UnsupportedModelError: for an architecture outside the llama family, or one with a value
+            that differs from layer to layer.
+        CorruptModelError: when the file lacks a value or a tensor that the architecture needs.
     """
     values = _Metadata(file)
     model_type = values.model_type()
@@ -54,7 +55,10 @@ def read_config(file: GGUFFile) -> dict[str, Any]:
 
 
 class _Metadata:
-    """Metadata entries of a file under its architecture's name."""
+    """A GGUF file's metadata, read by key without the architecture's prefix.
+
+    For example `get("block_count")` reads `llama.block_count`. Also gives the shapes of tensors.
+    """
 
     def __init__(self, file: GGUFFile) -> None:
         self._file = file
@@ -96,7 +100,7 @@ class _Metadata:
 
 
 def _rope_scaling(values: _Metadata, file: GGUFFile) -> dict[str, Any] | None:
-    """Read the rope scaling: factors per frequency are tensors, plain scaling is metadata."""
+    """Read the rope scaling, or None; factors per frequency are tensors, others are metadata."""
     context = values.get("context_length")
     original = values.get("rope.scaling.original_context_length") or context
     if values.has("rope_freqs.weight"):  # llama 3: divisors of each frequency, no magnitude
@@ -106,7 +110,7 @@ def _rope_scaling(values: _Metadata, file: GGUFFile) -> dict[str, Any] | None:
         long, short = (file.floats(f"rope_factors_{n}.weight").tolist() for n in ("long", "short"))
         return _long_rope(long, short, original)
     kind, old = values.get("rope.scaling.type"), values.get("rope.scale_linear")
-    if kind is None and old not in (None, 0, 1):  # as files of 2023 say it
+    if kind is None and old not in (None, 0, 1):  # as in files of 2023
         return {"type": "linear", "factor": float(old)}
     if kind in ("linear", "yarn"):
         factor = float(values.need("rope.scaling.factor"))
@@ -173,7 +177,10 @@ def _gemma3(values: _Metadata, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _query_scalar(config: Mapping[str, Any], layers_of_27b: int) -> float:
-    """Choose the query scale, which GGUF lacks; 27B models are told by depth, as in llama.cpp."""
+    """Choose `query_pre_attn_scalar`, which GGUF lacks, as llama.cpp does.
+
+    Models with `layers_of_27b` layers get `hidden_size / num_attention_heads`, others `head_dim`.
+    """
     if config["num_hidden_layers"] == layers_of_27b:
         return float(config["hidden_size"] / config["num_attention_heads"])
     return float(config["head_dim"])

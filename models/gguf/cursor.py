@@ -1,4 +1,4 @@
-"""A cursor over the front of a GGUF file: magic, metadata and tensor descriptions."""
+"""Reader of the beginning of a GGUF file: magic, metadata and tensor descriptions."""
 
 from __future__ import annotations
 
@@ -36,11 +36,14 @@ _OTHERS = {
     b"lmgg": "a GGML file from before GGUF; convert the model anew",
     b"fmgg": "a GGML file from before GGUF; convert the model anew",
 }
-"""Kinds of files that are called .gguf and are none, by their first bytes."""
+"""Kinds of other files that are named .gguf by mistake, by their first bytes."""
 
 
 class Cursor:
-    """Little-endian reading from the front of the file, with the file's end in view."""
+    """Reader of little-endian values from the beginning of a file onwards.
+
+    Each read moves `position` on. Reading beyond the end raises `CorruptModelError`.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -50,7 +53,12 @@ class Cursor:
             self._data = b"" if empty else mmap(file.fileno(), 0, access=ACCESS_READ)
 
     def check_magic(self) -> None:
-        """Read the file's beginning, and say what it is where that is no GGUF we can read."""
+        """Read magic and version.
+
+        Raises:
+            CorruptModelError: for a file that is no GGUF; the message says what it looks like.
+            UnsupportedModelError: for a big-endian file or another version than 2 and 3.
+        """
         head = bytes(self._data[:64])
         if not head.startswith(b"GGUF"):
             other = next((what for start, what in _OTHERS.items() if head.startswith(start)), None)
@@ -84,7 +92,7 @@ class Cursor:
         return self.strings(1)[0]
 
     def strings(self, count: int) -> list[str]:
-        """A plain loop over local names: vocabularies have hundreds of thousands."""
+        """Read `count` strings, in a fast loop, since vocabularies have hundreds of thousands."""
         data, position = self._data, self.position
         found: list[str] = []
         try:

@@ -1,8 +1,9 @@
 """Reading GGUF files: header, metadata and tensor offsets, for any architecture.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The `gguf` package has a
-reader too, but it makes an array object of every string: 2.3 s for a vocabulary of 49k, where
-this takes 0.1 s. A model split over several files (`…-00001-of-00003.gguf`) is read as one.
+reader too, but it makes an array object of every string. It takes 2.3 s for a vocabulary of 49,000
+tokens; this module takes 0.1 s. A model split over several files (`…-00001-of-00003.gguf`) is read
+as one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,14 @@ _PART_NAME = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor: `shape` with rows first, `offset` and `size` in bytes from its file's start."""
+    """One tensor of a GGUF file.
+
+    Attributes:
+        path: the file that holds the tensor.
+        shape: number of rows first, reverse to GGUF's own order.
+        offset: bytes from the start of the file.
+        size: bytes of the data.
+    """
 
     path: Path
     name: str
@@ -39,19 +47,21 @@ class TensorEntry:
 
 
 class GGUFFile:
-    """An open GGUF model; tensor data is read when asked for.
+    """A model in GGUF files; headers are read on opening, tensor data by `blocks` and `floats`.
 
     Args:
         path: the file, or any one of the files that a model is split over.
 
     Attributes:
-        path: the first file, whose metadata counts.
+        path: the first file.
         paths: all files, in their order.
+        metadata: entries of the first file, by key.
+        tensors: entries of all tensors, by name.
 
     Raises:
-        ModelNotFoundError: when there is no such file, or one it is split over is missing.
-        CorruptModelError: when one is no GGUF, ends too early or contradicts itself.
-        UnsupportedModelError: for a version, byte order or tensor type that is not read.
+        ModelNotFoundError: when a file is missing.
+        CorruptModelError: when a file is no GGUF, ends too early or contradicts itself.
+        UnsupportedModelError: for a version, byte order or tensor type that cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,7 +84,7 @@ class GGUFFile:
             )
 
     def blocks(self, name: str) -> NDArray[np.uint8]:
-        """Read a tensor's raw bytes, one row per row of the tensor."""
+        """Read a tensor's raw bytes (…, bytes of a row), in its quantized or float type."""
         entry = self.tensors[name]
         raw = _mapped(entry.path)[entry.offset : entry.offset + entry.size]
         return raw.reshape(*entry.shape[:-1], -1)
@@ -83,7 +93,7 @@ class GGUFFile:
         """Read a tensor as float32, dequantized if necessary.
 
         Raises:
-            UnsupportedModelError: for a type the `gguf` package cannot dequantize.
+            UnsupportedModelError: for a type that the `gguf` package cannot dequantize.
         """
         entry = self.tensors[name]
         try:
@@ -97,7 +107,12 @@ class GGUFFile:
 
 
 def _parts(path: Path, count: int) -> Iterator[Path]:
-    """The files that a model is split over, named as llama.cpp's `gguf-split` names them."""
+    """Find the `count` files that a model is split over, by llama.cpp's names for them.
+
+    Raises:
+        CorruptModelError: if `path` is not named as llama.cpp's `gguf-split` names files.
+        ModelNotFoundError: if a file is missing.
+    """
     if count == 1:
         yield path
         return
@@ -115,7 +130,7 @@ def _parts(path: Path, count: int) -> Iterator[Path]:
 
 
 def _read_part(path: Path) -> tuple[dict[str, Any], dict[str, TensorEntry]]:
-    """Metadata and tensors of one file."""
+    """Read metadata and tensor entries of one file, by key and by name."""
     if not path.is_file():
         raise ModelNotFoundError(f"{path} does not exist")
     cursor = Cursor(path)
@@ -153,5 +168,5 @@ def _entry(
 
 
 def _mapped(path: Path) -> NDArray[np.uint8]:
-    """The file's bytes, read as they are touched."""
+    """Map a file into memory as bytes."""
     return np.memmap(path, dtype=np.uint8, mode="r")

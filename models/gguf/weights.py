@@ -1,4 +1,4 @@
-"""The weights of a GGUF file of the llama family, under mlx-lm's names and in its row order."""
+"""Weights of a GGUF file of the llama family, with mlx-lm's names and order of rows."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _REQUANTIZED_BITS = 8
 _PARTS = ("weight", "scales", "biases")
 
 _Order = NDArray[np.intp] | None
-"""Order of a matrix's rows; None leaves them as they are."""
+"""Order in which a matrix's rows are taken; None keeps the order of the file."""
 
 
 def read_weights(
@@ -67,9 +67,11 @@ def read_weights(
 ) -> dict[str, mx.array]:
     """Read every weight of the model, by mlx-lm's name.
 
-    With a `dtype` everything is dequantized to it; with `pack` too, 4- and 8-bit blocks stay as
-    they are in MLX's packing. Without a `dtype` these do, and other quantized types become 8-bit
-    groups, wider than any of them.
+    Args:
+        config: what `read_config` made of the file.
+        dtype: type that weights are dequantized and converted to. None keeps weights quantized:
+            types in `REPACKABLE` with their bits, others in wider groups of 8 bits.
+        pack: with a `dtype`, True still keeps types in `REPACKABLE` quantized.
 
     Raises:
         UnsupportedModelError: for a tensor that no layer of the architecture has.
@@ -91,18 +93,18 @@ def read_weights(
         else:
             values = _shifted(name, config, _floats(file, name, order))
             found = {target: values.astype(dtype or native)}
-        mx.eval(found)  # or every tensor waits in its wider form
+        mx.eval(found)  # at once, else the unpacked forms of all tensors are in memory together
         weights.update(found)
     return weights
 
 
 def weight_name(name: str, model_type: str) -> str:
-    """Translate a tensor's name to mlx-lm's.
+    """Translate a GGUF tensor's name to mlx-lm's.
 
     For example `blk.3.attn_q.weight` → `….layers.3.self_attn.q_proj.weight`.
 
     Raises:
-        UnsupportedModelError: for a name the llama family does not use.
+        UnsupportedModelError: for a tensor that `model_type` does not have.
     """
     layers = {**_LAYER, **_LAYER_OF.get(model_type, {})}
     match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
@@ -115,7 +117,10 @@ def weight_name(name: str, model_type: str) -> str:
 
 
 def native_float(file: GGUFFile) -> mx.Dtype:
-    """Choose the type of what is not quantized: float16 beside float16 scales."""
+    """Choose the type of weights that are not quantized.
+
+    It is the type of all matrices if they share one float type, else float16.
+    """
     kinds = {e.type for e in file.tensors.values() if len(e.shape) > 1}
     return _FLOATS[kinds.pop()] if len(kinds) == 1 and kinds <= set(_FLOATS) else mx.float16
 
@@ -141,10 +146,11 @@ def _floats(file: GGUFFile, name: str, order: _Order) -> mx.array:
 
 
 def _row_order(name: str, file: GGUFFile, config: Mapping[str, Any]) -> _Order:
-    """Compute the row order of q and k for half-split rope, where llama.cpp interleaved them.
+    """Compute the order that undoes llama.cpp's interleaving of the rows of q and k.
 
-    Its converter does so for the `llama` architecture alone, whose rope there turns neighbouring
-    rows 2i, 2i + 1; mlx-lm (like Hugging Face) turns rows i, i + d / 2 of each head.
+    llama.cpp's converter interleaves them for the `llama` architecture only, since its rope rotates
+    rows 2i and 2i + 1 together; mlx-lm (like Hugging Face) rotates rows i and i + d / 2 of a head.
+    Returns None for every other tensor.
     """
     heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
     part = name.split(".")[-2]
@@ -161,6 +167,6 @@ def _reordered(rows: NDArray[Any], order: _Order) -> NDArray[Any]:
 
 
 def _shifted(name: str, config: Mapping[str, Any], values: mx.array) -> mx.array:
-    """Subtract one from gemma's norm weights: GGUF stores them plus one, mlx-lm without."""
+    """Subtract one from gemma's norm weights, which GGUF stores plus one and mlx-lm does not."""
     is_gemma_norm = config["model_type"].startswith("gemma") and name.endswith("norm.weight")
     return values - 1 if is_gemma_norm else values

@@ -1,6 +1,6 @@
-"""The arithmetic of any-resolution tiling (LLaVA-NeXT), rounded exactly as transformers rounds it.
+"""Arithmetic of any-resolution tiling (LLaVA-NeXT), rounded exactly as transformers rounds.
 
-Sizes are height and width throughout. https://llava-vl.github.io/blog/2024-01-30-llava-next/
+Every size is a pair of height and width. https://llava-vl.github.io/blog/2024-01-30-llava-next/
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sgl_mlx.models.vision.pixels import Pixels, PixelSettings, Size, resize
 
 
 def best_resolution(size: Size, candidates: Sequence[Size]) -> Size:
-    """Choose the candidate that keeps most of the picture's pixels and wastes the fewest."""
+    """Choose the candidate that keeps the most pixels of the picture; if tied, the smallest."""
 
     def merit(candidate: Size) -> tuple[int, int]:
         scale = min(candidate[1] / size[1], candidate[0] / size[0])
@@ -26,7 +26,7 @@ def best_resolution(size: Size, candidates: Sequence[Size]) -> Size:
 
 
 def fitted(size: Size, box: Size) -> Size:
-    """Compute the largest size of the same proportions inside the box, rounded up."""
+    """Compute the largest size inside `box` with the proportions of `size`, rounded up."""
     scale_height, scale_width = box[0] / size[0], box[1] / size[1]
     if scale_width < scale_height:
         return min(math.ceil(size[0] * scale_width), box[0]), box[1]
@@ -34,10 +34,11 @@ def fitted(size: Size, box: Size) -> Size:
 
 
 def cut(pixels: Pixels, settings: PixelSettings) -> tuple[list[Pixels], Size]:
-    """Cut a picture: first all of it squeezed into one tile, then tiles of the best resolution.
+    """Cut a picture into tiles, after resizing and padding it to the best candidate resolution.
 
     Returns:
-        The tiles, those after the first by rows, and their numbers of rows and columns.
+        The whole picture resized to about one tile, then the tiles row by row; and the numbers of
+        rows and columns.
     """
     height, width = settings.tile
     box = best_resolution(_size(pixels), settings.candidates)
@@ -49,7 +50,12 @@ def cut(pixels: Pixels, settings: PixelSettings) -> tuple[list[Pixels], Size]:
 
 
 def kept(size: Size, patches: Size) -> tuple[slice, slice]:
-    """Count the rows and columns of patches that show the picture (`size`), not padding."""
+    """Find the rows and columns of patches that show the picture, not padding.
+
+    Args:
+        size: size of the picture before resizing.
+        patches: number of rows and columns of patches.
+    """
     height, width = patches
     if size[1] / size[0] > width / height:
         margin = (height - int(round(size[0] * (width / size[1]), 7))) // 2
@@ -63,13 +69,13 @@ def _size(pixels: Pixels) -> Size:
 
 
 def _whole(settings: PixelSettings) -> Size:
-    """Squeeze the picture to the processor's size; cropping comes later."""
+    """Return the size for the whole picture as a tile, before it is cropped."""
     if settings.size is None:
         return settings.tile
     return (settings.size, settings.size) if isinstance(settings.size, int) else settings.size
 
 
 def _padded(pixels: Pixels, box: Size) -> Pixels:
-    """Pad the picture with black; an odd row or column comes last."""
+    """Centre the picture in a black box; an odd row or column of padding comes last."""
     around = [(rest // 2, rest - rest // 2) for rest in np.subtract(box, pixels.shape[:2])]
     return np.pad(pixels, [*around, (0, 0)])

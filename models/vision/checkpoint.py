@@ -1,8 +1,8 @@
-"""LLaVA folders: which weights belong to the language model, which to the vision part.
+"""Loading of LLaVA folders, whose weights belong to a language model and a vision part.
 
-Three layouts are in use: `language_model.model.…` (transformers before 4.52, and MLX conversions),
-`model.language_model.…` with `lm_head` beside it (since), and either with or without
-`vision_model.` in the tower's names.
+Weights of the language model are named `language_model.model.…` (transformers before 4.52, and MLX
+conversions) or `model.language_model.…`, with `lm_head` beside them (later). Names of the vision
+tower may or may not contain `vision_model.`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _CHANNELS = 3
 
 
 def has_vision(config: Mapping[str, Any]) -> bool:
-    """True if the model is loaded here; pixtral, a llava by its type, is left to mlx-lm."""
+    """True if the model has a vision part that this package runs; False for pixtral."""
     tower = config.get("vision_config") or {}
     return config["model_type"] in FAMILIES and tower.get("model_type") != "pixtral"
 
@@ -45,10 +45,11 @@ def has_vision(config: Mapping[str, Any]) -> bool:
 def load_folder(
     folder: Path, config: Mapping[str, Any]
 ) -> tuple[nn.Module, dict[str, Any], VisionModel]:
-    """Load language model, configuration and vision part; weights are not evaluated.
+    """Load language model, its configuration, and vision part; weights are not evaluated.
 
     Raises:
-        UnsupportedModelError, CorruptModelError: naming the file and what is wrong in it.
+        UnsupportedModelError, CorruptModelError: for a model that cannot be run or read; the
+            message names the file and what is wrong in it.
     """
     source = str(folder / "config.json")
     text = text_config(config, source)
@@ -67,14 +68,15 @@ def load_folder(
 def load_vision(
     folder: Path, config: Mapping[str, Any], text_width: int, image_token: int | None
 ) -> VisionModel:
-    """Load the vision part alone, for another language model than the folder's.
+    """Load only the vision part, for a language model that is not in the folder.
 
     Args:
         text_width: width of that language model.
-        image_token: the id of `<image>` in its vocabulary, if it has one.
+        image_token: the id of `<image>` in that model's vocabulary; None if it has none.
 
     Raises:
-        UnsupportedModelError, CorruptModelError: as `load_folder`, and for another width.
+        UnsupportedModelError, CorruptModelError: as `load_folder`, and if the vision part is for a
+            language model of another width.
     """
     source = str(folder / "config.json")
     given = text_config(config, source).get("hidden_size")
@@ -87,7 +89,7 @@ def load_vision(
 
 
 def check_width(path: Path, given: int | None, text_width: int) -> None:
-    """Raise `CorruptModelError` if the vision part is for a language model of another width."""
+    """Raise `CorruptModelError` unless the vision part's width is the language model's."""
     if given != text_width:
         raise CorruptModelError(
             f"{path} gives features of width {given}, the language model takes {text_width}: it "
@@ -98,7 +100,7 @@ def check_width(path: Path, given: int | None, text_width: int) -> None:
 def assemble(
     config: VisionConfig, settings: PixelSettings, weights: Weights, source: str
 ) -> VisionModel:
-    """Build the vision part from weights under transformers' names; errors name `source`.
+    """Build the vision part from weights with transformers' names; errors name `source`.
 
     Raises:
         CorruptModelError: for weights that do not match the configuration.
@@ -113,10 +115,10 @@ def assemble(
 
 
 def text_config(config: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Complete `text_config` with transformers' defaults, under mlx-lm's names.
+    """Return `text_config` with transformers' defaults filled in and mlx-lm's names.
 
     Raises:
-        CorruptModelError: when transformers rejects its values.
+        CorruptModelError: when transformers rejects a value.
     """
     given = dict(config.get("text_config") or {})
     given.setdefault("model_type", _TEXT_DEFAULT.get(config["model_type"], "llama"))
@@ -143,12 +145,15 @@ def _filled(given: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def is_vision(name: str) -> bool:
-    """True if a weight of a LLaVA folder belongs to the vision part."""
+    """True if `name` is a weight of the vision part in a LLaVA folder."""
     return name.removeprefix("model.").startswith(_VISION)
 
 
 def split(weights: Mapping[str, mx.array]) -> tuple[Weights, Weights]:
-    """Split weights into the language model's, under mlx-lm's names, and the vision part's."""
+    """Split weights into those of the language model and of the vision part.
+
+    The former get mlx-lm's names, the latter the names of `VisionNetwork`.
+    """
     text: Weights = {}
     vision: Weights = {}
     for name, values in weights.items():
@@ -164,7 +169,7 @@ def split(weights: Mapping[str, mx.array]) -> tuple[Weights, Weights]:
 
 
 def sanitize(weights: Mapping[str, mx.array], config: VisionConfig) -> Weights:
-    """Drop unused weights; turn the patch convolution into a matrix over channels-last patches."""
+    """Drop unused weights, and reshape the patch convolution to a matrix (`_as_matrix`)."""
     kept: Weights = {}
     for name, values in weights.items():
         block = _BLOCK.match(name)
@@ -177,7 +182,10 @@ def sanitize(weights: Mapping[str, mx.array], config: VisionConfig) -> Weights:
 
 
 def _as_matrix(convolution: mx.array) -> mx.array:
-    """Reshape `(width, 3, patch, patch)`, or channels last as MLX converts it, to a matrix."""
+    """Reshape a convolution `(width, 3, patch, patch)` to `(width, patch * patch * 3)`.
+
+    Takes MLX's order `(width, patch, patch, 3)` too.
+    """
     if convolution.shape[-1] != _CHANNELS or convolution.shape[1] == _CHANNELS:
         convolution = convolution.transpose(0, 2, 3, 1)
     return convolution.reshape(convolution.shape[0], -1)

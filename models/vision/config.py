@@ -58,16 +58,23 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llava_next": _LLAVA,
     "llava_onevision": _ONEVISION,
 }
-"""Defaults of each family."""
+"""Defaults of each family, where `config.json` says nothing."""
 
 
 @dataclass(frozen=True)
 class TowerConfig:
-    """Configuration of a vision transformer: CLIP's (`class_token`) or SigLIP's.
+    """Configuration of a vision transformer, CLIP or SigLIP.
 
     Attributes:
-        layers: number of layers that are run; a feature layer may lie below the top.
-        patches: number along the edge of a tile.
+        width: width of the hidden states.
+        hidden: width inside the feed-forward layers.
+        layers: number of layers that are run; layers above the highest feature layer are not.
+        image_size: pixels along the edge of a tile.
+        patch_size: pixels along the edge of a patch.
+        class_token: True for CLIP, which has a class token, False for SigLIP.
+        feature_layers: layers whose outputs are the features; 0 is the embeddings.
+        patches: number of patches along the edge of a tile.
+        positions: number of positions of a tile, class token included.
     """
 
     width: int
@@ -95,11 +102,14 @@ class VisionConfig:
     """Configuration of a model's vision part.
 
     Attributes:
-        drop_first: True if the first position, CLIP's class token, is left out ("default").
+        drop_first: True if features leave out the first position, CLIP's class token.
         text_width: width of the language model.
+        activation, bias: of the projector's linear layers.
         most_tiles: see `AnyRes.most`.
-        candidates: `image_grid_pinpoints`, if given.
-        image_token, video_token: ids that stand for a picture in the prompt, if there are any.
+        candidates: `image_grid_pinpoints`; empty if not given.
+        image_token, video_token: ids of the tokens that stand for a picture or a video in a
+            prompt; None if there is no such token.
+        tokens_per_tile: number of features of a tile.
     """
 
     family: str
@@ -119,14 +129,16 @@ class VisionConfig:
 
 
 def read_config(config: Mapping[str, Any], text_width: int, source: str) -> VisionConfig:
-    """Read the vision part's configuration from the whole `config.json`.
+    """Read the vision part's configuration from a model's `config.json`.
 
     Args:
-        source: names the file in errors.
+        config: content of the file.
+        text_width: width of the language model.
+        source: the file that errors name.
 
     Raises:
-        UnsupportedModelError: for a tower or a choice of features that this does not run.
-        CorruptModelError: for values of the wrong kind.
+        UnsupportedModelError: for a tower or a choice of features that cannot run here.
+        CorruptModelError: for wrong values.
     """
     family, assumed = config["model_type"], FAMILIES[config["model_type"]]
     select = config.get("vision_feature_select_strategy", assumed["select"])
@@ -158,7 +170,7 @@ def read_config(config: Mapping[str, Any], text_width: int, source: str) -> Visi
 
 
 def check_square(config: VisionConfig, source: str) -> None:
-    """Check that each tile gives a square of patches only, so that tiles can be joined."""
+    """Raise `UnsupportedModelError` unless tiles have one feature per patch, or are not joined."""
     if config.family != "llava" and config.tokens_per_tile != config.tower.patches**2:
         raise UnsupportedModelError(
             f"{source}: {config.family} needs {config.tower.patches**2} features of a tile and "
@@ -193,7 +205,7 @@ def _read_tower(given: Mapping[str, Any], layer: Any, source: str) -> TowerConfi
 
 
 def check_tower(tower: TowerConfig, source: str) -> None:
-    """Raise `CorruptModelError` for sizes that no tower can have."""
+    """Raise `CorruptModelError` for sizes below 1 or a width that the heads do not divide."""
     sizes = (tower.width, tower.hidden, tower.heads, tower.patch_size)
     if min(sizes) < 1 or tower.patches < 1:
         raise CorruptModelError(f"{source}: the vision tower has sizes below 1: {tower}")
@@ -205,7 +217,16 @@ def check_tower(tower: TowerConfig, source: str) -> None:
 
 
 def feature_layers(chosen: Any, layers: int, source: str) -> tuple[int, ...]:
-    """Resolve feature layers, which may count backwards; 0 is the embeddings."""
+    """Resolve feature layers to numbers from 0, the embeddings, to `layers`.
+
+    Args:
+        chosen: a number or a list of them; negative ones count from the last layer.
+        layers: number of layers of the tower.
+        source: the file that errors name.
+
+    Raises:
+        CorruptModelError: for no layer at all, or a layer that the tower does not have.
+    """
     given = chosen if isinstance(chosen, list) else [chosen]
     if not given or not all(isinstance(i, int) and -layers - 1 <= i <= layers for i in given):
         raise CorruptModelError(

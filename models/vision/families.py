@@ -1,4 +1,4 @@
-"""The LLaVA families: how each cuts a picture into tiles and turns them into tokens."""
+"""LLaVA families: how each cuts a picture into tiles and arranges features as tokens."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sgl_mlx.models.vision.layout import AnyRes, Ended, Frames, Layout, Plain
 from sgl_mlx.models.vision.pixels import Pixels, PixelSettings, pad_to_square
 
 Tiled = tuple[list[Pixels], Layout]
-"""Tiles not yet resized and normalised, and the layout of their features."""
+"""Tiles before resizing and normalising, and the layout of the tiles' features."""
 
 
 class Family(ABC):
-    """One family with one model's sizes."""
+    """One family, with the configuration of one model."""
 
     def __init__(self, config: VisionConfig, settings: PixelSettings) -> None:
         self.config = config
@@ -24,7 +24,7 @@ class Family(ABC):
 
     @abstractmethod
     def image(self, pixels: Pixels, alone: bool) -> Tiled:
-        """Cut a picture into tiles; `alone` is True if it is the only one in its prompt."""
+        """Cut a picture into tiles; `alone` is True if the prompt has no other picture."""
 
     def video(self, frames: Sequence[Pixels]) -> Tiled:
         """Make the tiles of a video, one for each frame.
@@ -45,7 +45,7 @@ class Llava(Family):
 
 
 class LlavaNext(Family):
-    """LLaVA-NeXT (1.6): the picture squeezed, and its tiles at a higher resolution."""
+    """LLaVA-NeXT (1.6): the whole picture as one tile, then tiles at a higher resolution."""
 
     def image(self, pixels: Pixels, alone: bool) -> Tiled:
         tiles, grid = cut(pixels, self.settings)
@@ -55,7 +55,7 @@ class LlavaNext(Family):
 
 
 class LlavaOnevision(LlavaNext):
-    """LLaVA-OneVision: tiles for a picture alone, one tile for each of several, pooled frames.
+    """LLaVA-OneVision: a lone picture in tiles, each of several in one tile, videos by frame.
 
     arXiv 2408.03326, section 3.2.
     """

@@ -1,7 +1,7 @@
-"""GIFs as Pillow reads them, refusing frames that are too large.
+"""GIFs read by Pillow, with the size of each frame checked before memory is allocated.
 
-Pillow allocates a frame as soon as it has read the frame's header, up to its own limit (179
-megapixels); here the size is checked before.
+Pillow itself allocates a frame as soon as it has read the frame's header, up to its own limit of
+179 megapixels.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from PIL import GifImagePlugin
 SIGNATURE = b"GIF8"
 
 Check = Callable[[int, int], None]
-"""Function that raises for a width and height that are too large."""
+"""Function that takes a width and a height and raises if they are too large."""
 
 
 class Gif(GifImagePlugin.GifImageFile):
-    """GIF that calls `check` with each size before allocating it."""
+    """GIF that calls `check` with a frame's width and height before allocating the frame."""
 
     def __init__(self, stream: Path | BytesIO, check: Check) -> None:
         self._check = check
         super().__init__(stream)
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name == "_size" and value != (0, 0):  # what every picture of Pillow's begins with
+        if name == "_size" and value != (0, 0):  # Pillow's value before the header is read
             assert isinstance(value, tuple)
             self._check(*value)
         super().__setattr__(name, value)

@@ -1,7 +1,7 @@
-"""Opening pictures: a source becomes upright 8-bit RGB, or raises `ImageError`.
+"""Opening of pictures as upright 8-bit RGB.
 
-Size is checked in the header, before anything is decoded. As in transformers' image processors,
-the camera's rotation (EXIF) is applied and transparency is shown on white.
+The size is checked in the header, before anything is decoded. The camera's rotation (EXIF) is
+applied and transparency is shown on white, as in transformers' image processors.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from sgl_mlx.errors import ImageError
 from sgl_mlx.models.vision.gif import SIGNATURE, Gif
 
 Source = str | Path | bytes | Image.Image
-"""A path, a `data:` URL, the bytes of a file, or an open picture."""
+"""Picture given as a path, a `data:` URL, the bytes of a file, or an open Pillow image."""
 
 MAX_PIXELS = 64_000_000
-"""Most pixels of a picture: 192 MB of RGB."""
+"""Maximum number of pixels of a picture; so many take 192 MB as RGB."""
 
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
-"""Formats that are opened: others start programs (EPS) or read files they name."""
+"""Formats that are opened; others may start programs (EPS) or read other files."""
 
 _SHOWN = 80
-"""Most characters of a source that an error repeats."""
+"""Maximum number of characters of a source that an error shows."""
 
 
 def open_image(source: Source) -> Image.Image:
-    """Open a picture as upright RGB; of an animation, the first frame.
+    """Open a picture, or the first frame of an animation, as upright RGB.
 
     Raises:
-        ImageError: when it cannot be found, read or decoded, or is empty or too large.
+        ImageError: when the picture cannot be found, read or decoded, or is empty or too large.
     """
     with closing(open_frames(source)) as frames:
         return next(frames)
 
 
 def open_frames(source: Source) -> Generator[Image.Image, None, None]:
-    """Open every frame of an animation, or the one picture, lazily, like `open_image`.
+    """Yield every frame of an animation, or the single picture, as upright RGB.
 
     Raises:
-        ImageError: as `open_image`, at the frame that is at fault.
+        ImageError: as `open_image`, when the frame at fault is reached.
     """
     name = name_of(source)
     if isinstance(source, Image.Image):
@@ -77,7 +77,7 @@ def check_size(width: int, height: int, name: str) -> None:
 
 
 def name_of(source: Source) -> str:
-    """Name a source for errors."""
+    """Describe a source for error messages; a long path or URL is shortened."""
     if isinstance(source, bytes | Image.Image):
         return "the picture"
     text = str(source)
@@ -87,7 +87,11 @@ def name_of(source: Source) -> str:
 
 
 def _identify(source: str | Path | bytes, name: str) -> Image.Image:
-    """Read the header only."""
+    """Open a picture, reading only its header.
+
+    Raises:
+        ImageError: for a format that is not in `_FORMATS`, or a broken or too large picture.
+    """
     stream = open_stream(source, name)
     try:
         if begins_with(stream, SIGNATURE):
@@ -106,7 +110,7 @@ def _identify(source: str | Path | bytes, name: str) -> Image.Image:
 
 
 def begins_with(stream: Path | BytesIO, signature: bytes) -> bool:
-    """True if these are the source's first bytes."""
+    """True if the file or the bytes begin with `signature`."""
     if isinstance(stream, BytesIO):
         return stream.getvalue().startswith(signature)
     with stream.open("rb") as file:
@@ -114,10 +118,14 @@ def begins_with(stream: Path | BytesIO, signature: bytes) -> bool:
 
 
 def open_stream(source: str | Path | bytes, name: str) -> Path | BytesIO:
-    """Open a source's bytes for reading; `name` stands for it in errors.
+    """Return a path that is a file, or a stream of the bytes that were given or in a `data:` URL.
+
+    Args:
+        name: what errors call the source.
 
     Raises:
-        ImageError: when there is no such file, the URL is broken, or it points to the network.
+        ImageError: when there is no such file, the `data:` URL is broken, the URL points to the
+            network, or `source` is of another type.
     """
     if isinstance(source, bytes):
         return BytesIO(source)
@@ -145,7 +153,7 @@ def _no_source(given: object) -> ImageError:
 
 
 def _data_url(url: str, name: str) -> bytes:
-    """Decode a `data:` URL (RFC 2397); base64 may hold spaces and breaks, but needs its padding."""
+    """Decode a `data:` URL (RFC 2397); base64 may contain spaces but must be padded."""
     header, comma, payload = url.partition(",")
     if not comma:
         raise ImageError(f"{name} is no data: URL: it has no comma before its data")
@@ -159,7 +167,7 @@ def _data_url(url: str, name: str) -> bytes:
 
 
 def _seek(image: Image.Image, frame: int, name: str) -> bool:
-    """Seek a frame; False if there is none. Counting first would read the whole file."""
+    """Move to a frame; returns False if the picture has no such frame."""
     try:
         image.seek(frame)
     except EOFError:
@@ -190,13 +198,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Reduce greys of 16 bits to their upper 8, which Pillow would clip.
+    """Reduce a grey picture of 16 or 32 bits to 8 bits; other pictures stay as they are.
 
-    Greys of 32 bits, whole or not, have no fixed white. They are read where their values tell what
-    they are: from 0 to 255, as a picture of 8 bits that was widened, or up to 65,535, as one of 16.
+    16-bit greys keep their upper 8 bits. 32-bit greys, integer or float, have no fixed white, so
+    their values decide. Values from 0 to 255 are taken as 8 bits, integers up to 65,535 as 16.
 
     Raises:
-        ImageError: for other greys of 32 bits, with their values.
+        ImageError: for other 32-bit greys; the message names their lowest and highest value.
     """
     if not image.mode.startswith(("I", "F")):
         return image

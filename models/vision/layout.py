@@ -1,7 +1,7 @@
-"""Layouts: how the features of a picture's tiles become its tokens.
+"""Layouts: how the features of a picture's tiles are arranged as tokens.
 
-A layout knows the number of tokens from sizes alone, before anything is encoded; `pack` does the
-same to features. Both are here so that they cannot disagree.
+A layout computes the number of tokens (`tokens`) from sizes, before anything is encoded. After
+encoding, `pack` arranges features as exactly so many tokens.
 """
 
 from __future__ import annotations
@@ -17,26 +17,28 @@ from sgl_mlx.models.vision.anyres import kept
 from sgl_mlx.models.vision.pixels import Size
 
 _SHRINK_FROM = 1.1
-"""Factor per edge by which LLaVA-OneVision lets features exceed its limit."""
+"""Factor per edge by which features may exceed the limit before they are shrunk."""
 
 
 class Layout(Protocol):
-    """Layout of one picture or video."""
+    """Arrangement of the features of one picture or video as tokens."""
 
     @property
     def tokens(self) -> int:
-        """Number of tokens that the language model sees."""
+        """Number of tokens that the picture or video takes in the prompt."""
 
     def pack(self, features: mx.array, newline: mx.array | None) -> mx.array:
-        """Arrange features `(tiles, patches, width)` as the tokens' `(tokens, width)`.
+        """Arrange features `(tiles, patches, width)` as tokens `(tokens, width)`.
 
-        `newline` `(width,)` is the embedding that ends a row, for families that have one.
+        Args:
+            newline: embedding `(width,)` that ends a row of patches or a tile; None if the family
+                has none.
         """
 
 
 @dataclass(frozen=True)
 class Plain:
-    """One tile, its patches as they come (LLaVA-1.5)."""
+    """Layout of one tile: its patches in order (LLaVA-1.5)."""
 
     patches: int
 
@@ -50,7 +52,7 @@ class Plain:
 
 @dataclass(frozen=True)
 class Ended:
-    """One tile and a newline (LLaVA-OneVision, one of several pictures)."""
+    """Layout of one tile followed by a newline (one of several pictures in LLaVA-OneVision)."""
 
     patches: int
 
@@ -64,14 +66,17 @@ class Ended:
 
 @dataclass(frozen=True)
 class AnyRes:
-    """The whole picture, then its tiles as one image without padding, a newline after each row.
+    """Layout of any-resolution tiles (LLaVA-NeXT and a lone picture in LLaVA-OneVision).
+
+    First come the patches of the whole picture. Then come the tiles joined to one image, without
+    padding, row by row of patches, with a newline after each row.
 
     Attributes:
         size: size of the picture before any resizing.
         grid: numbers of rows and columns of tiles.
         side: patches along the edge of a tile.
-        most: tiles whose number of patches is not exceeded by much: the image is shrunk
-            (LLaVA-OneVision's `anyres_max_9`). None never shrinks.
+        most: limit in tiles: a joined image with clearly more patches than so many tiles is shrunk
+            to about that number (LLaVA-OneVision's `anyres_max_9`). None never shrinks.
     """
 
     size: Size
@@ -115,7 +120,7 @@ class AnyRes:
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames of a video, each shrunk to half its edges, and one newline at the end."""
+    """Layout of a video: its frames, each shrunk to half its edges, and one newline at the end."""
 
     frames: int
     side: int
@@ -136,7 +141,7 @@ class Frames:
 
 
 def bilinear(image: mx.array, size: Size) -> mx.array:
-    """Resize `(height, width, channels)` as torch does without aligned corners."""
+    """Resize `(height, width, channels)` bilinearly, as torch does with `align_corners=False`."""
     return _along(_along(image, 0, size[0]), 1, size[1])
 
 

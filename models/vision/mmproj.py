@@ -1,7 +1,8 @@
-"""The vision part in a GGUF file of its own ("mmproj"), as llama.cpp's converters write LLaVA's.
+"""Vision part of a LLaVA in a separate GGUF file ("mmproj"), written by llama.cpp's converters.
 
-Layer choice, activation and padding are llama.cpp's, so that both give the same features: blocks
-run up to the second to last unless the file names others, and pictures are padded to a square.
+Feature layer, activation and padding are chosen as in llama.cpp, so that both give the same
+features. The output of the second to last block is used unless the file names other layers.
+Pictures are padded to a square.
 """
 
 from __future__ import annotations
@@ -53,15 +54,17 @@ _SWAPPED = {"ffn_up": "ffn_down", "ffn_down": "ffn_up"}
 def load_mmproj(
     file: GGUFFile, text_width: int, image_token: int | None, dtype: mx.Dtype | None
 ) -> VisionModel:
-    """Load the vision part in `file` for a language model of this width; weights not evaluated.
+    """Load the vision part in `file`, without evaluating weights.
 
     Args:
-        image_token: the id of `<image>`, if the language model's vocabulary has it.
+        text_width: width of the language model.
+        image_token: the id of `<image>` in the language model's vocabulary; None if it has none.
         dtype: type of all weights; None takes the file's, or float16 for a quantized or mixed one.
 
     Raises:
         UnsupportedModelError: for another projector or tower than LLaVA's.
-        CorruptModelError: when something is missing, or it was made for another language model.
+        CorruptModelError: when something is missing, or the vision part is for a language model of
+            another width.
     """
     config = _read_config(file, image_token)
     check_width(file.path, config.text_width, text_width)
@@ -75,7 +78,7 @@ def load_mmproj(
 
 
 def file_name(name: str) -> str:
-    """Translate transformers' name of a parameter to llama.cpp's; the inverse of `_target`."""
+    """Translate a parameter's name from transformers' to llama.cpp's; the inverse of `_target`."""
     bare = name.replace("vision_tower.vision_model.", "vision_tower.")
     others = {ours: theirs for theirs, ours in _OTHER.items()}
     block = re.fullmatch(r"vision_tower\.encoder\.layers\.(\d+)\.([\w.]+)\.(weight|bias)", bare)
@@ -168,13 +171,19 @@ def _activation(metadata: Mapping[str, Any]) -> str:
 
 
 def _is_swapped(file: GGUFFile, tower: TowerConfig) -> bool:
-    """True if the names of up and down are swapped, as older converters wrote them."""
+    """True if `ffn_up` and `ffn_down` have each other's weights, as older converters wrote them."""
     down = file.tensors.get("v.blk.0.ffn_down.weight")
     return down is not None and down.shape[-1] == tower.width
 
 
 def _target(name: str, swapped: bool, source: str) -> str:
-    """Translate a tensor's name to transformers', `v.blk.3.ln1.bias` to `….3.layer_norm1.bias`."""
+    """Translate a tensor's name from llama.cpp's to transformers'.
+
+    For example `v.blk.3.ln1.bias` → `….layers.3.layer_norm1.bias`.
+
+    Raises:
+        UnsupportedModelError: for a tensor that LLaVA does not have; errors name `source`.
+    """
     block = re.fullmatch(r"v\.blk\.(\d+)\.(\w+)\.(weight|bias)", name)
     if block:
         part = _SWAPPED.get(block[2], block[2]) if swapped else block[2]

@@ -1,4 +1,4 @@
-"""The vision part of a loaded model: pictures to pixels on any thread, then pixels to features."""
+"""Vision part of a loaded model: turns pictures into pixels, and pixels into features."""
 
 from __future__ import annotations
 
@@ -20,12 +20,16 @@ from sgl_mlx.models.vision.pixels import Pixels, PixelSettings, to_input
 from sgl_mlx.models.vision.tower import VisionNetwork
 
 _BATCH_BYTES = 256 << 20
-"""Rough limit in bytes of the largest intermediate values of one batch of tiles."""
+"""Rough limit for the bytes that one batch of tiles takes while it is encoded."""
 
 
 @dataclass(frozen=True)
 class Placeholder:
-    """Token that stands for a picture or a video in a prompt; `id` is None if it is no token."""
+    """Text that stands for a picture or a video in a prompt.
+
+    Attributes:
+        id: id of the token with this text; None if the vocabulary has no such token.
+    """
 
     text: str
     id: int | None
@@ -33,13 +37,14 @@ class Placeholder:
 
 @dataclass(frozen=True, eq=False)
 class PreparedImage:
-    """A picture or a video, ready to be encoded; equal hashes mean equal features.
+    """A picture or a video, ready to be encoded.
 
     Attributes:
         pixels: `(tiles, side, side, 3)`, normalised.
-        content_hash: 32 bytes over the decoded pixels and everything that is done to them.
-        tokens: number of tokens that the language model will see.
-        layout: how the tiles' features become tokens.
+        content_hash: 32 bytes that depend on the decoded pixels, the settings and the layout; with
+            one model, equal hashes mean equal features.
+        tokens: number of tokens that it takes in the prompt.
+        layout: how the tiles' features are arranged as tokens.
     """
 
     pixels: NDArray[np.float32]
@@ -49,10 +54,11 @@ class PreparedImage:
 
 
 class VisionModel:
-    """One model's vision part.
+    """Vision part of one model.
 
     Attributes:
-        image_token, video_token: None where the family takes no video.
+        image_token: the placeholder of a picture in a prompt.
+        video_token: the placeholder of a video; None if the family takes no video.
     """
 
     def __init__(
@@ -67,23 +73,23 @@ class VisionModel:
         self._family = FAMILIES[config.family](config, settings)
 
     def prepare(self, source: Source, *, alone: bool = True) -> PreparedImage:
-        """Open and process a picture. Does no work in mlx and may run on any thread.
+        """Open and process a picture, without mlx; may run on any thread.
 
         Args:
-            alone: True if it is the only picture of its prompt; LLaVA-OneVision cuts only such
-                into tiles.
+            alone: True if the prompt has no other picture. LLaVA-OneVision cuts a picture into
+                tiles only then.
 
         Raises:
-            ImageError: see `open_image`.
+            ImageError: as `open_image`, and for a picture too long and thin to be resized.
         """
         pixels = np.asarray(open_image(source))
         return self._finish(self._family.image(pixels, alone), [pixels])
 
     def prepare_video(self, frames: Sequence[Source]) -> PreparedImage:
-        """Process the frames of a video, as `prepare` does a picture.
+        """Process the frames of a video, as `prepare` processes a picture.
 
         Raises:
-            ImageError: also when there are no frames, or the family takes no video.
+            ImageError: as `prepare`, when there are no frames, or the family takes no video.
         """
         if not frames:
             raise ImageError("the video has no frames")
@@ -91,9 +97,10 @@ class VisionModel:
         return self._finish(self._family.video(pixels), pixels)
 
     def encode(self, images: Sequence[PreparedImage]) -> list[mx.array]:
-        """Encode pictures to evaluated features `(tokens, text width)`, on the model's thread.
+        """Encode pictures and return the evaluated features `(tokens, text width)` of each.
 
-        Tiles of all pictures are encoded in common batches, of bounded memory.
+        Must run on the thread that runs the model. Tiles of different pictures share batches, whose
+        size is limited (`batch_tiles`).
         """
         features = self._features(images)
         found = []
@@ -106,7 +113,7 @@ class VisionModel:
 
     @property
     def batch_tiles(self) -> int:
-        """Number of tiles that are encoded at once."""
+        """Maximum number of tiles that are encoded at once."""
         tower = self.config.tower
         scores = tower.heads * tower.positions**2
         layers = tower.positions * (2 * tower.hidden + 4 * tower.width + self.config.text_width)

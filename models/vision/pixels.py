@@ -1,7 +1,7 @@
-"""Turning a picture into the tower's input, with the steps of transformers' Pillow processors.
+"""Processing of pictures to the tower's input, as in transformers' Pillow processors.
 
-Resizing is Pillow's own on 8 bits; rescaling happens in float64 and normalising in float32, in
-that order, so that results are equal to the last bit.
+Pillow resizes 8-bit pixels. They are then rescaled in float64 and normalised in float32. So results
+are equal to transformers' to the last bit.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class PixelSettings:
-    """How pictures become the tower's input; from `preprocessor_config.json`.
+    """Settings by which pictures become the tower's input; from `preprocessor_config.json`.
 
     Attributes:
-        size: what to resize to, as the shorter edge or as height and width; None does not.
+        size: length of the shorter edge, or height and width, after resizing; None does not resize.
         resample: Pillow's filter: 0 nearest, 1 Lanczos, 2 bilinear, 3 bicubic, 4 box, 5 Hamming.
-        crop: what to cut out of the middle after resizing; None takes everything.
-        rescale: what 8-bit values are multiplied with; None leaves them.
-        mean, std: subtracted and divided by, for each channel; None does neither.
-        square: whether to pad to a square in the mean colour before resizing.
-        candidates: resolutions of which any-resolution families choose the one that fits best.
+        crop: height and width to cut out of the middle after resizing; None does not crop.
+        rescale: factor for the 8-bit values; None does not rescale.
+        mean, std: each channel's mean, subtracted, and deviation, divided by; None for neither.
+        square: True pads to a square in the mean colour before resizing.
+        candidates: resolutions that any-resolution tiling chooses from; empty if none are given.
     """
 
     size: int | Size | None
@@ -47,7 +47,7 @@ class PixelSettings:
 
     @property
     def tile(self) -> Size:
-        """Height and width of the output, for a picture that is resized."""
+        """Height and width of a processed picture; (0, 0) if it is neither resized nor cropped."""
         if self.crop is not None:
             return self.crop
         return (self.size, self.size) if isinstance(self.size, int) else self.size or (0, 0)
@@ -61,7 +61,7 @@ def to_input(pixels: Pixels, settings: PixelSettings) -> NDArray[np.float32]:
     """Resize, crop and normalise a picture to `(height, width, 3)`.
 
     Raises:
-        ImageError: when its proportions are so extreme that resizing would fill the memory.
+        ImageError: when the picture is so long and thin that resizing would exceed `MAX_PIXELS`.
     """
     if settings.size is not None:
         pixels = resize(pixels, _target(pixels, settings.size), settings.resample)
@@ -71,14 +71,14 @@ def to_input(pixels: Pixels, settings: PixelSettings) -> NDArray[np.float32]:
 
 
 def resize(pixels: Pixels, size: Size, resample: int) -> Pixels:
-    """Resize to exactly `size`, with antialiasing."""
+    """Resize to exactly `size`, with antialiasing; raises `ImageError` above `MAX_PIXELS`."""
     _check_room(size)
     image = Image.fromarray(pixels).resize(size[::-1], Image.Resampling(resample))
     return np.asarray(image)
 
 
 def pad_to_square(pixels: Pixels, colour: tuple[int, ...]) -> Pixels:
-    """Pad the picture to a square of its longer edge, in the middle."""
+    """Pad the picture to a square with the side of its longer edge; the picture is centred."""
     height, width = pixels.shape[:2]
     side = max(height, width)
     _check_room((side, side))
@@ -106,7 +106,7 @@ def _check_room(size: Size) -> None:
 
 
 def _centred(pixels: Pixels, axis: int, length: int) -> Pixels:
-    """Crop the middle of an axis; pad a shorter one with black, the odd pixel first."""
+    """Crop an axis to the middle `length` pixels; pad a shorter axis with black on both sides."""
     missing = length - pixels.shape[axis]
     if missing > 0:
         around = [(0, 0)] * 3

@@ -1,4 +1,4 @@
-"""A vision part stored apart from its language model: a GGUF file or a LLaVA folder."""
+"""Vision part stored apart from its language model, in a GGUF file or a LLaVA folder."""
 
 from __future__ import annotations
 
@@ -17,26 +17,30 @@ from sgl_mlx.models.vision.model import VisionModel
 
 
 class SeparateVision(Protocol):
-    """A vision part of which the headers were read; `load` reads the weights."""
+    """A vision part whose headers have been read; `load` reads the weights."""
 
     @property
     def files(self) -> list[Path]:
-        """Files that hold its weights."""
+        """Files that hold the weights."""
 
     @property
     def size(self) -> tuple[int, int]:
         """Number of parameters, and bytes on disk."""
 
     def load(self, text_width: int, image_token: int | None, dtype: mx.Dtype | None) -> VisionModel:
-        """Load the vision part for a language model of this width; weights are not evaluated.
+        """Load the vision part, without evaluating weights.
 
         Args:
-            image_token: the id of `<image>`, if the language model's vocabulary has it.
-            dtype: type of all weights; None leaves them as they are if they can run so.
+            text_width: width of the language model.
+            image_token: the id of `<image>` in the language model's vocabulary; None if it has
+                none.
+            dtype: type of all weights. None keeps a folder's types; a GGUF file's weights get the
+                type of `native_float`.
 
         Raises:
-            UnsupportedModelError: for a tower or projector that this does not run.
-            CorruptModelError: if something is missing, or it is for another language model.
+            UnsupportedModelError: for a tower or projector that cannot run here.
+            CorruptModelError: if something is missing, or the vision part is for a language model
+                of another width.
         """
 
 
@@ -46,7 +50,7 @@ def open_separate_vision(path: Path, model: Path) -> SeparateVision:
     Raises:
         ModelNotFoundError: if there is nothing at `path`.
         UnsupportedModelError: if the language model is a folder, or `path` is no LLaVA.
-        CorruptModelError: if it cannot be read.
+        CorruptModelError: if the file or the folder cannot be read.
     """
     if model.is_dir():
         raise UnsupportedModelError(f"mmproj goes with a GGUF language model, {model} is a folder")
@@ -71,7 +75,7 @@ class _GgufVision:
 
 
 class _LlavaFolder:
-    """Vision part of a folder in transformers' layout; the language model in it is not read."""
+    """Vision part in a folder of transformers' layout; a language model there is not read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,7 +1,8 @@
-"""Settings of picture processing, from a model folder with each family's defaults.
+"""Settings of picture processing, read from a model folder and completed by defaults.
 
-As in transformers, `processor_config.json` is asked first, if it has an `image_processor`, then
-`preprocessor_config.json`. Processors that name torchvision ("Fast") are run as their Pillow twins.
+As in transformers, `processor_config.json` is read if it has an `image_processor`, else
+`preprocessor_config.json`. Processors based on torchvision ("Fast") are run as the ones based on
+Pillow.
 """
 
 from __future__ import annotations
@@ -52,10 +53,11 @@ T = TypeVar("T")
 
 
 def read_settings(folder: Path, config: VisionConfig) -> PixelSettings:
-    """Read the settings of a model folder; without a file, the family's, at the tower's size.
+    """Read a model folder's settings; without a settings file, return `default_values`.
 
     Raises:
         CorruptModelError: for a value of the wrong kind, or tiles that do not fit the tower.
+        UnsupportedModelError: as `parse_settings`.
     """
     found = _find(folder)
     path, given = found or (folder / "preprocessor_config.json", default_values(config))
@@ -65,7 +67,7 @@ def read_settings(folder: Path, config: VisionConfig) -> PixelSettings:
 
 
 def default_values(config: VisionConfig) -> dict[str, Any]:
-    """Make the default settings of a family's processor, with the tower's own size."""
+    """Return the sizes of a family's default settings, for the tower's own image size."""
     side = config.tower.image_size
     square = {"height": side, "width": side}
     if config.family == "llava_onevision":
@@ -74,7 +76,15 @@ def default_values(config: VisionConfig) -> dict[str, Any]:
 
 
 def parse_settings(given: Mapping[str, Any], config: VisionConfig, source: str) -> PixelSettings:
-    """Parse the file's entries; `source` names it in errors."""
+    """Parse a settings file's entries, completed by the family's defaults.
+
+    Args:
+        source: the file that errors name.
+
+    Raises:
+        CorruptModelError: for a value of the wrong kind.
+        UnsupportedModelError: for a size with both a shortest and a longest edge.
+    """
     values = {**_DEFAULTS[config.family], **{k: v for k, v in given.items() if v is not None}}
 
     def read(key: str, parse: Callable[[Any], T], switch: str | None = None) -> T | None:
@@ -99,7 +109,10 @@ def parse_settings(given: Mapping[str, Any], config: VisionConfig, source: str) 
 
 
 def check_tiles(settings: PixelSettings, config: VisionConfig, source: str) -> None:
-    """Raise `CorruptModelError` unless the output has the size that the tower takes."""
+    """Raise `CorruptModelError` unless tiles have the size that the tower takes.
+
+    Any-resolution families also need candidates that are multiples of it and those of `config`.
+    """
     side = config.tower.image_size
     if settings.tile != (side, side):
         height, width = settings.tile

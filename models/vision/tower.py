@@ -1,8 +1,9 @@
-"""The vision transformer of CLIP and SigLIP, and the projector into the language model's width.
+"""Vision transformer of CLIP and SigLIP, and the projector to the language model's width.
 
-They differ in the class token with its norm and in the activation. CLIP: arXiv 2103.00020,
-section 2.4; SigLIP: arXiv 2303.15343. Parameters bear transformers' names. What no feature layer
-needs (the last blocks, the final norm, the pooling head) is not here.
+CLIP (arXiv 2103.00020, section 2.4) has a class token and a norm before the first layer. SigLIP
+(arXiv 2303.15343) has neither, but a bias in the patch embedding. Parameters have transformers'
+names. Parts that no feature layer needs (the last blocks, the final norm, the pooling head) are
+left out.
 """
 
 # mypy: allow-subclassing-any
@@ -40,7 +41,7 @@ def activation(name: str) -> Callable[[mx.array], mx.array]:
 
 
 class VisionNetwork(nn.Module):
-    """Weights of a LLaVA model except the language model's: tower, projector, newline."""
+    """Vision part of a LLaVA model: tower, projector, and newline embedding if it has one."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -60,7 +61,7 @@ class VisionNetwork(nn.Module):
         return projected
 
     def select(self, pixels: mx.array) -> mx.array:
-        """Compute the tower's chosen features `(tiles, patches, width x feature layers)`."""
+        """Compute the features before projection `(tiles, patches, width x feature layers)`."""
         states = self.vision_tower(pixels)
         if self._drop_first:
             states = [state[:, 1:] for state in states]
@@ -68,7 +69,7 @@ class VisionNetwork(nn.Module):
 
 
 class Projector(nn.Module):
-    """Projector of two linear layers."""
+    """Projector from features to the language model's width, by two linear layers."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -83,7 +84,7 @@ class Projector(nn.Module):
 
 
 class Tower(nn.Module):
-    """Vision transformer from tiles `(tiles, height, width, 3)` to chosen hidden states."""
+    """Vision transformer from tiles `(tiles, height, width, 3)` to a state per feature layer."""
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
@@ -106,7 +107,7 @@ class Tower(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Container of the layers under the name that checkpoints use."""
+    """Container of the layers, named as in checkpoints."""
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
@@ -114,7 +115,7 @@ class Encoder(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Patches through a linear layer (a convolution that never overlaps), plus positions."""
+    """Embeddings of patches, by a linear layer, plus embeddings of positions."""
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
@@ -139,7 +140,7 @@ class Embeddings(nn.Module):
         return self._side**2 + ("class_embedding" in self)
 
     def _patches(self, pixels: mx.array) -> mx.array:
-        """Cut into `(tiles, patches, patch * patch * 3)`; a partial patch is dropped."""
+        """Cut tiles into patches `(tiles, patches, patch * patch * 3)`; drops partial patches."""
         side, patch, count = self._side, self._patch, len(pixels)
         whole = pixels[:, : side * patch, : side * patch]
         split = whole.reshape(count, side, patch, side, patch, _CHANNELS).swapaxes(2, 3)
@@ -147,7 +148,7 @@ class Embeddings(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward, each after its norm."""
+    """Transformer layer: attention and feed-forward, each after a norm of its own."""
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
@@ -163,7 +164,7 @@ class Layer(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Attention of every position to every position."""
+    """Multi-head attention without a mask."""
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()

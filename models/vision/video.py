@@ -1,6 +1,7 @@
-"""Evenly spread frames of a video: animated pictures by Pillow, other files by PyAV.
+"""Reading of evenly spaced frames of a video.
 
-PyAV brings FFmpeg and is an optional extra: `pip install sgl-mlx[video]`.
+Pillow reads animated pictures, PyAV other files. PyAV contains FFmpeg and is an optional extra:
+`pip install sgl-mlx[video]`.
 """
 
 from __future__ import annotations
@@ -26,14 +27,13 @@ _ANIMATED = ("PNG", "WEBP")  # and GIF
 
 
 def read_frames(source: str | Path | bytes, count: int) -> list[Image.Image]:
-    """Read at most `count` evenly spread frames, with the first, as upright RGB.
+    """Read at most `count` evenly spaced frames as RGB, the first frame among them.
 
-    Of `n` frames those at `i * n / count` are taken, rounded down, as transformers' video
-    processors do.
+    Takes the frames that `even_indices` chooses, as transformers' video processors do.
 
     Raises:
-        ImageError: when the video cannot be read, has no frames or too large ones, PyAV is
-            needed and missing, or `count` is below 1.
+        ImageError: when the video cannot be read, has no frames or too large ones, when PyAV is
+            needed and not installed, or when `count` is below 1.
     """
     if count < 1:
         raise ImageError(f"count must be at least 1, got {count}")
@@ -46,7 +46,7 @@ def read_frames(source: str | Path | bytes, count: int) -> list[Image.Image]:
 
 
 def even_indices(total: int, count: int) -> list[int]:
-    """Choose `count` of `total` frames; all of them if there are no more."""
+    """Return the indices `i * total // count` of `count` frames; all if there are no more."""
     if total <= count:
         return list(range(total))
     return [i * total // count for i in range(count)]
@@ -65,7 +65,7 @@ def _is_animation(stream: Path | BytesIO) -> bool:
             return True
     except UnidentifiedImageError:
         return False
-    except Exception:  # a broken picture, about which `open_frames` has more to say
+    except Exception:  # a broken picture: `open_frames` raises the error
         return True
     finally:
         if isinstance(stream, BytesIO):
@@ -73,7 +73,7 @@ def _is_animation(stream: Path | BytesIO) -> bool:
 
 
 def _read_with_pyav(stream: Path | BytesIO, count: int, name: str) -> list[Image.Image]:
-    """Decode twice, first to count, since few files say how many frames they have."""
+    """Read frames with PyAV; decodes twice, first to count, since few files give a count."""
     try:
         import av  # optional, and large
     except ImportError as e:

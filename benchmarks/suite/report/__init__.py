@@ -1,1 +1,1 @@
-"""Reports of the suite: JSON document, table for a terminal, HTML page, SVG plot."""
+"""Reports of the suite: JSON document, table in a terminal, HTML page, SVG plot."""

@@ -1,6 +1,6 @@
-"""The JSON document of a suite: comparisons, and everything that is needed to repeat them.
+"""JSON document of a run of the suite: comparisons, and what is needed to repeat them.
 
-Page, table and plot are made from it, when the suite has run or later (`read`).
+Page, table and plot are made from this document, after the run or later from a file (`read`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ def describe(
     command: str,
     systems: Sequence[System],
 ) -> dict[str, Any]:
-    """Make the document of a run."""
+    """Make the document of a run of the suite.
+
+    Args:
+        command: the command line that ran it.
+    """
     return {
         "workloads": [comparison.to_dict() for comparison in comparisons],
         "geomean": geometric_means(comparisons),
@@ -45,10 +49,10 @@ def describe(
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a document, or the output of a run that ends with one.
+    """Read a document from a file; it may be the last line of the output of a run.
 
     Raises:
-        BenchmarkError: the file cannot be read or holds no document of a suite.
+        BenchmarkError: when the file cannot be read or holds no document of the suite.
     """
     try:
         document = _parsed(path.read_text("utf-8"))
@@ -104,7 +108,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """Return the commit of the checkout that this runs from; empty for an installed package."""
+    """Return the git commit of this checkout; "" for an installed package."""
     return _output(
         "git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "--short", "HEAD"
     )

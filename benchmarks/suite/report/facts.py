@@ -1,4 +1,4 @@
-"""The conditions of a suite's figures, as far as its document states them."""
+"""Conditions under which the suite ran, read from its document: machine, versions, size."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def machine(document: Mapping[str, Any]) -> str:
-    """Describe the machine in one line: processor, cores, system."""
+    """Describe the machine in one line: processor, cores, system; "" if unknown."""
     found: Mapping[str, Any] = document.get("machine") or {}
     cores = found.get("cores")
     parts = (found.get("processor"), f"{cores} cores" if cores else "", _system(found))
@@ -15,13 +15,13 @@ def machine(document: Mapping[str, Any]) -> str:
 
 
 def instruction_sets(document: Mapping[str, Any]) -> dict[str, str]:
-    """Return the instruction sets of each system that names its own, by system."""
+    """Return each system's instruction sets, by system; systems that name none are left out."""
     found: Mapping[str, Any] = document.get("instruction_sets") or {}
     return {name: str(sets) for name, sets in found.items() if sets}
 
 
 def facts(document: Mapping[str, Any]) -> dict[str, str]:
-    """Return machine, versions, instruction sets and size of the run, by name."""
+    """Return all known conditions as text: machine, instruction sets, versions, size, by name."""
     found: Mapping[str, Any] = document.get("machine") or {}
     memory = found.get("memory_gb")
     named = {

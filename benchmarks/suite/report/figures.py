@@ -1,6 +1,6 @@
-"""Figures of the suite's reports, computed from its document: medians, hit rates, numbered reasons.
+"""Figures of the suite's reports, computed from its document: medians, hit rates, notes.
 
-The document is `Comparison.to_dict` of every workload, with the machine and versions around it.
+The document (`report.document`) holds `Comparison.to_dict` of every workload.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from typing import Any
 from sgl_mlx.benchmarks.suite.report.formats import readable
 
 OURS = "ours"
-"""Our engine's name, where no workload of the document has run on it."""
+"""Name of our engine in a document in which it has no runs."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One system on one workload; figures are medians over its runs, None where no run has one."""
+    """One system on one workload.
+
+    Figures are medians over `runs`; a figure is None if no run has a value for it.
+    """
 
     system: str
     runs: Sequence[Mapping[str, Any]]
@@ -29,56 +32,56 @@ class Measured:
         return statistics.median(values) if values else None
 
     def count(self, name: str) -> int | None:
-        """Return the lower median of a whole number, so that it is the figure of one run."""
+        """Return the lower median of an integer figure, which is the value of an actual run."""
         values = [run[name] for run in self.runs if run.get(name) is not None]
         return statistics.median_low(values) if values else None
 
     @property
     def spread(self) -> float | None:
-        """Half of what lies between the shortest and the longest run, as a share of the median."""
+        """Half the difference of the longest and the shortest run, over the median."""
         seconds, median = [run["seconds"] for run in self.runs], self.median("seconds")
         return (max(seconds) - min(seconds)) / 2 / median if median and len(seconds) > 1 else None
 
     @property
     def counts_computed(self) -> bool:
-        """True if the system counts computed tokens, as only our engine does."""
+        """True if the system counts the prompt tokens it computes; only our engine does."""
         return self.count("computed_tokens") is not None
 
     @property
     def hit_rate(self) -> float | None:
-        """Share of the prompt tokens that were not computed."""
+        """Share of the prompt tokens that were cached, not computed."""
         computed, total = self.count("computed_tokens"), self.count("total_tokens")
         return None if computed is None or not total else 1 - computed / total
 
     @property
     def best_hit_rate(self) -> float | None:
-        """The hit rate of a cache that holds everything (see `optimum`)."""
+        """Highest possible hit rate: that of a cache that holds everything (see `optimum`)."""
         unique, total = self.count("unique_tokens"), self.count("total_tokens")
         return None if unique is None or not total else 1 - unique / total
 
     @property
     def of_optimum(self) -> float | None:
-        """Hit rate over the best there is; None also where nothing is shared."""
+        """Hit rate over the highest possible one; None also if the prompts share nothing."""
         if self.hit_rate is None or not self.best_hit_rate:
             return None
         return self.hit_rate / self.best_hit_rate
 
     @property
     def rows_per_pass(self) -> float | None:
-        """Mean requests in a forward pass that only decodes."""
+        """Mean number of requests in a forward pass that only decodes."""
         rows, passes = self.median("decode_rows"), self.median("decode_passes")
         return None if rows is None or not passes else rows / passes
 
     @property
     def policy_share(self) -> float | None:
-        """Share of the run's seconds that went to tree and scheduler."""
+        """Share of the run's time that the radix tree and the scheduler took."""
         policy, seconds = self.median("tree_and_scheduler_seconds"), self.median("seconds")
         return None if policy is None or not seconds else policy / seconds
 
 
 @dataclass(frozen=True)
 class Note:
-    """Why a peer has no ratio on some workloads. Numbered from 1."""
+    """Reason why a compared system has no ratio on some workloads; numbered from 1."""
 
     number: int
     peer: str
@@ -88,7 +91,14 @@ class Note:
 
 @dataclass(frozen=True)
 class Compared:
-    """One workload; `systems` holds those that ran, ours first."""
+    """Results of one workload.
+
+    Attributes:
+        systems: systems that ran, by name, ours first.
+        ratios: how many times faster ours was than each compared system, by name.
+        notes: reasons for systems without a ratio, by name.
+        modelled: True if any figure was modelled, not measured.
+    """
 
     name: str
     about: str
@@ -100,7 +110,7 @@ class Compared:
 
     @property
     def same_work(self) -> bool:
-        """True if all systems that ran made as many calls, of as many tokens."""
+        """True if all systems that ran had the same counts of calls, prompt and output tokens."""
         works = [
             [system.count(what) for what in ("calls", "prompt_tokens", "output_tokens")]
             for system in self.systems.values()
@@ -110,7 +120,13 @@ class Compared:
 
 @dataclass(frozen=True)
 class Figures:
-    """All figures of a document."""
+    """All figures of a document.
+
+    Attributes:
+        ours: name of our engine.
+        peers: names of the systems compared with it.
+        geomean: geometric mean of the ratios, by system.
+    """
 
     ours: str
     peers: tuple[str, ...]
@@ -121,7 +137,10 @@ class Figures:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Figures:
-        """Read a document. A mark `"modelled": true` holds for all that it stands above."""
+        """Compute the figures of a document.
+
+        `"modelled": true` in the document, a workload or a run marks everything inside it.
+        """
         found = document["workloads"]
         ours = next(filter(None, map(_ours, found)), OURS)
         notes = tuple(_notes(found))
@@ -138,29 +157,29 @@ class Figures:
 
     @property
     def ablated(self) -> bool:
-        """True if there are several engines of ours, with parts switched off."""
+        """True if a workload also ran on our engine with parts switched off."""
         counts = ([s.counts_computed for s in w.systems.values()] for w in self.workloads)
         return any(sum(each) > 1 for each in counts)
 
     def compared_with(self, peer: str) -> int:
-        """Count the workloads with a ratio for this peer."""
+        """Count the workloads on which `peer` has a ratio."""
         return sum(peer in workload.ratios for workload in self.workloads)
 
 
 def _peers(entry: Mapping[str, Any]) -> list[str]:
-    """Return the peers in the order of their runs, then peers without runs."""
+    """Return the names of the compared systems in order of their runs, those without runs last."""
     others = {**entry["ratio"], **entry["not_compared"]}
     return [name for name in (*entry["tokens"], *others) if name in others]
 
 
 def _ours(entry: Mapping[str, Any]) -> str | None:
-    """Return the system that has runs, and neither a ratio nor a reason for having none."""
+    """Return the name of our system: it has runs and is not compared; None without runs."""
     peers = _peers(entry)
     return next((name for name in entry["tokens"] if name not in peers), None)
 
 
 def _notes(found: Sequence[Mapping[str, Any]]) -> Iterator[Note]:
-    """Yield the reasons in the order of the workloads, each once for a peer."""
+    """Yield a note for each different reason of a system, in the order of the workloads."""
     where: dict[tuple[str, str], list[str]] = {}
     for entry in found:
         for peer, reason in entry["not_compared"].items():

@@ -1,4 +1,4 @@
-"""The suite's report as one HTML file that needs nothing else: no script, no network."""
+"""Report of the suite as one HTML file, without scripts or links to other files."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ WORK = ("calls", "prompt_tokens", "output_tokens")
 
 
 def write_page(document: Mapping[str, Any], path: Path) -> None:
-    """Write the report of a suite.
+    """Write the report of a run of the suite to `path`, as HTML.
 
     Args:
         document: see `report.document`.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: when the file cannot be written.
     """
     # a file name in the command may hold bytes that are no text
     path.write_text(_render(document), "utf-8", "replace")

@@ -1,6 +1,6 @@
-"""Positions in the report's plots, in percent of the width, so that they fit any page.
+"""Positions in the report's plots, in percent of the width, so that plots fit any page.
 
-Templates draw them as SVG, a strip for each workload; no plotting library is needed.
+Templates draw the plots as SVG, with a strip for each workload.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from sgl_mlx.benchmarks.suite.report.figures import Compared, Figures, Measured
 from sgl_mlx.benchmarks.suite.report.formats import times
 
 LEAST = 0.001
-"""Ratios below it stand here: the document has three digits, and a logarithm needs more than 0."""
+"""Lowest ratio on the axis, which is logarithmic; lower ratios are drawn here."""
 
 EDGE, LABEL = 3.0, 15.0
-"""Percent of the width left free at an end of the axis, without and with figures beside bars."""
+"""Percent of the width left free at an end of the axis: without and with room for labels."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class LogAxis:
-    """From `low` to `high`; 1x is always between them."""
+    """Logarithmic axis of ratios from `low` to `high`, with 1x inside."""
 
     low: float
     high: float
@@ -40,7 +40,7 @@ class LogAxis:
         return cls(min([1.0, *values]), max([2.0, *values]))
 
     def at(self, ratio: float) -> float:
-        """Return the position of a ratio in percent of the width."""
+        """Return the position of a ratio, in percent of the width."""
         left = LABEL if self.low < 1 else EDGE
         share = math.log(max(ratio, LEAST) / self.low) / math.log(self.high / self.low)
         return round(left + share * (100 - left - LABEL), 3)
@@ -55,7 +55,15 @@ class LogAxis:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar from 1x to the ratio of a peer; without a ratio, the number of the reason."""
+    """Bar of one compared system, from 1x to its ratio.
+
+    Attributes:
+        colour: number of the system, which selects the colour.
+        start, end: positions in percent of the width; equal without a ratio.
+        text: the ratio, or "not compared".
+        slower: True if our engine was slower.
+        note: number of the note with the reason, if there is no ratio.
+    """
 
     peer: str
     colour: int
@@ -68,7 +76,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Strip:
-    """The bars of a workload, or of the geometric means."""
+    """Bars of one workload, or of the geometric means (`is_mean`)."""
 
     name: str
     about: str
@@ -84,7 +92,7 @@ class RatioPlot:
 
     @classmethod
     def of(cls, figures: Figures) -> RatioPlot:
-        """Return the plot: geometric means first, then the workloads."""
+        """Make the plot: a strip of geometric means first, then one for each workload."""
         axis = LogAxis.over(r for workload in figures.workloads for r in workload.ratios.values())
         means = [
             _bar(axis, peer, at, figures.geomean[peer], None)
@@ -97,7 +105,12 @@ class RatioPlot:
 
 @dataclass(frozen=True)
 class TokenStrip:
-    """Prompt tokens of our engine on a workload: widths in percent of all there were."""
+    """Prompt tokens of our engine on one workload, in percent of all of its prompt tokens.
+
+    Attributes:
+        computed: tokens that were computed.
+        unique: fewest tokens that must be computed (see `optimum`); None if unknown.
+    """
 
     name: str
     measured: Measured
@@ -106,7 +119,7 @@ class TokenStrip:
 
 
 def token_strips(figures: Figures) -> Iterator[TokenStrip]:
-    """Yield a strip for each workload on which our engine counted tokens."""
+    """Yield a strip for each workload that our engine ran."""
     for workload in figures.workloads:
         measured = workload.systems.get(figures.ours)
         if measured is None or measured.hit_rate is None:
@@ -137,7 +150,7 @@ def _share(share: float) -> float:
 
 
 def _marks(low: float, high: float) -> Iterator[float]:
-    """Yield 1, 2 and 5 times powers of ten, from `low` to `high`."""
+    """Yield 1, 2 and 5 times the powers of ten that lie from `low` to `high`."""
     for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1):
         for mark in (float(f"{digit}e{power}") for digit in (1, 2, 5)):
             if low <= mark <= high:

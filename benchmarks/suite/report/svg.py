@@ -1,4 +1,4 @@
-"""The suite's ratios as one SVG file, for a README: no script, no network, light and dark."""
+"""Ratios of the suite as one SVG file for a README, for light and dark pages."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from sgl_mlx.benchmarks.suite.report.templates import render
 
 
 def write_svg(document: Mapping[str, Any], path: Path) -> None:
-    """Write a bar for each workload and peer: how many times our speed is the peer's.
+    """Write a plot of how many times faster our engine was, per workload and compared system.
 
     Args:
         document: see `report.document`.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: when the file cannot be written.
     """
     figures = Figures.of(document)
     notes = [machine(document), *_instruction_lines(document)]

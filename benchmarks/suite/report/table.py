@@ -1,4 +1,4 @@
-"""The suite's report on a terminal: a line for each workload, reasons and means below."""
+"""Report of the suite in a terminal: a table of workloads, with means and notes below."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WORK = {"calls": "calls", "prompt_tokens": "prompt", "output_tokens": "output"}
-"""Counts that must be equal on all systems, and their headings."""
+"""Counts that must be equal on all systems, with the headings of their columns."""
 
 
 def suite_table(document: Mapping[str, Any]) -> Table:
     """Make a table with a row for each workload from a document (see `report.document`).
 
-    Peers have their seconds and how often ours go into them. Work is written once where it is the
-    same on all systems, in exact numbers of each where it is not.
+    A compared system's column has its seconds, and their ratio to ours. A count of work is written
+    once if it is the same on all systems, else for each system exactly.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table  # heavy: other parts of the benchmarks do without
@@ -54,7 +54,7 @@ def _cells(figures: Figures, workload: Compared) -> list[str]:
 
 
 def _peer(workload: Compared, peer: str) -> str:
-    """Return `42.4s 2.91x`; if not compared, a dash and the number of the reason."""
+    """Return seconds and ratio, such as `42.4s 2.91x`; without a ratio, a note, as `- (1)`."""
     parts = []
     if measured := workload.systems.get(peer):
         parts.append(f"{seconds(measured.median('seconds'))}s")

@@ -11,7 +11,7 @@ from sgl_mlx.benchmarks.suite.report import formats
 
 
 def render(name: str, **values: Any) -> str:
-    """Render a template as HTML or SVG; values are escaped, and `f` is `formats`."""
+    """Render a template as HTML or SVG, with `values` escaped and `formats` available as `f`."""
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_source),
         autoescape=True,

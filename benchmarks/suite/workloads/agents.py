@@ -1,8 +1,7 @@
-"""Agents: traces of calls with the same instructions and a growing or changing rest.
+"""Workloads of agents: many calls that begin with the same instructions.
 
-ReAct appends thought, action and observation to one prompt and asks again; what it was answered is
-replaced by the recorded trace. Generative agents ask five small questions, strictly one after
-another.
+ReAct appends thought, action and observation to one prompt and calls the model again; each output
+is replaced by a recorded step. Generative agents make short calls of five kinds, one after another.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def react_rows(words: Words, size: Size) -> list[Row]:
 
 
 def _steps(words: Words, size: Size, chain: int) -> list[str]:
-    """Draw two to five steps, most often four, with observations of very different lengths."""
+    """Draw two to five steps, mostly four, with observations of very different lengths."""
     draw = random.Random(f"react {chain}")
     [count] = draw.choices([2, 3, 4, 5], [5, 25, 40, 30])
     observed = [min(int(draw.lognormvariate(4.4, 0.7)), 489) for _ in range(count)]
@@ -79,9 +78,14 @@ def agent_http(client: Client, prompt: str, tokens: int, until: str) -> None:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of question: how often it is asked, and its parts in tokens.
+    """One kind of question that generative agents ask; its prompt is lead, arguments and tail.
 
-    Arguments stand between a lead and a tail that never change.
+    Attributes:
+        share: weight with which this kind is drawn.
+        lead, tail: tokens of the constant texts before and after the arguments.
+        arguments: tokens of each argument.
+        output: tokens of the answer.
+        stop: string that ends the answer.
     """
 
     name: str
@@ -103,7 +107,7 @@ KINDS = (
 
 
 def agent_rows(words: Words, size: Size) -> list[Row]:
-    """Return rows whose first argument is one of five persons; the others are new each time."""
+    """Return rows of prompts; the first argument is one of five, all others are new each time."""
     draw = random.Random("agents")
     rows: list[Row] = []
     for i in range(size.count(300)):

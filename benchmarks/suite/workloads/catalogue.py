@@ -1,4 +1,4 @@
-"""All workloads, in the order of the report."""
+"""Catalogue of all workloads, in the order of the report."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ WORKLOADS: dict[str, Workload] = {
 
 
 def find(names: tuple[str, ...]) -> list[Workload]:
-    """Return workloads by name in the order of the catalogue; all without names.
+    """Return the workloads with these names, in the order of the catalogue; all if none is given.
 
     Raises:
-        BenchmarkError: for a name that there is not.
+        BenchmarkError: for a name that no workload has.
     """
     unknown = [name for name in names if name not in WORKLOADS]
     if unknown:

@@ -1,4 +1,4 @@
-"""Conversations: chats of several turns, and questions answered from retrieved passages."""
+"""Workloads of chats with several turns, and of questions about retrieved passages (RAG)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sgl_mlx.benchmarks.suite.workloads.workload import Client, Row, Size, Workl
 # -- chats of four turns ----------------------------------------------------------------------
 
 Turns = list[tuple[str, int]]
-"""A user turn and the number of tokens of its answer."""
+"""Turns of a chat: the user's text, and the number of tokens of the answer."""
 
 
 @sgl.function
@@ -31,7 +31,11 @@ def multi_turn_chat_http(client: Client, turns: Turns) -> None:
 
 
 def chat_rows(answers: tuple[int, int]) -> Callable[[Words, Size], list[Row]]:
-    """Make rows of chats whose answers have `answers[0]` to `answers[1]` tokens."""
+    """Return a function that makes the rows of a workload of chats.
+
+    Args:
+        answers: least and largest number of tokens of an answer.
+    """
 
     def rows(words: Words, size: Size) -> list[Row]:
         draw = random.Random(f"chats {answers}")

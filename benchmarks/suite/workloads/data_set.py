@@ -1,4 +1,4 @@
-"""A workload over a data set of the user's instead of generated texts."""
+"""A workload that runs on a user's data set instead of generated texts."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sgl_mlx.errors import BenchmarkError
 
 
 def over_data(workload: Workload, file: Path) -> Workload:
-    """Return the workload with a row for each line of `file`, a JSON object.
+    """Return the workload with one row for each line of `file`, a JSON object per line.
 
-    A line names arguments of the workload's program, all or some: what it leaves out is taken from
-    the generated rows, one after another. `--scale` then shrinks those texts alone.
+    A line holds some or all arguments of the workload's program, by name. Arguments that a line
+    leaves out are taken from the generated rows in turn; `--scale` shrinks only these.
 
     Raises:
-        BenchmarkError: when rows are made, for a line that is no such object; it names the line and
-            what would be right.
+        BenchmarkError: when rows are made from a missing or empty file or a wrong line; the message
+            names the line and what is expected.
     """
 
     def rows(words: Words, size: Size) -> list[Row]:

@@ -1,7 +1,7 @@
-"""Few-shot workloads: many questions after the same examples.
+"""Few-shot workloads: many questions that follow the same examples.
 
-MMLU has a set of examples for each subject and answers in one token; HellaSwag scores four endings
-of a text; GSM-8K reasons before it answers.
+MMLU has examples for each subject and answers of one token. HellaSwag scores four endings of each
+text. GSM-8K has answers with reasoning.
 """
 
 from __future__ import annotations

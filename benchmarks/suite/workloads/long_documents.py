@@ -1,7 +1,8 @@
-"""Long documents and structured answers.
+"""Workloads of long documents and structured answers.
 
-JSON decoding has half of its output forced by a grammar; a long document is asked for four fields
-in one growing prompt; several documents are read side by side before a question.
+`json_decode` writes JSON, half of which the grammar forces. `long_doc_json` extracts four fields
+from a long document in one growing prompt. `multi_doc_qa` prefills several documents in parallel
+and then answers a question.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ FIELDS = {
     "friend": 2,
     "rival": 2,
 }
-"""Fields of a character, and the number of words of each."""
+"""Fields of the JSON record of a character, with the number of words of each."""
 
 CHARACTER = (
     r"\{\n"
@@ -37,7 +38,7 @@ CHARACTER = (
     )
     + r"\n\}"
 )
-"""The record as a regular expression."""
+"""Regular expression of a record with `FIELDS`."""
 
 CHARACTER_GBNF = (
     'root ::= "{\\n" '
@@ -47,7 +48,7 @@ CHARACTER_GBNF = (
     )
     + ' "\\n}"\nword ::= [a-z] [a-z] [a-z] [a-z]\n'
 )
-"""The record as a grammar in llama.cpp's notation (GBNF)."""
+"""Grammar of a record with `FIELDS`, in llama.cpp's notation (GBNF)."""
 
 CHARACTER_TOKENS = 256
 
@@ -70,7 +71,7 @@ def json_decode_rows(words: Words, size: Size) -> list[Row]:
 # -- fields of a long document ----------------------------------------------------------------
 
 CITY_FIELDS = {"name": 8, "country": 8, "air port code": 8, "top 3 landmarks": 24}
-"""Tokens of each part."""
+"""Fields that are extracted, with the tokens generated for each."""
 
 
 @sgl.function

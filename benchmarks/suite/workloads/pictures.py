@@ -1,4 +1,4 @@
-"""Questions about pictures, in LLaVA-Bench's shape: one to five questions a picture."""
+"""Workload of questions about pictures, one to five a picture, as in LLaVA-Bench."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def llava_bench_http(client: Client, lead: str, picture: str, asked: str, tokens
 
 
 def llava_bench_rows(words: Words, size: Size) -> list[Row]:
-    """Write the pictures into `size.folder`; at full size there are 24, with 60 questions."""
+    """Return rows of questions, and write the pictures into `size.folder`.
+
+    At full size there are 24 pictures with 60 questions.
+    """
     rows: list[Row] = []
     for lead, picture, asked in questions(size.folder, size.count(24, least=3)):
         assert isinstance(lead, Text)

@@ -1,4 +1,4 @@
-"""Workloads made to show one part of a runtime: what its tree costs, what prefetching gains."""
+"""Workloads that show a single effect: the cost of the radix tree, the gain of prefetching."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ def overhead_http(client: Client, shared: str, own: str, tokens: int) -> None:
 
 
 def overhead_rows(words: Words, size: Size) -> list[Row]:
-    """Return at full size the paper's 16 subtrees of 8 branches, 256 + 256 tokens."""
+    """Return rows of prompts that form subtrees of 8 branches, at full size 16 as in the paper.
+
+    Each prompt has 256 tokens shared by its subtree and 256 of its own.
+    """
     return [
         {
             "shared": words.text(size.tokens(256), f"subtree {tree}") + "\n",
@@ -64,7 +67,7 @@ def write_http(client: Client, handbook: str, topic: str, tokens: int) -> None:
 
 
 def write_rows(words: Words, size: Size) -> list[Row]:
-    """Return rows in which each handbook recurs after the others have evicted it."""
+    """Return rows in which each handbook recurs after the others have evicted it from the pool."""
     return [
         {
             "handbook": words.text(size.tokens(4096), f"handbook {number}"),
@@ -77,7 +80,7 @@ def write_rows(words: Words, size: Size) -> list[Row]:
 
 
 def small_pool(size: Size) -> dict[str, Any]:
-    """Return engine options: a pool for one and a half handbooks, and a disk cache."""
+    """Return engine options: a KV pool for one and a half handbooks, and a disk cache."""
     return {
         "max_total_tokens": size.tokens(4096) * 3 // 2 + 256,
         "disk_cache_dir": TEMPORARY_FOLDER,

@@ -1,4 +1,4 @@
-"""Programs that branch: thoughts in a tree, tips fleshed out, chains merged, an article judged."""
+"""Workloads that branch: tree of thought, skeleton of thought, multi-chain, LLM judge."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 # -- tree of thought --------------------------------------------------------------------------
 
 STAGES = ("plan", "execution", "reflection", "answer")
-"""Headings of the four levels of the tree."""
+"""Headings of the four levels of the tree of thought."""
 
 BRANCHES = 2
 
@@ -85,7 +85,7 @@ def skeleton_of_thought(
 
 
 SAMPLING: dict[str, Any] = {"temperature": 0, "token_healing": False}
-"""Sampling of a nested run; the suite passes the outer run its own."""
+"""Sampling of nested runs; the outer run gets the suite's sampling."""
 
 
 def skeleton_of_thought_http(
@@ -207,7 +207,7 @@ def llm_judge_rows(words: Words, size: Size) -> list[Row]:
 
 
 def side_by_side(call: Callable[[T], Result], items: Iterable[T]) -> list[Result]:
-    """Make calls to a server at the same time and return their results in order."""
+    """Make one call for each item, all at the same time; returns the results in order."""
     todo = list(items)
     with ThreadPoolExecutor(len(todo)) as pool:
         return list(pool.map(call, todo))

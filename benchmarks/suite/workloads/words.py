@@ -1,7 +1,7 @@
 """Texts with an exact number of tokens, and outputs that are the same on every system.
 
-Everything is made of words that the tokenizer spells as one token each, at the start of a line as
-well as after a space. So a text of n words has n tokens wherever it stands.
+Texts consist of words that are one token each, both at the start of a line and after a space. A
+text of n words therefore has n tokens anywhere in a prompt.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Protocol
 from sgl_mlx.errors import BenchmarkError
 
 BIAS = 100.0
-"""Added to the logits of one word: far above what a model's logits differ by."""
+"""Logit bias that makes a model write one word, far above the differences of its logits."""
 
 _WORD = re.compile(r" [a-z]{4}")
 _WANTED = 400
@@ -35,13 +35,13 @@ class Vocabulary(Protocol):
 
 
 class Words:
-    """Words of one tokenizer.
+    """Words of four letters that are one token of a tokenizer each.
 
     Args:
-        tokenizer: of the model that all systems run.
+        tokenizer: tokenizer of the model that all systems run.
 
     Raises:
-        BenchmarkError: it has too few words of four letters.
+        BenchmarkError: when the tokenizer has fewer than 50 such words.
     """
 
     def __init__(self, tokenizer: Vocabulary) -> None:
@@ -70,13 +70,14 @@ class Words:
         return " ".join(draw.choice(self._words) for _ in range(tokens))
 
     def steer(self, prompt: str, constrained: bool = False) -> dict[int, float]:
-        """Return a logit bias that makes the output one repeated word, chosen by the prompt.
+        """Return a logit bias, by token id, that makes the output one repeated word.
 
-        With it, all systems write the same text, whatever their arithmetic rounds to, so that the
-        calls that follow have the same prompts; and different prompts have different outputs.
+        The word depends on the prompt only. So all systems write the same text, however they
+        round, and later calls have the same prompts on all of them. Different prompts have
+        different outputs.
 
         Args:
-            constrained: a grammar may want the word without a space before it, too.
+            constrained: True also biases the word without a space before it, for grammars.
         """
         word = self._words[zlib.crc32(prompt.encode()) % len(self._words)]
         alone, spaced = self._tokens[word]

@@ -1,6 +1,6 @@
-"""The workload type: rows of arguments, a program of the language, and its HTTP version.
+"""Type of a workload: rows of arguments, a program of the language, and its HTTP version.
 
-Both versions ask the same questions in the same order; a test compares their prompts.
+Both versions send the same prompts in the same order, which a test checks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Need = Literal["grammar", "images"]
 
 
 class Client(Protocol):
-    """A completion server as the HTTP versions use it. Calls block until the answer is complete."""
+    """Client of a completion server, used by HTTP versions. Calls block until they are answered."""
 
     def complete(
         self,
@@ -32,16 +32,17 @@ class Client(Protocol):
         """Return the text that follows the prompt.
 
         Args:
-            grammar: GBNF, for servers that have it.
-            images: files; `IMAGE` stands for them in the prompt.
+            stop: strings that end the text.
+            grammar: grammar in GBNF that the text must match, for servers that support grammars.
+            images: files of the pictures, for which `IMAGE` stands in the prompt, in order.
         """
         ...
 
     def score(self, prompt: str, choices: Sequence[str]) -> None:
-        """Have each choice computed after the prompt, one call each.
+        """Make the server compute the prompt followed by each choice, in one call per choice.
 
-        The servers return no log-probabilities of a prompt, so nothing can be chosen: this is the
-        least that choosing takes.
+        Servers return no logprobs of a prompt, so no choice can be made. These calls are the least
+        work that choosing would take.
         """
         ...
 
@@ -51,31 +52,32 @@ IMAGE = "<image>"
 
 
 TEMPORARY_FOLDER = "<temporary folder>"
-"""Placeholder in engine options for a folder that is made for the run."""
+"""Placeholder in engine options for a temporary folder, made anew for each run."""
 
 
 _SHRINKING = 0.6
-"""Exponent of the scale for the length of texts."""
+"""Exponent of `scale` in the factor for lengths of texts."""
 
 
 @dataclass(frozen=True)
 class Size:
     """Size of a workload relative to the paper.
 
-    Numbers of programs shrink with `scale`, numbers of tokens with a root of it: at 0.1 there is a
-    tenth of the programs, and texts are a quarter as long. Files that a workload needs
-    are made in `folder`.
+    Attributes:
+        scale: factor for numbers of programs. Lengths of texts shrink less, by `scale ** 0.6`: at
+            0.1 there is a tenth of the programs, and texts are a quarter as long.
+        folder: where files that a workload needs are written.
     """
 
     scale: float
     folder: Path = Path()
 
     def count(self, full: int, least: int = 1) -> int:
-        """Scale a number of programs, articles or turns from the paper's `full`."""
+        """Scale the paper's number of programs or documents, `full`; not below `least`."""
         return min(full, max(least, round(full * self.scale)))
 
     def tokens(self, full: int, least: int = 1) -> int:
-        """Scale a number of tokens from the paper's `full`."""
+        """Scale the paper's number of tokens, `full`; not below `least`."""
         return min(full, max(least, round(full * math.pow(self.scale, _SHRINKING))))
 
 
@@ -83,7 +85,7 @@ WARM_UP_TOKENS = 4
 
 
 def warm_up(words: Words) -> list[str]:
-    """Return prompts that warm a system up: lazy loading and compiling is not measured."""
+    """Return prompts for a system to run before it is measured, to load and compile lazily."""
     return [words.text(64, f"warm-up {number}") for number in range(8)]
 
 
@@ -92,13 +94,13 @@ class Workload:
     """One benchmark of the suite.
 
     Args:
-        about: one line for the report.
-        rows: the arguments of each run, for both versions.
-        program: called with a row's arguments.
-        http: called with a client and a row's arguments.
-        concurrency: how many runs are under way at a time.
-        needs: what a system must be able to do; those that cannot are left out, and it is said.
-        engine: options of our engine that differ from the suite's.
+        about: description in one line, for the report.
+        rows: makes the arguments of each run, for both versions.
+        program: the version in the language, run with a row's arguments.
+        http: the HTTP version, called with a client and a row's arguments.
+        concurrency: number of runs at the same time.
+        needs: what a system must support; others are reported as not compared.
+        engine: makes options of our engine that differ from the suite's.
     """
 
     name: str
