@@ -7,6 +7,7 @@ printed at the end, also if tests run in several processes.
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Generator
 from types import ModuleType
@@ -28,6 +29,10 @@ EXPECTED_SKIPS = {
 SHOWN = "shown"
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in a shell's background job; programs that tests start would inherit it and not end at Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 load_fast_blas()  # before any test module imports mlx, or all of them run on the reference BLAS
 

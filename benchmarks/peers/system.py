@@ -108,7 +108,7 @@ class System(Protocol):
 
     @property
     def version(self) -> str:
-        """Version of the program; "" if it is among the package versions of the report."""
+        """Version of this system; "" if unknown, or if the report lists it with the package versions."""
         ...
 
     @property

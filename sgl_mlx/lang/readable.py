@@ -138,7 +138,7 @@ class Readable:
 
     @contextmanager
     def writing(self) -> Iterator[Transcript]:
-        """Lock the transcript for a change; afterwards, clear the partial text from `show`."""
+        """Yield the transcript for a change, locked; then discard the partial answer that `show` added."""
         with self._changed:
             yield self.transcript
             self._partial = PartialCompletion()

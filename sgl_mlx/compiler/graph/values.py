@@ -156,7 +156,7 @@ NONE = Constant(None)
 
 
 def concat(*parts: Value | str) -> Value:
-    """Concatenate texts: nothing nested, no empty part, no two constants in a row."""
+    """Concatenate texts; flatten nested ones, drop empty parts and merge neighbouring constants."""
     flat: list[Value] = []
     for part in _flattened(parts):
         last = flat[-1] if flat else None
