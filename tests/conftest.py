@@ -31,7 +31,7 @@ SHOWN = "shown"
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # As in a shell's background job; programs that tests start would inherit it and not end at Ctrl-C.
+    # As in a shell's background job. Programs that tests start would not end at Ctrl-C either.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 load_fast_blas()  # before any test module imports mlx, or all of them run on the reference BLAS

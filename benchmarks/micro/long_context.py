@@ -16,6 +16,7 @@ import mlx.core as mx
 from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 
+from sgl_mlx import machine
 from sgl_mlx.benchmarks.micro.paired_runs import Pair, measure_pairs
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.metal_kernels.mode import mode
@@ -44,7 +45,7 @@ def measure(
         contexts: lengths of the prompts in tokens.
         layers: number of the model's first layers to keep; None keeps all.
     """
-    dtype = None if mx.default_device() == mx.gpu else "float32"
+    dtype = None if machine.on_gpu() else "float32"
     ours, theirs = (_cut(load(name, dtype=kind), layers) for kind in (None, dtype))
     longest = max(contexts) + 2 * new_tokens
     with Engine(model=ours, context_length=longest, max_total_tokens=2 * longest) as engine:

@@ -108,7 +108,7 @@ class System(Protocol):
 
     @property
     def version(self) -> str:
-        """Version of this system; "" if unknown, or if the report lists it with the package versions."""
+        """Version of this system; "" if unknown or listed with the packages."""
         ...
 
     @property

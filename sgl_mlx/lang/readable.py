@@ -138,7 +138,7 @@ class Readable:
 
     @contextmanager
     def writing(self) -> Iterator[Transcript]:
-        """Yield the transcript for a change, locked; then discard the partial answer that `show` added."""
+        """Yield the transcript, locked for a change; then discard the answer that `show` began."""
         with self._changed:
             yield self.transcript
             self._partial = PartialCompletion()

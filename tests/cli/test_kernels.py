@@ -12,7 +12,7 @@ import pytest
 from click.testing import Result
 
 from sgl_mlx.cpu_kernels import build as cpu_build
-from sgl_mlx.metal_kernels import build, machine, model_heads, tune
+from sgl_mlx.metal_kernels import build, model_heads, records, tune
 from sgl_mlx.metal_kernels.dispatch import RULES, CutOvers
 from tests.metal_kernels.emulator import Emulator, needs_compiler
 
@@ -54,7 +54,7 @@ def test_list_names_every_kernel_and_says_what_is_known_here(sgl: Sgl) -> None:
     assert shown.count("not tuned") == len(model_heads.MODELS)
     facts = json.loads(sgl("kernels", "list", "--json").output)
     assert facts["metal"] is mx.metal.is_available()
-    assert facts["kernels"] == machine.kernels_hash()
+    assert facts["kernels"] == records.kernels_hash()
 
 
 @pytest.mark.usefixtures("without_metal")

@@ -169,7 +169,7 @@ class Preparer:
 
 def is_ids(prompt: Prompt | Sequence[int]) -> TypeGuard[Sequence[int]]:
     """Return True if a prompt is a non-empty list of token ids; only its first item is checked."""
-    listed = isinstance(prompt, (list, tuple)) or hasattr(prompt, "dtype")
+    listed = isinstance(prompt, (list, tuple)) or bool(getattr(prompt, "ndim", 0))
     return listed and len(prompt) > 0 and hasattr(prompt[0], "__index__")
 
 

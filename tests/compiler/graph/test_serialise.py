@@ -161,7 +161,7 @@ def test_the_error_of_a_file_names_it(tmp_path: Path) -> None:
         (("nodes", 1, "is"), "Graph", "expected Node"),
         (("nodes", 1, "expr", "command"), "rm", "Text has no 'command'"),
         (("nodes", 1, "id"), "one", "expected int"),
-        (("nodes", 1, "id"), 0, "not its own"),
+        (("nodes", 1, "id"), 0, "taken by another node"),
         (("nodes", 1, "stream"), 9, "has not begun"),
         (("nodes", 1, "expr", "value"), {"is": "Argument", "name": "nobody"}, "is not there"),
         (

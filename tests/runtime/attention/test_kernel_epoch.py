@@ -9,9 +9,11 @@ import pytest
 
 from sgl_mlx.metal_kernels import ops
 from sgl_mlx.metal_kernels.build import Kernels as Compiled
+from sgl_mlx.metal_kernels.dispatch import CutOvers
 from sgl_mlx.metal_kernels.inputs import DecodeInputs
 from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.models.adapter import LayerShape
+from sgl_mlx.runtime.attention.decode import Epoch
 from sgl_mlx.runtime.attention.kernels import KernelEpoch, Kernels
 from sgl_mlx.runtime.pool.kv import KVPool
 from tests.runtime import steps
@@ -38,12 +40,18 @@ class Launches:
         return launch
 
 
+def no_plain_epoch() -> Epoch:
+    raise AssertionError("every layer is for the kernels")
+
+
 @pytest.mark.parametrize("softcap", [None, 0.7])
 def test_tables_are_made_once(softcap: float | None) -> None:
     pool = KVPool([LayerShape(2, 64, 64)] * LAYERS, 90, mx.float32)
     kernels = Launches()
     rows = [steps.row("a", tuple(range(1, 60)), 1, (70, 71, 72, 73))]
-    epoch = KernelEpoch(pool, rows, STEPS, cast("Kernels", kernels))
+    epoch = KernelEpoch(
+        pool, rows, STEPS, cast("Kernels", kernels), range(LAYERS), CutOvers(), no_plain_epoch
+    )
     for _ in range(STEPS):
         epoch.begin_step()
         for layer in range(LAYERS):

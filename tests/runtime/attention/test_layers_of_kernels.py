@@ -14,9 +14,9 @@ from sgl_mlx.metal_kernels.dispatch import ALWAYS_OURS, CutOvers
 from sgl_mlx.metal_kernels.inputs import DecodeInputs, ExtendInputs
 from sgl_mlx.metal_kernels.selftest import Case
 from sgl_mlx.metal_kernels.tested import TestedKernels
+from sgl_mlx.models import cpu_math
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.runtime import assembly
-from sgl_mlx.runtime.attention import cpu_math
 from sgl_mlx.runtime.attention.decode import Epoch
 from sgl_mlx.runtime.attention.kernels import KernelEpoch, pool_fits
 from sgl_mlx.runtime.attention.select import AttentionPaths, layer_cases
