@@ -28,6 +28,9 @@ class Launches:
         self.seen: dict[str, list[mx.array]] = {}
         self._kernels = Compiled(self._make)
 
+    def takes(self, _: DecodeInputs) -> bool:
+        return True
+
     def decode(self, inputs: DecodeInputs) -> mx.array:
         return ops.decode_attention(inputs, self._kernels)
 
