@@ -75,7 +75,7 @@ def info(name: str, as_json: bool) -> None:
 def kv(as_json: bool) -> None:
     """Show what the keys and values of a token take in memory and on disk, for known models.
 
-    Computed from published configurations; nothing is loaded.
+    Computed from the sizes of their layers; nothing is loaded.
     """
     from sgl_mlx.benchmarks.modelled.kv_sizes import HEADS, rows
 

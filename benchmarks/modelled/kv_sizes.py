@@ -1,7 +1,7 @@
 """Bytes that the keys and values of a token take in memory and on disk, for well-known models.
 
-They are computed by `KVPool.bytes_per_slot` from layers, KV heads and head width in the models'
-published `config.json`. No model is loaded, and nothing is measured.
+They are computed by `KVPool.bytes_per_slot` from layers, KV heads and head width of each model,
+which are entered by hand. No model is loaded, and nothing is measured.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from sgl_mlx.models.adapter import LayerShape
 from sgl_mlx.runtime.pool.kv import KVPool
 
 INTRODUCTION = """\
-Computed, not measured: from layers, KV heads and head width of the models' published
-configurations. A file of the disk tier holds what the pool holds, so a token takes as much there;
+Computed, not measured: from layers, KV heads and head width of each model, entered by hand and
+not yet compared with the models' files. A file of the disk tier holds what the pool holds, so a token takes as much there;
 a header of a few kilobytes for each 64 tokens is added. `sgl-mlx models kv` prints the table."""
 HEADS = ("model", "layers x heads x width", "a token", "with 8 bits", "32,768 tokens", "a GB holds")
 _LONG = 32768
