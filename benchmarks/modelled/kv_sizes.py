@@ -16,8 +16,9 @@ from sgl_mlx.runtime.pool.kv import KVPool
 
 INTRODUCTION = """\
 Computed, not measured: from layers, KV heads and head width of each model, entered by hand and
-not yet compared with the models' files. A file of the disk tier holds what the pool holds, so a token takes as much there;
-a header of a few kilobytes for each 64 tokens is added. `sgl-mlx models kv` prints the table."""
+not yet compared with the models' files. A file of the disk tier holds what the pool holds, so a
+token takes as much there; a header of a few kilobytes for each 64 tokens is added. `sgl-mlx models
+kv` prints the table."""
 HEADS = ("model", "layers x heads x width", "a token", "with 8 bits", "32,768 tokens", "a GB holds")
 _LONG = 32768
 
