@@ -153,8 +153,3 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def answer_while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Call `while_connected` for a request whose body has been read."""
-    return await while_connected(request.receive, work)

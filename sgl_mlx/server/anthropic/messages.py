@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sgl_mlx.core import Prompt, SamplingParams, prompt_text
+from sgl_mlx.server.answer import answer
 from sgl_mlx.server.anthropic import blocks
 from sgl_mlx.server.anthropic.conversion import choice_of, messages_of, tools_of
 from sgl_mlx.server.bodies import json_response
@@ -19,7 +20,7 @@ from sgl_mlx.server.errors import HttpError, anthropic_body, bad_value
 from sgl_mlx.server.flight import Ask
 from sgl_mlx.server.openai.fields import check_stops
 from sgl_mlx.server.service import Service, in_thread, new_id
-from sgl_mlx.server.sse import answer_while_connected, frame, open_stream
+from sgl_mlx.server.sse import frame
 from sgl_mlx.server.turn import Turn, Wanted
 
 
@@ -66,10 +67,7 @@ def routes(service: Service) -> list[Route]:
     async def messages(request: Request) -> Response:
         fields = await service.read(request, MessagesRequest)
         call = _Call(service, fields)
-        if fields.stream:
-            pause = service.limits.comment_seconds
-            return await open_stream(request, call.stream(), pause, _failure)
-        return json_response(await answer_while_connected(request, call.whole()))
+        return await answer(request, call, fields.stream, service.limits.comment_seconds, _failure)
 
     async def count_tokens(request: Request) -> Response:
         fields = await service.read(request, CountRequest)

@@ -12,13 +12,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sgl_mlx.core import Image, Part, PartialCompletion, Prompt, SamplingParams, Text
-from sgl_mlx.server.bodies import json_response
+from sgl_mlx.server.answer import answer
 from sgl_mlx.server.errors import HttpError, bad_value, openai_body
 from sgl_mlx.server.flight import Ask
 from sgl_mlx.server.messages import image_source
 from sgl_mlx.server.openai.fields import check_stops
 from sgl_mlx.server.service import Service, new_id
-from sgl_mlx.server.sse import DONE, answer_while_connected, frame, open_stream
+from sgl_mlx.server.sse import DONE, frame
 
 _MARK = "<image>"
 _SCORED = ("return_logprob", "logprob_start_len", "top_logprobs_num")
@@ -52,10 +52,7 @@ def routes(service: Service) -> list[Route]:
         fields = await service.read(request, GenerateRequest)
         service.model(fields.model)
         call = _Call(service, fields)
-        if fields.stream:
-            pause = service.limits.comment_seconds
-            return await open_stream(request, call.stream(), pause, _failure)
-        return json_response(await answer_while_connected(request, call.whole()))
+        return await answer(request, call, fields.stream, service.limits.comment_seconds, _failure)
 
     return [Route("/generate", generate, methods=["POST", "PUT"])]
 

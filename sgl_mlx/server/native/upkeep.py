@@ -14,7 +14,7 @@ from sgl_mlx.server.bodies import json_response
 from sgl_mlx.server.errors import HttpError
 from sgl_mlx.server.flight import Ask
 from sgl_mlx.server.service import Service, in_thread, new_id
-from sgl_mlx.server.sse import answer_while_connected
+from sgl_mlx.server.sse import while_connected
 
 
 class AbortRequest(msgspec.Struct):
@@ -58,7 +58,7 @@ def routes(service: Service) -> list[Route]:
     async def health_generate(request: Request) -> Response:
         params = SamplingParams(max_new_tokens=1, temperature=0)
         ask = Ask((Text("a"),), params, new_id("health-"))
-        await answer_while_connected(request, service.flights.whole([ask]))
+        await while_connected(request.receive, service.flights.whole([ask]))
         return PlainTextResponse("ok\n")
 
     async def load(_: Request) -> Response:

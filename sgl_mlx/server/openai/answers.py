@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from typing import Any
-
-from starlette.requests import Request
-from starlette.responses import Response
 
 from sgl_mlx.core import Completion, FinishReason, StreamEvent
 from sgl_mlx.server.errors import HttpError, openai_body
 from sgl_mlx.server.flight import Ask
 from sgl_mlx.server.openai.fields import Sampling
-from sgl_mlx.server.service import Service, new_id
-from sgl_mlx.server.sse import DONE, EventStream, frame, open_stream
+from sgl_mlx.server.service import new_id
+from sgl_mlx.server.sse import DONE, frame
 
 
 class Usage:
@@ -92,12 +89,5 @@ class Chunks:
         return frame({**self._head, "choices": [], "usage": self.usage.to_dict()}) + DONE
 
 
-async def stream_response(
-    request: Request, service: Service, frames: AsyncIterator[bytes]
-) -> EventStream | Response:
-    """Return a streamed response; an error before the first frame is raised. See `open_stream`."""
-    return await open_stream(request, frames, service.limits.comment_seconds, _failure)
-
-
-def _failure(error: HttpError) -> bytes:
+def failure(error: HttpError) -> bytes:
     return frame(openai_body(error)) + DONE

@@ -12,15 +12,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sgl_mlx.core import Completion, FinishReason, Logprobs, SamplingParams, StreamEvent
-from sgl_mlx.server.bodies import json_response
+from sgl_mlx.server.answer import answer
 from sgl_mlx.server.errors import bad_value
 from sgl_mlx.server.memory import AnswerReader
-from sgl_mlx.server.openai.answers import Chunks, Usage, asks, finish, stream_response
+from sgl_mlx.server.openai.answers import Chunks, Usage, asks, failure, finish
 from sgl_mlx.server.openai.fields import Sampling, sampling_params
 from sgl_mlx.server.openai.logprobs import chat_logprobs, without_end
 from sgl_mlx.server.output import Form, Piece
 from sgl_mlx.server.service import Service, in_thread
-from sgl_mlx.server.sse import answer_while_connected
 from sgl_mlx.server.tools.calls import Call, ToolChoice, checked_tools
 from sgl_mlx.server.turn import Turn, Wanted
 
@@ -49,9 +48,7 @@ def routes(service: Service) -> list[Route]:
     async def chat(request: Request) -> Response:
         fields = await service.read(request, ChatRequest)
         call = _Call(service, fields)
-        if fields.stream:
-            return await stream_response(request, service, call.stream())
-        return json_response(await answer_while_connected(request, call.whole()))
+        return await answer(request, call, fields.stream, service.limits.comment_seconds, failure)
 
     return [Route("/v1/chat/completions", chat, methods=["POST"])]
 

@@ -12,13 +12,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sgl_mlx.core import Completion, Logprobs, SamplingParams, Text
-from sgl_mlx.server.bodies import json_response
+from sgl_mlx.server.answer import answer
 from sgl_mlx.server.errors import bad_value
-from sgl_mlx.server.openai.answers import Chunks, Usage, asks, finish, stream_response
+from sgl_mlx.server.openai.answers import Chunks, Usage, asks, failure, finish
 from sgl_mlx.server.openai.fields import Sampling, sampling_params
 from sgl_mlx.server.openai.logprobs import CompletionLogprobs
 from sgl_mlx.server.service import Service
-from sgl_mlx.server.sse import answer_while_connected
 
 _TOKENS = 16
 """OpenAI's default of `max_tokens`."""
@@ -41,9 +40,7 @@ def routes(service: Service) -> list[Route]:
     async def completions(request: Request) -> Response:
         fields = await service.read(request, CompletionRequest)
         call = _Call(service, fields)
-        if fields.stream:
-            return await stream_response(request, service, call.stream())
-        return json_response(await answer_while_connected(request, call.whole()))
+        return await answer(request, call, fields.stream, service.limits.comment_seconds, failure)
 
     return [Route("/v1/completions", completions, methods=["POST"])]
 

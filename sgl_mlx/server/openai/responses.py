@@ -14,14 +14,13 @@ from starlette.routing import Route
 
 from sgl_mlx.core import Completion, FinishReason, SamplingParams, StreamEvent
 from sgl_mlx.json_schema import closed
-from sgl_mlx.server.bodies import json_response
+from sgl_mlx.server.answer import answer
 from sgl_mlx.server.errors import HttpError, bad_value
 from sgl_mlx.server.flight import Ask
 from sgl_mlx.server.openai.chat import choice_of
 from sgl_mlx.server.openai.response_events import Items
 from sgl_mlx.server.openai.responses_input import Toolbox, messages_of
 from sgl_mlx.server.service import Service, in_thread, new_id
-from sgl_mlx.server.sse import answer_while_connected, open_stream
 from sgl_mlx.server.turn import Turn, Wanted
 
 
@@ -71,10 +70,9 @@ def routes(service: Service) -> list[Route]:
     async def responses(request: Request) -> Response:
         fields = await service.read(request, ResponsesRequest)
         call = _Call(service, fields)
-        if fields.stream:
-            pause = service.limits.comment_seconds
-            return await open_stream(request, call.stream(), pause, call.failure)
-        return json_response(await answer_while_connected(request, call.whole()))
+        return await answer(
+            request, call, fields.stream, service.limits.comment_seconds, call.failure
+        )
 
     return [Route("/v1/responses", responses, methods=["POST"])]
 

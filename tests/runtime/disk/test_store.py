@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import signal
 import subprocess
@@ -170,7 +171,9 @@ while True:
 def test_a_kill_at_any_moment_leaves_only_what_is_true(tmp_path: Path) -> None:
     moments = random.Random(0)
     seen = 0
-    for start in range(20):
+    starts = itertools.count()
+    while (start := next(starts)) < 20 or seen <= 20:
+        assert start < 200, "hardly a block survives: the writer is killed before it writes"
         command = [sys.executable, "-c", WRITER, str(tmp_path), str(start)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
             assert writer.stdout is not None
@@ -185,4 +188,4 @@ def test_a_kill_at_any_moment_leaves_only_what_is_true(tmp_path: Path) -> None:
             assert arrays is None or same(arrays, block(i))
             seen += arrays is not None
         assert sum(f.stat().st_size for f in tmp_path.glob("*.*")) <= 12 * SIZE
-    assert seen > 0
+    assert seen > 20
