@@ -16,7 +16,8 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sgl_mlx.runtime.cache.radix import PLAIN, Node
+from sgl_mlx.runtime.cache.node import Node
+from sgl_mlx.runtime.cache.radix import PLAIN
 
 BLOCK = 64
 """Tokens in a block."""

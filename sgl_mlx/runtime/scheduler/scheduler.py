@@ -33,12 +33,12 @@ measured on a CPU with a vocabulary of 49,152)."""
 class _Epoch:
     """An open epoch of decode steps.
 
-    `starts` has, by sequence id, how many tokens were computed when the epoch opened. `steps` of
-    at most `width` steps are committed. `in_flight` is True if the runner may have submitted the
-    next step already.
+    `starts` has, by sequence id, how many tokens were computed when the epoch opened, and whether
+    the sequence had a recurrent state of its own. `steps` of at most `width` steps are committed.
+    `in_flight` is True if the runner may have submitted the next step already.
     """
 
-    starts: dict[str, int]
+    starts: dict[str, tuple[int, bool]]
     width: int
     steps: int = 0
     in_flight: bool = False
@@ -61,7 +61,7 @@ class Scheduler:
         self.limits = limits or SchedulerLimits()
         self.counters = Counters()
         self.seconds = 0.0
-        self._queues = Queues(cache, self.counters)
+        self._queues = Queues(cache, self.counters, self.limits.snapshots.keeps_ends)
         self.waiting, self.running = self._queues.waiting, self._queues.running
         self._clock = clock
         self._restores = Restores(cache, cache.tier) if cache.tier else None
@@ -69,6 +69,7 @@ class Scheduler:
         self._background = Background(self._queues, self._restores, self._admission)
         self._epoch: _Epoch | None = None
         self._trials: Trials | None = None
+        self._planned: Plan | None = None
 
     def add(self, s: Sequence) -> None:
         """Queue a sequence and, before it, those in its `after`."""
@@ -76,6 +77,9 @@ class Scheduler:
 
     def abort(self, s: Sequence, message: str | None = None) -> None:
         """End a waiting or running sequence; the KV it computed stays in the cache."""
+        planned = self._planned is not None and s.id in _computed(self._planned)
+        if planned and s.holding is not None:
+            s.holding.ready = False  # the step may have moved the state beyond what is committed
         self._queues.abort(s, message)
 
     def check(self) -> None:
@@ -154,12 +158,14 @@ class Scheduler:
                 plan = self._plan()
             elif not self._start_something():
                 break
+        self._planned = plan if self.cache.snapshots is not None else None
         self.seconds += time.perf_counter() - started
         return plan
 
     def commit(self, plan: Plan, result: StepResult) -> None:
         """Apply the result of a step: append tokens, end sequences, share computed prefixes."""
         started = time.perf_counter()
+        self._planned = None
         used = self.cache.capacity - self.cache.slots.free_count
         self.counters.peak_slots = max(self.counters.peak_slots, used)
         self.counters.steps += 1
@@ -183,6 +189,7 @@ class Scheduler:
         `message`; the others get the same tokens as without the failure. The KV of the failed
         plan, and of its epoch, is taken as lost.
         """
+        self._planned = None
         ahead = isinstance(plan, Decode) and plan.ahead
         computed = _computed(plan)
         goals = {s: s.computed + computed[s.id] + ahead for s in self.running if s.id in computed}
@@ -200,7 +207,7 @@ class Scheduler:
         assert epoch is not None
         for s in [*self.running, *self._queues.ended]:
             if s.id in epoch.starts and s.holding is not None:
-                s.computed = epoch.starts[s.id]
+                s.computed, s.holding.ready = epoch.starts[s.id]
                 self.cache.trim(s.holding, s.computed)
             elif s in self.running:  # admitted since, perhaps on a prefix that the epoch computed
                 self._queues.retract(s)
@@ -261,7 +268,8 @@ class Scheduler:
         rows = self._reserve(rows, lambda s: min(width, s.remaining))
         if not rows:
             return None
-        self._epoch = _Epoch({s.id: s.computed for s in rows}, width)
+        starts = {s.id: (s.computed, s.holding is not None and s.holding.ready) for s in rows}
+        self._epoch = _Epoch(starts, width)
         opening = tuple(s.row(1, len(s.table)) for s in rows)
         return self._decode(rows, ahead=True, opening=opening)
 
@@ -271,6 +279,8 @@ class Scheduler:
         for s in self.running:
             assert s.holding is not None
             self.cache.trim(s.holding, min(len(s.tokens), len(s.table)))
+            if self.cache.snapshots is not None:
+                self.cache.snapshots.settle(s.holding)
 
     def _extend(self, sequences: list[Sequence]) -> Extend | None:
         sequences = self._reserve(sequences, lambda s: s.pending)
@@ -295,7 +305,7 @@ class Scheduler:
         room, score_room = self.limits.step_tokens, self.limits.score_tokens
         rows: list[Row] = []
         for s in sorted(sequences, key=lambda s: s.prefilling):
-            count = min(s.pending, len(s.table) - s.computed, room)
+            count = min(s.until_cut, len(s.table) - s.computed, room)
             if s.logprob_start is not None:
                 cost = _ALTERNATIVES_COST if s.params.top_logprobs_num else 1
                 unscored = max(s.logprob_start - 1 - s.computed, 0)
@@ -321,6 +331,9 @@ class Scheduler:
         if shares:
             assert s.holding is not None
             self.cache.share(s.holding, s.key[: s.computed])
+        if self.cache.snapshots is not None and s.holding is not None:
+            cut = shares and s.computed in s.cuts
+            self.cache.snapshots.advanced(s.holding, final=self._epoch is None, cut=cut)
         if s.computed == len(s.tokens):
             self._continue(s, result)
 
