@@ -25,6 +25,7 @@ from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.models.cache_layout import CacheLayout
 from sgl_mlx.models.cpu_math import FastActivations
+from sgl_mlx.models.latents import Expansion
 from sgl_mlx.models.layer_cache import Attention, DenseCache, KeysValues, LayerCache
 from sgl_mlx.models.ragged_attention import ragged_step, redirect_attention
 
@@ -39,6 +40,7 @@ class LayerShape(NamedTuple):
         key_dim, value_dim: width of one head's keys and values.
         window: size of the layer's sliding window; None for full attention.
         softcap: soft-cap of the attention scores; None for none.
+        values_in_keys: True if a value is the first `value_dim` columns of its key (MLA).
     """
 
     heads: int
@@ -46,6 +48,7 @@ class LayerShape(NamedTuple):
     value_dim: int
     window: int | None = None
     softcap: float | None = None
+    values_in_keys: bool = False
 
 
 class LayerAttention(NamedTuple):
@@ -196,17 +199,18 @@ class Adapter:
             raise UnsupportedModelError(f"{len(logits)} rows of logits came where one was asked")
         softcaps = {x.layer: x.options.softcap for x in seen.attentions}
         shapes = [
-            LayerShape(k.shape[1], k.shape[2], v.shape[2], window, softcaps.get(i))
+            LayerShape(k.shape[1], k.shape[2], v.shape[2], window, softcaps.get(i), i in seen.latent)
             for i, ((k, v), window) in enumerate(zip(kv, self._layout.windows, strict=True))
         ]
         return shapes, seen.attentions, kv[0][0].dtype, int(logits.shape[-1])
 
 
-class _ShapesSeen:
+class _ShapesSeen(Attention):
     """Attention that records the shapes and options it is called with, and returns zeros."""
 
     def __init__(self) -> None:
         self.kv: dict[int, KeysValues] = {}
+        self.latent: set[int] = set()
         self.attentions: list[LayerAttention] = []
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
@@ -215,6 +219,12 @@ class _ShapesSeen:
     def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
         self.attentions.append(LayerAttention(layer, queries.shape[1], options))
         return mx.zeros((*queries.shape[:2], self.kv[layer][1].shape[-1]), queries.dtype)
+
+    def attend_latents(
+        self, layer: int, queries: mx.array, options: AttentionOptions, expansion: Expansion
+    ) -> mx.array:
+        self.latent.add(layer)
+        return super().attend_latents(layer, queries, options, expansion)
 
 
 _CHOSEN: ContextVar[tuple[mx.array, int] | None] = ContextVar("chosen rows", default=None)
