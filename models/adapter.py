@@ -26,6 +26,7 @@ from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.models.cache_layout import CacheLayout
 from sgl_mlx.models.cpu_math import FastActivations
+from sgl_mlx.models.latents import Expansion
 from sgl_mlx.models.layer_cache import Attention, DenseCache, KeysValues, LayerCache
 from sgl_mlx.models.ragged_attention import ragged_step, redirect_attention
 from sgl_mlx.models.state_cache import StateCache, StateTouched, regroup
@@ -45,6 +46,7 @@ class LayerShape(NamedTuple):
         key_dim, value_dim: width of one head's keys and values.
         window: size of the layer's sliding window; None for full attention.
         softcap: soft-cap of the attention scores; None for none.
+        values_in_keys: True if a value is the first `value_dim` columns of its key (MLA).
     """
 
     heads: int
@@ -52,6 +54,7 @@ class LayerShape(NamedTuple):
     value_dim: int
     window: int | None = None
     softcap: float | None = None
+    values_in_keys: bool = False
 
 
 class LayerAttention(NamedTuple):
@@ -245,7 +248,7 @@ class Adapter:
             raise UnsupportedModelError(f"{len(logits)} rows of logits came where one was asked")
         softcaps = {x.layer: x.options.softcap for x in seen.attentions}
         shapes = [
-            LayerShape(k.shape[1], k.shape[2], v.shape[2], window, softcaps.get(i))
+            LayerShape(k.shape[1], k.shape[2], v.shape[2], window, softcaps.get(i), i in seen.latent)
             for i, ((k, v), window) in enumerate(zip(kv, self._layout.windows, strict=True))
         ]
         dtype = kv[0][0].dtype if kv else logits.dtype
@@ -280,11 +283,12 @@ class Adapter:
         return shapes
 
 
-class _ShapesSeen:
+class _ShapesSeen(Attention):
     """Attention that records the shapes and options it is called with, and returns zeros."""
 
     def __init__(self) -> None:
         self.kv: dict[int, KeysValues] = {}
+        self.latent: set[int] = set()
         self.attentions: list[LayerAttention] = []
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
@@ -293,6 +297,12 @@ class _ShapesSeen:
     def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
         self.attentions.append(LayerAttention(layer, queries.shape[1], options))
         return mx.zeros((*queries.shape[:2], self.kv[layer][1].shape[-1]), queries.dtype)
+
+    def attend_latents(
+        self, layer: int, queries: mx.array, options: AttentionOptions, expansion: Expansion
+    ) -> mx.array:
+        self.latent.add(layer)
+        return super().attend_latents(layer, queries, options, expansion)
 
 
 _CHOSEN: ContextVar[tuple[mx.array, int] | None] = ContextVar("chosen rows", default=None)
