@@ -95,7 +95,8 @@ def _check_layers(name: str, model_class: Any, args_class: Any, config: dict[str
     with suppress(TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError):
         model = model_class(args_class.from_dict(config))
         try:
-            CacheLayout(model)
+            if CacheLayout(model).state_sizes:
+                raise UnsupportedModelError("its layers keep recurrent state (ArraysCache)")
         except UnsupportedModelError as e:
             raise UnsupportedModelError(
                 f"architecture {name!r} does not run here in this configuration: {e}"
