@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from sgl_mlx.runtime.cache.radix import PLAIN
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Row, StepResult
 from tests.runtime.fakes import FakeRunner
+from tests.runtime.truth import Context
 
 FRESH = 0
 """Content of slot 0: the state before a first token."""
 
 
+def digest_of(tokens: Iterable[int]) -> int:
+    """The state after a prefix of ordinary text."""
+    context = Context(PLAIN, [])
+    for position, token in enumerate(tokens):
+        context.feed(token, position)
+    return context.digests[-1]
+
+
 class StateRunner(FakeRunner):
     """A fake runner of a model with recurrent layers; see `fakes`.
 
-    A state is the digest of its prefix. Those of an epoch reach their slots when it is over, as they
-    were after the last step whose plan named the row. `state_reads` counts reads of snapshots.
+    A state is the digest of its prefix. Those of an epoch reach their slots when it is over, as
+    they were after the last step whose plan named the row. `state_reads` counts reads of snapshots.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -26,6 +37,7 @@ class StateRunner(FakeRunner):
 
     def _extend(self, plan: Extend) -> StepResult:
         self.flush()
+        self.check_snapshots()
         self._check_states(plan.rows)
         result = super()._extend(plan)
         for row in plan.rows:
@@ -50,6 +62,13 @@ class StateRunner(FakeRunner):
                 done = len(tail.context.digests) - len(tail.keys) - 1 + self._named[row.id]
                 self._write(row, tail.context.digests[done])
         super().flush()
+
+    def check_snapshots(self) -> None:
+        """Assert that every snapshot is the state of its prefix; call it while no epoch is open."""
+        for node in self._cache.tree.nodes():
+            if node.state:
+                prefix = [t for n in reversed(list(node.path())) for t in n.tokens]
+                assert self.states[node.state] == digest_of(prefix), prefix
 
     def lose_everything(self) -> None:
         super().lose_everything()

@@ -1,9 +1,9 @@
 """Slots of recurrent state, and which of them the nodes of a radix tree own.
 
-A recurrent layer keeps one state for a whole sequence, whatever its length. A slot holds the states
-of all recurrent layers after one prefix. A node owns at most one slot: a snapshot of the state at
-its end. Snapshots that no sequence is about to read are evicted, least recently used first. Matching
-marks a whole path as used; on one path, those that have a single child go first.
+A recurrent layer keeps one state for a whole sequence, whatever its length. A slot holds the
+states of all recurrent layers after one prefix. A node owns at most one slot: a snapshot of the
+state at its end. Snapshots that no sequence is about to read are evicted, least recently used
+first. Matching marks a whole path as used; on one path, those with a single child go first.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class NodeStates:
         slot, node.state = node.state, 0
         self.cached -= 1
         self.evicted += 1
+        self._drop_stale()
         return slot
 
     def drop(self, node: Node) -> None:
@@ -86,10 +87,7 @@ class NodeStates:
         """Queue a node with a state for eviction, after a change of its rank or its readers."""
         if node.state and not node.readers:
             heapq.heappush(self._heap, (_rank(node), id(node), node))
-        if len(self._heap) > 4 * self.cached + 64:
-            live = {id(n): n for _, _, n in self._heap if n.state and not n.readers}
-            self._heap = [(_rank(n), key, n) for key, n in live.items()]
-            heapq.heapify(self._heap)
+        self._drop_stale()
 
     def check(self, nodes: Iterable[Node]) -> None:
         """Assert that counts agree and every snapshot that may go is queued for eviction."""
@@ -99,6 +97,12 @@ class NodeStates:
         assert len({node.state for node in owners}) == len(owners) == self.cached
         assert all(node.readers or id(node) in queued for node in owners)
         assert len(self._heap) <= 4 * self.cached + 64, "stale entries pile up"
+
+    def _drop_stale(self) -> None:
+        if len(self._heap) > 4 * self.cached + 64:
+            live = {id(n): n for _, _, n in self._heap if n.state and not n.readers}
+            self._heap = [(_rank(n), key, n) for key, n in live.items()]
+            heapq.heapify(self._heap)
 
 
 def _rank(node: Node) -> _Rank:

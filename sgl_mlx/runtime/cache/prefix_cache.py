@@ -20,7 +20,7 @@ from sgl_mlx.runtime.cache.node_states import NodeStates
 from sgl_mlx.runtime.cache.radix import PLAIN, RadixTree
 from sgl_mlx.runtime.cache.slots import SlotAllocator
 from sgl_mlx.runtime.cache.snapshots import Snapshots
-from sgl_mlx.runtime.cache.tier import Grow, Load, Tier, Transfer
+from sgl_mlx.runtime.cache.tier import Grow, GrowStates, Load, Tier, Transfer
 
 Reuse = Literal["prefixes", "whole prompts", "nothing"]
 """How much of earlier prompts is reused; all values but "prefixes" are ablations."""
@@ -36,7 +36,8 @@ class PrefixCache:
         tier: the second tier, which evicted prefixes are offered to; None for none.
         most: slots that the pool may grow to when free and evictable slots do not suffice; None
             for no growth.
-        states: slots for recurrent states; 0 for a model of attention alone.
+        states: most slots for recurrent states; 0 for a model of attention alone.
+        first_states: how many of these slots there are at the start; None for all.
 
     Attributes:
         snapshots: the recurrent states; None for a model of attention alone.
@@ -49,6 +50,7 @@ class PrefixCache:
         tier: Tier | None = None,
         most: int | None = None,
         states: int = 0,
+        first_states: int | None = None,
     ) -> None:
         self.capacity = capacity
         self.most = capacity if most is None else most
@@ -57,8 +59,9 @@ class PrefixCache:
         self._transfers: list[Transfer] = []
         self._reuse = reuse
         self._ended: dict[int, set[int]] = {}  # hashes of whole prompts by length
-        self.tree = RadixTree(NodeStates(states) if states else None)
-        self.snapshots = Snapshots(self.tree) if states else None
+        first = states if first_states is None else min(first_states, states)
+        self.tree = RadixTree(NodeStates(first) if states else None)
+        self.snapshots = Snapshots(self.tree, states, self._grow_states) if states else None
         self.slots = SlotAllocator(capacity)
         self.held = 0
         self.seconds = 0.0
@@ -200,6 +203,8 @@ class PrefixCache:
             self.capacity > self._initial
         ):  # the step that was to make the pool larger may have failed
             self._transfers.insert(0, Grow(self.capacity))
+        if self.snapshots is not None and self.snapshots.grown:
+            self._transfers.insert(0, GrowStates(self.snapshots.capacity))
         self.slots.free(self.tree.evict(self.tree.evictable))
         if self.snapshots is not None:
             self.snapshots.evict_all()
@@ -249,6 +254,9 @@ class PrefixCache:
         self.capacity = min(max(2 * self.capacity, self.capacity + missing), self.most)
         self.slots.grow(self.capacity)
         self._transfers.append(Grow(self.capacity))
+
+    def _grow_states(self, slots: int) -> None:
+        self._transfers.append(GrowStates(slots))
 
     def _evict(self, count: int) -> None:
         self.slots.free(self.tree.evict(count, self._spill if self.tier else None))

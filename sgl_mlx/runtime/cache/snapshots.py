@@ -14,7 +14,7 @@ snapshot in its next step.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from sgl_mlx.runtime.cache.holding import Holding
 from sgl_mlx.runtime.cache.node import Node
@@ -25,19 +25,31 @@ class Snapshots:
     """The recurrent states of one cache: sequences' own ones, and snapshots in the tree.
 
     Args:
+        most: slots that the pool may grow to.
+        on_grow: called with the new number of slots when the pool has to grow.
         on_evict: called with a node whose state is about to be evicted; None for nothing.
 
     Attributes:
         taken: number of snapshots that entered the tree so far.
         skipped: number of snapshots not taken because no slot was free.
         held: number of slots that sequences own.
+        grown: True once the pool had to grow.
     """
 
-    def __init__(self, tree: RadixTree, on_evict: OnEvict | None = None) -> None:
+    def __init__(
+        self,
+        tree: RadixTree,
+        most: int,
+        on_grow: Callable[[int], None],
+        on_evict: OnEvict | None = None,
+    ) -> None:
         assert tree.states is not None, "a tree without states has no snapshots"
         self._tree = tree
         self._states = tree.states
+        self._most = most
+        self._on_grow = on_grow
         self._on_evict = on_evict
+        self.grown = False
         self.taken = self.skipped = self.held = 0
 
     @property
@@ -90,7 +102,8 @@ class Snapshots:
             False, with no change, if the tree has this state already or no slot can be freed.
         """
         node = holding.node
-        assert holding.ready and node is not None, "no state to keep"
+        assert holding.ready, "the state is not computed yet"
+        assert node is not None, "no tokens were shared yet"
         if node.state:
             return False
         fresh = self._take()
@@ -133,13 +146,19 @@ class Snapshots:
             assert node.readers == readers.get(id(node), 0)
             assert node.state or not node.readers
         for h in owners:
-            assert h.source is None or h.source in h.node.path()
+            path = h.node.path() if h.node is not None else ()
+            assert h.source is None or h.source in path
 
     def _take(self) -> int:
-        if not self._states.slots.free_count and not self._tree.evict_state(self._on_evict):
+        slots = self._states.slots
+        if not slots.free_count and self.capacity < self._most:
+            self.grown = True
+            slots.grow(min(2 * self.capacity, self._most))
+            self._on_grow(self.capacity)
+        if not slots.free_count and not self._tree.evict_state(self._on_evict):
             return 0
         self.held += 1
-        return self._states.slots.alloc(1)[0]
+        return slots.alloc(1)[0]
 
     def _take_over(self, holding: Holding, source: Node) -> None:
         holding.state, holding.ready = self._states.release(source), True

@@ -36,6 +36,8 @@ class StateMachine(SchedulerMachine):
 
     faulty: FaultyRunner | None = None
 
+    runner: StateRunner
+
     @initialize(
         limits=state_limits,
         capacity=st.integers(6, 60),
@@ -113,6 +115,7 @@ class StateMachine(SchedulerMachine):
             snapshots = self.cache.snapshots
             assert snapshots is not None
             assert snapshots.held == 0
+            self.runner.check_snapshots()
             assert not any(node.readers for node in self.cache.tree.nodes())
             self.cache.flush()
             assert snapshots.cached == 0
