@@ -28,6 +28,7 @@ from sgl_mlx.models.cache_layout import CacheLayout
 from sgl_mlx.models.cpu_math import FastActivations
 from sgl_mlx.models.latents import Expansion
 from sgl_mlx.models.layer_cache import Attention, DenseCache, KeysValues, LayerCache
+from sgl_mlx.models.own_attention import replace_own_attention
 from sgl_mlx.models.ragged_attention import ragged_step, redirect_attention
 from sgl_mlx.models.state_cache import StateCache, StateTouched, regroup
 from sgl_mlx.models.states import RowGroups, RowStates, StateShape
@@ -93,6 +94,8 @@ class Adapter:
     def __init__(self, model: nn.Module, ragged: bool = True) -> None:
         self.model = model
         self.ragged = ragged
+        if ragged:
+            replace_own_attention(model)
         self._trunk_selects = _select_in_trunk(model)
         self._layout = CacheLayout(model)
         self._activations = FastActivations(model)

@@ -82,6 +82,10 @@ class StateCache:
             if all(part is not None for part in parts):
                 self._after[i] = parts
 
+    def write(self, index: int, array: mx.array) -> None:
+        """Keep array `index` of the state after the step, `(rows, ...)`."""
+        self._after[index] = [group.take_rows(array) for group in self.groups.groups]
+
     def __getitem__(self, index: int) -> mx.array:
         raise StateTouched(_innermost_module())
 

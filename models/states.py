@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -58,6 +59,10 @@ class RowGroups:
 
     Args:
         lengths: number of tokens of each row, in order.
+
+    Attributes:
+        tokens: number of tokens of all rows.
+        groups: the groups; together they have all rows.
     """
 
     def __init__(self, lengths: Sequence[int]) -> None:
@@ -68,12 +73,30 @@ class RowGroups:
         members: dict[int, list[int]] = {}
         for row, length in enumerate(lengths):
             members.setdefault(length, []).append(row)
+        self.lengths = tuple(lengths)
         self.tokens = tokens
+        self._starts = starts
         self.groups = [RowGroup(length, rows, starts) for length, rows in members.items()]
         rows = [row for group in self.groups for row in group.rows]
         places = [i for group in self.groups for i in group.places]
         self._row_order = _inverse(rows)
         self._token_order = _inverse(places)
+
+    @cached_property
+    def places_before(self) -> mx.array:
+        """Place of the token before each token of the step, among rows and then tokens.
+
+        A row's first token comes after the row itself, that is after its state.
+        """
+        rows, places = len(self.lengths), []
+        for row, (start, length) in enumerate(zip(self._starts, self.lengths, strict=True)):
+            places += [row, *range(rows + start, rows + start + length - 1)]
+        return mx.array(places)
+
+    def take_lasts(self, array: mx.array) -> mx.array:
+        """Select the last token of each row from an array `(tokens, ...)`."""
+        ends = [s + n - 1 for s, n in zip(self._starts, self.lengths, strict=True)]
+        return mx.take(array, mx.array(ends), axis=0)
 
     def join_rows(self, parts: Sequence[mx.array]) -> mx.array:
         """Put arrays `(rows of a group, ...)`, one for each group, in the order of the step's rows.

@@ -73,6 +73,21 @@ KDA = {
         "full_attn_layers": [4],
     },
 }
+K3 = KDA | {
+    "arch": "kimi_k3",
+    "hidden_act": "situ",
+    "routed_expert_hidden_size": 16,
+    "mla_use_output_gate": True,
+}
+HADAMARD = {
+    "schema_version": 2,
+    "tensor_namespace": "mlx-vlm-qwen3_5",
+    "quantization": {"bits": 2, "group_size": 128, "mode": "affine"},
+    "modules": [
+        {"path": path, "block": block, "embedding": False, "dtype": "float16"}
+        for path, block in (("model.layers.0.mlp.gate_proj", 512), ("lm_head", 0))
+    ],
+}
 
 RECURRENT: dict[str, list[Config]] = {
     "baichuan_m1": [{"sliding_window_layers": [0, 2], "conv_window": 2}],
@@ -95,6 +110,7 @@ RECURRENT: dict[str, list[Config]] = {
             "mamba_expand": 2,
         }
     ],
+    "kimi_k3": [{"text_config": K3 | {"attn_res_block_size": 2}}, {"text_config": K3}],
     "kimi_linear": [KDA],
     "lfm2": [SHORT_CONV],
     "lfm2-vl": [{"text_config": SHORT_CONV | {"arch": "lfm2"}}],
@@ -120,6 +136,9 @@ RECURRENT: dict[str, list[Config]] = {
         | {"linear_allow_neg_eigval": True, "linear_num_key_heads": 4},
     ],
     "plamo2": [{"mamba_d_state": 8, "mamba_num_heads": 4}],
+    "prism_hadamard_qwen35": [
+        HADAMARD | {"text_config": QWEN35 | {"num_experts": 0, "hidden_size": 512}}
+    ],
     "qwen3_5": [{"text_config": QWEN35 | {"num_experts": 0}}, {"text_config": QWEN35}],
     "qwen3_5_moe": [{"text_config": QWEN35}],
     "qwen3_next": [GATED_DELTA | {"norm_topk_prob": True}],

@@ -11,6 +11,7 @@ from mlx_lm.models.base import create_causal_mask
 
 from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.models.adapter import Adapter
+from sgl_mlx.models.layer_cache import Attention
 from sgl_mlx.models.states import RowStates
 
 KeysValues = tuple[mx.array, mx.array]
@@ -58,7 +59,7 @@ def extend(adapter: Adapter, parts: Sequence[tuple[Branch, Sequence[int]]]) -> N
         sequence.kv = [attention.kv[layer][i] for layer in range(len(adapter.layers))]
 
 
-class _Rows:
+class _Rows(Attention):
     """Attention of a step, each row computed alone over all its keys."""
 
     def __init__(self, sequences: Sequence[Branch], lengths: Sequence[int]) -> None:

@@ -19,7 +19,7 @@ from tests.models.toy_configs import NO_MODELS, SIZES, VARIANTS, Config
 _NESTED = {
     "gemma3n": "TextConfig",
     "qwen3_5": "TextModelArgs",
-    **dict.fromkeys(["llama4", "minimax_m3_vl"], "TextArgs"),
+    **dict.fromkeys(["kimi_k3", "llama4", "minimax_m3_vl"], "TextArgs"),
 }
 """Architectures whose text configuration is another class than `ModelArgs`."""
 
@@ -87,6 +87,8 @@ def toy_model(architecture: str, config: Config) -> nn.Module:
 
 
 def _random(parameter: mx.array, key: mx.array) -> mx.array:
+    if parameter.dtype == mx.uint32:  # packed weights
+        return mx.random.randint(0, 2**31, parameter.shape, key=key).astype(mx.uint32)
     if not mx.issubdtype(parameter.dtype, mx.floating):
         return parameter
     noise = mx.random.normal(parameter.shape, key=key)
