@@ -99,6 +99,13 @@ RECURRENT: dict[str, list[Config]] = {
         {"layer_types": ["conv_mixer", "sliding_attention", "conv_mixer", "full_attention"]},
         {"layer_types": ["conv_mixer", "full_attention"] * 2, "attn_logit_softcapping": None},
     ],
+    "granitemoehybrid": [
+        {"layer_types": ["attention"] * 4},  # as Granite 4 Micro has them
+        MAMBA_HEADS | {"layer_types": ["mamba", "attention", "mamba", "mamba"]},
+        MAMBA_HEADS
+        | {"layer_types": ["mamba", "attention"] * 2, "num_local_experts": None}
+        | {"position_embedding_type": "nope"},
+    ],
     "jamba": [
         {
             "attn_layer_offset": 1,

@@ -77,9 +77,7 @@ def open_hybrid(
     """An engine on a toy; every architecture that an adapter can run is accepted."""
     monkeypatch.setattr(assembly, "adapter_for", Adapter)
     monkeypatch.setattr(assembly, "load", lambda name, **_: loaded(name, tokenizer))
-    return Engine(
-        architecture, **{"max_total_tokens": 2000, "chunked_prefill_size": 16, **options}
-    )
+    return Engine(architecture, **{"max_total_tokens": 2000, "chunked_prefill_size": 16, **options})
 
 
 def greedy(engine: Engine, prompts: Sequence[Sequence[int]], new: int) -> list[list[int]]:
