@@ -18,8 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from sgl_mlx.runtime.cache.holding import Holding
-from sgl_mlx.runtime.cache.node import Node
-from sgl_mlx.runtime.cache.radix import OnEvict, RadixTree
+from sgl_mlx.runtime.cache.radix import Node, OnEvict, RadixTree
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def row(name: str, read: int, write: int, count: int = 1) -> Row:
 
 
 def told(pool: StatePool, slots: Sequence[int]) -> list[int]:
-    """What the states in these slots were filled with."""
+    """Read the number that the states in each of these slots were filled with."""
     arrays = [np.array(array.astype(mx.float32)) for array in pool.read(slots)]
     firsts = [array.reshape(len(slots), -1) for array in arrays]
     for i, _ in enumerate(slots):

@@ -1,4 +1,4 @@
-"""What four workloads compute over recurrent layers, to the token: snapshots where programs branch.
+"""Four workloads over recurrent layers, counted to the token: snapshots where programs branch.
 
 Each workload is a list of rounds; the prompts of one round arrive together. Outputs are scripted,
 and memory is large enough for all snapshots, so that the counts are exact.
