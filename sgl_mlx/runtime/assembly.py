@@ -77,6 +77,11 @@ class RunnableModel:
     wired: WiredWeights
     disk: DiskTier | None = None
 
+    @property
+    def joins(self) -> bool:
+        """True if branches can be put side by side by their KV, and positions be skipped."""
+        return self.path == "ragged" and not self.recurrent
+
     @cached_property
     def spellings(self) -> Spellings:
         """Return the look-up tables of token healing, made at the first access."""

@@ -263,7 +263,7 @@ class Engine:
 
     @property
     def supports_parallel(self) -> bool:
-        return self._model.path == "ragged"
+        return self._model.joins
 
     @property
     def model_name(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,11 @@ from sgl_mlx.models.loader import LoadedModel
 from sgl_mlx.runtime import assembly
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.tokenizer import Tokenizer
+from tests.models.conftest import TOKENS
 from tests.models.toy import toy_config, toy_model
 from tests.models.toy_configs import VOCABULARY
+
+Open = Callable[..., Engine]
 
 HYBRIDS = [
     "qwen3_next",
@@ -39,10 +42,16 @@ PURE = ["mamba", "mamba2", "rwkv7"]
 """Architectures without any layer of attention."""
 
 
+def toy_of(architecture: str) -> nn.Module:
+    """A toy whose vocabulary is that of the tokenizer, where its configuration names it."""
+    config = toy_config(architecture)
+    return toy_model(architecture, config | {"vocab_size": len(TOKENS)})
+
+
 @cache
 def module_of(architecture: str) -> nn.Module:
     """mlx-lm's module that no adapter has touched."""
-    return toy_model(architecture, toy_config(architecture))
+    return toy_of(architecture)
 
 
 @cache
@@ -58,10 +67,9 @@ def alone(architecture: str, prompt: tuple[int, ...], new: int) -> list[int]:
 
 
 def loaded(architecture: str, tokenizer: Tokenizer) -> LoadedModel:
-    """A toy as `models.load` would return it; its tokenizer is for texts that no test reads."""
-    config = toy_config(architecture)
+    """A toy as `models.load` would return it."""
     return LoadedModel(
-        model=toy_model(architecture, config),
+        model=toy_of(architecture),
         config={"max_position_embeddings": 1024},
         tokenizer=tokenizer,
         name=architecture,

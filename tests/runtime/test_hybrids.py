@@ -2,40 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
-
-import mlx.core as mx
 import pytest
 
 from sgl_mlx.runtime.engine import Engine
-from tests.runtime.hybrids import HYBRIDS, PURE, alone, greedy, open_hybrid, text
+from tests.runtime.hybrids import HYBRIDS, PURE, Open, alone, greedy, text
 
 NEW = 10
 LENGTHS = [1, 2, 5, 17, 17, 40, 71]
-
-Open = Callable[..., Engine]
-
-
-@pytest.fixture(autouse=True)
-def uncompiled() -> Iterator[None]:
-    """Without `mx.compile`, which calls a C++ compiler for every new shape on the CPU."""
-    mx.disable_compile()
-    yield
-    mx.enable_compile()
-
-
-@pytest.fixture
-def open_toy(toy: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
-    engines: list[Engine] = []
-
-    def make(architecture: str, **options: Any) -> Engine:
-        engines.append(open_hybrid(architecture, toy.tokenizer, monkeypatch, **options))
-        return engines[-1]
-
-    yield make
-    for engine in engines:
-        engine.shutdown()
 
 
 def stats(engine: Engine) -> dict[str, float]:

@@ -1,12 +1,11 @@
-"""What one sequence holds of a cache: KV slots, and a slot of recurrent state."""
+"""The holding of one sequence: its KV slots, and its slot of recurrent state."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from sgl_mlx.runtime.cache.node import Node
-from sgl_mlx.runtime.cache.radix import PLAIN
+from sgl_mlx.runtime.cache.radix import PLAIN, Node
 
 
 @dataclass
@@ -34,14 +33,3 @@ class Holding:
     state: int = 0
     ready: bool = False
     source: Node | None = None
-
-    @property
-    def state_slots(self) -> tuple[int, int] | None:
-        """The state slots that the next step reads and writes; None without recurrent layers.
-
-        Slot 0 is read for the state of a sequence that begins.
-        """
-        if not self.state:
-            return None
-        read = self.state if self.ready else self.source.state if self.source else 0
-        return read, self.state

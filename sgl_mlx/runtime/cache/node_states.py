@@ -9,15 +9,31 @@ first. Matching marks a whole path as used; on one path, those with a single chi
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
+from typing import Generic, Protocol, TypeVar
 
-from sgl_mlx.runtime.cache.node import Node
 from sgl_mlx.runtime.cache.slots import SlotAllocator
 
 _Rank = tuple[int, bool]
 
 
-class NodeStates:
+class Owner(Protocol):
+    """A node of a radix tree; see `radix.Node`."""
+
+    state: int
+    readers: int
+    last_used: int
+
+    @property
+    def children(self) -> Sized:
+        """The nodes below."""
+        ...
+
+
+N = TypeVar("N", bound=Owner)
+
+
+class NodeStates(Generic[N]):
     """The state slots of one pool, and the snapshots among them. Slot 0 is never given out.
 
     Args:
@@ -32,16 +48,16 @@ class NodeStates:
         self.slots = SlotAllocator(capacity)
         self.cached = 0
         self.evicted = 0
-        self._heap: list[tuple[_Rank, int, Node]] = []  # stale entries are skipped
+        self._heap: list[tuple[_Rank, int, N]] = []  # stale entries are skipped
 
-    def put(self, node: Node, slot: int) -> None:
+    def put(self, node: N, slot: int) -> None:
         """Give a slot to a node that has none."""
         assert not node.state, "a node has one state"
         node.state = slot
         self.cached += 1
         self.offer(node)
 
-    def release(self, node: Node) -> int:
+    def release(self, node: N) -> int:
         """Take the slot away from a node that no sequence is about to read, and return it."""
         assert node.state, "no state to take"
         assert not node.readers, "a state that will be read"
@@ -51,28 +67,28 @@ class NodeStates:
         self._drop_stale()
         return slot
 
-    def drop(self, node: Node) -> None:
+    def drop(self, node: N) -> None:
         """Free the slot of a node that no sequence is about to read."""
         self.slots.free([self.release(node)])
 
-    def removed(self, node: Node, parent: Node) -> None:
+    def removed(self, node: N, parent: N) -> None:
         """Follow the removal of a node from below `parent`."""
         if node.state:
             self.drop(node)
         if parent.state:
             self.offer(parent)
 
-    def pin(self, node: Node) -> None:
+    def pin(self, node: N) -> None:
         """Keep a node's state from eviction; each call needs its own `unpin`."""
         assert node.state, "no state to read"
         node.readers += 1
 
-    def unpin(self, node: Node) -> None:
+    def unpin(self, node: N) -> None:
         assert node.readers > 0, "unpin without pin"
         node.readers -= 1
         self.offer(node)
 
-    def least_needed(self) -> Node | None:
+    def least_needed(self) -> N | None:
         """Return the node whose state should go first; None if none may go. `drop` it then."""
         while self._heap:
             rank, _, node = heapq.heappop(self._heap)
@@ -83,13 +99,13 @@ class NodeStates:
             self.offer(node)
         return None
 
-    def offer(self, node: Node) -> None:
+    def offer(self, node: N) -> None:
         """Queue a node with a state for eviction, after a change of its rank or its readers."""
         if node.state and not node.readers:
             heapq.heappush(self._heap, (_rank(node), id(node), node))
         self._drop_stale()
 
-    def check(self, nodes: Iterable[Node]) -> None:
+    def check(self, nodes: Iterable[N]) -> None:
         """Assert that counts agree and every snapshot that may go is queued for eviction."""
         self.slots.check()
         owners = [node for node in nodes if node.state]
@@ -105,5 +121,5 @@ class NodeStates:
             heapq.heapify(self._heap)
 
 
-def _rank(node: Node) -> _Rank:
+def _rank(node: Owner) -> _Rank:
     return node.last_used, len(node.children) != 1

@@ -15,9 +15,8 @@ from collections.abc import Hashable, Iterable
 from typing import Literal
 
 from sgl_mlx.runtime.cache.holding import Holding
-from sgl_mlx.runtime.cache.node import Node
 from sgl_mlx.runtime.cache.node_states import NodeStates
-from sgl_mlx.runtime.cache.radix import PLAIN, RadixTree
+from sgl_mlx.runtime.cache.radix import PLAIN, Node, RadixTree
 from sgl_mlx.runtime.cache.slots import SlotAllocator
 from sgl_mlx.runtime.cache.snapshots import Snapshots
 from sgl_mlx.runtime.cache.tier import Grow, GrowStates, Load, Tier, Transfer

@@ -15,10 +15,31 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from sgl_mlx.runtime.cache.holding import Holding
-from sgl_mlx.runtime.cache.node import Node
-from sgl_mlx.runtime.cache.radix import OnEvict, RadixTree
+from sgl_mlx.runtime.cache.radix import Node, OnEvict, RadixTree
+
+
+@dataclass(frozen=True)
+class SnapshotStats:
+    """Counts of a cache's recurrent states, since the start or now.
+
+    Attributes:
+        snapshots_taken: snapshots that entered the tree.
+        snapshots_skipped: snapshots not taken because no slot was free.
+        snapshots_evicted: snapshots that left the tree.
+        snapshots: snapshots in the tree now.
+        states_running: state slots of running requests now.
+        states_free: unused state slots now, without those that the pool may grow by.
+    """
+
+    snapshots_taken: int
+    snapshots_skipped: int
+    snapshots_evicted: int
+    snapshots: int
+    states_running: int
+    states_free: int
 
 
 class Snapshots:
@@ -60,6 +81,17 @@ class Snapshots:
     def cached(self) -> int:
         """Number of snapshots in the tree."""
         return self._states.cached
+
+    def stats(self) -> SnapshotStats:
+        """Return counts since the start."""
+        return SnapshotStats(
+            snapshots_taken=self.taken,
+            snapshots_skipped=self.skipped,
+            snapshots_evicted=self._states.evicted,
+            snapshots=self.cached,
+            states_running=self.held,
+            states_free=self._states.slots.free_count,
+        )
 
     def begin(self, holding: Holding) -> bool:
         """Give a new holding a state slot; return False, with no change, if none can be freed.

@@ -16,8 +16,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sgl_mlx.runtime.cache.node import Node
-from sgl_mlx.runtime.cache.radix import PLAIN
+from sgl_mlx.runtime.cache.radix import PLAIN, Node
 
 BLOCK = 64
 """Tokens in a block."""

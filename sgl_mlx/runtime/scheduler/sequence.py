@@ -12,8 +12,7 @@ from typing import NamedTuple, Protocol
 
 from sgl_mlx.core import FinishReason, SamplingParams
 from sgl_mlx.runtime.cache.holding import Holding
-from sgl_mlx.runtime.cache.node import Node
-from sgl_mlx.runtime.cache.radix import PLAIN
+from sgl_mlx.runtime.cache.radix import PLAIN, Node
 from sgl_mlx.runtime.cache.restores import Restore
 from sgl_mlx.runtime.scheduler.plan import PicturePart, Row, Scores, Shown
 
@@ -294,8 +293,16 @@ class Sequence:
             prefix_positions=self.prefix_positions() if self.base.origin else None,
             constraint=self.id if self.constraint is not None else None,
             pictures=tuple(self._parts(start, end)),
-            state=self.holding.state_slots if self.holding is not None else None,
+            state=self._state_slots(),
         )
+
+    def _state_slots(self) -> tuple[int, int] | None:
+        """Return the slots of `Row.state`: the step reads the own state, or that of the source."""
+        held = self.holding
+        if held is None or not held.state:
+            return None
+        read = held.state if held.ready else held.source.state if held.source else 0
+        return read, held.state
 
     def _parts(self, start: int, end: int) -> Iterator[PicturePart]:
         """Yield the parts of pictures that the tokens `start … end - 1` stand for."""
