@@ -199,7 +199,9 @@ class Adapter:
             raise UnsupportedModelError(f"{len(logits)} rows of logits came where one was asked")
         softcaps = {x.layer: x.options.softcap for x in seen.attentions}
         shapes = [
-            LayerShape(k.shape[1], k.shape[2], v.shape[2], window, softcaps.get(i), i in seen.latent)
+            LayerShape(
+                k.shape[1], k.shape[2], v.shape[2], window, softcaps.get(i), i in seen.latent
+            )
             for i, ((k, v), window) in enumerate(zip(kv, self._layout.windows, strict=True))
         ]
         return shapes, seen.attentions, kv[0][0].dtype, int(logits.shape[-1])

@@ -13,9 +13,9 @@ from typing import Protocol
 import mlx.core as mx
 
 from sgl_mlx.metal_kernels.pool import AttentionOptions
+from sgl_mlx.models.adapter import LayerShape
 from sgl_mlx.runtime.attention import softmax as at
 from sgl_mlx.runtime.attention.spans import MIN_SHARED, Span, clipped, shared_spans
-from sgl_mlx.models.adapter import LayerShape
 from sgl_mlx.runtime.pool.kv import SlotIndex
 from sgl_mlx.runtime.scheduler.plan import Row
 
