@@ -23,7 +23,7 @@ from sgl_mlx.metal_kernels.inputs import DecodeInputs, ExtendInputs
 from sgl_mlx.metal_kernels.plan import CHUNKS, DecodePlan, ExtendPlan, ExtendRow
 from sgl_mlx.metal_kernels.pool import AttentionOptions, PoolLayer
 from sgl_mlx.metal_kernels.records import cache_folder, key_of, machine, write_json
-from sgl_mlx.metal_kernels.selftest import Case
+from sgl_mlx.metal_kernels.selftest import Case, pool_of
 
 PREFIXES = (256, 1024, 4096, 8192)
 EXTENDS = (16, 32, 64, 128, 255)

@@ -1,5 +1,6 @@
 """The adapter: what the check of an architecture rests on, and that the check can fail."""
 
+# mypy: allow-subclassing-any
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from mlx_lm.models import llama
 
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import UnsupportedModelError
@@ -147,6 +149,28 @@ def test_attention_that_goes_its_own_way_needs_a_subclass_of_ours(
     monkeypatch.setattr(own_attention, "_REPLACEMENTS", {})
     with pytest.raises(UnsupportedModelError, match=why):
         Adapter(toy(architecture))
+
+
+class DerivedKeys(llama.Attention):
+    """Attention over keys that are made from those stored."""
+
+    def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
+        store = cache.update_and_fetch
+        cache.update_and_fetch = lambda keys, values: (2 * store(keys, values)[0], values)
+        return super().__call__(x, mask, cache)
+
+
+def test_attention_over_other_keys_is_refused_on_the_ragged_path() -> None:
+    model = toy("llama")
+    model.layers[1].self_attn.__class__ = DerivedKeys
+    with pytest.raises(UnsupportedModelError, match="other keys than the cache holds"):
+        Adapter(model)
+
+
+def test_a_mask_of_its_own_is_refused_on_the_ragged_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LayerCache, "make_mask", lambda *_, **__: mx.array(True))
+    with pytest.raises(UnsupportedModelError, match="a mask of its own"):
+        Adapter(toy("llama"))
 
 
 def test_the_check_notices_a_chunk_that_is_not_masked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,14 @@ def test_an_architecture_that_was_never_checked_is_refused_with_near_names() -> 
         path_of("qwen33")
 
 
+def test_a_model_gets_the_path_of_its_architecture() -> None:
+    paths = {}
+    dense = next(name for name, entry in table().items() if entry.path == "dense")
+    for name in ("llama", "gemma2", dense):
+        paths[name] = adapter_for(toy_model(name, toy_config(name))).ragged
+    assert paths == {"llama": True, "gemma2": True, dense: False}
+
+
 def test_a_configuration_that_cannot_be_ragged_runs_dense() -> None:
     config = toy_config("llama") | {"rope_scaling": {"type": "dynamic", "factor": 2.0}}
     adapter = adapter_for(toy_model("llama", config))
