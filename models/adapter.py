@@ -107,7 +107,7 @@ class Adapter:
             self.states = self._probe_states()
             self.layers, self.attentions, self.dtype, self.vocabulary = self._probe()
         except (TypeError, ValueError, AttributeError) as e:
-            raise UnsupportedModelError(f"it uses its cache in a way of its own: {e}") from e
+            raise UnsupportedModelError(_reason(e)) from e
 
     def forward(
         self,
@@ -284,8 +284,17 @@ class Adapter:
                 return shapes
             shapes, before = found, [[mx.zeros_like(a) for a in cache.after] for cache in caches]
         if before:
-            raise UnsupportedModelError("its recurrent state is not read and written by modules")
+            raise UnsupportedModelError("the shapes of its recurrent state change with every pass")
         return shapes
+
+
+def _reason(error: Exception) -> str:
+    """Say in what way a model uses its caches that the stand-ins do not bear."""
+    if isinstance(error, AttributeError) and isinstance(error.obj, LayerCache):
+        return f"it reads {error.name!r} of its cache, where a ragged step has new tokens only"
+    if "length-1 arrays" in str(error):
+        return "it computes from one position, where a ragged step has one for each token"
+    return f"it uses its cache in a way of its own: {error}"
 
 
 class _ShapesSeen(Attention):

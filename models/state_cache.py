@@ -58,7 +58,7 @@ class StateCache:
         return [self.groups.join_rows(self._after[i]) for i in range(len(self.before))]
 
     def make_mask(self, length: int) -> None:
-        """No row is padded, so there is no mask."""
+        """Return None: no row is padded, so there is no mask."""
 
     def caches(self) -> list[ArraysCache]:
         """Make an `ArraysCache` for each group of rows.
