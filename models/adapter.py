@@ -25,7 +25,7 @@ import mlx.nn as nn
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.models.cache_layout import CacheLayout
-from sgl_mlx.models.cpu_math import FastActivations
+from sgl_mlx.models.cpu_functions import CpuFunctions
 from sgl_mlx.models.latents import Expansion
 from sgl_mlx.models.layer_cache import Attention, DenseCache, KeysValues, LayerCache
 from sgl_mlx.models.own_attention import replace_own_attention
@@ -98,7 +98,7 @@ class Adapter:
             replace_own_attention(model)
         self._trunk_selects = _select_in_trunk(model)
         self._layout = CacheLayout(model)
-        self._activations = FastActivations(model)
+        self._functions = CpuFunctions(model)
         if ragged:
             redirect_attention(model)
         elif self._layout.state_sizes:
@@ -229,7 +229,7 @@ class Adapter:
         # Some architectures have no such parameter.
         fed = {} if embeddings is None else {"input_embeddings": embeddings}
         try:
-            with self._activations:
+            with self._functions:
                 logits = self.model(tokens, cache=caches, **fed)
         finally:
             _CHOSEN.reset(chosen)

@@ -13,6 +13,7 @@ from sgl_mlx.cli.bench.loc import loc
 from sgl_mlx.cli.bench.memory import memory
 from sgl_mlx.cli.bench.prefetch import prefetch
 from sgl_mlx.cli.bench.project import project
+from sgl_mlx.cli.bench.recurrent import recurrent
 from sgl_mlx.cli.bench.suite import suite
 
 
@@ -22,5 +23,5 @@ def bench() -> None:
 
 
 commands = (engine, constrained, compiler, kernels, suite, loc, project, memory, prefetch, llava)
-for command in commands:
+for command in (*commands, recurrent):
     bench.add_command(command)
