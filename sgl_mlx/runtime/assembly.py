@@ -119,14 +119,15 @@ def assemble(
     context = config.context_length or _context_length(loaded.config)
     layers, dtype, bits = adapter.layers, adapter.dtype, config.kv_bits
     available = available_bytes()
-    slots = pool_slots(config.max_total_tokens, context, layers, dtype, available, bits)
+    memory = layers, dtype, available, bits, adapter.ragged
+    slots = pool_slots(config.max_total_tokens, context, *memory)
     pool = KVPool(layers, config.max_total_tokens or min(slots, ENOUGH), dtype, bits)
     warn_if_large(loaded.weight_bytes, pool.nbytes, total_bytes())
     limit_cache()
     paths = _paths(adapter, pool, config.shared_attention)
     limits = config.limits if adapter.ragged else replace(config.limits, epoch_steps=1)
-    if paths.copies and adapter.ragged:
-        limits = replace(limits, most_held=copied_slots(slots, layers, dtype, available, bits))
+    if paths.copies or not adapter.ragged:
+        limits = replace(limits, most_held=copied_slots(slots, *memory))
     disk = open_disk_tier(config, loaded, pool, on_read)
     cache = PrefixCache(pool.slots, config.reuse, disk.tier if disk else None, most=slots)
     scheduler, ends = Scheduler(cache, limits), loaded.tokenizer.eos_token_ids
