@@ -140,15 +140,16 @@ def assemble(
         available = budget.left(available)
         policy = _policy(limits.snapshots, adapter, bits)
         limits = replace(limits, max_running=budget.running, snapshots=policy)
-    slots = pool_slots(config.max_total_tokens, context, layers, dtype, available, bits)
+    memory = layers, dtype, available, bits, adapter.ragged
+    slots = pool_slots(config.max_total_tokens, context, *memory)
     pool = KVPool(layers, config.max_total_tokens or min(slots, ENOUGH), dtype, bits)
     states = StatePool(adapter.states, min(budget.slots, START)) if adapter.states else None
     warn_if_large(loaded.weight_bytes, pool.nbytes + budget.nbytes, total_bytes())
     limit_cache()
     paths = _paths(adapter, pool, config.shared_attention)
     limits = limits if adapter.ragged else replace(limits, epoch_steps=1)
-    if paths.copies and adapter.ragged and layers:
-        limits = replace(limits, most_held=copied_slots(slots, layers, dtype, available, bits))
+    if layers and (paths.copies or not adapter.ragged):
+        limits = replace(limits, most_held=copied_slots(slots, *memory))
     disk = open_disk_tier(config, loaded, pool, on_read)
     cache = PrefixCache(
         pool.slots,
