@@ -19,7 +19,8 @@ def prepare_grammar(grammar: str, tokenizer: Tokenizer) -> str:
     In Lark, `<name>` stands for an added token, whether it is special or not.
 
     Raises:
-        InvalidParamsError: the grammar is empty, or is EBNF that cannot be translated.
+        InvalidParamsError: the grammar is empty, names an end token, or is EBNF that cannot be
+            translated.
     """
     if not grammar.strip():
         raise InvalidParamsError("grammar is empty; it needs a rule named start (Lark) or root")
@@ -33,6 +34,11 @@ def _with_plain_tokens(grammar: str, tokenizer: Tokenizer) -> str:
 
     def by_id(found: re.Match[str]) -> str:
         token = tokenizer.added_token(found[0]) if found[0][0] == "<" else None
+        if token in tokenizer.eos_token_ids:
+            raise InvalidParamsError(
+                f"the grammar names {found[0]}, which ends an answer of this model; leave it out, "
+                f'since an answer ends where its grammar does, or write its text, "{found[0]}"'
+            )
         return found[0] if token is None or tokenizer.is_special(token) else f"<[{token}]>"
 
     return _QUOTED_OR_NAME.sub(by_id, grammar)
