@@ -321,9 +321,7 @@ def _select_in_trunk(model: nn.Module) -> bool:
     instance of a subclass of its own class: parameters, attributes and the way the model calls it
     stay as they are. All adapters around one model share that subclass.
     """
-    target = model
-    while (inner := _inner_trunk(target)) is not None:
-        target = inner
+    target = trunk_of(model)
     if target is model:
         return False
     trunk: Any = type(target)
@@ -340,6 +338,12 @@ def _selecting(trunk: Any) -> Any:
         return hidden if chosen is None else mx.take(hidden, chosen[0], axis=chosen[1])
 
     return type(trunk.__name__, (trunk,), {"__call__": __call__, "selects_rows": True})
+
+
+def trunk_of(model: nn.Module) -> nn.Module:
+    """Return the part of a model that computes hidden states; the model itself if it has none."""
+    inner = _inner_trunk(model)
+    return model if inner is None else trunk_of(inner)
 
 
 def _inner_trunk(module: nn.Module) -> nn.Module | None:

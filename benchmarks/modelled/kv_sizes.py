@@ -1,8 +1,8 @@
 """Bytes that the keys and values of a token take in memory and on disk.
 
-They are computed by `KVPool.bytes_per_slot` from the shapes of a model's layers. For well-known
-models these are entered by hand; for a configuration (`of_config`) they are found as when the model
-is loaded, without its weights. Nothing is measured.
+They are computed by `KVPool.bytes_per_slot` from the fields of published configurations; for a
+configuration of one's own (`of_config`) the layers are found as when the model is loaded, without
+its weights. Nothing is measured.
 """
 
 from __future__ import annotations
@@ -14,55 +14,42 @@ from typing import Any
 
 import mlx.core as mx
 
+from sgl_mlx.benchmarks.modelled.published_shapes import PUBLISHED, Published
 from sgl_mlx.models.adapter import LayerShape
 from sgl_mlx.models.architectures import adapter_for
 from sgl_mlx.models.build import model_classes
 from sgl_mlx.runtime.pool.kv import KVPool
 
 INTRODUCTION = """\
-Computed, not measured: from layers, KV heads and head width of each model, entered by hand and
-not yet compared with the models' files. Models with multi-head latent attention (MLA) keep one
-latent a layer for all heads. A file of the disk tier holds what the pool holds, so a
-token takes as much there; a header of a few kilobytes for each 64 tokens is added. `sgl-mlx models
-kv` prints the table, and `sgl-mlx models kv FOLDER` the row of a model from its `config.json`."""
+Computed, not measured: by the function that sizes the pool, from the fields of the models'
+published configurations (`benchmarks/modelled/published_shapes.py` has them with their sources).
+Models with multi-head latent attention (MLA) keep one latent a layer for all heads. A file of the
+disk tier holds what the pool holds, so a token takes as much there; a header of a few kilobytes for
+each 64 tokens is added. `sgl-mlx models kv` prints the table, and `sgl-mlx models kv FOLDER` the row
+of a model from its `config.json`."""
 HEADS = ("model", "layers x heads x width", "a token", "with 8 bits", "32,768 tokens", "a GB holds")
 _LONG = 32768
-
-
-def _plain(layers: int, heads: int, width: int) -> tuple[LayerShape, ...]:
-    return (LayerShape(heads, width, width),) * layers
 
 
 def _latent(layers: int, rank: int, rope: int) -> tuple[LayerShape, ...]:
     return (LayerShape(1, rank + rope, rank, values_in_keys=True),) * layers
 
 
-CONFIGURATIONS: dict[str, tuple[LayerShape, ...]] = {
-    "SmolLM2-135M": _plain(30, 3, 64),
-    "Qwen2.5-0.5B": _plain(24, 2, 64),
-    "Qwen3-0.6B": _plain(28, 8, 128),
-    "Llama-3.2-1B": _plain(16, 8, 64),
-    "Gemma-2-2B": _plain(26, 4, 256),
-    "Llama-3.2-3B": _plain(28, 8, 128),
-    "Phi-3.5-mini": _plain(32, 32, 96),
-    "Qwen3-4B": _plain(36, 8, 128),
-    "Qwen2.5-7B": _plain(28, 4, 128),
-    "Mistral-7B-v0.3": _plain(32, 8, 128),
-    "Llama-3.1-8B": _plain(32, 8, 128),
-    "Qwen3-8B": _plain(36, 8, 128),
-    "Gemma-2-9B": _plain(42, 8, 256),
-    "Phi-4 (14B)": _plain(40, 10, 128),
-    "Qwen3-14B": _plain(40, 8, 128),
-    "Qwen3-30B-A3B": _plain(48, 4, 128),
-    "Qwen3-32B": _plain(64, 8, 128),
-    "Mixtral-8x7B": _plain(32, 8, 128),
-    "Llama-3.1-70B": _plain(80, 8, 128),
+def shapes_of(published: Published) -> tuple[LayerShape, ...]:
+    """Return the shapes of a model's layers, as the KV pool takes them."""
+    heads, width = published.num_key_value_heads, published.width
+    return (LayerShape(heads, width, width),) * published.num_hidden_layers
+
+
+LATENTS = {
     "DeepSeek-V2-Lite": _latent(27, 512, 64),
     "DeepSeek-V3": _latent(61, 512, 64),
     "GLM-4.7-Flash": _latent(47, 512, 64),
     "MiniCPM3-4B": _latent(62, 256, 32),
     "Kimi-K2": _latent(61, 512, 64),
 }
+"""Layers of models with MLA, from `num_hidden_layers`, `kv_lora_rank` and `qk_rope_head_dim`."""
+CONFIGURATIONS = {**{model: shapes_of(found) for model, found in PUBLISHED.items()}, **LATENTS}
 
 
 @dataclass(frozen=True)

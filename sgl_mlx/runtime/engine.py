@@ -18,6 +18,7 @@ from functools import partial
 from threading import get_ident
 from typing import Any, Literal, TypeVar, Unpack, overload
 
+from sgl_mlx import bounds
 from sgl_mlx.core import (
     ChoiceScores,
     Completion,
@@ -161,7 +162,7 @@ class Engine:
             EngineStoppedError: after `shutdown`, and in a forked process.
         """
         inputs = self._ask(prompt, sampling_params, input_ids, image_data, options)
-        if stream:
+        if bounds.switch("stream", stream):
             return self._stream(_only(inputs))
         return shape(wait_all(self._launch(inputs)), inputs.single)
 
@@ -181,7 +182,7 @@ class Engine:
         prompts, grammars and pictures. Cancelling the awaiting task aborts the request.
         """
         inputs = self._ask(prompt, sampling_params, input_ids, image_data, options)
-        if stream:
+        if bounds.switch("stream", stream):
             return self._stream_async(_only(inputs))
         return shape(await wait_all_async(self._launch(inputs)), inputs.single)
 
@@ -364,17 +365,14 @@ class Engine:
         seed = params.seed if params.seed is not None else self._seeds.getrandbits(62)
         return Request(options, seed, self._loop, on_event)
 
-    def _start(self, inputs: Inputs, on_event: OnEvent) -> Future[Completions]:
-        return self._launch(inputs, on_event)[0]
-
     def _stream(self, inputs: Inputs) -> Iterator[GenerateResult]:
         samples = [PartialCompletion() for _ in range(inputs.params[0].n)]
-        for event in iterate(partial(self._start, inputs)):
+        for event in iterate(lambda on_event: self._launch(inputs, on_event)[0]):
             yield grow(samples, event)
 
     async def _stream_async(self, inputs: Inputs) -> AsyncIterator[GenerateResult]:
         samples = [PartialCompletion() for _ in range(inputs.params[0].n)]
-        async for event in iterate_async(partial(self._start, inputs)):
+        async for event in iterate_async(lambda on_event: self._launch(inputs, on_event)[0]):
             yield grow(samples, event)
 
     def _prefetch(self, source: Source, target: Future[int]) -> None:

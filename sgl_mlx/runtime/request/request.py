@@ -15,6 +15,7 @@ from functools import partial
 from threading import Lock
 from typing import TypeVar
 
+from sgl_mlx import bounds
 from sgl_mlx.core import Completion, SamplingParams, StreamEvent
 from sgl_mlx.errors import EngineStoppedError, InvalidParamsError, RequestAborted
 from sgl_mlx.runtime.loop import EngineLoop
@@ -226,7 +227,12 @@ class InFlight:
             self._loop.deliver(order)
 
     def abort(self, rid: str) -> bool:
-        """End a request with `RequestAborted`; return False if none with this id is in flight."""
+        """End a request with `RequestAborted`; return False if none with this id is in flight.
+
+        Raises:
+            InvalidParamsError: `rid` is no text.
+        """
+        rid = bounds.text("rid", rid)
         with self._lock:
             request = self._requests.get(rid)
         if request is None:

