@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -27,6 +28,7 @@ def app(
     model_names: Sequence[str] = (),
     limits: Limits | None = None,
     any_model: bool = False,
+    cache_log: Path | None = None,
 ) -> Starlette:
     """Return an ASGI application that serves an engine; it can be mounted in another application.
 
@@ -37,8 +39,9 @@ def app(
             `model_name`.
         limits: bounds on requests; by default those of `Limits()`.
         any_model: accept every model name.
+        cache_log: file to which prompts are appended for `sgl-mlx cache-doctor`.
     """
-    service = Service(engine, model_names, limits, any_model)
+    service = Service(engine, model_names, limits, any_model, cache_log)
     made = Starlette(
         routes=[
             *operation.routes(service),
