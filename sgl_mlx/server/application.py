@@ -11,8 +11,9 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sgl_mlx.server import operation
+from sgl_mlx.server import decisions, operation
 from sgl_mlx.server.anthropic import messages
+from sgl_mlx.server.contexts import route as contexts
 from sgl_mlx.server.engine import ServedEngine
 from sgl_mlx.server.limits import Limits
 from sgl_mlx.server.middleware import Gate
@@ -49,6 +50,8 @@ def app(
             *completions.routes(service),
             *responses.routes(service),
             *messages.routes(service),
+            *decisions.routes(service),
+            *contexts.routes(service),
             *generate.routes(service),
             *upkeep.routes(service),
             *tokens.routes(service),

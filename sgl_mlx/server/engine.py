@@ -56,6 +56,9 @@ class ServedEngine(Protocol):
     def model_name(self) -> str: ...
 
     @property
+    def supports_parallel(self) -> bool: ...
+
+    @property
     def tokenizer(self) -> ServedTokenizer: ...
 
     def submit(

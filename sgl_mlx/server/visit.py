@@ -25,6 +25,12 @@ class CacheKeys(msgspec.Struct, kw_only=True):
     extra_key: str | None = None
 
 
+def cache_name(client: str, keys: CacheKeys) -> str:
+    """Return the name of a client's part of the prefix cache; "" for the common one."""
+    named = [client, keys.cache_salt or "", keys.extra_key or ""]
+    return msgspec.json.encode(named).decode() if any(named) else ""
+
+
 class Visit:
     """The prompts of one HTTP request, run in the request's own part of the prefix cache.
 
@@ -39,9 +45,9 @@ class Visit:
         self.service = service
         self.request = request
         keys = keys or CacheKeys()
+        self.keys = CacheKeys(cache_salt=keys.cache_salt, extra_key=keys.extra_key)
         self.client: str = request.scope.get(CLIENT, "")
-        named = [self.client, keys.cache_salt or "", keys.extra_key or ""]
-        self.extra_key = msgspec.json.encode(named).decode() if any(named) else ""
+        self.extra_key = cache_name(self.client, keys)
         self.answers: Answers = service.answers.of(self.extra_key)
         self._seen: list[Seen] = []
 

@@ -142,7 +142,7 @@ class _Call:
         self._count_thoughts(pieces, usage)
         return {
             "index": index,
-            "message": _message(pieces),
+            "message": message_of(pieces),
             "logprobs": self._scored(sample.logprobs, reason),
             **_end(reason, reader),
         }
@@ -199,7 +199,8 @@ def choice_of(given: str | dict[str, Any] | None, parallel: bool | None) -> Tool
     )
 
 
-def _message(pieces: list[Piece]) -> dict[str, Any]:
+def message_of(pieces: list[Piece]) -> dict[str, Any]:
+    """Return the assistant's message that an answer's pieces make."""
     texts = {
         kind: "".join(p.text for p in pieces if p.kind == kind) for kind in ("text", "reasoning")
     }
