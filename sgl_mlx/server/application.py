@@ -17,6 +17,7 @@ from sgl_mlx.server.limits import Limits
 from sgl_mlx.server.middleware import Gate
 from sgl_mlx.server.native import generate, tokens, upkeep
 from sgl_mlx.server.openai import chat, completions, responses
+from sgl_mlx.server.openapi import with_document
 from sgl_mlx.server.service import Service
 
 
@@ -40,16 +41,18 @@ def app(
     """
     service = Service(engine, model_names, limits, any_model)
     made = Starlette(
-        routes=[
-            *operation.routes(service),
-            *chat.routes(service),
-            *completions.routes(service),
-            *responses.routes(service),
-            *messages.routes(service),
-            *generate.routes(service),
-            *upkeep.routes(service),
-            *tokens.routes(service),
-        ],
+        routes=with_document(
+            [
+                *operation.routes(service),
+                *chat.routes(service),
+                *completions.routes(service),
+                *responses.routes(service),
+                *messages.routes(service),
+                *generate.routes(service),
+                *upkeep.routes(service),
+                *tokens.routes(service),
+            ]
+        ),
         middleware=[Middleware(Gate, keys=api_keys)],
         exception_handlers={HTTPException: _reraise},
     )
