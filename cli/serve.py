@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sgl_mlx.cli.engine import EngineOptions, engine_options, open_engine
+from sgl_mlx.cli.options import setting
 from sgl_mlx.cli.sizes import byte_size
 from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.errors import BackendError
@@ -76,6 +77,14 @@ _START = '{"prompt": "Once upon a time", "max_tokens": 50}'
     show_default=True,
     help="Longest wait for running requests after Ctrl-C.",
 )
+@click.option(
+    "--engine-option",
+    "engine_settings",
+    multiple=True,
+    type=setting,
+    metavar="NAME=VALUE",
+    help="Set any other option of the engine, such as max_running_requests=32; repeatable.",
+)
 @click.option("--access-log/--no-access-log", default=True, help="Log a line for each request.")
 def serve(
     model_path: str | None,
@@ -84,6 +93,7 @@ def serve(
     port: int,
     access_log: bool,
     drain_timeout: int,
+    engine_settings: tuple[tuple[str, Any], ...],
     **settings: Any,
 ) -> None:
     """Serve MODEL over HTTP, for clients of OpenAI's and SGLang's servers.
@@ -93,7 +103,8 @@ def serve(
     _require_packages()
     listener = _bind(host, port)
     _log_to_stderr(access_log)
-    with open_engine(replace(options, model_path=model_path or options.model_path)) as engine:
+    options = replace(options, model_path=model_path or options.model_path)
+    with open_engine(options, **dict(engine_settings)) as engine:
         engine.submit((Text("Hello"),), SamplingParams(max_new_tokens=2)).result()
         app = _app(engine, **settings)
         config = _uvicorn_config(app, drain_timeout)

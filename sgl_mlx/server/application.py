@@ -14,11 +14,14 @@ from starlette.responses import Response
 from sgl_mlx.server import decisions, operation
 from sgl_mlx.server.anthropic import messages
 from sgl_mlx.server.contexts import route as contexts
+from sgl_mlx.server.doctor import route as cache
 from sgl_mlx.server.engine import ServedEngine
 from sgl_mlx.server.limits import Limits
 from sgl_mlx.server.middleware import Gate
 from sgl_mlx.server.native import generate, tokens, upkeep
 from sgl_mlx.server.openai import chat, completions, responses
+from sgl_mlx.server.openapi import with_document
+from sgl_mlx.server.pages import route as page
 from sgl_mlx.server.service import Service
 
 
@@ -44,18 +47,22 @@ def app(
     """
     service = Service(engine, model_names, limits, any_model, cache_log)
     made = Starlette(
-        routes=[
-            *operation.routes(service),
-            *chat.routes(service),
-            *completions.routes(service),
-            *responses.routes(service),
-            *messages.routes(service),
-            *decisions.routes(service),
-            *contexts.routes(service),
-            *generate.routes(service),
-            *upkeep.routes(service),
-            *tokens.routes(service),
-        ],
+        routes=with_document(
+            [
+                *operation.routes(service),
+                *chat.routes(service),
+                *completions.routes(service),
+                *responses.routes(service),
+                *messages.routes(service),
+                *decisions.routes(service),
+                *contexts.routes(service),
+                *cache.routes(service),
+                *page.routes(service),
+                *generate.routes(service),
+                *upkeep.routes(service),
+                *tokens.routes(service),
+            ]
+        ),
         middleware=[Middleware(Gate, keys=api_keys)],
         exception_handlers={HTTPException: _reraise},
     )

@@ -96,6 +96,10 @@ class Flights:
     def count(self) -> int:
         return len(self._under_way)
 
+    def under_way(self) -> list[tuple[str, float]]:
+        """Return the ids of the prompts in progress, and when each was submitted."""
+        return [(rid, flight.started) for rid, flight in self._under_way.items()]
+
     def abort(self, prefix: str) -> int:
         """Abort the prompts whose id begins with `prefix`; returns the number of them."""
         found = [(rid, f) for rid, f in self._under_way.items() if rid.startswith(prefix)]

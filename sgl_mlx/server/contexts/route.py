@@ -97,11 +97,11 @@ def routes(service: Service) -> list[Route]:
     doors = _Doors(service, contexts, Pins(service, contexts))
     one = "/v1/contexts/{id}"
     return [
-        Route("/v1/contexts", doors.create, methods=["POST"]),
         Route("/v1/contexts", doors.listed),
+        Route("/v1/contexts", doors.create, methods=["POST"]),
         Route(one, doors.get),
-        Route(one, doors.update, methods=["POST"]),
         Route(one, doors.delete, methods=["DELETE"]),
+        Route(one, doors.update, methods=["POST"]),
         *(
             Route(f"{one}/{name}", route, methods=["POST"])
             for name, route in {
@@ -164,9 +164,10 @@ class _Doors:
     async def fork(self, request: Request) -> Response:
         fields = await self._service.read(request, ForkRequest)
         context = self._context(request)
-        added = fields.extend or [Addition()] * fields.n
-        if not 1 <= len(added) <= self._service.limits.max_prompts or fields.gap < 0:
-            raise bad_value("a fork needs n of at least 1 and a gap of at least 0", "n")
+        count, most = len(fields.extend or ()) or fields.n, self._service.limits.max_prompts
+        if not 1 <= count <= most or fields.gap < 0:
+            raise bad_value(f"a fork needs n from 1 to {most} and a gap of at least 0", "n")
+        added = fields.extend or [Addition()] * count
         contents = [_added(context.content.fork(fields.gap), more) for more in added]
         made = [self._contexts.add(_copy(context, content)) for content in contents]
         return json_response({"object": "list", "data": [_told(fork) for fork in made]})

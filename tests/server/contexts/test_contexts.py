@@ -186,7 +186,7 @@ def test_a_context_changed_by_two_requests_at_once_is_a_conflict(
         ("/TEXT/generate", {"sampling_params": {"temprature": 1}}, "temprature"),
         ("/CHAT/extend", {"text": "x"}, "is a chat"),
         ("/CHAT/fork", {"gap": 2}, "gap"),
-        ("/TEXT/fork", {"n": 0}, "n of at least 1"),
+        ("/TEXT/fork", {"n": 0}, "n from 1 to 1024"),
         ("/TEXT/join", {"contexts": []}, "contexts"),
         ("/TEXT/join", {"contexts": ["CHAT"]}, "same kind"),
         ("/TEXT/join", {"contexts": ["TEXT"], "mode": "odd"}, "mode"),
