@@ -88,29 +88,33 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextmanager
-def open_engine(options: EngineOptions) -> Iterator[Backend]:
+def open_engine(options: EngineOptions, **more: Any) -> Iterator[Backend]:
     """Create an engine with these options; shut it down when the `with` block ends.
+
+    Args:
+        more: further options of `EngineConfig`, which override the others.
 
     Raises:
         ModelError: the model cannot be found or loaded.
         MemoryLimitError: the model does not fit into memory.
         InvalidParamsError: an option has a wrong value.
     """
-    engine = create_engine(options)
+    engine = create_engine(options, **more)
     try:
         yield engine
     finally:
         engine.shutdown()
 
 
-def create_engine(options: EngineOptions) -> Backend:
+def create_engine(options: EngineOptions, **more: Any) -> Backend:
     from sgl_mlx.runtime.config import EngineConfig
     from sgl_mlx.runtime.engine import Engine  # imports mlx, which takes a second
 
-    EngineConfig.of(asdict(options))  # raises for wrong options before a download
-    fetch_model(options.model_path)
-    with _progress(f"loading {options.model_path or 'the default model'}"):
-        return Engine(**asdict(options))
+    given = {**asdict(options), **more}
+    config = EngineConfig.of(given)  # raises for wrong options before a download
+    fetch_model(config.model_path)
+    with _progress(f"loading {config.model_path or 'the default model'}"):
+        return Engine(**given)
 
 
 def fetch_model(model: str | None) -> Path:

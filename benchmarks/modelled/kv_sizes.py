@@ -25,8 +25,8 @@ Computed, not measured: by the function that sizes the pool, from the fields of 
 published configurations (`benchmarks/modelled/published_shapes.py` has them with their sources).
 Models with multi-head latent attention (MLA) keep one latent a layer for all heads. A file of the
 disk tier holds what the pool holds, so a token takes as much there; a header of a few kilobytes for
-each 64 tokens is added. `sgl-mlx models kv` prints the table, and `sgl-mlx models kv FOLDER` the row
-of a model from its `config.json`."""
+each 64 tokens is added. `sgl-mlx models kv` prints the table, and `sgl-mlx models kv FOLDER` a row
+from a `config.json`."""
 HEADS = ("model", "layers x heads x width", "a token", "with 8 bits", "32,768 tokens", "a GB holds")
 _LONG = 32768
 

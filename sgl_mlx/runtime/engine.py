@@ -147,7 +147,7 @@ class Engine:
                 for; for a list of prompts, a list with one entry for each prompt.
             stream: return an iterator over growing answers; takes a single prompt.
             options: sampling parameters by name, which override `sampling_params`, and the
-                keywords of `RequestKeywords`: `rid`, `priority`, `timeout`, `deadline`.
+                keywords of `RequestKeywords`, such as `rid`, `priority`, `timeout`, `extra_key`.
 
         Returns:
             A `GenerateResult`; a list of them for a list of prompts or for `n > 1`. With `stream`,
@@ -163,7 +163,7 @@ class Engine:
         """
         inputs = self._ask(prompt, sampling_params, input_ids, image_data, options)
         if bounds.switch("stream", stream):
-            return self._stream(_only(inputs))
+            return self._stream(inputs.only())
         return shape(wait_all(self._launch(inputs)), inputs.single)
 
     async def async_generate(
@@ -183,7 +183,7 @@ class Engine:
         """
         inputs = self._ask(prompt, sampling_params, input_ids, image_data, options)
         if bounds.switch("stream", stream):
-            return self._stream_async(_only(inputs))
+            return self._stream_async(inputs.only())
         return shape(await wait_all_async(self._launch(inputs)), inputs.single)
 
     def abort(self, rid: str) -> bool:
@@ -235,7 +235,11 @@ class Engine:
         return target
 
     def score(
-        self, prompt: Prompt, choices: Sequence[str], unconditional: bool = False
+        self,
+        prompt: Prompt,
+        choices: Sequence[str],
+        unconditional: bool = False,
+        **keywords: Unpack[RequestKeywords],
     ) -> Future[ChoiceScores]:
         """Return a future of each choice's logprobs after the prompt, which is prefilled once.
 
@@ -247,7 +251,7 @@ class Engine:
         self._enter()
         scoring = Scoring(choices, unconditional, self.tokenizer)
         source = self._preparer.of_prompt(prompt)
-        each = RequestOptions.each({}, scoring.requests, single=False)
+        each = RequestOptions.each(keywords, scoring.requests, single=False)
         requests = [self._request(options) for options in each]
         futures = self._flight.launch(
             requests,
@@ -390,9 +394,3 @@ def _ident_behind(deliver: Callable[[Callable[[], object]], None]) -> int:
     found: Future[int] = Future()
     deliver(lambda: found.set_result(get_ident()))
     return found.result()
-
-
-def _only(inputs: Inputs) -> Inputs:
-    if len(inputs.sources) != 1:
-        raise InvalidParamsError(f"stream=True takes one prompt, got {len(inputs.sources)}")
-    return inputs

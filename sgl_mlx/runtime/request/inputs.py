@@ -30,12 +30,15 @@ class RequestKeywords(TypedDict, total=False):
         priority: requests with a higher priority are admitted first; 0 by default.
         timeout: seconds after which the request is aborted; not together with `deadline`.
         deadline: time on `time.monotonic`'s clock at which the request is aborted.
+        extra_key: name of the request's part of the prefix cache. A request finds only prefixes
+            that requests with the same `extra_key` computed; empty by default.
     """
 
     rid: str | Sequence[str] | None
     priority: int
     timeout: float | None
     deadline: float | None
+    extra_key: str | None
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class RequestOptions:
     rid: str | None = None
     priority: int = 0
     deadline: float | None = None
+    extra_key: str = ""
 
     @classmethod
     def each(cls, given: RequestKeywords, count: int, single: bool) -> list[RequestOptions]:
@@ -58,7 +62,9 @@ class RequestOptions:
         Raises:
             InvalidParamsError: a keyword has a wrong value.
         """
-        shared = cls(None, _PRIORITY("priority", given.get("priority")) or 0, _deadline(given))
+        extra_key = bounds.text("extra_key", given.get("extra_key") or "")
+        priority = _PRIORITY("priority", given.get("priority")) or 0
+        shared = cls(None, priority, _deadline(given), extra_key)
         rid = given.get("rid")
         if rid is None:
             return [replace(shared, rid=uuid.uuid4().hex) for _ in range(count)]
@@ -110,6 +116,12 @@ class Inputs:
         sources, single = _sources(preparer, prompt, input_ids, image_data)
         params = _params_for(sampling_params, len(sources), changes)
         return cls(sources, params, RequestOptions.each(keywords, len(sources), single), single)
+
+    def only(self) -> Inputs:
+        """Return these inputs; raises `InvalidParamsError` unless they have exactly one prompt."""
+        if len(self.sources) != 1:
+            raise InvalidParamsError(f"stream=True takes one prompt, got {len(self.sources)}")
+        return self
 
     def prepare(self, preparer: Preparer) -> list[Prepared]:
         """Encode and check every prompt; raises as `Source.encode` and `Preparer.prepare`."""

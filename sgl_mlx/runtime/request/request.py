@@ -81,7 +81,15 @@ class Request:
             )
             name = self.id if params.n == 1 else f"{self.id}-{i}"
             seed = self._seed + i
-            made = prompt.sequence(name, output, sampling, seed, start, constraint=constraint)
+            made = prompt.sequence(
+                name,
+                output,
+                sampling,
+                seed,
+                start,
+                constraint=constraint,
+                extra_key=self._options.extra_key,
+            )
             made.priority, made.deadline = self._options.priority, self._options.deadline
             self._outputs.append(output)
             self._sequences.append(made)
