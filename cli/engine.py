@@ -35,6 +35,13 @@ kv_bits_option = click.option(
     metavar="8",
     help="Store keys and values in 8 bits: about twice the tokens fit.",
 )
+speculate_option = click.option(
+    "--speculate",
+    type=click.Choice(["auto", "off", "context", "tree"]),
+    default="auto",
+    show_default=True,
+    help="Draft tokens and verify several in one step; the output is the same.",
+)
 disk_cache_option = click.option(
     "--disk-cache",
     metavar="DIR",
@@ -61,6 +68,7 @@ class EngineOptions:
     disk_cache_dir: str | None = None
     disk_cache_bytes: int = 2_000_000_000
     mmproj: str | None = None
+    speculate: str = "auto"
 
 
 def engine_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -69,6 +77,7 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
     @model_option
     @mmproj_option
     @kv_bits_option
+    @speculate_option
     @disk_cache_option
     @disk_cache_size_option
     @wraps(command)
@@ -79,9 +88,10 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
         kv_bits: int | None,
         disk_cache: str | None,
         disk_cache_size: int,
+        speculate: str,
         **others: Any,
     ) -> None:
-        options = EngineOptions(model, kv_bits, disk_cache, disk_cache_size, mmproj)
+        options = EngineOptions(model, kv_bits, disk_cache, disk_cache_size, mmproj, speculate)
         command(*args, options=options, **others)
 
     return with_options

@@ -148,7 +148,9 @@ class Request:
             return
         prompt = self._prepared.prompt
         completions = tuple(
-            output.completion(s.id, prompt.tokens, self._prepared.prompt_tokens, _cached(s))
+            _with_drafts(
+                output.completion(s.id, prompt.tokens, self._prepared.prompt_tokens, _cached(s)), s
+            )
             for s, output in zip(self._sequences, self._outputs, strict=True)
         )
         with suppress(InvalidStateError):  # cancelled, or failed by its callback
@@ -168,6 +170,14 @@ def _with_one_more(params: SamplingParams) -> SamplingParams:
 def _cached(s: Seq) -> int:
     """Count a sequence's prompt tokens that were cached, those of sequences in `after` included."""
     return (s.cached_tokens or 0) + sum(_cached(needed) for needed in s.after)
+
+
+def _with_drafts(completion: Completion, s: Seq) -> Completion:
+    """Add how many tokens were drafted for a sample and accepted, if any were drafted."""
+    if not s.drafted_tokens:
+        return completion
+    drafts = {"drafted_tokens": s.drafted_tokens, "accepted_tokens": s.accepted_tokens}
+    return replace(completion, extra={**completion.extra, **drafts})
 
 
 class InFlight:

@@ -9,7 +9,7 @@ submit a step before the previous one has finished.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
@@ -19,10 +19,12 @@ from sgl_mlx.runtime.cache.restores import Restores
 from sgl_mlx.runtime.scheduler.admission import Admission, Counters, SchedulerLimits
 from sgl_mlx.runtime.scheduler.append import append
 from sgl_mlx.runtime.scheduler.background import Background
-from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, Row, Shown, StepResult
+from sgl_mlx.runtime.scheduler.named import Named
+from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, Row, StepResult
 from sgl_mlx.runtime.scheduler.queues import TOO_SMALL, Queues
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 from sgl_mlx.runtime.scheduler.trials import Trials
+from sgl_mlx.runtime.speculation.speculator import Draft, Speculation, Speculator
 
 _ALTERNATIVES_COST = 4
 """Cost of scoring a prompt token with its likeliest tokens, relative to scoring it alone (3.4 as
@@ -49,6 +51,7 @@ class Scheduler:
 
     Args:
         clock: returns the time with which deadlines are compared.
+        speculation: drafts tokens to verify; None for none.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Scheduler:
         cache: PrefixCache,
         limits: SchedulerLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        speculation: Speculation | None = None,
     ) -> None:
         self.cache = cache
         self.limits = limits or SchedulerLimits()
@@ -63,6 +67,8 @@ class Scheduler:
         self.seconds = 0.0
         self._queues = Queues(cache, self.counters)
         self.waiting, self.running = self._queues.waiting, self._queues.running
+        self._speculator = speculation and Speculator(speculation, cache, self.counters)
+        self.lookup = Named(self.running, self._speculator)
         self._clock = clock
         self._restores = Restores(cache, cache.tier) if cache.tier else None
         self._admission = Admission(cache, self._restores, self.limits, self.counters)
@@ -92,7 +98,7 @@ class Scheduler:
         for s in list(self.running):
             self._queues.retract(s)
         self._epoch = self._trials = None
-        self._queues.settle()
+        self._settle()
         self.cache.flush()
         self._queues.changed = True
         self.limits = limits
@@ -107,13 +113,20 @@ class Scheduler:
         for s in [*self.running, *self.waiting, *self._queues.background]:
             self.abort(s, message)
         self._epoch = None
+        self._settle()
+
+    def _settle(self) -> None:
+        """Release the slots of ended sequences."""
+        if self._speculator is not None:
+            for s in self._queues.ended:
+                self._speculator.ended(s)
         self._queues.settle()
 
     def flush_cache(self) -> bool:
         """Forget all cached prefixes; return False and change nothing while there are sequences."""
         if not self.idle:
             return False
-        self._queues.settle()
+        self._settle()
         self.cache.flush()
         return True
 
@@ -145,7 +158,7 @@ class Scheduler:
         self._queues.expire(self._clock)
         plan = None
         while plan is None and (self._queues.ended or not self.idle):
-            self._queues.settle()
+            self._settle()
             if self._queues.changed and not self._tried():
                 self._admit()
             if self._queues.end_complete() or self._queues.ended:
@@ -174,6 +187,8 @@ class Scheduler:
             self.counters.decode_rows += len(plan.ids)
         for s in [s for s in self.running if s.id in computed]:
             self._advance(s, computed[s.id], result)
+        if self._speculator is not None and isinstance(plan, Extend):
+            self._speculator.verified(plan, result, [*self.running, *self._queues.ended])
         self.seconds += time.perf_counter() - started
 
     def retry(self, plan: Plan, message: str) -> None:
@@ -204,7 +219,7 @@ class Scheduler:
                 self.cache.trim(s.holding, s.computed)
             elif s in self.running:  # admitted since, perhaps on a prefix that the epoch computed
                 self._queues.retract(s)
-        self._queues.settle()
+        self._settle()
         self._queues.forget_branches()
         self.cache.flush()
 
@@ -221,15 +236,16 @@ class Scheduler:
     def _plan(self) -> Plan | None:
         """Plan a step of the running sequences; None if none is left after preemption."""
         epoch, rows = self._epoch, self._tried() or self.running
+        drafts = self._drafts(rows)
         if epoch is not None:
             live = [s for s in rows if s.id in epoch.starts and not s.prefilling]
-            others = len(live) < len(rows)
+            others = len(live) < len(rows) or bool(drafts)
             if live and (epoch.in_flight or (not others and self._worth_going_on(live))):
                 return self._decode(live, ahead=not others)
             self._close_epoch()
         self._queues.changed = True
-        if any(s.prefilling for s in rows):
-            return self._extend(rows)
+        if drafts or any(s.prefilling for s in rows):
+            return self._extend(rows, drafts)
         return self._open_epoch(rows)
 
     def _tried(self) -> list[Sequence]:
@@ -272,9 +288,15 @@ class Scheduler:
             assert s.holding is not None
             self.cache.trim(s.holding, min(len(s.tokens), len(s.table)))
 
-    def _extend(self, sequences: list[Sequence]) -> Extend | None:
-        sequences = self._reserve(sequences, lambda s: s.pending)
-        rows = self._prefill_rows(sequences)
+    def _drafts(self, rows: list[Sequence]) -> dict[str, Draft]:
+        """Choose the drafts of the next step; {} while a failed step is tried again."""
+        if self._speculator is None or self._trials is not None:
+            return {}
+        return self._speculator.drafts(rows, self.limits.step_tokens)
+
+    def _extend(self, sequences: list[Sequence], drafts: dict[str, Draft]) -> Extend | None:
+        sequences = self._reserve(sequences, lambda s: s.pending + len(drafts.get(s.id, ())))
+        rows = self._extend_rows(sequences, drafts)
         return Extend(rows, self.cache.take_transfers()) if rows else None
 
     def _reserve(
@@ -286,8 +308,8 @@ class Scheduler:
                 self._queues.reserve(s, count(s))
         return [s for s in sequences if s in self.running]
 
-    def _prefill_rows(self, sequences: list[Sequence]) -> tuple[Row, ...]:
-        """Make the rows of an `Extend`: one token of each decoding sequence, then prompt chunks.
+    def _extend_rows(self, sequences: list[Sequence], drafts: dict[str, Draft]) -> tuple[Row, ...]:
+        """Make the rows of an `Extend`: decoding sequences with their drafts, then prompt chunks.
 
         All rows together keep to `step_tokens` and `score_tokens`. A scored token with likeliest
         alternatives counts as `_ALTERNATIVES_COST`, because finding them sorts the vocabulary.
@@ -302,8 +324,9 @@ class Scheduler:
                 count = min(count, unscored + max(score_room // cost, min(score_room, 1)))
                 score_room = max(score_room - cost * max(count - unscored, 0), 0)
             if count > 0:
-                rows.append(s.row(count, s.computed + count))
-                room -= count
+                drafted = drafts.get(s.id, ())[: len(s.table) - s.computed - count]
+                rows.append(s.row(count, s.computed + count + len(drafted), drafted))
+                room -= count + len(drafted)
         return tuple(rows)
 
     # -- outcome ------------------------------------------------------------------------------
@@ -359,25 +382,11 @@ class Scheduler:
                 break
         return True
 
-    # -- what plans name: plan.Lookup ---------------------------------------------------------
-
-    def masks(self, constraints: Collection[str]) -> dict[str, bytes]:
-        """Return the allowed tokens of constraints, by sequence id; see `plan.Lookup.masks`."""
-        return {
-            s.id: s.constraint.allowed()
-            for s in self.running
-            if s.constraint is not None and s.id in constraints
-        }
-
-    def image(self, picture: str) -> Shown:
-        """Return the picture with this name from a running sequence; see `plan.Lookup.image`."""
-        return next(p.image for s in self.running for p in s.pictures if p.name == picture)
-
 
 def _computed(plan: Plan) -> dict[str, int]:
     """Return how many tokens a plan computes for each sequence id."""
     if isinstance(plan, Extend):
-        return {row.id: len(row.tokens) for row in plan.rows}
+        return {row.id: len(row.tokens) - row.drafted for row in plan.rows}
     return dict.fromkeys(plan.ids, 1)
 
 
