@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,9 +38,8 @@ kv_bits_option = click.option(
 speculate_option = click.option(
     "--speculate",
     type=click.Choice(["auto", "off", "context", "tree"]),
-    default="auto",
-    show_default=True,
-    help="Draft tokens and verify several in one step; the output is the same.",
+    help="How to draft tokens, of which one step verifies several; the output is the same. "
+    "The default is auto, and off in benchmarks of other things.",
 )
 disk_cache_option = click.option(
     "--disk-cache",
@@ -68,7 +67,11 @@ class EngineOptions:
     disk_cache_dir: str | None = None
     disk_cache_bytes: int = 2_000_000_000
     mmproj: str | None = None
-    speculate: str = "auto"
+    speculate: str | None = None
+
+    def without_drafts(self) -> EngineOptions:
+        """Return these options with speculation off unless it was asked for: see `bench`."""
+        return replace(self, speculate=self.speculate or "off")
 
 
 def engine_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -88,7 +91,7 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
         kv_bits: int | None,
         disk_cache: str | None,
         disk_cache_size: int,
-        speculate: str,
+        speculate: str | None,
         **others: Any,
     ) -> None:
         options = EngineOptions(model, kv_bits, disk_cache, disk_cache_size, mmproj, speculate)

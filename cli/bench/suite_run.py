@@ -92,7 +92,8 @@ class SuiteRun:
         from sgl_mlx.benchmarks.peers.ours import Ours
         from sgl_mlx.benchmarks.suite.ablations import ablated
 
-        chosen = {**asdict(self.options), "mmproj": mmproj}
+        # steered answers repeat one word, and drafts would guess them all
+        chosen = {**asdict(self.options.without_drafts()), "mmproj": mmproj}
         systems: list[System] = [Ours(chosen), *(ablated(name, chosen) for name in self.ablations)]
         missing: dict[str, str] = {}
         for peer in self.peers:

@@ -40,6 +40,7 @@ from sgl_mlx.runtime.pool.wired import WiredWeights
 from sgl_mlx.runtime.runner import ModelRunner
 from sgl_mlx.runtime.scheduler.plan import Runner
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
+from sgl_mlx.runtime.speculation.costs import Costs
 from sgl_mlx.runtime.speculation.measure import kept_costs
 from sgl_mlx.runtime.speculation.open import Speculate, drafters
 from sgl_mlx.runtime.speculation.speculator import Speculation
@@ -71,6 +72,7 @@ class RunnableModel:
     pictures: Pictures
     wired: WiredWeights
     disk: DiskTier | None = None
+    costs: Costs | None = None
 
     @cached_property
     def spellings(self) -> Spellings:
@@ -165,6 +167,7 @@ def assemble(
         ),
         wired=wired,
         disk=disk,
+        costs=speculation.costs if speculation is not None else None,
     )
 
 

@@ -249,7 +249,12 @@ class _WantedLogits:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.by_row: list[list[int]] = []
-        self.sampled_rows = [place for row in rows if row.sample for place in places(row)]
+        self.sampled_rows = [
+            place
+            for row in rows
+            if row.sample
+            for place in (places(row) if row.drafted else (row,))
+        ]
         self.sampled_at: list[int] = []
         self._scored_rows = [row for row in rows if row.targets]
         self._scored_at: list[int] = []

@@ -1,4 +1,4 @@
-"""What plans name by an id: constraints and pictures of the running sequences."""
+"""Constraints and pictures of the running sequences, which plans name by id."""
 
 from __future__ import annotations
 

@@ -128,6 +128,8 @@ class Scheduler:
             return False
         self._settle()
         self.cache.flush()
+        if self._speculator is not None:
+            self._speculator.flush()
         return True
 
     def wake(self) -> None:
@@ -290,7 +292,7 @@ class Scheduler:
 
     def _drafts(self, rows: list[Sequence]) -> dict[str, Draft]:
         """Choose the drafts of the next step; {} while a failed step is tried again."""
-        if self._speculator is None or self._trials is not None:
+        if self._speculator is None or self._trials or all(s.prefilling for s in rows):
             return {}
         return self._speculator.drafts(rows, self.limits.step_tokens)
 

@@ -33,6 +33,9 @@ class ContextDrafter:
     def ended(self, s: Sequence) -> None:
         self._indexes.pop(s.id, None)
 
+    def flush(self) -> None:
+        self._indexes.clear()
+
 
 def certainty(drafter: str, length: int) -> str:
     """Name a source of guesses by how many tokens agreed: few, some or many."""

@@ -30,3 +30,7 @@ class Drafter(Protocol):
     def ended(self, s: Sequence) -> None:
         """Forget a sequence that has ended, or keep its output as a source of later guesses."""
         ...
+
+    def flush(self) -> None:
+        """Forget all outputs, because the cache is flushed."""
+        ...

@@ -51,6 +51,12 @@ def kept_costs(description: str, slots: int, runner: Runner) -> Costs | None:
     return found
 
 
+def forget_costs() -> None:
+    """Delete all kept costs, so that the next engine measures them again."""
+    for file in cache_folder().glob("costs-*.json"):
+        file.unlink(missing_ok=True)
+
+
 def measure(runner: Runner, slots: int, clock: Callable[[], float] = time.perf_counter) -> Costs:
     """Measure steps of several sizes, each the better of two runs.
 

@@ -101,6 +101,11 @@ class Speculator:
         for drafter in self._drafters:
             drafter.ended(s)
 
+    def flush(self) -> None:
+        """Forget the outputs of ended sequences."""
+        for drafter in self._drafters:
+            drafter.flush()
+
     def mask(self, sequence: str, at: int) -> bytes | None:
         """Return the tokens that a sequence's constraint allows after `at` drafted tokens.
 

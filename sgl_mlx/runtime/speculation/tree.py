@@ -58,6 +58,10 @@ class TreeDrafter:
         while len(self._recent) > _KEPT_NAMESPACES:
             del self._recent[next(iter(self._recent))]
 
+    def flush(self) -> None:
+        self._nodes.clear()
+        self._recent.clear()
+
     def _from_recent(self, s: Sequence, limit: int) -> Proposal | None:
         index = self._recent.get(s.namespace)
         if index is None:

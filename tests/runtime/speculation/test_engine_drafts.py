@@ -43,6 +43,9 @@ class Informed:
     def ended(self, s: Sequence) -> None:
         pass
 
+    def flush(self) -> None:
+        pass
+
 
 @pytest.fixture(scope="module")
 def informed() -> Informed:

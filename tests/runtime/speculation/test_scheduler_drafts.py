@@ -45,6 +45,9 @@ class Oracle:
     def ended(self, s: Sequence) -> None:
         assert s.finish_reason is not None
 
+    def flush(self) -> None:
+        pass
+
 
 class DraftingMachine(SchedulerMachine):
     """All that may happen to the scheduler, with drafts in every step that can hold some."""
