@@ -1,4 +1,4 @@
-"""What drafters propose, from the text so far, from the tree, and from recent outputs."""
+"""Proposals of drafters: from the text so far, from the tree, and from recent outputs."""
 
 from __future__ import annotations
 
