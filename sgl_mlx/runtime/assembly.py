@@ -36,8 +36,11 @@ from sgl_mlx.runtime.pool.memory import (
     pool_slots,
     warn_if_large,
 )
+from sgl_mlx.runtime.pool.state_memory import NO_STATES, START, state_budget
+from sgl_mlx.runtime.pool.states import StatePool
 from sgl_mlx.runtime.pool.wired import WiredWeights
 from sgl_mlx.runtime.runner import ModelRunner
+from sgl_mlx.runtime.scheduler.cuts import SnapshotPolicy
 from sgl_mlx.runtime.scheduler.plan import Runner
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.speculation.costs import Costs
@@ -49,6 +52,8 @@ from sgl_mlx.runtime.vision.pictures import Pictures
 from sgl_mlx.tokenizer import Tokenizer
 
 _DEFAULT_CONTEXT = 8192
+_STRIDE = 512
+"""Fewest tokens between snapshots that are taken only because nothing branches for long."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,10 @@ class RunnableModel:
     """A loaded model and the parts that run it.
 
     Only the engine thread may use `runner` and `scheduler`.
+
+    Attributes:
+        slots: most slots of the KV pool.
+        recurrent: True if layers keep recurrent state, so that positions cannot be rearranged.
     """
 
     name: str
@@ -65,6 +74,7 @@ class RunnableModel:
     context_length: int
     slots: int
     path: RunPath
+    recurrent: bool
     load_seconds: float
     runner: Runner
     scheduler: Scheduler
@@ -125,17 +135,31 @@ def assemble(
     adapter = adapter_for(loaded.model)
     context = config.context_length or _context_length(loaded.config)
     layers, dtype, bits = adapter.layers, adapter.dtype, config.kv_bits
-    available = available_bytes()
+    available, limits, budget = available_bytes(), config.limits, NO_STATES
+    if adapter.states:
+        running, wanted = limits.max_running, config.max_total_states
+        budget = state_budget(adapter.states, wanted, running, available)
+        available = budget.left(available)
+        policy = _policy(limits.snapshots, adapter, bits)
+        limits = replace(limits, max_running=budget.running, snapshots=policy)
     slots = pool_slots(config.max_total_tokens, context, layers, dtype, available, bits)
     pool = KVPool(layers, config.max_total_tokens or min(slots, ENOUGH), dtype, bits)
-    warn_if_large(loaded.weight_bytes, pool.nbytes, total_bytes())
+    states = StatePool(adapter.states, min(budget.slots, START)) if adapter.states else None
+    warn_if_large(loaded.weight_bytes, pool.nbytes + budget.nbytes, total_bytes())
     limit_cache()
     paths = _paths(adapter, pool, config.shared_attention)
-    limits = config.limits if adapter.ragged else replace(config.limits, epoch_steps=1)
-    if paths.copies and adapter.ragged:
+    limits = limits if adapter.ragged else replace(limits, epoch_steps=1)
+    if paths.copies and adapter.ragged and layers:
         limits = replace(limits, most_held=copied_slots(slots, layers, dtype, available, bits))
     disk = open_disk_tier(config, loaded, pool, on_read)
-    cache = PrefixCache(pool.slots, config.reuse, disk.tier if disk else None, most=slots)
+    cache = PrefixCache(
+        pool.slots,
+        config.reuse,
+        disk.tier if disk else None,
+        most=slots,
+        states=budget.slots,
+        first_states=states.slots if states is not None else None,
+    )
     runner = ModelRunner(
         adapter,
         pool,
@@ -143,8 +167,10 @@ def assemble(
         paths,
         copy=disk.copy if disk else None,
         features=_features(loaded, adapter, config.image_cache_bytes),
+        states=states,
     )
-    speculation = _speculation(config.speculate, loaded, cache, runner)
+    # a recurrent state after rejected tokens cannot be taken back
+    speculation = None if states else _speculation(config.speculate, loaded, cache, runner)
     scheduler = Scheduler(cache, limits, speculation=speculation)
     runner.lookup = scheduler.lookup
     return RunnableModel(
@@ -155,6 +181,7 @@ def assemble(
         context_length=context,
         slots=slots,
         path="ragged" if adapter.ragged else "dense",
+        recurrent=bool(adapter.states),
         load_seconds=time.perf_counter() - started,
         runner=runner,
         scheduler=scheduler,
@@ -194,6 +221,15 @@ def _features(loaded: LoadedModel, adapter: Adapter, limit: int) -> Features | N
     return Features(loaded.vision, limit)
 
 
+def _policy(policy: SnapshotPolicy, adapter: Adapter, kv_bits: int | None) -> SnapshotPolicy:
+    """Set the stride of "program" by what a snapshot costs, in bytes of KV."""
+    if policy.kind != "program":
+        return policy
+    token = KVPool.bytes_per_slot(adapter.layers, adapter.dtype, kv_bits)
+    state = StatePool.bytes_per_slot(adapter.states)
+    return replace(policy, stride=max(_STRIDE, state // (4 * token)) if token else 4 * _STRIDE)
+
+
 def _paths(adapter: Adapter, pool: KVPool, share: bool) -> AttentionPaths:
     if not share:
         return AttentionPaths(pool, share=False)
@@ -201,7 +237,7 @@ def _paths(adapter: Adapter, pool: KVPool, share: bool) -> AttentionPaths:
         compiled = open_cpu_kernels() if adapter.ragged else None
         return AttentionPaths(pool, None if compiled is None else CpuAttention(compiled))
     asked = mode()
-    kernels = open_kernels(asked)
+    kernels = open_kernels(asked) if pool.layers else None
     if kernels is None or not adapter.ragged or not pool_fits(pool, kernels):
         return AttentionPaths(pool)
     cases = layer_cases(adapter.attentions, pool)

@@ -133,12 +133,6 @@ def test_attention_that_goes_its_own_way_is_refused_on_the_ragged_path(
         Adapter(toy(architecture))
 
 
-@pytest.mark.parametrize("ragged", [True, False])
-def test_state_that_is_not_keys_and_values_is_refused_by_name(ragged: bool) -> None:
-    with pytest.raises(UnsupportedModelError, match="ArraysCache state"):
-        Adapter(toy("mamba"), ragged)
-
-
 def test_any_number_of_adapters_share_one_model() -> None:
     model = toy("llama")
     plain = type(model.model).__name__

@@ -1,8 +1,9 @@
 """Configurations of toy size for the architectures of mlx-lm, as tables.
 
 A configuration is filled field by field from `SIZES`, by the field's name, then from the
-architecture's entry in `VARIANTS`; anything else keeps its default. Windows, scalings and sinks are
-switched on and small, so that the lengths used in the checks go well beyond them.
+architecture's entry in `VARIANTS` (`RECURRENT` for those of `recurrent_configs`); anything else
+keeps its default. Windows, scalings and sinks are switched on and small, so that the lengths used
+in the checks go well beyond them.
 """
 
 from __future__ import annotations
@@ -213,7 +214,7 @@ VARIANTS: dict[str, list[Config]] = {
     ],
     "llama4_text": [{"no_rope_layers": [1, 1, 1, 0], "use_qk_norm": True}],
     "longcat_flash": [LONGCAT],
-    "mamba": [{"state_size": 4, "conv_kernel": 2, "time_step_rank": 4}],
+    "longcat_flash_ngram": [LONGCAT | {"emb_split_num": 2, "ngram_vocab_size_ratio": 2}],
     "minicpm3": [MLA | {"rope_scaling": LONGROPE}],
     "mimo_v2_flash": [
         {
@@ -292,7 +293,7 @@ WITHOUT_TOY = {
     **dict.fromkeys(["bailing_hybrid", "bailing_moe_linear", "bailing_moe_v3"], STATE),
     **dict.fromkeys(["baichuan_m1", "falcon_h1", "gear", "jamba", "kimi_k3"], STATE),
     **dict.fromkeys(["kimi_linear", "lfm2", "lfm2-vl", "lfm2_moe", "longcat_flash_ngram"], STATE),
-    **dict.fromkeys(["mamba2", "nemotron_h", "olmo_hybrid", "plamo2"], STATE),
+    **dict.fromkeys(["mamba", "mamba2", "nemotron_h", "olmo_hybrid", "plamo2"], STATE),
     **dict.fromkeys(["prism_hadamard_qwen35", "qwen3_5", "qwen3_5_moe", "qwen3_next"], STATE),
     **dict.fromkeys(["recurrent_gemma", "rwkv7"], STATE),
     **dict.fromkeys(["bitnet", "muse_spark"], METAL),

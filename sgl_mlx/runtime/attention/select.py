@@ -154,7 +154,9 @@ def layer_cases(attentions: Sequence[LayerAttention], pool: KVPool) -> dict[int,
         shape = pool.layers[layer]
         if (shape.key_dim, shape.value_dim) in WIDTHS:
             cases.setdefault(layer, []).extend(
-                Case.of_pool(work, heads, pool.layer(layer), pool.dtype).with_options(options)
+                Case.of_pool(
+                    work, heads, pool.layer(layer), shape.value_dim, pool.dtype
+                ).with_options(options)
                 for work in KINDS
             )
     return cases

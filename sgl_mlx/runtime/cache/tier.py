@@ -16,7 +16,8 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sgl_mlx.runtime.cache.radix import PLAIN, Node
+from sgl_mlx.runtime.cache.node import Node
+from sgl_mlx.runtime.cache.radix import PLAIN
 
 BLOCK = 64
 """Tokens in a block."""
@@ -63,7 +64,18 @@ class Grow:
     slots: int
 
 
-Transfer = Spill | Load | Grow
+@dataclass(frozen=True)
+class GrowStates:
+    """An enlargement of the pool of recurrent states; the states in it keep their slots.
+
+    Args:
+        slots: number of slots afterwards; a pool with as many or more stays as it is.
+    """
+
+    slots: int
+
+
+Transfer = Spill | Load | Grow | GrowStates
 
 
 class Reading(Protocol):

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 _GIB = 2**30
 _MOST_GARBAGE = 2**29
-_SHARE = 0.6
+SHARE = 0.6
 """The pool's share of the memory left after loading the weights; the rest is for activations and
 other programs. Wiring 75 % or more of a Mac's memory has caused kernel panics."""
 ENOUGH = 32768
@@ -53,15 +53,16 @@ def pool_slots(
     """
     available = available_bytes() if available is None else available
     each = KVPool.bytes_per_slot(layers, dtype, kv_bits)
-    usable = int(available * _SHARE)
-    fitting = usable // each
-    slots = wanted or min(fitting, max(2 * context_length, ENOUGH))
+    usable = int(available * SHARE)
+    most = max(2 * context_length, ENOUGH)
+    fitting = usable // each if each else max(wanted or 0, most)  # recurrent layers keep no KV
+    slots = wanted or min(fitting, most)
     if slots > fitting or slots < min(1000, wanted or 1000):
         remedy = "" if kv_bits else "; kv_bits=8 makes room for about twice as many"
         raise MemoryLimitError(
             f"a KV pool of {wanted or 1000} tokens does not fit: {wanted or 1000} x {each} bytes = "
             f"{(wanted or 1000) * each / _GIB:.2f} GiB, usable are {usable / _GIB:.2f} GiB "
-            f"({_SHARE:.0%} of {available / _GIB:.2f} GiB available): "
+            f"({SHARE:.0%} of {available / _GIB:.2f} GiB available): "
             f"at most {fitting} tokens (max_total_tokens){remedy}"
         )
     return slots

@@ -24,15 +24,16 @@ class Named:
 
     def masks(self, places: Collection[Place]) -> dict[Place, bytes]:
         """Return the allowed tokens of constraints, by sequence id; see `plan.Lookup.masks`."""
-        constraints = {s.id: s.constraint for s in self._running}
+        running = {s.id: s for s in self._running}
         found: dict[Place, bytes] = {}
         for name, at in places:
-            drafted = self._speculator.mask(name, at) if self._speculator is not None else None
-            constraint = constraints.get(name)
-            if drafted is not None:
-                found[name, at] = drafted
-            elif constraint is not None and at == 0:
-                found[name, at] = constraint.allowed()
+            s = running.get(name)
+            if s is None or s.constraint is None:
+                continue
+            drafted = self._speculator.masks(s) if self._speculator is not None else []
+            mask = drafted[at] if at < len(drafted) else s.constraint.allowed()
+            if mask is not None:
+                found[name, at] = mask
         return found
 
     def image(self, picture: str) -> Shown:

@@ -75,6 +75,9 @@ class Row:
         drafted: how many of the last new tokens are guesses. A token is sampled before each of
             them too; see `speculation.verify`.
         place: number of guessed tokens at the end of `output`, in a row for one place of a draft.
+        state: slots of recurrent state: the one that is read, with the state before the new
+            tokens, and the one that is written, with the state after them. Slot 0 is the state
+            before a first token. None for a model of attention alone.
     """
 
     id: str
@@ -93,6 +96,7 @@ class Row:
     pictures: tuple[PicturePart, ...] = ()
     drafted: int = 0
     place: int = 0
+    state: tuple[int, int] | None = None
 
 
 Place = tuple[str, int]
@@ -104,7 +108,7 @@ class Extend:
     """A plan of prefill chunks and single decode tokens in one step.
 
     The runner first carries out `transfers` in order. After the step the KV of all new tokens is
-    in the pool.
+    in the pool, and so is each row's recurrent state.
     """
 
     rows: tuple[Row, ...]
@@ -114,6 +118,9 @@ class Extend:
 @dataclass(frozen=True)
 class Decode:
     """A plan of one decode step within an *epoch*: up to `width` steps over the same rows.
+
+    When the epoch is over, a row's recurrent state is in the slot that it writes: the state after
+    the last step whose plan named the row, whatever was submitted ahead.
 
     Args:
         ids: ids of the sequences that need their next token.
@@ -150,14 +157,21 @@ class StepResult:
     token_scores: dict[str, Scores] = field(default_factory=dict)
 
 
+class PoolLost(Exception):
+    """A failure after which the pool's content is unknown."""
+
+
 class Runner(Protocol):
     """The interface that computes plans; `runner.ModelRunner` uses a model in this process."""
 
     def run(self, plan: Plan) -> StepResult:
         """Compute a plan, wait for it and return its tokens and scores.
 
-        If this raises, the slots that the plan writes may hold anything, and no KV of its epoch
-        is in the pool. All other slots are unchanged.
+        If this raises, the KV slots that the plan writes may hold anything, and no KV of its epoch
+        is in the pool. All other slots are unchanged; so are all slots of recurrent state.
+
+        Raises:
+            PoolLost: slots of recurrent state were being written, and may hold anything.
         """
         ...
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
 
 from sgl_mlx.core import FinishReason
@@ -19,6 +18,7 @@ from sgl_mlx.runtime.cache.restores import Restores
 from sgl_mlx.runtime.scheduler.admission import Admission, Counters, SchedulerLimits
 from sgl_mlx.runtime.scheduler.append import append
 from sgl_mlx.runtime.scheduler.background import Background
+from sgl_mlx.runtime.scheduler.epoch import Epoch
 from sgl_mlx.runtime.scheduler.named import Named
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, Row, StepResult
 from sgl_mlx.runtime.scheduler.queues import TOO_SMALL, Queues
@@ -29,21 +29,6 @@ from sgl_mlx.runtime.speculation.speculator import Draft, Speculation, Speculato
 _ALTERNATIVES_COST = 4
 """Cost of scoring a prompt token with its likeliest tokens, relative to scoring it alone (3.4 as
 measured on a CPU with a vocabulary of 49,152)."""
-
-
-@dataclass
-class _Epoch:
-    """An open epoch of decode steps.
-
-    `starts` has, by sequence id, how many tokens were computed when the epoch opened. `steps` of
-    at most `width` steps are committed. `in_flight` is True if the runner may have submitted the
-    next step already.
-    """
-
-    starts: dict[str, int]
-    width: int
-    steps: int = 0
-    in_flight: bool = False
 
 
 class Scheduler:
@@ -65,16 +50,18 @@ class Scheduler:
         self.limits = limits or SchedulerLimits()
         self.counters = Counters()
         self.seconds = 0.0
-        self._queues = Queues(cache, self.counters)
-        self.waiting, self.running = self._queues.waiting, self._queues.running
         self._speculator = speculation and Speculator(speculation, cache, self.counters)
+        keeps_ends = self.limits.snapshots.keeps_ends
+        self._queues = Queues(cache, self.counters, keeps_ends, self._speculator)
+        self.waiting, self.running = self._queues.waiting, self._queues.running
         self.lookup = Named(self.running, self._speculator)
         self._clock = clock
         self._restores = Restores(cache, cache.tier) if cache.tier else None
         self._admission = Admission(cache, self._restores, self.limits, self.counters)
         self._background = Background(self._queues, self._restores, self._admission)
-        self._epoch: _Epoch | None = None
+        self._epoch: Epoch | None = None
         self._trials: Trials | None = None
+        self._planned: Plan | None = None
 
     def add(self, s: Sequence) -> None:
         """Queue a sequence and, before it, those in its `after`."""
@@ -82,6 +69,9 @@ class Scheduler:
 
     def abort(self, s: Sequence, message: str | None = None) -> None:
         """End a waiting or running sequence; the KV it computed stays in the cache."""
+        planned = self._planned is not None and s.id in _computed(self._planned)
+        if planned and s.holding is not None:
+            s.holding.ready = False  # the step may have moved the state beyond what is committed
         self._queues.abort(s, message)
 
     def check(self) -> None:
@@ -98,7 +88,7 @@ class Scheduler:
         for s in list(self.running):
             self._queues.retract(s)
         self._epoch = self._trials = None
-        self._settle()
+        self._queues.settle()
         self.cache.flush()
         self._queues.changed = True
         self.limits = limits
@@ -113,20 +103,13 @@ class Scheduler:
         for s in [*self.running, *self.waiting, *self._queues.background]:
             self.abort(s, message)
         self._epoch = None
-        self._settle()
-
-    def _settle(self) -> None:
-        """Release the slots of ended sequences."""
-        if self._speculator is not None:
-            for s in self._queues.ended:
-                self._speculator.ended(s)
         self._queues.settle()
 
     def flush_cache(self) -> bool:
         """Forget all cached prefixes; return False and change nothing while there are sequences."""
         if not self.idle:
             return False
-        self._settle()
+        self._queues.settle()
         self.cache.flush()
         if self._speculator is not None:
             self._speculator.flush()
@@ -160,7 +143,7 @@ class Scheduler:
         self._queues.expire(self._clock)
         plan = None
         while plan is None and (self._queues.ended or not self.idle):
-            self._settle()
+            self._queues.settle()
             if self._queues.changed and not self._tried():
                 self._admit()
             if self._queues.end_complete() or self._queues.ended:
@@ -169,12 +152,14 @@ class Scheduler:
                 plan = self._plan()
             elif not self._start_something():
                 break
+        self._planned = plan if self.cache.snapshots is not None else None
         self.seconds += time.perf_counter() - started
         return plan
 
     def commit(self, plan: Plan, result: StepResult) -> None:
         """Apply the result of a step: append tokens, end sequences, share computed prefixes."""
         started = time.perf_counter()
+        self._planned = None
         used = self.cache.capacity - self.cache.slots.free_count
         self.counters.peak_slots = max(self.counters.peak_slots, used)
         self.counters.steps += 1
@@ -200,6 +185,7 @@ class Scheduler:
         `message`; the others get the same tokens as without the failure. The KV of the failed
         plan, and of its epoch, is taken as lost.
         """
+        self._planned = None
         ahead = isinstance(plan, Decode) and plan.ahead
         computed = _computed(plan)
         goals = {s: s.computed + computed[s.id] + ahead for s in self.running if s.id in computed}
@@ -217,11 +203,11 @@ class Scheduler:
         assert epoch is not None
         for s in [*self.running, *self._queues.ended]:
             if s.id in epoch.starts and s.holding is not None:
-                s.computed = epoch.starts[s.id]
+                s.computed, s.holding.ready = epoch.starts[s.id]
                 self.cache.trim(s.holding, s.computed)
             elif s in self.running:  # admitted since, perhaps on a prefix that the epoch computed
                 self._queues.retract(s)
-        self._settle()
+        self._queues.settle()
         self._queues.forget_branches()
         self.cache.flush()
 
@@ -279,7 +265,8 @@ class Scheduler:
         rows = self._reserve(rows, lambda s: min(width, s.remaining))
         if not rows:
             return None
-        self._epoch = _Epoch({s.id: s.computed for s in rows}, width)
+        starts = {s.id: (s.computed, s.holding is not None and s.holding.ready) for s in rows}
+        self._epoch = Epoch(starts, width)
         opening = tuple(s.row(1, len(s.table)) for s in rows)
         return self._decode(rows, ahead=True, opening=opening)
 
@@ -289,6 +276,8 @@ class Scheduler:
         for s in self.running:
             assert s.holding is not None
             self.cache.trim(s.holding, min(len(s.tokens), len(s.table)))
+            if self.cache.snapshots is not None:
+                self.cache.snapshots.settle(s.holding)
 
     def _drafts(self, rows: list[Sequence]) -> dict[str, Draft]:
         """Choose the drafts of the next step; {} while a failed step is tried again."""
@@ -319,7 +308,7 @@ class Scheduler:
         room, score_room = self.limits.step_tokens, self.limits.score_tokens
         rows: list[Row] = []
         for s in sorted(sequences, key=lambda s: s.prefilling):
-            count = min(s.pending, len(s.table) - s.computed, room)
+            count = min(s.until_cut, len(s.table) - s.computed, room)
             if s.logprob_start is not None:
                 cost = _ALTERNATIVES_COST if s.params.top_logprobs_num else 1
                 unscored = max(s.logprob_start - 1 - s.computed, 0)
@@ -346,6 +335,9 @@ class Scheduler:
         if shares:
             assert s.holding is not None
             self.cache.share(s.holding, s.key[: s.computed])
+        if self.cache.snapshots is not None and s.holding is not None:
+            cut = shares and s.computed in s.cuts
+            self.cache.snapshots.advanced(s.holding, final=self._epoch is None, cut=cut)
         if s.computed == len(s.tokens):
             self._continue(s, result)
 

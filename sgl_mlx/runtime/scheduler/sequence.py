@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from sgl_mlx.core import FinishReason, SamplingParams
-from sgl_mlx.runtime.cache.prefix_cache import Holding
-from sgl_mlx.runtime.cache.radix import PLAIN, Node
+from sgl_mlx.runtime.cache.holding import Holding
+from sgl_mlx.runtime.cache.node import Node
+from sgl_mlx.runtime.cache.radix import PLAIN
 from sgl_mlx.runtime.cache.restores import Restore
 from sgl_mlx.runtime.scheduler.plan import PicturePart, Row, Scores, Shown
 
@@ -136,6 +137,10 @@ class Sequence:
         constraint: limits the output tokens; None for no limit.
         background: True for a prefetch: computed only while no request needs the model.
         pictures: which tokens stand for pictures.
+        parts: lengths of prefixes that end where a part of the prompt ends, for `cuts`.
+
+    Attributes:
+        cuts: lengths of prefixes after which the recurrent state is snapshotted.
     """
 
     id: str
@@ -154,6 +159,7 @@ class Sequence:
     constraint: Constraint | None = None
     background: bool = False
     pictures: tuple[Picture, ...] = ()
+    parts: tuple[int, ...] = ()
 
     prompt_length: int = field(init=False)
     consumer: Sequence | None = field(default=None, init=False, repr=False)
@@ -169,6 +175,7 @@ class Sequence:
     restore: Restore | None = None
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    cuts: set[int] = field(default_factory=set)
     _key: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -242,6 +249,12 @@ class Sequence:
         return next(cut, length)
 
     @property
+    def until_cut(self) -> int:
+        """Number of tokens to compute before the next cut; all pending ones if there is none."""
+        ahead = (n - self.computed for n in self.cuts if n > self.computed)
+        return min(ahead, default=self.pending)
+
+    @property
     def table(self) -> list[int]:
         assert self.holding is not None, f"sequence {self.id} holds no slots"
         return self.holding.table
@@ -292,6 +305,7 @@ class Sequence:
             constraint=self.id if self.constraint is not None else None,
             pictures=tuple(self._parts(start, end)),
             drafted=len(drafted),
+            state=self.holding.state_slots if self.holding is not None else None,
         )
 
     def _parts(self, start: int, end: int) -> Iterator[PicturePart]:

@@ -40,7 +40,7 @@ class Speculator:
         self._cache, self._counters = cache, counters
         self._acceptance = Acceptance()
         self._sources: dict[str, str] = {}  # of the drafts being verified, by sequence id
-        self._masks: dict[tuple[str, int], bytes] = {}
+        self._masks: dict[str, tuple[int, list[bytes | None]]] = {}  # and of how many tokens
 
     def drafts(self, rows: Rows[Sequence], step_tokens: int) -> dict[str, Draft]:
         """Choose the drafts to verify in the next step, by sequence id; {} if none would pay.
@@ -106,12 +106,13 @@ class Speculator:
         for drafter in self._drafters:
             drafter.flush()
 
-    def mask(self, sequence: str, at: int) -> bytes | None:
-        """Return the tokens that a sequence's constraint allows after `at` drafted tokens.
+    def masks(self, s: Sequence) -> list[bytes | None]:
+        """Return what a sequence's constraint allows after 0, 1, 2 … tokens of its draft.
 
-        None if it allows every token there.
+        None stands for every token. The list is empty if nothing is drafted after `s.tokens`.
         """
-        return self._masks.get((sequence, at))
+        length, masks = self._masks.get(s.id, (0, []))
+        return masks if length == len(s.tokens) else []
 
     def _plain_step(self, rows: Rows[Sequence], decoding: int, step_tokens: int) -> Step:
         """Describe the step that would run without drafts."""
@@ -134,7 +135,7 @@ class Speculator:
         tokens, masks = walk(s.constraint, best.tokens)
         if not tokens:
             return None
-        self._masks |= {(s.id, at): mask for at, mask in enumerate(masks) if mask is not None}
+        self._masks[s.id] = len(s.tokens), masks
         return best._replace(tokens=tokens)
 
 

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sgl_mlx.runtime.cache.radix import PLAIN, Node, RadixTree, common_prefix
+from sgl_mlx.runtime.cache.node import Node
+from sgl_mlx.runtime.cache.radix import PLAIN, RadixTree, common_prefix
 
 Tokens = tuple[int, ...]
 Key = tuple[str, Tokens]

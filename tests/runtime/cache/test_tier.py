@@ -6,7 +6,8 @@ from collections.abc import Hashable
 
 import pytest
 
-from sgl_mlx.runtime.cache.radix import PLAIN, Node, RadixTree
+from sgl_mlx.runtime.cache.node import Node
+from sgl_mlx.runtime.cache.radix import PLAIN, RadixTree
 from sgl_mlx.runtime.cache.tier import Spill, Tier
 from tests.runtime.fakes import FakeStore
 from tests.runtime.truth import Kv
