@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any, Literal, Self
 
 from sgl_mlx import bounds, names
 from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.errors import ProgramError
+from sgl_mlx.lang.ahead import AskingAhead
 from sgl_mlx.lang.batch import BatchRun, Row
 from sgl_mlx.lang.body import Body
 from sgl_mlx.lang.config import global_config
@@ -35,7 +36,8 @@ class Program:
         arg_names: the names of the function's parameters after `s`.
         arg_defaults: the default values of these parameters, without names, in order.
         bind_arguments: the arguments that `bind` has set, by name.
-        num_api_spec_tokens: ignored; SGLang has this parameter.
+        num_api_spec_tokens: on the back end of an API, how many tokens a call asks for, so that
+            one call may answer several `gen`s; see `ahead`.
 
     Raises:
         ProgramError: `func` is no Python function, or its first parameter is not named `s`.
@@ -228,6 +230,9 @@ class Program:
             self._check_arguments(state, args, arguments)
             return self.body(state, args, arguments)
 
+        tokens = self.num_api_spec_tokens
+        if tokens is not None and getattr(setting.backend, "counts_calls", False):
+            setting = replace(setting, backend=AskingAhead(setting.backend, tokens))
         return Body(self.name, setting, function)
 
     def body(self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -289,15 +289,15 @@ class Engine:
         return bool(self._call(self._loop.flush_cache))
 
     def get_server_info(self) -> dict[str, Any]:
-        """Return the options, model, limits and, under `"stats"`, `EngineStats` as a dictionary."""
-        stats = self._call(self._loop.stats).to_dict()
+        """Return the options, model, limits, costs of steps, and `EngineStats` under `"stats"`."""
+        stats, costs = self._call(self._loop.stats).to_dict(), self._model.costs
         return {
             **asdict(self.config),
-            "model_path": self.model_name,
-            "tokenizer_path": self.model_name,
+            **dict.fromkeys(("model_path", "tokenizer_path"), self.model_name),
             "context_length": self._model.context_length,
             "max_total_num_tokens": self._model.slots,
             "attention_path": self._model.path,
+            "step_seconds": asdict(costs) if costs is not None else None,
             "stats": stats,
         }
 

@@ -17,6 +17,10 @@ class Constraint:
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
 
+    def copy(self) -> Constraint:
+        """Return a constraint in the same state, which can be advanced on its own."""
+        return Constraint(self._matcher.deep_copy())
+
     @property
     def complete(self) -> bool:
         """True if the output matches the grammar and cannot be continued."""
