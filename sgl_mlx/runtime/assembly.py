@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,7 +15,7 @@ import mlx.nn as nn
 from sgl_mlx.cpu_kernels.attention import CpuAttention
 from sgl_mlx.cpu_kernels.open import open_cpu_kernels
 from sgl_mlx.errors import UnsupportedModelError
-from sgl_mlx.metal_kernels.mode import cut_overs, mode, open_kernels
+from sgl_mlx.metal_kernels.mode import VARIABLE, cut_overs, mode, open_kernels
 from sgl_mlx.models import cpu_math
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.architectures import RunPath, adapter_for
@@ -41,6 +43,10 @@ from sgl_mlx.runtime.runner import ModelRunner
 from sgl_mlx.runtime.scheduler.cuts import SnapshotPolicy
 from sgl_mlx.runtime.scheduler.plan import Runner
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
+from sgl_mlx.runtime.speculation.costs import Costs
+from sgl_mlx.runtime.speculation.measure import kept_costs
+from sgl_mlx.runtime.speculation.open import Speculate, drafters
+from sgl_mlx.runtime.speculation.speculator import Speculation
 from sgl_mlx.runtime.vision.features import Features
 from sgl_mlx.runtime.vision.pictures import Pictures
 from sgl_mlx.tokenizer import Tokenizer
@@ -76,6 +82,7 @@ class RunnableModel:
     pictures: Pictures
     wired: WiredWeights
     disk: DiskTier | None = None
+    costs: Costs | None = None
 
     @property
     def joins(self) -> bool:
@@ -140,15 +147,16 @@ def assemble(
         available = budget.left(available)
         policy = _policy(limits.snapshots, adapter, bits)
         limits = replace(limits, max_running=budget.running, snapshots=policy)
-    slots = pool_slots(config.max_total_tokens, context, layers, dtype, available, bits)
+    memory = layers, dtype, available, bits, adapter.ragged
+    slots = pool_slots(config.max_total_tokens, context, *memory)
     pool = KVPool(layers, config.max_total_tokens or min(slots, ENOUGH), dtype, bits)
     states = StatePool(adapter.states, min(budget.slots, START)) if adapter.states else None
     warn_if_large(loaded.weight_bytes, pool.nbytes + budget.nbytes, total_bytes())
     limit_cache()
     paths = _paths(adapter, pool, config.shared_attention)
     limits = limits if adapter.ragged else replace(limits, epoch_steps=1)
-    if paths.copies and adapter.ragged and layers:
-        limits = replace(limits, most_held=copied_slots(slots, layers, dtype, available, bits))
+    if layers and (paths.copies or not adapter.ragged):
+        limits = replace(limits, most_held=copied_slots(slots, *memory))
     disk = open_disk_tier(config, loaded, pool, on_read)
     cache = PrefixCache(
         pool.slots,
@@ -158,7 +166,19 @@ def assemble(
         states=budget.slots,
         first_states=states.slots if states is not None else None,
     )
-    scheduler, ends = Scheduler(cache, limits), loaded.tokenizer.eos_token_ids
+    runner = ModelRunner(
+        adapter,
+        pool,
+        loaded.tokenizer.eos_token_ids,
+        paths,
+        copy=disk.copy if disk else None,
+        features=_features(loaded, adapter, config.image_cache_bytes),
+        states=states,
+    )
+    # a recurrent state after rejected tokens cannot be taken back
+    speculation = None if states else _speculation(config.speculate, loaded, cache, runner)
+    scheduler = Scheduler(cache, limits, speculation=speculation)
+    runner.lookup = scheduler.lookup
     return RunnableModel(
         name=loaded.name,
         module=loaded.model,
@@ -169,24 +189,32 @@ def assemble(
         path="ragged" if adapter.ragged else "dense",
         recurrent=bool(adapter.states),
         load_seconds=time.perf_counter() - started,
-        runner=ModelRunner(
-            adapter,
-            pool,
-            ends,
-            paths,
-            copy=disk.copy if disk else None,
-            features=_features(loaded, adapter, config.image_cache_bytes),
-            lookup=scheduler,
-            states=states,
-        ),
+        runner=runner,
         scheduler=scheduler,
         grammars=GrammarCompiler(loaded.tokenizer, adapter.vocabulary),
         pictures=Pictures(
-            loaded.vision, loaded.name, min(ends, default=0), config.image_cache_bytes
+            loaded.vision,
+            loaded.name,
+            min(loaded.tokenizer.eos_token_ids, default=0),
+            config.image_cache_bytes,
         ),
         wired=wired,
         disk=disk,
+        costs=speculation.costs if speculation is not None else None,
     )
+
+
+def _speculation(
+    speculate: Speculate, loaded: LoadedModel, cache: PrefixCache, runner: Runner
+) -> Speculation | None:
+    """Open the drafters, and measure steps unless that was done on this machine before."""
+    found = drafters(speculate, cache.tree)
+    if not found:
+        return None
+    model = json.dumps(loaded.config, sort_keys=True, default=str)
+    description = f"{model} {loaded.weight_bytes} {os.environ.get(VARIABLE)}"
+    costs = kept_costs(description, cache.capacity, runner)
+    return None if costs is None else Speculation(found, costs)
 
 
 def _features(loaded: LoadedModel, adapter: Adapter, limit: int) -> Features | None:

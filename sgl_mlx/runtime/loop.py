@@ -157,7 +157,7 @@ class EngineLoop:
             free_slots=cache.slots.free_count,
             cached_slots=cache.tree.evictable,
             restored_tokens=scheduler.restored_tokens,
-            snapshots=cache.snapshots.stats() if cache.snapshots else None,
+            states=cache.snapshots.stats() if cache.snapshots else None,
             disk=self.model.disk.stats() if self.model.disk else None,
             pictures=self.model.pictures.stats(),
         )

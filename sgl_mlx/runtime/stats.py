@@ -27,7 +27,7 @@ class EngineStats:
         free_slots: unused slots of the KV pool now.
         cached_slots: slots of cached prefixes that can be evicted now.
         restored_tokens: tokens whose KV was read from the disk cache into the pool.
-        snapshots: counts of recurrent states; None for a model of attention alone.
+        states: counts of recurrent states; None for a model of attention alone.
         disk: counts of the disk cache; None without one.
         pictures: counts of processed pictures; None for a text-only model.
     """
@@ -43,7 +43,7 @@ class EngineStats:
     free_slots: int
     cached_slots: int
     restored_tokens: int
-    snapshots: SnapshotStats | None = None
+    states: SnapshotStats | None = None
     disk: DiskStats | None = None
     pictures: PictureStats | None = None
 
@@ -52,6 +52,6 @@ class EngineStats:
         parts = asdict(self)
         counters, runner = parts.pop("counters"), parts.pop("runner")
         disk, pictures = parts.pop("disk") or {}, parts.pop("pictures")
-        encoder, snapshots = runner.pop("encoder") or {}, parts.pop("snapshots") or {}
+        encoder, states = runner.pop("encoder") or {}, parts.pop("states") or {}
         named = {f"disk_{name}": number for name, number in disk.items()}
-        return {**counters, **parts, **runner, **snapshots, **named, **(pictures or {}), **encoder}
+        return {**counters, **parts, **runner, **states, **named, **(pictures or {}), **encoder}
