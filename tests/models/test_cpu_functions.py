@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from mlx_lm.models import kimi_linear, lfm2, llama, mamba2, nemotron_h, qwen3_next
+from mlx_lm.models import activations, kimi_linear, lfm2, llama, mamba2, nemotron_h, qwen3_next
 from mlx_lm.models.activations import swiglu as original
 from mlx_lm.models.cache import ArraysCache
 
@@ -70,6 +70,13 @@ def test_only_float32_is_computed_the_fast_way(dtype: mx.Dtype, model: Any) -> N
     gate, x = GATE.astype(dtype), X.astype(dtype)
     with CpuFunctions(model):
         assert mx.array_equal(llama.swiglu(gate, x), original(gate, x))
+
+
+def test_functions_that_mlx_lm_compiles_are_left_alone() -> None:
+    model = toy_model("gpt_oss", toy_config("gpt_oss"))
+    assert any(type(m).__module__ == activations.__name__ for m in model.modules())
+    CpuFunctions(model)
+    assert activations.nn is nn
 
 
 HIDDEN = 48
