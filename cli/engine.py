@@ -41,6 +41,9 @@ speculate_option = click.option(
     help="How to draft tokens, of which one step verifies several; the output is the same. "
     "The default is auto, and off in benchmarks of other things.",
 )
+draft_option = click.option(
+    "--draft", metavar="MODEL", help="A small model with the same vocabulary that drafts tokens."
+)
 disk_cache_option = click.option(
     "--disk-cache",
     metavar="DIR",
@@ -68,10 +71,11 @@ class EngineOptions:
     disk_cache_bytes: int = 2_000_000_000
     mmproj: str | None = None
     speculate: str | None = None
+    draft: str | None = None
 
     def without_drafts(self) -> EngineOptions:
         """Return these options with speculation off unless it was asked for: see `bench`."""
-        return replace(self, speculate=self.speculate or "off")
+        return replace(self, speculate=self.speculate or ("auto" if self.draft else "off"))
 
 
 def engine_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -81,6 +85,7 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
     @mmproj_option
     @kv_bits_option
     @speculate_option
+    @draft_option
     @disk_cache_option
     @disk_cache_size_option
     @wraps(command)
@@ -92,9 +97,12 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
         disk_cache: str | None,
         disk_cache_size: int,
         speculate: str | None,
+        draft: str | None,
         **others: Any,
     ) -> None:
-        options = EngineOptions(model, kv_bits, disk_cache, disk_cache_size, mmproj, speculate)
+        options = EngineOptions(
+            model, kv_bits, disk_cache, disk_cache_size, mmproj, speculate, draft
+        )
         command(*args, options=options, **others)
 
     return with_options
