@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 
 import mlx.core as mx
@@ -20,7 +21,7 @@ def fits(dim: int, value_dim: int, dtype: mx.Dtype) -> bool:
 class CpuAttention:
     """Extend and decode attention in float32, over pools in float32 or 8 bits.
 
-    Has the methods `takes`, `extend` and `decode` of `metal_kernels.tested.TestedKernels`.
+    Has the methods `takes`, `extend` and `decoder` of `metal_kernels.tested.TestedKernels`.
     """
 
     def __init__(self, kernels: ModuleType) -> None:
@@ -38,6 +39,10 @@ class CpuAttention:
             q, keys, values, *pool, plan.slots, plan.table, rows, *_plain(options)
         )
         return out
+
+    def decoder(self, inputs: DecodeInputs) -> Callable[[DecodeInputs], mx.array]:
+        """Return `decode`, which takes every step's inputs."""
+        return self.decode
 
     def decode(self, inputs: DecodeInputs) -> mx.array:
         """Compute what `metal_kernels.ops.decode_attention` does: attention of a decode step."""

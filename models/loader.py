@@ -137,8 +137,7 @@ def _resolve_dtype(dtype: str | None) -> str | None:
 def _check_architecture(file: GGUFFile | None, path: Path) -> None:
     """Raise `UnsupportedModelError` if the configuration alone shows that the model cannot run."""
     config = safetensors_file.read_config(path) if file is None else gguf_config.read_config(file)
-    if not checkpoint.has_vision(config):
-        check_runs(config)
+    check_runs(config)
 
 
 def _check_memory(
