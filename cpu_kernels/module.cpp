@@ -293,6 +293,21 @@ std::pair<mx::array, mx::array> state_space(const mx::array& C, const mx::array&
   return recur("StateSpace", false, C, B, x, decay, dt, D, states, lengths);
 }
 
+// a (…, heads, dim), A_log (heads,), bias (heads, dim); `bound` 0 is none.
+mx::array channel_decay(const mx::array& a, const mx::array& A_log, const mx::array& bias,
+                        float bound) {
+  const std::vector<mx::array> inputs{a, A_log, bias};
+  for (const auto& x : inputs) wants(x, mx::float32, "an input of the decay");
+  const int64_t heads = a.shape(-2), dim = a.shape(-1), tokens = a.size() / (heads * dim);
+  if (dim % 16 || bias.shape() != mx::Shape{a.shape(-2), a.shape(-1)} ||
+      A_log.shape() != mx::Shape{a.shape(-2)})
+    throw std::invalid_argument(
+        "decay needs A_log (heads,), bias (heads, dim) and a multiple of 16 as dim");
+  return apply("ChannelDecay", a.shape(), inputs, [=](const auto& in, float* y) {
+    sgl::channel_decay(Dense(in[0]), Dense(in[1]), Dense(in[2]), bound, tokens, heads, dim, y);
+  });
+}
+
 // x (rows, length + width - 1, channels), weights (width, channels), bias (channels,) or none.
 mx::array short_convolution(const mx::array& x, const mx::array& weights, const Optional& bias) {
   std::vector<mx::array> inputs{x, weights};
@@ -328,6 +343,7 @@ NB_MODULE(_kernels, m) {
   m.def("decode_attention", &decode_attention);
   m.def("gated_delta", &gated_delta);
   m.def("state_space", &state_space);
+  m.def("channel_decay", &channel_decay);
   m.def("short_convolution", &short_convolution, nb::arg("x"), nb::arg("weights"),
         nb::arg("bias").none());
 }

@@ -49,7 +49,7 @@ struct GroupSums {
       for (int part = 0; part < kRegisters; part++) odds[m][part] += x[m * k + 1] * odd[part];
   }
 
-  // Sums x * q over every other input, to evens or odds: rows of x are `k` apart, `q` is (pairs, 16).
+  // Sums x * q over every other input, to evens or odds. Rows of x are `k` apart; q is (pairs, 16).
   static SGL_INLINE void add_half(const float* x, int64_t k, const float* q, int64_t pairs,
                                   vec (*half)[kRegisters]) {
     vec sums[kRows][kRegisters] = {};
