@@ -25,6 +25,7 @@ namespace {
 using sgl::Dense, sgl::Inputs, sgl::Lines, sgl::Outputs, sgl::Run, sgl::TokenLines, sgl::View;
 using Optional = std::optional<mx::array>;
 
+// Throws unless `a` has this dtype.
 void wants(const mx::array& a, mx::Dtype dtype, const char* what) {
   if (a.dtype() != dtype) throw std::invalid_argument(std::string(what) + " has a wrong dtype");
 }
@@ -174,6 +175,7 @@ struct Order {
   size_t scales;
 };
 
+// Returns the widths and options of attention, still without sinks.
 sgl::Heads heads_of(const mx::array& q, const mx::array& keys, const mx::array& values, float scale,
                     int64_t window, float softcap) {
   if (q.shape(2) % 16 || values.shape(-1) % 16)
@@ -257,8 +259,8 @@ std::pair<mx::array, mx::array> recur(const char* name, bool corrects, const mx:
   for (const int64_t length : lengths) tokens += length;
   if (tokens != v.shape(0) || static_cast<int64_t>(lengths.size()) != states.shape(0))
     throw std::invalid_argument("lengths must name the tokens of each row of states");
-  if (plain.key_dim % 16 || plain.value_heads % plain.key_heads)
-    throw std::invalid_argument("keys need a multiple of 16 elements, and heads that divide v's");
+  if (plain.key_dim % 16 || plain.value_heads % plain.key_heads || q.shape() != k.shape())
+    throw std::invalid_argument("q and k need a multiple of 16 elements, and heads that divide v's");
   const auto outputs = sgl::apply(
       name, {v.shape(), states.shape()}, inputs, [=](const auto& in, const auto& out) {
         const TokenLines queries(in[0]), keys(in[1]), values(in[2]);
