@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from sgl_mlx.runtime.cache.node import Node
-from sgl_mlx.runtime.cache.radix import RadixTree
+from sgl_mlx.runtime.cache.radix import Node, RadixTree
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 from sgl_mlx.runtime.speculation.context import certainty
 from sgl_mlx.runtime.speculation.drafter import Proposal
