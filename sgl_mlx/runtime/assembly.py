@@ -149,7 +149,7 @@ def assemble(
     limits = limits if adapter.ragged else replace(limits, epoch_steps=1)
     if paths.copies and adapter.ragged and layers:
         limits = replace(limits, most_held=copied_slots(slots, layers, dtype, available, bits))
-    disk = open_disk_tier(config, loaded, pool, on_read)
+    disk = open_disk_tier(config, loaded, pool, on_read, states)
     cache = PrefixCache(
         pool.slots,
         config.reuse,
@@ -157,6 +157,7 @@ def assemble(
         most=slots,
         states=budget.slots,
         first_states=states.slots if states is not None else None,
+        state_tier=disk.states if disk else None,
     )
     scheduler, ends = Scheduler(cache, limits), loaded.tokenizer.eos_token_ids
     return RunnableModel(
