@@ -16,16 +16,18 @@ GIGA = 1e9
 @click.option(
     "--architectures",
     is_flag=True,
-    help="List the architectures that run: batched (ragged) or one request at a time (dense).",
+    help="List mlx-lm's architectures: batched (ragged), one request at a time (dense), or "
+    "unsupported, and why.",
 )
 @click.pass_context
 def models(ctx: click.Context, architectures: bool) -> None:
     """List, fetch and describe models."""
     if architectures:
-        from sgl_mlx.models.architectures import supported
+        from sgl_mlx.models.architectures import counts, table
 
-        for row in supported():
-            click.echo(f"{row.name:<24}  {row.path:<6}  {row.note}".rstrip())
+        for row in table().values():
+            click.echo(f"{row.name:<24}  {row.path:<11}  {row.note}".rstrip())
+        click.echo(", ".join(f"{n} {path}" for path, n in counts().items()), err=True)
     elif ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 

@@ -21,9 +21,9 @@ from sgl_mlx.metal_kernels.build import Kernels
 from sgl_mlx.metal_kernels.dispatch import CutOvers
 from sgl_mlx.metal_kernels.inputs import DecodeInputs, ExtendInputs
 from sgl_mlx.metal_kernels.plan import CHUNKS, DecodePlan, ExtendPlan, ExtendRow
-from sgl_mlx.metal_kernels.pool import AttentionOptions, PoolLayer, quantize
+from sgl_mlx.metal_kernels.pool import AttentionOptions, PoolLayer
 from sgl_mlx.metal_kernels.records import cache_folder, key_of, machine, write_json
-from sgl_mlx.metal_kernels.selftest import Case
+from sgl_mlx.metal_kernels.selftest import Case, pool_of
 
 PREFIXES = (256, 1024, 4096, 8192)
 EXTENDS = (16, 32, 64, 128, 255)

@@ -107,7 +107,7 @@ class Adapter:
             self.states = self._probe_states()
             self.layers, self.attentions, self.dtype, self.vocabulary = self._probe()
         except (TypeError, ValueError, AttributeError) as e:
-            raise UnsupportedModelError(f"it expects another kind of cache: {e}") from e
+            raise UnsupportedModelError(f"it uses its cache in a way of its own: {e}") from e
 
     def forward(
         self,

@@ -28,7 +28,12 @@ RunPath = Literal["ragged", "dense"]
 
 
 class Architecture(NamedTuple):
-    """Entry of one architecture; `note` says why `path` is not "ragged", and is "" if it is."""
+    """Entry of one architecture.
+
+    Attributes:
+        path: the path of every configuration that was checked, except those that `note` names.
+        note: why the path is not ragged, or which configurations take another; "" if none does.
+    """
 
     name: str
     path: Literal["ragged", "dense", "unsupported"]
@@ -38,6 +43,12 @@ class Architecture(NamedTuple):
 def supported() -> list[Architecture]:
     """List the architectures that run here."""
     return [entry for entry in table().values() if entry.path != "unsupported"]
+
+
+def counts() -> dict[str, int]:
+    """Count the architectures that take each path, the best path first."""
+    paths = [entry.path for entry in table().values()]
+    return {path: paths.count(path) for path in ("ragged", "dense", "unsupported")}
 
 
 @cache
@@ -100,7 +111,7 @@ def _check_layers(name: str, model_class: Any, args_class: Any, config: dict[str
         model = model_class(args_class.from_dict(config))
         try:
             if CacheLayout(model).state_sizes:
-                raise UnsupportedModelError("its layers keep recurrent state (ArraysCache)")
+                Adapter(model)  # recurrent layers cannot fall back to the dense path
         except UnsupportedModelError as e:
             raise UnsupportedModelError(
                 f"architecture {name!r} does not run here in this configuration: {e}"

@@ -65,6 +65,8 @@ def _window(cache: Any) -> int | None:
         return None
     if type(cache) is mlx_caches.RotatingKVCache and cache.keep == 0:
         return int(cache.max_size)
+    if type(cache) is mlx_caches.ChunkedKVCache:
+        return int(cache.chunk_size)  # a chunk begins within the window; the layer masks the rest
     raise UnsupportedModelError(
         f"a layer keeps {type(cache).__name__} state, which has no token-wise prefix to share"
     )

@@ -101,7 +101,7 @@ class Expansion:
         return mx.concatenate([latent, rotary], axis=-1)
 
     def project(self, out: mx.array) -> mx.array:
-        """Map absorbed attention's output `(tokens, heads, rank)` to `(tokens, heads, value_dim)`."""
+        """Map absorbed attention's output, `rank` wide, to `(tokens, heads, value_dim)`."""
         return self.values.from_latents(out.swapaxes(0, 1)).swapaxes(0, 1)
 
     def expand(self, entries: mx.array) -> tuple[mx.array, mx.array]:
@@ -168,13 +168,15 @@ def keep_latents(model: nn.Module, on_ragged_step: Callable[[], bool]) -> None:
             _keep(module, _halves(module), {"kv_b_proj": _remembering})
         else:
             continue
-        module.__class__ = _announcing(type(module), on_ragged_step)
+        kind: Any = type(module)
+        module.__class__ = _announcing(kind, on_ragged_step)
 
 
 def _keep(module: Any, matrices: Matrices, layers: dict[str, Callable[[Any], Any]]) -> None:
-    heads, *both = matrices
-    widths = (getattr(module, name) for name in _WIDTHS)
-    module.expansion = Expansion(heads, *widths, *both, absorbs="embed_q" in layers)
+    heads, keys, values = matrices
+    rank, nope, rope, value_dim = (getattr(module, name) for name in _WIDTHS)
+    absorbs = "embed_q" in layers
+    module.expansion = Expansion(heads, rank, nope, rope, value_dim, keys, values, absorbs)
     for name, subclass in layers.items():
         module[name].__class__ = subclass(type(module[name]))
 
@@ -192,7 +194,9 @@ def _halves(module: Any) -> Matrices:
     """Split `kv_b_proj` into the matrices of keys and of values; packed weights stay packed."""
     layer, nope = module.kv_b_proj, module.qk_nope_head_dim
     width = nope + module.v_head_dim
-    multiply, how, parts = _matmul, {}, [layer.weight]
+    multiply: Multiply = _matmul
+    how: dict[str, Any] = {}
+    parts = [layer.weight]
     if isinstance(layer, nn.QuantizedLinear):
         multiply = mx.quantized_matmul
         how = {"group_size": layer.group_size, "bits": layer.bits, "mode": layer.mode}

@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models import afm7, gear, gpt_bigcode, plamo, plamo2, stablelm
+from mlx_lm.models import afm7, gear, gpt_bigcode, llama4, plamo, plamo2, stablelm
 from mlx_lm.models.base import create_attention_mask
 
 from sgl_mlx.metal_kernels.pool import AttentionOptions
@@ -157,6 +157,71 @@ class GearAttention(gear.Attention):
         return self.o_proj(_joined(cache.attend(queries, options, mask)))
 
 
+class Llama4Attention(llama4.Attention):
+    """llama4's attention, whose layers with rotary positions see their own chunk only."""
+
+    def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
+        if not isinstance(cache, LayerCache):
+            return super().__call__(x, mask, cache)
+        queries = _by_head(self.q_proj(x), self.n_heads)
+        keys = _by_head(self.k_proj(x), self.n_kv_heads)
+        if self.use_rope:
+            queries, keys = (self.rope(a, offset=cache.offset) for a in (queries, keys))
+        if self.use_qk_norm:
+            queries, keys = (mx.fast.rms_norm(a, weight=None, eps=1e-6) for a in (queries, keys))
+        if self.attn_temperature_tuning and not self.use_rope:
+            queries = (queries * self._temperatures(cache.offset)).astype(queries.dtype)
+        if isinstance(mask, _Chunks):
+            queries, keys = mask.marked(queries, keys, cache.offset, self.scale)
+        cache.update_and_fetch(keys, _by_head(self.v_proj(x), self.n_kv_heads))
+        return self.o_proj(_joined(cache.attend(queries, AttentionOptions(self.scale))))
+
+    def _temperatures(self, positions: mx.array) -> mx.array:
+        """Compute what queries of long contexts are scaled by, for positions `(tokens,)`."""
+        steps = mx.log(mx.floor((positions + 1) / self.floor_scale) + 1.0)
+        scales: mx.array = steps * self.attn_scale + 1.0
+        return scales[:, None, None, None]
+
+
+class Llama4Model(llama4.LlamaModel):
+    """llama4's trunk, which makes its masks of chunks from one offset for all tokens."""
+
+    def __call__(self, inputs: mx.array, cache: Any = None) -> Any:
+        if cache is None or not isinstance(cache[0], LayerCache):
+            return super().__call__(inputs, cache)
+        hidden, chunks = self.embed_tokens(inputs), _Chunks(self.attention_chunk_size)
+        for layer, own in zip(self.layers, cache, strict=True):
+            hidden = layer(hidden, chunks if layer.self_attn.use_rope else None, cache=own)
+        return self.norm(hidden)
+
+
+class _Chunks:
+    """Chunks of `size` positions: a token attends within its own.
+
+    Its layer's window, of the same size, reaches at most into the chunk before. So it is enough to
+    tell even chunks from odd ones, by two more columns in queries and keys: they add nothing to the
+    score within a chunk, and -100 to scores of the chunk before, which is no weight after softmax.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def marked(
+        self, queries: mx.array, keys: mx.array, positions: mx.array, scale: float
+    ) -> tuple[mx.array, mx.array]:
+        """Add the two columns to `(tokens, heads, 1, dim)`."""
+        odd = positions // self._size % 2
+        mine = mx.stack([1 - odd, odd], axis=-1)[:, None, None]
+        other = (mine - 1) * (100 / scale)
+        return _widened(queries, other), _widened(keys, mine)
+
+
+def _widened(x: mx.array, columns: mx.array) -> mx.array:
+    """Append columns `(tokens, 1, 1, 2)` to `(tokens, heads, 1, dim)`."""
+    more = mx.broadcast_to(columns, (*x.shape[:-1], 2)).astype(x.dtype)
+    return mx.concatenate([x, more], axis=-1)
+
+
 _REPLACEMENTS: dict[Any, Any] = {
     stablelm.Attention: StableLMAttention,
     plamo.Attention: PlamoAttention,
@@ -165,5 +230,7 @@ _REPLACEMENTS: dict[Any, Any] = {
     afm7.AFMModel: ReusingModel,
     gear.Attention: GearAttention,
     gpt_bigcode.GPTBigCodeModel: GPTBigCodeModel,
+    llama4.Attention: Llama4Attention,
+    llama4.LlamaModel: Llama4Model,
     **own_state.REPLACEMENTS,
 }

@@ -78,6 +78,7 @@ K3 = KDA | {
     "hidden_act": "situ",
     "routed_expert_hidden_size": 16,
     "mla_use_output_gate": True,
+    "rms_norm_eps": 1e-3,  # the norm of an output near zero magnifies its rounding
 }
 HADAMARD = {
     "schema_version": 2,
@@ -98,6 +99,13 @@ RECURRENT: dict[str, list[Config]] = {
     "gear": [
         {"layer_types": ["conv_mixer", "sliding_attention", "conv_mixer", "full_attention"]},
         {"layer_types": ["conv_mixer", "full_attention"] * 2, "attn_logit_softcapping": None},
+    ],
+    "granitemoehybrid": [
+        {"layer_types": ["attention"] * 4},  # as Granite 4 Micro has them
+        MAMBA_HEADS | {"layer_types": ["mamba", "attention", "mamba", "mamba"]},
+        MAMBA_HEADS
+        | {"layer_types": ["mamba", "attention"] * 2, "num_local_experts": None}
+        | {"position_embedding_type": "nope"},
     ],
     "jamba": [
         {

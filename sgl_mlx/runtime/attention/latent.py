@@ -1,10 +1,11 @@
 """Attention of prefill chunks over latents (MLA): absorbed or expanded, whichever computes less.
 
 A query-key pair costs `2 * rank + rope` products a head absorbed, and `nope + rope + value_dim`
-expanded, 3.4 times less in DeepSeek's models. Expanding costs `rank * (nope + value_dim)` products a
-head for every key of the prefix; absorbing costs as much for every new token. So prompts without
-a cached prefix are expanded, and few new tokens over a long prefix are absorbed. In DeepSeek's models
-some 170 new tokens over a prefix are worth its expansion, of one sequence or of all that share it.
+expanded, 3.4 times less in DeepSeek's models. Expanding costs `rank * (nope + value_dim)` products
+a head for every key of the prefix; absorbing costs as much for every new token. So prompts without
+a cached prefix are expanded, and few new tokens over a long prefix are absorbed. In DeepSeek's
+models some 170 new tokens over a prefix are worth its expansion, of one sequence or of all that
+share it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import NamedTuple
 
 import mlx.core as mx
 
@@ -20,7 +22,7 @@ from sgl_mlx.models.latents import Expansion
 from sgl_mlx.runtime.attention.kernels import KernelChunks
 from sgl_mlx.runtime.attention.prefill import Chunks
 from sgl_mlx.runtime.attention.sdpa import SdpaChunks
-from sgl_mlx.runtime.attention.spans import shared_spans
+from sgl_mlx.runtime.attention.spans import MIN_SHARED, shared_spans
 from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
 from sgl_mlx.runtime.scheduler.plan import Row
 
@@ -30,12 +32,28 @@ _MOST_EXPANDED = 2**26
 AnyChunks = Chunks | SdpaChunks | KernelChunks
 
 
+class LatentInputs(NamedTuple):
+    """Arguments of one layer's attention over latents.
+
+    Attributes:
+        queries: `(tokens, heads, nope + rope)`.
+        entries: `(tokens, 1, rank + rope)`, of the new tokens.
+    """
+
+    layer: int
+    queries: mx.array
+    entries: mx.array
+    options: AttentionOptions
+    expansion: Expansion
+
+
 class LatentChunks:
     """Attention of prefill chunks of layers that store entries of latents.
 
     Args:
         rows: sorted by their prefix slots.
         absorbed: makes the attention of some of the rows over entries, as over one KV head.
+        min_shared: fewest keys of a shared prefix that is attended once for all its rows.
     """
 
     def __init__(
@@ -43,32 +61,20 @@ class LatentChunks:
         pool: KVPool,
         rows: Sequence[Row],
         absorbed: Callable[[Sequence[Row]], AnyChunks],
+        min_shared: int = MIN_SHARED,
     ) -> None:
-        self._pool, self._rows, self._absorbed = pool, rows, absorbed
-        self._groups = _groups(rows)
+        self._pool, self._absorbed, self._min_shared = pool, absorbed, min_shared
+        self._groups = _groups(rows, min_shared)
         self._runs: dict[tuple[int, ...], list[_Run]] = {}
 
-    def attend(
-        self,
-        layer: int,
-        queries: mx.array,
-        entries: mx.array,
-        options: AttentionOptions,
-        expansion: Expansion,
-    ) -> mx.array:
-        """Attend a layer's queries `(tokens, heads, nope + rope)`.
-
-        Args:
-            entries: `(tokens, 1, rank + rope)`, of the new tokens.
-
-        Returns:
-            `(tokens, heads, value_dim)`.
-        """
+    def attend(self, inputs: LatentInputs) -> mx.array:
+        """Attend a layer's queries; returns `(tokens, heads, value_dim)`."""
         outs, first = [], 0
-        for run in self._runs_for(expansion):
+        for run in self._runs_for(inputs.expansion):
             mine = slice(first, first + run.tokens)
             first = mine.stop
-            outs.append(run.attend(layer, queries[mine], entries[mine], options, expansion))
+            part = inputs._replace(queries=inputs.queries[mine], entries=inputs.entries[mine])
+            outs.append(run.attend(part))
         return outs[0] if len(outs) == 1 else mx.concatenate(outs)
 
     def _runs_for(self, expansion: Expansion) -> list[_Run]:
@@ -84,7 +90,8 @@ class LatentChunks:
         if not expand:
             return _Absorbed(tokens, self._absorbed(rows))
         each = like.heads * (like.nope + like.rope + like.value_dim)
-        return _Expanded(tokens, self._pool, rows, max(_MOST_EXPANDED // each, 1))
+        most_keys = max(_MOST_EXPANDED // each, 1)
+        return _Expanded(tokens, self._pool, rows, self._min_shared, most_keys)
 
 
 class _Absorbed:
@@ -94,14 +101,8 @@ class _Absorbed:
         self.tokens = tokens
         self._chunks = chunks
 
-    def attend(
-        self,
-        layer: int,
-        queries: mx.array,
-        entries: mx.array,
-        options: AttentionOptions,
-        expansion: Expansion,
-    ) -> mx.array:
+    def attend(self, inputs: LatentInputs) -> mx.array:
+        layer, queries, entries, options, expansion = inputs
         self._chunks.store(layer, entries, entries[..., : expansion.rank])
         return expansion.project(self._chunks.attend(layer, expansion.absorb(queries), options))
 
@@ -109,19 +110,15 @@ class _Absorbed:
 class _Expanded:
     """Rows whose prefixes and new entries become keys and values of every head."""
 
-    def __init__(self, tokens: int, pool: KVPool, rows: Sequence[Row], most_keys: int) -> None:
+    def __init__(
+        self, tokens: int, pool: KVPool, rows: Sequence[Row], min_shared: int, most_keys: int
+    ) -> None:
         self.tokens = tokens
         self._pool = _ExpandedPool(pool)
-        self._chunks = Chunks(self._pool, rows, most_keys=most_keys)
+        self._chunks = Chunks(self._pool, rows, min_shared, most_keys)
 
-    def attend(
-        self,
-        layer: int,
-        queries: mx.array,
-        entries: mx.array,
-        options: AttentionOptions,
-        expansion: Expansion,
-    ) -> mx.array:
+    def attend(self, inputs: LatentInputs) -> mx.array:
+        layer, queries, entries, options, expansion = inputs
         self._pool.expansion = expansion
         self._chunks.store(layer, *expansion.expand(entries))
         return self._chunks.attend(layer, queries, options)
@@ -161,8 +158,8 @@ class _Group:
         return expansion.saved_by_pair * self.pairs > expansion.cost_of_key * self.keys
 
 
-def _groups(rows: Sequence[Row]) -> list[_Group]:
-    spans, private = shared_spans(rows)
+def _groups(rows: Sequence[Row], min_shared: int = MIN_SHARED) -> list[_Group]:
+    spans, private = shared_spans(rows, min_shared)
     keys = [len(row.prefix) - start for row, start in zip(rows, private, strict=True)]
     for span in spans:
         keys[span.first] += len(span.slots)

@@ -21,6 +21,7 @@ from sgl_mlx.runtime.attention.kernels import (
     pool_fits,
     rows_fit,
 )
+from sgl_mlx.runtime.attention.latent import LatentChunks
 from sgl_mlx.runtime.attention.prefill import Chunks
 from sgl_mlx.runtime.attention.sdpa import SdpaChunks
 from sgl_mlx.runtime.attention.spans import MIN_SHARED, shared_spans
@@ -102,6 +103,10 @@ class AttentionPaths:
         if self.kernels is None or not layers:
             return plain()
         return KernelChunks(self.pool, rows, self.kernels, layers, plain)
+
+    def latent_chunks(self, rows: Sequence[Row]) -> LatentChunks:
+        """Make the attention of prefill chunks for layers that store entries of latents."""
+        return LatentChunks(self.pool, rows, self.chunks, self._min_shared)
 
     def _layers_of_kernels(
         self, rows: Sequence[Row], work: Literal["extend", "decode"]

@@ -15,7 +15,7 @@ from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.models.latents import Expansion
 from sgl_mlx.models.layer_cache import Attention
 from sgl_mlx.runtime.attention.kernels import KernelChunks
-from sgl_mlx.runtime.attention.latent import LatentChunks
+from sgl_mlx.runtime.attention.latent import LatentChunks, LatentInputs
 from sgl_mlx.runtime.attention.prefill import Chunks
 from sgl_mlx.runtime.attention.sdpa import SdpaChunks
 from sgl_mlx.runtime.attention.select import AttentionPaths, DecodeEpoch
@@ -65,7 +65,7 @@ class ExtendStep(Attention):
     def _latent_chunks(self) -> LatentChunks | None:
         """Attention of chunks over latents; None if there are no chunks."""
         chunks = self._rows[self._singles :]
-        return LatentChunks(self._paths.pool, chunks, self._paths.chunks) if chunks else None
+        return self._paths.latent_chunks(chunks) if chunks else None
 
     @property
     def keys(self) -> list[mx.array]:
@@ -105,5 +105,5 @@ class ExtendStep(Attention):
         if self._latent_chunks is not None:
             entries, _ = self._stored[layer]
             new = queries[n:], entries[n:]
-            outs.append(self._latent_chunks.attend(layer, *new, options, expansion))
+            outs.append(self._latent_chunks.attend(LatentInputs(layer, *new, options, expansion)))
         return outs[0] if len(outs) == 1 else mx.concatenate(outs)
