@@ -16,6 +16,9 @@ from typing import Literal
 from sgl_mlx.runtime.cache.radix import common_prefix
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 
+_PART = 64
+"""Fewest tokens of a prompt's part, or of several together, that are worth a snapshot."""
+
 
 @dataclass(frozen=True)
 class SnapshotPolicy:
@@ -60,7 +63,7 @@ class Cuts:
             found.update(range(stride, limit + 1, stride))
         elif self._policy.kind == "program":
             branches = {self._branch(s, other) for other in waiting if other is not s}
-            branches |= {*s.parts, limit, len(s.tokens) - 1}
+            branches |= {*_spaced(s.parts, start), limit, len(s.tokens) - 1}
             found = {n for n in branches if n >= start + self._threshold}
             found.add(matched)  # somebody has come this far before, so others may again
         cuts = {s.whole_pictures(n) for n in found if n <= limit}
@@ -95,3 +98,11 @@ class Cuts:
         for a, b in pairwise(sorted({start, *cuts, limit})):
             if b - a > stride:
                 yield from range(a // stride * stride + stride, b, stride)
+
+
+def _spaced(ends: Iterable[int], start: int) -> Iterable[int]:
+    """Yield those ends that are `_PART` tokens or more behind `start` and behind each other."""
+    for end in sorted(ends):
+        if end >= start + _PART:
+            start = end
+            yield end
