@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sgl_mlx.runtime.engine import Engine
-from tests.runtime.hybrids import Open, alone, greedy, text
+from tests.runtime.hybrids import HYBRIDS, PURE, Open, alone, greedy, text
 
 KINDS = ["qwen3_next", "lfm2", "nemotron_h", "mamba"]
 
@@ -16,11 +16,11 @@ def stats(engine: Engine) -> dict[str, float]:
     return dict(engine.get_server_info()["stats"])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*HYBRIDS, *PURE])
 def test_another_engine_goes_on_from_the_states_of_the_first(
     kind: str, open_toy: Open, tmp_path: Path
 ) -> None:
-    prompts = [text(i, 150 + 41 * i) for i in range(3)]
+    prompts = [text(i, 135 + 41 * i) for i in range(2)]
     first = open_toy(kind, disk_cache_dir=str(tmp_path))
     answers = greedy(first, prompts, 6)
     first.shutdown()
