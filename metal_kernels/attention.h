@@ -21,15 +21,16 @@ inline float to_score(float dot, float scale, float softcap) {
   return score;
 }
 
-// exp, of a score relative to a peak: scaled after the peak is taken off, as large scores would
-// lose the digits that matter. Custom kernels compile in safe math, where exp2 alone would be the
-// precise one; fast is within 3 + floor(|2 x|) ulp (docs/kernels.md).
+// exp of a score minus its peak. The scale is applied after the subtraction, because large scores
+// would lose the digits that matter. Custom kernels compile in safe math, where plain exp2 is the
+// precise one. The fast one is off by at most 3 + floor(fabs(2 x)) ulp (Metal Shading Language
+// Specification 4.1, table 8.2).
 inline float exp_of(float score) {
   return fast::exp2(score * LOG2_E);
 }
 
-// The factor that takes sums relative to `peak` to a new one. It is one where the peak stays, as
-// fast::exp2(0) need not be: over many tiles the difference would count.
+// The factor that rescales sums from `peak` to `new_peak`. It is exactly 1 if the peak stays:
+// fast::exp2(0) may differ from 1, and over many tiles the difference would add up.
 inline float shrink_to(float new_peak, float peak) {
   return peak == new_peak ? 1.0f : exp_of(peak - new_peak);
 }

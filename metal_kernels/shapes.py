@@ -85,11 +85,7 @@ def check_decode(inputs: DecodeInputs) -> Shapes:
     _check_rest(shapes, q, pool, options)
     _check_dtype("tail_keys", tail_keys, q)
     _check_dtype("tail_values", tail_values, q)
-    if not plan.tokens <= tail_length <= plan.width:
-        raise ValueError(
-            f"tail_length={tail_length} is outside {plan.tokens}..{plan.width}: "
-            "new tokens of a row to columns W"
-        )
+    plan.check_tail(tail_length)
     return shapes
 
 

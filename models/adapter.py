@@ -25,7 +25,7 @@ import mlx.nn as nn
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.models.cache_layout import CacheLayout
-from sgl_mlx.models.cpu_math import FastActivations
+from sgl_mlx.models.cpu_functions import CpuFunctions
 from sgl_mlx.models.latents import Expansion
 from sgl_mlx.models.layer_cache import Attention, DenseCache, KeysValues, LayerCache
 from sgl_mlx.models.own_attention import replace_own_attention
@@ -98,7 +98,7 @@ class Adapter:
             replace_own_attention(model)
         self._trunk_selects = _select_in_trunk(model)
         self._layout = CacheLayout(model)
-        self._activations = FastActivations(model)
+        self._functions = CpuFunctions(model)
         if ragged:
             redirect_attention(model)
         elif self._layout.state_sizes:
@@ -229,7 +229,7 @@ class Adapter:
         # Some architectures have no such parameter.
         fed = {} if embeddings is None else {"input_embeddings": embeddings}
         try:
-            with self._activations:
+            with self._functions:
                 logits = self.model(tokens, cache=caches, **fed)
         finally:
             _CHOSEN.reset(chosen)
@@ -321,9 +321,7 @@ def _select_in_trunk(model: nn.Module) -> bool:
     instance of a subclass of its own class: parameters, attributes and the way the model calls it
     stay as they are. All adapters around one model share that subclass.
     """
-    target = model
-    while (inner := _inner_trunk(target)) is not None:
-        target = inner
+    target = trunk_of(model)
     if target is model:
         return False
     trunk: Any = type(target)
@@ -340,6 +338,12 @@ def _selecting(trunk: Any) -> Any:
         return hidden if chosen is None else mx.take(hidden, chosen[0], axis=chosen[1])
 
     return type(trunk.__name__, (trunk,), {"__call__": __call__, "selects_rows": True})
+
+
+def trunk_of(model: nn.Module) -> nn.Module:
+    """Return the part of a model that computes hidden states; the model itself if it has none."""
+    inner = _inner_trunk(model)
+    return model if inner is None else trunk_of(inner)
 
 
 def _inner_trunk(module: nn.Module) -> nn.Module | None:

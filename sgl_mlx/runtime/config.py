@@ -15,6 +15,8 @@ from sgl_mlx.foreign_options import SGLANG_ONLY
 from sgl_mlx.runtime.cache.prefix_cache import Reuse
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 from sgl_mlx.runtime.scheduler.cuts import SnapshotPolicy
+from sgl_mlx.runtime.speculation import open as speculation
+from sgl_mlx.runtime.speculation.open import Speculate
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class EngineConfig:
         mmproj: GGUF file with the vision tower of a model that is a GGUF file itself.
         image_cache_bytes: most bytes of cached picture features, and also of cached pixels.
         kv_bits: 8 stores the KV pool in 8 bits; None stores it in the model's dtype.
+        speculate: how to draft tokens that one step verifies together: from the text so far
+            ("context"), from what other requests wrote ("tree"), from both ("auto"), or not at
+            all ("off"). The output is the same.
+        draft: a small model with the same vocabulary, named as in `model_path`, that guesses where
+            those have nothing; None for none.
         offline: True never contacts the Hugging Face hub.
         snapshots: where prompts leave snapshots of their recurrent state, in models that have such
             layers: "program" (where prompts branch), "every:N" (each N tokens) or "off" (none, so
@@ -67,6 +74,8 @@ class EngineConfig:
     mmproj: str | None = None
     image_cache_bytes: int = 512_000_000
     kv_bits: int | None = None
+    speculate: Speculate = "auto"
+    draft: str | None = None
     offline: bool | None = None
     snapshots: str = "program"
     max_total_states: int | None = None
@@ -113,6 +122,8 @@ class EngineConfig:
             raise InvalidParamsError(
                 "disk_cache_dir keeps what the radix cache evicts; do not disable_radix_cache"
             )
+        if self.draft is not None and self.speculate == "off":
+            raise InvalidParamsError('a draft model needs speculate="auto", but it is "off"')
         return replace(self, **taken)
 
 
@@ -166,6 +177,8 @@ _RULES: dict[str, bounds.Rule] = {
     "mmproj": bounds.optional(_path),
     "image_cache_bytes": _COUNT,
     "kv_bits": bounds.optional(_kv_bits),
+    "speculate": speculation.check,
+    "draft": bounds.optional(_path),
     "offline": bounds.optional(bounds.flag),
     "snapshots": _snapshots,
     "max_total_states": bounds.optional(_COUNT),

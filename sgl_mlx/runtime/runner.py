@@ -30,6 +30,7 @@ from sgl_mlx.runtime.scheduler.plan import (
     Scores,
     StepResult,
 )
+from sgl_mlx.runtime.speculation.verify import accept, places
 from sgl_mlx.runtime.vision.features import Features
 
 _ROWS_AHEAD = 8
@@ -187,6 +188,11 @@ class ModelRunner:
         del keys, values, states
         self._garbage.clear()
         tokens, scores = sampled.wait() if sampled else ({}, {})
+        for row in rows:
+            if row.drafted:
+                tokens[row.id] = accept(row, tokens[row.id])
+                if row.id in scores:
+                    scores[row.id] = scores[row.id].first(len(tokens[row.id]))
         return StepResult(tokens, wanted.prompt_scores(scored), scores)
 
     def _forward_together(
@@ -284,19 +290,25 @@ class _WantedLogits:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.by_row: list[list[int]] = []
-        self.sampled_rows = [row for row in rows if row.sample]
+        self.sampled_rows = [
+            place
+            for row in rows
+            if row.sample
+            for place in (places(row) if row.drafted else (row,))
+        ]
         self.sampled_at: list[int] = []
         self._scored_rows = [row for row in rows if row.targets]
         self._scored_at: list[int] = []
         flat: list[int] = []
         start = 0
         for row in rows:
-            first = len(row.tokens) - len(row.targets) - row.sample
+            first = len(row.tokens) - len(row.targets) - row.sample - row.drafted
             mine = list(range(first, first + len(row.targets)))
             self._scored_at += range(len(flat), len(flat) + len(mine))
             if row.sample:
-                mine.append(len(row.tokens) - 1)
-                self.sampled_at.append(len(flat) + len(mine) - 1)
+                at = len(flat) + len(mine)
+                self.sampled_at += range(at, at + row.drafted + 1)
+                mine += range(len(row.tokens) - 1 - row.drafted, len(row.tokens))
             self.by_row.append(mine)
             flat += [start + i for i in mine]
             start += len(row.tokens)

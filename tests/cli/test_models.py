@@ -8,6 +8,7 @@ import pytest
 from sgl_mlx.models import resolve
 from sgl_mlx.models.architectures import counts, table
 from sgl_mlx.models.resolve import LocalModel
+from tests.models.toy import toy_config
 
 
 def test_list_shows_name_size_and_path(sgl, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,3 +53,14 @@ def test_architectures_says_which_run_and_how_and_why_the_rest_do_not(sgl) -> No
 
 def test_without_a_subcommand_the_help_is_shown(sgl) -> None:
     assert "Usage: sgl-mlx models" in sgl("models").stdout
+
+
+def test_kv_takes_folders_with_a_configuration(sgl, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(toy_config("deepseek_v3")))
+    (row,) = json.loads(sgl("models", "kv", str(tmp_path), "--json").stdout)["models"]
+    assert (row["layers"], row["token"]) == ("4 x 1 x 24 latent", 4 * 24 * 2)
+    assert "4 x 1 x 24 latent" in sgl("models", "kv", str(tmp_path)).stdout
+
+
+def test_kv_without_folders_lists_known_models(sgl) -> None:
+    assert "DeepSeek-V2-Lite" in sgl("models", "kv").stdout

@@ -32,6 +32,9 @@ from sgl_mlx.runtime.scheduler.plan import Row
 
 Kernels = TestedKernels | CpuAttention
 
+DecodeCall = Callable[[DecodeInputs], mx.array]
+"""Attention of one layer in every step of an epoch, prepared from the first step's inputs."""
+
 
 def pool_fits(pool: KVPool, kernels: Kernels) -> bool:
     """True if the kernels can read this pool.
@@ -89,7 +92,7 @@ class KernelEpoch(Attention):
         self._layers, self._open_plain = layers, plain
         self._plain: Epoch | None = None
         self._in_plain: set[int] = set()
-        self._taken: set[tuple[object, ...]] = set()
+        self._calls: dict[tuple[object, ...], DecodeCall] = {}
 
     def begin_step(self) -> mx.array:
         """Begin the next step; returns the positions `(rows,)` of its new tokens."""
@@ -110,16 +113,23 @@ class KernelEpoch(Attention):
 
         Returns `(rows, heads, value_dim)`.
         """
-        if self._plain is None or layer not in self._in_plain:
+        if layer not in self._in_plain:
             tail = self.keys[layer], self.values[layer], self.steps
             inputs = DecodeInputs(queries, *tail, self._pool.layer(layer), self._plan, options)
-            case = layer, queries.shape[1], options.window, options.softcap, options.sinks is None
-            if case in self._taken or (layer in self._layers and self._kernels.takes(inputs)):
-                self._taken.add(case)
-                return self._kernels.decode(inputs)
+            call = self._call(layer, inputs)
+            if call is not None:
+                return call(inputs)
             self._leave(layer)
         assert self._plain is not None
         return self._plain.attend(layer, queries, options)
+
+    def _call(self, layer: int, inputs: DecodeInputs) -> DecodeCall | None:
+        """Return the kernels' attention for all steps; None if the layer is for plain MLX."""
+        scale, window, softcap, sinks = inputs.options
+        case = layer, inputs.q.shape[1], scale, window, softcap, sinks is None
+        if case not in self._calls and layer in self._layers and self._kernels.takes(inputs):
+            self._calls[case] = self._kernels.decoder(inputs)
+        return self._calls.get(case)
 
     def _leave(self, layer: int) -> None:
         """Switch a layer to plain MLX for the whole epoch; call it in the first step."""

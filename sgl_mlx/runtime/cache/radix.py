@@ -148,6 +148,32 @@ class RadixTree:
             node = child
         return node.depth, node
 
+    def continuation(
+        self, tokens: tuple[int, ...], namespace: Hashable, start: Node | None, limit: int
+    ) -> tuple[list[int], Node]:
+        """Return up to `limit` tokens that follow `tokens` in the tree, by the most recent path.
+
+        Changes nothing.
+
+        Args:
+            start: the node that an earlier call returned for these tokens, to search from there.
+
+        Returns:
+            The tokens, [] unless the tree has all of `tokens` and more; and the last node wholly
+            inside `tokens`.
+        """
+        length, inside = self.match_length(tokens, namespace, start)
+        after: list[int] = []
+        if length == len(tokens):
+            node, known = inside, length - inside.depth
+            if known:
+                node = node.children[tokens[node.depth]]
+                after += node.tokens[known : known + limit]
+            while node.children and len(after) < limit:
+                node = max(node.children.values(), key=lambda child: child.last_used)
+                after += node.tokens[: limit - len(after)]
+        return after, inside
+
     # -- growth -------------------------------------------------------------------------------
 
     def insert(

@@ -67,6 +67,8 @@ class Counters:
         decode_rows: batch rows of all `decode_passes` together.
         longest_step: most tokens of one step outside decode epochs.
         peak_slots: most pool slots that running requests and cached prefixes ever held together.
+        drafted_tokens: drafted tokens that were verified.
+        accepted_tokens: drafted tokens that were accepted.
         preemptions: how often a running sequence lost its slots to others and had to wait again.
     """
 
@@ -79,6 +81,8 @@ class Counters:
     decode_rows: int = 0
     longest_step: int = 0
     peak_slots: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     preemptions: int = 0
 
 

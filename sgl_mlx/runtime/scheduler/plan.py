@@ -24,6 +24,13 @@ class Scores:
     tokens: tuple[TokenScore, ...] = ()
     top: tuple[tuple[TokenScore, ...], ...] = ()
 
+    def __add__(self, later: Scores) -> Scores:
+        return Scores(self.tokens + later.tokens, self.top + later.top)
+
+    def first(self, count: int) -> Scores:
+        """Return the scores of the first `count` tokens."""
+        return Scores(self.tokens[:count], self.top[:count])
+
     def at(self, i: int) -> Scores:
         """Return the scores of token `i`; of the only token if there is just one."""
         if len(self.tokens) == 1:
@@ -65,6 +72,9 @@ class Row:
         prefix_positions: positions of the prefix keys; None if they are 0, 1, 2 …
         constraint: id of the constraint on the sampled token, or None; see `Lookup.masks`.
         pictures: which of the new tokens stand for pictures.
+        drafted: how many of the last new tokens are guesses. A token is sampled before each of
+            them too; see `speculation.verify`.
+        place: number of guessed tokens at the end of `output`, in a row for one place of a draft.
         state: slots of recurrent state: the one that is read, with the state before the new
             tokens, and the one that is written, with the state after them. Slot 0 is the state
             before a first token. None for a model of attention alone.
@@ -84,7 +94,13 @@ class Row:
     prefix_positions: tuple[int, ...] | None = None
     constraint: str | None = None
     pictures: tuple[PicturePart, ...] = ()
+    drafted: int = 0
+    place: int = 0
     state: tuple[int, int] | None = None
+
+
+Place = tuple[str, int]
+"""Id of a constraint, and a number of drafted tokens after which its mask is asked for."""
 
 
 @dataclass(frozen=True)
@@ -223,11 +239,11 @@ class Shown(Protocol):
 class Lookup(Protocol):
     """The interface through which a runner finds the constraints and pictures that plans name."""
 
-    def masks(self, constraints: Collection[str]) -> Mapping[str, bytes]:
-        """Return the allowed next tokens of each constraint, by its id, as a bit mask.
+    def masks(self, places: Collection[Place]) -> Mapping[Place, bytes]:
+        """Return the tokens that constraints allow after 0, 1, 2 … drafted tokens, as bit masks.
 
-        Token 0 is the lowest bit of byte 0. A constraint that is not in the result allows every
-        token.
+        Token 0 is the lowest bit of byte 0. At a place that is not in the result every token is
+        allowed.
         """
         ...
 

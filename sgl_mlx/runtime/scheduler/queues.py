@@ -13,6 +13,7 @@ from sgl_mlx.core import FinishReason
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
 from sgl_mlx.runtime.scheduler.admission import Counters
 from sgl_mlx.runtime.scheduler.sequence import Sequence
+from sgl_mlx.runtime.speculation.speculator import Speculator
 
 TOO_SMALL = "the KV pool is too small for this request"
 
@@ -27,8 +28,15 @@ class Queues:
         keeps_states: whether a sequence that stops leaves a snapshot of its recurrent state.
     """
 
-    def __init__(self, cache: PrefixCache, counters: Counters, keeps_states: bool = True) -> None:
+    def __init__(
+        self,
+        cache: PrefixCache,
+        counters: Counters,
+        keeps_states: bool = True,
+        speculator: Speculator | None = None,
+    ) -> None:
         self.cache = cache
+        self._speculator = speculator
         self.keeps_states = keeps_states
         self._counters = counters
         self.waiting: list[Sequence] = []
@@ -120,6 +128,8 @@ class Queues:
         """
         for s in self.ended:
             self.changed = True
+            if self._speculator is not None:
+                self._speculator.ended(s)
             if s.holding is not None:
                 self._share_computed(s)
                 self._leave_state(s)

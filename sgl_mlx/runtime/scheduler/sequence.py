@@ -40,6 +40,10 @@ class Output(Protocol):
 class Constraint(Protocol):
     """A rule for which tokens may come next in an output; see `grammar` and `healing`."""
 
+    def copy(self) -> Constraint:
+        """Return a constraint in the same state, which can be advanced on its own."""
+        ...
+
     @property
     def complete(self) -> bool:
         """True if the output must end here."""
@@ -168,6 +172,8 @@ class Sequence:
     match_node: Node | None = None
     waits_for: tuple[Sequence, int] | None = None
     restore: Restore | None = None
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     cuts: set[int] = field(default_factory=set)
     _key: tuple[int, ...] = ()
 
@@ -275,12 +281,16 @@ class Sequence:
         origin = max((s.base.origin + s.computed for s in self.after), default=0) + self.gap
         self.base = Base(tuple(slots), tuple(positions), origin)
 
-    def row(self, count: int, table_end: int) -> Row:
-        """Make the batch row for the next `count` tokens, with the slots up to `table_end`."""
+    def row(self, count: int, table_end: int, drafted: tuple[int, ...] = ()) -> Row:
+        """Make the batch row for the next `count` tokens, with the slots up to `table_end`.
+
+        Args:
+            drafted: guesses at the tokens after them, to verify in the same step.
+        """
         start, end = self.computed, self.computed + count
         return Row(
             id=self.id,
-            tokens=tuple(self.tokens[start:end]),
+            tokens=(*self.tokens[start:end], *drafted),
             prefix=self.prefix_slots(),
             slots=tuple(self.table[start:table_end]),
             position=self.base.origin + start,
@@ -293,6 +303,7 @@ class Sequence:
             prefix_positions=self.prefix_positions() if self.base.origin else None,
             constraint=self.id if self.constraint is not None else None,
             pictures=tuple(self._parts(start, end)),
+            drafted=len(drafted),
             state=self._state_slots(),
         )
 
