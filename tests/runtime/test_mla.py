@@ -16,8 +16,13 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from sgl_mlx.core import Parallel, SamplingParams, Text
 from sgl_mlx.cpu_kernels.attention import CpuAttention
+from sgl_mlx.metal_kernels.build import Kernels
+from sgl_mlx.metal_kernels.dispatch import ALWAYS_OURS
+from sgl_mlx.metal_kernels.tested import TestedKernels
+from sgl_mlx.runtime.attention.select import AttentionPaths, layer_cases
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.runtime.pool.kv import KVPool
+from tests.metal_kernels.emulator import Emulator, needs_compiler
 from tests.models.conftest import TOKENS, write_folder
 from tests.models.test_latents import MLA
 from tests.models.toy import toy_config, toy_model
@@ -140,6 +145,22 @@ def test_the_cpu_kernels_read_values_inside_keys(
         a == b for one, two in zip(said, right, strict=True) for a, b in zip(one, two, strict=True)
     )
     assert same == len(prompts) * NEW if kv_bits is None else same > len(prompts) * NEW // 2
+
+
+@needs_compiler
+def test_the_metal_kernels_read_values_inside_keys(tmp_path: Path) -> None:
+    toy = Mla("deepseek_v2", tmp_path, kv_lora_rank=512, qk_rope_head_dim=64, num_hidden_layers=1)
+    prompts = [[*STORY[:40], 5 + i] for i in range(3)] + [STORY[50:53]]
+    turns = [[*prompt, *range(20, 23)] for prompt in prompts]
+    kernels = TestedKernels(Kernels(Emulator().metal_kernel), force=True)
+    with Engine(str(toy.folder), max_total_tokens=400) as engine:
+        runner: Any = engine._model.runner
+        cases = layer_cases(runner._model.attentions, runner.paths.pool)
+        runner.paths = AttentionPaths(runner.paths.pool, kernels, ALWAYS_OURS, cases=cases)
+        assert ask(engine, prompts, max_new_tokens=3) == toy.says(prompts, 3)
+        assert ask(engine, turns, max_new_tokens=3) == toy.says(turns, 3)
+    assert {case.work for case in kernels.verdicts} == {"extend", "decode"}
+    assert all(case.values_in_keys for case in kernels.verdicts)
 
 
 def test_branches_side_by_side_run_on_latents_too(mla: Callable[[str], Mla]) -> None:
