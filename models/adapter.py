@@ -25,7 +25,7 @@ from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.models.cache_layout import CacheLayout
 from sgl_mlx.models.cpu_functions import CpuFunctions
-from sgl_mlx.models.latents import Expansion
+from sgl_mlx.models.latents import LatentQueries
 from sgl_mlx.models.layer_cache import Attention, DenseCache, KeysValues, LayerCache
 from sgl_mlx.models.own_attention import replace_own_attention
 from sgl_mlx.models.ragged_attention import ragged_step, redirect_attention
@@ -42,7 +42,9 @@ class LayerShape(NamedTuple):
         key_dim, value_dim: width of one head's keys and values.
         window: size of the layer's sliding window; None for full attention.
         softcap: soft-cap of the attention scores; None for none.
-        values_in_keys: True if a value is the first `value_dim` columns of its key (MLA).
+        values_in_keys: True if a value is the first `value_dim` columns of its key (MLA), or there
+            are no values (an indexer's keys).
+        top_keys: most keys that a query attends to, chosen by an indexer; None for all.
     """
 
     heads: int
@@ -51,6 +53,7 @@ class LayerShape(NamedTuple):
     window: int | None = None
     softcap: float | None = None
     values_in_keys: bool = False
+    top_keys: int | None = None
 
 
 class LayerAttention(NamedTuple):
@@ -243,7 +246,8 @@ class Adapter:
         softcaps = {x.layer: x.options.softcap for x in seen.attentions}
         shapes = [
             LayerShape(
-                k.shape[1], k.shape[2], v.shape[2], window, softcaps.get(i), i in seen.latent
+                *(k.shape[1], k.shape[2], v.shape[2], window, softcaps.get(i)),
+                *(i in seen.latent or not v.shape[2], seen.latent.get(i)),
             )
             for i, ((k, v), window) in enumerate(zip(kv, self._layout.windows, strict=True))
         ]
@@ -273,7 +277,7 @@ class _ShapesSeen(Attention):
 
     def __init__(self) -> None:
         self.kv: dict[int, KeysValues] = {}
-        self.latent: set[int] = set()
+        self.latent: dict[int, int | None] = {}
         self.attentions: list[LayerAttention] = []
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
@@ -284,10 +288,10 @@ class _ShapesSeen(Attention):
         return mx.zeros((*queries.shape[:2], self.kv[layer][1].shape[-1]), queries.dtype)
 
     def attend_latents(
-        self, layer: int, queries: mx.array, options: AttentionOptions, expansion: Expansion
+        self, layer: int, queries: LatentQueries, options: AttentionOptions
     ) -> mx.array:
-        self.latent.add(layer)
-        return super().attend_latents(layer, queries, options, expansion)
+        self.latent[layer] = None if queries.choice is None else queries.choice.top
+        return super().attend_latents(layer, queries, options)
 
 
 def _as_batch(keys: mx.array, values: mx.array) -> KeysValues:

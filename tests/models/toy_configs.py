@@ -168,7 +168,7 @@ VARIANTS: dict[str, list[Config]] = {
         MLA | DENSE_FIRST | {"topk_method": "greedy", "q_lora_rank": None, "rope_scaling": YARN},
     ],
     "deepseek_v3": [MLA | DENSE_FIRST, MLA | DENSE_FIRST | {"rope_scaling": YARN}],
-    "deepseek_v32": [INDEXED | DENSE_FIRST],
+    "deepseek_v32": [INDEXED | DENSE_FIRST | {"index_topk": 24}, INDEXED | DENSE_FIRST],
     "ernie4_5_moe": [{"moe_layer_start_index": 1, "moe_layer_end_index": 3}],
     "exaone4": [{"sliding_window_pattern": "LG", "rope_scaling": LLAMA3}],
     "exaone_moe": [{"is_moe_layer": [False, True, True, True]}],
