@@ -160,7 +160,7 @@ def assemble(
     limits = limits if adapter.ragged else replace(limits, epoch_steps=1)
     if layers and (paths.copies or not adapter.ragged):
         limits = replace(limits, most_held=copied_slots(slots, *memory))
-    disk = open_disk_tier(config, loaded, pool, on_read)
+    disk = open_disk_tier(config, loaded, pool, on_read, states)
     cache = PrefixCache(
         pool.slots,
         config.reuse,
@@ -168,6 +168,7 @@ def assemble(
         most=slots,
         states=budget.slots,
         first_states=states.slots if states is not None else None,
+        state_tier=disk.states if disk else None,
     )
     runner = ModelRunner(
         adapter,

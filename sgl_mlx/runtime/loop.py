@@ -163,9 +163,9 @@ class EngineLoop:
         )
 
     def resident(self, sequence: Sequence) -> int:
-        """Return how many leading tokens of a sequence are cached; call it on the engine thread."""
-        tree = self._scheduler.cache.tree
-        return tree.match_length(sequence.key, sequence.namespace)[0]
+        """Return how many leading tokens can be reused; call it on the engine thread."""
+        cache, limit = self._scheduler.cache, sequence.match_limit
+        return cache.reusable(sequence.key, sequence.namespace, limit)[0]
 
     def _run(self) -> None:
         try:

@@ -96,7 +96,8 @@ class Preparer:
         return params.constrained or (params.token_healing and not self._can_heal)
 
     def _encode(self, prompt: Prompt) -> Encoded:
-        return encode(prompt, self._model.tokenizer, self._model.pictures)
+        model = self._model
+        return encode(prompt, model.tokenizer, model.pictures, ends=model.recurrent)
 
     def _of_ids(self, ids: Sequence[int]) -> Encoded:
         if not len(ids):
