@@ -67,6 +67,7 @@ class RunnableModel:
 
     Attributes:
         slots: most slots of the KV pool.
+        max_running: most sequences that run at once.
         recurrent: True if layers keep recurrent state, so that positions cannot be rearranged.
     """
 
@@ -76,6 +77,7 @@ class RunnableModel:
     vocabulary: int
     context_length: int
     slots: int
+    max_running: int
     path: RunPath
     recurrent: bool
     load_seconds: float
@@ -193,6 +195,7 @@ def assemble(
         vocabulary=adapter.vocabulary,
         context_length=context,
         slots=slots,
+        max_running=limits.max_running,
         path="ragged" if adapter.ragged else "dense",
         recurrent=bool(adapter.states),
         load_seconds=time.perf_counter() - started,

@@ -297,6 +297,7 @@ class Engine:
             **dict.fromkeys(("model_path", "tokenizer_path"), self.model_name),
             "context_length": self._model.context_length,
             "max_total_num_tokens": self._model.slots,
+            "max_running_requests": self._model.max_running,
             "attention_path": self._model.path,
             "step_seconds": asdict(costs) if costs is not None else None,
             "stats": stats,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from sgl_mlx.runtime.cache.radix import PLAIN
-from sgl_mlx.runtime.cache.tier import LoadState, SpillState, Transfer
+from sgl_mlx.runtime.cache.tier import GrowStates, LoadState, SpillState, Transfer
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Row, StepResult
 from tests.runtime.fakes import FakeRunner, FakeStore
 from tests.runtime.truth import Context, Kv
@@ -69,7 +69,14 @@ class StateRunner(FakeRunner):
             self._store.states = self.states
         self.state_reads = 0
         self.checks_keys = True
+        assert self._cache.snapshots is not None
+        self._state_slots = self._cache.snapshots.capacity
         self._named: dict[str, int] = {}
+
+    def _enlarge(self, transfers: tuple[Transfer, ...]) -> None:
+        super()._enlarge(transfers)
+        grown = [t.slots for t in transfers if isinstance(t, GrowStates)]
+        self._state_slots = max([self._state_slots, *grown])
 
     def _extend(self, plan: Extend) -> StepResult:
         self.flush()
@@ -134,6 +141,7 @@ class StateRunner(FakeRunner):
         written = [pair[1] for pair in pairs if pair is not None]
         assert len(written) == len(rows), "a row without a state"
         assert 0 not in written
+        assert all(max(pair) <= self._state_slots for pair in pairs if pair is not None)
         assert len(set(written)) == len(written), "one slot for two states"
         cached = {node.state for node in self._cache.tree.nodes()}
         assert not cached.intersection(written), "writes over a snapshot"
