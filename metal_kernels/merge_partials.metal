@@ -31,8 +31,9 @@ for (int i = 0; i < count; i++) {
   const bool own = i < own_count;
   const int index = own ? own_first + i : shared_partials[shared_first + i - own_count];
   const size_t partial = size_t(index * tokens + token) * HEADS + head;
-  const float its_peak = own ? own_peaks[partial] : shared_peaks[partial];
-  const float its_mass = own ? own_masses[partial] : shared_masses[partial];
+  // float(): one of the two may be `constant` (fewer than 8 elements) and the other `device`
+  const float its_peak = own ? float(own_peaks[partial]) : float(shared_peaks[partial]);
+  const float its_mass = own ? float(own_masses[partial]) : float(shared_masses[partial]);
   const float new_peak = max(peak, its_peak);
   const float shrink = shrink_to(new_peak, peak);
   const float weight = shrink_to(new_peak, its_peak);
