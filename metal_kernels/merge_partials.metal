@@ -1,7 +1,7 @@
 // Merges the partial softmaxes of a query vector into one (log-sum-exp): those of the row's own
-// chunks, which lie one after another, and those of the spans it shares.
+// chunks, which are consecutive, and those of the spans that the row shares with other rows.
 //
-// A simdgroup owns one query vector; lane i has d = i, i + 32 ... The lanes share nothing.
+// A simdgroup owns one query vector. Lane i computes the dimensions i, i + 32 ... on its own.
 //
 // grid (32, tokens of q * HEADS, 1), threadgroup (32, up to 4, 1)
 // merges: {first own partial, own partials, first in shared_partials, shared partials} by row
@@ -18,7 +18,7 @@ const int own_count = merges[4 * row + 1];
 const int shared_first = merges[4 * row + 2];
 const int count = own_count + merges[4 * row + 3];
 
-// A sink is a key without a value that everybody sees first.
+// A sink is one more key, without a value: its score starts the softmax of each query.
 float peak = SINKS ? float(sinks[head]) : MASKED;
 float mass = SINKS ? 1.0f : 0.0f;
 float sums[PARTS];
