@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,12 @@ kv_bits_option = click.option(
     metavar="8",
     help="Store keys and values in 8 bits: about twice the tokens fit.",
 )
+speculate_option = click.option(
+    "--speculate",
+    type=click.Choice(["auto", "off", "context", "tree"]),
+    help="How to draft tokens, of which one step verifies several; the output is the same. "
+    "The default is auto, and off in benchmarks of other things.",
+)
 disk_cache_option = click.option(
     "--disk-cache",
     metavar="DIR",
@@ -61,6 +67,11 @@ class EngineOptions:
     disk_cache_dir: str | None = None
     disk_cache_bytes: int = 2_000_000_000
     mmproj: str | None = None
+    speculate: str | None = None
+
+    def without_drafts(self) -> EngineOptions:
+        """Return these options with speculation off unless it was asked for: see `bench`."""
+        return replace(self, speculate=self.speculate or "off")
 
 
 def engine_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -69,6 +80,7 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
     @model_option
     @mmproj_option
     @kv_bits_option
+    @speculate_option
     @disk_cache_option
     @disk_cache_size_option
     @wraps(command)
@@ -79,38 +91,43 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
         kv_bits: int | None,
         disk_cache: str | None,
         disk_cache_size: int,
+        speculate: str | None,
         **others: Any,
     ) -> None:
-        options = EngineOptions(model, kv_bits, disk_cache, disk_cache_size, mmproj)
+        options = EngineOptions(model, kv_bits, disk_cache, disk_cache_size, mmproj, speculate)
         command(*args, options=options, **others)
 
     return with_options
 
 
 @contextmanager
-def open_engine(options: EngineOptions) -> Iterator[Backend]:
+def open_engine(options: EngineOptions, **more: Any) -> Iterator[Backend]:
     """Create an engine with these options; shut it down when the `with` block ends.
+
+    Args:
+        more: further options of `EngineConfig`, which override the others.
 
     Raises:
         ModelError: the model cannot be found or loaded.
         MemoryLimitError: the model does not fit into memory.
         InvalidParamsError: an option has a wrong value.
     """
-    engine = create_engine(options)
+    engine = create_engine(options, **more)
     try:
         yield engine
     finally:
         engine.shutdown()
 
 
-def create_engine(options: EngineOptions) -> Backend:
+def create_engine(options: EngineOptions, **more: Any) -> Backend:
     from sgl_mlx.runtime.config import EngineConfig
     from sgl_mlx.runtime.engine import Engine  # imports mlx, which takes a second
 
-    EngineConfig.of(asdict(options))  # raises for wrong options before a download
-    fetch_model(options.model_path)
-    with _progress(f"loading {options.model_path or 'the default model'}"):
-        return Engine(**asdict(options))
+    given = {**asdict(options), **more}
+    config = EngineConfig.of(given)  # raises for wrong options before a download
+    fetch_model(config.model_path)
+    with _progress(f"loading {config.model_path or 'the default model'}"):
+        return Engine(**given)
 
 
 def fetch_model(model: str | None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -49,3 +50,18 @@ def tower_option(default: str) -> Callable[[Command], Command]:
 chip_option = click.option(
     "--chip", default="m2-ultra", show_default=True, help="Apple chip to model."
 )
+
+
+def setting(given: str) -> tuple[str, Any]:
+    """Parse `NAME=VALUE`, the type of an option; a value that is no JSON is a text.
+
+    Raises:
+        BadParameter: there is no name or no `=`.
+    """
+    name, equals, value = given.partition("=")
+    if not name or not equals:
+        raise click.BadParameter(f"{given!r} must be NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value

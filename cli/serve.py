@@ -8,11 +8,13 @@ import socket
 import sys
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sgl_mlx.cli.engine import EngineOptions, engine_options, open_engine
+from sgl_mlx.cli.options import setting
 from sgl_mlx.cli.sizes import byte_size
 from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.errors import BackendError
@@ -76,6 +78,19 @@ _START = '{"prompt": "Once upon a time", "max_tokens": 50}'
     show_default=True,
     help="Longest wait for running requests after Ctrl-C.",
 )
+@click.option(
+    "--engine-option",
+    "engine_settings",
+    multiple=True,
+    type=setting,
+    metavar="NAME=VALUE",
+    help="Set any other option of the engine, such as max_running_requests=32; repeatable.",
+)
+@click.option(
+    "--cache-log",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Append each prompt to this file, for cache-doctor.",
+)
 @click.option("--access-log/--no-access-log", default=True, help="Log a line for each request.")
 def serve(
     model_path: str | None,
@@ -84,16 +99,18 @@ def serve(
     port: int,
     access_log: bool,
     drain_timeout: int,
+    engine_settings: tuple[tuple[str, Any], ...],
     **settings: Any,
 ) -> None:
     """Serve MODEL over HTTP, for clients of OpenAI's and SGLang's servers.
 
     MODEL is what --model takes. Ctrl-C lets running requests finish; a second one stops at once.
     """
-    _require_packages()
+    require_packages()
     listener = _bind(host, port)
     _log_to_stderr(access_log)
-    with open_engine(replace(options, model_path=model_path or options.model_path)) as engine:
+    options = replace(options, model_path=model_path or options.model_path)
+    with open_engine(options, **dict(engine_settings)) as engine:
         engine.submit((Text("Hello"),), SamplingParams(max_new_tokens=2)).result()
         app = _app(engine, **settings)
         config = _uvicorn_config(app, drain_timeout)
@@ -110,6 +127,7 @@ def _app(
     max_requests: int,
     max_body_size: int,
     request_timeout: float | None,
+    cache_log: Path | None,
 ) -> Starlette:
     from sgl_mlx.server import Limits, app  # an optional extra
 
@@ -117,11 +135,17 @@ def _app(
         max_body_bytes=max_body_size, max_requests=max_requests, request_timeout=request_timeout
     )
     return app(
-        engine, api_keys=api_keys, model_names=model_names, limits=limits, any_model=any_model
+        engine,
+        api_keys=api_keys,
+        model_names=model_names,
+        limits=limits,
+        any_model=any_model,
+        cache_log=cache_log,
     )
 
 
-def _require_packages() -> None:
+def require_packages() -> None:
+    """Raise `BackendError` if a package of the server is missing."""
     try:
         import msgspec  # noqa: F401
         import prometheus_client  # noqa: F401

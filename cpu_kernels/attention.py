@@ -15,7 +15,7 @@ LANES = 16
 
 def fits(dim: int, value_dim: int, dtype: mx.Dtype) -> bool:
     """True if the CPU kernels support keys and values of these widths in this dtype."""
-    return dim == value_dim and dim % LANES == 0 and dtype == mx.float32
+    return dim % LANES == 0 and value_dim % LANES == 0 and dtype == mx.float32
 
 
 class CpuAttention:

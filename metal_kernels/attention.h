@@ -333,11 +333,12 @@ inline void add_values(
   }
 }
 
-// Attend to the keys at positions [first, min(first + KEYS, end)). `tile` and `partial` belong to
-// the whole threadgroup: all its threads must call this together.
+// Attend to the keys at positions [first, min(first + KEYS, end)). With VALUES_IN_KEYS a value is the
+// first VALUE_DIM elements of its key, and is read from the tile of keys. `tile` and `partial`
+// belong to the whole threadgroup: all its threads must call this together.
 template <
     typename T, int DIM, int VALUE_DIM, int KV_HEADS, int WINDOW, bool CAPPED, bool QUANTIZED,
-    typename Row, typename Stored>
+    bool VALUES_IN_KEYS, typename Row, typename Stored>
 inline void attend_tile(
     thread Row& row,
     threadgroup T* tile,
@@ -353,6 +354,7 @@ inline void attend_tile(
     float softcap) {
   typedef Tile<T, DIM, VALUE_DIM> Sizes;
   constexpr int KEYS = Sizes::KEYS;
+  constexpr int VALUE_STRIDE = tile_stride<T, VALUES_IN_KEYS ? DIM : VALUE_DIM>();
   const int slice = thread_index / 32 % Sizes::SLICES;
   fill_tile<KEYS, DIM, KV_HEADS, QUANTIZED>(tile, keys, first, end, thread_index);
   threadgroup_barrier(mem_flags::mem_threadgroup);  // the keys are whole
@@ -362,13 +364,17 @@ inline void attend_tile(
     share_scores<KEYS>(partial, scores, thread_index);
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);  // the keys are read, the scores shared
-  fill_tile<KEYS, VALUE_DIM, KV_HEADS, QUANTIZED>(tile, values, first, end, thread_index);
+  if (!VALUES_IN_KEYS) {
+    fill_tile<KEYS, VALUE_DIM, KV_HEADS, QUANTIZED>(tile, values, first, end, thread_index);
+  }
   if (Sizes::SLICES > 1) {
     scores = sum_scores<KEYS, Sizes::SLICES>(partial, thread_index);
   }
   weigh<KEYS, WINDOW, CAPPED>(row, scores, first, end, position, lane, scale, softcap);
-  threadgroup_barrier(mem_flags::mem_threadgroup);  // the values are whole
-  add_values<T, KEYS, tile_stride<T, VALUE_DIM>()>(
+  if (!VALUES_IN_KEYS) {
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // the values are whole
+  }
+  add_values<T, KEYS, VALUE_STRIDE>(
       row, scores, tile + slice * Sizes::VALUE_SLICE, lane);
   threadgroup_barrier(mem_flags::mem_threadgroup);  // the values are read
 }

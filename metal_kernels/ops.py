@@ -162,7 +162,7 @@ def _template(
         *(("T", q.dtype), ("DIM", shapes["D"]), ("VALUE_DIM", shapes["V"])),
         *(("HEADS", shapes["Hq"]), ("KV_HEADS", shapes["Hkv"])),
         *(("WINDOW", options.window or 0), ("CAPPED", options.softcap is not None)),
-        ("QUANTIZED", pool.quantized),
+        *(("QUANTIZED", pool.quantized), ("VALUES_IN_KEYS", pool.values_in_keys)),
     ]
 
 

@@ -104,7 +104,7 @@ def _check_pool(shapes: Shapes, dtype: mx.Dtype, pool: PoolLayer) -> None:
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype} is not one of {', '.join(map(str, DTYPES))}")
     stored = mx.int8 if pool.quantized else dtype
-    for name, width in (("keys", "D"), ("values", "V")):
+    for name, width in (("keys", "D"), ("values", "D" if pool.values_in_keys else "V")):
         array = getattr(pool, name)
         shapes.check(f"pool {name}", array, "N", "Hkv", width)
         if array.dtype != stored:

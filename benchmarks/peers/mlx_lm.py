@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
-from sgl_mlx.benchmarks.peers.completions import HttpSession, Question, opened
+from sgl_mlx.benchmarks.peers.completions import HttpSession, opened
+from sgl_mlx.benchmarks.peers.openai_dialect import OpenAiDialect
 from sgl_mlx.benchmarks.peers.server import HOST, running
-from sgl_mlx.benchmarks.peers.system import Answer, PeerError
 from sgl_mlx.benchmarks.suite.workloads.words import Words
 from sgl_mlx.benchmarks.suite.workloads.workload import Need, Size, Workload
 
 _PROMPTS_KEPT = 256
+# the detokenizer of byte-level vocabularies strips the first space; at least one token is written
+DIALECT = OpenAiDialect("mlx-lm", scored_tokens=1, drops_first_space=True)
 
 
 class MlxLm:
@@ -58,46 +58,3 @@ class MlxLm:
         # through our module, which loads a fast BLAS first where MLX needs one
         program = [sys.executable, "-m", "sgl_mlx.benchmarks.peers.mlx_lm_server"]
         return [*program, *(str(x) for pair in options.items() for x in pair)]
-
-
-@dataclass(frozen=True)
-class MlxLmDialect:
-    """Dialect of mlx-lm's `POST /v1/completions` (OpenAI's), with at least one output token."""
-
-    path: str = "/v1/completions"
-    scored_tokens: int = 1
-    drops_first_space: bool = True  # mlx-lm's detokenizer of byte-level vocabularies strips it
-
-    def request(self, question: Question) -> dict[str, Any]:
-        return {
-            "prompt": question.prompt,
-            "max_tokens": question.max_tokens,
-            "temperature": 0,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "stop": list(question.stop),
-            "logit_bias": {str(token): bias for token, bias in question.bias.items()},
-        }
-
-    def text(self, event: Mapping[str, Any]) -> str:
-        choices = event.get("choices")
-        if not isinstance(choices, list):
-            raise PeerError(f"mlx-lm sent no choices: {str(event)[:200]}")
-        return "".join(str(choice.get("text") or "") for choice in choices)
-
-    def usage(self, event: Mapping[str, Any]) -> Answer | None:
-        usage = event.get("usage")
-        if not usage:
-            return None
-        try:
-            details = usage.get("prompt_tokens_details") or {}
-            return Answer(
-                int(usage["prompt_tokens"]),
-                int(usage["completion_tokens"]),
-                int(details.get("cached_tokens", 0)),
-            )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise PeerError(f"mlx-lm counts no tokens in {str(usage)[:200]}") from error
-
-
-DIALECT = MlxLmDialect()

@@ -62,6 +62,7 @@ class Weights:
             "tokenizer_class": "PreTrainedTokenizerFast",
             "eos_token": self.tokenizer.token_text(min(self.tokenizer.eos_token_ids)),
             "clean_up_tokenization_spaces": False,
+            "chat_template": self.tokenizer.chat_template,
         }
         (made / "tokenizer_config.json").write_text(json.dumps(settings))
         return made

@@ -50,10 +50,10 @@ class Run:
             "seconds": round(self.seconds, 3),
             "programs": self.programs,
             "programs_per_second": round(self.speed, 3),
-            "latency_p50": _percentile(self.latencies, 50),
-            "latency_p95": _percentile(self.latencies, 95),
-            "ttft_p50": _percentile(self.first, 50),
-            "ttft_p95": _percentile(self.first, 95),
+            "latency_p50": percentile(self.latencies, 50),
+            "latency_p95": percentile(self.latencies, 95),
+            "ttft_p50": percentile(self.first, 50),
+            "ttft_p95": percentile(self.first, 95),
             **self.work,
             "cached_tokens": self.cached_tokens,
             **self.details,
@@ -123,7 +123,8 @@ def _run_all(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _percentile(values: Sequence[float], percent: int) -> float | None:
+def percentile(values: Sequence[float], percent: int) -> float | None:
+    """Return a percentile of seconds, rounded to 0.1 ms; None if there are no values."""
     if not values:
         return None
     if len(values) == 1:

@@ -33,6 +33,13 @@ existing_file_type = click.Path(exists=True, dir_okay=False)
 )
 @click.option("--llama-server", metavar="PATH", help="llama.cpp's server, if it is not on PATH.")
 @click.option(
+    "--ours",
+    type=click.Choice(("in-process", "http")),
+    default="in-process",
+    show_default=True,
+    help="Run our engine in this process, or our server by the same client as its peers.",
+)
+@click.option(
     "--ablation",
     "ablations",
     multiple=True,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sgl_mlx.cli.bench.watching import ended_by_signals, watched
 from sgl_mlx.cli.engine import EngineOptions
 from sgl_mlx.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from sgl_mlx.benchmarks.peers.system import System
     from sgl_mlx.benchmarks.peers.weights import Weights
-    from sgl_mlx.benchmarks.suite.run import Watch
     from sgl_mlx.benchmarks.suite.workloads.workload import Workload
 
 PEERS = ("llama.cpp", "mlx-lm")
@@ -34,6 +32,7 @@ class SuiteRun:
     options: EngineOptions
     peers: tuple[str, ...]
     llama_server: str | None
+    ours: str
     ablations: tuple[str, ...]
     scale: float
     data: str | None
@@ -51,12 +50,12 @@ class SuiteRun:
         from sgl_mlx.benchmarks.suite.workloads.workload import Size
 
         with ExitStack() as stack:
-            stack.enter_context(_ended_by_signals())
+            stack.enter_context(ended_by_signals())
             folder = Path(stack.enter_context(TemporaryDirectory()))
             weights = Weights(self.options.model_path, folder)
             systems, missing = self._systems(weights, self._mmproj(weights, workloads))
             size, words = Size(self.scale, folder), Words(weights.tokenizer)
-            watch = stack.enter_context(_watched())
+            watch = stack.enter_context(watched())
             found = []
             for comparison in compare(
                 systems, missing, workloads, size, words, self.repeats, watch
@@ -89,11 +88,11 @@ class SuiteRun:
 
     def _systems(self, weights: Weights, mmproj: str | None) -> tuple[list[System], dict[str, str]]:
         """Return the systems, ours first, and the reason for each peer that cannot run here."""
-        from sgl_mlx.benchmarks.peers.ours import Ours
         from sgl_mlx.benchmarks.suite.ablations import ablated
 
-        chosen = {**asdict(self.options), "mmproj": mmproj}
-        systems: list[System] = [Ours(chosen), *(ablated(name, chosen) for name in self.ablations)]
+        # steered answers repeat one word, and drafts would guess them all
+        chosen = {**asdict(self.options.without_drafts()), "mmproj": mmproj}
+        systems = [self._our_system(chosen), *(ablated(name, chosen) for name in self.ablations)]
         missing: dict[str, str] = {}
         for peer in self.peers:
             try:
@@ -101,6 +100,13 @@ class SuiteRun:
             except BenchmarkError as error:
                 missing[peer] = str(error)
         return systems, missing
+
+    def _our_system(self, options: dict[str, Any]) -> System:
+        """Return our engine in this process, or our server if --ours says so."""
+        from sgl_mlx.benchmarks.peers.our_server import OurServer
+        from sgl_mlx.benchmarks.peers.ours import Ours
+
+        return OurServer(options, self.timeout) if self.ours == "http" else Ours(options)
 
     def _peer(self, name: str, weights: Weights, mmproj: str | None) -> System:
         """Return the compared system called `name`; raises `PeerError` if it cannot run here."""
@@ -117,39 +123,3 @@ def _say(row: dict[str, Any]) -> None:
     ratios = ", ".join(f"{ratio:.2f}x {peer}" for peer, ratio in row["ratio"].items())
     reasons = "; ".join(f"{peer}: {why}" for peer, why in row["not_compared"].items())
     click.echo(f"{row['name']}: {'; '.join(filter(None, (ratios, reasons)))}", err=True)
-
-
-@contextmanager
-def _watched() -> Iterator[Watch]:
-    """Show a progress bar on standard error if it is a terminal; yield its update function."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("starting", total=None)
-
-        def watch(name: str, done: int, total: int) -> None:
-            bar.update(task, description=name, completed=done, total=total)
-
-        yield watch
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Make SIGTERM raise SystemExit in the `with` block, so that started servers are ended too."""
-
-    def end(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -157,12 +157,12 @@ _HANDLED = {"id", "prompt_tokens", "cached_tokens", "finish_reason"} | {
 }
 
 
-def completion(text: str, meta: Mapping[str, Any]) -> Completion:
-    """Return the completion for a server's text and `meta_info`; without token ids."""
+def completion(text: str, meta: Mapping[str, Any], token_ids: tuple[int, ...] = ()) -> Completion:
+    """Return the completion for a server's text, `meta_info` and token ids, if it tells them."""
     known = {f: read(meta.get(key) or ()) for f, (key, read) in _LOGPROBS.items()}
     return Completion(
         text,
-        (),
+        token_ids,
         _finish_reason(meta.get("finish_reason")),
         meta.get("prompt_tokens", 0),
         meta.get("cached_tokens", 0),

@@ -18,6 +18,7 @@ from functools import partial
 from threading import get_ident
 from typing import Any, Literal, TypeVar, Unpack, overload
 
+from sgl_mlx import bounds
 from sgl_mlx.core import (
     ChoiceScores,
     Completion,
@@ -146,7 +147,7 @@ class Engine:
                 for; for a list of prompts, a list with one entry for each prompt.
             stream: return an iterator over growing answers; takes a single prompt.
             options: sampling parameters by name, which override `sampling_params`, and the
-                keywords of `RequestKeywords`: `rid`, `priority`, `timeout`, `deadline`.
+                keywords of `RequestKeywords`, such as `rid`, `priority`, `timeout`, `extra_key`.
 
         Returns:
             A `GenerateResult`; a list of them for a list of prompts or for `n > 1`. With `stream`,
@@ -161,8 +162,8 @@ class Engine:
             EngineStoppedError: after `shutdown`, and in a forked process.
         """
         inputs = self._ask(prompt, sampling_params, input_ids, image_data, options)
-        if stream:
-            return self._stream(_only(inputs))
+        if bounds.switch("stream", stream):
+            return self._stream(inputs.only())
         return shape(wait_all(self._launch(inputs)), inputs.single)
 
     async def async_generate(
@@ -181,8 +182,8 @@ class Engine:
         prompts, grammars and pictures. Cancelling the awaiting task aborts the request.
         """
         inputs = self._ask(prompt, sampling_params, input_ids, image_data, options)
-        if stream:
-            return self._stream_async(_only(inputs))
+        if bounds.switch("stream", stream):
+            return self._stream_async(inputs.only())
         return shape(await wait_all_async(self._launch(inputs)), inputs.single)
 
     def abort(self, rid: str) -> bool:
@@ -234,7 +235,11 @@ class Engine:
         return target
 
     def score(
-        self, prompt: Prompt, choices: Sequence[str], unconditional: bool = False
+        self,
+        prompt: Prompt,
+        choices: Sequence[str],
+        unconditional: bool = False,
+        **keywords: Unpack[RequestKeywords],
     ) -> Future[ChoiceScores]:
         """Return a future of each choice's logprobs after the prompt, which is prefilled once.
 
@@ -246,7 +251,7 @@ class Engine:
         self._enter()
         scoring = Scoring(choices, unconditional, self.tokenizer)
         source = self._preparer.of_prompt(prompt)
-        each = RequestOptions.each({}, scoring.requests, single=False)
+        each = RequestOptions.each(keywords, scoring.requests, single=False)
         requests = [self._request(options) for options in each]
         futures = self._flight.launch(
             requests,
@@ -263,7 +268,7 @@ class Engine:
 
     @property
     def supports_parallel(self) -> bool:
-        return self._model.path == "ragged"
+        return self._model.joins
 
     @property
     def model_name(self) -> str:
@@ -284,15 +289,15 @@ class Engine:
         return bool(self._call(self._loop.flush_cache))
 
     def get_server_info(self) -> dict[str, Any]:
-        """Return the options, model, limits and, under `"stats"`, `EngineStats` as a dictionary."""
-        stats = self._call(self._loop.stats).to_dict()
+        """Return the options, model, limits, costs of steps, and `EngineStats` under `"stats"`."""
+        stats, costs = self._call(self._loop.stats).to_dict(), self._model.costs
         return {
             **asdict(self.config),
-            "model_path": self.model_name,
-            "tokenizer_path": self.model_name,
+            **dict.fromkeys(("model_path", "tokenizer_path"), self.model_name),
             "context_length": self._model.context_length,
             "max_total_num_tokens": self._model.slots,
             "attention_path": self._model.path,
+            "step_seconds": asdict(costs) if costs is not None else None,
             "stats": stats,
         }
 
@@ -364,17 +369,14 @@ class Engine:
         seed = params.seed if params.seed is not None else self._seeds.getrandbits(62)
         return Request(options, seed, self._loop, on_event)
 
-    def _start(self, inputs: Inputs, on_event: OnEvent) -> Future[Completions]:
-        return self._launch(inputs, on_event)[0]
-
     def _stream(self, inputs: Inputs) -> Iterator[GenerateResult]:
         samples = [PartialCompletion() for _ in range(inputs.params[0].n)]
-        for event in iterate(partial(self._start, inputs)):
+        for event in iterate(lambda on_event: self._launch(inputs, on_event)[0]):
             yield grow(samples, event)
 
     async def _stream_async(self, inputs: Inputs) -> AsyncIterator[GenerateResult]:
         samples = [PartialCompletion() for _ in range(inputs.params[0].n)]
-        async for event in iterate_async(partial(self._start, inputs)):
+        async for event in iterate_async(lambda on_event: self._launch(inputs, on_event)[0]):
             yield grow(samples, event)
 
     def _prefetch(self, source: Source, target: Future[int]) -> None:
@@ -392,9 +394,3 @@ def _ident_behind(deliver: Callable[[Callable[[], object]], None]) -> int:
     found: Future[int] = Future()
     deliver(lambda: found.set_result(get_ident()))
     return found.result()
-
-
-def _only(inputs: Inputs) -> Inputs:
-    if len(inputs.sources) != 1:
-        raise InvalidParamsError(f"stream=True takes one prompt, got {len(inputs.sources)}")
-    return inputs

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from sgl_mlx.server.bodies import json_response
 from sgl_mlx.server.errors import HttpError
 from sgl_mlx.server.sse import open_stream, while_connected
+from sgl_mlx.server.visit import Visit
 
 
 class Call(Protocol):
@@ -26,13 +26,22 @@ class Call(Protocol):
 
 
 async def answer(
-    request: Request,
-    call: Call,
-    stream: bool | None,
-    pause: float,
-    failure: Callable[[HttpError], bytes],
+    visit: Visit, call: Call, stream: bool | None, failure: Callable[[HttpError], bytes]
 ) -> Response:
-    """Return the response to `call`; `pause`, `failure` and errors are those of `open_stream`."""
+    """Return the response to `call`, which has the header `x-sgl-cache`.
+
+    Args:
+        failure: encodes an error that occurs after the headers of a stream were sent.
+
+    Raises:
+        Exception: an error before the answer began; see `open_stream`.
+    """
+    request = visit.request
     if stream:
-        return await open_stream(request, call.stream(), pause, failure)
-    return json_response(await while_connected(request.receive, call.whole()))
+        pause = visit.service.limits.comment_seconds
+        response: Response = await open_stream(request, call.stream(), pause, failure)
+    else:
+        response = json_response(await while_connected(request.receive, call.whole()))
+    if (told := visit.cache_header) is not None:
+        response.headers["x-sgl-cache"] = told
+    return response

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
-from sgl_mlx.core import Completion, Prompt, SamplingParams, StreamEvent
+from sgl_mlx.core import ChoiceScores, Completion, Prompt, SamplingParams, StreamEvent
 
 
 class Detokenizer(Protocol):
@@ -56,6 +56,9 @@ class ServedEngine(Protocol):
     def model_name(self) -> str: ...
 
     @property
+    def supports_parallel(self) -> bool: ...
+
+    @property
     def tokenizer(self) -> ServedTokenizer: ...
 
     def submit(
@@ -67,7 +70,19 @@ class ServedEngine(Protocol):
         rid: str,
         priority: int = 0,
         timeout: float | None = None,
+        extra_key: str | None = None,
     ) -> Future[tuple[Completion, ...]]: ...
+
+    def score(
+        self,
+        prompt: Prompt,
+        choices: Sequence[str],
+        unconditional: bool = False,
+        *,
+        priority: int = 0,
+        timeout: float | None = None,
+        extra_key: str | None = None,
+    ) -> Future[ChoiceScores]: ...
 
     def flush_cache(self) -> bool: ...
 

@@ -9,9 +9,9 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn, cast
 
-from sgl_mlx.core import Completion, Prompt, SamplingParams, StreamEvent
+from sgl_mlx.core import ChoiceScores, Completion, Prompt, SamplingParams, StreamEvent
 from sgl_mlx.errors import RequestAborted
 from sgl_mlx.server.engine import ServedEngine
 from sgl_mlx.server.errors import HttpError
@@ -23,12 +23,35 @@ Completions = tuple[Completion, ...]
 
 @dataclass(frozen=True)
 class Ask:
-    """One prompt for the engine, as parts or token ids, with its sampling parameters and id."""
+    """One prompt for the engine, as parts or token ids, with its sampling parameters and id.
+
+    Attributes:
+        extra_key: part of the prefix cache to use; see `Visit`.
+        choices: texts to score after the prompt, for `Flights.scores`.
+        unconditional: also score the choices without the prompt.
+    """
 
     prompt: Prompt | Sequence[int]
     params: SamplingParams
     rid: str
     priority: int = 0
+    extra_key: str = ""
+    choices: tuple[str, ...] = ()
+    unconditional: bool = False
+
+    def begin(
+        self,
+        engine: ServedEngine,
+        on_event: Callable[[StreamEvent], None] | None,
+        timeout: float | None,
+    ) -> Future[Any]:
+        """Submit the prompt; return the engine's future of its completions or its scores."""
+        options: dict[str, Any] = {"priority": self.priority, "timeout": timeout}
+        options["extra_key"] = self.extra_key
+        if self.choices:
+            prompt = cast(Prompt, self.prompt)
+            return engine.score(prompt, self.choices, self.unconditional, **options)
+        return engine.submit(self.prompt, self.params, on_event, rid=self.rid, **options)
 
 
 @dataclass(eq=False)
@@ -44,7 +67,7 @@ class Flight:
     """
 
     asks: Sequence[Ask]
-    futures: list[Future[Completions]] = field(default_factory=list)
+    futures: list[Future[Any]] = field(default_factory=list)
     events: asyncio.Queue[tuple[int, StreamEvent] | None] = field(default_factory=asyncio.Queue)
     aborted: bool = False
     started: float = field(default_factory=time.monotonic)
@@ -72,6 +95,10 @@ class Flights:
     @property
     def count(self) -> int:
         return len(self._under_way)
+
+    def under_way(self) -> list[tuple[str, float]]:
+        """Return the ids of the prompts in progress, and when each was submitted."""
+        return [(rid, flight.started) for rid, flight in self._under_way.items()]
 
     def abort(self, prefix: str) -> int:
         """Abort the prompts whose id begins with `prefix`; returns the number of them."""
@@ -102,6 +129,10 @@ class Flights:
         for answer in answers:
             self._count(flight, answer)
         return answers
+
+    async def scores(self, asks: Sequence[Ask]) -> list[ChoiceScores]:
+        """Score the choices of each prompt; raise as `whole`."""
+        return cast(list[ChoiceScores], await self.whole(asks))
 
     async def stream(self, asks: Sequence[Ask]) -> AsyncGenerator[tuple[int, StreamEvent]]:
         """Run the prompts; yield pairs of an index in `asks` and an event; raise as `whole`."""
@@ -136,14 +167,8 @@ class Flights:
 
         try:
             for i, ask in enumerate(asks):
-                future = self._engine.submit(
-                    ask.prompt,
-                    ask.params,
-                    teller(i) if streamed else None,
-                    rid=ask.rid,
-                    priority=ask.priority,
-                    timeout=self._limits.request_timeout,
-                )
+                on_event = teller(i) if streamed else None
+                future = ask.begin(self._engine, on_event, self._limits.request_timeout)
                 flight.futures.append(future)
                 self._under_way[ask.rid] = flight
                 future.add_done_callback(lambda _: put(None))
@@ -203,9 +228,11 @@ class Flights:
             self._metrics.first_token.observe(now - flight.started)
         told[index] = now
 
-    def _count(self, flight: Flight, answer: Completions) -> None:
+    def _count(self, flight: Flight, answer: Completions | ChoiceScores) -> None:
         metrics = self._metrics
-        metrics.prompt_tokens.inc(answer[0].prompt_tokens)
-        metrics.cached_tokens.inc(answer[0].cached_tokens)
-        metrics.generated.inc(sum(len(c.token_ids) for c in answer))
+        samples = answer if isinstance(answer, tuple) else ()
+        prompt = answer if isinstance(answer, ChoiceScores) else answer[0]
+        metrics.prompt_tokens.inc(prompt.prompt_tokens)
+        metrics.cached_tokens.inc(prompt.cached_tokens)
+        metrics.generated.inc(sum(len(sample.token_ids) for sample in samples))
         metrics.whole.observe(time.monotonic() - flight.started)

@@ -57,17 +57,22 @@ class Memory:
         self._count = 0
         self._lock = threading.Lock()
 
-    def keep(self, pieces: Sequence[Piece], answer: Answer) -> None:
+    def of(self, owner: str) -> Answers:
+        """Return the stored answers of one part of the prefix cache."""
+        return Answers(self, owner)
+
+    def keep(self, pieces: Sequence[Piece], answer: Answer, owner: str = "") -> None:
         """Store an answer under its text and tool calls, which `pieces` hold."""
         text, _, calls = _meaning_of(pieces)
+        key = _key(owner, text, calls)
         with self._lock:
-            self._forget(_key(text, calls))
-            self._answers[_key(text, calls)] = answer
+            self._forget(key)
+            self._answers[key] = answer
             self._count += len(answer.tokens)
             while self._count > self._limit:
                 self._forget(next(iter(self._answers)))
 
-    def find(self, message: Mapping[str, Any]) -> Answer | None:
+    def find(self, message: Mapping[str, Any], owner: str = "") -> Answer | None:
         """Return the stored answer with the text and tool calls of `message`, or None.
 
         Args:
@@ -75,7 +80,7 @@ class Memory:
         """
         functions = [call["function"] for call in message.get("tool_calls", ())]
         calls = tuple(_call_text(f["name"], f["arguments"]) for f in functions)
-        key = _key(str(message.get("content") or "").strip(), calls)
+        key = _key(owner, str(message.get("content") or "").strip(), calls)
         with self._lock:
             found = self._answers.get(key)
             if found is not None:
@@ -85,6 +90,20 @@ class Memory:
     def _forget(self, key: str) -> None:
         if (old := self._answers.pop(key, None)) is not None:
             self._count -= len(old.tokens)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers in a `Memory` that belong to one part of the prefix cache."""
+
+    memory: Memory
+    owner: str
+
+    def keep(self, pieces: Sequence[Piece], answer: Answer) -> None:
+        self.memory.keep(pieces, answer, self.owner)
+
+    def find(self, message: Mapping[str, Any]) -> Answer | None:
+        return self.memory.find(message, self.owner)
 
 
 class AnswerReader:
@@ -144,5 +163,5 @@ def _call_text(name: str, arguments: Any) -> str:
     return json.dumps([name, arguments], sort_keys=True)
 
 
-def _key(text: str, calls: Sequence[str]) -> str:
-    return json.dumps([text, *calls])
+def _key(owner: str, text: str, calls: Sequence[str]) -> str:
+    return json.dumps([owner, text, *calls])

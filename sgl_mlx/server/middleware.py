@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import logging
 import re
@@ -17,6 +18,9 @@ from sgl_mlx.server.bodies import json_response
 from sgl_mlx.server.errors import HttpError, answer_for, as_http_error
 
 access = logging.getLogger("sgl_mlx.server.access")
+
+CLIENT = "sgl_mlx.client"
+"""Key of an ASGI scope: a digest of the request's API key, empty if none is required."""
 
 _OPEN = frozenset(["/", "/health", "/ready"])
 """Paths that need no API key, so that monitoring can call them."""
@@ -43,7 +47,7 @@ class Gate:
             return
         passage = _Passage(scope, send)
         try:
-            self._check_key(passage.path, passage.headers)
+            scope[CLIENT] = self._client(passage.path, passage.headers)
             await self._app(scope, receive, passage.send)
         except ClientDisconnect:
             passage.status = _CLIENT_GONE
@@ -52,15 +56,21 @@ class Gate:
         finally:
             passage.log()
 
-    def _check_key(self, path: str, headers: Headers) -> None:
+    def _client(self, path: str, headers: Headers) -> str:
+        """Return a digest of the request's API key; "" if none is required.
+
+        Raises:
+            HttpError: 401 if the key is missing or wrong.
+        """
         if not self._keys or path in _OPEN:
-            return
+            return ""
         scheme, _, token = headers.get("authorization", "").partition(" ")
         given = token if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         fits = [hmac.compare_digest(given.strip().encode(), key) for key in self._keys]
         if not any(fits):
             message = "the API key is missing" if not given else "the API key is wrong"
             raise HttpError(401, message, "invalid_api_key")
+        return hashlib.blake2b(given.strip().encode(), digest_size=8).hexdigest()
 
 
 class _Passage:

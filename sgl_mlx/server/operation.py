@@ -15,10 +15,7 @@ from sgl_mlx.server.service import Service
 
 
 def routes(service: Service) -> list[Route]:
-    """Return the routes `/`, `/health`, `/ready`, `/v1/models` and `/metrics`."""
-
-    async def root(_: Request) -> Response:
-        return PlainTextResponse(f"sgl-mlx serves {service.names[0]}\n")
+    """Return the routes `/health`, `/ready`, `/v1/models` and `/metrics`."""
 
     async def health(_: Request) -> Response:
         await service.info()
@@ -39,7 +36,6 @@ def routes(service: Service) -> list[Route]:
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     return [
-        Route("/", root),
         Route("/health", health),
         Route("/ready", health),
         Route("/v1/models", models),

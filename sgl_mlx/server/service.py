@@ -6,12 +6,14 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 
 from sgl_mlx.errors import EngineStoppedError
 from sgl_mlx.server import bodies
+from sgl_mlx.server.doctor.history import History
 from sgl_mlx.server.engine import ServedEngine
 from sgl_mlx.server.errors import HttpError
 from sgl_mlx.server.flight import Flights
@@ -31,6 +33,7 @@ class Service:
             the engine's `model_name`.
         limits: bounds on requests; None for the defaults.
         any_model: accept every model name.
+        log: file that records prompts for `sgl-mlx cache-doctor`; None for none.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Service:
         names: Sequence[str] = (),
         limits: Limits | None = None,
         any_model: bool = False,
+        log: Path | None = None,
     ) -> None:
         self.engine = engine
         self.names = tuple(names) or (engine.model_name,)
@@ -46,6 +50,7 @@ class Service:
         self.metrics = Metrics(self.names[0])
         self.flights = Flights(engine, self.limits, self.metrics)
         self.answers = Memory()
+        self.history = History(log)
         self.started = int(time.time())
         self._any_model = any_model
         self._beat: asyncio.Task[dict[str, Any]] | None = None

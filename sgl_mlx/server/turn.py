@@ -10,7 +10,7 @@ import msgspec
 
 from sgl_mlx.core import Prompt, SamplingParams, prompt_text
 from sgl_mlx.server.engine import ServedTokenizer
-from sgl_mlx.server.memory import AnswerReader, Memory
+from sgl_mlx.server.memory import AnswerReader, Answers
 from sgl_mlx.server.messages import Conversation
 from sgl_mlx.server.output import Form, think_marks
 from sgl_mlx.server.splice import Recall
@@ -35,9 +35,9 @@ class Turn:
     form: Form
     opening: str = ""
 
-    def reader(self, memory: Memory) -> AnswerReader:
-        """Return a reader that parses one answer and stores it in `memory` at its end."""
-        return AnswerReader(self.form, self.opening, memory.keep)
+    def reader(self, answers: Answers) -> AnswerReader:
+        """Return a reader that parses one answer and stores it in `answers` at its end."""
+        return AnswerReader(self.form, self.opening, answers.keep)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import tokenizers
 
-from sgl_mlx.core import Completion, Generated, Prompt, SamplingParams, StreamEvent
+from sgl_mlx.core import ChoiceScores, Completion, Generated, Prompt, SamplingParams, StreamEvent
 from sgl_mlx.testing import ScriptedBackend
 from sgl_mlx.tokenizer import Tokenizer
 
@@ -62,6 +62,12 @@ class ScriptedEngine(ScriptedBackend):
             ids = tuple(int(t) for t in prompt)  # type: ignore[arg-type]
             prompt = (Generated(self.tokenizer.decode(ids, skip_special=False), ids),)
         return super().submit(prompt, params.validate(), on_event)  # type: ignore[arg-type]
+
+    def score(
+        self, prompt: Prompt, choices: Sequence[str], unconditional: bool = False, **keywords: Any
+    ) -> Future[ChoiceScores]:
+        self.keywords.append(keywords)
+        return super().score(prompt, choices, unconditional)
 
     def get_server_info(self) -> dict[str, Any]:
         return {

@@ -20,9 +20,11 @@ from sgl_mlx.core import (
     Prompt,
     SamplingParams,
     StreamEvent,
+    Text,
     TokenLogprob,
 )
 from sgl_mlx.errors import BackendError, TokenizerError
+from sgl_mlx.lang.backends import context_wire
 from sgl_mlx.lang.pictures import around, has_pictures
 from sgl_mlx.lang.templates.chat_template import (
     ChatTemplate,
@@ -34,10 +36,14 @@ from sgl_mlx.protocol.events import GrowingText, checked, json_events
 
 _THREADS = 64
 """The most requests at a time; each has a thread that waits for its answer."""
+_SILENT = SamplingParams(max_new_tokens=0)
 
 
 class RuntimeEndpoint:
     """A `Backend` that sends requests to a server with SGLang's HTTP protocol.
+
+    This project's own server has `/v1/contexts` besides: then prompts travel in parts, `select`
+    takes one round trip, and pictures, grammars, gaps and parallel branches work anywhere.
 
     Args:
         base_url: the server's address, such as `http://localhost:30000`.
@@ -48,8 +54,6 @@ class RuntimeEndpoint:
     Attributes:
         chat_template: the chat template in use; programs may assign another.
     """
-
-    supports_parallel = False
 
     def __init__(
         self,
@@ -78,6 +82,18 @@ class RuntimeEndpoint:
 
     def get_model_name(self) -> str:
         return self.model_name
+
+    @cached_property
+    def _has_contexts(self) -> bool:
+        try:
+            return bool(self.model_info.get("contexts"))
+        except BackendError:  # an SGLang server without this path, or none: the request will tell
+            return False
+
+    @property
+    def supports_parallel(self) -> bool:
+        """True if the server joins parallel branches without computing them again."""
+        return self._has_contexts and bool(self.model_info.get("supports_parallel"))
 
     @cached_property
     def chat_template(self) -> ChatTemplate:
@@ -110,27 +126,29 @@ class RuntimeEndpoint:
         params: SamplingParams,
         on_event: Callable[[StreamEvent], None] | None = None,
     ) -> Future[tuple[Completion, ...]]:
-        mark = around(self.chat_template.image_token)[1] if has_pictures(prompt) else ""
-        payload = wire.payload(prompt, params, mark)
+        path, payload = self._request(prompt, params)
         if on_event is None:
-            return self._pool.submit(self._generate, payload)
-        return self._pool.submit(self._generate_stream, payload, on_event)
+            return self._pool.submit(self._generate, path, payload)
+        return self._pool.submit(self._generate_stream, path, payload, on_event)
 
     def score(
         self, prompt: Prompt, choices: Sequence[str], unconditional: bool = False
     ) -> Future[ChoiceScores]:
+        if self._has_contexts:
+            body = context_wire.scoring(prompt, choices, unconditional)
+            return self._pool.submit(self._score_in_context, body)
         return self._pool.submit(self._score, wire.flat_text(prompt), list(choices), unconditional)
 
     def prefill(self, prompt: Prompt) -> Future[int]:
-        return self._pool.submit(self._prefill, wire.flat_text(prompt))
+        return self._pool.submit(self._prefill, *self._request(prompt, _SILENT))
 
     def prefetch(self, prompt: Prompt) -> Future[int]:
         """Prefill the prompt, as the protocol has no prefetch; the future gives 0 if that fails."""
-        return self._pool.submit(self._prefill_if_possible, wire.flat_text(prompt))
+        return self._pool.submit(self._prefill_if_possible, *self._request(prompt, _SILENT))
 
     def cache_prefix(self, prefix_str: str) -> None:
         """Prefill a text with which programs will begin; waits until the server has done it."""
-        self._prefill(prefix_str)
+        self._prefill(*self._request((Text(prefix_str),), _SILENT))
 
     def flush_cache(self) -> bool:
         with self._open("/flush_cache", method="POST") as response:
@@ -146,20 +164,31 @@ class RuntimeEndpoint:
 
     # -- requests -----------------------------------------------------------------------------
 
-    def _generate(self, payload: dict[str, Any]) -> tuple[Completion, ...]:
-        answer = self._post("/generate", payload)
-        outputs = answer if isinstance(answer, list) else [answer]
+    def _request(self, prompt: Prompt, params: SamplingParams) -> tuple[str, dict[str, Any]]:
+        """Return the path and the body of the request that continues a prompt."""
+        if self._has_contexts:
+            return context_wire.GENERATE, context_wire.generation(prompt, params)
+        if params is _SILENT:
+            return "/generate", wire.prefill_payload(wire.flat_text(prompt))
+        mark = around(self.chat_template.image_token)[1] if has_pictures(prompt) else ""
+        return "/generate", wire.payload(prompt, params, mark)
+
+    def _generate(self, path: str, payload: dict[str, Any]) -> tuple[Completion, ...]:
+        answer = self._post(path, payload)
+        outputs = answer if isinstance(answer, list) else answer.get("samples", [answer])
         return tuple(_completion(output) for output in outputs)
 
     def _generate_stream(
-        self, payload: dict[str, Any], on_event: Callable[[StreamEvent], None]
+        self, path: str, payload: dict[str, Any], on_event: Callable[[StreamEvent], None]
     ) -> tuple[Completion, ...]:
         samples: dict[int, _Sample] = {}
-        with self._open("/generate", {**payload, "stream": True}) as response:
+        with self._open(path, {**payload, "stream": True}) as response:
             for chunk in json_events(response):
+                if "context" in chunk:  # the last event of a context, after all samples
+                    continue
                 index = chunk.get("index") or 0
                 sample = samples.setdefault(index, _Sample(index, self._sends_increments))
-                if event := sample.add(*_text_and_meta(chunk)):
+                if event := sample.add(*_read(chunk)):
                     on_event(event)
         for sample in samples.values():
             if event := sample.finish():
@@ -168,16 +197,17 @@ class RuntimeEndpoint:
             raise BackendError("the server's answer ended early, before it began")
         return tuple(sample.completion for _, sample in sorted(samples.items()))
 
-    def _prefill(self, text: str) -> int:
-        return int(
-            self._post("/generate", wire.prefill_payload(text))["meta_info"]["prompt_tokens"]
-        )
+    def _prefill(self, path: str, payload: dict[str, Any]) -> int:
+        return self._generate(path, payload)[0].prompt_tokens
 
-    def _prefill_if_possible(self, text: str) -> int:
+    def _prefill_if_possible(self, path: str, payload: dict[str, Any]) -> int:
         try:
-            return self._prefill(text)
+            return self._prefill(path, payload)
         except BackendError:
             return 0
+
+    def _score_in_context(self, payload: dict[str, Any]) -> ChoiceScores:
+        return context_wire.scores(self._post(context_wire.SCORE, payload))
 
     def _score(self, text: str, choices: list[str], unconditional: bool) -> ChoiceScores:
         """Score choices from the logprobs of prompt + choice.
@@ -233,8 +263,8 @@ class RuntimeEndpoint:
             raise BackendError(f"no usable answer from {request.full_url}: {error}") from error
 
 
-def _text_and_meta(output: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return the text and `meta_info` of a server's output.
+def _read(output: Mapping[str, Any]) -> tuple[str, dict[str, Any], tuple[int, ...]]:
+    """Return the text, `meta_info` and token ids of a server's output.
 
     Raises:
         BackendError: the output has no text, or the server aborted the request with an error.
@@ -243,7 +273,7 @@ def _text_and_meta(output: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     wire.checked_meta(meta)
     if not isinstance(text, str):
         raise BackendError(f"the server answered without text: {str(dict(output))[:200]}")
-    return text, meta
+    return text, meta, tuple(output.get("output_ids") or ())
 
 
 class _Sample:
@@ -261,14 +291,16 @@ class _Sample:
         assert self._last is not None, "a sample begins with its first chunk"
         return self._last
 
-    def add(self, text: str, meta: Mapping[str, Any]) -> StreamEvent | None:
+    def add(
+        self, text: str, meta: Mapping[str, Any], token_ids: tuple[int, ...]
+    ) -> StreamEvent | None:
         """Add a chunk; return the event with its new text or its end, or None without either."""
         piece = self._growing.add(text, wire.stopped_at(meta))
         self._told = meta.get("finish_reason") is not None
         self._ended = meta.get("finish_reason", "not told") is not None
         if self._told:
             piece += self._growing.finish()
-        self._last = wire.completion(self._growing.text, meta)
+        self._last = wire.completion(self._growing.text, meta, token_ids)
         event = wire.event(self._index, piece, self._shown, self._last, self._told)
         self._shown = self._last if event is not None else self._shown
         return event
@@ -288,7 +320,7 @@ class _Sample:
 
 
 def _completion(output: Mapping[str, Any]) -> Completion:
-    return wire.completion(*_text_and_meta(output))
+    return wire.completion(*_read(output))
 
 
 def _ssl_context(verify: str | bool | None) -> ssl.SSLContext | None:

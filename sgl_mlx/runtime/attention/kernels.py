@@ -22,6 +22,7 @@ from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan, ExtendRow, Shared
 from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.metal_kernels.shapes import DTYPES, WIDTHS
 from sgl_mlx.metal_kernels.tested import TestedKernels
+from sgl_mlx.models.layer_cache import Attention
 from sgl_mlx.runtime.attention.decode import Epoch
 from sgl_mlx.runtime.attention.prefill import Chunks
 from sgl_mlx.runtime.attention.sdpa import SdpaChunks
@@ -50,7 +51,7 @@ def rows_fit(rows: Sequence[Row]) -> bool:
     return all(row.prefix_positions is None for row in rows)
 
 
-class KernelEpoch:
+class KernelEpoch(Attention):
     """Decode epoch by our kernels, with the attributes and methods of `decode.Epoch`.
 
     `keys` and `values` hold the new tokens' KV: for each layer `(rows, width, kv_heads, dim)`.

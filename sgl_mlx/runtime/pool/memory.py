@@ -20,7 +20,7 @@ _GIB = 2**30
 _MOST_GARBAGE = 2**29
 _FEWEST = 1000
 """Fewest slots that a pool has if no size is configured."""
-_SHARE = 0.6
+SHARE = 0.6
 """The pool's share of the memory left after loading the weights; the rest is for activations and
 other programs. Wiring 75 % or more of a Mac's memory has caused kernel panics."""
 ENOUGH = 32768
@@ -60,18 +60,22 @@ def pool_slots(
     """
     available = available_bytes() if available is None else available
     each = KVPool.bytes_per_slot(layers, dtype, kv_bits)
-    usable = int(available * _SHARE)
-    fitting = usable // each
-    copied = _copies(layers, ragged) * KVPool.bytes_per_slot(layers, dtype)
-    beside = max(_beside_copies(available, each, copied, context_length), _FEWEST)
-    slots = wanted or min(fitting, beside, max(2 * context_length, ENOUGH))
+    usable = int(available * SHARE)
+    most = max(2 * context_length, ENOUGH)
+    if each:
+        copied = _copies(layers, ragged) * KVPool.bytes_per_slot(layers, dtype)
+        beside = max(_beside_copies(available, each, copied, context_length), _FEWEST)
+        fitting, most = usable // each, min(beside, most)
+    else:  # recurrent layers keep no KV
+        fitting = max(wanted or 0, most)
+    slots = wanted or min(fitting, most)
     if slots > fitting or slots < min(_FEWEST, wanted or _FEWEST):
         remedy = "" if kv_bits else "; kv_bits=8 makes room for about twice as many"
         least = wanted or _FEWEST
         raise MemoryLimitError(
             f"a KV pool of {least} tokens does not fit: {least} x {each} bytes = "
             f"{least * each / _GIB:.2f} GiB, usable are {usable / _GIB:.2f} GiB "
-            f"({_SHARE:.0%} of {available / _GIB:.2f} GiB available): "
+            f"({SHARE:.0%} of {available / _GIB:.2f} GiB available): "
             f"at most {fitting} tokens (max_total_tokens){remedy}"
         )
     return slots
@@ -112,7 +116,7 @@ def _beside_copies(available: int, each: int, copied: float, context_length: int
         each: bytes of a slot.
         copied: bytes of one token in the copies.
     """
-    room = available * (_SHARE + _COPY_SHARE * (1 - _SHARE))
+    room = available * (SHARE + _COPY_SHARE * (1 - SHARE))
     if room < context_length * (each + copied):  # the pool may hold less than a context
         return int(room / (each + copied))
     return int((room - context_length * copied) / each)

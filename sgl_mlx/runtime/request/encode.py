@@ -84,11 +84,17 @@ class Encoded:
         logprob_start: int | None = None,
         held: bool = False,
         constraint: Constraint | None = None,
+        extra_key: str = "",
     ) -> Seq:
-        """Make the scheduler's `Sequence` of this prompt, and those of the prompts in `after`."""
+        """Make the scheduler's `Sequence` of this prompt, and those of the prompts in `after`.
+
+        Args:
+            extra_key: name of the part of the cache to use; see `RequestKeywords`.
+        """
         silent = SamplingParams(max_new_tokens=0)
         after = tuple(
-            e.sequence(f"{name}.{i}", Silent(), silent, held=True) for i, e in enumerate(self.after)
+            e.sequence(f"{name}.{i}", Silent(), silent, held=True, extra_key=extra_key)
+            for i, e in enumerate(self.after)
         )
         return Seq(
             id=name,
@@ -99,13 +105,20 @@ class Encoded:
             logprob_start=logprob_start,
             held=held,
             constraint=constraint,
-            namespace=self.namespace,
+            namespace=_keyed(self.namespace, extra_key),
             after=after,
             trunk_length=self.trunk_length,
             gap=self.gap,
             base=Base(origin=self.gap),
             pictures=self.pictures,
         )
+
+
+def _keyed(namespace: Hashable, extra_key: str) -> Hashable:
+    """Return the radix namespace of a prompt within the part of the cache named `extra_key`."""
+    if not extra_key:
+        return namespace
+    return hashlib.blake2b(repr((extra_key, namespace)).encode(), digest_size=16).digest()
 
 
 def encode(prompt: Prompt, tokenizer: Tokenizer, pictures: Pictures | None = None) -> Encoded:

@@ -22,6 +22,7 @@ from sgl_mlx.server.openai.fields import check_stops
 from sgl_mlx.server.service import Service, in_thread, new_id
 from sgl_mlx.server.sse import frame
 from sgl_mlx.server.turn import Turn, Wanted
+from sgl_mlx.server.visit import CacheKeys, Visit
 
 
 class OutputFormat(msgspec.Struct):
@@ -38,7 +39,7 @@ class OutputConfig(msgspec.Struct):
     effort: str | None = None
 
 
-class CountRequest(msgspec.Struct, kw_only=True):
+class CountRequest(CacheKeys, kw_only=True):
     """The body of `/v1/messages/count_tokens`; unknown fields are ignored."""
 
     messages: list[Any]
@@ -66,8 +67,9 @@ def routes(service: Service) -> list[Route]:
 
     async def messages(request: Request) -> Response:
         fields = await service.read(request, MessagesRequest)
-        call = _Call(service, fields)
-        return await answer(request, call, fields.stream, service.limits.comment_seconds, _failure)
+        visit = Visit(service, request, fields)
+        call = _Call(visit, fields)
+        return await answer(visit, call, fields.stream, _failure)
 
     async def count_tokens(request: Request) -> Response:
         fields = await service.read(request, CountRequest)
@@ -83,8 +85,9 @@ def routes(service: Service) -> list[Route]:
 class _Call:
     """One request to `/v1/messages`, answered as one JSON document or as a stream of events."""
 
-    def __init__(self, service: Service, fields: MessagesRequest) -> None:
-        self._service = service
+    def __init__(self, visit: Visit, fields: MessagesRequest) -> None:
+        service = self._service = visit.service
+        self._visit = visit
         self._fields = fields
         self._model = service.model(fields.model)
         self._id = new_id("msg_")
@@ -92,8 +95,8 @@ class _Call:
 
     async def whole(self) -> dict[str, Any]:
         turn = await self._turn()
-        [[sample]] = await self._service.flights.whole([self._ask(turn)])
-        reader = turn.reader(self._service.answers)
+        [[sample]] = await self._visit.whole([self._ask(turn)])
+        reader = turn.reader(self._visit.answers)
         pieces = reader.add(sample)
         return {
             **self._head(),
@@ -104,9 +107,9 @@ class _Call:
 
     async def stream(self) -> AsyncIterator[bytes]:
         turn = await self._turn()
-        reader, shown, made = turn.reader(self._service.answers), blocks.BlockEvents(), 0
+        reader, shown, made = turn.reader(self._visit.answers), blocks.BlockEvents(), 0
         begun = False
-        async with aclosing(self._service.flights.stream([self._ask(turn)])) as events:
+        async with aclosing(self._visit.stream([self._ask(turn)])) as events:
             async for _, event in events:
                 if not begun:
                     begun = True
@@ -134,8 +137,8 @@ class _Call:
         return {"id": self._id, "type": "message", "role": "assistant", "model": self._model}
 
     async def _turn(self) -> Turn:
-        service = self._service
-        return await in_thread(self._wanted.turn, service.engine.tokenizer, service.answers.find)
+        tokenizer, recall = self._service.engine.tokenizer, self._visit.answers.find
+        return await in_thread(self._wanted.turn, tokenizer, recall)
 
     def _ask(self, turn: Turn) -> Ask:
         return Ask(turn.prompt, turn.params, self._id)

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -19,12 +18,13 @@ from sgl_mlx.server.messages import image_source
 from sgl_mlx.server.openai.fields import check_stops
 from sgl_mlx.server.service import Service, new_id
 from sgl_mlx.server.sse import DONE, frame
+from sgl_mlx.server.visit import CacheKeys, Visit
 
 _MARK = "<image>"
 _SCORED = ("return_logprob", "logprob_start_len", "top_logprobs_num")
 
 
-class GenerateRequest(msgspec.Struct, kw_only=True):
+class GenerateRequest(CacheKeys, kw_only=True):
     """The body of `/generate`: one prompt, or a list of prompts.
 
     With a list of prompts, several other fields may be lists with one value for each prompt.
@@ -51,8 +51,9 @@ def routes(service: Service) -> list[Route]:
     async def generate(request: Request) -> Response:
         fields = await service.read(request, GenerateRequest)
         service.model(fields.model)
-        call = _Call(service, fields)
-        return await answer(request, call, fields.stream, service.limits.comment_seconds, _failure)
+        visit = Visit(service, request, fields)
+        call = _Call(visit, fields)
+        return await answer(visit, call, fields.stream, _failure)
 
     return [Route("/generate", generate, methods=["POST", "PUT"])]
 
@@ -60,13 +61,14 @@ def routes(service: Service) -> list[Route]:
 class _Call:
     """One request to `/generate`, answered as one JSON document or as a stream."""
 
-    def __init__(self, service: Service, fields: GenerateRequest) -> None:
+    def __init__(self, visit: Visit, fields: GenerateRequest) -> None:
         if fields.token_ids_logprob:
             raise bad_value(
                 "token_ids_logprob is not supported; score choices as prompts of their own",
                 "token_ids_logprob",
             )
-        self._service = service
+        self._service = visit.service
+        self._visit = visit
         self._fields = fields
         prompts, self._single = _prompts(fields)
         rids = self._rids(len(prompts))
@@ -76,7 +78,7 @@ class _Call:
         ]
 
     async def whole(self) -> Any:
-        answers = await self._service.flights.whole(self._asks)
+        answers = await self._visit.whole(self._asks)
         flat = [sample.to_dict() for samples in answers for sample in samples]
         return flat[0] if self._single and len(flat) == 1 else flat
 
@@ -89,7 +91,7 @@ class _Call:
         for ask in self._asks:
             first.append(first[-1] + ask.params.n)
         samples = [PartialCompletion() for _ in range(first[-1])]
-        async with aclosing(self._service.flights.stream(self._asks)) as events:
+        async with aclosing(self._visit.stream(self._asks)) as events:
             async for i, event in events:
                 index = first[i] + event.sample
                 samples[index].add(event)

@@ -35,6 +35,8 @@ def routes(service: Service) -> list[Route]:
                 "served_model_name": service.names[0],
                 "is_generation": True,
                 "max_context_length": service.context_length,
+                "supports_parallel": service.engine.supports_parallel,
+                "contexts": True,
             }
         )
 

@@ -22,6 +22,7 @@ from sgl_mlx.server.output import Form, Piece
 from sgl_mlx.server.service import Service, in_thread
 from sgl_mlx.server.tools.calls import Call, ToolChoice, checked_tools
 from sgl_mlx.server.turn import Turn, Wanted
+from sgl_mlx.server.visit import Visit
 
 
 class ChatRequest(Sampling, kw_only=True):
@@ -47,8 +48,9 @@ def routes(service: Service) -> list[Route]:
 
     async def chat(request: Request) -> Response:
         fields = await service.read(request, ChatRequest)
-        call = _Call(service, fields)
-        return await answer(request, call, fields.stream, service.limits.comment_seconds, failure)
+        visit = Visit(service, request, fields)
+        call = _Call(visit, fields)
+        return await answer(visit, call, fields.stream, failure)
 
     return [Route("/v1/chat/completions", chat, methods=["POST"])]
 
@@ -56,8 +58,9 @@ def routes(service: Service) -> list[Route]:
 class _Call:
     """One request to `/v1/chat/completions`, answered as one JSON document or in chunks."""
 
-    def __init__(self, service: Service, fields: ChatRequest) -> None:
-        self._service = service
+    def __init__(self, visit: Visit, fields: ChatRequest) -> None:
+        service = self._service = visit.service
+        self._visit = visit
         self._fields = fields
         self._tokenizer = service.engine.tokenizer
         self._params = self._sampling()
@@ -67,7 +70,7 @@ class _Call:
     async def whole(self) -> dict[str, Any]:
         turn = await self._turn()
         rid, asked = asks(self._fields, [turn.prompt], turn.params, "chatcmpl-")
-        [samples] = await self._service.flights.whole(asked)
+        [samples] = await self._visit.whole(asked)
         usage = Usage()
         choices = [self._choice(i, s, turn, usage) for i, s in enumerate(samples)]
         return {
@@ -81,11 +84,11 @@ class _Call:
         rid, asked = asks(self._fields, [turn.prompt], turn.params, "chatcmpl-")
         chunks = Chunks(self._fields, self._head(rid, "chat.completion.chunk"))
         readers: dict[int, AnswerReader] = {}
-        async with aclosing(self._service.flights.stream(asked)) as events:
+        async with aclosing(self._visit.stream(asked)) as events:
             async for _, event in events:
                 chunks.usage.add(0, event)
                 if event.sample not in readers:
-                    readers[event.sample] = turn.reader(self._service.answers)
+                    readers[event.sample] = turn.reader(self._visit.answers)
                     yield chunks.frame(_delta(event.sample, {"role": "assistant", "content": ""}))
                 for choice in self._pieces(event, readers[event.sample], chunks.usage):
                     yield chunks.frame(choice)
@@ -117,7 +120,7 @@ class _Call:
             fields.separate_reasoning,
             self._variables(),
         )
-        return await in_thread(wanted.turn, self._tokenizer, self._service.answers.find)
+        return await in_thread(wanted.turn, self._tokenizer, self._visit.answers.find)
 
     def _variables(self) -> dict[str, Any]:
         fields = self._fields
@@ -132,14 +135,14 @@ class _Call:
         return {"id": rid, "object": kind, "created": self._created, "model": self._model}
 
     def _choice(self, index: int, sample: Completion, turn: Turn, usage: Usage) -> dict[str, Any]:
-        reader = turn.reader(self._service.answers)
+        reader = turn.reader(self._visit.answers)
         reason = sample.finish_reason
         pieces = reader.add(sample)
         usage.add(0, sample)
         self._count_thoughts(pieces, usage)
         return {
             "index": index,
-            "message": _message(pieces),
+            "message": message_of(pieces),
             "logprobs": self._scored(sample.logprobs, reason),
             **_end(reason, reader),
         }
@@ -196,7 +199,8 @@ def choice_of(given: str | dict[str, Any] | None, parallel: bool | None) -> Tool
     )
 
 
-def _message(pieces: list[Piece]) -> dict[str, Any]:
+def message_of(pieces: list[Piece]) -> dict[str, Any]:
+    """Return the assistant's message that an answer's pieces make."""
     texts = {
         kind: "".join(p.text for p in pieces if p.kind == kind) for kind in ("text", "reasoning")
     }

@@ -18,6 +18,7 @@ from sgl_mlx.server.openai.answers import Chunks, Usage, asks, failure, finish
 from sgl_mlx.server.openai.fields import Sampling, sampling_params
 from sgl_mlx.server.openai.logprobs import CompletionLogprobs
 from sgl_mlx.server.service import Service
+from sgl_mlx.server.visit import Visit
 
 _TOKENS = 16
 """OpenAI's default of `max_tokens`."""
@@ -39,8 +40,9 @@ def routes(service: Service) -> list[Route]:
 
     async def completions(request: Request) -> Response:
         fields = await service.read(request, CompletionRequest)
-        call = _Call(service, fields)
-        return await answer(request, call, fields.stream, service.limits.comment_seconds, failure)
+        visit = Visit(service, request, fields)
+        call = _Call(visit, fields)
+        return await answer(visit, call, fields.stream, failure)
 
     return [Route("/v1/completions", completions, methods=["POST"])]
 
@@ -48,10 +50,11 @@ def routes(service: Service) -> list[Route]:
 class _Call:
     """One request to `/v1/completions`, answered as one JSON document or in chunks."""
 
-    def __init__(self, service: Service, fields: CompletionRequest) -> None:
+    def __init__(self, visit: Visit, fields: CompletionRequest) -> None:
         if fields.suffix:
             raise bad_value("suffix is not supported; put all text into the prompt", "suffix")
-        self._service = service
+        service = self._service = visit.service
+        self._visit = visit
         self._fields = fields
         self._tokenizer = service.engine.tokenizer
         self._prompts = _prompts(fields.prompt)
@@ -66,7 +69,7 @@ class _Call:
         }
 
     async def whole(self) -> dict[str, Any]:
-        answers = await self._service.flights.whole(self._asks)
+        answers = await self._visit.whole(self._asks)
         usage = Usage()
         choices = []
         for i, samples in enumerate(answers):
@@ -78,7 +81,7 @@ class _Call:
     async def stream(self) -> AsyncIterator[bytes]:
         chunks = Chunks(self._fields, self._head)
         scored: dict[tuple[int, int], CompletionLogprobs] = {}
-        async with aclosing(self._service.flights.stream(self._asks)) as events:
+        async with aclosing(self._visit.stream(self._asks)) as events:
             async for i, event in events:
                 chunks.usage.add(i, event)
                 key = (i, event.sample)

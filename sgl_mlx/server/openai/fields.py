@@ -11,6 +11,7 @@ from sgl_mlx.json_schema import closed
 from sgl_mlx.sampling import SamplingParams
 from sgl_mlx.server.errors import bad_value
 from sgl_mlx.server.limits import Limits
+from sgl_mlx.server.visit import CacheKeys
 
 _JSON_OBJECT = {"type": "object"}
 
@@ -46,7 +47,7 @@ class StructuredOutputs(msgspec.Struct):
     grammar: str | None = None
 
 
-class Sampling(msgspec.Struct, kw_only=True):
+class Sampling(CacheKeys, kw_only=True):
     """Request fields that chat completions and completions share; unknown fields are ignored."""
 
     model: str | None = None

@@ -22,6 +22,7 @@ from sgl_mlx.server.openai.response_events import Items
 from sgl_mlx.server.openai.responses_input import Toolbox, messages_of
 from sgl_mlx.server.service import Service, in_thread, new_id
 from sgl_mlx.server.turn import Turn, Wanted
+from sgl_mlx.server.visit import CacheKeys, Visit
 
 
 class TextFormat(msgspec.Struct):
@@ -45,7 +46,7 @@ class Reasoning(msgspec.Struct):
     effort: str | None = None
 
 
-class ResponsesRequest(msgspec.Struct, kw_only=True):
+class ResponsesRequest(CacheKeys, kw_only=True):
     """The body of `/v1/responses`; unknown fields are ignored."""
 
     input: str | list[Any]
@@ -69,10 +70,9 @@ def routes(service: Service) -> list[Route]:
 
     async def responses(request: Request) -> Response:
         fields = await service.read(request, ResponsesRequest)
-        call = _Call(service, fields)
-        return await answer(
-            request, call, fields.stream, service.limits.comment_seconds, call.failure
-        )
+        visit = Visit(service, request, fields)
+        call = _Call(visit, fields)
+        return await answer(visit, call, fields.stream, call.failure)
 
     return [Route("/v1/responses", responses, methods=["POST"])]
 
@@ -80,13 +80,14 @@ def routes(service: Service) -> list[Route]:
 class _Call:
     """One request to `/v1/responses`, answered as one JSON document or as a stream of events."""
 
-    def __init__(self, service: Service, fields: ResponsesRequest) -> None:
+    def __init__(self, visit: Visit, fields: ResponsesRequest) -> None:
         if fields.previous_response_id:
             raise bad_value(
                 "previous_response_id: responses are not stored; send the whole input",
                 "previous_response_id",
             )
-        self._service = service
+        service = self._service = visit.service
+        self._visit = visit
         self._fields = fields
         self._model = service.model(fields.model)
         self._id = new_id("resp_")
@@ -97,17 +98,17 @@ class _Call:
 
     async def whole(self) -> dict[str, Any]:
         turn = await self._turn()
-        [[sample]] = await self._service.flights.whole([self._ask(turn)])
-        pieces = turn.reader(self._service.answers).add(sample)
+        [[sample]] = await self._visit.whole([self._ask(turn)])
+        pieces = turn.reader(self._visit.answers).add(sample)
         for _ in [*self._items.add(pieces), *self._items.close()]:
             pass  # the items are built as their events are made
         return self._ended(sample.finish_reason, _usage(sample, len(sample.token_ids)))
 
     async def stream(self) -> AsyncIterator[bytes]:
         turn = await self._turn()
-        items, reader, made = self._items, turn.reader(self._service.answers), 0
+        items, reader, made = self._items, turn.reader(self._visit.answers), 0
         begun = False
-        async with aclosing(self._service.flights.stream([self._ask(turn)])) as events:
+        async with aclosing(self._visit.stream([self._ask(turn)])) as events:
             async for _, event in events:
                 if not begun:
                     begun = True
@@ -156,8 +157,8 @@ class _Call:
         )
 
     async def _turn(self) -> Turn:
-        service = self._service
-        return await in_thread(self._wanted.turn, service.engine.tokenizer, service.answers.find)
+        tokenizer, recall = self._service.engine.tokenizer, self._visit.answers.find
+        return await in_thread(self._wanted.turn, tokenizer, recall)
 
     def _ask(self, turn: Turn) -> Ask:
         return Ask(turn.prompt, turn.params, self._id)

@@ -1,0 +1,96 @@
+"""The contexts of a server: who owns them, and how long they live."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from sgl_mlx.server.contexts.content import Content
+from sgl_mlx.server.errors import HttpError
+from sgl_mlx.server.service import new_id
+from sgl_mlx.server.visit import CacheKeys
+
+LIFETIME = 3600.0
+_MOST = 10_000
+
+
+@dataclass(eq=False)
+class Context:
+    """A context: its content, and how long it lives.
+
+    Attributes:
+        client: digest of the API key that owns it.
+        keys: names of the part of the cache that its requests use.
+        lifetime: seconds without use after which it expires.
+        pinned: True if it never expires and its prefix is kept in the cache.
+        used: time of its last use on the monotonic clock.
+    """
+
+    client: str
+    keys: CacheKeys
+    content: Content
+    lifetime: float = LIFETIME
+    pinned: bool = False
+    id: str = field(default_factory=lambda: new_id("ctx_"))
+    used: float = field(default_factory=time.monotonic)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until it expires; None if it is pinned."""
+        return None if self.pinned else self.used + self.lifetime - time.monotonic()
+
+
+class Contexts:
+    """All contexts of a server; above `most`, those that were not used for longest are dropped."""
+
+    def __init__(self, most: int = _MOST) -> None:
+        self._most = most
+        self._contexts: dict[str, Context] = {}
+
+    def add(self, context: Context) -> Context:
+        """Store a context.
+
+        Raises:
+            HttpError: 400 if there are too many pinned ones.
+        """
+        self._expire()
+        while len(self._contexts) >= self._most:
+            old = next((c for c in self._contexts.values() if not c.pinned), None)
+            if old is None:
+                raise HttpError(400, f"{self._most} contexts are pinned; unpin some", "full")
+            del self._contexts[old.id]
+        self._contexts[context.id] = context
+        return context
+
+    def get(self, id: str, client: str) -> Context:
+        """Return a client's context, and note that it was used.
+
+        Raises:
+            HttpError: 404 if the client has no such context, or it has expired.
+        """
+        self._expire()
+        context = self._contexts.get(id)
+        if context is None or context.client != client:
+            message = f"there is no context {id!r:.80}; it may have expired"
+            raise HttpError(404, message, "context_not_found")
+        context.used = time.monotonic()
+        self._contexts[id] = self._contexts.pop(id)  # the last is the most recently used
+        return context
+
+    def drop(self, id: str, client: str) -> None:
+        """Forget a client's context; raises as `get`."""
+        del self._contexts[self.get(id, client).id]
+
+    def of(self, client: str) -> Iterator[Context]:
+        """Yield a client's contexts."""
+        self._expire()
+        yield from [c for c in self._contexts.values() if c.client == client]
+
+    def pinned(self) -> list[Context]:
+        return [context for context in self._contexts.values() if context.pinned]
+
+    def _expire(self) -> None:
+        gone = [c.id for c in self._contexts.values() if c.left is not None and c.left <= 0]
+        for id in gone:
+            del self._contexts[id]

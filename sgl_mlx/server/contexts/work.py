@@ -1,0 +1,97 @@
+"""One operation on a context: what it begins from, and where its result goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from starlette.requests import Request
+
+from sgl_mlx.core import SamplingParams
+from sgl_mlx.server.contexts.content import Beginning, Chat, Content, Plain
+from sgl_mlx.server.contexts.store import Context, Contexts
+from sgl_mlx.server.errors import HttpError
+from sgl_mlx.server.service import Service, in_thread
+from sgl_mlx.server.turn import Turn
+from sgl_mlx.server.visit import Visit
+
+NEW = "new"
+"""The id that stands for an empty context."""
+
+
+class WorkRequest(Beginning, kw_only=True):
+    """Fields of all operations on a context.
+
+    Attributes:
+        fork: work on a copy; the answer has its id.
+        keep: False leaves the context as it was, and stores nothing.
+    """
+
+    fork: bool = False
+    keep: bool = True
+    rid: str | None = None
+    priority: int | None = None
+    model: str | None = None
+
+
+Fields = TypeVar("Fields", bound=WorkRequest)
+
+
+@dataclass(frozen=True)
+class Work(Generic[Fields]):
+    """An operation under way.
+
+    Attributes:
+        content: the context's content, with what the request adds.
+    """
+
+    contexts: Contexts
+    visit: Visit
+    fields: Fields
+    context: Context
+    before: Content
+    content: Content
+
+    @classmethod
+    def of(
+        cls, service: Service, contexts: Contexts, request: Request, fields: Fields
+    ) -> Work[Fields]:
+        """Find the context that the path names; raises `HttpError` 404 if there is none."""
+        visit = Visit(service, request, fields.keys)
+        id = request.path_params["id"]
+        if id == NEW:
+            empty: Content = Plain() if fields.messages is None else Chat()
+            context = Context(visit.client, visit.keys, empty)
+        else:
+            context = contexts.get(id, visit.client)
+            visit = Visit(service, request, context.keys)
+        before = context.content
+        content = before.fork(0) if fields.fork else before
+        if not fields.empty:
+            content = content.add(fields)
+        return cls(contexts, visit, fields, context, before, content)
+
+    async def turn(self, params: SamplingParams) -> Turn:
+        """Return the prompt, and how its answer is parsed."""
+        visit = self.visit
+        tokenizer = visit.service.engine.tokenizer
+        return await in_thread(self.content.turn, tokenizer, params, visit.answers)
+
+    def finish(self, content: Content) -> Context:
+        """Store the result and return its context; store nothing without `keep`.
+
+        Raises:
+            HttpError: 409 if another request changed the context meanwhile.
+        """
+        context, fields = self.context, self.fields
+        if not fields.keep:
+            return context
+        if fields.fork:
+            copy = Context(context.client, context.keys, content, context.lifetime)
+            return self.contexts.add(copy)
+        if context.content is not self.before:
+            raise HttpError(
+                409, f"context {context.id} was changed meanwhile; work on a fork", "conflict"
+            )
+        context.content = content
+        return self.contexts.add(context)
