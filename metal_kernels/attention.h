@@ -333,8 +333,8 @@ inline void add_values(
   }
 }
 
-// Attend to the keys at positions [first, min(first + KEYS, end)). With VALUES_IN_KEYS a value is the
-// first VALUE_DIM elements of its key, and is read from the tile of keys. `tile` and `partial`
+// Attend to the keys at positions [first, min(first + KEYS, end)). With VALUES_IN_KEYS a value is
+// the first VALUE_DIM elements of its key, and is read from the tile of keys. `tile` and `partial`
 // belong to the whole threadgroup: all its threads must call this together.
 template <
     typename T, int DIM, int VALUE_DIM, int KV_HEADS, int WINDOW, bool CAPPED, bool QUANTIZED,
