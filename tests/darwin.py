@@ -41,7 +41,6 @@ LINUX_ONLY = (
     "tests/cpu_kernels/",
     "tests/models/test_cpu_functions.py",
     "tests/models/test_cpu_layers.py",
-    "tests/models/test_cpu_math.py",
     "tests/models/test_latents.py::test_matrices_packed_for_the_cpu_kernels_serve_too",
     "tests/runtime/attention/test_without_kernels.py",
     "tests/test_blas.py",
