@@ -15,7 +15,9 @@ from sgl_mlx.cli.doctor.check import Check, checked, gib
 from sgl_mlx.cpu_kernels.open import open_cpu_kernels
 from sgl_mlx.errors import MemoryLimitError, ModelNotFoundError
 from sgl_mlx.models import memory, safetensors_file
-from sgl_mlx.models.adapter import LayerShape
+from sgl_mlx.models.adapter import Adapter
+from sgl_mlx.models.architectures import adapter_for
+from sgl_mlx.models.build import model_classes
 from sgl_mlx.models.download import size_text
 from sgl_mlx.models.gguf import config as gguf_config
 from sgl_mlx.models.gguf.file import GGUFFile
@@ -23,6 +25,8 @@ from sgl_mlx.models.info import describe
 from sgl_mlx.models.resolve import is_offline, look_up, resolve
 from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.pool.memory import ENOUGH, pool_slots
+from sgl_mlx.runtime.pool.state_memory import state_budget
+from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 
 _MOST_OF_MACHINE = 0.75
 """Share of a machine's memory above which it is likely to swap."""
@@ -89,11 +93,13 @@ def pool_row(needs: Needs) -> Check:
     """Check that the KV pool of a new engine fits into memory beside the weights."""
     dtype = mx.bfloat16 if machine.on_gpu() else mx.float32
     try:
-        shapes, context = _shape(needs.config)
-    except KeyError as error:
-        return Check("KV pool", "warn", f"the configuration does not tell its size: no {error}")
-    room = memory.available_bytes() - needs.weights
-    slots = min(pool_slots(None, context, shapes, dtype, room), ENOUGH)
+        adapter, context = _adapter(needs.config)
+    except (KeyError, TypeError) as error:
+        return Check("KV pool", "warn", f"the configuration does not tell its size: {error}")
+    room, shapes = memory.available_bytes() - needs.weights, adapter.layers
+    if adapter.states:
+        room = state_budget(adapter.states, None, SchedulerLimits().max_running, room).left(room)
+    slots = min(pool_slots(None, context, shapes, dtype, room, ragged=adapter.ragged), ENOUGH)
     taken = slots * KVPool.bytes_per_slot(shapes, dtype)
     detail = f"{slots:,} tokens in {gib(taken)}, beside {gib(needs.weights)} of weights"
     total = int(psutil.virtual_memory().total)
@@ -115,10 +121,14 @@ def _config(path: Path) -> dict[str, Any]:
     return gguf_config.read_config(GGUFFile(path))
 
 
-def _shape(config: Mapping[str, Any]) -> tuple[list[LayerShape], int]:
-    """Return the KV shape of each layer and the context length; KeyError if `config` lacks them."""
-    config = config.get("text_config") or config
-    heads = config["num_attention_heads"]
-    width = config.get("head_dim") or config["hidden_size"] // heads
-    shape = LayerShape(config.get("num_key_value_heads") or heads, width, width)
-    return [shape] * config["num_hidden_layers"], config["max_position_embeddings"]
+def _adapter(config: Mapping[str, Any]) -> tuple[Adapter, int]:
+    """Return the adapter of a model without its weights, and the context length.
+
+    Raises:
+        KeyError, TypeError: `config` lacks a field.
+        UnsupportedModelError: the architecture does not run.
+    """
+    config = dict(config.get("text_config") or config)
+    context = config["max_position_embeddings"]
+    model_class, args_class = model_classes(config)
+    return adapter_for(model_class(args_class.from_dict(config))), context
