@@ -50,9 +50,7 @@ def test_a_broken_body_is_a_client_error_with_a_message(
 
 
 @pytest.mark.parametrize("text", [r"\ud800", r"x\udc00", r"\ud83d\u0041", r"\ud83dx"])
-@pytest.mark.parametrize(
-    "where", ['{"prompt": "%s"}', '{"%s": 1}', '{"o": [["%s"]]}']
-)
+@pytest.mark.parametrize("where", ['{"prompt": "%s"}', '{"%s": 1}', '{"o": [["%s"]]}'])
 def test_half_a_character_is_named(
     script: Script, client: httpx.Client, text: str, where: str
 ) -> None:
