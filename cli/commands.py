@@ -25,6 +25,9 @@ from sgl_mlx.errors import SglError
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells report a process that SIGINT ended."""
 
+_LONGEST = 2000
+"""Most characters of an error message."""
+
 
 class Commands(click.Group):
     """A click group that reports an `SglError` or `OSError` in one message and exits with code 1.
@@ -57,10 +60,21 @@ class Commands(click.Group):
             if error.errno == errno.EPIPE or ctx.params.get("debug"):  # click handles EPIPE
                 raise
             streams.abandon_output()
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(_shortened(str(error))) from error
+        except click.ClickException as error:
+            error.message = _shortened(error.message)
+            raise
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(INTERRUPTED)
+
+
+def _shortened(message: str) -> str:
+    """Cut a message that repeats a very long value, in its middle."""
+    left_out = len(message) - _LONGEST
+    half = _LONGEST // 2
+    cut = f"{message[:half]} … ({left_out:,} characters left out) … {message[-half:]}"
+    return message if left_out <= 0 else cut
 
 
 @click.group(
