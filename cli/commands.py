@@ -60,21 +60,23 @@ class Commands(click.Group):
             if error.errno == errno.EPIPE or ctx.params.get("debug"):  # click handles EPIPE
                 raise
             streams.abandon_output()
-            raise click.ClickException(_shortened(str(error))) from error
+            raise _shorten(click.ClickException(str(error))) from error
         except click.ClickException as error:
-            error.message = _shortened(error.message)
+            _shorten(error)
             raise
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(INTERRUPTED)
 
 
-def _shortened(message: str) -> str:
-    """Cut a message that repeats a very long value, in its middle."""
+def _shorten(error: click.ClickException) -> click.ClickException:
+    """Cut the message of an error that repeats a very long value, in its middle; return it."""
+    message, half = str(error.message), _LONGEST // 2
     left_out = len(message) - _LONGEST
-    half = _LONGEST // 2
-    cut = f"{message[:half]} … ({left_out:,} characters left out) … {message[-half:]}"
-    return message if left_out <= 0 else cut
+    if left_out > 0:
+        cut = f"{message[:half]} … ({left_out:,} characters left out) … {message[-half:]}"
+        vars(error)["message"] = cut
+    return error
 
 
 @click.group(
