@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import wraps
 from pathlib import Path
@@ -115,6 +115,19 @@ def create_engine(options: EngineOptions, **more: Any) -> Backend:
     fetch_model(config.model_path)
     with _progress(f"loading {config.model_path or 'the default model'}"):
         return Engine(**given)
+
+
+def free_memory() -> None:
+    """Return the memory of engines that were shut down and dropped to the system."""
+    import ctypes
+    import gc
+
+    import mlx.core as mx
+
+    gc.collect()
+    mx.clear_cache()
+    with suppress(OSError, AttributeError):  # only glibc keeps freed memory until told
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def fetch_model(model: str | None) -> Path:
