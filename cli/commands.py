@@ -11,6 +11,7 @@ import click
 
 from sgl_mlx.cli import streams
 from sgl_mlx.cli.bench import bench
+from sgl_mlx.cli.cache_doctor import cache_doctor
 from sgl_mlx.cli.chat import chat
 from sgl_mlx.cli.compile import compile_command
 from sgl_mlx.cli.demo import demo
@@ -75,6 +76,6 @@ def main(debug: bool) -> None:
 
 for command in (
     *(demo, run, compile_command, generate, chat, serve),
-    *(models, bench, kernels, doctor),
+    *(models, bench, kernels, doctor, cache_doctor),
 ):
     main.add_command(command)

@@ -8,6 +8,7 @@ import socket
 import sys
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -85,6 +86,11 @@ _START = '{"prompt": "Once upon a time", "max_tokens": 50}'
     metavar="NAME=VALUE",
     help="Set any other option of the engine, such as max_running_requests=32; repeatable.",
 )
+@click.option(
+    "--cache-log",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Append each prompt to this file, for cache-doctor.",
+)
 @click.option("--access-log/--no-access-log", default=True, help="Log a line for each request.")
 def serve(
     model_path: str | None,
@@ -100,7 +106,7 @@ def serve(
 
     MODEL is what --model takes. Ctrl-C lets running requests finish; a second one stops at once.
     """
-    _require_packages()
+    require_packages()
     listener = _bind(host, port)
     _log_to_stderr(access_log)
     options = replace(options, model_path=model_path or options.model_path)
@@ -121,6 +127,7 @@ def _app(
     max_requests: int,
     max_body_size: int,
     request_timeout: float | None,
+    cache_log: Path | None,
 ) -> Starlette:
     from sgl_mlx.server import Limits, app  # an optional extra
 
@@ -128,11 +135,17 @@ def _app(
         max_body_bytes=max_body_size, max_requests=max_requests, request_timeout=request_timeout
     )
     return app(
-        engine, api_keys=api_keys, model_names=model_names, limits=limits, any_model=any_model
+        engine,
+        api_keys=api_keys,
+        model_names=model_names,
+        limits=limits,
+        any_model=any_model,
+        cache_log=cache_log,
     )
 
 
-def _require_packages() -> None:
+def require_packages() -> None:
+    """Raise `BackendError` if a package of the server is missing."""
     try:
         import msgspec  # noqa: F401
         import prometheus_client  # noqa: F401

@@ -27,7 +27,7 @@ class Branch:
     children: tuple[Branch, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the branch for display: the ends of its text, and its length in tokens, roughly."""
+        """Return the ends of its text, its length in tokens (estimated), and its children."""
         whole = self.text if len(self.text) <= 2 * _SHOWN else None
         first = self.prompts[0]
         rate = (first.prompt_tokens or 0) / max(len(first.content), 1)
