@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from sgl_mlx.runtime.engine import Engine
     from sgl_mlx.server import ServedModel
 
+T = TypeVar("T")
 SLOTS = 32768
 """Slots of a model's KV pool, if `max_total_tokens` is not given."""
 
@@ -105,7 +107,8 @@ class _Base:
 
         def opened() -> Engine:
             [loaded] = self.loaded
-            return self._engine(with_adapter(loaded, read_adapter(path), name))
+            adapter = _on_new_thread(lambda: with_adapter(loaded, read_adapter(path), name))
+            return self._engine(adapter)
 
         return ServedModel(name, size, opened, _shut_down, base=self.name)
 
@@ -113,7 +116,7 @@ class _Base:
         from sgl_mlx.models.loader import load
 
         dtype, mmproj = self.options.get("dtype"), self.options.get("mmproj")
-        self.loaded.append(load(self.path, dtype=dtype, mmproj=mmproj))
+        self.loaded.append(_on_new_thread(lambda: load(self.path, dtype=dtype, mmproj=mmproj)))
         return self._engine(self.loaded[0])
 
     def close(self, engine: Any) -> None:
@@ -129,6 +132,24 @@ class _Base:
 
         given = {k: v for k, v in self.options.items() if k not in ("model_path", "mmproj")}
         return Engine(model=loaded, **given)
+
+
+def _on_new_thread(function: Callable[[], T]) -> T:
+    """Call a function that uses MLX on a thread of its own, and close the thread's streams.
+
+    MLX aborts the process if a thread that used it ends with streams still open.
+    """
+    import mlx.core as mx
+
+    def call() -> T:
+        try:
+            return function()
+        finally:
+            mx.synchronize()
+            mx.clear_streams()
+
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(call).result()
 
 
 def _shut_down(engine: Any) -> None:

@@ -38,11 +38,13 @@ class AdaptedLinear(nn.Module):
     @property
     def weight(self) -> mx.array:
         """Weights of the layer without the addition, which a few architectures read."""
-        return self.base.weight
+        weight: mx.array = self.base.weight
+        return weight
 
     def __call__(self, x: mx.array) -> mx.array:
         added = (x.astype(self.a.dtype) @ self.a) @ self.b
-        return self.base(x) + (self._scale * added).astype(x.dtype)
+        y: mx.array = self.base(x) + (self._scale * added).astype(x.dtype)
+        return y
 
 
 @dataclass(frozen=True)

@@ -155,8 +155,9 @@ class Residents(Generic[T]):
 
     async def _closed(self, name: str) -> None:
         resident = self._open.pop(name)
-        await in_thread(resident.model.close, resident.engine)
-        del resident  # the last reference to the engine's arrays
+        close, engines = resident.model.close, [resident.engine]
+        del resident  # so that the list has the last reference to the engine and its arrays
+        await in_thread(lambda: close(engines.pop()))
         await in_thread(self._free)
 
     def _with_base(self, model: ServedModel) -> list[ServedModel]:
