@@ -27,7 +27,7 @@ async def read(request: Request, shape: type[T], max_bytes: int) -> T:
             field is missing or has the wrong type.
         ClientDisconnect: the client disconnected.
     """
-    return decode(await _bytes(request, max_bytes), shape)
+    return decode(await raw(request, max_bytes), shape)
 
 
 def decode(body: bytes, shape: type[T]) -> T:
@@ -52,7 +52,8 @@ def json_response(content: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(content), status, media_type="application/json")
 
 
-async def _bytes(request: Request, max_bytes: int) -> bytes:
+async def raw(request: Request, max_bytes: int) -> bytes:
+    """Return a request's body; raises a 413 `HttpError` if it is over `max_bytes`."""
     pieces: list[bytes] = []
     size = 0
     async for piece in request.stream():
@@ -85,4 +86,4 @@ def _field(message: str) -> str | None:
     return path.rstrip("`") if found else None
 
 
-__all__ = ["ClientDisconnect", "decode", "json_response", "read"]
+__all__ = ["ClientDisconnect", "decode", "json_response", "raw", "read"]
