@@ -21,15 +21,16 @@ inline float to_score(float dot, float scale, float softcap) {
   return score;
 }
 
-// exp, of a score relative to a peak: scaled after the peak is taken off, as large scores would
-// lose the digits that matter. Custom kernels compile in safe math, where exp2 alone would be the
-// precise one; fast is within 3 + floor(|2 x|) ulp (docs/kernels.md).
+// exp of a score minus its peak. The scale is applied after the subtraction, because large scores
+// would lose the digits that matter. Custom kernels compile in safe math, where plain exp2 is the
+// precise one. The fast one is off by at most 3 + floor(fabs(2 x)) ulp (Metal Shading Language
+// Specification 4.1, table 8.2).
 inline float exp_of(float score) {
   return fast::exp2(score * LOG2_E);
 }
 
-// The factor that takes sums relative to `peak` to a new one. It is one where the peak stays, as
-// fast::exp2(0) need not be: over many tiles the difference would count.
+// The factor that rescales sums from `peak` to `new_peak`. It is exactly 1 if the peak stays:
+// fast::exp2(0) may differ from 1, and over many tiles the difference would add up.
 inline float shrink_to(float new_peak, float peak) {
   return peak == new_peak ? 1.0f : exp_of(peak - new_peak);
 }
@@ -332,11 +333,12 @@ inline void add_values(
   }
 }
 
-// Attend to the keys at positions [first, min(first + KEYS, end)). `tile` and `partial` belong to
+// Attend to the keys at positions [first, min(first + KEYS, end)). With VALUES_IN_KEYS a value is the
+// first VALUE_DIM elements of its key, and is read from the tile of keys. `tile` and `partial` belong to
 // the whole threadgroup: all of it must call this together.
 template <
     typename T, int DIM, int VALUE_DIM, int KV_HEADS, int WINDOW, bool CAPPED, bool QUANTIZED,
-    typename Row, typename Stored>
+    bool VALUES_IN_KEYS, typename Row, typename Stored>
 inline void attend_tile(
     thread Row& row,
     threadgroup T* tile,
@@ -352,6 +354,7 @@ inline void attend_tile(
     float softcap) {
   typedef Tile<T, DIM, VALUE_DIM> Sizes;
   constexpr int KEYS = Sizes::KEYS;
+  constexpr int VALUE_STRIDE = tile_stride<T, VALUES_IN_KEYS ? DIM : VALUE_DIM>();
   const int slice = thread_index / 32 % Sizes::SLICES;
   fill_tile<KEYS, DIM, KV_HEADS, QUANTIZED>(tile, keys, first, end, thread_index);
   threadgroup_barrier(mem_flags::mem_threadgroup);  // the keys are whole
@@ -361,13 +364,17 @@ inline void attend_tile(
     share_scores<KEYS>(partial, scores, thread_index);
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);  // the keys are read, the scores shared
-  fill_tile<KEYS, VALUE_DIM, KV_HEADS, QUANTIZED>(tile, values, first, end, thread_index);
+  if (!VALUES_IN_KEYS) {
+    fill_tile<KEYS, VALUE_DIM, KV_HEADS, QUANTIZED>(tile, values, first, end, thread_index);
+  }
   if (Sizes::SLICES > 1) {
     scores = sum_scores<KEYS, Sizes::SLICES>(partial, thread_index);
   }
   weigh<KEYS, WINDOW, CAPPED>(row, scores, first, end, position, lane, scale, softcap);
-  threadgroup_barrier(mem_flags::mem_threadgroup);  // the values are whole
-  add_values<T, KEYS, tile_stride<T, VALUE_DIM>()>(
+  if (!VALUES_IN_KEYS) {
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // the values are whole
+  }
+  add_values<T, KEYS, VALUE_STRIDE>(
       row, scores, tile + slice * Sizes::VALUE_SLICE, lane);
   threadgroup_barrier(mem_flags::mem_threadgroup);  // the values are read
 }

@@ -16,7 +16,8 @@ constexpr int TEAM = DIM > 64 ? 32 : 16;
 constexpr int TEAMS = 32 / TEAM;
 constexpr int QUADS = (DIM / 4 + TEAM - 1) / TEAM;
 constexpr int VALUE_QUADS = (VALUE_DIM / 4 + TEAM - 1) / TEAM;
-constexpr int HELD = QUADS + VALUE_QUADS;  // quads of a key and its value that a lane holds
+// Quads of a key and its value that a lane holds; a value in its key takes none of its own.
+constexpr int HELD = QUADS + (VALUES_IN_KEYS ? 0 : VALUE_QUADS);
 constexpr int STEP = HELD > 4 ? 1 : HELD > 3 ? 2 : 4;  // keys that a team fetches ahead
 
 const int team = int(thread_index_in_simdgroup) / TEAM;
@@ -91,7 +92,9 @@ for (int first = begin; first < end; first += STEP * TEAMS) {
     for (int part = 0; part < VALUE_QUADS; part++) {
       const int d = 4 * (lane + TEAM * part);
       values[j][part] = float4(0.0f);
-      if (d < VALUE_DIM && pooled) {
+      if (VALUES_IN_KEYS) {
+        values[j][part] = d < VALUE_DIM ? keys[j][part] : float4(0.0f);
+      } else if (d < VALUE_DIM && pooled) {
         values[j][part] = as_floats(load_quad<T>(pool_values + at * VALUE_DIM + d, value_scale));
       } else if (d < VALUE_DIM) {
         values[j][part] = as_floats(load_quad<T>(tail_values + at * VALUE_DIM + d, 1.0f));

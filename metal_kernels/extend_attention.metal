@@ -50,7 +50,7 @@ const int last_vector = min(first_vector + Sizes::ROWS, vectors) - 1;
 const int end = prefix + last_vector / GROUP + 1;
 const int begin = first_seen<WINDOW>(prefix + first_vector / GROUP) / Sizes::KEYS * Sizes::KEYS;
 for (int first = begin; first < end; first += Sizes::KEYS) {
-  attend_tile<T, DIM, VALUE_DIM, KV_HEADS, WINDOW, CAPPED, QUANTIZED>(
+  attend_tile<T, DIM, VALUE_DIM, KV_HEADS, WINDOW, CAPPED, QUANTIZED, VALUES_IN_KEYS>(
       row, tile, partial, keys, values, first, end, position, thread_index, lane, reals[0],
       reals[1]);
 }

@@ -49,7 +49,7 @@ const auto values = rows_of<T>(pool_values, value_scales, slots, q, first_slot, 
 const int skipped = max(0, first_seen<WINDOW>(tiles[piece + 6] + oldest_new) - first_position);
 const int begin = first_position + skipped / Sizes::KEYS * Sizes::KEYS;
 for (int first = begin; first < end; first += Sizes::KEYS) {
-  attend_tile<T, DIM, VALUE_DIM, KV_HEADS, WINDOW, CAPPED, QUANTIZED>(
+  attend_tile<T, DIM, VALUE_DIM, KV_HEADS, WINDOW, CAPPED, QUANTIZED, VALUES_IN_KEYS>(
       row, tile, partial, keys, values, first, end, position, thread_index, lane, reals[0],
       reals[1]);
 }

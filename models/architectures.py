@@ -21,13 +21,19 @@ from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.build import model_classes
 from sgl_mlx.models.cache_layout import CacheLayout
+from sgl_mlx.models.vision.checkpoint import has_vision
 
 RunPath = Literal["ragged", "dense"]
 """How requests run: in one batch, whatever their lengths ("ragged"), or one by one ("dense")."""
 
 
 class Architecture(NamedTuple):
-    """Entry of one architecture; `note` says why `path` is not "ragged", and is "" if it is."""
+    """Entry of one architecture.
+
+    Attributes:
+        path: the path of every configuration that was checked, except those that `note` names.
+        note: why the path is not ragged, or which configurations take another; "" if none does.
+    """
 
     name: str
     path: Literal["ragged", "dense", "unsupported"]
@@ -37,6 +43,12 @@ class Architecture(NamedTuple):
 def supported() -> list[Architecture]:
     """List the architectures that run here."""
     return [entry for entry in table().values() if entry.path != "unsupported"]
+
+
+def counts() -> dict[str, int]:
+    """Count the architectures that take each path, the best path first."""
+    paths = [entry.path for entry in table().values()]
+    return {path: paths.count(path) for path in ("ragged", "dense", "unsupported")}
 
 
 @cache
@@ -69,15 +81,18 @@ def path_of(model_type: str) -> RunPath:
 
 
 def check_runs(config: dict[str, Any]) -> None:
-    """Check that a configuration can run here, before any weight is read.
+    """Check that a configuration can run here, before any weight is downloaded or read.
 
     Builds the model lazily, without computing weights, and checks the kind of cache of each layer:
-    some architectures have layers with recurrent state in some configurations only.
+    some architectures keep something else in some configurations only. A model with a vision part
+    of ours is checked when it is loaded.
 
     Raises:
         UnsupportedModelError: for a configuration that does not run, and as `path_of`; the message
             adds how to list what runs here and that mlx-lm may run the model.
     """
+    if has_vision(config):
+        return
     model_class, args_class = model_classes(config)
     name = model_class.__module__.rpartition(".")[2]
     try:
@@ -95,7 +110,8 @@ def _check_layers(name: str, model_class: Any, args_class: Any, config: dict[str
     with suppress(TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError):
         model = model_class(args_class.from_dict(config))
         try:
-            CacheLayout(model)
+            if CacheLayout(model).state_sizes:
+                Adapter(model)  # recurrent layers cannot fall back to the dense path
         except UnsupportedModelError as e:
             raise UnsupportedModelError(
                 f"architecture {name!r} does not run here in this configuration: {e}"

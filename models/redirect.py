@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import mlx.nn as nn
@@ -22,9 +23,18 @@ def redirect(model: nn.Module, name: str, wrap: Callable[[Function], Function]) 
     A module whose function was replaced before stays as it is.
     """
     modules = {cls.__module__ for layer in model.modules() for cls in type(layer).__mro__}
-    for module in (sys.modules[m] for m in modules if m.startswith("mlx_lm.models.")):
-        original = getattr(module, name, None)
-        if original is not None and not hasattr(original, "redirected_from"):
-            replacement = wrap(original)
-            replacement.redirected_from = original  # type: ignore[attr-defined]
-            setattr(module, name, replacement)
+    for module in modules:
+        if module.startswith("mlx_lm.models."):
+            redirect_in(sys.modules[module], name, wrap)
+
+
+def redirect_in(module: ModuleType, name: str, wrap: Callable[[Function], Function]) -> None:
+    """Replace the global `name` of one module by `wrap(original)`, unless it was replaced before.
+
+    A module without this global stays as it is.
+    """
+    original = getattr(module, name, None)
+    if original is not None and not hasattr(original, "redirected_from"):
+        replacement = wrap(original)
+        replacement.redirected_from = original  # type: ignore[attr-defined]
+        setattr(module, name, replacement)

@@ -203,6 +203,8 @@ class MetaInfo(TypedDict, total=False):
         output_top_logprobs: the likeliest tokens at each of the output's positions.
         forced_tokens: with a constraint, the number of output tokens that the constraint fixed.
         decoded_tokens: with a constraint, the number of output tokens that were sampled.
+        drafted_tokens: the number of tokens that speculation guessed, if it guessed any.
+        accepted_tokens: the number of guessed tokens that became output.
     """
 
     id: str
@@ -216,6 +218,8 @@ class MetaInfo(TypedDict, total=False):
     output_top_logprobs: list[Any]
     forced_tokens: int
     decoded_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
 
 
 class _Answer(TypedDict):

@@ -62,6 +62,8 @@ class SamplingParams:
             with the same text.
         skip_special_tokens: leave special tokens out of the text.
         no_stop_trim: keep a matched stop string in the text.
+        speculate: let the engine draft tokens and verify several in one step, if its own
+            option `speculate` is not "off". The output is the same either way.
     """
 
     max_new_tokens: int = 128
@@ -92,6 +94,7 @@ class SamplingParams:
     token_healing: bool = False
     skip_special_tokens: bool = True
     no_stop_trim: bool = False
+    speculate: bool = True
 
     @classmethod
     def of(cls, values: Mapping[str, Any] | SamplingParams | None) -> SamplingParams:
@@ -206,6 +209,7 @@ _RULES: dict[str, bounds.Rule] = {
     "token_healing": bounds.flag,
     "skip_special_tokens": bounds.flag,
     "no_stop_trim": bounds.flag,
+    "speculate": bounds.flag,
 }
 
 

@@ -90,7 +90,8 @@ class SuiteRun:
         """Return the systems, ours first, and the reason for each peer that cannot run here."""
         from sgl_mlx.benchmarks.suite.ablations import ablated
 
-        chosen = {**asdict(self.options), "mmproj": mmproj}
+        # steered answers repeat one word, and drafts would guess them all
+        chosen = {**asdict(self.options.without_drafts()), "mmproj": mmproj}
         systems = [self._our_system(chosen), *(ablated(name, chosen) for name in self.ablations)]
         missing: dict[str, str] = {}
         for peer in self.peers:

@@ -18,6 +18,7 @@ from functools import partial
 from threading import get_ident
 from typing import Any, Literal, TypeVar, Unpack, overload
 
+from sgl_mlx import bounds
 from sgl_mlx.core import (
     ChoiceScores,
     Completion,
@@ -161,7 +162,7 @@ class Engine:
             EngineStoppedError: after `shutdown`, and in a forked process.
         """
         inputs = self._ask(prompt, sampling_params, input_ids, image_data, options)
-        if stream:
+        if bounds.switch("stream", stream):
             return self._stream(inputs.only())
         return shape(wait_all(self._launch(inputs)), inputs.single)
 
@@ -181,7 +182,7 @@ class Engine:
         prompts, grammars and pictures. Cancelling the awaiting task aborts the request.
         """
         inputs = self._ask(prompt, sampling_params, input_ids, image_data, options)
-        if stream:
+        if bounds.switch("stream", stream):
             return self._stream_async(inputs.only())
         return shape(await wait_all_async(self._launch(inputs)), inputs.single)
 
@@ -267,7 +268,7 @@ class Engine:
 
     @property
     def supports_parallel(self) -> bool:
-        return self._model.path == "ragged"
+        return self._model.joins
 
     @property
     def model_name(self) -> str:
@@ -288,15 +289,15 @@ class Engine:
         return bool(self._call(self._loop.flush_cache))
 
     def get_server_info(self) -> dict[str, Any]:
-        """Return the options, model, limits and, under `"stats"`, `EngineStats` as a dictionary."""
-        stats = self._call(self._loop.stats).to_dict()
+        """Return the options, model, limits, costs of steps, and `EngineStats` under `"stats"`."""
+        stats, costs = self._call(self._loop.stats).to_dict(), self._model.costs
         return {
             **asdict(self.config),
-            "model_path": self.model_name,
-            "tokenizer_path": self.model_name,
+            **dict.fromkeys(("model_path", "tokenizer_path"), self.model_name),
             "context_length": self._model.context_length,
             "max_total_num_tokens": self._model.slots,
             "attention_path": self._model.path,
+            "step_seconds": asdict(costs) if costs is not None else None,
             "stats": stats,
         }
 
@@ -368,17 +369,14 @@ class Engine:
         seed = params.seed if params.seed is not None else self._seeds.getrandbits(62)
         return Request(options, seed, self._loop, on_event)
 
-    def _start(self, inputs: Inputs, on_event: OnEvent) -> Future[Completions]:
-        return self._launch(inputs, on_event)[0]
-
     def _stream(self, inputs: Inputs) -> Iterator[GenerateResult]:
         samples = [PartialCompletion() for _ in range(inputs.params[0].n)]
-        for event in iterate(partial(self._start, inputs)):
+        for event in iterate(lambda on_event: self._launch(inputs, on_event)[0]):
             yield grow(samples, event)
 
     async def _stream_async(self, inputs: Inputs) -> AsyncIterator[GenerateResult]:
         samples = [PartialCompletion() for _ in range(inputs.params[0].n)]
-        async for event in iterate_async(partial(self._start, inputs)):
+        async for event in iterate_async(lambda on_event: self._launch(inputs, on_event)[0]):
             yield grow(samples, event)
 
     def _prefetch(self, source: Source, target: Future[int]) -> None:

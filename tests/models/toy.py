@@ -13,9 +13,14 @@ import mlx.nn as nn
 import mlx_lm.models
 from mlx.utils import tree_flatten, tree_unflatten
 
+from tests.models.recurrent_configs import RECURRENT
 from tests.models.toy_configs import NO_MODELS, SIZES, VARIANTS, Config
 
-_NESTED = {"gemma3n": "TextConfig", **dict.fromkeys(["llama4", "minimax_m3_vl"], "TextArgs")}
+_NESTED = {
+    "gemma3n": "TextConfig",
+    "qwen3_5": "TextModelArgs",
+    **dict.fromkeys(["kimi_k3", "llama4", "minimax_m3_vl"], "TextArgs"),
+}
 """Architectures whose text configuration is another class than `ModelArgs`."""
 
 
@@ -27,7 +32,7 @@ def architectures() -> list[str]:
 
 def toy_configs(architecture: str) -> list[Config]:
     """The configurations an architecture is checked with."""
-    variants = VARIANTS.get(architecture, [{}])
+    variants = (VARIANTS | RECURRENT).get(architecture, [{}])
     return [_filled(architecture, "ModelArgs", variant) for variant in variants]
 
 
@@ -68,6 +73,7 @@ def toy_model(architecture: str, config: Config) -> nn.Module:
     tokens are well apart.
     """
     module = importlib.import_module(f"mlx_lm.models.{architecture}")
+    mx.random.seed(7)  # some recurrent layers draw their decay when they are made
     model: nn.Module = module.Model(module.ModelArgs.from_dict(config))
     key = mx.random.key(7)
     weights = []
@@ -81,6 +87,8 @@ def toy_model(architecture: str, config: Config) -> nn.Module:
 
 
 def _random(parameter: mx.array, key: mx.array) -> mx.array:
+    if parameter.dtype == mx.uint32:  # packed weights
+        return mx.random.randint(0, 2**31, parameter.shape, key=key).astype(mx.uint32)
     if not mx.issubdtype(parameter.dtype, mx.floating):
         return parameter
     noise = mx.random.normal(parameter.shape, key=key)

@@ -63,6 +63,7 @@ class OpenAI:
     """
 
     supports_parallel = False
+    counts_calls = True  # each call has its price: see `ahead`
 
     def __init__(
         self,

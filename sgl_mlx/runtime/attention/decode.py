@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from sgl_mlx.metal_kernels.pool import AttentionOptions
+from sgl_mlx.models.layer_cache import Attention
 from sgl_mlx.runtime.attention import softmax as at
 from sgl_mlx.runtime.attention.decode_private import PrivateBatch
 from sgl_mlx.runtime.attention.decode_shared import SharedBatch
@@ -31,7 +32,7 @@ _MOST_STALE = 256
 """Most columns outside a layer's window that a buffer keeps; beyond, it is gathered anew."""
 
 
-class Epoch:
+class Epoch(Attention):
     """Attention of the same rows for up to `width` decode steps.
 
     Args:

@@ -41,7 +41,12 @@ class SharedBatch:
         slots = [slot for span in spans for slot in padded(span.slots, self._length, 0)]
         index = SlotIndex(slots)
         self._keys = {i: self._by_head(pool.keys[i], index) for i in layers}
-        self._values = {i: self._by_head(pool.values[i], index) for i in layers}
+        self._values = {
+            i: keys[..., : pool.layers[i].value_dim]
+            if pool.layers[i].values_in_keys
+            else self._by_head(pool.values[i], index)
+            for i, keys in self._keys.items()
+        }
         positions = [_positions(rows[span.first], span) for span in spans]
         self._key_positions = mx.array(
             [padded(p, self._length, NOWHERE) for p in positions], mx.int32

@@ -21,6 +21,7 @@ from sgl_mlx.runtime.attention.kernels import (
     pool_fits,
     rows_fit,
 )
+from sgl_mlx.runtime.attention.latent import LatentChunks
 from sgl_mlx.runtime.attention.prefill import Chunks
 from sgl_mlx.runtime.attention.sdpa import SdpaChunks
 from sgl_mlx.runtime.attention.spans import MIN_SHARED, shared_spans
@@ -103,6 +104,10 @@ class AttentionPaths:
             return plain()
         return KernelChunks(self.pool, rows, self.kernels, layers, plain)
 
+    def latent_chunks(self, rows: Sequence[Row]) -> LatentChunks:
+        """Make the attention of prefill chunks for layers that store entries of latents."""
+        return LatentChunks(self.pool, rows, self.chunks, self._min_shared)
+
     def _layers_of_kernels(
         self, rows: Sequence[Row], work: Literal["extend", "decode"]
     ) -> Collection[int]:
@@ -154,7 +159,9 @@ def layer_cases(attentions: Sequence[LayerAttention], pool: KVPool) -> dict[int,
         shape = pool.layers[layer]
         if (shape.key_dim, shape.value_dim) in WIDTHS:
             cases.setdefault(layer, []).extend(
-                Case.of_pool(work, heads, pool.layer(layer), pool.dtype).with_options(options)
+                Case.of_pool(
+                    work, heads, pool.layer(layer), shape.value_dim, pool.dtype
+                ).with_options(options)
                 for work in KINDS
             )
     return cases

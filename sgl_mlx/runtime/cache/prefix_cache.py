@@ -3,39 +3,26 @@
 Every slot is free, owned by the radix tree, or held by a sequence. The cache has no fixed share:
 when sequences need slots, any unlocked prefix is evicted. Evicted KV is first offered to the second
 tier (the disk cache), if there is one.
+
+For a model with recurrent layers, `snapshots` divides a second kind of slots in the same way, and a
+prefix is reused only up to a snapshot.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
 from typing import Literal
 
+from sgl_mlx.runtime.cache.holding import Holding
+from sgl_mlx.runtime.cache.node_states import NodeStates
 from sgl_mlx.runtime.cache.radix import PLAIN, Node, RadixTree
 from sgl_mlx.runtime.cache.slots import SlotAllocator
-from sgl_mlx.runtime.cache.tier import Grow, Load, Tier, Transfer
+from sgl_mlx.runtime.cache.snapshots import Snapshots
+from sgl_mlx.runtime.cache.tier import Grow, GrowStates, Load, Tier, Transfer
 
 Reuse = Literal["prefixes", "whole prompts", "nothing"]
 """How much of earlier prompts is reused; all values but "prefixes" are ablations."""
-
-
-@dataclass
-class Holding:
-    """The slots of one sequence's tokens.
-
-        table:   [ owned by the tree, locked through `node` | held by the sequence ]
-                   0 ..................... shared .......................... len(table)
-
-    `PrefixCache.share` gives the slots of computed tokens to the tree. `whole` are the tokens that
-    it gave last.
-    """
-
-    namespace: Hashable = PLAIN
-    table: list[int] = field(default_factory=list)
-    shared: int = 0
-    node: Node | None = None
-    whole: tuple[int, ...] = ()
 
 
 class PrefixCache:
@@ -48,6 +35,11 @@ class PrefixCache:
         tier: the second tier, which evicted prefixes are offered to; None for none.
         most: slots that the pool may grow to when free and evictable slots do not suffice; None
             for no growth.
+        states: most slots for recurrent states; 0 for a model of attention alone.
+        first_states: how many of these slots there are at the start; None for all.
+
+    Attributes:
+        snapshots: the recurrent states; None for a model of attention alone.
     """
 
     def __init__(
@@ -56,6 +48,8 @@ class PrefixCache:
         reuse: Reuse = "prefixes",
         tier: Tier | None = None,
         most: int | None = None,
+        states: int = 0,
+        first_states: int | None = None,
     ) -> None:
         self.capacity = capacity
         self.most = capacity if most is None else most
@@ -64,7 +58,9 @@ class PrefixCache:
         self._transfers: list[Transfer] = []
         self._reuse = reuse
         self._ended: dict[int, set[int]] = {}  # hashes of whole prompts by length
-        self.tree = RadixTree()
+        first = states if first_states is None else min(first_states, states)
+        self.tree = RadixTree(NodeStates(first) if states else None)
+        self.snapshots = Snapshots(self.tree, states, self._grow_states) if states else None
         self.slots = SlotAllocator(capacity)
         self.held = 0
         self.seconds = 0.0
@@ -80,16 +76,28 @@ class PrefixCache:
         return self.capacity - self.slots.free_count - self.tree.evictable
 
     def open(self, tokens: tuple[int, ...], namespace: Hashable = PLAIN) -> Holding:
-        """Return a new holding with the longest cached prefix of `tokens`, which it locks."""
+        """Return a new holding with the longest cached prefix of `tokens`, which it locks.
+
+        With recurrent layers, that is the longest prefix that ends in a snapshot.
+        """
         started = time.perf_counter()
         if self._reuse == "nothing":
             namespace = object()
         elif self._reuse == "whole prompts":
             tokens = tokens[: self._longest_whole(tokens)]
-        node, slots = self.tree.match(tokens, namespace)
+        match = self.tree.match if self.snapshots is None else self.tree.match_state
+        node, slots = match(tokens, namespace)
         self.tree.lock(node)
         self.seconds += time.perf_counter() - started
         return Holding(namespace, slots, len(slots), node)
+
+    def begin(self, holding: Holding) -> bool:
+        """Give a new holding the state slot that a model with recurrent layers needs.
+
+        Returns:
+            False, with no change, if no slot can be freed.
+        """
+        return self.snapshots is None or self.snapshots.begin(holding)
 
     def extend(self, holding: Holding, count: int) -> bool:
         """Append `count` slots to a holding; evict if needed. False, and no change, if too few."""
@@ -138,6 +146,8 @@ class PrefixCache:
 
     def close(self, holding: Holding) -> None:
         """End a holding: unlock its shared prefix, free its other slots."""
+        if self.snapshots is not None:
+            self.snapshots.end(holding)
         self._release(holding.table[holding.shared :])
         if holding.node is not None:
             self.tree.unlock(holding.node)
@@ -192,7 +202,31 @@ class PrefixCache:
             self.capacity > self._initial
         ):  # the step that was to make the pool larger may have failed
             self._transfers.insert(0, Grow(self.capacity))
+        if self.snapshots is not None and self.snapshots.grown:
+            self._transfers.insert(0, GrowStates(self.snapshots.capacity))
         self.slots.free(self.tree.evict(self.tree.evictable))
+        if self.snapshots is not None:
+            self.snapshots.evict_all()
+
+    def reusable(
+        self, tokens: tuple[int, ...], namespace: Hashable, limit: int, start: Node | None = None
+    ) -> tuple[int, Node]:
+        """Return how many of the first `limit` tokens a new holding would find in the cache.
+
+        Changes nothing.
+
+        Args:
+            start: the node that an earlier call returned for these tokens.
+
+        Returns:
+            That number, which may exceed `limit` without recurrent layers; and the last node
+            wholly inside the longest cached prefix.
+        """
+        length, node = self.tree.match_length(tokens, namespace, start)
+        if self.snapshots is not None:
+            ends = (n.depth for n in node.path() if n.state and n.depth <= limit)
+            length = next(ends, 0)
+        return length, node
 
     def check(self, holdings: Iterable[Holding] = ()) -> None:
         """Assert that every slot is free, cached or held exactly once.
@@ -203,6 +237,8 @@ class PrefixCache:
         self.tree.check()
         self.slots.check()
         holdings = list(holdings)
+        if self.snapshots is not None:
+            self.snapshots.check(holdings)
         held = [slot for h in holdings for slot in h.table[h.shared :]]
         cached = list(self.tree.slots())
         assert len(held) == self.held
@@ -217,6 +253,9 @@ class PrefixCache:
         self.capacity = min(max(2 * self.capacity, self.capacity + missing), self.most)
         self.slots.grow(self.capacity)
         self._transfers.append(Grow(self.capacity))
+
+    def _grow_states(self, slots: int) -> None:
+        self._transfers.append(GrowStates(slots))
 
     def _evict(self, count: int) -> None:
         self.slots.free(self.tree.evict(count, self._spill if self.tier else None))

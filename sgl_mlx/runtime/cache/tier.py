@@ -63,7 +63,18 @@ class Grow:
     slots: int
 
 
-Transfer = Spill | Load | Grow
+@dataclass(frozen=True)
+class GrowStates:
+    """An enlargement of the pool of recurrent states; the states in it keep their slots.
+
+    Args:
+        slots: number of slots afterwards; a pool with as many or more stays as it is.
+    """
+
+    slots: int
+
+
+Transfer = Spill | Load | Grow | GrowStates
 
 
 class Reading(Protocol):

@@ -111,12 +111,16 @@ class Preparer:
 
         Raises:
             PromptError: the prompt does not fit into the context or the KV pool; or it has
-                parallel branches or a position gap, and the model runs on the dense path.
+                parallel branches or a position gap, and the model has recurrent layers or runs
+                on the dense path.
             InvalidParamsError: a parameter does not fit the prompt, or a grammar is invalid.
         """
-        if (prompt.after or prompt.gap) and self._model.path == "dense":
+        if (prompt.after or prompt.gap) and not self._model.joins:
+            why = "runs one request at a time, by positions that count from 0"
+            if self._model.recurrent:
+                why = "has recurrent layers, whose state depends on the order of all tokens before"
             raise PromptError(
-                f"{self._model.name} runs one request at a time, by positions that count from 0. "
+                f"{self._model.name} {why}. "
                 "It cannot put branches side by side or skip positions; join by text, without "
                 "position_ids_offset"
             )
