@@ -116,8 +116,9 @@ def options_without_model(command: Callable[..., None]) -> Callable[..., None]:
         draft: str | None,
         **others: Any,
     ) -> None:
-        disk = disk_cache, disk_cache_size
-        options = EngineOptions(None, kv_bits, *disk, mmproj, speculate, draft)
+        options = EngineOptions(
+            None, kv_bits, disk_cache, disk_cache_size, mmproj, speculate, draft
+        )
         command(*args, options=options, **others)
 
     return with_options
