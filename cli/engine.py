@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -41,6 +43,9 @@ speculate_option = click.option(
     help="How to draft tokens, of which one step verifies several; the output is the same. "
     "The default is auto, and off in benchmarks of other things.",
 )
+draft_option = click.option(
+    "--draft", metavar="MODEL", help="A small model with the same vocabulary that drafts tokens."
+)
 disk_cache_option = click.option(
     "--disk-cache",
     metavar="DIR",
@@ -58,6 +63,10 @@ disk_cache_size_option = click.option(
 )
 
 
+_M_ARENA_MAX = -8
+"""glibc's number for the parameter of `mallopt`."""
+
+
 @dataclass(frozen=True)
 class EngineOptions:
     """Engine options of a command line; the fields are those of `EngineConfig`."""
@@ -68,33 +77,48 @@ class EngineOptions:
     disk_cache_bytes: int = 2_000_000_000
     mmproj: str | None = None
     speculate: str | None = None
+    draft: str | None = None
 
     def without_drafts(self) -> EngineOptions:
         """Return these options with speculation off unless it was asked for: see `bench`."""
-        return replace(self, speculate=self.speculate or "off")
+        return replace(self, speculate=self.speculate or ("auto" if self.draft else "off"))
 
 
 def engine_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the engine options to a command, which gets them as one argument, `options`."""
 
     @model_option
+    @options_without_model
+    @wraps(command)
+    def with_model(*args: Any, model: str | None, options: EngineOptions, **others: Any) -> None:
+        command(*args, options=replace(options, model_path=model), **others)
+
+    return with_model
+
+
+def options_without_model(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the engine options but `--model` to a command, which gets them as `options`."""
+
     @mmproj_option
     @kv_bits_option
     @speculate_option
+    @draft_option
     @disk_cache_option
     @disk_cache_size_option
     @wraps(command)
     def with_options(
         *args: Any,
-        model: str | None,
         mmproj: str | None,
         kv_bits: int | None,
         disk_cache: str | None,
         disk_cache_size: int,
         speculate: str | None,
+        draft: str | None,
         **others: Any,
     ) -> None:
-        options = EngineOptions(model, kv_bits, disk_cache, disk_cache_size, mmproj, speculate)
+        options = EngineOptions(
+            None, kv_bits, disk_cache, disk_cache_size, mmproj, speculate, draft
+        )
         command(*args, options=options, **others)
 
     return with_options
@@ -128,6 +152,25 @@ def create_engine(options: EngineOptions, **more: Any) -> Backend:
     fetch_model(config.model_path)
     with _progress(f"loading {config.model_path or 'the default model'}"):
         return Engine(**given)
+
+
+def keep_freed_memory_together() -> None:
+    """Let glibc use two heaps instead of one for each thread; call it before any engine is made.
+
+    Each engine has threads of its own, in whose heaps freed memory would stay in pieces.
+    """
+    with suppress(OSError, AttributeError):  # other systems' allocators need none of this
+        ctypes.CDLL("libc.so.6").mallopt(_M_ARENA_MAX, 2)
+
+
+def free_memory() -> None:
+    """Return the memory of engines that were shut down and dropped to the system."""
+    import mlx.core as mx
+
+    gc.collect()
+    mx.clear_cache()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def fetch_model(model: str | None) -> Path:

@@ -40,13 +40,16 @@ from sgl_mlx.runtime.pool.state_memory import NO_STATES, START, state_budget
 from sgl_mlx.runtime.pool.states import StatePool
 from sgl_mlx.runtime.pool.wired import WiredWeights
 from sgl_mlx.runtime.runner import ModelRunner
+from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 from sgl_mlx.runtime.scheduler.cuts import SnapshotPolicy
 from sgl_mlx.runtime.scheduler.plan import Runner
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.speculation.costs import Costs
 from sgl_mlx.runtime.speculation.measure import kept_costs
+from sgl_mlx.runtime.speculation.model import ModelDrafter
 from sgl_mlx.runtime.speculation.open import Speculate, drafters
 from sgl_mlx.runtime.speculation.speculator import Speculation
+from sgl_mlx.runtime.speculation.vocabulary import check_same
 from sgl_mlx.runtime.vision.features import Features
 from sgl_mlx.runtime.vision.pictures import Pictures
 from sgl_mlx.tokenizer import Tokenizer
@@ -64,6 +67,7 @@ class RunnableModel:
 
     Attributes:
         slots: most slots of the KV pool.
+        max_running: most sequences that run at once.
         recurrent: True if layers keep recurrent state, so that positions cannot be rearranged.
     """
 
@@ -73,6 +77,7 @@ class RunnableModel:
     vocabulary: int
     context_length: int
     slots: int
+    max_running: int
     path: RunPath
     recurrent: bool
     load_seconds: float
@@ -137,7 +142,7 @@ def assemble(
         on_read: called on another thread when a read from the disk cache has finished.
         wired: releases the model's wired memory when the engine stops.
     """
-    adapter = adapter_for(loaded.model)
+    adapter, draft = adapter_for(loaded.model), _load_draft(config, loaded)
     context = config.context_length or _context_length(loaded.config)
     layers, dtype, bits = adapter.layers, adapter.dtype, config.kv_bits
     available, limits, budget = available_bytes(), config.limits, NO_STATES
@@ -157,7 +162,7 @@ def assemble(
     limits = limits if adapter.ragged else replace(limits, epoch_steps=1)
     if layers and (paths.copies or not adapter.ragged):
         limits = replace(limits, most_held=copied_slots(slots, *memory))
-    disk = open_disk_tier(config, loaded, pool, on_read)
+    disk = open_disk_tier(config, loaded, pool, on_read, states)
     cache = PrefixCache(
         pool.slots,
         config.reuse,
@@ -165,6 +170,7 @@ def assemble(
         most=slots,
         states=budget.slots,
         first_states=states.slots if states is not None else None,
+        state_tier=disk.states if disk else None,
     )
     runner = ModelRunner(
         adapter,
@@ -177,6 +183,9 @@ def assemble(
     )
     # a recurrent state after rejected tokens cannot be taken back
     speculation = None if states else _speculation(config.speculate, loaded, cache, runner)
+    if speculation is not None and draft is not None:
+        model = _draft_model(draft, context, cache.most, adapter.vocabulary)
+        speculation = speculation._replace(model=model)
     scheduler = Scheduler(cache, limits, speculation=speculation)
     runner.lookup = scheduler.lookup
     return RunnableModel(
@@ -186,6 +195,7 @@ def assemble(
         vocabulary=adapter.vocabulary,
         context_length=context,
         slots=slots,
+        max_running=limits.max_running,
         path="ragged" if adapter.ragged else "dense",
         recurrent=bool(adapter.states),
         load_seconds=time.perf_counter() - started,
@@ -211,10 +221,53 @@ def _speculation(
     found = drafters(speculate, cache.tree)
     if not found:
         return None
-    model = json.dumps(loaded.config, sort_keys=True, default=str)
-    description = f"{model} {loaded.weight_bytes} {os.environ.get(VARIABLE)}"
-    costs = kept_costs(description, cache.capacity, runner)
+    costs = kept_costs(_described(loaded), cache.capacity, runner)
     return None if costs is None else Speculation(found, costs)
+
+
+def _described(loaded: LoadedModel) -> str:
+    """Describe what a model's steps cost time for, as a key."""
+    model = json.dumps(loaded.config, sort_keys=True, default=str)
+    return f"{model} {loaded.weight_bytes} {os.environ.get(VARIABLE)}"
+
+
+def _load_draft(config: EngineConfig, loaded: LoadedModel) -> LoadedModel | None:
+    """Load the draft model, if one is named.
+
+    Raises:
+        ModelError: it cannot be loaded.
+        InvalidParamsError: its vocabulary is another one.
+    """
+    if config.draft is None:
+        return None
+    draft = load(config.draft, offline=config.offline, dtype=config.dtype)
+    check_same(loaded.tokenizer, draft.tokenizer, (loaded.name, draft.name))
+    return draft
+
+
+def _draft_model(
+    draft: LoadedModel, context: int, most: int, vocabulary: int
+) -> ModelDrafter | None:
+    """Assemble the draft model with a pool for as many tokens as the large model's, if they fit.
+
+    Raises:
+        MemoryLimitError: when not even a small pool fits.
+        UnsupportedModelError: for a draft model with recurrent layers.
+    """
+    adapter = adapter_for(draft.model)
+    if adapter.states:
+        raise UnsupportedModelError(f"{draft.name} has recurrent layers and cannot draft yet")
+    layers, dtype = adapter.layers, adapter.dtype
+    slots = min(pool_slots(None, context, layers, dtype, available_bytes()), most)
+    pool = KVPool(layers, slots, dtype)
+    runner = ModelRunner(
+        adapter, pool, draft.tokenizer.eos_token_ids, _paths(adapter, pool, share=True)
+    )
+    costs = kept_costs(_described(draft), slots, runner)
+    if costs is None:
+        return None
+    limits = SchedulerLimits(epoch_steps=16 if adapter.ragged else 1)
+    return ModelDrafter(Scheduler(PrefixCache(slots), limits), runner, costs, vocabulary)
 
 
 def _features(loaded: LoadedModel, adapter: Adapter, limit: int) -> Features | None:

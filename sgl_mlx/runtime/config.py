@@ -47,6 +47,8 @@ class EngineConfig:
         speculate: how to draft tokens that one step verifies together: from the text so far
             ("context"), from what other requests wrote ("tree"), from both ("auto"), or not at
             all ("off"). The output is the same.
+        draft: a small model with the same vocabulary, named as in `model_path`, that guesses where
+            those have nothing; None for none.
         offline: True never contacts the Hugging Face hub.
         snapshots: where prompts leave snapshots of their recurrent state, in models that have such
             layers: "program" (where prompts branch), "every:N" (each N tokens) or "off" (none, so
@@ -73,6 +75,7 @@ class EngineConfig:
     image_cache_bytes: int = 512_000_000
     kv_bits: int | None = None
     speculate: Speculate = "auto"
+    draft: str | None = None
     offline: bool | None = None
     snapshots: str = "program"
     max_total_states: int | None = None
@@ -119,6 +122,8 @@ class EngineConfig:
             raise InvalidParamsError(
                 "disk_cache_dir keeps what the radix cache evicts; do not disable_radix_cache"
             )
+        if self.draft is not None and self.speculate == "off":
+            raise InvalidParamsError('a draft model needs speculate="auto", but it is "off"')
         return replace(self, **taken)
 
 
@@ -173,6 +178,7 @@ _RULES: dict[str, bounds.Rule] = {
     "image_cache_bytes": _COUNT,
     "kv_bits": bounds.optional(_kv_bits),
     "speculate": speculation.check,
+    "draft": bounds.optional(_path),
     "offline": bounds.optional(bounds.flag),
     "snapshots": _snapshots,
     "max_total_states": bounds.optional(_COUNT),

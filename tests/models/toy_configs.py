@@ -292,9 +292,11 @@ VARIANTS: dict[str, list[Config]] = {
 `text_config` is itself filled from the tables, for the arguments that `arch` has.
 """
 
-METAL = "it runs on Metal kernels alone, where it has not been checked"
+ON_METAL = {"bitnet": "on a GPU only; checked with its Metal kernel replaced by plain MLX"}
+"""Architectures that mlx-lm computes by Metal kernels alone, and how they are checked without."""
+
 WITHOUT_TOY = {
-    **dict.fromkeys(["bitnet", "muse_spark"], METAL),
+    "muse_spark": "mlx-lm computes it by Metal kernels alone, and the check runs on a CPU",
     "olmo": "mlx-lm needs the package ai2-olmo for it",
     "phi3small": "mlx-lm's own block-sparse attention crashes on the CPU, where all is checked",
 }

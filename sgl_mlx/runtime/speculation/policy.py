@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from sgl_mlx.runtime.speculation.costs import Costs
+
 _GAIN = 1.03
 """Expected gain below which nothing is drafted: leaving a decode epoch costs a little too."""
+_MOST_OF_MODEL = 8
+"""Most tokens that a draft model guesses at once."""
 
 
 class Guess(NamedTuple):
@@ -57,3 +61,27 @@ def lengths(
     for _, name in steps[:best_count]:
         chosen[name] = chosen.get(name, 0) + 1
     return chosen
+
+
+def model_length(
+    rows: int, likelihood: float, plain: Step, extend_seconds: list[float], drafter: Costs
+) -> int:
+    """Choose how many tokens a draft model should guess for each of `rows` sequences; 0 for none.
+
+    Guessing `k` tokens takes the draft model one step over what it has not computed yet, and
+    `k - 1` decode steps.
+
+    Args:
+        plain, extend_seconds: see `lengths`.
+        drafter: costs of the draft model's steps.
+    """
+    best_rate, best = _GAIN * plain.sampled / plain.seconds, 0
+    for k in range(1, _MOST_OF_MODEL + 1):
+        if rows * k >= len(extend_seconds):
+            break
+        expected = plain.sampled + rows * sum(likelihood**i for i in range(1, k + 1))
+        drafting = drafter.of_extend(2 * rows) + (k - 1) * drafter.of_decode(rows)
+        rate = expected / (extend_seconds[rows * k] + drafting)
+        if rate > best_rate:
+            best_rate, best = rate, k
+    return best

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Rows
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
 from sgl_mlx.runtime.scheduler.admission import Counters
@@ -13,8 +13,10 @@ from sgl_mlx.runtime.speculation.acceptance import Acceptance
 from sgl_mlx.runtime.speculation.costs import Costs
 from sgl_mlx.runtime.speculation.drafter import Drafter, Proposal
 from sgl_mlx.runtime.speculation.masks import walk
-from sgl_mlx.runtime.speculation.policy import Guess, Step, lengths
+from sgl_mlx.runtime.speculation.policy import Guess, Step, lengths, model_length
 
+SOURCE = "model"
+"""Source of a draft model's proposals; see `Proposal.source`."""
 _LONGEST = 16
 """Most drafted tokens of one sequence in a step."""
 _LONGEST_TOGETHER = 64
@@ -25,18 +27,38 @@ Draft = tuple[int, ...]
 """Drafted tokens of one sequence."""
 
 
+class Drafts(Protocol):
+    """A draft model: `model.ModelDrafter`. `costs` are those of its own steps."""
+
+    costs: Costs
+
+    def draft(self, sequences: Rows[Sequence], count: int) -> dict[str, Proposal]:
+        """Guess `count` tokens after each sequence, by its id."""
+        ...
+
+    def flush(self) -> None:
+        """Forget all prefixes."""
+        ...
+
+
 class Speculation(NamedTuple):
-    """Drafters, asked in order (of two equally likely guesses the first is taken), and costs."""
+    """The ways of an engine to draft, and what its steps cost.
+
+    Attributes:
+        drafters: asked in order; of two equally likely guesses the first is taken.
+        model: guesses for the sequences for which the others have none, where it pays.
+    """
 
     drafters: tuple[Drafter, ...]
     costs: Costs
+    model: Drafts | None = None
 
 
 class Speculator:
     """The part of the scheduler that drafts; it keeps count of which drafts were accepted."""
 
     def __init__(self, speculation: Speculation, cache: PrefixCache, counters: Counters) -> None:
-        self._drafters, self._costs = speculation
+        self._drafters, self._costs, self._model = speculation
         self._cache, self._counters = cache, counters
         self._acceptance = Acceptance()
         self._sources: dict[str, str] = {}  # of the drafts being verified, by sequence id
@@ -59,6 +81,9 @@ class Speculator:
         if not _could_pay(plain, seconds):
             return {}
         proposals = {s.id: p for s in decoding if (p := self._propose(s)) is not None}
+        if self._model is not None:
+            lacking = [s for s in decoding if s.id not in proposals and _limit(s) > 0]
+            proposals |= self._from_model(self._model, lacking, plain, seconds)
         guesses = {
             name: Guess(len(p.tokens), self._acceptance.likelihood(name, p.source))
             for name, p in proposals.items()
@@ -105,6 +130,8 @@ class Speculator:
         """Forget the outputs of ended sequences."""
         for drafter in self._drafters:
             drafter.flush()
+        if self._model is not None:
+            self._model.flush()
 
     def masks(self, s: Sequence) -> list[bytes | None]:
         """Return what a sequence's constraint allows after 0, 1, 2 … tokens of its draft.
@@ -123,13 +150,41 @@ class Speculator:
 
     def _propose(self, s: Sequence) -> Proposal | None:
         """Return the likeliest proposal, cut where the sequence's constraint forbids it."""
-        limit = min(_LONGEST, s.remaining - 1)
-        if limit < 1 or not s.params.speculate:
+        limit = _limit(s)
+        if limit < 1:
             return None
         found = [p for drafter in self._drafters if (p := drafter.propose(s, limit)) is not None]
         if not found:
             return None
         best = max(found, key=lambda p: self._acceptance.likelihood(s.id, p.source))
+        return self._allowed(s, best)
+
+    def _from_model(
+        self, model: Drafts, lacking: list[Sequence], plain: Step, seconds: list[float]
+    ) -> dict[str, Proposal]:
+        """Let the draft model guess for these sequences, if that promises more tokens a second."""
+        if not lacking:
+            return {}
+        likely = [self._acceptance.likelihood(s.id, SOURCE) for s in lacking]
+        mean = sum(likely) / len(likely)
+        count = model_length(len(lacking), mean, plain, seconds, model.costs)
+        if not count:
+            for s in lacking:
+                self._acceptance.idle(s.id, SOURCE)
+            return {}
+        guessed = model.draft(lacking, count)
+        found: dict[str, Proposal] = {}
+        for s in lacking:
+            proposal = guessed.get(s.id)
+            cut = proposal and self._allowed(
+                s, proposal._replace(tokens=proposal.tokens[: _limit(s)])
+            )
+            if cut is not None:
+                found[s.id] = cut
+        return found
+
+    def _allowed(self, s: Sequence, best: Proposal) -> Proposal | None:
+        """Cut a proposal where the sequence's constraint forbids it; None if nothing is left."""
         if s.constraint is None:
             return best
         tokens, masks = walk(s.constraint, best.tokens)
@@ -137,6 +192,11 @@ class Speculator:
             return None
         self._masks[s.id] = len(s.tokens), masks
         return best._replace(tokens=tokens)
+
+
+def _limit(s: Sequence) -> int:
+    """Return how many tokens may be drafted for a sequence; the last token needs no draft."""
+    return min(_LONGEST, s.remaining - 1) if s.params.speculate else 0
 
 
 def _could_pay(plain: Step, seconds: list[float]) -> bool:
