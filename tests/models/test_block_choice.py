@@ -17,7 +17,7 @@ HEADS = 2
 
 
 def expected(scores: np.ndarray, own: int, choice: BlockChoice) -> list[bool]:
-    """What one query's one head keeps, block by block."""
+    """Tokens that one query's one head keeps, found block by block."""
     count = own // choice.block + 1
     best = {b: max(scores[b * choice.block : own + 1][: choice.block]) for b in range(count)}
     local = [b for b in best if b > count - 1 - choice.local]
