@@ -63,6 +63,7 @@ BAILING = {
     "moe_router_enable_expert_bias": True,
 }
 KDA = {
+    "rms_norm_eps": 1e-3,  # the norm of an output near zero magnifies its rounding
     "num_key_value_heads": 4,
     "model_max_length": 512,
     "linear_attn_config": {
@@ -78,7 +79,6 @@ K3 = KDA | {
     "hidden_act": "situ",
     "routed_expert_hidden_size": 16,
     "mla_use_output_gate": True,
-    "rms_norm_eps": 1e-3,  # the norm of an output near zero magnifies its rounding
 }
 HADAMARD = {
     "schema_version": 2,

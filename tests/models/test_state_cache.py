@@ -22,7 +22,9 @@ from tests.models.toy import toy_config, toy_model
 from tests.models.toy_configs import VOCABULARY
 
 KINDS = ["qwen3_next", "lfm2", "nemotron_h", "falcon_h1", "bailing_moe_linear", "mamba", "rwkv7"]
-"""Gated delta, short convolution, SSD, state beside attention, GLA, and no attention at all."""
+KINDS += ["kimi_linear", "baichuan_m1", "recurrent_gemma"]
+"""Gated delta, short convolution, SSD, state beside attention, GLA, no attention at all, KDA beside
+latents, keys of the token before, and a first token of its own."""
 
 
 @cache
