@@ -107,7 +107,7 @@ class LoadState:
 
 
 Transfer = Spill | Load | Grow | GrowStates | SpillState | LoadState
-"""What a runner does before it computes a plan."""
+"""A move of data that a runner makes before it computes a plan."""
 
 
 class Reading(Protocol):
