@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -61,6 +63,10 @@ disk_cache_size_option = click.option(
 )
 
 
+_M_ARENA_MAX = -8
+"""glibc's number for the parameter of `mallopt`."""
+
+
 @dataclass(frozen=True)
 class EngineOptions:
     """Engine options of a command line; the fields are those of `EngineConfig`."""
@@ -82,6 +88,17 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the engine options to a command, which gets them as one argument, `options`."""
 
     @model_option
+    @options_without_model
+    @wraps(command)
+    def with_model(*args: Any, model: str | None, options: EngineOptions, **others: Any) -> None:
+        command(*args, options=replace(options, model_path=model), **others)
+
+    return with_model
+
+
+def options_without_model(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the engine options but `--model` to a command, which gets them as `options`."""
+
     @mmproj_option
     @kv_bits_option
     @speculate_option
@@ -91,7 +108,6 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def with_options(
         *args: Any,
-        model: str | None,
         mmproj: str | None,
         kv_bits: int | None,
         disk_cache: str | None,
@@ -101,7 +117,7 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
         **others: Any,
     ) -> None:
         options = EngineOptions(
-            model, kv_bits, disk_cache, disk_cache_size, mmproj, speculate, draft
+            None, kv_bits, disk_cache, disk_cache_size, mmproj, speculate, draft
         )
         command(*args, options=options, **others)
 
@@ -136,6 +152,25 @@ def create_engine(options: EngineOptions, **more: Any) -> Backend:
     fetch_model(config.model_path)
     with _progress(f"loading {config.model_path or 'the default model'}"):
         return Engine(**given)
+
+
+def keep_freed_memory_together() -> None:
+    """Let glibc use two heaps instead of one for each thread; call it before any engine is made.
+
+    Each engine has threads of its own, in whose heaps freed memory would stay in pieces.
+    """
+    with suppress(OSError, AttributeError):  # other systems' allocators need none of this
+        ctypes.CDLL("libc.so.6").mallopt(_M_ARENA_MAX, 2)
+
+
+def free_memory() -> None:
+    """Return the memory of engines that were shut down and dropped to the system."""
+    import mlx.core as mx
+
+    gc.collect()
+    mx.clear_cache()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def fetch_model(model: str | None) -> Path:

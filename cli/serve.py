@@ -2,34 +2,81 @@
 
 from __future__ import annotations
 
-import logging
-import shlex
+import asyncio
 import socket
-import sys
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sgl_mlx.cli.engine import EngineOptions, engine_options, open_engine
+from sgl_mlx.cli.engine import (
+    EngineOptions,
+    free_memory,
+    keep_freed_memory_together,
+    open_engine,
+    options_without_model,
+)
+from sgl_mlx.cli.listening import (
+    QUESTION,
+    bind,
+    invitation,
+    line,
+    log_to_stderr,
+    server,
+    uvicorn_config,
+)
 from sgl_mlx.cli.options import setting
+from sgl_mlx.cli.served_models import Named, check, named, served_models
 from sgl_mlx.cli.sizes import byte_size
 from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.errors import BackendError
 
 if TYPE_CHECKING:
-    import uvicorn
     from starlette.applications import Starlette
 
-_QUESTION = '{"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 50}'
-_START = '{"prompt": "Once upon a time", "max_tokens": 50}'
+    from sgl_mlx.server import Limits, ServedModel
+    from sgl_mlx.server.residents import Residents
+
+_SINGLE = {
+    "mmproj": "--mmproj",
+    "draft": "--draft",
+    "model_names": "--served-model-name",
+    "any_model": "--any-model",
+    "cache_log": "--cache-log",
+}
+"""Options that only a single model can have, by parameter."""
+_SHARE = 0.6
+"""Share of the free memory that several models may take together, if --memory is not given."""
 
 
 @click.command()
 @click.argument("model_path", metavar="[MODEL]", required=False)
-@engine_options
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="[NAME=]MODEL",
+    envvar="SGL_MLX_MODEL",
+    show_envvar=True,
+    help="A model, as of other commands, and the name it is served under; repeatable.",
+)
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    type=named,
+    metavar="BASE:NAME=FOLDER",
+    help="Serve a model with a LoRA adapter of mlx-lm or PEFT as the model BASE:NAME; repeatable.",
+)
+@click.option(
+    "--memory",
+    type=byte_size,
+    metavar="SIZE",
+    help="Memory for all open models, 60 % of what is free by default.",
+)
+@options_without_model
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=30000, show_default=True, help="0 picks one."
@@ -94,6 +141,9 @@ _START = '{"prompt": "Once upon a time", "max_tokens": 50}'
 @click.option("--access-log/--no-access-log", default=True, help="Log a line for each request.")
 def serve(
     model_path: str | None,
+    models: tuple[str, ...],
+    adapters: tuple[Named, ...],
+    memory: int | None,
     options: EngineOptions,
     host: str,
     port: int,
@@ -104,19 +154,70 @@ def serve(
 ) -> None:
     """Serve MODEL over HTTP, for clients of OpenAI's and SGLang's servers.
 
-    MODEL is what --model takes. Ctrl-C lets running requests finish; a second one stops at once.
+    MODEL is what --model takes. With several models, or adapters, each request names one; they are
+    opened when asked for, and those idle longest are closed when another needs their memory.
+    Ctrl-C lets running requests finish; a second one stops at once.
     """
     require_packages()
-    listener = _bind(host, port)
-    _log_to_stderr(access_log)
-    options = replace(options, model_path=model_path or options.model_path)
-    with open_engine(options, **dict(engine_settings)) as engine:
-        engine.submit((Text("Hello"),), SamplingParams(max_new_tokens=2)).result()
-        app = _app(engine, **settings)
-        config = _uvicorn_config(app, drain_timeout)
-        ready = _invitation(listener, engine, settings["api_keys"])
-        with suppress(KeyboardInterrupt):  # uvicorn raises it again after draining
-            _server(config, ready).run(sockets=[listener])
+    given = [named(model) for model in (*([model_path] if model_path else ()), *models)]
+    check(given, adapters)
+    several = len(given) > 1 or bool(adapters)
+    if several:
+        _refuse_options_of_one(mmproj=options.mmproj, draft=options.draft, **settings)
+    listener = bind(host, port)
+    log_to_stderr(access_log)
+    more = dict(engine_settings)
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again after draining
+        if several:
+            served = served_models(given, adapters, {**asdict(options), **more})
+            _serve_several(served, memory, listener, drain_timeout, settings)
+            return
+        name, model = given[0] if given else (None, None)
+        if name and name != model and not settings["model_names"]:
+            settings["model_names"] = (name,)
+        with open_engine(replace(options, model_path=model), **more) as engine:
+            engine.submit((Text("Hello"),), SamplingParams(max_new_tokens=2)).result()
+            config = uvicorn_config(_app(engine, **settings), drain_timeout)
+            ready = invitation(listener, engine, settings["api_keys"])
+            server(config, ready).run(sockets=[listener])
+
+
+def _refuse_options_of_one(**given: Any) -> None:
+    """Raise `UsageError` for an option that only a single model can have."""
+    for name, option in _SINGLE.items():
+        if given[name]:
+            raise click.UsageError(f"{option} is for a single model; use --model NAME=MODEL")
+
+
+def _serve_several(
+    models: list[ServedModel],
+    memory: int | None,
+    listener: socket.socket,
+    drain_timeout: int,
+    settings: dict[str, Any],
+) -> None:
+    """Serve several models; the first one is opened before the server takes requests."""
+    from sgl_mlx.models.memory import available_bytes
+    from sgl_mlx.server import app_of_models  # an optional extra
+
+    keep_freed_memory_together()
+    budget = memory or int(_SHARE * available_bytes())
+    keys = settings["api_keys"]
+    app, residents = app_of_models(
+        models, budget, api_keys=keys, limits=_limits(**settings), free=free_memory
+    )
+    asyncio.run(_open(residents, models[0].name))
+    names = ", ".join(model.name for model in models)
+    ready = line(listener, names, keys, "chat/completions", QUESTION)
+    try:
+        server(uvicorn_config(app, drain_timeout), ready).run(sockets=[listener])
+    finally:
+        asyncio.run(residents.close())
+
+
+async def _open(residents: Residents[Any], name: str) -> None:
+    async with residents.borrowed(name):
+        pass
 
 
 def _app(
@@ -124,23 +225,28 @@ def _app(
     api_keys: tuple[str, ...],
     model_names: tuple[str, ...],
     any_model: bool,
-    max_requests: int,
-    max_body_size: int,
-    request_timeout: float | None,
     cache_log: Path | None,
+    **bounds: Any,
 ) -> Starlette:
-    from sgl_mlx.server import Limits, app  # an optional extra
+    from sgl_mlx.server import app  # an optional extra
 
-    limits = Limits(
-        max_body_bytes=max_body_size, max_requests=max_requests, request_timeout=request_timeout
-    )
     return app(
         engine,
         api_keys=api_keys,
         model_names=model_names,
-        limits=limits,
+        limits=_limits(**bounds),
         any_model=any_model,
         cache_log=cache_log,
+    )
+
+
+def _limits(
+    max_requests: int, max_body_size: int, request_timeout: float | None, **_: Any
+) -> Limits:
+    from sgl_mlx.server import Limits  # an optional extra
+
+    return Limits(
+        max_body_bytes=max_body_size, max_requests=max_requests, request_timeout=request_timeout
     )
 
 
@@ -156,66 +262,3 @@ def require_packages() -> None:
             f"the server needs a package that is missing ({error.name}): "
             "pip install 'sgl-mlx[server]'"
         ) from error
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    """Bind a socket to the address, without listening yet; raises `BackendError` if it is taken.
-
-    This is done before the model is loaded, so that a wrong address is reported at once.
-    """
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, proto)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        raise BackendError(f"cannot listen on {host}:{port}: {error}; try --port") from error
-    return listener
-
-
-def _uvicorn_config(app: Starlette, drain_timeout: int) -> uvicorn.Config:
-    import uvicorn  # an optional extra
-
-    return uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        timeout_keep_alive=120,  # the default of 5 s closes pooled client connections
-        timeout_graceful_shutdown=drain_timeout,
-    )
-
-
-def _server(config: uvicorn.Config, ready: str) -> uvicorn.Server:
-    """Return a server that prints the line `ready` when it accepts connections."""
-    import uvicorn  # an optional extra
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            click.echo(ready)
-
-    return Server(config)
-
-
-def _invitation(listener: socket.socket, engine: Any, api_keys: tuple[str, ...]) -> str:
-    """Return a line with the server's address and a `curl` command to try it."""
-    host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    url = f"http://{host}:{port}"
-    chats = engine.tokenizer.chat_template is not None
-    path, body = ("chat/completions", _QUESTION) if chats else ("completions", _START)
-    command = ["curl", f"{url}/v1/{path}", "-H", "content-type: application/json", "-d", body]
-    if api_keys:
-        command[2:2] = ["-H", f"authorization: Bearer {api_keys[0]}"]
-    return f"{engine.model_name} is ready at {url}  try: {shlex.join(command)}"
-
-
-def _log_to_stderr(access_log: bool) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    logger = logging.getLogger("sgl_mlx.server")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO if access_log else logging.WARNING)

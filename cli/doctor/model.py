@@ -7,22 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import psutil
 
-from sgl_mlx import machine
 from sgl_mlx.cli.doctor.check import Check, checked, gib
-from sgl_mlx.cpu_kernels.open import open_cpu_kernels
+from sgl_mlx.cli.footprint import adapter_of, kv_dtype, read_config, weight_bytes
 from sgl_mlx.errors import MemoryLimitError, ModelNotFoundError
-from sgl_mlx.models import memory, safetensors_file
-from sgl_mlx.models.adapter import LayerShape
+from sgl_mlx.models import memory
 from sgl_mlx.models.download import size_text
-from sgl_mlx.models.gguf import config as gguf_config
-from sgl_mlx.models.gguf.file import GGUFFile
 from sgl_mlx.models.info import describe
 from sgl_mlx.models.resolve import is_offline, look_up, resolve
 from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.pool.memory import ENOUGH, pool_slots
+from sgl_mlx.runtime.pool.state_memory import state_budget
+from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 
 _MOST_OF_MACHINE = 0.75
 """Share of a machine's memory above which it is likely to swap."""
@@ -48,7 +45,7 @@ def model_checks(model: str | None) -> Iterator[Check]:
             yield from _on_the_hub(model)
         return
     yield checked("model", lambda: _described(name, path))
-    yield from _fitting(lambda: Needs(name, _weight_bytes(path), _config(path)))
+    yield from _fitting(lambda: Needs(name, weight_bytes(path), read_config(path)))
 
 
 def _on_the_hub(model: str | None) -> Iterator[Check]:
@@ -87,13 +84,15 @@ def weights_row(needs: Needs) -> Check:
 
 def pool_row(needs: Needs) -> Check:
     """Check that the KV pool of a new engine fits into memory beside the weights."""
-    dtype = mx.bfloat16 if machine.on_gpu() else mx.float32
+    dtype = kv_dtype()
     try:
-        shapes, context = _shape(needs.config)
-    except KeyError as error:
-        return Check("KV pool", "warn", f"the configuration does not tell its size: no {error}")
-    room = memory.available_bytes() - needs.weights
-    slots = min(pool_slots(None, context, shapes, dtype, room), ENOUGH)
+        adapter, context = adapter_of(needs.config)
+    except (KeyError, TypeError) as error:
+        return Check("KV pool", "warn", f"the configuration does not tell its size: {error}")
+    room, shapes = memory.available_bytes() - needs.weights, adapter.layers
+    if adapter.states:
+        room = state_budget(adapter.states, None, SchedulerLimits().max_running, room).left(room)
+    slots = min(pool_slots(None, context, shapes, dtype, room, ragged=adapter.ragged), ENOUGH)
     taken = slots * KVPool.bytes_per_slot(shapes, dtype)
     detail = f"{slots:,} tokens in {gib(taken)}, beside {gib(needs.weights)} of weights"
     total = int(psutil.virtual_memory().total)
@@ -101,24 +100,3 @@ def pool_row(needs: Needs) -> Check:
         remedy = f"over {_MOST_OF_MACHINE:.0%} of memory, expect swapping; --kv-bits 8 halves it"
         return Check("KV pool", "warn", f"{detail}: {remedy}")
     return Check("KV pool", "ok", detail)
-
-
-def _weight_bytes(path: Path) -> int:
-    if machine.on_gpu():
-        return describe(path).weight_bytes()
-    return describe(path).weight_bytes("float32", packed=open_cpu_kernels() is not None)
-
-
-def _config(path: Path) -> dict[str, Any]:
-    if path.is_dir():
-        return safetensors_file.read_config(path)
-    return gguf_config.read_config(GGUFFile(path))
-
-
-def _shape(config: Mapping[str, Any]) -> tuple[list[LayerShape], int]:
-    """Return the KV shape of each layer and the context length; KeyError if `config` lacks them."""
-    config = config.get("text_config") or config
-    heads = config["num_attention_heads"]
-    width = config.get("head_dim") or config["hidden_size"] // heads
-    shape = LayerShape(config.get("num_key_value_heads") or heads, width, width)
-    return [shape] * config["num_hidden_layers"], config["max_position_embeddings"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -10,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount, Route, Router
 
 from sgl_mlx.server import decisions, operation
 from sgl_mlx.server.anthropic import messages
@@ -22,7 +25,9 @@ from sgl_mlx.server.native import generate, tokens, upkeep
 from sgl_mlx.server.openai import chat, completions, responses
 from sgl_mlx.server.openapi import with_document
 from sgl_mlx.server.pages import route as page
+from sgl_mlx.server.residents import Residents, ServedModel
 from sgl_mlx.server.service import Service
+from sgl_mlx.server.switch import Served, Switch, front_routes
 
 
 def app(
@@ -46,28 +51,63 @@ def app(
         cache_log: file to which prompts are appended for `sgl-mlx cache-doctor`.
     """
     service = Service(engine, model_names, limits, any_model, cache_log)
-    made = Starlette(
-        routes=with_document(
-            [
-                *operation.routes(service),
-                *chat.routes(service),
-                *completions.routes(service),
-                *responses.routes(service),
-                *messages.routes(service),
-                *decisions.routes(service),
-                *contexts.routes(service),
-                *cache.routes(service),
-                *page.routes(service),
-                *generate.routes(service),
-                *upkeep.routes(service),
-                *tokens.routes(service),
-            ]
-        ),
+    made = _gated(routes_of(service), api_keys)
+    made.state.service = service
+    return made
+
+
+def app_of_models(
+    models: Sequence[ServedModel],
+    budget: int,
+    *,
+    api_keys: Sequence[str] = (),
+    limits: Limits | None = None,
+    free: Callable[[], object] = gc.collect,
+) -> tuple[Starlette, Residents[Served]]:
+    """Return an ASGI application that serves several models, and the models; see `Residents`.
+
+    Each open model has the routes of `app`. The caller closes the models at the end.
+
+    Raises:
+        BackendError: a model alone does not fit into `budget` bytes.
+    """
+
+    def build(model: ServedModel, engine: ServedEngine) -> Served:
+        service = Service(engine, [model.name], limits)
+        return Served(service, Router(routes_of(service)))
+
+    residents = Residents(models, budget, build, free)
+    switch = Switch(residents, limits or Limits())
+    front = front_routes(residents, int(time.time()))
+    return _gated([*front, Mount("", app=switch)], api_keys), residents
+
+
+def routes_of(service: Service) -> list[Route]:
+    """Return all routes of one model."""
+    return with_document(
+        [
+            *operation.routes(service),
+            *chat.routes(service),
+            *completions.routes(service),
+            *responses.routes(service),
+            *messages.routes(service),
+            *decisions.routes(service),
+            *contexts.routes(service),
+            *cache.routes(service),
+            *page.routes(service),
+            *generate.routes(service),
+            *upkeep.routes(service),
+            *tokens.routes(service),
+        ]
+    )
+
+
+def _gated(routes: Sequence[BaseRoute], api_keys: Sequence[str]) -> Starlette:
+    return Starlette(
+        routes=routes,
         middleware=[Middleware(Gate, keys=api_keys)],
         exception_handlers={HTTPException: _reraise},
     )
-    made.state.service = service
-    return made
 
 
 async def _reraise(_: Request, error: Exception) -> Response:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 _SECONDS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 _GAUGES = {
@@ -28,7 +30,7 @@ class Metrics:
     """
 
     def __init__(self, model: str) -> None:
-        self._registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
         self._label = {"model_name": model}
         self._gauges = {name: self._made(Gauge, name, help) for name, help in _GAUGES.items()}
         self.prompt_tokens = self._made(Counter, "prompt_tokens", "Prompt tokens of requests.")
@@ -42,14 +44,14 @@ class Metrics:
         self._read_at, self._read_tokens = time.monotonic(), 0.0
 
     def text(self, info: Mapping[str, Any]) -> bytes:
-        """Return all metrics in Prometheus's text format.
+        """Return all metrics in Prometheus's text format; `info` is that of `read`."""
+        self.read(info)
+        return generate_latest(self.registry)
 
-        Args:
-            info: the engine's server info, from which the gauges are set.
-        """
+    def read(self, info: Mapping[str, Any]) -> None:
+        """Set the gauges from the engine's server info."""
         for name, value in self._state(info).items():
             self._gauges[name].set(value)
-        return generate_latest(self._registry)
 
     def _state(self, info: Mapping[str, Any]) -> dict[str, float]:
         stats = info.get("stats", {})
@@ -75,8 +77,24 @@ class Metrics:
 
     def _made(self, kind: Any, name: str, help: str, **more: Any) -> Any:
         labels = tuple(self._label)
-        metric = kind(f"sglang:{name}", help, labels, registry=self._registry, **more)
+        metric = kind(f"sglang:{name}", help, labels, registry=self.registry, **more)
         return metric.labels(**self._label)
 
     def _seconds(self, name: str, help: str) -> Any:
         return self._made(Histogram, f"{name}_seconds", help, buckets=_SECONDS)
+
+
+def merged(registries: Sequence[CollectorRegistry]) -> Collector:
+    """Return a collector of several servers' metrics: one family for each name."""
+
+    class Merged(Collector):
+        def collect(self) -> Iterator[Metric]:
+            families: dict[str, Metric] = {}
+            for registry in registries:
+                for metric in registry.collect():
+                    family = families.setdefault(metric.name, metric)
+                    if family is not metric:
+                        family.samples.extend(metric.samples)
+            yield from families.values()
+
+    return Merged()

@@ -22,14 +22,14 @@ def routes(service: Service) -> list[Route]:
         return PlainTextResponse("ok\n")
 
     async def models(_: Request) -> Response:
-        listed = [_model(service, name) for name in service.names]
+        listed = [_card(service, name) for name in service.names]
         return json_response({"object": "list", "data": listed})
 
     async def model(request: Request) -> Response:
         name = request.path_params["name"]
         if name not in service.names:
             raise HttpError(404, f"the model {name!r} is not served", "model_not_found", "model")
-        return json_response(_model(service, name))
+        return json_response(_card(service, name))
 
     async def metrics(_: Request) -> Response:
         text = service.metrics.text(await service.info())
@@ -44,12 +44,15 @@ def routes(service: Service) -> list[Route]:
     ]
 
 
-def _model(service: Service, name: str) -> dict[str, Any]:
-    return {
-        "id": name,
-        "object": "model",
-        "created": service.started,
-        "owned_by": "sgl-mlx",
-        "root": service.names[0],
-        "max_model_len": service.context_length,
-    }
+def model_card(name: str, root: str, created: int) -> dict[str, Any]:
+    """Return an entry of `/v1/models`.
+
+    Args:
+        root: name of the model whose weights are used.
+    """
+    return {"id": name, "object": "model", "created": created, "owned_by": "sgl-mlx", "root": root}
+
+
+def _card(service: Service, name: str) -> dict[str, Any]:
+    made = model_card(name, service.names[0], service.started)
+    return {**made, "max_model_len": service.context_length}

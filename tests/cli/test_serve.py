@@ -28,11 +28,11 @@ def start(toy_folder: Path) -> Iterator[Start]:
     """`start(*options)` runs the command on the toy."""
     running: list[subprocess.Popen[str]] = []
 
-    def _start(*options: str) -> subprocess.Popen[str]:
+    def _start(*options: str, model: str = str(toy_folder)) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", "from sgl_mlx.cli import main; main()", "serve"]
         running.append(
             subprocess.Popen(
-                [*command, str(toy_folder), "--port", "0", *options],
+                [*command, *([model] if model else ()), "--port", "0", *options],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

@@ -168,7 +168,7 @@ VARIANTS: dict[str, list[Config]] = {
         MLA | DENSE_FIRST | {"topk_method": "greedy", "q_lora_rank": None, "rope_scaling": YARN},
     ],
     "deepseek_v3": [MLA | DENSE_FIRST, MLA | DENSE_FIRST | {"rope_scaling": YARN}],
-    "deepseek_v32": [INDEXED | DENSE_FIRST],
+    "deepseek_v32": [INDEXED | DENSE_FIRST | {"index_topk": 24}, INDEXED | DENSE_FIRST],
     "ernie4_5_moe": [{"moe_layer_start_index": 1, "moe_layer_end_index": 3}],
     "exaone4": [{"sliding_window_pattern": "LG", "rope_scaling": LLAMA3}],
     "exaone_moe": [{"is_moe_layer": [False, True, True, True]}],
@@ -286,9 +286,11 @@ VARIANTS: dict[str, list[Config]] = {
 `text_config` is itself filled from the tables, for the arguments that `arch` has.
 """
 
-METAL = "it runs on Metal kernels alone, where it has not been checked"
+ON_METAL = {"bitnet": "on a GPU only; checked with its Metal kernel replaced by plain MLX"}
+"""Architectures that mlx-lm computes by Metal kernels alone, and how they are checked without."""
+
 WITHOUT_TOY = {
-    **dict.fromkeys(["bitnet", "muse_spark"], METAL),
+    "muse_spark": "mlx-lm computes it by Metal kernels alone, and the check runs on a CPU",
     "olmo": "mlx-lm needs the package ai2-olmo for it",
     "phi3small": "mlx-lm's own block-sparse attention crashes on the CPU, where all is checked",
 }

@@ -13,6 +13,7 @@ from functools import cached_property
 from http.client import HTTPException
 from typing import Any, NoReturn
 
+from sgl_mlx import bounds
 from sgl_mlx.core import (
     ChoiceScore,
     ChoiceScores,
@@ -46,13 +47,16 @@ class RuntimeEndpoint:
     takes one round trip, and pictures, grammars, gaps and parallel branches work anywhere.
 
     Args:
-        base_url: the server's address, such as `http://localhost:30000`.
+        base_url: the server's address, such as `http://localhost:30000`; without a scheme, http.
         api_key: a key to send as bearer token.
         verify: the path of a file of trusted certificates, or False to trust any certificate.
         chat_template_name: a name for `get_chat_template`; None chooses by the model's path.
 
     Attributes:
         chat_template: the chat template in use; programs may assign another.
+
+    Raises:
+        BackendError: `base_url` is no text.
     """
 
     def __init__(
@@ -62,7 +66,8 @@ class RuntimeEndpoint:
         verify: str | bool | None = None,
         chat_template_name: str | None = None,
     ) -> None:
-        self.base_url = base_url.rstrip("/")
+        address = bounds.filled_text("base_url", base_url, BackendError)
+        self.base_url = (address if "://" in address else f"http://{address}").rstrip("/")
         self._headers = {"Content-Type": "application/json"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"

@@ -102,7 +102,7 @@ class PrivateBatch:
             `(members, heads, dim)`.
         """
         q = self.pick(queries)
-        keys, values, bias = self._seen(layer, options.window, q.dtype)
+        keys, values, bias = self.seen(layer, options.window, q.dtype)
         mask = None if bias is None else bias[:, None, None]
         return mx.fast.scaled_dot_product_attention(
             q[:, :, None], keys, values, scale=options.scale, mask=mask, sinks=options.sinks
@@ -118,7 +118,7 @@ class PrivateBatch:
             A partial `(kv_heads, members, group, …)`, as in `softmax`.
         """
         q = self.pick(queries)
-        keys, values, bias = self._seen(layer, options.window, q.dtype)
+        keys, values, bias = self.seen(layer, options.window, q.dtype)
         scores = at.soft_capped(q @ keys.swapaxes(-1, -2), options.softcap)
         if bias is not None:
             scores = scores + bias[:, None, None]
@@ -132,7 +132,7 @@ class PrivateBatch:
         columns = slice(self._first, self._first + steps)
         taken = (x[:, :, columns] for x in self._both(layer))
         keys, values = (x.swapaxes(1, 2) for x in taken)
-        return keys.reshape(-1, *keys.shape[2:]), values.reshape(-1, *values.shape[2:])
+        return keys.flatten(0, 1), values.flatten(0, 1)
 
     def _index(self) -> SlotIndex | None:
         if self._prefix == 0:
@@ -143,7 +143,7 @@ class PrivateBatch:
         padded = (([0] * n, slots) for n, slots in zip(self._padding, own, strict=True))
         return SlotIndex(list(chain.from_iterable(chain.from_iterable(padded))))
 
-    def _seen(
+    def seen(
         self, layer: int, window: int | None, dtype: mx.Dtype
     ) -> tuple[mx.array, mx.array, mx.array | None]:
         """Slice keys and values to those that at least one row sees.

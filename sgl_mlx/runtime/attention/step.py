@@ -12,7 +12,7 @@ from functools import cached_property
 import mlx.core as mx
 
 from sgl_mlx.metal_kernels.pool import AttentionOptions
-from sgl_mlx.models.latents import Expansion
+from sgl_mlx.models.latents import LatentQueries
 from sgl_mlx.models.layer_cache import Attention
 from sgl_mlx.runtime.attention.kernels import KernelChunks
 from sgl_mlx.runtime.attention.latent import LatentChunks, LatentInputs
@@ -95,15 +95,16 @@ class ExtendStep(Attention):
         return outs[0] if len(outs) == 1 else mx.concatenate(outs)
 
     def attend_latents(
-        self, layer: int, queries: mx.array, options: AttentionOptions, expansion: Expansion
+        self, layer: int, queries: LatentQueries, options: AttentionOptions
     ) -> mx.array:
         """Attend over stored entries of latents: chunks as `LatentChunks` finds it cheapest."""
-        n = self._singles
+        n, choice = self._singles, queries.choice
         outs = []
         if self._decoding is not None:
-            outs.append(self._decoding.attend_latents(layer, queries[:n], options, expansion))
+            outs.append(self._decoding.attend_latents(layer, queries.of(slice(n)), options))
         if self._latent_chunks is not None:
             entries, _ = self._stored[layer]
-            new = queries[n:], entries[n:]
-            outs.append(self._latent_chunks.attend(LatentInputs(layer, *new, options, expansion)))
+            keys = None if choice is None else self._stored[choice.layer][0]
+            inputs = LatentInputs(layer, queries, entries, options, keys)
+            outs.append(self._latent_chunks.attend(inputs.of(slice(n, None))))
         return outs[0] if len(outs) == 1 else mx.concatenate(outs)

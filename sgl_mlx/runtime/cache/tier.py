@@ -107,7 +107,7 @@ class LoadState:
 
 
 Transfer = Spill | Load | Grow | GrowStates | SpillState | LoadState
-"""A move of data that a runner makes before it computes a plan."""
+"""An order for the runner, carried out before it computes a plan."""
 
 
 class Reading(Protocol):

@@ -1,0 +1,63 @@
+"""Memory that a model will take, from its headers: weights, and keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from sgl_mlx import machine
+from sgl_mlx.cpu_kernels.open import open_cpu_kernels
+from sgl_mlx.models import safetensors_file
+from sgl_mlx.models.adapter import Adapter
+from sgl_mlx.models.architectures import adapter_for
+from sgl_mlx.models.build import model_classes
+from sgl_mlx.models.gguf import config as gguf_config
+from sgl_mlx.models.gguf.file import GGUFFile
+from sgl_mlx.models.info import describe
+from sgl_mlx.runtime.pool.kv import KVPool
+
+
+def footprint(path: Path, tokens: int, kv_bits: int | None = None) -> int:
+    """Return the bytes of a model's weights and of a KV pool of `tokens` slots.
+
+    Raises:
+        KeyError, TypeError: the configuration does not tell the size of the KV pool.
+    """
+    adapter, _ = adapter_of(read_config(path))
+    slot = KVPool.bytes_per_slot(adapter.layers, kv_dtype(), kv_bits)
+    return weight_bytes(path) + tokens * slot
+
+
+def weight_bytes(path: Path) -> int:
+    """Return the bytes that the weights will take on this machine."""
+    if machine.on_gpu():
+        return describe(path).weight_bytes()
+    return describe(path).weight_bytes("float32", packed=open_cpu_kernels() is not None)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the configuration of a model folder or a GGUF file."""
+    if path.is_dir():
+        return safetensors_file.read_config(path)
+    return gguf_config.read_config(GGUFFile(path))
+
+
+def adapter_of(config: Mapping[str, Any]) -> tuple[Adapter, int]:
+    """Return the adapter of a model without its weights, and the context length.
+
+    Raises:
+        KeyError, TypeError: `config` lacks a field.
+        UnsupportedModelError: the architecture does not run.
+    """
+    config = dict(config.get("text_config") or config)
+    context = config["max_position_embeddings"]
+    model_class, args_class = model_classes(config)
+    return adapter_for(model_class(args_class.from_dict(config))), context
+
+
+def kv_dtype() -> mx.Dtype:
+    """Return the type of keys and values on this machine."""
+    return mx.bfloat16 if machine.on_gpu() else mx.float32

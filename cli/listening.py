@@ -1,0 +1,89 @@
+"""The socket, the log and the process of a server, and the line that says where it listens."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sgl_mlx.errors import BackendError
+
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.applications import Starlette
+
+QUESTION = '{"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 50}'
+_START = '{"prompt": "Once upon a time", "max_tokens": 50}'
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Bind a socket to the address, without listening yet; raises `BackendError` if it is taken.
+
+    This is done before the model is loaded, so that a wrong address is reported at once.
+    """
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, proto)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise BackendError(f"cannot listen on {host}:{port}: {error}; try --port") from error
+    return listener
+
+
+def uvicorn_config(app: Starlette, drain_timeout: int) -> uvicorn.Config:
+    import uvicorn  # an optional extra
+
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_keep_alive=120,  # the default of 5 s closes pooled client connections
+        timeout_graceful_shutdown=drain_timeout,
+    )
+
+
+def server(config: uvicorn.Config, ready: str) -> uvicorn.Server:
+    """Return a server that prints the line `ready` when it accepts connections."""
+    import uvicorn  # an optional extra
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            click.echo(ready)
+
+    return Server(config)
+
+
+def invitation(listener: socket.socket, engine: Any, api_keys: tuple[str, ...]) -> str:
+    """Return a line with the server's address and a `curl` command to try it."""
+    chats = engine.tokenizer.chat_template is not None
+    path, body = ("chat/completions", QUESTION) if chats else ("completions", _START)
+    return line(listener, engine.model_name, api_keys, path, body)
+
+
+def line(
+    listener: socket.socket, names: str, api_keys: tuple[str, ...], path: str, body: str
+) -> str:
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    url = f"http://{host}:{port}"
+    command = ["curl", f"{url}/v1/{path}", "-H", "content-type: application/json", "-d", body]
+    if api_keys:
+        command[2:2] = ["-H", f"authorization: Bearer {api_keys[0]}"]
+    return f"{names} is ready at {url}  try: {shlex.join(command)}"
+
+
+def log_to_stderr(access_log: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger = logging.getLogger("sgl_mlx.server")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if access_log else logging.WARNING)

@@ -1,0 +1,156 @@
+"""Models of `sgl-mlx serve` when there are several: their names, sizes and openers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from sgl_mlx.cli.engine import fetch_model
+from sgl_mlx.errors import BackendError
+
+if TYPE_CHECKING:
+    from sgl_mlx.models.loader import LoadedModel
+    from sgl_mlx.runtime.engine import Engine
+    from sgl_mlx.server import ServedModel
+
+T = TypeVar("T")
+SLOTS = 32768
+"""Slots of a model's KV pool, if `max_total_tokens` is not given."""
+
+Named = tuple[str, str]
+"""A name and the path or hub id of the model or adapter that it names."""
+
+
+def named(given: str) -> Named:
+    """Parse `NAME=MODEL`; a model without a name is its own name."""
+    name, equals, model = given.partition("=")
+    if equals and name and model and "/" not in name:
+        return name, model
+    return given, given
+
+
+def check(models: Sequence[Named], adapters: Sequence[Named]) -> None:
+    """Raise `BadParameter` for names that are given twice, and adapters of unknown models."""
+    names = [name for name, _ in (*models, *adapters)]
+    for name in names:
+        if names.count(name) > 1:
+            raise click.BadParameter(f"two models or adapters are called {name!r}")
+    bases = [name for name, _ in models]
+    for name, path in adapters:
+        base, colon, _ = name.partition(":")
+        if name == path or not colon or base not in bases:
+            raise click.BadParameter(
+                f"--adapter {name} must be BASE:NAME=FOLDER with BASE one of {', '.join(bases)}"
+            )
+
+
+def served_models(
+    models: Sequence[Named], adapters: Sequence[Named], options: Mapping[str, Any]
+) -> list[ServedModel]:
+    """Return the models and their adapters, each with the memory that it will take.
+
+    Args:
+        options: engine options of all of them; see `EngineConfig`.
+
+    Raises:
+        ModelError: a model or an adapter cannot be found or read.
+        BackendError: a model's configuration does not tell the size of its KV pool.
+    """
+    given = {**options, "max_total_tokens": options.get("max_total_tokens") or SLOTS}
+    served: list[ServedModel] = []
+    for name, model in models:
+        base = _Base(name, fetch_model(model), given)
+        served.append(base.served())
+        served += [base.adapted(n, p) for n, p in adapters if n.partition(":")[0] == name]
+    return served
+
+
+@dataclass
+class _Base:
+    """One model, which is loaded once for itself and all its adapters.
+
+    Attributes:
+        loaded: the model while it is open.
+    """
+
+    name: str
+    path: Path
+    options: Mapping[str, Any]
+    loaded: list[LoadedModel] = field(default_factory=list)
+
+    def served(self) -> ServedModel:
+        from sgl_mlx.cli.footprint import footprint
+        from sgl_mlx.server import ServedModel
+
+        try:
+            size = footprint(self.path, self.options["max_total_tokens"], self._kv_bits)
+        except (KeyError, TypeError) as error:
+            raise BackendError(
+                f"{self.name}: its configuration has no {error}, so the size of its KV pool is not "
+                "known; serve this model alone"
+            ) from error
+        return ServedModel(self.name, size, self.open, self.close)
+
+    def adapted(self, name: str, path: str) -> ServedModel:
+        """Return the model with an adapter: an engine of its own over the base's weights."""
+        from sgl_mlx.cli.footprint import footprint, weight_bytes
+        from sgl_mlx.models.lora import read_adapter, with_adapter
+        from sgl_mlx.server import ServedModel
+
+        pool = footprint(self.path, self.options["max_total_tokens"], self._kv_bits)
+        size = pool - weight_bytes(self.path) + read_adapter(path).nbytes
+
+        def opened() -> Engine:
+            [loaded] = self.loaded
+            adapter = _on_new_thread(lambda: with_adapter(loaded, read_adapter(path), name))
+            return self._engine(adapter)
+
+        return ServedModel(name, size, opened, _shut_down, base=self.name)
+
+    def open(self) -> Engine:
+        from sgl_mlx.models.loader import load
+
+        dtype, mmproj = self.options.get("dtype"), self.options.get("mmproj")
+        self.loaded.append(_on_new_thread(lambda: load(self.path, dtype=dtype, mmproj=mmproj)))
+        return self._engine(self.loaded[0])
+
+    def close(self, engine: Any) -> None:
+        self.loaded.clear()
+        _shut_down(engine)
+
+    @property
+    def _kv_bits(self) -> int | None:
+        return self.options.get("kv_bits")
+
+    def _engine(self, loaded: LoadedModel) -> Engine:
+        from sgl_mlx.runtime.engine import Engine
+
+        given = {k: v for k, v in self.options.items() if k not in ("model_path", "mmproj")}
+        return Engine(model=loaded, **given)
+
+
+def _on_new_thread(function: Callable[[], T]) -> T:
+    """Call a function that uses MLX on a thread of its own, and close the thread's streams.
+
+    MLX aborts the process if a thread that used it ends with streams still open.
+    """
+    import mlx.core as mx
+
+    def call() -> T:
+        try:
+            return function()
+        finally:
+            mx.synchronize()
+            mx.clear_streams()
+
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(call).result()
+
+
+def _shut_down(engine: Any) -> None:
+    engine.shutdown()

@@ -1,0 +1,204 @@
+"""LoRA adapters: a model with low-rank additions, beside the model whose weights it shares.
+
+Source of the method: Hu et al. 2021, arXiv 2106.09685.
+"""
+
+# mypy: allow-subclassing-any
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_unflatten
+
+from sgl_mlx.errors import CorruptModelError, ModelNotFoundError, UnsupportedModelError
+from sgl_mlx.models.loader import LoadedModel
+
+_MLX = ("adapters.safetensors", ".lora_a", ".lora_b")
+_PEFT = ("adapter_model.safetensors", ".lora_A.weight", ".lora_B.weight")
+_PEFT_PREFIX = "base_model.model."
+
+
+class AdaptedLinear(nn.Module):
+    """A linear layer `y = base(x) + scale (x A) B`, with A `(in, rank)` and B `(rank, out)`."""
+
+    def __init__(self, base: nn.Module, a: mx.array, b: mx.array, scale: float) -> None:
+        super().__init__()
+        self.base = base
+        self.a = a
+        self.b = b
+        self._scale = scale
+
+    @property
+    def weight(self) -> mx.array:
+        """Weights of the layer without the addition, which a few architectures read."""
+        weight: mx.array = self.base.weight
+        return weight
+
+    def __call__(self, x: mx.array) -> mx.array:
+        added = (x.astype(self.a.dtype) @ self.a) @ self.b
+        y: mx.array = self.base(x) + (self._scale * added).astype(x.dtype)
+        return y
+
+
+@dataclass(frozen=True)
+class LoraAdapter:
+    """Low-rank additions by the name of the layer they belong to.
+
+    Attributes:
+        pairs: A `(in, rank)` and B `(rank, out)` of each layer.
+        scale: factor of the additions.
+        path: folder they were read from.
+    """
+
+    pairs: Mapping[str, tuple[mx.array, mx.array]]
+    scale: float
+    path: Path
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for pair in self.pairs.values() for array in pair)
+
+
+def read_adapter(folder: str | Path) -> LoraAdapter:
+    """Read an adapter that mlx-lm or PEFT has written.
+
+    Args:
+        folder: has `adapter_config.json`, and `adapters.safetensors` (mlx-lm) or
+            `adapter_model.safetensors` (PEFT).
+
+    Raises:
+        ModelNotFoundError: a file is missing.
+        UnsupportedModelError: the adapter is of another kind than LoRA.
+        CorruptModelError: the files do not hold pairs of matrices.
+    """
+    path = Path(folder).expanduser()
+    settings = _settings(path)
+    kind = str(settings.get("fine_tune_type") or settings.get("peft_type") or "lora").lower()
+    if kind != "lora" or settings.get("use_dora"):
+        raise UnsupportedModelError(f"{path}: an adapter of the kind {kind}; only LoRA runs")
+    peft = (path / _PEFT[0]).exists()
+    name, end_a, end_b = _PEFT if peft else _MLX
+    try:
+        weights = mx.load(str(path / name))
+    except (RuntimeError, ValueError) as error:
+        kind_of = CorruptModelError if (path / name).exists() else ModelNotFoundError
+        raise kind_of(f"{path}: {name} cannot be read: {error}") from error
+    assert isinstance(weights, dict)
+    pairs = {}
+    for key in weights:
+        if not key.endswith(end_a):
+            continue
+        stem = key.removesuffix(end_a)
+        if stem + end_b not in weights:
+            raise CorruptModelError(f"{path}: {name} has {key} without its pair")
+        a, b = weights[key], weights[stem + end_b]
+        pairs[stem.removeprefix(_PEFT_PREFIX)] = (a.T, b.T) if peft else (a, b)
+    if not pairs:
+        raise CorruptModelError(f"{path}: {name} holds no pairs *{end_a}, *{end_b}")
+    return LoraAdapter(pairs, _scale(path, settings, peft), path)
+
+
+def with_adapter(loaded: LoadedModel, adapter: LoraAdapter, name: str) -> LoadedModel:
+    """Return a model with the adapter added; it shares its other weights with `loaded`.
+
+    Args:
+        name: name of the new model.
+
+    Raises:
+        CorruptModelError: a layer does not exist, or its matrices have another size.
+    """
+    model = _copied(loaded.model, {})
+    layers = dict(model.named_modules())
+    dtype = _dtype(loaded.model)
+    replaced = []
+    for layer, (a, b) in adapter.pairs.items():
+        base = layers.get(layer)
+        if base is None or isinstance(base, nn.Embedding):
+            raise CorruptModelError(f"{adapter.path}: {loaded.name} has no linear layer {layer}")
+        added = AdaptedLinear(base, a.astype(dtype), b.astype(dtype), adapter.scale)
+        _check(added, layer, adapter.path)
+        replaced.append((layer, added))
+    mx.eval([(layer.a, layer.b) for _, layer in replaced])  # here: other threads will read them
+    model.update_modules(tree_unflatten(replaced))
+    fingerprint = f"{loaded.fingerprint} {adapter.path} {_stamp(adapter.path)}"
+    return replace(
+        loaded,
+        model=model,
+        name=name,
+        fingerprint=fingerprint,
+        weight_bytes=loaded.weight_bytes + adapter.nbytes,
+    )
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    file = path / "adapter_config.json"
+    try:
+        settings = json.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise ModelNotFoundError(f"{path} is no adapter: {error}") from error
+    except ValueError as error:
+        raise CorruptModelError(f"{file}: {error}") from error
+    if not isinstance(settings, dict):
+        raise CorruptModelError(f"{file} holds no JSON object")
+    return settings
+
+
+def _scale(path: Path, settings: Mapping[str, Any], peft: bool) -> float:
+    """Return the factor of the additions: mlx-lm's `scale`, or PEFT's `lora_alpha / r`."""
+    try:
+        if not peft:
+            return float(settings["lora_parameters"]["scale"])
+        rank = float(settings["r"])
+        rank = rank**0.5 if settings.get("use_rslora") else rank
+        return float(settings["lora_alpha"]) / rank
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise CorruptModelError(f"{path}: adapter_config.json tells no scale: {error}") from error
+
+
+def _copied(module: Any, made: dict[int, Any]) -> Any:
+    """Copy a tree of modules, lists and dictionaries; arrays and all else are shared."""
+    if not isinstance(module, (nn.Module, list, dict)):
+        return module
+    if id(module) not in made:
+        made[id(module)] = new = copy.copy(module)
+        items = enumerate(module) if isinstance(module, list) else list(module.items())
+        for key, value in items:
+            new[key] = _copied(value, made)
+    return made[id(module)]
+
+
+def _dtype(model: nn.Module) -> mx.Dtype:
+    """Return the type that the model computes in: that of its norms."""
+    found = [
+        value
+        for module in model.modules()
+        if "norm" in type(module).__name__.lower()
+        for value in module.values()
+        if isinstance(value, mx.array)
+    ]
+    return found[0].dtype if found else mx.float32
+
+
+def _check(layer: AdaptedLinear, name: str, path: Path) -> None:
+    (inputs, rank), (again, outputs) = layer.a.shape, layer.b.shape
+    try:
+        fits = rank == again and layer(mx.zeros((1, inputs), layer.a.dtype)).shape[-1] == outputs
+    except ValueError:
+        fits = False
+    if not fits:
+        raise CorruptModelError(
+            f"{path}: {name} is given matrices of {tuple(layer.a.shape)} and "
+            f"{tuple(layer.b.shape)}, which do not fit it"
+        )
+
+
+def _stamp(path: Path) -> str:
+    files = sorted(path.glob("*.safetensors"))
+    return " ".join(f"{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files)
