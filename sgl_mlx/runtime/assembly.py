@@ -36,7 +36,7 @@ from sgl_mlx.runtime.pool.memory import (
     pool_slots,
     warn_if_large,
 )
-from sgl_mlx.runtime.pool.state_memory import NO_STATES, START, state_budget
+from sgl_mlx.runtime.pool.state_memory import NO_STATES, START, StateBudget, state_budget
 from sgl_mlx.runtime.pool.states import StatePool
 from sgl_mlx.runtime.pool.wired import WiredWeights
 from sgl_mlx.runtime.runner import ModelRunner
@@ -145,13 +145,9 @@ def assemble(
     adapter, draft = adapter_for(loaded.model), _load_draft(config, loaded)
     context = config.context_length or _context_length(loaded.config)
     layers, dtype, bits = adapter.layers, adapter.dtype, config.kv_bits
-    available, limits, budget = available_bytes(), config.limits, NO_STATES
-    if adapter.states:
-        running, wanted = limits.max_running, config.max_total_states
-        budget = state_budget(adapter.states, wanted, running, available)
-        available = budget.left(available)
-        policy = _policy(limits.snapshots, adapter, bits)
-        limits = replace(limits, max_running=budget.running, snapshots=policy)
+    available = available_bytes()
+    budget, limits = _state_budget(adapter, config, available)
+    available = budget.left(available)
     memory = layers, dtype, available, bits, adapter.ragged
     slots = pool_slots(config.max_total_tokens, context, *memory)
     pool = KVPool(layers, config.max_total_tokens or min(slots, ENOUGH), dtype, bits)
@@ -278,6 +274,19 @@ def _features(loaded: LoadedModel, adapter: Adapter, limit: int) -> Features | N
             f"{loaded.name}: its language model takes tokens alone, so it cannot be shown pictures"
         )
     return Features(loaded.vision, limit)
+
+
+def _state_budget(
+    adapter: Adapter, config: EngineConfig, available: int
+) -> tuple[StateBudget, SchedulerLimits]:
+    """Return the memory of recurrent states, and the scheduler's limits that follow from it."""
+    limits = config.limits
+    if not adapter.states:
+        return NO_STATES, limits
+    wanted, running = config.max_total_states, limits.max_running
+    budget = state_budget(adapter.states, wanted, running, available)
+    policy = _policy(limits.snapshots, adapter, config.kv_bits)
+    return budget, replace(limits, max_running=budget.running, snapshots=policy)
 
 
 def _policy(policy: SnapshotPolicy, adapter: Adapter, kv_bits: int | None) -> SnapshotPolicy:

@@ -98,6 +98,12 @@ class PrefixCache:
         self.seconds += time.perf_counter() - started
         return Holding(namespace, slots, len(slots), node)
 
+    def open_cached(self, tokens: tuple[int, ...], namespace: Hashable) -> Holding:
+        """Return a new holding of all cached KV of `tokens`, with a snapshot at its end or not."""
+        node, slots = self.tree.match(tokens, namespace)
+        self.tree.lock(node)
+        return Holding(namespace, slots, len(slots), node)
+
     def begin(self, holding: Holding) -> bool:
         """Give a new holding the state slot that a model with recurrent layers needs.
 
@@ -167,58 +173,9 @@ class PrefixCache:
         lengths = sorted((n for n in self._ended if n <= len(tokens)), reverse=True)
         return next((n for n in lengths if hash(tokens[:n]) in self._ended[n]), 0)
 
-    def load(
-        self, tokens: tuple[int, ...], namespace: Hashable, start: int, reading: int
-    ) -> int | None:
-        """Add `tokens` to the tree, with the KV of `tokens[start:]` loaded from a finished reading.
-
-        Args:
-            start: number of leading tokens that are not in the reading.
-            reading: id of the reading (`tier.Reading`).
-
-        Returns:
-            How many tokens will be loaded before the next plan runs; 0 if the tree has all of
-            them already, or lacks a token before `start`; None, with nothing changed, if there
-            are too few slots.
-        """
-        holding = self._open_cached(tokens, namespace)
-        present = holding.shared
-        missing = len(tokens) - present if present >= start else 0
-        fits = self.extend(holding, missing)
-        if fits and missing:
-            slots = tuple(holding.table[present:])
-            self._transfers.append(Load(slots, reading, present - start))
-            self.share(holding, tokens)
-        self.close(holding)
-        return missing if fits else None
-
-    def load_state(self, tokens: tuple[int, ...], namespace: Hashable, reading: int) -> int | None:
-        """Make a snapshot at the end of `tokens`, loaded from a finished reading.
-
-        Args:
-            reading: id of the reading (`tier.Reading`), which also has the KV of the last tokens.
-
-        Returns:
-            How many tokens enter the tree with the snapshot; None, with nothing changed, if there
-            are too few slots, if the tree has this snapshot, or lacks a block before it.
-        """
-        assert self.snapshots is not None, "a snapshot for a model of attention alone"
-        assert self.state_tier is not None, "a snapshot without a tier for snapshots"
-        tail = self.state_tier.tail(len(tokens))
-        holding = self._open_cached(tokens, namespace)
-        present = holding.shared
-        missing = len(tokens) - present
-        whole = present >= self.state_tier.needs(len(tokens))
-        wanted = whole and not (holding.node and not missing and holding.node.state)
-        fits = wanted and self.snapshots.adopt(holding) and self.extend(holding, missing)
-        if fits:
-            slots = tuple(holding.table[max(present, tail) :])
-            load = LoadState(holding.state, slots, reading, max(present - tail, 0))
-            self._transfers.append(load)
-            self.share(holding, tokens)
-            self.snapshots.end(holding, keep=True)
-        self.close(holding)
-        return missing if fits else None
+    def before_next_plan(self, transfer: Transfer) -> None:
+        """Add a transfer to those to carry out before the next plan is computed."""
+        self._transfers.append(transfer)
 
     def take_transfers(self) -> tuple[Transfer, ...]:
         """Return, and forget, the transfers to carry out before the next plan is computed."""
@@ -294,12 +251,6 @@ class PrefixCache:
 
     def _evict(self, count: int) -> None:
         self.slots.free(self.tree.evict(count, self._spill if self.tier else None))
-
-    def _open_cached(self, tokens: tuple[int, ...], namespace: Hashable) -> Holding:
-        """Return a holding of all cached KV of `tokens`, whether a snapshot is there or not."""
-        node, slots = self.tree.match(tokens, namespace)
-        self.tree.lock(node)
-        return Holding(namespace, slots, len(slots), node)
 
     def _spill(self, node: Node, namespace: Hashable) -> None:
         assert self.tier is not None

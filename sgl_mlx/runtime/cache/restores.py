@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 
+from sgl_mlx.runtime.cache.loads import load_blocks, load_snapshot
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
 from sgl_mlx.runtime.cache.radix import PLAIN, common_prefix
 from sgl_mlx.runtime.cache.state_tier import StateTier
@@ -111,15 +112,17 @@ class Restores:
     def _load_blocks(self, restore: Restore, reading: Reading) -> bool:
         end = restore.start + reading.count * self._tier.size
         tokens = restore.tokens[:end]
-        loaded = self._cache.load(tokens, restore.namespace, restore.start, reading.id)
+        start, namespace = restore.start, restore.namespace
+        loaded = load_blocks(self._cache, tokens, namespace, start, reading.id)
         self._count(reading, loaded or 0, loaded == 0)
         return loaded is not None
 
     def _load_state(self, restore: Restore, reading: Reading) -> None:
         """Add a snapshot to the tree; drop it if blocks before it or slots are missing."""
-        loaded = None
-        if reading.count:
-            loaded = self._cache.load_state(restore.tokens, restore.namespace, reading.id)
+        states, loaded = self._cache.state_tier, None
+        if reading.count and states is not None:
+            tokens, namespace = restore.tokens, restore.namespace
+            loaded = load_snapshot(self._cache, states, tokens, namespace, reading.id)
         self._count(reading, loaded or 0, loaded is None)
 
     def _count(self, reading: Reading, loaded: int, useless: bool) -> None:

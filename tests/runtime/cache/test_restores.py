@@ -9,6 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
+from sgl_mlx.runtime.cache.loads import load_blocks
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
 from sgl_mlx.runtime.cache.tier import Load, Spill, Tier
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
@@ -213,8 +214,8 @@ def test_what_is_read_at_once_fits_the_pool() -> None:
 
 def test_a_flush_spills_nothing_and_keeps_what_is_to_be_loaded() -> None:
     cache = PrefixCache(8, tier=Tier(FakeStore(), "the fake", 4, worthwhile=4))
-    assert cache.load((1, 2, 3, 1), (), 0, reading=5) == 4
-    assert cache.load((1, 2, 3, 2), (), 0, reading=6) == 1
+    assert load_blocks(cache, (1, 2, 3, 1), (), 0, reading=5) == 4
+    assert load_blocks(cache, (1, 2, 3, 2), (), 0, reading=6) == 1
     cache.flush()
     first, second = cache.take_transfers()
     assert isinstance(first, Load)
@@ -224,14 +225,14 @@ def test_a_flush_spills_nothing_and_keeps_what_is_to_be_loaded() -> None:
 
 def test_spills_and_loads_keep_their_order() -> None:
     cache = PrefixCache(4, tier=Tier(FakeStore(), "the fake", 4, worthwhile=4))
-    cache.load((1, 2, 3, 1), (), 0, reading=1)
-    cache.load((2, 2, 2, 2), (), 0, reading=2)
+    load_blocks(cache, (1, 2, 3, 1), (), 0, reading=1)
+    load_blocks(cache, (2, 2, 2, 2), (), 0, reading=2)
     assert [type(t) for t in cache.take_transfers()] == [Load, Spill, Load]
 
 
 def test_a_load_that_does_not_fit_or_hangs_in_the_air_changes_nothing() -> None:
     cache = PrefixCache(4, tier=Tier(FakeStore(), "the fake", 4, worthwhile=4))
-    assert cache.load((1,) * 8, (), 0, reading=1) is None  # too much
-    assert cache.load((1,) * 8, (), 4, reading=2) == 0  # what is before it went
+    assert load_blocks(cache, (1,) * 8, (), 0, reading=1) is None  # too much
+    assert load_blocks(cache, (1,) * 8, (), 4, reading=2) == 0  # what is before it went
     assert cache.slots.free_count == 4
     assert cache.take_transfers() == ()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
@@ -21,7 +23,7 @@ from tests.runtime.fakes import FakeStore, drive
 from tests.runtime.scheduler.test_retry import FAULT, KINDS, FaultyRunner, run_plan
 from tests.runtime.scheduler.test_scheduler import SchedulerMachine, limits, stops, tokens
 from tests.runtime.state_fakes import StateRunner, StateStore
-from tests.runtime.truth import Tokens, family, make_sequence
+from tests.runtime.truth import Tokens, family, make_sequence, recorder, run_alone
 
 policies = st.builds(
     SnapshotPolicy,
@@ -257,3 +259,26 @@ TestStateRetry = StateRetryMachine.TestCase
 TestStateRetry.settings = settings(
     max_examples=200, stateful_step_count=40, deadline=None, derandomize=True
 )
+
+
+@pytest.mark.parametrize("call", range(1, 12))
+def test_a_state_of_a_lost_epoch_does_not_stay_in_a_path_that_others_hold(call: int) -> None:
+    """One sequence ends in the middle of what another one, which decodes beside it, was given."""
+    ids = itertools.count()
+    short = make_sequence(ids, (1, 2, 3, 1, 2), 4)
+    said = run_alone(short, None).tokens
+    long = make_sequence(ids, (*short.tokens, *said, 2, 2, 1), 12)
+    cache = PrefixCache(100, states=12)
+    scheduler = Scheduler(cache, SchedulerLimits(in_flight_sharing=False))
+    runner = FaultyStateRunner(cache)
+    runner.hiccups = {call}
+    for s in (short, long):
+        runner.know(s)
+        scheduler.add(s)
+    drive(scheduler, runner, run=partial(run_plan, scheduler=scheduler, runner=runner))
+    runner.flush()
+    runner.check_snapshots()
+    assert cache.snapshots is not None
+    assert cache.snapshots.cached > 0
+    for s in (short, long):
+        assert recorder(s).tokens == run_alone(s, None).tokens
