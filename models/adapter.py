@@ -23,6 +23,7 @@ import mlx.nn as nn
 
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.metal_kernels.pool import AttentionOptions
+from sgl_mlx.models.block_choice import BlockChoice
 from sgl_mlx.models.cache_layout import CacheLayout
 from sgl_mlx.models.cpu_functions import CpuFunctions
 from sgl_mlx.models.latents import LatentQueries
@@ -247,7 +248,7 @@ class Adapter:
         shapes = [
             LayerShape(
                 *(k.shape[1], k.shape[2], v.shape[2], window, softcaps.get(i)),
-                *(i in seen.latent or not v.shape[2], seen.latent.get(i)),
+                *(i in seen.latent or not v.shape[2], seen.top_keys.get(i)),
             )
             for i, ((k, v), window) in enumerate(zip(kv, self._layout.windows, strict=True))
         ]
@@ -277,7 +278,8 @@ class _ShapesSeen(Attention):
 
     def __init__(self) -> None:
         self.kv: dict[int, KeysValues] = {}
-        self.latent: dict[int, int | None] = {}
+        self.latent: set[int] = set()
+        self.top_keys: dict[int, int] = {}
         self.attentions: list[LayerAttention] = []
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
@@ -290,8 +292,16 @@ class _ShapesSeen(Attention):
     def attend_latents(
         self, layer: int, queries: LatentQueries, options: AttentionOptions
     ) -> mx.array:
-        self.latent[layer] = None if queries.choice is None else queries.choice.top
+        self.latent.add(layer)
+        if queries.choice is not None:
+            self.top_keys[layer] = queries.choice.top
         return super().attend_latents(layer, queries, options)
+
+    def attend_blocks(
+        self, layer: int, queries: mx.array, options: AttentionOptions, choice: BlockChoice
+    ) -> mx.array:
+        self.top_keys[layer] = choice.most_tokens
+        return super().attend_blocks(layer, queries, options, choice)
 
 
 def _as_batch(keys: mx.array, values: mx.array) -> KeysValues:

@@ -15,6 +15,7 @@ from mlx_lm.models.base import create_causal_mask
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.models import mla
+from sgl_mlx.models.block_choice import BlockChoice
 from sgl_mlx.models.latents import LatentQueries
 
 KeysValues = tuple[mx.array, mx.array]
@@ -46,6 +47,15 @@ class Attention(Protocol):
         """
         return queries.expansion.project(self.attend(layer, queries.absorbed, options))
 
+    def attend_blocks(
+        self, layer: int, queries: mx.array, options: AttentionOptions, choice: BlockChoice
+    ) -> mx.array:
+        """Attend as `attend` does, to the blocks of tokens that `choice` chooses.
+
+        By default to every token: right where all blocks may be chosen.
+        """
+        return self.attend(layer, queries, options)
+
 
 class Window:
     """Attention mask of a sliding window: each token attends to the last `size` keys only."""
@@ -54,7 +64,11 @@ class Window:
         self.size = size
 
 
-def _window(mask: Window | mx.array | None) -> int | None:
+Mask = Window | BlockChoice
+"""Attention masks that a `LayerCache` takes: both hide earlier tokens."""
+
+
+def _window(mask: Mask | mx.array | None) -> int | None:
     return mask.size if isinstance(mask, Window) else None
 
 
@@ -128,7 +142,7 @@ class LayerCache:
         return self._stored is not None and self._stored[0] is keys and self._stored[1] is values
 
     def attend(
-        self, queries: mx.array, options: AttentionOptions, mask: Window | mx.array | None = None
+        self, queries: mx.array, options: AttentionOptions, mask: Mask | mx.array | None = None
     ) -> mx.array:
         """Attend with queries `(tokens, heads, 1, dim)`, each to the keys of its own sequence.
 
@@ -142,16 +156,19 @@ class LayerCache:
         module = self._module
         if module is not None and module.expansion.absorbs and isinstance(mask, mx.array):
             queries = mx.concatenate([queries, mask / options.scale], axis=-1)
-        elif mask is not None and not isinstance(mask, Window):
+        elif mask is not None and not isinstance(mask, Mask):
             raise UnsupportedModelError("attention has a mask of its own")
         sizes = [size for size in (_window(mask), self._window) if size]
         if sizes:
             options = options._replace(window=min(sizes))
-        if module is None:
-            out = self._attention.attend(self.layer, queries[:, :, 0], options)
+        by_head, attention = queries[:, :, 0], self._attention
+        if module is not None:
+            over = LatentQueries(by_head, module.expansion, module.index)
+            out = attention.attend_latents(self.layer, over, options)
+        elif isinstance(mask, BlockChoice):
+            out = attention.attend_blocks(self.layer, by_head, options, mask)
         else:
-            over = LatentQueries(queries[:, :, 0], module.expansion, module.index)
-            out = self._attention.attend_latents(self.layer, over, options)
+            out = attention.attend(self.layer, by_head, options)
         # softmax may have run in a wider type, which must not spread through the model
         return out[:, :, None].astype(queries.dtype)
 

@@ -25,10 +25,10 @@ from sgl_mlx.runtime.pool.kv import KVPool
 from tests.metal_kernels.emulator import Emulator, needs_compiler
 from tests.models.conftest import TOKENS, write_folder
 from tests.models.test_latents import MLA
-from tests.models.toy import toy_config, toy_model
+from tests.models.toy import toy_configs, toy_model
 from tests.runtime.checks import assert_holds_nothing
 
-SPARSE = ["deepseek_v32", "glm_moe_dsa"]
+SPARSE = ["deepseek_v32", "glm_moe_dsa", "minimax_m3_vl"]
 """Models with an indexer, which chooses fewer tokens than most prompts here have."""
 
 NEW = 8
@@ -41,7 +41,7 @@ class Mla:
     """One architecture's toy on disk, and what mlx-lm says."""
 
     def __init__(self, architecture: str, folder: Path, **changes: int) -> None:
-        config = toy_config(architecture)
+        config = toy_configs(architecture)[-1]
         for part in (config, config.get("text_config", {})):
             part |= {"vocab_size": len(TOKENS), "num_hidden_layers": 2, **changes}
         self.model = toy_model(architecture, config)
@@ -111,9 +111,9 @@ def test_every_way_to_a_prefix_gives_what_mlx_lm_says_alone(
 def test_a_pool_too_small_for_all_changes_no_answer(
     mla: Callable[[str], Mla], architecture: str
 ) -> None:
-    toy, new = mla(architecture), 24
-    prompts = [[5 + i, *STORY[i : i + 15]] for i in range(6)]
-    with Engine(str(toy.folder), max_total_tokens=110) as engine:
+    toy, new = mla(architecture), 40
+    prompts = [[5 + i, *STORY[i : i + 17]] for i in range(6)]
+    with Engine(str(toy.folder), max_total_tokens=130) as engine:
         assert ask(engine, prompts, max_new_tokens=new) == toy.says(prompts, new)
         assert stats(engine)["preemptions"] > 0
         assert_holds_nothing(engine)

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
 
 import mlx.core as mx
 
 from sgl_mlx.metal_kernels.pool import AttentionOptions
+from sgl_mlx.models.block_choice import BlockChoice
 from sgl_mlx.models.latents import IndexQueries, LatentQueries
 from sgl_mlx.runtime.attention import softmax as at
+from sgl_mlx.runtime.attention.chosen_blocks import attend_batch
 from sgl_mlx.runtime.attention.decode import Epoch
 from sgl_mlx.runtime.attention.decode_private import PrivateBatch
-from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
+from sgl_mlx.runtime.attention.row_by_row import MOST_SCORES, RowByRow
+from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.scheduler.plan import Row
-
-_MOST_SCORES = 2**24
-"""Most scores of a tile of a chunk's tokens."""
 
 
 class ChosenEpoch(Epoch):
@@ -43,6 +42,14 @@ class ChosenEpoch(Epoch):
             layer, lambda batch: _attend_chosen(batch, layer, absorbed, options, choice)
         )
         return queries.expansion.project(out)
+
+    def attend_blocks(
+        self, layer: int, queries: mx.array, options: AttentionOptions, choice: BlockChoice
+    ) -> mx.array:
+        """Attend a layer's queries `(rows, heads, dim)` to the blocks that `choice` chooses."""
+        return self.in_batches(
+            layer, lambda batch: attend_batch(batch, layer, queries, options, choice)
+        )
 
 
 def _attend_chosen(
@@ -69,20 +76,8 @@ def _attend_chosen(
     )[:, :, 0]
 
 
-class ChosenChunks:
-    """Attention of prefill chunks, each token over those that its indexer chooses.
-
-    Args:
-        rows: the chunks' rows.
-    """
-
-    def __init__(self, pool: KVPool, rows: Sequence[Row]) -> None:
-        self._pool = pool
-        self._prefixes = [SlotIndex(row.prefix) if row.prefix else None for row in rows]
-        starts = [0]
-        for row in rows:
-            starts.append(starts[-1] + len(row.tokens))
-        self._ranges = list(pairwise(starts))
+class ChosenChunks(RowByRow):
+    """Attention of prefill chunks, each token over those that its indexer chooses."""
 
     def attend(
         self,
@@ -100,61 +95,33 @@ class ChosenChunks:
             `(tokens, heads, value_dim)`.
         """
         assert queries.choice is not None, "without a choice every token is attended to"
-        outs = []
-        for prefix, (first, last) in zip(self._prefixes, self._ranges, strict=True):
-            mine, choice = slice(first, last), queries.choice.of(slice(first, last))
-            entries = self._whole(layer, prefix, new[0][mine])
-            chooser = _Chooser(choice, self._whole(choice.layer, prefix, new[1][mine]))
-            absorbed = queries.of(mine).absorbed
-            outs.append(self._attend_row(layer, absorbed, entries, options, chooser))
+        rank, outs = queries.expansion.rank, []
+        for row, mine in enumerate(self.ranges):
+            choice, entries = queries.choice.of(mine), new[0][mine]
+            keys, values = self.whole(layer, row, (entries, entries[..., :rank]))
+            index_keys, _ = self.whole(choice.layer, row, (new[1][mine], new[1][mine][..., :0]))
+            q = at.group_heads(queries.of(mine).absorbed, 1, options.scale)
+            by_head = keys.swapaxes(0, 1), values.swapaxes(0, 1)
+            tile = max(1, MOST_SCORES // (len(keys) * q.shape[2]))
+            parts = [
+                at.attend(q[:, t], *by_head, _bias(choice.of(t), index_keys[:, 0], before))
+                for t, before in self.tiles(row, tile)
+            ]
+            outs.append(at.concatenate(parts).normalised())
         return queries.expansion.project(mx.concatenate(outs))
 
-    def _attend_row(
-        self,
-        layer: int,
-        queries: mx.array,
-        keys: mx.array,
-        options: AttentionOptions,
-        chooser: _Chooser,
-    ) -> mx.array:
-        values = keys[..., : self._pool.layers[layer].value_dim]
-        by_head = keys.swapaxes(0, 1), values.swapaxes(0, 1)
-        q = at.group_heads(queries, 1, options.scale)
-        tile = max(1, _MOST_SCORES // (len(keys) * queries.shape[1]))
-        parts = [
-            at.attend(q[:, mine], *by_head, chooser.bias(mine))
-            for start in range(0, len(queries), tile)
-            for mine in [slice(start, min(start + tile, len(queries)))]
-        ]
-        return at.concatenate(parts).normalised()
 
-    def _whole(self, layer: int, prefix: SlotIndex | None, new: mx.array) -> mx.array:
-        """Join a layer's keys of a prefix and of the new tokens, `(length, 1, dim)`."""
-        if prefix is None:
-            return new
-        return mx.concatenate([self._pool.gather(layer, prefix)[0], new])
-
-
-class _Chooser:
-    """Choice of the tokens that the last tokens of a sequence attend to.
+def _bias(choice: IndexQueries, keys: mx.array, before: int) -> mx.array:
+    """Compute a tile's mask `(tokens, length)`: 0 for a chosen token, else `MASKED`.
 
     Args:
-        index: of the last tokens.
-        keys: `(length, 1, dim)`, of all tokens.
+        keys: `(length, dim)`, of all tokens of the sequence.
+        before: number of tokens before the tile.
     """
-
-    def __init__(self, index: IndexQueries, keys: mx.array) -> None:
-        self._index, self._keys = index, keys[:, 0]
-        self._before = len(keys) - len(index.queries)
-
-    def bias(self, tokens: slice) -> mx.array:
-        """Compute the mask `(tokens, length)`: 0 for a chosen token, else `MASKED`."""
-        length = len(self._keys)
-        causal = at.causal_bias(tokens.stop - tokens.start, self._before + tokens.start, length)
-        scores = self._index.of(tokens).score(self._keys) + causal
-        best = _best(scores, min(self._index.top, length))
-        chosen = mx.put_along_axis(mx.zeros(scores.shape, mx.bool_), best, mx.array(True), axis=-1)
-        return mx.where(chosen, causal, at.MASKED)
+    causal = at.causal_bias(len(choice.queries), before, len(keys))
+    best = _best(choice.score(keys) + causal, min(choice.top, len(keys)))
+    chosen = mx.put_along_axis(mx.zeros(causal.shape, mx.bool_), best, mx.array(True), axis=-1)
+    return mx.where(chosen, causal, at.MASKED)
 
 
 def _best(scores: mx.array, top: int) -> mx.array:

@@ -90,7 +90,7 @@ def test_a_step_attends_to_the_tokens_with_the_best_scores(
     mixed, pool = arrange(found), pool_with(top)
     drawn = Drawn(sum(len(row.tokens) for row in mixed), top)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chosen, "_MOST_SCORES", tile)
+        patch.setattr(chosen, "MOST_SCORES", tile)
         step = ExtendStep(AttentionPaths(pool), mixed)
         drawn.store(step)
         out = step.attend_latents(0, drawn.latent, OPTIONS)
