@@ -20,13 +20,15 @@ from tests.server.test_hardening import wait_for
 
 Script = Any
 GREEDY = {"max_new_tokens": 6, "temperature": 0}
+OF_CACHE = ("id", "cached_tokens", "drafted_tokens", "accepted_tokens")
+"""Parts of `meta_info` that are random, or depend on what was asked before."""
 
 
 def without_cache(answer: Any) -> Any:
     """An answer, or several, without what depends on the cache or is random."""
     if isinstance(answer, list):
         return [without_cache(one) for one in answer]
-    meta = {k: v for k, v in answer["meta_info"].items() if k not in ("id", "cached_tokens")}
+    meta = {k: v for k, v in answer["meta_info"].items() if k not in OF_CACHE}
     return {**answer, "meta_info": meta}
 
 
@@ -109,7 +111,8 @@ def test_pictures_stand_where_the_text_has_them(script: Script, client: httpx.Cl
         ({"text": ["a", "b"], "image_data": ["x"]}, "image_data"),
         ({"input_ids": ["a"]}, "input_ids"),
         ({"input_ids": [[99_999]]}, "vocabulary"),
-        ({"text": "a", "token_ids_logprob": [1]}, "token_ids_logprob"),
+        ({"text": "a", "token_ids_logprob": ["x"]}, "token_ids_logprob"),
+        ({"text": "a", "token_ids_logprob": [99_999]}, "token"),
         ({"text": "a", "sampling_params": {"stop": ["x"] * 1_000_000}}, "stops"),
         ({"text": "a", "model": "other"}, "other"),
         ({"text": "a" * 600}, "tokens"),
