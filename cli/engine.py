@@ -37,6 +37,15 @@ kv_bits_option = click.option(
     metavar="8",
     help="Store keys and values in 8 bits: about twice the tokens fit.",
 )
+speculate_option = click.option(
+    "--speculate",
+    type=click.Choice(["auto", "off", "context", "tree"]),
+    help="How to draft tokens, of which one step verifies several; the output is the same. "
+    "The default is auto, and off in benchmarks of other things.",
+)
+draft_option = click.option(
+    "--draft", metavar="MODEL", help="A small model with the same vocabulary that drafts tokens."
+)
 disk_cache_option = click.option(
     "--disk-cache",
     metavar="DIR",
@@ -67,6 +76,12 @@ class EngineOptions:
     disk_cache_dir: str | None = None
     disk_cache_bytes: int = 2_000_000_000
     mmproj: str | None = None
+    speculate: str | None = None
+    draft: str | None = None
+
+    def without_drafts(self) -> EngineOptions:
+        """Return these options with speculation off unless it was asked for: see `bench`."""
+        return replace(self, speculate=self.speculate or ("auto" if self.draft else "off"))
 
 
 def engine_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -86,6 +101,8 @@ def options_without_model(command: Callable[..., None]) -> Callable[..., None]:
 
     @mmproj_option
     @kv_bits_option
+    @speculate_option
+    @draft_option
     @disk_cache_option
     @disk_cache_size_option
     @wraps(command)
@@ -95,9 +112,13 @@ def options_without_model(command: Callable[..., None]) -> Callable[..., None]:
         kv_bits: int | None,
         disk_cache: str | None,
         disk_cache_size: int,
+        speculate: str | None,
+        draft: str | None,
         **others: Any,
     ) -> None:
-        options = EngineOptions(None, kv_bits, disk_cache, disk_cache_size, mmproj)
+        options = EngineOptions(
+            None, kv_bits, disk_cache, disk_cache_size, mmproj, speculate, draft
+        )
         command(*args, options=options, **others)
 
     return with_options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
@@ -16,16 +17,18 @@ GIGA = 1e9
 @click.option(
     "--architectures",
     is_flag=True,
-    help="List the architectures that run: batched (ragged) or one request at a time (dense).",
+    help="List mlx-lm's architectures: batched (ragged), one request at a time (dense), or "
+    "unsupported, and why.",
 )
 @click.pass_context
 def models(ctx: click.Context, architectures: bool) -> None:
     """List, fetch and describe models."""
     if architectures:
-        from sgl_mlx.models.architectures import supported
+        from sgl_mlx.models.architectures import counts, table
 
-        for row in supported():
-            click.echo(f"{row.name:<24}  {row.path:<6}  {row.note}".rstrip())
+        for row in table().values():
+            click.echo(f"{row.name:<24}  {row.path:<11}  {row.note}".rstrip())
+        click.echo(", ".join(f"{n} {path}" for path, n in counts().items()), err=True)
     elif ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
@@ -71,15 +74,18 @@ def info(name: str, as_json: bool) -> None:
 
 
 @models.command()
+@click.argument("folders", nargs=-1, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @json_option
-def kv(as_json: bool) -> None:
-    """Show what the keys and values of a token take in memory and on disk, for known models.
+def kv(folders: tuple[Path, ...], as_json: bool) -> None:
+    """Show what the keys and values of a token take in memory and on disk.
 
-    Computed from the sizes of their layers; nothing is loaded.
+    Each of FOLDERS has a `config.json`; without any, known models are listed. Computed from the
+    sizes of their layers; no weights are needed.
     """
-    from sgl_mlx.benchmarks.modelled.kv_sizes import HEADS, rows
+    from sgl_mlx.benchmarks.modelled.kv_sizes import HEADS, of_config, rows
+    from sgl_mlx.models.safetensors_file import read_config
 
-    found = list(rows())
+    found = [of_config(str(x), read_config(x)) for x in folders] if folders else list(rows())
     if as_json:
         click.echo(json.dumps({"computed": True, "models": [vars(row) for row in found]}, indent=2))
         return

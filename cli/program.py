@@ -163,8 +163,8 @@ def read_pairs(pairs: Sequence[str]) -> dict[str, Any]:
 def own_errors(path: Path) -> Iterator[None]:
     """Turn exceptions raised in the `with` block into `ProgramFailed`.
 
-    Raised unchanged are click's exceptions, BrokenPipeError, and every `SglError` whose traceback
-    has no frame in the user's file `path`.
+    Raised unchanged are click's exceptions, BrokenPipeError, and every `SglError` and `OSError`
+    whose traceback has no frame in the user's file `path`.
     """
     try:
         yield
@@ -172,7 +172,7 @@ def own_errors(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         failed = ProgramFailed(error, path)
-        if isinstance(error, SglError) and not failed.frames:
+        if isinstance(error, (SglError, OSError)) and not failed.frames:
             raise
         raise failed from error
 

@@ -10,6 +10,7 @@ import click
 
 from sgl_mlx.cli import output
 from sgl_mlx.cli.engine import EngineOptions, engine_options, open_engine
+from sgl_mlx.names import closest
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -48,9 +49,13 @@ def run(
     from sgl_mlx import install_as_sglang
     from sgl_mlx.cli import program
 
+    if target.startswith("-"):
+        _refuse_option(ctx, target)
+        raise click.NoSuchOption(target, ctx=ctx)
     path, name = program.split_target(target)
     whole = as_sglang and not (name or pairs or stream or as_json)
     if script_args and not whole:
+        _refuse_option(ctx, script_args[0])
         raise click.UsageError(
             f"unexpected {script_args[0]!r}: arguments of a function are given with --arg "
             "NAME=VALUE; those of a whole file go with --as-sglang, without FUNCTION or --arg"
@@ -64,6 +69,18 @@ def run(
         return
     with install_as_sglang() if as_sglang else nullcontext(), errors:
         _run_function(path, name, pairs, options, stream, as_json)
+
+
+def _refuse_option(ctx: click.Context, argument: str) -> None:
+    """Refuse an argument that looks like a misspelt option of this command.
+
+    Raises:
+        click.NoSuchOption: the argument begins with `-`, and an option is similar.
+    """
+    known = [name for parameter in ctx.command.params for name in parameter.opts]
+    name = argument.partition("=")[0]
+    if name.startswith("-") and (guess := closest(name, known)):
+        raise click.NoSuchOption(name, possibilities=[guess], ctx=ctx)
 
 
 def _run_function(

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 _SINGLE = {
     "mmproj": "--mmproj",
+    "draft": "--draft",
     "model_names": "--served-model-name",
     "any_model": "--any-model",
     "cache_log": "--cache-log",
@@ -162,7 +163,7 @@ def serve(
     check(given, adapters)
     several = len(given) > 1 or bool(adapters)
     if several:
-        _refuse_options_of_one(mmproj=options.mmproj, **settings)
+        _refuse_options_of_one(mmproj=options.mmproj, draft=options.draft, **settings)
     listener = bind(host, port)
     log_to_stderr(access_log)
     more = dict(engine_settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 
 import mlx.core as mx
@@ -14,13 +15,13 @@ LANES = 16
 
 def fits(dim: int, value_dim: int, dtype: mx.Dtype) -> bool:
     """True if the CPU kernels support keys and values of these widths in this dtype."""
-    return dim == value_dim and dim % LANES == 0 and dtype == mx.float32
+    return dim % LANES == 0 and value_dim % LANES == 0 and dtype == mx.float32
 
 
 class CpuAttention:
     """Extend and decode attention in float32, over pools in float32 or 8 bits.
 
-    Has the methods `takes`, `extend` and `decode` of `metal_kernels.tested.TestedKernels`.
+    Has the methods `takes`, `extend` and `decoder` of `metal_kernels.tested.TestedKernels`.
     """
 
     def __init__(self, kernels: ModuleType) -> None:
@@ -38,6 +39,10 @@ class CpuAttention:
             q, keys, values, *pool, plan.slots, plan.table, rows, *_plain(options)
         )
         return out
+
+    def decoder(self, inputs: DecodeInputs) -> Callable[[DecodeInputs], mx.array]:
+        """Return `decode`, which takes every step's inputs."""
+        return self.decode
 
     def decode(self, inputs: DecodeInputs) -> mx.array:
         """Compute what `metal_kernels.ops.decode_attention` does: attention of a decode step."""

@@ -1,4 +1,4 @@
-// Memory that begins with a line of the cache, as loads of whole lines want it; not initialised.
+// Uninitialised memory that begins at a cache line, so that aligned vectors never span two lines.
 #pragma once
 
 #include <cstddef>
@@ -12,8 +12,8 @@ class Buffer {
  public:
   explicit Buffer(size_t size = 0) { reserve(size); }
 
-  // What it held is lost if it has to grow. A buffer that a thread keeps spares it the system's
-  // work of handing out pages.
+  // Makes room for `size` elements; if the buffer has to grow, its contents are lost. A buffer that
+  // is kept between calls saves asking the system for memory each time.
   void reserve(size_t size) {
     if (size <= size_) return;
     data_.reset(static_cast<T*>(::operator new(size * sizeof(T), kLine)));

@@ -1,5 +1,5 @@
 // Products with weights of 4 or 8 bits: y (M, N) = x (M, K) times the transpose of w (N, K). Many
-// rows go through the processor's tiles where it has them.
+// rows are multiplied by the processor's matrix unit if it has one.
 #pragma once
 
 #include "rows.h"
@@ -7,7 +7,7 @@
 
 namespace sgl {
 
-constexpr int64_t kFew = 4;  // rows up to which tiles cost more than they save
+constexpr int64_t kFew = 4;  // up to so many rows, vectors are faster than the matrix unit
 
 inline void multiply(const PackedWeights& w, const float* x, int64_t rows, float* y) {
 #ifdef SGL_TILES

@@ -1,7 +1,7 @@
-// A few threads that share out the items of one loop at a time.
+// Threads that run the items of one loop at a time in parallel.
 //
-// Items are taken one by one from a common counter, and the caller takes its share, so a thread
-// that the system holds up delays the loop by the one item it has, not by a fixed part of all.
+// The threads and the caller take items one by one from a common counter. A thread that the system
+// suspends therefore delays the loop by at most one item.
 #pragma once
 
 #include <sched.h>
@@ -20,13 +20,13 @@ namespace sgl {
 
 class Threads {
  public:
-  // Never destroyed: workers may outlive static objects.
+  // Returns the process's threads. They are never destroyed, because they run until it exits.
   static Threads& shared() {
     static Threads* threads = new Threads;
     return *threads;
   }
 
-  // Takes effect once, before the first loop; `count` includes the caller.
+  // Starts count - 1 threads, since the caller is one too. Later calls do nothing.
   void start(int count) {
     std::call_once(started_, [&] {
       for (int i = 1; i < count; i++) std::thread([this] { work(); }).detach();
@@ -36,10 +36,10 @@ class Threads {
 
   int count() const { return count_; }
 
-  // body(i) for i in [0, items), in any order, on any thread; returns when all are done.
+  // Calls body(i) for i in [0, items), in any order and on any thread. Returns when all are done.
   template <typename Body>
   void each(int64_t items, const Body& body) {
-    // A second caller (another engine's thread) goes alone rather than wait.
+    // While the threads work for another caller, this caller runs its items alone.
     std::unique_lock lock(calling_, std::try_to_lock);
     if (count_ < 2 || items < 2 || !lock) {
       for (int64_t i = 0; i < items; i++) body(i);
@@ -53,13 +53,14 @@ class Threads {
     generation_.fetch_add(1);
     generation_.notify_all();
     take();
-    // Whoever entered while it was open is counted inside; whoever comes later finds it closed.
+    // A thread that saw `open_` true is counted in `inside_`; wait until all such threads have
+    // left. A thread that comes later sees `open_` false and takes no item.
     open_.store(false);
     for (int spins = 0; inside_.load() != 0; spins++) rest(spins);
   }
 
  private:
-  static constexpr int kSpins = 2000;    // some 20 microseconds: the gap between two kernels
+  static constexpr int kSpins = 2000;  // some 20 microseconds, about the time between two kernels
   static constexpr int kYields = 200;
 
   void take() {
@@ -102,14 +103,13 @@ class Threads {
   std::atomic<uint32_t> generation_{0};
 };
 
-// The same in pieces of at least `grain` consecutive items: body(first, last).
+// Calls body(first, last) for ranges that cover [0, items), each of `grain` items or more.
 template <typename Body>
 void each_range(int64_t items, int64_t grain, const Body& body) {
   const int64_t most = 4 * Threads::shared().count();
   const int64_t size = std::max(grain, (items + most - 1) / most);
-  Threads::shared().each((items + size - 1) / size, [&](int64_t i) {
-    body(i * size, std::min(items, (i + 1) * size));
-  });
+  Threads::shared().each((items + size - 1) / size,
+                         [&](int64_t i) { body(i * size, std::min(items, (i + 1) * size)); });
 }
 
 }  // namespace sgl

@@ -1,5 +1,6 @@
-// Products with packed weights by the processor's tiles of bfloat16 (AMX). q is an integer below 256
-// and so exact in bfloat16, and x is split in three parts of 8 bits each, which is all of it.
+// Products with packed weights by the processor's matrix unit (AMX), which multiplies tiles of
+// bfloat16. q is an integer below 256 and so exact in bfloat16. x is split into three bfloat16 of 8
+// bits each, whose sum is x exactly, so that nothing of float32 is lost.
 #pragma once
 
 #include "buffer.h"
@@ -16,15 +17,21 @@
 
 namespace sgl {
 
-constexpr int kTileWords = 256;  // 16 rows of 16 words, each two bfloat16
+static_assert(kLanes == kOutputs);  // with AMX there is AVX-512
 
-// Linux gives the tiles' registers to a process that asks.
+typedef uint32_t uvec __attribute__((vector_size(64)));
+typedef uint32_t uvec_anywhere __attribute__((vector_size(64), aligned(1)));
+
+constexpr int kTileWords = 256;  // 16 rows of 16 words; a word is two bfloat16
+
+// True if Linux lets this process use the tile registers, which a process must ask for once.
 inline bool tiles_allowed() {
   constexpr int kRequest = 0x1023, kTileData = 18;
   static const bool allowed = syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
   return allowed;
 }
 
+// Sets up eight tile registers of 16 rows of 64 bytes on this thread.
 inline void configure_tiles() {
   struct alignas(64) {
     uint8_t palette = 1, start = 0, reserved[14] = {};
@@ -34,8 +41,8 @@ inline void configure_tiles() {
   _tile_loadconfig(&config);
 }
 
-// x in tiles (rows / 16, K / 32) of 16 rows, three for each: x is their sum. Rows beyond the last
-// are zero.
+// x (rows, K) split into bfloat16 tiles (rows / 16, K / 32, 3), each (16 rows, 32 inputs). The
+// three tiles at one place add up to x there. Rows beyond the last are zero.
 class SplitRows {
  public:
   void fill(const PackedWeights& w, const float* x, int64_t rows) {
@@ -84,10 +91,11 @@ class SplitRows {
   Buffer<float> totals_;
 };
 
-// The q of one block of n in tiles, from tile `first` to `last` of its K / 32.
+// Converts tiles [first, last) of the K / 32 tiles of one block of outputs to bfloat16.
 template <int kBits>
 void widen(const PackedWeights& w, int64_t block, int64_t first, int64_t last, uint32_t* to) {
-  // bfloat16 of 0 to 15, twice: a look-up takes five bits, of which the fifth is the next q's
+  // The integers 0 to 15 in bfloat16, twice. The look-up uses five bits of a word, of which the
+  // fifth belongs to the next q: with the second copy it makes no difference.
   alignas(64) constexpr uint16_t kLevels[32] = {
       0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0, 0x4100, 0x4110, 0x4120,
       0x4130, 0x4140, 0x4150, 0x4160, 0x4170, 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0,
@@ -101,9 +109,9 @@ void widen(const PackedWeights& w, int64_t block, int64_t first, int64_t last, u
         for (int pair = 0; pair < 4; pair++, to += kLanes, q = _mm512_srli_epi16(q, 4))
           _mm512_store_si512(to, _mm512_permutexvar_epi16(q, levels));
       }
-    } else {  // integers below 256: the lower half of a float is zero
+    } else {  // a float that is an integer below 256 has zeros in its lower half
       for (int pair = 0; pair < kPairs; pair++, to += kLanes) {
-        native even, odd;  // with tiles a register has 16 lanes
+        vec even, odd;
         unpack<kBits>(tile, pair, 0, even, odd);
         *reinterpret_cast<uvec_anywhere*>(to) = (uvec)even >> 16 | (uvec)odd;
       }
@@ -111,10 +119,10 @@ void widen(const PackedWeights& w, int64_t block, int64_t first, int64_t last, u
   }
 }
 
-// Sixteen rows by four blocks of n: x * q summed over `tiles` tiles; q of the blocks is `apart`.
-// Four products are under way at once, since one takes three times as long as it keeps the unit
-// busy.
-inline void multiply_tiles(int64_t tiles, const uint32_t* x, const uint32_t* q, int64_t apart,
+// Multiplies 16 rows by four blocks of outputs, and sums x * q over `tiles` tiles. The q of the
+// next block begins `block_words` words after that of the one before. The four products are
+// interleaved because the unit can start a product long before the one before it is finished.
+inline void multiply_tiles(int64_t tiles, const uint32_t* x, const uint32_t* q, int64_t block_words,
                            float (*products)[kTileWords]) {
   constexpr int kRow = 64;
   _tile_zero(0);
@@ -126,11 +134,11 @@ inline void multiply_tiles(int64_t tiles, const uint32_t* x, const uint32_t* q, 
       _tile_loadd(4, x, kRow);
       _tile_loadd(5, q, kRow);
       _tile_dpbf16ps(0, 4, 5);
-      _tile_loadd(6, q + apart, kRow);
+      _tile_loadd(6, q + block_words, kRow);
       _tile_dpbf16ps(1, 4, 6);
-      _tile_loadd(7, q + 2 * apart, kRow);
+      _tile_loadd(7, q + 2 * block_words, kRow);
       _tile_dpbf16ps(2, 4, 7);
-      _tile_loadd(5, q + 3 * apart, kRow);
+      _tile_loadd(5, q + 3 * block_words, kRow);
       _tile_dpbf16ps(3, 4, 5);
     }
   _tile_stored(0, products[0], kRow);
@@ -139,7 +147,7 @@ inline void multiply_tiles(int64_t tiles, const uint32_t* x, const uint32_t* q, 
   _tile_stored(3, products[3], kRow);
 }
 
-// One block of n of sixteen rows: bias times the groups' sums.
+// Adds each group's bias times the group's sum of x to `sums` (16 rows, 16 outputs) of one block.
 SGL_INLINE void add_biases(const SplitRows& x, int64_t row, const float* biases, int64_t groups,
                            float* sums) {
   constexpr int kRows = 8;
@@ -154,29 +162,30 @@ SGL_INLINE void add_biases(const SplitRows& x, int64_t row, const float* biases,
   }
 }
 
-// Four blocks of n of the rows of blocks [from, until).
+// Multiplies the row blocks [from, until), of 16 rows each, by the four blocks of outputs that
+// begin with `first_block`.
 template <int kBits>
 void multiply_blocks(const PackedWeights& w, const SplitRows& x, int64_t first_block, int64_t from,
                      int64_t until, int64_t rows, float* y) {
-  constexpr int64_t kNear = 6;  // tiles of k at a time: four blocks of those stay in L1
+  constexpr int64_t kNear = 6;  // tiles of inputs at a time; those of four blocks stay in L1
   const int64_t tiles = w.group / kDeep, groups = w.groups();
   const int64_t step = std::max<int64_t>(1, kNear / tiles);  // groups at a time
-  const int64_t apart = step * tiles * kTileWords;
+  const int64_t block_words = step * tiles * kTileWords;
   const int64_t here = std::min<int64_t>(4, w.blocks() - first_block);
   thread_local Buffer<uint32_t> q;
   thread_local Buffer<float> all_sums;
-  q.reserve(4 * apart);
+  q.reserve(4 * block_words);
   all_sums.reserve((until - from) * 4 * kTileWords);
   std::memset(all_sums.data(), 0, (until - from) * 4 * kTileWords * sizeof(float));
   alignas(64) float products[4][kTileWords];
   for (int64_t start = 0; start < groups; start += step) {
     const int64_t end = std::min(groups, start + step);
     for (int64_t i = 0; i < here; i++)
-      widen<kBits>(w, first_block + i, start * tiles, end * tiles, &q[i * apart]);
+      widen<kBits>(w, first_block + i, start * tiles, end * tiles, &q[i * block_words]);
     for (int64_t m = from; m < until; m++)
       for (int64_t g = start; g < end; g++) {
-        multiply_tiles(tiles, x.tiles(m, g * tiles), &q[(g - start) * tiles * kTileWords], apart,
-                       products);
+        multiply_tiles(tiles, x.tiles(m, g * tiles), &q[(g - start) * tiles * kTileWords],
+                       block_words, products);
         for (int64_t i = 0; i < here; i++) {
           const vec scale = load(w.scales + ((first_block + i) * groups + g) * kLanes);
           float* sums = &all_sums[((m - from) * 4 + i) * kTileWords];
@@ -190,15 +199,16 @@ void multiply_blocks(const PackedWeights& w, const SplitRows& x, int64_t first_b
       float* sums = &all_sums[((m - from) * 4 + i) * kTileWords];
       add_biases(x, m * 16, w.biases + (first_block + i) * groups * kLanes, groups, sums);
       for (int64_t row = 0; row < std::min<int64_t>(16, rows - m * 16); row++)
-        store_block(y + (m * 16 + row) * w.n, w, first_block + i, load(sums + row * kLanes));
+        store_block(y + (m * 16 + row) * w.n, w, first_block + i, sums + row * kLanes);
     }
 }
 
+// Multiplies x (rows, k) by the weights, to y (rows, n).
 template <int kBits>
 void multiply_many(const PackedWeights& w, const float* x, int64_t rows, float* y) {
-  constexpr int64_t kCached = 1 << 20;  // bytes of x that stay near while all of w goes by
+  constexpr int64_t kCached = 1 << 20;  // bytes of x that stay in L2 while all of w is read
   thread_local SplitRows caller_x;
-  SplitRows& split_x = caller_x;  // the caller's, for the other threads
+  SplitRows& split_x = caller_x;  // the loop's other threads read the caller's, not their own
   split_x.fill(w, x, rows);
   const int64_t row_blocks = (rows + 15) / 16, quads = (w.blocks() + 3) / 4;
   const int64_t bytes = w.k / kDeep * SplitRows::kParts * kTileWords * sizeof(uint32_t);

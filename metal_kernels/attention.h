@@ -21,15 +21,16 @@ inline float to_score(float dot, float scale, float softcap) {
   return score;
 }
 
-// exp, of a score relative to a peak: scaled after the peak is taken off, as large scores would
-// lose the digits that matter. Custom kernels compile in safe math, where exp2 alone would be the
-// precise one; fast is within 3 + floor(|2 x|) ulp (docs/kernels.md).
+// exp of a score minus its peak. The scale is applied after the subtraction, because large scores
+// would lose the digits that matter. Custom kernels compile in safe math, where plain exp2 is the
+// precise one. The fast one is off by at most 3 + floor(fabs(2 x)) ulp (Metal Shading Language
+// Specification 4.1, table 8.2).
 inline float exp_of(float score) {
   return fast::exp2(score * LOG2_E);
 }
 
-// The factor that takes sums relative to `peak` to a new one. It is one where the peak stays, as
-// fast::exp2(0) need not be: over many tiles the difference would count.
+// The factor that rescales sums from `peak` to `new_peak`. It is exactly 1 if the peak stays:
+// fast::exp2(0) may differ from 1, and over many tiles the difference would add up.
 inline float shrink_to(float new_peak, float peak) {
   return peak == new_peak ? 1.0f : exp_of(peak - new_peak);
 }
@@ -45,14 +46,14 @@ inline int first_seen(int position) {
   return WINDOW == 0 ? 0 : max(0, position + 1 - WINDOW);
 }
 
-// Four neighbours of a row, moved as one.
+// Four neighbouring elements of a row, loaded and stored together.
 template <typename T>
 struct alignas(4 * sizeof(T)) Quad {
   T x[4];
 };
 
-// A pool stores T itself (scale 1: the conversions change nothing) or int8 levels, which are
-// rounded to the model's dtype.
+// Load four elements as T. They are stored as T (with scale 1 the conversions are exact), or in the
+// pool as int8 levels, which are scaled and rounded to T.
 template <typename T, typename Stored>
 inline Quad<T> load_quad(const device Stored* row, float scale) {
   const Quad<Stored> stored = *(const device Quad<Stored>*)row;
@@ -68,7 +69,7 @@ inline float4 as_floats(Quad<T> quad) {
   return float4(float(quad.x[0]), float(quad.x[1]), float(quad.x[2]), float(quad.x[3]));
 }
 
-// The sum over a team of lanes, 32 or 16 that lie side by side.
+// Sum x over a team of 32 or 16 neighbouring lanes.
 template <int TEAM>
 inline float team_sum(float x) {
   if (TEAM == 32) {
@@ -118,7 +119,7 @@ inline float row_sum(float x) {
 //
 // Wide heads are cut into slices of dimensions, so that a lane's registers hold its share: SLICES
 // simdgroups own the same 8 rows, a slice each. They add up their partial scores in threadgroup
-// memory, weigh the same, and own a slice of the output each.
+// memory, compute the same weights, and write a slice of the output each.
 //
 // One tile of threadgroup memory holds a tile's keys, then its values.
 
@@ -150,8 +151,8 @@ struct Tile {
   static constant constexpr int PARTIALS = SLICES == 1 ? 1 : TILE_THREADS * KEYS / 8;
 };
 
-// Keys or values of one KV head: those at positions below `prefix` lie in the pool behind `slots`,
-// later ones in `fresh`, whose first row of all heads is that of position `prefix`.
+// Keys or values of one KV head. Those at positions below `prefix` are in the pool: position p is
+// in slot `slots[first_slot + p]`. Later ones are in `fresh`, which begins with position `prefix`.
 template <typename T, typename Stored>
 struct Rows {
   const device Stored* pool;
@@ -251,7 +252,7 @@ inline Scores<KEYS> multiply_keys(
   return dots;
 }
 
-// Leave this slice's scores for the others; a barrier must follow.
+// Write this slice's scores for the other slices; a barrier must follow.
 template <int KEYS>
 inline void share_scores(threadgroup float2* partial, Scores<KEYS> scores, int thread_index) {
 #pragma clang loop unroll(full)
@@ -332,11 +333,12 @@ inline void add_values(
   }
 }
 
-// Attend to the keys at positions [first, min(first + KEYS, end)). `tile` and `partial` belong to
-// the whole threadgroup: all of it must call this together.
+// Attend to the keys at positions [first, min(first + KEYS, end)). With VALUES_IN_KEYS a value is
+// the first VALUE_DIM elements of its key, and is read from the tile of keys. `tile` and `partial`
+// belong to the whole threadgroup: all its threads must call this together.
 template <
     typename T, int DIM, int VALUE_DIM, int KV_HEADS, int WINDOW, bool CAPPED, bool QUANTIZED,
-    typename Row, typename Stored>
+    bool VALUES_IN_KEYS, typename Row, typename Stored>
 inline void attend_tile(
     thread Row& row,
     threadgroup T* tile,
@@ -352,6 +354,7 @@ inline void attend_tile(
     float softcap) {
   typedef Tile<T, DIM, VALUE_DIM> Sizes;
   constexpr int KEYS = Sizes::KEYS;
+  constexpr int VALUE_STRIDE = tile_stride<T, VALUES_IN_KEYS ? DIM : VALUE_DIM>();
   const int slice = thread_index / 32 % Sizes::SLICES;
   fill_tile<KEYS, DIM, KV_HEADS, QUANTIZED>(tile, keys, first, end, thread_index);
   threadgroup_barrier(mem_flags::mem_threadgroup);  // the keys are whole
@@ -361,13 +364,17 @@ inline void attend_tile(
     share_scores<KEYS>(partial, scores, thread_index);
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);  // the keys are read, the scores shared
-  fill_tile<KEYS, VALUE_DIM, KV_HEADS, QUANTIZED>(tile, values, first, end, thread_index);
+  if (!VALUES_IN_KEYS) {
+    fill_tile<KEYS, VALUE_DIM, KV_HEADS, QUANTIZED>(tile, values, first, end, thread_index);
+  }
   if (Sizes::SLICES > 1) {
     scores = sum_scores<KEYS, Sizes::SLICES>(partial, thread_index);
   }
   weigh<KEYS, WINDOW, CAPPED>(row, scores, first, end, position, lane, scale, softcap);
-  threadgroup_barrier(mem_flags::mem_threadgroup);  // the values are whole
-  add_values<T, KEYS, tile_stride<T, VALUE_DIM>()>(
+  if (!VALUES_IN_KEYS) {
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // the values are whole
+  }
+  add_values<T, KEYS, VALUE_STRIDE>(
       row, scores, tile + slice * Sizes::VALUE_SLICE, lane);
   threadgroup_barrier(mem_flags::mem_threadgroup);  // the values are read
 }

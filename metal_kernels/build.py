@@ -65,6 +65,9 @@ SPECS = {
 Factory = Callable[..., Any]
 """Callable with the signature of `mx.fast.metal_kernel`."""
 
+Launch = Callable[..., list[mx.array]]
+"""Prepared launch of a kernel: takes inputs by name, returns the outputs."""
+
 
 class Kernels:
     """The kernels, each built at its first launch.
@@ -87,8 +90,27 @@ class Kernels:
         Args:
             inputs: arrays by the names in the kernel's `Spec`.
         """
-        spec = SPECS[name]
+        return self.prepare(name, inputs, **call)()
+
+    def prepare(self, name: str, inputs: Mapping[str, mx.array], **call: Any) -> Launch:
+        """Return a function that runs the kernel `name`, for launches that differ in few inputs.
+
+        The function takes the other inputs by name, and returns the kernel's outputs.
+
+        Args:
+            inputs: arrays that stay the same, by the names in the kernel's `Spec`.
+        """
+        names, kernel = SPECS[name].inputs, self._kernel(name)
+
+        def launch(**others: mx.array) -> list[mx.array]:
+            every = {**inputs, **others}
+            return list(kernel(inputs=[every[x] for x in names], **call))
+
+        return launch
+
+    def _kernel(self, name: str) -> Any:
         if name not in self._made:
+            spec = SPECS[name]
             self._made[name] = self._factory(
                 name=f"sgl_mlx_{name}",
                 input_names=list(spec.inputs),
@@ -96,7 +118,7 @@ class Kernels:
                 source=spec.source,
                 header=read("attention.h"),
             )
-        return list(self._made[name](inputs=[inputs[x] for x in spec.inputs], **call))
+        return self._made[name]
 
 
 def read(name: str) -> str:

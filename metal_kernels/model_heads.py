@@ -13,7 +13,7 @@ from sgl_mlx.metal_kernels.selftest import Case
 
 @dataclass(frozen=True)
 class Heads:
-    """Attention heads of one kind of layer; `value_dim` is None if it equals `dim`."""
+    """Attention heads of one kind of layer; the fields are those of `selftest.Case`."""
 
     heads: int
     kv_heads: int
@@ -22,6 +22,7 @@ class Heads:
     sinks: bool = False
     capped: bool = False
     value_dim: int | None = None
+    values_in_keys: bool = False
 
 
 MODELS: dict[str, tuple[Heads, ...]] = {
@@ -37,7 +38,7 @@ MODELS: dict[str, tuple[Heads, ...]] = {
         Heads(64, 4, 192, value_dim=128),
         Heads(64, 8, 192, window=128, sinks=True, value_dim=128),
     ),
-    "deepseek-v2-lite": (Heads(16, 1, 576, value_dim=512),),
+    "deepseek-v2-lite": (Heads(16, 1, 576, value_dim=512, values_in_keys=True),),
 }
 """Attention heads of each kind of layer, by model; for DeepSeek, of absorbed MLA."""
 

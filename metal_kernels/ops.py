@@ -6,7 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from sgl_mlx.metal_kernels.build import Kernels
+from sgl_mlx.metal_kernels.build import Kernels, Launch
 from sgl_mlx.metal_kernels.inputs import DecodeInputs, ExtendInputs
 from sgl_mlx.metal_kernels.plan import MIN_ELEMENTS, DecodePlan, tile_rows
 from sgl_mlx.metal_kernels.pool import AttentionOptions, PoolLayer
@@ -57,83 +57,94 @@ def extend_attention(inputs: ExtendInputs, kernels: Kernels) -> mx.array:
 def decode_attention(inputs: DecodeInputs, kernels: Kernels) -> mx.array:
     """Attend the new tokens of each sequence to all keys of the sequence up to themselves.
 
-    The kernels `decode_attention` and `shared_attention` compute partial softmaxes, and
-    `merge_partials` merges them.
-
     Returns:
         `(rows * tokens, Hq, V)` in the dtype of `q`.
 
     Raises:
         ValueError: a shape or dtype is wrong; the message names every dimension.
     """
-    q, tail_keys, tail_values, tail_length, pool, plan, options = inputs
-    shapes = check_decode(inputs)
-    ints = plan.step_table(tail_length)
-    step = {"q": q, **_pool_inputs(pool, kernels), "slots": plan.slots, "rows": plan.table}
-    step |= {"reals": plan.reals(options.scale, options.softcap or 0.0), "ints": ints}
-    template = _template(shapes, q, pool, options)
-    own = _own_partials(tail_keys, tail_values, plan, shapes, step, template, kernels)
-    shared = own
-    if plan.spans:
-        shared = _shared_partials(plan, shapes, step, template, kernels)
-    arrays = dict(zip(("own_out", "own_peaks", "own_masses"), own, strict=True))
-    arrays |= dict(zip(("shared_out", "shared_peaks", "shared_masses"), shared, strict=True))
-    arrays |= {"merges": plan.merges, "shared_partials": plan.shared_partials}
-    arrays |= {"ints": ints, "sinks": _sinks(options, q.dtype, kernels)}
-    vectors = q.shape[0] * shapes["Hq"]
-    (out,) = kernels.launch(
-        "merge_partials",
-        arrays,
-        output_shapes=[(*q.shape[:2], shapes["V"])],
-        output_dtypes=[q.dtype],
-        grid=(SIMD, vectors, 1),
-        threadgroup=(SIMD, min(4, vectors), 1),
-        template=[
-            *(("T", q.dtype), ("VALUE_DIM", shapes["V"]), ("HEADS", shapes["Hq"])),
-            ("SINKS", options.sinks is not None),
-        ],
-    )
-    return out
+    return DecodeCall(inputs, kernels)(inputs)
 
 
-def _own_partials(
-    tail_keys: mx.array,
-    tail_values: mx.array,
-    plan: DecodePlan,
-    shapes: Shapes,
-    step: dict[str, mx.array],
-    template: list[tuple[str, Any]],
-    kernels: Kernels,
-) -> list[mx.array]:
-    vectors = plan.tokens * shapes["Hq"] // shapes["Hkv"]
-    blocks = -(-vectors // widest_block(shapes["D"], shapes["V"]))
-    return kernels.launch(
-        "decode_attention",
-        {**step, "tail_keys": tail_keys, "tail_values": tail_values, "items": plan.items},
-        **_partial_outputs(plan.item_count, plan, shapes),
-        grid=(SIMD, plan.item_count, shapes["Hkv"] * blocks),
-        threadgroup=(SIMD, min(4, plan.item_count), 1),
-        template=[*template, ("Q_BLOCK", -(-vectors // blocks))],
-    )
+class DecodeCall:
+    """Decode attention of one layer for all steps of a plan: what the steps share is made once.
 
+    The kernels `decode_attention` and `shared_attention` compute partial softmaxes, and
+    `merge_partials` merges them.
 
-def _shared_partials(
-    plan: DecodePlan,
-    shapes: Shapes,
-    step: dict[str, mx.array],
-    template: list[tuple[str, Any]],
-    kernels: Kernels,
-) -> list[mx.array]:
-    rows = tile_rows(shapes["D"], shapes["V"])
-    tiles, count = plan.shared_tiles(shapes["Hq"] // shapes["Hkv"], rows)
-    return kernels.launch(
-        "shared_attention",
-        {**step, "tiles": tiles},
-        **_partial_outputs(plan.shared_partial_count, plan, shapes),
-        grid=(TILE_THREADS, count, shapes["Hkv"]),
-        threadgroup=(TILE_THREADS, 1, 1),
-        template=template,
-    )
+    Args:
+        inputs: those of one step. Other steps may differ in the contents of arrays, and in the
+            tail's length.
+
+    Raises:
+        ValueError: a shape or dtype is wrong; the message names every dimension.
+    """
+
+    def __init__(self, inputs: DecodeInputs, kernels: Kernels) -> None:
+        self._kernels = kernels
+        self._plan = inputs.plan
+        shapes = check_decode(inputs)
+        self._own = self._prepare_own(inputs, shapes)
+        self._shared = self._prepare_shared(inputs, shapes) if self._plan.spans else None
+        self._merge = self._prepare_merge(inputs, shapes)
+
+    def __call__(self, inputs: DecodeInputs) -> mx.array:
+        """Attend one step; returns `(rows * tokens, Hq, V)` in the dtype of `q`."""
+        q, tail_keys, tail_values, tail_length, pool, _, options = inputs
+        ints = self._plan.step_table(tail_length)
+        step = {"q": q, "ints": ints, **_pool_inputs(pool, self._kernels)}
+        own = self._own(tail_keys=tail_keys, tail_values=tail_values, **step)
+        shared = own if self._shared is None else self._shared(**step)
+        (out,) = self._merge(
+            **dict(zip(("own_out", "own_peaks", "own_masses"), own, strict=True)),
+            **dict(zip(("shared_out", "shared_peaks", "shared_masses"), shared, strict=True)),
+            **{"ints": ints, "sinks": _sinks(options, q.dtype, self._kernels)},
+        )
+        return out
+
+    def _prepare_own(self, inputs: DecodeInputs, shapes: Shapes) -> Launch:
+        count = self._plan.item_count
+        vectors = self._plan.tokens * shapes["Hq"] // shapes["Hkv"]
+        blocks = -(-vectors // widest_block(shapes["D"], shapes["V"]))
+        template = _template(shapes, inputs.q, inputs.pool, inputs.options)
+        return self._kernels.prepare(
+            "decode_attention",
+            {**self._tables(inputs.options), "items": self._plan.items},
+            **_partial_outputs(count, self._plan, shapes),
+            grid=(SIMD, count, shapes["Hkv"] * blocks),
+            threadgroup=(SIMD, min(4, count), 1),
+            template=[*template, ("Q_BLOCK", -(-vectors // blocks))],
+        )
+
+    def _prepare_shared(self, inputs: DecodeInputs, shapes: Shapes) -> Launch:
+        rows = tile_rows(shapes["D"], shapes["V"])
+        tiles, count = self._plan.shared_tiles(shapes["Hq"] // shapes["Hkv"], rows)
+        return self._kernels.prepare(
+            "shared_attention",
+            {**self._tables(inputs.options), "tiles": tiles},
+            **_partial_outputs(self._plan.shared_partial_count, self._plan, shapes),
+            grid=(TILE_THREADS, count, shapes["Hkv"]),
+            threadgroup=(TILE_THREADS, 1, 1),
+            template=_template(shapes, inputs.q, inputs.pool, inputs.options),
+        )
+
+    def _prepare_merge(self, inputs: DecodeInputs, shapes: Shapes) -> Launch:
+        vectors = shapes["T"] * shapes["Hq"]
+        sinks = inputs.options.sinks is not None
+        sizes = ("VALUE_DIM", shapes["V"]), ("HEADS", shapes["Hq"])
+        return self._kernels.prepare(
+            "merge_partials",
+            {"merges": self._plan.merges, "shared_partials": self._plan.shared_partials},
+            output_shapes=[(shapes["T"], shapes["Hq"], shapes["V"])],
+            output_dtypes=[inputs.q.dtype],
+            grid=(SIMD, vectors, 1),
+            threadgroup=(SIMD, min(4, vectors), 1),
+            template=[("T", inputs.q.dtype), *sizes, ("SINKS", sinks)],
+        )
+
+    def _tables(self, options: AttentionOptions) -> dict[str, mx.array]:
+        reals = self._plan.reals(options.scale, options.softcap or 0.0)
+        return {"slots": self._plan.slots, "rows": self._plan.table, "reals": reals}
 
 
 def _partial_outputs(partials: int, plan: DecodePlan, shapes: Shapes) -> dict[str, Any]:
@@ -151,7 +162,7 @@ def _template(
         *(("T", q.dtype), ("DIM", shapes["D"]), ("VALUE_DIM", shapes["V"])),
         *(("HEADS", shapes["Hq"]), ("KV_HEADS", shapes["Hkv"])),
         *(("WINDOW", options.window or 0), ("CAPPED", options.softcap is not None)),
-        ("QUANTIZED", pool.quantized),
+        *(("QUANTIZED", pool.quantized), ("VALUES_IN_KEYS", pool.values_in_keys)),
     ]
 
 

@@ -173,9 +173,22 @@ class DecodePlan:
         self._step: tuple[int, mx.array] | None = None
         self._reals: dict[tuple[float, ...], mx.array] = {}
 
+    def check_tail(self, length: int) -> None:
+        """Raise ValueError unless `length` used columns of a tail hold a step's new tokens."""
+        if not self.tokens <= length <= self.width:
+            raise ValueError(
+                f"tail_length={length} is outside {self.tokens}..{self.width}: "
+                "new tokens of a row to columns W"
+            )
+
     def step_table(self, tail_length: int) -> mx.array:
-        """Return a step's integers, cached for all layers: used tail columns, `width`, `tokens`."""
+        """Return a step's integers, cached for all layers: used tail columns, `width`, `tokens`.
+
+        Raises:
+            ValueError: the tail has too few or too many columns; see `check_tail`.
+        """
         if self._step is None or self._step[0] != tail_length:
+            self.check_tail(tail_length)
             self._step = tail_length, int_table([tail_length, self.width, self.tokens])
         return self._step[1]
 

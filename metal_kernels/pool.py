@@ -16,7 +16,8 @@ LARGEST_SCALE = 65504.0
 class PoolLayer(NamedTuple):
     """Keys and values of one layer, each `(slots + 1, kv_heads, dim)`.
 
-    Slot 0 is padding: all zero. Values may have a smaller `dim` than keys (MiMo, MLA). Keys and
+    Slot 0 is padding: all zero. Values may have a smaller `dim` than keys (MiMo). If `values` is
+    the array of keys itself, a value is the first columns of its key (MLA). Keys and
     values are in the model's dtype, or in int8 with float16 scales `(slots + 1, kv_heads)`: one
     scale for each token and head, so that `x ≈ level * scale`.
     """
@@ -30,12 +31,21 @@ class PoolLayer(NamedTuple):
     def quantized(self) -> bool:
         return self.key_scales is not None
 
-    def gather(self, slots: mx.array, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
+    @property
+    def values_in_keys(self) -> bool:
+        return self.values is self.keys
+
+    def gather(
+        self, slots: mx.array, dtype: mx.Dtype, value_dim: int | None = None
+    ) -> tuple[mx.array, mx.array]:
         """Copy keys and values of `slots` out of the pool, each `(*slots.shape, kv_heads, dim)`.
 
         Both are converted to `dtype`.
+
+        Args:
+            value_dim: width of values, if it is not that of `values`.
         """
-        keys, values = self.keys[slots], self.values[slots]
+        keys, values = self.keys[slots], self.values[slots][..., :value_dim]
         if self.key_scales is None or self.value_scales is None:
             return keys.astype(dtype), values.astype(dtype)
         return (

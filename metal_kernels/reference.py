@@ -102,5 +102,5 @@ def _with_prefix(
 ) -> tuple[mx.array, mx.array]:
     if not prefix:
         return keys, values
-    k, v = pool.gather(mx.array(list(prefix), mx.int32), keys.dtype)
+    k, v = pool.gather(mx.array(list(prefix), mx.int32), keys.dtype, values.shape[-1])
     return mx.concatenate([k, keys]), mx.concatenate([v, values])

@@ -28,6 +28,7 @@ class Case:
         dim: the width of queries and keys.
         capped: whether a soft-cap is applied to the scores.
         value_dim: the width of values; None if it equals `dim`.
+        values_in_keys: whether a value is the first `value_dim` columns of its key.
     """
 
     work: Literal["extend", "decode"]
@@ -40,6 +41,7 @@ class Case:
     capped: bool = False
     sinks: bool = False
     value_dim: int | None = None
+    values_in_keys: bool = False
 
     @classmethod
     def of(cls, inputs: ExtendInputs | DecodeInputs) -> Case:
@@ -48,17 +50,26 @@ class Case:
             "extend" if isinstance(inputs, ExtendInputs) else "decode"
         )
         q = inputs.q
-        return cls.of_pool(work, q.shape[1], inputs.pool, q.dtype).with_options(inputs.options)
+        values = inputs.values if isinstance(inputs, ExtendInputs) else inputs.tail_values
+        pool = cls.of_pool(work, q.shape[1], inputs.pool, values.shape[-1], q.dtype)
+        return pool.with_options(inputs.options)
 
     @classmethod
     def of_pool(
-        cls, work: Literal["extend", "decode"], heads: int, pool: PoolLayer, dtype: mx.Dtype
+        cls,
+        work: Literal["extend", "decode"],
+        heads: int,
+        pool: PoolLayer,
+        value_dim: int,
+        dtype: mx.Dtype,
     ) -> Case:
         """Return the case of `heads` query heads over this pool, without options."""
         _, kv_heads, dim = pool.keys.shape
-        value_dim = pool.values.shape[-1]
-        wider = None if value_dim == dim else value_dim
-        return cls(work, heads, kv_heads, dim, dtype, pool.quantized, value_dim=wider)
+        return cls(
+            *(work, heads, kv_heads, dim, dtype, pool.quantized),
+            value_dim=None if value_dim == dim else value_dim,
+            values_in_keys=pool.values_in_keys,
+        )
 
     def with_options(self, options: AttentionOptions) -> Case:
         """Return this case with a layer's options."""
@@ -129,18 +140,25 @@ def _random(case: Case, tokens: int, seed: int) -> tuple[mx.array, mx.array, mx.
     sizes = (case.heads, case.dim), (case.kv_heads, case.dim), (case.kv_heads, value_dim)
     shapes = [(tokens, *size) for size in sizes]
     keys = mx.random.split(mx.random.key(tokens + 1000 * seed), 3)
-    return tuple(  # type: ignore[return-value]
+    q, k, v = (
         mx.random.normal(shape, key=key).astype(case.dtype)
         for shape, key in zip(shapes, keys, strict=True)
     )
+    return q, k, k[..., :value_dim] if case.values_in_keys else v
 
 
 def _pool(case: Case, seed: int) -> PoolLayer:
     _, keys, values = _random(case, _SLOTS, seed)
-    if not case.quantized:
-        return PoolLayer(keys, values)
-    (k, key_scales), (v, value_scales) = quantize(keys), quantize(values)
-    return PoolLayer(k, v, key_scales, value_scales)
+    return pool_of(keys, None if case.values_in_keys else values, case.quantized)
+
+
+def pool_of(keys: mx.array, values: mx.array | None, quantized: bool) -> PoolLayer:
+    """Make a pool's layer; without `values` they are columns of the keys."""
+    if not quantized:
+        return PoolLayer(keys, keys if values is None else values)
+    levels, scales = quantize(keys)
+    value_levels, value_scales = (levels, scales) if values is None else quantize(values)
+    return PoolLayer(levels, value_levels, scales, value_scales)
 
 
 def _options(case: Case) -> AttentionOptions:

@@ -85,11 +85,7 @@ def check_decode(inputs: DecodeInputs) -> Shapes:
     _check_rest(shapes, q, pool, options)
     _check_dtype("tail_keys", tail_keys, q)
     _check_dtype("tail_values", tail_values, q)
-    if not plan.tokens <= tail_length <= plan.width:
-        raise ValueError(
-            f"tail_length={tail_length} is outside {plan.tokens}..{plan.width}: "
-            "new tokens of a row to columns W"
-        )
+    plan.check_tail(tail_length)
     return shapes
 
 
@@ -108,7 +104,7 @@ def _check_pool(shapes: Shapes, dtype: mx.Dtype, pool: PoolLayer) -> None:
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype} is not one of {', '.join(map(str, DTYPES))}")
     stored = mx.int8 if pool.quantized else dtype
-    for name, width in (("keys", "D"), ("values", "V")):
+    for name, width in (("keys", "D"), ("values", "D" if pool.values_in_keys else "V")):
         array = getattr(pool, name)
         shapes.check(f"pool {name}", array, "N", "Hkv", width)
         if array.dtype != stored:

@@ -8,7 +8,7 @@ their first use. One that does not compile, or differs from the reference, is no
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import mlx.core as mx
 
@@ -44,9 +44,12 @@ class TestedKernels:
         """Compute `ops.extend_attention`; call it only if `takes(inputs)` is True."""
         return ops.extend_attention(inputs, self._kernels)
 
-    def decode(self, inputs: DecodeInputs) -> mx.array:
-        """Compute `ops.decode_attention`; call it only if `takes(inputs)` is True."""
-        return ops.decode_attention(inputs, self._kernels)
+    def decoder(self, inputs: DecodeInputs) -> Callable[[DecodeInputs], mx.array]:
+        """Prepare decode attention for all steps of a plan from one step's inputs.
+
+        Call it only if `takes(inputs)` is True.
+        """
+        return ops.DecodeCall(inputs, self._kernels)
 
     def takes(self, inputs: ExtendInputs | DecodeInputs) -> bool:
         """True if the kernel for these inputs passed its self-test; runs the test if needed.

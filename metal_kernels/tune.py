@@ -21,9 +21,9 @@ from sgl_mlx.metal_kernels.build import Kernels
 from sgl_mlx.metal_kernels.dispatch import CutOvers
 from sgl_mlx.metal_kernels.inputs import DecodeInputs, ExtendInputs
 from sgl_mlx.metal_kernels.plan import CHUNKS, DecodePlan, ExtendPlan, ExtendRow
-from sgl_mlx.metal_kernels.pool import AttentionOptions, PoolLayer, quantize
+from sgl_mlx.metal_kernels.pool import AttentionOptions, PoolLayer
 from sgl_mlx.metal_kernels.records import cache_folder, key_of, machine, write_json
-from sgl_mlx.metal_kernels.selftest import Case
+from sgl_mlx.metal_kernels.selftest import Case, pool_of
 
 PREFIXES = (256, 1024, 4096, 8192)
 EXTENDS = (16, 32, 64, 128, 255)
@@ -101,7 +101,7 @@ class Sweep:
         prefixes = [self._scattered(prefix)] * rows
         plan = DecodePlan(prefixes, chunk=chunk)
         q, k, v = (x[:, None] for x in self._random(rows))
-        copied = self._pool.gather(mx.array(prefixes, mx.int32), q.dtype)
+        copied = self._pool.gather(mx.array(prefixes, mx.int32), q.dtype, v.shape[-1])
         whole = tuple(mx.concatenate(list(x), axis=1) for x in zip(copied, (k, v), strict=True))
         mx.eval(whole)  # not timed: an epoch of many steps gathers only once
         inputs = DecodeInputs(q[:, 0], k, v, 1, self._pool, plan, self._options)
@@ -120,15 +120,15 @@ class Sweep:
         value_dim = case.value_dim or case.dim
         sizes = (case.heads, case.dim), (case.kv_heads, case.dim), (case.kv_heads, value_dim)
         drawn = [mx.random.normal((tokens, *size)).astype(case.dtype) for size in sizes]
+        if case.values_in_keys:
+            drawn[2] = drawn[1][..., :value_dim]
         mx.eval(drawn)
         return drawn[0], drawn[1], drawn[2]
 
     def _make_pool(self, slots: int) -> PoolLayer:
         _, keys, values = self._random(slots)
-        if not self._case.quantized:
-            return PoolLayer(keys, values)
-        (k, key_scales), (v, value_scales) = quantize(keys), quantize(values)
-        return PoolLayer(k, v, key_scales, value_scales)
+        case = self._case
+        return pool_of(keys, None if case.values_in_keys else values, case.quantized)
 
 
 def dense(
@@ -146,7 +146,7 @@ def dense(
         prefixes: each row's prefix slots, all of one length.
         mask: "causal", or None if every query sees every key.
     """
-    k, v = pool.gather(mx.array(prefixes, mx.int32), q.dtype)
+    k, v = pool.gather(mx.array(prefixes, mx.int32), q.dtype, values.shape[-1])
     return sdpa(q, mx.concatenate([k, keys], axis=1), mx.concatenate([v, values], axis=1), mask)
 
 

@@ -4,7 +4,8 @@ In mlx-lm a layer's attention asks its cache for `offset`, hands new keys and va
 `cache.update_and_fetch`, and calls the module's global `scaled_dot_product_attention`. `LayerCache`
 stands in for the cache and `ragged_attention` for the function. The tokens of all requests are fed
 as one batch `(tokens, 1)`, in which each token has a position of its own. Requests of different
-lengths therefore share a step without padding (a "ragged" step).
+lengths therefore share a step without padding (a "ragged" step). `StateCache` stands in for the
+caches of recurrent layers.
 
 Architectures whose attention works otherwise run one request at a time ("dense") on a copy of its
 keys and values (`DenseCache`): correct, only slower. `architectures` lists which run how.
@@ -14,8 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from contextvars import ContextVar
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -24,11 +24,14 @@ import mlx.nn as nn
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.models.cache_layout import CacheLayout
-from sgl_mlx.models.cpu_math import FastActivations
+from sgl_mlx.models.cpu_functions import CpuFunctions
+from sgl_mlx.models.latents import LatentQueries
 from sgl_mlx.models.layer_cache import Attention, DenseCache, KeysValues, LayerCache
+from sgl_mlx.models.own_attention import replace_own_attention
 from sgl_mlx.models.ragged_attention import ragged_step, redirect_attention
-
-_TRUNKS = ("model", "transformer", "backbone", "language_model")
+from sgl_mlx.models.state_cache import StateCache, probe_states
+from sgl_mlx.models.states import RowGroups, RowStates, StateShape
+from sgl_mlx.models.trunk import choosing, select_in_trunk
 
 
 class LayerShape(NamedTuple):
@@ -39,6 +42,9 @@ class LayerShape(NamedTuple):
         key_dim, value_dim: width of one head's keys and values.
         window: size of the layer's sliding window; None for full attention.
         softcap: soft-cap of the attention scores; None for none.
+        values_in_keys: True if a value is the first `value_dim` columns of its key (MLA), or there
+            are no values (an indexer's keys).
+        top_keys: most keys that a query attends to, chosen by an indexer; None for all.
     """
 
     heads: int
@@ -46,6 +52,8 @@ class LayerShape(NamedTuple):
     value_dim: int
     window: int | None = None
     softcap: float | None = None
+    values_in_keys: bool = False
+    top_keys: int | None = None
 
 
 class LayerAttention(NamedTuple):
@@ -70,28 +78,34 @@ class Adapter:
             (`forward_dense`).
 
     Attributes:
-        layers: shape of each layer's KV cache.
+        layers: shape of each layer's KV cache; empty for a model without attention.
+        states: shape of each array of recurrent state; empty for a model of attention alone.
         attentions: the calls of attention in a forward pass, in order; empty if not ragged.
-        dtype: type of keys and values.
+        dtype: type of keys and values; of the logits for a model without attention.
         vocabulary: width of the logits.
 
     Raises:
-        UnsupportedModelError: when a layer keeps state other than keys and values, or the model's
-            attention cannot run in the way that `ragged` chooses.
+        UnsupportedModelError: when a layer keeps something other than keys and values or recurrent
+            state, or the model cannot run in the way that `ragged` chooses.
     """
 
     def __init__(self, model: nn.Module, ragged: bool = True) -> None:
         self.model = model
         self.ragged = ragged
-        self._trunk_selects = _select_in_trunk(model)
+        if ragged:
+            replace_own_attention(model)
+        self._trunk_selects = select_in_trunk(model)
         self._layout = CacheLayout(model)
-        self._activations = FastActivations(model)
+        self._functions = CpuFunctions(model)
         if ragged:
             redirect_attention(model)
+        elif self._layout.state_sizes:
+            raise UnsupportedModelError("recurrent layers do not run one request at a time")
         try:
+            self.states = self._probe_states()
             self.layers, self.attentions, self.dtype, self.vocabulary = self._probe()
         except (TypeError, ValueError, AttributeError) as e:
-            raise UnsupportedModelError(f"it expects another kind of cache: {e}") from e
+            raise UnsupportedModelError(_reason(e)) from e
 
     def forward(
         self,
@@ -100,6 +114,7 @@ class Adapter:
         attention: Attention,
         rows: mx.array,
         embeddings: mx.array | None = None,
+        states: RowStates | None = None,
     ) -> mx.array:
         """Compute the logits that follow chosen tokens of a ragged batch.
 
@@ -109,15 +124,49 @@ class Adapter:
             rows: indices into `tokens`; logits are computed after these tokens only.
             embeddings: `(tokens, width)`, given to the first layer in place of the embeddings of
                 `tokens`.
+            states: recurrent states of the step's rows, whose `new` is filled; needed if and only
+                if the model has `states`.
 
         Returns:
             Logits `(len(rows), vocabulary)`.
+
+        Raises:
+            ValueError: for more or fewer arrays of state than the model has.
         """
+        recurrent = self._state_caches(states)
+        logits = self._ragged(tokens, positions, attention, rows, embeddings, recurrent)
+        if states is not None:
+            made = [array for cache in recurrent for array in cache.after]
+            states.new = [a.astype(s.dtype) for a, s in zip(made, self.states, strict=True)]
+        return logits
+
+    def _ragged(
+        self,
+        tokens: mx.array,
+        positions: mx.array,
+        attention: Attention,
+        rows: mx.array,
+        embeddings: mx.array | None,
+        recurrent: Sequence[StateCache],
+    ) -> mx.array:
         windows = self._layout.windows
         caches = [LayerCache(i, positions, attention, w) for i, w in enumerate(windows)]
+        arranged = self._layout.arrange(caches, recurrent)
         with ragged_step(caches):
             fed = None if embeddings is None else embeddings[:, None]
-            return self._logits(tokens[:, None], caches, rows, embeddings=fed)[:, 0]
+            return self._logits(tokens[:, None], arranged, rows, embeddings=fed)[:, 0]
+
+    def _state_caches(self, states: RowStates | None) -> list[StateCache]:
+        given = 0 if states is None else len(states.arrays)
+        if given != len(self.states):
+            raise ValueError(f"a step needs {len(self.states)} arrays of state, got {given}")
+        if states is None:
+            return []
+        groups, arrays = RowGroups(states.lengths), iter(states.arrays)
+        return [
+            StateCache(groups, [next(arrays) for _ in range(size)])
+            for size in self._layout.state_sizes
+        ]
 
     def forward_dense(
         self,
@@ -144,7 +193,8 @@ class Adapter:
             for i, window in enumerate(self._layout.windows)
         ]
         fed = None if embeddings is None else embeddings[None]
-        logits = self._logits(tokens[None], caches, rows, axis=1, embeddings=fed)[0]
+        arranged = self._layout.arrange(caches)
+        logits = self._logits(tokens[None], arranged, rows, axis=1, embeddings=fed)[0]
         return logits, [_as_rows(cache) for cache in caches]
 
     @property
@@ -173,14 +223,10 @@ class Adapter:
         axis: int = 0,
         embeddings: mx.array | None = None,
     ) -> mx.array:
-        chosen = _CHOSEN.set((rows, axis))
         # Some architectures have no such parameter.
         fed = {} if embeddings is None else {"input_embeddings": embeddings}
-        try:
-            with self._activations:
-                logits = self.model(tokens, cache=self._layout.arrange(caches), **fed)
-        finally:
-            _CHOSEN.reset(chosen)
+        with choosing(rows, axis), self._functions:
+            logits = self.model(tokens, cache=caches, **fed)
         return logits if self._trunk_selects else mx.take(logits, rows, axis=axis)
 
     def _probe(self) -> tuple[list[LayerShape], list[LayerAttention], mx.Dtype, int]:
@@ -188,7 +234,10 @@ class Adapter:
         tokens, last = mx.zeros((2,), mx.int32), mx.array([1])
         seen = _ShapesSeen()
         if self.ragged:
-            logits = self.forward(tokens, mx.arange(2), seen, last)
+            zeros = [mx.zeros((1, *state.shape), state.dtype) for state in self.states]
+            logits = self.forward(
+                tokens, mx.arange(2), seen, last, states=RowStates((2,), zeros) if zeros else None
+            )
             kv = [seen.kv[i] for i in range(len(self._layout.windows))]
         else:
             logits, kv = self.forward_dense(tokens, None, last)
@@ -196,17 +245,39 @@ class Adapter:
             raise UnsupportedModelError(f"{len(logits)} rows of logits came where one was asked")
         softcaps = {x.layer: x.options.softcap for x in seen.attentions}
         shapes = [
-            LayerShape(k.shape[1], k.shape[2], v.shape[2], window, softcaps.get(i))
+            LayerShape(
+                *(k.shape[1], k.shape[2], v.shape[2], window, softcaps.get(i)),
+                *(i in seen.latent or not v.shape[2], seen.latent.get(i)),
+            )
             for i, ((k, v), window) in enumerate(zip(kv, self._layout.windows, strict=True))
         ]
-        return shapes, seen.attentions, kv[0][0].dtype, int(logits.shape[-1])
+        dtype = kv[0][0].dtype if kv else logits.dtype
+        return shapes, seen.attentions, dtype, int(logits.shape[-1])
+
+    def _probe_states(self) -> list[StateShape]:
+        tokens, last = mx.zeros((2,), mx.int32), mx.array([1])
+
+        def run(caches: Sequence[StateCache]) -> None:
+            self._ragged(tokens, mx.arange(2), _ShapesSeen(), last, None, caches)
+
+        return probe_states(self.model, self._layout.state_sizes, run)
 
 
-class _ShapesSeen:
+def _reason(error: Exception) -> str:
+    """Say in what way a model uses its caches that the stand-ins do not bear."""
+    if isinstance(error, AttributeError) and isinstance(error.obj, LayerCache):
+        return f"it reads {error.name!r} of its cache, where a ragged step has new tokens only"
+    if "length-1 arrays" in str(error):
+        return "it computes from one position, where a ragged step has one for each token"
+    return f"it uses its cache in a way of its own: {error}"
+
+
+class _ShapesSeen(Attention):
     """Attention that records the shapes and options it is called with, and returns zeros."""
 
     def __init__(self) -> None:
         self.kv: dict[int, KeysValues] = {}
+        self.latent: dict[int, int | None] = {}
         self.attentions: list[LayerAttention] = []
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
@@ -216,42 +287,11 @@ class _ShapesSeen:
         self.attentions.append(LayerAttention(layer, queries.shape[1], options))
         return mx.zeros((*queries.shape[:2], self.kv[layer][1].shape[-1]), queries.dtype)
 
-
-_CHOSEN: ContextVar[tuple[mx.array, int] | None] = ContextVar("chosen rows", default=None)
-"""Indices of the hidden states to compute logits for, and their axis; None selects all."""
-
-
-def _select_in_trunk(model: nn.Module) -> bool:
-    """Make the trunk return hidden states of `_CHOSEN` only, to compute no other logits.
-
-    Returns False, changing nothing, for a model without a trunk. Otherwise the trunk becomes an
-    instance of a subclass of its own class: parameters, attributes and the way the model calls it
-    stay as they are. All adapters around one model share that subclass.
-    """
-    target = model
-    while (inner := _inner_trunk(target)) is not None:
-        target = inner
-    if target is model:
-        return False
-    trunk: Any = type(target)
-    if not hasattr(trunk, "selects_rows"):
-        target.__class__ = _selecting(trunk)
-    return True
-
-
-@cache
-def _selecting(trunk: Any) -> Any:
-    def __call__(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        hidden = trunk.__call__(self, *args, **kwargs)
-        chosen = _CHOSEN.get()
-        return hidden if chosen is None else mx.take(hidden, chosen[0], axis=chosen[1])
-
-    return type(trunk.__name__, (trunk,), {"__call__": __call__, "selects_rows": True})
-
-
-def _inner_trunk(module: nn.Module) -> nn.Module | None:
-    inner = (getattr(module, name, None) for name in _TRUNKS)
-    return next((m for m in inner if isinstance(m, nn.Module)), None)
+    def attend_latents(
+        self, layer: int, queries: LatentQueries, options: AttentionOptions
+    ) -> mx.array:
+        self.latent[layer] = None if queries.choice is None else queries.choice.top
+        return super().attend_latents(layer, queries, options)
 
 
 def _as_batch(keys: mx.array, values: mx.array) -> KeysValues:

@@ -17,21 +17,31 @@ from typing import Any, Literal, NamedTuple
 import mlx.nn as nn
 from mlx_lm.utils import MODEL_REMAPPING
 
+from sgl_mlx import machine
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.build import model_classes
 from sgl_mlx.models.cache_layout import CacheLayout
+from sgl_mlx.models.vision.checkpoint import has_vision
 
 RunPath = Literal["ragged", "dense"]
 """How requests run: in one batch, whatever their lengths ("ragged"), or one by one ("dense")."""
 
 
 class Architecture(NamedTuple):
-    """Entry of one architecture; `note` says why `path` is not "ragged", and is "" if it is."""
+    """Entry of one architecture.
+
+    Attributes:
+        path: the path of every configuration that was checked, except those that `note` names.
+        note: why the path is not ragged, which configurations take another, or what the check
+            left out; "" if there is nothing to say.
+        needs_gpu: True if mlx-lm computes it by Metal kernels alone.
+    """
 
     name: str
     path: Literal["ragged", "dense", "unsupported"]
     note: str = ""
+    needs_gpu: bool = False
 
 
 def supported() -> list[Architecture]:
@@ -39,12 +49,18 @@ def supported() -> list[Architecture]:
     return [entry for entry in table().values() if entry.path != "unsupported"]
 
 
+def counts() -> dict[str, int]:
+    """Count the architectures that take each path, the best path first."""
+    paths = [entry.path for entry in table().values()]
+    return {path: paths.count(path) for path in ("ragged", "dense", "unsupported")}
+
+
 @cache
 def table() -> dict[str, Architecture]:
     """Read the table: an entry for every architecture that was checked, by its name."""
     text = files("sgl_mlx.models").joinpath("architectures.json").read_text(encoding="utf-8")
     return {
-        name: Architecture(name, entry["path"], entry.get("reason", ""))
+        name: Architecture(name, entry["path"], entry.get("reason", ""), "needs" in entry)
         for name, entry in json.loads(text).items()
     }
 
@@ -53,8 +69,8 @@ def path_of(model_type: str) -> RunPath:
     """Look up how an architecture runs.
 
     Raises:
-        UnsupportedModelError: for an architecture that does not run (the message says why), or
-            that was never checked (the message names architectures with similar names).
+        UnsupportedModelError: for an architecture that does not run, here or on this machine (the
+            message says why), or that was never checked (the message names similar ones).
     """
     entry = table().get(MODEL_REMAPPING.get(model_type, model_type))
     if entry is None:
@@ -65,19 +81,26 @@ def path_of(model_type: str) -> RunPath:
         )
     if entry.path == "unsupported":
         raise UnsupportedModelError(f"architecture {model_type!r} does not run here: {entry.note}")
+    if entry.needs_gpu and not machine.on_gpu():
+        raise UnsupportedModelError(
+            f"architecture {model_type!r} needs a GPU: mlx-lm computes it by Metal kernels alone"
+        )
     return entry.path
 
 
 def check_runs(config: dict[str, Any]) -> None:
-    """Check that a configuration can run here, before any weight is read.
+    """Check that a configuration can run here, before any weight is downloaded or read.
 
     Builds the model lazily, without computing weights, and checks the kind of cache of each layer:
-    some architectures have layers with recurrent state in some configurations only.
+    some architectures keep something else in some configurations only. A model with a vision part
+    of ours is checked when it is loaded.
 
     Raises:
         UnsupportedModelError: for a configuration that does not run, and as `path_of`; the message
             adds how to list what runs here and that mlx-lm may run the model.
     """
+    if has_vision(config):
+        return
     model_class, args_class = model_classes(config)
     name = model_class.__module__.rpartition(".")[2]
     try:
@@ -95,7 +118,8 @@ def _check_layers(name: str, model_class: Any, args_class: Any, config: dict[str
     with suppress(TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError):
         model = model_class(args_class.from_dict(config))
         try:
-            CacheLayout(model)
+            if CacheLayout(model).state_sizes:
+                Adapter(model)  # recurrent layers cannot fall back to the dense path
         except UnsupportedModelError as e:
             raise UnsupportedModelError(
                 f"architecture {name!r} does not run here in this configuration: {e}"

@@ -1,4 +1,4 @@
-"""Nesting of a model's KV caches, and the sliding window of each."""
+"""Nesting of a model's caches, and what each keeps: keys and values, or recurrent state."""
 
 from __future__ import annotations
 
@@ -15,24 +15,43 @@ class CacheLayout:
     """Nesting of the caches that a model of mlx-lm expects.
 
     Attributes:
-        windows: size of each cache's sliding window, without nesting; None for full attention.
+        windows: size of the sliding window of each cache of keys and values, without nesting; None
+            for full attention.
+        state_sizes: number of arrays in each cache of recurrent state, without nesting.
 
     Raises:
-        UnsupportedModelError: when a layer keeps state other than keys and values.
+        UnsupportedModelError: when a layer keeps something else.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.windows: list[int | None] = []
+        self.state_sizes: list[int] = []
+        self._recurrent: list[bool] = []
         self._widths: list[int | None] = []
         for cache in mlx_caches.make_prompt_cache(model):
             nested = type(cache) is mlx_caches.CacheList
             parts = cache.caches if nested else [cache]
             self._widths.append(len(parts) if nested else None)
-            self.windows += [_window(part) for part in parts]
+            for part in parts:
+                self._add(part)
 
-    def arrange(self, caches: Sequence[Any]) -> list[Any]:
-        """Nest a flat list of caches as the model expects them."""
-        flat = iter(caches)
+    def _add(self, cache: Any) -> None:
+        recurrent = type(cache) is mlx_caches.ArraysCache
+        self._recurrent.append(recurrent)
+        if recurrent:
+            self.state_sizes.append(len(cache.cache))
+        else:
+            self.windows.append(_window(cache))
+
+    def arrange(self, caches: Sequence[Any], states: Sequence[Any] = ()) -> list[Any]:
+        """Nest flat lists of caches as the model expects them.
+
+        Args:
+            caches: one for each of `windows`.
+            states: one for each of `state_sizes`.
+        """
+        kept, recurrent = iter(caches), iter(states)
+        flat = iter([next(recurrent if state else kept) for state in self._recurrent])
         return [
             next(flat)
             if width is None
@@ -46,6 +65,8 @@ def _window(cache: Any) -> int | None:
         return None
     if type(cache) is mlx_caches.RotatingKVCache and cache.keep == 0:
         return int(cache.max_size)
+    if type(cache) is mlx_caches.ChunkedKVCache:
+        return int(cache.chunk_size)  # a chunk begins within the window; the layer masks the rest
     raise UnsupportedModelError(
         f"a layer keeps {type(cache).__name__} state, which has no token-wise prefix to share"
     )

@@ -1,7 +1,7 @@
-"""Layers that run on the CPU kernels and replace MLX's own.
+"""Layers that run on the CPU kernels and replace MLX's own, in a model that computes in float32.
 
-The model computes in float32. Quantized weights are repacked and multiplied without dequantizing.
-A norm takes one operation, and so do rotary positions.
+Quantized weights are repacked (`packed_layers`). A norm, rotary positions and a short convolution
+take one operation each.
 """
 
 # mypy: allow-subclassing-any
@@ -16,12 +16,7 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 from mlx_lm.models.rope_utils import Llama3RoPE
 
-from sgl_mlx.cpu_kernels.packing import Packed, fits, pack, unpack
-
-
-def can_pack(model: nn.Module) -> bool:
-    """True if the CPU kernels can multiply the weights of every quantized layer."""
-    return all(_fits(m) for m in model.modules() if hasattr(m, "bits"))
+from sgl_mlx.models.packed_layers import packed_layer
 
 
 def use_kernels(model: nn.Module, kernels: ModuleType) -> None:
@@ -31,73 +26,12 @@ def use_kernels(model: nn.Module, kernels: ModuleType) -> None:
     """
     replaced: list[tuple[str, nn.Module]] = []
     for name, module in model.named_modules():
-        if type(module) is nn.QuantizedLinear and _fits(module):
-            replaced.append((name, PackedLinear(module, kernels)))
-        elif type(module) is nn.QuantizedEmbedding and _fits(module):
-            replaced.append((name, PackedEmbedding(module, kernels)))
-        elif type(module) in _SUBCLASSES:
+        if (packed := packed_layer(module, kernels)) is not None:
+            replaced.append((name, packed))
+        elif type(module) in _SUBCLASSES and _is_causal(module):
             module.__class__ = _SUBCLASSES[type(module)]
             object.__setattr__(module, "kernels", kernels)
     model.update_modules(tree_unflatten(replaced))
-
-
-def _fits(module: nn.Module) -> bool:
-    if type(module) not in (nn.QuantizedLinear, nn.QuantizedEmbedding):
-        return False
-    k = module.weight.shape[-1] * 32 // module.bits
-    return module.mode == "affine" and fits(k, module.bits, module.group_size)
-
-
-class PackedLinear(nn.Module):
-    """Quantized linear layer from `x (…, K)` to `(…, N)` in float32."""
-
-    def __init__(self, layer: nn.QuantizedLinear, kernels: ModuleType) -> None:
-        super().__init__()
-        self.q, self.scales, self.biases, *self._how = _pack(layer)
-        if "bias" in layer:
-            self.bias = layer.bias
-        self._kernels = kernels
-
-    @property
-    def weight(self) -> mx.array:
-        """Dequantized weights `(N, K)`, which a few architectures read."""
-        return unpack(self._packed)
-
-    @property
-    def _packed(self) -> Packed:
-        return Packed(self.q, self.scales, self.biases, *self._how)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        y = _multiply(self._kernels, x, self._packed)
-        return y + self.bias if "bias" in self else y
-
-
-class PackedEmbedding(nn.Module):
-    """Quantized embedding; its weights are packed when it is first used as the output layer."""
-
-    def __init__(self, layer: nn.QuantizedEmbedding, kernels: ModuleType) -> None:
-        super().__init__()
-        self.table = layer
-        self._packed: Packed | None = None
-        self._kernels = kernels
-
-    @property
-    def weight(self) -> mx.array:
-        """Dequantized weights `(N, K)`, which a few architectures read."""
-        table = self.table
-        dequantized: mx.array = mx.dequantize(
-            table.weight, table.scales, table.biases, table.group_size, table.bits
-        )
-        return dequantized
-
-    def __call__(self, tokens: mx.array) -> mx.array:
-        embedded: mx.array = self.table(tokens)
-        return embedded
-
-    def as_linear(self, x: mx.array) -> mx.array:
-        if self._packed is None:
-            self._packed = _pack(self.table)
-        return _multiply(self._kernels, x, self._packed)
 
 
 class RMSNorm(nn.RMSNorm):
@@ -126,7 +60,7 @@ class RoPE(nn.RoPE):
             plain: mx.array = super().__call__(x, offset)
             return plain
         how = self.dims, self.traditional, self.base, self.scale
-        return _turn(self.kernels, x, offset, *how, [])
+        return _rotate(self.kernels, x, offset, *how, [])
 
 
 class ScaledRoPE(Llama3RoPE):
@@ -139,7 +73,7 @@ class ScaledRoPE(Llama3RoPE):
             plain: mx.array = super().__call__(x, offset)
             return plain
         how = self.dims, self.traditional, 1.0, 1.0
-        return _turn(self.kernels, x, offset, *how, self._listed)
+        return _rotate(self.kernels, x, offset, *how, self._listed)
 
     @cached_property
     def _listed(self) -> list[float]:
@@ -147,19 +81,45 @@ class ScaledRoPE(Llama3RoPE):
         return listed
 
 
-_SUBCLASSES = {nn.RMSNorm: RMSNorm, nn.RoPE: RoPE, Llama3RoPE: ScaledRoPE}
+class ShortConvolution(nn.Conv1d):
+    """Causal convolution of each channel by itself, from `(rows, length + width - 1, channels)`.
+
+    Runs on the CPU kernels for float32; other types are left to MLX.
+    """
+
+    kernels: ModuleType
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if x.dtype != mx.float32 or self.weight.dtype != mx.float32:
+            plain: mx.array = super().__call__(x)
+            return plain
+        out: mx.array = self.kernels.short_convolution(x, self._by_position, self.get("bias"))
+        return out
+
+    @cached_property
+    def _by_position(self) -> mx.array:
+        """Weights `(width, channels)`; MLX has them as `(channels, width, 1)`."""
+        return mx.contiguous(self.weight[..., 0].T)
 
 
-def _pack(layer: nn.Module) -> Packed:
-    return pack(layer.weight, layer.scales, layer.biases, layer.bits, layer.group_size)
+_SUBCLASSES = {
+    nn.RMSNorm: RMSNorm,
+    nn.RoPE: RoPE,
+    Llama3RoPE: ScaledRoPE,
+    nn.Conv1d: ShortConvolution,
+}
 
 
-def _multiply(kernels: ModuleType, x: mx.array, packed: Packed) -> mx.array:
-    out: mx.array = kernels.linear(x.astype(mx.float32), *packed)
-    return out
+def _is_causal(module: nn.Module) -> bool:
+    """True for a convolution that `ShortConvolution` can replace, and for any other layer."""
+    if type(module) is not nn.Conv1d:
+        return True
+    channels, _, depth = module.weight.shape
+    plain = module.stride == module.dilation == 1 and module.padding == 0
+    return bool(plain and depth == 1 and module.groups == channels)
 
 
-def _turn(kernels: ModuleType, x: mx.array, offset: Any, *how: Any) -> mx.array:
+def _rotate(kernels: ModuleType, x: mx.array, offset: Any, *how: Any) -> mx.array:
     at = offset if isinstance(offset, mx.array) else mx.array([offset], mx.int32)
     out: mx.array = kernels.rope(x, at.astype(mx.int32), *how)
     return out

@@ -11,17 +11,11 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
-from contextvars import ContextVar, Token
 from functools import cache, lru_cache
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from sgl_mlx import machine
-from sgl_mlx.cpu_kernels.open import open_cpu_kernels
-from sgl_mlx.models.redirect import redirect
-
-Activation = Callable[[mx.array, mx.array], mx.array]
 
 _LOG2_E = 1.4426950408889634
 _EXP2 = (  # 2**f on [-1/2, 1/2], degree 5, fitted at Chebyshev nodes
@@ -38,7 +32,7 @@ _ROUND = 12582912.0
 _LOWEST = -126.0
 """Exponent of the smallest normal float32."""
 
-_WORTH_COMPILING = 1 << 12
+WORTH_COMPILING = 1 << 12
 """Number of elements from which `mx.compile` saves time.
 
 Attention scores get longer with every token, so each decode step traces the function again, once
@@ -119,7 +113,7 @@ def _swiglu(gate: mx.array, x: mx.array) -> mx.array:
 
 
 def _run(function: Callable[..., mx.array], *args: mx.array) -> mx.array:
-    if args[0].size < _WORTH_COMPILING or not has_compiler():
+    if args[0].size < WORTH_COMPILING or not has_compiler():
         return function(*args)
     return _compiled(function, tuple(tuple(a.shape) for a in args))(*args)
 
@@ -134,51 +128,3 @@ def _compiled(
     one by one. Each set of shapes therefore gets a function of its own.
     """
     return mx.compile(lambda *args: function(*args))
-
-
-class FastActivations:
-    """Context manager that makes a model use the fast `swiglu`, on the thread that entered it.
-
-    mlx-lm's architectures call `swiglu` as a global of their module. That global is replaced once
-    in a process, however many engines are built. Outside the context, on a GPU and for other types
-    than float32 the replacement calls mlx-lm's own function.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._on_cpu = on_cpu()
-        self._kernels = open_cpu_kernels() if self._on_cpu else None
-        self._token: Token[FastActivations | None] | None = None
-        if self._on_cpu:
-            redirect(model, "swiglu", _redirected)
-
-    def __enter__(self) -> None:
-        if self._on_cpu:
-            self._token = _entered.set(self)
-
-    def __exit__(self, *_: object) -> None:
-        if self._token is not None:
-            _entered.reset(self._token)
-            self._token = None
-
-    def swiglu(self, gate: mx.array, x: mx.array, original: Activation) -> mx.array:
-        """Compute `silu(gate) * x` in float32.
-
-        Takes the C++ kernel if there is one, else the polynomial, or `original` for few elements.
-        """
-        if self._kernels is not None:
-            out: mx.array = self._kernels.swiglu(gate, x)
-            return out
-        return swiglu(gate, x) if gate.size >= _WORTH_COMPILING else original(gate, x)
-
-
-_entered: ContextVar[FastActivations | None] = ContextVar("fast activations", default=None)
-
-
-def _redirected(original: Activation) -> Activation:
-    def swiglu_now(gate: mx.array, x: mx.array) -> mx.array:
-        fast = _entered.get()
-        if fast is None or not gate.dtype == x.dtype == mx.float32:
-            return original(gate, x)
-        return fast.swiglu(gate, x, original)
-
-    return swiglu_now

@@ -8,7 +8,6 @@ are kept. On a terminal the hub's library shows a progress bar for each file.
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defin
 from huggingface_hub.utils.tqdm import tqdm as hub_tqdm
 
 from sgl_mlx.errors import ModelNotFoundError
+from sgl_mlx.models.safetensors_file import read_config
 
 PATTERNS = ["*.json", "model*.safetensors", "*.jinja", "tokenizer.model", "*.txt"]
 """Name patterns of the files that a model is loaded from."""
@@ -93,10 +93,14 @@ def fetch(download: Download) -> None:
 
 
 def fetch_config(repo: str, revision: str) -> dict[str, Any]:
-    """Fetch only a model's `config.json`, and return its content."""
+    """Fetch only a model's `config.json`, and return its content.
+
+    Raises:
+        CorruptModelError: when it is no JSON object or has no `model_type`.
+        Exception: whatever the hub's library and its HTTP client raise.
+    """
     file = huggingface_hub.hf_hub_download(repo, "config.json", revision=revision)
-    config: dict[str, Any] = json.loads(Path(file).read_text("utf-8"))
-    return config
+    return read_config(Path(file).parent)
 
 
 class _NoBar(hub_tqdm):

@@ -156,13 +156,19 @@ def describe_folder(path: Path) -> ModelInfo:
 def _packed_bytes(config: Mapping[str, Any], entries: Mapping[str, WeightEntry]) -> int:
     """Count the bytes of a folder's weights as float32 in memory.
 
-    Quantized weights stay packed if the CPU kernels can multiply all of them.
+    Quantized weights stay packed if the CPU kernels can multiply them.
     """
-    stems = {name.removesuffix(".scales") for name in entries if name.endswith(".scales")}
-    if not all(_is_packable(config, entries, stem) for stem in stems):
-        return _count_parameters(config, entries) * _FLOAT_BYTES["float32"]
-    words = {f"{stem}.weight" for stem in stems}
-    return sum(e.size if name in words else 4 * e.count for name, e in entries.items())
+    total = 0
+    for name, entry in entries.items():
+        stem, _, kind = name.rpartition(".")
+        scales = entries.get(f"{stem}.scales")
+        if scales is None or kind not in ("weight", "scales", "biases"):
+            total += 4 * entry.count
+        elif _is_packable(config, entries, stem):
+            total += entry.size if kind == "weight" else 4 * entry.count
+        elif kind == "weight":
+            total += 4 * scales.count * _group_size(config, stem)
+    return total
 
 
 def _is_packable(config: Mapping[str, Any], entries: Mapping[str, WeightEntry], stem: str) -> bool:

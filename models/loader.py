@@ -22,11 +22,12 @@ from sgl_mlx.cpu_kernels.open import open_cpu_kernels
 from sgl_mlx.errors import CorruptModelError
 from sgl_mlx.models import build, memory, safetensors_file
 from sgl_mlx.models.architectures import check_runs
-from sgl_mlx.models.cpu_layers import can_pack, use_kernels
+from sgl_mlx.models.cpu_layers import use_kernels
 from sgl_mlx.models.gguf import config as gguf_config
 from sgl_mlx.models.gguf import weights as gguf_weights
 from sgl_mlx.models.gguf.file import GGUFFile
 from sgl_mlx.models.info import ModelInfo, describe_folder, describe_gguf, with_vision
+from sgl_mlx.models.packed_layers import dequantize_others
 from sgl_mlx.models.resolve import resolve
 from sgl_mlx.models.vision import checkpoint
 from sgl_mlx.models.vision.model import VisionModel
@@ -76,7 +77,7 @@ def load(
         model, offline: as for `resolve`.
         dtype: "float32", "float16" or "bfloat16" dequantizes and converts all weights. "native"
             keeps the stored types. None means "native" on a GPU. On a CPU None means float32;
-            quantized weights stay quantized if `cpu_kernels` can multiply them, else they are
+            quantized layers stay quantized if `cpu_kernels` can multiply them, else they are
             dequantized for BLAS.
         available: bytes of available memory; None asks the machine.
         mmproj: the vision part for a language model that is a GGUF file. It is a GGUF file too,
@@ -136,8 +137,7 @@ def _resolve_dtype(dtype: str | None) -> str | None:
 def _check_architecture(file: GGUFFile | None, path: Path) -> None:
     """Raise `UnsupportedModelError` if the configuration alone shows that the model cannot run."""
     config = safetensors_file.read_config(path) if file is None else gguf_config.read_config(file)
-    if not checkpoint.has_vision(config):
-        check_runs(config)
+    check_runs(config)
 
 
 def _check_memory(
@@ -152,13 +152,13 @@ def _check_memory(
 def _settle(model: nn.Module, dtype: mx.Dtype, kernels: ModuleType | None) -> None:
     """Convert the model to `dtype`, in place, and put its layers on the CPU kernels, if any.
 
-    Quantized weights stay quantized if the kernels can multiply all of them.
+    Quantized layers that the kernels can multiply stay quantized, others are dequantized.
     """
-    if kernels is not None and can_pack(model):
-        model.set_dtype(dtype)
-    else:
+    if kernels is None:
         build.cast(model, dtype)
-    if kernels is not None:
+    else:
+        dequantize_others(model)
+        model.set_dtype(dtype)
         use_kernels(model, kernels)
 
 

@@ -3,7 +3,8 @@
 Each architecture calls `scaled_dot_product_attention`, a global of its module. That global is
 replaced by a function that finds the `LayerCache` whose keys it is given and attends through it.
 Outside a ragged step it calls mlx-lm's own. Keys that no `LayerCache` holds (derived from stored
-keys, as in MLA, or never stored) raise `UnsupportedModelError` instead of giving wrong numbers.
+keys, or never stored) raise `UnsupportedModelError` instead of giving wrong numbers. MLA modules
+are made to attend over what they store (`mla`).
 
 gemma2 soft-caps its scores and so computes attention itself; its layers get a subclass that hands
 the soft-cap to the step.
@@ -23,7 +24,8 @@ from mlx_lm.models import gemma2
 
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.metal_kernels.pool import AttentionOptions
-from sgl_mlx.models.layer_cache import LayerCache, Window
+from sgl_mlx.models.layer_cache import LayerCache
+from sgl_mlx.models.mla import keep_latents
 from sgl_mlx.models.redirect import redirect
 
 _caches: ContextVar[Sequence[LayerCache] | None] = ContextVar("caches of the step", default=None)
@@ -49,9 +51,14 @@ def ragged_step(caches: Sequence[LayerCache]) -> Iterator[None]:
 def redirect_attention(model: nn.Module) -> None:
     """Make a model's attention go through the caches of `ragged_step`, in place."""
     redirect(model, "scaled_dot_product_attention", _redirected)
+    keep_latents(model, _on_ragged_step)
     for layer in model.modules():
         if type(layer) is gemma2.Attention:
             layer.__class__ = SoftCappedAttention
+
+
+def _on_ragged_step() -> bool:
+    return _caches.get() is not None
 
 
 def _redirected(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
@@ -70,8 +77,6 @@ def _redirected(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
         owner = next((c for c in caches if c.holds(keys, values)), None)
         if owner is None:
             raise UnsupportedModelError("attention is over other keys than the cache holds")
-        if mask is not None and not isinstance(mask, Window):
-            raise UnsupportedModelError("attention has a mask of its own")
         return owner.attend(queries, AttentionOptions(scale, sinks=sinks), mask)
 
     return attend

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import mlx.nn as nn
+from mlx_lm.models import activations
 
 Function = Callable[..., Any]
 
@@ -19,12 +21,22 @@ Function = Callable[..., Any]
 def redirect(model: nn.Module, name: str, wrap: Callable[[Function], Function]) -> None:
     """Replace the function `name` by `wrap(original)` in mlx-lm's modules of the model's classes.
 
-    A module whose function was replaced before stays as it is.
+    A module whose function was replaced before stays as it is, and so does `activations`, whose
+    functions are compiled: a replacement would become part of their graphs.
     """
     modules = {cls.__module__ for layer in model.modules() for cls in type(layer).__mro__}
-    for module in (sys.modules[m] for m in modules if m.startswith("mlx_lm.models.")):
-        original = getattr(module, name, None)
-        if original is not None and not hasattr(original, "redirected_from"):
-            replacement = wrap(original)
-            replacement.redirected_from = original  # type: ignore[attr-defined]
-            setattr(module, name, replacement)
+    for module in modules - {activations.__name__}:
+        if module.startswith("mlx_lm.models."):
+            redirect_in(sys.modules[module], name, wrap)
+
+
+def redirect_in(module: ModuleType, name: str, wrap: Callable[[Function], Function]) -> None:
+    """Replace the global `name` of one module by `wrap(original)`, unless it was replaced before.
+
+    A module without this global stays as it is.
+    """
+    original = getattr(module, name, None)
+    if original is not None and not hasattr(original, "redirected_from"):
+        replacement = wrap(original)
+        replacement.redirected_from = original  # type: ignore[attr-defined]
+        setattr(module, name, replacement)

@@ -14,13 +14,14 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub.errors import (
     CacheNotFound,
+    EntryNotFoundError,
     GatedRepoError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
 
-from sgl_mlx.errors import ModelNotFoundError
+from sgl_mlx.errors import ModelNotFoundError, UnsupportedModelError
 from sgl_mlx.models.download import (
     Download,
     fetch,
@@ -71,6 +72,8 @@ def resolve(
 
     Raises:
         ModelNotFoundError: when the model is not found; the message says how to get it.
+        UnsupportedModelError: for a model of the hub that cannot run here, before its weights are
+            downloaded.
     """
     found = _without_hub(_name(model))
     if found is not None:
@@ -167,9 +170,24 @@ def _fetch_missing(repo: str, announce: Announce | None) -> None:
             return  # the cache may have it all; if not, `snapshot` raises an error of its own
         raise
     if missing.files:
+        _check_runs(missing)
         if announce is not None:
             announce(missing)
         fetch(missing)
+
+
+def _check_runs(missing: Download) -> None:
+    """Raise `UnsupportedModelError` for a model that cannot run here, before it is downloaded."""
+    from sgl_mlx.models.architectures import check_runs  # imports mlx, which takes a second
+
+    try:
+        config = fetch_config(missing.repo, missing.revision)
+    except EntryNotFoundError:
+        return  # the error of whoever loads it says more
+    try:
+        check_runs(config)
+    except UnsupportedModelError as e:
+        raise UnsupportedModelError(f"{missing.repo} was not downloaded: {e}") from e
 
 
 @contextmanager

@@ -53,6 +53,14 @@ def number(low: float, high: float, above: bool = False) -> Rule:
     return rule
 
 
+def seconds(name: str, value: Any) -> float:
+    """Return a positive number of seconds as a float; raises `InvalidParamsError`."""
+    found = real(value)
+    if found is None or found <= 0:
+        refuse(name, value, "a positive number of seconds")
+    return found
+
+
 def flag(name: str, value: Any) -> bool:
     """Return a truth value, or the integer 0 or 1, as a bool; raises `InvalidParamsError`."""
     if isinstance(value, bool):
@@ -64,6 +72,11 @@ def flag(name: str, value: Any) -> bool:
     except Exception:  # `==` of a foreign class raises
         known = False
     return bool(value) if known else refuse(name, value, "True or False")
+
+
+def switch(name: str, value: Any) -> bool:
+    """Return a truth value as `flag` does; None gives False."""
+    return value is not None and flag(name, value)
 
 
 def optional(rule: Rule) -> Rule:
@@ -111,9 +124,9 @@ def readable(name: str, value: Any, error: type[SglError] = InvalidParamsError) 
             pending += [(f"{where}[{i}]", inner) for i, inner in enumerate(part)]
 
 
-def filled_text(name: str, value: Any) -> str:
-    """Return a text that is not empty as a `str`; raises `InvalidParamsError` for other values."""
-    return text(name, value) or refuse(name, value, "a non-empty text")
+def filled_text(name: str, value: Any, error: type[SglError] = InvalidParamsError) -> str:
+    """Return a text that is not empty as a `str`; raises `error` for other values."""
+    return text(name, value, error) or refuse(name, value, "a non-empty text", error)
 
 
 def items(rule: Rule) -> Rule:
@@ -183,10 +196,14 @@ def _bias(name: str, given: Any) -> tuple[int, float]:
 
 
 def refuse(
-    name: str, value: Any, wanted: str, error: type[SglError] = InvalidParamsError
+    name: str,
+    value: Any,
+    wanted: str,
+    error: type[SglError] = InvalidParamsError,
+    cause: Exception | None = None,
 ) -> NoReturn:
-    """Raise `error`: the parameter `name` must be `wanted`, but got `value`."""
-    raise error(f"{name} must be {wanted}, got {shown(value)}")
+    """Raise `error`, from `cause`: the parameter `name` must be `wanted`, but got `value`."""
+    raise error(f"{name} must be {wanted}, got {shown(value)}") from cause
 
 
 def whole(value: Any) -> int | None:

@@ -46,9 +46,15 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Text:
-    """Plain text in a prompt; special tokens spelled in it, such as `<s>`, are recognised."""
+    """Plain text in a prompt; special tokens spelled in it, such as `<s>`, are recognised.
+
+    Args:
+        ends: how many characters of the text end where a piece that the program wrote ends. A
+            runtime may keep prefixes that end there; texts that differ in this alone are equal.
+    """
 
     text: str
+    ends: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -203,6 +209,8 @@ class MetaInfo(TypedDict, total=False):
         output_top_logprobs: the likeliest tokens at each of the output's positions.
         forced_tokens: with a constraint, the number of output tokens that the constraint fixed.
         decoded_tokens: with a constraint, the number of output tokens that were sampled.
+        drafted_tokens: the number of tokens that speculation guessed, if it guessed any.
+        accepted_tokens: the number of guessed tokens that became output.
     """
 
     id: str
@@ -216,6 +224,8 @@ class MetaInfo(TypedDict, total=False):
     output_top_logprobs: list[Any]
     forced_tokens: int
     decoded_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
 
 
 class _Answer(TypedDict):

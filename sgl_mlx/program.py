@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from sgl_mlx import bounds
+from sgl_mlx.errors import ProgramError
 from sgl_mlx.lang.program import Program
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ class SglFunction(Program):
             passes: functions that rewrite a graph, applied in order in place of the standard ones.
 
         Raises:
-            ProgramError: for an unknown `reorder`.
+            ProgramError: for an unknown `reorder`, or `passes` that are no functions.
         """
         # Imported only here, so that programs that are never compiled do not load the compiler.
         from sgl_mlx.compiler.pipeline import standard_passes
@@ -58,6 +60,9 @@ class SglFunction(Program):
 
         if passes is None:
             passes = standard_passes(reorder)
+        listed = bounds.listed(passes)
+        if listed is None or not all(map(callable, listed)):
+            bounds.refuse("passes", passes, "a list of functions", ProgramError)
         return CompiledProgram.of(self, passes)
 
 

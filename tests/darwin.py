@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,22 @@ NOT_SIMULATED = {
     ),
 }
 """Tests that cannot be simulated, by the beginning of their id, with the reason."""
+
+LINUX_ONLY = (
+    "tests/benchmarks/micro/test_recurrent.py",
+    "tests/benchmarks/peers/test_tied.py",
+    "tests/cli/bench/test_suite.py",
+    "tests/cpu_kernels/",
+    "tests/models/test_cpu_functions.py",
+    "tests/models/test_cpu_layers.py",
+    "tests/models/test_latents.py::test_matrices_packed_for_the_cpu_kernels_serve_too",
+    "tests/runtime/attention/test_without_kernels.py",
+    "tests/test_blas.py",
+)
+"""Beginnings of the ids of tests that may be skipped on a Mac because they need Linux.
+
+Any other such skip is a failure, with or without `--forbid-skips`.
+"""
 
 SET_UP = pytest.StashKey[Callable[[], None]]()
 
@@ -92,6 +108,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for beginning, reason in NOT_SIMULATED.items():
             if item.nodeid.startswith(beginning):
                 item.add_marker(pytest.mark.skip(reason=f"not simulated: {reason}"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and isinstance(report.longrepr, tuple) and machine.on_mac():
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if "Linux" in reason and not report.nodeid.startswith(LINUX_ONLY):
+            report.outcome = "failed"
+            report.longrepr = f"{reason}: not in LINUX_ONLY of tests/darwin.py"
+    return report
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

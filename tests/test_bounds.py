@@ -17,6 +17,7 @@ import sgl_mlx as sgl
 from sgl_mlx import bounds
 from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.errors import InvalidParamsError, ProgramError, PromptError, SglError
+from sgl_mlx.lang.templates.chat_template import get_chat_template
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.testing import ScriptedBackend
@@ -117,6 +118,18 @@ def selects(s: Any, x: Any) -> None:
     s += sgl.select("o", x)
 
 
+@sgl.function
+def forks(s: Any, x: Any) -> None:
+    branches = s.fork(x)
+    branches += "a"
+    branches.join()
+
+
+@sgl.function
+def joins(s: Any, x: Any) -> None:
+    s.fork(2).join(x)
+
+
 def gen_with(name: str) -> Callable[[Engine, Any], Any]:
     @sgl.function
     def program(s: Any, x: Any) -> None:
@@ -160,7 +173,49 @@ PROGRAMS: dict[str, Callable[[Engine, Any], Any]] = {
     "run option": lambda e, x: appends.run("a", backend=e, temperature=x).text(),
     **{f"gen {name}": gen_with(name) for name in (*GEN_NAMES, *NUMBERS)},
 }
-PLACES = {**GENERATE, **SCHEMAS, **PROGRAMS}
+KEYWORDS: dict[str, Callable[[Engine, Any], Any]] = {
+    **{
+        f"generate {name}": lambda e, x, name=name: e.generate("a", SHORT, **{name: x})
+        for name in ("rid", "priority", "timeout", "deadline", "stream")
+    },
+    "rids": lambda e, x: e.generate(["a", "b"], SHORT, rid=x),
+    "rid of two": lambda e, x: e.generate(["a", "b"], SHORT, rid=["first", x]),
+    "submit keyword": lambda e, x: e.submit((Text("a"),), SamplingParams.of(SHORT), rid=x),
+    "abort": lambda e, x: e.abort(x),
+    "score flag": lambda e, x: e.score((Text("a"),), ["b"], x).result(60),
+    "chat flag": lambda e, x: e.render_chat([{"role": "user", "content": "a"}], x),
+    "on_event": lambda e, x: e.submit((Text("a"),), SamplingParams.of(SHORT), x),
+}
+RUNS: dict[str, Callable[[Engine, Any], Any]] = {
+    **{
+        f"run {name}": lambda e, x, name=name: appends.run("a", backend=e, **{name: x}).text()
+        for name in ("timeout", "request_timeout", "stream", "use_thread", "num_threads")
+    },
+    "backend": lambda e, x: appends.run("a", backend=x).text(),
+    "default backend": lambda e, x: sgl.set_default_backend(x),
+    "batch": lambda e, x: [s.text() for s in appends.run_batch(x, backend=e)],
+    "batch row": lambda e, x: [s.text() for s in appends.run_batch([x], backend=e)],
+    "batch threads": lambda e, x: appends.run_batch([{"x": "a"}], backend=e, num_threads=x),
+    "bind": lambda e, x: appends.bind(x=x).run(backend=e).text(),
+    "join": lambda e, x: joins.run(x, backend=e).text(),
+    "chat template": lambda e, x: get_chat_template(x),
+    "endpoint": lambda e, x: sgl.RuntimeEndpoint(x),
+    "openai": lambda e, x: sgl.OpenAI(x, client=object()),
+    "fork": lambda e, x: forks.run(x, backend=e).text(),
+    "read": lambda e, x: appends.run("a", backend=e)[x],
+    "meta": lambda e, x: appends.run("a", backend=e).get_meta_info(x),
+    "reasoning": lambda e, x: sgl.separate_reasoning(x),
+    "reasoning model": lambda e, x: sgl.separate_reasoning(sgl.gen("a"), x),
+    "choices method": lambda e, x: sgl.select("a", ["b"], choices_method=x),
+    "video": lambda e, x: sgl.video(x, 8),
+    "function": lambda e, x: sgl.function(x),
+    "no passes": lambda e, x: appends.compile(passes=()).run(x, backend=e).text(),
+    "passes": lambda e, x: appends.compile(passes=x),
+    "reorder": lambda e, x: appends.compile(reorder=x),
+    "compiled": lambda e, x: appends.compile().run(x, backend=e).text(),
+    "traced": lambda e, x: appends.trace(x=x),
+}
+PLACES = {**GENERATE, **SCHEMAS, **PROGRAMS, **KEYWORDS, **RUNS}
 
 
 def refusal(call: Callable[[], object], where: str) -> str | None:

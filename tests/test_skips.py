@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.darwin import LINUX_ONLY
 
 TESTS = """
 import pytest
@@ -53,3 +56,25 @@ def test_a_forbidden_skip_fails_unless_it_is_expected(folder: Path) -> None:
     assert done.returncode == 1
     assert "1 passed, 1 skipped, 3 errors" in done.stdout
     assert "unexpected skip: no chromium" in done.stdout
+
+
+def test_on_a_mac_a_test_that_needs_linux_is_skipped_only_if_it_is_listed(folder: Path) -> None:
+    text = "import pytest\n\n@pytest.mark.skip(reason='needs Linux: {}')\ndef test_it(): ...\n"
+    for name in ("cpu_kernels/test_one.py", "lang/test_two.py"):
+        file = folder / "tests" / name
+        file.parent.mkdir()
+        file.write_text(text.format(name), "utf-8")
+    done = run(folder, "--as-darwin", "m2", "--rootdir", str(folder), "-k", "test_it")
+    assert done.returncode == 1, done.stdout
+    assert re.search(r"1 skipped, .*1 error", done.stdout)
+    assert "needs Linux: lang/test_two.py: not in LINUX_ONLY" in done.stdout
+    assert run(folder, "-k", "test_it").returncode == 0
+
+
+def test_the_tests_that_need_linux_exist_and_say_so() -> None:
+    root = Path(__file__).parent.parent
+    for name in LINUX_ONLY:
+        place = root / name.partition("::")[0]
+        files = [place] if place.is_file() else list(place.rglob("*.py"))
+        said = "".join(file.read_text("utf-8") for file in files)
+        assert "needs Linux" in said or "cpu_kernels" in said, name

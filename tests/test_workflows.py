@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -68,6 +69,25 @@ def test_the_shell_of_every_step_parses(file: Path) -> None:
             plain = re.sub(r"\$\{\{.*?\}\}", "value", text)
             done = subprocess.run(["bash", "-n"], input=plain, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
+
+
+def against_githubs_schema(*files: Path) -> subprocess.CompletedProcess[str]:
+    """Check workflows against the schema that check-jsonschema carries; no network is needed."""
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema"]
+    return subprocess.run(
+        [*command, "vendor.github-workflows", *files],
+        env={"PATH": os.environ["PATH"], "HTTPS_PROXY": "http://127.0.0.1:9"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_workflows_follow_githubs_schema(tmp_path: Path) -> None:
+    done = against_githubs_schema(*WORKFLOWS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wrong = tmp_path / "wrong.yml"
+    wrong.write_text(WORKFLOWS[0].read_text("utf-8").replace("runs-on:", "run-on:"), "utf-8")
+    assert against_githubs_schema(wrong).returncode == 1
 
 
 def test_on_a_mac_the_selftest_stands_alone_and_the_whole_suite_only_informs() -> None:

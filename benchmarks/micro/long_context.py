@@ -48,7 +48,8 @@ def measure(
     dtype = None if machine.on_gpu() else "float32"
     ours, theirs = (_cut(load(name, dtype=kind), layers) for kind in (None, dtype))
     longest = max(contexts) + 2 * new_tokens
-    with Engine(model=ours, context_length=longest, max_total_tokens=2 * longest) as engine:
+    size: dict[str, Any] = {"context_length": longest, "max_total_tokens": 2 * longest}
+    with Engine(model=ours, speculate="off", **size) as engine:
         for context in contexts:
             yield _measure(engine, theirs.model, context, repeats, new_tokens)
 

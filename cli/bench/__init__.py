@@ -13,7 +13,9 @@ from sgl_mlx.cli.bench.loc import loc
 from sgl_mlx.cli.bench.memory import memory
 from sgl_mlx.cli.bench.prefetch import prefetch
 from sgl_mlx.cli.bench.project import project
+from sgl_mlx.cli.bench.recurrent import recurrent
 from sgl_mlx.cli.bench.serve import serve
+from sgl_mlx.cli.bench.speculation import speculation
 from sgl_mlx.cli.bench.suite import suite
 
 
@@ -23,7 +25,7 @@ def bench() -> None:
 
 
 commands = (
-    *(engine, constrained, compiler, kernels, suite, serve),
+    *(engine, constrained, speculation, compiler, kernels, recurrent, suite, serve),
     *(loc, project, memory, prefetch, llava),
 )
 for command in commands:

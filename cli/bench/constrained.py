@@ -23,7 +23,7 @@ def constrained(options: EngineOptions, repeats: int, as_json: bool) -> None:
     from sgl_mlx.benchmarks.micro.constrained import ConstrainedBench
     from sgl_mlx.runtime.engine import Engine
 
-    with Engine(**asdict(options)) as running:
+    with Engine(**asdict(options.without_drafts())) as running:
         run = ConstrainedBench(running, repeats)
         pairs = [run.pair(1), run.pair(8)]
         shares = run.shares()

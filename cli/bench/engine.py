@@ -48,7 +48,7 @@ def engine(
     from sgl_mlx.runtime.engine import Engine
 
     console = Console(stderr=True)
-    with Engine(**asdict(options)) as running:
+    with Engine(**asdict(options.without_drafts())) as running:
         run = EngineBench(running, repeats, scale)
         pairs = []
         for pair in run.pairs():

@@ -46,7 +46,7 @@ def llava(options: EngineOptions, tower: str, images: int, new_tokens: int, as_j
 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
-        chosen = _with_tower(options, tower, folder)
+        chosen = _with_tower(options.without_drafts(), tower, folder)
         ours = stack.enter_context(Engine(**chosen))
         theirs = stack.enter_context(Engine(**{**chosen, **WITHOUT}))
         measured = LlavaBench(ours, theirs, folder, images, new_tokens)

@@ -27,7 +27,7 @@ def prefetch(options: EngineOptions, prefix: int, repeats: int, as_json: bool) -
     from sgl_mlx.benchmarks.micro.prefetch_program import compare
     from sgl_mlx.runtime.engine import Engine
 
-    size = {**asdict(options), "max_total_tokens": PrefetchBench.slots(prefix)}
+    size = {**asdict(options.without_drafts()), "max_total_tokens": PrefetchBench.slots(prefix)}
     with (
         TemporaryDirectory() as folder,
         Engine(**{**size, "disk_cache_dir": options.disk_cache_dir or folder}) as ours,

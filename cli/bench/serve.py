@@ -107,7 +107,9 @@ def serve(
     with ExitStack() as stack:
         stack.enter_context(ended_by_signals())
         weights = Weights(options.model_path, Path(stack.enter_context(TemporaryDirectory())))
-        servers: list[ChatServer] = [] if no_ours else [our_server(asdict(options))]
+        servers: list[ChatServer] = (
+            [] if no_ours else [our_server(asdict(options.without_drafts()))]
+        )
         found, missing = _peers(peers, weights, llama_server)
         servers += found
         servers += [RunningServer(url, url, served_model, api_key) for url in urls]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import warnings
 from collections.abc import Mapping
 from functools import cached_property
@@ -11,7 +13,9 @@ from typing import Any
 from sgl_mlx.compat.tokenizer import TransformersTokenizer
 from sgl_mlx.errors import NotYetError
 from sgl_mlx.lang.templates.chat_template import ChatTemplate, get_chat_template_by_model_path
+from sgl_mlx.models.hidden import last_hidden_state
 from sgl_mlx.runtime.engine import Engine as OwnEngine
+from sgl_mlx.runtime.request.prepare import Prepared
 
 _UNKNOWN_HERE = (
     "audio_data",
@@ -23,6 +27,7 @@ _UNKNOWN_HERE = (
     "session_params",
     "token_ids_logprob",
 )
+_SILENT = {"max_new_tokens": 0}
 
 
 class Engine(OwnEngine):
@@ -89,15 +94,48 @@ class Engine(OwnEngine):
 
     def cache_prefix(self, prefix: str) -> None:
         """Prefill a text, so that its KV cache is ready for prompts that begin with the text."""
-        super().generate(prefix, {"max_new_tokens": 0})
+        super().generate(prefix, _SILENT)
 
-    def encode(self, *_: Any, **__: Any) -> Any:
-        """Raise an error: this runtime has no embedding models.
+    def encode(
+        self, prompt: Any = None, image_data: Any = None, input_ids: Any = None, **options: Any
+    ) -> Any:
+        """Embed one or more prompts: the last token's hidden state, scaled to length 1.
+
+        Args:
+            prompt: a text or a list of texts; give either this or `input_ids`.
+            image_data: must be None.
+            input_ids: the token ids of one prompt, or a list of such lists.
+            options: SGLang's further arguments; those that are set are named in a warning.
+
+        Returns:
+            A dictionary with `embedding`, a list of floats, and `meta_info`; a list of them for a
+            list of prompts.
 
         Raises:
-            NotYetError: always.
+            NotYetError: `image_data` is given.
+            InvalidParamsError, PromptError: for a wrong argument.
+            UnsupportedModelError: the model's architecture gives no hidden states.
         """
-        raise NotYetError("encode() makes embeddings, for which this runtime has no models")
+        if image_data is not None:
+            raise NotYetError("encode() embeds text alone; give no image_data")
+        inputs = self._ask(prompt, _SILENT, input_ids, None, _known(options))
+        rows = zip(inputs.prepare(self._preparer), inputs.options, strict=True)
+        answers = [self._embed(prepared, options.rid) for prepared, options in rows]
+        return answers[0] if inputs.single else answers
+
+    def _embed(self, prepared: Prepared, rid: str | None) -> dict[str, Any]:
+        state = last_hidden_state(self.run_on_model, prepared.prompt.tokens)
+        length = math.hypot(*state) or 1.0
+        meta = {
+            "id": rid,
+            "finish_reason": {"type": "length", "length": 0},
+            "prompt_tokens": prepared.prompt_tokens,
+        }
+        return {"embedding": [x / length for x in state], "meta_info": meta}
+
+    async def async_encode(self, *args: Any, **options: Any) -> Any:
+        """Embed one or more prompts as `encode` does, without blocking the event loop."""
+        return await asyncio.to_thread(self.encode, *args, **options)
 
     def start_profile(self, *_: Any, **__: Any) -> None:
         """Do nothing: `get_server_info()["stats"]` counts at all times."""

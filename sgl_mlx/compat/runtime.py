@@ -83,13 +83,9 @@ class Runtime:
         """Prefill a text, so that its KV cache is ready for prompts that begin with the text."""
         self._engine.cache_prefix(prefix)
 
-    def encode(self, prompt: Any) -> Any:
-        """Raise an error: this runtime has no embedding models.
-
-        Raises:
-            NotYetError: always.
-        """
-        return self._engine.encode(prompt)
+    def encode(self, prompt: str | list[str]) -> str:
+        """Embed one or more prompts; return the result of `Engine.encode` as JSON text."""
+        return json.dumps(self._engine.encode(prompt))
 
     def start_profile(self, *_: Any, **__: Any) -> None:
         """Do nothing: `get_server_info()["stats"]` counts at all times."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+from sgl_mlx import bounds
 from sgl_mlx.compiler.graph.graph import Graph
 from sgl_mlx.compiler.passes.merge import merge
 from sgl_mlx.compiler.passes.parallel import parallel
@@ -25,6 +26,6 @@ def standard_passes(reorder: Reorder = None) -> list[Pass]:
     Raises:
         ProgramError: `reorder` is neither None nor "rules".
     """
-    if reorder not in (None, "rules"):
-        raise ProgramError(f'reorder must be None or "rules", got {reorder!r}')
+    if reorder is not None and not (isinstance(reorder, str) and reorder == "rules"):
+        bounds.refuse("reorder", reorder, 'None or "rules"', ProgramError)
     return [move_instructions if reorder else merge, parallel, prefetch]

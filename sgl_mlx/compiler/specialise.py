@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from sgl_mlx.bounds import shown
 from sgl_mlx.compiler.graph.graph import ROOT, Graph, Parameter
 from sgl_mlx.compiler.passes.opening import opening, texts_of
 from sgl_mlx.compiler.running.steps import Plan, plan_of, speculative
@@ -169,14 +170,14 @@ def _check(graph: Graph, parameter: Parameter, value: Any) -> None:
     if parameter.kind == "constant":
         if key_of(value) != key_of(parameter.value):
             raise GraphError(
-                f"{where} was {parameter.value!r} when it was compiled, and is {value!r}; "
+                f"{where} was {parameter.value!r} when it was compiled, and is {shown(value)}; "
                 "compile it again for that"
             )
     elif parameter.kind == "text" and type(value) is not str:
-        raise GraphError(f"{where} is a text, got {value!r}")
+        raise GraphError(f"{where} is a text, got {shown(value)}")
     elif parameter.kind == "texts":
         if kind_of(value) != "texts":
-            raise GraphError(f"{where} is a list of texts, got {value!r}")
+            raise GraphError(f"{where} is a list of texts, got {shown(value)}")
         if parameter.length not in (None, len(value)):
             raise GraphError(
                 f"{where} had {parameter.length} texts when it was compiled, and has {len(value)}"

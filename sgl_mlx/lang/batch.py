@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+from sgl_mlx import bounds
 from sgl_mlx.errors import BatchError, ProgramError, RequestAborted
 from sgl_mlx.lang.body import Body, BodyThread
 from sgl_mlx.lang.scope import Scope, check_cancelled, running_scope
@@ -173,8 +174,9 @@ class BatchRun:
 
 
 def _threads(num_threads: int | Literal["auto"]) -> int:
-    if num_threads == "auto":
+    if isinstance(num_threads, str) and num_threads == "auto":
         return max(96, 16 * (os.cpu_count() or 1))
-    if not isinstance(num_threads, int) or num_threads < 1:
-        raise ProgramError(f'num_threads must be "auto" or at least 1, got {num_threads!r}')
-    return num_threads
+    count = bounds.whole(num_threads)
+    if count is None or count < 1:
+        bounds.refuse("num_threads", num_threads, '"auto" or at least 1', ProgramError)
+    return count

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import heapq
-import math
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sgl_mlx.errors import InvalidParamsError
+from sgl_mlx import bounds
 
 
 @dataclass(order=True, slots=True)
@@ -77,11 +76,6 @@ def checked_seconds(name: str, value: Any) -> float | None:
     """Return a timeout in seconds as a float; None stays None.
 
     Raises:
-        InvalidParamsError: for anything but a finite number above 0.
+        InvalidParamsError: for anything but a positive number.
     """
-    if value is None:
-        return None
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not (math.isfinite(value) and value > 0):
-        raise InvalidParamsError(f"{name} must be a number of seconds above 0, got {value!r}")
-    return min(float(value), threading.TIMEOUT_MAX)
+    return None if value is None else min(bounds.seconds(name, value), threading.TIMEOUT_MAX)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
+from sgl_mlx import bounds
 from sgl_mlx.errors import BackendError
 from sgl_mlx.lang.backend import Backend
 
@@ -59,7 +60,8 @@ def endpoint_of(backend: Any) -> Backend:
     endpoint = getattr(backend, "endpoint", backend)
     if not all(hasattr(endpoint, name) for name in _MEMBERS):
         raise BackendError(
-            f"{backend!r} is no backend; give an Engine, Runtime, RuntimeEndpoint or OpenAI object"
+            f"{bounds.shown(backend)} is no backend; give an Engine, Runtime, RuntimeEndpoint or "
+            "OpenAI object"
         )
     return cast(Backend, endpoint)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
+from sgl_mlx import bounds
 from sgl_mlx.core import prompt_text
 from sgl_mlx.errors import ProgramError
 from sgl_mlx.lang.binding import Binding, Name
@@ -84,8 +85,9 @@ class ProgramStateGroup(Generic[State]):
             "gather_variable": self._gather,
             "concate_and_append": self._concatenate,
         }
-        if mode not in joins:
-            raise ProgramError(f"unknown join mode {mode!r}; there are {', '.join(joins)}")
+        if not isinstance(mode, str) or mode not in joins:
+            known = ", ".join(joins)
+            raise ProgramError(f"unknown join mode {bounds.shown(mode)}; there are {known}")
         for state in self.states:
             state.sync()
         joins[mode]()

@@ -5,31 +5,30 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any, Literal, Self
 
-from sgl_mlx import names
+from sgl_mlx import bounds, names
 from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.errors import ProgramError
-from sgl_mlx.lang import words
+from sgl_mlx.lang.ahead import AskingAhead
 from sgl_mlx.lang.batch import BatchRun, Row
 from sgl_mlx.lang.body import Body
 from sgl_mlx.lang.config import global_config
-from sgl_mlx.lang.ir import CONSTRAINTS
 from sgl_mlx.lang.prefix import constant_prefix
 from sgl_mlx.lang.running import RunningProgram
 from sgl_mlx.lang.scope import answer_of
 from sgl_mlx.lang.setting import TIMEOUTS, Setting
 from sgl_mlx.lang.state import ProgramState
 
-_SAMPLING = frozenset(field.name for field in fields(SamplingParams))
-# Options of SGLang's run(). A program may use the names of other sampling parameters for its own.
-_OPTIONS = (
-    _SAMPLING.intersection(inspect.signature(words.gen).parameters)
-    - {*CONSTRAINTS, "token_healing"}
-) | {"max_new_tokens", "min_new_tokens", "stream", "backend", "use_thread"}
-_NOT_OWN = _SAMPLING.union(TIMEOUTS)
+_OPTIONS = frozenset(field.name for field in fields(SamplingParams)).union(TIMEOUTS)
+_NOT_PLAIN = (
+    inspect.iscoroutinefunction,
+    inspect.isasyncgenfunction,
+    inspect.isgeneratorfunction,
+)
+_RESERVED = ("stream", "backend", "use_thread")
 _MIN_CACHED_PREFIX = 64
 """The number of characters up to which a constant prefix is not worth a prefill request."""
 
@@ -42,10 +41,12 @@ class Program:
         arg_names: the names of the function's parameters after `s`.
         arg_defaults: the default values of these parameters, without names, in order.
         bind_arguments: the arguments that `bind` has set, by name.
-        num_api_spec_tokens: ignored; SGLang has this parameter.
+        num_api_spec_tokens: on the back end of an API, how many tokens a call asks for, so that
+            one call may answer several `gen`s; see `ahead`.
 
     Raises:
-        ProgramError: the function's first parameter is not named `s`.
+        ProgramError: `func` is no ordinary Python function, or its first parameter is not named
+            `s`.
     """
 
     def __init__(
@@ -57,7 +58,13 @@ class Program:
         self.func = func
         self.num_api_spec_tokens = num_api_spec_tokens
         self.bind_arguments = dict(bind_arguments or {})
-        self.signature = inspect.signature(func)
+        try:
+            self.signature = inspect.signature(func)
+        except Exception as error:  # TypeError, ValueError, or raised by the caller's class
+            bounds.refuse("a program", func, "a Python function", ProgramError, error)
+        if any(kind(func) for kind in _NOT_PLAIN):
+            wanted = "an ordinary function: without async, and without yield"
+            raise ProgramError(f"program {self.name}() must be {wanted}; run_async() runs it")
         first, *rest = self.signature.parameters.values() or (None,)
         if first is None or first.name != "s":
             raise ProgramError(f"the first parameter of program {self.name}() must be named s")
@@ -95,18 +102,21 @@ class Program:
             kwargs: keyword arguments of the program, and sampling parameters (`SamplingParams`)
                 for every `gen` that does not set them itself. Also `timeout`, the most seconds
                 for the whole program, and `request_timeout`, the most seconds for each `gen` or
-                `select`. If the program itself has a parameter `timeout`, `seed` or the like, the
-                value goes to the program; if it has a parameter with the name of an option of
-                SGLang's `run`, such as `temperature`, that is an error.
+                `select`. If the program itself has a parameter of such a name, the value goes to
+                the program alone.
 
         Raises:
             BackendError: no backend is set.
-            ProgramError: wrong arguments, or a name that is both an argument and an option.
+            ProgramError: wrong arguments.
             InvalidParamsError: a sampling value out of range.
             ProgramTimeout: `timeout` passed before the function returned.
             Exception: any exception of the function.
         """
         options, arguments = self.split(kwargs)
+        stream, use_thread = (
+            bounds.switch("stream", stream),
+            bounds.switch("use_thread", use_thread),
+        )
         setting = Setting.of(backend, options, stream)
         if stream:
             return self._start(setting, args, arguments)
@@ -137,6 +147,7 @@ class Program:
         """
         options, arguments = self.split(kwargs)
         options.pop("use_thread", None)
+        stream = bounds.switch("stream", stream)
         running = self._start(Setting.of(backend, options, stream), args, arguments)
         if not stream:
             await running.finished()
@@ -228,6 +239,9 @@ class Program:
             self._check_arguments(state, args, arguments)
             return self.body(state, args, arguments)
 
+        tokens = self.num_api_spec_tokens
+        if tokens is not None and getattr(setting.backend, "counts_calls", False):
+            setting = replace(setting, backend=AskingAhead(setting.backend, tokens))
         return Body(self.name, setting, function)
 
     def body(self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -239,23 +253,17 @@ class Program:
     def split(self, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Split keyword arguments into (sampling parameters and timeouts, the program's arguments).
 
-        Raises:
-            ProgramError: a name is both an option of `run` and a parameter of the program.
+        A name that is both belongs to the program.
         """
-        self._check_clash(kwargs)
-        own = {k: v for k, v in kwargs.items() if k in self.arg_names or k not in _NOT_OWN}
+        own = {k: v for k, v in kwargs.items() if k in self.arg_names or k not in _OPTIONS}
         return {k: v for k, v in kwargs.items() if k not in own}, own
 
-    def _check_clash(self, given: Mapping[str, Any]) -> None:
-        clash = sorted(_OPTIONS.intersection(self.arg_names, given))
-        if clash:
-            raise ProgramError(
-                f"{clash[0]!r} is both a parameter of program {self.name}() and an option of "
-                "run(); rename the parameter, or pass it by position"
-            )
-
     def _rows(self, batch: Sequence[Any]) -> list[Row]:
-        return [self._row(index, row) for index, row in enumerate(batch)]
+        try:
+            rows = iter(batch)
+        except Exception as error:  # raised by an array without dimensions, or the caller's class
+            bounds.refuse("batch_kwargs", batch, "a list", ProgramError, error)
+        return [self._row(index, row) for index, row in enumerate(rows)]
 
     def _row(self, index: int, row: Any) -> Row:
         if isinstance(row, Mapping):
@@ -263,8 +271,8 @@ class Program:
         if isinstance(row, (list, tuple)):
             return row, {}
         raise ProgramError(
-            f"run_batch() takes a dict or a list of arguments for each run, got {row!r} "
-            f"as row {index}"
+            f"run_batch() takes a dict or a list of arguments for each run, got "
+            f"{bounds.shown(row)} as row {index}"
         )
 
     def _check_arguments(
@@ -274,7 +282,7 @@ class Program:
             self.signature.bind(state, *args, **kwargs)
         except TypeError as error:
             takes = ", ".join(self.arg_names) or "none"
-            guess = names.meant(kwargs, (*self.arg_names, *_OPTIONS, *_SAMPLING))
+            guess = names.meant(kwargs, (*self.arg_names, *_OPTIONS, *_RESERVED))
             raise ProgramError(
                 f"wrong arguments for program {self.name}(): {error}{guess}; it takes {takes}"
             ) from None

@@ -7,8 +7,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from types import NoneType
+from typing import Any, cast
 
+from sgl_mlx import bounds
 from sgl_mlx.core import MetaInfo, PartialCompletion, StreamEvent
 from sgl_mlx.errors import UnknownVariableError
 from sgl_mlx.lang.binding import Binding, Name, Step, result_of
@@ -96,6 +98,8 @@ class Readable:
         Raises:
             Exception: with `whole`, the error that stopped the stream before such a step.
         """
+        if not isinstance(cast(object, name), (str, NoneType)):
+            return None
         if whole:
             with self._changed:
                 self._changed.wait_for(lambda: name in self.bindings or not self.open)
@@ -113,7 +117,7 @@ class Readable:
         if found is None:
             known = ", ".join(map(repr, list(self.bindings))) or "none"
             raise UnknownVariableError(
-                f"no variable {name!r} in this state; submitted so far: {known}"
+                f"no variable {bounds.shown(name)} in this state; submitted so far: {known}"
             )
         return found
 

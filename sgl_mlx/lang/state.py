@@ -26,6 +26,7 @@ from sgl_mlx.lang.pictures import openai_message
 from sgl_mlx.lang.readable import wakeups
 from sgl_mlx.lang.stream import Stream
 
+_MOST_BRANCHES = 1 << 16
 _NOTHING = ExprList()
 
 
@@ -123,12 +124,13 @@ class ProgramState:
             position_ids_offset: for each copy, a number of positions to skip before its new text.
 
         Raises:
-            ProgramError: `size` is below 1, or there is not exactly one offset for each copy.
+            ProgramError: `size` is out of range, or there is not exactly one offset for each copy.
             Exception: an earlier error of this state.
         """
         stream = self.stream_executor
-        if (bounds.whole(size) or 0) < 1:
-            raise ProgramError(f"fork() needs a size of at least 1, got {bounds.shown(size)}")
+        if not 1 <= (bounds.whole(size) or 0) <= _MOST_BRANCHES:
+            wanted = f"a size from 1 to {_MOST_BRANCHES:,}"
+            raise ProgramError(f"fork() needs {wanted}, got {bounds.shown(size)}")
         gaps = [0] * size if position_ids_offset is None else list(position_ids_offset)
         if len(gaps) != size:
             raise ProgramError(f"{len(gaps)} position_ids_offset for {size} branches")
@@ -155,7 +157,7 @@ class ProgramState:
 
     def __contains__(self, name: str) -> bool:
         """Return True if the variable already has its value; never waits."""
-        binding = self.stream_executor.bindings.get(name)
+        binding = self.stream_executor.find(name)
         return binding is not None and binding.settled
 
     def get_var(self, name: str) -> Any:
@@ -258,6 +260,9 @@ class ProgramState:
                     yield chunk, ended
                 else:
                     await changed.wait()
+
+    def __iter__(self) -> Iterator[str]:
+        return self.text_iter()
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self.text_async_iter()

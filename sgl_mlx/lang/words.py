@@ -175,7 +175,7 @@ def checked_choices(word: str, choices: Any, method: Any) -> tuple[str, ...]:
     texts = tuple(_choice(word, choice) for choice in found)
     if not isinstance(method, ChoicesSamplingMethod):
         raise ProgramError(
-            f"unknown choices_method {method!r}; there are token_length_normalized, "
+            f"unknown choices_method {bounds.shown(method)}; there are token_length_normalized, "
             "greedy_token_selection and unconditional_likelihood_normalized"
         )
     return texts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,7 +15,7 @@ import mlx.nn as nn
 from sgl_mlx.cpu_kernels.attention import CpuAttention
 from sgl_mlx.cpu_kernels.open import open_cpu_kernels
 from sgl_mlx.errors import UnsupportedModelError
-from sgl_mlx.metal_kernels.mode import cut_overs, mode, open_kernels
+from sgl_mlx.metal_kernels.mode import VARIABLE, cut_overs, mode, open_kernels
 from sgl_mlx.models import cpu_math
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.architectures import RunPath, adapter_for
@@ -34,15 +36,27 @@ from sgl_mlx.runtime.pool.memory import (
     pool_slots,
     warn_if_large,
 )
+from sgl_mlx.runtime.pool.state_memory import NO_STATES, START, state_budget
+from sgl_mlx.runtime.pool.states import StatePool
 from sgl_mlx.runtime.pool.wired import WiredWeights
 from sgl_mlx.runtime.runner import ModelRunner
+from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
+from sgl_mlx.runtime.scheduler.cuts import SnapshotPolicy
 from sgl_mlx.runtime.scheduler.plan import Runner
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
+from sgl_mlx.runtime.speculation.costs import Costs
+from sgl_mlx.runtime.speculation.measure import kept_costs
+from sgl_mlx.runtime.speculation.model import ModelDrafter
+from sgl_mlx.runtime.speculation.open import Speculate, drafters
+from sgl_mlx.runtime.speculation.speculator import Speculation
+from sgl_mlx.runtime.speculation.vocabulary import check_same
 from sgl_mlx.runtime.vision.features import Features
 from sgl_mlx.runtime.vision.pictures import Pictures
 from sgl_mlx.tokenizer import Tokenizer
 
 _DEFAULT_CONTEXT = 8192
+_STRIDE = 512
+"""Fewest tokens between snapshots that are taken only because nothing branches for long."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,11 @@ class RunnableModel:
     """A loaded model and the parts that run it.
 
     Only the engine thread may use `runner` and `scheduler`.
+
+    Attributes:
+        slots: most slots of the KV pool.
+        max_running: most sequences that run at once.
+        recurrent: True if layers keep recurrent state, so that positions cannot be rearranged.
     """
 
     name: str
@@ -58,7 +77,9 @@ class RunnableModel:
     vocabulary: int
     context_length: int
     slots: int
+    max_running: int
     path: RunPath
+    recurrent: bool
     load_seconds: float
     runner: Runner
     scheduler: Scheduler
@@ -66,6 +87,12 @@ class RunnableModel:
     pictures: Pictures
     wired: WiredWeights
     disk: DiskTier | None = None
+    costs: Costs | None = None
+
+    @property
+    def joins(self) -> bool:
+        """True if branches can be put side by side by their KV, and positions be skipped."""
+        return self.path == "ragged" and not self.recurrent
 
     @cached_property
     def spellings(self) -> Spellings:
@@ -115,21 +142,52 @@ def assemble(
         on_read: called on another thread when a read from the disk cache has finished.
         wired: releases the model's wired memory when the engine stops.
     """
-    adapter = adapter_for(loaded.model)
+    adapter, draft = adapter_for(loaded.model), _load_draft(config, loaded)
     context = config.context_length or _context_length(loaded.config)
     layers, dtype, bits = adapter.layers, adapter.dtype, config.kv_bits
-    available = available_bytes()
-    slots = pool_slots(config.max_total_tokens, context, layers, dtype, available, bits)
+    available, limits, budget = available_bytes(), config.limits, NO_STATES
+    if adapter.states:
+        running, wanted = limits.max_running, config.max_total_states
+        budget = state_budget(adapter.states, wanted, running, available)
+        available = budget.left(available)
+        policy = _policy(limits.snapshots, adapter, bits)
+        limits = replace(limits, max_running=budget.running, snapshots=policy)
+    memory = layers, dtype, available, bits, adapter.ragged
+    slots = pool_slots(config.max_total_tokens, context, *memory)
     pool = KVPool(layers, config.max_total_tokens or min(slots, ENOUGH), dtype, bits)
-    warn_if_large(loaded.weight_bytes, pool.nbytes, total_bytes())
+    states = StatePool(adapter.states, min(budget.slots, START)) if adapter.states else None
+    warn_if_large(loaded.weight_bytes, pool.nbytes + budget.nbytes, total_bytes())
     limit_cache()
     paths = _paths(adapter, pool, config.shared_attention)
-    limits = config.limits if adapter.ragged else replace(config.limits, epoch_steps=1)
-    if paths.copies and adapter.ragged:
-        limits = replace(limits, most_held=copied_slots(slots, layers, dtype, available, bits))
-    disk = open_disk_tier(config, loaded, pool, on_read)
-    cache = PrefixCache(pool.slots, config.reuse, disk.tier if disk else None, most=slots)
-    scheduler, ends = Scheduler(cache, limits), loaded.tokenizer.eos_token_ids
+    limits = limits if adapter.ragged else replace(limits, epoch_steps=1)
+    if layers and (paths.copies or not adapter.ragged):
+        limits = replace(limits, most_held=copied_slots(slots, *memory))
+    disk = open_disk_tier(config, loaded, pool, on_read, states)
+    cache = PrefixCache(
+        pool.slots,
+        config.reuse,
+        disk.tier if disk else None,
+        most=slots,
+        states=budget.slots,
+        first_states=states.slots if states is not None else None,
+        state_tier=disk.states if disk else None,
+    )
+    runner = ModelRunner(
+        adapter,
+        pool,
+        loaded.tokenizer.eos_token_ids,
+        paths,
+        copy=disk.copy if disk else None,
+        features=_features(loaded, adapter, config.image_cache_bytes),
+        states=states,
+    )
+    # a recurrent state after rejected tokens cannot be taken back
+    speculation = None if states else _speculation(config.speculate, loaded, cache, runner)
+    if speculation is not None and draft is not None:
+        model = _draft_model(draft, context, cache.most, adapter.vocabulary)
+        speculation = speculation._replace(model=model)
+    scheduler = Scheduler(cache, limits, speculation=speculation)
+    runner.lookup = scheduler.lookup
     return RunnableModel(
         name=loaded.name,
         module=loaded.model,
@@ -137,25 +195,79 @@ def assemble(
         vocabulary=adapter.vocabulary,
         context_length=context,
         slots=slots,
+        max_running=limits.max_running,
         path="ragged" if adapter.ragged else "dense",
+        recurrent=bool(adapter.states),
         load_seconds=time.perf_counter() - started,
-        runner=ModelRunner(
-            adapter,
-            pool,
-            ends,
-            paths,
-            copy=disk.copy if disk else None,
-            features=_features(loaded, adapter, config.image_cache_bytes),
-            lookup=scheduler,
-        ),
+        runner=runner,
         scheduler=scheduler,
         grammars=GrammarCompiler(loaded.tokenizer, adapter.vocabulary),
         pictures=Pictures(
-            loaded.vision, loaded.name, min(ends, default=0), config.image_cache_bytes
+            loaded.vision,
+            loaded.name,
+            min(loaded.tokenizer.eos_token_ids, default=0),
+            config.image_cache_bytes,
         ),
         wired=wired,
         disk=disk,
+        costs=speculation.costs if speculation is not None else None,
     )
+
+
+def _speculation(
+    speculate: Speculate, loaded: LoadedModel, cache: PrefixCache, runner: Runner
+) -> Speculation | None:
+    """Open the drafters, and measure steps unless that was done on this machine before."""
+    found = drafters(speculate, cache.tree)
+    if not found:
+        return None
+    costs = kept_costs(_described(loaded), cache.capacity, runner)
+    return None if costs is None else Speculation(found, costs)
+
+
+def _described(loaded: LoadedModel) -> str:
+    """Describe what a model's steps cost time for, as a key."""
+    model = json.dumps(loaded.config, sort_keys=True, default=str)
+    return f"{model} {loaded.weight_bytes} {os.environ.get(VARIABLE)}"
+
+
+def _load_draft(config: EngineConfig, loaded: LoadedModel) -> LoadedModel | None:
+    """Load the draft model, if one is named.
+
+    Raises:
+        ModelError: it cannot be loaded.
+        InvalidParamsError: its vocabulary is another one.
+    """
+    if config.draft is None:
+        return None
+    draft = load(config.draft, offline=config.offline, dtype=config.dtype)
+    check_same(loaded.tokenizer, draft.tokenizer, (loaded.name, draft.name))
+    return draft
+
+
+def _draft_model(
+    draft: LoadedModel, context: int, most: int, vocabulary: int
+) -> ModelDrafter | None:
+    """Assemble the draft model with a pool for as many tokens as the large model's, if they fit.
+
+    Raises:
+        MemoryLimitError: when not even a small pool fits.
+        UnsupportedModelError: for a draft model with recurrent layers.
+    """
+    adapter = adapter_for(draft.model)
+    if adapter.states:
+        raise UnsupportedModelError(f"{draft.name} has recurrent layers and cannot draft yet")
+    layers, dtype = adapter.layers, adapter.dtype
+    slots = min(pool_slots(None, context, layers, dtype, available_bytes()), most)
+    pool = KVPool(layers, slots, dtype)
+    runner = ModelRunner(
+        adapter, pool, draft.tokenizer.eos_token_ids, _paths(adapter, pool, share=True)
+    )
+    costs = kept_costs(_described(draft), slots, runner)
+    if costs is None:
+        return None
+    limits = SchedulerLimits(epoch_steps=16 if adapter.ragged else 1)
+    return ModelDrafter(Scheduler(PrefixCache(slots), limits), runner, costs, vocabulary)
 
 
 def _features(loaded: LoadedModel, adapter: Adapter, limit: int) -> Features | None:
@@ -168,6 +280,15 @@ def _features(loaded: LoadedModel, adapter: Adapter, limit: int) -> Features | N
     return Features(loaded.vision, limit)
 
 
+def _policy(policy: SnapshotPolicy, adapter: Adapter, kv_bits: int | None) -> SnapshotPolicy:
+    """Set the stride of "program" by what a snapshot costs, in bytes of KV."""
+    if policy.kind != "program":
+        return policy
+    token = KVPool.bytes_per_slot(adapter.layers, adapter.dtype, kv_bits)
+    state = StatePool.bytes_per_slot(adapter.states)
+    return replace(policy, stride=max(_STRIDE, state // (4 * token)) if token else 4 * _STRIDE)
+
+
 def _paths(adapter: Adapter, pool: KVPool, share: bool) -> AttentionPaths:
     if not share:
         return AttentionPaths(pool, share=False)
@@ -175,7 +296,7 @@ def _paths(adapter: Adapter, pool: KVPool, share: bool) -> AttentionPaths:
         compiled = open_cpu_kernels() if adapter.ragged else None
         return AttentionPaths(pool, None if compiled is None else CpuAttention(compiled))
     asked = mode()
-    kernels = open_kernels(asked)
+    kernels = open_kernels(asked) if pool.layers else None
     if kernels is None or not adapter.ragged or not pool_fits(pool, kernels):
         return AttentionPaths(pool)
     cases = layer_cases(adapter.attentions, pool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -13,6 +14,9 @@ from sgl_mlx.errors import InvalidParamsError
 from sgl_mlx.foreign_options import SGLANG_ONLY
 from sgl_mlx.runtime.cache.prefix_cache import Reuse
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
+from sgl_mlx.runtime.scheduler.cuts import SnapshotPolicy
+from sgl_mlx.runtime.speculation import open as speculation
+from sgl_mlx.runtime.speculation.open import Speculate
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,17 @@ class EngineConfig:
         mmproj: GGUF file with the vision tower of a model that is a GGUF file itself.
         image_cache_bytes: most bytes of cached picture features, and also of cached pixels.
         kv_bits: 8 stores the KV pool in 8 bits; None stores it in the model's dtype.
+        speculate: how to draft tokens that one step verifies together: from the text so far
+            ("context"), from what other requests wrote ("tree"), from both ("auto"), or not at
+            all ("off"). The output is the same.
+        draft: a small model with the same vocabulary, named as in `model_path`, that guesses where
+            those have nothing; None for none.
         offline: True never contacts the Hugging Face hub.
+        snapshots: where prompts leave snapshots of their recurrent state, in models that have such
+            layers: "program" (where prompts branch), "every:N" (each N tokens) or "off" (none, so
+            that nothing is reused).
+        max_total_states: slots of recurrent state, for running sequences and snapshots together;
+            None derives the number from free memory.
     """
 
     model_path: str | None = None
@@ -60,7 +74,11 @@ class EngineConfig:
     mmproj: str | None = None
     image_cache_bytes: int = 512_000_000
     kv_bits: int | None = None
+    speculate: Speculate = "auto"
+    draft: str | None = None
     offline: bool | None = None
+    snapshots: str = "program"
+    max_total_states: int | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> EngineConfig:
@@ -87,6 +105,7 @@ class EngineConfig:
             step_tokens=self.chunked_prefill_size,
             policy=self.schedule_policy,
             in_flight_sharing=self.in_flight_sharing and self.reuse == "prefixes",
+            snapshots=_policy(self.snapshots),
         )
 
     @property
@@ -103,6 +122,8 @@ class EngineConfig:
             raise InvalidParamsError(
                 "disk_cache_dir keeps what the radix cache evicts; do not disable_radix_cache"
             )
+        if self.draft is not None and self.speculate == "off":
+            raise InvalidParamsError('a draft model needs speculate="auto", but it is "off"')
         return replace(self, **taken)
 
 
@@ -124,6 +145,19 @@ def _path(name: str, value: object) -> str:
     return str.__str__(path)
 
 
+def _policy(snapshots: str) -> SnapshotPolicy:
+    kind, _, stride = snapshots.partition(":")
+    if kind == "every":
+        return SnapshotPolicy("every", int(stride))
+    return SnapshotPolicy("off" if kind == "off" else "program")
+
+
+def _snapshots(name: str, value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"program|off|every:[1-9]\d{0,9}", value):
+        bounds.refuse(name, value, "'program', 'off' or 'every:N' with a number of tokens N")
+    return str.__str__(value)
+
+
 _COUNT = bounds.integer(1, bounds.INT64)
 _RULES: dict[str, bounds.Rule] = {
     "model_path": bounds.optional(_path),
@@ -143,5 +177,9 @@ _RULES: dict[str, bounds.Rule] = {
     "mmproj": bounds.optional(_path),
     "image_cache_bytes": _COUNT,
     "kv_bits": bounds.optional(_kv_bits),
+    "speculate": speculation.check,
+    "draft": bounds.optional(_path),
     "offline": bounds.optional(bounds.flag),
+    "snapshots": _snapshots,
+    "max_total_states": bounds.optional(_COUNT),
 }

@@ -18,6 +18,7 @@ from functools import partial
 from threading import get_ident
 from typing import Any, Literal, TypeVar, Unpack, overload
 
+from sgl_mlx import bounds
 from sgl_mlx.core import (
     ChoiceScores,
     Completion,
@@ -161,7 +162,7 @@ class Engine:
             EngineStoppedError: after `shutdown`, and in a forked process.
         """
         inputs = self._ask(prompt, sampling_params, input_ids, image_data, options)
-        if stream:
+        if bounds.switch("stream", stream):
             return self._stream(inputs.only())
         return shape(wait_all(self._launch(inputs)), inputs.single)
 
@@ -181,7 +182,7 @@ class Engine:
         prompts, grammars and pictures. Cancelling the awaiting task aborts the request.
         """
         inputs = self._ask(prompt, sampling_params, input_ids, image_data, options)
-        if stream:
+        if bounds.switch("stream", stream):
             return self._stream_async(inputs.only())
         return shape(await wait_all_async(self._launch(inputs)), inputs.single)
 
@@ -202,11 +203,12 @@ class Engine:
         on_event: OnEvent = None,
         **keywords: Unpack[RequestKeywords],
     ) -> Future[tuple[Completion, ...]]:
-        """Continue a prompt of parts or token ids `params.n` times; return a future of the samples.
+        """Start generating `params.n` samples after a prompt; return a future of them.
 
-        `on_event` is called on the delivery thread with each new piece of a sample. Cancelling the
-        future aborts the request. Wrong arguments and a stopped engine raise here as in
-        `generate`; errors found later arrive by the future.
+        The prompt is a tuple of parts or a list of token ids. `on_event` is called on the delivery
+        thread with every `StreamEvent`. Cancelling the future aborts the request. Wrong parameters
+        and a stopped engine raise at once; errors found later, also while the prompt is prepared
+        (too many tokens, a wrong grammar), fail the future.
         """
         self._enter()
         [options] = RequestOptions.each(keywords, 1, single=True)
@@ -267,7 +269,7 @@ class Engine:
 
     @property
     def supports_parallel(self) -> bool:
-        return self._model.path == "ragged"
+        return self._model.joins
 
     @property
     def model_name(self) -> str:
@@ -288,15 +290,16 @@ class Engine:
         return bool(self._call(self._loop.flush_cache))
 
     def get_server_info(self) -> dict[str, Any]:
-        """Return the options, model, limits and, under `"stats"`, `EngineStats` as a dictionary."""
-        stats = self._call(self._loop.stats).to_dict()
+        """Return the options, model, limits, costs of steps, and `EngineStats` under `"stats"`."""
+        stats, costs = self._call(self._loop.stats).to_dict(), self._model.costs
         return {
             **asdict(self.config),
-            "model_path": self.model_name,
-            "tokenizer_path": self.model_name,
+            **dict.fromkeys(("model_path", "tokenizer_path"), self.model_name),
             "context_length": self._model.context_length,
             "max_total_num_tokens": self._model.slots,
+            "max_running_requests": self._model.max_running,
             "attention_path": self._model.path,
+            "step_seconds": asdict(costs) if costs is not None else None,
             "stats": stats,
         }
 
@@ -368,17 +371,14 @@ class Engine:
         seed = params.seed if params.seed is not None else self._seeds.getrandbits(62)
         return Request(options, seed, self._loop, on_event)
 
-    def _start(self, inputs: Inputs, on_event: OnEvent) -> Future[Completions]:
-        return self._launch(inputs, on_event)[0]
-
     def _stream(self, inputs: Inputs) -> Iterator[GenerateResult]:
         samples = [PartialCompletion() for _ in range(inputs.params[0].n)]
-        for event in iterate(partial(self._start, inputs)):
+        for event in iterate(lambda on_event: self._launch(inputs, on_event)[0]):
             yield grow(samples, event)
 
     async def _stream_async(self, inputs: Inputs) -> AsyncIterator[GenerateResult]:
         samples = [PartialCompletion() for _ in range(inputs.params[0].n)]
-        async for event in iterate_async(partial(self._start, inputs)):
+        async for event in iterate_async(lambda on_event: self._launch(inputs, on_event)[0]):
             yield grow(samples, event)
 
     def _prefetch(self, source: Source, target: Future[int]) -> None:

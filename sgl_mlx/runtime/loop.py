@@ -25,7 +25,7 @@ from sgl_mlx.models.loader import LoadedModel
 from sgl_mlx.runtime.assembly import OpenModel, RunnableModel, open_model
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.pool.exhausted import Exhausted
-from sgl_mlx.runtime.scheduler.plan import Decode, Plan, Runner, StepResult
+from sgl_mlx.runtime.scheduler.plan import Decode, Plan, PoolLost, Runner, StepResult
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 from sgl_mlx.runtime.stats import EngineStats
@@ -157,14 +157,19 @@ class EngineLoop:
             free_slots=cache.slots.free_count,
             cached_slots=cache.tree.evictable,
             restored_tokens=scheduler.restored_tokens,
+            states=cache.snapshots.stats() if cache.snapshots else None,
             disk=self.model.disk.stats() if self.model.disk else None,
             pictures=self.model.pictures.stats(),
         )
 
     def resident(self, sequence: Sequence) -> int:
-        """Return how many leading tokens of a sequence are cached; call it on the engine thread."""
-        tree = self._scheduler.cache.tree
-        return tree.match_length(sequence.key, sequence.namespace)[0]
+        """Return how many leading tokens can be reused; call it on the engine thread.
+
+        Those of a sequence that has just ended count: they are about to enter the tree.
+        """
+        cache, limit = self._scheduler.cache, sequence.match_limit
+        ended = sequence.computed if sequence.holding is not None else 0
+        return max(cache.reusable(sequence.key, sequence.namespace, limit)[0], ended)
 
     def _run(self) -> None:
         try:
@@ -285,6 +290,9 @@ def run_plan(
         plan = replace(plan, transfers=())
     try:
         return runner.run(plan)
+    except PoolLost as error:
+        lose_pool(scheduler, runner, error)
+        return None
     except Exception as error:
         runner.forget_epoch()
         if not recover(error):

@@ -14,10 +14,11 @@ from sgl_mlx.models import cpu_math
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.runtime.attention.select import AttentionPaths, DecodeEpoch
 from sgl_mlx.runtime.attention.step import ExtendStep
-from sgl_mlx.runtime.cache.tier import Grow, Transfer
+from sgl_mlx.runtime.cache.tier import Grow, GrowStates, Transfer
 from sgl_mlx.runtime.disk.copy import PoolCopy
 from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
 from sgl_mlx.runtime.pool.memory import Garbage
+from sgl_mlx.runtime.pool.states import EpochStates, StatePool, StepStates
 from sgl_mlx.runtime.sampler import Sampled, Sampler, Scored, score
 from sgl_mlx.runtime.scheduler.plan import (
     Decode,
@@ -29,6 +30,7 @@ from sgl_mlx.runtime.scheduler.plan import (
     Scores,
     StepResult,
 )
+from sgl_mlx.runtime.speculation.verify import accept, places
 from sgl_mlx.runtime.vision.features import Features
 
 _ROWS_AHEAD = 8
@@ -45,6 +47,7 @@ class ModelRunner:
         copy: carries out `Spill` and `Load` transfers; None if plans contain none.
         features: encodes pictures; None if the model takes none.
         lookup: finds the constraints and pictures that plans name; None if plans name none.
+        states: the pool of recurrent states; None for a model of attention alone.
     """
 
     def __init__(
@@ -56,7 +59,9 @@ class ModelRunner:
         copy: PoolCopy | None = None,
         features: Features | None = None,
         lookup: Lookup | None = None,
+        states: StatePool | None = None,
     ) -> None:
+        self._states = states
         self._features = features
         self.lookup = lookup
         self._copy = copy
@@ -65,7 +70,7 @@ class ModelRunner:
         self.paths = paths or AttentionPaths(pool)
         self._end_tokens = end_tokens
         self._decoding: _Decoding | None = None
-        self._garbage = Garbage(pool.nbytes)
+        self._garbage = Garbage(pool.nbytes + (states.nbytes if states is not None else 0))
         self._forward_passes = 0
         self._mask_seconds = 0.0
 
@@ -79,27 +84,35 @@ class ModelRunner:
     def stats(self) -> RunnerStats:
         """Return counts and seconds since the start."""
         encoder = self._features.stats() if self._features is not None else None
-        read = self._pool.keys[0].tokens_read
+        read = self._pool.keys[0].tokens_read if self._pool.keys else 0
         return RunnerStats(self._forward_passes, self._mask_seconds, read, encoder)
 
     def synchronise(self, transfers: tuple[Transfer, ...] = ()) -> None:
-        """Write the open epoch's KV to the pool, then carry out transfers."""
+        """Write the open epoch's KV and states to the pools, then carry out transfers."""
         self.close_epoch()
-        for grow in [t for t in transfers if isinstance(t, Grow)]:
-            self._pool.grow(grow.slots)
-        copies = [t for t in transfers if not isinstance(t, Grow)]
+        for transfer in transfers:
+            if isinstance(transfer, Grow):
+                self._pool.grow(transfer.slots)
+            elif isinstance(transfer, GrowStates):
+                assert self._states is not None, "states of a model of attention alone"
+                self._states.grow(transfer.slots)
+        copies = [t for t in transfers if not isinstance(t, Grow | GrowStates)]
         if copies:
             assert self._copy is not None, "copies without a second tier"
             self._copy.make(copies)
 
     def close_epoch(self) -> None:
-        """Wait for submitted steps and write the open epoch's KV to the pool, if one is open."""
-        if self._decoding is None:
+        """Wait for submitted steps and write what the open epoch computed, if one is open."""
+        decoding = self._decoding
+        if decoding is None:
             return
-        slots, keys, values = self._decoding.epoch.tail()
-        mx.eval(keys, values)
-        self._decoding = None
+        slots, keys, values = decoding.epoch.tail()
+        state_slots, states = decoding.states.final() if decoding.states is not None else ([], [])
+        mx.eval(keys, values, states)
+        self._decoding = decoding = None
         self._pool.write(slots, keys, values)
+        if self._states is not None:
+            self._states.write(state_slots, states)
         self._garbage.clear()
 
     def forget_epoch(self) -> None:
@@ -114,8 +127,12 @@ class ModelRunner:
         decoding = self._decoding
         assert decoding is not None, "a Decode plan continues an epoch that was never opened"
         wanted = set(plan.ids)
+        if decoding.states is not None:
+            decoding.states.put_aside(wanted)
         current = decoding.ahead or self._submit(decoding, wanted)
         decoding.ahead = None
+        if decoding.states is not None:
+            decoding.states.returned()
         if plan.ahead and (len(decoding.epoch.rows) <= _ROWS_AHEAD or not cpu_math.on_cpu()):
             decoding.ahead = self._submit(decoding, wanted)
         tokens, scores = current.wait()
@@ -130,17 +147,24 @@ class ModelRunner:
         rows = arrange(plan.opening)
         sampler = Sampler(rows, self._end_tokens, self._model.vocabulary, self.lookup)
         tokens = mx.array([row.tokens[-1] for row in rows], mx.int32)
-        return _Decoding(self.paths.epoch(rows, plan.width, before), sampler, tokens)
+        states = None if self._states is None else EpochStates(self._states, rows)
+        return _Decoding(self.paths.epoch(rows, plan.width, before), sampler, tokens, states)
 
     def _submit(self, decoding: _Decoding, live: Container[str]) -> Sampled:
         epoch = decoding.epoch
         positions = epoch.begin_step()
         every = mx.arange(len(epoch.rows))
         self._forward_passes += 1
-        logits = self._model.forward(decoding.tokens, positions, epoch, every)
+        kept = decoding.states
+        states = None if kept is None else kept.begin_step()
+        logits = self._model.forward(decoding.tokens, positions, epoch, every, states=states)
         sampled = self._choose(decoding.sampler, logits, epoch.steps - 1, live)
         decoding.tokens = sampled.tokens
-        mx.async_eval(*sampled.arrays(), *epoch.arrays())  # type: ignore[no-untyped-call]
+        written = epoch.arrays()
+        if kept is not None and states is not None:
+            kept.end_step(states)
+            written += kept.arrays()
+        mx.async_eval(*sampled.arrays(), *written)  # type: ignore[no-untyped-call]
         return sampled
 
     # -- extend -------------------------------------------------------------------------------
@@ -148,23 +172,43 @@ class ModelRunner:
     def _extend(self, rows: Sequence[Row]) -> StepResult:
         rows = arrange(rows)
         wanted = _WantedLogits(rows)
-        forward = self._forward_together if self._model.ragged else self._forward_one_by_one
-        logits, slots, keys, values = forward(rows, wanted)
+        states = None if self._states is None else StepStates(self._states, rows)
+        if self._model.ragged:
+            logits, slots, keys, values = self._forward_together(rows, wanted, states)
+        else:
+            logits, slots, keys, values = self._forward_one_by_one(rows, wanted)
         scored = wanted.score_prompts(logits)
         sampled = self._sample(wanted, logits)
-        mx.eval(keys, values, *[x.arrays() for x in (scored, sampled) if x is not None])
-        del logits
+        new = [] if states is None else states.rows.new
+        mx.eval(keys, values, new, *[x.arrays() for x in (scored, sampled) if x is not None])
+        del logits, new
         self._pool.write(slots, keys, values)
-        del keys, values
+        if states is not None:
+            states.write()
+        del keys, values, states
         self._garbage.clear()
         tokens, scores = sampled.wait() if sampled else ({}, {})
+        for row in rows:
+            if row.drafted:
+                tokens[row.id] = accept(row, tokens[row.id])
+                if row.id in scores:
+                    scores[row.id] = scores[row.id].first(len(tokens[row.id]))
         return StepResult(tokens, wanted.prompt_scores(scored), scores)
 
-    def _forward_together(self, rows: Sequence[Row], wanted: _WantedLogits) -> _Forward:
+    def _forward_together(
+        self, rows: Sequence[Row], wanted: _WantedLogits, states: StepStates | None
+    ) -> _Forward:
         self._forward_passes += 1
         step = ExtendStep(self.paths, rows)
         embeddings = self._embeddings(rows, step.tokens)
-        logits = self._model.forward(step.tokens, step.positions, step, wanted.index, embeddings)
+        logits = self._model.forward(
+            step.tokens,
+            step.positions,
+            step,
+            wanted.index,
+            embeddings,
+            None if states is None else states.rows,
+        )
         return logits, step.slots, step.keys, step.values
 
     def _forward_one_by_one(self, rows: Sequence[Row], wanted: _WantedLogits) -> _Forward:
@@ -227,7 +271,10 @@ _Forward = tuple[mx.array, list[int], list[mx.array], list[mx.array]]
 class _Decoding:
     """An open epoch of decode steps. `ahead` is the next step if it was submitted already."""
 
-    def __init__(self, epoch: DecodeEpoch, sampler: Sampler, tokens: mx.array) -> None:
+    def __init__(
+        self, epoch: DecodeEpoch, sampler: Sampler, tokens: mx.array, states: EpochStates | None
+    ) -> None:
+        self.states = states
         self.epoch = epoch
         self.sampler = sampler
         self.tokens = tokens
@@ -243,19 +290,25 @@ class _WantedLogits:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.by_row: list[list[int]] = []
-        self.sampled_rows = [row for row in rows if row.sample]
+        self.sampled_rows = [
+            place
+            for row in rows
+            if row.sample
+            for place in (places(row) if row.drafted else (row,))
+        ]
         self.sampled_at: list[int] = []
         self._scored_rows = [row for row in rows if row.targets]
         self._scored_at: list[int] = []
         flat: list[int] = []
         start = 0
         for row in rows:
-            first = len(row.tokens) - len(row.targets) - row.sample
+            first = len(row.tokens) - len(row.targets) - row.sample - row.drafted
             mine = list(range(first, first + len(row.targets)))
             self._scored_at += range(len(flat), len(flat) + len(mine))
             if row.sample:
-                mine.append(len(row.tokens) - 1)
-                self.sampled_at.append(len(flat) + len(mine) - 1)
+                at = len(flat) + len(mine)
+                self.sampled_at += range(at, at + row.drafted + 1)
+                mine += range(len(row.tokens) - 1 - row.drafted, len(row.tokens))
             self.by_row.append(mine)
             flat += [start + i for i in mine]
             start += len(row.tokens)

@@ -136,14 +136,14 @@ class Sampler:
         assert self._lookup is not None, "a row has a constraint, and the sampler no lookup"
         started = time.perf_counter()
         asked = {
-            i: row.constraint
+            i: (row.constraint, row.place)
             for i, row in enumerate(self._rows)
             if row.constraint is not None and (live is None or row.id in live)
         }
         masks = self._lookup.masks(set(asked.values()))
         allowed = np.ones((len(self._rows), self._vocabulary), dtype=np.bool_)
-        for i, constraint in asked.items():
-            mask = self._unpack(masks[constraint]) if constraint in masks else allowed[i]
+        for i, place in asked.items():
+            mask = self._unpack(masks[place]) if place in masks else allowed[i]
             if self._too_short(self._rows[i], step):
                 longer = mask.copy()
                 longer[self._ends_of(self._rows[i])] = False
@@ -211,14 +211,19 @@ class Sampled:
         return [self.tokens, *(self.scored.arrays() if self.scored else [])]
 
     def wait(self) -> tuple[dict[str, tuple[int, ...]], dict[str, Scores]]:
-        """Wait for the step; return its tokens and the requested logprobs, both by sequence id."""
-        tokens: Any = self.tokens.tolist()
+        """Wait for the step; return its tokens and the requested logprobs, both by sequence id.
+
+        Several rows of one id are places of a draft; their tokens follow one another.
+        """
+        sampled: Any = self.tokens.tolist()
+        tokens: dict[str, tuple[int, ...]] = {}
         scores: dict[str, Scores] = {}
-        if self.scored is not None:
-            for i, (name, top) in enumerate(zip(self.ids, self._widths, strict=True)):
-                if top is not None:
-                    scores[name] = self.scored.rows(tokens[i : i + 1], i, i + 1, top)
-        return {name: (token,) for name, token in zip(self.ids, tokens, strict=True)}, scores
+        for i, (name, top) in enumerate(zip(self.ids, self._widths, strict=True)):
+            tokens[name] = (*tokens.get(name, ()), sampled[i])
+            if self.scored is not None and top is not None:
+                mine = self.scored.rows(sampled[i : i + 1], i, i + 1, top)
+                scores[name] = scores.get(name, Scores()) + mine
+        return tokens, scores
 
 
 def score(logits: mx.array, tokens: mx.array, top: int) -> Scored:

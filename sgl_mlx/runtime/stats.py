@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from sgl_mlx.runtime.cache.snapshots import SnapshotStats
 from sgl_mlx.runtime.disk.open import DiskStats
 from sgl_mlx.runtime.scheduler.admission import Counters
 from sgl_mlx.runtime.scheduler.plan import RunnerStats
@@ -26,6 +27,7 @@ class EngineStats:
         free_slots: unused slots of the KV pool now.
         cached_slots: slots of cached prefixes that can be evicted now.
         restored_tokens: tokens whose KV was read from the disk cache into the pool.
+        states: counts of recurrent states; None for a model of attention alone.
         disk: counts of the disk cache; None without one.
         pictures: counts of processed pictures; None for a text-only model.
     """
@@ -41,6 +43,7 @@ class EngineStats:
     free_slots: int
     cached_slots: int
     restored_tokens: int
+    states: SnapshotStats | None = None
     disk: DiskStats | None = None
     pictures: PictureStats | None = None
 
@@ -49,6 +52,6 @@ class EngineStats:
         parts = asdict(self)
         counters, runner = parts.pop("counters"), parts.pop("runner")
         disk, pictures = parts.pop("disk") or {}, parts.pop("pictures")
-        encoder = runner.pop("encoder") or {}
+        encoder, states = runner.pop("encoder") or {}, parts.pop("states") or {}
         named = {f"disk_{name}": number for name, number in disk.items()}
-        return {**counters, **parts, **runner, **named, **(pictures or {}), **encoder}
+        return {**counters, **parts, **runner, **states, **named, **(pictures or {}), **encoder}

@@ -176,9 +176,19 @@ class Tokenizer:
         spell = self.detokenizer(skip_special, at_start)
         return "".join(map(spell.add, ids)) + spell.finish()
 
-    def detokenizer(self, skip_special: bool = True, at_start: bool = False) -> Detokenizer:
-        """Return an incremental `decode`; by default for tokens that continue a text."""
-        hidden = self._special if skip_special else frozenset()
+    def detokenizer(
+        self, skip_special: bool = True, at_start: bool = False, constrained: bool = False
+    ) -> Detokenizer:
+        """Return an incremental `decode`; by default for tokens that continue a text.
+
+        Args:
+            skip_special: leave out special tokens.
+            at_start: as in `decode`.
+            constrained: leave out end tokens only. A constraint allows other special tokens only if
+                it names them, so they belong to the text that was asked for.
+        """
+        skipped = self.eos_token_ids if constrained else self._special
+        hidden = skipped if skip_special else frozenset()
         strip = at_start and self._prefix_space != "never"
         return Detokenizer(self._speller, hidden, strip)
 

@@ -342,6 +342,20 @@ def test_a_whole_file_ends_as_it_does_under_python(
     assert (result.exit_code, shown in result.stderr) == (code, True)
 
 
+@pytest.mark.parametrize("wrong", ["--modle", "--jsno", "--as_sglang", "--strem", "--modle=x"])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_misspelt_option_is_named_with_the_right_one(
+    sgl, use, program, wrong: str, before: bool
+) -> None:
+    backend, path = use(), program(HELLO)
+    result = sgl("run", *((wrong, path) if before else (path, wrong)))
+    right = {"--modle": "--model", "--jsno": "--json", "--strem": "--stream"}
+    name = wrong.partition("=")[0]
+    assert "No such option '--qwertz'" in sgl("run", "--qwertz", path).stderr
+    assert f"'{name}'. Did you mean '{right.get(name, '--as-sglang')}'?" in result.stderr
+    assert backend.calls == []
+
+
 def test_arguments_of_a_script_need_as_sglang(sgl, use, program) -> None:
     backend = use()
     result = sgl("run", program(HELLO), "--num-questions", "2")

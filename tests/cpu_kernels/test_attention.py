@@ -12,15 +12,20 @@ from hypothesis import strategies as st
 
 from sgl_mlx.cpu_kernels.attention import CpuAttention, fits
 from sgl_mlx.metal_kernels import shapes
+from sgl_mlx.metal_kernels.pool import PoolLayer
 from tests.metal_kernels.cases import Call, Case, assert_close, decode_call, extend_call
 from tests.metal_kernels.grid import GROUPS, SINGLE, VARIANTS
 
 BLOCK = 64
 """Keys that a tile takes at a time; see `attention.h`."""
 
+WIDTHS = [(16, 16), (64, 64), (80, 80), (256, 256), (192, 128), (576, 512)]
+"""Widths of keys and values."""
+
 CASES = [
     Case(
         dim=dim,
+        value_dim=value_dim,
         dtype=mx.float32,
         group=group,
         kv_heads=2,
@@ -31,8 +36,8 @@ CASES = [
         scattered=variant.scattered,
         loud=variant.loud,
     )
-    for dim in (16, 64, 80, 256)
-    for group in GROUPS
+    for dim, value_dim in WIDTHS
+    for group in (GROUPS if dim < 500 else [2])
     for variant in VARIANTS.values()
 ]
 
@@ -41,7 +46,7 @@ CASES = [
 def _every_head_dim() -> Iterator[None]:
     """The reference takes the dims of Metal's kernels alone; these here take more."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shapes, "WIDTHS", tuple((d, d) for d in (16, 32, 64, 80, 256)))
+        patch.setattr(shapes, "WIDTHS", (*WIDTHS, (32, 32), (48, 32)))
         yield
 
 
@@ -76,6 +81,7 @@ def test_several_new_tokens_see_each_other_causally(tokens: int, kernels: Module
     shared=st.integers(1, 200),
     edges=st.tuples(st.integers(0, 39), st.integers(1, 40)),
     window=st.none() | st.integers(1, 300),
+    dim=st.sampled_from([32, 48]),
     seed=st.integers(0, 99),
 )
 def test_any_rows_over_any_span(
@@ -84,12 +90,13 @@ def test_any_rows_over_any_span(
     shared: int,
     edges: tuple[int, int],
     window: int | None,
+    dim: int,
     seed: int,
     kernels: ModuleType,
 ) -> None:
     first = min(edges[0], len(private) - 1)
     last = min(max(first + 1, edges[1]), len(private))
-    case = Case(dim=32, dtype=mx.float32, group=3, kv_heads=2, window=window)
+    case = Case(dim=dim, value_dim=32, dtype=mx.float32, group=3, kv_heads=2, window=window)
     check(decode_call(case, private, tail, [(first, last, 0, shared)], seed=seed), kernels)
 
 
@@ -114,9 +121,33 @@ def test_queries_and_keys_need_not_lie_in_order(kernels: ModuleType) -> None:
     assert mx.array_equal(plain, CpuAttention(kernels).extend(call.inputs))
 
 
+@pytest.mark.parametrize("quantized", [False, True], ids=["float32", "8-bit"])
+@pytest.mark.parametrize("op", ["extend", "decode"])
+def test_values_may_be_the_first_columns_of_the_keys(
+    op: str, quantized: bool, kernels: ModuleType
+) -> None:
+    """As latents are: the pool's keys are given twice, and new values are a view of new keys."""
+    case = Case(dim=48, value_dim=32, dtype=mx.float32, group=4, kv_heads=2, quantized=quantized)
+    call = (
+        extend_call(case, [(5, 7), (70, 3)])
+        if op == "extend"
+        else decode_call(case, [9, 0, 70], 4, [(0, 2, 0, 33)])
+    )
+    keys, values = ("keys", "values") if op == "extend" else ("tail_keys", "tail_values")
+    pool: PoolLayer = call.arguments["pool"]
+    call.arguments[values] = call.arguments[keys][..., :32]
+    shared = {}
+    for name, columns in (("view", pool.keys), ("copy", mx.contiguous(pool.keys[..., :32]))):
+        call.arguments["pool"] = pool._replace(values=columns, value_scales=pool.key_scales)
+        shared[name] = getattr(CpuAttention(kernels), op)(call.inputs)
+    assert_close(shared["copy"], call.reference(), mx.float32)
+    assert mx.array_equal(shared["view"], shared["copy"])
+
+
 def test_what_they_do_not_take_is_refused(kernels: ModuleType) -> None:
     assert not fits(40, 40, mx.float32)
-    assert not fits(64, 32, mx.float32)
+    assert not fits(64, 40, mx.float32)
+    assert fits(576, 512, mx.float32)
     assert not fits(64, 64, mx.bfloat16)
     call = extend_call(Case(dtype=mx.float16), [(5, 7)])
     with pytest.raises(ValueError, match="dtype"):

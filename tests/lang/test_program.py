@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import warnings
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import GeneratorType
 from typing import Any
 
@@ -172,22 +173,39 @@ def test_wrong_arguments_name_the_program_and_what_it_takes(kwargs: dict[str, An
         echo.run(**kwargs, backend=ScriptedBackend("one"))
 
 
-def test_an_argument_named_like_an_option_is_a_clash_by_name() -> None:
-    @sgl.function
-    def program(s: Any, stop: str) -> None:
-        s += stop
-
-    with pytest.raises(ProgramError, match=r"'stop' is both a parameter of program program\(\)"):
-        program.run(stop="a", backend=ScriptedBackend())
-    assert program.run("a", backend=ScriptedBackend()).text() == "a"
-
-
-@pytest.mark.parametrize("name", ["regex", "json_schema", "grammar", "token_healing", "seed"])
-def test_names_that_are_no_options_of_sglangs_run_belong_to_the_program(name: str) -> None:
+@pytest.mark.parametrize("name", [f.name for f in fields(SamplingParams)] + ["timeout"])
+@pytest.mark.parametrize("default", ["", "=None"])
+def test_a_value_belongs_to_the_programs_own_parameter(name: str, default: str) -> None:
     namespace: dict[str, Any] = {}
-    exec(f"def program(s, {name}): s += str({name})", namespace)
-    program = sgl.function(namespace["program"])
-    assert program.run(**{name: "a"}, backend=ScriptedBackend()).text() == "a"
+    exec(
+        f"def program(s, {name}{default}): s += str({name}) + sgl.gen('x')", {"sgl": sgl}, namespace
+    )
+    program, backend = sgl.function(namespace["program"]), ScriptedBackend("one")
+    assert program.run(**{name: "a"}, backend=backend).text() == "aone"
+    usual = SamplingParams(token_healing=backend.calls[0].params.token_healing)
+    assert backend.calls[0].params == usual
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "async def program(s): s += 'a'",
+        "def program(s): yield 'a'",
+        "async def program(s): yield 'a'",
+    ],
+)
+def test_a_function_whose_call_runs_nothing_is_no_program(source: str) -> None:
+    namespace: dict[str, Any] = {}
+    exec(source, namespace)
+    with pytest.raises(ProgramError, match=r"program\(\) must be an ordinary function.*run_async"):
+        sgl.function(namespace["program"])
+
+
+def test_a_state_is_iterated_as_its_text() -> None:
+    with warnings.catch_warnings(action="ignore"):
+        assert "".join(echo.run("hi", backend=ScriptedBackend("one"))) == "say hi!one"
+    streamed = echo.run("hi", backend=ScriptedBackend("one two"), stream=True)
+    assert "".join(streamed) == streamed.text()
 
 
 def test_bind_settles_arguments() -> None:

@@ -99,7 +99,9 @@ def test_a_timeout_is_a_number_of_seconds(name: str, value: Any) -> None:
     if value == 1 << 80:
         assert run()["x"] == "answer"
     else:
-        with pytest.raises(sgl.InvalidParamsError, match=f"{name} must be a number of seconds"):
+        with pytest.raises(
+            sgl.InvalidParamsError, match=f"{name} must be a positive number of seconds"
+        ):
             run()
 
 

@@ -32,6 +32,7 @@ class Case:
 
     Args:
         value_dim: None when it is `dim`.
+        values_in_keys: values are columns of the pool's keys.
         group: query heads to a KV head.
         loud: every score near -110, where its exp is zero: what does not subtract the peak divides
             zero by zero. Queries and keys are multiples of 1/16, so that dot products are exact:
@@ -49,9 +50,11 @@ class Case:
     scattered: bool = True
     loud: bool = False
     value_dim: int | None = None
+    values_in_keys: bool = False
 
     def __str__(self) -> str:
-        flags = [n for n in ("sinks", "quantized", "scattered", "loud") if getattr(self, n)]
+        every = "sinks", "quantized", "scattered", "loud", "values_in_keys"
+        flags = [n for n in every if getattr(self, n)]
         flags += [f"{n}{v:g}" for n in ("window", "softcap") if (v := getattr(self, n))]
         width = f"{self.dim}" if self.value_dim is None else f"{self.dim}/{self.value_dim}"
         return "-".join([width, NAMES[self.dtype], f"gqa{self.group}", *flags])
@@ -76,6 +79,12 @@ class Case:
             array[..., -1] = -LOUDEST
         return mx.array(array, mx.float32).astype(self.dtype)
 
+    def keys_and_values(
+        self, random: np.random.Generator, *shape: int
+    ) -> tuple[mx.array, mx.array]:
+        keys, values = self.keys(random, *shape), self.values(random, *shape)
+        return keys, keys[..., : self.value_dim] if self.values_in_keys else values
+
     def values(self, random: np.random.Generator, *shape: int) -> mx.array:
         array = random.normal(size=(*shape, self.kv_heads, self.value_dim or self.dim))
         return mx.array(array, mx.float32).astype(self.dtype)
@@ -98,16 +107,19 @@ class Slots:
     def pool(self) -> PoolLayer:
         """Random keys and values in the slots taken, elsewhere NaN (or a NaN scale)."""
         case, random = self._case, self._random
-        keys, values = (x(random, self._total + 1) for x in (case.keys, case.values))
+        both = {"k": case.keys(random, self._total + 1), "v": case.values(random, self._total + 1)}
+        if case.values_in_keys:
+            del both["v"]
         unread = mx.array([0, *self._free], mx.int32)
-        if not case.quantized:
-            keys[unread] = mx.nan
-            values[unread] = mx.nan
-            return PoolLayer(keys, values)
-        (k, k_scales), (v, v_scales) = quantize(keys), quantize(values)
-        k_scales[unread] = mx.nan
-        v_scales[unread] = mx.nan
-        return PoolLayer(k, v, k_scales, v_scales)
+        scales: dict[str, mx.array] = {}
+        for name, array in both.items():
+            if case.quantized:
+                both[name], scales[name] = quantize(array)
+                scales[name][unread] = mx.nan
+            else:
+                array[unread] = mx.nan
+        v = "k" if case.values_in_keys else "v"
+        return PoolLayer(both["k"], both[v], scales.get("k"), scales.get(v))
 
 
 @dataclass
@@ -139,8 +151,7 @@ def extend_call(case: Case, rows: Sequence[tuple[int, int]], seed: int = 0) -> C
     plan = ExtendPlan([ExtendRow(slots.take(prefix), tokens) for prefix, tokens in rows])
     arguments = {
         "q": case.queries(random, plan.tokens),
-        "keys": case.keys(random, plan.tokens),
-        "values": case.values(random, plan.tokens),
+        **dict(zip(("keys", "values"), case.keys_and_values(random, plan.tokens), strict=True)),
         "pool": slots.pool(),
         "plan": plan,
         "options": case.options(random),
@@ -166,7 +177,7 @@ def decode_call(
     width = tail + 2 if width is None else width
     rows = [slots.take(n) for n in private]
     plan = DecodePlan(rows, shared, width=width, tokens=tokens, chunk=chunk)
-    tail_keys, tail_values = (x(random, len(rows), width) for x in (case.keys, case.values))
+    tail_keys, tail_values = case.keys_and_values(random, len(rows), width)
     unread = mx.arange(width)[None, :, None, None] >= tail
     arguments = {
         "q": case.queries(random, len(rows) * tokens),

@@ -32,7 +32,8 @@ def _points() -> Iterator[ParameterSet]:
         for (g, group), (v, name) in product(enumerate(GROUPS), enumerate(VARIANTS)):
             case = replace(VARIANTS[name], dim=dim, dtype=dtype, group=group)
             if value_dim != dim:
-                case = replace(case, value_dim=value_dim)
+                in_keys = dim == 576 and g % 2 == 0  # as the pool has MLA
+                case = replace(case, value_dim=value_dim, values_in_keys=in_keys)
             if group < 4:  # as many KV heads as it takes to confuse them
                 case = replace(case, kv_heads=2)
             taken = (g, v) in ((i % 4, (i + i // 5) % 5), ((i + 2) % 4, (i + i // 5 + 2) % 5))

@@ -81,8 +81,12 @@ MUTATIONS = (
          "tile", WRONG),
         ("every slice reads the first's values", "extend wide", "tile + slice * Sizes::VALUE_SLICE",
          "tile", WRONG),
-        ("values as wide as keys", "extend latent", "add_values<T, KEYS, tile_stride<T, VALUE_DIM>",
-         "add_values<T, KEYS, tile_stride<T, DIM>", WRONG),
+        ("values as wide as keys", "extend latent", "VALUES_IN_KEYS ? DIM : VALUE_DIM", "DIM",
+         WRONG),
+        ("values in keys as narrow as values", "extend in keys",
+         "VALUES_IN_KEYS ? DIM : VALUE_DIM", "VALUE_DIM", UNINITIALISED),
+        ("values in keys filled anew", "decode in keys", "if (!VALUES_IN_KEYS) {\n    fill_tile",
+         "if (true) {\n    fill_tile", RACE),
         ("a team sums its neighbour too", "decode narrow", "TEAM == 32", "TEAM >= 16", WRONG),
         ("quads an element further", "decode", "const Quad<Stored> stored = *(const device "
          "Quad<Stored>*)row;", "const Quad<Stored> stored = *(const device Quad<Stored>*)"
@@ -135,6 +139,8 @@ MUTATIONS = (
          "const int key = first + TEAMS * j + team;", "const int key = first + TEAMS * j;", WRONG),
         ("a value's row as wide as a key's", "decode latent", "pool_values + at * VALUE_DIM",
          "pool_values + at * DIM", BOUNDS),
+        ("values in keys from the next part", "decode in keys",
+         "d < VALUE_DIM ? keys[j][part]", "d < VALUE_DIM ? keys[j][part + 1]", WRONG),
     ),
     *_of(
         "shared_attention.metal",

@@ -63,8 +63,9 @@ ARCHITECTURES = {
     "llava-1.5-7b": "llama",
     "gpt-oss-20b": "gpt_oss",
     "mimo-v2-flash": "mimo_v2_flash",
+    "deepseek-v2-lite": "deepseek_v2",
 }
-"""Models that the runtime batches, with their architecture; MLA runs one request at a time."""
+"""Models with their architecture."""
 
 
 def config_of(name: str) -> dict[str, Any]:
@@ -82,6 +83,10 @@ def config_of(name: str) -> dict[str, Any]:
     }
     if name == "gemma-4-e2b":
         config |= {"head_dim": sliding.dim, "global_head_dim": full.dim, "num_kv_shared_layers": 0}
+    if name == "deepseek-v2-lite":
+        rank = full.value_dim or 0
+        config |= {"kv_lora_rank": rank, "qk_rope_head_dim": full.dim - rank}
+        config |= {"num_key_value_heads": full.heads}
     if name == "mimo-v2-flash":
         config |= {
             **{"v_head_dim": full.value_dim, "swa_v_head_dim": sliding.value_dim},

@@ -13,6 +13,8 @@ from tests.metal_kernels.cases import Case, assert_close, decode_call, extend_ca
 BASE: dict[str, Any] = {"dim": 80, "dtype": mx.float32, "group": 3, "kv_heads": 2}
 LATENT = {"dim": 576, "value_dim": 512}
 """Widths of MLA: the widest, in four slices."""
+IN_KEYS = LATENT | {"values_in_keys": True}
+"""MLA as its pool has it."""
 
 
 def _extend(**case: Any) -> Callable[[Kernels], None]:
@@ -37,10 +39,12 @@ WORK: dict[str, Callable[[Kernels], None]] = {
     "extend int8": _extend(quantized=True),
     "extend wide": _extend(dim=256),
     "extend latent": _extend(**LATENT),
+    "extend in keys": _extend(**IN_KEYS),
     "decode": _decode([]),
     "decode window": _decode([], window=21, sinks=True),
     "decode narrow": _decode([], dim=64, quantized=True),
     "decode latent": _decode(SPANS, **LATENT),
+    "decode in keys": _decode(SPANS, **IN_KEYS),
     "decode shared": _decode(SPANS),
     "decode shared window": _decode(SPANS, window=45),
 }

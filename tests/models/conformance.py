@@ -1,9 +1,10 @@
 """The check that an architecture runs on the runtime's KV as it does in mlx-lm.
 
 Everything goes through `ModelRunner` with the plans a scheduler would make, over slots scattered
-through the pool. What is compared is the whole distribution after every token: of prompts taken in
+through the pools. What is compared is the whole distribution after every token: of prompts taken in
 chunks over cached prefixes, batched with others, forked, decoded beyond the window and continued.
-What is right is mlx-lm's own forward pass, one sequence alone, with its own caches.
+A sequence with recurrent state forks from a snapshot at a random cut. What is right is mlx-lm's own
+forward pass, one sequence alone, with its own caches.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -22,15 +24,17 @@ from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.architectures import RunPath, open_adapter
 from sgl_mlx.runtime.pool.kv import KVPool
+from sgl_mlx.runtime.pool.states import StatePool
 from sgl_mlx.runtime.runner import ModelRunner
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Row, Scores, StepResult
 from tests.models.toy import toy_configs, toy_model
-from tests.models.toy_configs import VOCABULARY, WITHOUT_TOY
+from tests.models.toy_configs import ON_METAL, VOCABULARY, WITHOUT_TOY
 
 TOLERANCE = 1e-4
 """Largest difference of log-probabilities, relative to the spread of the distribution."""
 
 SLOTS, STRIDE = 331, 7
+STATE_SLOTS = 61
 STEPS = 13
 SHARED = 34
 """Tokens the forked sequences have in common: more than `spans.MIN_SHARED`."""
@@ -46,12 +50,17 @@ class Mismatch(AssertionError):
 
 @dataclass
 class Branch:
-    """One sequence: its tokens, the slots of those computed, and the distributions after them."""
+    """One sequence: its tokens, the slots of those computed, and the distributions after them.
+
+    Attributes:
+        states: the slot of recurrent state after some numbers of tokens; 0 is that of none.
+    """
 
     name: str
     tokens: list[int]
     table: list[int] = field(default_factory=list)
     computed: int = 0
+    states: dict[int, int] = field(default_factory=lambda: {0: 0})
     seen: dict[int, list[float]] = field(default_factory=dict)
 
 
@@ -60,8 +69,11 @@ class Check:
 
     def __init__(self, adapter: Adapter) -> None:
         pool = KVPool(adapter.layers, SLOTS, adapter.dtype)
-        self._runner = ModelRunner(adapter, pool, frozenset())
+        states = StatePool(adapter.states, STATE_SLOTS) if adapter.states else None
+        self._runner = ModelRunner(adapter, pool, frozenset(), states=states)
         self._free = [1 + i * STRIDE % SLOTS for i in range(SLOTS)]
+        self._free_states = [1 + i * STRIDE % STATE_SLOTS for i in range(STATE_SLOTS)]
+        self._recurrent = states is not None
 
     def extend(self, *parts: tuple[Branch, int]) -> None:
         """Compute some more tokens of each branch in one step."""
@@ -87,15 +99,25 @@ class Check:
             self.decode(branches, 1)
 
     def fork(self, branch: Branch, name: str, tokens: list[int]) -> Branch:
-        """A sequence that goes on from what `branch` has in common with `tokens`."""
+        """A sequence that goes on from what `branch` has in common with `tokens`.
+
+        With recurrent state it goes on from the last snapshot within.
+        """
         pairs = zip(branch.tokens[: branch.computed], tokens, strict=False)
         shared = next(i for i, (a, b) in enumerate(pairs) if a != b)
-        return Branch(name, tokens, branch.table[:shared], shared)
+        if not self._recurrent:
+            return Branch(name, tokens, branch.table[:shared], shared)
+        cut = max(at for at in branch.states if at <= shared)
+        return Branch(name, tokens, branch.table[:cut], cut, {cut: branch.states[cut]})
 
     def _row(self, branch: Branch, count: int, slots: int) -> Row:
         start, end = branch.computed, branch.computed + count
         while len(branch.table) < start + slots:
             branch.table.append(self._free.pop(0))
+        state = None
+        if self._recurrent:
+            state = branch.states[start], self._free_states.pop(0)
+            branch.states[start + slots] = state[1]
         return Row(
             id=branch.name,
             tokens=tuple(branch.tokens[start:end]),
@@ -105,6 +127,7 @@ class Check:
             sample=True,
             params=EVERYTHING,
             targets=tuple(branch.tokens[start + 1 : end]),
+            state=state,
         )
 
     def _keep(self, branch: Branch, count: int, result: StepResult) -> None:
@@ -131,9 +154,10 @@ def check(adapter: Adapter) -> None:
 
     a, b, c = Branch("a", long), Branch("b", mid), Branch("c", one)
     run.extend((a, 16))
-    run.extend((a, 21), (b, 5))
+    run.extend((a, draw.randint(1, SHARED - 16)))
+    run.extend((a, 37 - a.computed), (b, 5))
     d = run.fork(a, "d", twin)
-    run.extend((a, 3), (b, 11), (c, 1), (d, 6))
+    run.extend((a, 3), (b, 11), (c, 1), (d, SHARED + 6 - d.computed))
     for branch in (a, b, c, d):
         branch.tokens += draw.choices(range(VOCABULARY), k=branch.computed + 1 - len(branch.tokens))
     decode([a, b, c, d], STEPS)
@@ -189,22 +213,52 @@ def uncompiled() -> Iterator[None]:
         mx.enable_compile()
 
 
+class Verdict(NamedTuple):
+    """How one configuration of an architecture runs.
+
+    Attributes:
+        reason: why it does not run ragged; "" if it does.
+        refused: True if the adapter itself finds out, so that other configurations may run better.
+    """
+
+    path: Literal["ragged", "dense", "unsupported"]
+    reason: str = ""
+    refused: bool = False
+
+
+_PATHS = ("ragged", "dense", "unsupported")
+"""The best path first."""
+
+
 @uncompiled()
 def verdict(architecture: str) -> dict[str, str]:
-    """An entry of `architectures.json`: the best path on which every variant is right."""
+    """Make an entry of `architectures.json`: the worst over the architecture's configurations.
+
+    Configurations that the adapter refuses by itself are named in the reason instead.
+    """
     if architecture in WITHOUT_TOY:
         return {"path": "unsupported", "reason": WITHOUT_TOY[architecture]}
-    models = [toy_model(architecture, config) for config in toy_configs(architecture)]
-    detours = [why_not_ragged(model) for model in models]
-    fault = next(filter(None, detours), None)
-    if not all(detours):
-        fault = fault_of(models, "ragged")
-        if fault is None:
-            return {"path": "ragged"}
-    dense_fault = fault_of(models, "dense")
-    if dense_fault is None:
-        return {"path": "dense", "reason": str(fault)}
-    return {"path": "unsupported", "reason": dense_fault}
+    found = [verdict_on(toy_model(architecture, config)) for config in toy_configs(architecture)]
+    if architecture in ON_METAL and all(v.path == "ragged" for v in found):
+        return {"path": "ragged", "reason": ON_METAL[architecture], "needs": "a GPU"}
+    others = [v for v in found if not v.refused] or found
+    worst = max(others, key=lambda v: _PATHS.index(v.path))
+    refused = next((v for v in found if v.refused and v.path != worst.path), None)
+    if refused is not None:
+        reason = f"{refused.path} in some configurations: {refused.reason}"
+        return {"path": worst.path, "reason": reason}
+    return {"path": worst.path} | ({"reason": worst.reason} if worst.reason else {})
+
+
+def verdict_on(model: nn.Module) -> Verdict:
+    """Find the best path on which a model is right."""
+    reason = why_not_ragged(model)
+    refused = reason is not None
+    reason = reason or fault_of(model, "ragged")
+    if reason is None:
+        return Verdict("ragged")
+    path: Any = "unsupported" if fault_of(model, "dense") else "dense"
+    return Verdict(path, reason, refused)
 
 
 def why_not_ragged(model: nn.Module) -> str | None:
@@ -216,15 +270,14 @@ def why_not_ragged(model: nn.Module) -> str | None:
     return None
 
 
-def fault_of(models: Sequence[nn.Module], path: RunPath) -> str | None:
-    """Say what goes wrong on this path; None if every model is right."""
-    for model in models:
-        try:
-            check(open_adapter(model, path))
-        except UnsupportedModelError as e:
-            return str(e)
-        except Mismatch as e:
-            return str(e.args[0])
-        except Exception as e:  # whatever an architecture may raise is a verdict on it
-            return f"{type(e).__name__}: {e}".splitlines()[0]
+def fault_of(model: nn.Module, path: RunPath) -> str | None:
+    """Say what goes wrong on this path; None if the model is right."""
+    try:
+        check(open_adapter(model, path))
+    except UnsupportedModelError as e:
+        return str(e)
+    except Mismatch as e:
+        return str(e.args[0])
+    except Exception as e:  # whatever an architecture may raise is a verdict on it
+        return f"{type(e).__name__}: {e}".splitlines()[0]
     return None

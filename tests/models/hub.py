@@ -93,15 +93,17 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     ]
                 )
             found = re.fullmatch(rf"/{REPO}/resolve/\w+/(.+)", path)
-            if found is None or found[1] not in hub.files:
-                return self._json({"error": "Repository not found"}, 404)
+            if found is None:
+                return self._json({"error": "Repository not found"}, 404, "RepoNotFound")
+            if found[1] not in hub.files:
+                return self._json({"error": "Entry not found"}, 404, "EntryNotFound")
             return self._file(found[1], hub.files[found[1]], body)
 
-        def _json(self, value: Any, status: int = 200) -> None:
+        def _json(self, value: Any, status: int = 200, fault: str | None = None) -> None:
             content = json.dumps(value).encode()
             self.send_response(status)
-            if status == 404:
-                self.send_header("X-Error-Code", "RepoNotFound")
+            if fault is not None:
+                self.send_header("X-Error-Code", fault)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             if self.command == "GET":

@@ -1,5 +1,6 @@
 """The adapter: what the check of an architecture rests on, and that the check can fail."""
 
+# mypy: allow-subclassing-any
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -7,10 +8,12 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from mlx_lm.models import llama
 
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.metal_kernels.pool import AttentionOptions
+from sgl_mlx.models import own_attention
 from sgl_mlx.models.adapter import Adapter, LayerShape
 from sgl_mlx.models.layer_cache import DenseCache, LayerCache, Window
 from sgl_mlx.runtime.attention.select import AttentionPaths
@@ -20,6 +23,9 @@ from sgl_mlx.runtime.scheduler.plan import Row
 from tests.models.conformance import Mismatch, check, reference
 from tests.models.toy import toy_config, toy_model
 from tests.models.toy_configs import VOCABULARY, WINDOW
+
+REPLACED = ["stablelm", "plamo", "plamo2", "afm7", "gpt_bigcode", "gear", "llama4"]
+REPLACED += ["baichuan_m1", "recurrent_gemma"]
 
 
 def toy(architecture: str, variant: int = 0) -> Any:
@@ -63,7 +69,11 @@ def test_the_check_passes_with_every_argument_in_place(monkeypatch: pytest.Monke
 def test_the_check_notices_tokens_at_wrong_positions() -> None:
     adapter = Adapter(toy("llama"))
     forward = adapter.forward
-    adapter.forward = lambda tokens, positions, *rest: forward(tokens, positions * 0, *rest)  # type: ignore[method-assign]
+
+    def at_the_start(tokens: mx.array, positions: mx.array, *rest: Any, **named: Any) -> mx.array:
+        return forward(tokens, positions * 0, *rest, **named)
+
+    adapter.forward = at_the_start  # type: ignore[method-assign]
     with pytest.raises(Mismatch):
         check(adapter)
 
@@ -119,24 +129,63 @@ def test_dense_logits_are_those_of_the_rows_asked_for() -> None:
     assert mx.allclose(some, every[mx.array([4, 1])], atol=1e-5)
 
 
+def test_a_base_of_positions_that_depends_on_the_length_is_refused_on_the_ragged_path() -> None:
+    config = toy_config("llama") | {"rope_scaling": {"type": "dynamic", "factor": 2.0}}
+    with pytest.raises(UnsupportedModelError, match="from one position"):
+        Adapter(toy_model("llama", config))
+
+
 @pytest.mark.parametrize(
     ("architecture", "why"),
     [
-        ("deepseek_v3", "other keys than the cache holds"),
-        ("gpt_bigcode", "another kind of cache"),
+        ("stablelm", "other keys than the cache holds"),
+        ("plamo2", "does not attend through its cache"),
+        ("llama4", "reads 'maybe_trim_front' of its cache"),
     ],
 )
-def test_attention_that_goes_its_own_way_is_refused_on_the_ragged_path(
-    architecture: str, why: str
+def test_attention_that_goes_its_own_way_needs_a_subclass_of_ours(
+    architecture: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(own_attention, "_REPLACEMENTS", {})
     with pytest.raises(UnsupportedModelError, match=why):
         Adapter(toy(architecture))
 
 
-@pytest.mark.parametrize("ragged", [True, False])
-def test_state_that_is_not_keys_and_values_is_refused_by_name(ragged: bool) -> None:
-    with pytest.raises(UnsupportedModelError, match="ArraysCache state"):
-        Adapter(toy("mamba"), ragged)
+class DerivedKeys(llama.Attention):
+    """Attention over keys that are made from those stored."""
+
+    def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
+        store = cache.update_and_fetch
+        cache.update_and_fetch = lambda keys, values: (2 * store(keys, values)[0], values)
+        return super().__call__(x, mask, cache)
+
+
+def test_attention_over_other_keys_is_refused_on_the_ragged_path() -> None:
+    model = toy("llama")
+    model.layers[1].self_attn.__class__ = DerivedKeys
+    with pytest.raises(UnsupportedModelError, match="other keys than the cache holds"):
+        Adapter(model)
+
+
+def test_a_mask_of_its_own_is_refused_on_the_ragged_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LayerCache, "make_mask", lambda *_, **__: mx.array(True))
+    with pytest.raises(UnsupportedModelError, match="a mask of its own"):
+        Adapter(toy("llama"))
+
+
+def test_the_check_notices_a_chunk_that_is_not_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_attention._Chunks, "marked", lambda self, q, k, *rest: (q, k))
+    with pytest.raises(Mismatch, match="differ from mlx-lm"):
+        check(Adapter(toy("llama4")))
+
+
+@pytest.mark.parametrize("architecture", REPLACED)
+def test_replaced_modules_still_run_as_mlx_lm_does(architecture: str) -> None:
+    plain, tokens = toy(architecture), [[3, 1, 4, 1, 5], [9], [2, 6]]
+    before = reference(plain, tokens)
+    adapted = toy(architecture)
+    Adapter(adapted)
+    assert mx.array_equal(reference(adapted, tokens), before)
 
 
 def test_any_number_of_adapters_share_one_model() -> None:

@@ -12,12 +12,19 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.models.rope_utils import Llama3RoPE
+from mlx_lm.models.switch_layers import SwitchLinear
 
 from sgl_mlx.models.build import cast
-from sgl_mlx.models.cpu_layers import PackedEmbedding, PackedLinear, can_pack, use_kernels
+from sgl_mlx.models.cpu_layers import use_kernels
 from sgl_mlx.models.loader import load
+from sgl_mlx.models.packed_layers import (
+    PackedEmbedding,
+    PackedLinear,
+    PackedSwitchLinear,
+    dequantize_others,
+)
 from tests.models.conftest import LLAMA, write_folder
-from tests.models.toy import toy_model
+from tests.models.toy import toy_config, toy_model
 
 TOKENS = mx.array([[5, 6, 7, 8, 9, 10, 11]])
 LLAMA3 = {
@@ -92,9 +99,28 @@ def test_other_types_than_float32_fall_back(cpu_kernels: ModuleType) -> None:
     assert mx.array_equal(model(TOKENS), before)
 
 
-def test_widths_that_do_not_divide_into_groups_of_32_are_not_packed() -> None:
-    assert can_pack(quantized(bits=4))
-    assert not can_pack(quantized(bits=3))
+def test_only_layers_that_no_kernel_multiplies_are_dequantized(cpu_kernels: ModuleType) -> None:
+    """A model of experts, some of whose layers have 3 bits, or widths that groups do not divide."""
+    model = toy_model("mixtral", {**toy_config("mixtral"), "hidden_size": 64})
+    nn.quantize(
+        model,
+        class_predicate=lambda name, m: (
+            hasattr(m, "to_quantized")
+            and m.weight.shape[-1] % 32 == 0
+            and {"group_size": 32, "bits": 3 if "up_proj" in name or "q_proj" in name else 4}
+        ),
+    )
+    model.set_dtype(mx.float32)
+    want = model(TOKENS)
+    dequantize_others(model)
+    use_kernels(model, cpu_kernels)
+    layer = model.model.layers[1]
+    experts = layer.block_sparse_moe.switch_mlp
+    assert type(experts.gate_proj) is PackedSwitchLinear
+    assert type(experts.up_proj) is SwitchLinear
+    assert type(layer.self_attn.q_proj) is nn.Linear
+    assert type(layer.self_attn.k_proj) is PackedLinear
+    np.testing.assert_allclose(np.array(model(TOKENS)), np.array(want), atol=2e-5)
 
 
 def test_a_folder_stays_quantized_unless_a_dtype_is_asked_for(

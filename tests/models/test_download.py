@@ -148,6 +148,27 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_fetched(
     assert hub.ranges == []
 
 
+def test_a_model_that_cannot_run_is_refused_before_its_weights_are_fetched(
+    hub: Hub, tmp_path: Path
+) -> None:
+    hub.files = {**hub.files, "config.json": b'{"model_type": "deepseek_v41"}'}
+    done = sgl(hub, tmp_path / "home", *PULL)
+    told = " ".join(done.stderr.split())
+    assert done.returncode != 0
+    assert f"{REPO} was not downloaded: architecture 'deepseek_v41' does not run here" in told
+    assert "mlx_lm.generate" in told
+    assert "downloading" not in told
+    assert hub.ranges == []
+
+
+def test_a_repository_without_a_configuration_is_said_to_be_no_model(
+    hub: Hub, tmp_path: Path
+) -> None:
+    hub.files = {name: content for name, content in hub.files.items() if name != "config.json"}
+    done = sgl(hub, tmp_path / "home", "models", "info", REPO)
+    assert "has no config.json" in " ".join(done.stderr.split())
+
+
 def test_a_repository_that_is_not_there_is_said(hub: Hub, tmp_path: Path) -> None:
     done = sgl(hub, tmp_path / "home", "models", "pull", "org/other")
     assert done.returncode == 1

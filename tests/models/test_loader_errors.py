@@ -127,8 +127,8 @@ def test_a_broken_folder_is_refused_by_name(folder: Path, case: str) -> None:
 def test_an_architecture_that_cannot_run_is_refused_before_any_weight_is_looked_for(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba2"}))
-    with pytest.raises(UnsupportedModelError, match=r"'mamba2'.*--architectures"):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "deepseek_v41"}))
+    with pytest.raises(UnsupportedModelError, match=r"'deepseek_v41'.*--architectures"):
         load(tmp_path)
 
 

@@ -12,10 +12,16 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm.models
 from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.models.bitlinear_layers import BitLinear
 
+from tests.models.recurrent_configs import RECURRENT
 from tests.models.toy_configs import NO_MODELS, SIZES, VARIANTS, Config
 
-_NESTED = {"gemma3n": "TextConfig", **dict.fromkeys(["llama4", "minimax_m3_vl"], "TextArgs")}
+_NESTED = {
+    "gemma3n": "TextConfig",
+    "qwen3_5": "TextModelArgs",
+    **dict.fromkeys(["kimi_k3", "llama4", "minimax_m3_vl"], "TextArgs"),
+}
 """Architectures whose text configuration is another class than `ModelArgs`."""
 
 
@@ -27,7 +33,7 @@ def architectures() -> list[str]:
 
 def toy_configs(architecture: str) -> list[Config]:
     """The configurations an architecture is checked with."""
-    variants = VARIANTS.get(architecture, [{}])
+    variants = (VARIANTS | RECURRENT).get(architecture, [{}])
     return [_filled(architecture, "ModelArgs", variant) for variant in variants]
 
 
@@ -68,6 +74,7 @@ def toy_model(architecture: str, config: Config) -> nn.Module:
     tokens are well apart.
     """
     module = importlib.import_module(f"mlx_lm.models.{architecture}")
+    mx.random.seed(7)  # some recurrent layers draw their decay when they are made
     model: nn.Module = module.Model(module.ModelArgs.from_dict(config))
     key = mx.random.key(7)
     weights = []
@@ -75,12 +82,27 @@ def toy_model(architecture: str, config: Config) -> nn.Module:
         key, own = mx.random.split(key)
         weights.append((name, _random(parameter, own)))
     model.update(tree_unflatten(weights))
+    for layer in model.modules():
+        if type(layer) is BitLinear:
+            layer.__class__ = PlainBitLinear
     model.eval()
     mx.eval(model.parameters())
     return model
 
 
+class PlainBitLinear(BitLinear):  # type: ignore[misc]
+    """bitnet's layer in plain MLX. A byte holds a weight of each quarter of the rows."""
+
+    def execute_matmul_kernel(self, x: mx.array, packed_weights: mx.array) -> mx.array:
+        quarters = [(packed_weights >> shift) & 3 for shift in (0, 2, 4, 6)]
+        weights = mx.concatenate(quarters).astype(x.dtype) - 1
+        scale = 1 / self.weight_scale if self.invert_weight_scales else self.weight_scale
+        return x @ weights.T * scale
+
+
 def _random(parameter: mx.array, key: mx.array) -> mx.array:
+    if parameter.dtype in (mx.uint8, mx.uint32):  # packed weights
+        return mx.random.randint(0, 2**31, parameter.shape, key=key).astype(parameter.dtype)
     if not mx.issubdtype(parameter.dtype, mx.floating):
         return parameter
     noise = mx.random.normal(parameter.shape, key=key)

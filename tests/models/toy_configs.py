@@ -1,8 +1,9 @@
 """Configurations of toy size for the architectures of mlx-lm, as tables.
 
 A configuration is filled field by field from `SIZES`, by the field's name, then from the
-architecture's entry in `VARIANTS`; anything else keeps its default. Windows, scalings and sinks are
-switched on and small, so that the lengths used in the checks go well beyond them.
+architecture's entry in `VARIANTS` (`RECURRENT` for those of `recurrent_configs`); anything else
+keeps its default. Windows, scalings and sinks are switched on and small, so that the lengths used
+in the checks go well beyond them.
 """
 
 from __future__ import annotations
@@ -167,7 +168,7 @@ VARIANTS: dict[str, list[Config]] = {
         MLA | DENSE_FIRST | {"topk_method": "greedy", "q_lora_rank": None, "rope_scaling": YARN},
     ],
     "deepseek_v3": [MLA | DENSE_FIRST, MLA | DENSE_FIRST | {"rope_scaling": YARN}],
-    "deepseek_v32": [INDEXED | DENSE_FIRST],
+    "deepseek_v32": [INDEXED | DENSE_FIRST | {"index_topk": 24}, INDEXED | DENSE_FIRST],
     "ernie4_5_moe": [{"moe_layer_start_index": 1, "moe_layer_end_index": 3}],
     "exaone4": [{"sliding_window_pattern": "LG", "rope_scaling": LLAMA3}],
     "exaone_moe": [{"is_moe_layer": [False, True, True, True]}],
@@ -186,7 +187,6 @@ VARIANTS: dict[str, list[Config]] = {
     "gpt_bigcode": [{"multi_query": True, "num_key_value_heads": 1}],
     "gpt2": [{"num_key_value_heads": 4}],
     "gpt_neox": [{"num_key_value_heads": 4}],
-    "granitemoehybrid": [{"layer_types": ["attention"] * LAYERS}],  # as Granite 4 Micro has them
     "hunyuan": [
         {"rope_scaling": {"type": "dynamic", "alpha": 2.0, "factor": 1.0}, **CLA},
         {"rope_scaling": {"type": "dynamic", "alpha": 2.0, "factor": 1.0}, **CLA, "use_cla": False},
@@ -213,7 +213,7 @@ VARIANTS: dict[str, list[Config]] = {
     ],
     "llama4_text": [{"no_rope_layers": [1, 1, 1, 0], "use_qk_norm": True}],
     "longcat_flash": [LONGCAT],
-    "mamba": [{"state_size": 4, "conv_kernel": 2, "time_step_rank": 4}],
+    "longcat_flash_ngram": [LONGCAT | {"emb_split_num": 2, "ngram_vocab_size_ratio": 2}],
     "minicpm3": [MLA | {"rope_scaling": LONGROPE}],
     "mimo_v2_flash": [
         {
@@ -286,16 +286,11 @@ VARIANTS: dict[str, list[Config]] = {
 `text_config` is itself filled from the tables, for the arguments that `arch` has.
 """
 
-STATE = "its layers keep recurrent state, which has no token-wise prefix to share"
-METAL = "it runs on Metal kernels alone, where it has not been checked"
+ON_METAL = {"bitnet": "on a GPU only; checked with its Metal kernel replaced by plain MLX"}
+"""Architectures that mlx-lm computes by Metal kernels alone, and how they are checked without."""
+
 WITHOUT_TOY = {
-    **dict.fromkeys(["bailing_hybrid", "bailing_moe_linear", "bailing_moe_v3"], STATE),
-    **dict.fromkeys(["baichuan_m1", "falcon_h1", "gear", "jamba", "kimi_k3"], STATE),
-    **dict.fromkeys(["kimi_linear", "lfm2", "lfm2-vl", "lfm2_moe", "longcat_flash_ngram"], STATE),
-    **dict.fromkeys(["mamba2", "nemotron_h", "olmo_hybrid", "plamo2"], STATE),
-    **dict.fromkeys(["prism_hadamard_qwen35", "qwen3_5", "qwen3_5_moe", "qwen3_next"], STATE),
-    **dict.fromkeys(["recurrent_gemma", "rwkv7"], STATE),
-    **dict.fromkeys(["bitnet", "muse_spark"], METAL),
+    "muse_spark": "mlx-lm computes it by Metal kernels alone, and the check runs on a CPU",
     "olmo": "mlx-lm needs the package ai2-olmo for it",
     "phi3small": "mlx-lm's own block-sparse attention crashes on the CPU, where all is checked",
 }

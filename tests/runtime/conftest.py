@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
@@ -14,7 +15,9 @@ from mlx.utils import tree_flatten
 from sgl_mlx.runtime.engine import Engine
 from tests.models.conftest import LLAMA, write_folder
 from tests.models.toy import toy_model
-from tests.runtime.llava import Folders, Open, write_llava
+from tests.runtime.hybrids import Open, open_hybrid
+from tests.runtime.llava import Folders, write_llava
+from tests.runtime.llava import Open as OpenLlava
 
 MakeEngine = Callable[..., Engine]
 
@@ -61,6 +64,25 @@ def smollm2() -> Iterator[Engine]:
         yield engine
 
 
+@pytest.fixture
+def open_toy(toy: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
+    """`open_toy(architecture, **options)` opens a toy with recurrent layers (`hybrids`).
+
+    Nothing is compiled meanwhile: on the CPU, `mx.compile` calls a C++ compiler for every shape.
+    """
+    engines: list[Engine] = []
+
+    def make(architecture: str, **options: Any) -> Engine:
+        engines.append(open_hybrid(architecture, toy.tokenizer, monkeypatch, **options))
+        return engines[-1]
+
+    mx.disable_compile()
+    yield make
+    for engine in engines:
+        engine.shutdown()
+    mx.enable_compile()
+
+
 @pytest.fixture(scope="session")
 def llava_folder(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     """A toy LLaVA's folder by its golden's name."""
@@ -69,7 +91,7 @@ def llava_folder(tmp_path_factory: pytest.TempPathFactory) -> Folders:
 
 
 @pytest.fixture
-def open_llava(llava_folder: Folders) -> Iterator[Open]:
+def open_llava(llava_folder: Folders) -> Iterator[OpenLlava]:
     """`open_llava(name="llava", **options)`; shut down in the end."""
     engines: list[Engine] = []
 

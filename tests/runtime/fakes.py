@@ -27,6 +27,7 @@ from sgl_mlx.runtime.scheduler.plan import (
 )
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
+from sgl_mlx.runtime.speculation.verify import accept
 from tests.runtime.truth import (
     NO_FORK,
     Context,
@@ -75,6 +76,9 @@ class FakeStore:
 
     def has(self, key: str) -> bool:
         return key in self.blocks
+
+    def keys(self) -> set[str]:
+        return set(self.blocks)
 
     def read(self, keys: Seq[str]) -> FakeReading:
         reading = FakeReading(next(self._ids), self, keys)
@@ -196,10 +200,30 @@ class FakeRunner:
             assert len(row.slots) == len(row.tokens)
             truth = self._feed(row)
             start = row.position - truth.origin
-            for i, slot in enumerate(row.slots):
+            decided = len(row.tokens) - row.drafted
+            for i, slot in enumerate(row.slots[:decided]):
                 self.memory[slot] = truth.context.keys[truth.base_length + start + i]
-            self._score(row, truth, start, result)
+            if row.drafted:
+                self._verify(row, truth, decided, result)
+            else:
+                self._score(row, truth, start, result)
         return result
+
+    def _verify(self, row: Row, truth: Truth, decided: int, result: StepResult) -> None:
+        assert row.sample
+        assert not row.targets
+        keys = truth.context.keys[: len(row.prefix) + decided]
+        context = Context(self.sequences[row.id].namespace, keys)
+        seen = [context.digests[-1]]
+        for i in range(decided, len(row.tokens)):
+            kv = context.feed(row.tokens[i], row.position + i)
+            self.memory[row.slots[i]] = kv
+            seen.append(context.digests[-1])
+        tokens = accept(row, tuple(map(next_token, seen)))
+        result.tokens[row.id] = tokens
+        if row.params.return_logprob:
+            found = tuple(score(d, t) for d, t in zip(seen, tokens, strict=False))
+            result.token_scores[row.id] = Scores(found)
 
     def _score(self, row: Row, truth: Truth, start: int, result: StepResult) -> None:
         digests = [truth.digest(start + i + 1) for i in range(len(row.tokens))]
@@ -309,7 +333,9 @@ class FakeRunner:
             start = len(row.prefix) - truth.base_length
             assert [self.memory.get(slot) for slot in row.prefix] == needed, row
             assert row.position == truth.origin + start
-            assert row.tokens == tuple(s.tokens[start : start + len(row.tokens)])
+            decided = row.tokens[: len(row.tokens) - row.drafted]
+            assert decided == tuple(s.tokens[start : start + len(decided)])
+            assert not row.drafted or start + len(decided) == len(s.tokens)
             positions = row.prefix_positions
             if positions is None:
                 positions = tuple(range(len(row.prefix)))

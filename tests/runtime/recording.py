@@ -14,6 +14,7 @@ from sgl_mlx.runtime.scheduler.plan import (
     Decode,
     Extend,
     Lookup,
+    Place,
     Plan,
     RunnerStats,
     Shown,
@@ -27,7 +28,7 @@ class Recording:
     """The plans and results of a runner, as text, and all it looked up meanwhile."""
 
     steps: list[tuple[str, str]] = field(default_factory=list)
-    masks: list[Mapping[str, bytes]] = field(default_factory=list)
+    masks: list[Mapping[Place, bytes]] = field(default_factory=list)
     images: dict[str, Shown] = field(default_factory=dict)
 
     def open(
@@ -36,7 +37,7 @@ class Recording:
         """`open_model` with a recording runner."""
         model = open_model(config, on_read, loaded)
         assert isinstance(model.runner, ModelRunner)
-        model.runner.lookup = RecordingLookup(model.scheduler, self)
+        model.runner.lookup = RecordingLookup(model.scheduler.lookup, self)
         return replace(model, runner=RecordingRunner(model.runner, self))
 
     def replay(self, runner: ModelRunner) -> int:
@@ -80,8 +81,8 @@ class RecordingLookup:
     def __init__(self, lookup: Lookup, recording: Recording) -> None:
         self._lookup, self._recording = lookup, recording
 
-    def masks(self, constraints: Collection[str]) -> Mapping[str, bytes]:
-        self._recording.masks.append(self._lookup.masks(constraints))
+    def masks(self, places: Collection[Place]) -> Mapping[Place, bytes]:
+        self._recording.masks.append(self._lookup.masks(places))
         return self._recording.masks[-1]
 
     def image(self, picture: str) -> Shown:
@@ -94,9 +95,9 @@ class Replies:
     def __init__(self, recording: Recording) -> None:
         self._masks, self._images = iter(recording.masks), recording.images
 
-    def masks(self, constraints: Collection[str]) -> Mapping[str, bytes]:
+    def masks(self, places: Collection[Place]) -> Mapping[Place, bytes]:
         masks = next(self._masks)
-        assert set(masks) <= set(constraints)
+        assert set(masks) <= set(places)
         return masks
 
     def image(self, picture: str) -> Shown:

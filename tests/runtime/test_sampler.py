@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.runtime.sampler import Sampler, score
-from sgl_mlx.runtime.scheduler.plan import Row
+from sgl_mlx.runtime.scheduler.plan import Place, Row
 
 PROBABILITIES = np.array([0.4, 0.25, 0.15, 0.1, 0.06, 0.04])
 LOGITS = np.log(PROBABILITIES)
@@ -227,9 +227,9 @@ class Table:
         self._masks = {n: bytes([sum(1 << t for t in tokens)]) for n, tokens in allowed.items()}
         self.asked: list[set[str]] = []
 
-    def masks(self, constraints: Collection[str]) -> dict[str, bytes]:
-        self.asked.append(set(constraints))
-        return {name: mask for name, mask in self._masks.items() if name in constraints}
+    def masks(self, places: Collection[Place]) -> dict[Place, bytes]:
+        self.asked.append({name for name, _ in places})
+        return {(name, at): self._masks[name] for name, at in places if name in self._masks}
 
     def image(self, picture: str) -> Any:
         raise AssertionError("no picture was named")

@@ -49,6 +49,17 @@ def test_a_broken_body_is_a_client_error_with_a_message(
     assert client.get(f"{url}/health").status_code == 200
 
 
+@pytest.mark.parametrize("text", [r"\ud800", r"x\udc00", r"\ud83d\u0041", r"\ud83dx"])
+@pytest.mark.parametrize("where", ['{"prompt": "%s"}', '{"%s": 1}', '{"o": [["%s"]]}'])
+def test_half_a_character_is_named(
+    script: Script, client: httpx.Client, text: str, where: str
+) -> None:
+    _, url = script()
+    answer = client.post(f"{url}/v1/completions", content=(where % text).encode())
+    assert answer.status_code == 400
+    assert "half a character (the lone surrogate U+D" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_over_the_limit_is_413(script: Script, client: httpx.Client, chunked: bool) -> None:
     _, url = script(limits=Limits(max_body_bytes=30_000_000))

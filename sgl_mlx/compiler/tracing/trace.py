@@ -16,6 +16,7 @@ from functools import partial
 from types import FunctionType
 from typing import Any
 
+from sgl_mlx import bounds
 from sgl_mlx.compiler.graph.graph import Graph, Parameter
 from sgl_mlx.compiler.graph.nodes import Break, Line
 from sgl_mlx.compiler.graph.values import NONE, Argument, Element, StateOf, Texts, Value
@@ -158,4 +159,4 @@ def default_of(program: Program, name: str) -> Any:
 def _plain(value: Any) -> Any:
     if value is ...:
         return None
-    return value if is_json(value) else repr(value)
+    return value if is_json(value) else bounds.shown(value)

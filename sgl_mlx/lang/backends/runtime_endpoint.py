@@ -13,6 +13,7 @@ from functools import cached_property
 from http.client import HTTPException
 from typing import Any
 
+from sgl_mlx import bounds
 from sgl_mlx.core import (
     ChoiceScore,
     ChoiceScores,
@@ -46,11 +47,14 @@ class RuntimeEndpoint:
     takes one round trip, and pictures, grammars, gaps and parallel branches work anywhere.
 
     Args:
-        base_url: the server's address, such as `http://localhost:30000`.
+        base_url: the server's address, such as `http://localhost:30000`; without a scheme, http.
         api_key: a key to send as bearer token.
         verify: the path of a file of trusted certificates, or False to trust any certificate.
         chat_template_name: a name for `get_chat_template`. None takes the model's own template if
             the server tells it, as this project's does, else one that fits the model's path.
+
+    Raises:
+        BackendError: `base_url` is no text.
     """
 
     def __init__(
@@ -60,7 +64,8 @@ class RuntimeEndpoint:
         verify: str | bool | None = None,
         chat_template_name: str | None = None,
     ) -> None:
-        self.base_url = base_url.rstrip("/")
+        address = bounds.filled_text("base_url", base_url, BackendError)
+        self.base_url = (address if "://" in address else f"http://{address}").rstrip("/")
         self._headers = {"Content-Type": "application/json"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"

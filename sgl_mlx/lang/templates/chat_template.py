@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from sgl_mlx import bounds
 from sgl_mlx.errors import ProgramError, TokenizerError
 from sgl_mlx.lang.backend import Backend
 from sgl_mlx.lang.templates.derived_template import DerivedTemplate
@@ -49,9 +50,9 @@ def get_chat_template(name: str) -> ChatTemplate:
     Raises:
         ProgramError: for an unknown name; the message lists the known names.
     """
-    if name not in chat_template_registry:
+    if not isinstance(name, str) or name not in chat_template_registry:
         known = ", ".join(chat_template_registry)
-        raise ProgramError(f"unknown chat template {name!r}; there are {known}")
+        raise ProgramError(f"unknown chat template {bounds.shown(name)}; there are {known}")
     return chat_template_registry[name]
 
 

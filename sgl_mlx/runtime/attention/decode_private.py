@@ -56,7 +56,10 @@ class PrivateBatch:
         self._masks: dict[tuple[int | None, mx.Dtype], tuple[int, mx.array | None]] = {}
         index = self._index()
         self.keys = {i: _buffer(pool.keys[i], index, len(members), width) for i in layers}
-        self.values = {i: _buffer(pool.values[i], index, len(members), width) for i in layers}
+        shapes = {i: pool.layers[i] for i in layers}
+        self._in_keys = {i: x.value_dim for i, x in shapes.items() if x.values_in_keys}
+        beside = [i for i in layers if i not in self._in_keys]
+        self.values = {i: _buffer(pool.values[i], index, len(members), width) for i in beside}
 
     def go_on(self, width: int) -> None:
         """Begin another epoch: make room for `width` more steps, or more if buffers grow."""
@@ -81,7 +84,8 @@ class PrivateBatch:
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
         """Write one token of every row `(all rows, kv_heads, dim)` to the newest column."""
         self.keys[layer][:, :, self.columns - 1] = self.pick(keys)
-        self.values[layer][:, :, self.columns - 1] = self.pick(values)
+        if layer in self.values:
+            self.values[layer][:, :, self.columns - 1] = self.pick(values)
 
     def fuses(self, heads: int) -> bool:
         """True if MLX's fused attention is faster than `attend`: on a GPU, or for little work."""
@@ -98,7 +102,7 @@ class PrivateBatch:
             `(members, heads, dim)`.
         """
         q = self.pick(queries)
-        keys, values, bias = self._seen(layer, options.window, q.dtype)
+        keys, values, bias = self.seen(layer, options.window, q.dtype)
         mask = None if bias is None else bias[:, None, None]
         return mx.fast.scaled_dot_product_attention(
             q[:, :, None], keys, values, scale=options.scale, mask=mask, sinks=options.sinks
@@ -114,7 +118,7 @@ class PrivateBatch:
             A partial `(kv_heads, members, group, …)`, as in `softmax`.
         """
         q = self.pick(queries)
-        keys, values, bias = self._seen(layer, options.window, q.dtype)
+        keys, values, bias = self.seen(layer, options.window, q.dtype)
         scores = at.soft_capped(q @ keys.swapaxes(-1, -2), options.softcap)
         if bias is not None:
             scores = scores + bias[:, None, None]
@@ -126,9 +130,9 @@ class PrivateBatch:
     def tail(self, layer: int, steps: int) -> tuple[mx.array, mx.array]:
         """Return the keys and values `(members * steps, kv_heads, dim)` of this epoch's steps."""
         columns = slice(self._first, self._first + steps)
-        taken = (x[layer][:, :, columns] for x in (self.keys, self.values))
+        taken = (x[:, :, columns] for x in self._both(layer))
         keys, values = (x.swapaxes(1, 2) for x in taken)
-        return keys.reshape(-1, *keys.shape[2:]), values.reshape(-1, *values.shape[2:])
+        return keys.flatten(0, 1), values.flatten(0, 1)
 
     def _index(self) -> SlotIndex | None:
         if self._prefix == 0:
@@ -139,7 +143,7 @@ class PrivateBatch:
         padded = (([0] * n, slots) for n, slots in zip(self._padding, own, strict=True))
         return SlotIndex(list(chain.from_iterable(chain.from_iterable(padded))))
 
-    def _seen(
+    def seen(
         self, layer: int, window: int | None, dtype: mx.Dtype
     ) -> tuple[mx.array, mx.array, mx.array | None]:
         """Slice keys and values to those that at least one row sees.
@@ -152,7 +156,14 @@ class PrivateBatch:
             self._masks[window, dtype] = self._mask(window, dtype)
         first, bias = self._masks[window, dtype]
         columns = slice(first, self.columns)
-        return self.keys[layer][:, :, columns], self.values[layer][:, :, columns], bias
+        keys, values = (x[:, :, columns] for x in self._both(layer))
+        return keys, values, bias
+
+    def _both(self, layer: int) -> tuple[mx.array, mx.array]:
+        keys = self.keys[layer]
+        if layer in self._in_keys:
+            return keys, keys[..., : self._in_keys[layer]]
+        return keys, self.values[layer]
 
     def _mask(self, window: int | None, dtype: mx.Dtype) -> tuple[int, mx.array | None]:
         if not self._counts:

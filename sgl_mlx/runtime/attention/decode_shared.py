@@ -41,7 +41,12 @@ class SharedBatch:
         slots = [slot for span in spans for slot in padded(span.slots, self._length, 0)]
         index = SlotIndex(slots)
         self._keys = {i: self._by_head(pool.keys[i], index) for i in layers}
-        self._values = {i: self._by_head(pool.values[i], index) for i in layers}
+        self._values = {
+            i: keys[..., : pool.layers[i].value_dim]
+            if pool.layers[i].values_in_keys
+            else self._by_head(pool.values[i], index)
+            for i, keys in self._keys.items()
+        }
         positions = [_positions(rows[span.first], span) for span in spans]
         self._key_positions = mx.array(
             [padded(p, self._length, NOWHERE) for p in positions], mx.int32
@@ -96,10 +101,10 @@ class SharedBatch:
 
 
 class _Members:
-    """The rows of each span in a batch.
+    """Which rows of a batch belong to each span.
 
-    `rows` lists them span by span, with the same number for each span. A span with fewer rows
-    repeats its first row.
+    `rows` holds their indices, span after span. Every span gets as many entries as the one with
+    most rows; a span with fewer repeats its first row.
     """
 
     def __init__(self, spans: Sequence[Span], count: int) -> None:

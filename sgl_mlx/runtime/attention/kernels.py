@@ -22,6 +22,7 @@ from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan, ExtendRow, Shared
 from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.metal_kernels.shapes import DTYPES, WIDTHS
 from sgl_mlx.metal_kernels.tested import TestedKernels
+from sgl_mlx.models.layer_cache import Attention
 from sgl_mlx.runtime.attention.decode import Epoch
 from sgl_mlx.runtime.attention.prefill import Chunks
 from sgl_mlx.runtime.attention.sdpa import SdpaChunks
@@ -30,6 +31,9 @@ from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.scheduler.plan import Row
 
 Kernels = TestedKernels | CpuAttention
+
+DecodeCall = Callable[[DecodeInputs], mx.array]
+"""Attention of one layer in every step of an epoch, prepared from the first step's inputs."""
 
 
 def pool_fits(pool: KVPool, kernels: Kernels) -> bool:
@@ -47,7 +51,7 @@ def rows_fit(rows: Sequence[Row]) -> bool:
     return all(row.prefix_positions is None for row in rows)
 
 
-class KernelEpoch:
+class KernelEpoch(Attention):
     """Decode epoch by our kernels, with the attributes and methods of `decode.Epoch`.
 
     `keys` and `values` hold the new tokens' KV: for each layer `(rows, width, kv_heads, dim)`.
@@ -88,7 +92,7 @@ class KernelEpoch:
         self._layers, self._open_plain = layers, plain
         self._plain: Epoch | None = None
         self._in_plain: set[int] = set()
-        self._taken: set[tuple[object, ...]] = set()
+        self._calls: dict[tuple[object, ...], DecodeCall] = {}
 
     def begin_step(self) -> mx.array:
         """Begin the next step; returns the positions `(rows,)` of its new tokens."""
@@ -109,16 +113,23 @@ class KernelEpoch:
 
         Returns `(rows, heads, value_dim)`.
         """
-        if self._plain is None or layer not in self._in_plain:
+        if layer not in self._in_plain:
             tail = self.keys[layer], self.values[layer], self.steps
             inputs = DecodeInputs(queries, *tail, self._pool.layer(layer), self._plan, options)
-            case = layer, queries.shape[1], options.window, options.softcap, options.sinks is None
-            if case in self._taken or (layer in self._layers and self._kernels.takes(inputs)):
-                self._taken.add(case)
-                return self._kernels.decode(inputs)
+            call = self._call(layer, inputs)
+            if call is not None:
+                return call(inputs)
             self._leave(layer)
         assert self._plain is not None
         return self._plain.attend(layer, queries, options)
+
+    def _call(self, layer: int, inputs: DecodeInputs) -> DecodeCall | None:
+        """Return the kernels' attention for all steps; None if the layer is for plain MLX."""
+        scale, window, softcap, sinks = inputs.options
+        case = layer, inputs.q.shape[1], scale, window, softcap, sinks is None
+        if case not in self._calls and layer in self._layers and self._kernels.takes(inputs):
+            self._calls[case] = self._kernels.decoder(inputs)
+        return self._calls.get(case)
 
     def _leave(self, layer: int) -> None:
         """Switch a layer to plain MLX for the whole epoch; call it in the first step."""

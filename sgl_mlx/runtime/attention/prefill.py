@@ -8,14 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Protocol
 
 import mlx.core as mx
 
 from sgl_mlx.metal_kernels.pool import AttentionOptions
+from sgl_mlx.models.adapter import LayerShape
 from sgl_mlx.runtime.attention import softmax as at
 from sgl_mlx.runtime.attention.spans import MIN_SHARED, Span, clipped, shared_spans
-from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
+from sgl_mlx.runtime.pool.kv import SlotIndex
 from sgl_mlx.runtime.scheduler.plan import Row
+
+
+class Gathers(Protocol):
+    """Keys and values by layer and slot; a `KVPool` is one."""
+
+    @property
+    def layers(self) -> Sequence[LayerShape]:
+        """Shape of each layer; attention of chunks reads the windows alone."""
+        ...
+
+    def gather(self, layer: int, index: SlotIndex) -> tuple[mx.array, mx.array]:
+        """Return one layer's keys and values at these slots, `(slots, heads, dim)`."""
+        ...
 
 
 class Chunks:
@@ -24,10 +39,18 @@ class Chunks:
     Args:
         rows: sorted by their prefix slots.
         min_shared: fewest keys of a shared prefix that is attended once for all its rows.
+        most_keys: most prefix keys that are gathered at once; None for any number.
     """
 
-    def __init__(self, pool: KVPool, rows: Sequence[Row], min_shared: int = MIN_SHARED) -> None:
+    def __init__(
+        self,
+        pool: Gathers,
+        rows: Sequence[Row],
+        min_shared: int = MIN_SHARED,
+        most_keys: int | None = None,
+    ) -> None:
         self._pool = pool
+        self._most_keys = most_keys
         starts = [0]
         for row in rows:
             starts.append(starts[-1] + len(row.tokens))
@@ -90,13 +113,17 @@ class Chunks:
         spans, private = shared_spans(rows, min_shared)
         spans += [Span(i, i + 1, n, rows[i].prefix[n:]) for i, n in enumerate(private)]
         seen = [clipped(span, rows, window) for span in spans]
-        stretches = [(s.first, s.last, s.start, s.start + len(s.slots)) for s in seen]
+        stretches = [
+            (s.first, s.last, start, min(start + step, s.start + len(s.slots)))
+            for s in seen
+            for step in [self._most_keys or max(len(s.slots), 1)]
+            for start in range(s.start, s.start + len(s.slots), step)
+        ]
         return [
             _PrefixPart(
                 rows[first:last], self._ranges[first][0], self._ranges[last - 1][1], start, end
             )
             for first, last, start, end in stretches
-            if start < end
         ]
 
 

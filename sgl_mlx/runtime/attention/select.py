@@ -13,6 +13,7 @@ from sgl_mlx.metal_kernels.shapes import WIDTHS
 from sgl_mlx.metal_kernels.tested import TestedKernels
 from sgl_mlx.models import cpu_math
 from sgl_mlx.models.adapter import LayerAttention, LayerShape
+from sgl_mlx.runtime.attention.chosen import ChosenEpoch
 from sgl_mlx.runtime.attention.decode import Epoch
 from sgl_mlx.runtime.attention.kernels import (
     KernelChunks,
@@ -21,6 +22,7 @@ from sgl_mlx.runtime.attention.kernels import (
     pool_fits,
     rows_fit,
 )
+from sgl_mlx.runtime.attention.latent import LatentChunks
 from sgl_mlx.runtime.attention.prefill import Chunks
 from sgl_mlx.runtime.attention.sdpa import SdpaChunks
 from sgl_mlx.runtime.attention.spans import MIN_SHARED, shared_spans
@@ -56,11 +58,14 @@ class AttentionPaths:
         self.kernels = kernels if kernels is not None and pool_fits(pool, kernels) else None
         self._cut_overs = cut_overs or CutOvers()
         self._cases = cases or {}
+        self._top_keys = min((x.top_keys for x in pool.layers if x.top_keys), default=None)
         self._softcap = next((x.softcap for x in pool.layers if x.softcap is not None), None)
 
     @property
     def copies(self) -> bool:
         """True if decoding several rows may copy their prefixes out of the pool."""
+        if self._top_keys is not None:
+            return True
         if isinstance(self.kernels, TestedKernels):
             return self._cut_overs.decode_from_rows > 1
         return self.kernels is None
@@ -76,13 +81,20 @@ class AttentionPaths:
                 plain MLX, its buffers are used again and it is returned.
         """
 
+        if self._top_keys is not None and any(
+            len(row.prefix) + width > self._top_keys for row in rows
+        ):
+            if isinstance(before, ChosenEpoch) and before.go_on(rows, width):
+                return before
+            return ChosenEpoch(self.pool, rows, width)
+
         def plain() -> Epoch:
             return Epoch(self.pool, rows, width, self._min_shared)
 
         layers = self._layers_of_kernels(rows, "decode")
         if self.kernels is not None and layers:
             return KernelEpoch(self.pool, rows, width, self.kernels, layers, self._cut_overs, plain)
-        if isinstance(before, Epoch) and before.go_on(rows, width):
+        if type(before) is Epoch and before.go_on(rows, width):
             return before
         return plain()
 
@@ -102,6 +114,10 @@ class AttentionPaths:
         if self.kernels is None or not layers:
             return plain()
         return KernelChunks(self.pool, rows, self.kernels, layers, plain)
+
+    def latent_chunks(self, rows: Sequence[Row]) -> LatentChunks:
+        """Make the attention of prefill chunks for layers that store entries of latents."""
+        return LatentChunks(self.pool, rows, self.chunks, self._min_shared)
 
     def _layers_of_kernels(
         self, rows: Sequence[Row], work: Literal["extend", "decode"]
@@ -154,7 +170,9 @@ def layer_cases(attentions: Sequence[LayerAttention], pool: KVPool) -> dict[int,
         shape = pool.layers[layer]
         if (shape.key_dim, shape.value_dim) in WIDTHS:
             cases.setdefault(layer, []).extend(
-                Case.of_pool(work, heads, pool.layer(layer), pool.dtype).with_options(options)
+                Case.of_pool(
+                    work, heads, pool.layer(layer), shape.value_dim, pool.dtype
+                ).with_options(options)
                 for work in KINDS
             )
     return cases

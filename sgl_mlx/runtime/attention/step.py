@@ -12,14 +12,17 @@ from functools import cached_property
 import mlx.core as mx
 
 from sgl_mlx.metal_kernels.pool import AttentionOptions
+from sgl_mlx.models.latents import LatentQueries
+from sgl_mlx.models.layer_cache import Attention
 from sgl_mlx.runtime.attention.kernels import KernelChunks
+from sgl_mlx.runtime.attention.latent import LatentChunks, LatentInputs
 from sgl_mlx.runtime.attention.prefill import Chunks
 from sgl_mlx.runtime.attention.sdpa import SdpaChunks
 from sgl_mlx.runtime.attention.select import AttentionPaths, DecodeEpoch
 from sgl_mlx.runtime.scheduler.plan import Row
 
 
-class ExtendStep:
+class ExtendStep(Attention):
     """Attention of the new tokens of all sequences (rows) in one step.
 
     Args:
@@ -32,7 +35,7 @@ class ExtendStep:
     """
 
     def __init__(self, paths: AttentionPaths, rows: Sequence[Row]) -> None:
-        self._layers = len(paths.pool.layers)
+        self._layers = paths.pool.layers
         self._stored: dict[int, tuple[mx.array, mx.array]] = {}
         self.slots = [slot for row in rows for slot in row.slots[: len(row.tokens)]]
         self.tokens = mx.array([t for row in rows for t in row.tokens], mx.int32)
@@ -58,13 +61,19 @@ class ExtendStep:
         chunks = self._rows[self._singles :]
         return self._paths.chunks(chunks) if chunks else None
 
+    @cached_property
+    def _latent_chunks(self) -> LatentChunks | None:
+        """Attention of chunks over latents; None if there are no chunks."""
+        chunks = self._rows[self._singles :]
+        return self._paths.latent_chunks(chunks) if chunks else None
+
     @property
     def keys(self) -> list[mx.array]:
-        return [self._stored[layer][0] for layer in range(self._layers)]
+        return [self._stored[layer][0] for layer in range(len(self._layers))]
 
     @property
     def values(self) -> list[mx.array]:
-        return [self._stored[layer][1] for layer in range(self._layers)]
+        return [self._stored[layer][1] for layer in range(len(self._layers))]
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
         """Store a layer's new keys and values `(tokens, kv_heads, dim)`, before `attend`."""
@@ -72,7 +81,7 @@ class ExtendStep:
         n = self._singles
         if self._decoding is not None:
             self._decoding.store(layer, keys[:n], values[:n])
-        if self._chunks is not None:
+        if not self._layers[layer].values_in_keys and self._chunks is not None:
             self._chunks.store(layer, keys[n:], values[n:])
 
     def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
@@ -83,4 +92,19 @@ class ExtendStep:
             outs.append(self._decoding.attend(layer, queries[:n], options))
         if self._chunks is not None:
             outs.append(self._chunks.attend(layer, queries[n:], options))
+        return outs[0] if len(outs) == 1 else mx.concatenate(outs)
+
+    def attend_latents(
+        self, layer: int, queries: LatentQueries, options: AttentionOptions
+    ) -> mx.array:
+        """Attend over stored entries of latents: chunks as `LatentChunks` finds it cheapest."""
+        n, choice = self._singles, queries.choice
+        outs = []
+        if self._decoding is not None:
+            outs.append(self._decoding.attend_latents(layer, queries.of(slice(n)), options))
+        if self._latent_chunks is not None:
+            entries, _ = self._stored[layer]
+            keys = None if choice is None else self._stored[choice.layer][0]
+            inputs = LatentInputs(layer, queries, entries, options, keys)
+            outs.append(self._latent_chunks.attend(inputs.of(slice(n, None))))
         return outs[0] if len(outs) == 1 else mx.concatenate(outs)

@@ -3,39 +3,27 @@
 Every slot is free, owned by the radix tree, or held by a sequence. The cache has no fixed share:
 when sequences need slots, any unlocked prefix is evicted. Evicted KV is first offered to the second
 tier (the disk cache), if there is one.
+
+For a model with recurrent layers, `snapshots` divides a second kind of slots in the same way, and a
+prefix is reused only up to a snapshot.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
 from typing import Literal
 
+from sgl_mlx.runtime.cache.holding import Holding
+from sgl_mlx.runtime.cache.node_states import NodeStates
 from sgl_mlx.runtime.cache.radix import PLAIN, Node, RadixTree
 from sgl_mlx.runtime.cache.slots import SlotAllocator
-from sgl_mlx.runtime.cache.tier import Grow, Load, Tier, Transfer
+from sgl_mlx.runtime.cache.snapshots import Snapshots
+from sgl_mlx.runtime.cache.state_tier import StateTier
+from sgl_mlx.runtime.cache.tier import Grow, GrowStates, Load, LoadState, Tier, Transfer
 
 Reuse = Literal["prefixes", "whole prompts", "nothing"]
 """How much of earlier prompts is reused; all values but "prefixes" are ablations."""
-
-
-@dataclass
-class Holding:
-    """The slots of one sequence's tokens.
-
-        table:   [ owned by the tree, locked through `node` | held by the sequence ]
-                   0 ..................... shared .......................... len(table)
-
-    `PrefixCache.share` gives the slots of computed tokens to the tree. `whole` are the tokens that
-    it gave last.
-    """
-
-    namespace: Hashable = PLAIN
-    table: list[int] = field(default_factory=list)
-    shared: int = 0
-    node: Node | None = None
-    whole: tuple[int, ...] = ()
 
 
 class PrefixCache:
@@ -46,8 +34,14 @@ class PrefixCache:
         reuse: "prefixes" finds any cached prefix; "whole prompts" only one that a closed holding
             shared as a whole; "nothing" never finds one.
         tier: the second tier, which evicted prefixes are offered to; None for none.
+        state_tier: the snapshots of the second tier; None for no tier, or for attention alone.
         most: slots that the pool may grow to when free and evictable slots do not suffice; None
             for no growth.
+        states: most slots for recurrent states; 0 for a model of attention alone.
+        first_states: how many of these slots there are at the start; None for all.
+
+    Attributes:
+        snapshots: the recurrent states; None for a model of attention alone.
     """
 
     def __init__(
@@ -56,15 +50,24 @@ class PrefixCache:
         reuse: Reuse = "prefixes",
         tier: Tier | None = None,
         most: int | None = None,
+        states: int = 0,
+        first_states: int | None = None,
+        state_tier: StateTier | None = None,
     ) -> None:
         self.capacity = capacity
         self.most = capacity if most is None else most
         self._initial = capacity
         self.tier = tier
+        self.state_tier = state_tier
         self._transfers: list[Transfer] = []
         self._reuse = reuse
         self._ended: dict[int, set[int]] = {}  # hashes of whole prompts by length
-        self.tree = RadixTree()
+        first = states if first_states is None else min(first_states, states)
+        self.tree = RadixTree(NodeStates(first) if states else None)
+        self.snapshots: Snapshots | None = None
+        if states:
+            on_evict = self._spill_state if state_tier else None
+            self.snapshots = Snapshots(self.tree, states, self._grow_states, on_evict)
         self.slots = SlotAllocator(capacity)
         self.held = 0
         self.seconds = 0.0
@@ -80,16 +83,28 @@ class PrefixCache:
         return self.capacity - self.slots.free_count - self.tree.evictable
 
     def open(self, tokens: tuple[int, ...], namespace: Hashable = PLAIN) -> Holding:
-        """Return a new holding with the longest cached prefix of `tokens`, which it locks."""
+        """Return a new holding with the longest cached prefix of `tokens`, which it locks.
+
+        With recurrent layers, that is the longest prefix that ends in a snapshot.
+        """
         started = time.perf_counter()
         if self._reuse == "nothing":
             namespace = object()
         elif self._reuse == "whole prompts":
             tokens = tokens[: self._longest_whole(tokens)]
-        node, slots = self.tree.match(tokens, namespace)
+        match = self.tree.match if self.snapshots is None else self.tree.match_state
+        node, slots = match(tokens, namespace)
         self.tree.lock(node)
         self.seconds += time.perf_counter() - started
         return Holding(namespace, slots, len(slots), node)
+
+    def begin(self, holding: Holding) -> bool:
+        """Give a new holding the state slot that a model with recurrent layers needs.
+
+        Returns:
+            False, with no change, if no slot can be freed.
+        """
+        return self.snapshots is None or self.snapshots.begin(holding)
 
     def extend(self, holding: Holding, count: int) -> bool:
         """Append `count` slots to a holding; evict if needed. False, and no change, if too few."""
@@ -138,6 +153,8 @@ class PrefixCache:
 
     def close(self, holding: Holding) -> None:
         """End a holding: unlock its shared prefix, free its other slots."""
+        if self.snapshots is not None:
+            self.snapshots.end(holding)
         self._release(holding.table[holding.shared :])
         if holding.node is not None:
             self.tree.unlock(holding.node)
@@ -164,7 +181,7 @@ class PrefixCache:
             them already, or lacks a token before `start`; None, with nothing changed, if there
             are too few slots.
         """
-        holding = self.open(tokens, namespace)
+        holding = self._open_cached(tokens, namespace)
         present = holding.shared
         missing = len(tokens) - present if present >= start else 0
         fits = self.extend(holding, missing)
@@ -172,6 +189,34 @@ class PrefixCache:
             slots = tuple(holding.table[present:])
             self._transfers.append(Load(slots, reading, present - start))
             self.share(holding, tokens)
+        self.close(holding)
+        return missing if fits else None
+
+    def load_state(self, tokens: tuple[int, ...], namespace: Hashable, reading: int) -> int | None:
+        """Make a snapshot at the end of `tokens`, loaded from a finished reading.
+
+        Args:
+            reading: id of the reading (`tier.Reading`), which also has the KV of the last tokens.
+
+        Returns:
+            How many tokens enter the tree with the snapshot; None, with nothing changed, if there
+            are too few slots, if the tree has this snapshot, or lacks a block before it.
+        """
+        assert self.snapshots is not None, "a snapshot for a model of attention alone"
+        assert self.state_tier is not None, "a snapshot without a tier for snapshots"
+        tail = self.state_tier.tail(len(tokens))
+        holding = self._open_cached(tokens, namespace)
+        present = holding.shared
+        missing = len(tokens) - present
+        whole = present >= self.state_tier.needs(len(tokens))
+        wanted = whole and not (holding.node and not missing and holding.node.state)
+        fits = wanted and self.snapshots.adopt(holding) and self.extend(holding, missing)
+        if fits:
+            slots = tuple(holding.table[max(present, tail) :])
+            load = LoadState(holding.state, slots, reading, max(present - tail, 0))
+            self._transfers.append(load)
+            self.share(holding, tokens)
+            self.snapshots.end(holding, keep=True)
         self.close(holding)
         return missing if fits else None
 
@@ -187,12 +232,36 @@ class PrefixCache:
 
     def flush(self) -> None:
         """Evict all unlocked prefixes without offering them to the second tier."""
-        self._transfers = [t for t in self._transfers if isinstance(t, Load)]
+        self._transfers = [t for t in self._transfers if isinstance(t, Load | LoadState)]
         if (
             self.capacity > self._initial
         ):  # the step that was to make the pool larger may have failed
             self._transfers.insert(0, Grow(self.capacity))
+        if self.snapshots is not None and self.snapshots.grown:
+            self._transfers.insert(0, GrowStates(self.snapshots.capacity))
         self.slots.free(self.tree.evict(self.tree.evictable))
+        if self.snapshots is not None:
+            self.snapshots.evict_all()
+
+    def reusable(
+        self, tokens: tuple[int, ...], namespace: Hashable, limit: int, start: Node | None = None
+    ) -> tuple[int, Node]:
+        """Return how many of the first `limit` tokens a new holding would find in the cache.
+
+        Changes nothing.
+
+        Args:
+            start: the node that an earlier call returned for these tokens.
+
+        Returns:
+            That number, which may exceed `limit` without recurrent layers; and the last node
+            wholly inside the longest cached prefix.
+        """
+        length, node = self.tree.match_length(tokens, namespace, start)
+        if self.snapshots is not None:
+            ends = (n.depth for n in node.path() if n.state and n.depth <= limit)
+            length = next(ends, 0)
+        return length, node
 
     def check(self, holdings: Iterable[Holding] = ()) -> None:
         """Assert that every slot is free, cached or held exactly once.
@@ -203,6 +272,8 @@ class PrefixCache:
         self.tree.check()
         self.slots.check()
         holdings = list(holdings)
+        if self.snapshots is not None:
+            self.snapshots.check(holdings)
         held = [slot for h in holdings for slot in h.table[h.shared :]]
         cached = list(self.tree.slots())
         assert len(held) == self.held
@@ -218,12 +289,28 @@ class PrefixCache:
         self.slots.grow(self.capacity)
         self._transfers.append(Grow(self.capacity))
 
+    def _grow_states(self, slots: int) -> None:
+        self._transfers.append(GrowStates(slots))
+
     def _evict(self, count: int) -> None:
         self.slots.free(self.tree.evict(count, self._spill if self.tier else None))
+
+    def _open_cached(self, tokens: tuple[int, ...], namespace: Hashable) -> Holding:
+        """Return a holding of all cached KV of `tokens`, whether a snapshot is there or not."""
+        node, slots = self.tree.match(tokens, namespace)
+        self.tree.lock(node)
+        return Holding(namespace, slots, len(slots), node)
 
     def _spill(self, node: Node, namespace: Hashable) -> None:
         assert self.tier is not None
         spill = self.tier.spill(node, namespace)
+        if spill is not None:
+            self._transfers.append(spill)
+        if node.state:
+            self._spill_state(node, namespace)
+
+    def _spill_state(self, node: Node, namespace: Hashable) -> None:
+        spill = self.state_tier.spill(node, namespace) if self.state_tier is not None else None
         if spill is not None:
             self._transfers.append(spill)
 

@@ -5,6 +5,9 @@ uses this node or one below it. Unlocked leaves are evicted, least recently used
 owns slot numbers, never tensors. Each token sequence belongs to a *namespace*: equal tokens have
 equal KV only within one namespace. Tokens after parallel branches or a position gap have another
 namespace than ordinary text.
+
+With a `NodeStates`, a node may also own the recurrent state at its end, and only prefixes that end
+in a state can be reused. KV below the deepest state of its branch is then evicted first.
 """
 
 from __future__ import annotations
@@ -13,14 +16,32 @@ import heapq
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import NamedTuple
 
+from sgl_mlx.runtime.cache.node_states import NodeStates
+
 PLAIN: Hashable = ()
 """Namespace of ordinary text that starts at position 0."""
 
 
 class Node:
-    """A node and the edge that leads to it. `depth` is the number of tokens from the root to it."""
+    """A node and the edge that leads to it.
 
-    __slots__ = ("children", "depth", "last_used", "locks", "parent", "slots", "tokens")
+    Attributes:
+        depth: number of tokens from the root to the end of the edge.
+        state: slot of the recurrent state after these tokens; 0 for none.
+        readers: number of sequences that will read this state in their next step.
+    """
+
+    __slots__ = (
+        "children",
+        "depth",
+        "last_used",
+        "locks",
+        "parent",
+        "readers",
+        "slots",
+        "state",
+        "tokens",
+    )
 
     def __init__(self, parent: Node | None, tokens: tuple[int, ...], slots: list[int]) -> None:
         self.parent = parent
@@ -30,6 +51,8 @@ class Node:
         self.depth: int = (parent.depth if parent else 0) + len(tokens)
         self.locks = 0
         self.last_used = 0
+        self.state = 0
+        self.readers = 0
 
     @property
     def in_tree(self) -> bool:
@@ -44,6 +67,9 @@ class Node:
             node = node.parent
 
 
+_NEVER = 1 << 62
+"""Larger than any clock of a tree."""
+
 OnEvict = Callable[[Node, Hashable], None]
 
 
@@ -55,9 +81,14 @@ class Match(NamedTuple):
 
 
 class RadixTree:
-    """The radix tree of one pool. `evictable` and `locked` count its unlocked and locked slots."""
+    """The radix tree of one pool. `evictable` and `locked` count its unlocked and locked slots.
 
-    def __init__(self) -> None:
+    Args:
+        states: the recurrent states of its nodes; None for a model of attention alone.
+    """
+
+    def __init__(self, states: NodeStates[Node] | None = None) -> None:
+        self.states = states
         self._roots: dict[Hashable, Node] = {}
         self._clock = 0
         self._leaves: list[tuple[int, int, Node]] = []  # heap; stale entries are skipped
@@ -84,6 +115,19 @@ class RadixTree:
         self._touch(node)
         return Match(node, slots)
 
+    def match_state(self, tokens: Sequence[int], namespace: Hashable = PLAIN) -> Match:
+        """Return the longest cached prefix that ends in a state; mark its path as just used.
+
+        `lock` the node to keep the slots, and pin it in `states` to keep the state.
+        """
+        _, node = self.match_length(tuple(tokens), namespace)
+        path = list(node.path())
+        while path and not path[0].state:
+            del path[0]
+        node = path[0] if path else self._root(namespace)
+        self._touch(node)
+        return Match(node, [slot for n in reversed(path) for slot in n.slots])
+
     def match_length(
         self, tokens: tuple[int, ...], namespace: Hashable = PLAIN, start: Node | None = None
     ) -> tuple[int, Node]:
@@ -103,6 +147,32 @@ class RadixTree:
                 return node.depth + shared, node
             node = child
         return node.depth, node
+
+    def continuation(
+        self, tokens: tuple[int, ...], namespace: Hashable, start: Node | None, limit: int
+    ) -> tuple[list[int], Node]:
+        """Return up to `limit` tokens that follow `tokens` in the tree, by the most recent path.
+
+        Changes nothing.
+
+        Args:
+            start: the node that an earlier call returned for these tokens, to search from there.
+
+        Returns:
+            The tokens, [] unless the tree has all of `tokens` and more; and the last node wholly
+            inside `tokens`.
+        """
+        length, inside = self.match_length(tokens, namespace, start)
+        after: list[int] = []
+        if length == len(tokens):
+            node, known = inside, length - inside.depth
+            if known:
+                node = node.children[tokens[node.depth]]
+                after += node.tokens[known : known + limit]
+            while node.children and len(after) < limit:
+                node = max(node.children.values(), key=lambda child: child.last_used)
+                after += node.tokens[: limit - len(after)]
+        return after, inside
 
     # -- growth -------------------------------------------------------------------------------
 
@@ -160,14 +230,26 @@ class RadixTree:
             used, _, node = heapq.heappop(self._leaves)
             if node.children or node.locks or not node.in_tree:
                 continue
-            if used != node.last_used:
+            if used != self._rank(node):
                 self._offer(node)
                 continue
             if on_evict is not None:
-                on_evict(node, self._namespace_of(node))
+                on_evict(node, self.namespace_of(node))
             freed += node.slots
             self._remove(node)
         return freed
+
+    def evict_state(self, on_evict: OnEvict | None = None) -> bool:
+        """Free the slot of the state that is needed least; return False if none can be freed."""
+        assert self.states is not None
+        node = self.states.least_needed()
+        if node is None:
+            return False
+        if on_evict is not None:
+            on_evict(node, self.namespace_of(node))
+        self.states.drop(node)
+        self._offer(node)
+        return True
 
     def reset(self) -> list[int]:
         """Evict everything and return all slots, now the caller's. No node may be locked."""
@@ -209,6 +291,8 @@ class RadixTree:
             else:
                 evictable += len(node.tokens)
         assert (evictable, locked) == (self.evictable, self.locked)
+        if self.states is not None:
+            self.states.check(self.nodes())
         assert len(self._leaves) <= 4 * self._node_count + 64, "stale entries pile up"
 
     # -- inside -------------------------------------------------------------------------------
@@ -220,7 +304,7 @@ class RadixTree:
             root = self._roots[namespace] = Node(None, (), [])
         return root
 
-    def _namespace_of(self, node: Node) -> Hashable:
+    def namespace_of(self, node: Node) -> Hashable:
         top = list(node.path())[-1].parent
         return next(key for key, root in self._roots.items() if root is top)
 
@@ -240,6 +324,8 @@ class RadixTree:
         self._node_count += 1
         self.evictable += len(tokens)
         self._offer(node)
+        if parent.state and self.states is not None:
+            self.states.offer(parent)
         return node
 
     def _split(self, node: Node, length: int) -> Node:
@@ -266,18 +352,26 @@ class RadixTree:
         self._node_count -= 1
         self.evictable -= len(node.tokens)
         self._offer(parent)
+        if self.states is not None:
+            self.states.removed(node, parent)
+
+    def _rank(self, node: Node) -> int:
+        """Return a node's place in the order of eviction: lower ones go first.
+
+        Where there are states, a leaf without one is useless, so that it goes before all others.
+        """
+        return node.last_used if self.states is None or node.state else node.last_used - _NEVER
 
     def _offer(self, node: Node) -> None:
         """Queue a node for eviction if it is an unlocked leaf; `evict` checks this again."""
         if not node.children and not node.locks and node.parent is not None:
-            heapq.heappush(self._leaves, _entry(node))
+            heapq.heappush(self._leaves, self._entry(node))
         if len(self._leaves) > 4 * self._node_count + 64:
-            self._leaves = [_entry(n) for n in self.nodes() if not n.children and not n.locks]
+            self._leaves = [self._entry(n) for n in self.nodes() if not n.children and not n.locks]
             heapq.heapify(self._leaves)
 
-
-def _entry(node: Node) -> tuple[int, int, Node]:
-    return node.last_used, id(node), node
+    def _entry(self, node: Node) -> tuple[int, int, Node]:
+        return self._rank(node), id(node), node
 
 
 def common_prefix(edge: tuple[int, ...], tokens: tuple[int, ...], start: int) -> int:

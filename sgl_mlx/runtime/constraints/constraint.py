@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from llguidance import LLMatcher
 
+from sgl_mlx.runtime.constraints.reasons import reason
+
 
 class Constraint:
     """State of one sequence's grammar, over a matcher of llguidance."""
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
+
+    def copy(self) -> Constraint:
+        """Return a constraint in the same state, which can be advanced on its own."""
+        return Constraint(self._matcher.deep_copy())
 
     @property
     def complete(self) -> bool:
@@ -31,7 +37,7 @@ class Constraint:
 
         Some errors are found only when `allowed` is called.
         """
-        return _reason(self._matcher) if self._matcher.is_error() else None
+        return reason(self._matcher.get_error()) if self._matcher.is_error() else None
 
     def allowed(self) -> bytes:
         """Return a bit mask of the tokens that may come next, the first in the lowest bit."""
@@ -50,8 +56,3 @@ class Constraint:
             return []
         tokens = list(self._matcher.compute_ff_tokens())
         return tokens[: self._matcher.try_consume_tokens(tokens)] if tokens else []
-
-
-def _reason(matcher: LLMatcher) -> str:
-    error = matcher.get_error().removesuffix("<non-verbose/>").strip()
-    return "nothing can match it" if error == "NoExtensionBias" else error

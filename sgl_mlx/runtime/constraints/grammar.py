@@ -16,6 +16,7 @@ from sgl_mlx.runtime.constraints.ebnf import is_ebnf
 from sgl_mlx.runtime.constraints.json_text import JsonText
 from sgl_mlx.runtime.constraints.lark import prepare_grammar
 from sgl_mlx.runtime.constraints.python_regex import short, to_rust
+from sgl_mlx.runtime.constraints.reasons import reason
 from sgl_mlx.runtime.constraints.schema import prepare_schema
 from sgl_mlx.runtime.constraints.vocabulary import GrammarVocabulary
 from sgl_mlx.tokenizer import Tokenizer
@@ -137,5 +138,7 @@ def _grammar(kind: str, text: str, tokenizer: Tokenizer) -> str:
     try:
         schema = prepare_schema(text)
         return str(LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_STYLE))
+    except InvalidParamsError:
+        raise
     except ValueError as e:
-        raise InvalidParamsError(f"json_schema {short(text)}: {e}") from e
+        raise InvalidParamsError(f"json_schema {short(text)}: {reason(str(e))}") from e

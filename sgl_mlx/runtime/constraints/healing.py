@@ -37,6 +37,10 @@ class Healing:
         self._spellings = spellings
         self._missing = prefix
 
+    def copy(self) -> Healing:
+        """Return a constraint in the same state, which can be advanced on its own."""
+        return Healing(self._spellings, self._missing)
+
     @property
     def complete(self) -> bool:
         return False

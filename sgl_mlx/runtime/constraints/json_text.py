@@ -38,6 +38,12 @@ class JsonText(Constraint):
         self._stuck = False
         self._known: dict[tuple[int, int, bytes], bool] = {}
 
+    def copy(self) -> JsonText:
+        same = JsonText(self._matcher.deep_copy(), self._vocabulary)
+        same._place, same._stuck = self._place.after(b""), self._stuck
+        same._known = self._known.copy()
+        return same
+
     @property
     def error(self) -> str | None:
         if self._stuck:

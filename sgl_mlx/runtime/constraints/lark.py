@@ -8,6 +8,9 @@ from sgl_mlx.errors import InvalidParamsError
 from sgl_mlx.runtime.constraints.ebnf import is_ebnf, to_lark
 from sgl_mlx.tokenizer import Tokenizer
 
+NO_FORCING = '%llguidance {"no_forcing": true}'
+"""The line that switches off forced tokens."""
+
 _QUOTED_OR_NAME = re.compile(
     r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/|//[^\n]*|#[^\n]*|<[^<>"/\s\[][^<>"\s]*>|<[/|][^<>"\s]*>'
 )
@@ -19,7 +22,8 @@ def prepare_grammar(grammar: str, tokenizer: Tokenizer) -> str:
     In Lark, `<name>` stands for an added token, whether it is special or not.
 
     Raises:
-        InvalidParamsError: the grammar is empty, or is EBNF that cannot be translated.
+        InvalidParamsError: the grammar is empty, names an end token or what is no token, or is EBNF
+            that cannot be translated.
     """
     if not grammar.strip():
         raise InvalidParamsError("grammar is empty; it needs a rule named start (Lark) or root")
@@ -32,8 +36,20 @@ def _with_plain_tokens(grammar: str, tokenizer: Tokenizer) -> str:
     """Replace `<name>` by `<[id]>` for added tokens that are not special, as llguidance expects."""
 
     def by_id(found: re.Match[str]) -> str:
-        token = tokenizer.added_token(found[0]) if found[0][0] == "<" else None
-        return found[0] if token is None or tokenizer.is_special(token) else f"<[{token}]>"
+        if found[0][0] != "<":
+            return found[0]
+        token = tokenizer.added_token(found[0])
+        if token is None:
+            raise InvalidParamsError(
+                f"the grammar names {found[0]}, which is no added token of this model; write its "
+                f'text, "{found[0]}", or a rule\'s name without brackets'
+            )
+        if token in tokenizer.eos_token_ids:
+            raise InvalidParamsError(
+                f"the grammar names {found[0]}, which ends an answer of this model; leave it out, "
+                f'since an answer ends where its grammar does, or write its text, "{found[0]}"'
+            )
+        return found[0] if tokenizer.is_special(token) else f"<[{token}]>"
 
     return _QUOTED_OR_NAME.sub(by_id, grammar)
 
@@ -46,4 +62,4 @@ def _without_endless_forcing(grammar: str) -> str:
     """
     if re.search(r"[*+~%]|,\s*}", grammar) is None:
         return grammar
-    return f'{grammar}\n%llguidance {{"no_forcing": true}}\n'
+    return f"{grammar}\n{NO_FORCING}\n"

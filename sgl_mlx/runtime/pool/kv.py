@@ -21,6 +21,8 @@ from sgl_mlx.models.adapter import LayerShape
 class KVPool:
     """The keys `(slots + 1, heads, key_dim)` and values `(slots + 1, heads, value_dim)` by layer.
 
+    A layer whose values are columns of its keys (`LayerShape.values_in_keys`) stores keys alone.
+
     Args:
         slots: number of slots, without the padding slot 0.
         dtype: type of keys and values as they are written and read.
@@ -34,7 +36,7 @@ class KVPool:
         self.slots = slots
         self.dtype = dtype
         self.keys = [Slots((slots + 1, x.heads, x.key_dim), dtype, kv_bits) for x in layers]
-        self.values = [Slots((slots + 1, x.heads, x.value_dim), dtype, kv_bits) for x in layers]
+        self.values = [Slots((slots + 1, x.heads, _own_width(x)), dtype, kv_bits) for x in layers]
         self._evaluate()
 
     @staticmethod
@@ -44,7 +46,7 @@ class KVPool:
         """Return the bytes of one slot in all layers together."""
         one = Slots.bytes_per_head
         return sum(
-            x.heads * (one(x.key_dim, dtype, kv_bits) + one(x.value_dim, dtype, kv_bits))
+            x.heads * (one(x.key_dim, dtype, kv_bits) + one(_own_width(x), dtype, kv_bits))
             for x in layers
         )
 
@@ -64,12 +66,16 @@ class KVPool:
 
     def layer(self, index: int) -> PoolLayer:
         """Return one layer's arrays for kernels; do not keep them, or `write` copies the pool."""
-        keys, values = self.keys[index], self.values[index]
+        keys = self.keys[index]
+        values = keys if self.layers[index].values_in_keys else self.values[index]
         return PoolLayer(keys.data, values.data, keys.scales, values.scales)
 
     def gather(self, layer: int, index: SlotIndex) -> tuple[mx.array, mx.array]:
         """Return copies of one layer's keys and values at these slots, `(slots, heads, dim)`."""
-        return self.keys[layer].read(index), self.values[layer].read(index)
+        keys, shape = self.keys[layer].read(index), self.layers[layer]
+        if shape.values_in_keys:
+            return keys, keys[..., : shape.value_dim]
+        return keys, self.values[layer].read(index)
 
     def write(self, slots: Sequence[int], keys: list[mx.array], values: list[mx.array]) -> None:
         """Write evaluated keys and values, one array `(len(slots), heads, dim)` for each layer.
@@ -81,7 +87,8 @@ class KVPool:
         index = SlotIndex(slots)
         for layer in range(len(self.layers)):
             self.keys[layer].write(index, keys[layer])
-            self.values[layer].write(index, values[layer])
+            if not self.layers[layer].values_in_keys:
+                self.values[layer].write(index, values[layer])
         self._evaluate()
 
     def _evaluate(self) -> None:
@@ -94,19 +101,20 @@ class Slots:
     Attributes:
         dtype: type of the arrays written and read.
         data: `(slots + 1, heads, dim)` in `dtype`, or in int8 if there are `scales`.
-        scales: float16 `(slots + 1, heads)` for 8 bits, else None.
+        scales: float16 `(slots + 1, heads)` for 8 bits, else None; None if `dim` is 0.
         tokens_read: number of tokens read so far; a token read twice counts twice.
     """
 
     def __init__(self, shape: tuple[int, int, int], dtype: mx.Dtype, kv_bits: int | None) -> None:
         self.dtype = dtype
-        self.data = mx.zeros(shape, mx.int8 if kv_bits else dtype)
-        self.scales = mx.zeros(shape[:2], mx.float16) if kv_bits else None
+        quantized = kv_bits is not None and shape[-1] > 0
+        self.data = mx.zeros(shape, mx.int8 if quantized else dtype)
+        self.scales = mx.zeros(shape[:2], mx.float16) if quantized else None
         self.tokens_read = 0
 
     @staticmethod
     def bytes_per_head(dim: int, dtype: mx.Dtype, kv_bits: int | None) -> int:
-        if kv_bits is None:
+        if kv_bits is None or not dim:
             return dim * int(dtype.size)
         return dim * int(mx.int8.size) + int(mx.float16.size)
 
@@ -133,6 +141,11 @@ class Slots:
             self.data[index.where] = new
         else:
             self.data[index.where], self.scales[index.where] = quantize(new)
+
+
+def _own_width(shape: LayerShape) -> int:
+    """Return the width of a head's values that are stored beside the keys."""
+    return 0 if shape.values_in_keys else shape.value_dim
 
 
 def _with_zeros(array: mx.array, length: int) -> mx.array:

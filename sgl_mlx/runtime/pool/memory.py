@@ -18,13 +18,17 @@ log = logging.getLogger(__name__)
 
 _GIB = 2**30
 _MOST_GARBAGE = 2**29
-_SHARE = 0.6
+_FEWEST = 1000
+"""Fewest slots that a pool has if no size is configured."""
+SHARE = 0.6
 """The pool's share of the memory left after loading the weights; the rest is for activations and
 other programs. Wiring 75 % or more of a Mac's memory has caused kernel panics."""
 ENOUGH = 32768
 """Most slots that a pool starts with if no size is configured; it grows when needed."""
 _COPY_SHARE = 0.5
-"""Share of the memory left beside the pool for the prefixes that decoding copies out of it."""
+"""Share of the memory left beside the pool for the prefixes that steps copy out of it."""
+_DENSE_COPIES = 2
+"""Copies of a layer's prefix on the dense path: gathered from the pool, and joined to new keys."""
 _MOST_OF_MACHINE = 0.75
 """Share of a machine's memory above which weights and pool are likely to make it swap."""
 _CACHE_SHARE = 0.05
@@ -38,30 +42,40 @@ def pool_slots(
     dtype: mx.Dtype,
     available: int | None = None,
     kv_bits: int | None = None,
+    ragged: bool = True,
 ) -> int:
     """Return the most slots that the KV pool may have.
 
-    This is `wanted`; if that is None, as many as fit into memory, but at most two contexts or
-    `ENOUGH`, whichever is more.
+    This is `wanted`; if that is None, as many as fit into memory beside the copies that steps make
+    of the longest sequence, but at most two contexts or `ENOUGH`, whichever is more.
 
     Args:
+        context_length: most tokens of a sequence.
         available: bytes free after loading the weights; None asks the machine.
         kv_bits: see `KVPool`.
+        ragged: False for the dense path; see `copied_slots`.
 
     Raises:
         MemoryLimitError: if `wanted` slots, or 1000 when that is None, do not fit.
     """
     available = available_bytes() if available is None else available
     each = KVPool.bytes_per_slot(layers, dtype, kv_bits)
-    usable = int(available * _SHARE)
-    fitting = usable // each
-    slots = wanted or min(fitting, max(2 * context_length, ENOUGH))
-    if slots > fitting or slots < min(1000, wanted or 1000):
+    usable = int(available * SHARE)
+    most = max(2 * context_length, ENOUGH)
+    if each:
+        copied = _copies(layers, ragged) * KVPool.bytes_per_slot(layers, dtype)
+        beside = max(_beside_copies(available, each, copied, context_length), _FEWEST)
+        fitting, most = usable // each, min(beside, most)
+    else:  # recurrent layers keep no KV
+        fitting = max(wanted or 0, most)
+    slots = wanted or min(fitting, most)
+    if slots > fitting or slots < min(_FEWEST, wanted or _FEWEST):
         remedy = "" if kv_bits else "; kv_bits=8 makes room for about twice as many"
+        least = wanted or _FEWEST
         raise MemoryLimitError(
-            f"a KV pool of {wanted or 1000} tokens does not fit: {wanted or 1000} x {each} bytes = "
-            f"{(wanted or 1000) * each / _GIB:.2f} GiB, usable are {usable / _GIB:.2f} GiB "
-            f"({_SHARE:.0%} of {available / _GIB:.2f} GiB available): "
+            f"a KV pool of {least} tokens does not fit: {least} x {each} bytes = "
+            f"{least * each / _GIB:.2f} GiB, usable are {usable / _GIB:.2f} GiB "
+            f"({SHARE:.0%} of {available / _GIB:.2f} GiB available): "
             f"at most {fitting} tokens (max_total_tokens){remedy}"
         )
     return slots
@@ -73,16 +87,39 @@ def copied_slots(
     dtype: mx.Dtype,
     available: int | None = None,
     kv_bits: int | None = None,
+    ragged: bool = True,
 ) -> int:
-    """Return for how many slots a decode epoch may copy keys and values out of a pool of `slots`.
+    """Return for how many slots a step may copy keys and values out of a pool of `slots`.
+
+    A decode epoch copies all layers and pads the copies. The dense path copies one layer at a time.
 
     Args:
         available: bytes free after loading the weights, without the pool; None asks the machine.
         kv_bits: see `KVPool`; copies are in `dtype`.
+        ragged: False for the dense path.
     """
     available = available_bytes() if available is None else available
     left = available - slots * KVPool.bytes_per_slot(layers, dtype, kv_bits)
-    return max(int(left * _COPY_SHARE / (MOST_HELD * KVPool.bytes_per_slot(layers, dtype))), 1)
+    copied = _copies(layers, ragged) * KVPool.bytes_per_slot(layers, dtype)
+    return max(int(left * _COPY_SHARE / copied), 1)
+
+
+def _copies(layers: Sequence[LayerShape], ragged: bool) -> float:
+    """Return how often a step holds a sequence's keys and values beside the pool."""
+    return MOST_HELD if ragged else _DENSE_COPIES / len(layers)
+
+
+def _beside_copies(available: int, each: int, copied: float, context_length: int) -> int:
+    """Return the most slots of a pool that leaves room to copy its longest sequence.
+
+    Args:
+        each: bytes of a slot.
+        copied: bytes of one token in the copies.
+    """
+    room = available * (SHARE + _COPY_SHARE * (1 - SHARE))
+    if room < context_length * (each + copied):  # the pool may hold less than a context
+        return int(room / (each + copied))
+    return int((room - context_length * copied) / each)
 
 
 def warn_if_large(weights: int, pool: int, total: int) -> None:

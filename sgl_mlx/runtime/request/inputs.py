@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,8 @@ from sgl_mlx.runtime.request.prepare import Prepared, Preparer, Source
 PromptInput = str | Sequence[str] | None
 TokenInput = Sequence[int] | Sequence[Sequence[int]] | None
 Params = SamplingParams | Mapping[str, Any] | None
+_PRIORITY = bounds.optional(bounds.integer(-bounds.INT32, bounds.INT32))
+_SECONDS = bounds.optional(bounds.seconds)
 
 
 class RequestKeywords(TypedDict, total=False):
@@ -62,16 +63,12 @@ class RequestOptions:
             InvalidParamsError: a keyword has a wrong value.
         """
         extra_key = bounds.text("extra_key", given.get("extra_key") or "")
-        shared = cls(None, _priority(given.get("priority")), _deadline(given), extra_key)
+        priority = _PRIORITY("priority", given.get("priority")) or 0
+        shared = cls(None, priority, _deadline(given), extra_key)
         rid = given.get("rid")
         if rid is None:
             return [replace(shared, rid=uuid.uuid4().hex) for _ in range(count)]
-        rids = [rid] if single else rid
-        listed = isinstance(rids, (list, tuple)) and len(rids) == count
-        if not listed or not all(isinstance(r, str) and r for r in rids):
-            wanted = "a text" if single else f"a list of {count} texts"
-            raise InvalidParamsError(f"rid must be {wanted}, not empty, got {rid!r}")
-        return [replace(shared, rid=str(r)) for r in rids]
+        return [replace(shared, rid=checked) for checked in _rids(rid, count, single)]
 
 
 def _take_keywords(options: dict[str, Any]) -> RequestKeywords:
@@ -214,22 +211,19 @@ def _params_for(
     return [SamplingParams.of(row).override(**changes).validate() for row in rows]
 
 
-def _priority(value: object) -> int:
-    if value is None:
-        return 0
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**31:
-        raise InvalidParamsError(f"priority must be an integer of 32 bits, got {value!r}")
-    return value
+def _rids(given: object, count: int, single: bool) -> tuple[str, ...]:
+    """Return the checked ids of a call's `count` requests; with `single`, of the one request."""
+    if single:
+        return (bounds.filled_text("rid", given),)
+    rids = bounds.listed(given)
+    if rids is None or len(rids) != count:
+        bounds.refuse("rid", given, f"a list of {count} texts")
+    return tuple(bounds.filled_text(f"rid[{i}]", rid) for i, rid in enumerate(rids))
 
 
 def _deadline(given: Mapping[str, Any]) -> float | None:
-    timeout, deadline = given.get("timeout"), given.get("deadline")
-    if timeout is not None and deadline is not None:
+    if given.get("timeout") is not None and given.get("deadline") is not None:
         raise InvalidParamsError("timeout and deadline exclude each other; give one")
-    for name, value in (("timeout", timeout), ("deadline", deadline)):
-        if value is None:
-            continue
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not 0 < value <= 1e12 or math.isnan(value):
-            raise InvalidParamsError(f"{name} must be a positive number of seconds, got {value!r}")
-    return deadline if timeout is None else time.monotonic() + float(timeout)
+    deadline: float | None = _SECONDS("deadline", given.get("deadline"))
+    timeout: float | None = _SECONDS("timeout", given.get("timeout"))
+    return deadline if timeout is None else time.monotonic() + timeout

@@ -57,7 +57,9 @@ class TextOutput:
             self._end_tokens |= end_tokens
         self._on_finish = on_finish
         self._on_event = on_event
-        self._detokenizer = tokenizer.detokenizer(params.skip_special_tokens)
+        self._detokenizer = tokenizer.detokenizer(
+            params.skip_special_tokens, constrained=params.constrained
+        )
         has_stops = params.stop or params.stop_regex
         self._stops = Stops(params.stop, params.stop_regex) if has_stops else None
         self._sent = 0

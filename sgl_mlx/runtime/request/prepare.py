@@ -96,7 +96,8 @@ class Preparer:
         return params.constrained or (params.token_healing and not self._can_heal)
 
     def _encode(self, prompt: Prompt) -> Encoded:
-        return encode(prompt, self._model.tokenizer, self._model.pictures)
+        model = self._model
+        return encode(prompt, model.tokenizer, model.pictures, ends=model.recurrent)
 
     def _of_ids(self, ids: Sequence[int]) -> Encoded:
         if not len(ids):
@@ -111,12 +112,16 @@ class Preparer:
 
         Raises:
             PromptError: the prompt does not fit into the context or the KV pool; or it has
-                parallel branches or a position gap, and the model runs on the dense path.
+                parallel branches or a position gap, and the model has recurrent layers or runs
+                on the dense path.
             InvalidParamsError: a parameter does not fit the prompt, or a grammar is invalid.
         """
-        if (prompt.after or prompt.gap) and self._model.path == "dense":
+        if (prompt.after or prompt.gap) and not self._model.joins:
+            why = "runs one request at a time, by positions that count from 0"
+            if self._model.recurrent:
+                why = "has recurrent layers, whose state depends on the order of all tokens before"
             raise PromptError(
-                f"{self._model.name} runs one request at a time, by positions that count from 0. "
+                f"{self._model.name} {why}. "
                 "It cannot put branches side by side or skip positions; join by text, without "
                 "position_ids_offset"
             )
@@ -174,10 +179,12 @@ def is_ids(prompt: Prompt | Sequence[int]) -> TypeGuard[Sequence[int]]:
 
 
 def _size(prompt: Prompt) -> int:
-    """Count the characters of a prompt; a picture counts as very many.
+    """Estimate the work of encoding a prompt, for `is_quick`: its characters.
+
+    A picture or video counts as `_LARGE`, so that it is never quick.
 
     Raises:
-        PromptError: the prompt is not a tuple or list of parts.
+        PromptError: the prompt is not a tuple or list of parts, or a part is wrong.
     """
     if not isinstance(prompt, (tuple, list)):
         bounds.refuse("a prompt", prompt, "a tuple of parts, such as Text", PromptError)

@@ -15,6 +15,7 @@ from functools import partial
 from threading import Lock
 from typing import TypeVar
 
+from sgl_mlx import bounds
 from sgl_mlx.core import Completion, SamplingParams, StreamEvent
 from sgl_mlx.errors import EngineStoppedError, InvalidParamsError, RequestAborted
 from sgl_mlx.runtime.loop import EngineLoop
@@ -138,9 +139,11 @@ class Request:
         if logprobs is not None and not output.prompt_told:
             output.prompt_told = True
             logprobs = output.prompt_part(prompt.tokens) + logprobs
+        drafts = _drafts(sequence) if event.finish_reason is not None else {}
         return replace(
             event,
             logprobs=logprobs,
+            extra={**event.extra, **drafts},
             id=sequence.id,
             prompt_tokens=self._prepared.prompt_tokens,
             cached_tokens=_cached(sequence),
@@ -154,13 +157,16 @@ class Request:
             error = EngineStoppedError if self._loop.stopping else RequestAborted
             self.fail(error(aborted[0].message or "the request was aborted"))
             return
-        prompt = self._prepared.prompt
-        completions = tuple(
-            output.completion(s.id, prompt.tokens, self._prepared.prompt_tokens, _cached(s))
-            for s, output in zip(self._sequences, self._outputs, strict=True)
-        )
+        pairs = zip(self._sequences, self._outputs, strict=True)
+        completions = tuple(self._completion(s, output) for s, output in pairs)
         with suppress(InvalidStateError):  # cancelled, or failed by its callback
             self.future.set_result(completions)
+
+    def _completion(self, s: Seq, output: TextOutput) -> Completion:
+        assert self._prepared is not None
+        tokens, total = self._prepared.prompt.tokens, self._prepared.prompt_tokens
+        made = output.completion(s.id, tokens, total, _cached(s))
+        return replace(made, extra={**made.extra, **_drafts(s)})
 
 
 def _with_one_more(params: SamplingParams) -> SamplingParams:
@@ -176,6 +182,13 @@ def _with_one_more(params: SamplingParams) -> SamplingParams:
 def _cached(s: Seq) -> int:
     """Count a sequence's prompt tokens that were cached, those of sequences in `after` included."""
     return (s.cached_tokens or 0) + sum(_cached(needed) for needed in s.after)
+
+
+def _drafts(s: Seq) -> dict[str, int]:
+    """Return how many tokens were drafted for a sample and accepted, if any were drafted."""
+    if not s.drafted_tokens:
+        return {}
+    return {"drafted_tokens": s.drafted_tokens, "accepted_tokens": s.accepted_tokens}
 
 
 class InFlight:
@@ -234,7 +247,12 @@ class InFlight:
             self._loop.deliver(order)
 
     def abort(self, rid: str) -> bool:
-        """End a request with `RequestAborted`; return False if none with this id is in flight."""
+        """End a request with `RequestAborted`; return False if none with this id is in flight.
+
+        Raises:
+            InvalidParamsError: `rid` is no text.
+        """
+        rid = bounds.text("rid", rid)
         with self._lock:
             request = self._requests.get(rid)
         if request is None:

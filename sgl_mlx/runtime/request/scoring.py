@@ -28,6 +28,7 @@ class Scoring:
     """
 
     def __init__(self, choices: Sequence[str], unconditional: bool, tokenizer: Tokenizer) -> None:
+        unconditional = bounds.flag("unconditional", unconditional)
         choices = bounds.items(bounds.filled_text)("choices", choices)
         if not choices:
             raise InvalidParamsError("choices must be a non-empty list of texts")

@@ -10,11 +10,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
 from sgl_mlx.runtime.cache.radix import common_prefix
 from sgl_mlx.runtime.cache.restores import Restores
+from sgl_mlx.runtime.scheduler.cuts import Cuts, SnapshotPolicy
 from sgl_mlx.runtime.scheduler.policy import policy_named
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 
@@ -36,6 +37,7 @@ class SchedulerLimits:
         most_held: most slots that running sequences may hold together when one more is admitted;
             None for no limit. Bounds what decoding copies out of the pool.
         in_flight_sharing: False lets no sequence wait for a running prefill (an ablation).
+        snapshots: where a model with recurrent layers leaves snapshots of its state.
     """
 
     max_running: int = 64
@@ -48,6 +50,7 @@ class SchedulerLimits:
     decode_margin: int = 16
     most_held: int | None = None
     in_flight_sharing: bool = True
+    snapshots: SnapshotPolicy = field(default_factory=SnapshotPolicy)
 
 
 @dataclass
@@ -64,6 +67,8 @@ class Counters:
         decode_rows: batch rows of all `decode_passes` together.
         longest_step: most tokens of one step outside decode epochs.
         peak_slots: most pool slots that running requests and cached prefixes ever held together.
+        drafted_tokens: drafted tokens that were verified.
+        accepted_tokens: drafted tokens that were accepted.
         preemptions: how often a running sequence lost its slots to others and had to wait again.
     """
 
@@ -76,6 +81,8 @@ class Counters:
     decode_rows: int = 0
     longest_step: int = 0
     peak_slots: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     preemptions: int = 0
 
 
@@ -94,6 +101,9 @@ class Admission:
         self._counters = counters
         self._limits = limits
         self._order = policy_named(limits.policy)
+        self._cuts: Cuts | None = None
+        if cache.snapshots is not None:
+            self._cuts = Cuts(limits.snapshots, limits.share_threshold)
 
     def limit(self, limits: SchedulerLimits) -> None:
         """Replace the limits; sequences that run already go on."""
@@ -107,7 +117,7 @@ class Admission:
 
     def start(self, s: Sequence, waiting: list[Sequence], running: list[Sequence]) -> bool:
         """Admit `s` now; return False, with the queues unchanged, if its prompt does not fit."""
-        if not self._open(s, running):
+        if not self._open(s, waiting, running):
             return False
         self._move(s, waiting, running)
         return True
@@ -158,9 +168,7 @@ class Admission:
             return ready
         cached: dict[str, int] = {}
         for s in ready:
-            cached[s.id], s.match_node = self._cache.tree.match_length(
-                s.key, s.namespace, s.match_node
-            )
+            cached[s.id] = self._reusable(s)
         return sorted(self._order(ready, cached), key=lambda s: -s.priority)
 
     def _still_waits(self, s: Sequence, running: list[Sequence]) -> bool:
@@ -173,14 +181,19 @@ class Admission:
         return False
 
     def _waits(self, s: Sequence, running: list[Sequence]) -> bool:
-        """Return True if a running prefill will compute a prefix that `s` needs too."""
+        """Return True if a running prefill will compute a prefix that `s` needs too.
+
+        With recurrent layers, the prefill is asked to leave a snapshot at the end of that prefix.
+        """
         if not self._limits.in_flight_sharing:
             return False
-        cached, s.match_node = self._cache.tree.match_length(s.key, s.namespace, s.match_node)
+        cached = self._reusable(s)
         for leader in running:
             if leader.prefilling and leader.namespace == s.namespace:
                 common = common_prefix(leader.key, s.key, 0)
                 shared = min(common, s.match_limit)
+                if self._cuts is not None:
+                    shared = self._cuts.join(leader, s, cached, common)
                 enough = 1 if common == len(s.key) else self._limits.share_threshold
                 if shared - cached >= enough:
                     s.waits_for = (leader, shared)
@@ -195,7 +208,13 @@ class Admission:
             s.restore = self._restores.begin(s.key[: s.match_limit], s.namespace)
         return s.restore is None or not s.restore.done
 
-    def _open(self, s: Sequence, running: list[Sequence]) -> bool:
+    def _reusable(self, s: Sequence) -> int:
+        """Return how many tokens of a sequence are in the cache, to be reused by it."""
+        reusable = self._cache.reusable(s.key, s.namespace, s.match_limit, s.match_node)
+        cached, s.match_node = reusable
+        return cached
+
+    def _open(self, s: Sequence, waiting: list[Sequence], running: list[Sequence]) -> bool:
         """Lock the cached prefix and take slots for the rest; return False if there are too few."""
         if s.after:
             s.join()
@@ -207,10 +226,14 @@ class Admission:
         room = self._cache.available
         if running and self._limits.most_held is not None:
             room = min(room, self._limits.most_held - self._cache.in_use)
-        if need + margin > room or not self._cache.extend(holding, need):
+        fits = need + margin <= room and self._cache.begin(holding)
+        if not fits or not self._cache.extend(holding, need):
             self._cache.close(holding)
             return False
         s.holding, s.computed, s.restore = holding, holding.shared, None
+        if self._cuts is not None:
+            matched, _ = self._cache.tree.match_length(s.key, s.namespace)
+            self._cuts.place(s, min(matched, s.match_limit), waiting)
         if s.cached_tokens is None:
             s.cached_tokens = s.computed
             self._counters.prompt_tokens += s.prompt_length
@@ -221,7 +244,7 @@ class Admission:
         """Return how many leading tokens may come from the cache, never a part of a picture."""
         if not s.pictures:
             return s.match_limit
-        cached, _ = self._cache.tree.match_length(s.key, s.namespace)
+        cached, _ = self._cache.reusable(s.key, s.namespace, s.match_limit)
         return s.whole_pictures(min(cached, s.match_limit))
 
     @staticmethod

@@ -10,15 +10,20 @@ from sgl_mlx.runtime.scheduler.sequence import Constraint, Sequence
 def append(s: Sequence, tokens: tuple[int, ...], scores: Scores | None) -> FinishReason | None:
     """Append sampled tokens to a sequence, and the tokens its constraint forces after each.
 
+    Sampled tokens after forced ones, and after the end, are dropped.
+
     Returns:
-        Why the sequence ends; later tokens are then dropped. None if it goes on.
+        Why the sequence ends; None if it goes on.
     """
     reason = _dead_end(s.constraint)
     for i, token in enumerate(tokens):
+        length = len(s.tokens)
         if reason is None:
             reason = _take(s, token, None if scores is None else scores.at(i))
         if reason is None and s.constraint is not None:
             reason = _follow(s, s.constraint, token)
+        if reason is not None or len(s.tokens) > length + 1:
+            break
     return reason
 
 

@@ -54,6 +54,6 @@ class Background:
 
     def _resident(self, s: Sequence) -> bool:
         """Return True if the prompt is cached, except perhaps an end shorter than a block."""
-        cached, _ = self._queues.cache.tree.match_length(s.key, s.namespace)
+        cached, _ = self._queues.cache.reusable(s.key, s.namespace, s.match_limit)
         missing = len(s.tokens) - cached
         return missing == 0 or missing < BLOCK <= cached

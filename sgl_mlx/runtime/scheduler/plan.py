@@ -24,6 +24,13 @@ class Scores:
     tokens: tuple[TokenScore, ...] = ()
     top: tuple[tuple[TokenScore, ...], ...] = ()
 
+    def __add__(self, later: Scores) -> Scores:
+        return Scores(self.tokens + later.tokens, self.top + later.top)
+
+    def first(self, count: int) -> Scores:
+        """Return the scores of the first `count` tokens."""
+        return Scores(self.tokens[:count], self.top[:count])
+
     def at(self, i: int) -> Scores:
         """Return the scores of token `i`; of the only token if there is just one."""
         if len(self.tokens) == 1:
@@ -65,6 +72,12 @@ class Row:
         prefix_positions: positions of the prefix keys; None if they are 0, 1, 2 …
         constraint: id of the constraint on the sampled token, or None; see `Lookup.masks`.
         pictures: which of the new tokens stand for pictures.
+        drafted: how many of the last new tokens are guesses. A token is sampled before each of
+            them too; see `speculation.verify`.
+        place: number of guessed tokens at the end of `output`, in a row for one place of a draft.
+        state: slots of recurrent state: the one that is read, with the state before the new
+            tokens, and the one that is written, with the state after them. Slot 0 is the state
+            before a first token. None for a model of attention alone.
     """
 
     id: str
@@ -81,6 +94,13 @@ class Row:
     prefix_positions: tuple[int, ...] | None = None
     constraint: str | None = None
     pictures: tuple[PicturePart, ...] = ()
+    drafted: int = 0
+    place: int = 0
+    state: tuple[int, int] | None = None
+
+
+Place = tuple[str, int]
+"""Id of a constraint, and a number of drafted tokens after which its mask is asked for."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +108,7 @@ class Extend:
     """A plan of prefill chunks and single decode tokens in one step.
 
     The runner first carries out `transfers` in order. After the step the KV of all new tokens is
-    in the pool.
+    in the pool, and so is each row's recurrent state.
     """
 
     rows: tuple[Row, ...]
@@ -98,6 +118,9 @@ class Extend:
 @dataclass(frozen=True)
 class Decode:
     """A plan of one decode step within an *epoch*: up to `width` steps over the same rows.
+
+    When the epoch is over, a row's recurrent state is in the slot that it writes: the state after
+    the last step whose plan named the row, whatever was submitted ahead.
 
     Args:
         ids: ids of the sequences that need their next token.
@@ -134,14 +157,21 @@ class StepResult:
     token_scores: dict[str, Scores] = field(default_factory=dict)
 
 
+class PoolLost(Exception):
+    """A failure after which the pool's content is unknown."""
+
+
 class Runner(Protocol):
     """The interface that computes plans; `runner.ModelRunner` uses a model in this process."""
 
     def run(self, plan: Plan) -> StepResult:
         """Compute a plan, wait for it and return its tokens and scores.
 
-        If this raises, the slots that the plan writes may hold anything, and no KV of its epoch
-        is in the pool. All other slots are unchanged.
+        If this raises, the KV slots that the plan writes may hold anything, and no KV of its epoch
+        is in the pool. All other slots are unchanged; so are all slots of recurrent state.
+
+        Raises:
+            PoolLost: slots of recurrent state were being written, and may hold anything.
         """
         ...
 
@@ -209,11 +239,11 @@ class Shown(Protocol):
 class Lookup(Protocol):
     """The interface through which a runner finds the constraints and pictures that plans name."""
 
-    def masks(self, constraints: Collection[str]) -> Mapping[str, bytes]:
-        """Return the allowed next tokens of each constraint, by its id, as a bit mask.
+    def masks(self, places: Collection[Place]) -> Mapping[Place, bytes]:
+        """Return the tokens that constraints allow after 0, 1, 2 … drafted tokens, as bit masks.
 
-        Token 0 is the lowest bit of byte 0. A constraint that is not in the result allows every
-        token.
+        Token 0 is the lowest bit of byte 0. At a place that is not in the result every token is
+        allowed.
         """
         ...
 

@@ -13,6 +13,7 @@ from sgl_mlx.core import FinishReason
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
 from sgl_mlx.runtime.scheduler.admission import Counters
 from sgl_mlx.runtime.scheduler.sequence import Sequence
+from sgl_mlx.runtime.speculation.speculator import Speculator
 
 TOO_SMALL = "the KV pool is too small for this request"
 
@@ -24,10 +25,19 @@ class Queues:
         ended: sequences whose slots `settle` has yet to release.
         changed: True if admission should be tried again.
         next_deadline: no sequence's deadline is earlier than this time.
+        keeps_states: whether a sequence that stops leaves a snapshot of its recurrent state.
     """
 
-    def __init__(self, cache: PrefixCache, counters: Counters) -> None:
+    def __init__(
+        self,
+        cache: PrefixCache,
+        counters: Counters,
+        keeps_states: bool = True,
+        speculator: Speculator | None = None,
+    ) -> None:
         self.cache = cache
+        self._speculator = speculator
+        self.keeps_states = keeps_states
         self._counters = counters
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
@@ -118,8 +128,11 @@ class Queues:
         """
         for s in self.ended:
             self.changed = True
+            if self._speculator is not None:
+                self._speculator.ended(s)
             if s.holding is not None:
                 self._share_computed(s)
+                self._leave_state(s)
             if not s.held:
                 self._release(s)
         self.ended.clear()
@@ -138,6 +151,16 @@ class Queues:
         assert s.holding is not None
         if s.computed > s.holding.shared:
             self.cache.share(s.holding, s.key[: s.computed])
+
+    def _leave_state(self, s: Sequence) -> None:
+        """Take the state slot of a sequence that stops, and keep its state where it may be useful.
+
+        A snapshot behind the tokens that another sequence may reuse would be useless.
+        """
+        snapshots = self.cache.snapshots
+        if snapshots is not None and s.holding is not None:
+            useful = self.keeps_states and s.computed <= s.match_limit
+            snapshots.end(s.holding, keep=useful)
 
     def reserve(self, s: Sequence, count: int) -> None:
         """Reserve slots for the next `count` tokens of a running sequence.
@@ -162,6 +185,7 @@ class Queues:
         assert s.holding is not None
         self._counters.preemptions += not s.background
         self._share_computed(s)
+        self._leave_state(s)
         self.cache.close(s.holding)
         s.holding, s.computed, s.match_node = None, 0, None
         self.running.remove(s)

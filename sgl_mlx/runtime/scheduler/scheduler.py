@@ -9,8 +9,7 @@ submit a step before the previous one has finished.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable
 from math import inf
 
 from sgl_mlx.core import FinishReason
@@ -19,29 +18,17 @@ from sgl_mlx.runtime.cache.restores import Restores
 from sgl_mlx.runtime.scheduler.admission import Admission, Counters, SchedulerLimits
 from sgl_mlx.runtime.scheduler.append import append
 from sgl_mlx.runtime.scheduler.background import Background
-from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, Row, Shown, StepResult
+from sgl_mlx.runtime.scheduler.epoch import Epoch
+from sgl_mlx.runtime.scheduler.named import Named
+from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, Row, StepResult
 from sgl_mlx.runtime.scheduler.queues import TOO_SMALL, Queues
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 from sgl_mlx.runtime.scheduler.trials import Trials
+from sgl_mlx.runtime.speculation.speculator import Draft, Speculation, Speculator
 
 _ALTERNATIVES_COST = 4
 """Cost of scoring a prompt token with its likeliest tokens, relative to scoring it alone (3.4 as
 measured on a CPU with a vocabulary of 49,152)."""
-
-
-@dataclass
-class _Epoch:
-    """An open epoch of decode steps.
-
-    `starts` has, by sequence id, how many tokens were computed when the epoch opened. `steps` of
-    at most `width` steps are committed. `in_flight` is True if the runner may have submitted the
-    next step already.
-    """
-
-    starts: dict[str, int]
-    width: int
-    steps: int = 0
-    in_flight: bool = False
 
 
 class Scheduler:
@@ -49,6 +36,7 @@ class Scheduler:
 
     Args:
         clock: returns the time with which deadlines are compared.
+        speculation: drafts tokens to verify; None for none.
     """
 
     def __init__(
@@ -56,19 +44,24 @@ class Scheduler:
         cache: PrefixCache,
         limits: SchedulerLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        speculation: Speculation | None = None,
     ) -> None:
         self.cache = cache
         self.limits = limits or SchedulerLimits()
         self.counters = Counters()
         self.seconds = 0.0
-        self._queues = Queues(cache, self.counters)
+        self._speculator = speculation and Speculator(speculation, cache, self.counters)
+        keeps_ends = self.limits.snapshots.keeps_ends
+        self._queues = Queues(cache, self.counters, keeps_ends, self._speculator)
         self.waiting, self.running = self._queues.waiting, self._queues.running
+        self.lookup = Named(self.running, self._speculator)
         self._clock = clock
         self._restores = Restores(cache, cache.tier) if cache.tier else None
         self._admission = Admission(cache, self._restores, self.limits, self.counters)
         self._background = Background(self._queues, self._restores, self._admission)
-        self._epoch: _Epoch | None = None
+        self._epoch: Epoch | None = None
         self._trials: Trials | None = None
+        self._planned: Plan | None = None
 
     def add(self, s: Sequence) -> None:
         """Queue a sequence and, before it, those in its `after`."""
@@ -76,6 +69,9 @@ class Scheduler:
 
     def abort(self, s: Sequence, message: str | None = None) -> None:
         """End a waiting or running sequence; the KV it computed stays in the cache."""
+        planned = self._planned is not None and s.id in _computed(self._planned)
+        if planned and s.holding is not None:
+            s.holding.ready = False  # the step may have moved the state beyond what is committed
         self._queues.abort(s, message)
 
     def check(self) -> None:
@@ -115,6 +111,8 @@ class Scheduler:
             return False
         self._queues.settle()
         self.cache.flush()
+        if self._speculator is not None:
+            self._speculator.flush()
         return True
 
     def wake(self) -> None:
@@ -154,12 +152,14 @@ class Scheduler:
                 plan = self._plan()
             elif not self._start_something():
                 break
+        self._planned = plan if self.cache.snapshots is not None else None
         self.seconds += time.perf_counter() - started
         return plan
 
     def commit(self, plan: Plan, result: StepResult) -> None:
         """Apply the result of a step: append tokens, end sequences, share computed prefixes."""
         started = time.perf_counter()
+        self._planned = None
         used = self.cache.capacity - self.cache.slots.free_count
         self.counters.peak_slots = max(self.counters.peak_slots, used)
         self.counters.steps += 1
@@ -174,6 +174,8 @@ class Scheduler:
             self.counters.decode_rows += len(plan.ids)
         for s in [s for s in self.running if s.id in computed]:
             self._advance(s, computed[s.id], result)
+        if self._speculator is not None and isinstance(plan, Extend):
+            self._speculator.verified(plan, result, [*self.running, *self._queues.ended])
         self.seconds += time.perf_counter() - started
 
     def retry(self, plan: Plan, message: str) -> None:
@@ -183,6 +185,7 @@ class Scheduler:
         `message`; the others get the same tokens as without the failure. The KV of the failed
         plan, and of its epoch, is taken as lost.
         """
+        self._planned = None
         ahead = isinstance(plan, Decode) and plan.ahead
         computed = _computed(plan)
         goals = {s: s.computed + computed[s.id] + ahead for s in self.running if s.id in computed}
@@ -200,7 +203,7 @@ class Scheduler:
         assert epoch is not None
         for s in [*self.running, *self._queues.ended]:
             if s.id in epoch.starts and s.holding is not None:
-                s.computed = epoch.starts[s.id]
+                s.computed, s.holding.ready = epoch.starts[s.id]
                 self.cache.trim(s.holding, s.computed)
             elif s in self.running:  # admitted since, perhaps on a prefix that the epoch computed
                 self._queues.retract(s)
@@ -221,15 +224,16 @@ class Scheduler:
     def _plan(self) -> Plan | None:
         """Plan a step of the running sequences; None if none is left after preemption."""
         epoch, rows = self._epoch, self._tried() or self.running
+        drafts = self._drafts(rows)
         if epoch is not None:
             live = [s for s in rows if s.id in epoch.starts and not s.prefilling]
-            others = len(live) < len(rows)
+            others = len(live) < len(rows) or bool(drafts)
             if live and (epoch.in_flight or (not others and self._worth_going_on(live))):
                 return self._decode(live, ahead=not others)
             self._close_epoch()
         self._queues.changed = True
-        if any(s.prefilling for s in rows):
-            return self._extend(rows)
+        if drafts or any(s.prefilling for s in rows):
+            return self._extend(rows, drafts)
         return self._open_epoch(rows)
 
     def _tried(self) -> list[Sequence]:
@@ -261,7 +265,8 @@ class Scheduler:
         rows = self._reserve(rows, lambda s: min(width, s.remaining))
         if not rows:
             return None
-        self._epoch = _Epoch({s.id: s.computed for s in rows}, width)
+        starts = {s.id: (s.computed, s.holding is not None and s.holding.ready) for s in rows}
+        self._epoch = Epoch(starts, width)
         opening = tuple(s.row(1, len(s.table)) for s in rows)
         return self._decode(rows, ahead=True, opening=opening)
 
@@ -271,10 +276,18 @@ class Scheduler:
         for s in self.running:
             assert s.holding is not None
             self.cache.trim(s.holding, min(len(s.tokens), len(s.table)))
+            if self.cache.snapshots is not None:
+                self.cache.snapshots.settle(s.holding)
 
-    def _extend(self, sequences: list[Sequence]) -> Extend | None:
-        sequences = self._reserve(sequences, lambda s: s.pending)
-        rows = self._prefill_rows(sequences)
+    def _drafts(self, rows: list[Sequence]) -> dict[str, Draft]:
+        """Choose the drafts of the next step; {} while a failed step is tried again."""
+        if self._speculator is None or self._trials or all(s.prefilling for s in rows):
+            return {}
+        return self._speculator.drafts(rows, self.limits.step_tokens)
+
+    def _extend(self, sequences: list[Sequence], drafts: dict[str, Draft]) -> Extend | None:
+        sequences = self._reserve(sequences, lambda s: s.pending + len(drafts.get(s.id, ())))
+        rows = self._extend_rows(sequences, drafts)
         return Extend(rows, self.cache.take_transfers()) if rows else None
 
     def _reserve(
@@ -286,8 +299,8 @@ class Scheduler:
                 self._queues.reserve(s, count(s))
         return [s for s in sequences if s in self.running]
 
-    def _prefill_rows(self, sequences: list[Sequence]) -> tuple[Row, ...]:
-        """Make the rows of an `Extend`: one token of each decoding sequence, then prompt chunks.
+    def _extend_rows(self, sequences: list[Sequence], drafts: dict[str, Draft]) -> tuple[Row, ...]:
+        """Make the rows of an `Extend`: decoding sequences with their drafts, then prompt chunks.
 
         All rows together keep to `step_tokens` and `score_tokens`. A scored token with likeliest
         alternatives counts as `_ALTERNATIVES_COST`, because finding them sorts the vocabulary.
@@ -295,15 +308,16 @@ class Scheduler:
         room, score_room = self.limits.step_tokens, self.limits.score_tokens
         rows: list[Row] = []
         for s in sorted(sequences, key=lambda s: s.prefilling):
-            count = min(s.pending, len(s.table) - s.computed, room)
+            count = min(s.until_cut, len(s.table) - s.computed, room)
             if s.logprob_start is not None:
                 cost = _ALTERNATIVES_COST if s.params.top_logprobs_num else 1
                 unscored = max(s.logprob_start - 1 - s.computed, 0)
                 count = min(count, unscored + max(score_room // cost, min(score_room, 1)))
                 score_room = max(score_room - cost * max(count - unscored, 0), 0)
             if count > 0:
-                rows.append(s.row(count, s.computed + count))
-                room -= count
+                drafted = drafts.get(s.id, ())[: len(s.table) - s.computed - count]
+                rows.append(s.row(count, s.computed + count + len(drafted), drafted))
+                room -= count + len(drafted)
         return tuple(rows)
 
     # -- outcome ------------------------------------------------------------------------------
@@ -321,6 +335,9 @@ class Scheduler:
         if shares:
             assert s.holding is not None
             self.cache.share(s.holding, s.key[: s.computed])
+        if self.cache.snapshots is not None and s.holding is not None:
+            cut = shares and s.computed in s.cuts
+            self.cache.snapshots.advanced(s.holding, final=self._epoch is None, cut=cut)
         if s.computed == len(s.tokens):
             self._continue(s, result)
 
@@ -359,25 +376,11 @@ class Scheduler:
                 break
         return True
 
-    # -- what plans name: plan.Lookup ---------------------------------------------------------
-
-    def masks(self, constraints: Collection[str]) -> dict[str, bytes]:
-        """Return the allowed tokens of constraints, by sequence id; see `plan.Lookup.masks`."""
-        return {
-            s.id: s.constraint.allowed()
-            for s in self.running
-            if s.constraint is not None and s.id in constraints
-        }
-
-    def image(self, picture: str) -> Shown:
-        """Return the picture with this name from a running sequence; see `plan.Lookup.image`."""
-        return next(p.image for s in self.running for p in s.pictures if p.name == picture)
-
 
 def _computed(plan: Plan) -> dict[str, int]:
     """Return how many tokens a plan computes for each sequence id."""
     if isinstance(plan, Extend):
-        return {row.id: len(row.tokens) for row in plan.rows}
+        return {row.id: len(row.tokens) - row.drafted for row in plan.rows}
     return dict.fromkeys(plan.ids, 1)
 
 

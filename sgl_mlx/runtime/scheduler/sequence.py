@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from sgl_mlx.core import FinishReason, SamplingParams
-from sgl_mlx.runtime.cache.prefix_cache import Holding
+from sgl_mlx.runtime.cache.holding import Holding
 from sgl_mlx.runtime.cache.radix import PLAIN, Node
 from sgl_mlx.runtime.cache.restores import Restore
 from sgl_mlx.runtime.scheduler.plan import PicturePart, Row, Scores, Shown
@@ -39,6 +39,10 @@ class Output(Protocol):
 
 class Constraint(Protocol):
     """A rule for which tokens may come next in an output; see `grammar` and `healing`."""
+
+    def copy(self) -> Constraint:
+        """Return a constraint in the same state, which can be advanced on its own."""
+        ...
 
     @property
     def complete(self) -> bool:
@@ -132,6 +136,10 @@ class Sequence:
         constraint: limits the output tokens; None for no limit.
         background: True for a prefetch: computed only while no request needs the model.
         pictures: which tokens stand for pictures.
+        parts: lengths of prefixes that end where a part of the prompt ends, for `cuts`.
+
+    Attributes:
+        cuts: lengths of prefixes after which the recurrent state is snapshotted.
     """
 
     id: str
@@ -150,6 +158,7 @@ class Sequence:
     constraint: Constraint | None = None
     background: bool = False
     pictures: tuple[Picture, ...] = ()
+    parts: tuple[int, ...] = ()
 
     prompt_length: int = field(init=False)
     consumer: Sequence | None = field(default=None, init=False, repr=False)
@@ -163,6 +172,9 @@ class Sequence:
     match_node: Node | None = None
     waits_for: tuple[Sequence, int] | None = None
     restore: Restore | None = None
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    cuts: set[int] = field(default_factory=set)
     _key: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -236,6 +248,12 @@ class Sequence:
         return next(cut, length)
 
     @property
+    def until_cut(self) -> int:
+        """Number of tokens to compute before the next cut; all pending ones if there is none."""
+        ahead = (n - self.computed for n in self.cuts if n > self.computed)
+        return min(ahead, default=self.pending)
+
+    @property
     def table(self) -> list[int]:
         assert self.holding is not None, f"sequence {self.id} holds no slots"
         return self.holding.table
@@ -263,12 +281,16 @@ class Sequence:
         origin = max((s.base.origin + s.computed for s in self.after), default=0) + self.gap
         self.base = Base(tuple(slots), tuple(positions), origin)
 
-    def row(self, count: int, table_end: int) -> Row:
-        """Make the batch row for the next `count` tokens, with the slots up to `table_end`."""
+    def row(self, count: int, table_end: int, drafted: tuple[int, ...] = ()) -> Row:
+        """Make the batch row for the next `count` tokens, with the slots up to `table_end`.
+
+        Args:
+            drafted: guesses at the tokens after them, to verify in the same step.
+        """
         start, end = self.computed, self.computed + count
         return Row(
             id=self.id,
-            tokens=tuple(self.tokens[start:end]),
+            tokens=(*self.tokens[start:end], *drafted),
             prefix=self.prefix_slots(),
             slots=tuple(self.table[start:table_end]),
             position=self.base.origin + start,
@@ -281,7 +303,17 @@ class Sequence:
             prefix_positions=self.prefix_positions() if self.base.origin else None,
             constraint=self.id if self.constraint is not None else None,
             pictures=tuple(self._parts(start, end)),
+            drafted=len(drafted),
+            state=self._state_slots(),
         )
+
+    def _state_slots(self) -> tuple[int, int] | None:
+        """Return the slots of `Row.state`: the step reads the own state, or that of the source."""
+        held = self.holding
+        if held is None or not held.state:
+            return None
+        read = held.state if held.ready else held.source.state if held.source else 0
+        return read, held.state
 
     def _parts(self, start: int, end: int) -> Iterator[PicturePart]:
         """Yield the parts of pictures that the tokens `start … end - 1` stand for."""

@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 from sgl_mlx.core import SamplingParams
-from sgl_mlx.runtime.cache.tier import Grow, Load, Spill
+from sgl_mlx.runtime.cache.tier import Grow, GrowStates, Load, LoadState, Spill, SpillState
 from sgl_mlx.runtime.scheduler.plan import (
     Decode,
     Extend,
@@ -37,6 +37,9 @@ _CLASSES: dict[str, type[Any]] = {
         Spill,
         Load,
         Grow,
+        GrowStates,
+        SpillState,
+        LoadState,
     )
 }
 

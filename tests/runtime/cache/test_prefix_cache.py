@@ -8,7 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from sgl_mlx.runtime.cache.prefix_cache import Holding, PrefixCache
+from sgl_mlx.runtime.cache.holding import Holding
+from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
 from sgl_mlx.runtime.cache.radix import PLAIN
 
 Tokens = tuple[int, ...]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import mlx.core as mx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sgl_mlx.errors import MemoryLimitError
 from sgl_mlx.models.adapter import LayerShape
+from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.pool.memory import copied_slots, pool_slots
 
 LAYERS = [LayerShape(2, 16, 16)] * 4
@@ -34,7 +37,28 @@ def test_by_default_the_pool_holds_what_suffices_and_no_more() -> None:
 
 
 def test_by_default_a_small_machine_gets_the_pool_that_fits() -> None:
-    assert slots(None, 2048, fitting(3000)) == 3000
+    assert slots(None, 500, fitting(3000)) == 3000
+
+
+@given(
+    available=st.integers(2_000 * EACH, 100_000 * EACH),
+    context=st.integers(1, 60_000),
+    kv_bits=st.sampled_from([None, 8]),
+    ragged=st.booleans(),
+)
+def test_by_default_the_longest_sequence_can_be_copied_beside_the_pool(
+    available: int, context: int, kv_bits: int | None, ragged: bool
+) -> None:
+    copies = 1.3 if ragged else 2 / len(LAYERS)
+    each = KVPool.bytes_per_slot(LAYERS, mx.float16, kv_bits)
+
+    def fits(slots: int) -> bool:
+        copied = min(slots, context) * copies * EACH
+        return slots * each <= 0.6 * available and slots * each + copied <= 0.8 * available
+
+    got = pool_slots(None, context, LAYERS, mx.float16, available, kv_bits, ragged)
+    assert fits(got) or got == 1000
+    assert not fits(got + 2) or got == max(2 * context, 32768)
 
 
 def test_a_pool_too_large_for_the_machine_is_refused_with_the_arithmetic() -> None:
@@ -49,7 +73,7 @@ def test_a_pool_too_large_for_the_machine_is_refused_with_the_arithmetic() -> No
 
 def test_eight_bits_hold_more_tokens_in_the_same_memory() -> None:
     room = fitting(3000)
-    quantized = pool_slots(None, 2048, LAYERS, mx.float16, room, kv_bits=8)
+    quantized = pool_slots(None, 500, LAYERS, mx.float16, room, kv_bits=8)
     assert quantized == int(room * 0.6) // (4 * 2 * 2 * (16 + 2))
     with pytest.raises(MemoryLimitError, match="kv_bits=8 makes room"):
         pool_slots(4000, 2048, LAYERS, mx.float16, room)
@@ -73,3 +97,5 @@ def test_a_copy_of_what_is_decoded_fits_beside_the_pool() -> None:
     quantized = copied_slots(slots, LAYERS, mx.float16, available, kv_bits=8)
     assert quantized > copied  # the pool leaves more, and copies are as large as before
     assert copied_slots(slots, LAYERS, mx.float16, slots * EACH) == 1
+    dense = copied_slots(slots, LAYERS, mx.float16, available, ragged=False)
+    assert dense == pytest.approx(copied * 1.3 / 2 * len(LAYERS), rel=1e-3)  # a layer at a time

@@ -27,7 +27,7 @@ class Pieces:
         encoded = [p.encode() if isinstance(p, str) else p for p in pieces]
         self._spelled: Any = {**dict(enumerate(encoded)), END: b"<end>"}
 
-    def detokenizer(self, skip_special: bool = True) -> Detokenizer:
+    def detokenizer(self, skip_special: bool = True, constrained: bool = False) -> Detokenizer:
         hidden = frozenset({END}) if skip_special else frozenset[int]()
         return Detokenizer(self._spelled, hidden, strip_space=False)
 

@@ -207,7 +207,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert sum(len(row.targets) for row in plan.rows) <= limits.score_tokens
             decoding = {s.id for s in running if not s.prefilling}
             assert decoding <= {row.id for row in plan.rows}, "decoding waits for a prefill"
-            assert all(len(s.table) <= len(s.tokens) for s in running), "reserved for an epoch"
+            drafted = {row.id: row.drafted for row in plan.rows}
+            most = {s.id: len(s.tokens) + drafted.get(s.id, 0) for s in running}
+            assert all(len(s.table) <= most[s.id] for s in running), "reserved for an epoch"
         elif plan is not None:
             assert len(plan.ids) <= limits.step_tokens
             assert set(plan.ids) <= {s.id for s in running}

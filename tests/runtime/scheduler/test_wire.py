@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgl_mlx.core import SamplingParams
-from sgl_mlx.runtime.cache.tier import Load, Spill
+from sgl_mlx.runtime.cache.tier import Grow, GrowStates, Load, LoadState, Spill, SpillState
 from sgl_mlx.runtime.scheduler.plan import (
     Decode,
     Extend,
@@ -59,11 +59,18 @@ rows = st.builds(
     pictures=st.lists(st.builds(PicturePart, numbers, numbers, numbers, names), max_size=2).map(
         tuple
     ),
+    state=st.none() | st.tuples(numbers, numbers),
 )
 several_rows = st.lists(rows, max_size=4).map(tuple)
 keys = st.lists(names, max_size=3).map(tuple)
 transfers = st.lists(
-    st.builds(Spill, keys, many) | st.builds(Load, many, numbers, numbers), max_size=3
+    st.builds(Spill, keys, many)
+    | st.builds(Load, many, numbers, numbers)
+    | st.builds(Grow, numbers)
+    | st.builds(GrowStates, numbers)
+    | st.builds(SpillState, names, numbers, many)
+    | st.builds(LoadState, numbers, many, numbers, numbers),
+    max_size=3,
 ).map(tuple)
 plans = st.builds(Extend, several_rows, transfers) | st.builds(
     Decode, keys, numbers, st.booleans(), several_rows, transfers

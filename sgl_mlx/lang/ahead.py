@@ -1,0 +1,199 @@
+"""API speculative execution: one call to an API answers several `gen`s of a program.
+
+The first `gen` asks for more text than it needs, without its stop strings. Where the program then
+appends the text that the model wrote itself, the next `gen` is answered from what is left. Where
+it appends other text, one more call is made (Zheng et al., "SGLang", arXiv 2312.07104, section
+"API speculative execution").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from threading import Lock
+from typing import Any
+
+from sgl_mlx.core import Completion, FinishReason, Prompt, SamplingParams, StreamEvent
+from sgl_mlx.lang.backend import Backend
+from sgl_mlx.lang.pictures import flat_text
+
+_MARK = "\ufffc"
+"""Stands for a picture in compared prompts."""
+_MOST_KEPT = 64
+"""Most answers kept of one run; a run has as many branches as it forks."""
+_SAFE_SHARE = 0.8
+"""Share of a token limit up to which an estimated number of tokens is trusted."""
+
+Completions = tuple[Completion, ...]
+OnEvent = Callable[[StreamEvent], None]
+
+
+@dataclass(frozen=True)
+class _Left:
+    """Text that the API wrote beyond an answer.
+
+    Attributes:
+        prompt: everything before the text.
+        kind: parameters of the call, without those that only say where the text ends.
+        ended: True if the model ended the text itself; False if the token limit cut it.
+        bytes_per_token: mean of the call; None if the API counts no tokens.
+    """
+
+    prompt: str
+    text: str
+    kind: SamplingParams
+    ended: bool
+    bytes_per_token: float | None
+
+    def follows(self, prompt: str, params: SamplingParams) -> bool:
+        """True if a prompt goes on exactly as the API wrote, and not as far as the text."""
+        more = len(prompt) - len(self.prompt)
+        return (
+            0 < more < len(self.text)
+            and prompt.startswith(self.prompt)
+            and self.text.startswith(prompt[len(self.prompt) :])
+            and self.kind == _kind(params)
+        )
+
+    def answer(self, prompt: str, params: SamplingParams) -> tuple[str, FinishReason] | None:
+        """Return the answer to a `gen` after `prompt`; None if the text is too short to tell."""
+        text = self.text[len(prompt) - len(self.prompt) :]
+        stops = [(at, stop) for stop in params.stop if (at := text.find(stop)) >= 0]
+        if not stops and not self.ended:
+            return None
+        at, stop = min(stops, default=(len(text), None))
+        if not self._fits(text[:at], params.max_new_tokens):
+            return None
+        return text[:at], FinishReason("stop", matched=stop)
+
+    def _fits(self, text: str, tokens: int) -> bool:
+        """True if a text surely has at most so many tokens: none is shorter than a byte."""
+        size = len(text.encode())
+        estimate = size / self.bytes_per_token if self.bytes_per_token else size
+        return size <= tokens or estimate <= _SAFE_SHARE * tokens
+
+
+class AskingAhead:
+    """A backend for one run of a program, over an API's backend, whose attributes it has too.
+
+    Args:
+        backend: gets the calls.
+        tokens: how many tokens a call asks for, unless the `gen` itself allows more.
+    """
+
+    def __init__(self, backend: Backend, tokens: int) -> None:
+        self._backend = backend
+        self._tokens = tokens
+        self._kept: list[_Left] = []
+        self._lock = Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def submit(
+        self, prompt: Prompt, params: SamplingParams, on_event: OnEvent | None = None
+    ) -> Future[Completions]:
+        """Answer from what an earlier call wrote, if that is enough; else make a call.
+
+        Streams, several samples, logprobs and constrained output are passed on as they are.
+        """
+        if on_event is not None or params.n > 1 or params.constrained or params.return_logprob:
+            return self._backend.submit(prompt, params, on_event)
+        found: Future[Completions] = Future()
+        text = flat_text(prompt, _MARK)
+        left = self._take(text, params)
+        if left is not None and (answer := self._answer(left, text, params)) is not None:
+            found.set_result((Completion(*answer, 0, 0, extra={"completion_tokens": 0}),))
+            return found
+        most = max(params.max_new_tokens, self._tokens)
+        longer = replace(params, stop=(), stop_token_ids=(), max_new_tokens=most)
+        call = self._backend.submit(prompt, longer)
+        self._relay(call, found, partial(self._first, prompt, params))
+        return found
+
+    def _relay(
+        self,
+        call: Future[Completions],
+        found: Future[Completions],
+        read: Callable[[Completions], Completions | Future[Completions]],
+    ) -> None:
+        """Settle `found` by what `read` makes of a call's result, which may be another call."""
+
+        def settle(call: Future[Completions]) -> None:
+            if found.done():
+                return
+            try:
+                answer = read(call.result())
+            except BaseException as error:  # cancelled calls too
+                with suppress(InvalidStateError):
+                    found.set_exception(error)
+                return
+            if isinstance(answer, Future):
+                self._relay(answer, found, lambda completions: completions)
+            else:
+                with suppress(InvalidStateError):
+                    found.set_result(answer)
+
+        found.add_done_callback(lambda done: call.cancel() if done.cancelled() else None)
+        call.add_done_callback(settle)
+
+    def _first(
+        self, prompt: Prompt, params: SamplingParams, completions: Completions
+    ) -> Completions | Future[Completions]:
+        """Answer a `gen` from its own call; if it cannot be cut to size, make the plain call."""
+        [whole] = completions
+        text = flat_text(prompt, _MARK)
+        tokens = whole.extra.get("completion_tokens")
+        mean = len(whole.text.encode()) / tokens if tokens else None
+        ended = whole.finish_reason.type != "length"
+        left = _Left(text, whole.text, _kind(params), ended, mean)
+        answer = self._answer(left, text, params)
+        if answer is not None:
+            return (replace(whole, text=answer[0], finish_reason=answer[2]),)
+        if not ended and params.max_new_tokens >= self._tokens:
+            return (whole,)
+        return self._backend.submit(prompt, params)
+
+    def _take(self, prompt: str, params: SamplingParams) -> _Left | None:
+        """Remove and return the text that goes on after `prompt`; None if there is none.
+
+        Each text serves once, so that branches which ask the same get samples of their own.
+        """
+        with self._lock:
+            for i, left in enumerate(self._kept):
+                if left.follows(prompt, params):
+                    return self._kept.pop(i)
+        return None
+
+    def _answer(
+        self, left: _Left, prompt: str, params: SamplingParams
+    ) -> tuple[str, tuple[()], FinishReason] | None:
+        """Answer from a text and keep the rest of it; None if the text does not suffice."""
+        answer = left.answer(prompt, params)
+        if answer is None:
+            return None
+        text, reason = answer
+        before = prompt + text
+        rest = (left.prompt + left.text)[len(before) :]
+        if rest:
+            with self._lock:
+                self._kept = [
+                    *self._kept[-_MOST_KEPT + 1 :],
+                    replace(left, prompt=before, text=rest),
+                ]
+        return text, (), reason
+
+
+def _kind(params: SamplingParams) -> SamplingParams:
+    """Return parameters without those that only say where an output ends, or how it begins."""
+    plain = SamplingParams()
+    return replace(
+        params,
+        stop=(),
+        stop_token_ids=(),
+        max_new_tokens=plain.max_new_tokens,
+        token_healing=False,
+    )

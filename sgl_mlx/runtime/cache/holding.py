@@ -1,0 +1,35 @@
+"""The holding of one sequence: its KV slots, and its slot of recurrent state."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from sgl_mlx.runtime.cache.radix import PLAIN, Node
+
+
+@dataclass
+class Holding:
+    """The slots of one sequence's tokens, and the slot of its recurrent state.
+
+        table:   [ owned by the tree, locked through `node` | held by the sequence ]
+                   0 ..................... shared .......................... len(table)
+
+    `PrefixCache.share` gives the slots of computed tokens to the tree. `whole` are the tokens that
+    it gave last.
+
+    Attributes:
+        state: the sequence's own state slot; 0 without recurrent layers.
+        ready: True if `state` holds the state after all computed tokens.
+        source: the node whose state, pinned, was read by a step that is not final yet, or will be
+            read by the next step; None if there is none.
+    """
+
+    namespace: Hashable = PLAIN
+    table: list[int] = field(default_factory=list)
+    shared: int = 0
+    node: Node | None = None
+    whole: tuple[int, ...] = ()
+    state: int = 0
+    ready: bool = False
+    source: Node | None = None

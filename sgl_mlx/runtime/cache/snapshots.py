@@ -1,0 +1,217 @@
+"""Recurrent states of running sequences, and how they become snapshots in the radix tree.
+
+Every running sequence owns one state slot, which its steps write. It reads the same slot, or that
+of a snapshot from which it starts: reading one slot and writing another is a fork, and nothing is
+copied.
+
+        state of the source ── read ──> first step ── write ──> own state
+        own state           ── read ──> next step  ── write ──> own state
+
+To keep a snapshot, a sequence gives its own slot to the tree, takes a fresh one, and reads from the
+snapshot in its next step.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from sgl_mlx.runtime.cache.holding import Holding
+from sgl_mlx.runtime.cache.radix import Node, OnEvict, RadixTree
+
+
+@dataclass(frozen=True)
+class SnapshotStats:
+    """Counts of a cache's recurrent states, since the start or now.
+
+    Attributes:
+        snapshots_taken: snapshots that entered the tree.
+        snapshots_skipped: snapshots not taken because no slot was free.
+        snapshots_evicted: snapshots that left the tree.
+        snapshots: snapshots in the tree now.
+        states_running: state slots of running requests now.
+        states_free: unused state slots now, without those that the pool may grow by.
+    """
+
+    snapshots_taken: int
+    snapshots_skipped: int
+    snapshots_evicted: int
+    snapshots: int
+    states_running: int
+    states_free: int
+
+
+class Snapshots:
+    """The recurrent states of one cache: sequences' own ones, and snapshots in the tree.
+
+    Args:
+        most: slots that the pool may grow to.
+        on_grow: called with the new number of slots when the pool has to grow.
+        on_evict: called with a node whose state is about to be evicted; None for nothing.
+
+    Attributes:
+        taken: number of snapshots that entered the tree so far.
+        skipped: number of snapshots not taken because no slot was free.
+        held: number of slots that sequences own.
+        grown: True once the pool had to grow.
+    """
+
+    def __init__(
+        self,
+        tree: RadixTree,
+        most: int,
+        on_grow: Callable[[int], None],
+        on_evict: OnEvict | None = None,
+    ) -> None:
+        assert tree.states is not None, "a tree without states has no snapshots"
+        self._tree = tree
+        self._states = tree.states
+        self._most = most
+        self._on_grow = on_grow
+        self._on_evict = on_evict
+        self.grown = False
+        self.taken = self.skipped = self.held = 0
+
+    @property
+    def capacity(self) -> int:
+        return self._states.slots.capacity
+
+    @property
+    def cached(self) -> int:
+        """Number of snapshots in the tree."""
+        return self._states.cached
+
+    def stats(self) -> SnapshotStats:
+        """Return counts since the start."""
+        return SnapshotStats(
+            snapshots_taken=self.taken,
+            snapshots_skipped=self.skipped,
+            snapshots_evicted=self._states.evicted,
+            snapshots=self.cached,
+            states_running=self.held,
+            states_free=self._states.slots.free_count,
+        )
+
+    def begin(self, holding: Holding) -> bool:
+        """Give a new holding a state slot; return False, with no change, if none can be freed.
+
+        The next step reads the state at the end of the cached prefix, if there is a prefix. If that
+        snapshot is the only one that can go, it becomes the holding's own state.
+        """
+        source = holding.node if holding.shared else None
+        if source is not None:
+            self._states.pin(source)
+        holding.state, holding.source = self._take(), source
+        if not holding.state:
+            self._unpin(holding)
+        if not holding.state and source is not None and not source.readers:
+            self._take_over(holding, source)
+        return bool(holding.state)
+
+    def adopt(self, holding: Holding) -> bool:
+        """Give a holding a slot whose state comes from elsewhere; False if none can be freed."""
+        holding.state = self._take()
+        holding.ready = bool(holding.state)
+        return holding.ready
+
+    def advanced(self, holding: Holding, final: bool, cut: bool) -> None:
+        """Record that a step has written the holding's state.
+
+        Args:
+            final: False if the step may still be undone, with its whole decode epoch.
+            cut: snapshot the state, which is at the end of the shared tokens.
+        """
+        holding.ready = True
+        if final:
+            self.settle(holding)
+        if cut:
+            self.keep(holding)
+
+    def settle(self, holding: Holding) -> None:
+        """Let go of the snapshot that a step read, now that the step cannot be undone."""
+        if holding.ready:
+            self._unpin(holding)
+
+    def keep(self, holding: Holding) -> bool:
+        """Snapshot the state at the end of the shared tokens; the sequence goes on from it.
+
+        Returns:
+            False, with no change, if the tree has this state already or no slot can be freed.
+        """
+        node = holding.node
+        assert holding.ready, "the state is not computed yet"
+        assert node is not None, "no tokens were shared yet"
+        if node.state:
+            return False
+        fresh = self._take()
+        if not fresh:
+            self.skipped += 1
+            return False
+        self._put(node, holding)
+        self._states.pin(node)
+        holding.state, holding.ready, holding.source = fresh, False, node
+        return True
+
+    def end(self, holding: Holding, keep: bool = False) -> None:
+        """Take a holding's state slot away; with `keep`, make it a snapshot if it is ready."""
+        self._unpin(holding)
+        node = holding.node
+        if keep and holding.ready and node is not None and holding.shared and not node.state:
+            self._put(node, holding)
+        elif holding.state:
+            self._free(holding)
+        holding.state, holding.ready = 0, False
+
+    def evict_all(self) -> None:
+        """Give up all snapshots that no sequence is about to read."""
+        while self._tree.evict_state():
+            pass
+
+    def check(self, holdings: Iterable[Holding]) -> None:
+        """Assert that every state slot is free, a snapshot, or owned by one holding.
+
+        Args:
+            holdings: all open holdings.
+        """
+        owners = [h for h in holdings if h.state]
+        cached = [node.state for node in self._tree.nodes() if node.state]
+        everything = [*self._states.slots.free_slots(), *cached, *(h.state for h in owners)]
+        assert sorted(everything) == list(range(1, self.capacity + 1))
+        assert self.held == len(owners)
+        readers = Counter(id(h.source) for h in owners if h.source is not None)
+        for node in self._tree.nodes():
+            assert node.readers == readers.get(id(node), 0)
+            assert node.state or not node.readers
+        for h in owners:
+            path = h.node.path() if h.node is not None else ()
+            assert h.source is None or h.source in path
+
+    def _take(self) -> int:
+        slots = self._states.slots
+        if not slots.free_count and self.capacity < self._most:
+            self.grown = True
+            slots.grow(min(2 * self.capacity, self._most))
+            self._on_grow(self.capacity)
+        if not slots.free_count and not self._tree.evict_state(self._on_evict):
+            return 0
+        self.held += 1
+        return slots.alloc(1)[0]
+
+    def _take_over(self, holding: Holding, source: Node) -> None:
+        holding.state, holding.ready = self._states.release(source), True
+        self.held += 1
+
+    def _put(self, node: Node, holding: Holding) -> None:
+        self._states.put(node, holding.state)
+        self.held -= 1
+        self.taken += 1
+
+    def _free(self, holding: Holding) -> None:
+        self._states.slots.free([holding.state])
+        self.held -= 1
+
+    def _unpin(self, holding: Holding) -> None:
+        if holding.source is not None:
+            self._states.unpin(holding.source)
+            holding.source = None

@@ -1,0 +1,31 @@
+"""Errors of llguidance in words that a caller understands, without its options and inner forms."""
+
+from __future__ import annotations
+
+import re
+
+from sgl_mlx.runtime.constraints.lark import NO_FORCING
+
+_REWRITES = (
+    (r"\ANoExtensionBias\Z", "nothing can match it"),
+    (
+        r"Regex is empty:.*",
+        "no text fits its keywords together, such as a format or pattern and a length",
+    ),
+    (r"\AUnimplemented keys: \[(.*)\].*", r"not supported: \1"),
+    (
+        r"\AoneOf constraints are not supported\..*",
+        "oneOf is supported only if at most one of its schemas can match; write anyOf",
+    ),
+    (r" in a registry and retrieving it failed.*", " in the schema, and nothing is fetched"),
+)
+
+
+def reason(error: str) -> str:
+    """Rewrite an error message of llguidance."""
+    shown = error.removesuffix("<non-verbose/>").strip()
+    lines = [line for line in shown.splitlines() if not line.endswith(NO_FORCING)]
+    shown = "\n".join(lines)
+    for pattern, words in _REWRITES:
+        shown = re.sub(pattern, words, shown, flags=re.DOTALL)
+    return shown

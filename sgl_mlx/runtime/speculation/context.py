@@ -1,0 +1,49 @@
+"""Drafter that repeats what followed the same tokens earlier in the sequence.
+
+It pays where a model copies: edits, quotes, records, code. Known as prompt lookup decoding
+(Saxena, 2023) and as the n-gram drafter of other runtimes.
+"""
+
+from __future__ import annotations
+
+from sgl_mlx.runtime.scheduler.sequence import Sequence
+from sgl_mlx.runtime.speculation.drafter import Proposal
+from sgl_mlx.runtime.speculation.runs import RunIndex
+
+_INDEXED_AT_ONCE = 8192
+"""Most tokens indexed in one step, so that a long prompt does not hold up the others."""
+
+
+class ContextDrafter:
+    """Drafter from a sequence's own prompt and output."""
+
+    def __init__(self) -> None:
+        self._indexes: dict[str, RunIndex] = {}
+
+    def propose(self, s: Sequence, limit: int) -> Proposal | None:
+        index = self._indexes.get(s.id)
+        if index is None or index.tokens is not s.tokens:
+            index = self._indexes[s.id] = RunIndex(s.tokens)
+        index.update(_INDEXED_AT_ONCE)
+        found = index.find(s.tokens)
+        if found is None:
+            return None
+        return Proposal(_repeat(s.tokens, found.end, limit), certainty("context", found.length))
+
+    def ended(self, s: Sequence) -> None:
+        self._indexes.pop(s.id, None)
+
+    def flush(self) -> None:
+        self._indexes.clear()
+
+
+def certainty(drafter: str, length: int) -> str:
+    """Name a source of guesses by how many tokens agreed: few, some or many."""
+    return f"{drafter} {'few' if length < 5 else 'some' if length < 12 else 'many'}"
+
+
+def _repeat(tokens: list[int], start: int, limit: int) -> tuple[int, ...]:
+    """Return `limit` tokens from `start` on; a period that reaches the list's end is repeated."""
+    period = tokens[start : start + limit]
+    times = -(-limit // len(period))
+    return tuple((period * times)[:limit])

@@ -1,0 +1,60 @@
+"""Table of what steps cost on this machine with this model, from which draft lengths follow."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Curve = tuple[tuple[int, float], ...]
+"""Points (size of a step, seconds), by size; at least one."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Measured seconds of steps.
+
+    Attributes:
+        extend: seconds of an `Extend` by its number of tokens.
+        decode: seconds of one step of a decode epoch by its number of rows.
+    """
+
+    extend: Curve
+    decode: Curve
+
+    def of_extend(self, tokens: int) -> float:
+        """Return the seconds of an `Extend` with so many tokens, interpolated linearly."""
+        return _at(self.extend, tokens)
+
+    def of_decode(self, rows: int) -> float:
+        """Return the seconds of a decode step with so many rows, interpolated linearly."""
+        return _at(self.decode, rows)
+
+
+def curve(points: Sequence[Sequence[float]]) -> Curve:
+    """Sort measured points by size, and raise times that fall while the size grows.
+
+    Raises:
+        ValueError: there are no points, or a size or time is not positive.
+    """
+    found: list[tuple[int, float]] = []
+    for size, seconds in sorted((int(size), float(seconds)) for size, seconds in points):
+        if size < 1 or not seconds > 0:
+            raise ValueError(f"a step of {size} tokens in {seconds} seconds is no measurement")
+        found.append((size, max(seconds, found[-1][1]) if found else seconds))
+    if not found:
+        raise ValueError("no measurement")
+    return tuple(found)
+
+
+def _at(points: Curve, size: int) -> float:
+    """Interpolate between two points; beyond the last, continue its slope from the first."""
+    i = bisect_left(points, (size, 0.0))
+    if i == 0:
+        return points[0][1]
+    if i == len(points):
+        last, seconds = points[-1]
+        slope = (seconds - points[0][1]) / max(last - points[0][0], 1)
+        return seconds + slope * (size - last)
+    (left, low), (right, high) = points[i - 1], points[i]
+    return low + (high - low) * (size - left) / (right - left)

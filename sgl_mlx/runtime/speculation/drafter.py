@@ -1,0 +1,36 @@
+"""The interface of a drafter, which guesses the next tokens of a sequence."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from sgl_mlx.runtime.scheduler.sequence import Sequence
+
+
+class Proposal(NamedTuple):
+    """A guess at the next tokens of a sequence.
+
+    Attributes:
+        tokens: the guessed tokens, at least one.
+        source: the drafter's name, with its certainty where it has several degrees of it. The
+            share of accepted tokens is counted for each source.
+    """
+
+    tokens: tuple[int, ...]
+    source: str
+
+
+class Drafter(Protocol):
+    """An object that guesses tokens. A wrong guess costs time, and never changes the output."""
+
+    def propose(self, s: Sequence, limit: int) -> Proposal | None:
+        """Guess up to `limit` tokens that follow `s.tokens`; None without a guess."""
+        ...
+
+    def ended(self, s: Sequence) -> None:
+        """Forget a sequence that has ended, or keep its output as a source of later guesses."""
+        ...
+
+    def flush(self) -> None:
+        """Forget all outputs, because the cache is flushed."""
+        ...

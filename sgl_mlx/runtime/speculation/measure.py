@@ -1,0 +1,123 @@
+"""Measurement of what steps cost on this machine with this model, kept on disk for later runs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sgl_mlx.core import SamplingParams
+from sgl_mlx.metal_kernels.records import cache_folder, key_of, write_json
+from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Row, Runner
+from sgl_mlx.runtime.speculation.costs import Costs, curve
+
+log = logging.getLogger(__name__)
+
+EXTEND_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+DECODE_SIZES = (1, 2, 4, 8, 16, 32)
+_PREFIX = 64
+"""Tokens before each measured row, as of a short conversation."""
+_WIDTH = 3
+"""Steps of a measured epoch."""
+_ROW = 8
+"""Tokens of a measured row; larger steps have several."""
+
+
+def kept_costs(description: str, slots: int, runner: Runner) -> Costs | None:
+    """Return the costs of steps: those kept on disk, or measured now and then kept.
+
+    Args:
+        description: whatever the costs depend on besides the machine: the model, its kernels.
+        slots: slots of the runner's pool, all of them free. Their content is overwritten.
+
+    Returns:
+        None if measuring fails, which is logged; then nothing should be drafted.
+    """
+    file = cache_folder() / f"costs-{key_of(description)}.json"
+    kept = _read(file)
+    if kept is not None:
+        return kept
+    try:
+        found = measure(runner, slots)
+        write_json(file, {"extend": found.extend, "decode": found.decode})
+    except OSError as error:
+        log.warning("the costs of steps cannot be kept: %s", error)
+        return found
+    except (RuntimeError, ValueError) as error:
+        log.warning("nothing is drafted: the costs of steps cannot be measured: %s", error)
+        return None
+    return found
+
+
+def forget_costs() -> None:
+    """Delete all kept costs, so that the next engine measures them again."""
+    for file in cache_folder().glob("costs-*.json"):
+        file.unlink(missing_ok=True)
+
+
+def measure(runner: Runner, slots: int, clock: Callable[[], float] = time.perf_counter) -> Costs:
+    """Measure steps of several sizes, each the better of two runs.
+
+    Raises:
+        ValueError: the pool has too few slots.
+    """
+    prefix = tuple(range(1, min(_PREFIX, slots // 2) + 1))
+    free = range(len(prefix) + 1, slots + 1)
+
+    def extend(size: int) -> float:
+        counts = [min(_ROW, size - first) for first in range(0, size, _ROW)]
+        rows = [_row(i, count, count, prefix, free[i * _ROW :]) for i, count in enumerate(counts)]
+        return _seconds(clock, lambda: runner.run(Extend(tuple(rows))))
+
+    def decode(size: int) -> float:
+        rows = tuple(_row(i, 1, _WIDTH, prefix, free[i * _WIDTH :]) for i in range(size))
+        ids = tuple(row.id for row in rows)
+
+        def epoch() -> None:
+            for step in range(_WIDTH):
+                ahead = step + 1 < _WIDTH
+                runner.run(Decode(ids, _WIDTH, ahead, rows if step == 0 else ()))
+            runner.synchronise()
+
+        return _seconds(clock, epoch) / _WIDTH
+
+    return Costs(
+        curve([(size, extend(size)) for size in EXTEND_SIZES if size <= len(free)]),
+        curve([(size, decode(size)) for size in DECODE_SIZES if size * _WIDTH <= len(free)]),
+    )
+
+
+def _seconds(clock: Callable[[], float], run: Callable[[], object]) -> float:
+    times = []
+    for _ in range(2):
+        started = clock()
+        run()
+        times.append(clock() - started)
+    return min(times)
+
+
+def _row(
+    number: int, count: int, reserved: int, prefix: tuple[int, ...], free: Sequence[int]
+) -> Row:
+    """Make a row of `count` tokens, all but the first drafted, with `reserved` slots."""
+    return Row(
+        id=f"cost-{number}",
+        tokens=(0,) * count,
+        prefix=prefix,
+        slots=tuple(free[:reserved]),
+        position=len(prefix),
+        sample=True,
+        params=SamplingParams(temperature=0, ignore_eos=True),
+        drafted=count - 1,
+    )
+
+
+def _read(file: Path) -> Costs | None:
+    """Read kept costs; None if there are none, or none that can be read."""
+    try:
+        content = json.loads(file.read_text("utf-8"))
+        return Costs(curve(content["extend"]), curve(content["decode"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,205 @@
+"""Speculation in the scheduler: which sequences verify which drafts in the next step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Rows
+from typing import NamedTuple, Protocol
+
+from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
+from sgl_mlx.runtime.scheduler.admission import Counters
+from sgl_mlx.runtime.scheduler.plan import Extend, StepResult
+from sgl_mlx.runtime.scheduler.sequence import Sequence
+from sgl_mlx.runtime.speculation.acceptance import Acceptance
+from sgl_mlx.runtime.speculation.costs import Costs
+from sgl_mlx.runtime.speculation.drafter import Drafter, Proposal
+from sgl_mlx.runtime.speculation.masks import walk
+from sgl_mlx.runtime.speculation.policy import Guess, Step, lengths, model_length
+
+SOURCE = "model"
+"""Source of a draft model's proposals; see `Proposal.source`."""
+_LONGEST = 16
+"""Most drafted tokens of one sequence in a step."""
+_LONGEST_TOGETHER = 64
+"""Most drafted tokens of a step: each needs a row of logits."""
+
+
+Draft = tuple[int, ...]
+"""Drafted tokens of one sequence."""
+
+
+class Drafts(Protocol):
+    """A draft model: `model.ModelDrafter`. `costs` are those of its own steps."""
+
+    costs: Costs
+
+    def draft(self, sequences: Rows[Sequence], count: int) -> dict[str, Proposal]:
+        """Guess `count` tokens after each sequence, by its id."""
+        ...
+
+    def flush(self) -> None:
+        """Forget all prefixes."""
+        ...
+
+
+class Speculation(NamedTuple):
+    """The ways of an engine to draft, and what its steps cost.
+
+    Attributes:
+        drafters: asked in order; of two equally likely guesses the first is taken.
+        model: guesses for the sequences for which the others have none, where it pays.
+    """
+
+    drafters: tuple[Drafter, ...]
+    costs: Costs
+    model: Drafts | None = None
+
+
+class Speculator:
+    """The part of the scheduler that drafts; it keeps count of which drafts were accepted."""
+
+    def __init__(self, speculation: Speculation, cache: PrefixCache, counters: Counters) -> None:
+        self._drafters, self._costs, self._model = speculation
+        self._cache, self._counters = cache, counters
+        self._acceptance = Acceptance()
+        self._sources: dict[str, str] = {}  # of the drafts being verified, by sequence id
+        self._masks: dict[str, tuple[int, list[bytes | None]]] = {}  # and of how many tokens
+
+    def drafts(self, rows: Rows[Sequence], step_tokens: int) -> dict[str, Draft]:
+        """Choose the drafts to verify in the next step, by sequence id; {} if none would pay.
+
+        Args:
+            rows: the running sequences.
+            step_tokens: most tokens of a step.
+        """
+        self._sources.clear()
+        self._masks.clear()
+        decoding = [s for s in rows if not s.prefilling]
+        plain = self._plain_step(rows, len(decoding), step_tokens)
+        slots = self._cache.available - sum(s.pending for s in rows)
+        most = min(_LONGEST_TOGETHER, slots, step_tokens - plain.tokens, _LONGEST * len(decoding))
+        seconds = [self._costs.of_extend(plain.tokens + i) for i in range(max(most, 0) + 1)]
+        if not _could_pay(plain, seconds):
+            return {}
+        proposals = {s.id: p for s in decoding if (p := self._propose(s)) is not None}
+        if self._model is not None:
+            lacking = [s for s in decoding if s.id not in proposals and _limit(s) > 0]
+            proposals |= self._from_model(self._model, lacking, plain, seconds)
+        guesses = {
+            name: Guess(len(p.tokens), self._acceptance.likelihood(name, p.source))
+            for name, p in proposals.items()
+        }
+        chosen = lengths(guesses, plain, seconds)
+        for name, proposal in proposals.items():
+            if name in chosen:
+                self._sources[name] = proposal.source
+            else:
+                self._acceptance.idle(name, proposal.source)
+        return {name: proposals[name].tokens[:length] for name, length in chosen.items()}
+
+    def verified(self, plan: Extend, result: StepResult, sequences: Rows[Sequence]) -> None:
+        """Apply the result of a step's drafts, after its tokens were appended.
+
+        Args:
+            sequences: those that run, and those that have ended in this step.
+        """
+        drafted = {row.id: row.drafted for row in plan.rows if row.drafted}
+        for s in sequences:
+            if s.id in drafted and s.holding is not None:
+                self._verified(s, drafted[s.id], len(result.tokens[s.id]) - 1)
+
+    def _verified(self, s: Sequence, drafted: int, accepted: int) -> None:
+        """Count one draft; keep the KV of its accepted tokens, and free the slots of the others."""
+        kept = min(accepted, len(s.tokens) - s.computed)
+        s.computed += kept
+        s.drafted_tokens += drafted
+        s.accepted_tokens += accepted
+        self._counters.decode_tokens += kept
+        self._counters.drafted_tokens += drafted
+        self._counters.accepted_tokens += accepted
+        self._acceptance.learn(s.id, self._sources.pop(s.id), drafted, accepted)
+        assert s.holding is not None
+        self._cache.trim(s.holding, min(len(s.tokens), len(s.table)))
+
+    def ended(self, s: Sequence) -> None:
+        """Forget a sequence that has ended; its output may serve as a source of guesses."""
+        self._acceptance.forget(s.id)
+        for drafter in self._drafters:
+            drafter.ended(s)
+
+    def flush(self) -> None:
+        """Forget the outputs of ended sequences."""
+        for drafter in self._drafters:
+            drafter.flush()
+        if self._model is not None:
+            self._model.flush()
+
+    def masks(self, s: Sequence) -> list[bytes | None]:
+        """Return what a sequence's constraint allows after 0, 1, 2 … tokens of its draft.
+
+        None stands for every token. The list is empty if nothing is drafted after `s.tokens`.
+        """
+        length, masks = self._masks.get(s.id, (0, []))
+        return masks if length == len(s.tokens) else []
+
+    def _plain_step(self, rows: Rows[Sequence], decoding: int, step_tokens: int) -> Step:
+        """Describe the step that would run without drafts."""
+        if decoding == len(rows):
+            return Step(decoding, decoding, self._costs.of_decode(decoding))
+        tokens = min(sum(s.pending for s in rows), step_tokens)
+        return Step(decoding, tokens, self._costs.of_extend(tokens))
+
+    def _propose(self, s: Sequence) -> Proposal | None:
+        """Return the likeliest proposal, cut where the sequence's constraint forbids it."""
+        limit = _limit(s)
+        if limit < 1:
+            return None
+        found = [p for drafter in self._drafters if (p := drafter.propose(s, limit)) is not None]
+        if not found:
+            return None
+        best = max(found, key=lambda p: self._acceptance.likelihood(s.id, p.source))
+        return self._allowed(s, best)
+
+    def _from_model(
+        self, model: Drafts, lacking: list[Sequence], plain: Step, seconds: list[float]
+    ) -> dict[str, Proposal]:
+        """Let the draft model guess for these sequences, if that promises more tokens a second."""
+        if not lacking:
+            return {}
+        likely = [self._acceptance.likelihood(s.id, SOURCE) for s in lacking]
+        mean = sum(likely) / len(likely)
+        count = model_length(len(lacking), mean, plain, seconds, model.costs)
+        if not count:
+            for s in lacking:
+                self._acceptance.idle(s.id, SOURCE)
+            return {}
+        guessed = model.draft(lacking, count)
+        found: dict[str, Proposal] = {}
+        for s in lacking:
+            proposal = guessed.get(s.id)
+            cut = proposal and self._allowed(
+                s, proposal._replace(tokens=proposal.tokens[: _limit(s)])
+            )
+            if cut is not None:
+                found[s.id] = cut
+        return found
+
+    def _allowed(self, s: Sequence, best: Proposal) -> Proposal | None:
+        """Cut a proposal where the sequence's constraint forbids it; None if nothing is left."""
+        if s.constraint is None:
+            return best
+        tokens, masks = walk(s.constraint, best.tokens)
+        if not tokens:
+            return None
+        self._masks[s.id] = len(s.tokens), masks
+        return best._replace(tokens=tokens)
+
+
+def _limit(s: Sequence) -> int:
+    """Return how many tokens may be drafted for a sequence; the last token needs no draft."""
+    return min(_LONGEST, s.remaining - 1) if s.params.speculate else 0
+
+
+def _could_pay(plain: Step, seconds: list[float]) -> bool:
+    """Return True if drafts would pay that are accepted as a whole."""
+    rate = plain.sampled / plain.seconds
+    return any((plain.sampled + i) / s > rate for i, s in enumerate(seconds[1:], start=1))

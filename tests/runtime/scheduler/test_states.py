@@ -1,0 +1,259 @@
+"""Recurrent states under the scheduler: every row reads the state of its own prefix, always."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, invariant, precondition, rule
+
+from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
+from sgl_mlx.runtime.cache.state_tier import StateTier
+from sgl_mlx.runtime.cache.tier import Tier
+from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
+from sgl_mlx.runtime.scheduler.cuts import SnapshotPolicy
+from sgl_mlx.runtime.scheduler.plan import Plan, StepResult
+from sgl_mlx.runtime.scheduler.scheduler import Scheduler
+from sgl_mlx.runtime.scheduler.sequence import Sequence
+from tests.runtime.fakes import FakeStore, drive
+from tests.runtime.scheduler.test_retry import FAULT, KINDS, FaultyRunner, run_plan
+from tests.runtime.scheduler.test_scheduler import SchedulerMachine, limits, stops, tokens
+from tests.runtime.state_fakes import StateRunner, StateStore
+from tests.runtime.truth import Tokens, family, make_sequence
+
+policies = st.builds(
+    SnapshotPolicy,
+    st.sampled_from(["program", "program", "program", "every", "off"]),
+    st.integers(1, 8),
+)
+state_limits = limits.flatmap(
+    lambda made: policies.map(lambda policy: SchedulerLimits(**{**vars(made), "snapshots": policy}))
+)
+
+
+class StateMachine(SchedulerMachine):
+    """Anything may be added, aborted and preempted; no sequence comes after branches."""
+
+    faulty: FaultyRunner | None = None
+
+    runner: StateRunner
+
+    @initialize(
+        limits=state_limits,
+        capacity=st.integers(6, 60),
+        most_tokens=st.integers(1, 3),
+        states=st.integers(1, 12),
+        first_states=st.integers(1, 12),
+    )
+    def start(  # type: ignore[override]
+        self,
+        limits: SchedulerLimits,
+        capacity: int,
+        most_tokens: int,
+        states: int,
+        first_states: int,
+    ) -> None:
+        self.prepare_states(limits, capacity, states, first_states=first_states)
+        self.runner = StateRunner(self.cache, self.store, most_tokens)
+
+    def prepare_states(
+        self, limits: SchedulerLimits, capacity: int, states: int, **options: Any
+    ) -> None:
+        self.now = 0.0
+        self.store: FakeStore = StateStore()
+        self.cache = PrefixCache(capacity, states=states, **options)
+        self.scheduler = Scheduler(self.cache, limits, lambda: self.now)
+        self.ids = itertools.count()
+        self.added: list[Sequence] = []
+        self.expected = {}
+
+    def add_fork(self) -> None:  # type: ignore[override]
+        """Keys and values side by side: refused for these models."""
+
+    add_nested_fork = add_fork  # type: ignore[assignment]
+    add_urgent = add_fork  # type: ignore[assignment]
+
+    @rule(
+        tokens=tokens,
+        new=st.integers(0, 8),
+        priority=st.integers(-1, 2),
+        patience=st.none() | st.integers(0, 4),
+    )
+    def add_hasty(self, tokens: Tokens, new: int, priority: int, patience: int | None) -> None:
+        s = make_sequence(self.ids, tokens, new)
+        s.priority, s.deadline = priority, None if patience is None else self.now + patience
+        self._add(s)
+
+    @rule(
+        trunk=tokens,
+        ends=st.lists(tokens | st.just(()), min_size=2, max_size=4),
+        new=st.integers(0, 4),
+        parts=st.lists(st.integers(0, 16), max_size=3).map(tuple),
+        stop=stops,
+    )
+    def add_siblings(
+        self, trunk: Tokens, ends: list[Tokens], new: int, parts: Tokens, stop: frozenset[int]
+    ) -> None:
+        for end in ends:
+            s = make_sequence(self.ids, trunk + end, new, stop=stop)
+            s.parts = parts
+            self._add(s)
+
+    @precondition(lambda self: hasattr(self, "scheduler"))
+    @invariant()
+    def states_fit(self) -> None:
+        snapshots = self.cache.snapshots
+        assert snapshots is not None
+        assert snapshots.held + snapshots.cached <= snapshots.capacity
+        assert snapshots.held <= len(self.scheduler.running) + len(self.scheduler._queues.ended)
+        if self.scheduler.limits.snapshots.kind == "off":
+            assert not snapshots.taken
+
+    def _fits(self, s: Sequence) -> bool:
+        states = self.cache.tree.states
+        assert states is not None
+        unread = any(node.state and not node.readers for node in self.cache.tree.nodes())
+        return super()._fits(s) and bool(unread and states.slots.free_count)
+
+    def teardown(self) -> None:
+        super().teardown()
+        if hasattr(self, "scheduler"):
+            snapshots = self.cache.snapshots
+            assert snapshots is not None
+            assert snapshots.held == 0
+            self.runner.check_snapshots()
+            assert not any(node.readers for node in self.cache.tree.nodes())
+            self.cache.flush()
+            assert snapshots.cached == 0
+            self.scheduler.check()
+
+
+TestStates = StateMachine.TestCase
+# derandomize: CI runs the same steps each time, so that a failure is the change's own
+TestStates.settings = settings(
+    max_examples=300, stateful_step_count=40, deadline=None, derandomize=True
+)
+
+
+STORIES = [(1, 2, 3) * 4, (2, 2, 1, 3) * 3, (1, 2, 3, 1, 1, 1, 1)]
+
+
+class StateTierMachine(StateMachine):
+    """Few, long prefixes that are evicted, lost, restored and asked for again and again."""
+
+    @initialize(
+        limits=state_limits,
+        capacity=st.integers(12, 48),
+        states=st.integers(1, 8),
+        block=st.integers(1, 4),
+        worthwhile=st.integers(1, 5),
+        layers=st.booleans(),
+    )
+    def start(  # type: ignore[override]
+        self,
+        limits: SchedulerLimits,
+        capacity: int,
+        states: int,
+        block: int,
+        worthwhile: int,
+        layers: bool,
+    ) -> None:
+        store = StateStore()
+        tier = Tier(store, "the fake", block, worthwhile, layers)
+        self.prepare_states(limits, capacity, states, tier=tier, state_tier=StateTier(tier))
+        self.store = store
+        self.runner = StateRunner(self.cache, self.store)
+        self.runner.checks_keys = layers
+
+    @rule(story=st.sampled_from(STORIES), end=tokens, new=st.integers(0, 4))
+    def ask(self, story: Tokens, end: Tokens, new: int) -> None:
+        self._add(make_sequence(self.ids, story + end, new))
+
+    @rule(story=st.sampled_from(STORIES), end=tokens)
+    def prefetch_story(self, story: Tokens, end: Tokens) -> None:
+        self._add(make_sequence(self.ids, story + end, background=True))
+
+    @rule()
+    def evict_all(self) -> None:
+        self.cache.spill()
+
+    @rule()
+    def run_dry(self) -> None:
+        drive(self.scheduler, self.runner, store=self.store)
+
+    def teardown(self) -> None:
+        if hasattr(self, "scheduler"):
+            drive(self.scheduler, self.runner, 3000, self.store, self._run)
+            self.runner.synchronise(self.cache.take_transfers())
+        super().teardown()
+        self.scheduler.wake()
+        assert not self.store.held, "a reading that nobody will load was not dropped"
+
+
+TestStateTier = StateTierMachine.TestCase
+TestStateTier.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, derandomize=True
+)
+
+
+class FaultyStateRunner(FaultyRunner, StateRunner):
+    """A faulty runner with recurrent states, which a failed step leaves as they were."""
+
+
+class StateRetryMachine(StateMachine):
+    """Steps fail at random, in chunks of prompts and in epochs with a step ahead."""
+
+    @initialize(
+        limits=state_limits,
+        capacity=st.integers(6, 60),
+        states=st.integers(1, 12),
+        hiccups=st.sets(st.integers(1, 60), max_size=6),
+        most_rows=st.sampled_from([2, 1000, 1000]),
+    )
+    def start(  # type: ignore[override]
+        self,
+        limits: SchedulerLimits,
+        capacity: int,
+        states: int,
+        hiccups: set[int],
+        most_rows: int,
+    ) -> None:
+        self.prepare_states(limits, capacity, states)
+        self.runner = self.poisoned = FaultyStateRunner(self.cache, self.store)
+        self.poisoned.hiccups, self.poisoned.most_rows = hiccups, most_rows
+
+    @rule(
+        tokens=tokens,
+        new=st.integers(0, 8),
+        at=st.integers(0, 9),
+        kind=st.sampled_from(KINDS),
+    )
+    def add_poison(self, tokens: Tokens, new: int, at: int, kind: str) -> None:
+        s = make_sequence(self.ids, tokens, new)
+        self.poisoned.poison[s.id] = (at, kind)
+        self._add(s)
+
+    def fail_the_step(self) -> None:
+        """Everything is lost in the other machine alone."""
+
+    def _run(self, plan: Plan) -> StepResult | None:
+        return run_plan(plan, self.scheduler, self.runner)
+
+    def _check_plan(self, plan: Plan | None) -> None:
+        if self.scheduler._trials is None:
+            super()._check_plan(plan)
+
+    def _check_outcome(self, s: Sequence) -> None:
+        if s.finish_reason is not None and s.finish_reason.message == FAULT:
+            guilty = [m.id for m in family(s) if m.id in self.poisoned.poison]
+            alone_too_often = self.poisoned.hiccups or self.poisoned.most_rows < 3
+            assert guilty or alone_too_often, "a row that is not at fault ended"
+        super()._check_outcome(s)
+
+
+TestStateRetry = StateRetryMachine.TestCase
+TestStateRetry.settings = settings(
+    max_examples=200, stateful_step_count=40, deadline=None, derandomize=True
+)
