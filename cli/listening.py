@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import shlex
 import socket
@@ -87,3 +88,13 @@ def log_to_stderr(access_log: bool) -> None:
     logger = logging.getLogger("sgl_mlx.server")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO if access_log else logging.WARNING)
+
+
+def freeze_present_objects() -> None:
+    """Exempt all present objects from garbage collection.
+
+    Else a full collection goes through all modules and the model's: some 50 ms, in which the event
+    loop and the engine stand still. Present objects in reference cycles are never freed.
+    """
+    gc.collect()
+    gc.freeze()

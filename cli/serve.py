@@ -21,6 +21,7 @@ from sgl_mlx.cli.engine import (
 from sgl_mlx.cli.listening import (
     QUESTION,
     bind,
+    freeze_present_objects,
     invitation,
     line,
     log_to_stderr,
@@ -177,6 +178,7 @@ def serve(
             settings["model_names"] = (name,)
         with open_engine(replace(options, model_path=model), **more) as engine:
             engine.submit((Text("Hello"),), SamplingParams(max_new_tokens=2)).result()
+            freeze_present_objects()
             config = uvicorn_config(_app(engine, **settings), drain_timeout)
             ready = invitation(listener, engine, settings["api_keys"])
             server(config, ready).run(sockets=[listener])
@@ -206,6 +208,7 @@ def _serve_several(
     app, residents = app_of_models(
         models, budget, api_keys=keys, limits=_limits(**settings), free=free_memory
     )
+    freeze_present_objects()  # before a model is open: those are to be freed
     asyncio.run(_open(residents, models[0].name))
     names = ", ".join(model.name for model in models)
     ready = line(listener, names, keys, "chat/completions", QUESTION)

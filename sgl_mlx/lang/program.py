@@ -28,7 +28,9 @@ _NOT_PLAIN = (
     inspect.isasyncgenfunction,
     inspect.isgeneratorfunction,
 )
-_RESERVED = ("stream", "backend", "use_thread")
+RESERVED = ("stream", "backend", "use_thread")
+"""Options of `run()` that go before a program's own parameters."""
+
 _MIN_CACHED_PREFIX = 64
 """The number of characters up to which a constant prefix is not worth a prefill request."""
 
@@ -282,7 +284,7 @@ class Program:
             self.signature.bind(state, *args, **kwargs)
         except TypeError as error:
             takes = ", ".join(self.arg_names) or "none"
-            guess = names.meant(kwargs, (*self.arg_names, *_OPTIONS, *_RESERVED))
+            guess = names.meant(kwargs, (*self.arg_names, *_OPTIONS, *RESERVED))
             raise ProgramError(
                 f"wrong arguments for program {self.name}(): {error}{guess}; it takes {takes}"
             ) from None

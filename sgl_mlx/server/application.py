@@ -22,7 +22,7 @@ from sgl_mlx.server.engine import ServedEngine
 from sgl_mlx.server.limits import Limits
 from sgl_mlx.server.middleware import Gate
 from sgl_mlx.server.native import generate, tokens, upkeep
-from sgl_mlx.server.openai import chat, completions, responses
+from sgl_mlx.server.openai import chat, completions, embeddings, responses
 from sgl_mlx.server.openapi import with_document
 from sgl_mlx.server.pages import route as page
 from sgl_mlx.server.residents import Residents, ServedModel
@@ -90,6 +90,7 @@ def routes_of(service: Service) -> list[Route]:
             *chat.routes(service),
             *completions.routes(service),
             *responses.routes(service),
+            *embeddings.routes(service),
             *messages.routes(service),
             *decisions.routes(service),
             *contexts.routes(service),

@@ -20,12 +20,9 @@ import click
 import uvicorn
 
 from sgl_mlx.core import Completion, Prompt, SamplingParams, prompt_text
-from sgl_mlx.models.loader import load
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.server import app
-from tests.server.scripted import CHATML
-
-CONTEXT = 64_000
+from tests.server.small import CONTEXT, small_model
 
 
 class ToldEngine(Engine):
@@ -47,29 +44,6 @@ class ToldEngine(Engine):
         *_, last, _ = prompt.rsplit("<|im_start|>", 2)
         asked = self.tool and f'"name": "{self.tool}"' in prompt and not last.startswith("tool\n")
         return self.call if asked else self.text
-
-
-def small_model(name: str) -> Any:
-    """Return the embedded model with its weights replaced by those of a small random llama."""
-    import mlx.core as mx  # after sgl_mlx, which loads a fast BLAS before it
-    from mlx_lm.models import llama
-
-    loaded = load("smollm2")
-    config = {
-        **loaded.config,
-        "model_type": "llama",
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "max_position_embeddings": CONTEXT,
-    }
-    model = llama.Model(llama.ModelArgs.from_dict(config))
-    mx.eval(model.parameters())
-    loaded.tokenizer.chat_template = CHATML
-    return replace(loaded, model=model, config=config, name=name)
 
 
 @click.command()

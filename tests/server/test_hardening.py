@@ -17,7 +17,10 @@ from tests.server.conftest import events
 from tests.server.scripted import ScriptedEngine
 
 Script = Any
-POSTS = ["/v1/completions", "/v1/chat/completions", "/generate", "/v1/messages", "/v1/responses"]
+POSTS = [
+    *("/v1/completions", "/v1/chat/completions", "/generate", "/v1/messages", "/v1/responses"),
+    *("/v1/decisions", "/v1/contexts", "/v1/contexts/new/generate"),
+]
 DEEP = b"[" * 10_000 + b"]" * 10_000
 BROKEN = {
     "nothing": b"",
@@ -117,6 +120,7 @@ def test_a_client_that_leaves_ends_its_request_at_once(
     engine, url = script("x", manual=True)
     body = {"prompt": "x", "messages": [{"role": "user", "content": "x"}], "stream": stream}
     body |= {"max_tokens": 9, "input": "x"}
+    body |= {"questions": [{"type": "predicate", "instructions": "x"}]}
     body |= {"text": "x"} if path == "/generate" else {}
     leave(url, path, body, once=lambda: len(engine.calls) == 1)
     wait_for(lambda: engine.calls[0].future.cancelled(), seconds=1)

@@ -104,3 +104,11 @@ def test_an_app_can_be_mounted_in_another(client: httpx.Client) -> None:
         assert client.get(f"{outer.url}/llm/v1/models").json()["data"][0]["id"] == "scripted"
     finally:
         outer.close()
+
+
+def test_embeddings_are_refused_clearly(script: Script, client: httpx.Client) -> None:
+    _, url = script()
+    answer = client.post(f"{url}/v1/embeddings", json={"input": "x", "model": "default"})
+    assert answer.status_code == 404
+    assert "'scripted' generates text" in answer.json()["error"]["message"]
+    assert client.post(f"{url}/v1/embeddings", json={}).status_code == 400

@@ -15,6 +15,7 @@ from sgl_mlx.server.answer import answer
 from sgl_mlx.server.errors import HttpError, bad_value, openai_body
 from sgl_mlx.server.flight import Ask
 from sgl_mlx.server.messages import image_source
+from sgl_mlx.server.native.token_scores import checked_ids, token_scores
 from sgl_mlx.server.openai.fields import check_stops
 from sgl_mlx.server.service import Service, new_id
 from sgl_mlx.server.sse import DONE, frame
@@ -62,11 +63,6 @@ class _Call:
     """One request to `/generate`, answered as one JSON document or as a stream."""
 
     def __init__(self, visit: Visit, fields: GenerateRequest) -> None:
-        if fields.token_ids_logprob:
-            raise bad_value(
-                "token_ids_logprob is not supported; score choices as prompts of their own",
-                "token_ids_logprob",
-            )
         self._service = visit.service
         self._visit = visit
         self._fields = fields
@@ -76,10 +72,16 @@ class _Call:
             Ask(prompt, self._params(i, len(prompts)), rids[i], fields.priority or 0)
             for i, prompt in enumerate(prompts)
         ]
+        self._token_ids = self._scored_ids(len(prompts))
 
     async def whole(self) -> Any:
         answers = await self._visit.whole(self._asks)
-        flat = [sample.to_dict() for samples in answers for sample in samples]
+        scores = await token_scores(self._visit, self._asks, self._token_ids, answers)
+        flat = []
+        for samples, added in zip(answers, scores, strict=True):
+            for sample, fields in zip(samples, added, strict=True):
+                told: dict[str, Any] = {**sample.to_dict()}
+                flat.append({**told, "meta_info": {**told["meta_info"], **fields}})
         return flat[0] if self._single and len(flat) == 1 else flat
 
     async def stream(self) -> AsyncIterator[bytes]:
@@ -100,6 +102,20 @@ class _Call:
                     told["index"] = index
                 yield frame(told)
         yield DONE
+
+    def _scored_ids(self, count: int) -> list[list[int]]:
+        """Return the ids in `token_ids_logprob` for each prompt; empty lists without the field."""
+        given = self._fields.token_ids_logprob
+        if not given:
+            return [[] for _ in range(count)]
+        if self._fields.stream:
+            raise bad_value("token_ids_logprob takes whole answers", "token_ids_logprob")
+        rows = given if isinstance(given, list) and isinstance(given[0], list) else [given] * count
+        if len(rows) != count:
+            raise bad_value(
+                f"token_ids_logprob must be one list of ids or {count}", "token_ids_logprob"
+            )
+        return [checked_ids(row or []) for row in rows]
 
     def _rids(self, count: int) -> list[str]:
         given = self._fields.rid
