@@ -92,8 +92,8 @@ for (int first = begin; first < end; first += STEP * TEAMS) {
     for (int part = 0; part < VALUE_QUADS; part++) {
       const int d = 4 * (lane + TEAM * part);
       values[j][part] = float4(0.0f);
-      if (VALUES_IN_KEYS) {
-        values[j][part] = d < VALUE_DIM ? keys[j][part] : float4(0.0f);
+      if (d < VALUE_DIM && VALUES_IN_KEYS) {
+        values[j][part] = keys[j][part];
       } else if (d < VALUE_DIM && pooled) {
         values[j][part] = as_floats(load_quad<T>(pool_values + at * VALUE_DIM + d, value_scale));
       } else if (d < VALUE_DIM) {

@@ -140,7 +140,7 @@ MUTATIONS = (
         ("a value's row as wide as a key's", "decode latent", "pool_values + at * VALUE_DIM",
          "pool_values + at * DIM", BOUNDS),
         ("values in keys from the next part", "decode in keys",
-         "d < VALUE_DIM ? keys[j][part]", "d < VALUE_DIM ? keys[j][part + 1]", WRONG),
+         "values[j][part] = keys[j][part];", "values[j][part] = keys[j][part + 1];", WRONG),
     ),
     *_of(
         "shared_attention.metal",
