@@ -284,7 +284,8 @@ def _state_budget(
     if not adapter.states:
         return NO_STATES, limits
     wanted, running = config.max_total_states, limits.max_running
-    budget = state_budget(adapter.states, wanted, running, available)
+    attends = bool(adapter.layers)
+    budget = state_budget(adapter.states, wanted, running, available, attends)
     policy = _policy(limits.snapshots, adapter, config.kv_bits)
     return budget, replace(limits, max_running=budget.running, snapshots=policy)
 

@@ -11,9 +11,6 @@ from sgl_mlx.runtime.pool.memory import SHARE
 from sgl_mlx.runtime.pool.states import StatePool
 
 _GIB = 2**30
-_SHARE = SHARE / 2
-"""The share of the memory left after loading the weights that states may take: half of what KV and
-states may take together."""
 _IN_STEPS = 3
 """States of a running sequence outside the pool: before a decode step, after it, and after the one
 that is submitted ahead."""
@@ -48,21 +45,29 @@ NO_STATES = StateBudget(0, 0, 0)
 
 
 def state_budget(
-    shapes: Sequence[StateShape], wanted: int | None, running: int, available: int
+    shapes: Sequence[StateShape],
+    wanted: int | None,
+    running: int,
+    available: int,
+    attends: bool = True,
 ) -> StateBudget:
     """Divide memory between running sequences and snapshots.
+
+    States and KV may take `SHARE` of `available` together, states half of that if there is KV.
 
     Args:
         wanted: number of slots; None lets the memory decide.
         running: most sequences that are to run at once.
         available: bytes free after loading the weights.
+        attends: False for a model without attention, which has no KV.
 
     Raises:
         MemoryLimitError: if `wanted` slots do not fit; or, when that is None, if one sequence and
             one snapshot do not.
     """
     each = StatePool.bytes_per_slot(shapes)
-    fitting = int(available * _SHARE) // each
+    share = SHARE / 2 if attends else SHARE
+    fitting = int(available * share) // each
     if wanted is None:
         running = min(running, max(fitting // (1 + _IN_STEPS + _SNAPSHOTS_EACH), 1))
         slots = max(min(fitting - _IN_STEPS * running, _MOST_EACH * running), 2)
@@ -74,7 +79,7 @@ def state_budget(
             f"the recurrent state of one sequence takes {each / _GIB:.3f} GiB in this model; "
             f"{slots} slots for running sequences and snapshots, and {_IN_STEPS} more for each of "
             f"{running} running, take {needed * each / _GIB:.2f} GiB, usable are "
-            f"{fitting * each / _GIB:.2f} GiB ({_SHARE:.0%} of {available / _GIB:.2f} GiB "
+            f"{fitting * each / _GIB:.2f} GiB ({share:.0%} of {available / _GIB:.2f} GiB "
             f"available): {_remedy(wanted, fitting)}"
         )
     return StateBudget(slots, running, needed * each)

@@ -117,15 +117,18 @@ def test_each_row_leaves_the_state_of_the_last_step_that_named_it(
     available=st.integers(0, 400 * EACH),
     running=st.integers(1, 64),
     wanted=st.none() | st.integers(1, 200),
+    attends=st.booleans(),
 )
-def test_states_fit_their_share_of_memory(available: int, running: int, wanted: int | None) -> None:
-    budget = None
+def test_states_fit_their_share_of_memory(
+    available: int, running: int, wanted: int | None, attends: bool
+) -> None:
+    budget, share = None, 0.3 if attends else 0.6
     with suppress(MemoryLimitError):
-        budget = state_budget(SHAPES, wanted, running, available)
+        budget = state_budget(SHAPES, wanted, running, available, attends)
     if budget is None:
-        assert wanted is not None or 0.3 * available < 5 * EACH
+        assert wanted is not None or share * available < 5 * EACH
         return
-    assert budget.nbytes <= 0.3 * available
+    assert budget.nbytes <= share * available
     assert budget.nbytes == (budget.slots + 3 * budget.running) * EACH
     assert 1 <= budget.running <= min(running, budget.slots)
     assert wanted in (None, budget.slots)
