@@ -46,11 +46,7 @@ inline void multiply_experts(const PackedExperts& all, const float* x, int64_t r
                              const int32_t* experts, int64_t rows, float* y) {
   const int64_t k = all.first.k, n = all.first.n, blocks = all.first.blocks();
   const RowsByExpert sorted(experts, rows, all.count);
-  thread_local Buffer<float> buffers[3];
-  Buffer<float>&inputs = buffers[0], &totals = buffers[1], &results = buffers[2];
-  inputs.reserve(rows * k);
-  totals.reserve(rows * all.first.groups());
-  results.reserve(rows * n);
+  Buffer<float> inputs(rows * k), totals(rows * all.first.groups()), results(rows * n);
   for (int64_t i = 0; i < rows; i++)
     std::memcpy(&inputs[i * k], x + sorted.order[i] / repeats * k, k * sizeof(float));
   sum_groups(all.first, inputs.data(), rows, totals.data());

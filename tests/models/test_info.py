@@ -57,37 +57,56 @@ def test_a_gguf_file_is_counted_as_what_it_becomes(
     )
 
 
-@pytest.mark.parametrize(
-    ("bits", "group_size"), [(2, 64), (3, 32), (4, 32), (4, 64), (6, 64), (8, 32)]
-)
-def test_packed_weights_count_as_the_numbers_they_stand_for(
-    folder: Path, tmp_path: Path, bits: int, group_size: int
-) -> None:
+def quantized(folder: Path, target: Path, bits: int, group_size: int, mixed: bool = False) -> int:
+    """Write a folder's model quantized; return its number of parameters.
+
+    With `mixed`, projections of queries have 3 bits, which the CPU kernels do not multiply.
+    """
     from mlx_lm.utils import load_model, quantize_model, save_config, save_model
 
     model, config = load_model(folder)
     count = sum(p.size for _, p in tree_flatten(model.parameters()))
-    # a group must divide every row, so the feed-forward's 96 columns stay as they are with 64
-    model, config = quantize_model(
-        model,
-        config,
-        group_size,
-        bits,
-        quant_predicate=lambda path, module: module.weight.shape[-1] % group_size == 0,
-    )
-    target = tmp_path / "packed"
+
+    def how(path: str, module: Any) -> bool | dict[str, int]:
+        # a group must divide every row, so the feed-forward's 96 columns stay as they are with 64
+        if module.weight.shape[-1] % group_size:
+            return False
+        return {"bits": 3, "group_size": 32} if mixed and "q_proj" in path else True
+
+    model, config = quantize_model(model, config, group_size, bits, quant_predicate=how)
     target.mkdir()
     save_model(target, model)
     save_config(config, target / "config.json")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if (folder / name).exists():
             shutil.copy(folder / name, target / name)
+    return count
+
+
+@pytest.mark.parametrize(
+    ("bits", "group_size"), [(2, 64), (3, 32), (4, 32), (4, 64), (6, 64), (8, 32)]
+)
+def test_packed_weights_count_as_the_numbers_they_stand_for(
+    folder: Path, tmp_path: Path, bits: int, group_size: int
+) -> None:
+    target = tmp_path / "packed"
+    count = quantized(folder, target, bits, group_size)
     info = describe(target)
     assert info.parameters == count
     assert info.quantization == f"{bits}-bit"
     assert info.native_bytes == load(target, dtype="native").weight_bytes
     packed = open_cpu_kernels() is not None
     assert info.weight_bytes("float32", packed) == load(target).weight_bytes
+
+
+@pytest.mark.usefixtures("cpu_kernels")
+def test_layers_that_no_kernel_multiplies_count_as_float32_alone(
+    folder: Path, tmp_path: Path
+) -> None:
+    count = quantized(folder, tmp_path / "mixed", 4, 32, mixed=True)
+    info = describe(tmp_path / "mixed")
+    assert info.packed_bytes == load(tmp_path / "mixed").weight_bytes
+    assert info.native_bytes < info.packed_bytes < 4 * count / 2
 
 
 def test_a_path_that_is_nothing_is_named(tmp_path: Path) -> None:
