@@ -26,6 +26,9 @@ from sgl_mlx.errors import SglError
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells report a process that SIGINT ended."""
 
+_LONGEST = 2000
+"""Most characters of an error message."""
+
 
 class Commands(click.Group):
     """A click group that reports an `SglError` or `OSError` in one message and exits with code 1.
@@ -58,10 +61,23 @@ class Commands(click.Group):
             if error.errno == errno.EPIPE or ctx.params.get("debug"):  # click handles EPIPE
                 raise
             streams.abandon_output()
-            raise click.ClickException(str(error)) from error
+            raise _shorten(click.ClickException(str(error))) from error
+        except click.ClickException as error:
+            _shorten(error)
+            raise
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(INTERRUPTED)
+
+
+def _shorten(error: click.ClickException) -> click.ClickException:
+    """Cut the message of an error that repeats a very long value, in its middle; return it."""
+    message, half = str(error.message), _LONGEST // 2
+    left_out = len(message) - _LONGEST
+    if left_out > 0:
+        cut = f"{message[:half]} … ({left_out:,} characters left out) … {message[-half:]}"
+        vars(error)["message"] = cut
+    return error
 
 
 @click.group(

@@ -11,7 +11,9 @@ import mlx.core as mx
 from sgl_mlx import machine
 from sgl_mlx.cpu_kernels.open import open_cpu_kernels
 from sgl_mlx.models import safetensors_file
-from sgl_mlx.models.adapter import LayerShape
+from sgl_mlx.models.adapter import Adapter
+from sgl_mlx.models.architectures import adapter_for
+from sgl_mlx.models.build import model_classes
 from sgl_mlx.models.gguf import config as gguf_config
 from sgl_mlx.models.gguf.file import GGUFFile
 from sgl_mlx.models.info import describe
@@ -22,10 +24,11 @@ def footprint(path: Path, tokens: int, kv_bits: int | None = None) -> int:
     """Return the bytes of a model's weights and of a KV pool of `tokens` slots.
 
     Raises:
-        KeyError: the configuration does not tell the size of the KV pool.
+        KeyError, TypeError: the configuration does not tell the size of the KV pool.
     """
-    shapes, _ = kv_shape(read_config(path))
-    return weight_bytes(path) + tokens * KVPool.bytes_per_slot(shapes, kv_dtype(), kv_bits)
+    adapter, _ = adapter_of(read_config(path))
+    slot = KVPool.bytes_per_slot(adapter.layers, kv_dtype(), kv_bits)
+    return weight_bytes(path) + tokens * slot
 
 
 def weight_bytes(path: Path) -> int:
@@ -42,13 +45,17 @@ def read_config(path: Path) -> dict[str, Any]:
     return gguf_config.read_config(GGUFFile(path))
 
 
-def kv_shape(config: Mapping[str, Any]) -> tuple[list[LayerShape], int]:
-    """Return the KV shape of each layer and the context length; KeyError if `config` lacks them."""
-    config = config.get("text_config") or config
-    heads = config["num_attention_heads"]
-    width = config.get("head_dim") or config["hidden_size"] // heads
-    shape = LayerShape(config.get("num_key_value_heads") or heads, width, width)
-    return [shape] * config["num_hidden_layers"], config["max_position_embeddings"]
+def adapter_of(config: Mapping[str, Any]) -> tuple[Adapter, int]:
+    """Return the adapter of a model without its weights, and the context length.
+
+    Raises:
+        KeyError, TypeError: `config` lacks a field.
+        UnsupportedModelError: the architecture does not run.
+    """
+    config = dict(config.get("text_config") or config)
+    context = config["max_position_embeddings"]
+    model_class, args_class = model_classes(config)
+    return adapter_for(model_class(args_class.from_dict(config))), context
 
 
 def kv_dtype() -> mx.Dtype:

@@ -10,8 +10,11 @@ from typing import Any
 
 import click
 
+from sgl_mlx import bounds
 from sgl_mlx.core import Completion, Prompt, SamplingParams, StreamEvent
 from sgl_mlx.lang.backend import Backend
+
+_DEEPEST = 100
 
 
 def complete(
@@ -46,18 +49,37 @@ def write(text: str, err: bool = False) -> None:
 def print_json(
     text: str, variables: Mapping[str, Any], stats: Mapping[str, Any], **more: Any
 ) -> None:
-    """Print the JSON document of `--json`; values that JSON cannot hold are converted by `str`."""
+    """Print the JSON document of `--json`; see `print_document`."""
     print_document({"text": text, "variables": variables, "stats": stats, **more})
 
 
 def print_document(document: Any) -> None:
-    """Print a value as JSON; in ASCII if the output's encoding lacks one of its characters."""
-    text = json.dumps(document, ensure_ascii=False, indent=2, default=str)
+    """Print a value as JSON; in ASCII if the output's encoding lacks one of its characters.
+
+    Numbers and arrays of numpy become JSON's; values and keys that JSON cannot hold become text.
+    """
+    document = _plain(document)
+    text = json.dumps(document, ensure_ascii=False, indent=2)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeError:
-        text = json.dumps(document, indent=2, default=str)
+        text = json.dumps(document, indent=2)
     click.echo(text)
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """Return a value as JSON has it; what is nested deeper than `_DEEPEST` becomes text."""
+    if value is None or isinstance(value, (str, bool)):
+        return value
+    if type(value).__name__.startswith("bool"):  # numpy's
+        return bool(value)
+    if isinstance(value, Mapping) and depth < _DEEPEST:
+        return {str(key): _plain(part, depth + 1) for key, part in value.items()}
+    items = bounds.listed(value) if depth < _DEEPEST else None
+    if items is not None and not isinstance(value, (set, frozenset)):
+        return [_plain(part, depth + 1) for part in items]
+    found = (bounds.whole(value), bounds.real(value))
+    return next((number for number in found if number is not None), str(value))
 
 
 def stats_of(backend: Backend) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import Parameter
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
@@ -15,7 +16,7 @@ from typing import IO, Any
 import click
 
 from sgl_mlx.errors import BatchError, ProgramError, SglError
-from sgl_mlx.lang.program import Program
+from sgl_mlx.lang.program import RESERVED, Program
 from sgl_mlx.lang.state import ProgramState
 
 MODULE_NAME = "__sgl_program__"
@@ -131,13 +132,17 @@ def read_arguments(program: Program, pairs: Sequence[str]) -> dict[str, Any]:
     A value that is JSON (`3`, `true`, `["a"]`, `"3"`) is decoded; any other value is text.
 
     Raises:
-        click.BadParameter: a pair has no `=`, the program does not take a name, or a required
-            argument is missing.
+        click.BadParameter: a pair has no `=`, the program does not take a name, a required
+            argument is missing, or `run()` has an option of the name.
     """
     given = read_pairs(pairs)
     required, optional = _parameters(program)
+    kinds = {p.kind for p in program.signature.parameters.values()}
     takes = ", ".join([*required, *(f"{name} (optional)" for name in optional)]) or "none"
-    if unknown := [name for name in given if name not in required + optional]:
+    if taken := [name for name in given if name in RESERVED]:
+        raise _bad(f"run() has an option {taken[0]} of its own; rename the parameter")
+    unknown = [name for name in given if name not in required + optional]
+    if unknown and Parameter.VAR_KEYWORD not in kinds:
         raise _bad(f"{program.name} takes no {', '.join(unknown)}; it takes: {takes}")
     if missing := [name for name in required if name not in given]:
         raise _bad(f"{program.name} needs {', '.join(missing)}; it takes: {takes}")
@@ -163,8 +168,8 @@ def read_pairs(pairs: Sequence[str]) -> dict[str, Any]:
 def own_errors(path: Path) -> Iterator[None]:
     """Turn exceptions raised in the `with` block into `ProgramFailed`.
 
-    Raised unchanged are click's exceptions, BrokenPipeError, and every `SglError` whose traceback
-    has no frame in the user's file `path`.
+    Raised unchanged are click's exceptions, BrokenPipeError, and every `SglError` and `OSError`
+    whose traceback has no frame in the user's file `path`.
     """
     try:
         yield
@@ -172,7 +177,7 @@ def own_errors(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         failed = ProgramFailed(error, path)
-        if isinstance(error, SglError) and not failed.frames:
+        if isinstance(error, (SglError, OSError)) and not failed.frames:
             raise
         raise failed from error
 
@@ -190,10 +195,11 @@ def returned(state: ProgramState) -> dict[str, Any]:
 def _parameters(program: Program) -> tuple[list[str], list[str]]:
     """Return the names of a program's required and optional parameters.
 
-    The first parameter, `s`, and parameters with bound arguments are left out.
+    The first parameter, `s`, parameters with bound arguments, `*args` and `**kwargs` are left out.
     """
     _, *rest = program.signature.parameters.values()
-    free = [p for p in rest if p.name not in program.bind_arguments]
+    several = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    free = [p for p in rest if p.name not in program.bind_arguments and p.kind not in several]
     required = [p.name for p in free if p.default is p.empty]
     return required, [p.name for p in free if p.name not in required]
 

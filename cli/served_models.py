@@ -89,7 +89,7 @@ class _Base:
 
         try:
             size = footprint(self.path, self.options["max_total_tokens"], self._kv_bits)
-        except KeyError as error:
+        except (KeyError, TypeError) as error:
             raise BackendError(
                 f"{self.name}: its configuration has no {error}, so the size of its KV pool is not "
                 "known; serve this model alone"

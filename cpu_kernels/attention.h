@@ -56,6 +56,7 @@ class Block {
   const float* keys(int64_t d) const { return &keys_[d * kBlock]; }
   const float* values(int64_t i) const { return values_[i]; }
 
+  // Loads the keys from number `start` of the stretch on.
   void load_from(const Stretch& from, int64_t start, int64_t head) {
     count = std::min<int64_t>(kBlock, from.count - start);
     position = from.position + start;
@@ -92,6 +93,7 @@ class Tile {
         weights_(queries * kBlock), out_(queries * heads.value_dim), peaks_(queries, kNoMaximum),
         masses_(queries * kLanes), positions_(queries) {}
 
+  // Sets the vector and the position of one query.
   void set(int64_t query, const float* q, int64_t position) {
     std::memcpy(&q_[query * heads_.key_dim], q, heads_.key_dim * sizeof(float));
     positions_[query] = position;
@@ -137,7 +139,7 @@ class Tile {
     }
   }
 
-  // Computes q k for all keys of the block, to the weights.
+  // Writes the dot products of queries and all keys of the block to the weights.
   void score(int64_t first, int64_t last) {
     by_sum_rows(first, last, [&](int64_t query, auto n) {
       constexpr int kQueries = n, kVecs = kSumRegisters;
@@ -210,7 +212,7 @@ class Tile {
     for (; d < heads_.value_dim; d += kLanes) add_columns<1>(first, last, d);
   }
 
-  // The columns from `d` on that kVecs registers hold.
+  // Adds as many columns of the values as kVecs registers hold, from column `d` on.
   template <int kVecs>
   void add_columns(int64_t first, int64_t last, int64_t d) {
     by_sum_rows(first, last, [&](int64_t query, auto n) {
@@ -252,7 +254,7 @@ struct Chunks {
 
 // q is (tokens, query_heads, key_dim), `out` (tokens, query_heads, value_dim).
 inline void extend_attention(const Heads& heads, const Chunks& work, const Lines& q, float* out) {
-  constexpr int64_t kQueries = 96;
+  constexpr int64_t kQueries = 96;  // queries of a tile: tokens times query heads of a KV head
   struct Item {
     int64_t row, first, last;
   };

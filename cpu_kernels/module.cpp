@@ -25,6 +25,7 @@ namespace {
 using sgl::Dense, sgl::Inputs, sgl::Lines, sgl::Outputs, sgl::Run, sgl::TokenLines, sgl::View;
 using Optional = std::optional<mx::array>;
 
+// Throws unless `a` has this dtype.
 void wants(const mx::array& a, mx::Dtype dtype, const char* what) {
   if (a.dtype() != dtype) throw std::invalid_argument(std::string(what) + " has a wrong dtype");
 }
@@ -174,6 +175,7 @@ struct Order {
   size_t scales;
 };
 
+// Returns the widths and options of attention, still without sinks.
 sgl::Heads heads_of(const mx::array& q, const mx::array& keys, const mx::array& values, float scale,
                     int64_t window, float softcap) {
   if (q.shape(2) % 16 || values.shape(-1) % 16)
@@ -257,8 +259,8 @@ std::pair<mx::array, mx::array> recur(const char* name, bool corrects, const mx:
   for (const int64_t length : lengths) tokens += length;
   if (tokens != v.shape(0) || static_cast<int64_t>(lengths.size()) != states.shape(0))
     throw std::invalid_argument("lengths must name the tokens of each row of states");
-  if (plain.key_dim % 16 || plain.value_heads % plain.key_heads)
-    throw std::invalid_argument("keys need a multiple of 16 elements, and heads that divide v's");
+  if (plain.key_dim % 16 || plain.value_heads % plain.key_heads || q.shape() != k.shape())
+    throw std::invalid_argument("q and k need a multiple of 16 elements, and heads that divide v's");
   const auto outputs = sgl::apply(
       name, {v.shape(), states.shape()}, inputs, [=](const auto& in, const auto& out) {
         const TokenLines queries(in[0]), keys(in[1]), values(in[2]);
@@ -291,6 +293,21 @@ std::pair<mx::array, mx::array> state_space(const mx::array& C, const mx::array&
                                             const mx::array& states,
                                             const std::vector<int64_t>& lengths) {
   return recur("StateSpace", false, C, B, x, decay, dt, D, states, lengths);
+}
+
+// a (…, heads, dim), A_log (heads,), bias (heads, dim); `bound` 0 is none.
+mx::array channel_decay(const mx::array& a, const mx::array& A_log, const mx::array& bias,
+                        float bound) {
+  const std::vector<mx::array> inputs{a, A_log, bias};
+  for (const auto& x : inputs) wants(x, mx::float32, "an input of the decay");
+  const int64_t heads = a.shape(-2), dim = a.shape(-1), tokens = a.size() / (heads * dim);
+  if (dim % 16 || bias.shape() != mx::Shape{a.shape(-2), a.shape(-1)} ||
+      A_log.shape() != mx::Shape{a.shape(-2)})
+    throw std::invalid_argument(
+        "decay needs A_log (heads,), bias (heads, dim) and a multiple of 16 as dim");
+  return apply("ChannelDecay", a.shape(), inputs, [=](const auto& in, float* y) {
+    sgl::channel_decay(Dense(in[0]), Dense(in[1]), Dense(in[2]), bound, tokens, heads, dim, y);
+  });
 }
 
 // x (rows, length + width - 1, channels), weights (width, channels), bias (channels,) or none.
@@ -328,6 +345,7 @@ NB_MODULE(_kernels, m) {
   m.def("decode_attention", &decode_attention);
   m.def("gated_delta", &gated_delta);
   m.def("state_space", &state_space);
+  m.def("channel_decay", &channel_decay);
   m.def("short_convolution", &short_convolution, nb::arg("x"), nb::arg("weights"),
         nb::arg("bias").none());
 }

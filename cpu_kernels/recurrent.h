@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "lines.h"
@@ -115,6 +116,25 @@ inline void recur(const Recurrence& r, const float* old_states, float* states, f
                                  r.beta[at],
                                  r.skip ? r.skip[head] : 0.0f};
       advance(token, first, last, r.key_dim, from, to, y + at * r.value_dim + first);
+    }
+  });
+}
+
+// Computes the decay of each key channel from a (tokens, heads, dim), A_log (heads,) and
+// bias (heads, dim): exp(-exp(A_log) * softplus(a + bias)), or, if `bound` is not 0,
+// exp(bound * sigmoid(exp(A_log) * (a + bias))). `dim` is a multiple of 16.
+inline void channel_decay(const float* a, const float* A_log, const float* bias, float bound,
+                          int64_t tokens, int64_t heads, int64_t dim, float* decay) {
+  constexpr int64_t kGrain = 1 << 11;  // elements that are worth a thread
+  each_range(tokens * heads, std::max<int64_t>(1, kGrain / dim), [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; i++) {
+      const float rate = std::exp(A_log[i % heads]);
+      for (int64_t d = 0; d < dim; d += kLanes) {
+        const vec x = load(a + i * dim + d) + load(bias + i % heads * dim + d);
+        const vec softplus = larger(x, vec{}) + log_of_one_plus(exponential(larger(x, -x) * -1));
+        const vec power = bound ? bound / (1 + exponential(x * -rate)) : softplus * -rate;
+        store(decay + i * dim + d, exponential(power));
+      }
     }
   });
 }

@@ -11,20 +11,23 @@
 
 namespace sgl {
 
-constexpr int kRowsAtOnce = kLanes == 16 ? 8 : 3;  // rows whose sums fit into registers
+// Rows whose sums fit into registers: for even and odd inputs at once, and for one of them.
+constexpr int kFewRows = kLanes == 16 ? 8 : 3, kManyRows = kLanes == 16 ? 12 : 6;
 
-// Unpacks the q of one group to floats (k, 16), which many rows then read.
+// Unpacks the q of one group, which many rows then read: inputs with even numbers to floats
+// (k / 2, 16), then those with odd numbers.
 template <int kBits>
-SGL_INLINE void unpack_group(const uint8_t* tile, int64_t tiles, int64_t tile_bytes, float* to) {
+SGL_INLINE void unpack_group(const uint8_t* tile, int64_t tiles, int64_t tile_bytes, float* evens) {
+  float* odds = evens + tiles * kPairs * kOutputs;
   for (int64_t t = 0; t < tiles; t++, tile += tile_bytes)
 #pragma GCC unroll 16
-    for (int pair = 0; pair < kPairs; pair++, to += 2 * kOutputs)
+    for (int pair = 0; pair < kPairs; pair++, evens += kOutputs, odds += kOutputs)
 #pragma GCC unroll 4
       for (int part = 0; part < kRegisters; part++) {
         vec even, odd;
         unpack<kBits>(tile, pair, part, even, odd);
-        store(to + part * kLanes, even);
-        store(to + kOutputs + part * kLanes, odd);
+        store(evens + part * kLanes, even);
+        store(odds + part * kLanes, odd);
       }
 }
 
@@ -44,6 +47,23 @@ struct GroupSums {
     for (int m = 0; m < kRows; m++)
 #pragma GCC unroll 4
       for (int part = 0; part < kRegisters; part++) odds[m][part] += x[m * k + 1] * odd[part];
+  }
+
+  // Sums x * q over every other input, to evens or odds. Rows of x are `k` apart; q is (pairs, 16).
+  static SGL_INLINE void add_half(const float* x, int64_t k, const float* q, int64_t pairs,
+                                  vec (*half)[kRegisters]) {
+    vec sums[kRows][kRegisters] = {};
+    for (int64_t i = 0; i < pairs; i++, x += 2, q += kOutputs) {
+      vec weights[kRegisters];
+#pragma GCC unroll 4
+      for (int part = 0; part < kRegisters; part++) weights[part] = load(q + part * kLanes);
+#pragma GCC unroll 16
+      for (int m = 0; m < kRows; m++)
+#pragma GCC unroll 4
+        for (int part = 0; part < kRegisters; part++) sums[m][part] += x[m * k] * weights[part];
+    }
+    for (int m = 0; m < kRows; m++)
+      for (int part = 0; part < kRegisters; part++) half[m][part] = sums[m][part];
   }
 
   // Adds the group's share of the product to `sums` (kRows, 16). `totals` has the group's sum of x:
@@ -92,31 +112,26 @@ struct Group {
   void multiply_unpacked(int64_t m, const float* q, float* sums) const {
     GroupSums<kRows> found;
     const float* from = x + m * k;
-    for (int64_t i = 0; i < tiles * kDeep; i += 2, q += 2 * kOutputs) {
-      vec even[kRegisters], odd[kRegisters];
-#pragma GCC unroll 4
-      for (int part = 0; part < kRegisters; part++) {
-        even[part] = load(q + part * kLanes);
-        odd[part] = load(q + kOutputs + part * kLanes);
-      }
-      found.add(from + i, k, even, odd);
-    }
+    const int64_t pairs = tiles * kPairs;
+    found.add_half(from, k, q, pairs, found.evens);
+    found.add_half(from + 1, k, q + pairs * kOutputs, pairs, found.odds);
     found.finish(scales, biases, totals + m * groups, groups, sums + m * kOutputs);
   }
 
   template <int kBits>
   void multiply_all(int64_t rows, float* unpacked, float* sums) const {
-    if (rows <= kRowsAtOnce) {
-      with_rows(rows, [&]<int kRows>() { multiply<kBits, kRows>(0, sums); });
+    if (rows <= kFewRows) {
+      with_rows<kFewRows>(rows, [&]<int kRows>() { multiply<kBits, kRows>(0, sums); });
       return;
     }
     unpack_group<kBits>(tile, tiles, tile_bytes, unpacked);
-    for (int64_t m = 0; m < rows; m += kRowsAtOnce)
-      with_rows(rows - m, [&]<int kRows>() { multiply_unpacked<kRows>(m, unpacked, sums); });
+    for (int64_t m = 0; m < rows; m += kManyRows)
+      with_rows<kManyRows>(rows - m,
+                           [&]<int kRows>() { multiply_unpacked<kRows>(m, unpacked, sums); });
   }
 
-  // Calls body<kRows> for the smaller of `rows` and kRowsAtOnce.
-  template <int kRows = kRowsAtOnce, typename Body>
+  // Calls body<n> for n the smaller of `rows` and kRows.
+  template <int kRows, typename Body>
   static SGL_INLINE void with_rows(int64_t rows, const Body& body) {
     if constexpr (kRows > 1)
       if (rows < kRows) return with_rows<kRows - 1>(rows, body);

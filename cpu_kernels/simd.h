@@ -80,6 +80,17 @@ SGL_INLINE vec exponential(vec x) {
   return (vec)((ivec)power + ((ivec)rounded << 23));
 }
 
+// log(1 + u) for u in [0, 1], with a relative error of 2e-7: the series of 2 atanh(u / (2 + u)).
+SGL_INLINE vec log_of_one_plus(vec u) {
+  const vec s = u / (2 + u), t = s * s;
+  vec series = t * (1.0f / 13) + 1.0f / 11;
+  series = series * t + 1.0f / 9;
+  series = series * t + 1.0f / 7;
+  series = series * t + 1.0f / 5;
+  series = series * t + 1.0f / 3;
+  return 2 * s * (series * t + 1);
+}
+
 template <int kStep, int... kLane>
 SGL_INLINE void exchange(vec& a, vec& b, std::integer_sequence<int, kLane...>) {
   vec low = __builtin_shufflevector(a, b, (kLane & kStep ? kLane - kStep + kLanes : kLane)...);

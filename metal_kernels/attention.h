@@ -46,14 +46,14 @@ inline int first_seen(int position) {
   return WINDOW == 0 ? 0 : max(0, position + 1 - WINDOW);
 }
 
-// Four neighbours of a row, moved as one.
+// Four neighbouring elements of a row, loaded and stored together.
 template <typename T>
 struct alignas(4 * sizeof(T)) Quad {
   T x[4];
 };
 
-// A pool stores T itself (scale 1: the conversions change nothing) or int8 levels, which are
-// rounded to the model's dtype.
+// Load four elements as T. They are stored as T (with scale 1 the conversions are exact), or in the
+// pool as int8 levels, which are scaled and rounded to T.
 template <typename T, typename Stored>
 inline Quad<T> load_quad(const device Stored* row, float scale) {
   const Quad<Stored> stored = *(const device Quad<Stored>*)row;
@@ -69,7 +69,7 @@ inline float4 as_floats(Quad<T> quad) {
   return float4(float(quad.x[0]), float(quad.x[1]), float(quad.x[2]), float(quad.x[3]));
 }
 
-// The sum over a team of lanes, 32 or 16 that lie side by side.
+// Sum x over a team of 32 or 16 neighbouring lanes.
 template <int TEAM>
 inline float team_sum(float x) {
   if (TEAM == 32) {
@@ -119,7 +119,7 @@ inline float row_sum(float x) {
 //
 // Wide heads are cut into slices of dimensions, so that a lane's registers hold its share: SLICES
 // simdgroups own the same 8 rows, a slice each. They add up their partial scores in threadgroup
-// memory, weigh the same, and own a slice of the output each.
+// memory, compute the same weights, and write a slice of the output each.
 //
 // One tile of threadgroup memory holds a tile's keys, then its values.
 
@@ -151,8 +151,8 @@ struct Tile {
   static constant constexpr int PARTIALS = SLICES == 1 ? 1 : TILE_THREADS * KEYS / 8;
 };
 
-// Keys or values of one KV head: those at positions below `prefix` lie in the pool behind `slots`,
-// later ones in `fresh`, whose first row of all heads is that of position `prefix`.
+// Keys or values of one KV head. Those at positions below `prefix` are in the pool: position p is
+// in slot `slots[first_slot + p]`. Later ones are in `fresh`, which begins with position `prefix`.
 template <typename T, typename Stored>
 struct Rows {
   const device Stored* pool;
@@ -252,7 +252,7 @@ inline Scores<KEYS> multiply_keys(
   return dots;
 }
 
-// Leave this slice's scores for the others; a barrier must follow.
+// Write this slice's scores for the other slices; a barrier must follow.
 template <int KEYS>
 inline void share_scores(threadgroup float2* partial, Scores<KEYS> scores, int thread_index) {
 #pragma clang loop unroll(full)
@@ -333,9 +333,9 @@ inline void add_values(
   }
 }
 
-// Attend to the keys at positions [first, min(first + KEYS, end)). With VALUES_IN_KEYS a value is the
-// first VALUE_DIM elements of its key, and is read from the tile of keys. `tile` and `partial` belong to
-// the whole threadgroup: all of it must call this together.
+// Attend to the keys at positions [first, min(first + KEYS, end)). With VALUES_IN_KEYS a value is
+// the first VALUE_DIM elements of its key, and is read from the tile of keys. `tile` and `partial`
+// belong to the whole threadgroup: all its threads must call this together.
 template <
     typename T, int DIM, int VALUE_DIM, int KV_HEADS, int WINDOW, bool CAPPED, bool QUANTIZED,
     bool VALUES_IN_KEYS, typename Row, typename Stored>

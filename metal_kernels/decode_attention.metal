@@ -1,12 +1,12 @@
 // Decode attention: a row's few new tokens attend to one chunk of the row's own keys (split KV,
-// flash-decoding). Leaves partial softmaxes for merge_partials.
+// flash-decoding). Writes partial softmaxes, which merge_partials merges.
 //
 // A simdgroup owns one item (a chunk of a row's keys) and a block of Q_BLOCK query vectors of one
 // KV head: (token, query head of the group) pairs, so that the block reads each key once. A team
 // of lanes takes a key, four neighbouring dimensions a lane: 32 lanes, or two teams of 16 with a
 // key each where heads are narrow. Teams are merged at the end. No threadgroup memory, no barrier.
-// Keys are numbered by position: below `prefix` they lie in the pool behind `slots`, above in the
-// tail.
+// Keys are numbered by position. Those below `prefix` are in the pool, in the row's slots; the
+// others are in the tail.
 //
 // grid (32, items, KV_HEADS * blocks), threadgroup (32, up to 4, 1)
 // items: {row, first position, end, 0} each;  rows: {first slot, first private position, prefix, 0}
@@ -32,7 +32,7 @@ const int kv_head = int(thread_position_in_grid.z) / blocks;
 const int first_vector = int(thread_position_in_grid.z) % blocks * Q_BLOCK;
 
 const int row = items[4 * item];
-const int first_slot = rows[4 * row] - rows[4 * row + 1];  // of position 0, were it private
+const int first_slot = rows[4 * row] - rows[4 * row + 1];  // where position 0 would be in `slots`
 const int prefix = rows[4 * row + 2];
 const int oldest_query = prefix + tail_length - tokens;
 const int begin = max(items[4 * item + 1], first_seen<WINDOW>(oldest_query));

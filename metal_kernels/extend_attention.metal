@@ -3,7 +3,8 @@
 //
 // A threadgroup owns one tile of query vectors of one row and one KV head. A vector is a (token,
 // query head of the group) pair, so each key is read once for the whole group. Keys are numbered
-// by position: below `prefix` they lie in the pool behind `slots`, above in new_keys/new_values.
+// by position. Those below `prefix` are in the pool, in the row's slots; the others are in
+// new_keys and new_values.
 //
 // grid (128, tiles, KV_HEADS), threadgroup (128, 1, 1)
 // rows: {first slot, prefix, first token, tokens} each;  tiles: {row, first vector} each
@@ -35,7 +36,7 @@ const int head = kv_head * GROUP + mine % GROUP;
 const int position = prefix + token;
 const size_t q_row = size_t(first_token + token) * HEADS + head;
 
-// A sink is a key without a value that everybody sees first.
+// A sink is one more key, without a value: its score starts the softmax of each query.
 QueryRow<Sizes::SLICE, Sizes::VALUE_SLICE> row;
 const float sink = SINKS ? float(sinks[head]) : MASKED;
 begin_row<T>(row, q + q_row * DIM + slice * Sizes::SLICE, lane, sink, SINKS ? 1.0f : 0.0f);

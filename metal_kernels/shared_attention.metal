@@ -1,5 +1,6 @@
 // Shared attention: all rows that share a stretch of prefix attend to it at once (Hydragen, arXiv
-// 2402.05099), a chunk of keys to a threadgroup. Leaves partial softmaxes for merge_partials.
+// 2402.05099), a chunk of keys to a threadgroup. Writes partial softmaxes, which merge_partials
+// merges.
 //
 // A threadgroup owns one tile of query vectors of one KV head: (row, token, query head of the
 // group) triples, in that order, so that consecutive vectors are consecutive tokens of q. Every
@@ -22,7 +23,7 @@ const Lane lane = matrix_lane(thread_index_in_simdgroup);
 
 const int piece = 8 * int(threadgroup_position_in_grid.y);
 const int first_position = tiles[piece + 1];
-const int first_slot = tiles[piece] - first_position;  // of position 0, were it in this stretch
+const int first_slot = tiles[piece] - first_position;  // where position 0 would be in `slots`
 const int end = first_position + tiles[piece + 2];
 const int first_row = tiles[piece + 3];
 const int first_partial = tiles[piece + 5];
@@ -34,7 +35,7 @@ const int oldest_new = ints[0] - tokens;  // column of a row's first new token
 const int vector =
     tiles[piece + 7] + int(simdgroup_index_in_threadgroup) / Sizes::SLICES * 8 + lane.row;
 const int mine = min(vector, vectors - 1);
-const int token = mine / GROUP;  // counted from the first row's first
+const int token = mine / GROUP;  // counted from the first token of the first row
 const int head = kv_head * GROUP + mine % GROUP;
 const int prefix = rows[4 * (first_row + token / tokens) + 2];
 const int position = prefix + oldest_new + token % tokens;
@@ -43,7 +44,7 @@ QueryRow<Sizes::SLICE, Sizes::VALUE_SLICE> row;
 const size_t q_row = size_t(first_row * tokens + token) * HEADS + head;
 begin_row<T>(row, q + q_row * DIM + slice * Sizes::SLICE, lane, MASKED, 0.0f);
 
-// All keys lie in the pool; q stands where new ones would be.
+// All keys are in the pool: the pointer to new keys is not read, and q is passed for it.
 const auto keys = rows_of<T>(pool_keys, key_scales, slots, q, first_slot, end, kv_head);
 const auto values = rows_of<T>(pool_values, value_scales, slots, q, first_slot, end, kv_head);
 const int skipped = max(0, first_seen<WINDOW>(tiles[piece + 6] + oldest_new) - first_position);

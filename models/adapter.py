@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from contextvars import ContextVar
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -24,19 +23,16 @@ import mlx.nn as nn
 
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.metal_kernels.pool import AttentionOptions
+from sgl_mlx.models.block_choice import BlockChoice
 from sgl_mlx.models.cache_layout import CacheLayout
 from sgl_mlx.models.cpu_functions import CpuFunctions
-from sgl_mlx.models.latents import Expansion
+from sgl_mlx.models.latents import LatentQueries
 from sgl_mlx.models.layer_cache import Attention, DenseCache, KeysValues, LayerCache
 from sgl_mlx.models.own_attention import replace_own_attention
 from sgl_mlx.models.ragged_attention import ragged_step, redirect_attention
-from sgl_mlx.models.state_cache import StateCache, StateTouched, regroup
+from sgl_mlx.models.state_cache import StateCache, probe_states
 from sgl_mlx.models.states import RowGroups, RowStates, StateShape
-
-_MOST_PROBES = 12
-"""Most passes to find the recurrent modules and the shapes of their states."""
-
-_TRUNKS = ("model", "transformer", "backbone", "language_model")
+from sgl_mlx.models.trunk import choosing, select_in_trunk
 
 
 class LayerShape(NamedTuple):
@@ -47,7 +43,9 @@ class LayerShape(NamedTuple):
         key_dim, value_dim: width of one head's keys and values.
         window: size of the layer's sliding window; None for full attention.
         softcap: soft-cap of the attention scores; None for none.
-        values_in_keys: True if a value is the first `value_dim` columns of its key (MLA).
+        values_in_keys: True if a value is the first `value_dim` columns of its key (MLA), or there
+            are no values (an indexer's keys).
+        top_keys: most keys that a query attends to, chosen by an indexer; None for all.
     """
 
     heads: int
@@ -56,6 +54,7 @@ class LayerShape(NamedTuple):
     window: int | None = None
     softcap: float | None = None
     values_in_keys: bool = False
+    top_keys: int | None = None
 
 
 class LayerAttention(NamedTuple):
@@ -96,7 +95,7 @@ class Adapter:
         self.ragged = ragged
         if ragged:
             replace_own_attention(model)
-        self._trunk_selects = _select_in_trunk(model)
+        self._trunk_selects = select_in_trunk(model)
         self._layout = CacheLayout(model)
         self._functions = CpuFunctions(model)
         if ragged:
@@ -107,7 +106,7 @@ class Adapter:
             self.states = self._probe_states()
             self.layers, self.attentions, self.dtype, self.vocabulary = self._probe()
         except (TypeError, ValueError, AttributeError) as e:
-            raise UnsupportedModelError(f"it uses its cache in a way of its own: {e}") from e
+            raise UnsupportedModelError(_reason(e)) from e
 
     def forward(
         self,
@@ -225,14 +224,10 @@ class Adapter:
         axis: int = 0,
         embeddings: mx.array | None = None,
     ) -> mx.array:
-        chosen = _CHOSEN.set((rows, axis))
         # Some architectures have no such parameter.
         fed = {} if embeddings is None else {"input_embeddings": embeddings}
-        try:
-            with self._functions:
-                logits = self.model(tokens, cache=caches, **fed)
-        finally:
-            _CHOSEN.reset(chosen)
+        with choosing(rows, axis), self._functions:
+            logits = self.model(tokens, cache=caches, **fed)
         return logits if self._trunk_selects else mx.take(logits, rows, axis=axis)
 
     def _probe(self) -> tuple[list[LayerShape], list[LayerAttention], mx.Dtype, int]:
@@ -252,7 +247,8 @@ class Adapter:
         softcaps = {x.layer: x.options.softcap for x in seen.attentions}
         shapes = [
             LayerShape(
-                k.shape[1], k.shape[2], v.shape[2], window, softcaps.get(i), i in seen.latent
+                *(k.shape[1], k.shape[2], v.shape[2], window, softcaps.get(i)),
+                *(i in seen.latent or not v.shape[2], seen.top_keys.get(i)),
             )
             for i, ((k, v), window) in enumerate(zip(kv, self._layout.windows, strict=True))
         ]
@@ -260,32 +256,21 @@ class Adapter:
         return shapes, seen.attentions, dtype, int(logits.shape[-1])
 
     def _probe_states(self) -> list[StateShape]:
-        """Find the recurrent modules and the shapes of their states, evaluating nothing.
+        tokens, last = mx.zeros((2,), mx.int32), mx.array([1])
 
-        Starts without states, as mlx-lm does, and goes on from what a pass leaves until it leaves
-        the same shapes.
-        """
-        tokens, last, groups = mx.zeros((2,), mx.int32), mx.array([1]), RowGroups((2,))
-        before: list[list[mx.array | None]] = [[None] * n for n in self._layout.state_sizes]
-        shapes: list[StateShape] = []
-        for _ in range(_MOST_PROBES if before else 0):
-            caches = [StateCache(groups, arrays) for arrays in before]
-            try:
-                self._ragged(tokens, mx.arange(2), _ShapesSeen(), last, None, caches)
-            except StateTouched as e:
-                regroup(self.model, type(e.module))
-                continue
-            found = [
-                StateShape(layer, array.shape[1:], array.dtype)
-                for layer, cache in enumerate(caches)
-                for array in cache.after
-            ]
-            if found == shapes:
-                return shapes
-            shapes, before = found, [[mx.zeros_like(a) for a in cache.after] for cache in caches]
-        if before:
-            raise UnsupportedModelError("its recurrent state is not read and written by modules")
-        return shapes
+        def run(caches: Sequence[StateCache]) -> None:
+            self._ragged(tokens, mx.arange(2), _ShapesSeen(), last, None, caches)
+
+        return probe_states(self.model, self._layout.state_sizes, run)
+
+
+def _reason(error: Exception) -> str:
+    """Say in what way a model uses its caches that the stand-ins do not bear."""
+    if isinstance(error, AttributeError) and isinstance(error.obj, LayerCache):
+        return f"it reads {error.name!r} of its cache, where a ragged step has new tokens only"
+    if "length-1 arrays" in str(error):
+        return "it computes from one position, where a ragged step has one for each token"
+    return f"it uses its cache in a way of its own: {error}"
 
 
 class _ShapesSeen(Attention):
@@ -294,6 +279,7 @@ class _ShapesSeen(Attention):
     def __init__(self) -> None:
         self.kv: dict[int, KeysValues] = {}
         self.latent: set[int] = set()
+        self.top_keys: dict[int, int] = {}
         self.attentions: list[LayerAttention] = []
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
@@ -304,51 +290,18 @@ class _ShapesSeen(Attention):
         return mx.zeros((*queries.shape[:2], self.kv[layer][1].shape[-1]), queries.dtype)
 
     def attend_latents(
-        self, layer: int, queries: mx.array, options: AttentionOptions, expansion: Expansion
+        self, layer: int, queries: LatentQueries, options: AttentionOptions
     ) -> mx.array:
         self.latent.add(layer)
-        return super().attend_latents(layer, queries, options, expansion)
+        if queries.choice is not None:
+            self.top_keys[layer] = queries.choice.top
+        return super().attend_latents(layer, queries, options)
 
-
-_CHOSEN: ContextVar[tuple[mx.array, int] | None] = ContextVar("chosen rows", default=None)
-"""Indices of the hidden states to compute logits for, and their axis; None selects all."""
-
-
-def _select_in_trunk(model: nn.Module) -> bool:
-    """Make the trunk return hidden states of `_CHOSEN` only, to compute no other logits.
-
-    Returns False, changing nothing, for a model without a trunk. Otherwise the trunk becomes an
-    instance of a subclass of its own class: parameters, attributes and the way the model calls it
-    stay as they are. All adapters around one model share that subclass.
-    """
-    target = trunk_of(model)
-    if target is model:
-        return False
-    trunk: Any = type(target)
-    if not hasattr(trunk, "selects_rows"):
-        target.__class__ = _selecting(trunk)
-    return True
-
-
-@cache
-def _selecting(trunk: Any) -> Any:
-    def __call__(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        hidden = trunk.__call__(self, *args, **kwargs)
-        chosen = _CHOSEN.get()
-        return hidden if chosen is None else mx.take(hidden, chosen[0], axis=chosen[1])
-
-    return type(trunk.__name__, (trunk,), {"__call__": __call__, "selects_rows": True})
-
-
-def trunk_of(model: nn.Module) -> nn.Module:
-    """Return the part of a model that computes hidden states; the model itself if it has none."""
-    inner = _inner_trunk(model)
-    return model if inner is None else trunk_of(inner)
-
-
-def _inner_trunk(module: nn.Module) -> nn.Module | None:
-    inner = (getattr(module, name, None) for name in _TRUNKS)
-    return next((m for m in inner if isinstance(m, nn.Module)), None)
+    def attend_blocks(
+        self, layer: int, queries: mx.array, options: AttentionOptions, choice: BlockChoice
+    ) -> mx.array:
+        self.top_keys[layer] = choice.most_tokens
+        return super().attend_blocks(layer, queries, options, choice)
 
 
 def _as_batch(keys: mx.array, values: mx.array) -> KeysValues:

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import mlx.nn as nn
 from mlx_lm.utils import MODEL_REMAPPING
 
+from sgl_mlx import machine
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.build import model_classes
@@ -32,12 +33,15 @@ class Architecture(NamedTuple):
 
     Attributes:
         path: the path of every configuration that was checked, except those that `note` names.
-        note: why the path is not ragged, or which configurations take another; "" if none does.
+        note: why the path is not ragged, which configurations take another, or what the check
+            left out; "" if there is nothing to say.
+        needs_gpu: True if mlx-lm computes it by Metal kernels alone.
     """
 
     name: str
     path: Literal["ragged", "dense", "unsupported"]
     note: str = ""
+    needs_gpu: bool = False
 
 
 def supported() -> list[Architecture]:
@@ -56,7 +60,7 @@ def table() -> dict[str, Architecture]:
     """Read the table: an entry for every architecture that was checked, by its name."""
     text = files("sgl_mlx.models").joinpath("architectures.json").read_text(encoding="utf-8")
     return {
-        name: Architecture(name, entry["path"], entry.get("reason", ""))
+        name: Architecture(name, entry["path"], entry.get("reason", ""), "needs" in entry)
         for name, entry in json.loads(text).items()
     }
 
@@ -65,8 +69,8 @@ def path_of(model_type: str) -> RunPath:
     """Look up how an architecture runs.
 
     Raises:
-        UnsupportedModelError: for an architecture that does not run (the message says why), or
-            that was never checked (the message names architectures with similar names).
+        UnsupportedModelError: for an architecture that does not run, here or on this machine (the
+            message says why), or that was never checked (the message names similar ones).
     """
     entry = table().get(MODEL_REMAPPING.get(model_type, model_type))
     if entry is None:
@@ -77,6 +81,10 @@ def path_of(model_type: str) -> RunPath:
         )
     if entry.path == "unsupported":
         raise UnsupportedModelError(f"architecture {model_type!r} does not run here: {entry.note}")
+    if entry.needs_gpu and not machine.on_gpu():
+        raise UnsupportedModelError(
+            f"architecture {model_type!r} needs a GPU: mlx-lm computes it by Metal kernels alone"
+        )
     return entry.path
 
 

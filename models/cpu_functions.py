@@ -43,6 +43,8 @@ class CpuFunctions:
         redirect(model, "normalize_qk", _while_entered(_normalize_qk))
         redirect(model, "nn", _with_fast_silu)
         redirect_in(gated_delta, "gated_delta_ops", _while_entered(_gated_delta))
+        redirect_in(gated_delta, "compute_g", _while_entered(_decay))
+        redirect_in(gated_delta, "compute_lower_bound_g", _while_entered(_decay))
         redirect_in(ssm, "ssm_attn", _while_entered(_state_space))
 
     def __enter__(self) -> None:
@@ -143,6 +145,25 @@ def _constant(length: int, value: float) -> mx.array:
     constant = mx.full((length,), value)
     mx.eval(constant)
     return constant
+
+
+def _decay(
+    kernels: ModuleType | None,
+    original: Function,
+    A_log: mx.array,
+    a: mx.array,
+    dt_bias: mx.array,
+    *lower_bound: float,
+) -> mx.array:
+    """Compute the decay of each key channel (Kimi Delta Attention); one of each head is MLX's."""
+    heads = a.shape[2:]
+    by_channel = len(heads) == 2 and heads[1] % LANES == 0
+    fits = A_log.shape == (heads[0], 1) and dt_bias.shape == heads
+    if kernels is None or not (by_channel and fits and _float32(A_log, a, dt_bias)):
+        plain: mx.array = original(A_log, a, dt_bias, *lower_bound)
+        return plain
+    out: mx.array = kernels.channel_decay(a, A_log[:, 0], dt_bias, *(lower_bound or (0.0,)))
+    return out
 
 
 def _gated_delta(

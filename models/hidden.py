@@ -11,7 +11,7 @@ import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 
 from sgl_mlx.errors import UnsupportedModelError
-from sgl_mlx.models.adapter import trunk_of
+from sgl_mlx.models.trunk import trunk_of
 
 CHUNK = 512
 """Number of tokens computed in one call, after which other work of the model may come."""

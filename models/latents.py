@@ -1,4 +1,4 @@
-"""Multi-head latent attention (MLA, arXiv 2405.04434 §2.1) on the runtime's KV cache.
+"""Multi-head latent attention (MLA, arXiv 2405.04434 §2.1): products with latents.
 
 An MLA layer derives the keys and values of all heads from one latent a token. The cache keeps one
 *entry* a token, `(rank + rope)` wide: the latent, then the rotary key that all heads share. Two
@@ -8,23 +8,16 @@ ways to attend to entries give the same result:
   one KV head, whose values are the first `rank` columns of its keys.
 - expanded: keys and values of every head are computed from the entries.
 
-mlx-lm's modules either have the products with a head's matrices (`embed_q` and `unembed_out`) or
-one layer for both (`kv_b_proj`). On a ragged step these layers pass: queries arrive as the module
-made them, and `Expansion` multiplies where the runtime finds it cheapest.
+Some models attend to chosen tokens only (sparse attention): `IndexQueries` score them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
-import mlx.nn as nn
-
-_WIDTHS = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
 
 Multiply = Callable[..., mx.array]
 """A product with one matrix for each head: `(x, transpose)`, as of mlx-lm's `MultiLinear`."""
@@ -48,10 +41,6 @@ class HeadMatrices(NamedTuple):
     def to_latents(self, x: mx.array) -> mx.array:
         """Multiply `(heads, tokens, width)` by the transposed matrices: `(heads, tokens, rank)`."""
         return self.multiply(x, transpose=not self.rank_last)
-
-
-Matrices = tuple[int, HeadMatrices, HeadMatrices]
-"""The number of heads, and the matrices of keys and of values."""
 
 
 @dataclass(frozen=True)
@@ -117,151 +106,54 @@ class Expansion:
         return keys.swapaxes(0, 1), values.swapaxes(0, 1)
 
 
-class Running:
-    """One call of an MLA module on a ragged step.
+class IndexQueries(NamedTuple):
+    """One layer's queries for the tokens to attend to (DeepSeek-V3.2, arXiv 2512.02556 §2.1).
 
     Attributes:
-        expansion: of the module.
-        latent: what was given to its `kv_b_proj`, `(tokens, 1, rank)`; None before, and for a
-            module that `absorbs`.
+        layer: index of the layer cache that holds the indexer's keys `(tokens, 1, dim)`.
+        queries: `(tokens, index_heads, dim)`.
+        weights: `(tokens, index_heads)`, of each head's scores.
+        top: most tokens that a query attends to: those that score highest.
     """
 
-    def __init__(self, expansion: Expansion) -> None:
-        self.expansion = expansion
-        self.latent: mx.array | None = None
-        self.stored = False
+    layer: int
+    queries: mx.array
+    weights: mx.array
+    top: int
 
-    def entry(self, keys: mx.array, values: mx.array) -> mx.array:
-        """Make the entries `(tokens, 1, rank + rope)` of what the module hands to its cache.
+    def score(self, keys: mx.array) -> mx.array:
+        """Score keys `(length, dim)`, or `(tokens, length, dim)` of each token's own.
 
-        Args:
-            keys, values: `(tokens, heads, 1, dim)`. Of a module that absorbs they are latents and
-                rotary keys.
+        Returns:
+            `(tokens, length)`.
         """
-        if self.expansion.absorbs:
-            return mx.concatenate([keys[:, :, 0], values[:, :, 0]], axis=-1)
-        assert self.latent is not None, "an MLA module stores keys before it computes them"
-        return mx.concatenate([self.latent, keys[:, :1, 0, self.expansion.nope :]], axis=-1)
+        products = mx.maximum(self.queries @ keys.swapaxes(-1, -2), 0)
+        return (products * self.weights[..., None]).sum(axis=-2)
+
+    def of(self, tokens: slice) -> IndexQueries:
+        """Return the queries of some of the tokens."""
+        return self._replace(queries=self.queries[tokens], weights=self.weights[tokens])
 
 
-_running: ContextVar[Running | None] = ContextVar("MLA module", default=None)
+class LatentQueries(NamedTuple):
+    """The queries of one MLA layer.
 
-
-def storing() -> Running | None:
-    """Return the MLA module's call that has not stored its entries yet; None if there is none."""
-    running = _running.get()
-    return None if running is None or running.stored else running
-
-
-def keep_latents(model: nn.Module, on_ragged_step: Callable[[], bool]) -> None:
-    """Make a model's MLA modules keep entries on ragged steps, in place; others are left alone.
-
-    Args:
-        on_ragged_step: True while a ragged step runs; otherwise modules run as mlx-lm's do.
-    """
-    for module in model.modules():
-        if hasattr(module, "expansion") or not all(hasattr(module, name) for name in _WIDTHS):
-            continue
-        if "embed_q" in module and "unembed_out" in module:
-            _keep(module, _by_head(module), dict.fromkeys(("embed_q", "unembed_out"), _passing))
-        elif "kv_b_proj" in module and "bias" not in module.kv_b_proj:
-            _keep(module, _halves(module), {"kv_b_proj": _remembering})
-        else:
-            continue
-        kind: Any = type(module)
-        module.__class__ = _announcing(kind, on_ragged_step)
-
-
-def _keep(module: Any, matrices: Matrices, layers: dict[str, Callable[[Any], Any]]) -> None:
-    heads, keys, values = matrices
-    rank, nope, rope, value_dim = (getattr(module, name) for name in _WIDTHS)
-    absorbs = "embed_q" in layers
-    module.expansion = Expansion(heads, rank, nope, rope, value_dim, keys, values, absorbs)
-    for name, subclass in layers.items():
-        module[name].__class__ = subclass(type(module[name]))
-
-
-def _by_head(module: Any) -> Matrices:
-    embed, unembed = module.embed_q, module.unembed_out
-    return (
-        len(embed.weight),
-        HeadMatrices(partial(type(embed).__call__, embed), rank_last=False),
-        HeadMatrices(partial(type(unembed).__call__, unembed), rank_last=True),
-    )
-
-
-def _halves(module: Any) -> Matrices:
-    """Split `kv_b_proj` into the matrices of keys and of values; packed weights stay packed."""
-    layer, nope = module.kv_b_proj, module.qk_nope_head_dim
-    width = nope + module.v_head_dim
-    multiply: Multiply = _matmul
-    how: dict[str, Any] = {}
-    parts = [layer.weight]
-    if isinstance(layer, nn.QuantizedLinear):
-        multiply = mx.quantized_matmul
-        how = {"group_size": layer.group_size, "bits": layer.bits, "mode": layer.mode}
-        parts = [x for x in (layer.weight, layer.scales, layer.get("biases")) if x is not None]
-    by_head = [x.reshape(-1, width, x.shape[-1]) for x in parts]
-    keys = _Half(multiply, [x[:, :nope] for x in by_head], how)
-    values = _Half(multiply, [x[:, nope:] for x in by_head], how)
-    return len(by_head[0]), HeadMatrices(keys, True), HeadMatrices(values, True)
-
-
-class _Half:
-    """Product with some rows of each head's part of `kv_b_proj`."""
-
-    def __init__(self, multiply: Multiply, weights: list[mx.array], how: dict[str, Any]) -> None:
-        self._multiply, self._how = multiply, how
-        # quantized products would copy a view at every call
-        self._weights = [mx.contiguous(x) for x in weights] if how else weights
-
-    def __call__(self, x: mx.array, transpose: bool) -> mx.array:
-        return self._multiply(x, *self._weights, transpose=transpose, **self._how)
-
-
-def _matmul(x: mx.array, weight: mx.array, transpose: bool) -> mx.array:
-    return x @ (weight.swapaxes(-1, -2) if transpose else weight)
-
-
-@cache
-def _announcing(cls: Any, on_ragged_step: Callable[[], bool]) -> Any:
-    """Make a subclass whose calls are `storing()` on a ragged step."""
-
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not on_ragged_step():
-            return cls.__call__(self, *args, **kwargs)
-        token = _running.set(Running(self.expansion))
-        try:
-            return cls.__call__(self, *args, **kwargs)
-        finally:
-            _running.reset(token)
-
-    return type(cls.__name__, (cls,), {"__call__": __call__})
-
-
-@cache
-def _passing(cls: Any) -> Any:
-    """Make a subclass that returns its input on a ragged step."""
-
-    def __call__(self: Any, x: mx.array, *args: Any, **kwargs: Any) -> Any:
-        return cls.__call__(self, x, *args, **kwargs) if _running.get() is None else x
-
-    return type(cls.__name__, (cls,), {"__call__": __call__})
-
-
-@cache
-def _remembering(cls: Any) -> Any:
-    """Make a subclass that on a ragged step keeps its input, the latents, and returns zeros.
-
-    The zeros stand for keys and values that nothing reads, apart from their rotary part.
+    Attributes:
+        by_head: `(tokens, heads, nope + rope)`.
+        expansion: of the layer.
+        choice: chooses the tokens to attend to; None for every token.
     """
 
-    def __call__(self: Any, x: mx.array) -> Any:
-        running = _running.get()
-        if running is None:
-            return cls.__call__(self, x)
-        running.latent = x
-        to = running.expansion
-        return mx.zeros((*x.shape[:-1], to.heads * (to.nope + to.value_dim)), x.dtype)
+    by_head: mx.array
+    expansion: Expansion
+    choice: IndexQueries | None = None
 
-    return type(cls.__name__, (cls,), {"__call__": __call__})
+    @property
+    def absorbed(self) -> mx.array:
+        """Queries of entries, `(tokens, heads, rank + rope)`."""
+        return self.expansion.absorb(self.by_head)
+
+    def of(self, tokens: slice) -> LatentQueries:
+        """Return the queries of some of the tokens."""
+        choice = None if self.choice is None else self.choice.of(tokens)
+        return self._replace(by_head=self.by_head[tokens], choice=choice)

@@ -14,8 +14,9 @@ from mlx_lm.models.base import create_causal_mask
 
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.metal_kernels.pool import AttentionOptions
-from sgl_mlx.models import latents
-from sgl_mlx.models.latents import Expansion
+from sgl_mlx.models import mla
+from sgl_mlx.models.block_choice import BlockChoice
+from sgl_mlx.models.latents import LatentQueries
 
 KeysValues = tuple[mx.array, mx.array]
 
@@ -35,17 +36,25 @@ class Attention(Protocol):
         ...
 
     def attend_latents(
-        self, layer: int, queries: mx.array, options: AttentionOptions, expansion: Expansion
+        self, layer: int, queries: LatentQueries, options: AttentionOptions
     ) -> mx.array:
-        """Attend over stored entries of latents (see `models.latents`); absorbed by default.
+        """Attend over stored entries of latents (see `models.latents`).
 
-        Args:
-            queries: `(tokens, heads, nope + rope)`.
+        By default absorbed, and to every token: right where the queries' choice is all of them.
 
         Returns:
             `(tokens, heads, value_dim)`.
         """
-        return expansion.project(self.attend(layer, expansion.absorb(queries), options))
+        return queries.expansion.project(self.attend(layer, queries.absorbed, options))
+
+    def attend_blocks(
+        self, layer: int, queries: mx.array, options: AttentionOptions, choice: BlockChoice
+    ) -> mx.array:
+        """Attend as `attend` does, to the blocks of tokens that `choice` chooses.
+
+        By default to every token: right where all blocks may be chosen.
+        """
+        return self.attend(layer, queries, options)
 
 
 class Window:
@@ -55,7 +64,11 @@ class Window:
         self.size = size
 
 
-def _window(mask: Window | mx.array | None) -> int | None:
+Mask = Window | BlockChoice
+"""Attention masks that a `LayerCache` takes: both hide earlier tokens."""
+
+
+def _window(mask: Mask | mx.array | None) -> int | None:
     return mask.size if isinstance(mask, Window) else None
 
 
@@ -77,21 +90,21 @@ class LayerCache:
         self._attention = attention
         self._window = window
         self._stored: KeysValues | None = None
-        self._expansion: Expansion | None = None
+        self._module: mla.Running | None = None
+        # sparse attention of mlx-lm makes one cache's keys depend on those of the indexer's cache
+        self.keys = self.values = mx.array(0)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> KeysValues:
         if self._stored is not None or keys.shape[2] != 1 or values.shape[2] != 1:
             raise UnsupportedModelError("a layer stores more or fewer keys than one for each token")
-        module = latents.storing()
-        if module is not None:
+        module = mla.running()
+        if module is not None and not module.stored:
             return self._store_latents(module, keys, values)
         self._attention.store(self.layer, keys[:, :, 0], values[:, :, 0])
         self._stored = keys, values
         return self._stored
 
-    def _store_latents(
-        self, module: latents.Running, keys: mx.array, values: mx.array
-    ) -> KeysValues:
+    def _store_latents(self, module: mla.Running, keys: mx.array, values: mx.array) -> KeysValues:
         """Store the entries of an MLA module, and return what it goes on with.
 
         A module that absorbs multiplies rotary queries by the rotary keys returned and hands the
@@ -99,13 +112,19 @@ class LayerCache:
         queries.
         """
         entries = module.entry(keys, values)
-        self._expansion = module.expansion
+        module.stored = True
+        self._module, self.keys = module, entries
         self._attention.store(self.layer, entries, entries[..., : module.expansion.rank])
         if not module.expansion.absorbs:
             self._stored = keys, values
             return self._stored
         self._stored = keys, keys
         return keys, mx.eye(values.shape[-1], dtype=values.dtype)[None, None]
+
+    def store_keys(self, keys: mx.array) -> None:
+        """Store an indexer's keys `(tokens, 1, 1, dim)`, to which nothing attends."""
+        self._attention.store(self.layer, keys[:, :, 0], keys[:, :, 0, :0])
+        self.attended = True
 
     def keys_and_values(self) -> KeysValues:
         if self._stored is None:
@@ -123,7 +142,7 @@ class LayerCache:
         return self._stored is not None and self._stored[0] is keys and self._stored[1] is values
 
     def attend(
-        self, queries: mx.array, options: AttentionOptions, mask: Window | mx.array | None = None
+        self, queries: mx.array, options: AttentionOptions, mask: Mask | mx.array | None = None
     ) -> mx.array:
         """Attend with queries `(tokens, heads, 1, dim)`, each to the keys of its own sequence.
 
@@ -134,18 +153,22 @@ class LayerCache:
             UnsupportedModelError: for any other array as mask.
         """
         self.attended = True
-        expansion = self._expansion
-        if expansion is not None and expansion.absorbs and isinstance(mask, mx.array):
+        module = self._module
+        if module is not None and module.expansion.absorbs and isinstance(mask, mx.array):
             queries = mx.concatenate([queries, mask / options.scale], axis=-1)
-        elif mask is not None and not isinstance(mask, Window):
+        elif mask is not None and not isinstance(mask, Mask):
             raise UnsupportedModelError("attention has a mask of its own")
         sizes = [size for size in (_window(mask), self._window) if size]
         if sizes:
             options = options._replace(window=min(sizes))
-        if expansion is None:
-            out = self._attention.attend(self.layer, queries[:, :, 0], options)
+        by_head, attention = queries[:, :, 0], self._attention
+        if module is not None:
+            over = LatentQueries(by_head, module.expansion, module.index)
+            out = attention.attend_latents(self.layer, over, options)
+        elif isinstance(mask, BlockChoice):
+            out = attention.attend_blocks(self.layer, by_head, options, mask)
         else:
-            out = self._attention.attend_latents(self.layer, queries[:, :, 0], options, expansion)
+            out = attention.attend(self.layer, by_head, options)
         # softmax may have run in a wider type, which must not spread through the model
         return out[:, :, None].astype(queries.dtype)
 

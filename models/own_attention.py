@@ -12,11 +12,13 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models import afm7, gear, gpt_bigcode, llama4, plamo, plamo2, stablelm
+from mlx_lm.models import afm7, gear, gpt_bigcode, llama4, minimax_m3_vl, plamo, plamo2, stablelm
 from mlx_lm.models.base import create_attention_mask
 
+from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.models import own_state
+from sgl_mlx.models.block_choice import BlockChoice
 from sgl_mlx.models.layer_cache import LayerCache
 
 
@@ -54,6 +56,25 @@ class StableLMAttention(stablelm.Attention):
         queries = self.rope(queries.swapaxes(1, 2), offset=cache.offset).astype(mx.float32)
         out = cache.attend(queries, AttentionOptions(self.head_dim**-0.5), mask)
         return self.o_proj(_joined(out).astype(values.dtype))
+
+
+class SparseBlockAttention(minimax_m3_vl.Attention):
+    """MiniMax-M3's attention, whose indexer chooses blocks of tokens: the choice is its mask."""
+
+    def _block_mask(self, x: mx.array, mask: Any, offset: Any, cache: Any) -> Any:
+        if not isinstance(cache, LayerCache):
+            return super()._block_mask(x, mask, offset, cache)
+        if self.index_n_heads != self.num_key_value_heads:
+            raise UnsupportedModelError(
+                f"{self.index_n_heads} heads of its indexer choose for {self.num_key_value_heads} "
+                "KV heads; as many are needed"
+            )
+        keys = self.index_k_norm(self.index_k_proj(x))[:, None]
+        cache.store_keys(self.index_rope(keys, offset=offset))
+        queries = self.index_q_proj(x).reshape(len(x), 1, self.index_n_heads, self.index_head_dim)
+        queries = self.index_rope(self.index_q_norm(queries).swapaxes(1, 2), offset=offset)
+        blocks = self.index_block_size, self.index_topk_blocks, self.index_local_blocks
+        return BlockChoice(cache.layer, queries[:, :, 0], *blocks)
 
 
 class PlamoAttention(plamo.Attention):
@@ -232,5 +253,6 @@ _REPLACEMENTS: dict[Any, Any] = {
     gpt_bigcode.GPTBigCodeModel: GPTBigCodeModel,
     llama4.Attention: Llama4Attention,
     llama4.LlamaModel: Llama4Model,
+    minimax_m3_vl.Attention: SparseBlockAttention,
     **own_state.REPLACEMENTS,
 }

@@ -30,7 +30,7 @@ class ConvolvedAttention(baichuan_m1.Attention):
 
 
 class _LastTokens:
-    """States that are something of each row's last token, for a module that sees `(tokens, 1)`."""
+    """States taken from each row's last token, for a module that computes `(tokens, 1)`."""
 
     def __init__(self, state: StateCache) -> None:
         self._state = state

@@ -4,7 +4,7 @@ Each architecture calls `scaled_dot_product_attention`, a global of its module. 
 replaced by a function that finds the `LayerCache` whose keys it is given and attends through it.
 Outside a ragged step it calls mlx-lm's own. Keys that no `LayerCache` holds (derived from stored
 keys, or never stored) raise `UnsupportedModelError` instead of giving wrong numbers. MLA modules
-are made to attend over what they store (`latents`).
+are made to attend over what they store (`mla`).
 
 gemma2 soft-caps its scores and so computes attention itself; its layers get a subclass that hands
 the soft-cap to the step.
@@ -24,8 +24,8 @@ from mlx_lm.models import gemma2
 
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.metal_kernels.pool import AttentionOptions
-from sgl_mlx.models.latents import keep_latents
 from sgl_mlx.models.layer_cache import LayerCache
+from sgl_mlx.models.mla import keep_latents
 from sgl_mlx.models.redirect import redirect
 
 _caches: ContextVar[Sequence[LayerCache] | None] = ContextVar("caches of the step", default=None)

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import mlx.nn as nn
+from mlx_lm.models import activations
 
 Function = Callable[..., Any]
 
@@ -20,10 +21,11 @@ Function = Callable[..., Any]
 def redirect(model: nn.Module, name: str, wrap: Callable[[Function], Function]) -> None:
     """Replace the function `name` by `wrap(original)` in mlx-lm's modules of the model's classes.
 
-    A module whose function was replaced before stays as it is.
+    A module whose function was replaced before stays as it is, and so does `activations`, whose
+    functions are compiled: a replacement would become part of their graphs.
     """
     modules = {cls.__module__ for layer in model.modules() for cls in type(layer).__mro__}
-    for module in modules:
+    for module in modules - {activations.__name__}:
         if module.startswith("mlx_lm.models."):
             redirect_in(sys.modules[module], name, wrap)
 

@@ -2,14 +2,14 @@
 
 A recurrent module of mlx-lm computes sequences of equal length. `regroup` gives such a module a
 subclass that calls it once for each group of rows of one length (see `RowGroups`), each time with a
-real `ArraysCache` of those rows' states. Which modules are recurrent is found by running the model:
-`StateCache` raises `StateTouched` with the innermost module that reads or writes it.
+real `ArraysCache` of those rows' states. `probe_states` finds the recurrent modules by running the
+model: `StateCache` raises `StateTouched` with the innermost module that reads or writes it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -19,7 +19,10 @@ from mlx.utils import tree_map
 from mlx_lm.models.cache import ArraysCache
 
 from sgl_mlx.errors import UnsupportedModelError
-from sgl_mlx.models.states import RowGroup, RowGroups
+from sgl_mlx.models.states import RowGroup, RowGroups, StateShape
+
+_MOST_PASSES = 12
+"""Most passes to find the recurrent modules and the shapes of their states."""
 
 State = list[mx.array | None]
 """Arrays `(rows, ...)` of one layer; None where nothing was written yet."""
@@ -58,7 +61,7 @@ class StateCache:
         return [self.groups.join_rows(self._after[i]) for i in range(len(self.before))]
 
     def make_mask(self, length: int) -> None:
-        """No row is padded, so there is no mask."""
+        """Return None: no row is padded, so there is no mask."""
 
     def caches(self) -> list[ArraysCache]:
         """Make an `ArraysCache` for each group of rows.
@@ -91,6 +94,41 @@ class StateCache:
 
     def __setitem__(self, index: int, value: mx.array) -> None:
         raise StateTouched(_innermost_module())
+
+
+def probe_states(
+    model: nn.Module, sizes: Sequence[int], run: Callable[[Sequence[StateCache]], None]
+) -> list[StateShape]:
+    """Find a model's recurrent modules, `regroup` them, and find the shapes of their states.
+
+    Starts without states, as mlx-lm does, and goes on from what a pass leaves until it leaves the
+    same shapes. Nothing is evaluated.
+
+    Args:
+        sizes: number of arrays of each recurrent layer.
+        run: makes a pass of two tokens of one row with these caches, one for each layer.
+
+    Raises:
+        UnsupportedModelError: if the shapes do not settle, or a layer leaves some of its state
+            unwritten.
+    """
+    before: list[State] = [[None] * size for size in sizes]
+    shapes: list[StateShape] = []
+    for _ in range(_MOST_PASSES if before else 0):
+        caches = [StateCache(RowGroups((2,)), arrays) for arrays in before]
+        try:
+            run(caches)
+        except StateTouched as e:
+            regroup(model, type(e.module))
+            continue
+        after = [cache.after for cache in caches]
+        found = [StateShape(i, a.shape[1:], a.dtype) for i, own in enumerate(after) for a in own]
+        if found == shapes:
+            return shapes
+        shapes, before = found, [[mx.zeros_like(array) for array in own] for own in after]
+    if before:
+        raise UnsupportedModelError("the shapes of its recurrent state change with every pass")
+    return shapes
 
 
 def regroup(model: nn.Module, kind: Any) -> None:

@@ -124,9 +124,9 @@ def readable(name: str, value: Any, error: type[SglError] = InvalidParamsError) 
             pending += [(f"{where}[{i}]", inner) for i, inner in enumerate(part)]
 
 
-def filled_text(name: str, value: Any) -> str:
-    """Return a text that is not empty as a `str`; raises `InvalidParamsError` for other values."""
-    return text(name, value) or refuse(name, value, "a non-empty text")
+def filled_text(name: str, value: Any, error: type[SglError] = InvalidParamsError) -> str:
+    """Return a text that is not empty as a `str`; raises `error` for other values."""
+    return text(name, value, error) or refuse(name, value, "a non-empty text", error)
 
 
 def items(rule: Rule) -> Rule:

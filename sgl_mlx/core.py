@@ -46,9 +46,15 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Text:
-    """Plain text in a prompt; special tokens spelled in it, such as `<s>`, are recognised."""
+    """Plain text in a prompt; special tokens spelled in it, such as `<s>`, are recognised.
+
+    Args:
+        ends: how many characters of the text end where a piece that the program wrote ends. A
+            runtime may keep prefixes that end there; texts that differ in this alone are equal.
+    """
 
     text: str
+    ends: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)

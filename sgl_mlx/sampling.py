@@ -50,10 +50,11 @@ class SamplingParams:
         return_text_in_logprobs: put each token's text into the logprob entries.
         regex: the whole output matches this regular expression.
         json_schema: the output is JSON that validates against this schema. `override` also takes
-            a dictionary, a pydantic model or OpenAI's `response_format`. A pydantic model, or a
-            `strict` response format, allows no other keys than its own (for a model, unless it
-            says `extra="allow"`). A plain schema allows other keys unless it says
-            `additionalProperties: false`. No key is repeated, and the length of numbers is limited.
+            a dictionary, a pydantic model or `TypeAdapter`, or OpenAI's `response_format`. A
+            pydantic model, or a `strict` response format, allows no other keys than its own (for
+            a model, unless it says `extra="allow"`). A plain schema allows other keys unless it
+            says `additionalProperties: false`. No key is repeated, and the length of numbers is
+            limited.
         dtype: the output is one value of this type: "int", "float", "str" or "bool".
         grammar: the output is derived from this grammar, written in Lark, or in EBNF or GBNF
             with `::=`.
@@ -165,6 +166,7 @@ class SamplingParams:
 
 
 _KIND = "sampling parameter"
+_SCHEMAS = "JSON text, a dictionary of JSON values, a pydantic model or pydantic.TypeAdapter(type)"
 _SGLANG_ONLY = frozenset(
     ["custom_params", "spaces_between_special_tokens", "stream_interval", "structural_tag"]
 )
@@ -238,16 +240,19 @@ def _token(key: Any) -> Any:
 
 
 def _schema_text(schema: Any) -> str:
-    """Return JSON text of a schema that is given as text, dictionary, bool or pydantic model."""
-    if hasattr(schema, "model_json_schema"):
-        schema = closed(schema.model_json_schema())
+    """Return JSON text of a schema: text, a dictionary, a bool, a pydantic model or TypeAdapter."""
+    for method in ("model_json_schema", "json_schema"):  # of a model, and of a TypeAdapter
+        if callable(made := getattr(schema, method, None)):
+            schema = closed(made())
     if isinstance(schema, str):
         schema = bounds.text("json_schema", schema)
     try:
         given = json.loads(schema) if isinstance(schema, str) else schema
         found = unwrapped(given)
         text = schema if isinstance(schema, str) and found is given else json.dumps(found)
-    except (TypeError, ValueError, RecursionError) as e:
+    except TypeError:
+        bounds.refuse("json_schema", schema, _SCHEMAS)
+    except (ValueError, RecursionError) as e:
         raise InvalidParamsError(f"json_schema is no JSON: {e}") from e
     if not isinstance(found, (Mapping, bool)):
         raise InvalidParamsError(

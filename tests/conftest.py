@@ -7,6 +7,7 @@ printed at the end, also if tests run in several processes.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections import Counter
 from collections.abc import Generator
@@ -14,6 +15,7 @@ from types import ModuleType
 from typing import TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from sgl_mlx import machine
 from sgl_mlx.blas import load_fast_blas
@@ -33,6 +35,13 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in a shell's background job. Programs that tests start would not end at Ctrl-C either.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# On GPUs from M5 on, MLX multiplies float32 with 10 bits of mantissa by default. Tests that compare
+# results in float32 ask for all 24, before MLX reads this.
+os.environ.setdefault("MLX_ENABLE_TF32", "0")
+# A loaded machine is slow at drawing examples and at running them.
+settings.register_profile("sgl-mlx", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("sgl-mlx")
 
 load_fast_blas()  # before any test module imports mlx, or all of them run on the reference BLAS
 

@@ -35,11 +35,13 @@ NOT_SIMULATED = {
 """Tests that cannot be simulated, by the beginning of their id, with the reason."""
 
 LINUX_ONLY = (
+    "tests/benchmarks/micro/test_recurrent.py",
     "tests/benchmarks/peers/test_tied.py",
     "tests/cli/bench/test_suite.py",
     "tests/cpu_kernels/",
+    "tests/models/test_cpu_functions.py",
     "tests/models/test_cpu_layers.py",
-    "tests/models/test_cpu_math.py",
+    "tests/models/test_latents.py::test_matrices_packed_for_the_cpu_kernels_serve_too",
     "tests/runtime/attention/test_without_kernels.py",
     "tests/test_blas.py",
 )

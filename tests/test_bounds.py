@@ -199,6 +199,8 @@ RUNS: dict[str, Callable[[Engine, Any], Any]] = {
     "bind": lambda e, x: appends.bind(x=x).run(backend=e).text(),
     "join": lambda e, x: joins.run(x, backend=e).text(),
     "chat template": lambda e, x: get_chat_template(x),
+    "endpoint": lambda e, x: sgl.RuntimeEndpoint(x),
+    "openai": lambda e, x: sgl.OpenAI(x, client=object()),
     "fork": lambda e, x: forks.run(x, backend=e).text(),
     "read": lambda e, x: appends.run("a", backend=e)[x],
     "meta": lambda e, x: appends.run("a", backend=e).get_meta_info(x),

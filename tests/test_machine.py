@@ -72,3 +72,7 @@ def test_what_cannot_be_simulated_is_a_test_with_a_reason() -> None:
         file, _, name = beginning.partition("::")
         assert f"def {name}" in (root / file).read_text("utf-8")
         assert reason
+
+
+def test_tests_multiply_float32_in_all_its_digits() -> None:
+    assert os.environ["MLX_ENABLE_TF32"] == "0"

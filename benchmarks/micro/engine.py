@@ -59,6 +59,11 @@ class EngineBench:
         yield self._decode("decode B=32, tree of depth 3", 2.5, *_TREE)
         yield self._pair("burst of 16, shared 256", 5.0, self._burst_ours, self._burst_theirs)
 
+    def decodes(self, sizes: Sequence[int]) -> Iterator[Pair]:
+        """Measure decoding of batches of these sizes, after prompts that share nothing."""
+        for rows in sizes:
+            yield self._decode(f"decode B={rows}", 1.0, [rows], [32])
+
     def overhead(self) -> float:
         """Return the share of the engine's time so far that radix tree and scheduler took."""
         stats = self._engine.get_server_info()["stats"]

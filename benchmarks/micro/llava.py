@@ -192,7 +192,11 @@ def _encoded(text: Any, engine: Engine, special: bool = True) -> tuple[int, ...]
 
 
 def _write_picture(folder: Path, number: int) -> Path:
-    """Write a JPEG as large and smooth as a photograph, made of enlarged noise."""
+    """Write `<number>.jpg` and return its path: random 24x32 noise, enlarged to one of `_SIZES`.
+
+    Enlarging makes it smooth, so that its file is about as large as a photograph's. `number` also
+    chooses the size and seeds the noise.
+    """
     height, width = _SIZES[number % len(_SIZES)]
     coarse = np.random.default_rng(number).integers(0, 256, (24, 32, 3)).astype(np.uint8)
     picture = Pillow.fromarray(coarse).resize((width, height), Pillow.Resampling.BICUBIC)

@@ -57,7 +57,7 @@ class Row:
     """Row of the table: one model.
 
     Attributes:
-        layers: for each kind of layer how many there are, KV heads, and width of a head.
+        layers: for each kind of layer how many there are, KV heads, width of a head, and window.
         token: bytes of a token's keys and values in 16 bits.
         token_8_bits: bytes of a token's keys and values in 8 bits.
     """
@@ -102,12 +102,13 @@ def of_config(model: str, config: dict[str, Any]) -> Row:
 
 
 def _in_words(layers: Sequence[LayerShape]) -> str:
-    kinds = Counter((x.heads, _width(x)) for x in layers)
-    return " + ".join(f"{n} x {heads} x {width}" for (heads, width), n in kinds.items())
+    kinds = Counter(f"{x.heads} x {_width(x)}" for x in layers)
+    return " + ".join(f"{n} x {kind}" for kind, n in kinds.items())
 
 
 def _width(shape: LayerShape) -> str:
     if shape.values_in_keys:
         return f"{shape.key_dim} latent"
     same = shape.key_dim == shape.value_dim
-    return f"{shape.key_dim}" if same else f"{shape.key_dim}/{shape.value_dim}"
+    width = f"{shape.key_dim}" if same else f"{shape.key_dim}/{shape.value_dim}"
+    return width if shape.window is None else f"{width} (window {shape.window})"

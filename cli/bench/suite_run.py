@@ -109,7 +109,12 @@ class SuiteRun:
         return OurServer(options, self.timeout) if self.ours == "http" else Ours(options)
 
     def _peer(self, name: str, weights: Weights, mmproj: str | None) -> System:
-        """Return the compared system called `name`; raises `PeerError` if it cannot run here."""
+        """Return the peer `name`, "mlx-lm" or llama.cpp; convert the weights for it if needed.
+
+        Raises:
+            PeerError: llama.cpp has no server program here, or the model is no GGUF file. mlx-lm
+                fails only when its session starts.
+        """
         from sgl_mlx.benchmarks.peers.llama_cpp import LlamaCpp
         from sgl_mlx.benchmarks.peers.mlx_lm import MlxLm
 

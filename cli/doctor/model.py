@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from sgl_mlx.cli.doctor.check import Check, checked, gib
-from sgl_mlx.cli.footprint import kv_dtype, kv_shape, read_config, weight_bytes
+from sgl_mlx.cli.footprint import adapter_of, kv_dtype, read_config, weight_bytes
 from sgl_mlx.errors import MemoryLimitError, ModelNotFoundError
 from sgl_mlx.models import memory
 from sgl_mlx.models.download import size_text
@@ -18,6 +18,8 @@ from sgl_mlx.models.info import describe
 from sgl_mlx.models.resolve import is_offline, look_up, resolve
 from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.pool.memory import ENOUGH, pool_slots
+from sgl_mlx.runtime.pool.state_memory import state_budget
+from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 
 _MOST_OF_MACHINE = 0.75
 """Share of a machine's memory above which it is likely to swap."""
@@ -84,11 +86,13 @@ def pool_row(needs: Needs) -> Check:
     """Check that the KV pool of a new engine fits into memory beside the weights."""
     dtype = kv_dtype()
     try:
-        shapes, context = kv_shape(needs.config)
-    except KeyError as error:
-        return Check("KV pool", "warn", f"the configuration does not tell its size: no {error}")
-    room = memory.available_bytes() - needs.weights
-    slots = min(pool_slots(None, context, shapes, dtype, room), ENOUGH)
+        adapter, context = adapter_of(needs.config)
+    except (KeyError, TypeError) as error:
+        return Check("KV pool", "warn", f"the configuration does not tell its size: {error}")
+    room, shapes = memory.available_bytes() - needs.weights, adapter.layers
+    if adapter.states:
+        room = state_budget(adapter.states, None, SchedulerLimits().max_running, room).left(room)
+    slots = min(pool_slots(None, context, shapes, dtype, room, ragged=adapter.ragged), ENOUGH)
     taken = slots * KVPool.bytes_per_slot(shapes, dtype)
     detail = f"{slots:,} tokens in {gib(taken)}, beside {gib(needs.weights)} of weights"
     total = int(psutil.virtual_memory().total)

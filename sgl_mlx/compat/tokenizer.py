@@ -7,6 +7,8 @@ from typing import Any
 
 from sgl_mlx.tokenizer import Tokenizer
 
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "mask_token")
+
 
 class Encoding(dict[str, Any]):
     """Token ids and attention mask, as items and as attributes."""
@@ -77,24 +79,16 @@ class TransformersTokenizer:
     def get_vocab(self) -> dict[str, int]:
         return dict(self._tokenizer.backend.get_vocab())
 
-    @property
-    def eos_token_id(self) -> int | None:
-        return min(self._tokenizer.eos_token_ids, default=None)
-
-    @property
-    def eos_token(self) -> str | None:
-        return None if self.eos_token_id is None else self._text(self.eos_token_id)
-
-    @property
-    def bos_token(self) -> str | None:
-        bos = self._tokenizer.bos_token_id
-        return None if bos is None else self._text(bos)
-
-    def _text(self, token_id: int) -> str:
-        return self._tokenizer.token_text(token_id)
-
     def __len__(self) -> int:
         return self._tokenizer.vocab_size
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._tokenizer, name)
+        """Return a special token such as `eos_token`, its `eos_token_id`, or what `Tokenizer` has.
+
+        A special token that the model does not name is None.
+        """
+        text = name.removesuffix("_id")
+        if text not in _SPECIAL_TOKENS:
+            return getattr(self._tokenizer, name)
+        found = self._tokenizer.named_tokens().get(text)
+        return found if found is None or name == text else self.convert_tokens_to_ids(found)

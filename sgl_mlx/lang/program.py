@@ -23,7 +23,14 @@ from sgl_mlx.lang.setting import TIMEOUTS, Setting
 from sgl_mlx.lang.state import ProgramState
 
 _OPTIONS = frozenset(field.name for field in fields(SamplingParams)).union(TIMEOUTS)
-_RESERVED = ("stream", "backend", "use_thread")
+_NOT_PLAIN = (
+    inspect.iscoroutinefunction,
+    inspect.isasyncgenfunction,
+    inspect.isgeneratorfunction,
+)
+RESERVED = ("stream", "backend", "use_thread")
+"""Options of `run()` that go before a program's own parameters."""
+
 _MIN_CACHED_PREFIX = 64
 """The number of characters up to which a constant prefix is not worth a prefill request."""
 
@@ -40,7 +47,8 @@ class Program:
             one call may answer several `gen`s; see `ahead`.
 
     Raises:
-        ProgramError: `func` is no Python function, or its first parameter is not named `s`.
+        ProgramError: `func` is no ordinary Python function, or its first parameter is not named
+            `s`.
     """
 
     def __init__(
@@ -56,6 +64,9 @@ class Program:
             self.signature = inspect.signature(func)
         except Exception as error:  # TypeError, ValueError, or raised by the caller's class
             bounds.refuse("a program", func, "a Python function", ProgramError, error)
+        if any(kind(func) for kind in _NOT_PLAIN):
+            wanted = "an ordinary function: without async, and without yield"
+            raise ProgramError(f"program {self.name}() must be {wanted}; run_async() runs it")
         first, *rest = self.signature.parameters.values() or (None,)
         if first is None or first.name != "s":
             raise ProgramError(f"the first parameter of program {self.name}() must be named s")
@@ -273,7 +284,7 @@ class Program:
             self.signature.bind(state, *args, **kwargs)
         except TypeError as error:
             takes = ", ".join(self.arg_names) or "none"
-            guess = names.meant(kwargs, (*self.arg_names, *_OPTIONS, *_RESERVED))
+            guess = names.meant(kwargs, (*self.arg_names, *_OPTIONS, *RESERVED))
             raise ProgramError(
                 f"wrong arguments for program {self.name}(): {error}{guess}; it takes {takes}"
             ) from None

@@ -261,6 +261,9 @@ class ProgramState:
                 else:
                     await changed.wait()
 
+    def __iter__(self) -> Iterator[str]:
+        return self.text_iter()
+
     def __aiter__(self) -> AsyncIterator[Any]:
         return self.text_async_iter()
 

@@ -129,11 +129,16 @@ class Transcript:
 
 
 def merged(parts: Iterable[Part]) -> Prompt:
-    """Return the parts with neighbouring texts joined and empty texts dropped."""
+    """Return the parts with neighbouring texts joined and empty texts dropped.
+
+    A joined text knows where its pieces end.
+    """
     prompt: list[Part] = []
     for part in parts:
         if isinstance(part, Text) and prompt and isinstance(prompt[-1], Text):
-            prompt[-1] = Text(prompt[-1].text + part.text)
+            before = prompt[-1]
+            ends = (*before.ends, len(before.text)) if part.text else before.ends
+            prompt[-1] = Text(before.text + part.text, ends)
         elif part not in (Text(""), Generated("")):
             prompt.append(part)
     return tuple(prompt)

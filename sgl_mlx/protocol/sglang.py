@@ -103,7 +103,7 @@ def prefill_payload(text: str) -> dict[str, Any]:
     return {"text": text, "sampling_params": {"max_new_tokens": 0, "temperature": 0}}
 
 
-def scoring_payload(texts: list[str] | None, start: int) -> dict[str, Any]:
+def scoring_payload(texts: list[str] | str | None, start: int) -> dict[str, Any]:
     return {
         **({"text": texts} if texts else {}),
         "sampling_params": {"max_new_tokens": 0, "temperature": 0},

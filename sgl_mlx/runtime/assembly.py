@@ -67,6 +67,7 @@ class RunnableModel:
 
     Attributes:
         slots: most slots of the KV pool.
+        max_running: most sequences that run at once.
         recurrent: True if layers keep recurrent state, so that positions cannot be rearranged.
     """
 
@@ -76,6 +77,7 @@ class RunnableModel:
     vocabulary: int
     context_length: int
     slots: int
+    max_running: int
     path: RunPath
     recurrent: bool
     load_seconds: float
@@ -160,7 +162,7 @@ def assemble(
     limits = limits if adapter.ragged else replace(limits, epoch_steps=1)
     if layers and (paths.copies or not adapter.ragged):
         limits = replace(limits, most_held=copied_slots(slots, *memory))
-    disk = open_disk_tier(config, loaded, pool, on_read)
+    disk = open_disk_tier(config, loaded, pool, on_read, states)
     cache = PrefixCache(
         pool.slots,
         config.reuse,
@@ -168,6 +170,7 @@ def assemble(
         most=slots,
         states=budget.slots,
         first_states=states.slots if states is not None else None,
+        state_tier=disk.states if disk else None,
     )
     runner = ModelRunner(
         adapter,
@@ -192,6 +195,7 @@ def assemble(
         vocabulary=adapter.vocabulary,
         context_length=context,
         slots=slots,
+        max_running=limits.max_running,
         path="ragged" if adapter.ragged else "dense",
         recurrent=bool(adapter.states),
         load_seconds=time.perf_counter() - started,

@@ -203,11 +203,12 @@ class Engine:
         on_event: OnEvent = None,
         **keywords: Unpack[RequestKeywords],
     ) -> Future[tuple[Completion, ...]]:
-        """Continue a prompt of parts or token ids `params.n` times; return a future of the samples.
+        """Start generating `params.n` samples after a prompt; return a future of them.
 
-        `on_event` is called on the delivery thread with each new piece of a sample. Cancelling the
-        future aborts the request. Wrong arguments and a stopped engine raise here as in
-        `generate`; errors found later arrive by the future.
+        The prompt is a tuple of parts or a list of token ids. `on_event` is called on the delivery
+        thread with every `StreamEvent`. Cancelling the future aborts the request. Wrong parameters
+        and a stopped engine raise at once; errors found later, also while the prompt is prepared
+        (too many tokens, a wrong grammar), fail the future.
         """
         self._enter()
         [options] = RequestOptions.each(keywords, 1, single=True)
@@ -296,6 +297,7 @@ class Engine:
             **dict.fromkeys(("model_path", "tokenizer_path"), self.model_name),
             "context_length": self._model.context_length,
             "max_total_num_tokens": self._model.slots,
+            "max_running_requests": self._model.max_running,
             "attention_path": self._model.path,
             "step_seconds": asdict(costs) if costs is not None else None,
             "stats": stats,

@@ -163,9 +163,13 @@ class EngineLoop:
         )
 
     def resident(self, sequence: Sequence) -> int:
-        """Return how many leading tokens of a sequence are cached; call it on the engine thread."""
-        tree = self._scheduler.cache.tree
-        return tree.match_length(sequence.key, sequence.namespace)[0]
+        """Return how many leading tokens can be reused; call it on the engine thread.
+
+        Those of a sequence that has just ended count: they are about to enter the tree.
+        """
+        cache, limit = self._scheduler.cache, sequence.match_limit
+        ended = sequence.computed if sequence.holding is not None else 0
+        return max(cache.reusable(sequence.key, sequence.namespace, limit)[0], ended)
 
     def _run(self) -> None:
         try:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from sgl_mlx import bounds
+from sgl_mlx.errors import InvalidParamsError
 from sgl_mlx.server.errors import HttpError, bad_value
 
 T = TypeVar("T")
@@ -41,7 +44,7 @@ def decode(body: bytes, shape: type[T]) -> T:
     except RecursionError as error:
         raise bad_value("the body is nested too deeply") from error
     except msgspec.DecodeError as error:
-        raise bad_value(f"the body is not JSON: {error}") from error
+        raise bad_value(_why(body, error)) from error
 
 
 def json_response(content: Any, status: int = 200) -> Response:
@@ -64,6 +67,17 @@ async def raw(request: Request, max_bytes: int) -> bytes:
     if size > max_bytes:
         raise HttpError(413, f"the body is too large: at most {max_bytes:,} bytes are read")
     return b"".join(pieces)
+
+
+def _why(body: bytes, error: msgspec.DecodeError) -> str:
+    """Return why a body is refused; msgspec takes half of a surrogate pair for a cut body."""
+    try:
+        bounds.readable("the body", json.loads(body))
+    except InvalidParamsError as found:
+        return str(found)
+    except (ValueError, RecursionError):
+        pass
+    return f"the body is not JSON: {error}"
 
 
 def _field(message: str) -> str | None:

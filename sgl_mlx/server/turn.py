@@ -16,7 +16,7 @@ from sgl_mlx.server.output import Form, think_marks
 from sgl_mlx.server.splice import Recall
 from sgl_mlx.server.tools.calls import Tool, ToolChoice
 from sgl_mlx.server.tools.families import family_of, hermes, teaches_tools
-from sgl_mlx.server.tools.grammar import forced_call, thoughts_then_schema
+from sgl_mlx.server.tools.grammar import Format, forced_call, thoughts_then_schema
 from sgl_mlx.server.tools.lesson import lesson
 
 
@@ -52,6 +52,7 @@ class Wanted:
         continues: True leaves the last message open, so that the model continues its text.
         separate_thoughts: True separates reasoning from the answer's text.
         variables: variables for the chat template.
+        formats: grammars of tools that take free text, by name; a demanded call obeys them.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -61,6 +62,7 @@ class Wanted:
     continues: bool = False
     separate_thoughts: bool = True
     variables: Mapping[str, Any] = field(default_factory=dict)
+    formats: Mapping[str, Format] = field(default_factory=dict)
 
     def turn(self, tokenizer: ServedTokenizer, recall: Recall | None = None) -> Turn:
         """Render the prompt, and decide how the answer is constrained and parsed.
@@ -93,7 +95,7 @@ class Wanted:
         )
         params = self.params
         if choice and choice.needed:
-            params = _constrained(params, forced_call(tools, tokenizer, end))
+            params = _constrained(params, forced_call(tools, tokenizer, end, self.formats))
         elif end and params.json_schema is not None:
             schema = msgspec.json.decode(params.json_schema)
             params = _constrained(params, thoughts_then_schema(schema, tokenizer, end))

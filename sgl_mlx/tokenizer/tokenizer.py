@@ -236,7 +236,7 @@ class Tokenizer:
                 "where a picture stands"
             )
         variables = {
-            **self._named_tokens(),
+            **self.named_tokens(),
             "tools": None,
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
@@ -246,7 +246,7 @@ class Tokenizer:
             messages = [chat.in_parts(message) for message in messages]
         return chat.render(self.chat_template, messages, variables)
 
-    def _named_tokens(self) -> dict[str, str]:
+    def named_tokens(self) -> dict[str, str]:
         """Return the texts of special tokens by name, such as `bos_token`, without missing ones."""
         if self._special_tokens is not None:
             return dict(self._special_tokens)

@@ -32,3 +32,22 @@ def test_an_error_in_a_row_of_a_batch_shows_the_rows_line_and_index(sgl, use, pr
     assert "s += str(1 // n)" in result.stderr
     assert "row.run_batch([[2], [0], [1]])" in result.stderr
     assert "Row 1: ZeroDivisionError" in result.stderr
+
+
+def test_a_program_with_keywords_of_any_name_takes_any_argument(sgl, use, program) -> None:
+    use()
+    path = program("\n@sgl.function\ndef main(s, q, *rest, **more):\n    s += f'{q}{rest}{more}'\n")
+    assert sgl("run", path, "--arg", "q=1", "--arg", "z=2").stdout == "1(){'z': 2}\n"
+    assert "needs q; it takes: q\n" in sgl("run", path, "--arg", "z=2").stderr
+
+
+@pytest.mark.parametrize("name", ["stream", "backend", "use_thread"])
+@pytest.mark.parametrize("command", [["run"], ["compile", "--run"]])
+def test_a_parameter_that_run_keeps_for_itself_is_named(
+    sgl, use, program, name: str, command: list[str]
+) -> None:
+    use()
+    path = program(f"\n@sgl.function\ndef main(s, {name}=1):\n    s += 'x'\n")
+    result = sgl(*command, path, "--arg", f"{name}=2")
+    assert result.exit_code == 2
+    assert f"run() has an option {name} of its own" in result.stderr

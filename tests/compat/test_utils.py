@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -277,8 +278,6 @@ def test_server_args_are_attributes() -> None:
 class OwnTokenizer:
     """As much of ours as the interface asks of it; tokens are characters."""
 
-    eos_token_ids = frozenset({0})
-    bos_token_id = None
     vocab_size = 256
 
     def encode(self, text: str, add_special: bool = True) -> list[int]:
@@ -289,6 +288,13 @@ class OwnTokenizer:
 
     def token_text(self, token_id: int) -> str:
         return chr(token_id)
+
+    def named_tokens(self) -> dict[str, str]:
+        return {"eos_token": "e"}
+
+    @property
+    def backend(self) -> Any:
+        return SimpleNamespace(token_to_id=ord)
 
     def render_chat(self, messages: Any, add_generation_prompt: bool = False, **_: Any) -> str:
         return (
@@ -309,4 +315,5 @@ def test_a_tokenizer_answers_as_transformers_do(text: str) -> None:
     asked = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     assert asked == f"<user>{text}>"
     assert tokenizer.apply_chat_template(turns) == own.encode(f"<user>{text}", False)
-    assert (len(tokenizer), tokenizer.eos_token_id, tokenizer.vocab_size) == (256, 0, 256)
+    assert (len(tokenizer), tokenizer.eos_token_id, tokenizer.vocab_size) == (256, ord("e"), 256)
+    assert (tokenizer.eos_token, tokenizer.pad_token, tokenizer.pad_token_id) == ("e", None, None)

@@ -37,7 +37,7 @@ CASES = [
         loud=variant.loud,
     )
     for dim, value_dim in WIDTHS
-    for group in (GROUPS if dim < 500 else [16])
+    for group in (GROUPS if dim < 500 else [2])
     for variant in VARIANTS.values()
 ]
 

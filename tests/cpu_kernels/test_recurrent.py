@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mlx_lm.models.gated_delta import gated_delta_ops
+from mlx_lm.models.gated_delta import compute_g, compute_lower_bound_g, gated_delta_ops
 from mlx_lm.models.ssm import ssm_attn
 
 TOLERANCE = 2e-5
@@ -189,6 +189,23 @@ def test_short_convolutions(
     assert mx.array_equal(mx.concatenate(chunks, axis=1), y)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 3)] * 2, st.integers(1, 4), st.sampled_from([16, 48])),
+    loudness=st.sampled_from([0.1, 3.0, 30.0]),
+    bound=st.sampled_from([0.0, -5.0, -0.5]),
+)
+def test_decay_by_channel(
+    shape: tuple[int, int, int, int], loudness: float, bound: float, kernels: ModuleType
+) -> None:
+    keys = mx.random.split(mx.random.key(sum(shape)), 3)
+    a, A_log = normal(keys[0], *shape) * loudness, normal(keys[1], shape[2])
+    bias = normal(keys[2], *shape[2:])
+    args = A_log[:, None], a, bias
+    want = compute_lower_bound_g(*args, bound) if bound else compute_g(*args)
+    assert_close(kernels.channel_decay(a, A_log, bias, bound), want)
+
+
 def test_what_does_not_fit_together_is_refused(kernels: ModuleType) -> None:
     q = mx.zeros((3, 1, 16))
     gate, states = mx.zeros((3, 1)), mx.zeros((2, 1, 16, 16))
@@ -201,5 +218,7 @@ def test_what_does_not_fit_together_is_refused(kernels: ModuleType) -> None:
         kernels.gated_delta(narrow, narrow, q, gate, gate, mx.zeros((1, 1, 16, 8)), [3])
     with pytest.raises(ValueError, match="wrong dtype"):
         kernels.gated_delta(q.astype(mx.float16), q, q, gate, gate, states, [1, 2])
+    with pytest.raises(ValueError, match="decay needs"):
+        kernels.channel_decay(mx.zeros((1, 2, 16)), mx.zeros((2,)), mx.zeros((2, 8)), 0.0)
     with pytest.raises(ValueError, match="weights"):
         kernels.short_convolution(mx.zeros((1, 5, 8)), mx.zeros((4, 9)), None)

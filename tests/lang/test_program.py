@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from types import GeneratorType
@@ -183,6 +184,28 @@ def test_a_value_belongs_to_the_programs_own_parameter(name: str, default: str) 
     assert program.run(**{name: "a"}, backend=backend).text() == "aone"
     usual = SamplingParams(token_healing=backend.calls[0].params.token_healing)
     assert backend.calls[0].params == usual
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "async def program(s): s += 'a'",
+        "def program(s): yield 'a'",
+        "async def program(s): yield 'a'",
+    ],
+)
+def test_a_function_whose_call_runs_nothing_is_no_program(source: str) -> None:
+    namespace: dict[str, Any] = {}
+    exec(source, namespace)
+    with pytest.raises(ProgramError, match=r"program\(\) must be an ordinary function.*run_async"):
+        sgl.function(namespace["program"])
+
+
+def test_a_state_is_iterated_as_its_text() -> None:
+    with warnings.catch_warnings(action="ignore"):
+        assert "".join(echo.run("hi", backend=ScriptedBackend("one"))) == "say hi!one"
+    streamed = echo.run("hi", backend=ScriptedBackend("one two"), stream=True)
+    assert "".join(streamed) == streamed.text()
 
 
 def test_bind_settles_arguments() -> None:

@@ -28,7 +28,7 @@ from sgl_mlx.runtime.pool.states import StatePool
 from sgl_mlx.runtime.runner import ModelRunner
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Row, Scores, StepResult
 from tests.models.toy import toy_configs, toy_model
-from tests.models.toy_configs import VOCABULARY, WITHOUT_TOY
+from tests.models.toy_configs import ON_METAL, VOCABULARY, WITHOUT_TOY
 
 TOLERANCE = 1e-4
 """Largest difference of log-probabilities, relative to the spread of the distribution."""
@@ -239,6 +239,8 @@ def verdict(architecture: str) -> dict[str, str]:
     if architecture in WITHOUT_TOY:
         return {"path": "unsupported", "reason": WITHOUT_TOY[architecture]}
     found = [verdict_on(toy_model(architecture, config)) for config in toy_configs(architecture)]
+    if architecture in ON_METAL and all(v.path == "ragged" for v in found):
+        return {"path": "ragged", "reason": ON_METAL[architecture], "needs": "a GPU"}
     others = [v for v in found if not v.refused] or found
     worst = max(others, key=lambda v: _PATHS.index(v.path))
     refused = next((v for v in found if v.refused and v.path != worst.path), None)

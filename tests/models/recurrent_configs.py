@@ -78,6 +78,7 @@ K3 = KDA | {
     "hidden_act": "situ",
     "routed_expert_hidden_size": 16,
     "mla_use_output_gate": True,
+    "rms_norm_eps": 1e-3,  # the norm of an output near zero magnifies its rounding
 }
 HADAMARD = {
     "schema_version": 2,

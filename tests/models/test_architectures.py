@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from mlx_lm.models.cache import _BaseCache
 from mlx_lm.models.llama import Model as LlamaModel
 
+from sgl_mlx import machine
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.models.architectures import adapter_for, check_runs, counts, path_of, supported, table
 from sgl_mlx.models.state_cache import StateCache
@@ -16,6 +18,7 @@ from tests.models.conformance import Verdict, check, verdict
 from tests.models.toy import architectures, toy_config, toy_configs, toy_model
 
 ROOT = Path(__file__).parents[2]
+TABLE = json.loads((ROOT / "models" / "architectures.json").read_text("utf-8"))
 
 
 def test_the_table_lists_every_architecture_of_the_installed_mlx_lm() -> None:
@@ -24,10 +27,7 @@ def test_the_table_lists_every_architecture_of_the_installed_mlx_lm() -> None:
 
 @pytest.mark.parametrize("architecture", table())
 def test_an_architecture_runs_as_the_table_says(architecture: str) -> None:
-    entry = table()[architecture]
-    assert verdict(architecture) == {"path": entry.path} | (
-        {"reason": entry.note} if entry.note else {}
-    )
+    assert verdict(architecture) == TABLE[architecture]
 
 
 def test_whatever_is_not_ragged_says_why() -> None:
@@ -74,6 +74,16 @@ def test_more_than_six_in_seven_architectures_are_ragged() -> None:
 def test_an_architecture_that_cannot_run_is_refused_by_name_and_reason() -> None:
     with pytest.raises(UnsupportedModelError, match=r"'deepseek_v41' does not run here: a layer"):
         path_of("deepseek_v41")
+
+
+def test_an_architecture_that_needs_a_gpu_is_refused_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "on_gpu", lambda: False)
+    with pytest.raises(UnsupportedModelError, match="'bitnet' needs a GPU"):
+        path_of("bitnet")
+    monkeypatch.setattr(machine, "on_gpu", lambda: True)
+    assert path_of("bitnet") == "ragged"
 
 
 def test_an_architecture_that_was_never_checked_is_refused_with_near_names() -> None:

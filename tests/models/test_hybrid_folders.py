@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from sgl_mlx.errors import CorruptModelError, UnsupportedModelError
@@ -72,3 +73,12 @@ def test_layers_of_an_unknown_type_are_refused(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "toy", config, random_weights(CONFIG))
     with pytest.raises((CorruptModelError, UnsupportedModelError)):
         load(folder)
+
+
+def test_the_text_of_a_model_whose_vision_part_nobody_here_runs_is_loaded(tmp_path: Path) -> None:
+    config = toy_config("qwen3_5") | {"tie_word_embeddings": False}
+    weights = random_weights(config) | {"vision_tower.patch_embed.weight": np.ones(3, np.float32)}
+    config |= {"vision_config": {"model_type": "qwen3_5"}, "image_token_id": 7}
+    loaded = load(write_folder(tmp_path / "toy", config, weights))
+    assert loaded.vision is None
+    assert len(adapter_for(loaded.model).states) == 4

@@ -12,6 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm.models
 from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.models.bitlinear_layers import BitLinear
 
 from tests.models.recurrent_configs import RECURRENT
 from tests.models.toy_configs import NO_MODELS, SIZES, VARIANTS, Config
@@ -81,14 +82,27 @@ def toy_model(architecture: str, config: Config) -> nn.Module:
         key, own = mx.random.split(key)
         weights.append((name, _random(parameter, own)))
     model.update(tree_unflatten(weights))
+    for layer in model.modules():
+        if type(layer) is BitLinear:
+            layer.__class__ = PlainBitLinear
     model.eval()
     mx.eval(model.parameters())
     return model
 
 
+class PlainBitLinear(BitLinear):  # type: ignore[misc]
+    """bitnet's layer in plain MLX. A byte holds a weight of each quarter of the rows."""
+
+    def execute_matmul_kernel(self, x: mx.array, packed_weights: mx.array) -> mx.array:
+        quarters = [(packed_weights >> shift) & 3 for shift in (0, 2, 4, 6)]
+        weights = mx.concatenate(quarters).astype(x.dtype) - 1
+        scale = 1 / self.weight_scale if self.invert_weight_scales else self.weight_scale
+        return x @ weights.T * scale
+
+
 def _random(parameter: mx.array, key: mx.array) -> mx.array:
-    if parameter.dtype == mx.uint32:  # packed weights
-        return mx.random.randint(0, 2**31, parameter.shape, key=key).astype(mx.uint32)
+    if parameter.dtype in (mx.uint8, mx.uint32):  # packed weights
+        return mx.random.randint(0, 2**31, parameter.shape, key=key).astype(parameter.dtype)
     if not mx.issubdtype(parameter.dtype, mx.floating):
         return parameter
     noise = mx.random.normal(parameter.shape, key=key)

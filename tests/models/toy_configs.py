@@ -168,7 +168,7 @@ VARIANTS: dict[str, list[Config]] = {
         MLA | DENSE_FIRST | {"topk_method": "greedy", "q_lora_rank": None, "rope_scaling": YARN},
     ],
     "deepseek_v3": [MLA | DENSE_FIRST, MLA | DENSE_FIRST | {"rope_scaling": YARN}],
-    "deepseek_v32": [INDEXED | DENSE_FIRST],
+    "deepseek_v32": [INDEXED | DENSE_FIRST, INDEXED | DENSE_FIRST | {"index_topk": 24}],
     "ernie4_5_moe": [{"moe_layer_start_index": 1, "moe_layer_end_index": 3}],
     "exaone4": [{"sliding_window_pattern": "LG", "rope_scaling": LLAMA3}],
     "exaone_moe": [{"is_moe_layer": [False, True, True, True]}],
@@ -231,6 +231,12 @@ VARIANTS: dict[str, list[Config]] = {
     "minimax_m3_vl": [
         {"text_config": {"arch": "minimax_m3_vl", "mlp_layer_types": MOE_LATER}},
         {"text_config": {"arch": "minimax_m3_vl", "mlp_layer_types": MOE_LATER, **SPARSE_BLOCKS}},
+        {
+            "text_config": {
+                **{"arch": "minimax_m3_vl", "mlp_layer_types": MOE_LATER, **SPARSE_BLOCKS},
+                **{"index_topk_blocks": 6, "index_local_blocks": 2},
+            }
+        },
     ],
     "ministral3": [{"rope_parameters": SCALED_BY_POSITION}],
     "mistral3": [{"text_config": {"arch": "llama", "model_type": "llama"}}],
@@ -286,9 +292,11 @@ VARIANTS: dict[str, list[Config]] = {
 `text_config` is itself filled from the tables, for the arguments that `arch` has.
 """
 
-METAL = "it runs on Metal kernels alone, where it has not been checked"
+ON_METAL = {"bitnet": "on a GPU only; checked with its Metal kernel replaced by plain MLX"}
+"""Architectures that mlx-lm computes by Metal kernels alone, and how they are checked without."""
+
 WITHOUT_TOY = {
-    **dict.fromkeys(["bitnet", "muse_spark"], METAL),
+    "muse_spark": "mlx-lm computes it by Metal kernels alone, and the check runs on a CPU",
     "olmo": "mlx-lm needs the package ai2-olmo for it",
     "phi3small": "mlx-lm's own block-sparse attention crashes on the CPU, where all is checked",
 }

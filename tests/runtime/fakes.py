@@ -77,6 +77,9 @@ class FakeStore:
     def has(self, key: str) -> bool:
         return key in self.blocks
 
+    def keys(self) -> set[str]:
+        return set(self.blocks)
+
     def read(self, keys: Seq[str]) -> FakeReading:
         reading = FakeReading(next(self._ids), self, keys)
         self.readings.append(reading)

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import ArraysCache, CacheList, make_prompt_cache
 
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.loader import LoadedModel
@@ -19,7 +19,7 @@ from sgl_mlx.runtime import assembly
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.tokenizer import Tokenizer
 from tests.models.conftest import TOKENS
-from tests.models.toy import toy_config, toy_model
+from tests.models.toy import toy_configs, toy_model
 from tests.models.toy_configs import VOCABULARY
 
 Open = Callable[..., Engine]
@@ -43,9 +43,17 @@ PURE = ["mamba", "mamba2", "rwkv7"]
 
 
 def toy_of(architecture: str) -> nn.Module:
-    """A toy whose vocabulary is that of the tokenizer, where its configuration names it."""
-    config = toy_config(architecture)
-    return toy_model(architecture, config | {"vocab_size": len(TOKENS)})
+    """A toy in its first configuration that has recurrent layers.
+
+    Its vocabulary is that of the tokenizer, where its configuration names it.
+    """
+    for config in toy_configs(architecture):
+        made = toy_model(architecture, config | {"vocab_size": len(TOKENS)})
+        caches = make_prompt_cache(made)
+        parts = [p for c in caches for p in (c.caches if isinstance(c, CacheList) else [c])]
+        if any(isinstance(part, ArraysCache) for part in parts):
+            return made
+    raise AssertionError(f"no configuration of {architecture} has recurrent layers")
 
 
 @cache

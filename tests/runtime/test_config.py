@@ -9,6 +9,7 @@ import pytest
 
 from sgl_mlx.errors import InvalidParamsError
 from sgl_mlx.runtime.config import EngineConfig
+from sgl_mlx.runtime.scheduler.cuts import SnapshotPolicy
 
 
 def test_options_reach_the_scheduler() -> None:
@@ -36,7 +37,14 @@ def test_an_unknown_option_is_refused_naming_those_there_are() -> None:
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "many"])
 @pytest.mark.parametrize(
-    "name", ["context_length", "max_total_tokens", "max_running_requests", "chunked_prefill_size"]
+    "name",
+    [
+        "context_length",
+        "max_total_tokens",
+        "max_running_requests",
+        "chunked_prefill_size",
+        "max_total_states",
+    ],
 )
 def test_sizes_must_be_positive_integers(name: str, value: Any) -> None:
     message = f"{name} must be a positive integer, got {value!r}"
@@ -49,6 +57,18 @@ def test_the_pool_has_8_bits_or_those_of_the_model(value: Any) -> None:
     with pytest.raises(InvalidParamsError, match=f"kv_bits must be 8, .*, got {value!r}"):
         EngineConfig.of({"kv_bits": value})
     assert EngineConfig.of({"kv_bits": 8}).kv_bits == 8
+
+
+@pytest.mark.parametrize("value", ["every", "every:0", "every:-5", "every:x", "", "OFF", 5])
+def test_snapshots_are_where_programs_branch_or_every_so_many_tokens_or_off(value: Any) -> None:
+    with pytest.raises(
+        InvalidParamsError, match=r"snapshots must be 'program', 'off' or 'every:N'"
+    ):
+        EngineConfig.of({"snapshots": value})
+    assert EngineConfig.of({}).limits.snapshots == SnapshotPolicy("program")
+    assert EngineConfig.of({"snapshots": "off"}).limits.snapshots.kind == "off"
+    every = EngineConfig.of({"snapshots": "every:64"}).limits.snapshots
+    assert every == SnapshotPolicy("every", 64)
 
 
 def test_known_options_give_no_warning() -> None:

@@ -135,6 +135,43 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_is_allocated(
     assert not made
 
 
+def test_a_prefetched_prompt_is_not_computed_again(open_toy: Open) -> None:
+    engine, prompt = open_toy("qwen3_next"), "b" * 120
+    resident = engine.prefetch((Text(prompt),)).result(60)
+    before = engine.get_server_info()["stats"]["computed_tokens"]
+    assert resident == before >= 120
+    for more in ("", "c"):
+        engine.submit((Text(prompt + more),), GREEDY).result(60)
+    assert engine.get_server_info()["stats"]["computed_tokens"] - before <= 3
+
+
+def test_the_server_info_tells_how_many_sequences_the_states_let_run(open_toy: Open) -> None:
+    info = open_toy("qwen3_next", max_total_states=3, snapshots="every:16").get_server_info()
+    assert info["max_running_requests"] == 3
+    assert info["snapshots"] == "every:16"
+    assert info["stats"]["states_free"] == 3
+
+
+def test_a_program_goes_on_where_a_document_of_another_ended(open_toy: Open) -> None:
+    """The pieces that a program appends are one text to the model, with known ends."""
+    engine = open_toy("qwen3_next")
+    documents = [chr(97 + i) * 90 for i in range(3)]
+
+    @sgl.function
+    def ask(s: sgl.ProgramState, first: int, second: int) -> None:
+        s += "x" * 70
+        s += documents[first]
+        s += documents[second]
+        s += "why?"
+        s += sgl.gen("answer", max_tokens=3, temperature=0, ignore_eos=True)
+
+    for pair, most in [((0, 1), 300), ((0, 2), 100), ((1, 2), 195)]:
+        before = engine.get_server_info()["stats"]["computed_tokens"]
+        ask.run(*pair, backend=engine)
+        used = engine.get_server_info()["stats"]["computed_tokens"] - before
+        assert used <= most, pair
+
+
 def test_a_program_forks_and_selects_over_snapshots(open_toy: Open) -> None:
     engine = open_toy("qwen3_next")
 

@@ -35,7 +35,7 @@ def test_an_uneven_batch_its_second_turn_and_a_fork(architecture: str, open_toy:
     assert stats(engine)["computed_tokens"] - before < 9 + 4 * 4 + 8  # snapshots are 8 apart
 
 
-@pytest.mark.parametrize("architecture", ["qwen3_next", "nemotron_h", "mamba"])
+@pytest.mark.parametrize("architecture", [*HYBRIDS, *PURE])
 def test_preempted_rows_go_on(architecture: str, open_toy: Open) -> None:
     engine = open_toy(architecture, max_total_tokens=110)
     prompts = [text(i, 11 + i) for i in range(6)]

@@ -17,6 +17,8 @@ from sgl_mlx.runtime.loop import EngineLoop
 from sgl_mlx.runtime.runner import ModelRunner
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend
 from sgl_mlx.runtime.scheduler.wire import from_json
+from tests.runtime.hybrids import Open as OpenToy
+from tests.runtime.hybrids import greedy, text
 from tests.runtime.llava import Folders, ask
 from tests.runtime.recording import Recording
 
@@ -30,7 +32,7 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Recording:
     return made
 
 
-def fresh_runner(folder: Path) -> ModelRunner:
+def fresh_runner(folder: Path | str) -> ModelRunner:
     config = EngineConfig.of({"model_path": str(folder), "max_total_tokens": 1000})
     runner = open_model(config, lambda: None).runner
     assert isinstance(runner, ModelRunner)
@@ -70,6 +72,17 @@ def test_plans_of_text_run_elsewhere_give_the_same_results(
     assert {Extend, Decode} == set(kinds)
     assert any(recording.masks)
     assert recording.replay(fresh_runner(toy_that_ends)) == len(kinds) > 10
+
+
+@pytest.mark.parametrize("kind", ["qwen3_next", "mamba"])
+def test_plans_of_recurrent_layers_run_elsewhere_give_the_same_results(
+    kind: str, recording: Recording, open_toy: OpenToy
+) -> None:
+    engine = open_toy(kind, max_total_tokens=1000, max_total_states=4)
+    for seed in (0, 1, 0):
+        greedy(engine, [text(seed, 20 + 9 * i) for i in range(6)], 5)
+    assert engine.get_server_info()["stats"]["snapshots_evicted"] > 0
+    assert recording.replay(fresh_runner(kind)) > 10
 
 
 def test_plans_with_pictures_run_elsewhere_give_the_same_results(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.server.choosing import METHODS
 from tests.server.conftest import Sdk
 from tests.server.scripted import CHATML
+from tests.server.small import small_model
 
 TICKET = "I was charged twice for the same subscription, and nobody answers my letters."
 PREDICATE = {"type": "predicate", "name": "charged", "instructions": "The customer paid twice."}
@@ -82,21 +84,26 @@ def test_each_method_chooses_as_select_does(
     assert sum(p["probability"] for p in answer["probabilities"]) == pytest.approx(1)
 
 
+@pytest.fixture
+def roomy() -> Iterator[Engine]:
+    with Engine(model=small_model("roomy"), max_total_tokens=4000) as engine:
+        yield engine
+
+
 def test_twenty_questions_compute_the_input_once(
-    smollm2: Engine, serve: Any, client: httpx.Client
+    roomy: Engine, serve: Any, client: httpx.Client
 ) -> None:
     """At most the input, what each question adds, and 2 % of it."""
-    url = serve(smollm2)
-    smollm2.flush_cache()
+    url = serve(roomy)
     text = "The customer wrote again about the parcel that never came to the house. " * 72
     questions = [
         {"type": "predicate", "instructions": f"The parcel was sent {i} times."} for i in range(20)
     ]
-    before = smollm2.get_server_info()["stats"]["computed_tokens"]
+    before = roomy.get_server_info()["stats"]["computed_tokens"]
     answer = client.post(f"{url}/v1/decisions", json={"input": text, "questions": questions})
-    computed = smollm2.get_server_info()["stats"]["computed_tokens"] - before
+    computed = roomy.get_server_info()["stats"]["computed_tokens"] - before
     usage = answer.json()["usage"]
-    length = len(smollm2.tokenizer.encode(text))
+    length = len(roomy.tokenizer.encode(text))
     assert 1000 <= length <= 1100
     assert computed <= usage["input_tokens"] + 0.02 * length
     assert usage["input_tokens"] <= length + 20 * 45

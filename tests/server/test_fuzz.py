@@ -17,6 +17,8 @@ from tests.server.test_hardening import wait_for
 PATHS = (
     *("/v1/completions", "/v1/chat/completions", "/v1/responses", "/generate"),
     *("/v1/messages", "/v1/messages/count_tokens", "/tokenize", "/detokenize", "/abort_request"),
+    *("/v1/decisions", "/v1/contexts", "/v1/contexts/new/generate", "/v1/contexts/new/select"),
+    "/apply-template",
 )
 scalars = (
     st.none()
@@ -77,6 +79,8 @@ VALID: dict[str, Any] = {
     "messages": [{"role": "user", "content": "ab"}],
     "max_tokens": 3,
     "max_output_tokens": 3,
+    "questions": [{"type": "predicate", "instructions": "ab"}],
+    "choices": ["a", "b"],
 }
 FITS: dict[str, dict[str, Any]] = {"/v1/responses": {"text": None}, "/generate": {"prompt": None}}
 likely = st.fixed_dictionaries(
@@ -115,7 +119,9 @@ def test_no_body_is_the_servers_fault(
     toy_url: str, client: httpx.Client, path: str, body: dict[str, Any]
 ) -> None:
     body = {**body, **FITS.get(path, {})}
-    if path == "/generate" and "sampling_params" not in body:
+    if path.startswith("/v1/contexts"):
+        body.pop(random.Random(str(body)).choice(["text", "messages"]), None)
+    if path.endswith("/generate") and "sampling_params" not in body:
         body["sampling_params"] = {"max_new_tokens": 3}
     answer = client.post(toy_url + path, json=body)
     event("answered" if answer.status_code < 400 else "refused")

@@ -17,7 +17,10 @@ from tests.server.conftest import events
 from tests.server.scripted import ScriptedEngine
 
 Script = Any
-POSTS = ["/v1/completions", "/v1/chat/completions", "/generate", "/v1/messages", "/v1/responses"]
+POSTS = [
+    *("/v1/completions", "/v1/chat/completions", "/generate", "/v1/messages", "/v1/responses"),
+    *("/v1/decisions", "/v1/contexts", "/v1/contexts/new/generate"),
+]
 DEEP = b"[" * 10_000 + b"]" * 10_000
 BROKEN = {
     "nothing": b"",
@@ -47,6 +50,17 @@ def test_a_broken_body_is_a_client_error_with_a_message(
     assert 400 <= answer.status_code < 500
     assert answer.json()["error"]["message"]
     assert client.get(f"{url}/health").status_code == 200
+
+
+@pytest.mark.parametrize("text", [r"\ud800", r"x\udc00", r"\ud83d\u0041", r"\ud83dx"])
+@pytest.mark.parametrize("where", ['{"prompt": "%s"}', '{"%s": 1}', '{"o": [["%s"]]}'])
+def test_half_a_character_is_named(
+    script: Script, client: httpx.Client, text: str, where: str
+) -> None:
+    _, url = script()
+    answer = client.post(f"{url}/v1/completions", content=(where % text).encode())
+    assert answer.status_code == 400
+    assert "half a character (the lone surrogate U+D" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -106,6 +120,7 @@ def test_a_client_that_leaves_ends_its_request_at_once(
     engine, url = script("x", manual=True)
     body = {"prompt": "x", "messages": [{"role": "user", "content": "x"}], "stream": stream}
     body |= {"max_tokens": 9, "input": "x"}
+    body |= {"questions": [{"type": "predicate", "instructions": "x"}]}
     body |= {"text": "x"} if path == "/generate" else {}
     leave(url, path, body, once=lambda: len(engine.calls) == 1)
     wait_for(lambda: engine.calls[0].future.cancelled(), seconds=1)

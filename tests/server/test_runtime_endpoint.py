@@ -63,7 +63,7 @@ def test_select_is_one_round_trip_and_a_fork_none(remote: Any, posts: list[str])
     state = tips.run(3, backend=endpoint)
     assert state["best"] == "the second"
     assert state["tip"] == ["wash hands"] * 3
-    work = [path for path in posts if path.startswith("/v1/contexts")]
+    work = [path for path in posts if path.startswith("/v1/contexts/")]
     prefill = 1  # the fork prefills what its branches have in common
     assert sorted(work) == [
         *["/v1/contexts/new/generate"] * (prefill + 3),
@@ -182,6 +182,28 @@ def test_streams_come_in_pieces(remote: Any) -> None:
     assert answer.token_ids
 
 
+def test_chats_are_written_by_the_models_own_template(toy_engine: Engine, toy_url: str) -> None:
+    @sgl.function
+    def chat(s: Any) -> None:
+        s += sgl.system("Be brief.") + sgl.user("Hi")
+        s += sgl.assistant(sgl.gen("x", max_tokens=3, temperature=0))
+
+    endpoint = sgl.RuntimeEndpoint(toy_url)
+    here, there = (chat.run(backend=backend) for backend in (toy_engine, endpoint))
+    assert here.text() == there.text()
+    assert here.text().startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi")
+    endpoint.shutdown()
+
+
+def test_a_template_that_the_model_lacks_is_an_error_of_the_tokenizer(script: Script) -> None:
+    _, url = script("x", chat_template=None)
+    endpoint = sgl.RuntimeEndpoint(url)
+    with pytest.raises(sgl.errors.TokenizerError, match="chat template"):
+        endpoint.render_chat([{"role": "user", "content": "x"}])
+    assert endpoint.chat_template.name == "default"
+    endpoint.shutdown()
+
+
 def test_the_servers_refusal_is_told(remote: Any) -> None:
     _, endpoint = remote("x")
 
@@ -196,6 +218,6 @@ def test_the_servers_refusal_is_told(remote: Any) -> None:
 def test_a_key_is_sent(script: Script, client: httpx.Client) -> None:
     _, url = script("x", api_keys=["secret"])
     endpoint = sgl.RuntimeEndpoint(url, api_key="secret")
-    assert endpoint.model_info["contexts"] is True
     assert endpoint.supports_parallel
+    assert endpoint.submit((Text("x"),), SamplingParams()).result()[0].text == "x"
     endpoint.shutdown()

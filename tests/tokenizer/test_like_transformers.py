@@ -11,6 +11,7 @@ import pytest
 import tokenizers
 from tokenizers import processors
 
+from sgl_mlx.compat.tokenizer import TransformersTokenizer
 from sgl_mlx.tokenizer import Tokenizer
 from tests.tokenizer.synthetic import KINDS
 
@@ -85,6 +86,19 @@ def test_prompts_and_ids_are_those_of_transformers(tmp_path: Path, kind: str) ->
             assert ours.encode(text, add_special=False) == ids
             plain = text.startswith("<s>")
             assert ours.encode(text) == ids if plain else ours.encode(text) == [1, *ids]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("named", [NAMED, {**NAMED, "pad_token": None}, {"eos_token": "</s>"}])
+def test_special_tokens_have_transformers_names(tmp_path: Path, kind: str, named: Any) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    folder = write_folder(tmp_path, kind, **{**dict.fromkeys(NAMED), **named})
+    theirs = PreTrainedTokenizerFast.from_pretrained(folder)
+    ours = TransformersTokenizer(Tokenizer.from_file(folder))
+    for name in ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "mask_token"):
+        assert getattr(ours, name) == getattr(theirs, name)
+        assert getattr(ours, f"{name}_id") == getattr(theirs, f"{name}_id")
 
 
 # foreign-metaspace, like Llama 2, writes a space after every added token

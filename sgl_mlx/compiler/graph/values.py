@@ -27,7 +27,10 @@ class Constant:
 
 
 class TextSymbol(Symbol):
-    """A text that is known only in a run; it may stand in a field of the language's expressions."""
+    """Base class of placeholders for text that is known only when the program runs.
+
+    A field of an expression in `lang.ir` may hold one in place of a `str`.
+    """
 
     def __add__(self, other: str) -> Any:
         return plain(concat(self, other))  # type: ignore[arg-type]
@@ -178,7 +181,7 @@ def _flattened(parts: tuple[Value | str, ...]) -> Iterator[Value]:
 
 
 def plain(value: Value) -> Any:
-    """Return a constant as its bare Python value, any other value as it is."""
+    """Unwrap a `Constant`; return any other value unchanged."""
     return value.value if isinstance(value, Constant) else value
 
 

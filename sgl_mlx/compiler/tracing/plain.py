@@ -53,7 +53,11 @@ def is_safe(value: Any) -> bool:
 
 
 def is_plain(value: Any) -> bool:
-    """Tell whether a value is builtin data at every level, with no symbol and no foreign code."""
+    """Tell whether a value consists of builtin types only, inside its containers too.
+
+    So it holds no symbol, and its operators run no user code. A compiled regex is plain, an
+    iterator is not; the ends of a slice are not looked at.
+    """
     if type(value) in SCALARS or type(value) is re.Pattern:
         return True
     if type(value) is dict:

@@ -15,6 +15,8 @@ from sgl_mlx.lang.pictures import data_url
 from sgl_mlx.protocol import parts
 from sgl_mlx.protocol.sglang import tokens
 
+CONTEXTS = "/v1/contexts"
+RENDER = "/apply-template"
 GENERATE = "/v1/contexts/new/generate"
 SCORE = "/v1/contexts/new/score"
 _DEFAULTS = SamplingParams()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
+from sgl_mlx import bounds
 from sgl_mlx.core import (
     ChoiceScores,
     Completion,
@@ -59,7 +60,7 @@ class OpenAI:
         token_usage: the tokens that the API has counted.
 
     Raises:
-        BackendError: when the `openai` package is missing.
+        BackendError: when the `openai` package is missing, or `model_name` is no text.
     """
 
     supports_parallel = False
@@ -75,7 +76,7 @@ class OpenAI:
         client: Any = None,
         **kwargs: Any,
     ) -> None:
-        self.model_name = model_name
+        self.model_name = bounds.filled_text("model_name", model_name, BackendError)
         guess = not _COMPLETION_MODELS.search(model_name)
         self.is_chat_model = guess if is_chat_model is None else is_chat_model
         named = chat_template or get_chat_template("default")

@@ -11,8 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from http.client import HTTPException
-from typing import Any, NoReturn
+from typing import Any
 
+from sgl_mlx import bounds
 from sgl_mlx.core import (
     ChoiceScore,
     ChoiceScores,
@@ -46,13 +47,14 @@ class RuntimeEndpoint:
     takes one round trip, and pictures, grammars, gaps and parallel branches work anywhere.
 
     Args:
-        base_url: the server's address, such as `http://localhost:30000`.
+        base_url: the server's address, such as `http://localhost:30000`; without a scheme, http.
         api_key: a key to send as bearer token.
         verify: the path of a file of trusted certificates, or False to trust any certificate.
-        chat_template_name: a name for `get_chat_template`; None chooses by the model's path.
+        chat_template_name: a name for `get_chat_template`. None takes the model's own template if
+            the server tells it, as this project's does, else one that fits the model's path.
 
-    Attributes:
-        chat_template: the chat template in use; programs may assign another.
+    Raises:
+        BackendError: `base_url` is no text.
     """
 
     def __init__(
@@ -62,13 +64,16 @@ class RuntimeEndpoint:
         verify: str | bool | None = None,
         chat_template_name: str | None = None,
     ) -> None:
-        self.base_url = base_url.rstrip("/")
+        address = bounds.filled_text("base_url", base_url, BackendError)
+        self.base_url = (address if "://" in address else f"http://{address}").rstrip("/")
         self._headers = {"Content-Type": "application/json"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._ssl = _ssl_context(verify)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="sgl-endpoint")
-        self._template_name = chat_template_name
+        named = chat_template_name
+        self._template = None if named is None else get_chat_template(named)
+        self._rendered: dict[str, str] = {}
 
     @cached_property
     def model_info(self) -> dict[str, Any]:
@@ -86,8 +91,8 @@ class RuntimeEndpoint:
     @cached_property
     def _has_contexts(self) -> bool:
         try:
-            return bool(self.model_info.get("contexts"))
-        except BackendError:  # an SGLang server without this path, or none: the request will tell
+            return bool(self._get(context_wire.CONTEXTS).get("object") == "list")
+        except BackendError:  # an SGLang server, a router, or none: the request will tell
             return False
 
     @property
@@ -95,11 +100,14 @@ class RuntimeEndpoint:
         """True if the server joins parallel branches without computing them again."""
         return self._has_contexts and bool(self.model_info.get("supports_parallel"))
 
-    @cached_property
+    @property
     def chat_template(self) -> ChatTemplate:
-        if self._template_name is not None:
-            return get_chat_template(self._template_name)
-        return get_chat_template_by_model_path(self.model_name)
+        """The template set by name or assignment; else the one that fits the model's path."""
+        return self._template or get_chat_template_by_model_path(self.model_name)
+
+    @chat_template.setter
+    def chat_template(self, template: ChatTemplate) -> None:
+        self._template = template
 
     @cached_property
     def _sends_increments(self) -> bool:
@@ -110,15 +118,27 @@ class RuntimeEndpoint:
             return False
         return bool(info.get("stream_output") or info.get("incremental_streaming_output"))
 
-    def get_chat_template(self) -> ChatTemplate:
-        return self.chat_template
+    def get_chat_template(self) -> ChatTemplate | None:
+        """Return `chat_template`; None if the server renders chats as its model's own template."""
+        return None if self._template is None and self._has_contexts else self.chat_template
 
     # -- Backend ------------------------------------------------------------------------------
 
     def render_chat(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
-    ) -> NoReturn:
-        raise TokenizerError("a server does not tell its chat template; set .chat_template")
+    ) -> str:
+        """Return what the server makes of a conversation; asks it once for each conversation."""
+        if not self._has_contexts:
+            raise TokenizerError("a server does not tell its chat template; set .chat_template")
+        body = json.dumps(
+            {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
+        )
+        if body not in self._rendered:
+            try:
+                self._rendered[body] = self._post(context_wire.RENDER, json.loads(body))["prompt"]
+            except BackendError as error:
+                raise TokenizerError(str(error)) from error
+        return self._rendered[body]
 
     def submit(
         self,
@@ -217,12 +237,21 @@ class RuntimeEndpoint:
         """
         meta = self._post("/generate", wire.prefill_payload(text))["meta_info"]
         start = max(meta["prompt_tokens"] - 2, 0)
-        outputs = self._post("/generate", wire.scoring_payload([text + c for c in choices], start))
+        outputs = self._scored([text + choice for choice in choices], start)
         count = meta["prompt_tokens"]
         rows = [wire.scored_tokens(c, count, o) for c, o in zip(choices, outputs, strict=True)]
         alone = self._score_alone(rows) if unconditional else [None] * len(rows)
         scores = tuple(map(ChoiceScore, choices, rows, alone))
         return ChoiceScores(scores, meta["prompt_tokens"], meta.get("cached_tokens", 0))
+
+    def _scored(self, texts: list[str], start: int) -> list[Any]:
+        """Score texts in one request; one after another if the server refuses lists of texts."""
+        try:
+            return list(self._post("/generate", wire.scoring_payload(texts, start)))
+        except BackendError as error:
+            if "answered 422" not in str(error):  # as routers of SGLang do
+                raise
+        return [self._post("/generate", wire.scoring_payload(text, start)) for text in texts]
 
     def _score_alone(
         self, rows: Sequence[tuple[TokenLogprob, ...]]

@@ -8,7 +8,7 @@ finished. Layers with a sliding window gather only the keys inside the window.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
@@ -98,6 +98,17 @@ class Epoch(Attention):
         """
         return self._layers(layer).attend(layer, queries, options)
 
+    def in_batches(self, layer: int, attend: Callable[[PrivateBatch], mx.array]) -> mx.array:
+        """Attend a layer batch by batch, without shared stretches.
+
+        Args:
+            attend: returns `(members, …)` for one batch.
+
+        Returns:
+            `(rows, …)`, in the order of the rows.
+        """
+        return self._layers(layer).in_batches(attend)
+
     def arrays(self) -> list[mx.array]:
         """Return the arrays that steps write to: the private buffers of every layer."""
         private = (batch for x in self._by_window.values() for batch in x.private)
@@ -175,8 +186,7 @@ class _Layers:
         rows, heads, dim = queries.shape
         plain = options.softcap is None and not self._shared
         if plain and all(batch.fuses(heads) for batch in self.private):
-            outs = [batch.fused(layer, queries, options) for batch in self.private]
-            return outs[0] if self._places is None else mx.concatenate(outs)[self._places]
+            return self.in_batches(lambda batch: batch.fused(layer, queries, options))
         kv_heads = self.private[0].keys[layer].shape[1]
         q = (queries * options.scale).reshape(rows, kv_heads, heads // kv_heads, dim)
         total = at.concatenate([batch.attend(layer, q, options) for batch in self.private])
@@ -187,6 +197,10 @@ class _Layers:
             found = batch.attend(layer, grouped, options.window, options.softcap)
             total = at.merge(total, found)
         return total.normalised(options.sinks)
+
+    def in_batches(self, attend: Callable[[PrivateBatch], mx.array]) -> mx.array:
+        outs = [attend(batch) for batch in self.private]
+        return outs[0] if self._places is None else mx.concatenate(outs)[self._places]
 
     def order_of_tail(self, rows: Sequence[Row], steps: int) -> mx.array:
         """Return indices that sort the private batches' tails by row, then by step.

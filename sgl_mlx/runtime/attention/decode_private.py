@@ -49,7 +49,7 @@ class PrivateBatch:
         self._starts = starts
         lengths = [len(row.prefix) - start for row, start in zip(self._rows, starts, strict=True)]
         self.columns = self._prefix = max(lengths)
-        self._padding = [self.columns - length for length in lengths]
+        self.padding = [self.columns - length for length in lengths]
         self._first = self._prefix
         self._counts = all(row.prefix_positions is None for row in self._rows)
         self._key_positions: mx.array | None = None
@@ -102,7 +102,7 @@ class PrivateBatch:
             `(members, heads, dim)`.
         """
         q = self.pick(queries)
-        keys, values, bias = self._seen(layer, options.window, q.dtype)
+        keys, values, bias = self.seen(layer, options.window, q.dtype)
         mask = None if bias is None else bias[:, None, None]
         return mx.fast.scaled_dot_product_attention(
             q[:, :, None], keys, values, scale=options.scale, mask=mask, sinks=options.sinks
@@ -118,7 +118,7 @@ class PrivateBatch:
             A partial `(kv_heads, members, group, …)`, as in `softmax`.
         """
         q = self.pick(queries)
-        keys, values, bias = self._seen(layer, options.window, q.dtype)
+        keys, values, bias = self.seen(layer, options.window, q.dtype)
         scores = at.soft_capped(q @ keys.swapaxes(-1, -2), options.softcap)
         if bias is not None:
             scores = scores + bias[:, None, None]
@@ -132,7 +132,7 @@ class PrivateBatch:
         columns = slice(self._first, self._first + steps)
         taken = (x[:, :, columns] for x in self._both(layer))
         keys, values = (x.swapaxes(1, 2) for x in taken)
-        return keys.reshape(-1, *keys.shape[2:]), values.reshape(-1, *values.shape[2:])
+        return keys.flatten(0, 1), values.flatten(0, 1)
 
     def _index(self) -> SlotIndex | None:
         if self._prefix == 0:
@@ -140,10 +140,10 @@ class PrivateBatch:
         own = [row.prefix[start:] for row, start in zip(self._rows, self._starts, strict=True)]
         if len(own) == 1:
             return SlotIndex(own[0])
-        padded = (([0] * n, slots) for n, slots in zip(self._padding, own, strict=True))
+        padded = (([0] * n, slots) for n, slots in zip(self.padding, own, strict=True))
         return SlotIndex(list(chain.from_iterable(chain.from_iterable(padded))))
 
-    def _seen(
+    def seen(
         self, layer: int, window: int | None, dtype: mx.Dtype
     ) -> tuple[mx.array, mx.array, mx.array | None]:
         """Slice keys and values to those that at least one row sees.
@@ -169,9 +169,9 @@ class PrivateBatch:
         if not self._counts:
             return 0, self._mask_by_position(window).astype(dtype)
         first = 0 if window is None else max(0, self.columns - window)
-        if first >= max(self._padding):
+        if first >= max(self.padding):
             return first, None
-        seen = mx.arange(first, self.columns) >= mx.array(self._padding)[:, None]
+        seen = mx.arange(first, self.columns) >= mx.array(self.padding)[:, None]
         return first, mx.where(seen, 0.0, at.MASKED).astype(dtype)
 
     def _mask_by_position(self, window: int | None) -> mx.array:
@@ -180,7 +180,7 @@ class PrivateBatch:
                 (row.prefix_positions or range(len(row.prefix)))[start:]
                 for row, start in zip(self._rows, self._starts, strict=True)
             ]
-            padded = [[NOWHERE] * n + list(p) for n, p in zip(self._padding, own, strict=True)]
+            padded = [[NOWHERE] * n + list(p) for n, p in zip(self.padding, own, strict=True)]
             self._key_positions = mx.array(padded, mx.int32).reshape(len(own), -1)
         first_steps = mx.array([[row.position] for row in self._rows], mx.int32)
         new = first_steps + mx.arange(self.columns - self._prefix)

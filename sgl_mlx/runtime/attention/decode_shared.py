@@ -101,10 +101,10 @@ class SharedBatch:
 
 
 class _Members:
-    """The rows of each span in a batch.
+    """Which rows of a batch belong to each span.
 
-    `rows` lists them span by span, with the same number for each span. A span with fewer rows
-    repeats its first row.
+    `rows` holds their indices, span after span. Every span gets as many entries as the one with
+    most rows; a span with fewer repeats its first row.
     """
 
     def __init__(self, spans: Sequence[Span], count: int) -> None:

@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import mlx.core as mx
 
 from sgl_mlx.metal_kernels.pool import AttentionOptions
-from sgl_mlx.models.latents import Expansion
+from sgl_mlx.models.latents import Expansion, LatentQueries
+from sgl_mlx.runtime.attention.chosen import ChosenChunks
 from sgl_mlx.runtime.attention.kernels import KernelChunks
 from sgl_mlx.runtime.attention.prefill import Chunks
 from sgl_mlx.runtime.attention.sdpa import SdpaChunks
@@ -29,6 +30,9 @@ from sgl_mlx.runtime.scheduler.plan import Row
 _MOST_EXPANDED = 2**26
 """Most numbers that the expanded keys and values of one stretch of prefix may have."""
 
+Way = Literal["absorbed", "expanded", "chosen"]
+"""How rows attend; "chosen" is absorbed too, to the tokens that an indexer chooses."""
+
 AnyChunks = Chunks | SdpaChunks | KernelChunks
 
 
@@ -36,15 +40,24 @@ class LatentInputs(NamedTuple):
     """Arguments of one layer's attention over latents.
 
     Attributes:
-        queries: `(tokens, heads, nope + rope)`.
         entries: `(tokens, 1, rank + rope)`, of the new tokens.
+        index_keys: keys for the queries' choice, `(tokens, 1, dim)`, of the new tokens; None if
+            the queries choose every token.
     """
 
     layer: int
-    queries: mx.array
+    queries: LatentQueries
     entries: mx.array
     options: AttentionOptions
-    expansion: Expansion
+    index_keys: mx.array | None = None
+
+    def of(self, tokens: slice) -> LatentInputs:
+        """Return the inputs of some of the tokens."""
+        return self._replace(
+            queries=self.queries.of(tokens),
+            entries=self.entries[tokens],
+            index_keys=None if self.index_keys is None else self.index_keys[tokens],
+        )
 
 
 class LatentChunks:
@@ -65,30 +78,34 @@ class LatentChunks:
     ) -> None:
         self._pool, self._absorbed, self._min_shared = pool, absorbed, min_shared
         self._groups = _groups(rows, min_shared)
-        self._runs: dict[tuple[int, ...], list[_Run]] = {}
+        self._runs: dict[tuple[int | None, ...], list[_Run]] = {}
 
     def attend(self, inputs: LatentInputs) -> mx.array:
         """Attend a layer's queries; returns `(tokens, heads, value_dim)`."""
         outs, first = [], 0
-        for run in self._runs_for(inputs.expansion):
+        for run in self._runs_for(inputs):
             mine = slice(first, first + run.tokens)
             first = mine.stop
-            part = inputs._replace(queries=inputs.queries[mine], entries=inputs.entries[mine])
-            outs.append(run.attend(part))
+            outs.append(run.attend(inputs.of(mine)))
         return outs[0] if len(outs) == 1 else mx.concatenate(outs)
 
-    def _runs_for(self, expansion: Expansion) -> list[_Run]:
-        if expansion.widths not in self._runs:
-            self._runs[expansion.widths] = [
-                self._run([row for group in groups for row in group.rows], expand, expansion)
-                for expand, groups in groupby(self._groups, lambda group: group.expands(expansion))
+    def _runs_for(self, inputs: LatentInputs) -> list[_Run]:
+        _, like, choice = inputs.queries
+        top = None if choice is None else choice.top
+        key = *like.widths, top
+        if key not in self._runs:
+            self._runs[key] = [
+                self._run(way, [row for group in groups for row in group.rows], like)
+                for way, groups in groupby(self._groups, lambda group: group.way(like, top))
             ]
-        return self._runs[expansion.widths]
+        return self._runs[key]
 
-    def _run(self, rows: Sequence[Row], expand: bool, like: Expansion) -> _Run:
+    def _run(self, way: Way, rows: Sequence[Row], like: Expansion) -> _Run:
         tokens = sum(len(row.tokens) for row in rows)
-        if not expand:
+        if way == "absorbed":
             return _Absorbed(tokens, self._absorbed(rows))
+        if way == "chosen":
+            return _Chosen(tokens, self._pool, rows)
         each = like.heads * (like.nope + like.rope + like.value_dim)
         most_keys = max(_MOST_EXPANDED // each, 1)
         return _Expanded(tokens, self._pool, rows, self._min_shared, most_keys)
@@ -102,9 +119,10 @@ class _Absorbed:
         self._chunks = chunks
 
     def attend(self, inputs: LatentInputs) -> mx.array:
-        layer, queries, entries, options, expansion = inputs
+        layer, queries, entries, options, _ = inputs
+        expansion = queries.expansion
         self._chunks.store(layer, entries, entries[..., : expansion.rank])
-        return expansion.project(self._chunks.attend(layer, expansion.absorb(queries), options))
+        return expansion.project(self._chunks.attend(layer, queries.absorbed, options))
 
 
 class _Expanded:
@@ -118,13 +136,26 @@ class _Expanded:
         self._chunks = Chunks(self._pool, rows, min_shared, most_keys)
 
     def attend(self, inputs: LatentInputs) -> mx.array:
-        layer, queries, entries, options, expansion = inputs
-        self._pool.expansion = expansion
-        self._chunks.store(layer, *expansion.expand(entries))
-        return self._chunks.attend(layer, queries, options)
+        layer, queries, entries, options, _ = inputs
+        self._pool.expansion = queries.expansion
+        self._chunks.store(layer, *queries.expansion.expand(entries))
+        return self._chunks.attend(layer, queries.by_head, options)
 
 
-_Run = _Absorbed | _Expanded
+class _Chosen:
+    """Rows with more tokens than an indexer chooses."""
+
+    def __init__(self, tokens: int, pool: KVPool, rows: Sequence[Row]) -> None:
+        self.tokens = tokens
+        self._chunks = ChosenChunks(pool, rows)
+
+    def attend(self, inputs: LatentInputs) -> mx.array:
+        layer, queries, entries, options, index_keys = inputs
+        assert index_keys is not None, "queries with a choice come with keys for it"
+        return self._chunks.attend(layer, queries, (entries, index_keys), options)
+
+
+_Run = _Absorbed | _Expanded | _Chosen
 
 
 class _ExpandedPool:
@@ -152,6 +183,12 @@ class _Group:
     rows: Sequence[Row]
     pairs: float
     keys: int
+
+    def way(self, expansion: Expansion, top: int | None) -> Way:
+        """Choose how to attend; `top` is the most tokens that a query attends to, None for all."""
+        if top is not None and any(len(r.prefix) + len(r.tokens) > top for r in self.rows):
+            return "chosen"
+        return "expanded" if self.expands(expansion) else "absorbed"
 
     def expands(self, expansion: Expansion) -> bool:
         """True if expanding the prefix computes less than absorbing the queries."""

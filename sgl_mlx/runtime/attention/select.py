@@ -13,6 +13,7 @@ from sgl_mlx.metal_kernels.shapes import WIDTHS
 from sgl_mlx.metal_kernels.tested import TestedKernels
 from sgl_mlx.models import cpu_math
 from sgl_mlx.models.adapter import LayerAttention, LayerShape
+from sgl_mlx.runtime.attention.chosen import ChosenEpoch
 from sgl_mlx.runtime.attention.decode import Epoch
 from sgl_mlx.runtime.attention.kernels import (
     KernelChunks,
@@ -57,11 +58,14 @@ class AttentionPaths:
         self.kernels = kernels if kernels is not None and pool_fits(pool, kernels) else None
         self._cut_overs = cut_overs or CutOvers()
         self._cases = cases or {}
+        self._top_keys = min((x.top_keys for x in pool.layers if x.top_keys), default=None)
         self._softcap = next((x.softcap for x in pool.layers if x.softcap is not None), None)
 
     @property
     def copies(self) -> bool:
         """True if decoding several rows may copy their prefixes out of the pool."""
+        if self._top_keys is not None:
+            return True
         if isinstance(self.kernels, TestedKernels):
             return self._cut_overs.decode_from_rows > 1
         return self.kernels is None
@@ -77,13 +81,20 @@ class AttentionPaths:
                 plain MLX, its buffers are used again and it is returned.
         """
 
+        if self._top_keys is not None and any(
+            len(row.prefix) + width > self._top_keys for row in rows
+        ):
+            if isinstance(before, ChosenEpoch) and before.go_on(rows, width):
+                return before
+            return ChosenEpoch(self.pool, rows, width)
+
         def plain() -> Epoch:
             return Epoch(self.pool, rows, width, self._min_shared)
 
         layers = self._layers_of_kernels(rows, "decode")
         if self.kernels is not None and layers:
             return KernelEpoch(self.pool, rows, width, self.kernels, layers, self._cut_overs, plain)
-        if isinstance(before, Epoch) and before.go_on(rows, width):
+        if type(before) is Epoch and before.go_on(rows, width):
             return before
         return plain()
 

@@ -12,8 +12,10 @@ from functools import cached_property
 import mlx.core as mx
 
 from sgl_mlx.metal_kernels.pool import AttentionOptions
-from sgl_mlx.models.latents import Expansion
+from sgl_mlx.models.block_choice import BlockChoice
+from sgl_mlx.models.latents import LatentQueries
 from sgl_mlx.models.layer_cache import Attention
+from sgl_mlx.runtime.attention.chosen_blocks import BlockChunks
 from sgl_mlx.runtime.attention.kernels import KernelChunks
 from sgl_mlx.runtime.attention.latent import LatentChunks, LatentInputs
 from sgl_mlx.runtime.attention.prefill import Chunks
@@ -95,15 +97,37 @@ class ExtendStep(Attention):
         return outs[0] if len(outs) == 1 else mx.concatenate(outs)
 
     def attend_latents(
-        self, layer: int, queries: mx.array, options: AttentionOptions, expansion: Expansion
+        self, layer: int, queries: LatentQueries, options: AttentionOptions
     ) -> mx.array:
         """Attend over stored entries of latents: chunks as `LatentChunks` finds it cheapest."""
-        n = self._singles
+        n, choice = self._singles, queries.choice
         outs = []
         if self._decoding is not None:
-            outs.append(self._decoding.attend_latents(layer, queries[:n], options, expansion))
+            outs.append(self._decoding.attend_latents(layer, queries.of(slice(n)), options))
         if self._latent_chunks is not None:
             entries, _ = self._stored[layer]
-            new = queries[n:], entries[n:]
-            outs.append(self._latent_chunks.attend(LatentInputs(layer, *new, options, expansion)))
+            keys = None if choice is None else self._stored[choice.layer][0]
+            inputs = LatentInputs(layer, queries, entries, options, keys)
+            outs.append(self._latent_chunks.attend(inputs.of(slice(n, None))))
+        return outs[0] if len(outs) == 1 else mx.concatenate(outs)
+
+    def attend_blocks(
+        self, layer: int, queries: mx.array, options: AttentionOptions, choice: BlockChoice
+    ) -> mx.array:
+        """Attend to the blocks of tokens that `choice` chooses, or to all in short sequences."""
+        n = self._singles
+        chunks = self._rows[n:]
+        outs = []
+        if self._decoding is not None:
+            mine = choice.of(slice(n))
+            outs.append(self._decoding.attend_blocks(layer, queries[:n], options, mine))
+        if any(len(row.prefix) + len(row.tokens) > choice.most_tokens for row in chunks):
+            new = (*self._stored[layer], self._stored[choice.layer][0])
+            keys, values, index_keys = (x[n:] for x in new)
+            mine = choice.of(slice(n, None))
+            blocks = BlockChunks(self._paths.pool, chunks)
+            news = keys, values, index_keys
+            outs.append(blocks.attend(layer, queries[n:], news, options, mine))
+        elif self._chunks is not None:
+            outs.append(self._chunks.attend(layer, queries[n:], options))
         return outs[0] if len(outs) == 1 else mx.concatenate(outs)

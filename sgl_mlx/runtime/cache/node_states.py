@@ -3,7 +3,8 @@
 A recurrent layer keeps one state for a whole sequence, whatever its length. A slot holds the
 states of all recurrent layers after one prefix. A node owns at most one slot: a snapshot of the
 state at its end. Snapshots that no sequence is about to read are evicted, least recently used
-first. Matching marks a whole path as used; on one path, those with a single child go first.
+first. Matching marks a whole path as used; on one path, those with a single child go first, then
+the one at its end, then those where it branches.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Generic, Protocol, TypeVar
 
 from sgl_mlx.runtime.cache.slots import SlotAllocator
 
-_Rank = tuple[int, bool]
+_Rank = tuple[int, int, int]
 
 
 class Owner(Protocol):
@@ -23,6 +24,7 @@ class Owner(Protocol):
     state: int
     readers: int
     last_used: int
+    depth: int
 
     @property
     def children(self) -> Sized:
@@ -122,4 +124,6 @@ class NodeStates(Generic[N]):
 
 
 def _rank(node: Owner) -> _Rank:
-    return node.last_used, len(node.children) != 1
+    """Return a place in the order of eviction; nodes of one path may have the same `last_used`."""
+    branches = (1, 0, 2)[min(len(node.children), 2)]
+    return node.last_used, branches, node.depth

@@ -19,7 +19,8 @@ from sgl_mlx.runtime.cache.node_states import NodeStates
 from sgl_mlx.runtime.cache.radix import PLAIN, Node, RadixTree
 from sgl_mlx.runtime.cache.slots import SlotAllocator
 from sgl_mlx.runtime.cache.snapshots import Snapshots
-from sgl_mlx.runtime.cache.tier import Grow, GrowStates, Load, Tier, Transfer
+from sgl_mlx.runtime.cache.state_tier import StateTier
+from sgl_mlx.runtime.cache.tier import Grow, GrowStates, Load, LoadState, Tier, Transfer
 
 Reuse = Literal["prefixes", "whole prompts", "nothing"]
 """How much of earlier prompts is reused; all values but "prefixes" are ablations."""
@@ -33,6 +34,7 @@ class PrefixCache:
         reuse: "prefixes" finds any cached prefix; "whole prompts" only one that a closed holding
             shared as a whole; "nothing" never finds one.
         tier: the second tier, which evicted prefixes are offered to; None for none.
+        state_tier: the snapshots of the second tier; None for no tier, or for attention alone.
         most: slots that the pool may grow to when free and evictable slots do not suffice; None
             for no growth.
         states: most slots for recurrent states; 0 for a model of attention alone.
@@ -50,17 +52,22 @@ class PrefixCache:
         most: int | None = None,
         states: int = 0,
         first_states: int | None = None,
+        state_tier: StateTier | None = None,
     ) -> None:
         self.capacity = capacity
         self.most = capacity if most is None else most
         self._initial = capacity
         self.tier = tier
+        self.state_tier = state_tier
         self._transfers: list[Transfer] = []
         self._reuse = reuse
         self._ended: dict[int, set[int]] = {}  # hashes of whole prompts by length
         first = states if first_states is None else min(first_states, states)
         self.tree = RadixTree(NodeStates(first) if states else None)
-        self.snapshots = Snapshots(self.tree, states, self._grow_states) if states else None
+        self.snapshots: Snapshots | None = None
+        if states:
+            on_evict = self._spill_state if state_tier else None
+            self.snapshots = Snapshots(self.tree, states, self._grow_states, on_evict)
         self.slots = SlotAllocator(capacity)
         self.held = 0
         self.seconds = 0.0
@@ -174,7 +181,7 @@ class PrefixCache:
             them already, or lacks a token before `start`; None, with nothing changed, if there
             are too few slots.
         """
-        holding = self.open(tokens, namespace)
+        holding = self._open_cached(tokens, namespace)
         present = holding.shared
         missing = len(tokens) - present if present >= start else 0
         fits = self.extend(holding, missing)
@@ -182,6 +189,34 @@ class PrefixCache:
             slots = tuple(holding.table[present:])
             self._transfers.append(Load(slots, reading, present - start))
             self.share(holding, tokens)
+        self.close(holding)
+        return missing if fits else None
+
+    def load_state(self, tokens: tuple[int, ...], namespace: Hashable, reading: int) -> int | None:
+        """Make a snapshot at the end of `tokens`, loaded from a finished reading.
+
+        Args:
+            reading: id of the reading (`tier.Reading`), which also has the KV of the last tokens.
+
+        Returns:
+            How many tokens enter the tree with the snapshot; None, with nothing changed, if there
+            are too few slots, if the tree has this snapshot, or lacks a block before it.
+        """
+        assert self.snapshots is not None, "a snapshot for a model of attention alone"
+        assert self.state_tier is not None, "a snapshot without a tier for snapshots"
+        tail = self.state_tier.tail(len(tokens))
+        holding = self._open_cached(tokens, namespace)
+        present = holding.shared
+        missing = len(tokens) - present
+        whole = present >= self.state_tier.needs(len(tokens))
+        wanted = whole and not (holding.node and not missing and holding.node.state)
+        fits = wanted and self.snapshots.adopt(holding) and self.extend(holding, missing)
+        if fits:
+            slots = tuple(holding.table[max(present, tail) :])
+            load = LoadState(holding.state, slots, reading, max(present - tail, 0))
+            self._transfers.append(load)
+            self.share(holding, tokens)
+            self.snapshots.end(holding, keep=True)
         self.close(holding)
         return missing if fits else None
 
@@ -197,7 +232,7 @@ class PrefixCache:
 
     def flush(self) -> None:
         """Evict all unlocked prefixes without offering them to the second tier."""
-        self._transfers = [t for t in self._transfers if isinstance(t, Load)]
+        self._transfers = [t for t in self._transfers if isinstance(t, Load | LoadState)]
         if (
             self.capacity > self._initial
         ):  # the step that was to make the pool larger may have failed
@@ -260,9 +295,22 @@ class PrefixCache:
     def _evict(self, count: int) -> None:
         self.slots.free(self.tree.evict(count, self._spill if self.tier else None))
 
+    def _open_cached(self, tokens: tuple[int, ...], namespace: Hashable) -> Holding:
+        """Return a holding of all cached KV of `tokens`, whether a snapshot is there or not."""
+        node, slots = self.tree.match(tokens, namespace)
+        self.tree.lock(node)
+        return Holding(namespace, slots, len(slots), node)
+
     def _spill(self, node: Node, namespace: Hashable) -> None:
         assert self.tier is not None
         spill = self.tier.spill(node, namespace)
+        if spill is not None:
+            self._transfers.append(spill)
+        if node.state:
+            self._spill_state(node, namespace)
+
+    def _spill_state(self, node: Node, namespace: Hashable) -> None:
+        spill = self.state_tier.spill(node, namespace) if self.state_tier is not None else None
         if spill is not None:
             self._transfers.append(spill)
 

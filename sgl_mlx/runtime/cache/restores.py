@@ -3,6 +3,8 @@
 A sequence with blocks of its prompt in the second tier waits until another thread has read them;
 other sequences may start meanwhile. Sequences that need the same blocks share one reading. The
 blocks enter the tree when the sequence starts. Blocks that cannot be read are computed instead.
+
+With recurrent layers, a restore reads a snapshot and the blocks before it.
 """
 
 from __future__ import annotations
@@ -12,21 +14,32 @@ from dataclasses import dataclass
 
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
 from sgl_mlx.runtime.cache.radix import PLAIN, common_prefix
+from sgl_mlx.runtime.cache.state_tier import StateTier
 from sgl_mlx.runtime.cache.tier import Reading, Tier
 
 
 @dataclass(eq=False)
 class Restore:
-    """A reading of the KV of `tokens[start:]`; `reading` is None if there is nothing to restore."""
+    """A reading of `tokens[start:]`, for all sequences that wait for it.
+
+    Attributes:
+        reading: the reading of blocks of KV; None if no block is wanted.
+        state: the reading of a snapshot at the end of `tokens`; None if none is wanted.
+    """
 
     tokens: tuple[int, ...] = ()
     namespace: Hashable = PLAIN
     start: int = 0
     reading: Reading | None = None
+    state: Reading | None = None
+
+    @property
+    def readings(self) -> list[Reading]:
+        return [reading for reading in (self.reading, self.state) if reading is not None]
 
     @property
     def done(self) -> bool:
-        return self.reading is None or self.reading.done
+        return all(reading.done for reading in self.readings)
 
 
 class Restores:
@@ -46,42 +59,80 @@ class Restores:
             finish first, so that all together fit into the pool.
         """
         tier = self._tier
-        cached, _ = self._cache.tree.match_length(tokens, namespace)
+        cached, _ = self._cache.reusable(tokens, namespace, len(tokens))
         for other in self._active:
             shared = common_prefix(other.tokens, tokens, 0)
+            if other.state is not None and shared < len(other.tokens):
+                shared = 0  # its snapshot is of no use
             if other.namespace == namespace and shared - cached >= tier.worthwhile:
                 return other
+        if self._cache.state_tier is not None:
+            return self._begin_state(self._cache.state_tier, tokens, namespace, cached)
         start = cached // tier.size * tier.size
         keys = tier.find(tokens, namespace, cached)
         end = start + len(keys) * tier.size
         if not keys:
             return Restore()
-        if self._active and self._under_way + end - start > self._cache.available:
+        if not self._has_room(end - start):
             return None
-        restore = Restore(tokens[:end], namespace, start, tier.store.read(keys))
+        return self._add(Restore(tokens[:end], namespace, start, tier.store.read(keys)))
+
+    def _begin_state(
+        self, states: StateTier, tokens: tuple[int, ...], namespace: Hashable, reusable: int
+    ) -> Restore | None:
+        cached, _ = self._cache.tree.match_length(tokens, namespace)
+        found = states.find(tokens, namespace, reusable, cached)
+        if found is None:
+            return Restore()
+        if not self._has_room(found.length - found.start):
+            return None
+        read = self._tier.store.read
+        blocks = read(found.blocks) if found.blocks else None
+        prefix = tokens[: found.length]
+        return self._add(Restore(prefix, namespace, found.start, blocks, read([found.key])))
+
+    def _has_room(self, count: int) -> bool:
+        return not self._active or self._under_way + count <= self._cache.available
+
+    def _add(self, restore: Restore) -> Restore:
         self._active.append(restore)
         return restore
 
     def finish(self, restore: Restore) -> None:
-        """Add a done restore's KV to the tree, once; do nothing while the pool has no room."""
-        reading = restore.reading
-        if restore not in self._active or reading is None or not reading.done:
+        """Add a done restore to the tree, once; do nothing while the pool has no room for KV."""
+        if restore not in self._active or not restore.done:
             return
+        if restore.reading is not None and not self._load_blocks(restore, restore.reading):
+            return
+        if restore.state is not None:
+            self._load_state(restore, restore.state)
+        self._active.remove(restore)
+
+    def _load_blocks(self, restore: Restore, reading: Reading) -> bool:
         end = restore.start + reading.count * self._tier.size
         tokens = restore.tokens[:end]
         loaded = self._cache.load(tokens, restore.namespace, restore.start, reading.id)
-        if loaded is None:
-            return
+        self._count(reading, loaded or 0, loaded == 0)
+        return loaded is not None
+
+    def _load_state(self, restore: Restore, reading: Reading) -> None:
+        """Add a snapshot to the tree; drop it if blocks before it or slots are missing."""
+        loaded = None
+        if reading.count:
+            loaded = self._cache.load_state(restore.tokens, restore.namespace, reading.id)
+        self._count(reading, loaded or 0, loaded is None)
+
+    def _count(self, reading: Reading, loaded: int, useless: bool) -> None:
         self.tokens += loaded
-        self._active.remove(restore)
-        if not loaded:
+        if useless:
             self._tier.store.drop(reading.id)
 
     def keep(self, wanted: Collection[Restore | None]) -> None:
         """Drop all unfinished restores that are not in `wanted`."""
         for restore in self._active:
-            if restore not in wanted and restore.reading is not None:
-                self._tier.store.drop(restore.reading.id)
+            if restore not in wanted:
+                for reading in restore.readings:
+                    self._tier.store.drop(reading.id)
         self._active = [restore for restore in self._active if restore in wanted]
 
     @property

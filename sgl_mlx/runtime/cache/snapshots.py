@@ -109,6 +109,12 @@ class Snapshots:
             self._take_over(holding, source)
         return bool(holding.state)
 
+    def adopt(self, holding: Holding) -> bool:
+        """Give a holding a slot whose state comes from elsewhere; False if none can be freed."""
+        holding.state = self._take()
+        holding.ready = bool(holding.state)
+        return holding.ready
+
     def advanced(self, holding: Holding, final: bool, cut: bool) -> None:
         """Record that a step has written the holding's state.
 

@@ -12,7 +12,7 @@ slots of a `Spill`, and nothing reads the slots of a `Load`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Container, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -74,7 +74,40 @@ class GrowStates:
     slots: int
 
 
-Transfer = Spill | Load | Grow | GrowStates
+@dataclass(frozen=True)
+class SpillState:
+    """A transfer of a snapshot from the pool to the store, before its slot is reused.
+
+    Args:
+        key: key of the snapshot.
+        state: slot of the state.
+        slots: KV slots of the tokens behind the prefix's last whole block.
+    """
+
+    key: str
+    state: int
+    slots: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LoadState:
+    """A transfer of a snapshot from a finished reading into the pool.
+
+    Args:
+        state: state slot to write.
+        slots: KV slots to write, for the last tokens of the prefix.
+        reading: id of the `Reading` that has the snapshot.
+        skip: number of tokens with KV in the reading that are in the pool already.
+    """
+
+    state: int
+    slots: tuple[int, ...]
+    reading: int
+    skip: int = 0
+
+
+Transfer = Spill | Load | Grow | GrowStates | SpillState | LoadState
+"""An order for the runner, carried out before it computes a plan."""
 
 
 class Reading(Protocol):
@@ -96,6 +129,10 @@ class BlockStore(Protocol):
 
     def has(self, key: str) -> bool:
         """Return True if the store probably has this block; does not wait for the disk."""
+        ...
+
+    def keys(self) -> Container[str]:
+        """Return the keys of all blocks that the store has, to look up many of them."""
         ...
 
     def read(self, keys: Sequence[str]) -> Reading:
@@ -122,12 +159,19 @@ class Tier:
         identity: name of the model, KV type and shapes; blocks of another identity are not found.
         size: tokens in a block.
         worthwhile: fewest uncached tokens for which blocks are read.
+        layers: False for a model without attention, which has no KV to keep.
     """
 
     def __init__(
-        self, store: BlockStore, identity: str, size: int = BLOCK, worthwhile: int = WORTHWHILE
+        self,
+        store: BlockStore,
+        identity: str,
+        size: int = BLOCK,
+        worthwhile: int = WORTHWHILE,
+        layers: bool = True,
     ) -> None:
         self.store = store
+        self.layers = layers
         self.size = size
         self.lookups = Lookups()
         self._identity = f"{identity}/{size}/".encode()
@@ -141,12 +185,12 @@ class Tier:
         """
         size = self.size
         first, last = (node.depth - len(node.tokens)) // size, node.depth // size
-        if first == last:
+        if first == last or not self.layers:
             return None
         path = list(node.path())[::-1]
         tokens = tuple(t for n in path for t in n.tokens)
         slots = [slot for n in path for slot in n.slots]
-        named = enumerate(self._keys(tokens, namespace))
+        named = enumerate(self.keys(tokens, namespace))
         new = [(i, key) for i, key in named if i >= first and not self.store.has(key)]
         if not new:
             return None
@@ -159,7 +203,7 @@ class Tier:
             return []
         found: list[str] = []
         first = cached // self.size
-        for i, key in enumerate(self._keys(tokens, namespace)):
+        for i, key in enumerate(self.keys(tokens, namespace)):
             if i >= first:
                 if not self.store.has(key):
                     break
@@ -170,12 +214,16 @@ class Tier:
         self.lookups.hits += 1
         return found
 
-    def _keys(self, tokens: tuple[int, ...], namespace: Hashable) -> Iterator[str]:
-        """Yield the key of each whole block; none unless the namespace is `PLAIN` or bytes."""
+    def name_of(self, namespace: Hashable) -> bytes | None:
+        """Return what all keys of a namespace begin with; None unless it is `PLAIN` or bytes."""
         name = b"" if namespace == PLAIN else namespace
-        if not isinstance(name, bytes):
+        return self._identity + name if isinstance(name, bytes) else None
+
+    def keys(self, tokens: tuple[int, ...], namespace: Hashable) -> Iterator[str]:
+        """Yield the key of each whole block; none unless the namespace is `PLAIN` or bytes."""
+        digest = self.name_of(namespace)
+        if digest is None:
             return
-        digest = self._identity + name
         size = self.size
         for start in range(0, len(tokens) - size + 1, size):
             block = repr(tokens[start : start + size]).encode()

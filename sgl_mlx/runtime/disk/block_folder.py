@@ -52,6 +52,12 @@ class BlockFolder:
     def has(self, key: str) -> bool:
         return self._file(key).exists()
 
+    def keys(self) -> set[str]:
+        """List the keys of all blocks in the folder."""
+        with suppress(OSError):
+            return {path.stem for path in self._path.iterdir() if path.suffix == ".safetensors"}
+        return set()
+
     def read(self, key: str) -> Arrays | None:
         """Read the arrays of a block; None if it does not exist or is damaged.
 

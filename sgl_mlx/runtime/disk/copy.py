@@ -11,30 +11,47 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from sgl_mlx.runtime.cache.tier import Load, Spill
+from sgl_mlx.runtime.cache.tier import Load, LoadState, Spill, SpillState
 from sgl_mlx.runtime.disk.block_file import Arrays
 from sgl_mlx.runtime.disk.store import DiskStore
 from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
+from sgl_mlx.runtime.pool.states import StatePool
+
+_STATE = "states."
+"""Names of arrays of recurrent state begin with this."""
+
+
+Copied = Spill | Load | SpillState | LoadState
+"""A transfer between a pool and the store."""
 
 
 class PoolCopy:
-    """Executor of a plan's transfers between the KV pool and the disk store.
+    """Executor of a plan's transfers between the pools and the disk store.
 
-    Call it only when no unevaluated array refers to the pool.
+    Call it only when no unevaluated array refers to a pool.
+
+    Args:
+        states: the pool of recurrent states; None for a model of attention alone.
     """
 
-    def __init__(self, pool: KVPool, store: DiskStore) -> None:
+    def __init__(self, pool: KVPool, store: DiskStore, states: StatePool | None = None) -> None:
         self._pool = pool
+        self._states = states
         self._store = store
         self._bytes_per_slot = sum(x.nbytes // len(x) for _, x in _arrays(pool))
 
-    def make(self, transfers: Sequence[Spill | Load]) -> None:
-        """Execute transfers in order: `Spill` copies KV to the store, `Load` back to the pool."""
+    def make(self, transfers: Sequence[Copied]) -> None:
+        """Execute transfers in order: spills copy from a pool to the store, loads back."""
         for transfer in transfers:
-            if isinstance(transfer, Spill):
-                self._spill(transfer)
-            else:
-                self._load(transfer)
+            match transfer:
+                case Spill():
+                    self._spill(transfer)
+                case Load():
+                    self._load(transfer)
+                case SpillState():
+                    self._spill_state(transfer)
+                case LoadState():
+                    self._load_state(transfer)
 
     def _spill(self, spill: Spill) -> None:
         size = len(spill.slots) // len(spill.keys)
@@ -52,6 +69,30 @@ class PoolCopy:
         arrays = self._store.take(load.reading)
         write(self._pool, load.slots, {name: array[part] for name, array in arrays.items()})
 
+    def _spill_state(self, spill: SpillState) -> None:
+        assert self._states is not None, "states of a model of attention alone"
+        each = StatePool.bytes_per_slot(self._states.shapes)
+        if not self._store.takes(1, each + len(spill.slots) * self._bytes_per_slot):
+            return
+        kept = {
+            f"{_STATE}{i}": _host(array)[spill.state : spill.state + 1].copy()
+            for i, array in enumerate(self._states.arrays)
+        }
+        tail = read(self._pool, spill.slots) if spill.slots else {}
+        self._store.write(spill.key, {**kept, **tail})
+
+    def _load_state(self, load: LoadState) -> None:
+        assert self._states is not None, "states of a model of attention alone"
+        host = self._store.take(load.reading)
+        arrays = [
+            _device(host[f"{_STATE}{i}"], array.dtype)
+            for i, array in enumerate(self._states.arrays)
+        ]
+        self._states.write([load.state], arrays)
+        if load.slots:
+            tail = {n: x[load.skip :] for n, x in host.items() if not n.startswith(_STATE)}
+            write(self._pool, load.slots, tail)
+
 
 def read(pool: KVPool, slots: Sequence[int]) -> Arrays:
     """Copy the KV in these slots to host memory, as arrays by name."""
@@ -63,8 +104,7 @@ def write(pool: KVPool, slots: Sequence[int], host: Arrays) -> None:
     """Write KV that `read` returned to these slots, one for each token; they may be other slots."""
     where = SlotIndex(slots).where
     for name, array in _arrays(pool):
-        new = mx.array(host[name])
-        array[where] = new.view(mx.bfloat16) if array.dtype == mx.bfloat16 else new
+        array[where] = _device(host[name], array.dtype)
     mx.eval([array for _, array in _arrays(pool)])
 
 
@@ -74,6 +114,12 @@ def _arrays(pool: KVPool) -> Iterator[tuple[str, mx.array]]:
             for part, array in zip(("", ".scales"), slots.arrays(), strict=False):
                 if array.size:  # an indexer's cache has keys alone
                     yield f"{kind}.{i}{part}", array
+
+
+def _device(array: np.ndarray[Any, Any], dtype: mx.Dtype) -> mx.array:
+    """Undo `_host`."""
+    new = mx.array(array)
+    return new.view(mx.bfloat16) if dtype == mx.bfloat16 else new
 
 
 def _host(array: mx.array) -> np.ndarray[Any, Any]:

@@ -12,6 +12,7 @@ from mlx.utils import tree_flatten
 
 from sgl_mlx.errors import InvalidParamsError
 from sgl_mlx.models.loader import LoadedModel
+from sgl_mlx.runtime.cache.state_tier import StateTier
 from sgl_mlx.runtime.cache.tier import Tier
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.disk.block_file import FORMAT
@@ -19,6 +20,7 @@ from sgl_mlx.runtime.disk.block_folder import BlockFolder
 from sgl_mlx.runtime.disk.copy import PoolCopy
 from sgl_mlx.runtime.disk.store import DiskStore
 from sgl_mlx.runtime.pool.kv import KVPool
+from sgl_mlx.runtime.pool.states import StatePool
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class DiskTier:
     tier: Tier
     store: DiskStore
     copy: PoolCopy
+    states: StateTier | None = None
 
     def stats(self) -> DiskStats:
         """Return counts since the start."""
@@ -73,12 +76,17 @@ class DiskTier:
 
 
 def open_disk_tier(
-    config: EngineConfig, loaded: LoadedModel, pool: KVPool, on_read: Callable[[], None]
+    config: EngineConfig,
+    loaded: LoadedModel,
+    pool: KVPool,
+    on_read: Callable[[], None],
+    states: StatePool | None = None,
 ) -> DiskTier | None:
     """Open the second tier on disk; None if `config.disk_cache_dir` is None.
 
     Args:
         on_read: called by the reading thread when blocks have been read.
+        states: the pool of recurrent states; None for a model of attention alone.
 
     Raises:
         InvalidParamsError: the folder cannot be made or written.
@@ -93,11 +101,13 @@ def open_disk_tier(
             f"disk_cache_dir must be a folder that can be written, {path} is not: {error}"
         ) from error
     store = DiskStore(folder, on_read)
-    return DiskTier(Tier(store, identity(loaded, pool)), store, PoolCopy(pool, store))
+    tier = Tier(store, identity(loaded, pool, states), layers=bool(pool.layers))
+    kept = StateTier(tier) if states is not None else None
+    return DiskTier(tier, store, PoolCopy(pool, store, states), kept)
 
 
-def identity(loaded: LoadedModel, pool: KVPool) -> str:
-    """Hash everything that KV depends on except tokens: the model, its dtype, the pool's layout.
+def identity(loaded: LoadedModel, pool: KVPool, states: StatePool | None = None) -> str:
+    """Hash everything that KV depends on except tokens: the model, its dtype, the pools' layout.
 
     The hash includes a sum of every parameter's bits, which differs between fine-tunes of a model.
     """
@@ -105,6 +115,8 @@ def identity(loaded: LoadedModel, pool: KVPool) -> str:
     for slots in (*pool.keys, *pool.values):
         for array in slots.arrays():
             digest.update(f"{array.dtype} {array.shape[1:]} ".encode())
+    for array in states.arrays if states is not None else []:
+        digest.update(f"state {array.dtype} {array.shape[1:]} ".encode())
     modules = [loaded.model, *([loaded.vision.network] if loaded.vision else [])]
     sums = [
         (name, x.dtype, x.shape, mx.sum(x.view(_BITS[x.dtype.size])))

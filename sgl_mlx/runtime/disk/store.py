@@ -101,6 +101,12 @@ class DiskStore:
         """True if the block is in the folder or in the write queue."""
         return key in self._pending or self.folder.has(key)
 
+    def keys(self) -> set[str]:
+        """Return the keys of all blocks that are in the folder or in the write queue."""
+        with self._lock:
+            pending = set(self._pending)
+        return pending | self.folder.keys()
+
     def read(self, keys: Sequence[str]) -> DiskReading:
         """Start to read blocks and return at once; the reading's `done` is set later."""
         reading = DiskReading(next(self._ids), keys)

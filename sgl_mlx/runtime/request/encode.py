@@ -9,7 +9,7 @@ everything before the cut.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sgl_mlx.core import (
@@ -25,6 +25,7 @@ from sgl_mlx.core import (
 from sgl_mlx.errors import PromptError
 from sgl_mlx.runtime.cache.radix import PLAIN
 from sgl_mlx.runtime.request.output import Silent
+from sgl_mlx.runtime.request.part_ends import part_ends
 from sgl_mlx.runtime.scheduler.sequence import Base, Constraint, Output, Picture, radix_key
 from sgl_mlx.runtime.scheduler.sequence import Sequence as Seq
 from sgl_mlx.runtime.vision.pictures import Pictures
@@ -42,6 +43,7 @@ class Encoded:
         gap: positions skipped between `after` and the first own token.
         sealed: how many leading own tokens must not merge with text that follows.
         pictures: which own tokens stand for pictures.
+        parts: lengths of prefixes of the own tokens that end where a part ends (`part_ends`).
     """
 
     tokens: tuple[int, ...] = ()
@@ -50,6 +52,7 @@ class Encoded:
     gap: int = 0
     sealed: int = 0
     pictures: tuple[Picture, ...] = ()
+    parts: tuple[int, ...] = ()
 
     @property
     def total(self) -> int:
@@ -111,6 +114,7 @@ class Encoded:
             gap=self.gap,
             base=Base(origin=self.gap),
             pictures=self.pictures,
+            parts=self.parts,
         )
 
 
@@ -121,17 +125,20 @@ def _keyed(namespace: Hashable, extra_key: str) -> Hashable:
     return hashlib.blake2b(repr((extra_key, namespace)).encode(), digest_size=16).digest()
 
 
-def encode(prompt: Prompt, tokenizer: Tokenizer, pictures: Pictures | None = None) -> Encoded:
+def encode(
+    prompt: Prompt, tokenizer: Tokenizer, pictures: Pictures | None = None, ends: bool = False
+) -> Encoded:
     """Encode a prompt of parts to tokens.
 
     Args:
         pictures: prepares the prompt's pictures; None if it has none.
+        ends: find out where parts end, for a model with recurrent layers.
 
     Raises:
         PromptError: the prompt is empty, or it has pictures and the model takes none.
         ImageError: a picture cannot be read.
     """
-    encoded = _Encoder(tokenizer, pictures, _images(prompt) == 1).encode(Encoded(), prompt)
+    encoded = _Encoder(tokenizer, pictures, _images(prompt) == 1, ends).encode(Encoded(), prompt)
     if not encoded.tokens and encoded.after:
         encoded = _move_last_token(encoded)
     if not encoded.tokens:
@@ -151,12 +158,22 @@ class _Encoder:
     tokenizer: Tokenizer
     pictures: Pictures | None
     alone: bool
+    ends: bool
 
     def encode(self, start: Encoded, parts: Sequence[Part]) -> Encoded:
         encoded = start
         for part in parts:
-            encoded = self._append(encoded, part)
+            before, encoded = encoded, self._append(encoded, part)
+            if self.ends:
+                ends = self._ends(before, part, encoded)
+                encoded = replace(encoded, parts=(*encoded.parts, *ends))
         return encoded
+
+    def _ends(self, before: Encoded, part: Part, after: Encoded) -> Iterator[int]:
+        def append(tokens: tuple[int, ...], text: str) -> tuple[int, ...]:
+            return extend(replace(before, tokens=tokens), text, self.tokenizer)
+
+        return part_ends(before.tokens, part, after.tokens, append)
 
     def _append(self, encoded: Encoded, part: Part) -> Encoded:
         if isinstance(part, Text):

@@ -96,7 +96,8 @@ class Preparer:
         return params.constrained or (params.token_healing and not self._can_heal)
 
     def _encode(self, prompt: Prompt) -> Encoded:
-        return encode(prompt, self._model.tokenizer, self._model.pictures)
+        model = self._model
+        return encode(prompt, model.tokenizer, model.pictures, ends=model.recurrent)
 
     def _of_ids(self, ids: Sequence[int]) -> Encoded:
         if not len(ids):
@@ -178,10 +179,12 @@ def is_ids(prompt: Prompt | Sequence[int]) -> TypeGuard[Sequence[int]]:
 
 
 def _size(prompt: Prompt) -> int:
-    """Count the characters of a prompt; a picture counts as very many.
+    """Estimate the work of encoding a prompt, for `is_quick`: its characters.
+
+    A picture or video counts as `_LARGE`, so that it is never quick.
 
     Raises:
-        PromptError: the prompt is not a tuple or list of parts.
+        PromptError: the prompt is not a tuple or list of parts, or a part is wrong.
     """
     if not isinstance(prompt, (tuple, list)):
         bounds.refuse("a prompt", prompt, "a tuple of parts, such as Text", PromptError)

@@ -8,6 +8,7 @@ parts end where another document may follow.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +16,14 @@ from typing import Literal
 
 from sgl_mlx.runtime.cache.radix import common_prefix
 from sgl_mlx.runtime.scheduler.sequence import Sequence
+
+_PART = 64
+"""Fewest tokens of a prompt's part, or of several together, that are worth a snapshot."""
+
+
+_MOST_BRANCHES = 8
+"""Most branchings towards waiting sequences for which one prefill pauses; twice as many with those
+that arrive later. The most common ones count."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +68,9 @@ class Cuts:
         if self._policy.kind == "every":
             found.update(range(stride, limit + 1, stride))
         elif self._policy.kind == "program":
-            branches = {self._branch(s, other) for other in waiting if other is not s}
-            branches |= {*s.parts, limit, len(s.tokens) - 1}
+            shared = Counter(self._branch(s, other) for other in waiting if other is not s)
+            branches = {n for n, _ in shared.most_common(_MOST_BRANCHES)}
+            branches |= {*_spaced(s.parts, start), limit, len(s.tokens) - 1}
             found = {n for n in branches if n >= start + self._threshold}
             found.add(matched)  # somebody has come this far before, so others may again
         cuts = {s.whole_pictures(n) for n in found if n <= limit}
@@ -79,7 +89,8 @@ class Cuts:
         """
         shared = leader.whole_pictures(min(common, s.match_limit, leader.match_limit))
         program = self._policy.kind == "program"
-        if program and shared > leader.computed and shared >= cached + self._threshold:
+        fits = shared > leader.computed and len(leader.cuts) < 2 * _MOST_BRANCHES
+        if program and fits and shared >= cached + self._threshold:
             leader.cuts.add(shared)
         return max((n for n in leader.cuts if leader.computed < n <= shared), default=0)
 
@@ -95,3 +106,11 @@ class Cuts:
         for a, b in pairwise(sorted({start, *cuts, limit})):
             if b - a > stride:
                 yield from range(a // stride * stride + stride, b, stride)
+
+
+def _spaced(ends: Iterable[int], start: int) -> Iterable[int]:
+    """Yield those ends that are `_PART` tokens or more behind `start` and behind each other."""
+    for end in sorted(ends):
+        if end >= start + _PART:
+            start = end
+            yield end

@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 from sgl_mlx.core import SamplingParams
-from sgl_mlx.runtime.cache.tier import Grow, GrowStates, Load, Spill
+from sgl_mlx.runtime.cache.tier import Grow, GrowStates, Load, LoadState, Spill, SpillState
 from sgl_mlx.runtime.scheduler.plan import (
     Decode,
     Extend,
@@ -38,6 +38,8 @@ _CLASSES: dict[str, type[Any]] = {
         Load,
         Grow,
         GrowStates,
+        SpillState,
+        LoadState,
     )
 }
 

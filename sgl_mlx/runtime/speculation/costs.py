@@ -32,19 +32,22 @@ class Costs:
 
 
 def curve(points: Sequence[Sequence[float]]) -> Curve:
-    """Sort measured points by size, and raise times that fall while the size grows.
+    """Sort measured points by size, and lower times that a larger step did not need.
+
+    Other work on the machine only ever makes a step slower, so the lower time is the truer one.
 
     Raises:
         ValueError: there are no points, or a size or time is not positive.
     """
     found: list[tuple[int, float]] = []
-    for size, seconds in sorted((int(size), float(seconds)) for size, seconds in points):
+    given = sorted(((int(size), float(seconds)) for size, seconds in points), reverse=True)
+    for size, seconds in given:
         if size < 1 or not seconds > 0:
             raise ValueError(f"a step of {size} tokens in {seconds} seconds is no measurement")
-        found.append((size, max(seconds, found[-1][1]) if found else seconds))
+        found.append((size, min(seconds, found[-1][1]) if found else seconds))
     if not found:
         raise ValueError("no measurement")
-    return tuple(found)
+    return tuple(reversed(found))
 
 
 def _at(points: Curve, size: int) -> float:

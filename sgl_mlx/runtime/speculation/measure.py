@@ -21,6 +21,8 @@ _PREFIX = 64
 """Tokens before each measured row, as of a short conversation."""
 _WIDTH = 3
 """Steps of a measured epoch."""
+_ROUNDS = 3
+"""Rounds over all sizes; other work on the machine seldom slows a size in all of them."""
 _ROW = 8
 """Tokens of a measured row; larger steps have several."""
 
@@ -58,7 +60,7 @@ def forget_costs() -> None:
 
 
 def measure(runner: Runner, slots: int, clock: Callable[[], float] = time.perf_counter) -> Costs:
-    """Measure steps of several sizes, each the better of two runs.
+    """Measure steps of several sizes, each as the best of three rounds over all sizes.
 
     Raises:
         ValueError: the pool has too few slots.
@@ -83,19 +85,21 @@ def measure(runner: Runner, slots: int, clock: Callable[[], float] = time.perf_c
 
         return _seconds(clock, epoch) / _WIDTH
 
+    extends = [size for size in EXTEND_SIZES if size <= len(free)]
+    decodes = [size for size in DECODE_SIZES if size * _WIDTH <= len(free)]
+    rounds = [([extend(n) for n in extends], [decode(n) for n in decodes]) for _ in range(_ROUNDS)]
+    best = ([min(times) for times in zip(*side, strict=True)] for side in zip(*rounds, strict=True))
+    extended, decoded = best
     return Costs(
-        curve([(size, extend(size)) for size in EXTEND_SIZES if size <= len(free)]),
-        curve([(size, decode(size)) for size in DECODE_SIZES if size * _WIDTH <= len(free)]),
+        curve(list(zip(extends, extended, strict=True))),
+        curve(list(zip(decodes, decoded, strict=True))),
     )
 
 
 def _seconds(clock: Callable[[], float], run: Callable[[], object]) -> float:
-    times = []
-    for _ in range(2):
-        started = clock()
-        run()
-        times.append(clock() - started)
-    return min(times)
+    started = clock()
+    run()
+    return clock() - started
 
 
 def _row(

@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 from sgl_mlx.core import SamplingParams
+from sgl_mlx.errors import EngineStoppedError
 from sgl_mlx.server.contexts.store import Context, Contexts
 from sgl_mlx.server.flight import Ask
 from sgl_mlx.server.service import Service, in_thread, new_id
@@ -42,6 +43,8 @@ class Pins:
             for context in pinned:
                 try:
                     await self._touch(context)
+                except EngineStoppedError:
+                    return
                 except Exception as error:
                     log.warning("context %s was not kept in the cache: %s", context.id, error)
 

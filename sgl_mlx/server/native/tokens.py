@@ -27,6 +27,14 @@ class TokenizeRequest(msgspec.Struct, kw_only=True):
     model: str | None = None
 
 
+class TemplateRequest(msgspec.Struct, kw_only=True):
+    """The body of `/apply-template`, llama.cpp's path: a chat to render."""
+
+    messages: list[dict[str, Any]]
+    add_generation_prompt: bool = True
+    model: str | None = None
+
+
 class DetokenizeRequest(msgspec.Struct, kw_only=True):
     """The body of `/detokenize`: `tokens`, a list of token ids or a list of such lists."""
 
@@ -36,7 +44,7 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True):
 
 
 def routes(service: Service) -> list[Route]:
-    """Return the routes `/tokenize`, `/detokenize` and `/tokenizer_info`."""
+    """Return `/tokenize`, `/detokenize`, `/apply-template` and `/tokenizer_info`."""
     tokenizer = service.engine.tokenizer
 
     async def tokenize(request: Request) -> Response:
@@ -68,6 +76,16 @@ def routes(service: Service) -> list[Route]:
             return [tokenizer.encode(text, special)]
         texts = [fields.prompt] if isinstance(fields.prompt, str) else fields.prompt
         return [tokenizer.encode(text, special) for text in texts or ()]
+
+    async def apply_template(request: Request) -> Response:
+        fields = await service.read(request, TemplateRequest)
+        service.model(fields.model)
+        return json_response({"prompt": await in_thread(_rendered, fields)})
+
+    def _rendered(fields: TemplateRequest) -> str:
+        if not fields.messages:
+            raise bad_value("messages is empty; send at least one message", "messages")
+        return tokenizer.render_chat(fields.messages, fields.add_generation_prompt)
 
     async def detokenize(request: Request) -> Response:
         fields = await service.read(request, DetokenizeRequest)
@@ -104,5 +122,6 @@ def routes(service: Service) -> list[Route]:
     return [
         *(Route(path, tokenize, methods=["POST"]) for path in ("/tokenize", "/v1/tokenize")),
         *(Route(path, detokenize, methods=["POST"]) for path in ("/detokenize", "/v1/detokenize")),
+        Route("/apply-template", apply_template, methods=["POST"]),
         Route("/tokenizer_info", tokenizer_info),
     ]

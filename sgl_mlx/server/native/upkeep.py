@@ -36,7 +36,6 @@ def routes(service: Service) -> list[Route]:
                 "is_generation": True,
                 "max_context_length": service.context_length,
                 "supports_parallel": service.engine.supports_parallel,
-                "contexts": True,
             }
         )
 

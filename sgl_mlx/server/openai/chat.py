@@ -191,7 +191,10 @@ def choice_of(given: str | dict[str, Any] | None, parallel: bool | None) -> Tool
             return None
         case "required":
             return ToolChoice(needed=True, several=several)
-        case {"function": {"name": str() as name}} | {"type": "function", "name": str() as name}:
+        case {"function": {"name": str() as name}} | {
+            "type": "function" | "custom",
+            "name": str() as name,
+        }:
             return ToolChoice(needed=True, name=name, several=several)
     raise bad_value(
         f"tool_choice must be none, auto, required or a function by its name, got {given!s:.80}",

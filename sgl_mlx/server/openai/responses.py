@@ -139,6 +139,7 @@ class _Call:
             self._toolbox.tools,
             choice_of(fields.tool_choice, fields.parallel_tool_calls),
             variables={"reasoning_effort": effort} if effort else {},
+            formats=self._toolbox.formats,
         )
 
     def _sampling(self) -> SamplingParams:
@@ -164,10 +165,16 @@ class _Call:
         return Ask(turn.prompt, turn.params, self._id)
 
     def _ended(self, reason: FinishReason, usage: dict[str, Any]) -> dict[str, Any]:
+        usage["output_tokens_details"] = {"reasoning_tokens": self._thought_tokens()}
         if reason.type != "length":
             return {**self._response("completed"), "usage": usage}
         details = {"reason": "max_output_tokens"}
         return {**self._response("incomplete"), "incomplete_details": details, "usage": usage}
+
+    def _thought_tokens(self) -> int:
+        thoughts = (item["content"] for item in self._items.output if item["type"] == "reasoning")
+        encode = self._service.engine.tokenizer.encode
+        return sum(len(encode(part["text"], False)) for parts in thoughts for part in parts)
 
     def _response(self, status: str) -> dict[str, Any]:
         fields = self._fields
@@ -199,7 +206,6 @@ def _usage(answer: Completion | StreamEvent, output_tokens: int) -> dict[str, An
         "input_tokens": answer.prompt_tokens,
         "input_tokens_details": {"cached_tokens": answer.cached_tokens},
         "output_tokens": output_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": answer.prompt_tokens + output_tokens,
     }
 

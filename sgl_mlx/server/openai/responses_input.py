@@ -8,6 +8,7 @@ from typing import Any
 
 from sgl_mlx.server.errors import bad_value
 from sgl_mlx.server.tools.calls import Call, Tool, checked_tools, function_tool
+from sgl_mlx.server.tools.grammar import Format
 
 Item = dict[str, Any]
 
@@ -42,6 +43,7 @@ class Toolbox:
 
     Attributes:
         tools: the tools in the shape for chat templates.
+        formats: the grammars of custom tools, by the names shown to the model.
 
     Raises:
         HttpError: a function tool has no name.
@@ -49,6 +51,7 @@ class Toolbox:
 
     def __init__(self, given: Sequence[Any]) -> None:
         self.tools: list[Tool] = []
+        self.formats: dict[str, Format] = {}
         self._origins: dict[str, Origin] = {}
         for i, tool in enumerate(given):
             self._add(f"tools[{i}]", tool, None)
@@ -79,16 +82,22 @@ class Toolbox:
         elif kind == "custom":
             described = f"{tool.get('description') or ''}{_format(tool.get('format'))}"
             name = tool.get("name")
-            self._register(function_tool(str(name), described, _FREE_INPUT), namespace, True)
+            made = function_tool(str(name), described, _FREE_INPUT)
+            shown = self._register(made, namespace, True)
+            match tool.get("format"):
+                case {"syntax": "lark" | "regex" as syntax, "definition": str() as definition}:
+                    self.formats[shown] = Format(syntax, definition)
         elif kind == "function":
             for made in checked_tools([tool], where):
                 self._register(made, namespace, False)
 
-    def _register(self, tool: Tool, namespace: str | None, free: bool) -> None:
+    def _register(self, tool: Tool, namespace: str | None, free: bool) -> str:
+        """Add a tool; returns the name that the model is shown."""
         name = tool["function"]["name"]
         shown = f"{namespace}.{name}" if namespace and name in self._origins else name
         self._origins[shown] = Origin(name, namespace, free)
         self.tools.append({**tool, "function": {**tool["function"], "name": shown}})
+        return shown
 
 
 def messages_of(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from sgl_mlx.server.engine import ServedTokenizer
@@ -19,22 +21,40 @@ _STYLE = {
 }
 """Options of llguidance: spaces as `json.dumps` writes; unsupported schema keywords are ignored."""
 
+_NO_FORMATS: Mapping[str, Any] = MappingProxyType({})
 _ANNOTATIONS = ("description", "title", "examples", "default", "$schema", "$id", "$comment")
 _MAPS = ("properties", "$defs", "definitions", "patternProperties")
 
 
+@dataclass(frozen=True)
+class Format:
+    """The grammar of a tool that takes free text: a Lark grammar, or a regular expression."""
+
+    syntax: str
+    definition: str
+
+
 def forced_call(
-    tools: Sequence[Tool], tokenizer: ServedTokenizer, thought_end: str | None = None
+    tools: Sequence[Tool],
+    tokenizer: ServedTokenizer,
+    thought_end: str | None = None,
+    formats: Mapping[str, Format] = _NO_FORMATS,
 ) -> str:
     """Return a grammar for one call of one of the tools, in the Hermes format.
 
+    A call of a tool with a `Format` has its text on the lines after `{"name": ...}`.
+
     Args:
+        formats: formats of tools that take free text, by name.
         thought_end: end tag of reasoning if the prompt ends inside reasoning, else None. The
             answer is then free up to this tag.
     """
     start, end = (_mark(mark, tokenizer) for mark in ("<tool_call>", "</tool_call>"))
     names = [f"call{i}" for i in range(len(tools))]
-    rules = [f"{name}: %json {_call_schema(t)}" for name, t in zip(names, tools, strict=True)]
+    rules = [
+        _call_rule(name, tool, formats.get(tool["function"]["name"]))
+        for name, tool in zip(names, tools, strict=True)
+    ]
     call = f'{start} "\\n" ({" | ".join(names)}) "\\n" {end}'
     return _after_thoughts(call, rules, tokenizer, thought_end)
 
@@ -64,6 +84,16 @@ def _mark(text: str, tokenizer: ServedTokenizer) -> str:
     """Return a tag as a grammar terminal: its special token if it has one, else quoted text."""
     token = tokenizer.added_token(text)
     return json.dumps(text) if token is None else f"<[{token}]>"
+
+
+def _call_rule(rule: str, tool: Tool, format: Format | None) -> str:
+    if format is None:
+        return f"{rule}: %json {_call_schema(tool)}"
+    head = json.dumps(json.dumps({"name": tool["function"]["name"]}) + "\n")
+    if format.syntax == "regex":
+        text = format.definition.replace("/", "\\/")
+        return f"{rule}: {head} {rule}_text\n{rule}_text: /{text}/"
+    return f"{rule}: {head} {rule}_text\n{rule}_text: %lark {{\n{format.definition}\n}}"
 
 
 def _call_schema(tool: Tool) -> str:

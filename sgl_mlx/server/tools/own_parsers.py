@@ -31,7 +31,13 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 def one_json(text: str, _: Sequence[Tool]) -> Found:
-    """Parse one call `{"name": …, "arguments": …}`, the Hermes format."""
+    """Parse one call `{"name": …, "arguments": …}`, the Hermes format.
+
+    Text after `{"name": …}`, on lines of its own, is the argument `input` of a tool of free text.
+    """
+    head, line, rest = text.strip().partition("\n")
+    if line and head.endswith("}") and "arguments" not in (found := json_object(head)):
+        return _named({**found, "arguments": {"input": rest}})
     return _named(json_object(text))
 
 

@@ -55,7 +55,7 @@ def test_a_configuration_gives_the_row_of_its_model() -> None:
 
 def test_kinds_of_layers_are_told_apart() -> None:
     found = of_config("mimo", toy_config("mimo_v2_flash"))
-    assert found.layers == "2 x 1 x 16/8 + 2 x 2 x 8"
+    assert found.layers == "2 x 1 x 16/8 (window 8) + 2 x 2 x 8"
 
 
 @pytest.mark.parametrize("model", PUBLISHED)

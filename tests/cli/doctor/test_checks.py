@@ -15,12 +15,13 @@ import psutil
 import pytest
 
 from sgl_mlx import machine
-from sgl_mlx.cli.doctor import checks
-from sgl_mlx.cli.doctor.check import Check, checked
+from sgl_mlx.cli.doctor import checks, model
+from sgl_mlx.cli.doctor.check import Check, checked, gib
 from sgl_mlx.errors import ModelNotFoundError
 from sgl_mlx.models import resolve
 from sgl_mlx.models.download import Download
 from tests.darwin import GIB, MACS, Mac, become
+from tests.models.toy import toy_config
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -91,6 +92,7 @@ LLAMA_3B = {
     "head_dim": 128,
     "hidden_size": 3072,
     "max_position_embeddings": 131072,
+    **{"intermediate_size": 8192, "vocab_size": 128256, "rms_norm_eps": 1e-5},
 }
 
 
@@ -107,6 +109,27 @@ def test_what_a_model_on_the_hub_would_need_is_told_before_it_is_fetched(
     assert shown["weights"]["status"] == status
     if status == "ok":
         assert "beside 1.68 GiB of weights" in shown["KV pool"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "token"),
+    [("llama", 60 * 2 * (8 + 8)), ("deepseek_v3", 60 * (16 + 8)), ("mamba2", 0)],
+)
+def test_a_pool_is_sized_by_what_the_architecture_keeps(
+    architecture: str, token: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = {"max_position_embeddings": 4096, "num_hidden_layers": 60}
+    config = {**toy_config(architecture), **layers}
+    monkeypatch.setattr(model.memory, "available_bytes", lambda: 2**34)
+    row = model.pool_row(model.Needs("org/toy", 0, config))
+    size = 2 if machine.on_gpu() else 4
+    assert row.status == "ok"
+    assert row.detail.startswith(f"32,768 tokens in {gib(32768 * token * size)}")
+
+
+def test_a_configuration_without_its_sizes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = model.pool_row(model.Needs("org/toy", 0, {"model_type": "llama"}))
+    assert (row.status, "max_position_embeddings" in row.detail) == ("warn", True)
 
 
 def test_offline_a_model_that_is_not_here_is_not_looked_up(

@@ -35,6 +35,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.received: list[tuple[str, Any, Any]] = []
         self.model_path = "Qwen/Qwen2.5-7B-Instruct"
+        self.refuses_lists = False
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -53,6 +54,8 @@ class Handler(BaseHTTPRequestHandler):
         self._note(payload)
         if self.path == "/flush_cache":
             self._send({})
+        elif self.server.refuses_lists and isinstance(payload.get("text"), list):
+            self._send({"error": "text must be a string"}, 422)
         elif "boom" in str(payload.get("text", "")):
             self._send({"error": "boom"}, 400)
         elif payload.get("stream"):
@@ -79,15 +82,18 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"data: [DONE]\n\n")
 
 
+def scored(text: str) -> dict[str, Any]:
+    return {"text": "", "meta_info": {**META, "input_token_logprobs": SCORED[text]}}
+
+
 def answer(payload: dict[str, Any]) -> Any:
     if "input_ids" in payload:
         alone = [[[None, ids[0], None]] for ids in payload["input_ids"]]
         return [{"text": "", "meta_info": {**META, "input_token_logprobs": row}} for row in alone]
     if isinstance(payload["text"], list):
-        return [
-            {"text": "", "meta_info": {**META, "input_token_logprobs": SCORED[text]}}
-            for text in payload["text"]
-        ]
+        return [scored(text) for text in payload["text"]]
+    if payload["text"] in SCORED and payload.get("return_logprob"):
+        return scored(payload["text"])
     several = payload["sampling_params"].get("n", 1)
     outputs = [{"text": f"out{i}", "meta_info": META} for i in range(several)]
     return outputs if several > 1 else outputs[0]
@@ -153,9 +159,12 @@ def test_streamed_events_become_pieces(backend: sgl.RuntimeEndpoint) -> None:
     assert state.get_meta_info("x")["completion_tokens"] == 2
 
 
+@pytest.mark.parametrize("refuses_lists", [False, True])
 def test_select_scores_every_choice_and_drops_the_unhealed_look_back(
-    server: Server, backend: sgl.RuntimeEndpoint
+    server: Server, backend: sgl.RuntimeEndpoint, refuses_lists: bool
 ) -> None:
+    server.refuses_lists = refuses_lists  # as SGLang's router does
+
     @sgl.function
     def choose(s: Any) -> None:
         s += "Is it?" + sgl.select("x", [" yes", " no"])

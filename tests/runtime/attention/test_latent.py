@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.models.adapter import LayerShape
-from sgl_mlx.models.latents import Expansion, HeadMatrices
+from sgl_mlx.models.latents import Expansion, HeadMatrices, LatentQueries
 from sgl_mlx.runtime.attention import latent
 from sgl_mlx.runtime.attention.latent import LatentChunks, LatentInputs
 from sgl_mlx.runtime.attention.select import AttentionPaths
@@ -55,7 +55,7 @@ def attend(pool: KVPool, chunks: list[Row]) -> mx.array:
     tokens = sum(len(r.tokens) for r in chunks)
     queries, entries = random(tokens, HEADS, NOPE + ROPE), random(tokens, 1, RANK + ROPE)
     made = LatentChunks(pool, chunks, AttentionPaths(pool).chunks)
-    return made.attend(LatentInputs(0, queries, entries, OPTIONS, EXPANSION))
+    return made.attend(LatentInputs(0, LatentQueries(queries, EXPANSION), entries, OPTIONS))
 
 
 @settings(deadline=None, max_examples=60)
@@ -129,9 +129,11 @@ def test_entries_are_gathered_once_for_rows_that_share_them(pool: KVPool) -> Non
 
 def test_layers_of_other_widths_are_decided_anew(pool: KVPool) -> None:
     made: Any = LatentChunks(pool, [chunk("a", 1, 200, 30)], AttentionPaths(pool).chunks)
-    narrow = replace(EXPANSION, rank=2)
-    assert [type(made._runs_for(e)[0]).__name__ for e in (EXPANSION, replace(DEEPSEEK))] == [
-        "_Expanded",
-        "_Absorbed",
+    nothing = mx.zeros((0,))
+    ways = [
+        type(
+            made._runs_for(LatentInputs(0, LatentQueries(nothing, like), nothing, OPTIONS))[0]
+        ).__name__
+        for like in (EXPANSION, DEEPSEEK)
     ]
-    assert made._runs_for(narrow) is not made._runs_for(EXPANSION)
+    assert ways == ["_Expanded", "_Absorbed"]

@@ -10,15 +10,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
+from sgl_mlx.runtime.cache.state_tier import StateTier
+from sgl_mlx.runtime.cache.tier import Tier
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 from sgl_mlx.runtime.scheduler.cuts import SnapshotPolicy
 from sgl_mlx.runtime.scheduler.plan import Plan, StepResult
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
-from tests.runtime.fakes import FakeStore
+from tests.runtime.fakes import FakeStore, drive
 from tests.runtime.scheduler.test_retry import FAULT, KINDS, FaultyRunner, run_plan
 from tests.runtime.scheduler.test_scheduler import SchedulerMachine, limits, stops, tokens
-from tests.runtime.state_fakes import StateRunner
+from tests.runtime.state_fakes import StateRunner, StateStore
 from tests.runtime.truth import Tokens, family, make_sequence
 
 policies = st.builds(
@@ -43,18 +45,24 @@ class StateMachine(SchedulerMachine):
         capacity=st.integers(6, 60),
         most_tokens=st.integers(1, 3),
         states=st.integers(1, 12),
+        first_states=st.integers(1, 12),
     )
     def start(  # type: ignore[override]
-        self, limits: SchedulerLimits, capacity: int, most_tokens: int, states: int
+        self,
+        limits: SchedulerLimits,
+        capacity: int,
+        most_tokens: int,
+        states: int,
+        first_states: int,
     ) -> None:
-        self.prepare_states(limits, capacity, states)
+        self.prepare_states(limits, capacity, states, first_states=first_states)
         self.runner = StateRunner(self.cache, self.store, most_tokens)
 
     def prepare_states(
         self, limits: SchedulerLimits, capacity: int, states: int, **options: Any
     ) -> None:
         self.now = 0.0
-        self.store = FakeStore()
+        self.store: FakeStore = StateStore()
         self.cache = PrefixCache(capacity, states=states, **options)
         self.scheduler = Scheduler(self.cache, limits, lambda: self.now)
         self.ids = itertools.count()
@@ -126,6 +134,67 @@ TestStates = StateMachine.TestCase
 # derandomize: CI runs the same steps each time, so that a failure is the change's own
 TestStates.settings = settings(
     max_examples=300, stateful_step_count=40, deadline=None, derandomize=True
+)
+
+
+STORIES = [(1, 2, 3) * 4, (2, 2, 1, 3) * 3, (1, 2, 3, 1, 1, 1, 1)]
+
+
+class StateTierMachine(StateMachine):
+    """Few, long prefixes that are evicted, lost, restored and asked for again and again."""
+
+    @initialize(
+        limits=state_limits,
+        capacity=st.integers(12, 48),
+        states=st.integers(1, 8),
+        block=st.integers(1, 4),
+        worthwhile=st.integers(1, 5),
+        layers=st.booleans(),
+    )
+    def start(  # type: ignore[override]
+        self,
+        limits: SchedulerLimits,
+        capacity: int,
+        states: int,
+        block: int,
+        worthwhile: int,
+        layers: bool,
+    ) -> None:
+        store = StateStore()
+        tier = Tier(store, "the fake", block, worthwhile, layers)
+        self.prepare_states(limits, capacity, states, tier=tier, state_tier=StateTier(tier))
+        self.store = store
+        self.runner = StateRunner(self.cache, self.store)
+        self.runner.checks_keys = layers
+
+    @rule(story=st.sampled_from(STORIES), end=tokens, new=st.integers(0, 4))
+    def ask(self, story: Tokens, end: Tokens, new: int) -> None:
+        self._add(make_sequence(self.ids, story + end, new))
+
+    @rule(story=st.sampled_from(STORIES), end=tokens)
+    def prefetch_story(self, story: Tokens, end: Tokens) -> None:
+        self._add(make_sequence(self.ids, story + end, background=True))
+
+    @rule()
+    def evict_all(self) -> None:
+        self.cache.spill()
+
+    @rule()
+    def run_dry(self) -> None:
+        drive(self.scheduler, self.runner, store=self.store)
+
+    def teardown(self) -> None:
+        if hasattr(self, "scheduler"):
+            drive(self.scheduler, self.runner, 3000, self.store, self._run)
+            self.runner.synchronise(self.cache.take_transfers())
+        super().teardown()
+        self.scheduler.wake()
+        assert not self.store.held, "a reading that nobody will load was not dropped"
+
+
+TestStateTier = StateTierMachine.TestCase
+TestStateTier.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, derandomize=True
 )
 
 

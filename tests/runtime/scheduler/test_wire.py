@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgl_mlx.core import SamplingParams
-from sgl_mlx.runtime.cache.tier import Grow, GrowStates, Load, Spill
+from sgl_mlx.runtime.cache.tier import Grow, GrowStates, Load, LoadState, Spill, SpillState
 from sgl_mlx.runtime.scheduler.plan import (
     Decode,
     Extend,
@@ -67,7 +67,9 @@ transfers = st.lists(
     st.builds(Spill, keys, many)
     | st.builds(Load, many, numbers, numbers)
     | st.builds(Grow, numbers)
-    | st.builds(GrowStates, numbers),
+    | st.builds(GrowStates, numbers)
+    | st.builds(SpillState, names, numbers, many)
+    | st.builds(LoadState, numbers, many, numbers, numbers),
     max_size=3,
 ).map(tuple)
 plans = st.builds(Extend, several_rows, transfers) | st.builds(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -196,10 +195,9 @@ def test_tokens_that_are_none_are_400(
 # -- the language over HTTP -----------------------------------------------------------------------
 
 
-def test_a_program_gets_what_the_engine_gives_for_its_texts(
+def test_a_program_gets_what_it_gets_in_process(
     toy_engine: Engine, endpoint: sgl.RuntimeEndpoint
 ) -> None:
-    """In process a prompt goes on with the tokens that were generated, over a server with text."""
     params = {"temperature": 0, "regex": "[a-z]{4}", "token_healing": False}
 
     @sgl.function
@@ -211,18 +209,10 @@ def test_a_program_gets_what_the_engine_gives_for_its_texts(
         s += forks[0]["more"] + forks[1]["more"]
         s += " so " + sgl.select("so", ["yes", "no", "maybe so"], temperature=0)
 
-    def answer(prompt: str) -> str:
-        return str(toy_engine.generate(prompt, {**params, "max_new_tokens": 128})["text"])
-
-    there = program.run(word="tea", backend=endpoint)
-    what = answer("tea is ")
-    more = [answer(f"tea is {what} {i}:") for i in range(2)]
-    assert there.text() == f"tea is {what}{''.join(more)} so {there['so']}"
-    scored = toy_engine.score(
-        (Text(f"tea is {what}{''.join(more)} so "),), ["yes", "no", "maybe so"]
-    )
-    means = [statistics.mean(t.logprob or 0 for t in c.tokens) for c in scored.result().choices]
-    assert there["so"] == ["yes", "no", "maybe so"][means.index(max(means))]
+    there, here = (program.run(word="tea", backend=b) for b in (endpoint, toy_engine))
+    assert there.text() == here.text()
+    assert there.get_meta_info("what")["completion_tokens"] > 0
+    assert there["so"] == here["so"]
 
 
 @pytest.mark.parametrize("prompt", ["Is it?", "The answer is", "a b a", "no ", "x\n\n"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import httpx
@@ -63,6 +64,7 @@ def test_the_sdk_reads_the_same_items_streamed_and_whole(
         call: Any = answer.output[2]
         assert (call.name, json.loads(call.arguments)) == ("weather", {"city": "Rome"})
     assert final.usage == whole.usage
+    assert whole.usage.output_tokens_details.reasoning_tokens == len("hm")
 
 
 def test_events_come_in_their_order(script: Script, client: httpx.Client) -> None:
@@ -147,6 +149,32 @@ def test_a_tool_of_free_text_is_called_with_its_text(script: Script, client: htt
     said = [{"role": "user", "content": "Hi"}, item, output]
     assert post(client, url, input=said, tools=[PATCH]).status_code == 200
     assert call in engine.prompts[1]
+
+
+LINES = """start: "*** Begin Patch\\n" line line? "*** End Patch"
+line: /[+-][a-z]{0,3}\\n/"""
+
+
+@pytest.mark.parametrize(
+    ("syntax", "definition", "fits"),
+    [
+        ("lark", LINES, r"\*\*\* Begin Patch\n([+-][a-z]{0,3}\n){1,2}\*\*\* End Patch"),
+        ("regex", "[0-9]{2}/[0-9]{2}", "[0-9]{2}/[0-9]{2}"),
+    ],
+)
+@pytest.mark.parametrize("choice", ["required", {"type": "custom", "name": "apply_patch"}])
+def test_a_demanded_call_of_free_text_obeys_its_grammar(
+    toy_url: str, client: httpx.Client, syntax: str, definition: str, fits: str, choice: Any
+) -> None:
+    tool = {
+        "type": "custom",
+        "name": "apply_patch",
+        "format": {"type": "grammar", "syntax": syntax, "definition": definition},
+    }
+    answer = post(client, toy_url, tools=[tool], tool_choice=choice).json()
+    [call] = answer["output"]
+    assert (call["type"], call["name"]) == ("custom_tool_call", "apply_patch")
+    assert re.fullmatch(fits, call["input"])
 
 
 def test_tools_of_the_same_name_are_told_apart(script: Script, client: httpx.Client) -> None:

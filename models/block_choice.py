@@ -1,0 +1,68 @@
+"""Sparse attention to blocks of tokens, as MiniMax-M3 has it: the choice of the blocks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import mlx.core as mx
+
+
+class BlockChoice(NamedTuple):
+    """One layer's queries for the blocks of tokens to attend to.
+
+    A KV head attends to the `top` blocks with the highest score of any token in them. The latest
+    `local` blocks are always among them.
+
+    Attributes:
+        layer: index of the layer cache that holds the indexer's keys `(tokens, 1, dim)`.
+        queries: `(tokens, kv_heads, dim)`.
+        block: tokens of a block.
+        top: most blocks that a query attends to.
+        local: number of latest blocks, that of the query's own token included.
+    """
+
+    layer: int
+    queries: mx.array
+    block: int
+    top: int
+    local: int
+
+    @property
+    def most_tokens(self) -> int:
+        """Length up to which a sequence is attended to as a whole."""
+        return self.block * self.top
+
+    def of(self, tokens: slice) -> BlockChoice:
+        """Return the choice of some of the tokens."""
+        return self._replace(queries=self.queries[tokens])
+
+    def score(self, keys: mx.array) -> mx.array:
+        """Score keys `(length, dim)`, or `(tokens, length, dim)` of each token's own.
+
+        Returns:
+            `(tokens, kv_heads, length)` in float32.
+        """
+        return self.queries.astype(mx.float32) @ keys.astype(mx.float32).swapaxes(-1, -2)
+
+    def keep(self, scores: mx.array, own: mx.array) -> mx.array:
+        """Find the tokens in chosen blocks.
+
+        Args:
+            scores: `(tokens, kv_heads, length)`; -inf for tokens that a query does not see.
+            own: `(tokens,)`, the index of each query's own token.
+
+        Returns:
+            Booleans of the shape of `scores`.
+        """
+        length, seen = scores.shape[-1], scores > -mx.inf
+        count = -(-length // self.block)
+        if count <= self.top:
+            return seen
+        missing = count * self.block - length
+        padded = mx.pad(scores, [(0, 0), (0, 0), (0, missing)], constant_values=-mx.inf)
+        best = padded.reshape(*scores.shape[:2], count, self.block).max(axis=-1)
+        blocks, latest = mx.arange(count), (own // self.block)[:, None, None]
+        best = mx.where((blocks <= latest) & (blocks > latest - self.local), mx.inf, best)
+        chosen = mx.argpartition(-best, kth=self.top - 1, axis=-1)[..., : self.top]
+        kept = mx.put_along_axis(mx.zeros(best.shape, mx.bool_), chosen, mx.array(True), axis=-1)
+        return mx.repeat(kept, self.block, axis=-1)[..., :length] & seen

@@ -1,0 +1,101 @@
+"""Recurrent states in the second tier: each snapshot is a file of its own.
+
+The key of a snapshot is a digest of its exact prefix, of any length. With the state, the file has
+the KV of the tokens behind the last whole block, so that blocks and snapshot are the whole prefix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Iterator
+from typing import NamedTuple
+
+from sgl_mlx.runtime.cache.radix import Node
+from sgl_mlx.runtime.cache.tier import SpillState, Tier
+
+
+class Found(NamedTuple):
+    """A prefix that the store has as a whole.
+
+    Attributes:
+        length: number of its tokens.
+        start: number of leading tokens whose KV is not read, because the pool has it.
+        blocks: keys of the blocks of KV to read.
+        key: key of the snapshot.
+    """
+
+    length: int
+    start: int
+    blocks: list[str]
+    key: str
+
+
+class StateTier:
+    """The snapshots of a second tier, beside its blocks of KV.
+
+    Args:
+        tier: the blocks; its store keeps the snapshots too.
+    """
+
+    def __init__(self, tier: Tier) -> None:
+        self._tier = tier
+        self._layers = tier.layers
+
+    def spill(self, node: Node, namespace: Hashable) -> SpillState | None:
+        """Make the transfer that keeps a node's snapshot; None if the store has it already."""
+        path = list(node.path())[::-1]
+        tokens = tuple(t for n in path for t in n.tokens)
+        key = next((key for n, key in self._keys(tokens, namespace) if n == node.depth), None)
+        if key is None or self._tier.store.has(key):
+            return None
+        slots = [slot for n in path for slot in n.slots]
+        return SpillState(key, node.state, tuple(slots[self.tail(node.depth) :]))
+
+    def find(
+        self, tokens: tuple[int, ...], namespace: Hashable, reusable: int, cached: int
+    ) -> Found | None:
+        """Find the longest prefix of `tokens` that the store has; None if it is not worth reading.
+
+        Args:
+            reusable: how many tokens can be reused without the store.
+            cached: how many tokens have KV in the pool, with a snapshot or without.
+        """
+        tier, known = self._tier, self._tier.store.keys()
+        if len(tokens) - reusable < tier.worthwhile or not known:
+            return None
+        first, blocks = cached // tier.size, list(tier.keys(tokens, namespace))
+        end = first
+        while self._layers and end < len(blocks) and blocks[end] in known:
+            end += 1
+        reach = max(cached, end * tier.size)
+        found = None
+        for length, key in self._keys(tokens, namespace):
+            if length - reusable >= tier.worthwhile and key in known:
+                if self.needs(length) > reach:
+                    break
+                found = length, key
+        tier.lookups.hits += found is not None
+        tier.lookups.misses += found is None
+        if found is None:
+            return None
+        length, key = found
+        wanted = blocks[first : self.needs(length) // tier.size]
+        return Found(length, first * tier.size, wanted, key)
+
+    def needs(self, length: int) -> int:
+        """Return how many leading tokens of a prefix need KV from blocks, beside the snapshot."""
+        return length // self._tier.size * self._tier.size if self._layers else 0
+
+    def tail(self, length: int) -> int:
+        """Return the first token of a prefix whose KV is with the snapshot."""
+        return self.needs(length) if self._layers else length
+
+    def _keys(self, tokens: tuple[int, ...], namespace: Hashable) -> Iterator[tuple[int, str]]:
+        """Yield each length of a prefix and the key of its snapshot."""
+        name = self._tier.name_of(namespace)
+        if name is None:
+            return
+        digest = hashlib.blake2b(b"state" + name, digest_size=20)
+        for i, token in enumerate(tokens):
+            digest.update(b"%d," % token)
+            yield i + 1, digest.hexdigest()
