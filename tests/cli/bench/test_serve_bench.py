@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from sgl_mlx.benchmarks.suite.workloads.words import Words
 from sgl_mlx.benchmarks.suite.workloads.workload import Size
 from sgl_mlx.tokenizer import Tokenizer
 from tests.benchmarks.toy_words import write_toy
+from tests.cli.bench.test_suite import assert_interrupted_it_ends_its_servers
 
 Sgl = Callable[..., Result]
 PLAIN = (
@@ -93,3 +95,10 @@ def test_the_suite_runs_our_server_when_asked(sgl: Sgl, model: str) -> None:
     assert done.exit_code == 0, done.output
     [row] = json.loads(done.stdout)["workloads"]
     assert row["tokens"]["ours"]["calls"] == 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_ends_its_servers(model: str, sign: signal.Signals) -> None:
+    given = ["--at", "4", "--scale", "0.5", "--repeats", "100", "--model", model]
+    assert_interrupted_it_ends_its_servers(["serve", "--peer", "mlx-lm", *given], sign)

@@ -100,9 +100,13 @@ def command_line(process: int) -> bytes:
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_it_ends_its_servers(model: str, sign: signal.Signals) -> None:
-    command = [sys.executable, "-c", "from sgl_mlx.cli import main; main()"]
-    command += ["bench", "suite", "multi_turn_chat_short", "--peer", "mlx-lm"]
-    command += ["--scale", "0.02", "--repeats", "100", "--model", model]
+    given = ["multi_turn_chat_short", "--scale", "0.02", "--repeats", "100", "--model", model]
+    assert_interrupted_it_ends_its_servers(["suite", *given, "--peer", "mlx-lm"], sign)
+
+
+def assert_interrupted_it_ends_its_servers(bench: list[str], sign: signal.Signals) -> None:
+    """Start `sgl-mlx bench`, interrupt it while mlx-lm's server runs, and look what is left."""
+    command = [sys.executable, "-c", "from sgl_mlx.cli import main; main()", "bench", *bench]
     default = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=default
