@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -19,10 +18,18 @@ from sgl_mlx.core import SamplingParams
 from sgl_mlx.server.answer import answer
 from sgl_mlx.server.bodies import json_response
 from sgl_mlx.server.choosing import choose, method_named
-from sgl_mlx.server.contexts.content import Addition, Beginning, Chat, Content, Plain
+from sgl_mlx.server.contexts.content import Addition, Chat, Content, Plain
 from sgl_mlx.server.contexts.generation import Generation, failure
 from sgl_mlx.server.contexts.pins import Pins
-from sgl_mlx.server.contexts.store import LIFETIME, Context, Contexts
+from sgl_mlx.server.contexts.requests import (
+    ChoicesRequest,
+    CreateRequest,
+    ForkRequest,
+    GenerateRequest,
+    JoinRequest,
+    UpdateRequest,
+)
+from sgl_mlx.server.contexts.store import Context, Contexts
 from sgl_mlx.server.contexts.work import Work, WorkRequest
 from sgl_mlx.server.errors import bad_value
 from sgl_mlx.server.flight import Ask
@@ -31,64 +38,6 @@ from sgl_mlx.server.sse import while_connected
 from sgl_mlx.server.visit import Visit
 
 _MODES = ("concatenate", "parallel")
-
-
-class CreateRequest(Beginning, kw_only=True):
-    """The body of `POST /v1/contexts`: what the context begins with.
-
-    Attributes:
-        tools: tools for a chat.
-        lifetime: seconds without use after which the context expires.
-        pinned: never let it expire, and keep its prefix in the cache.
-        prefill: compute its prefix now.
-    """
-
-    tools: list[Any] | None = None
-    lifetime: float = LIFETIME
-    pinned: bool = False
-    prefill: bool = True
-    model: str | None = None
-
-
-class UpdateRequest(msgspec.Struct, kw_only=True):
-    """The body of `POST /v1/contexts/ID`: how long the context lives."""
-
-    lifetime: float | None = None
-    pinned: bool | None = None
-
-
-class ForkRequest(msgspec.Struct, kw_only=True):
-    """The body of `/fork`: number of copies, and what each gets at once.
-
-    Attributes:
-        gap: positions that later text skips; for contexts of text.
-    """
-
-    n: int = 1
-    gap: int = 0
-    extend: list[Addition] | None = None
-
-
-class JoinRequest(msgspec.Struct, kw_only=True):
-    """The body of `/join`: forks whose additions are appended, one after another or `parallel`."""
-
-    contexts: list[str]
-    mode: str = "concatenate"
-
-
-class ChoicesRequest(WorkRequest, kw_only=True):
-    """The body of `/score` and `/select`: texts to choose from."""
-
-    choices: list[str]
-    choices_method: str | None = None
-    unconditional: bool = False
-
-
-class GenerateRequest(WorkRequest, kw_only=True):
-    """The body of `/generate`: sampling parameters by the engine's names."""
-
-    sampling_params: dict[str, Any] | None = None
-    stream: bool | None = None
 
 
 def routes(service: Service) -> list[Route]:
