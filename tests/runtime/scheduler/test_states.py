@@ -11,9 +11,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
+from sgl_mlx.runtime.cache.loads import load_snapshot
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
+from sgl_mlx.runtime.cache.radix import PLAIN
 from sgl_mlx.runtime.cache.state_tier import StateTier
-from sgl_mlx.runtime.cache.tier import Tier
+from sgl_mlx.runtime.cache.tier import GrowStates, LoadState, Tier
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 from sgl_mlx.runtime.scheduler.cuts import SnapshotPolicy
 from sgl_mlx.runtime.scheduler.plan import Plan, StepResult
@@ -110,6 +112,9 @@ class StateMachine(SchedulerMachine):
         assert snapshots is not None
         assert snapshots.held + snapshots.cached <= snapshots.capacity
         assert snapshots.held <= len(self.scheduler.running) + len(self.scheduler._queues.ended)
+        if self.scheduler._epoch is None:
+            held = [s.holding for s in self.scheduler.running if s.holding is not None]
+            assert not any(h.ready and h.source for h in held), "pinned longer than it is read"
         if self.scheduler.limits.snapshots.kind == "off":
             assert not snapshots.taken
 
@@ -282,3 +287,40 @@ def test_a_state_of_a_lost_epoch_does_not_stay_in_a_path_that_others_hold(call: 
     assert cache.snapshots.cached > 0
     for s in (short, long):
         assert recorder(s).tokens == run_alone(s, None).tokens
+
+
+def test_a_pool_that_was_to_grow_in_a_lost_step_grows_in_the_next() -> None:
+    ids = itertools.count()
+    cache = PrefixCache(60, states=8, first_states=1)
+    scheduler = Scheduler(cache, SchedulerLimits())
+    runner = StateRunner(cache)
+    for _ in range(2):
+        for i in range(3):
+            s = make_sequence(ids, (1 + i, 2, 3), 2)
+            runner.know(s)
+            scheduler.add(s)
+        plan = scheduler.next()
+        assert plan is not None
+        assert [type(t) for t in plan.transfers].count(GrowStates) > 0
+        runner.lose_everything()
+        scheduler.fail_all("the step failed")
+    s = make_sequence(ids, (3, 2, 1), 3)
+    runner.know(s)
+    scheduler.add(s)
+    drive(scheduler, runner)
+    assert recorder(s).tokens == run_alone(s, None).tokens
+
+
+def test_a_flush_keeps_what_is_to_be_loaded() -> None:
+    """Otherwise nobody would take the reading."""
+    tier = Tier(StateStore(), "the fake", 4, worthwhile=4)
+    states = StateTier(tier)
+    cache = PrefixCache(20, tier=tier, states=2, state_tier=states)
+    assert load_snapshot(cache, states, (1, 2, 3), PLAIN, reading=7) == 3
+    assert load_snapshot(cache, states, (1, 2, 3), PLAIN, reading=8) is None  # it is there already
+    assert load_snapshot(cache, states, (2,) * 6, PLAIN, reading=9) is None  # a block is missing
+    cache.flush()
+    [load] = cache.take_transfers()
+    assert isinstance(load, LoadState)
+    assert (load.reading, len(load.slots), load.skip) == (7, 3, 0)
+    cache.check()
