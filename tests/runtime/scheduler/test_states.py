@@ -112,9 +112,11 @@ class StateMachine(SchedulerMachine):
         assert snapshots is not None
         assert snapshots.held + snapshots.cached <= snapshots.capacity
         assert snapshots.held <= len(self.scheduler.running) + len(self.scheduler._queues.ended)
-        if self.scheduler._epoch is None:
-            held = [s.holding for s in self.scheduler.running if s.holding is not None]
-            assert not any(h.ready and h.source for h in held), "pinned longer than it is read"
+        epoch = self.scheduler._epoch
+        for s in self.scheduler.running:
+            began = epoch.starts.get(s.id) if epoch is not None else None
+            if s.holding is not None and s.holding.ready and (began is None or began[1]):
+                assert s.holding.source is None, "pinned longer than it is read"
         if self.scheduler.limits.snapshots.kind == "off":
             assert not snapshots.taken
 
