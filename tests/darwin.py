@@ -29,7 +29,7 @@ LACKING = ("sched_getaffinity", "sched_setaffinity", "posix_fadvise", "memfd_cre
 
 NOT_SIMULATED = {
     "tests/runtime/disk/test_open.py::test_another_process_reuses_what_is_cached": (
-        "the other process loads the model as Linux does"
+        "the other process loads the model as on this machine"
     ),
 }
 """Tests that cannot be simulated, by the beginning of their id, with the reason."""
