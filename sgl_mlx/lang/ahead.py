@@ -153,7 +153,8 @@ class AskingAhead:
         answer = self._answer(left, text, params)
         if answer is not None:
             return (replace(whole, text=answer[0], finish_reason=answer[2]),)
-        if not ended and params.max_new_tokens >= self._tokens:
+        stopped = any(stop in whole.text for stop in params.stop)
+        if not ended and not stopped and params.max_new_tokens >= self._tokens:
             return (whole,)
         return self._backend.submit(prompt, params)
 

@@ -20,10 +20,12 @@ class Writer:
 
     Args:
         text: what the model would write after any prompt that it has not begun yet.
+        token_length: characters of each token.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, token_length: int = 1) -> None:
         self.text = text
+        self.token_length = token_length
         self.calls: list[dict[str, Any]] = []
         self.completions = SimpleNamespace(create=self._complete)
         self.chat = SimpleNamespace(completions=SimpleNamespace(create=self._chat))
@@ -51,12 +53,14 @@ class Writer:
         ends = [text.find(x) for x in ([stops] if isinstance(stops, str) else stops) if x in text]
         if ends:
             text = text[: min(ends)]
-        if limit is not None and len(text) > limit:
-            text, reason = text[:limit], "length"
+        if limit is not None and len(text) > limit * self.token_length:
+            text, reason = text[: limit * self.token_length], "length"
         return text, reason
 
     def _answer(self, choices: list[Any], text: str) -> Any:
-        usage = SimpleNamespace(prompt_tokens=10, completion_tokens=max(len(text), 1))
+        usage = SimpleNamespace(
+            prompt_tokens=10, completion_tokens=max(-(-len(text) // self.token_length), 1)
+        )
         return SimpleNamespace(choices=choices, usage=usage)
 
 
@@ -133,6 +137,16 @@ def test_text_that_the_model_did_not_foresee_costs_one_more_call() -> None:
     assert client.calls[1]["prompt"].endswith("\nAge: 36\nJob:")
 
 
+def test_a_stop_near_the_token_limit_still_ends_the_text() -> None:
+    client = Writer("abcdefghijklmnopqrst\nand much more text", token_length=2)
+
+    @sgl.function(num_api_spec_tokens=4)
+    def program(s: Any) -> None:
+        s += "Say:" + sgl.gen("x", stop="\n", max_tokens=11)
+
+    assert run(program, client)["x"] == "abcdefghijklmnopqrst"
+
+
 def test_branches_that_ask_the_same_get_calls_of_their_own() -> None:
     client = Writer("A: one\nB: two\n")
 
@@ -196,7 +210,7 @@ def test_variables_are_those_of_separate_calls_for_any_text_and_program(seed: in
     found = {}
     calls = {}
     for tokens in (None, r.choice([5, 50, 500])):
-        client = Writer(text)
+        client = Writer(text, token_length=1 + seed % 3)
 
         @sgl.function(num_api_spec_tokens=tokens)
         def program(s: Any) -> None:
