@@ -112,9 +112,11 @@ class Residents(Generic[T]):
             Exception: whatever opening the model raises.
         """
         model = self._models[name]
-        async with self._turn:
-            used = [await self._opened(each) for each in self._with_base(model)]
+        used: list[_Resident[T]] = []
         try:
+            async with self._turn:
+                for each in self._with_base(model):
+                    used.append(await self._opened(each))
             yield used[-1].value
         finally:
             for resident in used:

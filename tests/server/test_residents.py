@@ -205,3 +205,25 @@ def test_an_unknown_model_or_key_or_path_is_refused(two_models: str) -> None:
         assert client.get("/nowhere").status_code == 404
         assert client.post("/v1/completions", content=b"{").status_code == 400
         assert client.get("/server_info", params={"model": "org/two"}).status_code == 200
+
+
+def test_an_adapter_that_fails_to_open_does_not_keep_its_base() -> None:
+    shelf = Shelf(6)
+    opened = shelf._opened
+
+    def failing(name: str) -> str:
+        if name == "a:x":
+            raise BackendError("the adapter cannot be read")
+        return opened(name)
+
+    shelf._opened = failing  # type: ignore[method-assign]
+
+    async def visits() -> None:
+        for _ in range(2):
+            with pytest.raises(BackendError, match="cannot be read"):
+                async with shelf.using("a:x"):
+                    raise AssertionError("it opened")
+        async with shelf.using("b"):  # there is room only when its base is closed
+            assert shelf.open == ["b"]
+
+    asyncio.run(asyncio.wait_for(visits(), 20))
