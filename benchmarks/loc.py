@@ -1,4 +1,4 @@
-"""Count of the lines of code of one task, written in the language and with plain HTTP calls.
+"""Count of lines of code: one task, written in the language and with plain HTTP calls.
 
 A line counts if it holds code, imports included. Blank lines, comments and docstrings do not count.
 """
@@ -70,7 +70,7 @@ def lines_of_code(source: str) -> int:
 
 
 def _documented(source: str) -> set[int]:
-    """Return the numbers of the lines of docstrings, those of attributes included."""
+    """Return the line numbers of all docstrings, including docstrings of attributes."""
     lines: set[int] = set()
     for node in ast.walk(ast.parse(source)):
         if (

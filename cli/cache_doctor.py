@@ -1,4 +1,4 @@
-"""`sgl-mlx cache-doctor`: where recorded prompts left the cached prefix, and why."""
+"""`sgl-mlx cache-doctor`: where recorded prompts stopped matching earlier prompts, and why."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 @click.argument("log", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document instead of text.")
 def cache_doctor(log: str, as_json: bool) -> None:
-    """Show where the prompts in LOG left the prefix of earlier ones, and what would avoid it.
+    """Show where the prompts in LOG stop matching earlier prompts, and how to avoid it.
 
-    LOG has a line of JSON for each prompt: what `sgl-mlx serve --cache-log LOG` wrote, or the
-    bodies of requests in OpenAI's or Anthropic's form, in the order of their coming. "-" reads
-    standard input.
+    From that place on, a prompt cannot use the KV cache of an earlier prompt. LOG has a line of
+    JSON for each prompt: what `sgl-mlx serve --cache-log LOG` wrote, or the bodies of requests in
+    OpenAI's or Anthropic's form, in the order in which they came. "-" reads standard input.
     """
     require_packages()
     from sgl_mlx.server.doctor.replay import replayed  # an optional extra
@@ -52,7 +52,7 @@ def _lines(seen: Seen) -> list[str]:
 
 
 def _summary(seen: Sequence[Seen]) -> str:
-    """Return a line with the number of prompts and of broken prefixes, by cause."""
+    """Return a line with the number of prompts, and the number of broken prefixes by cause."""
     broken = Counter(one.cause.name for one in seen if one.cause.wasted)
     told = ", ".join(f"{count} {name}" for name, count in broken.most_common()) or "none"
     costs = [one.cost for one in seen if one.cost is not None]

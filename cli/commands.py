@@ -71,7 +71,7 @@ class Commands(click.Group):
 
 
 def _shorten(error: click.ClickException) -> click.ClickException:
-    """Cut the message of an error that repeats a very long value, in its middle; return it."""
+    """Cut the middle out of an error's message that is longer than `_LONGEST`; return the error."""
     message, half = str(error.message), _LONGEST // 2
     left_out = len(message) - _LONGEST
     if left_out > 0:

@@ -52,12 +52,13 @@ class Wish(NamedTuple):
 @click.option("--as-sglang", is_flag=True, help="Let the file's `import sglang` mean sgl_mlx.")
 @click.pass_context
 def compile_command(ctx: click.Context, /, options: EngineOptions, **wishes: Any) -> None:
-    """Compile a program, and say what became of it.
+    """Compile a program; explain, print, save or run the result.
 
-    FILE is a Python file, as for `sgl-mlx run`, or a graph written with --save, which needs no
-    Python. Without --graph, --save or --run it explains.
+    FILE is a Python file, as for `sgl-mlx run`, or a graph that --save wrote. Without --graph,
+    --save and --run, the program is explained, as with --explain.
 
-    Arguments count by kind when a graph is printed: texts are free, any other value is part of it.
+    In a printed or saved graph, arguments that are texts stay variable. The values of all other
+    arguments are part of the graph.
     """
     from sgl_mlx import install_as_sglang
 

@@ -21,7 +21,7 @@ def _text_of(ctx: click.Context, param: click.Parameter, path: str | None) -> st
 
 
 def _schema_of(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Return the text of a JSON schema: `value` itself if it begins with `{`, else that file's.
+    """Return a JSON schema's text: `value` if it begins with `{`, else that of the file `value`.
 
     Raises:
         click.BadParameter: the text is not a JSON schema, or the file cannot be read.
@@ -90,7 +90,7 @@ def constraint_options(command: Command) -> Command:
 
 
 def check_constraints(given: Mapping[str, Any]) -> None:
-    """Raise `UsageError` for several constraints, or for sampling options with `--choices`."""
+    """Raise `UsageError` for more than one constraint, or for sampling options with `--choices`."""
     constraints = [_flag(name) for name in _NAMES if given.get(name) is not None]
     if len(constraints) > 1:
         raise click.UsageError(f"{' and '.join(constraints)} exclude each other; give one")

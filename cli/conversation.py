@@ -1,4 +1,4 @@
-"""A conversation as one growing prompt, so that every turn reuses the KV cache of the last."""
+"""A conversation as one growing prompt: each turn reuses the KV cache of the turns before it."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ SECONDS = {"model_seconds": "model", "schedule_seconds": "scheduler", "tree_seco
 @click.command()
 @engine_options
 def demo(options: EngineOptions) -> None:
-    """Run two short programs and show what they shared."""
+    """Run two short programs and show how many prompt tokens came from the cache."""
     from rich.console import Console
 
     from sgl_mlx.cli.demo_programs import CITIES, REVIEWS, day_out, judge_review

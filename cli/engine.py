@@ -64,7 +64,7 @@ disk_cache_size_option = click.option(
 
 
 _M_ARENA_MAX = -8
-"""glibc's number for the parameter of `mallopt`."""
+"""Number of the parameter M_ARENA_MAX of glibc's `mallopt`: the largest number of heaps."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,10 @@ class EngineOptions:
     draft: str | None = None
 
     def without_drafts(self) -> EngineOptions:
-        """Return these options with speculation off unless it was asked for: see `bench`."""
+        """Return these options for a benchmark of something other than speculation.
+
+        Speculation is off unless `--speculate` or `--draft` was given.
+        """
         return replace(self, speculate=self.speculate or ("auto" if self.draft else "off"))
 
 
@@ -97,7 +100,7 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def options_without_model(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the engine options but `--model` to a command, which gets them as `options`."""
+    """Add the engine options except `--model` to a command, which gets them as `options`."""
 
     @mmproj_option
     @kv_bits_option
@@ -155,16 +158,17 @@ def create_engine(options: EngineOptions, **more: Any) -> Backend:
 
 
 def keep_freed_memory_together() -> None:
-    """Let glibc use two heaps instead of one for each thread; call it before any engine is made.
+    """Limit glibc to two heaps, shared by all threads; call this before any engine is created.
 
-    Each engine has threads of its own, in whose heaps freed memory would stay in pieces.
+    By default the threads of each engine get heaps of their own. Freed memory would stay scattered
+    over these heaps.
     """
     with suppress(OSError, AttributeError):  # other systems' allocators need none of this
         ctypes.CDLL("libc.so.6").mallopt(_M_ARENA_MAX, 2)
 
 
 def free_memory() -> None:
-    """Return the memory of engines that were shut down and dropped to the system."""
+    """Give memory back to the system after engines were shut down and are no longer referenced."""
     import mlx.core as mx
 
     gc.collect()

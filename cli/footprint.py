@@ -1,4 +1,4 @@
-"""Memory that a model will take, from its headers: weights, and keys and values."""
+"""Size of a model's weights and KV pool in memory, computed from the headers of its files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def footprint(path: Path, tokens: int, kv_bits: int | None = None) -> int:
     """Return the bytes of a model's weights and of a KV pool of `tokens` slots.
 
     Raises:
-        KeyError, TypeError: the configuration does not tell the size of the KV pool.
+        KeyError, TypeError: the configuration lacks a field that gives the size of the KV pool.
+        UnsupportedModelError: the architecture does not run.
     """
     adapter, _ = adapter_of(read_config(path))
     slot = KVPool.bytes_per_slot(adapter.layers, kv_dtype(), kv_bits)
@@ -46,7 +47,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def adapter_of(config: Mapping[str, Any]) -> tuple[Adapter, int]:
-    """Return the adapter of a model without its weights, and the context length.
+    """Return an adapter for a model without loaded weights, and the context length in tokens.
 
     Raises:
         KeyError, TypeError: `config` lacks a field.
@@ -59,5 +60,5 @@ def adapter_of(config: Mapping[str, Any]) -> tuple[Adapter, int]:
 
 
 def kv_dtype() -> mx.Dtype:
-    """Return the type of keys and values on this machine."""
+    """Return the type of unquantized keys and values on this machine."""
     return mx.bfloat16 if machine.on_gpu() else mx.float32

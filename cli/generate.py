@@ -45,11 +45,13 @@ def generate(
     logprobs: int | None,
     **sampling: Any,
 ) -> None:
-    """Continue PROMPT; - reads it from standard input.
+    """Continue PROMPT; if PROMPT is -, it is read from standard input.
 
     With --json, standard output is one document of text, variables and stats, and logprobs if
-    requested; with --stream, the text also goes to standard error. With --image, PROMPT is put into
-    the chat template after the pictures; one that places them with <image> is taken as it is.
+    requested; with --stream, the text also goes to standard error.
+
+    With --image, PROMPT is put into the chat template after the pictures. A PROMPT that says with
+    <image> where each picture stands is used without the template, unless --chat is given.
     """
     text = streams.read_all() if prompt == "-" else prompt
     check_pictures(images)

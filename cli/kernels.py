@@ -21,10 +21,11 @@ MODELS = (
 
 @click.group()
 def kernels() -> None:
-    """List, test and tune the Metal kernels; compile those for Linux.
+    """List, test and tune the Metal kernels; compile the CPU kernels of Linux.
 
-    SGL_MLX_KERNELS=off|auto|force says whether models use them; auto is the default: on Metal,
-    each once it agreed with plain MLX, on Linux once they were compiled.
+    SGL_MLX_KERNELS=off|auto|force says whether models use the kernels. With auto, the default, a
+    Metal kernel is used where it is faster than MLX, if it agreed with plain MLX in a test. The CPU
+    kernels are used if they are compiled.
     """
 
 
@@ -76,8 +77,8 @@ def list_kernels(as_json: bool) -> None:
 def build(without_amx: bool, as_json: bool) -> None:
     """Compile the CPU kernels for this machine's processor; Linux only.
 
-    Takes a C++ compiler and some 20 seconds. The result is kept in a cache and used by every model
-    until the kernels are built again with or without AMX.
+    Needs a C++ compiler and takes some 20 seconds. The result is kept in a cache. Every model uses
+    it until the kernels are built again with the other choice of --without-amx.
     """
     from rich.console import Console
 
@@ -105,8 +106,9 @@ def build(without_amx: bool, as_json: bool) -> None:
 def selftest(ctx: click.Context, model: str | None, as_json: bool) -> None:
     """Compile every specialisation and compare it with plain MLX; needs Metal.
 
-    The verdicts are kept, and models go by them at their next start. Ends with code 1 when a
-    kernel is wrong; what the compiler said of it is in a log, whose path is shown.
+    The verdicts are kept, and models go by them at their next start. Ends with code 1 if a kernel
+    is wrong. A log has the full messages, such as the compiler's; without --json, its path is
+    printed.
     """
     from sgl_mlx.metal_kernels import model_heads
     from sgl_mlx.metal_kernels.tested import TestedKernels
@@ -135,9 +137,9 @@ def selftest(ctx: click.Context, model: str | None, as_json: bool) -> None:
 @click.option("--model", help=f"Only the heads of one model: {MODELS}.")
 @json_option
 def tune(model: str | None, as_json: bool) -> None:
-    """Measure where our kernels beat gather + MLX's own, and save it; needs Metal.
+    """Measure from which sizes on our kernels beat MLX's attention; needs Metal.
 
-    Models whose heads were tuned take the new figures at their next start.
+    The sizes are saved. Models with the tuned attention heads use them from their next start on.
     """
     from dataclasses import asdict
 

@@ -22,9 +22,12 @@ _START = '{"prompt": "Once upon a time", "max_tokens": 50}'
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Bind a socket to the address, without listening yet; raises `BackendError` if it is taken.
+    """Bind a socket to an address, without listening yet.
 
     This is done before the model is loaded, so that a wrong address is reported at once.
+
+    Raises:
+        BackendError: the host is unknown, or the address is taken or not allowed.
     """
     try:
         family, kind, proto, _, address = socket.getaddrinfo(
@@ -93,8 +96,9 @@ def log_to_stderr(access_log: bool) -> None:
 def freeze_present_objects() -> None:
     """Exempt all present objects from garbage collection.
 
-    Else a full collection goes through all modules and the model's: some 50 ms, in which the event
-    loop and the engine stand still. Present objects in reference cycles are never freed.
+    Otherwise a full collection would visit the objects of all modules and of the model. This takes
+    some 50 ms, in which the event loop and the engine stand still. The price: present objects in
+    reference cycles are never freed.
     """
     gc.collect()
     gc.freeze()

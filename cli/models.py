@@ -38,7 +38,7 @@ def models(ctx: click.Context, architectures: bool) -> None:
 def list_models(folder: str | None) -> None:
     """List models that need no network.
 
-    They are embedded in packages, in the hub's cache, or in FOLDER if given.
+    These are the models in installed packages, in the hub's cache, and in FOLDER if it is given.
     """
     from sgl_mlx.models.resolve import list_local
 
@@ -77,10 +77,10 @@ def info(name: str, as_json: bool) -> None:
 @click.argument("folders", nargs=-1, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @json_option
 def kv(folders: tuple[Path, ...], as_json: bool) -> None:
-    """Show what the keys and values of a token take in memory and on disk.
+    """Show how many bytes a token's keys and values take in memory and on disk.
 
-    Each of FOLDERS has a `config.json`; without any, known models are listed. Computed from the
-    sizes of their layers; no weights are needed.
+    Each of FOLDERS has a `config.json`; without FOLDERS, known models are listed. The sizes are
+    computed from the configuration; no weights are needed.
     """
     from sgl_mlx.benchmarks.modelled.kv_sizes import HEADS, of_config, rows
     from sgl_mlx.models.safetensors_file import read_config

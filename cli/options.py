@@ -38,7 +38,7 @@ def scale_option(default: float, help: str) -> Callable[[Command], Command]:
 
 
 def tower_option(default: str) -> Callable[[Command], Command]:
-    """Return a decorator that adds `--tower`, the vision tower for models without one."""
+    """Return a decorator that adds `--tower`, the architecture of a random vision tower."""
     return click.option(
         "--tower",
         default=default,
@@ -53,7 +53,7 @@ chip_option = click.option(
 
 
 def setting(given: str) -> tuple[str, Any]:
-    """Parse `NAME=VALUE`, the type of an option; a value that is no JSON is a text.
+    """Parse `NAME=VALUE` into (name, value); a value that is JSON is decoded, any other is text.
 
     Raises:
         BadParameter: there is no name or no `=`.

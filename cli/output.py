@@ -22,7 +22,8 @@ def complete(
 ) -> Completion:
     """Generate one completion of a prompt; `show` gets each piece of text as it is generated.
 
-    `show` runs on the calling thread. If it raises, or on Ctrl-C, the request is aborted.
+    `show` runs on the calling thread. If `show` raises an error, or on Ctrl-C, the request is
+    aborted. If the request itself fails, its error is raised after the last piece.
     """
     pieces: SimpleQueue[str | None] = SimpleQueue()
 
@@ -68,7 +69,7 @@ def print_document(document: Any) -> None:
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """Return a value as JSON has it; what is nested deeper than `_DEEPEST` becomes text."""
+    """Convert a value to types of JSON; values nested deeper than `_DEEPEST` become text."""
     if value is None or isinstance(value, (str, bool)):
         return value
     if type(value).__name__.startswith("bool"):  # numpy's

@@ -23,7 +23,7 @@ image_option = click.option(
 
 
 def check_pictures(images: Sequence[str]) -> None:
-    """Open every picture, so that an unreadable one is reported before a model is loaded.
+    """Open every picture, so that an unreadable picture is reported before a model is loaded.
 
     Raises:
         ImageError: a picture cannot be read.
@@ -42,10 +42,13 @@ def check_pictures(images: Sequence[str]) -> None:
 
 
 def showing(images: Sequence[str], text: str) -> str:
-    """Replace each `<image>` in the text by a placeholder; without any, put them before the text.
+    """Return the text with a placeholder for each picture, which `with_pictures` replaces.
+
+    The placeholders replace each `<image>` in the text. If there is none, the placeholders are put
+    before the text. Without pictures, the text is returned unchanged.
 
     Raises:
-        PromptError: the number of `<image>` differs from the number of pictures.
+        PromptError: the text has `<image>`, but not as often as there are pictures.
     """
     said = text.count(MARK) if images else 0
     if not said:

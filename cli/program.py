@@ -66,7 +66,8 @@ def load(path: Path) -> ModuleType:
     The file's folder is put first on `sys.path`, as when Python runs a script.
 
     Raises:
-        ProgramError: the name does not end in .py.
+        ProgramError: the file's name does not end in .py.
+        Exception: any exception that the file's own code raises.
     """
     spec = importlib.util.spec_from_file_location(MODULE_NAME, path)
     if spec is None or spec.loader is None:
@@ -79,7 +80,7 @@ def load(path: Path) -> ModuleType:
 
 
 def choose(module: ModuleType, path: Path, name: str | None) -> Program:
-    """Return the program called `name`; without a name, the only one or the one called `main`.
+    """Return the program called `name`; without a name, the file's only program, or `main`.
 
     A program that the file gives several names counts once.
 
@@ -132,8 +133,8 @@ def read_arguments(program: Program, pairs: Sequence[str]) -> dict[str, Any]:
     A value that is JSON (`3`, `true`, `["a"]`, `"3"`) is decoded; any other value is text.
 
     Raises:
-        click.BadParameter: a pair has no `=`, the program does not take a name, a required
-            argument is missing, or `run()` has an option of the name.
+        click.BadParameter: a pair has no `=`, the program has no parameter of a given name, a
+            required argument is missing, or a name is that of an option of `run()`.
     """
     given = read_pairs(pairs)
     required, optional = _parameters(program)

@@ -32,19 +32,19 @@ def run(
     as_json: bool,
     as_sglang: bool,
 ) -> None:
-    """Run a program written in the language.
+    """Run a program of a Python file.
 
     FUNCTION may be left out when the file has one @function, or one called main.
 
-    A VALUE that is JSON is read as such: 3, true, ["a", "b"]; any other is text, and quotes make
-    text of what is JSON: '"3"'.
+    A VALUE that is JSON is decoded: 3, true, ["a", "b"]. Any other VALUE is text. To pass a text
+    that looks like JSON, write it as a JSON string: '"3"'.
 
     With --json, standard output is one document of text, variables, the function's return value
-    and stats; what the program prints, and text streamed besides, goes to standard error.
+    and stats. All that the program prints, and the text of --stream, goes to standard error.
 
-    With --as-sglang, FILE alone runs as `python FILE ARGS` would: its main part, once, on the
-    backend it sets, else on --model, which also replaces the models that the file opens. With
-    FUNCTION, --arg, --stream or --json, one function runs.
+    With --as-sglang and without FUNCTION, --arg, --stream and --json, the whole file runs, as with
+    `python FILE ARGS`. Its programs run on the backend that the file sets, else on --model. If
+    --model is given, it also replaces the models that the file opens.
     """
     from sgl_mlx import install_as_sglang
     from sgl_mlx.cli import program

@@ -47,7 +47,7 @@ _SINGLE = {
     "any_model": "--any-model",
     "cache_log": "--cache-log",
 }
-"""Options that only a single model can have, by parameter."""
+"""Options that are allowed only if a single model is served, by the name of the parameter."""
 _SHARE = 0.6
 """Share of the free memory that several models may take together, if --memory is not given."""
 
@@ -155,9 +155,11 @@ def serve(
 ) -> None:
     """Serve MODEL over HTTP, for clients of OpenAI's and SGLang's servers.
 
-    MODEL is what --model takes. With several models, or adapters, each request names one; they are
-    opened when asked for, and those idle longest are closed when another needs their memory.
-    Ctrl-C lets running requests finish; a second one stops at once.
+    MODEL has the form of --model. If there are several models, or adapters, each request names the
+    model that it wants. The first model is opened at the start, the others when requests name them.
+    If there is no memory for a model, the models that were idle longest are closed.
+
+    Ctrl-C lets running requests finish; a second Ctrl-C stops the server at once.
     """
     require_packages()
     given = [named(model) for model in (*([model_path] if model_path else ()), *models)]
@@ -185,7 +187,7 @@ def serve(
 
 
 def _refuse_options_of_one(**given: Any) -> None:
-    """Raise `UsageError` for an option that only a single model can have."""
+    """Raise `UsageError` for an option that is allowed only if a single model is served."""
     for name, option in _SINGLE.items():
         if given[name]:
             raise click.UsageError(f"{option} is for a single model; use --model NAME=MODEL")
@@ -208,7 +210,7 @@ def _serve_several(
     app, residents = app_of_models(
         models, budget, api_keys=keys, limits=_limits(**settings), free=free_memory
     )
-    freeze_present_objects()  # before a model is open: those are to be freed
+    freeze_present_objects()  # models are opened later: they must be freed
     asyncio.run(_open(residents, models[0].name))
     names = ", ".join(model.name for model in models)
     ready = line(listener, names, keys, "chat/completions", QUESTION)

@@ -1,4 +1,4 @@
-"""Models of `sgl-mlx serve` when there are several: their names, sizes and openers."""
+"""Models of `sgl-mlx serve` if it serves several: their names, memory needs and openers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SLOTS = 32768
-"""Slots of a model's KV pool, if `max_total_tokens` is not given."""
+"""Slots (tokens) of each model's KV pool, if `max_total_tokens` is not given."""
 
 Named = tuple[str, str]
 """A name and the path or hub id of the model or adapter that it names."""
 
 
 def named(given: str) -> Named:
-    """Parse `NAME=MODEL`; a model without a name is its own name."""
+    """Parse `NAME=MODEL` into (name, model).
+
+    Any other text is a model without a name and becomes (text, text). So does a text with a `/`
+    before the `=`, because it is a path.
+    """
     name, equals, model = given.partition("=")
     if equals and name and model and "/" not in name:
         return name, model
@@ -35,7 +39,12 @@ def named(given: str) -> Named:
 
 
 def check(models: Sequence[Named], adapters: Sequence[Named]) -> None:
-    """Raise `BadParameter` for names that are given twice, and adapters of unknown models."""
+    """Check the names of models and adapters.
+
+    Raises:
+        click.BadParameter: a name is given twice, or an adapter's name is not BASE:NAME, where BASE
+            is the name of a model.
+    """
     names = [name for name, _ in (*models, *adapters)]
     for name in names:
         if names.count(name) > 1:
@@ -52,14 +61,16 @@ def check(models: Sequence[Named], adapters: Sequence[Named]) -> None:
 def served_models(
     models: Sequence[Named], adapters: Sequence[Named], options: Mapping[str, Any]
 ) -> list[ServedModel]:
-    """Return the models and their adapters, each with the memory that it will take.
+    """Return an unopened `ServedModel` for each model, followed by those for its adapters.
+
+    Missing files of the models are downloaded.
 
     Args:
-        options: engine options of all of them; see `EngineConfig`.
+        options: engine options for every model and adapter; see `EngineConfig`.
 
     Raises:
         ModelError: a model or an adapter cannot be found or read.
-        BackendError: a model's configuration does not tell the size of its KV pool.
+        BackendError: a model's configuration lacks a field that gives the size of its KV pool.
     """
     given = {**options, "max_total_tokens": options.get("max_total_tokens") or SLOTS}
     served: list[ServedModel] = []
@@ -75,7 +86,7 @@ class _Base:
     """One model, which is loaded once for itself and all its adapters.
 
     Attributes:
-        loaded: the model while it is open.
+        loaded: a list with the loaded model while the model is open, else an empty list.
     """
 
     name: str
@@ -97,7 +108,11 @@ class _Base:
         return ServedModel(self.name, size, self.open, self.close)
 
     def adapted(self, name: str, path: str) -> ServedModel:
-        """Return the model with an adapter: an engine of its own over the base's weights."""
+        """Return the model with the LoRA adapter in the folder `path`.
+
+        The adapter gets an engine and a KV pool of its own, and shares the weights of the model,
+        which must be open before the adapter is opened.
+        """
         from sgl_mlx.cli.footprint import footprint, weight_bytes
         from sgl_mlx.models.lora import read_adapter, with_adapter
         from sgl_mlx.server import ServedModel

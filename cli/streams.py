@@ -131,7 +131,10 @@ def _line() -> str:
 
 
 def abandon_output() -> None:
-    """Redirect output that cannot be flushed to the null device, so that the exit does not fail."""
+    """Redirect standard output and standard error to the null device if they cannot be flushed.
+
+    Otherwise Python would try to flush them again when it exits, and fail.
+    """
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:

@@ -14,7 +14,7 @@ LANES = 16
 
 
 def fits(dim: int, value_dim: int, dtype: mx.Dtype) -> bool:
-    """True if the CPU kernels support keys and values of these widths in this dtype."""
+    """Return True if the CPU kernels support keys and values of these widths in this dtype."""
     return dim % LANES == 0 and value_dim % LANES == 0 and dtype == mx.float32
 
 
@@ -41,7 +41,7 @@ class CpuAttention:
         return out
 
     def decoder(self, inputs: DecodeInputs) -> Callable[[DecodeInputs], mx.array]:
-        """Return `decode`, which takes every step's inputs."""
+        """Return `decode`, which takes the inputs of any step; there is nothing to prepare."""
         return self.decode
 
     def decode(self, inputs: DecodeInputs) -> mx.array:

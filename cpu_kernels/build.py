@@ -89,7 +89,7 @@ def compiled_for() -> str:
 
 
 def why_not() -> str | None:
-    """Return the reason why the CPU kernels cannot be used, with a remedy; None if they can."""
+    """Return why the CPU kernels cannot be used, and a remedy if there is one; None if they can."""
     if machine.system() != "linux":
         return _FOR_LINUX
     if not _library().exists():

@@ -1,4 +1,4 @@
-"""Opening of the CPU kernels, in the mode that `SGL_MLX_KERNELS` sets for them and Metal's."""
+"""Opening of the CPU kernels, in the mode of `SGL_MLX_KERNELS`, which also sets Metal's mode."""
 
 from __future__ import annotations
 

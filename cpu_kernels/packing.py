@@ -35,7 +35,7 @@ class Packed(NamedTuple):
 
 
 def fits(k: int, bits: int, group_size: int) -> bool:
-    """True if weights with `k` inputs, quantized like this, can be packed."""
+    """Return True if weights with `k` inputs, quantized with these parameters, can be packed."""
     return bits in (4, 8) and group_size % DEEP == 0 and k % group_size == 0
 
 

@@ -1,7 +1,7 @@
 """Building of the kernels from their `.metal` sources.
 
-By default `mx.fast.metal_kernel` makes the kernels. Instead, an emulator with the same signature
-can run the same sources without a GPU.
+By default `mx.fast.metal_kernel` builds the kernels. Tests replace it by an emulator with the same
+signature, which runs the same sources without a GPU.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Kernels:
     """The kernels, each built at its first launch.
 
     Args:
-        factory: builds a kernel.
+        factory: builds a kernel: `mx.fast.metal_kernel`, or an emulator with its signature.
 
     Attributes:
         absent: placeholder for inputs that a kernel does not read.
@@ -95,10 +95,11 @@ class Kernels:
     def prepare(self, name: str, inputs: Mapping[str, mx.array], **call: Any) -> Launch:
         """Return a function that runs the kernel `name`, for launches that differ in few inputs.
 
-        The function takes the other inputs by name, and returns the kernel's outputs.
+        The function takes the inputs that differ as keyword arguments, and returns the kernel's
+        outputs. `call` is passed to MLX's kernel.
 
         Args:
-            inputs: arrays that stay the same, by the names in the kernel's `Spec`.
+            inputs: arrays that are the same in all launches, by the names in the kernel's `Spec`.
         """
         names, kernel = SPECS[name].inputs, self._kernel(name)
 

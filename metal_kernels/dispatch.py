@@ -46,7 +46,7 @@ class CutOvers:
         decode_until: most new tokens per row for which the decode kernel is used.
         decode_from_rows: fewest rows without a shared prefix for which the decode kernel is used.
         decode_items: number of key chunks, over all KV heads, that keeps the whole GPU busy in a
-            decode step. With fewer chunks, they are made shorter.
+            decode step. If long chunks would be fewer than this, shorter chunks are used.
     """
 
     extend_up_to: tuple[tuple[int, int], ...] = ((0, 255),)
@@ -55,7 +55,7 @@ class CutOvers:
     decode_items: int = 256
 
     def longest_extend(self, prefix: int) -> int:
-        """Return the most new tokens per row for the extend kernel, after `prefix` keys."""
+        """Return the most new tokens per row for the extend kernel after `prefix` prefix keys."""
         return max(((at, new) for at, new in self.extend_up_to if at <= prefix), default=(0, 0))[1]
 
     def chunk(self, keys: int, kv_heads: int) -> int:

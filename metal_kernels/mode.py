@@ -55,7 +55,7 @@ def open_kernels(asked: Mode) -> TestedKernels | None:
 
 
 def cut_overs(case: Case, asked: Mode, tuning: Tuning | None = None) -> CutOvers:
-    """Load the cut-overs for this machine and these heads, or measure them in a few seconds.
+    """Load the cut-overs for this machine and these heads, or measure and save them in seconds.
 
     Call it only for kernels that passed their self-test. If measuring fails, defaults are returned.
     In mode "force" nothing is measured, and `ALWAYS_OURS` is returned.

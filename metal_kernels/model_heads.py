@@ -54,7 +54,7 @@ def cases(model: str, dtype: mx.Dtype = mx.bfloat16, quantized: bool = False) ->
 
 
 def all_cases() -> list[Case]:
-    """List the specialisations of all models in all dtypes, over a full and an 8-bit pool, once."""
+    """List, without repeats, the specialisations of all models, dtypes, and pools (full, 8-bit)."""
     return list(
         dict.fromkeys(
             case

@@ -67,14 +67,14 @@ def decode_attention(inputs: DecodeInputs, kernels: Kernels) -> mx.array:
 
 
 class DecodeCall:
-    """Decode attention of one layer for all steps of a plan: what the steps share is made once.
+    """Decode attention of one layer for all steps of a plan, with the common inputs prepared once.
 
     The kernels `decode_attention` and `shared_attention` compute partial softmaxes, and
     `merge_partials` merges them.
 
     Args:
-        inputs: those of one step. Other steps may differ in the contents of arrays, and in the
-            tail's length.
+        inputs: the inputs of one step. The inputs of other steps may differ only in the contents of
+            arrays and in `tail_length`.
 
     Raises:
         ValueError: a shape or dtype is wrong; the message names every dimension.

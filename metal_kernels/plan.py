@@ -57,7 +57,10 @@ class ExtendPlan:
     The new tokens of all rows are numbered, one row after another.
 
     Args:
-        rows: at least one, each with one token or more; else ValueError is raised.
+        rows: the prefix and the number of new tokens of each sequence.
+
+    Raises:
+        ValueError: there are no rows, or a row has no new token.
 
     Attributes:
         slots: the slots of all prefixes, one row after another.
@@ -103,8 +106,8 @@ class ExtendPlan:
 class DecodePlan:
     """Plan of decode attention: sequences (rows) with `tokens` new tokens each, after prefixes.
 
-    The runtime decodes one token per row and step. Several tokens are for verifying drafted tokens
-    (speculative decoding), which the runtime does not use yet.
+    The runtime decodes one token per row and step. Several tokens would serve to verify drafted
+    tokens (speculative decoding), for which the runtime uses extend attention so far.
 
     New tokens are the last `tokens` used columns of a tail `(rows, width, kv_heads, dim)`.
 

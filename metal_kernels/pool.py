@@ -73,7 +73,7 @@ class AttentionOptions(NamedTuple):
 def quantize(x: mx.array) -> tuple[mx.array, mx.array]:
     """Quantize `x (…, dim)` to int8 levels of the same shape and float16 scales `(…)`.
 
-    `x` is divided by the scale after this was rounded to float16, so that the rounding adds no
+    The scale is rounded to float16 before `x` is divided by it, so that this rounding adds no
     error. Where the scale is 0, the level is 0.
     """
     wide = x.astype(mx.float32)

@@ -31,7 +31,7 @@ def kernels_hash() -> str:
 
 
 def key_of(*of: str) -> str:
-    """Make a file's name from a hash of this machine's description and the strings `of`."""
+    """Return a hash of this machine's description and the strings `of`, for the name of a file."""
     key = json.dumps([*of, machine()], sort_keys=True)
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 

@@ -16,7 +16,7 @@ from sgl_mlx.metal_kernels.shapes import check_decode, check_extend
 
 
 def extend_attention(inputs: ExtendInputs) -> mx.array:
-    """Compute what `ops.extend_attention` does, slowly; returns `(T, Hq, V)` in float32."""
+    """Compute `ops.extend_attention`, slowly; returns `(T, Hq, V)` in float32."""
     check_extend(inputs)
     q, keys, values, pool, plan, options = inputs
     outs, first = [], 0
@@ -29,7 +29,7 @@ def extend_attention(inputs: ExtendInputs) -> mx.array:
 
 
 def decode_attention(inputs: DecodeInputs) -> mx.array:
-    """Compute what `ops.decode_attention` does, slowly; `(rows * tokens, Hq, V)` in float32."""
+    """Compute `ops.decode_attention`, slowly; returns `(rows * tokens, Hq, V)` in float32."""
     check_decode(inputs)
     q, tail_keys, tail_values, tail_length, pool, plan, options = inputs
     outs = []

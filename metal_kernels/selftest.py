@@ -94,7 +94,7 @@ def compare(case: Case, kernels: Kernels, seed: int = 0) -> tuple[bool, str]:
     case's dtype (one unit in the last place) plus `SLACK`.
 
     Returns:
-        Whether the results agree, and a sentence that says by how much they differ.
+        Whether the results agree, and a phrase that says by how much they differ.
 
     Raises:
         RuntimeError: Metal cannot compile the kernel.
@@ -153,7 +153,7 @@ def _pool(case: Case, seed: int) -> PoolLayer:
 
 
 def pool_of(keys: mx.array, values: mx.array | None, quantized: bool) -> PoolLayer:
-    """Make a pool's layer; without `values` they are columns of the keys."""
+    """Make a layer of a KV pool; if `values` is None, values are the first columns of the keys."""
     if not quantized:
         return PoolLayer(keys, keys if values is None else values)
     levels, scales = quantize(keys)

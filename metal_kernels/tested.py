@@ -2,7 +2,7 @@
 
 The test runs for each specialisation: a kernel with its head counts, head dims, dtype and options.
 The specialisations that a model needs are tested when the model is loaded (`learn`), others before
-their first use. One that does not compile, or differs from the reference, is not used.
+their first use. A specialisation that does not compile, or differs from the reference, is not used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class TestedKernels:
 
     Args:
         file: cache of verdicts on disk; with None they are kept in memory only.
-        force: test all kernels anew, and raise an error if one fails.
+        force: test all kernels anew, and raise KernelError if a kernel fails.
     """
 
     __test__ = False  # its name looks like a test's
@@ -52,7 +52,7 @@ class TestedKernels:
         return ops.DecodeCall(inputs, self._kernels)
 
     def takes(self, inputs: ExtendInputs | DecodeInputs) -> bool:
-        """True if the kernel for these inputs passed its self-test; runs the test if needed.
+        """Return True if the kernel for these inputs passed its self-test; run the test if needed.
 
         Raises:
             KernelError: with `force`, if the kernel failed its self-test.
@@ -60,7 +60,7 @@ class TestedKernels:
         return self.verdict(Case.of(inputs)).good
 
     def failed(self, cases: Iterable[Case]) -> bool:
-        """True if the self-test of any of these cases has failed; runs no test."""
+        """Return True if the self-test of any of these cases has failed; runs no test."""
         return any(case in self.verdicts and not self.verdicts[case].good for case in cases)
 
     def learn(self, cases: Sequence[Case]) -> None:
@@ -76,7 +76,7 @@ class TestedKernels:
         self._tell(cases, len(tested))
 
     def verdict(self, case: Case) -> Verdict:
-        """Return the verdict on a case; runs its self-test if there is no verdict yet.
+        """Return the verdict on a case; run the self-test unless the verdict is in `verdicts`.
 
         Raises:
             KernelError: with `force`, if the kernel failed its self-test.

@@ -1,7 +1,7 @@
 """Measuring of this machine's cut-overs by a short sweep, and a cache of the results.
 
 A cache file is valid for one chip, version of macOS and MLX, source of the kernels, and attention
-heads of a model. For anything else the sweep runs again. A file that cannot be read is ignored.
+heads of a model. If one of these differs, the sweep runs again. An unreadable file is ignored.
 """
 
 from __future__ import annotations
@@ -59,7 +59,10 @@ class Sweep:
         return replace(found, decode_from_rows=self._first_decode(found))
 
     def _longest_extend(self, prefix: int) -> int:
-        """Find the largest of `EXTENDS` up to which the extend kernel is faster; 0 if none."""
+        """Find the largest of `EXTENDS` up to which the extend kernel is always faster.
+
+        If the kernel is slower from the smallest on, return 0.
+        """
         best = 0
         for new in EXTENDS:
             if not self._wins(*self._extend_pair(new, prefix)):
@@ -75,7 +78,7 @@ class Sweep:
     def _first_decode(self, cut_overs: CutOvers) -> int:
         """Find the smallest of `ROWS` from which the decode kernel is always faster.
 
-        If it never is, return twice the largest.
+        If the kernel is never faster, return twice the largest of `ROWS`.
         """
         first = ROWS[-1] * 2
         for rows in reversed(ROWS):
@@ -111,7 +114,7 @@ class Sweep:
         )
 
     def _scattered(self, length: int) -> list[int]:
-        """List different slots such that consecutive ones are far apart in the pool."""
+        """List different slots, in an order in which neighbours are far apart in the pool."""
         size = PREFIXES[-1]
         return [1 + i * 4099 % size for i in range(length)]
 
@@ -139,7 +142,7 @@ def dense(
     prefixes: list[Any],
     mask: str | None,
 ) -> mx.array:
-    """Gather prefixes from the pool, then run MLX's fused attention over them and the new keys.
+    """Gather prefixes from the pool, then run MLX's fused attention over prefixes and new keys.
 
     Args:
         q, keys, values: of the new tokens, `(rows, tokens, heads, dim)`.

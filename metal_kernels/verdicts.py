@@ -35,7 +35,7 @@ class Verdict(NamedTuple):
 
 
 class VerdictFile:
-    """File of this machine's verdicts at `path`, and the log of failures at `log`."""
+    """Cache file of this machine's verdicts, at `path`, and the log of failures, at `log`."""
 
     def __init__(self, folder: Path | None = None) -> None:
         name = f"verdicts-{key_of('verdicts')}"

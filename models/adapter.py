@@ -176,7 +176,7 @@ class Adapter:
         rows: mx.array,
         embeddings: mx.array | None = None,
     ) -> tuple[mx.array, list[KeysValues]]:
-        """Compute one request alone.
+        """Compute the logits and the new keys and values of one request, alone.
 
         Args:
             tokens: new token ids `(tokens,)`.
@@ -265,7 +265,7 @@ class Adapter:
 
 
 def _reason(error: Exception) -> str:
-    """Say in what way a model uses its caches that the stand-ins do not bear."""
+    """Say how a model that raised `error` uses its caches in a way that does not run here."""
     if isinstance(error, AttributeError) and isinstance(error.obj, LayerCache):
         return f"it reads {error.name!r} of its cache, where a ragged step has new tokens only"
     if "length-1 arrays" in str(error):

@@ -91,13 +91,14 @@ def path_of(model_type: str) -> RunPath:
 def check_runs(config: dict[str, Any]) -> None:
     """Check that a configuration can run here, before any weight is downloaded or read.
 
-    Builds the model lazily, without computing weights, and checks the kind of cache of each layer:
-    some architectures keep something else in some configurations only. A model with a vision part
-    of ours is checked when it is loaded.
+    Builds the model lazily, without computing weights, and checks the kind of cache of each layer,
+    since some architectures need an unsupported cache in some configurations only. A model whose
+    vision part runs here (`has_vision`) is not checked here but when it is loaded.
 
     Raises:
-        UnsupportedModelError: for a configuration that does not run, and as `path_of`; the message
-            adds how to list what runs here and that mlx-lm may run the model.
+        UnsupportedModelError: for an architecture that mlx-lm cannot build (as `model_classes`).
+            Also as `path_of`, and for a configuration that does not run; the message then adds how
+            to list what runs here and that mlx-lm may run the model.
     """
     if has_vision(config):
         return
@@ -130,7 +131,7 @@ def adapter_for(model: nn.Module) -> Adapter:
     """Make the adapter for a model, ragged or dense as its architecture's entry says.
 
     Raises:
-        UnsupportedModelError: as `path_of`, and for a configuration that does not run.
+        UnsupportedModelError: as `path_of` and `open_adapter`.
     """
     architecture = type(model).__module__.rpartition(".")[2]
     return open_adapter(model, path_of(architecture))

@@ -1,4 +1,4 @@
-"""Sparse attention to blocks of tokens, as MiniMax-M3 has it: the choice of the blocks."""
+"""Choice of the blocks of tokens that a query attends to, in MiniMax-M3's sparse attention."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import mlx.core as mx
 
 
 class BlockChoice(NamedTuple):
-    """One layer's queries for the blocks of tokens to attend to.
+    """One layer's indexer queries, which choose the blocks of tokens that attention reads.
 
-    A KV head attends to the `top` blocks with the highest score of any token in them. The latest
-    `local` blocks are always among them.
+    A block's score is the highest score of its tokens. Each KV head attends to the `top` blocks
+    with the highest scores. The latest `local` blocks are always chosen.
 
     Attributes:
         layer: index of the layer cache that holds the indexer's keys `(tokens, 1, dim)`.
-        queries: `(tokens, kv_heads, dim)`.
-        block: tokens of a block.
+        queries: the indexer's queries `(tokens, kv_heads, dim)`.
+        block: number of tokens in a block.
         top: most blocks that a query attends to.
-        local: number of latest blocks, that of the query's own token included.
+        local: number of latest blocks, including the block of the query's own token.
     """
 
     layer: int
@@ -29,15 +29,15 @@ class BlockChoice(NamedTuple):
 
     @property
     def most_tokens(self) -> int:
-        """Length up to which a sequence is attended to as a whole."""
+        """Number of tokens up to which all blocks of a sequence are chosen."""
         return self.block * self.top
 
     def of(self, tokens: slice) -> BlockChoice:
-        """Return the choice of some of the tokens."""
+        """Return the choice for a slice of the tokens."""
         return self._replace(queries=self.queries[tokens])
 
     def score(self, keys: mx.array) -> mx.array:
-        """Score keys `(length, dim)`, or `(tokens, length, dim)` of each token's own.
+        """Score the indexer's keys `(length, dim)`, or `(tokens, length, dim)` with keys per query.
 
         Returns:
             `(tokens, kv_heads, length)` in float32.
@@ -45,14 +45,14 @@ class BlockChoice(NamedTuple):
         return self.queries.astype(mx.float32) @ keys.astype(mx.float32).swapaxes(-1, -2)
 
     def keep(self, scores: mx.array, own: mx.array) -> mx.array:
-        """Find the tokens in chosen blocks.
+        """Mark the tokens that are in chosen blocks and that the query sees.
 
         Args:
             scores: `(tokens, kv_heads, length)`; -inf for tokens that a query does not see.
             own: `(tokens,)`, the index of each query's own token.
 
         Returns:
-            Booleans of the shape of `scores`.
+            Booleans of the shape of `scores`, True for the tokens to attend to.
         """
         length, seen = scores.shape[-1], scores > -mx.inf
         count = -(-length // self.block)

@@ -46,9 +46,9 @@ def build(config: dict[str, Any], weights: dict[str, mx.array], source: str) -> 
         source: the file or folder that errors name.
 
     Raises:
-        UnsupportedModelError: for an unknown architecture.
+        UnsupportedModelError: as `model_classes`.
         CorruptModelError: for a configuration that the architecture rejects, and for weights that
-            do not match it; the message lists them with both shapes.
+            do not match it; the message lists up to five of these weights.
     """
     model_class, args_class = model_classes(config)
     try:

@@ -1,4 +1,4 @@
-"""Nesting of a model's caches, and what each keeps: keys and values, or recurrent state."""
+"""Layout of a model's caches: how they nest, and whether they hold KV or recurrent state."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from sgl_mlx.errors import UnsupportedModelError
 
 
 class CacheLayout:
-    """Nesting of the caches that a model of mlx-lm expects.
+    """Kinds and nesting of the caches that a model of mlx-lm expects.
+
+    `arrange` nests other caches in the same way.
 
     Attributes:
-        windows: size of the sliding window of each cache of keys and values, without nesting; None
-            for full attention.
-        state_sizes: number of arrays in each cache of recurrent state, without nesting.
+        windows: for each KV cache, in a flat list, the size of its sliding window; None for full
+            attention.
+        state_sizes: for each cache of recurrent state, in a flat list, its number of arrays.
 
     Raises:
-        UnsupportedModelError: when a layer keeps something else.
+        UnsupportedModelError: when a layer has a cache of another kind.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -47,8 +49,8 @@ class CacheLayout:
         """Nest flat lists of caches as the model expects them.
 
         Args:
-            caches: one for each of `windows`.
-            states: one for each of `state_sizes`.
+            caches: KV caches, one for each entry of `windows`.
+            states: caches of recurrent state, one for each entry of `state_sizes`.
         """
         kept, recurrent = iter(caches), iter(states)
         flat = iter([next(recurrent if state else kept) for state in self._recurrent])

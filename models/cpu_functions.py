@@ -22,7 +22,7 @@ from sgl_mlx.models.cpu_math import WORTH_COMPILING, on_cpu, swiglu
 from sgl_mlx.models.redirect import Function, redirect, redirect_in
 
 LANES = 16
-"""Keys of a recurrence must have a multiple of so many elements."""
+"""A key's number of elements must be a multiple of this, for the kernels of recurrences."""
 
 
 class CpuFunctions:
@@ -112,7 +112,7 @@ def _swiglu(
 def _precise_swiglu(
     kernels: ModuleType | None, original: Function, h: mx.array, gate: mx.array, x: mx.array
 ) -> mx.array:
-    """Compute `silu(gate) * x` in float32, in the dtype of `h`."""
+    """Compute `silu(gate) * x` in float32, and return it in the dtype of `h`."""
     if kernels is None or not _float32(h, gate, x):
         plain: mx.array = original(h, gate, x)
         return plain
@@ -129,7 +129,7 @@ def _normalize_qk(
     inv_scale: float,
     eps: float,
 ) -> tuple[mx.array, mx.array]:
-    """Normalise queries to length `inv_scale`, and keys to length 1, over their last axis."""
+    """Normalise keys to length 1, and queries to length `inv_scale`, which is `dim ** -0.5`."""
     if kernels is None or not _float32(q, k):
         plain: tuple[mx.array, mx.array] = original(q, k, inv_scale=inv_scale, eps=eps)
         return plain
@@ -155,7 +155,7 @@ def _decay(
     dt_bias: mx.array,
     *lower_bound: float,
 ) -> mx.array:
-    """Compute the decay of each key channel (Kimi Delta Attention); one of each head is MLX's."""
+    """Compute a decay per key channel (Kimi Delta Attention); a decay per head is mlx-lm's."""
     heads = a.shape[2:]
     by_channel = len(heads) == 2 and heads[1] % LANES == 0
     fits = A_log.shape == (heads[0], 1) and dt_bias.shape == heads

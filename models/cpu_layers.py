@@ -82,7 +82,7 @@ class ScaledRoPE(Llama3RoPE):
 
 
 class ShortConvolution(nn.Conv1d):
-    """Causal convolution of each channel by itself, from `(rows, length + width - 1, channels)`.
+    """Depthwise convolution `(rows, length + width - 1, channels)` to `(rows, length, channels)`.
 
     Runs on the CPU kernels for float32; other types are left to MLX.
     """
@@ -111,7 +111,7 @@ _SUBCLASSES = {
 
 
 def _is_causal(module: nn.Module) -> bool:
-    """True for a convolution that `ShortConvolution` can replace, and for any other layer."""
+    """True unless `module` is a convolution that `ShortConvolution` cannot replace."""
     if type(module) is not nn.Conv1d:
         return True
     channels, _, depth = module.weight.shape

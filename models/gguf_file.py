@@ -1,4 +1,4 @@
-"""The reader of GGUF files under its earlier name; it is `sgl_mlx.models.gguf.file`."""
+"""Former module of `GGUFFile`, kept for old imports; the class is in `models.gguf.file`."""
 
 from sgl_mlx.models.gguf.file import GGUFFile
 

@@ -14,7 +14,7 @@ from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.models.trunk import trunk_of
 
 CHUNK = 512
-"""Number of tokens computed in one call, after which other work of the model may come."""
+"""Number of tokens computed in one call; other work of the model may run between calls."""
 
 
 def last_hidden_state(

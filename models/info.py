@@ -123,7 +123,7 @@ def _gguf_bytes(entry: TensorEntry, plain: int, scale: int, pack_all: bool) -> i
 
 
 def with_vision(info: ModelInfo, parameters: int, disk_bytes: int) -> ModelInfo:
-    """Return `info` plus the sizes of a vision part stored in separate files, never packed."""
+    """Add to `info` the sizes of a vision part stored in separate files, which is never packed."""
     return replace(
         info,
         parameters=info.parameters + parameters,
@@ -191,7 +191,7 @@ def _quantization(config: Mapping[str, Any], entries: Mapping[str, WeightEntry])
 
 
 def _count_parameters(config: Mapping[str, Any], entries: Mapping[str, WeightEntry]) -> int:
-    """Count parameters; a quantized weight has as many per scale as its group size."""
+    """Count parameters; a quantized weight has as many as its scales times its group size."""
     total = 0
     for name, entry in entries.items():
         stem, _, kind = name.rpartition(".")

@@ -20,11 +20,11 @@ from typing import NamedTuple
 import mlx.core as mx
 
 Multiply = Callable[..., mx.array]
-"""A product with one matrix for each head: `(x, transpose)`, as of mlx-lm's `MultiLinear`."""
+"""Function `(x, transpose)` that multiplies by one matrix per head: mlx-lm's `MultiLinear`."""
 
 
 class HeadMatrices(NamedTuple):
-    """A matrix for each head, between latents `(rank,)` and what the head sees `(width,)`.
+    """One matrix per head that maps a latent `(rank,)` to the head's key or value `(width,)`.
 
     Attributes:
         multiply: computes `x @ matrices`, or `x @ matrices.T` if `transpose`.
@@ -45,14 +45,14 @@ class HeadMatrices(NamedTuple):
 
 @dataclass(frozen=True)
 class Expansion:
-    """The products of one attention module between entries and its heads.
+    """Conversions of one MLA module between latent entries and its heads' keys and values.
 
     Attributes:
         heads: number of heads.
         rank, nope, rope, value_dim: widths of a latent, of a head's key without and with rotary
             positions, and of a head's value.
         keys, values: the matrices that make a head's key without positions, and its value.
-        absorbs: True if the module asks for absorbed attention itself: it hands latents to its
+        absorbs: True if mlx-lm's module itself computes absorbed attention: it hands latents to its
             cache, and attends with queries in two parts.
     """
 
@@ -71,16 +71,16 @@ class Expansion:
 
     @property
     def saved_by_pair(self) -> int:
-        """Products a head by which expanded attention of a query to a key is cheaper."""
+        """Multiplications per head that expanded attention saves for each query-key pair."""
         return 2 * self.rank + self.rope - (self.nope + self.rope + self.value_dim)
 
     @property
     def cost_of_key(self) -> int:
-        """Products a head that the expansion of an entry takes."""
+        """Multiplications per head that expanding one entry takes."""
         return self.rank * (self.nope + self.value_dim)
 
     def absorb(self, queries: mx.array) -> mx.array:
-        """Turn queries `(tokens, heads, nope + rope)` into queries of entries.
+        """Multiply queries `(tokens, heads, nope + rope)` into the space of latent entries.
 
         Returns:
             `(tokens, heads, rank + rope)`.
@@ -107,13 +107,15 @@ class Expansion:
 
 
 class IndexQueries(NamedTuple):
-    """One layer's queries for the tokens to attend to (DeepSeek-V3.2, arXiv 2512.02556 §2.1).
+    """One layer's indexer queries, which choose the tokens that attention reads.
+
+    Source: DeepSeek-V3.2, arXiv 2512.02556 §2.1.
 
     Attributes:
         layer: index of the layer cache that holds the indexer's keys `(tokens, 1, dim)`.
-        queries: `(tokens, index_heads, dim)`.
-        weights: `(tokens, index_heads)`, of each head's scores.
-        top: most tokens that a query attends to: those that score highest.
+        queries: the indexer's queries `(tokens, index_heads, dim)`.
+        weights: factor of each indexer head's scores, `(tokens, index_heads)`.
+        top: number of tokens that a query attends to; the highest scores win.
     """
 
     layer: int
@@ -122,7 +124,7 @@ class IndexQueries(NamedTuple):
     top: int
 
     def score(self, keys: mx.array) -> mx.array:
-        """Score keys `(length, dim)`, or `(tokens, length, dim)` of each token's own.
+        """Score the indexer's keys `(length, dim)`, or `(tokens, length, dim)` with keys per query.
 
         Returns:
             `(tokens, length)`.
@@ -131,7 +133,7 @@ class IndexQueries(NamedTuple):
         return (products * self.weights[..., None]).sum(axis=-2)
 
     def of(self, tokens: slice) -> IndexQueries:
-        """Return the queries of some of the tokens."""
+        """Return the queries of a slice of the tokens."""
         return self._replace(queries=self.queries[tokens], weights=self.weights[tokens])
 
 
@@ -140,8 +142,8 @@ class LatentQueries(NamedTuple):
 
     Attributes:
         by_head: `(tokens, heads, nope + rope)`.
-        expansion: of the layer.
-        choice: chooses the tokens to attend to; None for every token.
+        expansion: the layer's conversions between entries and heads.
+        choice: the indexer's queries, which choose the tokens to attend to; None for every token.
     """
 
     by_head: mx.array
@@ -150,10 +152,10 @@ class LatentQueries(NamedTuple):
 
     @property
     def absorbed(self) -> mx.array:
-        """Queries of entries, `(tokens, heads, rank + rope)`."""
+        """Queries multiplied into the space of entries, `(tokens, heads, rank + rope)`."""
         return self.expansion.absorb(self.by_head)
 
     def of(self, tokens: slice) -> LatentQueries:
-        """Return the queries of some of the tokens."""
+        """Return the queries of a slice of the tokens."""
         choice = None if self.choice is None else self.choice.of(tokens)
         return self._replace(by_head=self.by_head[tokens], choice=choice)

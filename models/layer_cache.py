@@ -40,7 +40,8 @@ class Attention(Protocol):
     ) -> mx.array:
         """Attend over stored entries of latents (see `models.latents`).
 
-        By default absorbed, and to every token: right where the queries' choice is all of them.
+        This default absorbs the queries and attends to every token, which is right only if
+        `queries.choice` would choose all of them.
 
         Returns:
             `(tokens, heads, value_dim)`.
@@ -52,7 +53,7 @@ class Attention(Protocol):
     ) -> mx.array:
         """Attend as `attend` does, to the blocks of tokens that `choice` chooses.
 
-        By default to every token: right where all blocks may be chosen.
+        This default attends to every token, which is right only if all blocks are chosen.
         """
         return self.attend(layer, queries, options)
 
@@ -78,7 +79,7 @@ class LayerCache:
     Attributes:
         layer: index of the layer.
         offset: position of each token `(tokens,)`, under the name that architectures read.
-        attended: True once `attend` was called.
+        attended: True once `attend` or `store_keys` was called.
     """
 
     def __init__(
@@ -105,11 +106,11 @@ class LayerCache:
         return self._stored
 
     def _store_latents(self, module: mla.Running, keys: mx.array, values: mx.array) -> KeysValues:
-        """Store the entries of an MLA module, and return what it goes on with.
+        """Store an MLA module's entries; return the keys and values that the module goes on with.
 
-        A module that absorbs multiplies rotary queries by the rotary keys returned and hands the
-        products to attention as a mask. It gets the identity matrix, so that the mask is the
-        queries.
+        A module that absorbs multiplies its rotary queries by the returned rotary keys and hands
+        the products to attention as a mask. The identity matrix is returned as rotary keys, so
+        that the mask consists of the rotary queries themselves.
         """
         entries = module.entry(keys, values)
         module.stored = True
@@ -122,7 +123,7 @@ class LayerCache:
         return keys, mx.eye(values.shape[-1], dtype=values.dtype)[None, None]
 
     def store_keys(self, keys: mx.array) -> None:
-        """Store an indexer's keys `(tokens, 1, 1, dim)`, to which nothing attends."""
+        """Store an indexer's keys `(tokens, 1, 1, dim)`; they are scored, never attended to."""
         self._attention.store(self.layer, keys[:, :, 0], keys[:, :, 0, :0])
         self.attended = True
 
@@ -146,8 +147,8 @@ class LayerCache:
     ) -> mx.array:
         """Attend with queries `(tokens, heads, 1, dim)`, each to the keys of its own sequence.
 
-        The smaller of the windows of `mask` and of this layer applies. Only an MLA module that
-        absorbs has an array as mask: its scaled rotary queries.
+        The smaller of the windows of `mask` and of this layer applies. An array as mask
+        is accepted only from an MLA module that absorbs: the array is its scaled rotary queries.
 
         Raises:
             UnsupportedModelError: for any other array as mask.

@@ -71,7 +71,7 @@ def load(
     available: int | None = None,
     mmproj: str | Path | None = None,
 ) -> LoadedModel:
-    """Find (`resolve`), check and load a model, on the thread that will run the model.
+    """Find (`resolve`), check and load a model. Call it on the thread that will run the model.
 
     Args:
         model, offline: as for `resolve`.
@@ -81,7 +81,7 @@ def load(
             dequantized for BLAS.
         available: bytes of available memory; None asks the machine.
         mmproj: the vision part for a language model that is a GGUF file. It is a GGUF file too,
-            or a LLaVA folder, of which the language model is not read.
+            or a LLaVA folder, whose language model is not read.
 
     Raises:
         ModelNotFoundError, CorruptModelError, TokenizerError, UnsupportedModelError: for a

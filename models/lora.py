@@ -1,4 +1,4 @@
-"""LoRA adapters: a model with low-rank additions, beside the model whose weights it shares.
+"""LoRA adapters: low-rank additions to a model, which shares the other weights with the original.
 
 Source of the method: Hu et al. 2021, arXiv 2106.09685.
 """
@@ -49,12 +49,12 @@ class AdaptedLinear(nn.Module):
 
 @dataclass(frozen=True)
 class LoraAdapter:
-    """Low-rank additions by the name of the layer they belong to.
+    """A LoRA adapter read from disk: low-rank additions, by the name of the layer.
 
     Attributes:
         pairs: A `(in, rank)` and B `(rank, out)` of each layer.
         scale: factor of the additions.
-        path: folder they were read from.
+        path: folder that the adapter was read from.
     """
 
     pairs: Mapping[str, tuple[mx.array, mx.array]]
@@ -106,13 +106,13 @@ def read_adapter(folder: str | Path) -> LoraAdapter:
 
 
 def with_adapter(loaded: LoadedModel, adapter: LoraAdapter, name: str) -> LoadedModel:
-    """Return a model with the adapter added; it shares its other weights with `loaded`.
+    """Return a copy of `loaded` with the adapter added; both share all other weights.
 
     Args:
         name: name of the new model.
 
     Raises:
-        CorruptModelError: a layer does not exist, or its matrices have another size.
+        CorruptModelError: a named layer is missing or not linear, or its matrices do not fit.
     """
     model = _copied(loaded.model, {})
     layers = dict(model.named_modules())

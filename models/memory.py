@@ -34,7 +34,7 @@ def check_fits(name: str, needed: int, available: int, how: str) -> None:
 
     Args:
         name: the model, for the message.
-        how: where `needed` comes from, for the message, e.g. "135 M parameters as float32".
+        how: where `needed` comes from, for the message, such as "135 M parameters as float32".
     """
     usable = int(available * _HEADROOM)
     if needed > usable:

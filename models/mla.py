@@ -1,9 +1,9 @@
 """mlx-lm's modules of multi-head latent attention (MLA) on the runtime's KV cache.
 
-They are found by their structure. They either have products with each head's matrices (`embed_q`
-and `unembed_out`) or one layer that makes the keys and values of all heads (`kv_b_proj`). On a
-ragged step these layers pass: queries arrive as the module made them, and `latents.Expansion`
-multiplies where the runtime finds it cheapest.
+MLA modules are found by their structure. A module has either products with one matrix per head
+(`embed_q` and `unembed_out`) or one layer that makes the keys and values of all heads
+(`kv_b_proj`). On a ragged step these layers do not multiply. `latents.Expansion` multiplies
+instead, where the runtime finds it cheapest.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Running:
     """One call of an MLA module on a ragged step.
 
     Attributes:
-        expansion: of the module.
-        latent: what was given to its `kv_b_proj`, `(tokens, 1, rank)`; None before, and for a
-            module that `absorbs`.
-        index: the queries of its indexer; None if it has none.
-        stored: True once its entries are stored.
+        expansion: the module's conversions between entries and heads.
+        latent: input of the module's `kv_b_proj`, `(tokens, 1, rank)`; None before `kv_b_proj` is
+            called, and for a module that `absorbs`.
+        index: the queries of the module's indexer; None before they are made, and without indexer.
+        stored: True once the module's entries are stored.
     """
 
     def __init__(self, expansion: Expansion) -> None:
@@ -43,11 +43,11 @@ class Running:
         self.stored = False
 
     def entry(self, keys: mx.array, values: mx.array) -> mx.array:
-        """Make the entries `(tokens, 1, rank + rope)` of what the module hands to its cache.
+        """Make the entries `(tokens, 1, rank + rope)` from what the module hands to its cache.
 
         Args:
-            keys, values: `(tokens, heads, 1, dim)`. Of a module that absorbs they are latents and
-                rotary keys.
+            keys, values: `(tokens, heads, 1, dim)`; from a module that absorbs, the latents and
+                the rotary keys.
         """
         if self.expansion.absorbs:
             return mx.concatenate([keys[:, :, 0], values[:, :, 0]], axis=-1)
@@ -59,12 +59,12 @@ _running: ContextVar[Running | None] = ContextVar("MLA module", default=None)
 
 
 def running() -> Running | None:
-    """Return the MLA module's call under way on a ragged step; None if there is none."""
+    """Return the MLA module's call in progress on a ragged step; None if there is none."""
     return _running.get()
 
 
 def keep_latents(model: nn.Module, on_ragged_step: Callable[[], bool]) -> None:
-    """Make a model's MLA modules keep entries on ragged steps, in place; others are left alone.
+    """Make a model's MLA modules store latent entries on ragged steps, in place.
 
     Args:
         on_ragged_step: True while a ragged step runs; otherwise modules run as mlx-lm's do.
@@ -138,7 +138,7 @@ def _matmul(x: mx.array, weight: mx.array, transpose: bool) -> mx.array:
 
 @cache
 def _announcing(cls: Any, on_ragged_step: Callable[[], bool]) -> Any:
-    """Make a subclass whose calls are `storing()` on a ragged step."""
+    """Make a subclass whose calls set what `running()` returns, on ragged steps."""
 
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not on_ragged_step():
@@ -166,7 +166,7 @@ def _passing(cls: Any) -> Any:
 def _remembering(cls: Any) -> Any:
     """Make a subclass that on a ragged step keeps its input, the latents, and returns zeros.
 
-    The zeros stand for keys and values that nothing reads, apart from their rotary part.
+    The zeros stand for keys without positions and for values; nothing reads them.
     """
 
     def __call__(self: Any, x: mx.array) -> Any:
@@ -182,9 +182,10 @@ def _remembering(cls: Any) -> Any:
 
 @cache
 def _handing_over(cls: Any) -> Any:
-    """Make a subclass that on a ragged step stores its key and hands its queries to `running()`.
+    """Make a subclass of an indexer that hands its queries to `running()` on a ragged step.
 
-    It returns None, which tells the module around it to attend to every token.
+    Its calls store the indexer's keys and return None, which makes the MLA module around it attend
+    without a choice of its own.
     """
 
     def __call__(self: Any, x: mx.array, qr: mx.array, mask: Any, cache: Any = None) -> Any:

@@ -1,8 +1,9 @@
-"""Attention modules of mlx-lm that do not hand stored keys to `scaled_dot_product_attention`.
+"""Replacements for mlx-lm's modules whose attention `ragged_attention` cannot redirect.
 
-Some architectures convert or repeat keys first, call `mx.fast` directly, or compute positions from
-one offset for all tokens. On a ragged step their modules become instances of the subclasses here,
-which attend through their `LayerCache`. With mlx-lm's own caches they run as before.
+Some architectures convert or repeat stored keys before attention, call `mx.fast` directly, or
+compute positions from one offset for all tokens. `replace_own_attention` turns such modules into
+instances of the subclasses here, their ragged forms. With a `LayerCache` a ragged form attends
+through that cache; with mlx-lm's own caches it runs as before.
 """
 
 # mypy: allow-subclassing-any
@@ -23,7 +24,7 @@ from sgl_mlx.models.layer_cache import LayerCache
 
 
 def replace_own_attention(model: nn.Module) -> None:
-    """Give a model's modules that attend in their own way a subclass from here, in place."""
+    """Turn the modules of a model that have a replacement here into instances of it, in place."""
     for module in model.modules():
         replacement = _REPLACEMENTS.get(type(module))
         if replacement is not None:
@@ -41,7 +42,7 @@ def _joined(x: mx.array) -> mx.array:
 
 
 class StableLMAttention(stablelm.Attention):
-    """stablelm's attention, which converts queries and stored keys to float32."""
+    """Ragged form of stablelm's attention; mlx-lm's converts stored keys to float32."""
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
         if not isinstance(cache, LayerCache):
@@ -59,7 +60,7 @@ class StableLMAttention(stablelm.Attention):
 
 
 class SparseBlockAttention(minimax_m3_vl.Attention):
-    """MiniMax-M3's attention, whose indexer chooses blocks of tokens: the choice is its mask."""
+    """Ragged form of MiniMax-M3's attention; passes its indexer's choice of blocks as the mask."""
 
     def _block_mask(self, x: mx.array, mask: Any, offset: Any, cache: Any) -> Any:
         if not isinstance(cache, LayerCache):
@@ -78,7 +79,10 @@ class SparseBlockAttention(minimax_m3_vl.Attention):
 
 
 class PlamoAttention(plamo.Attention):
-    """plamo's attention: its head h reads KV head h modulo their number, elsewhere h // repeats."""
+    """Ragged form of plamo's attention, whose query head h reads KV head `h % kv_heads`.
+
+    In other architectures query head h reads KV head `h // repeats`, so heads are reordered.
+    """
 
     def __call__(
         self, hidden_states: mx.array, attention_mask: Any = None, cache: Any = None
@@ -95,13 +99,13 @@ class PlamoAttention(plamo.Attention):
 
 
 def _swapped(x: mx.array, rows: int) -> mx.array:
-    """Reorder heads `(tokens, heads, 1, dim)` as the transpose of `rows` rows of them."""
+    """Transpose the order of heads in `(tokens, heads, 1, dim)`, seen as a grid of `rows` rows."""
     grid = x.reshape(len(x), rows, -1, *x.shape[2:]).swapaxes(1, 2)
     return grid.reshape(x.shape)
 
 
 class Plamo2Attention(plamo2.Attention):
-    """plamo2's attention, which calls `mx.fast` directly."""
+    """Ragged form of plamo2's attention; mlx-lm's calls `mx.fast` directly."""
 
     def __call__(self, hidden_states: mx.array, mask: Any = None, cache: Any = None) -> Any:
         if not isinstance(cache, LayerCache):
@@ -122,7 +126,10 @@ def _normed(x: mx.array, weight: mx.array) -> mx.array:
 
 
 class ReusingAttention(afm7.KVReuseAttention):
-    """afm7's attention to another layer's keys, which counts positions from their length."""
+    """Ragged form of afm7's attention to another layer's keys.
+
+    mlx-lm's takes the positions of queries from the number of these keys.
+    """
 
     def __call__(self, x: mx.array, keys: Any, values: Any, mask: Any = None) -> Any:
         if not isinstance(keys, LayerCache):
@@ -133,7 +140,7 @@ class ReusingAttention(afm7.KVReuseAttention):
 
 
 class ReusingModel(afm7.AFMModel):
-    """afm7's trunk, which hands its last cache to the layers that read from it."""
+    """Ragged form of afm7's trunk; hands its last cache to the layers that reuse keys."""
 
     def __call__(self, inputs: mx.array, cache: Any = None) -> Any:
         if cache is None or not isinstance(cache[0], LayerCache):
@@ -148,7 +155,7 @@ class ReusingModel(afm7.AFMModel):
 
 
 class GPTBigCodeModel(gpt_bigcode.GPTBigCodeModel):
-    """gpt_bigcode's trunk, which counts positions from one offset for all tokens."""
+    """Ragged form of gpt_bigcode's trunk; mlx-lm's counts positions from one offset."""
 
     def __call__(self, inputs: mx.array, cache: Any = None) -> Any:
         if cache is None or not isinstance(cache[0], LayerCache):
@@ -161,7 +168,7 @@ class GPTBigCodeModel(gpt_bigcode.GPTBigCodeModel):
 
 
 class GearAttention(gear.Attention):
-    """gear's attention, which soft-caps its scores itself."""
+    """Ragged form of gear's attention; mlx-lm's soft-caps its scores itself."""
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
         if not isinstance(cache, LayerCache):
@@ -179,7 +186,7 @@ class GearAttention(gear.Attention):
 
 
 class Llama4Attention(llama4.Attention):
-    """llama4's attention, whose layers with rotary positions see their own chunk only."""
+    """Ragged form of llama4's attention; with rotary positions a token sees its chunk only."""
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
         if not isinstance(cache, LayerCache):
@@ -198,14 +205,14 @@ class Llama4Attention(llama4.Attention):
         return self.o_proj(_joined(cache.attend(queries, AttentionOptions(self.scale))))
 
     def _temperatures(self, positions: mx.array) -> mx.array:
-        """Compute what queries of long contexts are scaled by, for positions `(tokens,)`."""
+        """Compute the factor of each query, which grows with its position; `(tokens, 1, 1, 1)`."""
         steps = mx.log(mx.floor((positions + 1) / self.floor_scale) + 1.0)
         scales: mx.array = steps * self.attn_scale + 1.0
         return scales[:, None, None, None]
 
 
 class Llama4Model(llama4.LlamaModel):
-    """llama4's trunk, which makes its masks of chunks from one offset for all tokens."""
+    """Ragged form of llama4's trunk; mlx-lm's makes masks of chunks from one offset."""
 
     def __call__(self, inputs: mx.array, cache: Any = None) -> Any:
         if cache is None or not isinstance(cache[0], LayerCache):
@@ -217,11 +224,12 @@ class Llama4Model(llama4.LlamaModel):
 
 
 class _Chunks:
-    """Chunks of `size` positions: a token attends within its own.
+    """Chunked attention without a mask: a token attends within its chunk of `size` positions.
 
-    Its layer's window, of the same size, reaches at most into the chunk before. So it is enough to
-    tell even chunks from odd ones, by two more columns in queries and keys: they add nothing to the
-    score within a chunk, and -100 to scores of the chunk before, which is no weight after softmax.
+    The layer's sliding window has the same size and so reaches at most into the previous chunk.
+    Two extra columns in queries and keys, which tell even chunks from odd ones, are then enough.
+    They add 0 to scores within a chunk and -100 to scores of the previous chunk, whose weight
+    after softmax is negligible.
     """
 
     def __init__(self, size: int) -> None:
@@ -230,7 +238,7 @@ class _Chunks:
     def marked(
         self, queries: mx.array, keys: mx.array, positions: mx.array, scale: float
     ) -> tuple[mx.array, mx.array]:
-        """Add the two columns to `(tokens, heads, 1, dim)`."""
+        """Add the two columns to queries and keys `(tokens, heads, 1, dim)`."""
         odd = positions // self._size % 2
         mine = mx.stack([1 - odd, odd], axis=-1)[:, None, None]
         other = (mine - 1) * (100 / scale)

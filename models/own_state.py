@@ -1,7 +1,8 @@
-"""Recurrent modules of mlx-lm that cannot simply compute rows of equal length together.
+"""Replacements for recurrent modules of mlx-lm for which `state_cache.regroup` is not enough.
 
-baichuan_m1 keeps its last token's keys beside a KV cache, in one module. recurrent_gemma treats the
-first token of a sequence in its own way, which a state of zeros does not tell.
+baichuan_m1 keeps the last token's keys and values as recurrent state beside a KV cache, in one
+module. recurrent_gemma computes the first token of a sequence differently. mlx-lm recognises that
+token by a missing state, but the runtime passes a state of zeros.
 """
 
 # mypy: allow-subclassing-any
@@ -30,7 +31,7 @@ class ConvolvedAttention(baichuan_m1.Attention):
 
 
 class _LastTokens:
-    """States taken from each row's last token, for a module that computes `(tokens, 1)`."""
+    """Recurrent state that is each row's last token, for a module computing all rows at once."""
 
     def __init__(self, state: StateCache) -> None:
         self._state = state
@@ -47,7 +48,10 @@ class _LastToken:
         self._groups, self._before = state.groups, state.before[index]
 
     def shifted(self, new: mx.array) -> mx.array:
-        """Return for each token of `new` `(tokens, ...)` the token before it in its row."""
+        """Return the token before each token of `new (tokens, ...)`, in the same row.
+
+        Before a row's first token comes the row's state.
+        """
         rows = len(self._groups.lengths)
         before = self._before
         if before is None:

@@ -16,13 +16,13 @@ from sgl_mlx.cpu_kernels.packing import LANES, Packed, fits, pack, unpack
 
 
 def packed_layer(module: nn.Module, kernels: ModuleType) -> nn.Module | None:
-    """Make the layer on the kernels that replaces a quantized one; None if there is none."""
+    """Make the layer on the CPU kernels that replaces a quantized `module`; None if none fits."""
     kind = _KINDS.get(type(module))
     return kind(module, kernels) if kind is not None and _fits(module) else None
 
 
 def dequantize_others(model: nn.Module) -> None:
-    """Dequantize those layers of a model, in place and lazily, that the kernels cannot multiply.
+    """Dequantize the layers that the CPU kernels cannot multiply, in place and lazily.
 
     Layers of a kind that mlx-lm does not dequantize stay as they are.
     """

@@ -74,6 +74,7 @@ def resolve(
         ModelNotFoundError: when the model is not found; the message says how to get it.
         UnsupportedModelError: for a model of the hub that cannot run here, before its weights are
             downloaded.
+        CorruptModelError: when the hub's `config.json` is broken; raised before the download.
     """
     found = _without_hub(_name(model))
     if found is not None:
@@ -92,10 +93,15 @@ def hub_id(model: str | Path | None) -> str:
 
 
 def look_up(model: str | Path | None) -> tuple[Download, dict[str, Any]]:
-    """Ask the hub which files of a model are missing here, and fetch its `config.json` only.
+    """Ask the hub which files of a model are missing here, and fetch only its `config.json`.
+
+    Returns:
+        The missing files, and the content of `config.json`.
 
     Raises:
-        ModelNotFoundError: when the hub does not give it; the message says what to do.
+        ModelNotFoundError: when the hub has no such model, cannot be reached or refuses access;
+            the message says what to do.
+        CorruptModelError: when `config.json` is broken.
     """
     repo = hub_id(model)
     with _explained(repo, offline=False):
@@ -132,7 +138,7 @@ def embedded_gguf(package: str) -> Path | None:
 def list_local(
     folder: str | Path | None = None, hub_cache: str | Path | None = None
 ) -> list[LocalModel]:
-    """List the models on this machine by name: in packages, in the hub's cache, in `folder`.
+    """List the models in packages, in the hub's cache and in `folder`, sorted by name.
 
     Args:
         folder: searched with its subfolders; None searches none.

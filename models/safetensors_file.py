@@ -20,7 +20,7 @@ _MAX_HEADER = 100_000_000
 
 @dataclass(frozen=True)
 class WeightEntry:
-    """One tensor of a file: type as the format spells it (e.g. BF16), shape, and bytes."""
+    """One tensor of a file: type as the format spells it, such as BF16; shape; and bytes."""
 
     dtype: str
     shape: tuple[int, ...]

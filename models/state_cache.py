@@ -22,14 +22,14 @@ from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.models.states import RowGroup, RowGroups, StateShape
 
 _MOST_PASSES = 12
-"""Most passes to find the recurrent modules and the shapes of their states."""
+"""Most forward passes in which `probe_states` looks for modules and shapes."""
 
 State = list[mx.array | None]
 """Arrays `(rows, ...)` of one layer; None where nothing was written yet."""
 
 
 class StateTouched(Exception):
-    """A module that was not given to `regroup` reads or writes a layer's state."""
+    """Access to a layer's state by a module that was not given to `regroup`."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__(type(module).__name__)
@@ -66,7 +66,7 @@ class StateCache:
     def caches(self) -> list[ArraysCache]:
         """Make an `ArraysCache` for each group of rows.
 
-        A second module that keeps its part of the same state gets what the first has left.
+        A second module that keeps a part of the same state gets the arrays that the first left.
         """
         made = []
         for n, group in enumerate(self.groups.groups):
@@ -86,7 +86,7 @@ class StateCache:
                 self._after[i] = parts
 
     def write(self, index: int, array: mx.array) -> None:
-        """Keep array `index` of the state after the step, `(rows, ...)`."""
+        """Set array `index` of the state after the step to `array (rows, ...)`."""
         self._after[index] = [group.take_rows(array) for group in self.groups.groups]
 
     def __getitem__(self, index: int) -> mx.array:
@@ -101,12 +101,12 @@ def probe_states(
 ) -> list[StateShape]:
     """Find a model's recurrent modules, `regroup` them, and find the shapes of their states.
 
-    Starts without states, as mlx-lm does, and goes on from what a pass leaves until it leaves the
-    same shapes. Nothing is evaluated.
+    The first pass has no states. Each further pass starts from zeros of the shapes that the pass
+    before has left, until two passes leave the same shapes. Nothing is evaluated.
 
     Args:
-        sizes: number of arrays of each recurrent layer.
-        run: makes a pass of two tokens of one row with these caches, one for each layer.
+        sizes: number of arrays of state of each recurrent layer.
+        run: runs the model over two tokens of one row, with one cache for each recurrent layer.
 
     Raises:
         UnsupportedModelError: if the shapes do not settle, or a layer leaves some of its state
@@ -132,7 +132,7 @@ def probe_states(
 
 
 def regroup(model: nn.Module, kind: Any) -> None:
-    """Make modules of class `kind` compute rows of equal length together, in place.
+    """Make a model's modules of class `kind` compute rows of equal length together, in place.
 
     Without a `StateCache` among their arguments they run as before.
     """
@@ -167,7 +167,8 @@ def _regrouped(kind: Any) -> Any:
 def _of_group(argument: Any, group: RowGroup, own: ArraysCache, tokens: int) -> Any:
     """Select one group's part of an argument of a recurrent module.
 
-    Arrays of tokens are regrouped; of positions `(tokens,)` each row's first is taken.
+    An array of tokens is regrouped. Of an array of positions `(tokens,)`, the first position of
+    each row is taken.
     """
     if isinstance(argument, StateCache):
         return own

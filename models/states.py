@@ -1,9 +1,9 @@
-"""Recurrent state of a step's rows, and their grouping by length.
+"""Recurrent states of a step's rows (sequences), and groups of rows with equally many tokens.
 
-A recurrent module of mlx-lm takes `(rows, length)` tokens of sequences of one length. A ragged step
-holds `(tokens, 1)` of sequences of any length. `RowGroups` turns one into the other: rows of equal
-length go together, so nothing is padded, and mlx-lm needs no masks (its padded answers are wrong
-for some architectures, and masks switch off its fast kernels).
+A recurrent module of mlx-lm takes tokens `(rows, length)`, with one length for all rows. A ragged
+step has tokens `(tokens, 1)` of rows of any length. `RowGroups` converts between these layouts:
+rows of equal length form a group, so no row is padded and no mask is needed. mlx-lm's results with
+padding are wrong for some architectures, and masks switch off its fast kernels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class StateShape(NamedTuple):
     """Shape of one array of recurrent state of one sequence.
 
     Attributes:
-        layer: index of the recurrent layer, counted from 0 without the layers of attention.
+        layer: index among the recurrent layers, from 0; layers of attention do not count.
         shape: shape for one sequence, without an axis for rows.
         dtype: float32 for most recurrent states, the model's own type for convolutions.
     """
@@ -40,13 +40,14 @@ class StateShape(NamedTuple):
 
 @dataclass
 class RowStates:
-    """Recurrent states of a step's rows, before it and after.
+    """Recurrent states of a step's rows, before and after the step.
 
     Attributes:
         lengths: number of tokens of each row; row after row, they are the step's tokens.
-        arrays: an array `(rows, *shape)` for each of `Adapter.states`, of the state before the
-            row's first token. A fresh sequence has zeros.
-        new: the same after the row's last token; `Adapter.forward` fills it.
+        arrays: one array `(rows, *shape)` for each entry of `Adapter.states`: the state before
+            each row's first token of the step. A new sequence has zeros.
+        new: the states after each row's last token, in the form of `arrays`; `Adapter.forward`
+            sets it.
     """
 
     lengths: tuple[int, ...]
@@ -55,14 +56,14 @@ class RowStates:
 
 
 class RowGroups:
-    """Groups of a step's rows that have equal lengths, in order of first appearance.
+    """Groups of a step's rows with equally many tokens, in order of first appearance.
 
     Args:
         lengths: number of tokens of each row, in order.
 
     Attributes:
         tokens: number of tokens of all rows.
-        groups: the groups; together they have all rows.
+        groups: the groups; every row is in one group.
     """
 
     def __init__(self, lengths: Sequence[int]) -> None:
@@ -84,9 +85,9 @@ class RowGroups:
 
     @cached_property
     def places_before(self) -> mx.array:
-        """Place of the token before each token of the step, among rows and then tokens.
+        """Index of the predecessor of each token, in an array of all rows' states, then all tokens.
 
-        A row's first token comes after the row itself, that is after its state.
+        The predecessor of a row's first token is the row's state.
         """
         rows, places = len(self.lengths), []
         for row, (start, length) in enumerate(zip(self._starts, self.lengths, strict=True)):
@@ -99,7 +100,7 @@ class RowGroups:
         return mx.take(array, mx.array(ends), axis=0)
 
     def join_rows(self, parts: Sequence[mx.array]) -> mx.array:
-        """Put arrays `(rows of a group, ...)`, one for each group, in the order of the step's rows.
+        """Join arrays `(rows of a group, ...)` to `(rows, ...)`, in the order of the step's rows.
 
         Args:
             parts: one array for each group, in the order of `groups`.
@@ -107,7 +108,7 @@ class RowGroups:
         return _join(parts, self._row_order)
 
     def join_tokens(self, parts: Sequence[mx.array]) -> mx.array:
-        """Put arrays `(rows, length, ...)`, one for each group, in the order of the step's tokens.
+        """Join arrays `(rows, length, ...)`, one per group, in the order of the step's tokens.
 
         Returns:
             An array `(tokens, 1, ...)`.
@@ -117,12 +118,12 @@ class RowGroups:
 
 
 class RowGroup:
-    """Rows of one length.
+    """Rows of a step that have equally many tokens.
 
     Attributes:
         length: number of tokens of each row.
         rows: indices of the rows.
-        places: indices of their tokens in the step.
+        places: indices in the step of the rows' tokens, row after row.
     """
 
     def __init__(self, length: int, rows: Sequence[int], starts: Sequence[int]) -> None:

@@ -18,10 +18,10 @@ _chosen: ContextVar[tuple[mx.array, int] | None] = ContextVar("chosen rows", def
 
 @contextmanager
 def choosing(rows: mx.array, axis: int) -> Iterator[None]:
-    """Make trunks given to `select_in_trunk` return chosen hidden states, on this thread.
+    """Make trunks prepared by `select_in_trunk` return only some hidden states, on this thread.
 
     Args:
-        rows: indices of the hidden states along `axis`.
+        rows: indices along `axis` of the hidden states to return.
     """
     token = _chosen.set((rows, axis))
     try:
@@ -31,11 +31,12 @@ def choosing(rows: mx.array, axis: int) -> Iterator[None]:
 
 
 def select_in_trunk(model: nn.Module) -> bool:
-    """Make the trunk return the hidden states of `choosing` only, to compute no other logits.
+    """Make a model's trunk return only the hidden states that `choosing` selects.
 
-    Returns False, changing nothing, for a model without a trunk. Otherwise the trunk becomes an
-    instance of a subclass of its own class: parameters, attributes and the way the model calls it
-    stay as they are. All adapters around one model share that subclass.
+    The output layer then computes no other logits. Returns False, changing nothing, for a model
+    without a trunk. Otherwise the trunk becomes an instance of a subclass of its own class:
+    parameters, attributes and the way the model calls the trunk stay as they are. All adapters
+    around one model share that subclass.
     """
     target = trunk_of(model)
     if target is model:

@@ -1,4 +1,7 @@
-"""LLM programs on Apple silicon: a language embedded in Python over a radix-cached MLX runtime.
+"""LLM programs on Apple silicon: a language embedded in Python, and a runtime on MLX.
+
+The runtime keeps the KV of earlier prompts in a radix tree, so that common prefixes are computed
+only once.
 
     import sgl_mlx as sgl
 

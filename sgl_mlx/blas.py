@@ -1,13 +1,13 @@
-"""A fast BLAS for MLX's CPU back end on Linux.
+"""Loading of a fast BLAS for MLX's CPU back end on Linux.
 
 The Linux wheel of MLX is linked against the reference BLAS, some twenty times slower than OpenBLAS
-or MKL. A library that is loaded globally *before* MLX replaces the wheel's BLAS. Therefore
+or MKL. A BLAS that is loaded globally *before* MLX takes the place of the wheel's BLAS. Therefore
 `import sgl_mlx` puts an import finder on `sys.meta_path`, which loads a fast BLAS just before the
 first import of `mlx.core`, whichever code imports it. A process that never imports mlx loads no
 BLAS. On systems other than Linux this module does nothing.
 
 If mlx was imported before sgl_mlx, everything works, but products of float32 matrices stay slow.
-`load_fast_blas` warns about it when a model is loaded for the CPU.
+`load_fast_blas` then warns when a model is loaded for the CPU.
 """
 
 from __future__ import annotations
@@ -32,7 +32,12 @@ class SlowBlasWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Blas:
-    """A BLAS library that was loaded; without effect if MLX was imported before (`too_late`)."""
+    """A BLAS library that was loaded.
+
+    Attributes:
+        library: the name or path that it was loaded by.
+        too_late: MLX was imported before, so that the library has no effect on MLX.
+    """
 
     library: str
     too_late: bool = False
@@ -42,7 +47,7 @@ class BlasBeforeMlx:
     """An import finder that finds no module, but loads a fast BLAS before `mlx.core`."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        """Load a fast BLAS if `name` is `mlx.core`; return None: the next finder is asked."""
+        """Load a fast BLAS if `name` is `mlx.core`; return None, so the next finder is asked."""
         if name == "mlx.core":
             load_fast_blas()
 
@@ -91,7 +96,10 @@ def _candidates() -> Iterator[str]:
 
 
 def _load(library: str) -> bool:
-    """Load a library globally; return False if it fails, with a warning if it is `SGL_MLX_BLAS`."""
+    """Load a library globally and return whether it loaded.
+
+    Warn if the library does not load and `SGL_MLX_BLAS` names it.
+    """
     import ctypes  # deferred: programs that never import mlx do not need it
 
     try:

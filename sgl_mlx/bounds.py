@@ -1,7 +1,7 @@
-"""Checks of texts, numbers and lists that callers pass in: converted to Python's types, or refused.
+"""Checks of parameters that callers pass in. A right value is returned as a plain Python type.
 
-Numpy's scalars, arrays of any library and subclasses of `str` are converted. Other values raise an
-error that names the parameter, its value, and what would be right.
+Numpy's scalars, arrays of any library and subclasses of `str` are converted. A wrong value raises
+an error that names the parameter, its value, and what would be right.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def integer(low: int, high: int, also: int | None = None) -> Rule:
 
 
 def number(low: float, high: float, above: bool = False) -> Rule:
-    """Return a rule that accepts numbers from `low` to `high`; with `above`, not `low` itself."""
+    """Return a rule that accepts numbers from `low` to `high`; `above` excludes `low` itself."""
     wanted = f"a number in {'(' if above else '['}{low:g}, {high:g}]"
 
     def rule(name: str, value: Any) -> float:
@@ -54,7 +54,7 @@ def number(low: float, high: float, above: bool = False) -> Rule:
 
 
 def seconds(name: str, value: Any) -> float:
-    """Return a positive number of seconds as a float; raises `InvalidParamsError`."""
+    """Return a positive number of seconds as a float; other values raise `InvalidParamsError`."""
     found = real(value)
     if found is None or found <= 0:
         refuse(name, value, "a positive number of seconds")
@@ -62,20 +62,20 @@ def seconds(name: str, value: Any) -> float:
 
 
 def flag(name: str, value: Any) -> bool:
-    """Return a truth value, or the integer 0 or 1, as a bool; raises `InvalidParamsError`."""
+    """Return a boolean, or the integer 0 or 1, as a `bool`; others raise `InvalidParamsError`."""
     if isinstance(value, bool):
         return value
     if value is None or isinstance(value, (str, bytes, float)) or hasattr(value, "__len__"):
         refuse(name, value, "True or False")
     try:
         known = bool(value == 0 or value == 1)
-    except Exception:  # `==` of a foreign class raises
+    except Exception:  # raised by `==` of a class of the caller
         known = False
     return bool(value) if known else refuse(name, value, "True or False")
 
 
 def switch(name: str, value: Any) -> bool:
-    """Return a truth value as `flag` does; None gives False."""
+    """Return a `bool` as `flag` does; None gives False."""
     return value is not None and flag(name, value)
 
 
@@ -96,7 +96,7 @@ def text(name: str, value: Any, error: type[SglError] = InvalidParamsError) -> s
 
 
 def unreadable(text: str) -> str | None:
-    """Return words for the first character that UTF-8 cannot encode; None if there is none."""
+    """Describe the first character that UTF-8 cannot encode, for an error; None if all can be."""
     if text.isascii():
         return None
     try:
@@ -111,7 +111,7 @@ def unreadable(text: str) -> str | None:
 
 
 def readable(name: str, value: Any, error: type[SglError] = InvalidParamsError) -> None:
-    """Check every text and key in nested lists and mappings; raises `error` for invalid Unicode."""
+    """Raise `error` if a text in `value` is invalid Unicode; lists and mappings are searched."""
     pending = [(name, value)]
     while pending:
         where, part = pending.pop()
@@ -130,7 +130,10 @@ def filled_text(name: str, value: Any, error: type[SglError] = InvalidParamsErro
 
 
 def items(rule: Rule) -> Rule:
-    """Return a rule for lists, tuples and arrays: checks each item with `rule`, returns a tuple."""
+    """Return a rule that takes a list, tuple or array, and returns a tuple of its checked items.
+
+    Each item is checked with `rule`.
+    """
 
     def check(name: str, value: Any) -> tuple[Any, ...]:
         found = listed(value)
@@ -160,7 +163,11 @@ def listed(value: Any) -> list[Any] | None:
 
 
 def pattern(name: str, value: Any) -> str:
-    """Return a regular expression that Python's `re` compiles; raises `InvalidParamsError`."""
+    """Return a regular expression as a `str`.
+
+    Raises:
+        InvalidParamsError: it is empty or too long, or does not compile in Python's `re`.
+    """
     found = filled_text(name, value)
     if len(found) > _LONGEST_PATTERN:
         refuse(name, found, f"a pattern of at most {_LONGEST_PATTERN} characters")
@@ -175,7 +182,11 @@ def pattern(name: str, value: Any) -> str:
 
 
 def biases(name: str, value: Any) -> tuple[tuple[int, float], ...]:
-    """Return `(token id, number added to its logit)` pairs; raises `InvalidParamsError`."""
+    """Return the `(token id, number added to the token's logit)` pairs in a list of pairs.
+
+    Raises:
+        InvalidParamsError: the value is no list of such pairs.
+    """
     pairs = listed(value)
     if pairs is None:
         refuse(name, value, "pairs of a token id and a number")
@@ -202,7 +213,7 @@ def refuse(
     error: type[SglError] = InvalidParamsError,
     cause: Exception | None = None,
 ) -> NoReturn:
-    """Raise `error`, from `cause`: the parameter `name` must be `wanted`, but got `value`."""
+    """Raise `error` with the message "<name> must be <wanted>, got <value>", chained to `cause`."""
     raise error(f"{name} must be {wanted}, got {shown(value)}") from cause
 
 

@@ -2,7 +2,8 @@
 
 A *prompt* is a tuple of parts (`Text`, `Generated`, `Image`, `Video`, `Shift`, `Parallel`). A
 request is a prompt with `SamplingParams`. Its answer is one `Completion` per sample; while a sample
-is generated, each new piece of text is a `StreamEvent`. `select` asks for `ChoiceScores`.
+is generated, each new piece of text is a `StreamEvent`. `select` scores its choices: the answer is
+a `ChoiceScores`.
 
 This module imports only the standard library and the modules of the sampling parameters.
 """
@@ -49,8 +50,9 @@ class Text:
     """Plain text in a prompt; special tokens spelled in it, such as `<s>`, are recognised.
 
     Args:
-        ends: how many characters of the text end where a piece that the program wrote ends. A
-            runtime may keep prefixes that end there; texts that differ in this alone are equal.
+        ends: the positions in `text`, in characters, where a piece that the program appended ends
+            and the next piece begins. A runtime may cache prefixes that end at these positions.
+            Comparison of texts ignores `ends`.
     """
 
     text: str
@@ -59,7 +61,11 @@ class Text:
 
 @dataclass(frozen=True)
 class Generated:
-    """Text that a model generated, with its token ids, so that its KV is found in the cache."""
+    """Text that a model generated, with its token ids; without ids, the text is encoded again.
+
+    Encoding may give other tokens than the model generated. The cache has the KV of the generated
+    tokens only.
+    """
 
     text: str
     token_ids: tuple[int, ...] = ()
@@ -149,9 +155,10 @@ class FinishReason:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token and its log-probability after the tokens before it.
+    """A token and its log-probability, given the tokens before it.
 
-    `logprob` is None for the first token of a prompt. `text` is None unless it was asked for.
+    `logprob` is None for the first token of a prompt. `text` is None unless the request asked for
+    the texts of tokens.
     """
 
     logprob: float | None
@@ -245,8 +252,9 @@ class GenerateResult(_Answer, total=False):
 
 @dataclass(frozen=True)
 class Completion:
-    """One finished sample: its text, its token ids, why it ended, and token counts of the prompt.
+    """One finished sample: its text, its token ids, why it ended, and its prompt's token counts.
 
+    `cached_tokens` of the `prompt_tokens` came from the cache. `id` is the id of the request.
     `extra` holds further entries of SGLang's `meta_info`.
     """
 
@@ -270,13 +278,14 @@ class Completion:
 
 @dataclass(frozen=True)
 class StreamEvent:
-    """A new piece of one sample. The joined texts of a sample's events are its completion's text.
+    """A new piece of one sample. The texts of all its events, joined, are the sample's whole text.
 
     Attributes:
         sample: the number of the sample, from 0 to `n` - 1.
         text: the new text; empty if the event only reports the end.
         token_ids: the new tokens. They may run ahead of the text. Empty from HTTP backends.
-        logprobs: logprobs of the new tokens, if asked for; the first event also has the prompt's.
+        logprobs: logprobs of the new tokens, if the request asked for logprobs; the first event
+            also has those of the prompt.
         finish_reason: why the sample ended; None before the last event.
         id, prompt_tokens, cached_tokens, extra: see `Completion`.
     """
@@ -352,8 +361,9 @@ class ChoiceScore:
     """The log-probabilities of one choice's tokens after a prompt.
 
     `tokens` begins at the first token in which prompt + choice differs from the prompt alone. So a
-    token that spans the end of the prompt and the choice is included (token healing).
-    `unconditional` holds the same tokens scored without the prompt; None unless asked for.
+    token that spans the end of the prompt and the beginning of the choice is included (token
+    healing). `unconditional` holds the same tokens scored without the prompt; it is None if the
+    caller did not ask for these scores.
     """
 
     text: str
@@ -363,7 +373,7 @@ class ChoiceScore:
 
 @dataclass(frozen=True)
 class ChoiceScores:
-    """The scores of all choices, from which `select` decides; token counts of the prompt alone."""
+    """The scores of all choices of a `select`; the token counts are those of the prompt alone."""
 
     choices: Sequence[ChoiceScore]
     prompt_tokens: int

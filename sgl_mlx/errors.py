@@ -84,8 +84,8 @@ class BatchError(ProgramError):
 
     Attributes:
         errors: the exceptions, by the index of the run in the batch.
-        states: the states of all runs, in the order of the batch; empty if a generator yielded
-            them before.
+        states: the states of all runs, in the order of the batch; empty if the batch was run as a
+            generator, which has yielded the states before it raises this error.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class NotYetError(ProgramError):
 
 
 class GraphError(ProgramError):
-    """A compiled program's file is broken, or its graph does not fit how it is used."""
+    """A compiled program's file is broken, or its graph does not fit the arguments or options."""
 
 
 class BackendError(SglError):
@@ -161,10 +161,12 @@ class ProgramTimeout(RequestAborted, TimeoutError):
 
 
 class ProgramCancelled(BaseException):
-    """Ends the function of a cancelled program: its next append or read of a state raises this.
+    """Cancellation of a program: the next append to a state or read of a state raises this.
+
+    So the function of the program ends.
 
     This is a `BaseException`, like `asyncio.CancelledError`, so that `except Exception` in the
-    program does not stop it. The caller of the program gets `RequestAborted` or
+    program does not catch it. The caller of the program gets `RequestAborted` or
     `ProgramTimeout` instead.
     """
 

@@ -179,4 +179,4 @@ SGLANG_ONLY = frozenset(
         "weight_loader_disable_mmap",
     ]
 )
-"""Options of SGLang's servers that have no effect on this runtime."""
+"""SGLang's options that this package's engine accepts, but ignores with a warning."""

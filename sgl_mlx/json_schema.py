@@ -1,4 +1,8 @@
-"""JSON Schemas as OpenAI's clients send them: unwrapped, and closed where `strict` asks for it."""
+"""Conversion of the JSON Schemas that OpenAI's clients send into plain JSON Schemas.
+
+A schema is taken out of the object around it. If that object says `strict`, the schema is closed:
+it allows no keys but those that it lists.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,10 @@ _WRAPPER = {"name", "description", "strict", "schema"}
 
 
 def unwrapped(given: Any) -> Any:
-    """Return the schema in OpenAI's `response_format`, closed if `strict`; others as given."""
+    """Return the schema in an OpenAI `response_format`, closed if `strict` is set.
+
+    A value of another form is returned as it is.
+    """
     if not isinstance(given, dict):
         return given
     if given.get("type") == "json_schema" and isinstance(given.get("json_schema"), dict):
@@ -27,9 +34,9 @@ def unwrapped(given: Any) -> Any:
 def closed(schema: Any) -> Any:
     """Return a copy of a schema in which objects allow only the keys listed in `properties`.
 
-    Objects without `properties` stay as they are, and also objects with `additionalProperties`,
-    `patternProperties` or `unevaluatedProperties`. OpenAI's clients expect this of `strict` schemas
-    and of pydantic models.
+    A part of the schema without `properties` stays as open as it is, and so does a part with
+    `additionalProperties`, `patternProperties` or `unevaluatedProperties`. OpenAI's clients expect
+    `strict` schemas and pydantic models to be closed in this way.
     """
     if isinstance(schema, list):
         return [closed(part) for part in schema]
@@ -41,7 +48,7 @@ def closed(schema: Any) -> Any:
 
 
 def _closed_part(keyword: str, value: Any) -> Any:
-    """Close the value of a keyword; in a map of names to schemas, close each schema."""
+    """Close the value of a keyword of a schema; in a map of names to schemas, close each schema."""
     if keyword in ("properties", "$defs", "definitions") and isinstance(value, dict):
         return {name: closed(part) for name, part in value.items()}
     return closed(value)

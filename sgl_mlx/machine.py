@@ -50,7 +50,7 @@ def device_info() -> dict[str, Any]:
 
 
 def recommended_bytes() -> int | None:
-    """Return the most bytes of memory that Metal recommends for the GPU; None without a GPU."""
+    """Return the limit of GPU memory that Metal recommends, in bytes; None if MLX reports none."""
     found = device_info().get("max_recommended_working_set_size")
     return int(found) if found else None
 

@@ -45,7 +45,7 @@ def only(kind: str, names: Iterable[object], known: Iterable[str]) -> None:
     """Check that all names are known.
 
     Raises:
-        InvalidParamsError: some names are unknown. The message is that of `unknown`.
+        InvalidParamsError: some names are unknown. `unknown` writes the message.
     """
     known = set(known)
     if wrong := [name for name in names if name not in known]:
@@ -55,7 +55,7 @@ def only(kind: str, names: Iterable[object], known: Iterable[str]) -> None:
 def explains_keywords(function: Callable[P, R]) -> Callable[P, R]:
     """Decorate a function: an unknown keyword argument raises `ProgramError`, not `TypeError`.
 
-    The message is that of `unknown`: it lists similar keywords and all known ones.
+    `unknown` writes the message, with similar keywords and all known keywords.
     """
     takes = inspect.signature(function).parameters
 

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 
 class SglFunction(Program):
-    """A program: can be run directly, traced, or compiled."""
+    """A program made by `@function`: it can be run directly, traced, or compiled."""
 
     def trace(self, *, backend: Any = None, **kwargs: Any) -> Trace:
-        """Trace the program into a graph (`sgl_mlx.compiler.graph.graph`).
+        """Trace the program and return its graph (`sgl_mlx.compiler.graph.graph`), as in SGLang.
 
         Args:
             backend: ignored; SGLang has this parameter.
-            kwargs: arguments of the program. Texts, also those in lists, become placeholders: the
-                graph does not depend on their content. An argument that is left out and has no
-                default counts as a text.
+            kwargs: arguments of the program. Texts and lists of texts become placeholders: the
+                graph does not depend on the content of a text. An argument that is left out and
+                has no default counts as a text.
         """
         # Imported only here, as in `compile`.
         from sgl_mlx.compiler.sglang_names import Trace
@@ -42,13 +42,13 @@ class SglFunction(Program):
         reorder: Literal["rules"] | None = None,
         passes: Sequence[Callable[[Graph], Graph]] | None = None,
     ) -> CompiledProgram:
-        """Return the program compiled: it runs from a graph, with the same results (see `reorder`).
+        """Return a program that runs from a graph, with the same results (but see `reorder`).
 
         Args:
             backend: ignored; SGLang has this parameter.
             reorder: "rules" moves constant instructions ahead of arguments, so that prompts share
-                longer prefixes. Prompts then differ from those of the uncompiled program. Moves
-                that might change the meaning are left out.
+                longer prefixes. Prompts then differ from those of the uncompiled program, and so
+                may the results. Moves that might change the meaning are left out.
             passes: functions that rewrite a graph, applied in order in place of the standard ones.
 
         Raises:

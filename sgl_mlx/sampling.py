@@ -29,7 +29,8 @@ class SamplingParams:
         stop_regex: patterns that end the output. A pattern that backtracks too long aborts the
             request.
         temperature: randomness of the choice; 0 to 1e-5 always takes the most likely token.
-        top_p: keep the smallest set of tokens with this probability mass, in (0, 1].
+        top_p: keep the smallest set of likeliest tokens with at least this probability mass, in
+            (0, 1].
         top_k: keep this many most likely tokens, below 2**31; -1 keeps all.
         min_p: drop tokens whose probability is below this share of the highest, in [0, 1].
         frequency_penalty: subtracted from a token's logit for each time it was generated.
@@ -101,8 +102,11 @@ class SamplingParams:
     def of(cls, values: Mapping[str, Any] | SamplingParams | None) -> SamplingParams:
         """Return parameters from a mapping of names to values; None gives the defaults.
 
+        A `SamplingParams` is returned as it is. Values are converted and checked as in `override`.
+
         Raises:
-            InvalidParamsError: for an unknown name, or a value that cannot be read.
+            InvalidParamsError: `values` is no mapping, has an unknown name, or has a `json_schema`
+                or `logit_bias` that cannot be converted.
         """
         if isinstance(values, SamplingParams):
             return values
@@ -115,11 +119,11 @@ class SamplingParams:
         return cls().override(**values)
 
     def override(self, **changes: Any) -> SamplingParams:
-        """Return a copy with these parameters changed; a change to None is ignored.
+        """Return a copy with these parameters changed; a parameter given as None is not changed.
 
-        Stop strings and token ids, single or in lists, become tuples. Schemas and biases are
-        converted, too; other values are checked by `validate` only. Parameters of SGLang that this
-        runtime lacks are dropped with a warning.
+        Stop strings, stop patterns and stop token ids, single or in lists, become tuples. Schemas
+        become JSON text, and biases become pairs. All other values are stored as given: `validate`
+        checks them. Parameters of SGLang that this runtime lacks are dropped with a warning.
 
         Raises:
             InvalidParamsError: for a name that is no sampling parameter, or for a `json_schema`
@@ -216,7 +220,10 @@ _RULES: dict[str, bounds.Rule] = {
 
 
 def _as_tuple(value: Any) -> Any:
-    """Return a list as a tuple, and a single value as a tuple of one; a mapping as it is."""
+    """Return a list as a tuple, a single value as a tuple of one, and a mapping as it is.
+
+    `validate` later refuses the mapping.
+    """
     found = bounds.listed(value)
     if found is not None:
         return tuple(found)
@@ -224,7 +231,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _bias_pairs(bias: Any) -> tuple[tuple[int, float], ...]:
-    """Return `(token id, bias)` pairs of a mapping or a list of pairs, sorted by token id."""
+    """Return a mapping or a list of pairs as `(token id, bias)` pairs, sorted by token id."""
     try:
         pairs = bias.items() if isinstance(bias, Mapping) else bias
         return tuple(sorted((_token(token), value) for token, value in pairs))
@@ -240,7 +247,10 @@ def _token(key: Any) -> Any:
 
 
 def _schema_text(schema: Any) -> str:
-    """Return JSON text of a schema: text, a dictionary, a bool, a pydantic model or TypeAdapter."""
+    """Return the JSON text of a schema.
+
+    The schema is JSON text, a dictionary, a bool, a pydantic model or a pydantic `TypeAdapter`.
+    """
     for method in ("model_json_schema", "json_schema"):  # of a model, and of a TypeAdapter
         if callable(made := getattr(schema, method, None)):
             schema = closed(made())

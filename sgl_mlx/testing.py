@@ -58,7 +58,7 @@ class ScriptedBackend:
             last in the prompt counts); or a function from the prompt's text to an answer. An
             exception in place of a text makes the call fail with this exception.
         logprobs: a mapping from choices of `select` to the log-probability of each token, or to
-            one number for all tokens. A choice that is left out gets -10 for each token.
+            one number for every token. A choice that is left out gets -10 for every token.
         render_chat: the model's chat template: `(messages, add_generation_prompt) -> str`. Without
             it, the model has none.
         supports_parallel: the value of `Backend.supports_parallel`.
@@ -119,7 +119,7 @@ class ScriptedBackend:
         """Answer and return one pending call: `call` if given, otherwise the oldest.
 
         Raises:
-            BackendError: no call is pending, or `call` is not.
+            BackendError: no call is pending, or `call` is not pending.
         """
         with self._lock:
             self._pending = [item for item in self._pending if not item[0].future.done()]
@@ -133,7 +133,7 @@ class ScriptedBackend:
         return chosen
 
     def run_all(self) -> None:
-        """Answer pending calls, and new calls that follow from answers, until none is left."""
+        """Answer pending calls, and new calls that follow from answers, until no call is left."""
         while self.pending:
             self.step()
 

@@ -28,8 +28,8 @@ class Server:
 
     Args:
         http: HTTP client with the server's address and a timeout.
-        pause: seconds before the first retry of a failed call; each later one waits that much
-            longer.
+        pause: seconds before the first retry of a failed call; before each later retry, the wait
+            is `pause` seconds longer.
     """
 
     def __init__(self, http: httpx.Client, pause: float = 0.5) -> None:
@@ -61,7 +61,11 @@ class Server:
         raise ServerError(f"failed {ATTEMPTS} times, at last with {failure!r}") from failure
 
     def choose(self, prompt: str, choices: Sequence[str]) -> str:
-        """Return the choice that the server writes; raises `ServerError` for any other text."""
+        """Return the choice that the server writes.
+
+        Raises:
+            ServerError: when the server writes another text, or `complete` fails.
+        """
         grammar = "root ::= " + " | ".join(map(json.dumps, choices))
         text = self.complete(prompt, 8, grammar=grammar)
         if text not in choices:
@@ -72,7 +76,7 @@ class Server:
         """Return the value that the server writes: as text, and converted to `kind`.
 
         Raises:
-            ServerError: when the text cannot be converted.
+            ServerError: when the text cannot be converted, or `complete` fails.
         """
         text = self.complete(prompt, 24, grammar=GRAMMARS[kind])
         try:

@@ -1,1 +1,1 @@
-"""Benchmarks of one part each: engine, compiler, constraints, prefetch, token healing, pictures."""
+"""Benchmarks that each measure one part of this package, such as the engine or the compiler."""

@@ -19,7 +19,7 @@ SHOTS = "Question: What is the capital of France?\nAnswer: Paris\n\n"
 
 @sgl.function
 def few_shot(s: Any, question: str, topic: str) -> None:
-    """Ask a question after an example: text, two arguments, two gens, and their outputs."""
+    """Ask a question after an example; the prompt also repeats the outputs of both `gen`s."""
     s += "You answer questions about " + topic + ".\n\n"
     s += SHOTS
     s += f"Question: {question}\nAnswer:"
@@ -46,8 +46,8 @@ def overhead(programs: int = 1000, repeats: int = 9) -> list[Pair]:
     """Measure programs per second of `PROGRAMS`, compiled (ours) and interpreted (theirs).
 
     Args:
-        programs: programs in a batch, which runs on one thread.
-        repeats: measured pairs.
+        programs: number of runs of a program in a batch, which uses one thread.
+        repeats: number of measured pairs of batches for each program.
     """
     rows = [{"question": f"What is {i} + {i}?", "topic": "numbers"} for i in range(programs)]
     return [_pair(program, rows, repeats) for program in PROGRAMS]

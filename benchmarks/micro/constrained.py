@@ -1,7 +1,7 @@
 """Constrained against free generation of the same number of tokens, on one engine.
 
 The constraint is a regular expression for a record of twelve fields, which forces most of the text.
-Free generation writes as many tokens after the same prompts, and decodes all of them.
+Free generation writes as many tokens after the same prompts, but the model decodes all of them.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _NAMES = ("Ada", "Bruno", "Celia", "Dario", "Edith", "Frida", "Gustav", "Hanna")
 
 @dataclass(frozen=True)
 class Shares:
-    """Shares in the constrained runs.
+    """Effects of the constraint on the constrained runs.
 
     Attributes:
-        forced: share of the tokens that the grammar forced.
-        masks: time spent on token masks, over the time spent in the model.
+        forced: share of the output tokens that the grammar forced.
+        masks: seconds spent on token masks, over the seconds spent in the model.
     """
 
     forced: float
@@ -57,7 +57,11 @@ class ConstrainedBench:
         self._mask_seconds = self._model_seconds = 0.0
 
     def pair(self, rows: int) -> Pair:
-        """Measure output tokens per second of `rows` requests, constrained (ours) and free."""
+        """Measure output tokens per second, constrained (ours) and free (theirs).
+
+        Args:
+            rows: number of requests in a batch, up to 8.
+        """
         lengths: list[int] = []
 
         def constrained() -> float:

@@ -60,12 +60,15 @@ class EngineBench:
         yield self._pair("burst of 16, shared 256", 5.0, self._burst_ours, self._burst_theirs)
 
     def decodes(self, sizes: Sequence[int]) -> Iterator[Pair]:
-        """Measure decoding of batches of these sizes, after prompts that share nothing."""
+        """Measure decoding of a batch of each size in `sizes`, after prompts that share nothing."""
         for rows in sizes:
             yield self._decode(f"decode B={rows}", 1.0, [rows], [32])
 
     def overhead(self) -> float:
-        """Return the share of the engine's time so far that radix tree and scheduler took."""
+        """Return the share of the engine's busy time so far that tree and scheduler took.
+
+        Busy time is the time in the radix tree, the scheduler and the model.
+        """
         stats = self._engine.get_server_info()["stats"]
         policy = stats["tree_seconds"] + stats["schedule_seconds"]
         return float(policy / (policy + stats["model_seconds"]))
@@ -159,10 +162,12 @@ class EngineBench:
 
 
 def _mlx_lm_decode(model: Any, prompts: list[Prompt], new_tokens: int, shared: int) -> float:
-    """Return the seconds that mlx-lm takes to generate tokens after the first.
+    """Return the seconds that mlx-lm takes to decode a batch, without prefill.
 
-    Caches of the first `shared` tokens are filled outside the measured time. For equal prefixes one
-    cache is computed and copied, which shortens the benchmark.
+    Args:
+        new_tokens: number of tokens to generate after each prompt.
+        shared: number of tokens at the start of each prompt for which a cache is filled first. For
+            equal prefixes, one cache is computed and copied, which shortens the benchmark.
     """
     if len(prompts) == 1:
         steps = generate_step(mx.array(prompts[0]), model, max_tokens=new_tokens + 1)
@@ -186,7 +191,7 @@ def _mlx_lm_decode(model: Any, prompts: list[Prompt], new_tokens: int, shared: i
 
 
 def _caches(model: Any, prefixes: list[Prompt]) -> list[Any]:
-    """Return a filled cache for each prefix; equal prefixes are computed once."""
+    """Return mlx-lm's cache, filled, for each prefix; equal prefixes are computed once."""
     filled: dict[tuple[int, ...], Any] = {}
     for prefix in map(tuple, prefixes):
         if prefix not in filled:

@@ -55,7 +55,7 @@ def cuts(tokenizer: Tokenizer, count: int, seed: int = 0) -> list[Cut]:
 
 
 def _cut(tokenizer: Tokenizer, ids: Sequence[int], rng: random.Random) -> Cut:
-    """Cut after `_PROMPT_TOKENS` tokens and some characters of the next, possibly none."""
+    """Cut a text after `_PROMPT_TOKENS` tokens and some characters, possibly none, of the next."""
     whole = tokenizer.decode(ids[:_PROMPT_TOKENS], at_start=False)
     token = ids[_PROMPT_TOKENS]
     word = tokenizer.decode([token], at_start=False)

@@ -62,7 +62,7 @@ class Run:
         encoded: number of pictures that were encoded.
         computed_tokens: prompt tokens that were computed.
         prompt_tokens: prompt tokens in total.
-        fewest: prompt tokens that must be computed with any cache.
+        fewest: prompt tokens that even a cache of unlimited size must compute.
     """
 
     seconds: float
@@ -114,7 +114,7 @@ class LlavaBench:
 
     def runs(self) -> tuple[Run, Run]:
         """Run all questions on both engines, each with empty caches."""
-        for engine in (self._ours, self._theirs):  # not measured: what is compiled and allocated
+        for engine in (self._ours, self._theirs):  # warms up: this compiles and allocates
             engine.submit((Text("What is this?"),), self._params).result()
             engine.flush_cache()
         return self._run(self._ours), self._run(self._theirs)
@@ -157,9 +157,10 @@ def _phases(spent: Mapping[str, float], seconds: float) -> Phases:
 
 
 def questions(folder: Path, images: int) -> list[Prompt]:
-    """Write pictures into `folder`, and return the prompts about them in random order.
+    """Write `images` pictures into `folder`, and return the prompts about them in random order.
 
-    After the picture, prompts about the same picture differ.
+    Each prompt asks one question. Prompts about the same picture differ only in the text after the
+    picture.
     """
     draw = random.Random(0)
     asked = [

@@ -28,7 +28,7 @@ from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.scheduler.plan import Row
 
 WITHOUT_KERNELS, WITH_KERNELS = 0.97, 1.0
-"""Least speed of our engine over mlx-lm's: without our kernels, and with them."""
+"""Least ratio of our speed to mlx-lm's that is required: without our kernels, and with them."""
 
 
 def measure(
@@ -82,10 +82,10 @@ def _measure(engine: Engine, model: Any, context: int, repeats: int, new_tokens:
 
 
 def opening_milliseconds(tokens: int = 32768, layers: int = 32, tries: int = 7) -> float:
-    """Measure the milliseconds to open a decode epoch of one sequence; returns the best try.
+    """Return the milliseconds to open a decode epoch of one sequence, in the fastest try.
 
-    Measures Python only: a layer has one head of one element, so next to nothing is copied. The
-    slots of the prefix of `tokens` tokens are scattered over the pool.
+    Almost only Python is measured: a layer has one head of one element, so next to nothing is
+    copied. The slots of the prefix of `tokens` tokens are scattered over the pool.
     """
     pool = KVPool([LayerShape(1, 1, 1)] * layers, tokens, mx.float32)
     prefix = tuple(1 + i * 7 % tokens for i in range(tokens))
@@ -111,7 +111,10 @@ def _filled_cache(model: Any, tokens: int) -> list[Any]:
 
 
 def _cut(loaded: LoadedModel, layers: int | None) -> LoadedModel:
-    """Keep only the first `layers` layers of a model, in place; None keeps all."""
+    """Keep only the first `layers` layers of a model, in place; None keeps all.
+
+    Returns the model with a fingerprint of its own, as its KV is not that of the whole model.
+    """
     if layers is not None:
         trunk = loaded.model.model
         trunk.layers = trunk.layers[:layers]

@@ -1,6 +1,8 @@
 """Time to the first token of a request whose long prefix was evicted from the pool.
 
-Ours is an engine with a disk cache, theirs one without; both have the same weights and process.
+"Ours" is an engine with a disk cache, "theirs" an engine without a disk cache. Both have the same
+weights and run in this process.
+
 First a request with the prefix runs, and others evict it from the pool to disk. Then, in each
 measurement, the pool is emptied (files stay), another request decodes, and meanwhile the prefix is
 prefetched or not. After the decoding, a request with the prefix is sent, and its time is measured.
@@ -53,7 +55,7 @@ class PrefetchBench:
         return self._ours.tokenizer.decode(self._prefix, at_start=True)
 
     def pairs(self) -> Iterator[Pair]:
-        """Measure the rows of the table, in requests per second; yield each when it is measured."""
+        """Measure each row of the table in requests per second; yield it when it is measured."""
         self._evict()
         tokens = f"first token after {len(self._prefix)} evicted tokens"
         yield measure_pairs(
@@ -74,7 +76,7 @@ class PrefetchBench:
         )
 
     def _evict(self) -> None:
-        """Compute the prefix, then evict all of it from the pool by other prompts."""
+        """Compute the prefix with our engine, then evict it from the pool by other prompts."""
         self._seconds(self._ours, self._prefix)
         for _ in range(self.slots(len(self._prefix)) // _FILLER + 1):
             self._seconds(self._ours, self._tokens(_FILLER))

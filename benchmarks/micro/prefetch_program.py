@@ -25,7 +25,10 @@ _FILLER = 400
 
 
 def caller(handbook: str) -> sgl.SglFunction:
-    """Make a program that writes a draft and calls a nested one, which begins with `handbook`."""
+    """Return a program that writes a draft and calls a nested program to judge it.
+
+    The prompt of the nested program begins with `handbook`.
+    """
 
     @sgl.function
     def judge(s: Any, draft: str) -> None:
@@ -73,7 +76,7 @@ def _evict(engine: Engine, text: str) -> None:
 
 def _verdicts_a_second(program: Program, engine: Engine) -> float:
     engine.flush_cache()
-    sgl.set_default_backend(engine)  # of the nested program
+    sgl.set_default_backend(engine)  # for the nested program
     state = program.run(backend=engine, stream=True)
     for _ in state.text_iter("draft"):
         pass

@@ -59,7 +59,11 @@ def write(folder: Path) -> Path:
 
 
 def _tokenizer() -> Tokenizer:
-    """Make a tokenizer of single bytes, whose other tokens are numbered words."""
+    """Return a tokenizer that encodes text as single bytes.
+
+    Numbered words, which encoding never yields, fill the rest of the vocabulary: a model with
+    random weights may write any token.
+    """
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [f"word{n}" for n in range(VOCABULARY - len(letters))]
     ids = {token: i for i, token in enumerate([*letters, *words])}

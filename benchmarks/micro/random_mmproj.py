@@ -15,7 +15,7 @@ _STD = [0.26862954, 0.26130258, 0.27577711]
 
 
 def write_mmproj(path: Path, tower: str, text_width: int) -> None:
-    """Write a GGUF file with tower and projector of a LLaVA-1.5, with random weights.
+    """Write the vision tower and projector of a LLaVA-1.5, with random weights, as a GGUF file.
 
     Args:
         tower: one of `TOWERS`.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 TOWERS: dict[str, dict[str, Any]] = {
-    "clip-l-336": {  # that of LLaVA-1.5
+    "clip-l-336": {  # the tower of LLaVA-1.5
         "hidden_size": 1024,
         "intermediate_size": 4096,
         "num_hidden_layers": 24,
@@ -43,7 +43,7 @@ _DEVIATION = 0.02
 
 
 def write_tower(folder: Path, tower: str, text_width: int) -> None:
-    """Write a LLaVA-1.5 folder with random weights and without a language model.
+    """Write the vision tower and projector of a LLaVA-1.5, with random weights, into `folder`.
 
     Args:
         tower: one of `TOWERS`.
@@ -63,7 +63,7 @@ def write_tower(folder: Path, tower: str, text_width: int) -> None:
 
 
 def random_weights(tower: str, text_width: int) -> Iterator[tuple[str, NDArray[np.float16]]]:
-    """Yield name (transformers') and value of each random weight; the seed is fixed."""
+    """Yield the name in transformers and the random values of each weight; the seed is fixed."""
     draw = np.random.default_rng(0)
     for name, size in _weights(TOWERS[tower], text_width):
         yield name, (draw.standard_normal(size, np.float32) * _DEVIATION).astype(np.float16)

@@ -2,7 +2,7 @@
 
 Each layer has a width of 1,024 and random weights. Ours have 4 bits and run on the CPU kernels;
 mlx-lm's are float32, the fastest that MLX has on a CPU. Both sides run in turns on one thread of
-Python, each as a step of `rows` sequences with states of their own.
+Python. Each run is one step of a batch of sequences, which have states of their own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sgl_mlx.models.cpu_layers import use_kernels
 RULE = "gated delta rule, 16 heads of 128"
 HEADS, DIM, WIDTH = 16, 128, 1024
 STEPS = ((1, 1), (8, 1), (32, 1), (1, 64))
-"""Rows and tokens of a row: decode steps, then a prefill chunk."""
+"""Steps, as number of sequences and tokens per sequence: decode steps, then a prefill chunk."""
 
 _LEAST_SECONDS = 0.1
 
@@ -84,7 +84,7 @@ class RecurrentBench:
 
 
 def milliseconds(pair: Pair) -> float:
-    """Return our time of a token and layer."""
+    """Return our milliseconds per token for one layer, from our fastest run."""
     return 1000 / max(pair.ours)
 
 

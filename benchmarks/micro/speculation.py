@@ -1,7 +1,9 @@
 """The engine with drafts against the same engine without, on the same prompts.
 
-Both sides have the same weights in this process and write the same text. What is measured depends
-on the text: one that repeats what the prompt holds is drafted well, prose is not.
+Drafts are tokens guessed ahead, which the model checks in one step (speculative decoding). Both
+engines have the same weights and run in this process. They write the same text, except after ties
+(`differing`). The gain depends on the text: text that repeats the prompt is drafted well, prose is
+not.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ PROSE = (
 
 
 class Accepted(NamedTuple):
-    """Counts of one row: tokens written, drafted, and accepted."""
+    """Token counts of our engine's last run of one row: written, drafted, and accepted."""
 
     written: int
     drafted: int
@@ -65,13 +67,14 @@ class SpeculationBench:
 
     Args:
         ours: an engine that drafts.
-        theirs: an engine on the same weights that does not.
+        theirs: an engine on the same weights that does not draft.
+        repeats: number of measured pairs for each row of the table.
         tokens: output tokens of each request.
 
     Attributes:
-        accepted: counts of each row, by its name.
-        differing: answers of each row that differ between the engines. Where two tokens are
-            equally likely within rounding, either may be written.
+        accepted: counts of each row, by the row's name.
+        differing: number of answers in each row's last runs that differ between the engines, by the
+            row's name. Where two tokens are equally likely within rounding, either may be written.
     """
 
     def __init__(self, ours: Engine, theirs: Engine, repeats: int, tokens: int) -> None:
@@ -82,7 +85,7 @@ class SpeculationBench:
         self.differing: dict[str, int] = {}
 
     def pairs(self) -> Iterator[Pair]:
-        """Measure all rows, one after another."""
+        """Measure each row of the table; yield it as soon as it is measured."""
         for rows, bar in ((1, 2.0), (8, 1.3), (32, 0.98)):
             for kind, prompt in COPIED.items():
                 yield self._pair(f"{kind}, B={rows}", bar, _copies(prompt, rows))
@@ -100,11 +103,12 @@ class SpeculationBench:
         temperature: float = 0.0,
         again: bool = False,
     ) -> Pair:
-        """Measure output tokens a second of one batch.
+        """Measure one row of the table: output tokens per second of a batch, with both engines.
 
         Args:
             prompts: texts, or lists of token ids.
-            again: True keeps what the warm-up wrote in the cache; False forgets it each time.
+            again: True keeps the cache between runs, so that the engine already knows the output
+                from the warm-up. False empties the cache before each run.
         """
         params = {
             "temperature": temperature,
@@ -148,5 +152,5 @@ class SpeculationBench:
 
 
 def _copies(prompt: str, rows: int) -> list[str]:
-    """Return a prompt for each row; all but the first begin with a number of their own."""
+    """Return `rows` different prompts; all but the first begin with a number."""
     return [prompt] + [f"Task {i}.\n{prompt}" for i in range(1, rows)]

@@ -67,7 +67,7 @@ MODELS = {
     model.name: model
     for model in (
         Model("llama-2-7b", 6.74e9, 32, 4096),
-        # its language model is llama-2-7b, tuned; CLIP ViT-L/14 at 336 pixels, less its last layer
+        # a tuned llama-2-7b, with CLIP ViT-L/14 at 336 pixels without its last layer
         Model("llava-1.5-7b", 6.74e9, 32, 4096, Tower(23, 1024, 4096, IMAGE_TOKENS)),
     )
 }
@@ -160,7 +160,7 @@ class Machine:
         return read / (self.decode_share * self.chip.bandwidth * 1e9)
 
     def seconds(self, work: Work) -> float:
-        """Return the modelled seconds for prefill, decoding in full batches, and pictures."""
+        """Return the modelled seconds of `work`: prefill, decoding in full batches, pictures."""
         keys = work.batch * work.context * self.model.kv_bytes
         read = self.weights_seconds + keys / (KV_SHARE * self.chip.bandwidth * 1e9)
         step = max(read, work.batch / self.prefill_speed)

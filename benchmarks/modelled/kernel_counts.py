@@ -5,6 +5,9 @@ several sequences share, and K2b combines the partial results of both. An mma is
 multiply-accumulate of 8x8 matrices. A key is counted each time a kernel reads it, together with its
 value. Sliding windows, which only reduce work, are ignored. Tests in `tests/benchmarks` check the
 counts against an emulator.
+
+In all functions, `dim` is the width of a head, `element` the bytes of one number of a key, and
+`group` the number of query heads per KV head.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ def keys_ahead(dim: int) -> int:
 
 
 def tile_keys(dim: int, element: int) -> int:
-    """Return the keys in a tile of K1 and K3, as in `attention.h`; `element` is in bytes."""
+    """Return the number of keys in a tile of K1 and K3, as in `attention.h`."""
     size = dim * element
     return 8 if size > 1152 else 16 if size > 512 else 32
 
@@ -33,7 +36,7 @@ def extend_mmas(plan: ExtendPlan, heads: int, kv_heads: int, dim: int, element: 
 
 
 def extend_keys(plan: ExtendPlan, heads: int, kv_heads: int, dim: int) -> int:
-    """Count the keys that K1 reads, from the pool or new."""
+    """Count the keys that K1 reads: those in the pool and the new ones."""
     return kv_heads * sum(_extend_meetings(plan, heads // kv_heads, dim))
 
 
@@ -62,7 +65,7 @@ def partial_elements(plan: DecodePlan, heads: int, dim: int) -> int:
 
 
 def _extend_meetings(plan: ExtendPlan, group: int, dim: int) -> Iterator[int]:
-    """Yield the number of keys for each tile of query vectors of one KV head, in K1."""
+    """Yield the number of keys that each tile of query vectors reads in K1, for one KV head."""
     size = tile_rows(dim, dim)
     for row in plan.rows:
         vectors = row.tokens * group
@@ -72,7 +75,10 @@ def _extend_meetings(plan: ExtendPlan, group: int, dim: int) -> Iterator[int]:
 
 
 def _shared_meetings(plan: DecodePlan, group: int, dim: int) -> Iterator[int]:
-    """Yield the number of keys for each tile of query vectors and chunk of a span, in K3."""
+    """Yield the number of keys that each tile of query vectors reads in K3, for one KV head.
+
+    A span of shared keys is read in chunks; each pair of a tile and a chunk yields one number.
+    """
     for span in plan.spans:
         tiles = -(-(span.last - span.first) * plan.tokens * group // tile_rows(dim, dim))
         for at in range(0, len(span.slots), plan.chunk):
@@ -80,7 +86,12 @@ def _shared_meetings(plan: DecodePlan, group: int, dim: int) -> Iterator[int]:
 
 
 def _mmas(meetings: Iterator[int], dim: int, element: int) -> int:
-    """Count 8x8 multiply-accumulates for scores and weighted values, in whole tiles of keys."""
+    """Count the 8x8 multiply-accumulates for scores and weighted values.
+
+    Args:
+        meetings: for each tile of query vectors, the number of keys that it reads. The number is
+            rounded up to whole tiles of keys.
+    """
     keys = tile_keys(dim, element)
     of_a_tile = 2 * (tile_rows(dim, dim) // 8) * (dim // 8) * (keys // 8)
     return of_a_tile * sum(-(-count // keys) for count in meetings)

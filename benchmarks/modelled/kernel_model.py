@@ -43,7 +43,7 @@ OURS, DENSE_LONG, DENSE_SHORT = 0.5, 0.9, 0.35
 below 1,024 keys (between the two, interpolated)."""
 
 EPOCH = 64
-"""Decode steps for which the runtime gathers keys once, without kernels of our own."""
+"""Decode steps for which the runtime gathers the keys once, when it runs without our kernels."""
 
 _MMA_FLOPS = 2 * 8 * 8 * 8
 
@@ -138,7 +138,7 @@ class Modelled:
 
 
 def model(chip: Chip) -> list[Modelled]:
-    """Model all `cases` on a chip."""
+    """Return the modelled times of all `cases` on a chip."""
     return [
         Modelled(case, chip, ours(case).microseconds(chip), gathered(case).microseconds(chip))
         for case in cases()
@@ -148,7 +148,10 @@ def model(chip: Chip) -> list[Modelled]:
 def plot(rows: list[Modelled], path: str) -> None:
     """Plot ratios by prefix length to a file, with a line for each kind of step.
 
+    Only rows with 32 query heads and 8 KV heads are plotted.
+
     Args:
+        rows: the results of `model` for one chip.
         path: the file; the suffix selects the format.
 
     Raises:
@@ -193,7 +196,7 @@ def cases() -> Iterator[Case]:
 
 
 def ours(case: Case) -> Cost:
-    """Compute the cost with our kernels: K1 for extends; K2, K2b and, for shared keys, K3 else."""
+    """Compute the cost with our kernels: K1 for extends; K2, K2b and (for shared keys) K3 else."""
     return _extend(case) if case.new > DecodePlan.MAX_TOKENS else _decode(case)
 
 

@@ -1,7 +1,7 @@
 """Bytes that the keys and values of a token take in memory and on disk.
 
-They are computed by `KVPool.bytes_per_slot` from the fields of published configurations; for a
-configuration of one's own (`of_config`) the layers are found as when the model is loaded, without
+They are computed by `KVPool.bytes_per_slot` from the fields of published configurations. For any
+other configuration (`of_config`), the layers are found as when the model is loaded, but without
 its weights. Nothing is measured.
 """
 
@@ -57,7 +57,8 @@ class Row:
     """Row of the table: one model.
 
     Attributes:
-        layers: for each kind of layer how many there are, KV heads, width of a head, and window.
+        layers: text such as `26 x 4 x 256`: for each kind of layer, the number of layers, the
+            number of KV heads, the width of a head, and the window if there is one.
         token: bytes of a token's keys and values in 16 bits.
         token_8_bits: bytes of a token's keys and values in 8 bits.
     """

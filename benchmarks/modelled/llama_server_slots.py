@@ -34,9 +34,10 @@ class Slots:
         self._used = list(range(self.count))
 
     def cached(self, calls: Sequence[Asked]) -> list[int]:
-        """Run simultaneous calls, each in a slot of its own; returns each call's cached tokens.
+        """Run simultaneous calls, each in a slot of its own, and keep their tokens in the slots.
 
-        Slots are chosen as the module says. The last token of a prompt is never cached.
+        Slots are chosen as the module says. Returns the number of cached prompt tokens of each
+        call. The last token of a prompt is always computed.
         """
         idle, found = list(self._used), []
         for call in calls:

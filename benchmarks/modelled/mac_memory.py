@@ -81,13 +81,17 @@ class Row:
 
 
 def table(shape: Shape = LLAMA_8B, kv_bits: int | None = None) -> Iterator[Row]:
-    """Yield a row for each of `SIZES`, smallest first."""
+    """Yield a row for each of `SIZES`, smallest first; `kv_bits` as in `row`."""
     for size in SIZES:
         yield row(size * GIB, shape, kv_bits)
 
 
 def row(memory: int, shape: Shape, kv_bits: int | None = None) -> Row:
-    """Compute what an engine with default options would allocate on a Mac with `memory` bytes."""
+    """Compute what an engine with default options would allocate on a Mac with `memory` bytes.
+
+    Args:
+        kv_bits: bits per number in the KV pool; None keeps the pool in bfloat16.
+    """
     recommended = memory * 2 // 3 if memory <= _SMALL else memory * 3 // 4
     usable = min(memory - OTHERS, recommended)
     try:

@@ -78,7 +78,8 @@ def project(
 def fitting(model: Model, workloads: Sequence[Workload]) -> list[Workload]:
     """Return the workloads with pictures for a vision model, the others for a text model.
 
-    Workloads without pictures take a LLaVA as long as its language model, so they are left out.
+    A LLaVA takes as long as its language model for workloads without pictures, so these workloads
+    are left out for vision models.
     """
     sees = model.tower is not None
     return [workload for workload in workloads if ("images" in workload.needs) == sees]

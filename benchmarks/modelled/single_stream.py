@@ -24,7 +24,7 @@ from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.scheduler.plan import Row
 
 CONTEXTS = {1024: 0.02, 8192: 0.04, 32768: 0.08}
-"""Lengths of prompts, with how much slower than mlx-lm our engine may be, as a share."""
+"""Lengths of prompts in tokens, with the share by which our engine may be slower than mlx-lm."""
 
 TOKENS = 512
 """Number of generated tokens, over which the time of copies is averaged."""
@@ -72,13 +72,13 @@ class Stream:
 
 
 def streams(chip: Chip) -> Iterator[Stream]:
-    """Model each of `CONTEXTS` on a chip."""
+    """Yield the modelled times on a chip for each prompt length of `CONTEXTS`."""
     for context, bar in CONTEXTS.items():
         yield stream(chip, context, bar)
 
 
 def stream(chip: Chip, context: int, bar: float) -> Stream:
-    """Model `TOKENS` generated tokens after a prompt of `context` tokens; see `Stream`."""
+    """Model `TOKENS` generated tokens after a prompt of `context` tokens; `bar` as in `Stream`."""
     bandwidth = KV_SHARE * chip.bandwidth * 1e9
     kv = KVPool.bytes_per_slot(LLAMA_8B.layers, mx.float16)
     read = TOKENS * (READ + kv * (context + TOKENS / 2)) / bandwidth
@@ -93,7 +93,12 @@ def stream(chip: Chip, context: int, bar: float) -> Stream:
 
 
 def copies(context: int, tokens: int) -> list[int]:
-    """Return the number of tokens in each copy that our epochs make of a sequence's keys."""
+    """Return the number of tokens in each copy that our epochs make of a sequence's KV.
+
+    Args:
+        context: tokens of the prompt.
+        tokens: tokens that are generated.
+    """
     pool = KVPool([LayerShape(1, 1, 1)], context + tokens, mx.float16)
     slots = tuple(range(1, context + tokens + 1))
     epoch: Epoch | None = None

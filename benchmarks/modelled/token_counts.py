@@ -55,7 +55,7 @@ class Work:
         prefilled: tokens computed in prefill.
         decoded: tokens computed in decode steps.
         batch: sequences in a decode step.
-        context: mean tokens whose keys a decode step reads for each sequence.
+        context: mean number of tokens whose keys a decode step reads for each sequence.
         encoded: number of pictures that are encoded.
     """
 
@@ -159,7 +159,7 @@ _: type[Client] = Counter
 
 
 def vocabulary() -> tuple[OneTokenEach, Words]:
-    """Return a tokenizer for counting, and its words, of which a workload makes its texts."""
+    """Return a tokenizer for counting, and the words of which workloads make their texts."""
     tokenizer = OneTokenEach()
     return tokenizer, Words(tokenizer)
 
@@ -175,7 +175,7 @@ def count(
 
     Args:
         rows: arguments of the workload's programs.
-        tokenizer, words: what `vocabulary` returned, with which `rows` were made.
+        tokenizer, words: the objects from `vocabulary` with which `rows` were made.
 
     Raises:
         BenchmarkError: for a grammar other than that of `json_decode`.

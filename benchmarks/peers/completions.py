@@ -56,7 +56,10 @@ class Dialect(Protocol):
 
     @property
     def scored_tokens(self) -> int:
-        """Fewest output tokens that a request can have; used to score, and not counted."""
+        """Fewest output tokens that a request can ask for.
+
+        Calls that only score a prompt ask for this number; these tokens are not counted.
+        """
         ...
 
     @property
@@ -82,7 +85,7 @@ def opened(
     """Open a session with the running server at `address`, and warm up the server.
 
     Raises:
-        PeerError: when a call fails.
+        PeerError: when a warm-up call fails.
     """
     session = HttpSession(name, address, dialect, workload, words, timeout)
     try:
@@ -96,7 +99,7 @@ class HttpSession:
     """A `Session` on a server, and the `Client` that the workloads' HTTP versions call.
 
     Args:
-        name: what errors call the server.
+        name: the server's name in error messages.
         timeout: seconds without any data from the server after which a call fails.
     """
 
@@ -125,7 +128,7 @@ class HttpSession:
         return {}
 
     def warm_up(self) -> None:
-        """Make calls that are not measured, so that lazy loading and compiling is done."""
+        """Make calls that are not measured, so that the server loads and compiles all it needs."""
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda text: self.complete(text, WARM_UP_TOKENS), warm_up(self._words)))
         self.usage = Usage()
@@ -148,7 +151,7 @@ class HttpSession:
         if grammar is not None:
             answer = replace(answer, output_tokens=self._words.count(text))
         elif self._dialect.drops_first_space and not text.startswith(" "):
-            text = " " + text  # as all steered answers begin; later prompts must be the same
+            text = " " + text  # steered answers begin with a space on all systems
         self.usage.add(answer)
         return text
 

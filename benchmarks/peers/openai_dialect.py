@@ -15,7 +15,8 @@ class OpenAiDialect:
     """A `Dialect` of OpenAI's completions; `ignore_eos` and `ebnf` are extensions of SGLang.
 
     Args:
-        name: what errors call the server.
+        name: the server's name in error messages.
+        scored_tokens, drops_first_space: see `Dialect`.
     """
 
     name: str

@@ -24,7 +24,7 @@ def serve_command(options: Mapping[str, Any], port: int) -> list[str]:
     """Return a command line of `sgl-mlx serve`.
 
     Args:
-        options: options of the engine (`EngineConfig`); those that are None are left out.
+        options: options of the engine (`EngineConfig`); options that are None are left out.
     """
     given = {name: value for name, value in options.items() if value is not None}
     command = [*_PROGRAM, "serve", "--host", HOST, "--port", str(port), "--no-access-log"]
@@ -34,10 +34,10 @@ def serve_command(options: Mapping[str, Any], port: int) -> list[str]:
 
 
 class OurServer:
-    """A `System` that starts one `sgl-mlx serve` per session and calls it as it calls its peers.
+    """A `System` that starts one `sgl-mlx serve` per session, and calls it like any other server.
 
-    Programs run in their HTTP version, so nothing that our language knows helps. Pictures are not
-    sent.
+    Programs run in their HTTP version, so the engine gets no hints from our language. Pictures are
+    not sent.
 
     Args:
         options: options of the engine (`EngineConfig`).

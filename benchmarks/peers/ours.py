@@ -80,13 +80,13 @@ class Ours:
             steered = Steered(engine, words, self._prefills_forks, self._parallel)
             engine.generate(warm_up(words), max_new_tokens=WARM_UP_TOKENS, temperature=0)
             engine.flush_cache()
-            stack.enter_context(default_backend(steered))  # of nested programs
+            stack.enter_context(default_backend(steered))  # for nested programs
             yield OurSession(workload, engine, steered)
 
 
 @contextmanager
 def default_backend(backend: Backend) -> Iterator[None]:
-    """Make `backend` the default one within the context, then restore the former default."""
+    """Make `backend` the default backend within the context, then restore the former default."""
     former = sgl.global_config.default_backend
     sgl.set_default_backend(backend)
     try:
@@ -115,7 +115,11 @@ class OurSession:
             raise error
 
     def details(self) -> Mapping[str, Any]:
-        """Return the engine's counts and seconds since the session began."""
+        """Return the engine's counts and seconds since the session began.
+
+        The maxima `longest_step` and `peak_slots` also include the warm-up. `unique_tokens` is the
+        optimum of all calls, or None if it is unknown.
+        """
         after = self._engine.get_server_info()["stats"]
         spent = {name: after[name] - self._before.get(name, 0) for name in after}
         asked, policy = self._backend.asked, spent["tree_seconds"] + spent["schedule_seconds"]

@@ -33,8 +33,8 @@ def running(
     """Start a server, wait until it is up, and yield its address: `http://127.0.0.1:port`.
 
     Args:
-        name: what errors call the server.
-        command: makes the command line for a free port.
+        name: the server's name in error messages.
+        command: returns the command line, given a free port.
         health: path that answers 200 once the server takes requests.
         start_timeout: seconds that the server has to come up.
         environment: variables added to this process's environment.
@@ -62,7 +62,7 @@ def _process(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a process that ends with the context, or with this process (see `tied`).
 
-    After an interrupt while it starts, the closed pipe ends it too.
+    If an interrupt comes while the process starts, closing the pipe ends the process.
     """
     with log.open("wb") as output, _pipe() as pipe:
         process = subprocess.Popen(
@@ -105,9 +105,9 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Wait up to half a second for a process, and return True if it has ended.
+    """Wait up to half a second for a process to end, and return True if it has ended.
 
-    After a failure this is needed: connections close shortly before their process has ended.
+    The wait is needed because the connections of a dying process close shortly before it ends.
     """
     with suppress(subprocess.TimeoutExpired):
         process.wait(0.5)

@@ -100,7 +100,7 @@ class System(Protocol):
 
     Attributes:
         name: the system's name in reports.
-        abilities: what workloads may need that this system has.
+        abilities: the needs of workloads (`Workload.needs`) that this system meets.
     """
 
     @property

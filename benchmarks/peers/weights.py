@@ -23,7 +23,7 @@ from sgl_mlx.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Weights:
-    """A model, and a folder for the files that are converted from it.
+    """A model, and a folder for the files that are made from the model for the systems.
 
     Args:
         model: name or path, as for `models.loader.load`.
@@ -68,7 +68,7 @@ class Weights:
         return made
 
     def random_tower(self, tower: str) -> Path:
-        """Write a GGUF file with a randomly initialised vision tower for this model.
+        """Write a GGUF file with a random vision tower for this model, and return its path.
 
         Args:
             tower: a name in `TOWERS`.

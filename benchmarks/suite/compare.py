@@ -24,8 +24,8 @@ class Comparison:
 
     Attributes:
         ours: name of our system.
-        runs: the runs of each system that did not fail, by name.
-        failures: why a system failed or could not run, by name.
+        runs: the runs of each system that did not fail, by the system's name.
+        failures: why a system failed or could not run, by the system's name.
         peers: names of the other systems.
     """
 
@@ -88,7 +88,7 @@ def compare(
 
     Args:
         systems: the systems, ours first.
-        missing: systems that cannot run on this machine: the reason, by name.
+        missing: the reasons why other systems cannot run on this machine, by the system's name.
         repeats: number of runs of a workload on each system.
         watch: called with the progress of each run.
     """

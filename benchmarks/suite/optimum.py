@@ -29,7 +29,10 @@ class Optimum:
 
     @classmethod
     def of(cls, asked: Iterable[Asked | None]) -> Optimum | None:
-        """Return the optimum of calls in any order; None if any call is None (not only tokens)."""
+        """Return the optimum of calls, which does not depend on their order.
+
+        Returns None if any call is None, which stands for a call that is not only tokens.
+        """
         calls = list(asked)
         known = [call for call in calls if call is not None]
         if len(known) < len(calls):

@@ -115,7 +115,7 @@ def _run_all(
         futures = [pool.submit(timed, row) for row in rows]
         ended, others = wait(futures, return_when=FIRST_EXCEPTION)
         for future in ended if others else ():
-            future.result()  # raises what went wrong, whatever the others still wait for
+            future.result()  # raises the error at once, though other runs still wait
         return [future.result() for future in futures]
     finally:
         # After a failure or Ctrl-C, calls may still wait for answers. They fail as soon as the

@@ -21,7 +21,7 @@ from sgl_mlx.cli.bench.suite import suite
 
 @click.group()
 def bench() -> None:
-    """Measure on this machine, as pairs in one run."""
+    """Run a benchmark; most compare two systems on this machine in one run."""
 
 
 commands = (

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 )
 @json_option
 def kernels(chip: str, plot: str | None, as_json: bool) -> None:
-    """Model the attention kernels against gather + MLX's own on an Apple chip.
+    """Estimate the times of our attention kernels and of MLX's attention on an Apple chip.
 
-    Nothing is run: exact operation counts, the chip's published figures and stated assumptions.
-    Ends with one JSON line.
+    MLX's attention needs its keys gathered first. Nothing is run: the times follow from exact
+    operation counts, the chip's published figures and stated assumptions. Ends with one JSON line.
     """
     from sgl_mlx.benchmarks.modelled import kernel_model as km
 

@@ -1,4 +1,4 @@
-"""`sgl-mlx bench llava`: questions about pictures, with and without the picture caches."""
+"""`sgl-mlx bench llava`: speed of questions about pictures, with and without picture caches."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 @click.option("--new-tokens", default=32, show_default=True, help="Tokens of each answer.")
 @json_option
 def llava(options: EngineOptions, tower: str, images: int, new_tokens: int, as_json: bool) -> None:
-    """Compare questions about pictures with the picture caches on and off.
+    """Compare the speed of questions about pictures, with the picture caches on and off.
 
-    A GGUF language model without --mmproj gets a randomly initialised vision tower: its answers
-    mean nothing, its times do. Prints a table and ends with one JSON line.
+    A GGUF language model without --mmproj gets a randomly initialised vision tower, with which the
+    times are right but the answers are meaningless. Prints a table and ends with one JSON line.
     """
     from contextlib import ExitStack
     from pathlib import Path
@@ -62,11 +62,14 @@ def llava(options: EngineOptions, tower: str, images: int, new_tokens: int, as_j
 
 
 def _with_tower(options: EngineOptions, tower: str, folder: Path) -> dict[str, Any]:
-    """Return the engine's options; a GGUF model without `mmproj` gets a random tower.
+    """Return the engine's options; a GGUF model without `mmproj` gets a random vision tower.
 
     Args:
-        tower: architecture of the random vision tower; raises `UsageError` if it is not known.
+        tower: architecture of the random tower.
         folder: folder to which the random tower is written.
+
+    Raises:
+        click.UsageError: `tower` is not the name of a known architecture.
     """
     from sgl_mlx.benchmarks.micro.random_tower import TOWERS, write_tower
     from sgl_mlx.models.gguf.config import read_config

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 @kv_bits_option
 @json_option
 def memory(kv_bits: int | None, as_json: bool) -> None:
-    """Show what Llama 3.1 8B in 4 bits takes on Macs of 8 to 512 GB, by default options.
+    """Show how much memory Llama 3.1 8B in 4 bits takes on Macs of 8 to 512 GB.
 
-    Nothing runs: the engine's own rules are applied to modelled machines. Prints a table and ends
-    with one JSON line.
+    Nothing runs: the engine's own rules are applied to modelled machines, with default options
+    apart from --kv-bits. Prints a table and ends with one JSON line.
     """
     from sgl_mlx.benchmarks.modelled.mac_memory import LLAMA_8B, table
 

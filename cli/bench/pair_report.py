@@ -27,7 +27,7 @@ def print_pairs(title: str, pairs: Sequence[Pair], caption: str, sides: tuple[st
 
 
 def print_document(pairs: Sequence[Pair], **facts: Any) -> None:
-    """Print one line of JSON: a row for each pair, the `facts`, and the machine's type."""
+    """Print one line of JSON: a row for each pair, the `facts`, and the processor and system."""
     rows = [pair.to_dict() for pair in pairs]
     machine = {"machine": platform.machine(), "system": platform.system()}
     click.echo(json.dumps({"rows": rows, **facts, **machine}))

@@ -36,7 +36,7 @@ def project(
     scale: float,
     as_json: bool,
 ) -> None:
-    """Model the suite on an Apple chip: our engine against llama-server.
+    """Estimate the suite's times on an Apple chip, for our engine and llama-server.
 
     No model runs: times follow from exact counts of tokens, published speeds and assumptions,
     which are printed first. Ends with one JSON line.

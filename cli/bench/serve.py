@@ -1,4 +1,4 @@
-"""`sgl-mlx bench serve`: our server and others at the same conversations, HTTP against HTTP."""
+"""`sgl-mlx bench serve`: our server compared with others, over HTTP, by the same conversations."""
 
 from __future__ import annotations
 
@@ -87,13 +87,13 @@ def serve(
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Measure servers by the conversations that their clients hold.
+    """Measure servers by conversations over HTTP.
 
-    Chats of four turns, and agents that share 4,000 tokens of instructions and tools, are held over
-    HTTP at each of several numbers at once, on our server and on its peers in turn. The table shows
-    output tokens per second, seconds to the first token and between tokens, and the share of prompt
-    tokens found in the cache. The servers started here write the same texts; a server at --url
-    writes what it likes. Ends with one JSON line.
+    There are chats of four turns, and agents that share 4,000 tokens of instructions and tools.
+    Several conversations are held at once (see --at), on our server and on its peers in turn. The
+    table shows output tokens per second, seconds to the first token and between tokens, and the
+    share of prompt tokens found in the cache. The servers started here all write the same texts; a
+    server at --url writes texts of its own. Ends with one JSON line.
     """
     if no_ours and not (urls or peers):
         raise click.UsageError("--no-ours leaves nothing to measure; add --url or --peer")
@@ -136,7 +136,7 @@ def serve(
 def _peers(
     names: Sequence[str], weights: Weights, program: str | None
 ) -> tuple[list[ChatServer], dict[str, str]]:
-    """Return the peers' servers, and the reason for each that cannot run here, by name."""
+    """Return the peers' servers; and by name, why each missing peer cannot run here."""
     from sgl_mlx.benchmarks.serve.servers import llama_cpp, mlx_lm
 
     servers: list[ChatServer] = []

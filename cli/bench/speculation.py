@@ -1,4 +1,4 @@
-"""`sgl-mlx bench speculation`: the engine with drafts compared with itself without."""
+"""`sgl-mlx bench speculation`: speed of the engine with drafted tokens and without them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from sgl_mlx.cli.options import json_option, repeats_option
 def speculation(options: EngineOptions, repeats: int, tokens: int, as_json: bool) -> None:
     """Compare output with drafted tokens and without, on texts that repeat and texts that do not.
 
-    Measures first what steps cost on this machine, and keeps that for later engines. Prints two
-    tables and ends with one JSON line.
+    First the time of a step is measured for several numbers of tokens, and saved for later engines
+    on this machine. Prints two tables and ends with one JSON line.
     """
     from rich.console import Console
 

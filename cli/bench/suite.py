@@ -88,8 +88,9 @@ def suite(
     where they do not, their times are not compared. A peer that is missing or fails is reported,
     and the rest goes on. Prints a table and ends with one JSON line.
 
-    With --data, name one workload: each line of the file has arguments of its program, all or some,
-    and missing ones are generated. `--list` names the arguments.
+    With --data, name one workload. Each line of the file is a JSON object with some or all of the
+    arguments of the workload's program; missing arguments are generated. `--list` shows the names
+    of the arguments.
     """
     if list_only:
         _list()

@@ -87,7 +87,7 @@ class SuiteRun:
         return self.options.mmproj
 
     def _systems(self, weights: Weights, mmproj: str | None) -> tuple[list[System], dict[str, str]]:
-        """Return the systems, ours first, and the reason for each peer that cannot run here."""
+        """Return the systems, ours first; and by name, why each missing peer cannot run here."""
         from sgl_mlx.benchmarks.suite.ablations import ablated
 
         # steered answers repeat one word, and drafts would guess them all

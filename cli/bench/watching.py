@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Watch = Callable[[str, int, int], None]
-"""Function that is called with a run's name, the parts done, and all parts."""
+"""Function that is called with a run's name, its number of finished parts, and of all parts."""
 
 
 @contextmanager

@@ -21,7 +21,10 @@ class Check:
 
 
 def checked(name: str, check: Callable[[], Check]) -> Check:
-    """Run `check` and return its result; an error becomes a failed check called `name`."""
+    """Run `check` and return its result.
+
+    An `SglError`, ImportError, OSError or RuntimeError becomes a failed check called `name`.
+    """
     try:
         return check()
     except (SglError, ImportError, OSError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""All checks of `sgl-mlx doctor` in order; those of system, libraries and memory are here."""
+"""All checks of `sgl-mlx doctor` in order; those of the GPU and the model are in other files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LITTLE = 2 * GIB
 
 
 def all_checks(model: str | None) -> Iterator[Check]:
-    """Run all checks; yield each result as soon as it is known. A failed check stops no other."""
+    """Run all checks, even after one fails; yield each result as soon as it is known."""
     yield _system()
     yield _versions()
     yield from _blas()  # before mlx is imported, or it would have no effect

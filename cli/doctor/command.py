@@ -34,11 +34,11 @@ REPORT = "sgl-mlx-report.md"
 def doctor(ctx: click.Context, model: str | None, report: Path | None, as_json: bool) -> None:
     """Check machine, libraries and model.
 
-    Nothing is loaded, and of a model that is not here only its sizes are looked up. Ends with code
-    1 when a check fails.
+    No model is loaded. If the model is not on this machine, its sizes are looked up on the hub.
+    Ends with code 1 if a check fails.
 
-    With --report the kernels are tested and tuned, and the engine runs for a minute against
-    mlx-lm. The file names no user, host or folder.
+    With --report, the kernels are also tested and tuned, and the engine's speed is compared with
+    mlx-lm's for a minute. The file names no user, host or folder.
     """
     if report is not None:
         _report(model, report, as_json)

@@ -35,7 +35,10 @@ class Section:
 
 
 def guarded(title: str, measure: Callable[[], Section]) -> Section:
-    """Run `measure` and return its section; an error becomes a section titled `title`."""
+    """Run `measure` and return its section.
+
+    An `SglError`, RuntimeError, ValueError or OSError becomes a section titled `title`.
+    """
     try:
         return measure()
     except (SglError, RuntimeError, ValueError, OSError) as error:
@@ -43,7 +46,10 @@ def guarded(title: str, measure: Callable[[], Section]) -> Section:
 
 
 def self_test(say: Say) -> Section:
-    """Compare every specialisation of the Metal kernels with plain MLX; needs Metal."""
+    """Compare every specialisation of the Metal kernels with plain MLX.
+
+    Without Metal, nothing is tested.
+    """
     if not machine.has_metal():
         return Section(SELF_TEST, NO_METAL)
     trusted, cases, rows = TestedKernels(build.Kernels()), model_heads.all_cases(), []
@@ -59,7 +65,10 @@ def self_test(say: Say) -> Section:
 
 
 def tuning(say: Say) -> Section:
-    """Measure and save where the Metal kernels are faster than MLX's attention; needs Metal."""
+    """Measure from which sizes on the Metal kernels beat MLX's attention, and save these sizes.
+
+    Without Metal, nothing is measured.
+    """
     if not machine.has_metal():
         return Section(TUNING, NO_METAL)
     kept, rows = Tuning(), []
@@ -74,7 +83,10 @@ def tuning(say: Say) -> Section:
 
 
 def speed(model: str | None, seconds: float, say: Say) -> Section:
-    """Compare the engine's speed with mlx-lm; start no further row after `seconds`."""
+    """Compare the speed of the engine with that of mlx-lm on a model.
+
+    The model is downloaded if necessary. After `seconds`, no further row of the table is measured.
+    """
     fetch_model(model)
     say("loading the model")
     with Engine(**asdict(EngineOptions(model))) as engine:

@@ -22,12 +22,18 @@ from sgl_mlx.runtime.pool.state_memory import state_budget
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 
 _MOST_OF_MACHINE = 0.75
-"""Share of a machine's memory above which it is likely to swap."""
+"""If weights and KV pool take more than this share of its memory, a machine is likely to swap."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """A model's needs of memory: the bytes of its weights, and `config` to size its KV pool."""
+    """Facts about a model that tell how much memory it needs.
+
+    Attributes:
+        name: the model's name in error messages.
+        weights: size of the weights, in bytes.
+        config: the model's configuration, from which the size of the KV pool follows.
+    """
 
     name: str
     weights: int
@@ -35,7 +41,11 @@ class Needs:
 
 
 def model_checks(model: str | None) -> Iterator[Check]:
-    """Yield the checks of a model in the local cache or, if the network is allowed, on the hub."""
+    """Check that a model is here, and that its weights and KV pool fit into memory.
+
+    A model that is not here is looked up on the hub, unless offline mode is set. None stands for
+    the default model.
+    """
     try:
         name, path = resolve(model, offline=True)
     except ModelNotFoundError as error:
@@ -83,7 +93,7 @@ def weights_row(needs: Needs) -> Check:
 
 
 def pool_row(needs: Needs) -> Check:
-    """Check that the KV pool of a new engine fits into memory beside the weights."""
+    """Check that a new engine's KV pool fits into memory beside the weights; if not, warn."""
     dtype = kv_dtype()
     try:
         adapter, context = adapter_of(needs.config)

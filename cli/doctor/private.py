@@ -32,7 +32,7 @@ class Private:
 
     @classmethod
     def here(cls) -> Private:
-        """Collect the names of the current user and machine."""
+        """Collect the names of the current user and of this machine, and the home folder."""
         home = Path.home()
         return cls(
             _distinct(_user_names()),
@@ -41,10 +41,12 @@ class Private:
         )
 
     def remove(self, text: str, paths: Iterable[str | Path] = ()) -> str:
-        """Replace names by `USER` and `HOST`, and every absolute path by `…/` and its last part.
+        """Replace names by `USER` and `HOST`, and all of a path but its last part by `…/`.
+
+        Paths are found if they are absolute, or begin with `~`, and have no spaces.
 
         Args:
-            paths: paths that may be in the text. Other paths are found only if they have no spaces.
+            paths: paths that may be in the text; these are found even if they have spaces.
         """
         for path in sorted(map(str, paths), key=len, reverse=True):
             text = text.replace(path, f"…/{Path(path).name}")

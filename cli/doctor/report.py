@@ -34,7 +34,7 @@ _LONGEST = 300
 
 @dataclass(frozen=True)
 class Report:
-    """A report of checks and measurements, which is written without personal data.
+    """A report of checks and measurements; the methods that write it remove personal data.
 
     Attributes:
         private: names and folders to remove.

@@ -24,8 +24,8 @@ def read_config(file: GGUFFile) -> dict[str, Any]:
     """Make the configuration that the model's `config.json` would hold.
 
     Raises:
-        UnsupportedModelError: for an architecture outside the llama family, or one with a value
-            that differs from layer to layer.
+        UnsupportedModelError: for an architecture that is not supported, or a value that
+            differs from layer to layer.
         CorruptModelError: when the file lacks a value or a tensor that the architecture needs.
     """
     values = _Metadata(file)
@@ -100,7 +100,7 @@ class _Metadata:
 
 
 def _rope_scaling(values: _Metadata, file: GGUFFile) -> dict[str, Any] | None:
-    """Read the rope scaling, or None; factors per frequency are tensors, others are metadata."""
+    """Read the rope scaling, from tensors (factors per frequency) or metadata; None if absent."""
     context = values.get("context_length")
     original = values.get("rope.scaling.original_context_length") or context
     if values.has("rope_freqs.weight"):  # llama 3: divisors of each frequency, no magnitude

@@ -42,7 +42,7 @@ _OTHERS = {
 class Cursor:
     """Reader of little-endian values from the beginning of a file onwards.
 
-    Each read moves `position` on. Reading beyond the end raises `CorruptModelError`.
+    Each read advances `position`. Reading beyond the end raises `CorruptModelError`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,7 +92,7 @@ class Cursor:
         return self.strings(1)[0]
 
     def strings(self, count: int) -> list[str]:
-        """Read `count` strings, in a fast loop, since vocabularies have hundreds of thousands."""
+        """Read `count` strings, in a fast loop: a vocabulary may have hundreds of thousands."""
         data, position = self._data, self.position
         found: list[str] = []
         try:

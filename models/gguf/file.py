@@ -107,7 +107,7 @@ class GGUFFile:
 
 
 def _parts(path: Path, count: int) -> Iterator[Path]:
-    """Find the `count` files that a model is split over, by llama.cpp's names for them.
+    """Find the `count` files that a model is split over, by the names that llama.cpp gives them.
 
     Raises:
         CorruptModelError: if `path` is not named as llama.cpp's `gguf-split` names files.

@@ -37,8 +37,8 @@ def cut(pixels: Pixels, settings: PixelSettings) -> tuple[list[Pixels], Size]:
     """Cut a picture into tiles, after resizing and padding it to the best candidate resolution.
 
     Returns:
-        The whole picture resized to about one tile, then the tiles row by row; and the numbers of
-        rows and columns.
+        A list with the whole picture, resized to about one tile, and then the tiles row by row.
+        After the list, the numbers of rows and columns of tiles.
     """
     height, width = settings.tile
     box = best_resolution(_size(pixels), settings.candidates)
@@ -69,7 +69,7 @@ def _size(pixels: Pixels) -> Size:
 
 
 def _whole(settings: PixelSettings) -> Size:
-    """Return the size for the whole picture as a tile, before it is cropped."""
+    """Return the size to which the whole picture is resized for its own tile, before cropping."""
     if settings.size is None:
         return settings.tile
     return (settings.size, settings.size) if isinstance(settings.size, int) else settings.size

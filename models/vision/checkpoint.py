@@ -1,8 +1,8 @@
 """Loading of LLaVA folders, whose weights belong to a language model and a vision part.
 
 Weights of the language model are named `language_model.model.…` (transformers before 4.52, and MLX
-conversions) or `model.language_model.…`, with `lm_head` beside them (later). Names of the vision
-tower may or may not contain `vision_model.`.
+conversions), or `model.language_model.…` with `lm_head` beside them (later transformers). Names of
+the vision tower may or may not contain `vision_model.`.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def load_vision(
 
 
 def check_width(path: Path, given: int | None, text_width: int) -> None:
-    """Raise `CorruptModelError` unless the vision part's width is the language model's."""
+    """Raise `CorruptModelError` unless `given`, the vision part's width, equals `text_width`."""
     if given != text_width:
         raise CorruptModelError(
             f"{path} gives features of width {given}, the language model takes {text_width}: it "
@@ -150,9 +150,9 @@ def is_vision(name: str) -> bool:
 
 
 def split(weights: Mapping[str, mx.array]) -> tuple[Weights, Weights]:
-    """Split weights into those of the language model and of the vision part.
+    """Split a LLaVA folder's weights: first the language model's, then the vision part's.
 
-    The former get mlx-lm's names, the latter the names of `VisionNetwork`.
+    The language model's weights get mlx-lm's names, the vision part's the names in `VisionNetwork`.
     """
     text: Weights = {}
     vision: Weights = {}

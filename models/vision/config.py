@@ -104,9 +104,9 @@ class VisionConfig:
     Attributes:
         drop_first: True if features leave out the first position, CLIP's class token.
         text_width: width of the language model.
-        activation, bias: of the projector's linear layers.
+        activation, bias: the projector's activation, and True if its linear layers have a bias.
         most_tiles: see `AnyRes.most`.
-        candidates: `image_grid_pinpoints`; empty if not given.
+        candidates: `image_grid_pinpoints`, sizes that tiling chooses from; empty if not given.
         image_token, video_token: ids of the tokens that stand for a picture or a video in a
             prompt; None if there is no such token.
         tokens_per_tile: number of features of a tile.
@@ -170,7 +170,10 @@ def read_config(config: Mapping[str, Any], text_width: int, source: str) -> Visi
 
 
 def check_square(config: VisionConfig, source: str) -> None:
-    """Raise `UnsupportedModelError` unless tiles have one feature per patch, or are not joined."""
+    """Raise `UnsupportedModelError` if a family that joins tiles lacks one feature per patch.
+
+    The `llava` family has a single tile and is not checked.
+    """
     if config.family != "llava" and config.tokens_per_tile != config.tower.patches**2:
         raise UnsupportedModelError(
             f"{source}: {config.family} needs {config.tower.patches**2} features of a tile and "

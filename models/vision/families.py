@@ -16,7 +16,7 @@ Tiled = tuple[list[Pixels], Layout]
 
 
 class Family(ABC):
-    """One family, with the configuration of one model."""
+    """Tiling of pictures and videos in one LLaVA family, for one model's configuration."""
 
     def __init__(self, config: VisionConfig, settings: PixelSettings) -> None:
         self.config = config
@@ -55,9 +55,9 @@ class LlavaNext(Family):
 
 
 class LlavaOnevision(LlavaNext):
-    """LLaVA-OneVision: a lone picture in tiles, each of several in one tile, videos by frame.
+    """LLaVA-OneVision: a lone picture as several tiles, each of several pictures as one tile.
 
-    arXiv 2408.03326, section 3.2.
+    A video has one tile for each frame. Source: arXiv 2408.03326, section 3.2.
     """
 
     def image(self, pixels: Pixels, alone: bool) -> Tiled:

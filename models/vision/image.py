@@ -25,7 +25,7 @@ Source = str | Path | bytes | Image.Image
 """Picture given as a path, a `data:` URL, the bytes of a file, or an open Pillow image."""
 
 MAX_PIXELS = 64_000_000
-"""Maximum number of pixels of a picture; so many take 192 MB as RGB."""
+"""Maximum number of pixels of a picture; this many take 192 MB as RGB."""
 
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 """Formats that are opened; others may start programs (EPS) or read other files."""
@@ -118,7 +118,7 @@ def begins_with(stream: Path | BytesIO, signature: bytes) -> bool:
 
 
 def open_stream(source: str | Path | bytes, name: str) -> Path | BytesIO:
-    """Return a path that is a file, or a stream of the bytes that were given or in a `data:` URL.
+    """Return the path of an existing file, or a stream of bytes given directly or in a `data:` URL.
 
     Args:
         name: what errors call the source.
@@ -202,6 +202,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
     16-bit greys keep their upper 8 bits. 32-bit greys, integer or float, have no fixed white, so
     their values decide. Values from 0 to 255 are taken as 8 bits, integers up to 65,535 as 16.
+    Floats up to 1 are rejected, since white may be 1 or 255.
 
     Raises:
         ImageError: for other 32-bit greys; the message names their lowest and highest value.

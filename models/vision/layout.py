@@ -75,8 +75,8 @@ class AnyRes:
         size: size of the picture before any resizing.
         grid: numbers of rows and columns of tiles.
         side: patches along the edge of a tile.
-        most: limit in tiles: a joined image with clearly more patches than so many tiles is shrunk
-            to about that number (LLaVA-OneVision's `anyres_max_9`). None never shrinks.
+        most: a joined image with clearly more patches than `most` tiles have is shrunk to about as
+            many (LLaVA-OneVision's `anyres_max_9`). None never shrinks.
     """
 
     size: Size
@@ -120,7 +120,7 @@ class AnyRes:
 
 @dataclass(frozen=True)
 class Frames:
-    """Layout of a video: its frames, each shrunk to half its edges, and one newline at the end."""
+    """Layout of a video: its frames, shrunk to half their height and width, then one newline."""
 
     frames: int
     side: int

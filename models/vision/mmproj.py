@@ -59,7 +59,8 @@ def load_mmproj(
     Args:
         text_width: width of the language model.
         image_token: the id of `<image>` in the language model's vocabulary; None if it has none.
-        dtype: type of all weights; None takes the file's, or float16 for a quantized or mixed one.
+        dtype: type of all weights; None takes the type of the file's matrices, or float16 if they
+            are quantized or of several types.
 
     Raises:
         UnsupportedModelError: for another projector or tower than LLaVA's.

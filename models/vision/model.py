@@ -54,7 +54,7 @@ class PreparedImage:
 
 
 class VisionModel:
-    """Vision part of one model.
+    """Vision part of one model: prepares pictures on any thread, encodes them on the model's.
 
     Attributes:
         image_token: the placeholder of a picture in a prompt.

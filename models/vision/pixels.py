@@ -1,7 +1,7 @@
 """Processing of pictures to the tower's input, as in transformers' Pillow processors.
 
-Pillow resizes 8-bit pixels. They are then rescaled in float64 and normalised in float32. So results
-are equal to transformers' to the last bit.
+Pillow resizes 8-bit pixels. The pixels are then rescaled in float64 and normalised in float32, so
+that results are equal to transformers' to the last bit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class PixelSettings:
         resample: Pillow's filter: 0 nearest, 1 Lanczos, 2 bilinear, 3 bicubic, 4 box, 5 Hamming.
         crop: height and width to cut out of the middle after resizing; None does not crop.
         rescale: factor for the 8-bit values; None does not rescale.
-        mean, std: each channel's mean, subtracted, and deviation, divided by; None for neither.
+        mean, std: for each channel, the mean to subtract and the standard deviation to divide by;
+            None skips both.
         square: True pads to a square in the mean colour before resizing.
         candidates: resolutions that any-resolution tiling chooses from; empty if none are given.
     """
@@ -47,7 +48,10 @@ class PixelSettings:
 
     @property
     def tile(self) -> Size:
-        """Height and width of a processed picture; (0, 0) if it is neither resized nor cropped."""
+        """Height and width of a processed picture; (0, 0) if it is neither resized nor cropped.
+
+        Without a crop, a `size` that is only the shorter edge counts for both edges.
+        """
         if self.crop is not None:
             return self.crop
         return (self.size, self.size) if isinstance(self.size, int) else self.size or (0, 0)
@@ -78,7 +82,11 @@ def resize(pixels: Pixels, size: Size, resample: int) -> Pixels:
 
 
 def pad_to_square(pixels: Pixels, colour: tuple[int, ...]) -> Pixels:
-    """Pad the picture to a square with the side of its longer edge; the picture is centred."""
+    """Centre the picture in a square with the side of its longer edge, filled with `colour`.
+
+    Raises:
+        ImageError: when the square would exceed `MAX_PIXELS`.
+    """
     height, width = pixels.shape[:2]
     side = max(height, width)
     _check_room((side, side))

@@ -48,9 +48,10 @@ def open_separate_vision(path: Path, model: Path) -> SeparateVision:
     """Open the vision part at `path` for the language model at `model`.
 
     Raises:
-        ModelNotFoundError: if there is nothing at `path`.
-        UnsupportedModelError: if the language model is a folder, or `path` is no LLaVA.
-        CorruptModelError: if the file or the folder cannot be read.
+        ModelNotFoundError: if there is nothing at `path`, or a folder without `config.json`.
+        UnsupportedModelError: if the language model is a folder, if `path` is a folder that is no
+            LLaVA, or as `GGUFFile`. A GGUF file that is no LLaVA fails in `load` only.
+        CorruptModelError: if the file or the folder's `config.json` is broken.
     """
     if model.is_dir():
         raise UnsupportedModelError(f"mmproj goes with a GGUF language model, {model} is a folder")

@@ -111,7 +111,8 @@ def parse_settings(given: Mapping[str, Any], config: VisionConfig, source: str) 
 def check_tiles(settings: PixelSettings, config: VisionConfig, source: str) -> None:
     """Raise `CorruptModelError` unless tiles have the size that the tower takes.
 
-    Any-resolution families also need candidates that are multiples of it and those of `config`.
+    Families with any-resolution tiling also need candidates. These must be multiples of the tower's
+    size, and equal to `config.candidates` if `config` has some.
     """
     side = config.tower.image_size
     if settings.tile != (side, side):

@@ -56,12 +56,12 @@ class VisionNetwork(nn.Module):
         return self.image_newline if "image_newline" in self else None
 
     def __call__(self, pixels: mx.array) -> mx.array:
-        """Encode tiles `(tiles, height, width, 3)` to features `(tiles, patches, text width)`."""
+        """Encode tiles `(tiles, height, width, 3)` to features `(tiles, positions, text width)`."""
         projected: mx.array = self.multi_modal_projector(self.select(pixels))
         return projected
 
     def select(self, pixels: mx.array) -> mx.array:
-        """Compute the features before projection `(tiles, patches, width x feature layers)`."""
+        """Compute the features before projection `(tiles, positions, width x feature layers)`."""
         states = self.vision_tower(pixels)
         if self._drop_first:
             states = [state[:, 1:] for state in states]

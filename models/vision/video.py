@@ -46,7 +46,10 @@ def read_frames(source: str | Path | bytes, count: int) -> list[Image.Image]:
 
 
 def even_indices(total: int, count: int) -> list[int]:
-    """Return the indices `i * total // count` of `count` frames; all if there are no more."""
+    """Return the indices of `count` evenly spaced frames of `total`: `i * total // count`.
+
+    Returns all indices if `total` is at most `count`.
+    """
     if total <= count:
         return list(range(total))
     return [i * total // count for i in range(count)]

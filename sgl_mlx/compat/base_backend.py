@@ -1,4 +1,4 @@
-"""SGLang's `BaseBackend`: the base class for backends that a program brings along."""
+"""SGLang's `BaseBackend`: the base class of backends that a program defines itself."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ class SglSamplingParams(SamplingParams):
 class BaseBackend:
     """A backend with the methods of SGLang's `BaseBackend`.
 
-    A subclass has to implement `generate`; the other methods are optional. The class is also a
-    `sgl_mlx.lang.backend.Backend`: it passes each request to those methods, in threads of its own.
-    The argument `s` of the methods is a `PromptView`.
+    A subclass has to implement `generate`; SGLang's other methods are optional. The class is also a
+    `sgl_mlx.lang.backend.Backend`: it passes each request to SGLang's methods, in threads of its
+    own. The argument `s` of these methods is a `PromptView`.
     """
 
     support_concate_and_append = False
@@ -197,7 +197,7 @@ class BaseBackend:
         return self.prefetch(prompt)
 
     def prefetch(self, prompt: Prompt) -> Future[int]:
-        """Do nothing, and return a future of 0: SGLang's backends have no such method."""
+        """Do nothing, and return a future of 0 tokens: SGLang's backends cannot prefetch."""
         done: Future[int] = Future()
         done.set_result(0)
         return done

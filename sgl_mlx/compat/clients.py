@@ -30,7 +30,7 @@ class _Client(BaseBackend):
 class Anthropic(_Client):
     """A client of Anthropic's messages API.
 
-    Further arguments are those of `anthropic.Anthropic`.
+    Further arguments are those of `anthropic.Anthropic`, unless a ready `client` is given.
 
     Raises:
         BackendError: the package `anthropic` is missing.
@@ -68,7 +68,7 @@ class Anthropic(_Client):
 class LiteLLM(_Client):
     """A client of all services that the package `litellm` supports.
 
-    Further arguments are those of `litellm.completion`.
+    Further arguments are passed to `litellm.completion` with every request.
 
     Raises:
         BackendError: the package `litellm` is missing.
@@ -138,7 +138,10 @@ class VertexAI(_Client):
 
 
 def _accepted(method: Callable[..., Any], request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the request, with fields that `method` has no parameter for moved to `extra_body`."""
+    """Return the request as keyword arguments for `method`.
+
+    Fields for which `method` has no parameter are moved into the field `extra_body`.
+    """
     parameters = inspect.signature(method).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return dict(request)

@@ -108,8 +108,8 @@ class Engine(OwnEngine):
             options: SGLang's further arguments; those that are set are named in a warning.
 
         Returns:
-            A dictionary with `embedding`, a list of floats, and `meta_info`; a list of them for a
-            list of prompts.
+            A dictionary with `embedding`, a list of floats, and `meta_info`; for a list of prompts,
+            a list of such dictionaries.
 
         Raises:
             NotYetError: `image_data` is given.

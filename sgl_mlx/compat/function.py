@@ -19,7 +19,7 @@ class SglFunction(OwnFunction):
         """Trace the program into a graph: see `sgl_mlx.program.SglFunction.trace`.
 
         Raises:
-            TypeError: an f-string formats an argument that was left out, which SGLang cannot trace.
+            TypeError: an f-string formats an argument without a value; SGLang refuses this too.
         """
         free = set(self.arg_names) - {*kwargs, *self.bind_arguments}
         formatted = sorted(free & _formatted_names(self.func))

@@ -25,13 +25,13 @@ _KINDS = {
 def build_regex_from_object(object: Any, whitespace_pattern: str | None = None) -> str:
     """Return a regular expression that matches the JSON texts of a schema.
 
-    Properties have to come in the order of the schema. `gen(json_schema=...)` needs no regular
-    expression, and supports more of JSON Schema.
+    Properties have to come in the order of the schema. If it has no list `required`, all are
+    required. `gen(json_schema=...)` needs no regular expression, and supports more of JSON Schema.
 
     Args:
         object: a pydantic model class, a dictionary, or JSON text.
-        whitespace_pattern: a regular expression for the space between tokens; by default at
-            most one blank or line end.
+        whitespace_pattern: a regular expression for the white space beside brackets, commas and
+            colons; by default at most one space or line end.
 
     Raises:
         NotYetError: a part of the schema cannot be expressed; the message names the part.
@@ -104,7 +104,7 @@ class _Writer:
         return f"{key}{self._space}:{self._space}{self.of(schema)}"
 
     def _members(self, members: list[tuple[str, bool]]) -> str:
-        """Join the members of an object in order, with commas; optional ones may be missing."""
+        """Join the members of an object in order, with commas; optional members may be missing."""
         comma = f"{self._space},{self._space}"
         firsts = []
         for i, (first, required) in enumerate(members):

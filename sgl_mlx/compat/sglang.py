@@ -159,8 +159,9 @@ def _taken_modules() -> dict[str, ModuleType]:
 def install_as_sglang() -> AliasFinder:
     """Make `import sglang` and its submodules mean this package; return the finder that does so.
 
-    A name without a counterpart raises ImportError. The finder's `uninstall()`, or its use in
-    `with`, removes the alias. A second call returns the same finder.
+    Importing a name or module without a counterpart raises ImportError. The finder's `uninstall()`,
+    or the end of a `with` block over it, removes the alias. While the alias is installed, another
+    call returns the same finder.
     """
     for finder in sys.meta_path:
         if isinstance(finder, AliasFinder):

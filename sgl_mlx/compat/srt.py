@@ -51,7 +51,10 @@ class ServerArgs(SimpleNamespace):
 
 
 class ReasoningParser:
-    """A parser that separates the reasoning of a model from its answer."""
+    """A parser that separates the reasoning of a model from its answer.
+
+    `stream_reasoning` has no effect.
+    """
 
     def __init__(self, model_type: str | None = None, stream_reasoning: bool = True) -> None:
         self._model_type = model_type

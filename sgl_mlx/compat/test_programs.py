@@ -118,7 +118,10 @@ def test_decode_json() -> None:
 
 
 def test_expert_answer(check_answer: bool = True) -> None:  # noqa: PT028  (SGLang's signature)
-    """Check that a prompt can repeat an earlier answer, and the answer itself if `check_answer`."""
+    """Check that a prompt can repeat an earlier answer.
+
+    With `check_answer`, the answer itself is checked too.
+    """
 
     @sgl.function
     def ask(s: Any) -> None:

@@ -79,10 +79,12 @@ def _add_shared(parser: ArgumentParser, port: int | None) -> None:
 
 
 def select_sglang_backend(args: Namespace) -> Backend:
-    """Return the backend named by `args.backend`: a server for "srt", OpenAI's API for "gpt-...".
+    """Return the backend named by `args.backend`: a server for "srt...", OpenAI's for "gpt-...".
+
+    "srt-no-parallel" also switches off parallel encoding for all programs of this process.
 
     Raises:
-        ValueError: the name is another one.
+        ValueError: the name begins with neither.
     """
     if args.backend.startswith("srt"):
         if args.backend == "srt-no-parallel":
@@ -98,7 +100,8 @@ def dump_bench_raw_result(
 ) -> None:
     """Write a line of JSON for each state of a benchmark: prompt, output, whether it is correct.
 
-    Nothing is written if `path` is empty or None.
+    The output is the state's variable `answer`. It is correct if the state's prediction equals its
+    label. Nothing is written if `path` is empty or None.
     """
     if not path:
         return
@@ -134,7 +137,8 @@ def find_available_port(base_port: int) -> int:
 def get_call_generate(args: Namespace) -> Callable[..., Any]:
     """Return a function that generates text over the HTTP API of the server `args.backend`.
 
-    The function takes `(prompt, temperature, max_tokens, stop=None, n=1)`.
+    The function takes `(prompt, temperature, max_tokens, stop=None, n=1)`; only vLLM and Outlines
+    heed `n`.
 
     Raises:
         ValueError: the server is not supported.

@@ -11,7 +11,7 @@ _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_toke
 
 
 class Encoding(dict[str, Any]):
-    """Token ids and attention mask, as items and as attributes."""
+    """The token ids and attention mask of a text, as items and as attributes."""
 
     def __getattr__(self, name: str) -> Any:
         if name not in self:
@@ -83,7 +83,7 @@ class TransformersTokenizer:
         return self._tokenizer.vocab_size
 
     def __getattr__(self, name: str) -> Any:
-        """Return a special token such as `eos_token`, its `eos_token_id`, or what `Tokenizer` has.
+        """Return a special token, its id (`eos_token`, `eos_token_id`), or a `Tokenizer` attribute.
 
         A special token that the model does not name is None.
         """

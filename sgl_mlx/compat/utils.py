@@ -32,7 +32,7 @@ def read_jsonl(filename: str) -> list[Any]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: a line is no JSON; the message has its number.
+        ValueError: a line is no JSON; the message has the number of the line.
     """
     documents = []
     with open(filename, encoding="utf-8-sig") as file:
@@ -46,7 +46,10 @@ def read_jsonl(filename: str) -> list[Any]:
 
 
 def dump_state_text(filename: str, states: Iterable[Any], mode: str = "w") -> None:
-    """Write the text of each state to a file under its number; other objects as `str`."""
+    """Write the texts of all states to one file, each under a heading with its number.
+
+    For objects that are no program states, `str(object)` is written.
+    """
     with open(filename, mode, encoding="utf-8") as file:
         for i, state in enumerate(states):
             text = state.text() if isinstance(state, ProgramState) else str(state)
@@ -59,14 +62,18 @@ def get_exception_traceback() -> str:
 
 
 def convert_json_schema_to_str(json_schema: Any) -> str:
-    """Return a schema as JSON text; it may be text, a dictionary or a pydantic model class."""
+    """Return a JSON Schema as text, from JSON text, a dictionary or a pydantic model class."""
     if hasattr(json_schema, "model_json_schema"):
         json_schema = json_schema.model_json_schema()
     return json_schema if isinstance(json_schema, str) else json.dumps(json_schema)
 
 
 def encode_image_base64(image_path: Any) -> str:
-    """Return a picture as base64: a path, bytes of a file, or a PIL image, which becomes PNG."""
+    """Return a picture file as base64 text.
+
+    Args:
+        image_path: the file's path, its content as bytes, or a PIL image, which is encoded as PNG.
+    """
     if isinstance(image_path, bytes):
         return base64.b64encode(image_path).decode()
     if isinstance(image_path, (str, Path)):
@@ -162,7 +169,11 @@ def _trusting(verify: str | None) -> Any:
 def launch_server_cmd(
     command: str, host: str = "127.0.0.1", port: int | None = None
 ) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a server by a command, with `--host` and `--port` appended; return (process, port)."""
+    """Start a server by a command, with `--host` and `--port` appended; return (process, port).
+
+    Without `port`, a free port is chosen. `python` at the start of the command becomes the running
+    interpreter.
+    """
     port = port or _free_port(host)
     words = [*shlex.split(command), "--host", host, "--port", str(port)]
     if words[0] in ("python", "python3"):

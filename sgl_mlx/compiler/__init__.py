@@ -1,4 +1,4 @@
-"""The compiler: it traces a program into a graph, rewrites the graph, and runs it without Python.
+"""The compiler: it traces a program into a graph, rewrites the graph, and runs the graph.
 
     compiled = program.compile()
     print(compiled.explain(topic="tea"))  # how much is compiled, and why the rest is not

@@ -19,7 +19,7 @@ Reorder = Literal["rules"] | None
 
 
 def standard_passes(reorder: Reorder = None) -> list[Pass]:
-    """List the passes of `compile`, in order.
+    """Return the passes that `compile` applies by default, in order.
 
     Prefetch is the last pass, since the place of its hints depends on the order of the nodes.
 

@@ -25,8 +25,10 @@ from sgl_mlx.lang.state import ProgramState
 class CompiledProgram(Program):
     """A program that runs from its graph, with the same methods and results as `Program`.
 
-    The Python body is interpreted where the graph cannot be used: from the line on where the trace
-    ended; for a whole run with `n` other than 1 (variables are lists then); and for a whole
+    If the trace ended early, the graph's requests are sent first. Then the whole Python body is
+    interpreted, and takes over the answers to these requests (`running/replay.py`).
+
+    The graph is not used at all in a run with `n` other than 1 (variables are lists then), and in a
     streamed run of a program whose trace ended early.
     """
 
@@ -94,10 +96,11 @@ class CompiledProgram(Program):
         return {name: value for name, value in bound.arguments.items() if name != "s"}
 
     def cache(self, backend: Any = None) -> int:
-        """Prefill the constant prompt prefixes that all runs share; return the tokens cached.
+        """Prefill the constant prompt prefixes that all runs share; return their number of tokens.
 
-        Branches and nested programs have prefixes of their own. Returns 0 if the graph is from a
-        file and was compiled for other arguments than the defaults.
+        Branches and nested programs have prefixes of their own. Arguments have their defaults; an
+        argument without a default counts as a text. A graph from a file has the constants that it
+        was compiled for.
         """
         setting = Setting.of(backend, {})
         with suppress(GraphError):  # a graph from a file may reject the sample arguments
@@ -108,11 +111,14 @@ class CompiledProgram(Program):
     precaches = True
 
     def batch_order(self, rows: Sequence[Row]) -> Sequence[int]:
-        """Return the order in which rows start: rows with a common prompt prefix are neighbours."""
+        """Return the indices of a batch's rows in the order in which to start the rows.
+
+        Each row has the arguments of one run. Rows with a common prompt prefix are neighbours.
+        """
         return order_batch([self._opening(*row) for row in rows])
 
     def _opening(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        """Return the text with which a row's prompt begins, up to the first generated text.
+        """Return the text with which the prompt of a run begins, up to the first generated text.
 
         Only the program's own stream counts, without the text of roles. Returns "" if there is no
         graph or if the arguments do not fit.
@@ -134,7 +140,7 @@ class CompiledProgram(Program):
             super()._check_arguments(state, args, kwargs)
 
     def body(self, state: ProgramState, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Run the graph, or the Python body where the graph cannot be used; return its result."""
+        """Run the graph, or the Python body if the graph cannot be used; return the result."""
         arguments = self.arguments(args, kwargs)
         stream = state.stream_executor
         compiled = self._source.find(arguments) if stream.defaults.n == 1 else None

@@ -51,7 +51,7 @@ class Trace(Graph):
 
 
 class LastNode:
-    """The last node of a graph, with a method to show the whole graph."""
+    """The last node of a graph, with SGLang's method to show the whole graph."""
 
     def __init__(self, graph: Any, node: Any) -> None:
         self._graph, self._node = graph, node

@@ -1,4 +1,7 @@
-"""Specialisation: the compiled graph for given arguments, traced on demand or from a file."""
+"""Sources of compiled graphs: they find the graph for the arguments of a run.
+
+`Traced` traces a Python program on demand; `Fixed` has one graph, such as one from a file.
+"""
 
 from __future__ import annotations
 
@@ -81,11 +84,12 @@ class _Entry:
 
 
 class Traced:
-    """A source that traces a program for each kind of arguments when it first occurs.
+    """A source that traces a program for each kind of arguments when that kind first occurs.
 
     Text arguments share one trace whatever their content. So do lists of texts, unless the program
-    depends on their length. Each other value gets a trace of its own. After `_MOST_TRACES` traces,
-    `find` returns None for new kinds of arguments.
+    depends on their length. Each other value gets a trace of its own. A trace is made again when a
+    global or other outside value that it read has changed. After `_MOST_TRACES` traces, `find`
+    returns None for new kinds of arguments.
     """
 
     def __init__(self, program: Program, passes: Sequence[Pass]) -> None:

@@ -21,7 +21,7 @@ from sgl_mlx.lang.backend import Backend
 from sgl_mlx.lang.pictures import flat_text
 
 _MARK = "\ufffc"
-"""Stands for a picture in compared prompts."""
+"""Character that stands for a picture when prompts are compared as text."""
 _MOST_KEPT = 64
 """Most answers kept of one run; a run has as many branches as it forks."""
 _SAFE_SHARE = 0.8
@@ -33,13 +33,13 @@ OnEvent = Callable[[StreamEvent], None]
 
 @dataclass(frozen=True)
 class _Left:
-    """Text that the API wrote beyond an answer.
+    """Text that an API call wrote beyond the answer to one `gen`; it may answer the next `gen`.
 
     Attributes:
         prompt: everything before the text.
-        kind: parameters of the call, without those that only say where the text ends.
+        kind: sampling parameters of the call, reduced by `_kind`.
         ended: True if the model ended the text itself; False if the token limit cut it.
-        bytes_per_token: mean of the call; None if the API counts no tokens.
+        bytes_per_token: mean bytes per token in the call; None if the API counts no tokens.
     """
 
     prompt: str
@@ -49,7 +49,11 @@ class _Left:
     bytes_per_token: float | None
 
     def follows(self, prompt: str, params: SamplingParams) -> bool:
-        """True if a prompt goes on exactly as the API wrote, and not as far as the text."""
+        """Return True if `text` may answer a `gen` after `prompt`.
+
+        `prompt` must consist of `self.prompt` and a part of `text` from its beginning: at least one
+        character, but not all. The parameters must be of the same kind.
+        """
         more = len(prompt) - len(self.prompt)
         return (
             0 < more < len(self.text)
@@ -59,7 +63,11 @@ class _Left:
         )
 
     def answer(self, prompt: str, params: SamplingParams) -> tuple[str, FinishReason] | None:
-        """Return the answer to a `gen` after `prompt`; None if the text is too short to tell."""
+        """Return the answer to a `gen` after `prompt`: its text and its finish reason.
+
+        Returns None if `text` was cut before any stop string, or if the answer may have more than
+        `max_new_tokens` tokens.
+        """
         text = self.text[len(prompt) - len(self.prompt) :]
         stops = [(at, stop) for stop in params.stop if (at := text.find(stop)) >= 0]
         if not stops and not self.ended:
@@ -70,18 +78,24 @@ class _Left:
         return text[:at], FinishReason("stop", matched=stop)
 
     def _fits(self, text: str, tokens: int) -> bool:
-        """True if a text surely has at most so many tokens: none is shorter than a byte."""
+        """Return True if `text` has at most `tokens` tokens, surely or very probably.
+
+        A text of at most `tokens` bytes surely has, since each token has at least one byte. For a
+        longer text, the estimated number of tokens must be at most `_SAFE_SHARE` of `tokens`.
+        """
         size = len(text.encode())
         estimate = size / self.bytes_per_token if self.bytes_per_token else size
         return size <= tokens or estimate <= _SAFE_SHARE * tokens
 
 
 class AskingAhead:
-    """A backend for one run of a program, over an API's backend, whose attributes it has too.
+    """A `Backend` for one run of a program, in which one call to an API may answer several `gen`s.
+
+    All attributes and methods except `submit` are those of the API's backend.
 
     Args:
-        backend: gets the calls.
-        tokens: how many tokens a call asks for, unless the `gen` itself allows more.
+        backend: the API's backend, which makes the calls.
+        tokens: the number of tokens that a call asks for, unless the `gen` itself allows more.
     """
 
     def __init__(self, backend: Backend, tokens: int) -> None:
@@ -96,9 +110,10 @@ class AskingAhead:
     def submit(
         self, prompt: Prompt, params: SamplingParams, on_event: OnEvent | None = None
     ) -> Future[Completions]:
-        """Answer from what an earlier call wrote, if that is enough; else make a call.
+        """Answer from text that an earlier call left over, if it suffices; else call the API.
 
-        Streams, several samples, logprobs and constrained output are passed on as they are.
+        Requests for a stream, several samples, logprobs or constrained output are passed on to the
+        API's backend unchanged.
         """
         if on_event is not None or params.n > 1 or params.constrained or params.return_logprob:
             return self._backend.submit(prompt, params, on_event)
@@ -120,7 +135,11 @@ class AskingAhead:
         found: Future[Completions],
         read: Callable[[Completions], Completions | Future[Completions]],
     ) -> None:
-        """Settle `found` by what `read` makes of a call's result, which may be another call."""
+        """Make `found` finish with what `read` returns for the result of `call`.
+
+        If `read` returns the future of another call, `found` gets the result of that call. An
+        error of a call is passed on to `found`. Cancelling `found` cancels the calls.
+        """
 
         def settle(call: Future[Completions]) -> None:
             if found.done():
@@ -143,7 +162,11 @@ class AskingAhead:
     def _first(
         self, prompt: Prompt, params: SamplingParams, completions: Completions
     ) -> Completions | Future[Completions]:
-        """Answer a `gen` from its own call; if it cannot be cut to size, make the plain call."""
+        """Answer a `gen` from the longer call that was made for it, and keep the rest of the text.
+
+        If the text does not suffice, the call is made again with the parameters of the `gen`. But
+        if the token limit of the `gen` itself cut the text, the whole text is the answer.
+        """
         [whole] = completions
         text = flat_text(prompt, _MARK)
         tokens = whole.extra.get("completion_tokens")
@@ -159,9 +182,9 @@ class AskingAhead:
         return self._backend.submit(prompt, params)
 
     def _take(self, prompt: str, params: SamplingParams) -> _Left | None:
-        """Remove and return the text that goes on after `prompt`; None if there is none.
+        """Remove and return a kept text that may answer a `gen` after `prompt`; None if none may.
 
-        Each text serves once, so that branches which ask the same get samples of their own.
+        Each text serves once, so that branches with the same prompt get different samples.
         """
         with self._lock:
             for i, left in enumerate(self._kept):
@@ -172,7 +195,11 @@ class AskingAhead:
     def _answer(
         self, left: _Left, prompt: str, params: SamplingParams
     ) -> tuple[str, tuple[()], FinishReason] | None:
-        """Answer from a text and keep the rest of it; None if the text does not suffice."""
+        """Answer a `gen` after `prompt` from the text of `left`, and keep the rest of that text.
+
+        Returns the first arguments of `Completion`: text, token ids (none) and finish reason; None
+        if the text of `left` does not suffice.
+        """
         answer = left.answer(prompt, params)
         if answer is None:
             return None
@@ -189,7 +216,10 @@ class AskingAhead:
 
 
 def _kind(params: SamplingParams) -> SamplingParams:
-    """Return parameters without those that only say where an output ends, or how it begins."""
+    """Return parameters without those that only say where an output ends or how it begins.
+
+    Two `gen`s can share the text of one call if the results of this function are equal.
+    """
     plain = SamplingParams()
     return replace(
         params,

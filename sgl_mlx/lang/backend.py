@@ -18,8 +18,9 @@ from sgl_mlx.core import ChoiceScores, Completion, Prompt, SamplingParams, Strea
 class Backend(Protocol):
     """A model that continues and scores prompts. Calls that use the model return futures at once.
 
-    Cancelling a future that is not done aborts its request. Errors are raised by the future,
-    except for `InvalidParamsError` and `NotYetError`, which the call itself may raise.
+    Cancelling a future that is not done aborts its request. Errors of a request are raised by its
+    future. A call itself may raise errors of its arguments, such as `InvalidParamsError`,
+    `NotYetError` or `ImageError`.
     """
 
     @property
@@ -80,7 +81,10 @@ class Backend(Protocol):
         ...
 
     def flush_cache(self) -> bool:
-        """Drop all cached prefixes and return True; return False if requests are running."""
+        """Drop all cached prefixes and return True.
+
+        Returns False if requests are running or the backend has no cache.
+        """
         ...
 
     def get_server_info(self) -> dict[str, Any]:
@@ -88,5 +92,8 @@ class Backend(Protocol):
         ...
 
     def shutdown(self) -> None:
-        """Stop the backend and release its resources; later calls raise `EngineStoppedError`."""
+        """Stop the backend and release its resources.
+
+        Later calls fail; an engine raises `EngineStoppedError` for them.
+        """
         ...

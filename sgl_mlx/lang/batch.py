@@ -21,13 +21,13 @@ from sgl_mlx.lang.state import ProgramState
 Row = tuple[Sequence[Any], Mapping[str, Any]]
 Make = Callable[[Sequence[Any], Mapping[str, Any]], Body]
 Order = Callable[[Sequence[Row]], Sequence[int]]
-"""A function from the rows of a batch to their indices, in the order in which to start them."""
+"""A function that returns the indices of a batch's rows in the order in which to start them."""
 _CHUNK = 200
-"""The number of rows that a generator of states starts together, to bound the memory used."""
+"""The number of rows in a chunk of a generator of states, which bounds the memory used."""
 
 
 class Chunk:
-    """Some rows of a batch being run, on threads that each run one row after another.
+    """Rows of a batch that are being run, by threads that each take one row after another.
 
     As a context manager: an error in its `with` block cancels all runs.
 
@@ -110,7 +110,7 @@ class BatchRun:
         return states
 
     def iterate(self) -> Iterator[ProgramState]:
-        """Yield the states in the order of the rows; rows run ahead in chunks.
+        """Yield the states in the order of the rows; rows run ahead, in chunks of `_CHUNK` rows.
 
         Raises:
             BatchError: after all states are yielded, if the function raised in any run.
@@ -119,7 +119,10 @@ class BatchRun:
         self._raise_errors()
 
     async def run_async(self) -> list[ProgramState]:
-        """Run all rows as `run` does, without blocking the event loop; cancelling ends all runs."""
+        """Run all rows as `run` does, without blocking the event loop.
+
+        Cancelling the task that waits for this cancels all runs.
+        """
         states = [state async for state in self._states_async(len(self.rows))]
         self._raise_errors(states)
         return states

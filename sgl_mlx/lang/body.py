@@ -122,7 +122,10 @@ class BodyThread(threading.Thread):
 
 
 class StreamingThread(BodyThread):
-    """The thread of a program run with `stream=True`; it warns if the run is cut off."""
+    """The thread of a program run with `stream=True`.
+
+    It warns if the engine stops or Python ends before the run has ended.
+    """
 
     def __init__(self, body: Body) -> None:
         super().__init__(body.name, self._work)

@@ -64,7 +64,9 @@ class ChoicesSamplingMethod(ABC):
         """
 
     def of(self, scores: ChoiceScores) -> ChoicesDecision:
-        """Return the decision for the scores of a backend, with token counts in its `meta_info`.
+        """Return the decision for a backend's scores, with the token counts in its `meta_info`.
+
+        Scores of type `LateDecision` hold the decision of the backend, which is returned unchanged.
 
         Raises:
             ProgramError: for a choice that adds no token to the prompt.
@@ -139,7 +141,9 @@ class TokenLengthNormalized(_ByIndex):
 
 
 class GreedyTokenSelection(_ByIndex):
-    """Chooses token by token, as greedy decoding would: drops choices whose token is less likely.
+    """Chooses token by token, as greedy decoding would.
+
+    At each position, only the choices with the most likely token remain.
 
     A choice that is shorter than others is padded with its own mean log-probability.
     """

@@ -73,7 +73,9 @@ clock = Clock()
 
 
 def checked_seconds(name: str, value: Any) -> float | None:
-    """Return a timeout in seconds as a float; None stays None.
+    """Return a timeout in seconds as a float, at most `threading.TIMEOUT_MAX`; None stays None.
+
+    `name` names the timeout in the error.
 
     Raises:
         InvalidParamsError: for anything but a positive number.

@@ -40,7 +40,7 @@ def set_default_backend(backend: Any) -> None:
         backend: a backend, or a `Runtime`.
 
     Raises:
-        BackendError: the object is no backend, and its `endpoint` is none either.
+        BackendError: the object is neither a backend nor has one as its `endpoint`.
     """
     if backend is not None:
         endpoint_of(backend)
@@ -55,7 +55,7 @@ def endpoint_of(backend: Any) -> Backend:
     """Return the backend itself, or the endpoint of a `Runtime`.
 
     Raises:
-        BackendError: the object lacks members of the `Backend` protocol.
+        BackendError: the backend or endpoint lacks members of the `Backend` protocol.
     """
     endpoint = getattr(backend, "endpoint", backend)
     if not all(hasattr(endpoint, name) for name in _MEMBERS):
@@ -70,7 +70,7 @@ def resolve_backend(backend: Any = None) -> Backend:
     """Return the given backend, or the default backend for None.
 
     Raises:
-        BackendError: there is neither, or the object is no backend.
+        BackendError: no backend is given and no default is set, or the object is no backend.
     """
     chosen = global_config.default_backend if backend is None else backend
     if chosen is None:

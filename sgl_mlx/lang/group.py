@@ -48,7 +48,10 @@ class ProgramStateGroup(Generic[State]):
             raise ProgramError("a branch cannot be replaced; append to it with forks[i] += ...")
 
     def __iadd__(self, other: object) -> ProgramStateGroup[State]:
-        """Append to branch i: item i of a list or tuple, `other(i)` of a function, else `other`.
+        """Append to every branch.
+
+        Branch i gets item i if `other` is a list or tuple, `other(i)` if it is a function, and
+        `other` itself if it is anything else.
 
         Raises:
             ProgramError: a list or tuple does not have one item for each branch.

@@ -62,7 +62,7 @@ def names_of(node: ir.Expr) -> tuple[Name, ...]:
 
 
 def params_of(node: ir.Expr, defaults: SamplingParams) -> SamplingParams:
-    """Return the sampling parameters of a node: its own ones, else the `defaults` from `run()`.
+    """Return a node's sampling parameters: those that its `gen` sets, else `defaults` from `run()`.
 
     A constraint of the node replaces any constraint of the defaults.
 

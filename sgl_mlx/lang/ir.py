@@ -40,7 +40,7 @@ class Expr:
     """A node that a program may append to its state.
 
     Attributes:
-        asks: True if the stream waits for an answer of the backend to this node.
+        asks: True if the node needs an answer of the model: `gen`, `select`, `separate_reasoning`.
     """
 
     asks: ClassVar[bool] = False

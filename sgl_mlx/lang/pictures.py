@@ -34,7 +34,10 @@ def has_pictures(prompt: Iterable[Part]) -> bool:
 
 
 def flat_text(prompt: Iterable[Part], mark: str) -> str:
-    """Return the text of a prompt with `mark` for each picture or video; join branches in order."""
+    """Return the text of a prompt, with `mark` in place of each picture or video.
+
+    The texts of parallel branches are joined in the order of the branches.
+    """
     pieces = []
     for part in prompt:
         if isinstance(part, (Text, Generated)):

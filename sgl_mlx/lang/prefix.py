@@ -32,7 +32,7 @@ class _Program(Protocol):
 
 
 class _NoModel:
-    """A backend without a model: every request raises `_EndOfPrefix`, which ends the run."""
+    """A backend without a model: every request raises `_EndOfPrefix`, which stops the stream."""
 
     model_name = "none"
     supports_parallel = False
@@ -48,6 +48,9 @@ def constant_prefix(program: _Program, writer: Callable[[], TurnWriter]) -> str:
 
     The program's function is called once with placeholder texts as arguments. If it raises, the
     prefix is the text that it appended before.
+
+    Args:
+        writer: returns the `TurnWriter` of the backend that the prefix is for.
     """
     stream = Stream(_NoModel(), Transcript(writer), SamplingParams())  # type: ignore[arg-type]
     arguments = {name: _UNKNOWN.format(name) for name in program.arg_names}

@@ -29,7 +29,7 @@ _NOT_PLAIN = (
     inspect.isgeneratorfunction,
 )
 RESERVED = ("stream", "backend", "use_thread")
-"""Options of `run()` that go before a program's own parameters."""
+"""Options that `run()` takes itself, even if the program has a parameter of the same name."""
 
 _MIN_CACHED_PREFIX = 64
 """The number of characters up to which a constant prefix is not worth a prefill request."""
@@ -43,8 +43,8 @@ class Program:
         arg_names: the names of the function's parameters after `s`.
         arg_defaults: the default values of these parameters, without names, in order.
         bind_arguments: the arguments that `bind` has set, by name.
-        num_api_spec_tokens: on the back end of an API, how many tokens a call asks for, so that
-            one call may answer several `gen`s; see `ahead`.
+        num_api_spec_tokens: on the backend of an API, the number of tokens that a call asks for, so
+            that one call may answer several `gen`s; None turns this off. See `ahead`.
 
     Raises:
         ProgramError: `func` is no ordinary Python function, or its first parameter is not named
@@ -111,8 +111,10 @@ class Program:
             BackendError: no backend is set.
             ProgramError: wrong arguments.
             InvalidParamsError: a sampling value out of range.
-            ProgramTimeout: `timeout` passed before the function returned.
-            Exception: any exception of the function.
+            ProgramTimeout: `timeout` passed before the function returned; with `stream`, reading
+                the state raises this.
+            Exception: any exception of the function; with `stream`, reading the state raises it.
+                With `use_thread=False`, also an error of generation.
         """
         options, arguments = self.split(kwargs)
         stream, use_thread = (
@@ -145,7 +147,8 @@ class Program:
             kwargs: as in `run`.
 
         Raises:
-            Exception: any exception that `run` raises, or an error of generation.
+            Exception: any exception that `run` raises, or an error of generation. With `stream`,
+                reading the state raises errors of the function and of generation.
         """
         options, arguments = self.split(kwargs)
         options.pop("use_thread", None)
@@ -184,8 +187,9 @@ class Program:
             BatchError: the function raised in some runs, or some arguments do not fit. It is
                 raised after all runs have ended, and has all states; a generator raises it after
                 yielding all states.
-            ProgramError: an item of `batch_kwargs` is neither a mapping nor a list or tuple, or
-                `num_threads` is below 1.
+            BackendError, InvalidParamsError: as in `run`.
+            ProgramError: `batch_kwargs` is no list, an item of it is neither a mapping nor a list
+                or tuple, or `num_threads` is below 1.
         """
         setting, rows = Setting.of(backend, sampling), self._rows(batch_kwargs)
         if len(rows) > 1 and self.precaches:
@@ -206,8 +210,9 @@ class Program:
     ) -> list[ProgramState] | AsyncIterator[ProgramState]:
         """Run a batch as `run_batch` does, without blocking the event loop.
 
-        Cancelling this call cancels all runs. With `generator_style`, awaiting it returns an
-        asynchronous iterator of the states. The constant prefix is not cached before.
+        Cancelling this call cancels all runs. With `generator_style`, awaiting this call returns an
+        asynchronous iterator of the states. Unlike `run_batch`, it never prefills the constant
+        prefix first.
         """
         setting, rows = Setting.of(backend, sampling), self._rows(batch_kwargs)
         make = partial(self._body, setting)

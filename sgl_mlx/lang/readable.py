@@ -142,13 +142,16 @@ class Readable:
 
     @contextmanager
     def writing(self) -> Iterator[Transcript]:
-        """Yield the transcript, locked for a change; then discard the answer that `show` began."""
+        """Yield the transcript, locked for a change; then discard the text that `show` collected.
+
+        The complete answer, which is now in the transcript, takes the place of that text.
+        """
         with self._changed:
             yield self.transcript
             self._partial = PartialCompletion()
 
     def show(self, event: StreamEvent) -> None:
-        """Show readers an event of the current step; only the first sample is shown."""
+        """Show an event of the current step to readers, if it is of the first sample."""
         if event.sample == 0:
             with self._changed:
                 self._partial.add(event)

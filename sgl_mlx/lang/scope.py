@@ -100,7 +100,9 @@ class _Question:
 
 
 def answer_of(future: Future[Any]) -> Any:
-    """Wait for a backend's answer and return it; cancelled with the program that calls this.
+    """Wait for a backend's answer and return it.
+
+    Cancelling the calling program cancels the request.
 
     Raises:
         ProgramCancelled: the calling program was cancelled.

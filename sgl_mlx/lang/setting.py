@@ -28,7 +28,7 @@ class Setting:
 
     Attributes:
         backend: the backend to run on.
-        defaults: the sampling parameters that a `gen` does not set itself.
+        defaults: the values of sampling parameters that a `gen` does not set itself.
         writer: returns the `TurnWriter`, which writes turns as the backend's chat template does.
         streaming: let readers see text while it is generated.
         timeout: the most seconds that the whole program may take; None for no limit.
@@ -64,7 +64,10 @@ class Setting:
         return cls(chosen, defaults.override(**sampling).validate(), writer, streaming, **timeouts)
 
     def new_state(self, scope: Scope | None = None) -> ProgramState:
-        """Return a new empty state; cancelling `scope`, or else the calling program, cancels it."""
+        """Return a new empty state.
+
+        Cancelling `scope` cancels the state; None means the scope of the calling program.
+        """
         stream = Stream(
             self.backend,
             Transcript(self.writer),

@@ -34,6 +34,6 @@ def _is_own(module: str) -> bool:
 
 
 def note_site(error: BaseException, site: Site) -> None:
-    """Add a line of a program to the notes of an error; tracebacks print these notes (PEP 678)."""
+    """Add the source line `site` to an error's notes, which tracebacks print (PEP 678)."""
     notes = [*getattr(error, "__notes__", ()), str(site)]
     error.__notes__ = notes  # add_note() needs Python 3.11

@@ -54,8 +54,10 @@ class ProgramState:
         """Append text or an expression; returns at once.
 
         Raises:
-            ProgramError: for None, foreign objects, and roles that do not nest.
+            ProgramError: for None and any other object that is neither text nor an expression, and
+                for nested or unmatched roles.
             InvalidParamsError: for sampling values out of range.
+            ProgramCancelled: the program that calls this was cancelled.
         """
         self.stream_executor.submit(as_expr(other))
         return self

@@ -31,7 +31,7 @@ class Stream(Readable):
     Args:
         backend: the backend that answers `gen` and `select`.
         transcript: the text written so far.
-        defaults: the sampling parameters that a `gen` does not set itself.
+        defaults: the values of sampling parameters that a `gen` does not set itself.
         streaming: let readers see text while it is generated.
         scope: the scope of the program's run; cancelling the scope cancels this stream.
         request_timeout: the most seconds that one request to the backend may take.
@@ -98,7 +98,9 @@ class Stream(Readable):
         self._advance()
 
     def fork(self, gap: int = 0) -> Stream:
-        """Return a new stream with a copy of this text and these variables; call only after `sync`.
+        """Return a new stream with copies of this stream's text and variables.
+
+        Call this only after `sync`.
 
         Args:
             gap: the number of positions to skip before new text.
@@ -123,7 +125,10 @@ class Stream(Readable):
             self._fail(error or RequestAborted("the program was aborted or its state dropped"))
 
     def cancel(self, error: BaseException) -> None:
-        """Stop the stream with this error unless all its steps are done; called by `Scope`."""
+        """Stop the stream with this error, and close it; called by `Scope`.
+
+        A stream is left as it is if all its steps are done and no function can submit more.
+        """
         if self.open or not self._idle:
             self._fail(error)
             self.close()

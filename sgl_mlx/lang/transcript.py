@@ -131,7 +131,7 @@ class Transcript:
 def merged(parts: Iterable[Part]) -> Prompt:
     """Return the parts with neighbouring texts joined and empty texts dropped.
 
-    A joined text knows where its pieces end.
+    The `ends` of a joined text are the indices at which one piece ends and the next begins.
     """
     prompt: list[Part] = []
     for part in parts:

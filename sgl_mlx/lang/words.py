@@ -118,7 +118,7 @@ def _dtype_name(dtype: type | str) -> str:
 
 
 def _typed(dtype: type, word: str) -> Callable[..., Gen]:
-    """Return a variant of `gen` for one dtype, without the parameters that make no sense then."""
+    """Return a variant of `gen` for one dtype, without parameters that conflict with a dtype."""
     settled = {"min_tokens", "choices", "choices_method", "token_healing", *CONSTRAINTS}
     signature = inspect.signature(gen)
     kept = [p for p in signature.parameters.values() if p.name not in settled]
@@ -149,7 +149,8 @@ def select(
     Args:
         choices: the texts to choose from.
         temperature: 0; a random choice is not supported.
-        choices_method: the way to compare choices; by default, their mean log-probability.
+        choices_method: the way to compare choices; by default, by their mean log-probability per
+            token.
 
     Raises:
         ProgramError: `choices` is empty, or a choice is empty or no text; the temperature is not
@@ -168,7 +169,12 @@ def select(
 
 
 def checked_choices(word: str, choices: Any, method: Any) -> tuple[str, ...]:
-    """Check choices and method, and return the choices as a tuple; raises `ProgramError`."""
+    """Check choices and method, and return the choices as a tuple.
+
+    Raises:
+        ProgramError: there is no choice, a choice is empty or no text, or the method is unknown.
+            The message names `word`, the call with the wrong choices.
+    """
     found = bounds.listed(choices)
     if not found:
         raise ProgramError(f"{word} needs a list of choices, got {bounds.shown(choices)}")

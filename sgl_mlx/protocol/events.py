@@ -43,10 +43,10 @@ def json_events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def checked(answer: Any) -> Any:
-    """Return a server's answer unchanged if it is an object, or a list of objects, without error.
+    """Return a server's answer unchanged: an object or a list of objects that report no error.
 
     Raises:
-        BackendError: the answer is no object, or reports an error (even with HTTP status 200).
+        BackendError: the answer is neither, or reports an error (even with HTTP status 200).
     """
     for item in answer if isinstance(answer, list) else [answer]:
         if not isinstance(item, Mapping):
@@ -84,8 +84,8 @@ class GrowingText:
     """The text of a stream whose events hold either all text so far or only new text.
 
     SGLang's servers send all text in each event, or with `--stream-output` only new text. The
-    events do not say which. This class assumes all text, until an event does not begin with the
-    text before it.
+    events do not say which of the two they hold. This class takes an event for all text so far,
+    until the text of an event does not begin with the text of the event before.
 
     Args:
         increments: True if the server is known to send only new text.
@@ -98,13 +98,13 @@ class GrowingText:
         self._shown = 0
 
     def add(self, piece: str, stopped_at: str | None = None) -> str:
-        """Add the text of an event; return the new text that can be shown.
+        """Add the text of the next event; return the new text that can be shown to a reader.
 
         An incomplete character at the end is held back until a later event completes it.
 
         Args:
-            stopped_at: the stop string that the event reports; the server may have cut it off
-                text that was sent before.
+            stopped_at: the stop string that the event reports. The server may have cut the stop
+                string off text that an earlier event held, so that the text gets shorter.
         """
         self._pieces.append(piece)
         if not self._increments and not self._goes_on(piece, stopped_at):

@@ -21,7 +21,7 @@ _SHAPES = "a text or an object with generated, image_url, shift or parallel"
 
 
 def encode(prompt: Iterable[Part], url_of: Callable[[Any], str]) -> list[Any]:
-    """Return a prompt as JSON.
+    """Return a prompt as a list of JSON values, one for each part.
 
     Args:
         url_of: returns the `data:` URL of a picture's source.
@@ -33,14 +33,15 @@ def encode(prompt: Iterable[Part], url_of: Callable[[Any], str]) -> list[Any]:
 
 
 def decode(given: Any, url_of: Callable[[str, Any], str], where: str = "parts") -> Prompt:
-    """Return the prompt that JSON describes.
+    """Return the prompt that a list of JSON values describes: the reverse of `encode`.
 
     Args:
-        url_of: checks a picture's URL, given the place of the field and its value.
-        where: place of the parts in the request, for errors.
+        url_of: checks a picture's URL and returns it; called with the place of the field in the
+            request, for errors, and the value of the field.
+        where: the place of the parts in the request, for errors.
 
     Raises:
-        PromptError: the JSON has another form; the message names the place.
+        PromptError: a value has no form of the table above; the message names the place.
     """
     if not isinstance(given, list):
         raise PromptError(f"{where} must be a list of parts, got {given!r:.80}")

@@ -57,10 +57,10 @@ _DTYPES = {
 
 
 def flat_text(prompt: Prompt) -> str:
-    """Return the text of a prompt.
+    """Return the text of a prompt, as `select` and `prefill` send it to a server.
 
     Raises:
-        NotYetError: the prompt has pictures, or gaps in its positions.
+        NotYetError: the prompt has pictures or videos, or gaps in its positions.
     """
     if pictures.has_pictures(prompt):
         raise NotYetError("select and prefill over pictures need an in-process Engine")
@@ -116,11 +116,11 @@ def scoring_payload(texts: list[str] | str | None, start: int) -> dict[str, Any]
 def scored_tokens(
     choice: str, prompt_tokens: int, output: Mapping[str, Any]
 ) -> tuple[TokenLogprob, ...]:
-    """Return the tokens of a choice, also a token that spans the prompt's end and the choice.
+    """Return the tokens of a choice, from a server's logprobs of prompt + choice.
 
-    The output may begin with more tokens of the prompt, as servers differ in that. They are
-    dropped by the lengths of the tokens' texts, or, if a character spans several tokens, by the
-    token counts.
+    A token that spans the end of the prompt and the beginning of the choice is included. Before it,
+    servers return different numbers of tokens of the prompt. These tokens are found and dropped by
+    the lengths of the tokens' texts or, if a character spans several tokens, by the token counts.
 
     Args:
         choice: the text of the choice.
@@ -158,7 +158,10 @@ _HANDLED = {"id", "prompt_tokens", "cached_tokens", "finish_reason"} | {
 
 
 def completion(text: str, meta: Mapping[str, Any], token_ids: tuple[int, ...] = ()) -> Completion:
-    """Return the completion for a server's text, `meta_info` and token ids, if it tells them."""
+    """Return the `Completion` for an output of a server: its text, `meta_info` and token ids.
+
+    `token_ids` is empty if the server does not send them.
+    """
     known = {f: read(meta.get(key) or ()) for f, (key, read) in _LOGPROBS.items()}
     return Completion(
         text,
@@ -199,7 +202,8 @@ def event(
         sample: the number of the sample.
         piece: the new text.
         before: the completion at the time of the previous event; None at the first event.
-        now: the completion now. Both hold all logprobs so far.
+        now: the completion now. `before` and `now` hold all logprobs so far; the event gets those
+            that are new.
         ended: True if the sample has ended.
     """
     if not piece and not ended:

@@ -56,19 +56,26 @@ from sgl_mlx.tokenizer import Tokenizer
 
 _DEFAULT_CONTEXT = 8192
 _STRIDE = 512
-"""Fewest tokens between snapshots that are taken only because nothing branches for long."""
+"""Least stride of the policy "program" in tokens; see `SnapshotPolicy.stride`."""
 
 
 @dataclass(frozen=True)
 class RunnableModel:
-    """A loaded model and the parts that run it.
+    """A loaded model and the parts that run it, for `EngineLoop`.
 
     Only the engine thread may use `runner` and `scheduler`.
 
     Attributes:
+        module: the mlx-lm module.
+        vocabulary: number of logits of a token.
+        context_length: most tokens of prompt and output together.
         slots: most slots of the KV pool.
         max_running: most sequences that run at once.
+        path: "ragged" if a step computes all rows in one forward pass, "dense" if one by one.
         recurrent: True if layers keep recurrent state, so that positions cannot be rearranged.
+        wired: the engine's share of the wired memory, to be released at the end.
+        disk: the disk cache; None without one.
+        costs: seconds of steps; None without speculation.
     """
 
     name: str
@@ -91,12 +98,12 @@ class RunnableModel:
 
     @property
     def joins(self) -> bool:
-        """True if branches can be put side by side by their KV, and positions be skipped."""
+        """True if KV of parallel branches can be joined to one prefix, and positions be skipped."""
         return self.path == "ragged" and not self.recurrent
 
     @cached_property
     def spellings(self) -> Spellings:
-        """Return the look-up tables of token healing, made at the first access."""
+        """Look-up tables of token healing, made at the first access."""
         return Spellings(self.tokenizer, self.vocabulary)
 
 
@@ -111,12 +118,14 @@ def open_model(
 
     Args:
         on_read: called on another thread when a read from the disk cache has finished.
-        loaded: a model that is loaded already; then `config.model_path` is ignored. Its weights
-            are not wired here, because other engines may share them.
+        loaded: a model that is loaded already; then `config.model_path` is ignored. The weights
+            of this model are not wired here, because other engines may share them.
 
     Raises:
-        ModelError, MemoryLimitError: see `models.load` and `pool_slots`.
-        InvalidParamsError: when the folder of the disk cache cannot be used.
+        ModelError, MemoryLimitError: see `models.load`, `pool_slots` and `state_budget`.
+        InvalidParamsError: the folder of the disk cache cannot be used, the draft model has another
+            vocabulary, or `config.schedule_policy` or `SGL_MLX_WIRED` has an unknown value.
+        KernelError: the environment asks for kernels that are unknown or not available.
     """
     started = time.perf_counter()
     to_wire = 0
@@ -140,7 +149,10 @@ def assemble(
     Args:
         started: `time.perf_counter()` before loading, from which `load_seconds` counts.
         on_read: called on another thread when a read from the disk cache has finished.
-        wired: releases the model's wired memory when the engine stops.
+        wired: the model's share of wired memory, which `EngineLoop` releases when it stops.
+
+    Raises:
+        The same errors as `open_model`.
     """
     adapter, draft = adapter_for(loaded.model), _load_draft(config, loaded)
     context = config.context_length or _context_length(loaded.config)
@@ -222,7 +234,7 @@ def _speculation(
 
 
 def _described(loaded: LoadedModel) -> str:
-    """Describe what a model's steps cost time for, as a key."""
+    """Return a text of all that a model's step times depend on, except the machine."""
     model = json.dumps(loaded.config, sort_keys=True, default=str)
     return f"{model} {loaded.weight_bytes} {os.environ.get(VARIABLE)}"
 
@@ -232,7 +244,7 @@ def _load_draft(config: EngineConfig, loaded: LoadedModel) -> LoadedModel | None
 
     Raises:
         ModelError: it cannot be loaded.
-        InvalidParamsError: its vocabulary is another one.
+        InvalidParamsError: its vocabulary differs from that of the `loaded` model.
     """
     if config.draft is None:
         return None
@@ -245,6 +257,14 @@ def _draft_model(
     draft: LoadedModel, context: int, most: int, vocabulary: int
 ) -> ModelDrafter | None:
     """Assemble the draft model with a pool for as many tokens as the large model's, if they fit.
+
+    Args:
+        context: most tokens of a sequence.
+        most: most slots of the large model's pool.
+        vocabulary: number of tokens that the large model knows.
+
+    Returns:
+        None if the draft model's steps cannot be measured.
 
     Raises:
         MemoryLimitError: when not even a small pool fits.
@@ -291,7 +311,10 @@ def _state_budget(
 
 
 def _policy(policy: SnapshotPolicy, adapter: Adapter, kv_bits: int | None) -> SnapshotPolicy:
-    """Set the stride of "program" by what a snapshot costs, in bytes of KV."""
+    """Set the stride of the policy "program" by the bytes of a snapshot and of a token's KV.
+
+    So snapshots at the stride take at most four times the bytes of the KV between them.
+    """
     if policy.kind != "program":
         return policy
     token = KVPool.bytes_per_slot(adapter.layers, adapter.dtype, kv_bits)

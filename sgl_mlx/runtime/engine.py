@@ -69,7 +69,9 @@ class Engine:
     Raises:
         ModelError: when the model cannot be found, read or run.
         MemoryLimitError: when the model or its KV pool does not fit into memory.
-        InvalidParamsError: for an option that is unknown or out of range.
+        InvalidParamsError: for an option that is unknown or out of range, or for both a path and a
+            model.
+        KernelError: when the environment asks for kernels that are unknown or not available.
     """
 
     def __init__(
@@ -157,7 +159,8 @@ class Engine:
         Raises:
             InvalidParamsError, PromptError, ImageError: for a wrong argument; the message says
                 what would be right.
-            RequestAborted: `abort` was called, or the timeout or deadline passed.
+            RequestAborted: `abort` was called, the timeout or deadline passed, the KV pool is too
+                small, the grammar came to a dead end, or the model failed.
             ProgramError: when called inside a callback of this engine, which would wait for itself.
             EngineStoppedError: after `shutdown`, and in a forked process.
         """
@@ -203,7 +206,7 @@ class Engine:
         on_event: OnEvent = None,
         **keywords: Unpack[RequestKeywords],
     ) -> Future[tuple[Completion, ...]]:
-        """Start generating `params.n` samples after a prompt; return a future of them.
+        """Start generating `params.n` samples after a prompt; return a future of the completions.
 
         The prompt is a tuple of parts or a list of token ids. `on_event` is called on the delivery
         thread with every `StreamEvent`. Cancelling the future aborts the request. Wrong parameters
@@ -217,14 +220,15 @@ class Engine:
         return self._launch(inputs, on_event)[0]
 
     def prefill(self, prompt: Prompt) -> Future[int]:
-        """Compute a prompt's KV now; return a future of how many tokens were cached already."""
+        """Compute a prompt's KV now; return a future of how many tokens were cached before."""
         future = self.submit(prompt, _SILENT)
         return then(future, lambda completions: completions[0].cached_tokens)
 
     def prefetch(self, prompt: Prompt) -> Future[int]:
-        """Compute or restore a prompt's KV while no request needs the model.
+        """Restore a prompt's KV from disk, and compute the rest while no request needs the model.
 
-        The future, which never fails, resolves to how many prompt tokens are cached then.
+        The future never fails. It resolves to how many prompt tokens are cached at the end, to 0
+        for a stopped engine or a prompt that cannot be prepared.
         """
         try:
             self._enter()
@@ -242,12 +246,17 @@ class Engine:
         unconditional: bool = False,
         **keywords: Unpack[RequestKeywords],
     ) -> Future[ChoiceScores]:
-        """Return a future of each choice's logprobs after the prompt, which is prefilled once.
+        """Score each choice as a continuation of the prompt, which is prefilled once.
 
         With `unconditional`, each choice is also scored without the prompt.
 
+        Returns:
+            A future of the choices' logprobs; errors of the prompt or in the model fail it.
+
         Raises:
-            InvalidParamsError: when `choices` is empty or contains an empty text.
+            InvalidParamsError: `choices` is empty or contains an empty text, or another argument is
+                wrong.
+            EngineStoppedError: after `shutdown`, and in a forked process.
         """
         self._enter()
         scoring = Scoring(choices, unconditional, self.tokenizer)
@@ -392,7 +401,7 @@ class Engine:
 
 
 def _ident_behind(deliver: Callable[[Callable[[], object]], None]) -> int:
-    """Return the ident of the thread on which `deliver` runs functions."""
+    """Return the identifier (`threading.get_ident`) of the thread on which `deliver` calls."""
     found: Future[int] = Future()
     deliver(lambda: found.set_result(get_ident()))
     return found.result()

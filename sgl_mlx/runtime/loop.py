@@ -1,6 +1,7 @@
 """The engine's two threads: one runs the model, the other delivers results.
 
-The engine thread runs orders (functions that add, abort or inspect) between steps of the model.
+The engine thread runs orders between steps of the model. An order is a function that adds or aborts
+sequences, or reads the engine's state.
 Only this thread touches MLX, the scheduler or the cache. The delivery thread runs callers'
 callbacks, in order, so that a slow callback does not delay the model.
 """
@@ -163,9 +164,10 @@ class EngineLoop:
         )
 
     def resident(self, sequence: Sequence) -> int:
-        """Return how many leading tokens can be reused; call it on the engine thread.
+        """Return how many of a sequence's leading tokens are cached; call it on the engine thread.
 
-        Those of a sequence that has just ended count: they are about to enter the tree.
+        The computed tokens of a sequence that has just ended count as cached, because they are
+        about to enter the tree.
         """
         cache, limit = self._scheduler.cache, sequence.match_limit
         ended = sequence.computed if sequence.holding is not None else 0
@@ -205,7 +207,7 @@ class EngineLoop:
             model.wired.release()
 
     def _take_orders(self, wait: bool) -> None:
-        """Run all queued orders; with `wait`, first wait for one or until the next deadline."""
+        """Run all queued orders; with `wait`, first wait for an order or for the next deadline."""
         if wait and self._orders.empty():
             self._attempt(self._move_to_pool)
             try:
@@ -242,7 +244,7 @@ class EngineLoop:
             self._orders.get()()
 
     def _turn(self, scheduler: Scheduler, runner: Runner) -> bool:
-        """Plan and compute one step; return False if there is nothing to compute."""
+        """Plan, compute and commit one step; return False if there is nothing to compute."""
         plan = scheduler.next()
         if plan is None:
             return False
@@ -275,8 +277,9 @@ def run_plan(
 ) -> StepResult | None:
     """Compute a plan; return its result, or None after a failure that the scheduler has handled.
 
-    KV of earlier steps is written to the pool first. So a failed step loses only the KV of its
-    own tokens and of the open epoch, and its sequences can be tried again.
+    Unless the plan continues an epoch, the KV of earlier steps is written to the pool first. So a
+    failed step loses only the KV of its own tokens and of its epoch, and its sequences can be tried
+    again.
 
     Args:
         recover: called first with the error of a failed step; returns True if it has handled it.

@@ -44,7 +44,7 @@ class ModelRunner:
     Args:
         end_tokens: the model's end-of-sequence ids.
         paths: attention over the pool; None is plain MLX.
-        copy: carries out `Spill` and `Load` transfers; None if plans contain none.
+        copy: carries out the transfers between pools and disk; None if plans contain none.
         features: encodes pictures; None if the model takes none.
         lookup: finds the constraints and pictures that plans name; None if plans name none.
         states: the pool of recurrent states; None for a model of attention alone.
@@ -88,7 +88,10 @@ class ModelRunner:
         return RunnerStats(self._forward_passes, self._mask_seconds, read, encoder)
 
     def synchronise(self, transfers: tuple[Transfer, ...] = ()) -> None:
-        """Write the open epoch's KV and states to the pools, then carry out transfers."""
+        """Write the open epoch's KV and states to the pools, then carry out transfers.
+
+        Transfers that enlarge a pool come first, then the others in order.
+        """
         self.close_epoch()
         for transfer in transfers:
             if isinstance(transfer, Grow):
@@ -102,7 +105,7 @@ class ModelRunner:
             self._copy.make(copies)
 
     def close_epoch(self) -> None:
-        """Wait for submitted steps and write what the open epoch computed, if one is open."""
+        """Wait for submitted steps; write the open epoch's KV and states, if any, to the pools."""
         decoding = self._decoding
         if decoding is None:
             return
@@ -269,7 +272,7 @@ _Forward = tuple[mx.array, list[int], list[mx.array], list[mx.array]]
 
 
 class _Decoding:
-    """An open epoch of decode steps. `ahead` is the next step if it was submitted already."""
+    """An open epoch of decode steps. `ahead` is the next step, if it was submitted already."""
 
     def __init__(
         self, epoch: DecodeEpoch, sampler: Sampler, tokens: mx.array, states: EpochStates | None
@@ -286,6 +289,12 @@ class _WantedLogits:
 
     Args:
         rows: the step's rows, in the order of `arrange`.
+
+    Attributes:
+        index: the places of these tokens among all tokens of the step.
+        by_row: their places within each row.
+        sampled_rows: rows to sample for; a row with drafted tokens is split by `places`.
+        sampled_at: for each sampled row, its place in `index`.
     """
 
     def __init__(self, rows: Sequence[Row]) -> None:

@@ -24,7 +24,8 @@ class Sampler:
 
     Args:
         rows: the batch rows; each one's `output` is what it has generated before the first step.
-        end_tokens: the model's end tokens, forbidden before `min_new_tokens` are generated.
+        end_tokens: the model's end tokens. Before `min_new_tokens` are generated, they and the
+            row's `stop_token_ids` are forbidden.
         vocabulary: number of logits of each row.
         lookup: finds the masks of the rows' constraints; None if no row has a constraint.
     """
@@ -65,8 +66,8 @@ class Sampler:
 
         Args:
             step: number of earlier calls for these rows, from 0.
-            live: ids of the rows whose tokens are used; constraints of others are not asked for
-                masks. None means all rows.
+            live: ids of the rows whose tokens are used; the constraints of other rows are not asked
+                for masks. None means all rows.
         """
         raw = logits.astype(mx.float32)
         adjusted = self._penalties.apply(raw) if self._penalties else raw
@@ -171,7 +172,13 @@ class Sampler:
 
 
 class Scored:
-    """Logprobs `(rows,)` of chosen tokens, and the `top` likeliest tokens of each row, unsorted."""
+    """Logprobs of the tokens chosen in a step's rows, on the device.
+
+    Attributes:
+        chosen: logprob of each row's chosen token, `(rows,)`.
+        top: ids of each row's likeliest tokens, unsorted, `(rows, top)`; empty if not asked for.
+        top_logprobs: logprobs of the tokens in `top`.
+    """
 
     def __init__(self, chosen: mx.array, top: mx.array, top_logprobs: mx.array) -> None:
         self.chosen, self.top, self.top_logprobs = chosen, top, top_logprobs
@@ -200,7 +207,7 @@ class Scored:
 
 
 class Sampled:
-    """The sampled tokens of a step that may not be computed yet, one for each row."""
+    """The sampled tokens of a step, one for each row; they may not be computed yet."""
 
     def __init__(
         self, ids: list[str], tokens: mx.array, scored: Scored | None, widths: list[int | None]

@@ -1,4 +1,4 @@
-"""Answer a request whole or as a stream, as the client asked, for as long as it stays connected."""
+"""Answers to requests, whole or streamed; they are cancelled when the client disconnects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sgl_mlx.server.visit import Visit
 
 
 class Call(Protocol):
-    """One request to an endpoint that answers in both ways."""
+    """One request to an endpoint, which can be answered whole or as a stream."""
 
     async def whole(self) -> Any:
         """Return the answer, to be encoded as one JSON document."""
@@ -28,13 +28,15 @@ class Call(Protocol):
 async def answer(
     visit: Visit, call: Call, stream: bool | None, failure: Callable[[HttpError], bytes]
 ) -> Response:
-    """Return the response to `call`, which has the header `x-sgl-cache`.
+    """Return the response to `call`, with the header `x-sgl-cache` if a prompt was run.
 
     Args:
+        stream: True answers as a stream; False and None answer whole.
         failure: encodes an error that occurs after the headers of a stream were sent.
 
     Raises:
-        Exception: an error before the answer began; see `open_stream`.
+        ClientDisconnect: the client disconnected before the answer began.
+        Exception: an error of `call` before the answer began; see `open_stream`.
     """
     request = visit.request
     if stream:

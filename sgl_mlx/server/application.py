@@ -43,10 +43,10 @@ def app(
 
     Args:
         engine: an `Engine`; the application does not shut it down.
-        api_keys: valid API keys, one of which a request must send; if empty, none is required.
+        api_keys: valid API keys, one of which a request must send; if empty, no key is required.
         model_names: names that requests may use for the model; by default the engine's
             `model_name`.
-        limits: bounds on requests; by default those of `Limits()`.
+        limits: bounds on requests; None for the defaults of `Limits`.
         any_model: accept every model name.
         cache_log: file to which prompts are appended for `sgl-mlx cache-doctor`.
     """
@@ -64,12 +64,16 @@ def app_of_models(
     limits: Limits | None = None,
     free: Callable[[], object] = gc.collect,
 ) -> tuple[Starlette, Residents[Served]]:
-    """Return an ASGI application that serves several models, and the models; see `Residents`.
+    """Return an ASGI application that serves several models, and the `Residents` it opens.
 
-    Each open model has the routes of `app`. The caller closes the models at the end.
+    Each open model has the routes of `app`. The caller closes the residents at the end.
+
+    Args:
+        models, budget, free: see `Residents`.
+        api_keys, limits: see `app`.
 
     Raises:
-        BackendError: a model alone does not fit into `budget` bytes.
+        BackendError: a model, together with its base, does not fit into `budget` bytes.
     """
 
     def build(model: ServedModel, engine: ServedEngine) -> Served:

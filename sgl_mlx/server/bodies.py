@@ -16,7 +16,10 @@ from sgl_mlx.server.errors import HttpError, bad_value
 T = TypeVar("T")
 
 _DRAINED = 4
-"""A body of up to this many times the limit is read to its end, so that the client gets the 413."""
+"""A body of up to this many times the limit is read to its end.
+
+So a client that sends the whole body before it reads the answer gets the 413.
+"""
 
 
 async def read(request: Request, shape: type[T], max_bytes: int) -> T:
@@ -53,7 +56,12 @@ def json_response(content: Any, status: int = 200) -> Response:
 
 
 async def raw(request: Request, max_bytes: int) -> bytes:
-    """Return a request's body; raises a 413 `HttpError` if it is over `max_bytes`."""
+    """Return a request's body.
+
+    Raises:
+        HttpError: 413 if the body is over `max_bytes`.
+        ClientDisconnect: the client disconnected.
+    """
     pieces: list[bytes] = []
     size = 0
     async for piece in request.stream():
@@ -70,7 +78,10 @@ async def raw(request: Request, max_bytes: int) -> bytes:
 
 
 def _why(body: bytes, error: msgspec.DecodeError) -> str:
-    """Return why a body is refused; msgspec takes half of a surrogate pair for a cut body."""
+    """Return the message for a body that msgspec cannot decode.
+
+    For half of a surrogate pair, msgspec's own message says that the body is truncated.
+    """
     try:
         bounds.readable("the body", json.loads(body))
     except InvalidParamsError as found:

@@ -1,4 +1,4 @@
-"""Choices between texts by their log-probabilities, for decisions and contexts."""
+"""Choices between texts by log-probabilities, for `/v1/decisions` and `/v1/contexts`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Chosen:
     """A choice between texts.
 
     Attributes:
-        index: which text was chosen.
+        index: index of the chosen text.
         probabilities: one for each text; their sum is 1.
         meta: the numbers that led to the choice, as `select` reports them.
     """
@@ -40,7 +40,11 @@ class Chosen:
 
 
 def method_named(name: str | None) -> ChoicesSamplingMethod:
-    """Return a choices method; `token_length_normalized` for None. Raises a 400 if unknown."""
+    """Return the choices method of a name, by default `token_length_normalized`.
+
+    Raises:
+        HttpError: 400 for an unknown name.
+    """
     method = METHODS.get(name or "token_length_normalized")
     if method is None:
         raise bad_value(
@@ -51,11 +55,12 @@ def method_named(name: str | None) -> ChoicesSamplingMethod:
 
 
 def choose(method: ChoicesSamplingMethod, scores: ChoiceScores) -> Chosen:
-    """Choose by a method, and turn what it compares into probabilities.
+    """Choose one of the texts by a method, and give each text a probability.
 
-    The probabilities are a softmax over the mean log-probabilities of the texts' tokens; for
-    `unconditional_likelihood_normalized`, over their means less those without the prompt; for
-    `greedy_token_selection`, over the log-probabilities of the whole texts.
+    The probabilities are a softmax over one number for each text: the mean log-probability of its
+    tokens; for `unconditional_likelihood_normalized`, the mean of each token's log-probability
+    after the prompt minus that without the prompt; for `greedy_token_selection`, the sum of the
+    log-probabilities of its tokens.
 
     Raises:
         HttpError: 400 for a text that adds no token to the prompt.

@@ -1,7 +1,8 @@
-"""`/v1/decisions`: OpenAI's decisions, typed questions about one input with probabilities.
+"""`/v1/decisions`: OpenAI's decisions: typed questions about one input, with probabilities.
 
-All questions of a request are scored in one batch. Their prompts begin alike, so the input is
-computed once, and of each question only its own tokens. Options may have any number of tokens.
+All questions of a request are scored in one batch. Their prompts begin with the same input, so the
+input is computed once; for each question only its own tokens are computed. Options may have any
+number of tokens.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ Question = Predicate | Choice | Score
 class DecisionsRequest(CacheKeys, kw_only=True):
     """The body of `/v1/decisions`; unknown fields are ignored.
 
-    `choices_method` is an addition: how `select` of the language would choose.
+    `choices_method` is not OpenAI's: it names one of the methods in `choosing.METHODS`.
     """
 
     input: str | list[Any]
@@ -192,7 +193,7 @@ def _check(questions: Sequence[Question]) -> None:
 
 
 def _prompts(service: Service, fields: DecisionsRequest) -> tuple[list[Prompt], str]:
-    """Return the prompt of each question, and the text between a prompt and an option."""
+    """Return the prompt of each question, and the text to put between a prompt and an option."""
     tokenizer = service.engine.tokenizer
     messages = [_readable(m) for m in messages_of(fields.input, None, Toolbox(()))]
     asked = [_with_question(messages, question) for question in fields.questions]
@@ -209,7 +210,7 @@ def _prompts(service: Service, fields: DecisionsRequest) -> tuple[list[Prompt], 
 
 
 def _readable(message: dict[str, Any]) -> dict[str, Any]:
-    """Return a message in which parts of JSON are parts of text."""
+    """Return a message whose `input_json` parts are turned into text parts."""
     content = message.get("content")
     if not isinstance(content, list):
         return message
@@ -223,7 +224,7 @@ def _readable_part(part: Any) -> Any:
 
 
 def _with_question(messages: Sequence[dict[str, Any]], question: Question) -> list[dict[str, Any]]:
-    """Append a question to the last message, or as a new one if the last is not the user's."""
+    """Append a question to the last message if it is the user's, else as a new user message."""
     if isinstance(question.instructions, str):
         asked: list[Any] = [f"\n{question.instructions}"]
     else:

@@ -50,7 +50,10 @@ class ServedTokenizer(Protocol):
 
 
 class ServedEngine(Protocol):
-    """An engine that generates text for prompts, given as parts or as token ids."""
+    """An engine that generates text after prompts, and scores choices after them.
+
+    The methods are documented at `sgl_mlx.runtime.engine.Engine`.
+    """
 
     @property
     def model_name(self) -> str: ...

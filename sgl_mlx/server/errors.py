@@ -39,7 +39,7 @@ class HttpError(Exception):
         code: error code in OpenAI's style, for example "invalid_value".
         param: name of the request field that is wrong.
         retry_after: seconds after which the client may try again.
-        details: for a prompt that is too long, its token count and the limit.
+        details: for a prompt that is too long, its token count and the limit in tokens.
     """
 
     def __init__(
@@ -121,7 +121,10 @@ def anthropic_body(error: HttpError) -> dict[str, Any]:
 
 
 def answer_for(path: str, error: HttpError) -> tuple[int, dict[str, Any]]:
-    """Return an error's status and body in the protocol of a URL path: Anthropic's or OpenAI's."""
+    """Return an error's status and body in the protocol of a URL path: Anthropic's or OpenAI's.
+
+    In Anthropic's protocol a 503 becomes 529, its status for an overloaded server.
+    """
     if not path.startswith("/v1/messages"):
         return error.status, openai_body(error)
     overloaded = error.status == 503

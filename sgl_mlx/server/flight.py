@@ -26,7 +26,7 @@ class Ask:
     """One prompt for the engine, as parts or token ids, with its sampling parameters and id.
 
     Attributes:
-        extra_key: part of the prefix cache to use; see `Visit`.
+        extra_key: name of the part of the prefix cache to use; see `Visit`.
         choices: texts to score after the prompt, for `Flights.scores`.
         unconditional: also score the choices without the prompt.
     """
@@ -45,7 +45,11 @@ class Ask:
         on_event: Callable[[StreamEvent], None] | None,
         timeout: float | None,
     ) -> Future[Any]:
-        """Submit the prompt; return the engine's future of its completions or its scores."""
+        """Submit the prompt; return the engine's future.
+
+        The result is a `ChoiceScores` if there are `choices`, else a tuple of completions. Scores
+        have no events and ignore `params` and `rid`.
+        """
         options: dict[str, Any] = {"priority": self.priority, "timeout": timeout}
         options["extra_key"] = self.extra_key
         if self.choices:
@@ -60,7 +64,7 @@ class Flight:
 
     Attributes:
         asks: the prompts.
-        futures: the engine's future for each prompt.
+        futures: the engine's future for each prompt, in the same order.
         events: pairs of prompt index and stream event; None each time that a prompt has ended.
         aborted: True once a client aborted one of the prompts by its id.
         started: time of the submission on the monotonic clock.
@@ -78,7 +82,7 @@ class Flight:
 
 
 class Flights:
-    """All prompts in progress: submits new ones up to the limits, and aborts them by id.
+    """All prompts in progress: submits new prompts up to the limits, and aborts prompts by id.
 
     Args:
         engine: runs the prompts.
@@ -97,11 +101,11 @@ class Flights:
         return len(self._under_way)
 
     def under_way(self) -> list[tuple[str, float]]:
-        """Return the ids of the prompts in progress, and when each was submitted."""
+        """Return a pair for each prompt in progress: its id, and `Flight.started`."""
         return [(rid, flight.started) for rid, flight in self._under_way.items()]
 
     def abort(self, prefix: str) -> int:
-        """Abort the prompts whose id begins with `prefix`; returns the number of them."""
+        """Abort the prompts whose id begins with `prefix`; return how many there were."""
         found = [(rid, f) for rid, f in self._under_way.items() if rid.startswith(prefix)]
         for rid, flight in found:
             flight.aborted = True
@@ -114,8 +118,8 @@ class Flights:
         """Run the prompts and return the completions of each: one completion for each sample.
 
         Raises:
-            HttpError: 400 for too many prompts; 503 if too many are in progress; 499 for a prompt
-                aborted by its id; 408 if a prompt exceeded the request timeout.
+            HttpError: 400 for too many prompts at once; 503 if too many prompts are in progress;
+                499 if a prompt was aborted by its id; 408 if a prompt exceeded the request timeout.
             SglError: an error of the engine.
         """
         flight = self._start(asks, streamed=False)

@@ -1,8 +1,8 @@
 """A store of earlier answers, so that the next turn's prompt repeats their exact tokens.
 
-Clients send earlier answers back slightly changed: tool calls are formatted and text is tokenized
-again. If such a message has the same content as a stored answer, the prompt gets the answer's
-original tokens, so that the prefix cache can be used.
+An answer that a client sends back may give other tokens: its tool calls are formatted anew, and its
+text is tokenized anew. If the message has the same content as a stored answer, the prompt gets the
+answer's original tokens, so that the prefix cache can be used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Answer:
     """An answer that the model generated: its text, its tokens, and how it is parsed.
 
     Attributes:
-        opening: end of the prompt from the tag that opens the reasoning; empty if there is none.
+        opening: end of the prompt, from the tag that opens the reasoning; empty if the prompt does
+            not open reasoning.
     """
 
     text: str
@@ -41,6 +42,9 @@ class Answer:
         """Return the answer's original tokens if `said` has the same content; else `said` as text.
 
         The content is compared by `meaning`.
+
+        Args:
+            said: the answer as the chat template rendered it.
         """
         own = self.opening + self.text
         if said != own and meaning(said, self.form) != meaning(own, self.form):
@@ -49,7 +53,10 @@ class Answer:
 
 
 class Memory:
-    """A thread-safe store of answers; above `tokens` tokens the least recently used are dropped."""
+    """A thread-safe store of answers, by owner: the part of the prefix cache they belong to.
+
+    When it holds more than `tokens` tokens, the least recently used answers are dropped.
+    """
 
     def __init__(self, tokens: int = _TOKENS) -> None:
         self._limit = tokens
@@ -58,7 +65,7 @@ class Memory:
         self._lock = threading.Lock()
 
     def of(self, owner: str) -> Answers:
-        """Return the stored answers of one part of the prefix cache."""
+        """Return a view of the answers that belong to `owner`."""
         return Answers(self, owner)
 
     def keep(self, pieces: Sequence[Piece], answer: Answer, owner: str = "") -> None:

@@ -55,14 +55,16 @@ class Conversation:
     ) -> Prompt:
         """Render the conversation with the model's chat template and return the prompt.
 
+        If the template does not support tools, tool calls and results are written as text.
+
         If the template refuses the messages, they are rendered once more with every system message
         after the first message rewritten as a `<system-reminder>` in a user message.
 
         Args:
             continues: leave the last message open, so that the model continues its text.
-            recall: finds an earlier answer that a message repeats; the answer's original tokens
-                then stand in the prompt. Not used if `continues`.
-            variables: variables for the template.
+            recall: finds an earlier answer that a message repeats, whose original tokens are then
+                put into the prompt. Not used if `continues`.
+            variables: further variables for the template.
 
         Raises:
             TokenizerError: the model has no chat template, or the template refuses the messages.

@@ -23,7 +23,7 @@ _GAUGES = {
 
 
 class Metrics:
-    """The Prometheus metrics of one server, in a registry that no other server shares.
+    """The Prometheus metrics of one `Service`, in a registry of their own.
 
     Args:
         model: value of the label `model_name`.
@@ -44,12 +44,12 @@ class Metrics:
         self._read_at, self._read_tokens = time.monotonic(), 0.0
 
     def text(self, info: Mapping[str, Any]) -> bytes:
-        """Return all metrics in Prometheus's text format; `info` is that of `read`."""
+        """Set the gauges by `read`; return all metrics in Prometheus's text format."""
         self.read(info)
         return generate_latest(self.registry)
 
     def read(self, info: Mapping[str, Any]) -> None:
-        """Set the gauges from the engine's server info."""
+        """Set the gauges from `info`, the engine's `get_server_info()`."""
         for name, value in self._state(info).items():
             self._gauges[name].set(value)
 
@@ -85,7 +85,10 @@ class Metrics:
 
 
 def merged(registries: Sequence[CollectorRegistry]) -> Collector:
-    """Return a collector of several servers' metrics: one family for each name."""
+    """Return one collector of the metrics in several registries.
+
+    Metrics of the same name become one family, as Prometheus's text format demands.
+    """
 
     class Merged(Collector):
         def collect(self) -> Iterator[Metric]:

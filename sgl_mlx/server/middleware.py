@@ -20,10 +20,10 @@ from sgl_mlx.server.errors import HttpError, answer_for, as_http_error
 access = logging.getLogger("sgl_mlx.server.access")
 
 CLIENT = "sgl_mlx.client"
-"""Key of an ASGI scope: a digest of the request's API key, empty if none is required."""
+"""Key in an ASGI scope under which `Gate` puts a digest of the API key; "" if none is required."""
 
 _OPEN = frozenset(["/", "/health", "/ready"])
-"""Paths that need no API key, so that monitoring can call them."""
+"""Paths that need no API key: the live page, and the paths that monitoring calls."""
 
 _USABLE_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _CLIENT_GONE = 499
@@ -33,8 +33,8 @@ class Gate:
     """The outermost ASGI middleware: checks API keys, answers errors, and logs each request.
 
     Args:
-        keys: valid API keys. A request must send one, as bearer token or in `x-api-key`; without
-            keys every request is accepted.
+        keys: valid API keys. A request must send one of them, as bearer token or in `x-api-key`,
+            unless its path is in `_OPEN`; without keys every request is accepted.
     """
 
     def __init__(self, app: ASGIApp, keys: Sequence[str] = ()) -> None:
@@ -57,7 +57,7 @@ class Gate:
             passage.log()
 
     def _client(self, path: str, headers: Headers) -> str:
-        """Return a digest of the request's API key; "" if none is required.
+        """Return a digest of the request's API key; "" if no key is required.
 
         Raises:
             HttpError: 401 if the key is missing or wrong.

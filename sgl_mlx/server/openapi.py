@@ -24,7 +24,7 @@ _ERROR = {
 
 
 def with_document(routes: Sequence[Route]) -> list[Route]:
-    """Return the routes, and one that answers `/openapi.json` with the document of them all."""
+    """Return `routes` and the route `/openapi.json`, which answers with their OpenAPI document."""
     document = openapi(routes)
 
     async def answer(_: Request) -> Response:
@@ -34,7 +34,7 @@ def with_document(routes: Sequence[Route]) -> list[Route]:
 
 
 def openapi(routes: Iterable[BaseRoute]) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document of routes; `HEAD` is left out."""
+    """Return the OpenAPI 3.1 document of routes; the method `HEAD` is left out."""
     found = [route for route in routes if isinstance(route, Route)]
     shapes = {route.path: body_of(route) for route in found}
     known = list(dict.fromkeys(shape for shape in shapes.values() if shape is not None))
@@ -56,8 +56,8 @@ def openapi(routes: Iterable[BaseRoute]) -> dict[str, Any]:
 def body_of(route: Route) -> type[msgspec.Struct] | None:
     """Return the shape that a route's body is read into; None for a route without a body.
 
-    It is the `msgspec.Struct` that the code of the route's function names, which reads the body by
-    `service.read(request, Shape)`.
+    The function of such a route calls `service.read(request, Shape)`. So the shape is the first
+    `msgspec.Struct` among the global names in the function's code.
     """
     code = getattr(route.endpoint, "__code__", None)
     names = code.co_names if code is not None else ()
@@ -69,7 +69,7 @@ def body_of(route: Route) -> type[msgspec.Struct] | None:
 
 
 def _operations(route: Route, schema: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the operations of one route by method; `schema` is the body's."""
+    """Return the operations of one route by method; `schema` is the JSON schema of the body."""
     methods = sorted(method.lower() for method in route.methods or () if method != "HEAD")
     return {method: _operation(method, route, schema) for method in methods}
 

@@ -15,7 +15,7 @@ from sgl_mlx.server.service import Service
 
 
 def routes(service: Service) -> list[Route]:
-    """Return the routes `/health`, `/ready`, `/v1/models` and `/metrics`."""
+    """Return the routes `/health`, `/ready`, `/v1/models`, `/v1/models/NAME` and `/metrics`."""
 
     async def health(_: Request) -> Response:
         await service.info()
@@ -48,7 +48,9 @@ def model_card(name: str, root: str, created: int) -> dict[str, Any]:
     """Return an entry of `/v1/models`.
 
     Args:
+        name: name that requests use for the model.
         root: name of the model whose weights are used.
+        created: Unix time at which the server started.
     """
     return {"id": name, "object": "model", "created": created, "owned_by": "sgl-mlx", "root": root}
 

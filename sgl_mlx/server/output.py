@@ -23,8 +23,8 @@ THINK_MARKS = (
 def think_marks(chat_template: str | None, prompt: str) -> tuple[str, str] | None:
     """Return the model's start and end tag of reasoning; None if none of the known tags is found.
 
-    A pair is chosen if the chat template holds one of the tags, or the prompt ends with
-    the start tag.
+    The result is the first pair in `THINK_MARKS` of which the chat template holds a tag, or whose
+    start tag ends the prompt.
     """
     template, tail = chat_template or "", prompt.rstrip()
     for start, end in THINK_MARKS:
@@ -49,7 +49,7 @@ class Form:
     Attributes:
         thinking: start and end tag of reasoning; None leaves reasoning in the text.
         thinks_first: True if the prompt ends inside reasoning, so that the answer begins there.
-        family: format of tool calls; None leaves tool calls in the text.
+        family: the model family's format of tool calls; None leaves tool calls in the text.
         tools: tools that may be called.
         several: False drops every tool call after the first.
     """
@@ -175,7 +175,7 @@ class OutputParser:
         self._step = self._text if calls is None else self._gap
 
     def _calls(self, body: str) -> list[Piece] | None:
-        """Return the tool calls in `body`, at most those allowed; None if it cannot be parsed."""
+        """Return the calls that `Form.several` allows; None if `body` cannot be parsed."""
         assert self._form.family is not None
         found = self._form.family.calls(body, self._form.tools)
         if not found:
@@ -186,7 +186,7 @@ class OutputParser:
 
 
 def _held_back(text: str, marks: Sequence[str]) -> int:
-    """Return the index of an unfinished mark at the end of `text`; `len(text)` if there is none."""
+    """Return where an unfinished mark at the end of `text` begins; `len(text)` if there is none."""
     longest = max(map(len, marks))
     for start in range(max(len(text) - longest + 1, 0), len(text)):
         if any(mark.startswith(text[start:]) for mark in marks):

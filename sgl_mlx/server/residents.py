@@ -23,10 +23,10 @@ class ServedModel:
 
     Attributes:
         name: name that requests use.
-        nbytes: memory that weights and KV pool take.
+        nbytes: bytes of memory that weights and KV pool take, without those of `base`.
         open: loads the model; slow.
         close: ends the engine; slow.
-        base: name of the model whose weights this one, an adapter, stands on.
+        base: if the model is an adapter, name of the model whose weights it uses; else None.
     """
 
     name: str
@@ -49,18 +49,18 @@ class _Resident(Generic[T]):
 class Residents(Generic[T]):
     """The open models of a server; requests borrow them by name.
 
-    Requests are served in the order in which they came. One that needs a model which does not fit
-    waits, with all later ones, until enough of the least recently used models are idle; these are
-    closed first. An adapter keeps its base open.
+    Requests get their models in the order in which they came. If a model does not fit, idle models
+    are closed, the least recently used first; while no model is idle, the request and all later
+    requests wait. An open adapter keeps its base open.
 
     Args:
         models: all models, of which the first is the default; a base comes before its adapters.
         budget: bytes that all open models together may take.
-        build: makes what a request borrows, from a model and its engine.
+        build: makes the value that requests borrow, from a model and its engine.
         free: returns memory to the system after a model was closed; called on another thread.
 
     Raises:
-        BackendError: a model alone does not fit into the budget.
+        BackendError: a model, together with its base, does not fit into the budget.
     """
 
     def __init__(
@@ -105,11 +105,11 @@ class Residents(Generic[T]):
 
     @asynccontextmanager
     async def borrowed(self, name: str) -> AsyncIterator[T]:
-        """Open a model if it is not open; keep it open until the context ends.
+        """Open a model if it is not open, yield its value, and keep it open until the context ends.
 
         Raises:
             KeyError: no model has this name.
-            Exception: whatever opening the model raises.
+            Exception: the error of `ServedModel.open` or `build`.
         """
         model = self._models[name]
         used: list[_Resident[T]] = []
@@ -129,7 +129,7 @@ class Residents(Generic[T]):
             await self._closed(name)
 
     async def _opened(self, model: ServedModel) -> _Resident[T]:
-        """Return a model's resident with one more user, after opening it if needed."""
+        """Open a model if it is not open; return its resident, with one more user."""
         resident = self._open.pop(model.name, None)
         if resident is None:
             await self._make_room(model.nbytes)

@@ -29,11 +29,11 @@ class Service:
     """One engine behind the HTTP routes, with its limits, metrics and remembered answers.
 
     Args:
-        names: model names that requests may use; answers show the first by default. If empty,
-            the engine's `model_name`.
+        names: model names that requests may use; answers show the first one by default. If empty,
+            the engine's `model_name` is the only name.
         limits: bounds on requests; None for the defaults.
         any_model: accept every model name.
-        log: file that records prompts for `sgl-mlx cache-doctor`; None for none.
+        log: file to which prompts are appended for `sgl-mlx cache-doctor`; None for no file.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Service:
         return await bodies.read(request, shape, self.limits.max_body_bytes)
 
     async def info(self) -> dict[str, Any]:
-        """Return the engine's server info; if the engine is busy, the last one it gave.
+        """Return the engine's server info; if the engine does not answer in time, its last info.
 
         Raises:
             HttpError: 503 if the engine has stopped or has not answered for `stall_seconds`.

@@ -22,8 +22,8 @@ MARKS = ("\ue010", "\ue011")
 def spliced(text: str, messages: Sequence[Message], render: Render, recall: Recall) -> list[Part]:
     """Return a rendered conversation as parts, with the original tokens of known answers.
 
-    The answers are located by rendering once more with a mark in place of each. An answer that
-    cannot be located stays as text.
+    The answers are located by rendering once more with a mark in place of each answer. Answers
+    that cannot be located stay as text.
 
     Args:
         text: the rendered conversation.

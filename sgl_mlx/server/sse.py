@@ -30,7 +30,7 @@ def frame(content: Any, event: str | None = None) -> bytes:
 
 
 class EventStream(Response):
-    """A response that streams frames, and closes their iterator when the client disconnects.
+    """A response that streams frames, and stops when the client disconnects.
 
     Args:
         first: future of the first frame.
@@ -80,14 +80,15 @@ async def open_stream(
 ) -> EventStream:
     """Return a streamed response, after at most `pause` seconds of waiting for the first frame.
 
-    An error before the first frame is raised here, so that the answer has the error's own status.
+    An error in that time is raised here, so that the answer has the error's own status.
 
     Args:
+        pause: seconds without a frame after which a comment is sent.
         failure: encodes an error that occurs after the headers were sent.
 
     Raises:
         ClientDisconnect: the client disconnected.
-        Exception: the error raised in place of the first frame.
+        Exception: the error that `frames` raised within `pause` seconds, before the first frame.
     """
     first = asyncio.ensure_future(anext(frames))
     try:

@@ -1,4 +1,4 @@
-"""Requests to several models: each is passed to the model that its body, query or header names."""
+"""Requests to several models: each is passed to the model that its header, query or body names."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ HEADER = "x-sgl-model"
 
 
 class _Named(msgspec.Struct):
-    """The field of a body that names a model."""
+    """A body of which only the field that names a model is read."""
 
     model: str | None = None
 
 
 class Served(msgspec.Struct, frozen=True):
-    """One open model: its state and its routes."""
+    """One open model: the state that its routes share, and the routes."""
 
     service: Service
     router: Router
@@ -40,8 +40,9 @@ class Served(msgspec.Struct, frozen=True):
 class Switch:
     """An ASGI application that passes each request to the model it names.
 
-    The name is the body's `model`, the query's `model` or the header `x-sgl-model`; without a name
-    it is the first model. `name:adapter` names an adapter.
+    The name is the header `x-sgl-model`, else the query's `model`, else the body's `model`; a
+    request without a name, or with "default", goes to the first model. `name:adapter` names an
+    adapter.
 
     Args:
         residents: the models.
@@ -120,7 +121,7 @@ def _named(body: bytes) -> str | None:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that gives the body first, and then what `receive` gives."""
+    """Return a `receive` that gives the body, read before, and then what `receive` gives."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:

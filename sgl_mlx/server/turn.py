@@ -25,9 +25,9 @@ class Turn:
     """A prompt with its sampling parameters, and how to parse the answer.
 
     Attributes:
-        form: the parts that the answer is parsed into.
-        opening: end of the prompt from the tag that opens the reasoning, such as `<think>`; empty
-            if the prompt does not open one.
+        form: how the answer is parsed into reasoning, text and tool calls.
+        opening: end of the prompt, from the tag that opens the reasoning, such as `<think>`; empty
+            if the prompt does not open reasoning.
     """
 
     prompt: Prompt | Sequence[int]
@@ -52,7 +52,8 @@ class Wanted:
         continues: True leaves the last message open, so that the model continues its text.
         separate_thoughts: True separates reasoning from the answer's text.
         variables: variables for the chat template.
-        formats: grammars of tools that take free text, by name; a demanded call obeys them.
+        formats: grammars of tools that take free text, by tool name; a call that `choice` demands
+            obeys them.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -68,7 +69,7 @@ class Wanted:
         """Render the prompt, and decide how the answer is constrained and parsed.
 
         Args:
-            recall: finds an earlier answer that a message repeats, to reuse its tokens.
+            recall: finds an earlier answer that a message repeats, to reuse the answer's tokens.
 
         Raises:
             HttpError: a message or the tool choice is wrong.

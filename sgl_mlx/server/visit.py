@@ -1,4 +1,4 @@
-"""One HTTP request at the engine: its part of the prefix cache, and what it found there."""
+"""One HTTP request at the engine: the part of the prefix cache it uses, and its cached tokens."""
 
 from __future__ import annotations
 
@@ -19,14 +19,18 @@ from sgl_mlx.server.service import Service
 
 
 class CacheKeys(msgspec.Struct, kw_only=True):
-    """Fields of vLLM and SGLang that keep a request's prefixes apart from those of others."""
+    """Request fields of vLLM and SGLang that name the part of the prefix cache to use."""
 
     cache_salt: str | None = None
     extra_key: str | None = None
 
 
 def cache_name(client: str, keys: CacheKeys) -> str:
-    """Return the name of a client's part of the prefix cache; "" for the common one."""
+    """Return the name of a client's part of the prefix cache; "" for the common part.
+
+    Args:
+        client: digest of the client's API key; "" if no key is required.
+    """
     named = [client, keys.cache_salt or "", keys.extra_key or ""]
     return msgspec.json.encode(named).decode() if any(named) else ""
 

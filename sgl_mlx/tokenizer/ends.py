@@ -21,9 +21,10 @@ END_OF_TURN = (
 def ends_of_turn(
     backend: tokenizers.Tokenizer, known: Container[int], template: str | None
 ) -> set[int]:
-    """Find the tokens of `END_OF_TURN` that the chat template contains and that are not in `known`.
+    """Find the ids of the tokens in `END_OF_TURN` that the chat template contains.
 
-    Some converted models do not list them: the model would write one and begin the next turn.
+    Ids in `known`, the end tokens that the model's files list, are left out. Some converted models
+    do not list all: the answer would not stop at such a token, and the next turn would follow.
     """
     written = [mark for mark in END_OF_TURN if template is not None and mark in template]
     found = (backend.token_to_id(mark) for mark in written)

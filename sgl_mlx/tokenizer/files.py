@@ -82,7 +82,7 @@ def _with_added(
 def _with_ids(backend: tokenizers.Tokenizer, ids: Mapping[str, int]) -> tokenizers.Tokenizer:
     """Return the tokenizer with these texts in its vocabulary, under the given ids.
 
-    Otherwise `add_tokens` would give them new ids. A Unigram vocabulary is returned unchanged.
+    Otherwise `add_tokens` would give the texts new ids. A Unigram tokenizer is returned unchanged.
     """
     whole = json.loads(backend.to_str())
     vocabulary = whole["model"].get("vocab")

@@ -106,7 +106,7 @@ class _Vocabulary:
         return {token: i for i, token in enumerate(self.tokens)}
 
     def special(self) -> list[AddedToken]:
-        """List the special tokens: control tokens, unknown tokens, and all ends of a turn."""
+        """List the special tokens: control and unknown tokens, and those of `END_OF_TURN`."""
         ends = set(self.eos_ids())
         chosen = [
             token

@@ -1,7 +1,7 @@
 """Text to tokens and back, over the `tokenizers` library; independent of models and MLX.
 
-Texts are joined and split by the bytes of their tokens. So streamed pieces, tokens that end inside
-a character, and continued prompts give the same text.
+Texts are joined and split by the bytes of their tokens. So the text is the same whether it is
+decoded at once or in pieces, even if a token ends inside a character or a prompt is continued.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _WINDOW = 64
 """Most tokens at the end that `extend` tokenizes again."""
 
 _LONG = 2000
-"""Number of characters from which a text is encoded without the GIL."""
+"""Fewest characters of a text that is encoded without holding the GIL."""
 
 
 class Tokenizer:
@@ -105,7 +105,7 @@ class Tokenizer:
         The last tokens of `ids`, at most 64, are tokenized again together with `text`. If a new
         token begins where `ids` end, `ids` stay as they are. Otherwise the result changes to the
         new tokens at the last boundary that old and new tokens share. Special tokens are never
-        changed. The time does not depend on the length of `ids`.
+        changed. The tokenizing time does not depend on the length of `ids`.
 
         For byte-level BPE the result equals `encode(a + text)` if `ids == encode(a)`, a word
         starts in the last 64 tokens of `ids`, and `a` does not end in a run of white space.
@@ -130,7 +130,7 @@ class Tokenizer:
         return [*ids[: start + kept], *fresh[dropped:]]
 
     def encode_plain(self, text: str) -> list[int]:
-        """Return the tokens of text that continues other text; special tokens are plain text."""
+        """Return the tokens of text that continues other text; no text becomes a special token."""
         ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
         return ids
 
@@ -184,8 +184,8 @@ class Tokenizer:
         Args:
             skip_special: leave out special tokens.
             at_start: as in `decode`.
-            constrained: leave out end tokens only. A constraint allows other special tokens only if
-                it names them, so they belong to the text that was asked for.
+            constrained: with `skip_special`, leave out end tokens only. A constraint allows other
+                special tokens only if it names them, so these belong to the requested text.
         """
         skipped = self.eos_token_ids if constrained else self._special
         hidden = skipped if skip_special else frozenset()
@@ -219,7 +219,7 @@ class Tokenizer:
     ) -> str:
         """Render chat messages to a prompt by the model's chat template.
 
-        String contents are passed as lists of parts if the template needs them so.
+        Contents that are strings are passed as lists of parts if the template needs lists.
 
         Args:
             add_generation_prompt: end with the beginning of the assistant's answer.

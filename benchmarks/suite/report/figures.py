@@ -96,7 +96,7 @@ class Compared:
     Attributes:
         systems: systems that ran, by name, ours first.
         ratios: how many times faster ours was than each compared system, by name.
-        notes: reasons for systems without a ratio, by name.
+        notes: why a compared system has no ratio, by the system's name.
         modelled: True if any figure was modelled, not measured.
     """
 
@@ -167,7 +167,7 @@ class Figures:
 
 
 def _peers(entry: Mapping[str, Any]) -> list[str]:
-    """Return the names of the compared systems in order of their runs, those without runs last."""
+    """Return the compared systems' names: in order of their runs, then systems without runs."""
     others = {**entry["ratio"], **entry["not_compared"]}
     return [name for name in (*entry["tokens"], *others) if name in others]
 

@@ -6,7 +6,7 @@ NOTHING = "–"
 
 
 def seconds(value: float | None) -> str:
-    """Format seconds, from 1 s on with at least three digits, without the unit."""
+    """Format seconds without the unit: `0.123`, `1.23`, `12.3` or `123`."""
     if value is None:
         return NOTHING
     return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3}f}"

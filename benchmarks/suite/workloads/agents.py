@@ -52,7 +52,10 @@ def react_rows(words: Words, size: Size) -> list[Row]:
 
 
 def _steps(words: Words, size: Size, chain: int) -> list[str]:
-    """Draw two to five steps, mostly four, with observations of very different lengths."""
+    """Draw the steps of one chain: two to five, most often four.
+
+    Each step is a thought and an observation; the lengths of the observations differ widely.
+    """
     draw = random.Random(f"react {chain}")
     [count] = draw.choices([2, 3, 4, 5], [5, 25, 40, 30])
     observed = [min(int(draw.lognormvariate(4.4, 0.7)), 489) for _ in range(count)]
@@ -107,7 +110,11 @@ KINDS = (
 
 
 def agent_rows(words: Words, size: Size) -> list[Row]:
-    """Return rows of prompts; the first argument is one of five, all others are new each time."""
+    """Return one row for each call, whose prompt is of a kind drawn from `KINDS`.
+
+    The first argument in the prompt is one of five texts of this kind, so it recurs. All other
+    arguments are new in each row.
+    """
     draw = random.Random("agents")
     rows: list[Row] = []
     for i in range(size.count(300)):

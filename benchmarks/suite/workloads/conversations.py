@@ -31,10 +31,10 @@ def multi_turn_chat_http(client: Client, turns: Turns) -> None:
 
 
 def chat_rows(answers: tuple[int, int]) -> Callable[[Words, Size], list[Row]]:
-    """Return a function that makes the rows of a workload of chats.
+    """Return a function that makes the rows of a chat workload, one row for each chat.
 
     Args:
-        answers: least and largest number of tokens of an answer.
+        answers: least and largest number of tokens of an answer, at full size.
     """
 
     def rows(words: Words, size: Size) -> list[Row]:

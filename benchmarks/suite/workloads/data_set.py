@@ -19,9 +19,8 @@ def over_data(workload: Workload, file: Path) -> Workload:
     A line holds some or all arguments of the workload's program, by name. Arguments that a line
     leaves out are taken from the generated rows in turn; `--scale` shrinks only these.
 
-    Raises:
-        BenchmarkError: when rows are made from a missing or empty file or a wrong line; the message
-            names the line and what is expected.
+    The file is read when the rows of the new workload are made. This raises `BenchmarkError` for a
+    missing or empty file or a wrong line; the message names the line and what is expected.
     """
 
     def rows(words: Words, size: Size) -> list[Row]:

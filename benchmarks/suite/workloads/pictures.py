@@ -22,7 +22,7 @@ def llava_bench_http(client: Client, lead: str, picture: str, asked: str, tokens
 
 
 def llava_bench_rows(words: Words, size: Size) -> list[Row]:
-    """Return rows of questions, and write the pictures into `size.folder`.
+    """Return one row for each question, and write the pictures into `size.folder`.
 
     At full size there are 24 pictures with 60 questions.
     """

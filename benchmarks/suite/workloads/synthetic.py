@@ -28,9 +28,10 @@ def overhead_http(client: Client, shared: str, own: str, tokens: int) -> None:
 
 
 def overhead_rows(words: Words, size: Size) -> list[Row]:
-    """Return rows of prompts that form subtrees of 8 branches, at full size 16 as in the paper.
+    """Return one row for each prompt; the prompts form subtrees of 8 branches each.
 
-    Each prompt has 256 tokens shared by its subtree and 256 of its own.
+    Full size is 16 subtrees, as in the paper. Each prompt has 256 tokens that its whole subtree
+    shares, and 256 tokens of its own.
     """
     return [
         {
@@ -67,7 +68,10 @@ def write_http(client: Client, handbook: str, topic: str, tokens: int) -> None:
 
 
 def write_rows(words: Words, size: Size) -> list[Row]:
-    """Return rows in which each handbook recurs after the others have evicted it from the pool."""
+    """Return rows that use all handbooks in turn, twice.
+
+    By its second use, a handbook has been evicted from the pool by the others.
+    """
     return [
         {
             "handbook": words.text(size.tokens(4096), f"handbook {number}"),

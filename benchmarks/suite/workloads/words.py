@@ -72,9 +72,9 @@ class Words:
     def steer(self, prompt: str, constrained: bool = False) -> dict[int, float]:
         """Return a logit bias, by token id, that makes the output one repeated word.
 
-        The word depends on the prompt only. So all systems write the same text, however they
-        round, and later calls have the same prompts on all of them. Different prompts have
-        different outputs.
+        The word depends only on the prompt. So all systems write the same text, however they
+        round, and later calls have the same prompts on all systems. Different prompts mostly get
+        different words.
 
         Args:
             constrained: True also biases the word without a space before it, for grammars.

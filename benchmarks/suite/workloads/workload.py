@@ -73,11 +73,14 @@ class Size:
     folder: Path = Path()
 
     def count(self, full: int, least: int = 1) -> int:
-        """Scale the paper's number of programs or documents, `full`; not below `least`."""
+        """Scale the paper's number `full` of programs or documents, to at least `least`.
+
+        The result is never above `full`.
+        """
         return min(full, max(least, round(full * self.scale)))
 
     def tokens(self, full: int, least: int = 1) -> int:
-        """Scale the paper's number of tokens, `full`; not below `least`."""
+        """Scale the paper's number `full` of tokens, to at least `least`; never above `full`."""
         return min(full, max(least, round(full * math.pow(self.scale, _SHRINKING))))
 
 
@@ -85,7 +88,7 @@ WARM_UP_TOKENS = 4
 
 
 def warm_up(words: Words) -> list[str]:
-    """Return prompts for a system to run before it is measured, to load and compile lazily."""
+    """Return prompts to run before measuring, so that a system loads and compiles all it needs."""
     return [words.text(64, f"warm-up {number}") for number in range(8)]
 
 
@@ -95,12 +98,12 @@ class Workload:
 
     Args:
         about: description in one line, for the report.
-        rows: makes the arguments of each run, for both versions.
+        rows: returns one row of arguments for each run, used by both versions.
         program: the version in the language, run with a row's arguments.
         http: the HTTP version, called with a client and a row's arguments.
         concurrency: number of runs at the same time.
         needs: what a system must support; others are reported as not compared.
-        engine: makes options of our engine that differ from the suite's.
+        engine: returns the options of our engine that differ from the suite's.
     """
 
     name: str

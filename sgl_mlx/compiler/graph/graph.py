@@ -1,8 +1,8 @@
 """Graphs: a traced program as data, with its nodes in an order in which they may run.
 
-A `Graph` is a tuple of frozen nodes. Each node appends to one *stream*: a prompt, numbered; stream
-0 is the program's own `s`. A node comes after all nodes that it depends on. There are two kinds of
-edges:
+A `Graph` is a tuple of frozen nodes. Each node belongs to one *stream*: a prompt that grows from
+node to node. Streams have numbers; stream 0 is the program's own `s`. A node comes after all nodes
+that it depends on. There are two kinds of edges:
 
 - *within a stream*, from each node to the next one of the same stream: the order of its text;
 - *between streams*, from the node that sets a variable to those that read it
@@ -12,15 +12,15 @@ A stream other than 0 begins with a GetForkItem (a branch) or a Call (a nested p
 this graph). Arguments and variables are symbolic values (`graph/values.py`) inside the language's
 expressions, in place of text. Everything else in a graph is constant.
 
-Passes are functions Graph -> Graph. What they may rely on, and must keep:
+Passes are functions Graph -> Graph. They may rely on these rules, and must keep them:
 
 - `id`s are unique within a graph, nested bodies included. Ids and stream numbers are names, not
   positions. A pass takes the ids of new nodes from `graph.next_id` on and keeps all other ids,
   because a Variable points to its source by id.
 - The order of nodes of one stream is the order of its text. Nodes of different streams may change
   places as long as no edge points backwards. Fork, Join, Sync, SetVariable and Score wait
-  while the graph runs (as they do in the language); all other nodes only submit.
-- A Break, if there is one, is the last node: the Python body is interpreted from that line on.
+  while the graph runs (as they do in the language); all other nodes only submit work.
+- A Break, if there is one, is the last node: at its line, the Python body takes over.
 
 `show.py` draws graphs, `serialise.py` reads and writes them, `running/run.py` runs them.
 """
@@ -55,8 +55,8 @@ Plain = str | int | float | bool | None | tuple["Plain", ...] | list["Plain"] | 
 class Parameter:
     """A parameter of a graph.
 
-    A "text" or "texts" (list of texts) parameter takes any value of its kind in each run. The graph
-    of a "constant" parameter holds for one value only: a run has to pass a value equal to `value`.
+    A "text" or "texts" (list of texts) parameter takes any value of its kind in each run. For a
+    "constant" parameter, the graph is right for one value only: a run has to pass an equal value.
 
     Attributes:
         name: the name of the parameter.
@@ -64,9 +64,10 @@ class Parameter:
         value: the value at the time of tracing, for a constant.
         length: the number of texts that a list has to have; None for any number.
         optional: whether a run may leave the argument out.
-        default: the value of an optional argument that is left out.
-        opaque: whether the constant is no plain data. `value` is then its repr, and a graph read
-            from a file cannot be run.
+        default: the value of an optional argument that is left out; if it is no plain data, its
+            repr.
+        opaque: whether the constant is no plain data. `value` is then the constant's repr, and a
+            graph read from a file cannot be run.
     """
 
     name: str
@@ -124,7 +125,7 @@ class Graph:
 
     @property
     def needs_program(self) -> str | None:
-        """The reason why a run needs the Python program as well; None if it does not."""
+        """The reason why a run needs the Python program as well; None if the graph is enough."""
         opaque = [p.name for p in self.parameters if p.opaque]
         if self.broken is None:
             return _no_data(self.program, opaque[0]) if opaque else None

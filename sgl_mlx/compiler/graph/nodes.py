@@ -23,7 +23,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Node:
-    """A step of a program: its id, the stream that it belongs to, and its source line."""
+    """A step of a program: its id, the number of the stream that it belongs to, its source line."""
 
     id: int
     stream: int
@@ -71,7 +71,11 @@ class SetVariable(Node):
 
 @dataclass(frozen=True)
 class Fork(Node):
-    """A fork into one branch for each position offset; a `GetForkItem` begins each branch."""
+    """A fork of a stream into branches; a `GetForkItem` begins each branch.
+
+    Attributes:
+        offsets: for each branch, the number of positions to skip before its new text.
+    """
 
     offsets: tuple[int, ...]
 
@@ -99,7 +103,12 @@ class Join(Node):
 
 @dataclass(frozen=True)
 class Call(Node):
-    """The beginning of a nested program: an empty stream on the default backend."""
+    """The beginning of a nested program: an empty stream on the default backend.
+
+    Attributes:
+        program: the name of the nested program.
+        sampling: the sampling parameters of the call.
+    """
 
     program: str
     sampling: Mapping[str, Any] = field(default_factory=dict)
@@ -125,7 +134,8 @@ class Prefetch(Node):
     """A hint that another stream will soon send a prompt that begins with `body`.
 
     `body` writes the prompt from an empty stream. It holds only Text and roles, and reads no
-    variable. A hint changes no stream; its `stream` only fixes its place among the nodes.
+    variable. The hint changes no stream; its own field `stream` only fixes its place in the order
+    of the nodes.
     """
 
     body: tuple[Node, ...]
@@ -146,7 +156,7 @@ class ForEach(Node):
 
 @dataclass(frozen=True)
 class Break(Node):
-    """The end of a graph that covers only a part: the Python body is interpreted from here on.
+    """The end of a graph that covers only a part of its program: the Python body takes over here.
 
     Attributes:
         code: the source text of the line.
@@ -171,7 +181,7 @@ def appends(node: Node, *kinds: type[ir.Expr]) -> bool:
 
 
 def kind_of(node: Node) -> str:
-    """Return a node's name in listings: the class of its expression, else its own class."""
+    """Return the kind of a node: the class of the expression it appends, or its own class."""
     return type(node.expr if isinstance(node, Append) else node).__name__
 
 
@@ -193,7 +203,7 @@ def text_node(id: int, stream: int, text: Value, line: Line | None = None) -> Ap
 
 
 def with_text(node: Node, text: Value) -> Append:
-    """Copy a node with another text; id, stream and line stay."""
+    """Return a node that appends another text, with the id, stream and line of `node`."""
     return text_node(node.id, node.stream, text, node.line)
 
 
@@ -215,7 +225,10 @@ def _values_in(content: object) -> Iterator[Value]:
 
 
 def map_values(content: Any, change: Callable[[Value], Value]) -> Any:
-    """Copy the content of a field, with `change` applied to every outermost value."""
+    """Copy the content of a node's field, with `change` applied to each value in it.
+
+    `change` gets outermost values only; it has to apply itself to the values inside them.
+    """
     if isinstance(content, Value):
         return change(content)
     if isinstance(content, tuple):

@@ -1,9 +1,10 @@
 """Graphs as JSON. Reading a file only builds nodes and values; no code of the file is run.
 
 A file names its format, the version of this schema, and the SHA-256 of its graph. Each node and
-value is an object with its class's name under "is", and its fields. Tuples of plain data are
-`{"tuple": [...]}`. Unknown classes, fields and types are refused. Each graph is validated
-(`sgl_mlx.compiler.graph.validate`) before it is returned.
+value is an object: the name of its class under "is", then its fields. In plain data, a tuple is
+`{"tuple": [...]}` and a dictionary is `{"dict": [[key, value], ...]}`. Unknown classes, fields
+and types are refused. Each graph is validated (`sgl_mlx.compiler.graph.validate`) before it is
+returned.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ def _encoded(thing: Any) -> Any:
 
 
 def _field(thing: Any) -> Any:
-    """Encode a field of a class; a tuple becomes a plain list, as the annotation tells its type."""
+    """Encode a field of a class; a tuple becomes a list, as its annotation says that it is one."""
     if isinstance(thing, ChoicesSamplingMethod):
         return _method_name(thing)
     return list(map(_field, thing)) if isinstance(thing, tuple) else _encoded(thing)

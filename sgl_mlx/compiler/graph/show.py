@@ -78,7 +78,7 @@ def _named(value: Value) -> str:
 
 
 def label(node: Node, longest: int = _LONGEST) -> str:
-    """Describe a node in one line: its kind, and its fields, with long ones shortened."""
+    """Describe a node in one line: its kind, and its fields cut to about `longest` characters."""
     return " ".join([kind_of(node), *_fields(node, longest)])
 
 

@@ -27,9 +27,9 @@ class Constant:
 
 
 class TextSymbol(Symbol):
-    """Base class of placeholders for text that is known only when the program runs.
+    """Base class of placeholders for text that is computed when the program runs.
 
-    A field of an expression in `lang.ir` may hold one in place of a `str`.
+    A field of an expression in `lang.ir` may hold a placeholder in place of a `str`.
     """
 
     def __add__(self, other: str) -> Any:
@@ -81,7 +81,7 @@ class Variable(TextSymbol):
 
 @dataclass(frozen=True)
 class Concat(TextSymbol):
-    """A concatenation of texts; make one with `concat`."""
+    """A concatenation of texts, made by `concat`."""
 
     parts: tuple[Value, ...]
 
@@ -159,7 +159,7 @@ NONE = Constant(None)
 
 
 def concat(*parts: Value | str) -> Value:
-    """Concatenate texts; flatten nested ones, drop empty parts and merge neighbouring constants."""
+    """Concatenate texts into one flat value, without empty parts or neighbouring constants."""
     flat: list[Value] = []
     for part in _flattened(parts):
         last = flat[-1] if flat else None

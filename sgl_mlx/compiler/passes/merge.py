@@ -27,8 +27,8 @@ from sgl_mlx.lang import ir
 _CLOSED = (ir.Gen, ir.SeparateReasoning, ir.Select, ir.RoleEnd)
 """Expressions after which an empty text can be removed.
 
-Elsewhere an empty text has an effect: at the beginning of a turn, it makes the program write the
-text that the model would write otherwise (`Opening.owed`).
+Elsewhere an empty text may have an effect: at the beginning of a turn, text of the program makes
+the transcript write the text that the model would otherwise generate (`Opening.owed`).
 """
 
 
@@ -38,7 +38,7 @@ def merge(graph: Graph) -> Graph:
 
 
 def _merged(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
-    """Join texts; the result stands where its last part stood, behind all that it depends on."""
+    """Join texts; a joined text takes the place of its last part, after all that it depends on."""
     last: dict[int, Node] = {}
     merged: dict[int, Node] = {}
     branches: dict[int, list[int]] = {}

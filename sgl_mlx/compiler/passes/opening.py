@@ -33,7 +33,7 @@ from sgl_mlx.compiler.graph.values import (
 from sgl_mlx.lang import ir
 
 MIN_LENGTH = 64
-"""Characters. To prefill a shorter prompt early is not worth a request."""
+"""The least number of characters for which prefilling an opening early is worth a request."""
 
 _SILENT = (Fork, Prefetch, Sync)
 """Nodes that neither write to nor ask in their own stream."""
@@ -82,7 +82,7 @@ def is_spelt(text: Value) -> bool:
 
 
 def written(graph: Graph, stream: int) -> Iterator[Node]:
-    """Iterate over the nodes of a stream, after those of the streams that it was forked from.
+    """Iterate over the nodes that write a stream's prompt, those before a fork of it included.
 
     The node that begins a branch or a nested program is left out, unless the branch has a position
     offset.

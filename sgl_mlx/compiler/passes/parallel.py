@@ -3,8 +3,8 @@
 A run goes through the nodes in order. Most nodes only submit. A few wait (`WAITING`), and all nodes
 behind a waiting node wait with it, whether they depend on it or not. The interpreter has the same
 limit: a Python body stops where it reads a variable. This pass moves nodes of other streams ahead
-of a waiting node unless an edge forbids it. Among several waiting nodes, it puts the one first that
-needs the fewest answers in a row.
+of a waiting node unless an edge forbids it. Among several waiting nodes, the node that waits for
+the shortest chain of answers of the model comes first.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def _joined(graph: Graph) -> Iterator[tuple[int, int]]:
 def _urgency(node: Node, rounds: int, at: int) -> tuple[bool, bool, int, int]:
     """Return a sort key: nodes that submit come first, then nodes that wait, then a Break.
 
-    Waiting nodes are sorted by `rounds`, the answers needed one after another, then by position.
+    Waiting nodes are sorted by `rounds`, the number of answers needed one after another, then by
+    their position `at` in the graph.
     """
     return isinstance(node, Break), _waits(node), rounds if _waits(node) else 0, at
 

@@ -1,9 +1,9 @@
 """Prefetch: prompts of nested programs are prefilled while the generation before them still runs.
 
 This is the second optimisation of the SGLang paper (arXiv 2312.07104 v1, section 4.3.2). A nested
-program that waits for a variable may have an opening that does not depend on it. The hint for the
-opening stands behind the first request that the nested program waits for, so that the opening is
-prefilled while the model decodes.
+program that waits for a variable may have an opening that does not depend on the variable. The hint
+for the opening stands behind the first request that the nested program waits for, so that the
+opening is prefilled while the model decodes the answer to that request.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ def _nameless(body: tuple[Node, ...]) -> tuple[Node, ...]:
 
 
 def _first_awaited(graph: Graph, stream: int) -> Node | None:
-    """Return the first request that a nested program waits for; None if it waits for none."""
+    """Return the first request before a nested program that the nested program waits for.
+
+    None if it waits for no request, sends none, or if the stream is no nested program.
+    """
     nodes = graph.nodes_of(stream)
     if not (nodes and isinstance(nodes[0], Call) and any(map(_asks, nodes))):
         return None

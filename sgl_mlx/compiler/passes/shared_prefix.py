@@ -16,14 +16,17 @@ from sgl_mlx.lang.transcript import Transcript
 def shared_prefixes(
     graph: Graph, writer: Callable[[], TurnWriter], min_length: int = 64
 ) -> list[Prompt]:
-    """Return the prompts to prefill before a batch, those of branches and nested programs included.
+    """Return the prompts to prefill before a batch: the constant beginning of each stream.
+
+    Branches and nested programs are streams, too.
 
     Args:
         writer: makes a writer of turns; called only if the graph has roles.
-        min_length: in characters; a shorter prompt is not worth a request of its own.
+        min_length: the least length of a prompt, in characters; a shorter prompt is not worth a
+            request of its own.
 
     Returns:
-        Prompts of which none is a prefix of another, in the order in which their streams begin.
+        The prompts, in the order in which their streams begin. No prompt is a prefix of another.
     """
     openings = (constant_opening(graph, stream) for stream in graph.streams)
     prompts = list(dict.fromkeys(written_prompt(nodes, writer) for nodes in openings if nodes))
@@ -37,7 +40,7 @@ def shared_prefixes(
 
 
 def written_prompt(nodes: Sequence[Node], writer: Callable[[], TurnWriter]) -> Prompt:
-    """Write constant texts and roles as a prompt."""
+    """Return the prompt that the constant texts and roles among some nodes write."""
     transcript = Transcript(writer)
     for node in nodes:
         expr = node.expr if isinstance(node, Append) else None

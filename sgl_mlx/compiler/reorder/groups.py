@@ -87,7 +87,10 @@ def _is_named(sentence: Sentence) -> bool:
 
 
 def _in_section(sentences: Sequence[Sentence], i: int) -> bool:
-    """Tell whether sentence i is in a section, up to a blank line or the next Markdown heading."""
+    """Tell whether sentence `i` belongs to a section that a heading before it begins.
+
+    A section under a Markdown heading ends at the next such heading, any other at a blank line.
+    """
     for j in range(i - 1, -1, -1):
         text, gap = sentences[j].text, sentences[j].gap
         if text.startswith("#"):

@@ -1,7 +1,7 @@
 """The judge of reordering: it decides whether a text keeps its meaning in another order.
 
-Meaning cannot be proved, so the judge is one-sided. It accepts a rewrite only if all of these rules
-hold. It checks them on the two texts alone, whoever proposed the rewrite.
+No rule can prove that the meaning is kept, so the judge is cautious. It accepts a rewrite only if
+all of these rules hold. It checks the rules on the two texts alone, whoever proposed the rewrite.
 
 - *Nothing is lost or added*: the new text consists of the sentences of the old one
   (`sentences.split`), each once and word for word, with white space between them as
@@ -18,7 +18,7 @@ hold. It checks them on the two texts alone, whoever proposed the rewrite.
   finding" moves ahead of an argument only if the noun is introduced elsewhere: by exactly one
   heading ("Article: ...") or by earlier text that stays ahead of the group. Such a group never
   moves ahead of other text that says "article" or "finding".
-- *The end stays the end*: a cue such as "Answer:", and any text that the model continues.
+- *The end stays the end*: a cue such as "Answer:", and text that the model continues, stay last.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Order:
         self._continued = continued
 
     def objection(self, mover: int, passed: int) -> str | None:
-        """Say why group `mover` may not move ahead of group `passed`; None if it may."""
+        """Return why group `mover` may not move ahead of group `passed`; None if `mover` may."""
         return (
             self._stays(mover)
             or self._outruns(mover, passed)
@@ -54,7 +54,7 @@ class Order:
         )
 
     def render(self, groups: Sequence[int]) -> str:
-        """Write the text with its groups in this order."""
+        """Return the text with its groups in the order of these group numbers."""
         return self.passage.render([i for group in groups for i in self.groups[group].members])
 
     def objections(self, order: Sequence[int]) -> Iterator[str]:
@@ -101,7 +101,7 @@ class Order:
         return None
 
     def _keeps(self, passed: int) -> str | None:
-        """Return an objection if `passed` points to text below it that no heading in it names."""
+        """Return an objection if `passed` points to text below that its headings do not name."""
         group = self.groups[passed]
         for sentence in group.sentences:
             if refers.points_ahead(sentence.text):
@@ -132,7 +132,7 @@ class Order:
         return named or any(phrase & stems for stems in earlier)
 
     def _met(self, phrase: frozenset[str], other: Group) -> bool:
-        """Tell whether a group says the noun elsewhere than in the heading of an argument."""
+        """Tell whether a group uses the noun, other than in the heading of an argument."""
         labels = [label for group in self.groups for label in group.labels]
         if _named(phrase, other.labels) and _named(phrase, labels):
             texts = (s for s in other.sentences if s.constant and not s.text.endswith(":"))
@@ -174,7 +174,11 @@ def _positions(passage: Passage, text: str) -> list[int] | None:
 
 
 def _named(phrase: frozenset[str], labels: Sequence[frozenset[str]]) -> bool:
-    """Tell whether a phrase fits exactly one heading; complete fits count before partial ones."""
+    """Tell whether exactly one heading fits a phrase.
+
+    A heading fits if the phrase has all of its words. Only if there is no such heading, a
+    heading fits if it shares a word with the phrase.
+    """
     whole = [label for label in labels if label and label <= phrase]
     shared = [label for label in labels if label & phrase]
     return len(whole or shared) == 1

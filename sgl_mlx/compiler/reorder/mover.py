@@ -35,7 +35,10 @@ def reorder(graph: Graph) -> Graph:
 
 
 def by_rules(text: str, continued: bool) -> str:
-    """Move every group of sentences to the beginning for which the judge has no objection.
+    """Return the text with all movable groups of sentences first, in their old order.
+
+    A group is movable if it has no argument, and the judge does not object to moving it ahead of
+    the groups that stay behind.
 
     Args:
         text: a text with one slot character for each argument.
@@ -51,7 +54,10 @@ def by_rules(text: str, continued: bool) -> str:
 
 
 def gain(before: Graph, after: Graph, count: CountTokens) -> int:
-    """Count the tokens by which the constant prefixes of all streams grow in `after`."""
+    """Return how many tokens the constant prefixes of all streams gain from `before` to `after`.
+
+    `count` returns the number of tokens in a text.
+    """
 
     def total(graph: Graph) -> int:
         return sum(
@@ -62,7 +68,7 @@ def gain(before: Graph, after: Graph, count: CountTokens) -> int:
 
 
 def _reordered(value: Value, continued: bool) -> Value:
-    """Reorder a text; unchanged if that makes no longer constant prefix or the judge objects."""
+    """Reorder a text; unchanged if its constant prefix gets no longer or the judge objects."""
     slots: dict[str, Value] = {}
     text = _spelt(value, slots)
     if len(slots) != len(SLOT.findall(text)):
@@ -82,10 +88,10 @@ def _constant_length(text: str) -> int:
 
 
 def _first_open(graph: Graph, stream: int) -> Node | None:
-    """Return the text node with the first argument of a stream; None if there is none to rewrite.
+    """Return the node whose text has a stream's first argument; None if it may not be rewritten.
 
-    There is none if something else than text ends the constant prefix, or if the text continues
-    another one, such as a text from before a fork.
+    It may not be rewritten if a node other than text and roles comes before it, or if its text
+    continues another text, such as a text from before a fork.
     """
     before: Node | None = None
     for node in written(graph, stream):

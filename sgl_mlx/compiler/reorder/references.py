@@ -1,8 +1,9 @@
 """References of a sentence to other text, found by its words. English only.
 
 A sentence may refer to earlier text, to later text, or to a noun that has to be introduced. The
-rules are one-sided: a word that might refer to earlier text counts as doing so. Only *instructions*
-(`is_instruction`) may move at all; a statement, a question or text in another language may not.
+rules are cautious: a word that might refer to earlier text counts as a reference. Only
+*instructions* (`is_instruction`) may move at all; a statement, a question or text in another
+language may not.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ _LABEL = re.compile(
 
 
 def words_of(text: str) -> list[str]:
-    """List the words of a text in lower case, without those in quotes."""
+    """List the words of a text in lower case, without words in quotes."""
     return [word.lower() for word in _WORD.findall(_QUOTED.sub(" ", text))]
 
 
@@ -139,14 +140,14 @@ def is_instruction(text: str) -> bool:
 
 
 def is_prohibition(text: str) -> bool:
-    """Tell whether a sentence forbids something; it then depends on no other instruction."""
+    """Tell whether a sentence begins by forbidding something ("never ...", "do not ...")."""
     return (
         re.match(r"(?:please )?(?:never|avoid|don['’]t|do not)\b", text, re.IGNORECASE) is not None
     )
 
 
 def connects(text: str) -> bool:
-    """Tell whether a sentence begins with a connective, such as "then", to the one before."""
+    """Tell whether a sentence begins with a connective, such as "then", to the sentence before."""
     words = words_of(text)
     return bool(words) and words[0] in _CONNECTIVES
 
@@ -212,7 +213,7 @@ def definites(text: str) -> Iterator[frozenset[str]]:
 def distributives(text: str) -> Iterator[frozenset[str]]:
     """Iterate over the nouns after "each" or "every" ("each finding"), as sets of stems.
 
-    Left out is ", each with ...", which refers to the text before the comma.
+    In ", each with ...", "each" refers to the text before the comma, so this form is left out.
     """
     return _noun_phrases(_EACH, text)
 
@@ -237,6 +238,6 @@ def _extent(words: list[str]) -> int:
 
 
 def labels(text: str) -> tuple[frozenset[str], ...]:
-    """Return the stems of each heading of an argument: "Article: ...", "Here is a question ..."."""
+    """Return the stems of each argument's heading: "Article: ...", "Here is a question ..."."""
     found = (next(filter(None, match.groups()), "") for match in _LABEL.finditer(text))
     return tuple(stems(name.rsplit("\n", 1)[-1]) - {"here"} for name in found)

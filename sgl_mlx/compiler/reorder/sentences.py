@@ -1,4 +1,4 @@
-"""Texts of a program divided into sentences, which can be put together in another order.
+"""Division of a program's texts into sentences, which can be put together in another order.
 
 A sentence here is any unit that may move: a sentence, a heading, a list item, a fenced or tagged
 passage. Each argument or variable in the text is one *slot* character (private use area of
@@ -49,13 +49,13 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Passage:
-    """A divided text: the white space before it, and its sentences. The last gap ends the text."""
+    """A divided text: the white space before its first sentence, and its sentences."""
 
     before: str
     sentences: tuple[Sentence, ...]
 
     def render(self, order: Sequence[int]) -> str:
-        """Write the text with its sentences in this order.
+        """Return the text with its sentences in the order of these positions.
 
         Two sentences that were neighbours keep the gap between them. New neighbours get the wider
         of two gaps: the one after the first sentence and the one before the second. So a sentence
@@ -100,7 +100,7 @@ def split(text: str) -> Passage:
 
 
 def _breaks(body: str) -> list[tuple[int, int]]:
-    """List the (end of a sentence, begin of the next) positions in a text."""
+    """List (end of a sentence, beginning of the next) as positions in a text, in characters."""
     enclosed = [match.span() for match in _ENCLOSED.finditer(body)]
     found = []
     for match in _BREAK.finditer(body):
@@ -113,7 +113,7 @@ def _breaks(body: str) -> list[tuple[int, int]]:
 
 
 def _goes_on(text: str) -> bool:
-    """Tell whether the full stop at the end belongs to an abbreviation or a list mark."""
+    """Tell whether a text ends in an abbreviation or a list mark, not in the end of a sentence."""
     return bool(_ABBREVIATION.search(text) or _MARK_ALONE.search(text))
 
 

@@ -24,7 +24,10 @@ Asked = dict[Hashable, deque["Future[Any]"]]
 
 
 class _Through:
-    """A backend in front of another; `_ask` may intercept `submit`, `score` and `prefill`."""
+    """A backend in front of another backend; `_ask` intercepts `submit`, `score` and `prefill`.
+
+    `_ask` gets a key of the request's content, and a function that sends the request.
+    """
 
     def __init__(self, backend: Backend, asked: Asked) -> None:
         self._backend = backend

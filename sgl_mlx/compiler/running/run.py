@@ -1,4 +1,4 @@
-"""Runs of a plan on the language's own streams, so that results equal the interpreter's."""
+"""Runs of a plan, on the same streams that the interpreter uses, so that the results are equal."""
 
 from __future__ import annotations
 

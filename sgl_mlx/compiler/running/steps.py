@@ -1,4 +1,4 @@
-"""Plans: graphs prepared to run, with everything computed once that all runs share.
+"""Plans: graphs prepared to run. All that is equal in every run is computed once, in the plan.
 
 The text between two requests to the model is put together beforehand, as far as arguments and
 variables allow. Nodes that only submit are handed to their stream in one call.
@@ -104,7 +104,7 @@ class Plan:
     _params: dict[SamplingParams, dict[int, SamplingParams]] = field(default_factory=dict)
 
     def params(self, part: Part, node: ir.Expr, defaults: SamplingParams) -> SamplingParams:
-        """Return the sampling parameters of a part; cached for each set of `run()` parameters."""
+        """Return the sampling parameters of a part, given the `defaults` of the run; cached."""
         known = self._params.setdefault(defaults, {})
         if part.id not in known:
             known[part.id] = interpreter.params_of(node, defaults)
@@ -121,8 +121,8 @@ def plan_of(graph: Graph) -> Plan:
 def speculative(graph: Graph) -> Graph:
     """Reduce a graph that ends in a Break to the nodes that may run ahead of the Python body.
 
-    Nested programs are left out, since they would run twice, and so are all nodes that depend on
-    them.
+    Nested programs are left out, since they would run twice, and so are all nodes that depend on a
+    nested program.
     """
     kept: list[Node] = []
     lost: set[int] = set()
@@ -169,7 +169,7 @@ def _parts(nodes: Iterable[Node]) -> Iterator[Part]:
 
 
 def _written(nodes: list[Append]) -> Part:
-    """Join texts and roles that need only arguments to one part."""
+    """Join neighbouring texts and roles, which need no variables, to one part."""
     site = site_of(nodes[0].line)
     exprs: list[ir.Expr] = []
     for node in nodes:
@@ -219,5 +219,5 @@ def variables_in(value: Value) -> Iterator[Variable]:
 
 
 def site_of(line: Line | None) -> Site:
-    """Return the place in the program that errors name; `Site("graph", "", 0)` for no line."""
+    """Return a line as a place in the program, for errors; `Site("graph", "", 0)` for None."""
     return Site(line.function, line.file, line.number) if line else Site("graph", "", 0)

@@ -58,7 +58,9 @@ class GraphBreak(_Located):
 
 
 class NeedsLength(_Located):
-    """A use of a list argument that depends on its length: the program is traced for that length.
+    """A use of a list argument that depends on its length.
+
+    `trace` then traces the program again, for the one length that the list has.
 
     Args:
         argument: the name of the list argument.
@@ -80,7 +82,7 @@ def attempt(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a function that has no side effects, and return its result.
 
     Raises:
-        GraphBreak: the function raised an exception; the run will raise it again.
+        GraphBreak: the function raised an exception; the run will raise that exception again.
     """
     try:
         return function(*args, **kwargs)

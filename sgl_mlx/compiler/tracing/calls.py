@@ -140,7 +140,7 @@ def _bound(function: Callable[..., Any], first: Any, args: Args, kwargs: Kwargs)
 
 
 def _call_builtin(tracer: Tracer, function: Any, args: Args, kwargs: Kwargs) -> Any:
-    # Only for these types, `in` a set is sure to run no foreign `__hash__` or `__eq__`.
+    # Only for these types, `in` a set is sure to run no `__hash__` or `__eq__` of the user.
     known = type(function) in (type, BuiltinFunctionType)
     if not known or not (function in _STRUCTURAL or function in _PURE):
         needs_run(f"calls {_name(function)}, which the compiler does not know")

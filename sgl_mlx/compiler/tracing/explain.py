@@ -55,7 +55,11 @@ class Explanation:
 
 
 def explanation(graph: Graph, lengths: Mapping[str, NeedsLength]) -> Explanation:
-    """Explain a graph, given the `lengths` of its `Trace`."""
+    """Return the explanation of a graph.
+
+    Args:
+        lengths: the list arguments that were traced for one length, see `Trace.lengths`.
+    """
     steps = sum(1 for _ in graph.all_nodes()) - (graph.broken is not None)
     remarks = [
         Remark(need.line, "", f"argument {name!r} is compiled for one length: {need.reason}")

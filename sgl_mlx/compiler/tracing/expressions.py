@@ -27,7 +27,7 @@ _UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
 
 
 def evaluate(tracer: Tracer, node: ast.expr, scope: Scope) -> Any:
-    """Return the value of an expression, or a symbol for a value that only a run knows.
+    """Return the value of an expression, or a symbol if the value is computed at run time.
 
     Raises:
         GraphBreak: the expression depends on the run in a way that graphs cannot express.

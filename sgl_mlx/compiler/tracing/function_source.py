@@ -27,7 +27,8 @@ def source_of(code: CodeType) -> Source:
     """Return the syntax tree from which a code object was compiled.
 
     Raises:
-        GraphBreak: there is no source, the function is no plain `def`, or the file has changed.
+        GraphBreak: there is no source, the function is a generator, a coroutine or no `def`, or
+            the file has changed.
     """
     return _source_in(code, code.co_filename)
 
@@ -84,7 +85,7 @@ def _alike(one: CodeType, other: CodeType) -> bool:
 
 
 def names_assigned(function: Function | list[ast.stmt]) -> frozenset[str]:
-    """Return the names that a function body or some statements assign, without inner scopes."""
+    """Return the names that a function body or statements assign, except inside inner scopes."""
     body = function if isinstance(function, list) else function.body
     nodes: Sequence[ast.AST] = body if isinstance(body, list) else [body]
     return frozenset(name for node in nodes for name in _assigned(node))

@@ -24,7 +24,8 @@ def call_program(
     """Trace `program.run(*args, **kwargs)` on the default backend; return the state of its stream.
 
     Raises:
-        GraphBreak: an option such as `backend`, `stream` or `n` that a graph cannot express.
+        GraphBreak: graphs cannot express an option, such as `backend`, `stream` or `n`, or the
+            value that the program returns.
     """
     line = tracer.recorder.line
     given = dict(kwargs)

@@ -65,7 +65,7 @@ def truth(thing: Any) -> bool:
     """Return `bool(thing)`.
 
     Raises:
-        GraphBreak: the truth depends on the run.
+        GraphBreak: the result depends on the run.
         NeedsLength: the thing is a list argument.
     """
     if isinstance(thing, Texts):
@@ -158,7 +158,7 @@ def _same(left: Any, right: Any) -> bool:
 
 
 def item(tracer: Tracer, thing: Any, key: Any) -> Any:
-    """Return `thing[key]`; of a state, the value of a variable.
+    """Return `thing[key]`; for a state, this is the value of a variable.
 
     Raises:
         GraphBreak: the result depends on the run.
@@ -197,7 +197,7 @@ def attribute(tracer: Tracer, thing: Any, name: str) -> Any:
 
 
 def _is_own_attribute(thing: Any, name: str) -> bool:
-    """Tell whether an attribute can only come from the thing's own dictionary, not its class."""
+    """Tell whether an attribute can only be in the thing's own dictionary, not in its class."""
     kinds = type(thing).__mro__[:-1]  # without object
     own = not any({name, "__getattribute__"} & vars(kind).keys() for kind in kinds)
     return own and name not in vars(object) and hasattr(thing, "__dict__")

@@ -19,7 +19,7 @@ CONTAINERS = (list, tuple, dict, set, frozenset, *_VIEWS)
 
 @dataclass(frozen=True, eq=False)
 class Same:
-    """A wrapper that compares by identity of the wrapped object."""
+    """A wrapper of any object; two wrappers are equal if they wrap the same object."""
 
     thing: Any
 
@@ -48,7 +48,10 @@ def key_of(value: Any) -> Hashable:
 
 
 def is_safe(value: Any) -> bool:
-    """Tell whether a value's own type is builtin, so that its operators run no foreign code."""
+    """Tell whether a value's own type is builtin; the values inside a container are not checked.
+
+    Operators that look at no value inside then run no code of the user.
+    """
     return type(value) in SCALARS or type(value) in CONTAINERS or type(value) in ITERATORS
 
 

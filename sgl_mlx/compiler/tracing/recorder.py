@@ -31,7 +31,7 @@ _MOST_NODES = 20_000
 
 
 class Recorder:
-    """The nodes that a traced program has made so far.
+    """A recorder of the nodes that a traced program has made so far.
 
     Attributes:
         nodes: the nodes of the graph, or of the body of the loop that is being traced.
@@ -59,7 +59,7 @@ class Recorder:
         """Add a node, and return it with its id, stream and line.
 
         Raises:
-            GraphBreak: inside a generator expression, or after too many nodes.
+            GraphBreak: inside a generator expression, or after `_MOST_NODES` nodes.
         """
         if self.pure:
             needs_run("appends to a state inside a generator expression")
@@ -113,7 +113,7 @@ class Recorder:
         return thing
 
     def set(self, state: State, name: Value, value: Value, thing: Any) -> None:
-        """Record `s[name] = thing`; `value` is the form of `thing` in a graph."""
+        """Record `s[name] = thing`, where `value` is `thing` as graphs store it."""
         self.add(SetVariable(-1, -1, name, value), state)
         self.bind(state, name, thing)
 
@@ -195,7 +195,7 @@ class Recorder:
 
 
 class _Loop:
-    """One iteration of a loop: the variables that it set, and those that it read before."""
+    """One iteration of a loop: the variables it has set, and those it read before it set them."""
 
     def __init__(self, argument: str) -> None:
         self.argument = argument

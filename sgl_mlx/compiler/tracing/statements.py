@@ -22,11 +22,11 @@ from sgl_mlx.compiler.tracing.tracer import Scope, Tracer
 
 
 class _Leave(Exception):
-    """A `break` statement, on its way to the loop."""
+    """A `break` statement: an exception that the enclosing loop catches."""
 
 
 class _Next(Exception):
-    """A `continue` statement, on its way to the loop."""
+    """A `continue` statement: an exception that the enclosing loop catches."""
 
 
 def execute(tracer: Tracer, body: list[ast.stmt], scope: Scope) -> None:

@@ -150,6 +150,6 @@ STATE_METHODS: dict[str, Callable[..., Any]] = {
     "set_var": set_variable,
     "sync": _sync,
 }
-"""Methods of a state that can be traced; the results of the others exist only in a run."""
+"""Methods of a state that can be traced. A call of any other method ends the trace."""
 
 GROUP_METHODS: dict[str, Callable[..., Any]] = {"join": join}

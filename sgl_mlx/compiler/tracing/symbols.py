@@ -1,6 +1,6 @@
-"""Symbols: stand-ins for objects that exist only in a run.
+"""Symbols: stand-ins, in a trace, for objects that exist only when the program runs.
 
-This module has those for states, branches and functions. Symbols for texts are in
+This module has the symbols for states, branches and functions. Symbols for texts are in
 `graph/values.py`.
 """
 
@@ -33,8 +33,8 @@ class State:
     Attributes:
         stream: the number of its stream.
         bindings: the current meaning of `s[name]`, by name.
-        unknown: names that depend on the run. Each may have replaced any variable whose name it
-            can equal.
+        unknown: the symbolic names under which variables were set. In a run, a symbolic name may
+            equal another name, and the variable of that name is then replaced.
         result: the return value of the nested program of this stream.
     """
 
@@ -105,7 +105,7 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Left:
-    """A name set in a loop over `argument`, after the loop: its value depends on the length."""
+    """The value that a loop over a list argument leaves in a name; it depends on the length."""
 
     argument: str
 
@@ -125,7 +125,7 @@ _KINDS = (
 
 
 def is_text(thing: Any) -> bool:
-    """Tell whether a value is the symbol for a text that only a run knows."""
+    """Tell whether a value is the symbol for a text that is computed at run time."""
     return isinstance(thing, ir.Symbol)
 
 

@@ -41,7 +41,7 @@ def formatted(thing: Any, spec: str = "", conversion: str | None = None) -> Valu
 
 
 def as_symbol(value: Value) -> Any:
-    """Return a constant as its bare Python value, any other value as it is."""
+    """Return the Python value of a `Constant`; return any other value unchanged."""
     return value.value if isinstance(value, Constant) else value
 
 

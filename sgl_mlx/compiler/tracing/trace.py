@@ -1,9 +1,9 @@
 """Tracing: a program and the kinds of its arguments become a graph.
 
 The body is not run. Its syntax tree is walked (`statements`, `expressions`, `calls`) with known
-values, and with symbols for values that only a run has. Tracing computes with builtin data only and
-changes nothing outside the trace. Where the body does something that cannot be traced correctly,
-the graph ends in a Break at that line.
+values, and with symbols for values that exist only at run time. Tracing computes with builtin data
+only and changes nothing outside the trace. Where the body does something that cannot be traced
+correctly, the graph ends in a Break at that line.
 """
 
 from __future__ import annotations
@@ -56,10 +56,11 @@ def kind_of(value: Any) -> str:
 
 
 def trace(program: Program, arguments: Mapping[str, Any]) -> Trace:
-    """Trace a program for arguments of these kinds.
+    """Trace a program for all arguments of the same kinds as `arguments`.
 
-    A text, or the texts in a list, may be any text; each other argument is a constant. A program
-    that cannot be traced to its end gives a graph that ends in a Break.
+    The trace holds for any text in place of a text argument or of a text in a list argument; each
+    other argument is a constant. A program that cannot be traced to its end gives a graph that ends
+    in a Break.
 
     Args:
         arguments: the value of each parameter by name, defaults included.

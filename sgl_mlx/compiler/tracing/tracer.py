@@ -1,4 +1,8 @@
-"""The state of one trace: names, values captured from outside, and data made by the program."""
+"""The tracer, which holds the state of one trace.
+
+This state is the names in scope, the values captured from outside, and the data that the program
+has made.
+"""
 
 from __future__ import annotations
 
@@ -212,5 +216,5 @@ def _member(names: Mapping[str, Any], name: str) -> Any:
 
 
 def is_module(thing: Any) -> bool:
-    """Tell whether a value is a module, also one of a class of its own."""
+    """Tell whether a value is a module; an instance of a subclass of `ModuleType` is one, too."""
     return isinstance(thing, ModuleType)

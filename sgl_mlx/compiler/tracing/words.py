@@ -61,7 +61,7 @@ def expression(thing: Any) -> ir.Expr:
 
 
 def graph_form(leaf: ir.Expr) -> ir.Expr:
-    """Return the expression as a graph holds it: data, symbols and validated sampling parameters.
+    """Return the expression as graphs store it: with plain data, symbols and sampling parameters.
 
     Raises:
         GraphBreak: the expression holds something else, such as the bytes of a picture.

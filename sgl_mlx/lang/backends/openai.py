@@ -127,7 +127,7 @@ class OpenAI:
         return self._pool.submit(self._score, self._request(prompt, params), list(choices))
 
     def prefill(self, prompt: Prompt) -> Future[int]:
-        """Do nothing: the API caches prefixes by itself."""
+        """Do nothing, since the API caches prefixes by itself; the future gives 0."""
         done: Future[int] = Future()
         done.set_result(0)
         return done

@@ -13,11 +13,12 @@ TOKENS = 16
 
 
 def scores(text: str, choices: Sequence[str], prompt_tokens: int) -> ChoiceScores:
-    """Score each choice by how many of its first characters the model's text begins with.
+    """Score each choice by the length of the beginning that it shares with the model's `text`.
 
-    The score is returned as the log-probability of one token: the share of these characters in the
-    choice, minus 1. Of equal scores, the longest choice is best. If no choice shares its first
-    character with the text, a warning says so, and the first choice is best.
+    Leading blanks are ignored. A score is the shared share of the choice's characters, minus 1. It
+    is returned as the log-probability of one token, as `select` compares log-probabilities. Among
+    equal shares, the longest choice is best. If no choice shares its first character with the
+    text, a warning says so, and the first choice is best.
     """
     written = text.lstrip()
     shares = [_share(written, choice.lstrip()) for choice in choices]

@@ -44,7 +44,8 @@ class RuntimeEndpoint:
     """A `Backend` that sends requests to a server with SGLang's HTTP protocol.
 
     This project's own server has `/v1/contexts` besides: then prompts travel in parts, `select`
-    takes one round trip, and pictures, grammars, gaps and parallel branches work anywhere.
+    takes one round trip, and pictures, grammars, gaps and parallel branches work anywhere in a
+    prompt.
 
     Args:
         base_url: the server's address, such as `http://localhost:30000`; without a scheme, http.
@@ -55,6 +56,7 @@ class RuntimeEndpoint:
 
     Raises:
         BackendError: `base_url` is no text.
+        ProgramError: no chat template is called `chat_template_name`.
     """
 
     def __init__(
@@ -119,7 +121,7 @@ class RuntimeEndpoint:
         return bool(info.get("stream_output") or info.get("incremental_streaming_output"))
 
     def get_chat_template(self) -> ChatTemplate | None:
-        """Return `chat_template`; None if the server renders chats as its model's own template."""
+        """Return `chat_template`; None if none is set and the server renders chats itself."""
         return None if self._template is None and self._has_contexts else self.chat_template
 
     # -- Backend ------------------------------------------------------------------------------
@@ -127,7 +129,13 @@ class RuntimeEndpoint:
     def render_chat(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
     ) -> str:
-        """Return what the server makes of a conversation; asks it once for each conversation."""
+        """Return the text that the server's chat template makes of a conversation.
+
+        Results are kept, so that each conversation is sent only once.
+
+        Raises:
+            TokenizerError: the server does not render chats, or refuses this conversation.
+        """
         if not self._has_contexts:
             raise TokenizerError("a server does not tell its chat template; set .chat_template")
         body = json.dumps(
@@ -163,7 +171,7 @@ class RuntimeEndpoint:
         return self._pool.submit(self._prefill, *self._request(prompt, _SILENT))
 
     def prefetch(self, prompt: Prompt) -> Future[int]:
-        """Prefill the prompt, as the protocol has no prefetch; the future gives 0 if that fails."""
+        """Prefill the prompt, as the protocol has no prefetch; the future gives 0 on an error."""
         return self._pool.submit(self._prefill_if_possible, *self._request(prompt, _SILENT))
 
     def cache_prefix(self, prefix_str: str) -> None:
@@ -245,7 +253,10 @@ class RuntimeEndpoint:
         return ChoiceScores(scores, meta["prompt_tokens"], meta.get("cached_tokens", 0))
 
     def _scored(self, texts: list[str], start: int) -> list[Any]:
-        """Score texts in one request; one after another if the server refuses lists of texts."""
+        """Return the server's outputs for texts to score, sent in one request.
+
+        If the server refuses lists of texts, each text is sent in a request of its own.
+        """
         try:
             return list(self._post("/generate", wire.scoring_payload(texts, start)))
         except BackendError as error:

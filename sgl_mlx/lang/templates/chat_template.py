@@ -38,7 +38,8 @@ def register_chat_template_matching_function(
 ) -> Callable[[str], str | None]:
     """Register a function from model paths to template names, and return it (a decorator).
 
-    It is asked before the built-in rules. It returns None for a path that it does not know.
+    The function is called before the built-in rules are tried. It returns None for a path that it
+    does not know.
     """
     matching_function_registry.append(func)
     return func

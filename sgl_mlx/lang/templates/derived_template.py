@@ -79,7 +79,11 @@ class DerivedTemplate:
         return self.end(closed[:-1], closed[-1]) if closed else ""
 
     def _before(self, closed: Roles, role: str) -> str:
-        """Return the text between the content of the last closed turn and that of a new turn."""
+        """Return the text between the content of the last closed turn and that of a new turn.
+
+        Raises:
+            ProgramError: the template does not allow this order of roles.
+        """
         turns = (*closed, role)
         pieces = self._cut(turns)
         if pieces is None and role == "system":
@@ -100,7 +104,10 @@ class DerivedTemplate:
         return pieces[-1].removeprefix(self._closing(closed))
 
     def _cut(self, turns: Roles, generation: bool = False) -> tuple[str, ...] | None:
-        """Return the texts around the contents of turns; None if the template rejects them."""
+        """Return the texts before, between and after the contents of turns.
+
+        Returns None if the template rejects the turns, or drops, repeats or reorders contents.
+        """
         key = (turns, generation)
         if key not in self._pieces:
             self._pieces[key] = self._rendered(turns, generation)

@@ -64,8 +64,8 @@ class ChatTemplate:
     def get_prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """Return a whole conversation as text.
 
-        The default system prompt is added if there is no system turn first, and replaces the
-        content of a system turn that is None.
+        The default system prompt is added if the first turn is no system turn. It also replaces
+        None as the content of a system turn. Other turns whose content is None are left out.
         """
         if self.default_system_prompt and (not messages or messages[0]["role"] != "system"):
             messages = [{"role": "system", "content": self.default_system_prompt}, *messages]
@@ -122,7 +122,10 @@ class ChatTemplate:
         return min((end for end in ends if end >= 0), default=None)
 
     def _by_prefix(self, closed: Roles, text: str) -> list[str]:
-        """Return the roles whose prefix the text starts with, the longest prefix first."""
+        """Return the roles whose prefix the text starts with, the longest prefix first.
+
+        Empty prefixes do not count, except that of a system turn at the start of a conversation.
+        """
         written = {role: self.begin(closed, role).text for role in self.role_prefix_and_suffix}
         fitting = [r for r, prefix in written.items() if prefix and text.startswith(prefix)]
         if not closed and not fitting and written.get("system") == "":

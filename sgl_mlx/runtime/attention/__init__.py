@@ -1,1 +1,1 @@
-"""Attention of a step over the KV pool: in plain MLX, by MLX's fused kernel or by our kernels."""
+"""Attention of a model step over the KV pool, in plain MLX, MLX's fused kernel or our kernels."""

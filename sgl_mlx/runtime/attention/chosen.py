@@ -1,9 +1,9 @@
-"""Sparse attention over latents: each token attends to the tokens that its indexer chooses.
+"""Sparse attention over latents (MLA): a token attends only to tokens that an indexer chooses.
 
-Used for sequences with more tokens than an indexer's `top` (`LayerShape.top_keys`). Shorter ones
-attend to every token, as everywhere else. A row's entries and indexer keys are gathered as in a
-decode epoch without shared stretches; scores are computed for all of them, attention for the
-chosen ones.
+Used for sequences (rows) with more tokens than the indexer chooses (`LayerShape.top_keys`). Shorter
+sequences attend to all their tokens. A row's entries and indexer keys are gathered without sharing
+prefixes between rows. The indexer scores all tokens. Decoding then computes attention for the
+chosen tokens only; prefill computes it for all tokens and masks the others.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sgl_mlx.runtime.scheduler.plan import Row
 
 
 class ChosenEpoch(Epoch):
-    """Decode epoch in which each row attends to the tokens that its indexer chooses."""
+    """Decode epoch in which a new token attends to the tokens or blocks that an indexer chooses."""
 
     def __init__(self, pool: KVPool, rows: Sequence[Row], width: int) -> None:
         super().__init__(pool, rows, width, min_shared=sys.maxsize)
@@ -34,7 +34,10 @@ class ChosenEpoch(Epoch):
     def attend_latents(
         self, layer: int, queries: LatentQueries, options: AttentionOptions
     ) -> mx.array:
-        """Attend a layer's queries to the tokens that they choose; `(rows, heads, value_dim)`."""
+        """Attend a layer's queries to the tokens that `queries.choice` chooses; None chooses all.
+
+        Returns `(rows, heads, value_dim)`.
+        """
         choice, absorbed = queries.choice, queries.absorbed
         if choice is None:
             return super().attend_latents(layer, queries, options)
@@ -59,7 +62,7 @@ def _attend_chosen(
     options: AttentionOptions,
     index: IndexQueries,
 ) -> mx.array:
-    """Attend a batch's members to the keys that they choose; `(members, heads, value_dim)`."""
+    """Attend a batch's absorbed queries to keys that `index` chooses; `(members, heads, rank)`."""
     q = batch.pick(queries)
     mine = index._replace(queries=batch.pick(index.queries), weights=batch.pick(index.weights))
     keys, values, bias = batch.seen(layer, None, q.dtype)
@@ -77,7 +80,7 @@ def _attend_chosen(
 
 
 class ChosenChunks(RowByRow):
-    """Attention of prefill chunks, each token over those that its indexer chooses."""
+    """Attention of prefill chunks in which a token attends to tokens that an indexer chooses."""
 
     def attend(
         self,
@@ -86,10 +89,10 @@ class ChosenChunks(RowByRow):
         new: tuple[mx.array, mx.array],
         options: AttentionOptions,
     ) -> mx.array:
-        """Attend a layer's queries, which have a choice.
+        """Attend the queries of a layer with an indexer; `queries.choice` must not be None.
 
         Args:
-            new: entries and indexer's keys of the new tokens, each `(tokens, 1, dim)`.
+            new: latent entries and indexer keys of the new tokens, each `(tokens, 1, dim)`.
 
         Returns:
             `(tokens, heads, value_dim)`.
@@ -112,11 +115,11 @@ class ChosenChunks(RowByRow):
 
 
 def _bias(choice: IndexQueries, keys: mx.array, before: int) -> mx.array:
-    """Compute a tile's mask `(tokens, length)`: 0 for a chosen token, else `MASKED`.
+    """Compute the mask `(tokens, length)` of a tile of queries: 0 if chosen, else `MASKED`.
 
     Args:
-        keys: `(length, dim)`, of all tokens of the sequence.
-        before: number of tokens before the tile.
+        keys: indexer keys `(length, dim)` of all tokens of the sequence.
+        before: number of the sequence's tokens before the tile.
     """
     causal = at.causal_bias(len(choice.queries), before, len(keys))
     best = _best(choice.score(keys) + causal, min(choice.top, len(keys)))

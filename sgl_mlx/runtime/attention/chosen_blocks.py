@@ -1,7 +1,8 @@
-"""Sparse attention to blocks of tokens: each KV head attends to those that its indexer chooses.
+"""Sparse attention to blocks of tokens: a KV head attends to the blocks that an indexer chooses.
 
-Used for sequences longer than all blocks that may be chosen (`BlockChoice.most_tokens`). The other
-tokens are masked, so that attention costs as much as to all of them.
+Used for sequences with more tokens than the chosen blocks can hold (`BlockChoice.most_tokens`).
+Tokens outside the chosen blocks are masked, not skipped, so attention costs as much as over all
+tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ def attend_batch(
     options: AttentionOptions,
     choice: BlockChoice,
 ) -> mx.array:
-    """Attend a decode batch's members to the blocks that they choose; `(members, heads, dim)`."""
+    """Attend the members of a decode batch to the blocks that `choice` chooses.
+
+    Returns `(members, heads, value_dim)`.
+    """
     if batch.columns <= choice.most_tokens:
         return batch.fused(layer, queries, options)
     q = batch.pick(queries)
@@ -37,11 +41,16 @@ def attend_batch(
 
 
 def _keep_in_columns(choice: BlockChoice, scores: mx.array, padding: list[int]) -> mx.array:
-    """Find the columns of chosen tokens; blocks begin at each member's first token.
+    """Return which columns of a padded batch hold tokens of chosen blocks.
+
+    Blocks are counted from each member's first token, since the columns before it are padding.
 
     Args:
-        scores: `(members, kv_heads, columns)`.
+        scores: the indexer's scores `(members, kv_heads, columns)`.
         padding: number of columns before each member's first token.
+
+    Returns:
+        Booleans of the shape of `scores`.
     """
     columns = scores.shape[-1]
     before = mx.array(padding)[:, None]
@@ -55,7 +64,7 @@ def _keep_in_columns(choice: BlockChoice, scores: mx.array, padding: list[int]) 
 
 
 class BlockChunks(RowByRow):
-    """Attention of prefill chunks, each token over the blocks that its indexer chooses."""
+    """Attention of prefill chunks in which a token attends to blocks that an indexer chooses."""
 
     def attend(
         self,
@@ -65,10 +74,10 @@ class BlockChunks(RowByRow):
         options: AttentionOptions,
         choice: BlockChoice,
     ) -> mx.array:
-        """Attend a layer's queries `(tokens, heads, dim)`.
+        """Attend a layer's queries `(tokens, heads, dim)` to the blocks that `choice` chooses.
 
         Args:
-            new: keys, values and indexer's keys of the new tokens, each `(tokens, heads, dim)`.
+            new: keys, values and indexer keys of the new tokens, each `(tokens, heads, dim)`.
 
         Returns:
             `(tokens, heads, value_dim)`.
@@ -89,7 +98,11 @@ class BlockChunks(RowByRow):
 
 
 def _bias(choice: BlockChoice, keys: mx.array, before: int) -> mx.array:
-    """Compute the mask `(kv_heads, tokens, length)` of a tile with `before` tokens before it."""
+    """Compute the mask `(kv_heads, tokens, length)` of a tile of queries.
+
+    It is 0 for tokens in chosen blocks, else `MASKED`. `before` tokens of the sequence come before
+    the tile.
+    """
     own = before + mx.arange(len(choice.queries))
     hidden = mx.arange(len(keys)) > own[:, None]
     scores = mx.where(hidden[:, None], -mx.inf, choice.score(keys[:, 0]))

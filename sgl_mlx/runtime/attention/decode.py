@@ -29,7 +29,7 @@ from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.scheduler.plan import Row
 
 _MOST_STALE = 256
-"""Most columns outside a layer's window that a buffer keeps; beyond, it is gathered anew."""
+"""Most columns outside a layer's window that a buffer keeps from one epoch to the next."""
 
 
 class Epoch(Attention):
@@ -57,13 +57,14 @@ class Epoch(Attention):
         }
 
     def go_on(self, rows: Sequence[Row], width: int) -> bool:
-        """Begin another epoch in the same buffers, if its rows continue those of this one.
+        """Begin the next epoch in the same buffers, if `rows` are this epoch's rows, continued.
 
         Call it after the KV of the last steps was written to the pool.
 
         Returns:
-            False, with nothing changed, if the rows are others or their keys are in other slots
-            than planned.
+            True if the next epoch has begun. False, with nothing changed, if `rows` are other
+            sequences, if new keys are in other slots than this epoch's rows planned, or if a row
+            has explicit prefix positions.
         """
         if [row.id for row in rows] != self.ids or not all(
             _follows(row, before, self.steps) for row, before in zip(rows, self.rows, strict=True)
@@ -99,13 +100,13 @@ class Epoch(Attention):
         return self._layers(layer).attend(layer, queries, options)
 
     def in_batches(self, layer: int, attend: Callable[[PrivateBatch], mx.array]) -> mx.array:
-        """Attend a layer batch by batch, without shared stretches.
+        """Attend a layer one batch of private keys at a time; for epochs without shared prefixes.
 
         Args:
-            attend: returns `(members, …)` for one batch.
+            attend: called with each batch; returns `(members, …)`.
 
         Returns:
-            `(rows, …)`, in the order of the rows.
+            The joined results `(rows, …)`, in the order of the rows.
         """
         return self._layers(layer).in_batches(attend)
 
@@ -118,7 +119,7 @@ class Epoch(Attention):
         """Return the KV of the steps so far, to be written to the pool.
 
         Returns:
-            The slots, and the keys and values `(len(slots), heads, dim)` of each layer.
+            The slots to write to, and the keys and values `(len(slots), heads, dim)` of each layer.
         """
         slots = [slot for row in self.rows for slot in row.slots[: self.steps]]
         picked = {w: x.order_of_tail(self.rows, self.steps) for w, x in self._by_window.items()}
@@ -220,9 +221,9 @@ class _Layers:
 
 
 def _follows(row: Row, before: Row, steps: int) -> bool:
-    """True if `row` is the row `before`, `steps` steps later, with its new keys as planned.
+    """True if `row` is `before` continued by `steps` tokens, with their keys in `before.slots`.
 
-    The new keys must be in `before.slots`; False if either row has explicit prefix positions.
+    False if either row has explicit prefix positions.
     """
     plain = row.prefix_positions is None and before.prefix_positions is None
     return plain and row.prefix == (*before.prefix, *before.slots[:steps])

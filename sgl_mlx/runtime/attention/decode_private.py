@@ -2,7 +2,7 @@
 
 A batch holds rows whose private prefixes have similar lengths. Its buffers are `(rows, kv_heads,
 capacity, dim)` for each layer. Padding comes before a shorter prefix, so that all prefixes end in
-the same column. Every step fills the next column. So a sliding window is a slice of columns.
+the same column and every step fills the next one. A sliding window is then a slice of columns.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class PrivateBatch:
         self.values = {i: _buffer(pool.values[i], index, len(members), width) for i in beside}
 
     def go_on(self, width: int) -> None:
-        """Begin another epoch: make room for `width` more steps, or more if buffers grow."""
+        """Begin another epoch with room for `width` steps; a buffer may grow by more columns."""
         self._first = self.columns
         buffer = next(iter(self.keys.values()))
         if self.columns + width > buffer.shape[2]:
@@ -72,7 +72,7 @@ class PrivateBatch:
                     buffers[layer] = _with_room(old[:, :, : self.columns], more)
 
     def begin_step(self, positions: mx.array) -> None:
-        """Open the next column for the new tokens, whose `positions (all rows,)` are given."""
+        """Begin a step: open a column for new tokens, whose `positions (all rows,)` are given."""
         self.columns += 1
         self._positions = self.pick(positions)
         self._masks.clear()
@@ -82,7 +82,7 @@ class PrivateBatch:
         return x if self._pick is None else x[self._pick]
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
-        """Write one token of every row `(all rows, kv_heads, dim)` to the newest column."""
+        """Write the members' new tokens to the last column; arrays `(all rows, kv_heads, dim)`."""
         self.keys[layer][:, :, self.columns - 1] = self.pick(keys)
         if layer in self.values:
             self.values[layer][:, :, self.columns - 1] = self.pick(values)
@@ -99,7 +99,7 @@ class PrivateBatch:
             queries: `(all rows, heads, dim)`, not scaled.
 
         Returns:
-            `(members, heads, dim)`.
+            `(members, heads, value_dim)`.
         """
         q = self.pick(queries)
         keys, values, bias = self.seen(layer, options.window, q.dtype)
@@ -146,11 +146,12 @@ class PrivateBatch:
     def seen(
         self, layer: int, window: int | None, dtype: mx.Dtype
     ) -> tuple[mx.array, mx.array, mx.array | None]:
-        """Slice keys and values to those that at least one row sees.
+        """Slice a layer's buffers to the columns that may be seen in a window; None takes all.
 
         Returns:
-            Keys, values and the bias `(members, keys)`, which hides keys that a row does not see.
-            The bias is None if every row sees all of them.
+            Keys and values `(members, kv_heads, keys, dim)`, and the bias `(members, keys)`: 0 for
+            a key that the member sees, else `MASKED`. The bias is None if every member sees every
+            key.
         """
         if (window, dtype) not in self._masks:
             self._masks[window, dtype] = self._mask(window, dtype)

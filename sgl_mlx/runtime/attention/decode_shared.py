@@ -1,8 +1,9 @@
 """Shared prefixes of a decode epoch's sequences (rows), gathered once and attended in batches.
 
-A batch holds spans that belong to different rows (`spans.batches`). The spans are padded to one
-length and one number of rows, so that the batch is one matrix product. So a step takes about as
-many operations as the prefix tree has levels, not as it has nodes.
+A batch holds spans (shared stretches of prefix), of which no two have a row in common
+(`spans.batches`). The spans are padded to one length and one number of rows, so that the batch is
+one matrix product. The number of operations of a step then grows with the levels of the prefix
+tree, not with its nodes.
 
 Layout of a batch: queries `(kv_heads * spans, rows, group, dim)`, keys and values `(kv_heads *
 spans, length, dim)`. `rows` and `length` are the largest among the spans.
@@ -29,7 +30,7 @@ class SharedBatch:
     Args:
         layers: the layers that read this batch.
         rows: all rows of the epoch.
-        spans: no row belongs to two of them.
+        spans: the shared spans; no row belongs to two spans.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class SharedBatch:
         self._biases: dict[tuple[int | None, int], mx.array] = {}
 
     def begin_step(self, positions: mx.array) -> None:
-        """Begin the next step: set the `positions (rows,)` of its queries, one more than before."""
+        """Begin the next step; its queries have `positions (rows,)`, one higher than before."""
         self._positions = positions
         self._reach += 1
         self._biases = {key: bias for key, bias in self._biases.items() if key[0] is None}
@@ -103,8 +104,8 @@ class SharedBatch:
 class _Members:
     """Which rows of a batch belong to each span.
 
-    `rows` holds their indices, span after span. Every span gets as many entries as the one with
-    most rows; a span with fewer repeats its first row.
+    `rows` holds their indices, span after span. Every span gets as many entries as the span
+    with most rows; a span with fewer rows repeats its first row.
     """
 
     def __init__(self, spans: Sequence[Span], count: int) -> None:

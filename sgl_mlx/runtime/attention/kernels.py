@@ -4,7 +4,7 @@
 that the kernels support (`rows_fit`). Prefixes are not copied when an epoch opens, and sequences of
 any length are mixed without padding.
 
-Each layer is decided on its own. A layer is attended by MLX instead if the kernels do not support
+The choice is made for each layer. A layer is attended by MLX instead if the kernels do not support
 its head dims, if its kernel failed the self-test, or if something else is faster.
 """
 
@@ -39,7 +39,7 @@ DecodeCall = Callable[[DecodeInputs], mx.array]
 def pool_fits(pool: KVPool, kernels: Kernels) -> bool:
     """True if the kernels can read this pool.
 
-    The CPU's kernels must support every layer, those for Metal one layer or more.
+    The CPU kernels must support every layer; the Metal kernels must support at least one layer.
     """
     if isinstance(kernels, CpuAttention):
         return all(cpu_attention.fits(x.key_dim, x.value_dim, pool.dtype) for x in pool.layers)
@@ -52,7 +52,7 @@ def rows_fit(rows: Sequence[Row]) -> bool:
 
 
 class KernelEpoch(Attention):
-    """Decode epoch by our kernels, with the attributes and methods of `decode.Epoch`.
+    """Decode epoch by our kernels; used as `decode.Epoch` is, but cannot go on to another epoch.
 
     `keys` and `values` hold the new tokens' KV: for each layer `(rows, width, kv_heads, dim)`.
 
@@ -124,7 +124,7 @@ class KernelEpoch(Attention):
         return self._plain.attend(layer, queries, options)
 
     def _call(self, layer: int, inputs: DecodeInputs) -> DecodeCall | None:
-        """Return the kernels' attention for all steps; None if the layer is for plain MLX."""
+        """Return the kernels' attention of a layer, for every step; None if MLX must attend it."""
         scale, window, softcap, sinks = inputs.options
         case = layer, inputs.q.shape[1], scale, window, softcap, sinks is None
         if case not in self._calls and layer in self._layers and self._kernels.takes(inputs):

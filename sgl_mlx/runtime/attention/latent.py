@@ -1,11 +1,11 @@
 """Attention of prefill chunks over latents (MLA): absorbed or expanded, whichever computes less.
 
-A query-key pair costs `2 * rank + rope` products a head absorbed, and `nope + rope + value_dim`
-expanded, 3.4 times less in DeepSeek's models. Expanding costs `rank * (nope + value_dim)` products
-a head for every key of the prefix; absorbing costs as much for every new token. So prompts without
-a cached prefix are expanded, and few new tokens over a long prefix are absorbed. In DeepSeek's
-models some 170 new tokens over a prefix are worth its expansion, of one sequence or of all that
-share it.
+Absorbed, a query-key pair costs `2 * rank + rope` multiplications per head. Expanded, it costs
+`nope + rope + value_dim`, 3.4 times less in DeepSeek's models. Expanding costs `rank * (nope +
+value_dim)` multiplications per head for every key of the prefix; absorbing costs as much for every
+new token. So prompts without a cached prefix are expanded, and few new tokens over a long prefix
+are absorbed. In DeepSeek's models, expanding a prefix pays from about 170 new tokens that attend to
+it, counted over all sequences that share the prefix.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
 from sgl_mlx.runtime.scheduler.plan import Row
 
 _MOST_EXPANDED = 2**26
-"""Most numbers that the expanded keys and values of one stretch of prefix may have."""
+"""Most elements in the expanded keys and values of the prefix keys that are gathered at once."""
 
 Way = Literal["absorbed", "expanded", "chosen"]
-"""How rows attend; "chosen" is absorbed too, to the tokens that an indexer chooses."""
+"""How rows attend; "chosen" is absorbed attention to the tokens that an indexer chooses."""
 
 AnyChunks = Chunks | SdpaChunks | KernelChunks
 
@@ -40,9 +40,9 @@ class LatentInputs(NamedTuple):
     """Arguments of one layer's attention over latents.
 
     Attributes:
-        entries: `(tokens, 1, rank + rope)`, of the new tokens.
-        index_keys: keys for the queries' choice, `(tokens, 1, dim)`, of the new tokens; None if
-            the queries choose every token.
+        entries: latent entries of the new tokens, `(tokens, 1, rank + rope)`.
+        index_keys: indexer keys of the new tokens, `(tokens, 1, dim)`; None if queries attend to
+            every token.
     """
 
     layer: int
@@ -52,7 +52,7 @@ class LatentInputs(NamedTuple):
     index_keys: mx.array | None = None
 
     def of(self, tokens: slice) -> LatentInputs:
-        """Return the inputs of some of the tokens."""
+        """Return the inputs of a slice of the new tokens."""
         return self._replace(
             queries=self.queries.of(tokens),
             entries=self.entries[tokens],
@@ -61,11 +61,11 @@ class LatentInputs(NamedTuple):
 
 
 class LatentChunks:
-    """Attention of prefill chunks of layers that store entries of latents.
+    """Attention of prefill chunks in MLA layers, which store latent entries for keys and values.
 
     Args:
         rows: sorted by their prefix slots.
-        absorbed: makes the attention of some of the rows over entries, as over one KV head.
+        absorbed: makes the attention of given rows over entries, which act as one KV head.
         min_shared: fewest keys of a shared prefix that is attended once for all its rows.
     """
 
@@ -112,7 +112,7 @@ class LatentChunks:
 
 
 class _Absorbed:
-    """Rows whose queries are multiplied into the space of latents."""
+    """Rows attended absorbed: their queries are multiplied into the space of latents."""
 
     def __init__(self, tokens: int, chunks: AnyChunks) -> None:
         self.tokens = tokens
@@ -126,7 +126,7 @@ class _Absorbed:
 
 
 class _Expanded:
-    """Rows whose prefixes and new entries become keys and values of every head."""
+    """Rows attended expanded: their entries, old and new, become keys and values of every head."""
 
     def __init__(
         self, tokens: int, pool: KVPool, rows: Sequence[Row], min_shared: int, most_keys: int
@@ -143,7 +143,7 @@ class _Expanded:
 
 
 class _Chosen:
-    """Rows with more tokens than an indexer chooses."""
+    """Rows attended sparsely: some of them have more tokens than the indexer chooses."""
 
     def __init__(self, tokens: int, pool: KVPool, rows: Sequence[Row]) -> None:
         self.tokens = tokens
@@ -159,7 +159,7 @@ _Run = _Absorbed | _Expanded | _Chosen
 
 
 class _ExpandedPool:
-    """The pool as if it held the keys and values of every head; `expansion` makes them."""
+    """Pool of entries that gathers keys and values of every head, computed by `expansion`."""
 
     def __init__(self, pool: KVPool) -> None:
         self.layers = pool.layers
@@ -173,11 +173,11 @@ class _ExpandedPool:
 
 @dataclass(frozen=True)
 class _Group:
-    """Neighbouring rows that share stretches of prefix.
+    """Neighbouring rows that share stretches of prefix and therefore attend in the same way.
 
     Attributes:
-        pairs: number of query-key pairs.
-        keys: number of prefix keys, shared ones counted once.
+        pairs: number of query-key pairs of all the rows.
+        keys: number of prefix keys; a shared key counts once.
     """
 
     rows: Sequence[Row]

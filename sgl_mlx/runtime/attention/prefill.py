@@ -21,20 +21,20 @@ from sgl_mlx.runtime.scheduler.plan import Row
 
 
 class Gathers(Protocol):
-    """Keys and values by layer and slot; a `KVPool` is one."""
+    """Source of keys and values by layer and slot, such as a `KVPool`."""
 
     @property
     def layers(self) -> Sequence[LayerShape]:
-        """Shape of each layer; attention of chunks reads the windows alone."""
+        """Shape of each layer; `Chunks` reads only the window from it."""
         ...
 
     def gather(self, layer: int, index: SlotIndex) -> tuple[mx.array, mx.array]:
-        """Return one layer's keys and values at these slots, `(slots, heads, dim)`."""
+        """Return a layer's keys and values at the slots of `index`, each `(slots, heads, dim)`."""
         ...
 
 
 class Chunks:
-    """Attention of the new tokens of all rows in a step, in plain MLX.
+    """Attention of the new tokens of `rows` in one step, in plain MLX.
 
     Args:
         rows: sorted by their prefix slots.
@@ -108,7 +108,8 @@ class Chunks:
     ) -> list[_PrefixPart]:
         """Cut the prefixes into shared stretches and the private rest of each row.
 
-        Leading keys that are outside the window of every token are left out.
+        No part has more than `most_keys` keys. Leading keys that are outside the window of every
+        token are left out.
         """
         spans, private = shared_spans(rows, min_shared)
         spans += [Span(i, i + 1, n, rows[i].prefix[n:]) for i, n in enumerate(private)]
@@ -154,7 +155,7 @@ class _PrefixPart:
 
 
 def _levels(parts: Sequence[_PrefixPart]) -> list[list[_PrefixPart]]:
-    """Group parts into levels: the parts of a level belong to different tokens, in order."""
+    """Group parts into levels; in a level, parts are in token order and share no token."""
     levels: list[list[_PrefixPart]] = []
     for part in sorted(parts, key=lambda p: p.first):
         free = (level for level in levels if level[-1].last <= part.first)

@@ -1,4 +1,4 @@
-"""Prefill chunks whose rows choose their keys, so that each is attended by itself."""
+"""Prefill chunks attended one row at a time, since each token attends to keys chosen for it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
 from sgl_mlx.runtime.scheduler.plan import Row
 
 MOST_SCORES = 2**24
-"""Most scores of a tile of a chunk's tokens."""
+"""Most attention scores in one tile; limits the number of tokens in a tile."""
 
 
 class RowByRow:
-    """Prefill chunks whose rows are attended one after another, in tiles.
+    """Base of attention that computes prefill chunks one row (sequence) at a time, in tiles.
 
     Args:
-        rows: the chunks' rows.
+        rows: the rows, each with its prefix and its new tokens.
 
     Attributes:
-        ranges: the tokens of each row.
+        ranges: for each row, the slice of its tokens among all new tokens of the step.
     """
 
     def __init__(self, pool: KVPool, rows: Sequence[Row]) -> None:
@@ -31,18 +31,21 @@ class RowByRow:
         self.ranges = [slice(a, b) for a, b in pairwise(starts)]
 
     def tiles(self, row: int, most: int) -> Iterator[tuple[slice, int]]:
-        """Cut a row's new tokens into tiles of at most `most`.
+        """Cut a row's new tokens into tiles of at most `most` tokens.
 
         Yields:
-            The tokens of a tile, counted from the row's first new token, and the number of all
-            tokens of the sequence before them.
+            The slice of a tile's tokens, counted from the row's first new token, and the number of
+            the sequence's tokens before the tile.
         """
         prefix, tokens = len(self._rows[row].prefix), len(self._rows[row].tokens)
         for start in range(0, tokens, most):
             yield slice(start, min(start + most, tokens)), prefix + start
 
     def whole(self, layer: int, row: int, new: tuple[mx.array, mx.array]) -> list[mx.array]:
-        """Join a layer's keys and values of a row's prefix with those of its new tokens."""
+        """Return a layer's keys and values of a whole row, each `(length, heads, dim)`.
+
+        The prefix's part is gathered from the pool; `new` is the part of the new tokens.
+        """
         prefix = self._rows[row].prefix
         if not prefix:
             return list(new)

@@ -1,9 +1,9 @@
 """Attention of prefill chunks by MLX's fused kernel, over keys gathered from the KV pool.
 
-Used on a GPU where our own kernels are not faster: for long chunks, and for shapes that they do not
-support. The fused kernel is called once for each sequence. A prefix in consecutive slots is
-sliced, not copied. A layer with a sliding window reads only the keys inside the first new token's
-window.
+Used on a GPU where our own kernels are not faster: for long chunks, and for shapes that our kernels
+do not support. The fused kernel is called once for each sequence. A prefix in consecutive slots is
+read as one slice of the pool. A layer with a sliding window reads only the keys inside the
+first new token's window.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Choosing a step's attention: plain MLX, MLX's fused kernel, or our kernels."""
+"""Choice of a step's attention: plain MLX, MLX's fused kernel, or our kernels."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ class AttentionPaths:
 
         Args:
             rows: sorted by their prefix slots.
-            before: the epoch that has just ended. If the rows are the same and both epochs are in
-                plain MLX, its buffers are used again and it is returned.
+            before: the epoch that has just ended. If its rows continue and both epochs are in
+                plain MLX, its buffers are used again and `before` itself is returned.
         """
 
         if self._top_keys is not None and any(
@@ -99,7 +99,7 @@ class AttentionPaths:
         return plain()
 
     def chunks(self, rows: Sequence[Row]) -> Chunks | SdpaChunks | KernelChunks:
-        """Make the attention of prefill chunks: of rows with several new tokens each.
+        """Make the attention of prefill chunks, that is of rows with several new tokens each.
 
         Args:
             rows: sorted by their prefix slots.
@@ -116,7 +116,7 @@ class AttentionPaths:
         return KernelChunks(self.pool, rows, self.kernels, layers, plain)
 
     def latent_chunks(self, rows: Sequence[Row]) -> LatentChunks:
-        """Make the attention of prefill chunks for layers that store entries of latents."""
+        """Make the attention of prefill chunks in MLA layers, which store latent entries."""
         return LatentChunks(self.pool, rows, self.chunks, self._min_shared)
 
     def _layers_of_kernels(

@@ -28,9 +28,9 @@ class Partial(NamedTuple):
     """Softmax attention over some of the keys, not yet divided by the sum of weights.
 
     Attributes:
-        out: sum of values weighted by `exp(score - peak)`.
-        peak: largest score.
-        mass: sum of `exp(score - peak)`.
+        out: sum of values weighted by `exp(score - peak)`, `(kv_heads, tokens, group, dim)`.
+        peak: largest score of each query, `(kv_heads, tokens, group, 1)`.
+        mass: sum of `exp(score - peak)`, of the shape of `peak`.
     """
 
     out: mx.array
@@ -104,11 +104,11 @@ def attend(
     bias: mx.array | None = None,
     softcap: float | None = None,
 ) -> Partial:
-    """Attend every query to every key.
+    """Attend every query to every key, in one matrix product.
 
     Args:
         bias: added to the scores; `(tokens, length)` or `(kv_heads, tokens, length)`. If its
-            `tokens` is 1, it holds for every token.
+            `tokens` is 1, it applies to every token.
         softcap: see `AttentionOptions`.
     """
     kv_heads, tokens, group, dim = queries.shape

@@ -106,10 +106,14 @@ def _pads_little(batch: Sequence[Span]) -> bool:
 
 
 def by_length(lengths: Sequence[int]) -> list[list[int]]:
-    """Group stretches to be padded to one length, so that padding stays within `MOST_HELD`.
+    """Group stretches of keys to be padded to one length per group, at most by `MOST_HELD`.
+
+    Args:
+        lengths: number of keys of each stretch.
 
     Returns:
-        Groups of indices into `lengths`, ascending in each group; the longest stretches first.
+        Groups of indices into `lengths`, the group of the longest stretches first. Indices ascend
+        within a group.
     """
     groups: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):

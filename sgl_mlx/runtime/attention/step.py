@@ -28,10 +28,10 @@ class ExtendStep(Attention):
     """Attention of the new tokens of all sequences (rows) in one step.
 
     Args:
-        rows: those with a single new token first, as `runner.arrange` sorts them.
+        rows: rows with a single new token first, as `runner.arrange` sorts them.
 
     Attributes:
-        tokens, positions: of the new tokens, one row after another.
+        tokens, positions: ids and positions of the new tokens, one row after another.
         slots: the pool slot of each new token.
         keys, values: the new KV `(tokens, heads, dim)` of each layer, after the forward pass.
     """
@@ -50,7 +50,7 @@ class ExtendStep(Attention):
 
     @cached_property
     def _decoding(self) -> DecodeEpoch | None:
-        """Attention of single tokens, chosen when the first layer stores its keys; None if none."""
+        """Attention of single tokens, made at the first use; None if there are no single tokens."""
         if not self._singles:
             return None
         decoding = self._paths.epoch(self._rows[: self._singles], 1)
@@ -59,13 +59,13 @@ class ExtendStep(Attention):
 
     @cached_property
     def _chunks(self) -> Chunks | SdpaChunks | KernelChunks | None:
-        """Attention of chunks, chosen when the first layer stores its keys; None if none."""
+        """Attention of chunks, made at the first use; None if there are no chunks."""
         chunks = self._rows[self._singles :]
         return self._paths.chunks(chunks) if chunks else None
 
     @cached_property
     def _latent_chunks(self) -> LatentChunks | None:
-        """Attention of chunks over latents; None if there are no chunks."""
+        """Attention of chunks over latents, made at the first use; None if there are no chunks."""
         chunks = self._rows[self._singles :]
         return self._paths.latent_chunks(chunks) if chunks else None
 
@@ -99,7 +99,7 @@ class ExtendStep(Attention):
     def attend_latents(
         self, layer: int, queries: LatentQueries, options: AttentionOptions
     ) -> mx.array:
-        """Attend over stored entries of latents: chunks as `LatentChunks` finds it cheapest."""
+        """Attend an MLA layer's queries over its latent entries; `(tokens, heads, value_dim)`."""
         n, choice = self._singles, queries.choice
         outs = []
         if self._decoding is not None:

@@ -1,1 +1,1 @@
-"""The prefix cache: a radix tree over KV slots, and a second tier below it. No MLX."""
+"""The prefix cache: a radix tree over KV slots, with a second tier on disk. It never uses MLX."""

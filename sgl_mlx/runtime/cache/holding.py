@@ -15,14 +15,17 @@ class Holding:
         table:   [ owned by the tree, locked through `node` | held by the sequence ]
                    0 ..................... shared .......................... len(table)
 
-    `PrefixCache.share` gives the slots of computed tokens to the tree. `whole` are the tokens that
-    it gave last.
+    `PrefixCache.share` gives the slots of computed tokens to the tree.
 
     Attributes:
+        table: the slot of each token.
+        shared: number of leading slots that the tree owns.
+        node: the tree node at the end of the shared tokens.
+        whole: the tokens of the last call of `PrefixCache.share`.
         state: the sequence's own state slot; 0 without recurrent layers.
         ready: True if `state` holds the state after all computed tokens.
-        source: the node whose state, pinned, was read by a step that is not final yet, or will be
-            read by the next step; None if there is none.
+        source: the tree node whose state the next step will read, or which a step has read that
+            may still be undone. The node's state is pinned meanwhile. None if there is none.
     """
 
     namespace: Hashable = PLAIN

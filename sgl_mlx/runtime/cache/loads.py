@@ -1,4 +1,7 @@
-"""Loads from the second tier: what a finished reading has enters the tree, and a plan moves it."""
+"""Loads from the second tier: the tokens of a finished reading enter the tree.
+
+The runner copies their KV into the pool before it computes the next plan.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ def load_blocks(
         reading: id of the reading (`tier.Reading`).
 
     Returns:
-        How many tokens will be loaded before the next plan runs; 0 if the tree has all of them
+        How many tokens will be loaded before the next plan runs; 0 if the tree has all `tokens`
         already, or lacks a token before `start`; None, with nothing changed, if there are too few
         slots.
     """

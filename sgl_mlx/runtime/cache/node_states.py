@@ -3,8 +3,8 @@
 A recurrent layer keeps one state for a whole sequence, whatever its length. A slot holds the
 states of all recurrent layers after one prefix. A node owns at most one slot: a snapshot of the
 state at its end. Snapshots that no sequence is about to read are evicted, least recently used
-first. Matching marks a whole path as used; on one path, those with a single child go first, then
-the one at its end, then those where it branches.
+first. A match marks all nodes of a path as used at the same time. Of the snapshots on one path,
+those at nodes with one child go first, then that at the leaf, then those where the path branches.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _Rank = tuple[int, int, int]
 
 
 class Owner(Protocol):
-    """A node of a radix tree; see `radix.Node`."""
+    """The interface of a radix tree's node; see `radix.Node`."""
 
     state: int
     readers: int
@@ -74,7 +74,7 @@ class NodeStates(Generic[N]):
         self.slots.free([self.release(node)])
 
     def removed(self, node: N, parent: N) -> None:
-        """Follow the removal of a node from below `parent`."""
+        """Update the snapshots after `node` was removed from below `parent`: drop its own."""
         if node.state:
             self.drop(node)
         if parent.state:
@@ -91,7 +91,7 @@ class NodeStates(Generic[N]):
         self.offer(node)
 
     def least_needed(self) -> N | None:
-        """Return the node whose state should go first; None if none may go. `drop` it then."""
+        """Take the node whose state should go next off the queue; None if no state may go."""
         while self._heap:
             rank, _, node = heapq.heappop(self._heap)
             if not node.state or node.readers:
@@ -124,6 +124,10 @@ class NodeStates(Generic[N]):
 
 
 def _rank(node: Owner) -> _Rank:
-    """Return a place in the order of eviction; nodes of one path may have the same `last_used`."""
+    """Return a node's place in the order of eviction; lower places go first.
+
+    The number of children and the depth decide between nodes of one path, whose `last_used` may be
+    the same.
+    """
     branches = (1, 0, 2)[min(len(node.children), 2)]
     return node.last_used, branches, node.depth

@@ -1,11 +1,11 @@
 """The prefix cache: divides the slots of one KV pool between cached prefixes and sequences.
 
 Every slot is free, owned by the radix tree, or held by a sequence. The cache has no fixed share:
-when sequences need slots, any unlocked prefix is evicted. Evicted KV is first offered to the second
+when sequences need slots, unlocked prefixes are evicted. Evicted KV is first offered to the second
 tier (the disk cache), if there is one.
 
-For a model with recurrent layers, `snapshots` divides a second kind of slots in the same way, and a
-prefix is reused only up to a snapshot.
+For a model with recurrent layers, `snapshots` divides the slots of recurrent states in the same
+way, and a prefix is reused only up to a snapshot.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ Reuse = Literal["prefixes", "whole prompts", "nothing"]
 
 
 class PrefixCache:
-    """The radix tree and the slots of one pool. `seconds` is the time spent here.
+    """The radix tree and the slots of one KV pool, used by the scheduler.
 
     Args:
         capacity: slots of the pool at the start.
-        reuse: "prefixes" finds any cached prefix; "whole prompts" only one that a closed holding
-            shared as a whole; "nothing" never finds one.
-        tier: the second tier, which evicted prefixes are offered to; None for none.
+        reuse: "prefixes" finds any cached prefix; "whole prompts" only a prefix that is all that
+            an earlier, closed holding shared; "nothing" never finds a prefix.
+        tier: the second tier, to which evicted prefixes are offered; None for none.
         state_tier: the snapshots of the second tier; None for no tier, or for attention alone.
         most: slots that the pool may grow to when free and evictable slots do not suffice; None
             for no growth.
@@ -42,6 +42,8 @@ class PrefixCache:
 
     Attributes:
         snapshots: the recurrent states; None for a model of attention alone.
+        held: number of slots that sequences hold and the tree does not own.
+        seconds: time spent in `open`, `extend` and `share`.
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class PrefixCache:
     def open(self, tokens: tuple[int, ...], namespace: Hashable = PLAIN) -> Holding:
         """Return a new holding with the longest cached prefix of `tokens`, which it locks.
 
-        With recurrent layers, that is the longest prefix that ends in a snapshot.
+        With recurrent layers, only prefixes that end in a snapshot count.
         """
         started = time.perf_counter()
         if self._reuse == "nothing":
@@ -99,7 +101,10 @@ class PrefixCache:
         return Holding(namespace, slots, len(slots), node)
 
     def open_cached(self, tokens: tuple[int, ...], namespace: Hashable) -> Holding:
-        """Return a new holding of all cached KV of `tokens`, with a snapshot at its end or not."""
+        """Return a new holding with the longest prefix of `tokens` that has KV, which it locks.
+
+        The prefix need not end in a snapshot.
+        """
         node, slots = self.tree.match(tokens, namespace)
         self.tree.lock(node)
         return Holding(namespace, slots, len(slots), node)
@@ -113,7 +118,11 @@ class PrefixCache:
         return self.snapshots is None or self.snapshots.begin(holding)
 
     def extend(self, holding: Holding, count: int) -> bool:
-        """Append `count` slots to a holding; evict if needed. False, and no change, if too few."""
+        """Append `count` slots to a holding; grow the pool or evict prefixes if needed.
+
+        Returns:
+            False, with no change, if fewer than `count` slots are `available`.
+        """
         if count > self.available:
             return False
         started = time.perf_counter()
@@ -169,7 +178,7 @@ class PrefixCache:
         holding.table, holding.shared, holding.node, holding.whole = [], 0, None, ()
 
     def _longest_whole(self, tokens: tuple[int, ...]) -> int:
-        """Return the length of the longest prefix of `tokens` that a closed holding had, or 0."""
+        """Return the length of the longest prefix that is all a closed holding shared, or 0."""
         lengths = sorted((n for n in self._ended if n <= len(tokens)), reverse=True)
         return next((n for n in lengths if hash(tokens[:n]) in self._ended[n]), 0)
 
@@ -188,11 +197,13 @@ class PrefixCache:
         self._evict(self.tree.evictable)
 
     def flush(self) -> None:
-        """Evict all unlocked prefixes without offering them to the second tier."""
+        """Evict all unlocked prefixes without offering them to the second tier.
+
+        Transfers to the second tier that are not carried out yet are forgotten; loads and an
+        enlargement of the pool remain.
+        """
         self._transfers = [t for t in self._transfers if isinstance(t, Load | LoadState)]
-        if (
-            self.capacity > self._initial
-        ):  # the step that was to make the pool larger may have failed
+        if self.capacity > self._initial:  # the step that was to enlarge the pool may have failed
             self._transfers.insert(0, Grow(self.capacity))
         if self.snapshots is not None and self.snapshots.grown:
             self._transfers.insert(0, GrowStates(self.snapshots.capacity))
@@ -205,14 +216,14 @@ class PrefixCache:
     ) -> tuple[int, Node]:
         """Return how many of the first `limit` tokens a new holding would find in the cache.
 
-        Changes nothing.
+        Changes nothing. With `reuse="whole prompts"`, a new holding may find fewer.
 
         Args:
-            start: the node that an earlier call returned for these tokens.
+            start: the node that an earlier call returned for these tokens, to search from there.
 
         Returns:
-            That number, which may exceed `limit` without recurrent layers; and the last node
-            wholly inside the longest cached prefix.
+            The number of tokens, which may exceed `limit` without recurrent layers; and the last
+            node wholly inside the longest cached prefix.
         """
         length, node = self.tree.match_length(tokens, namespace, start)
         if self.snapshots is not None:

@@ -7,7 +7,7 @@ equal KV only within one namespace. Tokens after parallel branches or a position
 namespace than ordinary text.
 
 With a `NodeStates`, a node may also own the recurrent state at its end, and only prefixes that end
-in a state can be reused. KV below the deepest state of its branch is then evicted first.
+in a state can be reused. KV after the deepest state on its path is then evicted first.
 """
 
 from __future__ import annotations
@@ -23,9 +23,13 @@ PLAIN: Hashable = ()
 
 
 class Node:
-    """A node and the edge that leads to it.
+    """A node of the tree, with the edge that leads to it.
 
     Attributes:
+        tokens, slots: the tokens on the edge, and the slot of each.
+        children: the nodes below, by the first token of their edges.
+        locks: number of locks (`RadixTree.lock`) on this node and the nodes below it.
+        last_used: the tree's clock when the node was last matched.
         depth: number of tokens from the root to the end of the edge.
         state: slot of the recurrent state after these tokens; 0 for none.
         readers: number of sequences that will read this state in their next step.
@@ -68,7 +72,7 @@ class Node:
 
 
 _NEVER = 1 << 62
-"""Larger than any clock of a tree."""
+"""A number larger than the clock of any tree."""
 
 OnEvict = Callable[[Node, Hashable], None]
 
@@ -101,7 +105,7 @@ class RadixTree:
     def match(self, tokens: Sequence[int], namespace: Hashable = PLAIN) -> Match:
         """Return the longest cached prefix; `lock` its node to keep the slots from eviction.
 
-        This splits an edge in which the prefix ends, and marks the path as just used.
+        An edge within which the prefix ends is split. The path is marked as just used.
         """
         tokens = tuple(tokens)
         node = self._root(namespace)
@@ -151,7 +155,7 @@ class RadixTree:
     def continuation(
         self, tokens: tuple[int, ...], namespace: Hashable, start: Node | None, limit: int
     ) -> tuple[list[int], Node]:
-        """Return up to `limit` tokens that follow `tokens` in the tree, by the most recent path.
+        """Return up to `limit` tokens that follow `tokens` in the tree, on the path used last.
 
         Changes nothing.
 
@@ -183,7 +187,7 @@ class RadixTree:
 
         Args:
             tokens: the whole path from the root.
-            slots: one for each token; those of tokens already present stay the caller's.
+            slots: one for each token; the slots of tokens already present stay the caller's.
 
         Returns:
             How many leading tokens were already present, and the path's node and slots in the tree.
@@ -356,9 +360,9 @@ class RadixTree:
             self.states.removed(node, parent)
 
     def _rank(self, node: Node) -> int:
-        """Return a node's place in the order of eviction: lower ones go first.
+        """Return a node's place in the order of eviction; lower places go first.
 
-        Where there are states, a leaf without one is useless, so that it goes before all others.
+        In a tree with states, a leaf without a state cannot be reused and goes before all others.
         """
         return node.last_used if self.states is None or node.state else node.last_used - _NEVER
 

@@ -21,11 +21,12 @@ from sgl_mlx.runtime.cache.tier import Reading, Tier
 
 @dataclass(eq=False)
 class Restore:
-    """A reading of `tokens[start:]`, for all sequences that wait for it.
+    """A restore of `tokens[start:]` from the second tier, for all sequences that wait for it.
 
     Attributes:
-        reading: the reading of blocks of KV; None if no block is wanted.
-        state: the reading of a snapshot at the end of `tokens`; None if none is wanted.
+        start: number of leading tokens that need not be read, because the tree has them.
+        reading: the reading of blocks of KV; None if no block is to be read.
+        state: the reading of a snapshot at the end of `tokens`; None if none is to be read.
     """
 
     tokens: tuple[int, ...] = ()
@@ -44,7 +45,10 @@ class Restore:
 
 
 class Restores:
-    """All unfinished restores. `tokens` counts the tokens restored so far."""
+    """All restores that have not entered the tree yet, used by admission and for prefetches.
+
+    `tokens` counts the tokens restored so far.
+    """
 
     def __init__(self, cache: PrefixCache, tier: Tier) -> None:
         self._cache = cache
@@ -53,7 +57,7 @@ class Restores:
         self.tokens = 0
 
     def begin(self, tokens: tuple[int, ...], namespace: Hashable) -> Restore | None:
-        """Start to read the blocks of a prompt that the tree lacks, or join a restore of the same.
+        """Start to read the blocks of a prompt that the tree lacks, or join a restore that does so.
 
         Returns:
             The restore, already done if there is nothing to read; None if other restores must
@@ -64,7 +68,7 @@ class Restores:
         for other in self._active:
             shared = common_prefix(other.tokens, tokens, 0)
             if other.state is not None and shared < len(other.tokens):
-                shared = 0  # its snapshot is of no use
+                shared = 0  # the snapshot of `other` is of no use
             if other.namespace == namespace and shared - cached >= tier.worthwhile:
                 return other
         if self._cache.state_tier is not None:
@@ -100,7 +104,10 @@ class Restores:
         return restore
 
     def finish(self, restore: Restore) -> None:
-        """Add a done restore to the tree, once; do nothing while the pool has no room for KV."""
+        """Add the tokens of a done restore to the tree; later calls with it do nothing.
+
+        While the pool has no room for its KV, nothing happens, and a later call tries again.
+        """
         if restore not in self._active or not restore.done:
             return
         if restore.reading is not None and not self._load_blocks(restore, restore.reading):
@@ -131,7 +138,7 @@ class Restores:
             self._tier.store.drop(reading.id)
 
     def keep(self, wanted: Collection[Restore | None]) -> None:
-        """Drop all unfinished restores that are not in `wanted`."""
+        """Drop all restores that have not entered the tree and are not in `wanted`."""
         for restore in self._active:
             if restore not in wanted:
                 for reading in restore.readings:

@@ -1,8 +1,8 @@
 """Recurrent states of running sequences, and how they become snapshots in the radix tree.
 
-Every running sequence owns one state slot, which its steps write. It reads the same slot, or that
-of a snapshot from which it starts: reading one slot and writing another is a fork, and nothing is
-copied.
+Every running sequence owns one state slot, which its steps write. A step reads the same slot, or
+the slot of the snapshot from which the sequence starts. Reading one slot and writing another forks
+the state without a copy.
 
         state of the source ── read ──> first step ── write ──> own state
         own state           ── read ──> next step  ── write ──> own state
@@ -23,7 +23,7 @@ from sgl_mlx.runtime.cache.radix import Node, OnEvict, RadixTree
 
 @dataclass(frozen=True)
 class SnapshotStats:
-    """Counts of a cache's recurrent states, since the start or now.
+    """Counts of a cache's recurrent states, since the start unless "now" is said.
 
     Attributes:
         snapshots_taken: snapshots that entered the tree.
@@ -43,7 +43,7 @@ class SnapshotStats:
 
 
 class Snapshots:
-    """The recurrent states of one cache: sequences' own ones, and snapshots in the tree.
+    """The recurrent states of one cache: those of running sequences, and snapshots in the tree.
 
     Args:
         most: slots that the pool may grow to.
@@ -83,7 +83,7 @@ class Snapshots:
         return self._states.cached
 
     def stats(self) -> SnapshotStats:
-        """Return counts since the start."""
+        """Return the counts of this cache's recurrent states."""
         return SnapshotStats(
             snapshots_taken=self.taken,
             snapshots_skipped=self.skipped,
@@ -96,8 +96,9 @@ class Snapshots:
     def begin(self, holding: Holding) -> bool:
         """Give a new holding a state slot; return False, with no change, if none can be freed.
 
-        The next step reads the state at the end of the cached prefix, if there is a prefix. If that
-        snapshot is the only one that can go, it becomes the holding's own state.
+        The next step reads the snapshot at the end of the cached prefix, if there is a prefix. If
+        no slot can be freed but the slot of this snapshot, which no other sequence is about to
+        read, it becomes the holding's own.
         """
         source = holding.node if holding.shared else None
         if source is not None:
@@ -110,7 +111,7 @@ class Snapshots:
         return bool(holding.state)
 
     def adopt(self, holding: Holding) -> bool:
-        """Give a holding a slot whose state comes from elsewhere; False if none can be freed."""
+        """Give a holding a slot that a transfer will fill; return False if none can be freed."""
         holding.state = self._take()
         holding.ready = bool(holding.state)
         return holding.ready
@@ -120,7 +121,7 @@ class Snapshots:
 
         Args:
             final: False if the step may still be undone, with its whole decode epoch.
-            cut: snapshot the state, which is at the end of the shared tokens.
+            cut: True to snapshot the state, which is that after the shared tokens.
         """
         holding.ready = True
         if final:
@@ -154,7 +155,11 @@ class Snapshots:
         return True
 
     def end(self, holding: Holding, keep: bool = False) -> None:
-        """Take a holding's state slot away; with `keep`, make it a snapshot if it is ready."""
+        """Take a holding's state slot away and free it.
+
+        With `keep`, a `ready` state becomes a snapshot at the end of the shared tokens instead, if
+        the tree has none there.
+        """
         self._unpin(holding)
         node = holding.node
         if keep and holding.ready and node is not None and holding.shared and not node.state:

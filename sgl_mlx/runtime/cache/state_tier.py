@@ -1,7 +1,8 @@
 """Recurrent states in the second tier: each snapshot is a file of its own.
 
-The key of a snapshot is a digest of its exact prefix, of any length. With the state, the file has
-the KV of the tokens behind the last whole block, so that blocks and snapshot are the whole prefix.
+The key of a snapshot is a digest of its exact prefix, of any length. Besides the state, the file
+has the KV of the tokens after the prefix's last whole block. So the blocks and the snapshot
+together restore the whole prefix.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from sgl_mlx.runtime.cache.tier import SpillState, Tier
 
 
 class Found(NamedTuple):
-    """A prefix that the store has as a whole.
+    """A prefix that can be restored as a whole, found by `StateTier.find`.
 
     Attributes:
         length: number of its tokens.
@@ -42,7 +43,12 @@ class StateTier:
         self._layers = tier.layers
 
     def spill(self, node: Node, namespace: Hashable) -> SpillState | None:
-        """Make the transfer that keeps a node's snapshot; None if the store has it already."""
+        """Make the transfer that keeps a node's snapshot.
+
+        Returns:
+            None if the store has the snapshot already, or the namespace is neither `PLAIN` nor
+            bytes.
+        """
         path = list(node.path())[::-1]
         tokens = tuple(t for n in path for t in n.tokens)
         key = next((key for n, key in self._keys(tokens, namespace) if n == node.depth), None)
@@ -54,11 +60,14 @@ class StateTier:
     def find(
         self, tokens: tuple[int, ...], namespace: Hashable, reusable: int, cached: int
     ) -> Found | None:
-        """Find the longest prefix of `tokens` that the store has; None if it is not worth reading.
+        """Find the longest prefix of `tokens` that the store's snapshots and blocks can restore.
 
         Args:
             reusable: how many tokens can be reused without the store.
             cached: how many tokens have KV in the pool, with a snapshot or without.
+
+        Returns:
+            None if no such prefix has `Tier.worthwhile` more tokens than can be reused anyway.
         """
         tier, known = self._tier, self._tier.store.keys()
         if len(tokens) - reusable < tier.worthwhile or not known:
@@ -83,15 +92,15 @@ class StateTier:
         return Found(length, first * tier.size, wanted, key)
 
     def needs(self, length: int) -> int:
-        """Return how many leading tokens of a prefix need KV from blocks, beside the snapshot."""
+        """Return how many of the first `length` tokens have KV in blocks, not with the snapshot."""
         return length // self._tier.size * self._tier.size if self._layers else 0
 
     def tail(self, length: int) -> int:
-        """Return the first token of a prefix whose KV is with the snapshot."""
+        """Return the index of the first token whose KV is with the snapshot; `length` if none."""
         return self.needs(length) if self._layers else length
 
     def _keys(self, tokens: tuple[int, ...], namespace: Hashable) -> Iterator[tuple[int, str]]:
-        """Yield each length of a prefix and the key of its snapshot."""
+        """Yield each prefix's length and snapshot key, if the namespace is `PLAIN` or bytes."""
         name = self._tier.name_of(namespace)
         if name is None:
             return

@@ -21,7 +21,7 @@ from sgl_mlx.runtime.cache.radix import PLAIN, Node
 BLOCK = 64
 """Tokens in a block."""
 WORTHWHILE = 128
-"""Fewest tokens worth reading: about 10 ms on a laptop, against about 100 ms to compute them."""
+"""Fewest tokens worth reading: on a laptop, about 10 ms to read them, about 100 ms to compute."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Reading(Protocol):
     """Blocks that another thread reads; the store keeps their KV until it is loaded or dropped.
 
     Attributes:
-        id: name of the reading in a `Load`.
+        id: number that names the reading in a `Load` or `LoadState`.
         done: True when reading has finished; only then is `count` valid.
         count: how many of the requested blocks, from the first on, were read.
     """
@@ -132,7 +132,7 @@ class BlockStore(Protocol):
         ...
 
     def keys(self) -> Container[str]:
-        """Return the keys of all blocks that the store has, to look up many of them."""
+        """Return the keys of all blocks in the store, for a caller that looks up many of them."""
         ...
 
     def read(self, keys: Sequence[str]) -> Reading:
@@ -146,7 +146,7 @@ class BlockStore(Protocol):
 
 @dataclass
 class Lookups:
-    """Counts of prompts looked up in the store: enough blocks to be worth reading (hits) or not."""
+    """Counts of prompts looked up: with enough stored blocks to be worth reading (hits), or not."""
 
     hits: int = 0
     misses: int = 0
@@ -180,8 +180,8 @@ class Tier:
     def spill(self, node: Node, namespace: Hashable) -> Spill | None:
         """Make the transfer that keeps an evicted node's blocks; None if there is nothing to keep.
 
-        It has the blocks whose last token is in the node and that the store lacks. A block that
-        begins in the node's ancestors is copied from their slots too.
+        The transfer has the blocks whose last token is in the node and which the store lacks. The
+        first tokens of such a block may be in the node's ancestors; their slots are copied too.
         """
         size = self.size
         first, last = (node.depth - len(node.tokens)) // size, node.depth // size
@@ -198,7 +198,7 @@ class Tier:
         return Spill(tuple(key for _, key in new), tuple(wanted))
 
     def find(self, tokens: tuple[int, ...], namespace: Hashable, cached: int) -> list[str]:
-        """Return the keys of stored blocks from token `cached` on; [] if not worth reading."""
+        """Return the keys of consecutive stored blocks from token `cached` on; [] if too few."""
         if len(tokens) - cached < self.worthwhile:
             return []
         found: list[str] = []
@@ -215,7 +215,7 @@ class Tier:
         return found
 
     def name_of(self, namespace: Hashable) -> bytes | None:
-        """Return what all keys of a namespace begin with; None unless it is `PLAIN` or bytes."""
+        """Return the bytes hashed first for a namespace's keys; None unless `PLAIN` or bytes."""
         name = b"" if namespace == PLAIN else namespace
         return self._identity + name if isinstance(name, bytes) else None
 

@@ -12,7 +12,10 @@ from sgl_mlx.runtime.constraints.reasons import reason
 
 
 class Constraint:
-    """State of one sequence's grammar, over a matcher of llguidance."""
+    """State of one sequence's grammar: which tokens may come next, as an llguidance matcher says.
+
+    The runtime asks for the allowed tokens before it samples, and passes on each sampled token.
+    """
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
@@ -33,14 +36,14 @@ class Constraint:
 
     @property
     def error(self) -> str | None:
-        """Reason why no token can follow, None without such an error.
+        """Reason why no token can follow; None if there is no error.
 
         Some errors are found only when `allowed` is called.
         """
         return reason(self._matcher.get_error()) if self._matcher.is_error() else None
 
     def allowed(self) -> bytes:
-        """Return a bit mask of the tokens that may come next, the first in the lowest bit."""
+        """Return a bit mask of the tokens that may come next; the lowest bit is that of token 0."""
         return bytes(self._matcher.compute_bitmask())
 
     def accept(self, token: int) -> None:

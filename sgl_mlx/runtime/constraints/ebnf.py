@@ -1,7 +1,7 @@
 """Translation of EBNF (xgrammar's, as SGLang's servers accept) and GBNF to Lark.
 
-A rule that is not recursive becomes one regular expression. Recursive rules become Lark rules over
-such expressions.
+A rule that is not recursive becomes one regular expression. Recursive rules become Lark rules that
+contain such expressions.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Part:
 
 
 def is_ebnf(grammar: str) -> bool:
-    """True if the grammar defines its first rule with `::=`."""
+    """Return True if the grammar defines its first rule with `::=`."""
     return _STARTS_EBNF.match(grammar) is not None
 
 
@@ -50,8 +50,8 @@ def to_lark(grammar: str) -> str:
     """Translate an EBNF grammar to a Lark grammar that matches the same texts.
 
     Raises:
-        InvalidParamsError: a part is malformed, missing or not supported; the message names the
-            part and its line or rule.
+        InvalidParamsError: a rule is missing or defined twice, or a part of the grammar is
+            malformed or not supported.
     """
     bodies = _bodies(grammar)
     if "root" not in bodies:
@@ -208,7 +208,7 @@ class _Reader:
         return f"[{'^' if negated else ''}{''.join(written)}]"
 
     def _characters(self, text: str, in_set: bool = False) -> Iterator[str]:
-        """Yield the characters of a text or set, escapes resolved.
+        """Yield the characters of a text or set; an escape gives the character that it stands for.
 
         In a set, a dash between two characters is yielded as `_RANGE`.
         """

@@ -45,7 +45,7 @@ _CACHED_GRAMMARS = 256
 
 
 class GrammarCompiler:
-    """Compiler of requests' grammars to constraints, for one tokenizer.
+    """Compiler of the regexes, schemas and grammars of requests to constraints, for one tokenizer.
 
     Compiled grammars are cached. Several threads may share a compiler.
 
@@ -64,8 +64,8 @@ class GrammarCompiler:
         """Return a new constraint for a request; None if `params` ask for none.
 
         Raises:
-            InvalidParamsError: `params` ask for several, the dtype is unknown, or the grammar is
-                not text, malformed, not supported or matches nothing.
+            InvalidParamsError: `params` ask for several constraints, the dtype is unknown, or the
+                grammar is not text, is malformed or not supported, or matches nothing.
             TokenizerError: the bytes of the tokens do not agree with how text is tokenized.
         """
         asked = [name for name in _KINDS if getattr(params, name) is not None]
@@ -83,7 +83,7 @@ class GrammarCompiler:
         return Constraint(matcher.deep_copy())
 
     def prepare(self) -> None:
-        """Build llguidance's vocabulary before the first request, because building holds the GIL.
+        """Build llguidance's vocabulary before the first request needs it; building holds the GIL.
 
         Errors of the tokenizer are ignored here; the first request with a grammar raises them.
         """

@@ -20,7 +20,7 @@ from sgl_mlx.tokenizer import Tokenizer
 class TakenBack:
     """The end of a prompt that token healing removes; the output begins with the same text.
 
-    Counts and lists of tokens treat it as a part of the prompt.
+    Where a caller is told the prompt's tokens or their number, the removed end is included.
     """
 
     text: str = ""
@@ -83,10 +83,11 @@ class Spellings:
         self._words = [word for word, _ in self._sorted]
 
     def starting(self, prefix: bytes) -> list[int]:
-        """List the tokens that begin with `prefix`.
+        """List the tokens whose bytes begin with `prefix`.
 
-        If there are none, list the tokens that `prefix` begins with. Otherwise these are left out:
-        after the token " " a model seldom writes what it would write after " the".
+        If there are none, list the tokens that spell a beginning of `prefix`. Beside longer tokens,
+        such short tokens are left out, because they lead the model astray: after the token " " it
+        seldom writes what it would write after " the".
         """
         first = bisect_left(self._words, prefix)
         last = bisect_left(self._words, prefix + b"\xff" * 64)
@@ -96,11 +97,12 @@ class Spellings:
         return [t for end in range(1, len(prefix)) for t in self._spelling(prefix[:end])]
 
     def heals(self, tokens: Sequence[int]) -> TakenBack | None:
-        """Choose the last tokens of a prompt to remove from it: several if they share a character.
+        """Choose the end of a prompt to remove: its last token, or several that share a character.
 
         Returns:
-            None if fewer than two tokens can begin the output then, if the prompt is empty or ends
-            with a special token, or if its last four tokens do not spell whole characters.
+            The end to remove. None if fewer than two tokens could begin the output after it is
+            removed, if the prompt is empty or ends with a special token, or if its last four tokens
+            do not spell whole characters.
         """
         spelled = b""
         for count, token in enumerate(reversed(tokens), start=1):

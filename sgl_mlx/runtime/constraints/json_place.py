@@ -30,7 +30,7 @@ class Place:
         self.exponent = False
 
     def after(self, text: bytes) -> Place:
-        """Return a new place: this one after further text. This one is not changed."""
+        """Return the place after further text; this place itself is not changed."""
         made = Place.__new__(Place)
         made.__dict__.update(self.__dict__)
         made._open = self._open.copy()
@@ -39,7 +39,7 @@ class Place:
 
     @property
     def keys(self) -> frozenset[str]:
-        """Keys already in the open object, where a key is unfinished or comes next; else empty."""
+        """Keys of the innermost object if a key is unfinished or may come next; else empty."""
         return (self._open[-1][1] or _NOTHING) if self._expects_key else _NOTHING
 
     @property

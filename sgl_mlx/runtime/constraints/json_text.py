@@ -1,4 +1,4 @@
-"""JSON without duplicate keys and endless numbers, which a grammar alone cannot rule out."""
+"""A JSON constraint that rules out duplicate keys and endless numbers; a grammar alone cannot."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_EXPONENT_DIGITS = 2
 """Most digits of an exponent, so that every number is finite as a float."""
 
 _MOST_STEPS = 200
-"""Most steps of a search for an unused key; beyond, one is assumed to exist."""
+"""Most steps of a search for an unused key; after these, such a key is assumed to exist."""
 
 Bits = NDArray[np.uint8]
 
@@ -109,7 +109,7 @@ class JsonText(Constraint):
             yield from _in(table.commas, bits)
 
     def _within_keys(self, place: Place) -> Iterator[int]:
-        """Find the tokens that continue the current key towards one that is in the object."""
+        """Find the tokens that continue the current key towards one of the object's other keys."""
         begun = place.begun
         for key in place.keys:
             raw = json.dumps(key, ensure_ascii=False)[1:-1].encode("utf-8", "surrogatepass")
@@ -118,7 +118,7 @@ class JsonText(Constraint):
                     yield from self._vocabulary.ids.get(raw[len(begun) : end], ())
 
     def _leaves_a_key(self, place: Place, matcher: LLMatcher, tokens: list[int]) -> bool:
-        """True if the text can be continued without a duplicate key, as far as a search can tell.
+        """Return True if the text can go on without a duplicate key, as far as a search can tell.
 
         Args:
             place: the place after `tokens`.

@@ -22,8 +22,8 @@ def prepare_grammar(grammar: str, tokenizer: Tokenizer) -> str:
     In Lark, `<name>` stands for an added token, whether it is special or not.
 
     Raises:
-        InvalidParamsError: the grammar is empty, names an end token or what is no token, or is EBNF
-            that cannot be translated.
+        InvalidParamsError: the grammar is empty, names an end token or a token that the model does
+            not have, or is EBNF that cannot be translated.
     """
     if not grammar.strip():
         raise InvalidParamsError("grammar is empty; it needs a rule named start (Lark) or root")
@@ -57,8 +57,8 @@ def _with_plain_tokens(grammar: str, tokenizer: Tokenizer) -> str:
 def _without_endless_forcing(grammar: str) -> str:
     """Switch off forced tokens in a grammar that may repeat something without limit.
 
-    Terminals are greedy: `A A` with `A: /a+/` never reaches the second `A`. It would force an
-    endless text, which llguidance would compute for ever.
+    Terminals are greedy: `A A` with `A: /a+/` never reaches the second `A`. Such a grammar forces
+    an endless text, and llguidance would never finish computing the forced tokens.
     """
     if re.search(r"[*+~%]|,\s*}", grammar) is None:
         return grammar

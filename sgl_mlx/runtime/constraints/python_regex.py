@@ -52,9 +52,9 @@ def to_rust(pattern: str, what: str = "regex", search: bool = False) -> str:
     Args:
         pattern: a pattern for `re.fullmatch`; it may also contain `\\p{L}` and the like.
         what: the pattern's name in error messages.
-        search: True for a JSON Schema's pattern, which may match anywhere: keeps anchors, accepts
-            ECMAScript's `(?<name>…)`, and reads classes such as `\\w` so that a match is one in
-            Python and in ECMAScript.
+        search: True for a JSON Schema's pattern, which may match anywhere in a text. Then anchors
+            are kept, ECMAScript's `(?<name>…)` is accepted, and a class such as `\\w` matches only
+            characters that it matches both in Python and in ECMAScript.
 
     Raises:
         InvalidParamsError: the pattern is malformed, too large, or contains a construct that no
@@ -94,8 +94,8 @@ class _Unsupported(Exception):
 class _Writer:
     """Writer of a parsed pattern in Rust's syntax.
 
-    The methods' `start` and `end` say that a part stands at the start or end of the pattern, where
-    anchors are allowed.
+    The arguments `start` and `end` of its methods say whether a part stands at the start or the end
+    of the pattern, where anchors are allowed.
     """
 
     def __init__(self, properties: Sequence[str], search: bool) -> None:

@@ -1,4 +1,4 @@
-"""Errors of llguidance in words that a caller understands, without its options and inner forms."""
+"""Rewriting of llguidance's error messages for callers who do not know llguidance."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _REWRITES = (
 
 
 def reason(error: str) -> str:
-    """Rewrite an error message of llguidance."""
+    """Return an error message of llguidance, reworded if `_REWRITES` has words for it."""
     shown = error.removesuffix("<non-verbose/>").strip()
     lines = [line for line in shown.splitlines() if not line.endswith(NO_FORCING)]
     shown = "\n".join(lines)

@@ -1,8 +1,8 @@
 """Preparation of JSON Schemas for llguidance, which accepts less than the standard does.
 
 A `format` that llguidance does not know is ignored, as the standard allows, or replaced by a
-narrower one or a pattern. A `pattern` is read so that its matches are matches in ECMAScript and in
-Python.
+narrower format or a pattern. A `pattern` is read so that its matches are matches in ECMAScript and
+in Python.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _prepared(schema: Any) -> Any:
 
 
 def _is_small(step: float) -> bool:
-    """True if llguidance supports bounds together with `multipleOf` this number."""
+    """Return True if llguidance supports bounds beside a `multipleOf` of `step`."""
     digits = Decimal(str(step)).normalize().as_tuple().digits
     return 0 < step <= 1000 and int("".join(map(str, digits))) <= 1000
 
@@ -124,7 +124,7 @@ def _with_parts_prepared(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _set_format(schema: dict[str, Any]) -> None:
-    """Replace `format` in place by a supported one, a pattern or bounds; else remove it."""
+    """Replace `format` in place by a supported format, a pattern or bounds; else remove it."""
     kind, types = schema.pop("format"), schema.get("type", "string")
     if types == "integer" and kind in _INTEGERS and not any(b in schema for b in _BOUNDS):
         schema["minimum"], schema["maximum"] = _INTEGERS[kind]

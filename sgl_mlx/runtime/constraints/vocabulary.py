@@ -25,12 +25,12 @@ _CHUNK = 64
 class Vocabulary:
     """The tokens' bytes as the `TokenizerWrapper` protocol of `LLTokenizer` requires.
 
-    The bytes of a special or end token are its name after `_MARK`. So no text of a constraint is
-    written with such a token: `a</s>b` takes ordinary ones. A Lark grammar refers to them as
-    `<name>`.
+    The bytes of a special or end token are `_MARK` and the token's name. So the text of a
+    constraint is never written with special tokens: `a</s>b` takes ordinary tokens. A Lark grammar
+    refers to a special token as `<name>`.
 
     Args:
-        size: the model's number of logits; ids beyond the tokenizer's have no bytes.
+        size: the model's number of logits; ids beyond the tokenizer's vocabulary have no bytes.
     """
 
     is_tokenizer_wrapper = True
@@ -111,12 +111,12 @@ class GrammarVocabulary:
 
     Attributes:
         engine: the `LLTokenizer` that matchers are made with.
-        spelled: the bytes of each token; for special and end tokens the name after `_MARK`.
+        spelled: the bytes of each token; for special and end tokens, `_MARK` and the name.
         ids: maps bytes to the tokens that spell exactly these bytes.
         quotes, commas, escapes: the tokens that contain a `"`, a `,` or a backslash.
         quote_then_comma: the tokens that contain a `"` and later a `,`.
         digits: the tokens that begin with a digit, and with how many digits each begins.
-        longest_digits: the largest of these numbers; 0 without such tokens.
+        longest_digits: the most digits with which a token begins; 0 if none begins with a digit.
 
     Raises:
         TokenizerError: `Vocabulary.check` failed, or llguidance has other bytes for a token.

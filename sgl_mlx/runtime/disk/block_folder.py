@@ -22,7 +22,7 @@ from sgl_mlx.runtime.disk.block_file import Arrays, decode, encode
 
 _OURS = re.compile(r"[0-9a-f]{40}\.(safetensors|tmp)")
 _KEPT = 0.9
-"""Share of the limit that is left in use when blocks are evicted, so that this happens rarely."""
+"""Share of the limit that stays in use after an eviction, so that evictions are rare."""
 
 
 class BlockFolder:
@@ -38,7 +38,7 @@ class BlockFolder:
 
     Attributes:
         broken: number of damaged files that were found and removed.
-        used: size of all blocks in bytes when this object last wrote one.
+        used: size of all blocks in bytes when this object was made or last wrote a block.
     """
 
     def __init__(self, path: Path, limit: int) -> None:
@@ -76,7 +76,7 @@ class BlockFolder:
         return arrays
 
     def touch(self, keys: Sequence[str]) -> None:
-        """Mark blocks as used now, the first one last, so that it is evicted last.
+        """Mark a prompt's blocks as used now, the first block last, so that it is evicted last.
 
         Without the first block the others cannot be found.
         """
@@ -160,7 +160,7 @@ class BlockFolder:
 
     @contextmanager
     def locked(self) -> Iterator[IO[bytes]]:
-        """Wait for the writers' lock and hold it; yields the lock file, which contains the size."""
+        """Wait for the writers' lock and hold it; yield its file, which has the folder's size."""
         descriptor = os.open(self._path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         with os.fdopen(descriptor, "r+b") as book:
             fcntl.flock(book, fcntl.LOCK_EX)

@@ -41,7 +41,10 @@ class PoolCopy:
         self._bytes_per_slot = sum(x.nbytes // len(x) for _, x in _arrays(pool))
 
     def make(self, transfers: Sequence[Copied]) -> None:
-        """Execute transfers in order: spills copy from a pool to the store, loads back."""
+        """Execute transfers in order: spills copy from a pool to the store, loads copy back.
+
+        Blocks that the store's write queue has no room for are not copied.
+        """
         for transfer in transfers:
             match transfer:
                 case Spill():
@@ -59,7 +62,7 @@ class PoolCopy:
         if not count:
             return
         host = read(self._pool, spill.slots[: count * size])
-        # the last block first: the first block, without which none is found, is then the newest
+        # the last block first: then the first block, without which none is found, is the newest
         for i in reversed(range(count)):
             part = slice(i * size, (i + 1) * size)
             self._store.write(spill.keys[i], {name: array[part] for name, array in host.items()})
@@ -101,7 +104,7 @@ def read(pool: KVPool, slots: Sequence[int]) -> Arrays:
 
 
 def write(pool: KVPool, slots: Sequence[int], host: Arrays) -> None:
-    """Write KV that `read` returned to these slots, one for each token; they may be other slots."""
+    """Write KV that `read` returned to these slots, one for each token; any slots will do."""
     where = SlotIndex(slots).where
     for name, array in _arrays(pool):
         array[where] = _device(host[name], array.dtype)

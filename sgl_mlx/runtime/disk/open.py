@@ -1,4 +1,4 @@
-"""Opening of the KV cache's second tier on disk, as an engine's options ask."""
+"""Opening of the KV cache's second tier on disk, according to an engine's options."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ from sgl_mlx.runtime.pool.states import StatePool
 class DiskStats:
     """Counts of the KV cache's second tier on disk, since the engine's start.
 
+    Tokens are counted in whole blocks; a snapshot of recurrent state counts as one block.
+
     Attributes:
         spilled_tokens: tokens whose KV was written to disk.
         read_tokens: tokens whose KV was read from disk.
@@ -52,7 +54,7 @@ class DiskStats:
 
 @dataclass(frozen=True)
 class DiskTier:
-    """Parts of the second tier on disk: block names, the store, and copies to and from the pool."""
+    """Parts of the second tier on disk: block keys, the store, and copies to and from the pools."""
 
     tier: Tier
     store: DiskStore
@@ -89,7 +91,7 @@ def open_disk_tier(
         states: the pool of recurrent states; None for a model of attention alone.
 
     Raises:
-        InvalidParamsError: the folder cannot be made or written.
+        InvalidParamsError: `config.disk_cache_dir` cannot be made or written.
     """
     if config.disk_cache_dir is None:
         return None

@@ -53,7 +53,10 @@ class DiskReading:
 
 @dataclass
 class Blocks:
-    """Counts of blocks: written, read, dropped as the queue was full, failed, queued now."""
+    """Counts of blocks: written to disk (`spilled`), read, and queued for writing now (`waiting`).
+
+    `dropped` were not queued because the queue was full; `failed` were queued but not written.
+    """
 
     spilled: int = 0
     read: int = 0
@@ -63,7 +66,7 @@ class Blocks:
 
 
 class DiskStore:
-    """Store of blocks in a folder; implements `tier.BlockStore`. Disk errors raise nothing.
+    """Store of blocks in a folder; implements `tier.BlockStore`. Disk errors are never raised.
 
     Args:
         on_read: called by the reading thread when a reading is done.
@@ -98,7 +101,7 @@ class DiskStore:
     # -- on the engine thread -----------------------------------------------------------------
 
     def has(self, key: str) -> bool:
-        """True if the block is in the folder or in the write queue."""
+        """Return True if the block is in the folder or in the write queue."""
         return key in self._pending or self.folder.has(key)
 
     def keys(self) -> set[str]:

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 _GIB = 2**30
 _FEWEST_TOKENS = 64
-"""Fewest tokens to which the limit of a step is halved."""
+"""Limit on a step's tokens below which failures do not halve it further."""
 
 _REFUSED = re.compile(
     r"\[(?:metal::)?malloc\w*\] (?:Attempting|Unable) to allocate (\d+) bytes"
@@ -54,8 +54,8 @@ class Exhausted:
     """Recovery from steps that were too large for the GPU.
 
     Each failure halves the limits on running sequences and on a step's tokens, and all running
-    sequences start over. A sequence that fails alone twice is aborted; then the configured limits
-    apply again.
+    sequences start over. A sequence that fails alone twice in a row is aborted; then the configured
+    limits apply again.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:

@@ -144,7 +144,7 @@ class Slots:
 
 
 def _own_width(shape: LayerShape) -> int:
-    """Return the width of a head's values that are stored beside the keys."""
+    """Return the width of a head's stored values; 0 if the values are columns of the keys."""
     return 0 if shape.values_in_keys else shape.value_dim
 
 
@@ -156,8 +156,11 @@ def _with_zeros(array: mx.array, length: int) -> mx.array:
 class SlotIndex:
     """The slots to read or write at once.
 
-    `where` indexes the first axis of a pool's arrays. It is a slice if the slots are one ascending
-    run, which needs no gather; else an int32 array.
+    Attributes:
+        where: index into the first axis of a pool's arrays: a slice if the slots are one ascending
+            run, which needs no gather; else an int32 array.
+        run: the first slot of that run, and the one after its last; None if there is no such run.
+        count: number of slots.
     """
 
     def __init__(self, slots: Sequence[int]) -> None:

@@ -26,9 +26,9 @@ other programs. Wiring 75 % or more of a Mac's memory has caused kernel panics."
 ENOUGH = 32768
 """Most slots that a pool starts with if no size is configured; it grows when needed."""
 _COPY_SHARE = 0.5
-"""Share of the memory left beside the pool for the prefixes that steps copy out of it."""
+"""Share of the memory outside the pool that the prefixes copied out of the pool may take."""
 _DENSE_COPIES = 2
-"""Copies of a layer's prefix on the dense path: gathered from the pool, and joined to new keys."""
+"""Copies of one layer's prefix on the dense path: one from the pool, one joined to new keys."""
 _MOST_OF_MACHINE = 0.75
 """Share of a machine's memory above which weights and pool are likely to make it swap."""
 _CACHE_SHARE = 0.05
@@ -46,10 +46,12 @@ def pool_slots(
 ) -> int:
     """Return the most slots that the KV pool may have.
 
-    This is `wanted`; if that is None, as many as fit into memory beside the copies that steps make
-    of the longest sequence, but at most two contexts or `ENOUGH`, whichever is more.
+    This is `wanted`. If `wanted` is None, it is as many slots as fit into memory beside the copies
+    that steps make of the longest sequence, but at most `2 * context_length` or `ENOUGH`, whichever
+    is more.
 
     Args:
+        wanted: number of slots that the user asks for; None derives it from memory.
         context_length: most tokens of a sequence.
         available: bytes free after loading the weights; None asks the machine.
         kv_bits: see `KVPool`.
@@ -105,7 +107,7 @@ def copied_slots(
 
 
 def _copies(layers: Sequence[LayerShape], ragged: bool) -> float:
-    """Return how often a step holds a sequence's keys and values beside the pool."""
+    """Return how many copies of a sequence's KV in all layers a step keeps beside the pool."""
     return MOST_HELD if ragged else _DENSE_COPIES / len(layers)
 
 
@@ -113,8 +115,8 @@ def _beside_copies(available: int, each: int, copied: float, context_length: int
     """Return the most slots of a pool that leaves room to copy its longest sequence.
 
     Args:
-        each: bytes of a slot.
-        copied: bytes of one token in the copies.
+        each: bytes of one slot of the pool.
+        copied: bytes of one token in all copies together.
     """
     room = available * (SHARE + _COPY_SHARE * (1 - SHARE))
     if room < context_length * (each + copied):  # the pool may hold less than a context
@@ -143,11 +145,13 @@ def limit_cache() -> None:
 
 
 class Garbage:
-    """The freed buffers that MLX's allocator keeps, cleared when they exceed `limit` bytes.
+    """The freed buffers that MLX's allocator keeps; `clear` releases them if they exceed a limit.
+
+    `limit` is an eighth of the pool, at most 512 MiB.
 
     Each prefill chunk reads a longer prefix than the previous one, so its buffers have new sizes
-    and MLX cannot reuse the old ones. Without a limit they grow with the square of the prompt's
-    length. Below the limit they stay, because the next step reuses some.
+    and MLX cannot reuse the old ones. Without a limit, freed buffers grow with the square of the
+    prompt's length. Below the limit they stay, because the next step reuses some.
     """
 
     def __init__(self, pool_bytes: int) -> None:

@@ -15,7 +15,7 @@ _IN_STEPS = 3
 """States of a running sequence outside the pool: before a decode step, after it, and after the one
 that is submitted ahead."""
 _SNAPSHOTS_EACH = 2
-"""Fewest snapshots for each running sequence, before more sequences may run."""
+"""Snapshots that must fit for each running sequence; otherwise fewer sequences may run."""
 _MOST_EACH = 16
 """Most slots for each sequence that may run; more would be of little use."""
 START = 16
@@ -36,7 +36,10 @@ class StateBudget(NamedTuple):
     nbytes: int
 
     def left(self, available: int) -> int:
-        """Return how many of `available` bytes the KV pool may count on."""
+        """Return how many of `available` bytes the KV pool may count on.
+
+        `nbytes / SHARE` is taken off, because the pool uses only `SHARE` of the bytes it is given.
+        """
         return max(available - int(self.nbytes / SHARE), 0)
 
 
@@ -51,9 +54,10 @@ def state_budget(
     available: int,
     attends: bool = True,
 ) -> StateBudget:
-    """Divide memory between running sequences and snapshots.
+    """Choose the number of state slots and of running sequences that fit into memory.
 
-    States and KV may take `SHARE` of `available` together, states half of that if there is KV.
+    States and KV together may take `SHARE` of `available`; states may take half of that, or all if
+    there is no KV.
 
     Args:
         wanted: number of slots; None lets the memory decide.
@@ -62,8 +66,8 @@ def state_budget(
         attends: False for a model without attention, which has no KV.
 
     Raises:
-        MemoryLimitError: if `wanted` slots do not fit; or, when that is None, if one sequence and
-            one snapshot do not.
+        MemoryLimitError: if `wanted` slots do not fit; or, when `wanted` is None, if one sequence
+            and one snapshot do not.
     """
     each = StatePool.bytes_per_slot(shapes)
     share = SHARE / 2 if attends else SHARE

@@ -91,8 +91,8 @@ class StepStates:
 class EpochStates:
     """The recurrent states of a decode epoch's rows, kept outside the pool until it is over.
 
-    The states after the last step that was returned are kept besides those of a step submitted
-    ahead. So the state of a row that ends within the epoch is still there, and is put aside.
+    Besides the states of a step submitted ahead, the states after the last step whose result was
+    returned are kept. So the state of a row that ends within the epoch can still be put aside.
 
     Args:
         rows: the epoch's rows, in the order of the batch.
@@ -106,21 +106,21 @@ class EpochStates:
         self._ended: list[tuple[int, Arrays]] = []
 
     def begin_step(self) -> RowStates:
-        """Return the states before the next step; the step fills their `new`, then `end_step`."""
+        """Return the states before the next step, which sets their `new`; then call `end_step`."""
         return RowStates((1,) * len(self._rows), self._steps[-1])
 
     def end_step(self, states: RowStates) -> None:
         self._steps.append(states.new)
 
     def put_aside(self, ids: Collection[str]) -> None:
-        """Keep the states of rows that the next step's plan names no longer: they have ended."""
+        """Put aside the states of ended rows: those not in `ids`, the ids of the next plan."""
         ended = [i for i in self._live if self._rows[i].id not in ids]
         for i in ended:
             self._ended.append((i, [array[i : i + 1] for array in self._steps[0]]))
             self._live.remove(i)
 
     def returned(self) -> None:
-        """Forget the states before the oldest submitted step: its result is being returned."""
+        """Forget the states before the oldest submitted step; its result is returned now."""
         del self._steps[0]
 
     def arrays(self) -> list[mx.array]:

@@ -23,14 +23,15 @@ def grow(samples: Sequence[PartialCompletion], event: StreamEvent) -> GenerateRe
 def shape(
     answers: Sequence[tuple[Completion, ...]], single: bool
 ) -> GenerateResult | list[GenerateResult]:
-    """Return SGLang's dictionaries of finished samples.
+    """Return finished samples as dictionaries in SGLang's shape.
 
     Args:
         answers: the samples of each prompt.
-        single: the call gave one prompt, not a list.
+        single: True if the call gave one prompt, not a list.
 
     Returns:
-        One dictionary for one sample of a single prompt; else a flat list of dictionaries.
+        One dictionary if a single prompt has one sample; else a list of the dictionaries of all
+        samples, prompt by prompt.
     """
     flat = [completion.to_dict() for completion in itertools.chain.from_iterable(answers)]
     return flat[0] if single and len(flat) == 1 else flat

@@ -1,9 +1,9 @@
 """Encoding of prompts: from parts (text, pictures, branches) to tokens.
 
-Text becomes tokens; a picture becomes a run of one placeholder token. A `Shift` or `Parallel` part
-cuts the prompt: the part before it becomes one or more sequences of its own, which are computed
-first (`Sequence.after`). The tokens after the cut get a radix namespace of their own, a digest of
-everything before the cut.
+Text becomes tokens; a picture becomes one placeholder token, repeated. A `Shift` or `Parallel` part
+cuts the prompt. What comes before the cut is computed first, by sequences of its own
+(`Sequence.after`): one sequence before a `Shift`, one for each branch of a `Parallel`. The tokens
+after the cut get a radix namespace of their own, a digest of everything before the cut.
 """
 
 from __future__ import annotations
@@ -37,8 +37,11 @@ class Encoded:
     """A prompt as tokens, and the prompts whose KV comes before these tokens.
 
     Args:
-        tokens: the prompt's own tokens: those after its last `Shift` or `Parallel` part.
-        after: the prompts before that part, computed first: one, or one for each branch.
+        tokens: the prompt's own tokens, which are the tokens after its last `Shift` or `Parallel`
+            part.
+        after: the prompts to compute before `tokens`. After a `Shift` it is the prompt before the
+            `Shift`; after a `Parallel`, one prompt for each branch, which begins with everything
+            before the branches. Empty if nothing cuts the prompt.
         trunk_length: how many leading tokens all prompts in `after` have in common.
         gap: positions skipped between `after` and the first own token.
         sealed: how many leading own tokens must not merge with text that follows.
@@ -56,17 +59,18 @@ class Encoded:
 
     @property
     def total(self) -> int:
-        """Number of tokens of the whole prompt, those of `after` included."""
+        """Number of tokens of the whole prompt, including the prompts in `after`."""
         return self.base_length + len(self.tokens)
 
     @property
     def base_length(self) -> int:
+        """Number of tokens of the prompts in `after`; their common leading tokens count once."""
         branches = sum(e.total - self.trunk_length for e in self.after)
         return branches + (self.trunk_length if self.after else 0)
 
     @property
     def end(self) -> int:
-        """Position that the next token would have."""
+        """Position that a token appended to the prompt would have."""
         return max((e.end for e in self.after), default=0) + self.gap + len(self.tokens)
 
     @property
@@ -89,10 +93,12 @@ class Encoded:
         constraint: Constraint | None = None,
         extra_key: str = "",
     ) -> Seq:
-        """Make the scheduler's `Sequence` of this prompt, and those of the prompts in `after`.
+        """Make the scheduler's `Sequence` of this prompt, and one for each prompt in `after`.
 
         Args:
-            extra_key: name of the part of the cache to use; see `RequestKeywords`.
+            name: id of the sequence.
+            extra_key: name of the part of the cache to use; see `RequestKeywords`. The other
+                arguments are fields of `Sequence`.
         """
         silent = SamplingParams(max_new_tokens=0)
         after = tuple(
@@ -131,11 +137,12 @@ def encode(
     """Encode a prompt of parts to tokens.
 
     Args:
-        pictures: prepares the prompt's pictures; None if it has none.
-        ends: find out where parts end, for a model with recurrent layers.
+        pictures: prepares the prompt's pictures; None if the prompt has no pictures.
+        ends: fill `Encoded.parts`, which only models with recurrent layers need.
 
     Raises:
-        PromptError: the prompt is empty, or it has pictures and the model takes none.
+        PromptError: the prompt is empty; it has pictures or videos and the model takes none; or it
+            ends in nested branches, or in a picture before the last cut.
         ImageError: a picture cannot be read.
     """
     encoded = _Encoder(tokenizer, pictures, _images(prompt) == 1, ends).encode(Encoded(), prompt)
@@ -153,7 +160,7 @@ def _images(prompt: Prompt) -> int:
 
 @dataclass(frozen=True)
 class _Encoder:
-    """The encoder of one prompt's parts; `alone` is True if the prompt has exactly one picture."""
+    """The encoder of one prompt's parts; `alone` is True if the prompt has exactly one `Image`."""
 
     tokenizer: Tokenizer
     pictures: Pictures | None
@@ -189,7 +196,7 @@ class _Encoder:
         return Encoded(after=(encoded,), trunk_length=encoded.total, gap=part.gap)
 
     def _show(self, encoded: Encoded, part: Image | Video) -> Encoded:
-        """Append a picture's placeholder tokens, which never merge with text around them."""
+        """Append the placeholder tokens of a picture or video; they never merge with other text."""
         assert self.pictures is not None, "a prompt with pictures, and nobody to prepare them"
         image = self.pictures.prepare(part, self.alone)
         before = encoded.tokens
@@ -201,7 +208,10 @@ class _Encoder:
         return replace(encoded, tokens=tokens, sealed=len(tokens), pictures=shown)
 
     def _join(self, trunk: Encoded, part: Parallel) -> Encoded:
-        """Encode branches after the trunk; the trunk's tokens never merge with a branch's text."""
+        """Append parallel branches to the trunk, which is the prompt before them.
+
+        The trunk's tokens never merge with a branch's text. A branch without tokens is dropped.
+        """
         start = replace(trunk, sealed=len(trunk.tokens))
         branches = [self.encode(start, parts) for parts in part.branches]
         branches = [branch for branch in branches if branch.total > trunk.total]
@@ -211,7 +221,10 @@ class _Encoder:
 
 
 def extend(encoded: Encoded, text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Return the prompt's own tokens with a text appended; unsealed tokens may merge with it."""
+    """Return the prompt's own tokens with a text appended.
+
+    The text may merge with own tokens behind the sealed ones (`Encoded.sealed`).
+    """
     if not text:
         return encoded.tokens
     sealed, open_end = encoded.tokens[: encoded.sealed], encoded.tokens[encoded.sealed :]
@@ -222,9 +235,10 @@ def extend(encoded: Encoded, text: str, tokenizer: Tokenizer) -> tuple[int, ...]
 
 
 def _extend_generated(encoded: Encoded, part: Generated, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Append a generated part: keep the model's tokens where they spell its text, encode the rest.
+    """Return the prompt's own tokens with a generated part appended.
 
-    The text may be shorter than the tokens, as stop strings and end tokens are trimmed from it.
+    The part's token ids are kept as far as they spell its text; the rest of the text is encoded.
+    The text may be shorter than the token ids, as stop strings and end tokens are trimmed from it.
     """
     kept, rest = _spelling(part, tokenizer)
     if not kept:
@@ -234,7 +248,7 @@ def _extend_generated(encoded: Encoded, part: Generated, tokenizer: Tokenizer) -
 
 
 def _spelling(part: Generated, tokenizer: Tokenizer) -> tuple[tuple[int, ...], str]:
-    """Return the leading generated tokens that spell the text's beginning, and the text left."""
+    """Return the part's leading token ids that spell its text, and the rest of the text."""
     ids = part.token_ids
     if ids and ids[-1] in tokenizer.eos_token_ids:
         ids = ids[:-1]
@@ -258,10 +272,13 @@ def _at_boundary(text: bytes, at: int) -> bool:
 
 
 def _move_last_token(encoded: Encoded) -> Encoded:
-    """Move the last branch's last token behind the cut, for a prompt that has no token there.
+    """Make the last token before the cut an own token of a prompt that has none behind the cut.
+
+    The token is taken from the last prompt in `after`. A prompt needs an own token because the
+    model predicts the first output token from the last own token.
 
     Raises:
-        PromptError: the last branch ends in branches or in a picture.
+        PromptError: the last prompt in `after` has no own token, or ends in a picture.
     """
     *others, last = encoded.after
     if not last.tokens:

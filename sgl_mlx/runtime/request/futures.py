@@ -17,13 +17,18 @@ from sgl_mlx.errors import RequestAborted
 S = TypeVar("S")
 T = TypeVar("T")
 Start = Callable[[Callable[[StreamEvent], None]], "Future[T]"]
-"""A function that starts a request, which calls the given callback with each of its events."""
+"""A function that starts a request and returns its future.
+
+The function's argument is a callback, which the request calls with each of its stream events.
+"""
 
 
 def then(
     source: Future[S], function: Callable[[S], T], target: Future[T] | None = None
 ) -> Future[T]:
-    """Return a future of `function(result of source)`; cancelling it cancels `source`.
+    """Return a future of `function(result of source)`; cancelling that future cancels `source`.
+
+    If `source` or `function` fails, the future fails with the same error.
 
     Args:
         target: the future to settle and return; None makes a new one.
@@ -36,10 +41,10 @@ def gather(
     function: Callable[[list[S]], T],
     target: Future[T] | None = None,
 ) -> Future[T]:
-    """Return a future of `function(list of all results)`; cancelling it cancels all sources.
+    """Return a future of `function(list of all results)`.
 
-    When one source fails, the future fails with the same error and the other sources are
-    cancelled.
+    Cancelling that future cancels all sources. When a source or `function` fails, the future fails
+    with the same error, and the sources that still run are cancelled.
 
     Args:
         sources: the futures to wait for, at least one.
@@ -72,7 +77,7 @@ def gather(
 def iterate(start: Start[T]) -> Iterator[StreamEvent]:
     """Start a request and yield its events as they come.
 
-    Closing the iterator cancels the request.
+    The request starts when the first event is asked for; closing the iterator cancels it.
 
     Raises:
         RequestAborted: the request was cancelled.
@@ -90,7 +95,7 @@ def iterate(start: Start[T]) -> Iterator[StreamEvent]:
 
 
 async def iterate_async(start: Start[T]) -> AsyncIterator[StreamEvent]:
-    """Start a request and yield its events as `iterate` does, without blocking the event loop."""
+    """Yield a request's events as `iterate` does, without blocking the event loop."""
     loop = asyncio.get_running_loop()
     events: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
 

@@ -57,10 +57,11 @@ class RequestOptions:
         Each request gets an id, a random one if no `rid` is given.
 
         Args:
-            single: the call has one prompt, not a list, so `rid` is a text.
+            single: True if the call has one prompt, so that `rid` is one text, not a list.
 
         Raises:
-            InvalidParamsError: a keyword has a wrong value.
+            InvalidParamsError: a keyword has a wrong value, or both `timeout` and `deadline` are
+                given.
         """
         extra_key = bounds.text("extra_key", given.get("extra_key") or "")
         priority = _PRIORITY("priority", given.get("priority")) or 0
@@ -118,13 +119,17 @@ class Inputs:
         return cls(sources, params, RequestOptions.each(keywords, len(sources), single), single)
 
     def only(self) -> Inputs:
-        """Return these inputs; raises `InvalidParamsError` unless they have exactly one prompt."""
+        """Return these inputs, for a streamed call, which takes one prompt.
+
+        Raises:
+            InvalidParamsError: there are no prompts, or more than one.
+        """
         if len(self.sources) != 1:
             raise InvalidParamsError(f"stream=True takes one prompt, got {len(self.sources)}")
         return self
 
     def prepare(self, preparer: Preparer) -> list[Prepared]:
-        """Encode and check every prompt; raises as `Source.encode` and `Preparer.prepare`."""
+        """Encode and check every prompt; raises as `Source.encode` and `Preparer.prepare` do."""
         rows = zip(self.sources, self.params, strict=True)
         return [preparer.prepare(source.encode(), params) for source, params in rows]
 
@@ -180,7 +185,7 @@ def _text(name: str, prompt: object) -> str:
 
 
 def _no_text(name: str, given: object) -> PromptError:
-    """Return the error for a prompt that is not text; it says what to pass for such a value."""
+    """Return the error for a prompt that is not text; its message says what to pass instead."""
     if isinstance(given, (bytes, bytearray, memoryview)):
         remedy = "decode bytes first, such as prompt.decode()"
     elif isinstance(given, Mapping):
@@ -191,7 +196,10 @@ def _no_text(name: str, given: object) -> PromptError:
 
 
 def _images(given: Any) -> list[Any]:
-    """Return one prompt's pictures as a list, without None; an array counts as one picture."""
+    """Return one prompt's pictures as a list without None.
+
+    Only a list or tuple counts as several pictures: an array is the pixels of one picture.
+    """
     several = given if isinstance(given, (list, tuple)) else [given]
     return [image for image in several if image is not None]
 
@@ -203,7 +211,7 @@ def _params_for(
 
     Args:
         given: parameters for all prompts, or a list with one entry for each prompt.
-        changes: parameters by name that override the given ones.
+        changes: parameters by name, which override those in `given`.
     """
     rows: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given] * count
     if len(rows) != count:
@@ -212,7 +220,7 @@ def _params_for(
 
 
 def _rids(given: object, count: int, single: bool) -> tuple[str, ...]:
-    """Return the checked ids of a call's `count` requests; with `single`, of the one request."""
+    """Return the checked ids of `count` requests; with `single`, `given` is one id, not a list."""
     if single:
         return (bounds.filled_text("rid", given),)
     rids = bounds.listed(given)

@@ -26,11 +26,12 @@ class TextOutput:
         params: sampling parameters of the request.
         tokenizer: the model's tokenizer.
         end_tokens: the model's end-of-sequence ids.
-        on_finish: called once, when the sample has ended.
-        on_event: called with new text once it cannot be part of a stop any more, and at the end.
-            The events lack the request's id and the prompt's counts.
+        on_finish: called once with this output, when the sample has ended.
+        on_event: called with an event when there is text that no stop can include any more, and at
+            the end unless the sample was aborted. The events lack the request's id and the
+            prompt's counts, which `Request` adds.
         taken_back: end of the prompt that the model generates again (token healing). The output's
-            text, tokens, counts and logprobs leave it out; `prompt_part` has its logprobs.
+            text, tokens, counts and logprobs leave this end out; `prompt_part` has its logprobs.
         sample: number of this sample in its request, copied into the events.
 
     Raises:
@@ -128,7 +129,8 @@ class TextOutput:
 
         Args:
             name: the sample's id.
-            prompt: the prompt's tokens after its last `Shift` or `Parallel` part.
+            prompt: the prompt's tokens after its last `Shift` or `Parallel` part, without the
+                tokens of `taken_back`.
             prompt_tokens: number of tokens of the whole prompt.
             cached_tokens: number of prompt tokens whose KV was cached.
         """
@@ -158,10 +160,11 @@ class TextOutput:
         return self.prompt_part(prompt) + found
 
     def prompt_part(self, prompt: Sequence[int]) -> Logprobs:
-        """Return the logprobs of the prompt.
+        """Return the logprobs of the prompt's tokens, those of `taken_back` included.
 
         Args:
-            prompt: the prompt's tokens after its last `Shift` or `Parallel` part.
+            prompt: the prompt's tokens after its last `Shift` or `Parallel` part, without the
+                tokens of `taken_back`.
         """
         scored = self.prompt_logprobs()
         tops = self._rows(self._prompt_top)
@@ -176,7 +179,7 @@ class TextOutput:
     def _end_part(self, start: int) -> Logprobs:
         """Return the logprobs of the taken-back tokens from index `start` on.
 
-        A token that the model did not choose again has the logprob None.
+        A token that the model did not generate again has the logprob None.
         """
         tokens = self._taken_back.tokens[max(start, 0) :]
         known = [self._prompt_end.get(token, Scores(((None, token),))) for token in tokens]
@@ -209,7 +212,7 @@ class TextOutput:
     # -- text ---------------------------------------------------------------------------------
 
     def _is_prompt(self, token: int) -> bool:
-        """Count a token's bytes as taken-back text; return True if it spells nothing else."""
+        """Count a token's bytes as taken-back text; return False if the token exceeds that text."""
         missing, spelled = self._missing, len(self._tokenizer.token_bytes(token))
         self._missing = max(missing - spelled, 0)
         if spelled > missing:
@@ -222,7 +225,11 @@ class TextOutput:
         return rest
 
     def _append(self, piece: str) -> FinishReason | None:
-        """Add text and send what is safe; return the finish reason if a stop matches, else None."""
+        """Append text to the output, and send the text that no stop can include any more.
+
+        Returns:
+            The finish reason if a stop matches or the stop patterns take too long; else None.
+        """
         if not piece:
             return None
         self.text += piece
@@ -239,7 +246,7 @@ class TextOutput:
         return FinishReason("stop", matched=found.matched)
 
     def _tell(self, end: int) -> None:
-        """Send the unsent text before `end` as an event; it is not searched for stops again."""
+        """Send the unsent text before index `end` as an event; no later stop begins in it."""
         piece = self.text[self._sent : end]
         self._sent = max(self._sent, end)
         reason = self.finish_reason

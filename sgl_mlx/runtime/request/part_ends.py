@@ -1,6 +1,7 @@
 """Where the parts of a prompt end, in tokens.
 
-A model with recurrent layers may leave a snapshot there, for prompts that begin in the same way.
+A model with recurrent layers may keep a snapshot of its state at such an end, from which later
+prompts that begin with the same parts continue.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ Tokens = tuple[int, ...]
 def part_ends(
     before: Tokens, part: Part, after: Tokens, extend: Callable[[Tokens, str], Tokens]
 ) -> Iterator[int]:
-    """Yield the lengths of prefixes of `after` that end where a part or a piece of a text ends.
+    """Yield how many tokens of `after` come before `part`, and before each end in `Text.ends`.
 
-    A token that merges text on both sides of an end is not in the prefix.
+    A token that merges text on both sides of an end is not counted.
 
     Args:
         before: tokens of the prompt before `part`.
-        after: tokens of the prompt with `part`.
-        extend: appends a text to tokens.
+        after: tokens of the prompt up to the end of `part`.
+        extend: returns given tokens with a text appended.
     """
     yield common_prefix(before, after, 0)
     if isinstance(part, Text):

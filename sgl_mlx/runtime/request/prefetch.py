@@ -1,4 +1,4 @@
-"""Prefetches: prompts computed or restored before a request needs them; see `background`."""
+"""Prefetches: prompts computed, or restored to the cache, before a request needs them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _SILENT = SamplingParams(max_new_tokens=0)
 
 
 def prefetch(prompt: Encoded, loop: EngineLoop) -> Future[int]:
-    """Prefetch a prompt; return a future of the number of its tokens that are cached then.
+    """Prefetch a prompt; return a future of how many of its tokens are then cached.
 
-    The future never fails; cancelling it aborts the prefetch. Of a prompt with parallel branches,
-    each branch is prefetched with the trunk before it, but nothing after the branches; the result
-    is the largest number of all branches.
+    The future never fails; cancelling it aborts the prefetch. If `Shift` or `Parallel` parts cut
+    the prompt, only what comes before the first cut is prefetched. Before a `Parallel` this is
+    each branch with everything before the branches; the result is the largest number among them.
     """
     return gather([_Prefetch(part, loop).future for part in _plain(prompt)], max)
 
@@ -36,7 +36,7 @@ def nothing() -> Future[int]:
 
 
 class _Prefetch(Silent):
-    """The prefetch of one prompt without `after`; also the output of its sequence."""
+    """The prefetch of one prompt whose `after` is empty; also the output of its sequence."""
 
     def __init__(self, prompt: Encoded, loop: EngineLoop) -> None:
         self.future: Future[int] = Future()
@@ -50,7 +50,7 @@ class _Prefetch(Silent):
             self._resolve(0)
 
     def finish(self, reason: FinishReason) -> None:
-        """Settle the future with the number of cached tokens, whatever the reason of the end."""
+        """Settle the future with the number of cached tokens, whatever `reason` is."""
         self._loop.deliver(partial(self._resolve, self._loop.resident(self._sequence)))
 
     def _resolve(self, tokens: int) -> None:
@@ -64,7 +64,7 @@ class _Prefetch(Silent):
 
 
 def _plain(prompt: Encoded) -> Iterator[Encoded]:
-    """Yield the innermost prompts, which have no prompt before them."""
+    """Yield the prompt itself if its `after` is empty, else the innermost prompts in `after`."""
     if not prompt.after:
         yield prompt
     for branch in prompt.after:

@@ -27,8 +27,9 @@ class Source:
     """A prompt that is not encoded yet.
 
     Attributes:
-        encode: encodes the prompt; raises `PromptError` and `ImageError`.
-        size: number of characters or token ids; a very large number if there are pictures.
+        encode: encodes the prompt and prepares its pictures; raises `PromptError` and `ImageError`.
+        size: number of characters or token ids, as a measure of the time that `encode` takes; a
+            very large number if there are pictures, which are slow to prepare.
     """
 
     encode: Callable[[], Encoded]
@@ -53,12 +54,12 @@ class Prepared:
 
     @property
     def prompt_tokens(self) -> int:
-        """Number of tokens of the whole prompt, those taken back included."""
+        """Number of tokens of the whole prompt, including the tokens of `taken_back`."""
         return self.prompt.total + len(self.taken_back.tokens)
 
 
 class Preparer:
-    """The preparation of one model's requests; usable from any thread."""
+    """The preparer of one model's requests: encodes and checks them. Usable from any thread."""
 
     def __init__(self, model: RunnableModel) -> None:
         self._model = model
@@ -70,7 +71,8 @@ class Preparer:
         """Return the source of a prompt given as parts or as token ids.
 
         Raises:
-            PromptError: the prompt is neither.
+            PromptError: the prompt is neither, or one of its parts is wrong. Token ids are checked
+                later, by `Source.encode`.
         """
         if is_ids(prompt):
             return self.of_ids(prompt)
@@ -78,13 +80,18 @@ class Preparer:
         return Source(lambda: self._encode(parts), _size(parts))
 
     def of_text(self, text: str, images: Sequence[object]) -> Source:
-        """Return the source of a text in which each `<image>` stands for the next of `images`."""
+        """Return the source of a text with pictures.
+
+        Each picture mark of the model in the text, usually `<image>`, stands for the next picture
+        in `images`; if `images` is empty, the text is plain.
+        """
         if not images:
             return self.of_prompt((Text(text),))
         pictures = self._model.pictures
         return Source(lambda: self._encode(pictures.prompt(text, images)), _LARGE)
 
     def of_ids(self, ids: Sequence[int]) -> Source:
+        """Return the source of a prompt given as token ids, which `Source.encode` checks."""
         return Source(lambda: self._of_ids(ids), len(ids))
 
     def is_quick(self, sources: Iterable[Source], params: Iterable[SamplingParams]) -> bool:
@@ -111,9 +118,9 @@ class Preparer:
         """Check a request against the model, and compile its grammar.
 
         Raises:
-            PromptError: the prompt does not fit into the context or the KV pool; or it has
-                parallel branches or a position gap, and the model has recurrent layers or runs
-                on the dense path.
+            ContextLengthError: the prompt does not fit into the context or the KV pool.
+            PromptError: the prompt has parallel branches or a position gap, and the model has
+                recurrent layers or runs on the dense path.
             InvalidParamsError: a parameter does not fit the prompt, or a grammar is invalid.
         """
         if (prompt.after or prompt.gap) and not self._model.joins:
@@ -159,7 +166,7 @@ class Preparer:
         )
 
     def _taken_back(self, prompt: Encoded, params: SamplingParams) -> TakenBack:
-        """Return the prompt's end to generate again (token healing); `NOTHING_TAKEN` if none."""
+        """Return the end of the prompt that the model generates again; `NOTHING_TAKEN` if none."""
         if not params.token_healing or params.constrained or params.max_new_tokens == 0:
             return NOTHING_TAKEN
         found = self._model.spellings.heals(prompt.tokens[prompt.sealed :])
@@ -179,9 +186,9 @@ def is_ids(prompt: Prompt | Sequence[int]) -> TypeGuard[Sequence[int]]:
 
 
 def _size(prompt: Prompt) -> int:
-    """Estimate the work of encoding a prompt, for `is_quick`: its characters.
+    """Return a prompt's number of characters, by which `is_quick` estimates the encoding time.
 
-    A picture or video counts as `_LARGE`, so that it is never quick.
+    A picture or video counts as `_LARGE` characters, because preparing it is never quick.
 
     Raises:
         PromptError: the prompt is not a tuple or list of parts, or a part is wrong.

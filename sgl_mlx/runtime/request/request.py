@@ -37,9 +37,11 @@ class Request:
     Cancelling `future`, or settling it with an error, aborts the samples.
 
     Args:
-        options: id, priority and deadline of the request.
+        options: the request's id, priority, deadline and part of the prefix cache.
         seed: seed of sample 0; sample i has `seed + i`.
-        on_event: called on the delivery thread with each event of every sample; None for none.
+        loop: runs the samples.
+        on_event: called on the delivery thread with each event of every sample; an error that it
+            raises fails the request. None if nobody listens.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class Request:
         self._sequences: list[Seq] = []
 
     def build(self, prepared: Prepared) -> None:
-        """Make the sequences and outputs of all samples.
+        """Make the sequences and outputs of all samples; call it once, before `start`.
 
         Raises:
             InvalidParamsError: a `stop_regex` cannot be compiled.
@@ -95,7 +97,11 @@ class Request:
             self._sequences.append(made)
 
     def start(self) -> None:
-        """Give the samples to the scheduler, unless the request has ended already."""
+        """Give the samples to the scheduler, unless the request has ended already.
+
+        Raises:
+            EngineStoppedError: the engine was shut down.
+        """
         if not self.future.done():
             self._loop.post(partial(self._loop.add, self._sequences))
             self.future.add_done_callback(self._abort_if_unfinished)
@@ -132,7 +138,10 @@ class Request:
             self.fail(error)
 
     def _named(self, event: StreamEvent) -> StreamEvent:
-        """Add id, token counts and, to a sample's first event, the prompt's logprobs."""
+        """Return the event with the sample's id and token counts.
+
+        The first event of a sample also gets the prompt's logprobs, the last the draft counts.
+        """
         assert self._prepared is not None
         prompt, sequence = self._prepared.prompt, self._sequences[event.sample]
         logprobs, output = event.logprobs, self._outputs[event.sample]
@@ -170,7 +179,10 @@ class Request:
 
 
 def _with_one_more(params: SamplingParams) -> SamplingParams:
-    """Raise the token limits by one, for the token that repeats the taken-back text."""
+    """Raise the token limits by one, for the token that repeats the taken-back text.
+
+    The scheduler counts this token, but it is not part of the output.
+    """
     least = params.min_new_tokens
     return replace(
         params,
@@ -180,19 +192,21 @@ def _with_one_more(params: SamplingParams) -> SamplingParams:
 
 
 def _cached(s: Seq) -> int:
-    """Count a sequence's prompt tokens that were cached, those of sequences in `after` included."""
+    """Return how many prompt tokens of a sequence, and of those in `after`, were cached."""
     return (s.cached_tokens or 0) + sum(_cached(needed) for needed in s.after)
 
 
 def _drafts(s: Seq) -> dict[str, int]:
-    """Return how many tokens were drafted for a sample and accepted, if any were drafted."""
+    """Return the counts of drafted and of accepted draft tokens; empty if none were drafted."""
     if not s.drafted_tokens:
         return {}
     return {"drafted_tokens": s.drafted_tokens, "accepted_tokens": s.accepted_tokens}
 
 
 class InFlight:
-    """The unfinished requests by id: prepares, starts and aborts them. Usable from any thread.
+    """The unfinished requests of an engine by id: prepares, starts and aborts them.
+
+    Usable from any thread.
 
     Preparation that may take long runs on two worker threads, so that it blocks neither a
     caller's event loop nor the engine thread.
@@ -209,16 +223,16 @@ class InFlight:
     ) -> list[Future[Completions]]:
         """Prepare requests and start them; return their futures.
 
-        If `prepare` raises, every future fails with that error and no request starts. Nothing is
-        prepared if all futures are settled before.
+        If `prepare` raises, every future fails with that error and no request starts. `prepare` is
+        not called if all futures were settled (cancelled, for example) before its turn.
 
         Args:
             prepare: returns one `Prepared` for each request, in order.
             quick: True calls `prepare` at once on this thread, False on a worker thread.
 
         Raises:
-            InvalidParamsError: an id is in flight already.
-            EngineStoppedError: after `stop`.
+            InvalidParamsError: an id is in flight already, or given twice.
+            EngineStoppedError: after `stop`, unless `quick`; if `quick`, the futures fail with it.
         """
         self._register(requests)
         deliver = _call if quick else self._deliver
@@ -228,8 +242,11 @@ class InFlight:
     def run(self, job: Callable[[], object], quick: bool) -> None:
         """Call `job` at once on this thread if `quick`, else on a worker thread.
 
+        An error of `job` on a worker thread is lost.
+
         Raises:
-            EngineStoppedError: after `stop`.
+            EngineStoppedError: after `stop`, unless `quick`.
+            Exception: the error of `job`, if `quick`.
         """
         if quick:
             job()
@@ -247,10 +264,10 @@ class InFlight:
             self._loop.deliver(order)
 
     def abort(self, rid: str) -> bool:
-        """End a request with `RequestAborted`; return False if none with this id is in flight.
+        """End a request with `RequestAborted`; return False if no such request is in flight.
 
         Raises:
-            InvalidParamsError: `rid` is no text.
+            InvalidParamsError: `rid` is not a text.
         """
         rid = bounds.text("rid", rid)
         with self._lock:
@@ -307,7 +324,7 @@ def _call(order: Order) -> None:
 
 
 def wait_all(futures: Sequence[Future[T]]) -> list[T]:
-    """Wait for all futures and return their results; on an error or interrupt cancel the others."""
+    """Wait for all futures and return their results; an error or interrupt cancels all of them."""
     try:
         return [future.result() for future in futures]
     except BaseException:
@@ -317,7 +334,7 @@ def wait_all(futures: Sequence[Future[T]]) -> list[T]:
 
 
 async def wait_all_async(futures: Sequence[Future[T]]) -> list[T]:
-    """Await all futures and return their results; on an error or cancellation cancel the others."""
+    """Await all futures and return their results; an error or cancellation cancels all of them."""
     try:
         return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
     finally:

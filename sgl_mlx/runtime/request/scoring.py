@@ -1,4 +1,4 @@
-"""Logprobs of choices after a prompt, from which `select` chooses."""
+"""Scores of choices: the logprobs of each choice after a prompt, from which `select` chooses."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ SCORING = SamplingParams(
 
 
 class Scoring:
-    """The scoring of choices for one `select`: one request for each choice after the prompt.
+    """The scoring of choices for one `select`: one request for the prompt with each choice.
 
     Args:
         unconditional: also make one request for each choice without the prompt.
 
+    Attributes:
+        requests: number of requests.
+
     Raises:
-        InvalidParamsError: when `choices` is empty or contains an empty text.
+        InvalidParamsError: `choices` is empty or holds anything but non-empty texts, or
+            `unconditional` is not a bool.
     """
 
     def __init__(self, choices: Sequence[str], unconditional: bool, tokenizer: Tokenizer) -> None:
@@ -41,7 +45,8 @@ class Scoring:
     def prepare(self, source: Source, preparer: Preparer) -> list[Prepared]:
         """Prepare a request for the prompt with each choice.
 
-        With `unconditional`, requests for each choice alone follow.
+        With `unconditional`, one request for each choice alone follows. Raises what
+        `Source.encode` and `Preparer.prepare` raise.
         """
         prompt = source.encode()
         self._prompt_tokens = prompt.total
@@ -51,15 +56,16 @@ class Scoring:
         return [preparer.prepare(e, replace(SCORING, logprob_start_len=s)) for e, s in asked]
 
     def scores(self, found: Sequence[Completion]) -> ChoiceScores:
-        """Combine the answers of the requests, given in the order of `prepare`."""
+        """Return the scores from the requests' completions, in the order of `prepare`."""
         return choice_scores(self._choices, self._prompt_tokens, found)
 
 
 def continue_with(prompt: Encoded, choice: str, tokenizer: Tokenizer) -> tuple[Encoded, int]:
-    """Append a choice to a prompt; also return the index of the first token that changed.
+    """Return the prompt with a choice appended, and the index of its first token that changed.
 
-    The index counts the prompt's own tokens. If the prompt's last token merges with the choice,
-    the merged token counts as changed, so that the choice is scored as the whole text is tokenized.
+    The index counts the prompt's own tokens (`Encoded.tokens`). If the prompt's last token merges
+    with the choice, the merged token counts as changed: the choice is scored with the tokens that
+    the whole text has, prompt and choice together.
     """
     tokens = extend(prompt, choice, tokenizer)
     pairs = zip(tokens, prompt.tokens, strict=False)
@@ -72,7 +78,7 @@ def continue_with(prompt: Encoded, choice: str, tokenizer: Tokenizer) -> tuple[E
 def choice_scores(
     choices: Sequence[str], prompt_tokens: int, found: Sequence[Completion]
 ) -> ChoiceScores:
-    """Combine completions into scores.
+    """Return the scores of choices from the completions of their requests.
 
     Args:
         prompt_tokens: number of tokens of the prompt without a choice.

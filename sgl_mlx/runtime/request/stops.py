@@ -1,4 +1,4 @@
-"""Stop strings and patterns: where they end a text, and which last characters may begin one."""
+"""Stop strings and patterns: where a text has a stop, and which last characters may begin one."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ class Stop(NamedTuple):
 class Stops:
     """The stop strings and patterns of one sample.
 
-    Searches run on the engine thread. So all patterns of a sample together get at most 0.1 s of
-    processor time plus 2 ms for each token; `find` aborts a request that needs more.
+    Searches run on the engine thread, where a slow pattern would hold up all requests. So all
+    patterns of a sample together get at most 0.1 s of processor time plus 2 ms for each token;
+    when they need more, `find` returns an abort.
 
     Raises:
         InvalidParamsError: a pattern cannot be compiled.
@@ -40,12 +41,13 @@ class Stops:
         self._tokens = 0
 
     def find(self, text: str, start: int, tokens: int) -> Stop | FinishReason | None:
-        """Find the stop, at or after index `start`, whose end comes first.
+        """Find the stop that ends first among those that begin at index `start` or later.
 
         The earliest end counts, not the earliest beginning, so that the split of the text into
         tokens does not matter.
 
         Args:
+            text: all text of the sample so far.
             tokens: number of tokens that the sample has so far.
 
         Returns:
@@ -67,7 +69,12 @@ class Stops:
         return min(found, key=lambda stop: (stop.end, stop.start), default=None)
 
     def safe_end(self, text: str, start: int) -> int:
-        """Return the length of the text that is safe to show; the rest may begin a stop."""
+        """Return how many characters of the text are safe to show; the rest may begin a stop.
+
+        Args:
+            text: all text of the sample so far.
+            start: how many characters were shown before.
+        """
         ends = [len(text)]
         for stop in self._strings:
             first = max(start, len(text) - len(stop) + 1)

@@ -69,7 +69,8 @@ class Counters:
         peak_slots: most pool slots that running requests and cached prefixes ever held together.
         drafted_tokens: drafted tokens that were verified.
         accepted_tokens: drafted tokens that were accepted.
-        preemptions: how often a running sequence lost its slots to others and had to wait again.
+        preemptions: how often a running sequence lost its slots to others and had to wait again,
+            without prefetches.
     """
 
     prompt_tokens: int = 0
@@ -87,7 +88,7 @@ class Counters:
 
 
 class Admission:
-    """Admission of waiting sequences to run, each with pool slots for its whole prompt."""
+    """The part of the scheduler that starts waiting sequences, with slots for the whole prompt."""
 
     def __init__(
         self,
@@ -106,7 +107,7 @@ class Admission:
             self._cuts = Cuts(limits.snapshots, limits.share_threshold)
 
     def limit(self, limits: SchedulerLimits) -> None:
-        """Replace the limits; sequences that run already go on."""
+        """Replace the numeric limits, not the policies; sequences that run already go on."""
         self._limits = limits
 
     def admit(self, waiting: list[Sequence], running: list[Sequence]) -> None:
@@ -162,7 +163,10 @@ class Admission:
         return min(aged, key=lambda s: s.urgency, default=None)
 
     def _ranked(self, waiting: list[Sequence], running: list[Sequence]) -> list[Sequence]:
-        """List the ready sequences by priority, and by the policy within one priority."""
+        """List the ready sequences by priority, and by the policy within one priority.
+
+        Sequences that still wait for a running prefill are left out.
+        """
         ready = [s for s in waiting if s.ready and not self._still_waits(s, running)]
         if len(ready) < 2:
             return ready
@@ -181,7 +185,7 @@ class Admission:
         return False
 
     def _waits(self, s: Sequence, running: list[Sequence]) -> bool:
-        """Return True if a running prefill will compute a prefix that `s` needs too.
+        """Return True, and set `s.waits_for`, if a running prefill will compute a prefix of `s`.
 
         With recurrent layers, the prefill is asked to leave a snapshot at the end of that prefix.
         """
@@ -201,7 +205,7 @@ class Admission:
         return False
 
     def _restoring(self, s: Sequence) -> bool:
-        """Return True while part of the prompt is being, or will be, read from the disk cache."""
+        """Begin to read the prompt from the disk cache; return True until that is done."""
         if self._restores is None:
             return False
         if s.restore is None:
@@ -209,13 +213,13 @@ class Admission:
         return s.restore is None or not s.restore.done
 
     def _reusable(self, s: Sequence) -> int:
-        """Return how many tokens of a sequence are in the cache, to be reused by it."""
+        """Return how many leading tokens a sequence could reuse from the cache now."""
         reusable = self._cache.reusable(s.key, s.namespace, s.match_limit, s.match_node)
         cached, s.match_node = reusable
         return cached
 
     def _open(self, s: Sequence, waiting: list[Sequence], running: list[Sequence]) -> bool:
-        """Lock the cached prefix and take slots for the rest; return False if there are too few."""
+        """Lock the cached prefix and take slots for the other tokens; return False if too few."""
         if s.after:
             s.join()
         if self._restores is not None and s.restore is not None:

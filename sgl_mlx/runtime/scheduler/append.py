@@ -1,4 +1,4 @@
-"""Appending tokens to a sequence: the sampled ones, and those that its constraint forces."""
+"""Appending of tokens to a sequence: sampled tokens, and tokens that its constraint forces."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from sgl_mlx.runtime.scheduler.sequence import Constraint, Sequence
 def append(s: Sequence, tokens: tuple[int, ...], scores: Scores | None) -> FinishReason | None:
     """Append sampled tokens to a sequence, and the tokens its constraint forces after each.
 
-    Sampled tokens after forced ones, and after the end, are dropped.
+    Once tokens were forced or the sequence has ended, the sampled tokens left are dropped. None is
+    appended if the constraint allows no token at all.
+
+    Args:
+        scores: logprobs of `tokens`; None if the sequence wants none.
 
     Returns:
         Why the sequence ends; None if it goes on.
@@ -38,7 +42,7 @@ def _take(
 
 
 def _follow(s: Sequence, constraint: Constraint, token: int) -> FinishReason | None:
-    """Tell the constraint the new token and append the tokens it forces; their KV comes later.
+    """Tell the constraint the new token; append the tokens it forces, whose KV is computed later.
 
     Returns:
         Why the sequence ends; None if it goes on. A constraint that is done is removed.

@@ -16,7 +16,7 @@ from sgl_mlx.runtime.scheduler.sequence import Sequence
 
 
 class Background:
-    """The scheduling of prefetches, the sequences in `Queues.background`."""
+    """The part of the scheduler that runs prefetches, which wait in `Queues.background`."""
 
     def __init__(self, queues: Queues, restores: Restores | None, admission: Admission) -> None:
         self._queues = queues
@@ -24,7 +24,10 @@ class Background:
         self._admission = admission
 
     def advance(self) -> None:
-        """Preempt prefetches if requests wait; continue restores; end cached prefetches."""
+        """Preempt running prefetches if requests wait, and go on with those that wait.
+
+        Restores from disk are begun or finished, and prefetches whose prompt is cached end.
+        """
         if self._queues.waiting:
             for s in [s for s in self._queues.running if s.background]:
                 self._queues.retract(s)
@@ -33,7 +36,13 @@ class Background:
                 self._queues.end(s, FinishReason("length", length=0))
 
     def start(self) -> bool:
-        """Admit one prefetch when nothing else can run; False if all wait for blocks from disk."""
+        """Admit one prefetch, or abort it if it does not fit into the pool.
+
+        Call it when nothing else can run.
+
+        Returns:
+            False, with nothing started, if all prefetches wait for blocks from disk.
+        """
         ready = [s for s in self._queues.background if self._restored(s)]
         if not ready:
             return False
@@ -42,7 +51,7 @@ class Background:
         return True
 
     def _restored(self, s: Sequence) -> bool:
-        """Return True when all blocks that the disk cache has of the prompt were restored."""
+        """Begin or finish a prompt's restore; return True once no block of it is left to read."""
         if self._restores is None:
             return True
         if s.restore is None:
@@ -53,7 +62,11 @@ class Background:
         return True
 
     def _resident(self, s: Sequence) -> bool:
-        """Return True if the prompt is cached, except perhaps an end shorter than a block."""
+        """Return True if all of a prompt is cached, or all but an end shorter than a block.
+
+        The disk cache keeps whole blocks only, so a restored prompt lacks such an end. At least one
+        block must be cached for this exception.
+        """
         cached, _ = self._queues.cache.reusable(s.key, s.namespace, s.match_limit)
         missing = len(s.tokens) - cached
         return missing == 0 or missing < BLOCK <= cached

@@ -1,9 +1,9 @@
 """Cuts: where the prefill of a model with recurrent layers pauses to leave a snapshot.
 
 A prefix can be reused only where a snapshot of the recurrent state was taken, so snapshots belong
-where prompts will branch. A program tells this before anything is computed: prompts that wait
-together share their common prefixes, choices and samples share their whole prompt, and a program's
-parts end where another document may follow.
+where prompts will branch. A program shows these places before anything is computed: prompts that
+wait together share their common prefixes, choices and samples share their whole prompt, and a part
+of a prompt ends where another document may follow.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ from sgl_mlx.runtime.cache.radix import common_prefix
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 
 _PART = 64
-"""Fewest tokens of a prompt's part, or of several together, that are worth a snapshot."""
+"""Fewest tokens between two cuts at ends of a prompt's parts; shorter parts count together."""
 
 
 _MOST_BRANCHES = 8
-"""Most branchings towards waiting sequences for which one prefill pauses; twice as many with those
-that arrive later. The most common ones count."""
+"""Most places where waiting sequences branch off that become cuts of one prefill; the most common
+ones are taken. Sequences that arrive later may add cuts, up to twice this number in all."""
 
 
 @dataclass(frozen=True)
 class SnapshotPolicy:
-    """Where prompts leave snapshots of their recurrent state.
+    """The rule for where prompts leave snapshots of their recurrent state.
 
     Args:
-        kind: "program" takes them where prompts branch; "every" at multiples of `stride`; "off"
-            takes none, so that nothing is reused.
-        stride: tokens. With "program", no longer stretch of a prompt stays without a snapshot.
+        kind: "program" takes snapshots where prompts branch; "every" at multiples of `stride`;
+            "off" takes none, so that nothing is reused.
+        stride: a number of tokens. With "program", a stretch longer than `stride` between two
+            snapshots gets more of them, at multiples of `stride`.
     """
 
     kind: Literal["program", "every", "off"] = "program"
@@ -41,15 +42,15 @@ class SnapshotPolicy:
 
     @property
     def keeps_ends(self) -> bool:
-        """True if a sequence that ends leaves a snapshot there."""
+        """True if a sequence that ends or is preempted leaves a snapshot at its end."""
         return self.kind != "off"
 
 
 class Cuts:
-    """The choice of cuts for sequences that start.
+    """The part of admission that chooses the cuts of sequences that start.
 
     Args:
-        threshold: fewest tokens that a snapshot at a branching must save.
+        threshold: fewest tokens that a cut must save a later prompt from computing again.
     """
 
     def __init__(self, policy: SnapshotPolicy, threshold: int) -> None:
@@ -57,7 +58,7 @@ class Cuts:
         self._threshold = threshold
 
     def place(self, s: Sequence, matched: int, waiting: Iterable[Sequence]) -> None:
-        """Choose the cuts of a sequence that starts with `s.computed` cached tokens.
+        """Set `s.cuts`, the cuts of a sequence that starts with `s.computed` cached tokens.
 
         Args:
             matched: how many leading tokens have KV in the cache, with or without a snapshot.
@@ -72,20 +73,25 @@ class Cuts:
             branches = {n for n, _ in shared.most_common(_MOST_BRANCHES)}
             branches |= {*_spaced(s.parts, start), limit, len(s.tokens) - 1}
             found = {n for n in branches if n >= start + self._threshold}
-            found.add(matched)  # somebody has come this far before, so others may again
+            found.add(matched)  # an earlier prompt shared this much, so more may
         cuts = {s.whole_pictures(n) for n in found if n <= limit}
         s.cuts = {n for n in cuts if start < n < len(s.tokens)}
         if self._policy.kind == "program":
             s.cuts |= {s.whole_pictures(n) for n in self._fillings(start, limit, s.cuts)}
 
     def join(self, leader: Sequence, s: Sequence, cached: int, common: int) -> int:
-        """Return where `s` can go on from a snapshot that a running `leader` is about to take.
+        """Return how many tokens `s` can reuse from a snapshot that `leader` is about to take.
 
-        A leader that has not come to the end of their common prefix yet gets a cut there.
+        With the policy "program", a leader that has not reached the end of the common prefix yet
+        gets a cut there, if that saves `s` enough tokens.
 
         Args:
+            leader: a running sequence that is being prefilled.
             cached: how many tokens of `s` are reusable now.
-            common: length of the common prefix of both.
+            common: length of the common prefix of `leader` and `s`.
+
+        Returns:
+            The number of tokens; 0 if `leader` will take no snapshot within the common prefix.
         """
         shared = leader.whole_pictures(min(common, s.match_limit, leader.match_limit))
         program = self._policy.kind == "program"
@@ -95,13 +101,13 @@ class Cuts:
         return max((n for n in leader.cuts if leader.computed < n <= shared), default=0)
 
     def _branch(self, s: Sequence, other: Sequence) -> int:
-        """Return the length of the prefix that two waiting sequences can both start from."""
+        """Return the length of the prefix that both sequences could reuse; 0 if there is none."""
         if other.namespace != s.namespace:
             return 0
         return min(common_prefix(s.key, other.key, 0), s.match_limit, other.match_limit)
 
     def _fillings(self, start: int, limit: int, cuts: Iterable[int]) -> Iterable[int]:
-        """Yield multiples of the stride in all longer stretches between cuts."""
+        """Yield multiples of the stride inside stretches between cuts that exceed the stride."""
         stride = self._policy.stride
         for a, b in pairwise(sorted({start, *cuts, limit})):
             if b - a > stride:
@@ -109,7 +115,7 @@ class Cuts:
 
 
 def _spaced(ends: Iterable[int], start: int) -> Iterable[int]:
-    """Yield those ends that are `_PART` tokens or more behind `start` and behind each other."""
+    """Yield ends in order; skip each less than `_PART` tokens after `start` or the last yielded."""
     for end in sorted(ends):
         if end >= start + _PART:
             start = end

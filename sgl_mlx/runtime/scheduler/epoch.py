@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 @dataclass
 class Epoch:
-    """An open epoch of decode steps.
+    """An open epoch: up to `width` decode steps over the same rows (see `plan.Decode`).
 
-    `starts` has, by sequence id, how many tokens were computed when the epoch opened, and whether
-    the sequence had a recurrent state of its own. `steps` of at most `width` steps are committed.
-    `in_flight` is True if the runner may have submitted the next step already.
+    Attributes:
+        starts: by sequence id, how many tokens were computed when the epoch opened, and
+            `Holding.ready` at that time; the sequence goes back to both if a step fails.
+        width: most steps of the epoch.
+        steps: number of steps whose results are committed.
+        in_flight: True if the runner may have submitted the next step already.
     """
 
     starts: dict[str, tuple[int, bool]]

@@ -1,4 +1,4 @@
-"""Constraints and pictures of the running sequences, which plans name by id."""
+"""Look-up of the constraints and pictures that plans name by id, in the running sequences."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Named:
     """A `plan.Lookup` over the running sequences.
 
     Args:
-        running: the scheduler's list, which changes.
-        speculator: knows the masks inside of drafts; None without speculation.
+        running: the scheduler's own list of running sequences, which changes over time.
+        speculator: has the masks after drafted tokens; None without speculation.
     """
 
     def __init__(self, running: Rows[Sequence], speculator: Speculator | None = None) -> None:
@@ -23,7 +23,7 @@ class Named:
         self._speculator = speculator
 
     def masks(self, places: Collection[Place]) -> dict[Place, bytes]:
-        """Return the allowed tokens of constraints, by sequence id; see `plan.Lookup.masks`."""
+        """Return by place which tokens constraints allow there; see `plan.Lookup.masks`."""
         running = {s.id: s for s in self._running}
         found: dict[Place, bytes] = {}
         for name, at in places:

@@ -1,4 +1,6 @@
-"""Plans, which tell a runner what to compute, and their results. Plain data; `wire` serialises it.
+"""Plans, which tell a runner what to compute, and the results of its steps.
+
+Both are plain data, which `wire` serialises.
 
 Plans name sequences by id, not by their place in the batch. Constraints, pictures and blocks read
 from disk have ids too; a runner finds them through `Lookup` and its block store.
@@ -14,12 +16,17 @@ from sgl_mlx.core import SamplingParams
 from sgl_mlx.runtime.cache.tier import Transfer
 
 TokenScore = tuple[float | None, int]
-"""A token's logprob, or None if the model computed none, and the token id."""
+"""A pair of a token's logprob (None if the model computed none) and the token's id."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Logprobs of consecutive tokens (`tokens`), and the likeliest tokens at each place (`top`)."""
+    """Logprobs of consecutive tokens.
+
+    Attributes:
+        tokens: the tokens, each with its logprob.
+        top: the likeliest tokens at each place, best first; empty if none were asked for.
+    """
 
     tokens: tuple[TokenScore, ...] = ()
     top: tuple[tuple[TokenScore, ...], ...] = ()
@@ -32,7 +39,7 @@ class Scores:
         return Scores(self.tokens[:count], self.top[:count])
 
     def at(self, i: int) -> Scores:
-        """Return the scores of token `i`; of the only token if there is just one."""
+        """Return the scores of token `i` alone; `i` is ignored if there is only one token."""
         if len(self.tokens) == 1:
             return self
         return Scores(self.tokens[i : i + 1], self.top[i : i + 1])
@@ -66,18 +73,19 @@ class Row:
         sample: True if a token is to be sampled after the last new token.
         params, seed: how to sample.
         output: the tokens generated so far.
-        history: prompt and output tokens for a repetition penalty; empty without one.
+        history: prompt and output tokens for a repetition penalty; empty without such a penalty.
         targets: consecutive prompt tokens to score. The last target is the token after the last
             new token; with `sample`, it is the last new token itself.
         prefix_positions: positions of the prefix keys; None if they are 0, 1, 2 …
         constraint: id of the constraint on the sampled token, or None; see `Lookup.masks`.
         pictures: which of the new tokens stand for pictures.
-        drafted: how many of the last new tokens are guesses. A token is sampled before each of
-            them too; see `speculation.verify`.
-        place: number of guessed tokens at the end of `output`, in a row for one place of a draft.
-        state: slots of recurrent state: the one that is read, with the state before the new
-            tokens, and the one that is written, with the state after them. Slot 0 is the state
-            before a first token. None for a model of attention alone.
+        drafted: how many of the last new tokens are guesses. A token is sampled before each
+            guess too; see `speculation.verify`.
+        place: how many tokens at the end of `output` are guesses, in a row that
+            `speculation.verify.places` made for one place of a draft; else 0.
+        state: two slots of recurrent state. The step reads the state before the new tokens from
+            the first slot and writes the state after them to the second. Slot 0 holds the state
+            before a sequence's first token. None for a model of attention alone.
     """
 
     id: str
@@ -100,12 +108,12 @@ class Row:
 
 
 Place = tuple[str, int]
-"""Id of a constraint, and a number of drafted tokens after which its mask is asked for."""
+"""Id of a constraint, and the number of drafted tokens after which its mask is needed."""
 
 
 @dataclass(frozen=True)
 class Extend:
-    """A plan of prefill chunks and single decode tokens in one step.
+    """A plan of one step over prefill chunks and decode tokens, the latter perhaps with drafts.
 
     The runner first carries out `transfers` in order. After the step the KV of all new tokens is
     in the pool, and so is each row's recurrent state.
@@ -119,8 +127,8 @@ class Extend:
 class Decode:
     """A plan of one decode step within an *epoch*: up to `width` steps over the same rows.
 
-    When the epoch is over, a row's recurrent state is in the slot that it writes: the state after
-    the last step whose plan named the row, whatever was submitted ahead.
+    When the epoch is over, the slot that a row writes (`Row.state`) holds the recurrent state after
+    the last step whose plan named the row, even if the runner submitted another step ahead.
 
     Args:
         ids: ids of the sequences that need their next token.
@@ -147,7 +155,7 @@ class StepResult:
     """The result of a step; each dictionary has sequence ids as keys.
 
     Args:
-        tokens: the sampled tokens of each sequence, one or more.
+        tokens: the sampled tokens of each sequence that samples: one, or more after a draft.
         prompt_scores: logprobs of prompt tokens (`Row.targets`).
         token_scores: logprobs of `tokens`, for sequences that want logprobs.
     """
@@ -162,13 +170,14 @@ class PoolLost(Exception):
 
 
 class Runner(Protocol):
-    """The interface that computes plans; `runner.ModelRunner` uses a model in this process."""
+    """The interface of an object that computes plans; `runner.ModelRunner` is one."""
 
     def run(self, plan: Plan) -> StepResult:
         """Compute a plan, wait for it and return its tokens and scores.
 
-        If this raises, the KV slots that the plan writes may hold anything, and no KV of its epoch
-        is in the pool. All other slots are unchanged; so are all slots of recurrent state.
+        If `run` raises, the KV slots that the plan writes may hold anything, and no KV of its epoch
+        is in the pool. All other KV slots are unchanged. So are all slots of recurrent state,
+        unless the error is `PoolLost`.
 
         Raises:
             PoolLost: slots of recurrent state were being written, and may hold anything.
@@ -240,7 +249,7 @@ class Lookup(Protocol):
     """The interface through which a runner finds the constraints and pictures that plans name."""
 
     def masks(self, places: Collection[Place]) -> Mapping[Place, bytes]:
-        """Return the tokens that constraints allow after 0, 1, 2 … drafted tokens, as bit masks.
+        """Return by place, as a bit mask, which tokens the place's constraint allows next.
 
         Token 0 is the lowest bit of byte 0. At a place that is not in the result every token is
         allowed.

@@ -14,7 +14,7 @@ from sgl_mlx.errors import InvalidParamsError
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 
 Policy = Callable[[list[Sequence], dict[str, int]], list[Sequence]]
-"""A function that orders waiting sequences, given the cached prefix length of each, by id."""
+"""A function that orders waiting sequences; its dictionary has cached prefix lengths by id."""
 
 
 def fcfs(waiting: list[Sequence], cached: dict[str, int]) -> list[Sequence]:
@@ -35,7 +35,7 @@ def shuffled(waiting: list[Sequence], cached: dict[str, int]) -> list[Sequence]:
 def dfs_weight(waiting: list[Sequence], cached: dict[str, int]) -> list[Sequence]:
     """Order depth first over the radix tree, subtrees with more waiting requests first.
 
-    Requests with longer cached prefixes on a path come first, so that cached KV is used before
+    On one path, requests with longer cached prefixes come first, so that cached KV is used before
     new KV can evict it.
     """
     paths = {s.id: _path(s, cached[s.id]) for s in waiting}
@@ -51,7 +51,7 @@ def dfs_weight(waiting: list[Sequence], cached: dict[str, int]) -> list[Sequence
 
 
 def _path(s: Sequence, cached: int) -> list[int]:
-    """List the ids of the nodes on a prompt's path, from the top, a partly matched one included."""
+    """List the `id` of each tree node on a prompt's cached path; the last may match in part."""
     node = s.match_node
     if node is None:
         return []

@@ -1,4 +1,4 @@
-"""The queues of sequences and their KV slot bookkeeping. Integers only.
+"""The queues of sequences, and the bookkeeping of their KV slots. Integers only, no tensors.
 
 The scheduler decides what to compute. The queues record which sequences wait, run or have ended,
 and which slots each of them holds.
@@ -25,7 +25,8 @@ class Queues:
         ended: sequences whose slots `settle` has yet to release.
         changed: True if admission should be tried again.
         next_deadline: no sequence's deadline is earlier than this time.
-        keeps_states: whether a sequence that stops leaves a snapshot of its recurrent state.
+        keeps_states: True if a sequence that ends or is preempted leaves a snapshot of its
+            recurrent state.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Queues:
         self._arrivals = 0
 
     def add(self, s: Sequence) -> None:
-        """Queue a sequence and, before it, those in its `after`, which get its priority."""
+        """Queue a sequence; before it, queue the sequences in its `after`, at its priority."""
         for needed in s.after:
             needed.consumer, needed.priority = s, s.priority
             self.add(needed)
@@ -60,7 +61,7 @@ class Queues:
         self.changed = True
 
     def abort(self, s: Sequence, message: str | None = None) -> None:
-        """End a waiting or running sequence; the KV it computed stays in the cache."""
+        """Abort a sequence, unless it has ended; the KV it computed stays in the cache."""
         if s.finish_reason is None:
             self.end(s, FinishReason("abort", message=message))
 
@@ -120,11 +121,11 @@ class Queues:
         s.output.finish(reason)
 
     def settle(self) -> None:
-        """Put the KV of ended sequences into the tree and release their slots, unless `held`.
+        """Put the KV of ended sequences into the tree; release the slots of those not `held`.
 
-        Their last KV may not be in the pool yet. That is safe: only a plan other than a `Decode`
-        of the open epoch can read or reuse those slots, and the runner writes the epoch's KV to
-        the pool before it runs such a plan.
+        The KV of an ended sequence's last tokens may not be in the pool yet. That is safe: only a
+        plan other than a `Decode` of the open epoch can read or reuse the slots, and the runner
+        writes the epoch's KV to the pool before it runs such a plan.
         """
         for s in self.ended:
             self.changed = True
@@ -153,9 +154,10 @@ class Queues:
             self.cache.share(s.holding, s.key[: s.computed])
 
     def _leave_state(self, s: Sequence) -> None:
-        """Take the state slot of a sequence that stops, and keep its state where it may be useful.
+        """Take the state slot from a sequence that stops; keep its state if it can be reused.
 
-        A snapshot behind the tokens that another sequence may reuse would be useless.
+        A snapshot beyond `match_limit` is not kept: a sequence with the same tokens could not
+        start from it.
         """
         snapshots = self.cache.snapshots
         if snapshots is not None and s.holding is not None:
@@ -165,8 +167,9 @@ class Queues:
     def reserve(self, s: Sequence, count: int) -> None:
         """Reserve slots for the next `count` tokens of a running sequence.
 
-        If there are too few, reserve one slot at least: preempt the least urgent sequences, which
-        may be `s` itself, or abort `s` if it runs alone and still does not fit.
+        If there are too few, reserve one slot at least. To free it, the least urgent running
+        sequences are preempted, which may be `s` itself. If `s` runs alone, branches held for other
+        requests are given up; if that does not suffice, `s` is aborted.
         """
         assert s.holding is not None
         missing = s.computed + count - len(s.table)
@@ -194,11 +197,12 @@ class Queues:
     def reclaim(self, s: Sequence) -> bool:
         """Free slots for `s` by giving up the branches held for another waiting request.
 
-        The least urgent such request loses its branches, which are computed again later. Call it
-        when nothing else can run, so that `s` advances before it can lose its own branches.
+        Branches are the computed sequences in a waiting sequence's `after`. The least urgent
+        request that has some loses them; they are computed again later. Call it when nothing else
+        can run, so that `s` advances before it can lose its own branches.
 
         Returns:
-            False if no other waiting request holds branches.
+            False, with nothing freed, if no branches are held for another waiting request.
         """
         others = [w for w in self.waiting if w.purpose is not s.purpose]
         holders = [w for w in others if any(needed.holding for needed in w.after)]
@@ -209,7 +213,7 @@ class Queues:
 
     def forget_branches(self) -> None:
         """Give up all branches held for waiting requests; they are queued to be computed again."""
-        for s in self.waiting:  # the loop appends the branches, so that theirs are given up too
+        for s in self.waiting:  # the loop appends to the list: branches of branches too
             self._forget_branches_of(s)
 
     def _forget_branches_of(self, s: Sequence) -> None:

@@ -36,7 +36,7 @@ class Scheduler:
 
     Args:
         clock: returns the time with which deadlines are compared.
-        speculation: drafts tokens to verify; None for none.
+        speculation: the drafters, and the costs of steps; None drafts nothing.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class Scheduler:
         self._planned: Plan | None = None
 
     def add(self, s: Sequence) -> None:
-        """Queue a sequence and, before it, those in its `after`."""
+        """Queue a sequence and, before it, the sequences in its `after`."""
         self._queues.add(s)
 
     def abort(self, s: Sequence, message: str | None = None) -> None:
-        """End a waiting or running sequence; the KV it computed stays in the cache."""
+        """Abort a sequence, unless it has ended; the KV it computed stays in the cache."""
         planned = self._planned is not None and s.id in _computed(self._planned)
         if planned and s.holding is not None:
             s.holding.ready = False  # the step may have moved the state beyond what is committed
@@ -138,7 +138,7 @@ class Scheduler:
     # -- one turn -----------------------------------------------------------------------------
 
     def next(self) -> Plan | None:
-        """Plan the next step; None if there is nothing to do, or nothing until `wake` is called."""
+        """Plan the next step; None if no sequence is left, or if all wait for disk (see `wake`)."""
         started = time.perf_counter()
         self._queues.expire(self._clock)
         plan = None
@@ -198,7 +198,10 @@ class Scheduler:
         self._queues.changed = True
 
     def _lose_epoch(self) -> None:
-        """Reset sequences to the start of the open epoch, whose KV is lost, and flush the cache."""
+        """Reset the epoch's sequences to its start, because its KV is lost; flush the cache.
+
+        Sequences admitted since are preempted, and branches held for waiting requests given up.
+        """
         epoch, self._epoch = self._epoch, None
         assert epoch is not None
         for s in [*self.running, *self._queues.ended]:
@@ -280,7 +283,7 @@ class Scheduler:
                 self.cache.snapshots.settle(s.holding)
 
     def _drafts(self, rows: list[Sequence]) -> dict[str, Draft]:
-        """Choose the drafts of the next step; {} while a failed step is tried again."""
+        """Choose the next step's drafts by sequence id; {} while a failed step is tried again."""
         if self._speculator is None or self._trials or all(s.prefilling for s in rows):
             return {}
         return self._speculator.drafts(rows, self.limits.step_tokens)
@@ -356,7 +359,7 @@ class Scheduler:
             self._queues.end(s, reason)
 
     def _start_something(self) -> bool:
-        """Start a waiting sequence or a prefetch when nothing runs; False if none can start now."""
+        """Start a waiting sequence, else a prefetch, when nothing runs; False if none can start."""
         if self.waiting:
             return self._unblock()
         return bool(self._queues.background) and self._background.start()
@@ -378,7 +381,7 @@ class Scheduler:
 
 
 def _computed(plan: Plan) -> dict[str, int]:
-    """Return how many tokens a plan computes for each sequence id."""
+    """Return by sequence id how many tokens a plan computes, without drafted ones."""
     if isinstance(plan, Extend):
         return {row.id: len(row.tokens) - row.drafted for row in plan.rows}
     return dict.fromkeys(plan.ids, 1)

@@ -1,7 +1,8 @@
 """A sequence: one sample or prompt inside the scheduler.
 
 Two integers, `computed` and `len(tokens)`, describe its progress. The first `computed` tokens have
-KV. A sequence with one token beyond these decodes; one with several is being prefilled.
+KV. A sequence with one token after the computed ones decodes; a sequence with several more is being
+prefilled.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Constraint(Protocol):
 class Base(NamedTuple):
     """KV before a sequence's own tokens, computed by other sequences.
 
-    It comes from parallel branches (`core.Parallel`) or from the text before a position gap
+    This KV comes from parallel branches (`core.Parallel`) or from the text before a position gap
     (`core.Shift`). The key in `slots[i]` has the position `positions[i]`. The sequence's own
     tokens start at position `origin`.
     """
@@ -107,7 +108,7 @@ class Picture(NamedTuple):
 
 
 def radix_key(tokens: Iterable[int], pictures: Iterable[Picture]) -> tuple[int, ...]:
-    """Return tokens as the radix tree stores them: those of a picture are replaced by its `key`."""
+    """Return tokens as the radix tree stores them: a picture's tokens become its `Picture.key`."""
     key = list(tokens)
     for picture in pictures:
         key[picture.start : picture.end] = [picture.key] * picture.image.tokens
@@ -127,7 +128,8 @@ class Sequence:
         priority: sequences with a higher priority are admitted first and preempted last.
         deadline: time on the scheduler's clock at which the sequence is aborted; None for never.
         namespace: namespace in the radix tree; see `radix`.
-        logprob_start: first prompt token whose logprob is wanted; None for no prompt logprobs.
+        logprob_start: index of the first prompt token whose logprob is wanted; None for no prompt
+            logprobs. It moves on as prompt tokens are scored.
         after: sequences that must be computed first; their KV becomes the `base`.
         trunk_length: how many leading keys the sequences in `after` have in common.
         gap: positions skipped between `after` and the first own token.
@@ -139,6 +141,18 @@ class Sequence:
         parts: lengths of prefixes that end where a part of the prompt ends, for `cuts`.
 
     Attributes:
+        consumer: the sequence that has this one in its `after`; None if there is none.
+        base: KV of the sequences in `after`; set when this sequence starts.
+        holding: its pool slots; None while it waits and after its slots are released.
+        computed: number of leading tokens that have KV.
+        cached_tokens: how many tokens came from the cache at the first start; None before.
+        finish_reason: why it ended; None until then.
+        arrival: number of the sequence in order of arrival.
+        passed_over: how many later arrivals of the same priority have started before it.
+        match_node: tree node from which the next look-up in the cache goes on.
+        waits_for: a sequence whose running prefill this one waits for, and how many tokens that
+            prefill must have computed.
+        restore: the read from the disk cache that this sequence waits for, if any.
         cuts: lengths of prefixes after which the recurrent state is snapshotted.
     """
 
@@ -282,10 +296,11 @@ class Sequence:
         self.base = Base(tuple(slots), tuple(positions), origin)
 
     def row(self, count: int, table_end: int, drafted: tuple[int, ...] = ()) -> Row:
-        """Make the batch row for the next `count` tokens, with the slots up to `table_end`.
+        """Make the batch row for the next `count` tokens.
 
         Args:
-            drafted: guesses at the tokens after them, to verify in the same step.
+            table_end: the row gets the slots of `table` before this index.
+            drafted: guesses at the tokens after the next `count`, to verify in the same step.
         """
         start, end = self.computed, self.computed + count
         return Row(
@@ -308,7 +323,7 @@ class Sequence:
         )
 
     def _state_slots(self) -> tuple[int, int] | None:
-        """Return the slots of `Row.state`: the step reads the own state, or that of the source."""
+        """Return `Row.state`: the step reads the own state, that of the source node, or slot 0."""
         held = self.holding
         if held is None or not held.state:
             return None

@@ -1,7 +1,7 @@
 """The search for the sequence that makes a step fail, by trying the step again in halves.
 
 A sequence that fails when tried alone is at fault. The others go on once they are past the failed
-step. So a fault that does not come again ends no sequence.
+step. A fault that does not occur again ends no sequence.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from sgl_mlx.runtime.scheduler.sequence import Sequence
 
 
 class Trials:
-    """The groups of sequences still to be tried, one at a time; no other sequence runs then."""
+    """The groups of sequences still to be tried, one at a time; other sequences wait meanwhile."""
 
     def __init__(self) -> None:
         self._groups: list[dict[Sequence, int]] = []  # the last one is tried
@@ -24,7 +24,7 @@ class Trials:
             goals: the step's sequences, each with the value of `computed` once it is past the step.
 
         Returns:
-            The sequence at fault, if it was tried alone; else None.
+            The sequence at fault, if the failed step tried a single sequence again; else None.
         """
         tried = any(group.keys() == goals.keys() for group in self._groups)
         self._groups = [

@@ -58,6 +58,7 @@ def from_json(text: str) -> Message:
 
     Raises:
         ValueError: the text is not JSON, or neither a plan nor a step result.
+        KeyError, TypeError: an object has an unknown class name, or other fields than its class.
     """
     message = json.loads(text, object_hook=_from_object)
     if not isinstance(message, Message):

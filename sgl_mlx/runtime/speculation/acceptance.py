@@ -33,20 +33,23 @@ class _Trials:
 
 
 class Acceptance:
-    """Estimates from the drafts verified so far; a sequence starts with its source's estimate."""
+    """Estimates from the drafts verified so far, for each source (`Proposal.source`).
+
+    A sequence starts with the estimate of the source over all sequences.
+    """
 
     def __init__(self) -> None:
         self._by_source: dict[str, _Trials] = {}
         self._by_sequence: dict[str, dict[str, _Trials]] = {}
 
     def likelihood(self, sequence: str, source: str) -> float:
-        """Estimate how likely the next drafted token of a sequence is accepted."""
+        """Estimate how likely the next token that a source drafts for a sequence is accepted."""
         of_source = self._by_source.get(source, _Trials()).likelihood(_AT_FIRST, _WEIGHT_AT_FIRST)
         mine = self._by_sequence.get(sequence, {}).get(source)
         return of_source if mine is None else mine.likelihood(of_source, _WEIGHT_OF_SOURCE)
 
     def learn(self, sequence: str, source: str, drafted: int, accepted: int) -> None:
-        """Count a verified draft. Tokens after the first rejected one were not tried."""
+        """Count a verified draft; its tokens after the first rejected one do not count as tried."""
         tried = min(accepted + 1, drafted)
         of_source = self._by_source.setdefault(source, _Trials())
         mine = self._by_sequence.setdefault(sequence, {}).setdefault(source, _Trials())

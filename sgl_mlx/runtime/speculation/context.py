@@ -43,7 +43,7 @@ def certainty(drafter: str, length: int) -> str:
 
 
 def _repeat(tokens: list[int], start: int, limit: int) -> tuple[int, ...]:
-    """Return `limit` tokens from `start` on; a period that reaches the list's end is repeated."""
+    """Return `limit` tokens from `start` on; if the list ends before, repeat it from `start`."""
     period = tokens[start : start + limit]
     times = -(-limit // len(period))
     return tuple((period * times)[:limit])

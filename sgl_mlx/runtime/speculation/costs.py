@@ -1,4 +1,4 @@
-"""Table of what steps cost on this machine with this model, from which draft lengths follow."""
+"""Table of how long steps take on this machine with this model, to choose draft lengths from."""
 
 from __future__ import annotations
 
@@ -32,9 +32,12 @@ class Costs:
 
 
 def curve(points: Sequence[Sequence[float]]) -> Curve:
-    """Sort measured points by size, and lower times that a larger step did not need.
+    """Sort measured points by size, and lower each time that is above the time of a larger step.
 
     Other work on the machine only ever makes a step slower, so the lower time is the truer one.
+
+    Args:
+        points: pairs (size of a step, seconds), in any order.
 
     Raises:
         ValueError: there are no points, or a size or time is not positive.
@@ -51,7 +54,11 @@ def curve(points: Sequence[Sequence[float]]) -> Curve:
 
 
 def _at(points: Curve, size: int) -> float:
-    """Interpolate between two points; beyond the last, continue its slope from the first."""
+    """Interpolate linearly between two points.
+
+    Before the first point the time is that of the first; after the last point, the slope between
+    the first and the last goes on.
+    """
     i = bisect_left(points, (size, 0.0))
     if i == 0:
         return points[0][1]

@@ -24,7 +24,7 @@ class Drafter(Protocol):
     """An object that guesses tokens. A wrong guess costs time, and never changes the output."""
 
     def propose(self, s: Sequence, limit: int) -> Proposal | None:
-        """Guess up to `limit` tokens that follow `s.tokens`; None without a guess."""
+        """Guess up to `limit` tokens that follow `s.tokens`; return None without a guess."""
         ...
 
     def ended(self, s: Sequence) -> None:

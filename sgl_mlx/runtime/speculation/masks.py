@@ -10,12 +10,12 @@ def walk(
 ) -> tuple[tuple[int, ...], list[bytes | None]]:
     """Cut a draft where a constraint forbids it; return it with the masks of its places.
 
-    The draft also ends where the constraint forces tokens, ends the output, or is done: what
-    follows is decided there without the model, or without the constraint.
+    The draft also ends where the constraint forces tokens, ends the output, or is done: from there
+    on the tokens are decided without the model, or without the constraint.
 
     Returns:
-        The draft, and a mask for the token after each 0, 1, 2 … drafted tokens, at most one more
-        than the draft has tokens; None where every token is allowed.
+        The cut draft, and the masks of the tokens allowed after 0, 1, 2 … of its tokens: one mask
+        more than the cut draft has tokens. None stands for a mask that allows every token.
     """
     ahead = constraint.copy()
     masks: list[bytes | None] = [ahead.allowed()]

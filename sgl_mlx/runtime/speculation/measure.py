@@ -1,4 +1,4 @@
-"""Measurement of what steps cost on this machine with this model, kept on disk for later runs."""
+"""Measurement of how long steps take on this machine with this model, kept on disk."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ log = logging.getLogger(__name__)
 EXTEND_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 DECODE_SIZES = (1, 2, 4, 8, 16, 32)
 _PREFIX = 64
-"""Tokens before each measured row, as of a short conversation."""
+"""Tokens of the prefix before each measured row: those of a short conversation."""
 _WIDTH = 3
 """Steps of a measured epoch."""
 _ROUNDS = 3
-"""Rounds over all sizes; other work on the machine seldom slows a size in all of them."""
+"""Rounds over all sizes; other work on the machine seldom slows one size in all rounds."""
 _ROW = 8
-"""Tokens of a measured row; larger steps have several."""
+"""Most tokens of a measured row; larger steps have several rows."""
 
 
 def kept_costs(description: str, slots: int, runner: Runner) -> Costs | None:
-    """Return the costs of steps: those kept on disk, or measured now and then kept.
+    """Return the costs of steps: read from disk, or else measured now and written to disk.
 
     Args:
-        description: whatever the costs depend on besides the machine: the model, its kernels.
-        slots: slots of the runner's pool, all of them free. Their content is overwritten.
+        description: text of all that the costs depend on besides the machine: model and kernels.
+        slots: number of slots of the runner's pool, all free. Their content is overwritten.
 
     Returns:
-        None if measuring fails, which is logged; then nothing should be drafted.
+        None if measuring fails, which is logged; then nothing should be drafted. A failure to
+        write the costs is logged too.
     """
     file = cache_folder() / f"costs-{key_of(description)}.json"
     kept = _read(file)
@@ -105,7 +106,7 @@ def _seconds(clock: Callable[[], float], run: Callable[[], object]) -> float:
 def _row(
     number: int, count: int, reserved: int, prefix: tuple[int, ...], free: Sequence[int]
 ) -> Row:
-    """Make a row of `count` tokens, all but the first drafted, with `reserved` slots."""
+    """Make a row of `count` tokens, all but the first drafted, with `reserved` slots of `free`."""
     return Row(
         id=f"cost-{number}",
         tokens=(0,) * count,
@@ -119,7 +120,7 @@ def _row(
 
 
 def _read(file: Path) -> Costs | None:
-    """Read kept costs; None if there are none, or none that can be read."""
+    """Read costs from a file; return None if the file does not exist or cannot be read."""
     try:
         content = json.loads(file.read_text("utf-8"))
         return Costs(curve(content["extend"]), curve(content["decode"]))

@@ -1,8 +1,9 @@
 """Drafter with a small model of the same vocabulary: a scheduler and a runner of its own.
 
 A guess is a request to the small model. Its radix tree finds the tokens that it has computed
-before, so a guess after a rejected one computes only what is new. All sequences of a step are
-drafted in one ragged batch (Leviathan et al., arXiv 2211.17192; here accepted by equality).
+before, so a guess after a rejected guess computes only the new tokens. All sequences of a step are
+drafted in one ragged batch (Leviathan et al., arXiv 2211.17192; but a guessed token is accepted
+only if it equals the sampled token).
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ log = logging.getLogger(__name__)
 
 
 class ModelDrafter:
-    """Drafter with a model. `costs` are those of its own steps.
+    """Drafter with a small model, which a `Speculator` uses. `costs` are those of its own steps.
 
     Args:
-        vocabulary: number of tokens that the large model knows; a guess ends before others.
+        vocabulary: number of tokens that the large model knows; a guess ends before the first
+            token that the large model does not know.
     """
 
     def __init__(self, scheduler: Scheduler, runner: Runner, costs: Costs, vocabulary: int) -> None:
@@ -36,7 +38,7 @@ class ModelDrafter:
         self._vocabulary = vocabulary
 
     def draft(self, sequences: Rows[Sequence], count: int) -> dict[str, Proposal]:
-        """Guess `count` tokens after each sequence, by its id.
+        """Guess up to `count` tokens after each sequence; return the proposals by sequence id.
 
         Sequences with pictures, or after parallel branches or a gap, are left out. If the small
         model fails, nothing is guessed.

@@ -1,4 +1,4 @@
-"""The drafters of an engine, by the name of its option `speculate`."""
+"""The drafters of an engine, made from its option `speculate`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,13 @@ def drafters(speculate: Speculate, tree: RadixTree) -> tuple[Drafter, ...]:
 
 
 def check(name: str, value: object) -> Speculate:
-    """Return the value if it names a way to draft.
+    """Return `value` if it names a way to draft.
+
+    Args:
+        name: name of the option, for the message.
 
     Raises:
-        InvalidParamsError: it does not.
+        InvalidParamsError: `value` names no way to draft.
     """
     for known in get_args(Speculate):
         if value == known:

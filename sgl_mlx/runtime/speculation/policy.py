@@ -1,4 +1,4 @@
-"""Choice of draft lengths: those with the most expected tokens a second."""
+"""Choice of the draft lengths from which the most tokens a second are expected."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from typing import NamedTuple
 from sgl_mlx.runtime.speculation.costs import Costs
 
 _GAIN = 1.03
-"""Expected gain below which nothing is drafted: leaving a decode epoch costs a little too."""
+"""Least factor by which drafts must raise the expected tokens a second, or nothing is drafted:
+leaving a decode epoch costs a little too."""
 _MOST_OF_MODEL = 8
 """Most tokens that a draft model guesses at once."""
 
 
 class Guess(NamedTuple):
-    """Length of a proposal, and how likely each of its tokens is accepted."""
+    """Length of a proposal, and how likely a token of it is accepted if those before it are."""
 
     length: int
     likelihood: float
 
 
 class Step(NamedTuple):
-    """A step without drafts: sampled tokens, computed tokens, and its seconds."""
+    """A step without drafts: how many tokens it samples and computes, and how long it takes."""
 
     sampled: int
     tokens: int
@@ -37,6 +38,7 @@ def lengths(
     in the order of that probability, and the number with the most expected tokens a second wins.
 
     Args:
+        guesses: one guess for each sequence id.
         plain: the step that would run without drafts.
         extend_seconds: seconds of an `Extend` of `plain.tokens + i` tokens, by `i`; bounds the
             number of drafted tokens.
@@ -72,6 +74,7 @@ def model_length(
     `k - 1` decode steps.
 
     Args:
+        likelihood: how likely a guessed token is accepted if those before it are.
         plain, extend_seconds: see `lengths`.
         drafter: costs of the draft model's steps.
     """

@@ -1,7 +1,7 @@
 """Index of token runs, which finds where the last tokens of a text occurred before.
 
 It keeps hash chains as LZ77 compressors do (RFC 1951, section 4): a table from each run of
-`SHORTEST` tokens to where it ended last, and for each end the one before it.
+`SHORTEST` tokens to where the run ended last, and for each such end the run's previous end.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ SHORTEST = 3
 """Fewest equal tokens that count as a match."""
 
 _CHAIN = 8
-"""Most earlier places of a run that are compared; later ones first."""
+"""Most earlier places of a run that are compared, from the latest on."""
 _LONGEST = 32
 """Most tokens before a place that are compared."""
 
 
 class Found(NamedTuple):
-    """A place with equal tokens before it: the index of the token after them, and how many."""
+    """A match: the index of the token after the equal tokens (`end`), and how many (`length`)."""
 
     end: int
     length: int
@@ -46,9 +46,10 @@ class RunIndex:
             self._last[run] = end
 
     def find(self, tokens: list[int]) -> Found | None:
-        """Find the place whose tokens before it agree with the end of `tokens` the longest.
+        """Find where the longest match with the end of `tokens` ends in the indexed list.
 
-        Among equally long matches the latest place wins. A place is always followed by a token.
+        Only the latest `_CHAIN` places with the same last tokens are compared; the latest of
+        equally long matches wins. A match is always followed by a token of the list.
         """
         best: Found | None = None
         for end in self._places(tuple(tokens[-SHORTEST:])):
@@ -66,7 +67,7 @@ class RunIndex:
             end = self._before[end]
 
     def _agreement(self, tokens: list[int], end: int) -> int:
-        """Count equal tokens backwards from the end of `tokens` and from `end` in this list."""
+        """Count equal tokens backwards from the end of `tokens` and from `end` in `self.tokens`."""
         most = min(_LONGEST, end, len(tokens))
         length = SHORTEST
         while length < most and self.tokens[end - 1 - length] == tokens[-1 - length]:

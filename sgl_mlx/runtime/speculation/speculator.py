@@ -1,4 +1,4 @@
-"""Speculation in the scheduler: which sequences verify which drafts in the next step."""
+"""Speculation in the scheduler: the choice of drafts that the next step verifies."""
 
 from __future__ import annotations
 
@@ -28,25 +28,27 @@ Draft = tuple[int, ...]
 
 
 class Drafts(Protocol):
-    """A draft model: `model.ModelDrafter`. `costs` are those of its own steps."""
+    """The interface of a draft model: `model.ModelDrafter`. `costs` are those of its own steps."""
 
     costs: Costs
 
     def draft(self, sequences: Rows[Sequence], count: int) -> dict[str, Proposal]:
-        """Guess `count` tokens after each sequence, by its id."""
+        """Guess up to `count` tokens after each sequence; return the proposals by sequence id."""
         ...
 
     def flush(self) -> None:
-        """Forget all prefixes."""
+        """Forget all prefixes that the draft model has computed."""
         ...
 
 
 class Speculation(NamedTuple):
-    """The ways of an engine to draft, and what its steps cost.
+    """The ways of an engine to draft, and how long its steps take.
 
     Attributes:
         drafters: asked in order; of two equally likely guesses the first is taken.
-        model: guesses for the sequences for which the others have none, where it pays.
+        costs: seconds of the engine's steps, from which draft lengths follow.
+        model: the draft model, asked for the sequences for which no drafter has a guess, if that
+            promises more tokens a second; None for none.
     """
 
     drafters: tuple[Drafter, ...]
@@ -61,8 +63,8 @@ class Speculator:
         self._drafters, self._costs, self._model = speculation
         self._cache, self._counters = cache, counters
         self._acceptance = Acceptance()
-        self._sources: dict[str, str] = {}  # of the drafts being verified, by sequence id
-        self._masks: dict[str, tuple[int, list[bytes | None]]] = {}  # and of how many tokens
+        self._sources: dict[str, str] = {}  # sources of the drafts being verified, by sequence id
+        self._masks: dict[str, tuple[int, list[bytes | None]]] = {}  # and `len(s.tokens)`
 
     def drafts(self, rows: Rows[Sequence], step_tokens: int) -> dict[str, Draft]:
         """Choose the drafts to verify in the next step, by sequence id; {} if none would pay.
@@ -100,7 +102,7 @@ class Speculator:
         """Apply the result of a step's drafts, after its tokens were appended.
 
         Args:
-            sequences: those that run, and those that have ended in this step.
+            sequences: the running sequences, and the sequences that have ended in this step.
         """
         drafted = {row.id: row.drafted for row in plan.rows if row.drafted}
         for s in sequences:
@@ -108,7 +110,7 @@ class Speculator:
                 self._verified(s, drafted[s.id], len(result.tokens[s.id]) - 1)
 
     def _verified(self, s: Sequence, drafted: int, accepted: int) -> None:
-        """Count one draft; keep the KV of its accepted tokens, and free the slots of the others."""
+        """Count one draft; keep the KV of accepted tokens and free the slots of rejected tokens."""
         kept = min(accepted, len(s.tokens) - s.computed)
         s.computed += kept
         s.drafted_tokens += drafted
@@ -149,7 +151,7 @@ class Speculator:
         return Step(decoding, tokens, self._costs.of_extend(tokens))
 
     def _propose(self, s: Sequence) -> Proposal | None:
-        """Return the likeliest proposal, cut where the sequence's constraint forbids it."""
+        """Return the drafters' likeliest proposal, cut where the constraint of `s` forbids it."""
         limit = _limit(s)
         if limit < 1:
             return None
@@ -162,7 +164,7 @@ class Speculator:
     def _from_model(
         self, model: Drafts, lacking: list[Sequence], plain: Step, seconds: list[float]
     ) -> dict[str, Proposal]:
-        """Let the draft model guess for these sequences, if that promises more tokens a second."""
+        """Let the draft model guess for the `lacking` sequences, if that promises more speed."""
         if not lacking:
             return {}
         likely = [self._acceptance.likelihood(s.id, SOURCE) for s in lacking]
@@ -200,6 +202,6 @@ def _limit(s: Sequence) -> int:
 
 
 def _could_pay(plain: Step, seconds: list[float]) -> bool:
-    """Return True if drafts would pay that are accepted as a whole."""
+    """Return True if drafts of some length would pay if all their tokens were accepted."""
     rate = plain.sampled / plain.seconds
     return any((plain.sampled + i) / s > rate for i, s in enumerate(seconds[1:], start=1))

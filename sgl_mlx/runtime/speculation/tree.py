@@ -1,7 +1,7 @@
 """Drafter from the radix tree and from recent outputs: what other sequences wrote here.
 
 A program that runs again, a retry, a sibling branch and the samples of one prompt often write what
-was written before. The radix tree holds those outputs already, so this needs no memory of its own.
+was written before. The radix tree holds the earlier outputs already, so this needs no extra memory.
 Recent outputs are also indexed by their runs of tokens, for texts whose prompts differ.
 """
 
@@ -21,7 +21,7 @@ _KEPT_NAMESPACES = 16
 _BOUNDARY = -1
 """Stands between two outputs; no token has this id."""
 _LARGEST_TOKEN = 2**31 - 1
-"""Larger numbers in the tree stand for pictures (`sequence.Picture.key`)."""
+"""Largest possible token id; larger numbers in the tree are pictures (`sequence.Picture.key`)."""
 
 
 class TreeDrafter:

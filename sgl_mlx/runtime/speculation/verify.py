@@ -1,8 +1,8 @@
 """Verification of drafted tokens: the sampled places of a row, and which tokens are accepted.
 
 A token depends on its logits, its seed and its position alone (see `sampler`). So a drafted token
-is accepted if it equals the token sampled in its place, and the first that differs is replaced by
-the sampled one. The output is the same as without drafts.
+is accepted if it equals the token sampled in its place, and the first drafted token that differs is
+replaced by the sampled one. The output is the same as without drafts.
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ from sgl_mlx.runtime.scheduler.plan import Row
 
 
 def places(row: Row) -> list[Row]:
-    """List rows for sampling after the last decided token of a row and after each drafted one."""
+    """Split a row for sampling: a row after the last decided token, and one after each drafted."""
     first = len(row.tokens) - row.drafted
     return [_place(row, row.tokens[first : first + i]) for i in range(row.drafted + 1)]
 
 
 def accept(row: Row, sampled: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the sampled tokens that follow the accepted ones: one more than drafts accepted.
+    """Cut the sampled tokens after the first that differs from the drafted token in its place.
 
     Args:
         sampled: the token sampled at each of `places(row)`.
+
+    Returns:
+        The accepted tokens, and one more sampled token.
     """
     drafted = row.tokens[len(row.tokens) - row.drafted :]
     count = next((i for i, token in enumerate(drafted) if token != sampled[i]), row.drafted)

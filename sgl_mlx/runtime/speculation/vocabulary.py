@@ -7,10 +7,10 @@ from sgl_mlx.tokenizer import Tokenizer
 
 
 def check_same(tokenizer: Tokenizer, draft: Tokenizer, names: tuple[str, str]) -> None:
-    """Check that each token of one tokenizer spells the same bytes as in the other.
+    """Check that each token id stands for the same bytes in both tokenizers.
 
     Args:
-        names: the models' names, for the message.
+        names: the names of the large and of the draft model, for the message.
 
     Raises:
         InvalidParamsError: the vocabularies differ; the message has the first difference.

@@ -13,7 +13,7 @@ from sgl_mlx.runtime.vision.byte_lru import ByteLRU
 
 
 class Features:
-    """Cache of pictures' features, which replace the embeddings of pictures' tokens.
+    """Cache of the vision model's features, which replace the embeddings of pictures' tokens.
 
     Use it on the engine thread only.
 
@@ -31,12 +31,12 @@ class Features:
         self._seconds = 0.0
 
     def place(self, rows: Sequence[Row], embeddings: mx.array, lookup: Lookup) -> mx.array:
-        """Replace the embeddings of pictures' tokens by their features, in place.
+        """Replace the embeddings of pictures' tokens by the pictures' features, in place.
 
         Args:
             rows: the sequences of a step.
             embeddings: `(tokens, width)` of the rows' new tokens, one row after another.
-            lookup: finds the pictures whose features are not cached.
+            lookup: returns a picture by name; called for pictures whose features are not cached.
 
         Returns:
             `embeddings`.

@@ -26,10 +26,10 @@ class PictureStats:
     """Counts of prepared pictures and videos, and the time taken, since the engine's start.
 
     Attributes:
-        prepared_images: pictures opened and processed; those from the cache do not count.
-        open_seconds: time spent opening pictures.
-        process_seconds: time spent resizing and normalising pictures.
-        prepared_bytes: size of the cached pictures now.
+        prepared_images: pictures and videos opened and processed, without those from the cache.
+        open_seconds: time spent opening pictures and videos.
+        process_seconds: time spent resizing and normalising pictures and frames.
+        prepared_bytes: size of the cached pictures and videos now.
     """
 
     prepared_images: int
@@ -44,7 +44,7 @@ class Pictures:
     Args:
         vision: None for a model without vision, for which every picture is an error.
         model: name of the model in error messages.
-        filler: the token that stands for pictures if the vocabulary has no token for them.
+        filler: the token that stands for a picture if the vocabulary has no token for pictures.
         limit: largest size of the cached pictures, in bytes.
     """
 
@@ -73,7 +73,7 @@ class Pictures:
         """Open and process a picture or video, or return it from the cache.
 
         Args:
-            alone: whether the picture is the only one in its prompt.
+            alone: whether the picture is the only picture of its prompt; ignored for a video.
 
         Raises:
             PromptError: the model takes no pictures, or no videos.

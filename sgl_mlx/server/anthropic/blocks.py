@@ -30,7 +30,7 @@ def content(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
 
 
 def stop(reason: FinishReason, calls: int) -> dict[str, Any]:
-    """Return the `stop_reason` and `stop_sequence` of an answer with `calls` tool calls."""
+    """Return the `stop_reason` and `stop_sequence` of an answer; `calls` counts its tool calls."""
     if reason.type == "length":
         return {"stop_reason": "max_tokens", "stop_sequence": None}
     if calls:
@@ -71,7 +71,7 @@ class BlockEvents:
             yield self._delta({"type": f"{name}_delta", name: piece.text})
 
     def close(self) -> Iterator[bytes]:
-        """Yield the events that end the open content block, if one is open."""
+        """Yield the events that end the open content block; nothing if no block is open."""
         if self._open == "thinking":
             yield self._delta({"type": "signature_delta", "signature": ""})
         if self._open is not None:
@@ -97,7 +97,7 @@ _KINDS = {"text": "text", "reasoning": "thinking"}
 
 
 def named(event: str, **fields: Any) -> bytes:
-    """Encode an event; its name stands in the frame and, as `type`, in the data."""
+    """Encode a stream event; its name stands in the frame and, as `type`, in the data."""
     return frame({"type": event, **fields}, event)
 
 

@@ -13,7 +13,10 @@ from sgl_mlx.server.tools.calls import Tool, ToolChoice, function_tool
 Block = dict[str, Any]
 
 _BILLING = "x-anthropic-billing-header:"
-"""Start of a Claude Code system block that changes per request; dropped so that prefixes match."""
+"""Start of a system block of Claude Code, dropped because its text differs in each request.
+
+The prompts of a conversation would otherwise share no prefix.
+"""
 
 
 def messages_of(system: str | list[Any] | None, messages: Sequence[Any]) -> list[dict[str, Any]]:
@@ -60,7 +63,7 @@ def _system_text(system: str | list[Any] | None) -> str:
 
 
 def _message(where: str, message: Any) -> Iterator[dict[str, Any]]:
-    """Convert one message; yields each tool result as a message, then the rest as one message."""
+    """Convert one message; yield a message for each tool result, then one with all other blocks."""
     if not isinstance(message, dict):
         raise bad_value(f"{where} must be an object", where)
     role, content = message.get("role"), message.get("content")

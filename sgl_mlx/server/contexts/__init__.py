@@ -1,1 +1,1 @@
-"""`/v1/contexts`: the language's states over HTTP, to fork, extend, select from and join."""
+"""`/v1/contexts`: prompts kept on the server, to extend, fork, join, and generate from."""

@@ -1,4 +1,4 @@
-"""Contents of contexts: plain text in parts, or a chat in messages."""
+"""Contents of contexts: a text made of parts, or a chat made of messages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Addition(msgspec.Struct, kw_only=True):
 
 
 class Beginning(Addition, kw_only=True):
-    """Fields that a new context begins with; the keys name its part of the cache."""
+    """Fields that a new context begins with, and keys that name its part of the prefix cache."""
 
     cache_salt: str | None = None
     extra_key: str | None = None
@@ -46,7 +46,7 @@ class Beginning(Addition, kw_only=True):
 
 @dataclass(frozen=True)
 class Plain:
-    """A text in parts.
+    """The content of a context that is a text, made of parts.
 
     Attributes:
         own: index of the first part that was added since the context was forked.
@@ -63,12 +63,16 @@ class Plain:
         return replace(self, parts=(*self.parts, *text, *parts))
 
     def fork(self, gap: int) -> Plain:
-        """Return a copy, whose later text is `gap` positions further."""
+        """Return a copy; text that is added to the copy begins after a gap of `gap` positions."""
         shift = (Shift(gap),) if gap else ()
         return Plain((*self.parts, *shift), len(self.parts))
 
     def join(self, branches: Sequence[Plain], parallel: bool) -> Plain:
-        """Append what the branches added since they were forked, side by side if `parallel`."""
+        """Append the parts that the branches added since they were forked.
+
+        If `parallel`, the branches stand side by side in one `Parallel` part; else one after
+        another, without their gaps.
+        """
         added = [branch.parts[branch.own :] for branch in branches]
         if parallel:
             return replace(self, parts=(*self.parts, Parallel(tuple(filter(None, added)))))
@@ -79,7 +83,7 @@ class Plain:
         return Turn(self.parts, params, Form())
 
     def answered(self, completion: Completion, turn: Turn, answers: Answers) -> Plain:
-        """Append a generated text."""
+        """Append the generated text, with its token ids."""
         said = Generated(completion.text, completion.token_ids)
         return replace(self, parts=(*self.parts, said))
 
@@ -92,7 +96,7 @@ class Plain:
 
 @dataclass(frozen=True)
 class Chat:
-    """A chat, rendered by the model's chat template.
+    """The content of a context that is a chat, rendered by the model's chat template.
 
     Attributes:
         tools: tools that the model may call, in OpenAI's shape.
@@ -116,7 +120,7 @@ class Chat:
         return replace(self, own=len(self.messages))
 
     def join(self, branches: Sequence[Chat], parallel: bool) -> Chat:
-        """Append one message with the texts that the branches added."""
+        """Append one user message with the texts that the branches added since they were forked."""
         if parallel:
             raise bad_value("mode parallel needs contexts of text; these are chats", "mode")
         texts = (str(m.get("content") or "") for b in branches for m in b.messages[b.own :])
@@ -124,13 +128,13 @@ class Chat:
         return replace(self, messages=(*self.messages, joined))
 
     def turn(self, tokenizer: ServedTokenizer, params: SamplingParams, answers: Answers) -> Turn:
-        """Render the chat, with the tokens of earlier answers as the model chose them."""
+        """Render the chat into a prompt, in which earlier answers have their original tokens."""
         tools = checked_tools(self.tools)
         wanted = Wanted(self.messages, params, tools, choice_of(None, None))
         return wanted.turn(tokenizer, answers.find)
 
     def answered(self, completion: Completion, turn: Turn, answers: Answers) -> Chat:
-        """Append the model's message, and remember its tokens for the next turn."""
+        """Append the model's message, and store its tokens in `answers` for the next turn."""
         return self._with(message_of(turn.reader(answers).add(completion)))
 
     def chosen(self, text: str) -> Chat:

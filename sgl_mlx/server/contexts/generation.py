@@ -1,4 +1,4 @@
-"""Generation in a context, answered whole or as a stream of all text so far."""
+"""Generation in a context, answered whole or as a stream whose events hold all text so far."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from sgl_mlx.server.turn import Turn
 
 
 class Generation:
-    """One request to `/generate` of a context; a single sample is appended to the context."""
+    """One request to `/generate` of a context.
+
+    The answer is appended to the context if it is a single sample and the field `keep` is true.
+    """
 
     def __init__(self, work: Work[Any], params: SamplingParams) -> None:
         check_stops(
@@ -35,7 +38,7 @@ class Generation:
         }
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """Yield each sample's answer so far with its `index`, then the id of the context."""
+        """Yield each sample's answer so far with its `index`; at the end, the id of the context."""
         turn = await self._work.turn(self._params)
         samples = [PartialCompletion() for _ in range(self._params.n)]
         async with aclosing(self._work.visit.stream([self._ask(turn)])) as events:

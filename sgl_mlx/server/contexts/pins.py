@@ -1,4 +1,4 @@
-"""Pinned contexts: their prefixes are touched again and again, so that they stay cached."""
+"""Pinned contexts: their prefixes are prefilled again and again, so that they stay cached."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ log = logging.getLogger("sgl_mlx.server")
 
 _PRIORITY = -1_000_000
 SECONDS = 20.0
-"""Pause between two rounds over the pinned contexts."""
+"""Pause in seconds between two rounds over the pinned contexts."""
 
 
 class Pins:
-    """Keeps the prefixes of pinned contexts in the cache, by prefilling them when others are idle.
+    """A background task that keeps the prefixes of pinned contexts in the cache.
 
-    A prefix that is cached costs no computation; one that was evicted is computed anew, at the
-    lowest priority.
+    Every `seconds` it prefills each of them, at a very low priority. A prefix that is still cached
+    costs no computation; a prefix that was evicted is computed anew.
     """
 
     def __init__(self, service: Service, contexts: Contexts, seconds: float = SECONDS) -> None:
@@ -33,7 +33,7 @@ class Pins:
         self._task: asyncio.Task[None] | None = None
 
     def wake(self) -> None:
-        """Start the rounds if a context is pinned; they end when none is."""
+        """Start the task if a context is pinned; the task ends itself when no context is pinned."""
         if self._contexts.pinned() and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._rounds())
 

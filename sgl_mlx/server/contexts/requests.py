@@ -12,13 +12,13 @@ from sgl_mlx.server.contexts.work import WorkRequest
 
 
 class CreateRequest(Beginning, kw_only=True):
-    """The body of `POST /v1/contexts`: what the context begins with.
+    """The body of `POST /v1/contexts`: the beginning of the new context, and how long it lives.
 
     Attributes:
-        tools: tools for a chat.
+        tools: tools for a chat; ignored for a text.
         lifetime: seconds without use after which the context expires.
-        pinned: never let it expire, and keep its prefix in the cache.
-        prefill: compute its prefix now.
+        pinned: True if the context never expires and its prefix is kept in the cache.
+        prefill: True computes the context's prefix before the answer; the answer has its length.
     """
 
     tools: list[Any] | None = None
@@ -29,17 +29,19 @@ class CreateRequest(Beginning, kw_only=True):
 
 
 class UpdateRequest(msgspec.Struct, kw_only=True):
-    """The body of `POST /v1/contexts/ID`: how long the context lives."""
+    """The body of `POST /v1/contexts/ID`: new values for how long the context lives."""
 
     lifetime: float | None = None
     pinned: bool | None = None
 
 
 class ForkRequest(msgspec.Struct, kw_only=True):
-    """The body of `/fork`: number of copies, and what each gets at once.
+    """The body of `/fork`: number of copies, and an addition to each copy.
 
     Attributes:
-        gap: positions that later text skips; for contexts of text.
+        n: number of copies; ignored if `extend` is not empty.
+        gap: positions that later text skips; for contexts of text only.
+        extend: one addition for each copy.
     """
 
     n: int = 1
@@ -48,14 +50,24 @@ class ForkRequest(msgspec.Struct, kw_only=True):
 
 
 class JoinRequest(msgspec.Struct, kw_only=True):
-    """The body of `/join`: forks whose additions are appended, one after another or `parallel`."""
+    """The body of `/join`: forks whose additions are appended to the context.
+
+    Attributes:
+        contexts: ids of the forks.
+        mode: "concatenate" for one after another, or "parallel" for a text's parallel branches.
+    """
 
     contexts: list[str]
     mode: str = "concatenate"
 
 
 class ChoicesRequest(WorkRequest, kw_only=True):
-    """The body of `/score` and `/select`: texts to choose from."""
+    """The body of `/score` and `/select`: texts to choose from.
+
+    Attributes:
+        choices_method: name of a method in `choosing.METHODS`; for `/select` only.
+        unconditional: also score the texts without the context; for `/score` only.
+    """
 
     choices: list[str]
     choices_method: str | None = None
@@ -63,7 +75,7 @@ class ChoicesRequest(WorkRequest, kw_only=True):
 
 
 class GenerateRequest(WorkRequest, kw_only=True):
-    """The body of `/generate`: sampling parameters by the engine's names."""
+    """The body of `/generate` of a context: sampling parameters by the engine's names."""
 
     sampling_params: dict[str, Any] | None = None
     stream: bool | None = None

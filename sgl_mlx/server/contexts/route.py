@@ -1,8 +1,9 @@
 """The routes of `/v1/contexts`.
 
-An operation takes the id of a context, or `new` for an empty one. It may add to the context first
-(`text`, `parts`, `messages`), and may work on a fork of it (`fork: true`), whose id is in the
-answer. So a fork with a question and its answer costs one round trip.
+The operations `extend`, `generate`, `score` and `select` take the id of a context, or `new` for an
+empty context. They may first add to the context (`text`, `parts`, `messages`), and may work on a
+fork of it (`fork: true`). All but `score` store the result and answer with the context's id, or the
+fork's. So forking a context, asking a question and getting the answer costs one round trip.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def routes(service: Service) -> list[Route]:
 
 
 class _Doors:
-    """The handlers of all routes."""
+    """The handlers of the routes under `/v1/contexts`."""
 
     def __init__(self, service: Service, contexts: Contexts, pins: Pins) -> None:
         self._service = service

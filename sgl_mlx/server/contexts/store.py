@@ -20,8 +20,8 @@ class Context:
     """A context: its content, and how long it lives.
 
     Attributes:
-        client: digest of the API key that owns it.
-        keys: names of the part of the cache that its requests use.
+        client: digest of the API key of its owner; "" if the server needs no key.
+        keys: fields that name the part of the prefix cache its requests use.
         lifetime: seconds without use after which it expires.
         pinned: True if it never expires and its prefix is kept in the cache.
         used: time of its last use on the monotonic clock.
@@ -42,17 +42,20 @@ class Context:
 
 
 class Contexts:
-    """All contexts of a server; above `most`, those that were not used for longest are dropped."""
+    """All contexts of a server, at most `most`.
+
+    When there are too many, the least recently used contexts that are not pinned are dropped.
+    """
 
     def __init__(self, most: int = _MOST) -> None:
         self._most = most
         self._contexts: dict[str, Context] = {}
 
     def add(self, context: Context) -> Context:
-        """Store a context.
+        """Store a context and return it.
 
         Raises:
-            HttpError: 400 if there are too many pinned ones.
+            HttpError: 400 if the store is full of pinned contexts.
         """
         self._expire()
         while len(self._contexts) >= self._most:
@@ -79,11 +82,11 @@ class Contexts:
         return context
 
     def drop(self, id: str, client: str) -> None:
-        """Forget a client's context; raises as `get`."""
+        """Remove a client's context; raises as `get`."""
         del self._contexts[self.get(id, client).id]
 
     def of(self, client: str) -> Iterator[Context]:
-        """Yield a client's contexts."""
+        """Yield a client's contexts, the least recently used first."""
         self._expire()
         yield from [c for c in self._contexts.values() if c.client == client]
 

@@ -1,4 +1,4 @@
-"""One operation on a context: what it begins from, and where its result goes."""
+"""One operation on a context: the content that it works on, and the storing of its result."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class WorkRequest(Beginning, kw_only=True):
     """Fields of all operations on a context.
 
     Attributes:
-        fork: work on a copy; the answer has its id.
-        keep: False leaves the context as it was, and stores nothing.
+        fork: True works on a copy, whose id is in the answer.
+        keep: False stores no result and leaves the context as it was.
     """
 
     fork: bool = False
@@ -39,10 +39,12 @@ Fields = TypeVar("Fields", bound=WorkRequest)
 
 @dataclass(frozen=True)
 class Work(Generic[Fields]):
-    """An operation under way.
+    """An operation on a context under way.
 
     Attributes:
-        content: the context's content, with what the request adds.
+        context: the context that the path names; a new context, not stored yet, for `new`.
+        before: the context's content when the operation began.
+        content: that content, forked if the request says so, with the request's addition.
     """
 
     contexts: Contexts
@@ -56,7 +58,12 @@ class Work(Generic[Fields]):
     def of(
         cls, service: Service, contexts: Contexts, request: Request, fields: Fields
     ) -> Work[Fields]:
-        """Find the context that the path names; raises `HttpError` 404 if there is none."""
+        """Begin an operation on the context that the path names.
+
+        Raises:
+            HttpError: 404 if there is no such context; 400 if the request's addition is malformed
+                or of the wrong kind for the context.
+        """
         visit = Visit(service, request, fields.keys)
         id = request.path_params["id"]
         if id == NEW:
@@ -72,13 +79,15 @@ class Work(Generic[Fields]):
         return cls(contexts, visit, fields, context, before, content)
 
     async def turn(self, params: SamplingParams) -> Turn:
-        """Return the prompt, and how its answer is parsed."""
+        """Return the content as a prompt, with how its answer is parsed."""
         visit = self.visit
         tokenizer = visit.service.engine.tokenizer
         return await in_thread(self.content.turn, tokenizer, params, visit.answers)
 
     def finish(self, content: Content) -> Context:
-        """Store the result and return its context; store nothing without `keep`.
+        """Store `content`, the result, in the context or in a new fork; return that context.
+
+        If the request's `keep` is False, nothing is stored and the context returned unchanged.
 
         Raises:
             HttpError: 409 if another request changed the context meanwhile.

@@ -1,1 +1,1 @@
-"""The cache doctor: where a prompt left the cached prefix of an earlier one, and why."""
+"""The cache doctor: where a prompt stops matching an earlier, cached prompt, and why."""

@@ -1,4 +1,7 @@
-"""Known causes of a broken prefix, recognised by the texts on both sides of the break."""
+"""Known causes of a broken prefix, recognised by the text around the break.
+
+A prefix is broken where a prompt stops matching the earlier prompt it was compared with.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,15 @@ import re
 from dataclasses import dataclass
 
 _SIDE = 120
-"""Characters before and after a break that are looked at."""
+"""Number of characters before and after a break that are looked at."""
 
 
 @dataclass(frozen=True)
 class Cause:
-    """A cause of a broken prefix: its short name, and what avoids it.
+    """A cause of a broken prefix: its short name, and advice how to avoid it.
 
     Attributes:
-        wasted: True if something that could have been reused is computed again.
+        wasted: True if text that could have been reused is computed again.
     """
 
     name: str
@@ -52,7 +55,7 @@ _IDENTIFIER = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-|[0-9a-fA-F]{12,}|\b\w+[_-][0
 
 
 def cause_of(earlier: str, now: str, at: int) -> Cause:
-    """Return why two prompts differ from character `at` on, judged by the text around it."""
+    """Return why two prompts differ from character `at` on, judged by the text around `at`."""
     if at >= len(earlier):
         return NEW
     lines = _line(earlier, at), _line(now, at)
@@ -77,7 +80,7 @@ def _line(text: str, at: int) -> str:
 
 
 def _differ(pattern: re.Pattern[str], earlier: str, now: str) -> bool:
-    """Return True if both lines match a pattern and are equal apart from what it matches."""
+    """Return True if both lines match a pattern and are equal apart from the matches."""
     found = pattern.findall(earlier), pattern.findall(now)
     return all(found) and pattern.sub("", earlier) == pattern.sub("", now)
 
@@ -88,7 +91,7 @@ def _same_but_for_spaces(earlier: str, now: str) -> bool:
 
 
 def _goes_on_alike(earlier: str, now: str, at: int) -> bool:
-    """Return True if later text of the earlier prompt stands in the new one too."""
+    """Return True if text from behind the break in the earlier prompt is in the new one too."""
     middle = (at + len(earlier)) // 2
     sample = earlier[middle : middle + _SIDE]
     return len(sample) >= _SIDE // 2 and sample in now[at:]

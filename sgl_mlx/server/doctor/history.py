@@ -1,4 +1,7 @@
-"""The last prompts, each compared with the nearest earlier one of the same part of the cache."""
+"""The last prompts, each compared with the nearest earlier prompt in its part of the cache.
+
+The nearest prompt is the one with the longest common prefix.
+"""
 
 from __future__ import annotations
 
@@ -19,28 +22,35 @@ _PROMPTS = 256
 _CHARACTERS = 16_000_000
 _SIDE = 60
 _SLACK = 32
-"""Tokens that may be missing from the cache before it counts as evicted."""
+"""Tokens of a prefix that may be missing from the cache before the prefix counts as evicted.
+
+Also the least number of computed tokens from which the time for each token is measured.
+"""
 
 Content = str | tuple[int, ...]
 
 
 @dataclass(eq=False)
 class Seen:
-    """A prompt and where it left the nearest earlier prompt.
+    """A prompt, and where it stops matching the nearest earlier prompt (the break).
 
     Attributes:
         id: the request's id.
-        owner: the part of the cache that it used.
-        content: the prompt's text, or its token ids if the request gave these.
-        conversation: id of the first prompt of the chain that this one continues.
-        nearest: id of the earlier prompt with the longest common prefix; None without one.
-        at: characters (or token ids) that both have in common.
-        cause: why they part there.
-        before, after: the text around the break in the earlier and in this prompt.
-        lost: share of the earlier prompt behind the break.
-        prompt_tokens, cached_tokens: the engine's counts; None until it answered.
+        owner: name of the part of the cache that the prompt used.
+        content: the prompt's text, or its token ids if the request gave token ids.
+        began: Unix time at which the prompt came.
+        conversation: id of the first prompt of the conversation. A prompt that repeats at least
+            half of `nearest` is in the same conversation as `nearest`.
+        nearest: id of the earlier prompt with the longest common prefix; None if no earlier prompt
+            begins alike.
+        at: length of the common prefix, in characters or token ids.
+        cause: why the two prompts differ behind `at`.
+        before, after: the text around the break, in the earlier prompt and in this prompt.
+        lost: share of the earlier prompt that lies behind the break, from 0 to 1.
+        prompt_tokens, cached_tokens: the engine's counts; None until the engine answered.
         seconds: time to the first token of a streamed answer, else 0.
-        cost: seconds that the break cost; None if they cannot be told.
+        cost: estimated seconds lost by computing again; None if `cause` wastes nothing or the
+            engine's speed is not known yet.
     """
 
     id: str
@@ -60,13 +70,13 @@ class Seen:
     cost: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `/cache` shows of this prompt."""
+        """Return the fields that `/cache` shows of this prompt."""
         shown = {k: v for k, v in vars(self).items() if k not in ("content", "owner", "cause")}
         return {**shown, "because": self.cause.name, "advice": self.cause.advice}
 
 
 class History:
-    """The last prompts of a server; thread-safe.
+    """The last prompts of a server, bounded in number and in characters; thread-safe.
 
     Args:
         log: file to which each answered prompt is appended as a line of JSON; None for none.
@@ -80,7 +90,11 @@ class History:
         self._lock = threading.Lock()
 
     def add(self, id: str, owner: str, prompt: Prompt | Sequence[int]) -> Seen:
-        """Compare a prompt with the earlier ones, and remember it."""
+        """Compare a prompt with the earlier prompts, store it, and return what was found.
+
+        Args:
+            owner: name of the part of the cache that the prompt uses.
+        """
         seen = Seen(id, owner, content_of(prompt))
         with self._lock:
             self._compare(seen)
@@ -91,7 +105,11 @@ class History:
         return seen
 
     def found(self, seen: Seen, prompt_tokens: int, cached_tokens: int, seconds: float) -> None:
-        """Note the engine's counts for a prompt, and how long its first token took."""
+        """Store the engine's counts for a prompt, update its cause and cost, and log it.
+
+        Args:
+            seconds: time to the first token of a streamed answer, else 0.
+        """
         with self._lock:
             seen.prompt_tokens, seen.cached_tokens, seen.seconds = (
                 prompt_tokens,
@@ -116,12 +134,16 @@ class History:
             return [seen for seen in self._seen if seen.owner == owner]
 
     def of_client(self, client: str) -> list[Seen]:
-        """Return the prompts of one client's parts of the cache, oldest first."""
+        """Return the prompts of one client in all its parts of the cache, oldest first."""
         with self._lock:
             return [seen for seen in self._seen if _client(seen.owner) == client]
 
     def told(self, prompts: Sequence[Seen]) -> str:
-        """Return the header `x-sgl-cache` for the prompts of one request."""
+        """Return the value of the header `x-sgl-cache` for the prompts of one request.
+
+        `hit` counts cached tokens and all tokens of the prompts; `miss_at` (the number of cached
+        tokens) and `because` are those of the first prompt. A "?" stands for unknown counts.
+        """
         first = prompts[0]
         known = [seen for seen in prompts if seen.prompt_tokens is not None]
         hit, miss_at = "?", "?"
@@ -147,12 +169,12 @@ class History:
             seen.cause = cause_of("", "", 0) if not seen.lost else OTHER
 
     def _nearest(self, seen: Seen) -> tuple[int, Seen | None]:
-        """Return the earlier prompt with the longest common prefix, and the prefix's length."""
+        """Return the length of the longest common prefix, and the earlier prompt that has it."""
         content, most, nearest = seen.content, 0, None
         for old in reversed(self._seen):
             if old.owner != seen.owner or not isinstance(old.content, type(content)):
                 continue
-            # what has more in common than `most` agrees at this place
+            # with a common prefix longer than `most`, both agree at index `most`
             if old.content[most : most + 1] != content[most : most + 1]:
                 continue
             if (length := shared(old.content, content)) > most:
@@ -160,7 +182,7 @@ class History:
         return most, nearest
 
     def _missing(self, seen: Seen) -> float:
-        """Return how many tokens of the common prefix were not in the cache, roughly."""
+        """Estimate how many tokens of the common prefix were not in the cache."""
         share = seen.at / max(len(seen.content), 1)
         return share * (seen.prompt_tokens or 0) - (seen.cached_tokens or 0)
 
@@ -185,7 +207,7 @@ def _texts(prompt: Prompt) -> Iterator[str]:
 
 
 def shared(a: Content, b: Content) -> int:
-    """Return the length of the common prefix."""
+    """Return the length of the common prefix of two texts, or of two tuples of token ids."""
     at, step = 0, 4096
     limit = min(len(a), len(b))
     while at < limit and a[at : at + step] == b[at : at + step]:
@@ -198,7 +220,7 @@ def shared(a: Content, b: Content) -> int:
 
 
 def log_line(seen: Seen) -> dict[str, Any]:
-    """Return the line of a log for one prompt, as `seen_of` reads it."""
+    """Return one prompt's entry in the log, as `replay.replayed` reads it."""
     names = ("id", "owner", "began", "prompt_tokens", "cached_tokens", "seconds")
     return {"prompt": seen.content, **{name: getattr(seen, name) for name in names}}
 

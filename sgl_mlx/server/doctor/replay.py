@@ -1,4 +1,4 @@
-"""Recorded prompts, compared anew: what `sgl-mlx cache-doctor` reads."""
+"""Recorded prompts, compared anew with each other for `sgl-mlx cache-doctor`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from sgl_mlx.server.doctor.history import History, Seen
 
 
 def replayed(log: str) -> Iterator[Seen]:
-    """Compare the prompts of a log in order; yield each with what was found.
+    """Compare each prompt of a log with the prompts before it; yield the result for each.
 
     Args:
-        log: lines of JSON: those of `sgl-mlx serve --cache-log`, or bodies of requests with
-            `prompt`, `messages` (with `system` and `tools`) or `input`.
+        log: lines of JSON. A line is an entry of `sgl-mlx serve --cache-log`, or the body of a
+            request with `prompt`, `messages` (with `system` and `tools`) or `input`.
 
     Raises:
-        PromptError: a line is no JSON object, or holds no prompt; the message names the line.
+        PromptError: a line is not a JSON object, or holds no prompt; the message has its number.
     """
     history = History()
     for number, line in enumerate(log.splitlines(), 1):

@@ -1,4 +1,4 @@
-"""`/cache`: the last prompts, what the cache had of them, and where they left earlier ones."""
+"""`/cache`: the last prompts, their cached tokens, and where they stop matching earlier prompts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PROMPTS = 64
 
 
 def routes(service: Service) -> list[Route]:
-    """Return the route `/cache`; it shows a client's own prompts only."""
+    """Return the route `/cache`, which shows a client only its own prompts."""
 
     async def cache(request: Request) -> Response:
         client = Visit(service, request).client

@@ -17,9 +17,9 @@ class Branch:
     """A text that prompts have in common, after the text of the branch above.
 
     Attributes:
-        text: its characters.
-        prompts: the prompts that contain it.
-        children: the branches into which these prompts part behind it.
+        text: the common text.
+        prompts: the prompts that have this text here.
+        children: how these prompts go on after the text: one branch for each next character.
     """
 
     text: str
@@ -27,7 +27,7 @@ class Branch:
     children: tuple[Branch, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the ends of its text, its length in tokens (estimated), and its children."""
+        """Return the branch for JSON: a long text is shortened, its number of tokens estimated."""
         whole = self.text if len(self.text) <= 2 * _SHOWN else None
         first = self.prompts[0]
         rate = (first.prompt_tokens or 0) / max(len(first.content), 1)
@@ -40,13 +40,13 @@ class Branch:
 
 
 def branches(prompts: Sequence[Seen]) -> tuple[Branch, ...]:
-    """Return the tree of the prompts that were given as text."""
+    """Return the tree of the prompts that were given as text; prompts of token ids are left out."""
     texts = [(str(seen.content), seen) for seen in prompts if isinstance(seen.content, str)]
     return _grow(sorted(texts, key=lambda row: row[0]), 0)
 
 
 def _grow(rows: Sequence[tuple[str, Seen]], start: int) -> tuple[Branch, ...]:
-    """Grow the branches of sorted texts that are equal before character `start`."""
+    """Return the branches of sorted texts that are equal before character `start`."""
     longer = [row for row in rows if len(row[0]) > start]
     made = []
     for _, group in groupby(longer, key=lambda row: row[0][start]):

@@ -87,7 +87,8 @@ class _Call:
     async def stream(self) -> AsyncIterator[bytes]:
         """Yield a sample's whole answer so far each time it grows.
 
-        With several samples, or prompts in a list, each answer holds its `index`.
+        With several samples, or prompts in a list, each answer holds its `index` among the samples
+        of all prompts.
         """
         first = [0]
         for ask in self._asks:
@@ -104,7 +105,7 @@ class _Call:
         yield DONE
 
     def _scored_ids(self, count: int) -> list[list[int]]:
-        """Return the ids in `token_ids_logprob` for each prompt; empty lists without the field."""
+        """Return the token ids to score for each prompt: none without `token_ids_logprob`."""
         given = self._fields.token_ids_logprob
         if not given:
             return [[] for _ in range(count)]
@@ -187,7 +188,7 @@ def _with_pictures(text: str, given: Any) -> Prompt:
 
 
 def _row(name: str, given: Any, index: int, count: int) -> Any:
-    """Return prompt `index`'s value of a field, given as a list or as one value for all prompts."""
+    """Return a field's value for prompt `index`; `given` is a list or one value for all prompts."""
     if not isinstance(given, list):
         return given
     if len(given) != count:

@@ -1,7 +1,7 @@
 """`token_ids_logprob` of `/generate`: logprobs of given tokens at each position of an answer.
 
-Each one is the score of a prompt that ends in the given token. The text before it is in the prefix
-cache by then, so it costs the computation of one token or two.
+Each logprob is computed by a request of its own, whose prompt ends in the given token. The tokens
+before it are in the prefix cache by then, so that a request computes only one or two tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SCORE = SamplingParams(max_new_tokens=0, return_logprob=True)
 
 
 def checked_ids(given: Any) -> list[int]:
-    """Return the token ids to score; raises a 400 `HttpError` if they are not integers."""
+    """Return `given`; raises a 400 `HttpError` if it is not a list of integers."""
     if not isinstance(given, list) or not all(type(token) is int for token in given):
         raise bad_value("token_ids_logprob must be a list of token ids", "token_ids_logprob")
     return given
@@ -31,13 +31,14 @@ def checked_ids(given: Any) -> list[int]:
 async def token_scores(
     visit: Visit, asks: Sequence[Ask], ids: Sequence[Sequence[int]], answers: Sequence[Completions]
 ) -> list[list[dict[str, list[list[Scored] | None]]]]:
-    """Return SGLang's fields of `meta_info` for each sample of each prompt.
+    """Return the fields to add to `meta_info`, for each prompt a list with one entry per sample.
 
     Args:
-        ids: tokens to score for each prompt; a prompt without any gets no fields.
+        ids: ids of the tokens to score, for each prompt; a prompt without ids gets no fields.
+        answers: the completions of each prompt.
 
     Raises:
-        HttpError: a prompt has pictures, or there are more scores than prompts in a request.
+        HttpError: a prompt has pictures, or a sample needs more scores than `Limits.max_prompts`.
     """
     return [
         [await _of_sample(visit, ask, tokens, sample) if tokens else {} for sample in answer]
@@ -72,7 +73,7 @@ async def _of_sample(
 async def _scored(
     visit: Visit, tokens: Sequence[int], positions: Sequence[int], ids: Sequence[int]
 ) -> Iterator[list[Scored]]:
-    """Score every id at every position; yield a row for each position."""
+    """Score every id at every position; return an iterator of rows, one for each position."""
     asks = [
         Ask(
             [*tokens[:position], token],

@@ -17,7 +17,7 @@ from sgl_mlx.server.service import Service, in_thread
 
 
 class TokenizeRequest(msgspec.Struct, kw_only=True):
-    """The body of `/tokenize`: either `prompt`, one or more texts, or `messages`, a chat."""
+    """The body of `/tokenize`: either `prompt` (a text or several) or `messages` (a chat)."""
 
     prompt: str | list[str] | None = None
     messages: list[dict[str, Any]] | None = None
@@ -44,7 +44,7 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True):
 
 
 def routes(service: Service) -> list[Route]:
-    """Return `/tokenize`, `/detokenize`, `/apply-template` and `/tokenizer_info`."""
+    """Return the routes `/tokenize`, `/detokenize`, `/apply-template` and `/tokenizer_info`."""
     tokenizer = service.engine.tokenizer
 
     async def tokenize(request: Request) -> Response:

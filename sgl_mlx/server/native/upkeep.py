@@ -18,7 +18,12 @@ from sgl_mlx.server.sse import while_connected
 
 
 class AbortRequest(msgspec.Struct):
-    """The body of `/abort_request`: `rid`, the beginning of request ids, or `abort_all`."""
+    """The body of `/abort_request`.
+
+    Attributes:
+        rid: all prompts whose id begins with this text are aborted.
+        abort_all: True aborts all prompts.
+    """
 
     rid: str | None = None
     abort_all: bool = False

@@ -39,18 +39,18 @@ class Usage:
 
 
 def finish(reason: FinishReason | None) -> dict[str, Any]:
-    """Return OpenAI's `finish_reason` of a choice, and SGLang's `matched_stop` if it has ended."""
+    """Return a choice's `finish_reason` and, if the choice has ended, SGLang's `matched_stop`."""
     if reason is None:
         return {"finish_reason": None}
     return {"finish_reason": reason.type, "matched_stop": reason.matched}
 
 
 def asks(fields: Sampling, prompts: Iterable[Any], params: Any, name: str) -> tuple[str, list[Ask]]:
-    """Return the request's id, and one `Ask` for each prompt with an id derived from it.
+    """Return the request's id, and one `Ask` for each prompt, with ids derived from this id.
 
     Args:
         params: sampling parameters of all prompts.
-        name: prefix of a new id, if the request gives none.
+        name: prefix of the request's id, if the request gives no id.
     """
     rid = fields.rid or new_id(name)
     rows = list(prompts)
@@ -66,6 +66,7 @@ class Chunks:
     """An encoder of a streamed answer's chunks, with usage if the request asks for it.
 
     Args:
+        fields: the request.
         head: fields that every chunk begins with.
     """
 

@@ -26,7 +26,10 @@ from sgl_mlx.server.visit import Visit
 
 
 class ChatRequest(Sampling, kw_only=True):
-    """The body of `/v1/chat/completions`; unknown fields are ignored."""
+    """The body of `/v1/chat/completions`; unknown fields are ignored.
+
+    If `input_ids` is given, its token ids are the prompt, and `messages` is not rendered.
+    """
 
     messages: list[dict[str, Any]]
     max_completion_tokens: int | None = None
@@ -181,7 +184,7 @@ def choice_of(given: str | dict[str, Any] | None, parallel: bool | None) -> Tool
     """Parse `tool_choice`; returns None if no tool may be called, raises `HttpError` if invalid.
 
     Args:
-        parallel: False allows one call only.
+        parallel: False allows one call only; True and None allow several.
     """
     several = parallel is not False
     match given:

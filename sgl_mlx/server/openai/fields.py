@@ -133,7 +133,7 @@ def constraint(fields: Sampling) -> dict[str, Any]:
     The result is empty if the request has no constraint.
 
     Raises:
-        HttpError: more than one constraint is given, or its format is not known.
+        HttpError: more than one constraint is given, or a constraint is malformed.
     """
     vllm = fields.structured_outputs or StructuredOutputs()
     found = [
@@ -167,7 +167,7 @@ def _vllm(
 
 
 def _one_of(choices: list[str]) -> str:
-    """Return a Lark grammar that matches exactly one of the texts."""
+    """Return a Lark grammar that matches any one of the texts and nothing else."""
     if not choices or not all(choices):
         raise bad_value("choice must be a list of texts that are not empty")
     quoted = [msgspec.json.encode(choice).decode() for choice in choices]

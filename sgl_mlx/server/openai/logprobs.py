@@ -91,7 +91,7 @@ class CompletionLogprobs:
 
 
 def token_name(token_id: int, tokenizer: ServedTokenizer) -> str:
-    """Return a token's text, or `bytes:\\\\xe2\\\\x82` if its bytes are not valid UTF-8."""
+    """Return a token's text, or `bytes:\\xe2\\x82` if its bytes are not valid UTF-8."""
     spelled = tokenizer.token_bytes(token_id)
     try:
         return spelled.decode()

@@ -48,7 +48,7 @@ class Items:
             yield self._open.grow(piece.text, self._about)
 
     def close(self) -> Iterator[bytes]:
-        """Yield the events that finish the open item, if one is open."""
+        """Yield the events that finish the open item; nothing if no item is open."""
         if self._open is None:
             return
         yield from self._open.end(self._about)
@@ -81,7 +81,10 @@ class Items:
 
 
 class _Text:
-    """A message item whose text grows."""
+    """A message item whose text grows.
+
+    The parameter `about` of its methods encodes an event about this item: `Items._about`.
+    """
 
     prefix = "msg_"
 
@@ -91,7 +94,7 @@ class _Text:
         self.text = ""
 
     def item(self, status: str) -> Item:
-        """Return the item with its status; its content is empty until it is completed."""
+        """Return the item with this status; its content is empty unless it is "completed"."""
         content = [self._part()] if status == "completed" else []
         common = {"id": self.id, "type": "message", "role": "assistant"}
         return {**common, "status": status, "content": content}
@@ -120,7 +123,7 @@ class _Thought(_Text):
     prefix = "rs_"
 
     def item(self, status: str) -> Item:
-        """Return the item with its status; its content is empty until it is completed."""
+        """Return the item with this status; its content is empty unless it is "completed"."""
         content = [self._part()] if status == "completed" else []
         return {
             "id": self.id,

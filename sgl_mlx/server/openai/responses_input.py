@@ -37,13 +37,13 @@ class Origin:
 
 
 class Toolbox:
-    """The tools of a request, and the mapping between their names and those shown to the model.
+    """The tools of a request, and the mapping between their names and the names the model sees.
 
-    Types of tools that only OpenAI's servers can run are left out.
+    Tools of types that only OpenAI's servers can run are left out.
 
     Attributes:
         tools: the tools in the shape for chat templates.
-        formats: the grammars of custom tools, by the names shown to the model.
+        formats: the grammars of custom tools, by the names that the model sees.
 
     Raises:
         HttpError: a function tool has no name.
@@ -57,7 +57,7 @@ class Toolbox:
             self._add(f"tools[{i}]", tool, None)
 
     def item(self, call: Call, id: str, status: str) -> Item:
-        """Return the output item of a call, with the tool's name and namespace in the request."""
+        """Return the output item of a call; the tool has the name and namespace of the request."""
         origin = self._origins.get(call.name, Origin(call.name))
         item: Item = {"id": id, "call_id": call.id, "name": origin.name, "status": status}
         if origin.namespace is not None:
@@ -67,7 +67,7 @@ class Toolbox:
         return {"type": "function_call", **item, "arguments": call.arguments_json}
 
     def shown_name(self, name: str, namespace: str | None) -> str:
-        """Return the name that the model is shown for a tool; `name` itself if it is not known."""
+        """Return the name that the model sees for a tool; `name` itself for an unknown tool."""
         for shown, origin in self._origins.items():
             if (origin.name, origin.namespace) == (name, namespace):
                 return shown
@@ -92,7 +92,7 @@ class Toolbox:
                 self._register(made, namespace, False)
 
     def _register(self, tool: Tool, namespace: str | None, free: bool) -> str:
-        """Add a tool; returns the name that the model is shown."""
+        """Add a tool; return the name that the model sees for it."""
         name = tool["function"]["name"]
         shown = f"{namespace}.{name}" if namespace and name in self._origins else name
         self._origins[shown] = Origin(name, namespace, free)
@@ -140,7 +140,7 @@ def messages_of(
 
 
 def _said(made: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the last message if it is the assistant's; else append an empty one and return it."""
+    """Return the last message if it is the assistant's; else append an empty assistant message."""
     if not made or made[-1]["role"] != "assistant":
         made.append({"role": "assistant", "content": None})
     return made[-1]
@@ -167,7 +167,7 @@ def _thought(item: Item) -> str:
 
 
 def _format(given: Any) -> str:
-    """Return a sentence with the grammar of a custom tool's input; empty if it has none."""
+    """Return a sentence with the grammar of a custom tool's input; "" if it has no grammar."""
     if not isinstance(given, dict) or not given.get("definition"):
         return ""
     return f"\nThe input follows this {given.get('syntax')} grammar:\n{given['definition']}"

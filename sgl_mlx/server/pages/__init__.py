@@ -1,1 +1,1 @@
-"""The live page: one HTML file without a build step, which asks nobody but this server."""
+"""The live page: one HTML file without a build step, which sends requests to this server only."""

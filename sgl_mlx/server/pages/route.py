@@ -1,4 +1,4 @@
-"""`/`: the live page for browsers, one line of text for others."""
+"""`/`: the live page for browsers, one line of text for other clients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _POLICY = (
 
 
 def routes(service: Service) -> list[Route]:
-    """Return the route `/`, which needs no API key: the page asks for one where it is needed."""
+    """Return the route `/`, which needs no API key; the page asks for a key when it needs one."""
     page = files("sgl_mlx.server.pages").joinpath("index.html").read_text("utf-8")
 
     async def root(request: Request) -> Response:

@@ -46,7 +46,11 @@ class ToolChoice:
     several: bool = True
 
     def among(self, tools: Sequence[Tool]) -> Sequence[Tool]:
-        """Return the tools that may be called; raises `HttpError` if one is needed and none may."""
+        """Return the tools that may be called.
+
+        Raises:
+            HttpError: a call is needed, and no tool may be called.
+        """
         found = [t for t in tools if self.name in (None, t["function"]["name"])]
         if self.needed and not found:
             asked = f"the tool {self.name!r}" if self.name else "a call"

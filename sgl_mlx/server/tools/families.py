@@ -35,7 +35,7 @@ class Family:
     bare: bool = False
 
     def calls(self, text: str, tools: Sequence[Tool]) -> list[Call]:
-        """Return the tool calls in the text between two tags; empty if it cannot be parsed."""
+        """Return the tool calls in the text between two tags; empty if the text is malformed."""
         try:
             found = self.parse(text, tools)
             return [_call(one) for one in (found if isinstance(found, list) else [found])]
@@ -113,5 +113,5 @@ def family_of(chat_template: str | None) -> Family:
 
 
 def teaches_tools(chat_template: str | None) -> bool:
-    """Return True if a chat template contains "tools": it then shows tools to the model itself."""
+    """Return True if a chat template contains "tools", so that it shows tools to the model."""
     return chat_template is not None and "tools" in chat_template

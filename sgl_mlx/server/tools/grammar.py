@@ -42,10 +42,10 @@ def forced_call(
 ) -> str:
     """Return a grammar for one call of one of the tools, in the Hermes format.
 
-    A call of a tool with a `Format` has its text on the lines after `{"name": ...}`.
+    A call of a tool with a `Format` has the tool's free text on the lines after `{"name": ...}`.
 
     Args:
-        formats: formats of tools that take free text, by name.
+        formats: formats of the tools that take free text, by tool name.
         thought_end: end tag of reasoning if the prompt ends inside reasoning, else None. The
             answer is then free up to this tag.
     """

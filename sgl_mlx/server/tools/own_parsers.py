@@ -33,7 +33,8 @@ def json_object(text: str) -> dict[str, Any]:
 def one_json(text: str, _: Sequence[Tool]) -> Found:
     """Parse one call `{"name": …, "arguments": …}`, the Hermes format.
 
-    Text after `{"name": …}`, on lines of its own, is the argument `input` of a tool of free text.
+    If `{"name": …}` stands on a line without arguments, the lines after it are the argument
+    `input`: the free text that `grammar.forced_call` lets a tool take.
     """
     head, line, rest = text.strip().partition("\n")
     if line and head.endswith("}") and "arguments" not in (found := json_object(head)):
@@ -42,7 +43,7 @@ def one_json(text: str, _: Sequence[Tool]) -> Found:
 
 
 def json_list(text: str, _: Sequence[Tool]) -> list[Found]:
-    """Parse a JSON list of calls, the format of Granite 3 and Phi-4-mini."""
+    """Parse a JSON list of calls, or one call alone: the format of Granite 3 and Phi-4-mini."""
     found = json.loads(text)
     return [_named(call) for call in (found if isinstance(found, list) else [found])]
 
