@@ -44,13 +44,13 @@ def kept_costs(description: str, slots: int, runner: Runner) -> Costs | None:
         return kept
     try:
         found = measure(runner, slots)
-        write_json(file, {"extend": found.extend, "decode": found.decode})
-    except OSError as error:
-        log.warning("the costs of steps cannot be kept: %s", error)
-        return found
     except (RuntimeError, ValueError) as error:
         log.warning("nothing is drafted: the costs of steps cannot be measured: %s", error)
         return None
+    try:
+        write_json(file, {"extend": found.extend, "decode": found.decode})
+    except OSError as error:
+        log.warning("the costs of steps cannot be kept: %s", error)
     return found
 
 
