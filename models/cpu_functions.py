@@ -26,7 +26,9 @@ LANES = 16
 
 
 class CpuFunctions:
-    """Context manager that makes a model use the fast functions, on the thread that entered it.
+    """Context manager in which a model's functions run on the CPU kernels, in the thread that entered.
+
+    It does nothing on a GPU. On a CPU without compiled kernels, only `swiglu` is replaced.
 
     Attributes:
         kernels: the CPU kernels; None on a GPU, or where they are not compiled.

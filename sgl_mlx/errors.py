@@ -198,8 +198,8 @@ class MemoryLimitError(SglError):
 class BenchmarkError(SglError):
     """A benchmark cannot run or report.
 
-    A tool is missing, a file cannot be read or written, or a name or data set given to the
-    benchmark is wrong.
+    For example, a tool is missing, a file cannot be read or written, a given name or data set is
+    wrong, or a compared system fails (`PeerError`).
     """
 
 

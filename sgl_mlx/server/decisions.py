@@ -265,7 +265,10 @@ def _list(options: Any) -> str:
 def _usage(
     service: Service, prompts: Sequence[Prompt], scores: Sequence[ChoiceScores]
 ) -> dict[str, Any]:
-    """Return the token counts of a request, in which the shared input counts once."""
+    """Return a request's `usage`, counting the prompts' common beginning once.
+
+    The tokens of the choices count as input, since nothing is generated.
+    """
     texts = [prompt_text(prompt) for prompt in prompts]
     common = min(texts)[: shared_prefix(min(texts), max(texts))]
     shared = len(service.engine.tokenizer.encode(common)) if len(prompts) > 1 else 0

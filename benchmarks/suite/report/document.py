@@ -30,10 +30,11 @@ def describe(
     command: str,
     systems: Sequence[System],
 ) -> dict[str, Any]:
-    """Make the document of a run of the suite.
+    """Return a suite run as a JSON document, with this machine, the commit and all versions.
 
     Args:
-        command: the command line that ran it.
+        scale: share of the paper's number of programs; see `Size`.
+        command: the command line that started the run.
     """
     return {
         "workloads": [comparison.to_dict() for comparison in comparisons],

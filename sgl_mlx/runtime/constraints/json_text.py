@@ -136,7 +136,10 @@ class JsonText(Constraint):
 
 
 class _Search:
-    """Search for a key that the grammar allows and the object does not have yet."""
+    """One search for whether the grammar still allows a key that the object does not have.
+
+    After `_MOST_STEPS` steps the answer is yes without proof.
+    """
 
     def __init__(self, vocabulary: GrammarVocabulary) -> None:
         self._spelled = vocabulary.spelled

@@ -12,6 +12,10 @@ _REWRITES = (
         r"Regex is empty:.*",
         "no text fits its keywords together, such as a format or pattern and a length",
     ),
+    (
+        r"Unable to determine if regex is empty:.*",
+        "its keywords together, such as a format or pattern and a length, are too hard to combine",
+    ),
     (r"\AUnimplemented keys: \[(.*)\].*", r"not supported: \1"),
     (
         r"\AoneOf constraints are not supported\..*",

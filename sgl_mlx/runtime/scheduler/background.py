@@ -51,7 +51,7 @@ class Background:
         return True
 
     def _restored(self, s: Sequence) -> bool:
-        """Begin or finish a prompt's restore; return True once no block of it is left to read."""
+        """Go on with reading a prompt's blocks from disk; return True when none is left to read."""
         if self._restores is None:
             return True
         if s.restore is None:

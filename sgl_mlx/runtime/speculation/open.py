@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
-from sgl_mlx.errors import InvalidParamsError
+from sgl_mlx import bounds
 from sgl_mlx.runtime.cache.radix import RadixTree
 from sgl_mlx.runtime.speculation.context import ContextDrafter
 from sgl_mlx.runtime.speculation.drafter import Drafter
@@ -33,7 +33,7 @@ def check(name: str, value: object) -> Speculate:
     Raises:
         InvalidParamsError: `value` names no way to draft.
     """
-    for known in get_args(Speculate):
-        if value == known:
-            return known  # type: ignore[no-any-return]
-    raise InvalidParamsError(f"{name} must be {', '.join(get_args(Speculate))}, got {value!r}")
+    known = get_args(Speculate)
+    if not isinstance(value, str) or value not in known:
+        bounds.refuse(name, value, ", ".join(known))
+    return cast("Speculate", value)
