@@ -26,7 +26,7 @@ LANES = 16
 
 
 class CpuFunctions:
-    """Context manager in which a model's functions run on the CPU kernels, in the thread that entered.
+    """Context manager that runs a model's functions on the CPU kernels, in the thread that entered.
 
     It does nothing on a GPU. On a CPU without compiled kernels, only `swiglu` is replaced.
 

@@ -32,7 +32,7 @@ from sgl_mlx.models.loader import LoadedModel
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.loop import EngineLoop
 from sgl_mlx.runtime.request.answers import grow, shape
-from sgl_mlx.runtime.request.futures import gather, iterate, iterate_async, then
+from sgl_mlx.runtime.request.futures import gather, ident_behind, iterate, iterate_async, then
 from sgl_mlx.runtime.request.inputs import (
     Inputs,
     Params,
@@ -89,7 +89,7 @@ class Engine:
         self._flight.run(self._model.grammars.prepare, quick=False)
         self._seeds = random.Random(self.config.random_seed)
         self._engine_thread = self._loop.call(get_ident).result()
-        self._delivery_thread = _ident_behind(self._loop.deliver)
+        self._delivery_thread = ident_behind(self._loop.deliver)
 
     # -- people -------------------------------------------------------------------------------
 
@@ -398,10 +398,3 @@ class Engine:
         except SglError:  # the request for it will say what is wrong
             found = nothing()
         then(found, int, target)
-
-
-def _ident_behind(deliver: Callable[[Callable[[], object]], None]) -> int:
-    """Return the identifier (`threading.get_ident`) of the thread on which `deliver` calls."""
-    found: Future[int] = Future()
-    deliver(lambda: found.set_result(get_ident()))
-    return found.result()
