@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sgl_mlx.runtime.speculation import policy
 from sgl_mlx.runtime.speculation.acceptance import Acceptance
 from sgl_mlx.runtime.speculation.costs import Costs, curve
 from sgl_mlx.runtime.speculation.policy import Guess, Step, lengths
@@ -29,7 +30,7 @@ def test_no_other_lengths_promise_a_better_rate(
 
     def rate(chosen: dict[str, int]) -> float:
         if not any(chosen.values()):
-            return 1.03 * sampled / seconds
+            return policy._GAIN * sampled / seconds
         expected = sum(
             found[name].likelihood ** i for name, n in chosen.items() for i in range(1, n + 1)
         )
