@@ -121,7 +121,8 @@ class AskingAhead:
         text = flat_text(prompt, _MARK)
         left = self._take(text, params)
         if left is not None and (answer := self._answer(left, text, params)) is not None:
-            found.set_result((Completion(*answer, 0, 0, extra={"completion_tokens": 0}),))
+            cut, reason = answer
+            found.set_result((Completion(cut, (), reason, 0, 0, extra={"completion_tokens": 0}),))
             return found
         most = max(params.max_new_tokens, self._tokens)
         longer = replace(params, stop=(), stop_token_ids=(), max_new_tokens=most)
@@ -175,7 +176,7 @@ class AskingAhead:
         left = _Left(text, whole.text, _kind(params), ended, mean)
         answer = self._answer(left, text, params)
         if answer is not None:
-            return (replace(whole, text=answer[0], finish_reason=answer[2]),)
+            return (replace(whole, text=answer[0], finish_reason=answer[1]),)
         stopped = any(stop in whole.text for stop in params.stop)
         if not ended and not stopped and params.max_new_tokens >= self._tokens:
             return (whole,)
@@ -194,17 +195,15 @@ class AskingAhead:
 
     def _answer(
         self, left: _Left, prompt: str, params: SamplingParams
-    ) -> tuple[str, tuple[()], FinishReason] | None:
+    ) -> tuple[str, FinishReason] | None:
         """Answer a `gen` after `prompt` from the text of `left`, and keep the rest of that text.
 
-        Returns the first arguments of `Completion`: text, token ids (none) and finish reason; None
-        if the text of `left` does not suffice.
+        Returns None if the text of `left` does not suffice.
         """
         answer = left.answer(prompt, params)
         if answer is None:
             return None
-        text, reason = answer
-        before = prompt + text
+        before = prompt + answer[0]
         rest = (left.prompt + left.text)[len(before) :]
         if rest:
             with self._lock:
@@ -212,7 +211,7 @@ class AskingAhead:
                     *self._kept[-_MOST_KEPT + 1 :],
                     replace(left, prompt=before, text=rest),
                 ]
-        return text, (), reason
+        return answer
 
 
 def _kind(params: SamplingParams) -> SamplingParams:

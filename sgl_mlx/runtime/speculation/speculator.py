@@ -63,6 +63,7 @@ class Speculator:
         self._drafters, self._costs, self._model = speculation
         self._cache, self._counters = cache, counters
         self._acceptance = Acceptance()
+        self._extends: list[float] = []  # seconds of an `Extend`, by its tokens
         self._sources: dict[str, str] = {}  # sources of the drafts being verified, by sequence id
         self._masks: dict[str, tuple[int, list[bytes | None]]] = {}  # and `len(s.tokens)`
 
@@ -79,7 +80,7 @@ class Speculator:
         plain = self._plain_step(rows, len(decoding), step_tokens)
         slots = self._cache.available - sum(s.pending for s in rows)
         most = min(_LONGEST_TOGETHER, slots, step_tokens - plain.tokens, _LONGEST * len(decoding))
-        seconds = [self._costs.of_extend(plain.tokens + i) for i in range(max(most, 0) + 1)]
+        seconds = self._extend_seconds(plain.tokens, max(most, 0) + 1)
         if not _could_pay(plain, seconds):
             return {}
         proposals = {s.id: p for s in decoding if (p := self._propose(s)) is not None}
@@ -149,6 +150,12 @@ class Speculator:
             return Step(decoding, decoding, self._costs.of_decode(decoding))
         tokens = min(sum(s.pending for s in rows), step_tokens)
         return Step(decoding, tokens, self._costs.of_extend(tokens))
+
+    def _extend_seconds(self, tokens: int, count: int) -> list[float]:
+        """List the seconds of an `Extend` of `tokens`, `tokens + 1` … tokens; `count` of them."""
+        known = len(self._extends)
+        self._extends += [self._costs.of_extend(i) for i in range(known, tokens + count)]
+        return self._extends[tokens : tokens + count]
 
     def _propose(self, s: Sequence) -> Proposal | None:
         """Return the drafters' likeliest proposal, cut where the constraint of `s` forbids it."""
