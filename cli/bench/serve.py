@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sgl_mlx.cli.bench.suite_run import PEERS
+from sgl_mlx.cli.bench.peer_options import llama_server_option, peers_option
 from sgl_mlx.cli.bench.watching import ended_by_signals, watched
 from sgl_mlx.cli.engine import EngineOptions, engine_options
 from sgl_mlx.cli.options import json_option, repeats_option, scale_option
@@ -31,14 +31,8 @@ _COUNTS = (1, 8, 16, 32)
 
 @click.command()
 @engine_options
-@click.option(
-    "--peer",
-    "peers",
-    multiple=True,
-    type=click.Choice(PEERS),
-    help="Compare with this server on the same weights; repeatable.",
-)
-@click.option("--llama-server", metavar="PATH", help="llama.cpp's server, if it is not on PATH.")
+@peers_option("server on the same weights")
+@llama_server_option
 @click.option(
     "--url",
     "urls",

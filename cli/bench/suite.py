@@ -10,7 +10,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from sgl_mlx.cli.bench.suite_run import PEERS, SuiteRun
+from sgl_mlx.cli.bench.peer_options import llama_server_option, peers_option
+from sgl_mlx.cli.bench.suite_run import SuiteRun
 from sgl_mlx.cli.engine import engine_options
 from sgl_mlx.cli.options import json_option, repeats_option, scale_option, tower_option
 
@@ -24,14 +25,8 @@ existing_file_type = click.Path(exists=True, dir_okay=False)
 @click.command()
 @click.argument("names", nargs=-1, metavar="[WORKLOAD]...")
 @engine_options
-@click.option(
-    "--peer",
-    "peers",
-    multiple=True,
-    type=click.Choice(PEERS),
-    help="Compare with this system; repeatable.",
-)
-@click.option("--llama-server", metavar="PATH", help="llama.cpp's server, if it is not on PATH.")
+@peers_option("system")
+@llama_server_option
 @click.option(
     "--ours",
     type=click.Choice(("in-process", "http")),
