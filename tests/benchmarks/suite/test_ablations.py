@@ -30,7 +30,12 @@ def run(toy_folder: Path, words: Words) -> Measure:
     """`run(workload, ablation, **options)`; without an ablation all parts are on."""
 
     def measure(workload: str, ablation: str | None = None, **options: Any) -> Run:
-        given = {"model_path": str(toy_folder), "max_total_tokens": 20000, **options}
+        given = {
+            "model_path": str(toy_folder),
+            "max_total_tokens": 20000,
+            "speculate": "off",
+            **options,
+        }
         ours = ablated(ablation, given) if ablation else Ours(given)
         found = WORKLOADS[workload]
         return run_workload(ours, found, rows_of(workload, words), SIZE, words)
