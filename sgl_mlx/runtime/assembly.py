@@ -48,6 +48,7 @@ from sgl_mlx.runtime.speculation.costs import Costs
 from sgl_mlx.runtime.speculation.measure import kept_costs
 from sgl_mlx.runtime.speculation.model import ModelDrafter
 from sgl_mlx.runtime.speculation.open import Speculate, drafters
+from sgl_mlx.runtime.speculation.pace import Pace
 from sgl_mlx.runtime.speculation.speculator import Speculation
 from sgl_mlx.runtime.speculation.vocabulary import check_same
 from sgl_mlx.runtime.vision.features import Features
@@ -230,7 +231,7 @@ def _speculation(
     if not found:
         return None
     costs = kept_costs(_described(loaded), cache.capacity, runner)
-    return None if costs is None else Speculation(found, costs)
+    return None if costs is None else Speculation(found, costs, pace=Pace())
 
 
 def _described(loaded: LoadedModel) -> str:

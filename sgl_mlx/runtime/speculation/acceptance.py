@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_AT_FIRST = 0.6
-"""Likelihood that is assumed before anything was verified."""
 _WEIGHT_AT_FIRST = 4.0
+"""Weight of the likelihood that is assumed before anything was verified, in tokens."""
 _WEIGHT_OF_SOURCE = 3.0
 _KEPT_BY_SEQUENCE = 0.85
 """Weight that a sequence's earlier trials keep at each new verification; texts change."""
@@ -42,9 +41,13 @@ class Acceptance:
         self._by_source: dict[str, _Trials] = {}
         self._by_sequence: dict[str, dict[str, _Trials]] = {}
 
-    def likelihood(self, sequence: str, source: str) -> float:
-        """Estimate how likely the next token that a source drafts for a sequence is accepted."""
-        of_source = self._by_source.get(source, _Trials()).likelihood(_AT_FIRST, _WEIGHT_AT_FIRST)
+    def likelihood(self, sequence: str, source: str, at_first: float) -> float:
+        """Estimate how likely the next token that a source drafts for a sequence is accepted.
+
+        Args:
+            at_first: the estimate before anything was verified; see `Proposal.likelihood`.
+        """
+        of_source = self._by_source.get(source, _Trials()).likelihood(at_first, _WEIGHT_AT_FIRST)
         mine = self._by_sequence.get(sequence, {}).get(source)
         return of_source if mine is None else mine.likelihood(of_source, _WEIGHT_OF_SOURCE)
 

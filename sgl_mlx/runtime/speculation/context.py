@@ -28,7 +28,7 @@ class ContextDrafter:
         found = index.find(s.tokens)
         if found is None:
             return None
-        return Proposal(_repeat(s.tokens, found.end, limit), certainty("context", found.length))
+        return repeated("context", _repeat(s.tokens, found.end, limit), found.length)
 
     def ended(self, s: Sequence) -> None:
         self._indexes.pop(s.id, None)
@@ -37,9 +37,16 @@ class ContextDrafter:
         self._indexes.clear()
 
 
-def certainty(drafter: str, length: int) -> str:
-    """Name a source of guesses by how many tokens agreed: few, some or many."""
-    return f"{drafter} {'few' if length < 5 else 'some' if length < 12 else 'many'}"
+def repeated(drafter: str, tokens: tuple[int, ...], agreed: int) -> Proposal:
+    """Make a proposal of tokens that followed `agreed` equal tokens before.
+
+    The more tokens agreed, the likelier the next ones do: few, some and many are three sources.
+    """
+    if agreed < 5:
+        return Proposal(tokens, f"{drafter} few", 0.5)
+    if agreed < 12:
+        return Proposal(tokens, f"{drafter} some", 0.8)
+    return Proposal(tokens, f"{drafter} many", 0.95)
 
 
 def _repeat(tokens: list[int], start: int, limit: int) -> tuple[int, ...]:

@@ -14,10 +14,13 @@ class Proposal(NamedTuple):
         tokens: the guessed tokens, at least one.
         source: the drafter's name, with its certainty where it has several degrees of it. The
             share of accepted tokens is counted for each source.
+        likelihood: how likely a token is accepted if those before it are, which is assumed until
+            drafts of this source were verified.
     """
 
     tokens: tuple[int, ...]
     source: str
+    likelihood: float = 0.6
 
 
 class Drafter(Protocol):

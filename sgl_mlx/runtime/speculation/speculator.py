@@ -13,6 +13,7 @@ from sgl_mlx.runtime.speculation.acceptance import Acceptance
 from sgl_mlx.runtime.speculation.costs import Costs
 from sgl_mlx.runtime.speculation.drafter import Drafter, Proposal
 from sgl_mlx.runtime.speculation.masks import walk
+from sgl_mlx.runtime.speculation.pace import Pace
 from sgl_mlx.runtime.speculation.policy import Guess, Step, lengths, model_length
 
 SOURCE = "model"
@@ -49,18 +50,20 @@ class Speculation(NamedTuple):
         costs: seconds of the engine's steps, from which draft lengths follow.
         model: the draft model, asked for the sequences for which no drafter has a guess, if that
             promises more tokens a second; None for none.
+        pace: corrects the costs by the steps of the running engine; None takes them as they are.
     """
 
     drafters: tuple[Drafter, ...]
     costs: Costs
     model: Drafts | None = None
+    pace: Pace | None = None
 
 
 class Speculator:
     """The part of the scheduler that drafts; it keeps count of which drafts were accepted."""
 
     def __init__(self, speculation: Speculation, cache: PrefixCache, counters: Counters) -> None:
-        self._drafters, self._costs, self._model = speculation
+        self._drafters, self._costs, self._model, self._pace = speculation
         self._cache, self._counters = cache, counters
         self._acceptance = Acceptance()
         self._extends: list[float] = []  # seconds of an `Extend`, by its tokens
@@ -74,6 +77,15 @@ class Speculator:
             rows: the running sequences.
             step_tokens: most tokens of a step.
         """
+        ids = frozenset(s.id for s in rows)
+        if self._pace is not None:
+            self._pace.observe(ids)
+        chosen = self._choose(rows, step_tokens)
+        if self._pace is not None:
+            self._pace.begin(ids, self._costs.of_decode(len(rows)))
+        return chosen
+
+    def _choose(self, rows: Rows[Sequence], step_tokens: int) -> dict[str, Draft]:
         self._sources.clear()
         self._masks.clear()
         decoding = [s for s in rows if not s.prefilling]
@@ -88,8 +100,7 @@ class Speculator:
             lacking = [s for s in decoding if s.id not in proposals and _limit(s) > 0]
             proposals |= self._from_model(self._model, lacking, plain, seconds)
         guesses = {
-            name: Guess(len(p.tokens), self._acceptance.likelihood(name, p.source))
-            for name, p in proposals.items()
+            name: Guess(len(p.tokens), self._likelihood(name, p)) for name, p in proposals.items()
         }
         chosen = lengths(guesses, plain, seconds)
         for name, proposal in proposals.items():
@@ -106,6 +117,9 @@ class Speculator:
             sequences: the running sequences, and the sequences that have ended in this step.
         """
         drafted = {row.id: row.drafted for row in plan.rows if row.drafted}
+        if self._pace is not None:
+            tokens = sum(len(row.tokens) for row in plan.rows)
+            self._pace.extends(self._costs.of_extend(tokens) if drafted else None)
         for s in sequences:
             if s.id in drafted and s.holding is not None:
                 self._verified(s, drafted[s.id], len(result.tokens[s.id]) - 1)
@@ -147,15 +161,17 @@ class Speculator:
     def _plain_step(self, rows: Rows[Sequence], decoding: int, step_tokens: int) -> Step:
         """Describe the step that would run without drafts."""
         if decoding == len(rows):
-            return Step(decoding, decoding, self._costs.of_decode(decoding))
+            factor = self._pace.decode if self._pace is not None else 1.0
+            return Step(decoding, decoding, factor * self._costs.of_decode(decoding))
         tokens = min(sum(s.pending for s in rows), step_tokens)
-        return Step(decoding, tokens, self._costs.of_extend(tokens))
+        return Step(decoding, tokens, *self._extend_seconds(tokens, 1))
 
     def _extend_seconds(self, tokens: int, count: int) -> list[float]:
         """List the seconds of an `Extend` of `tokens`, `tokens + 1` … tokens; `count` of them."""
         known = len(self._extends)
         self._extends += [self._costs.of_extend(i) for i in range(known, tokens + count)]
-        return self._extends[tokens : tokens + count]
+        factor = self._pace.extend if self._pace is not None else 1.0
+        return [factor * seconds for seconds in self._extends[tokens : tokens + count]]
 
     def _propose(self, s: Sequence) -> Proposal | None:
         """Return the drafters' likeliest proposal, cut where the constraint of `s` forbids it."""
@@ -165,8 +181,11 @@ class Speculator:
         found = [p for drafter in self._drafters if (p := drafter.propose(s, limit)) is not None]
         if not found:
             return None
-        best = max(found, key=lambda p: self._acceptance.likelihood(s.id, p.source))
+        best = max(found, key=lambda p: self._likelihood(s.id, p))
         return self._allowed(s, best)
+
+    def _likelihood(self, sequence: str, p: Proposal) -> float:
+        return self._acceptance.likelihood(sequence, p.source, p.likelihood)
 
     def _from_model(
         self, model: Drafts, lacking: list[Sequence], plain: Step, seconds: list[float]
@@ -174,7 +193,7 @@ class Speculator:
         """Let the draft model guess for the `lacking` sequences, if that promises more speed."""
         if not lacking:
             return {}
-        likely = [self._acceptance.likelihood(s.id, SOURCE) for s in lacking]
+        likely = [self._likelihood(s.id, Proposal((), SOURCE)) for s in lacking]
         mean = sum(likely) / len(likely)
         count = model_length(len(lacking), mean, plain, seconds, model.costs)
         if not count:

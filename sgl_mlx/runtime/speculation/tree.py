@@ -11,7 +11,7 @@ from collections.abc import Hashable
 
 from sgl_mlx.runtime.cache.radix import Node, RadixTree
 from sgl_mlx.runtime.scheduler.sequence import Sequence
-from sgl_mlx.runtime.speculation.context import certainty
+from sgl_mlx.runtime.speculation.context import repeated
 from sgl_mlx.runtime.speculation.drafter import Proposal
 from sgl_mlx.runtime.speculation.runs import SHORTEST, RunIndex
 
@@ -72,7 +72,7 @@ class TreeDrafter:
             return None
         after = index.tokens[found.end : found.end + limit]
         tokens = _text(after)
-        return Proposal(tokens, certainty("recent", found.length)) if tokens else None
+        return repeated("recent", tokens, found.length) if tokens else None
 
 
 def _text(tokens: list[int]) -> tuple[int, ...]:

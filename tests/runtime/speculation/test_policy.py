@@ -54,26 +54,28 @@ def test_free_tokens_are_all_drafted() -> None:
 
 def test_what_is_accepted_raises_the_estimate_and_what_is_not_lowers_it() -> None:
     acceptance = Acceptance()
-    first = acceptance.likelihood("s", "tree")
+    first = acceptance.likelihood("s", "tree", 0.6)
     for _ in range(5):
         acceptance.learn("s", "tree", 4, 4)
-    high = acceptance.likelihood("s", "tree")
+    high = acceptance.likelihood("s", "tree", 0.6)
     for _ in range(20):
         acceptance.learn("s", "tree", 4, 0)
-    low = acceptance.likelihood("s", "tree")
+    low = acceptance.likelihood("s", "tree", 0.6)
     assert low < first < high
     for _ in range(500):
         acceptance.idle("s", "tree")
-    assert abs(acceptance.likelihood("s", "tree") - first) < 0.02
+    assert abs(acceptance.likelihood("s", "tree", 0.6) - first) < 0.02
 
 
 def test_a_new_sequence_starts_with_the_estimate_of_its_source() -> None:
     acceptance = Acceptance()
     for _ in range(20):
         acceptance.learn("a", "tree", 4, 0)
-    assert acceptance.likelihood("b", "tree") < 0.2 < acceptance.likelihood("b", "context")
+    assert (
+        acceptance.likelihood("b", "tree", 0.6) < 0.2 < acceptance.likelihood("b", "context", 0.6)
+    )
     acceptance.forget("a")
-    assert acceptance.likelihood("a", "tree") == acceptance.likelihood("b", "tree")
+    assert acceptance.likelihood("a", "tree", 0.6) == acceptance.likelihood("b", "tree", 0.6)
 
 
 @given(st.lists(st.tuples(st.integers(1, 99), st.floats(1e-6, 10)), min_size=1, max_size=8))
