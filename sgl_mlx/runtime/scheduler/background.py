@@ -36,12 +36,13 @@ class Background:
                 self._queues.end(s, FinishReason("length", length=0))
 
     def start(self) -> bool:
-        """Admit one prefetch, or abort it if it does not fit into the pool.
+        """Admit the first prefetch with no blocks left to read; abort it if the pool is too small.
 
-        Call it when nothing else can run.
+        Call this method only when nothing else can run.
 
         Returns:
-            False, with nothing started, if all prefetches wait for blocks from disk.
+            True if a prefetch was admitted or aborted; False if all still wait for blocks from
+            disk.
         """
         ready = [s for s in self._queues.background if self._restored(s)]
         if not ready:
