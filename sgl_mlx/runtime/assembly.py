@@ -190,8 +190,8 @@ def assemble(
         features=_features(loaded, adapter, config.image_cache_bytes),
         states=states,
     )
-    # a recurrent state after rejected tokens cannot be taken back
-    speculation = None if states else _speculation(config.speculate, loaded, cache, runner)
+    free_states = states.slots if states is not None else 0
+    speculation = _speculation(config.speculate, loaded, cache, runner, free_states)
     if speculation is not None and draft is not None:
         model = _draft_model(draft, context, cache.most, adapter.vocabulary)
         speculation = speculation._replace(model=model)
@@ -224,13 +224,13 @@ def assemble(
 
 
 def _speculation(
-    speculate: Speculate, loaded: LoadedModel, cache: PrefixCache, runner: Runner
+    speculate: Speculate, loaded: LoadedModel, cache: PrefixCache, runner: Runner, states: int
 ) -> Speculation | None:
     """Open the drafters, and measure steps unless that was done on this machine before."""
     found = drafters(speculate, cache.tree)
     if not found:
         return None
-    costs = kept_costs(_described(loaded), cache.capacity, runner)
+    costs = kept_costs(_described(loaded), cache.capacity, runner, states)
     return None if costs is None else Speculation(found, costs, pace=Pace())
 
 

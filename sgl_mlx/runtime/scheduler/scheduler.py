@@ -191,6 +191,8 @@ class Scheduler:
         goals = {s: s.computed + computed[s.id] + ahead for s in self.running if s.id in computed}
         if isinstance(plan, Decode):
             self._lose_epoch()
+        elif self._speculator is not None:
+            self._speculator.failed(self.running)
         self._trials = self._trials or Trials()
         culprit = self._trials.split(goals)
         if culprit is not None:
@@ -319,6 +321,8 @@ class Scheduler:
                 score_room = max(score_room - cost * max(count - unscored, 0), 0)
             if count > 0:
                 drafted = drafts.get(s.id, ())[: len(s.table) - s.computed - count]
+                if drafted and self._speculator is not None:
+                    drafted = self._speculator.begin(s, drafted)
                 rows.append(s.row(count, s.computed + count + len(drafted), drafted))
                 room -= count + len(drafted)
         return tuple(rows)

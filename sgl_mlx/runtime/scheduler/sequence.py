@@ -328,7 +328,7 @@ class Sequence:
         if held is None or not held.state:
             return None
         read = held.state if held.ready else held.source.state if held.source else 0
-        return read, held.state
+        return read, held.beside or held.state
 
     def _parts(self, start: int, end: int) -> Iterator[PicturePart]:
         """Yield the parts of pictures that the tokens `start … end - 1` stand for."""
