@@ -20,7 +20,7 @@ from sgl_mlx.models.packed_layers import packed_layer
 
 
 def use_kernels(model: nn.Module, kernels: ModuleType) -> None:
-    """Replace a model's layers in place by ones on the CPU kernels, where a kernel fits.
+    """Replace a model's layers in place by layers on the CPU kernels, where a kernel fits.
 
     The weights of the model must be float32 or quantized.
     """
@@ -111,7 +111,7 @@ _SUBCLASSES = {
 
 
 def _is_causal(module: nn.Module) -> bool:
-    """True unless `module` is a convolution that `ShortConvolution` cannot replace."""
+    """Return True unless `module` is a convolution that `ShortConvolution` cannot replace."""
     if type(module) is not nn.Conv1d:
         return True
     channels, _, depth = module.weight.shape

@@ -24,7 +24,7 @@ from sgl_mlx.models.layer_cache import LayerCache
 
 
 def replace_own_attention(model: nn.Module) -> None:
-    """Turn the modules of a model that have a replacement here into instances of it, in place."""
+    """Replace in place the modules of a model for which there is a replacement here."""
     for module in model.modules():
         replacement = _REPLACEMENTS.get(type(module))
         if replacement is not None:
@@ -128,7 +128,7 @@ def _normed(x: mx.array, weight: mx.array) -> mx.array:
 class ReusingAttention(afm7.KVReuseAttention):
     """Ragged form of afm7's attention to another layer's keys.
 
-    mlx-lm's takes the positions of queries from the number of these keys.
+    mlx-lm's own attention takes the positions of queries from the number of these keys.
     """
 
     def __call__(self, x: mx.array, keys: Any, values: Any, mask: Any = None) -> Any:

@@ -56,8 +56,8 @@ def curve(points: Sequence[Sequence[float]]) -> Curve:
 def _at(points: Curve, size: int) -> float:
     """Interpolate linearly between two points.
 
-    Before the first point the time is that of the first; after the last point, the slope between
-    the first and the last goes on.
+    Before the first point, the result is the time of the first point. After the last point, the
+    line through the first and the last point is continued.
     """
     i = bisect_left(points, (size, 0.0))
     if i == 0:

@@ -35,8 +35,8 @@ def kept_costs(description: str, slots: int, runner: Runner) -> Costs | None:
         slots: number of slots of the runner's pool, all free. Their content is overwritten.
 
     Returns:
-        None if measuring fails, which is logged; then nothing should be drafted. A failure to
-        write the costs is logged too.
+        The costs; None if measuring fails, which is logged: then nothing should be drafted. A
+        failure to write the costs is logged, too.
     """
     file = cache_folder() / f"costs-{key_of(description)}.json"
     kept = _read(file)
