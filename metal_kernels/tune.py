@@ -202,5 +202,5 @@ class Tuning:
 
 
 def heads_of(case: Case) -> Case:
-    """Return the case with all fields reset that cut-overs do not depend on."""
+    """Return the case without the fields on which cut-overs do not depend."""
     return replace(case, work="extend", window=None, capped=False, sinks=False)

@@ -74,7 +74,7 @@ def ablated(name: str, options: Mapping[str, Any]) -> Ours:
 
     Args:
         name: a key of `ABLATIONS`.
-        options: engine options; those of the ablation come on top.
+        options: engine options; the ablation's options override these.
 
     Raises:
         BenchmarkError: when no ablation has this name.

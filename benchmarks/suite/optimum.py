@@ -2,7 +2,7 @@
 
 All prompts form a tree of tokens. With a cache that holds everything, each node is computed once,
 or not at all if a generation has written it. If the same prompt is asked again, its last token is
-computed again, since its logits are needed.
+computed again, since the logits of that token are needed.
 """
 
 from __future__ import annotations

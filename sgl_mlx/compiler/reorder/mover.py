@@ -42,7 +42,7 @@ def by_rules(text: str, continued: bool) -> str:
 
     Args:
         text: a text with one slot character for each argument.
-        continued: whether the model continues right after the text.
+        continued: True if the model continues right after the text.
     """
     order = Order(text, continued)
     moved: list[int] = []

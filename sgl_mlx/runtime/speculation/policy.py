@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sgl_mlx.runtime.speculation.costs import Costs
 
 _GAIN = 1.1
-"""Least factor by which drafts must raise the expected tokens a second, or nothing is drafted:
+"""Least factor by which drafts must raise the expected tokens per second, or nothing is drafted:
 leaving a decode epoch costs a little too."""
 _MOST_OF_MODEL = 8
 """Most tokens that a draft model guesses at once."""
