@@ -161,8 +161,7 @@ class Engine:
                 would be right.
             RequestAborted: `abort` was called, the timeout or deadline passed, the KV pool is too
                 small, the grammar came to a dead end, or the model failed.
-            ProgramError: when called inside a callback of this engine: the call would wait for the
-                thread that it runs on.
+            ProgramError: inside a callback of this engine, where the call would wait for itself.
             EngineStoppedError: after `shutdown`, and in a forked process.
         """
         inputs = self._ask(prompt, sampling_params, input_ids, image_data, options)
@@ -296,10 +295,7 @@ class Engine:
         return self.tokenizer
 
     def flush_cache(self) -> bool:
-        """Forget all cached prefixes and return True.
-
-        While there are requests, nothing is forgotten, and the result is False.
-        """
+        """Forget all cached prefixes and return True; while requests run, only return False."""
         return bool(self._call(self._loop.flush_cache))
 
     def get_server_info(self) -> dict[str, Any]:
