@@ -266,7 +266,7 @@ class Adapter:
 
 
 def _reason(error: Exception) -> str:
-    """Describe how a model that raised `error` uses its caches in a way that does not run here."""
+    """Explain why a model that raised `error` cannot run here: how it uses its caches."""
     if isinstance(error, AttributeError) and isinstance(error.obj, LayerCache):
         return f"it reads {error.name!r} of its cache, where a ragged step has new tokens only"
     if "length-1 arrays" in str(error):

@@ -184,8 +184,8 @@ def _remembering(cls: Any) -> Any:
 def _handing_over(cls: Any) -> Any:
     """Make a subclass of an indexer that hands its queries to `running()` on a ragged step.
 
-    Its calls store the indexer's keys and return None, which makes the MLA module around it attend
-    without a choice of its own.
+    Calls of the subclass store the indexer's keys and return None. With None, the MLA module around
+    the indexer attends without a choice of its own.
     """
 
     def __call__(self: Any, x: mx.array, qr: mx.array, mask: Any, cache: Any = None) -> Any:

@@ -105,7 +105,7 @@ def _swapped(x: mx.array, rows: int) -> mx.array:
 
 
 class Plamo2Attention(plamo2.Attention):
-    """Ragged form of plamo2's attention; mlx-lm's calls `mx.fast` directly."""
+    """Ragged form of plamo2's attention; mlx-lm's own form calls `mx.fast` directly."""
 
     def __call__(self, hidden_states: mx.array, mask: Any = None, cache: Any = None) -> Any:
         if not isinstance(cache, LayerCache):
@@ -186,7 +186,10 @@ class GearAttention(gear.Attention):
 
 
 class Llama4Attention(llama4.Attention):
-    """Ragged form of llama4's attention; with rotary positions a token sees its chunk only."""
+    """Ragged form of llama4's attention.
+
+    In layers with rotary positions, a token attends to its own chunk only.
+    """
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
         if not isinstance(cache, LayerCache):

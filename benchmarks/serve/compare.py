@@ -27,7 +27,7 @@ _SAME = 0.01
 
 @dataclass
 class Comparison:
-    """All runs of a trace at one number of conversations at once; the first server is ours.
+    """All runs of a trace with `at_once` conversations at a time; the first server is ours.
 
     Attributes:
         runs: runs of each server that did not fail, by name.

@@ -21,7 +21,7 @@ class Ablation:
         about: what the engine does without the part, in a few words.
         shows: the count in `OurSession.details` that grows on workloads that use the part.
         options: engine options that switch the part off.
-        ours: arguments of `Ours` that switch it off.
+        ours: arguments of `Ours` that switch the part off.
     """
 
     about: str

@@ -31,7 +31,7 @@ class Optimum:
     def of(cls, asked: Iterable[Asked | None]) -> Optimum | None:
         """Return the optimum of calls, which does not depend on their order.
 
-        Returns None if any call is None, which stands for a call that is not only tokens.
+        Returns None if any call is None, which stands for a call with pictures or joined forks.
         """
         calls = list(asked)
         known = [call for call in calls if call is not None]

@@ -107,7 +107,7 @@ class _Writer:
     def _members(self, members: list[tuple[str, bool]]) -> str:
         """Return the pattern of an object's members in order, with commas between them.
 
-        A member is a pair of its pattern and True if it is required.
+        Each of `members` is a pair: the member's pattern, and True if the member is required.
         """
         comma = f"{self._space},{self._space}"
         firsts = []

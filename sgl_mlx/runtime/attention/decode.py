@@ -223,7 +223,7 @@ class _Layers:
 def _follows(row: Row, before: Row, steps: int) -> bool:
     """Return True if `row` is `before`, continued by `steps` tokens with keys in `before.slots`.
 
-    False if either row has explicit prefix positions.
+    Rows with explicit prefix positions never follow each other.
     """
     plain = row.prefix_positions is None and before.prefix_positions is None
     return plain and row.prefix == (*before.prefix, *before.slots[:steps])

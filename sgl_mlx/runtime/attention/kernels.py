@@ -52,7 +52,7 @@ def rows_fit(rows: Sequence[Row]) -> bool:
 
 
 class KernelEpoch(Attention):
-    """Decode epoch by our kernels; used as `decode.Epoch` is, but cannot go on to another epoch.
+    """Decode epoch that our kernels compute; used like `decode.Epoch`, but it has no successor.
 
     `keys` and `values` hold the new tokens' KV: for each layer `(rows, width, kv_heads, dim)`.
 

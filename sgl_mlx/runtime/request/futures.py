@@ -27,7 +27,7 @@ The function's argument is a callback, which the request calls with each of its 
 def then(
     source: Future[S], function: Callable[[S], T], target: Future[T] | None = None
 ) -> Future[T]:
-    """Return a future of `function(result of source)`; cancelling that future cancels `source`.
+    """Return a future of `function(result of source)`; cancelling the new one cancels `source`.
 
     If `source` or `function` fails, the future fails with the same error.
 

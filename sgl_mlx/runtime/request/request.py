@@ -140,7 +140,7 @@ class Request:
     def _named(self, event: StreamEvent) -> StreamEvent:
         """Return the event with the sample's id and token counts.
 
-        The first event of a sample also gets the prompt's logprobs, the last the draft counts.
+        A sample's first event also gets the prompt's logprobs, its last event the draft counts.
         """
         assert self._prepared is not None
         prompt, sequence = self._prepared.prompt, self._sequences[event.sample]

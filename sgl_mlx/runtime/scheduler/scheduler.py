@@ -369,7 +369,7 @@ class Scheduler:
         return bool(self._queues.background) and self._background.start()
 
     def _unblock(self) -> bool:
-        """When nothing runs, start the most urgent waiting sequence, or abort it if it never fits.
+        """Start the most urgent waiting sequence when nothing runs; abort it if it never fits.
 
         Does nothing and returns False while a sequence waits for blocks from disk. Otherwise the
         most urgent sequence is ready, because the sequences in its `after` have the same priority

@@ -27,7 +27,7 @@ class Costs:
         return _at(self.extend, tokens)
 
     def of_decode(self, rows: int) -> float:
-        """Return the seconds of a decode step with so many rows, interpolated linearly."""
+        """Return the seconds of a decode step with `rows` rows, interpolated linearly."""
         return _at(self.decode, rows)
 
 

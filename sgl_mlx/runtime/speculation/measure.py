@@ -106,7 +106,7 @@ def _seconds(clock: Callable[[], float], run: Callable[[], object]) -> float:
 def _row(
     number: int, count: int, reserved: int, prefix: tuple[int, ...], free: Sequence[int]
 ) -> Row:
-    """Make a row of `count` tokens, all but the first drafted, with `reserved` slots of `free`."""
+    """Make a row of `count` tokens, all but the first drafted; it gets `reserved` free slots."""
     return Row(
         id=f"cost-{number}",
         tokens=(0,) * count,

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class ModelDrafter:
-    """Drafter with a small model, used by a `Speculator`; `costs` are of the small model's steps.
+    """Drafter with a small model, used by a `Speculator`; `costs` are those of its steps.
 
     Args:
         vocabulary: number of tokens that the large model knows; a guess ends before the first token

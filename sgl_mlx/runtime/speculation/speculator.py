@@ -29,7 +29,7 @@ Draft = tuple[int, ...]
 
 
 class Drafts(Protocol):
-    """The interface of a draft model (`model.ModelDrafter`); `costs` are of its own steps."""
+    """The interface of a draft model (`model.ModelDrafter`); `costs` are the costs of its steps."""
 
     costs: Costs
 
@@ -168,7 +168,7 @@ class Speculator:
         return Step(decoding, tokens, *self._extend_seconds(tokens, 1))
 
     def _extend_seconds(self, tokens: int, count: int) -> list[float]:
-        """List the seconds of an `Extend` of `tokens`, `tokens + 1` … tokens, for `count` sizes."""
+        """List the seconds of an `Extend`, for `count` sizes: `tokens`, `tokens + 1` … tokens."""
         known = len(self._extends)
         self._extends += [self._costs.of_extend(i) for i in range(known, tokens + count)]
         factor = self._pace.extend if self._pace is not None else 1.0
