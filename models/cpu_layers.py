@@ -82,8 +82,9 @@ class ScaledRoPE(Llama3RoPE):
 
 
 class ShortConvolution(nn.Conv1d):
-    """Depthwise convolution `(rows, length + width - 1, channels)` to `(rows, length, channels)`.
+    """Depthwise convolution along `length`, without padding.
 
+    The input is `(rows, length + width - 1, channels)`, the output `(rows, length, channels)`.
     Runs on the CPU kernels for float32; other types are left to MLX.
     """
 

@@ -42,7 +42,7 @@ def _joined(x: mx.array) -> mx.array:
 
 
 class StableLMAttention(stablelm.Attention):
-    """Ragged form of stablelm's attention; mlx-lm's converts stored keys to float32."""
+    """Ragged form of stablelm's attention; the original converts stored keys to float32."""
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
         if not isinstance(cache, LayerCache):
@@ -105,7 +105,7 @@ def _swapped(x: mx.array, rows: int) -> mx.array:
 
 
 class Plamo2Attention(plamo2.Attention):
-    """Ragged form of plamo2's attention; mlx-lm's own form calls `mx.fast` directly."""
+    """Ragged form of plamo2's attention; the original calls `mx.fast` directly."""
 
     def __call__(self, hidden_states: mx.array, mask: Any = None, cache: Any = None) -> Any:
         if not isinstance(cache, LayerCache):
@@ -155,7 +155,7 @@ class ReusingModel(afm7.AFMModel):
 
 
 class GPTBigCodeModel(gpt_bigcode.GPTBigCodeModel):
-    """Ragged form of gpt_bigcode's trunk; mlx-lm's counts positions from one offset."""
+    """Ragged form of gpt_bigcode's trunk; the original counts positions from one offset."""
 
     def __call__(self, inputs: mx.array, cache: Any = None) -> Any:
         if cache is None or not isinstance(cache[0], LayerCache):
@@ -168,7 +168,7 @@ class GPTBigCodeModel(gpt_bigcode.GPTBigCodeModel):
 
 
 class GearAttention(gear.Attention):
-    """Ragged form of gear's attention; mlx-lm's soft-caps its scores itself."""
+    """Ragged form of gear's attention; the original soft-caps its scores itself."""
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
         if not isinstance(cache, LayerCache):
@@ -215,7 +215,7 @@ class Llama4Attention(llama4.Attention):
 
 
 class Llama4Model(llama4.LlamaModel):
-    """Ragged form of llama4's trunk; mlx-lm's makes masks of chunks from one offset."""
+    """Ragged form of llama4's trunk; the original makes masks of chunks from one offset."""
 
     def __call__(self, inputs: mx.array, cache: Any = None) -> Any:
         if cache is None or not isinstance(cache[0], LayerCache):

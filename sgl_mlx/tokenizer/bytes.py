@@ -111,7 +111,7 @@ PrefixSpace = Literal["never", "first", "always"]
 def without_prefix_space(
     backend: tokenizers.Tokenizer,
 ) -> tuple[tokenizers.Tokenizer, PrefixSpace]:
-    """Return a tokenizer that adds no space before a text, and where the original adds a space.
+    """Return a tokenizer that adds no space before a text, and the place where `backend` adds one.
 
     SentencePiece-like tokenizers add a space before every text. Text that continues other text must
     not get this space. If `backend` adds no space, `backend` itself is returned.

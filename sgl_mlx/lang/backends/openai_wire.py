@@ -179,7 +179,7 @@ def typed(text: str, dtype: str | None) -> str:
     """Return the first value of type `dtype` in the model's text, since the API has no dtypes.
 
     For "str", quotation marks are added if the text does not begin with one. If `dtype` is None,
-    the whole text is returned. So it is, with a warning, if the text has no such value.
+    the whole text is returned; also, with a warning, if the text has no such value.
     """
     if dtype is None:
         return text

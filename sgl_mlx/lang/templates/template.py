@@ -65,7 +65,8 @@ class ChatTemplate:
         """Return a whole conversation as text.
 
         The default system prompt is added if the first turn is no system turn. A system turn whose
-        content is None gets it as its content. Other turns whose content is None are left out.
+        content is None gets that prompt as its content. Other turns whose content is None are left
+        out.
         """
         if self.default_system_prompt and (not messages or messages[0]["role"] != "system"):
             messages = [{"role": "system", "content": self.default_system_prompt}, *messages]

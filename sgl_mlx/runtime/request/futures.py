@@ -44,8 +44,8 @@ def gather(
 ) -> Future[T]:
     """Return a future of `function(list of all results)`.
 
-    Cancelling that future cancels all sources. When a source or `function` fails, the future fails
-    with the same error, and the sources that still run are cancelled.
+    Cancelling the returned future cancels all sources. When a source or `function` fails, the
+    future fails with the same error, and the sources that still run are cancelled.
 
     Args:
         sources: the futures to wait for, at least one.

@@ -168,7 +168,7 @@ class Queues:
         """Reserve slots for the next `count` tokens of a running sequence.
 
         If there are too few, reserve one slot at least. To free it, the least urgent running
-        sequences are preempted, which may be `s` itself. If `s` runs alone, branches held for other
+        sequences are preempted, perhaps `s` itself. If `s` runs alone, branches held for other
         requests are given up; if that does not suffice, `s` is aborted.
         """
         assert s.holding is not None

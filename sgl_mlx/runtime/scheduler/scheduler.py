@@ -363,7 +363,7 @@ class Scheduler:
             self._queues.end(s, reason)
 
     def _start_something(self) -> bool:
-        """When nothing runs, start a waiting sequence or else a prefetch; False if none can."""
+        """Start a waiting sequence, or else a prefetch, when nothing runs; False if none can."""
         if self.waiting:
             return self._unblock()
         return bool(self._queues.background) and self._background.start()

@@ -23,7 +23,7 @@ class Costs:
     decode: Curve
 
     def of_extend(self, tokens: int) -> float:
-        """Return the seconds of an `Extend` with so many tokens, interpolated linearly."""
+        """Return the seconds of an `Extend` of `tokens` tokens, interpolated linearly."""
         return _at(self.extend, tokens)
 
     def of_decode(self, rows: int) -> float:
