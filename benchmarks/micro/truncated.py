@@ -20,7 +20,8 @@ def write_truncated(model: str | Path | None, layers: int, folder: Path) -> None
         folder: an existing folder.
 
     Raises:
-        BenchmarkError: the model has fewer layers, or its configuration does not say how many.
+        BenchmarkError: the model does not have more than `layers` layers, or its configuration does
+            not say how many it has.
         ModelError: the model cannot be loaded.
     """
     loaded = load(model, dtype="float32")

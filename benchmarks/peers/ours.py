@@ -144,7 +144,7 @@ class OurSession:
 class Steered:
     """A `Backend` that makes an engine write the texts of `Words.steer`, and counts tokens.
 
-    Scores are not steered. `prefills_forks` and `parallel` are those of `Ours`.
+    Scores are not steered. For `prefills_forks` and `parallel`, see `Ours`.
     """
 
     def __init__(

@@ -65,7 +65,7 @@ class EngineLoop:
         )
 
     def start(self) -> None:
-        """Start both threads and wait until the model is loaded; raises what loading raises."""
+        """Start both threads and wait until the model is loaded; raises the errors of loading."""
         self._delivery.start()
         self._thread.start()
         try:
@@ -277,12 +277,12 @@ def run_plan(
 ) -> StepResult | None:
     """Compute a plan; return its result, or None after a failure that the scheduler has handled.
 
-    Unless the plan continues an epoch, the KV of earlier steps is written to the pool first. So a
-    failed step loses only the KV of its own tokens and of its epoch, and its sequences can be tried
-    again.
+    Unless the plan continues an epoch (a run of decode steps with the same rows), the KV of earlier
+    steps is written to the pool first. So a failed step loses only the KV of its own tokens and of
+    its epoch, and its sequences can be tried again.
 
     Args:
-        recover: called first with the error of a failed step; returns True if it has handled it.
+        recover: called with the error of a failed step; returns True if it has handled the error.
     """
     if not isinstance(plan, Decode) or plan.opening:
         try:

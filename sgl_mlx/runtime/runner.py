@@ -263,7 +263,7 @@ class ModelRunner:
 
 
 def arrange(rows: Iterable[Row]) -> list[Row]:
-    """Sort rows: single tokens before chunks, then by prefix, so that equal prefixes adjoin."""
+    """Sort rows: rows of one token first, then by prefix, so that equal prefixes are adjacent."""
     return sorted(rows, key=lambda row: (len(row.tokens) > 1, row.prefix))
 
 
@@ -292,7 +292,7 @@ class _WantedLogits:
 
     Attributes:
         index: the places of these tokens among all tokens of the step.
-        by_row: their places within each row.
+        by_row: for each row, the places of its tokens among these, within the row.
         sampled_rows: rows to sample for; a row with drafted tokens is split by `places`.
         sampled_at: for each sampled row, its place in `index`.
     """

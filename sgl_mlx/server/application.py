@@ -64,16 +64,18 @@ def app_of_models(
     limits: Limits | None = None,
     free: Callable[[], object] = gc.collect,
 ) -> tuple[Starlette, Residents[Served]]:
-    """Return an ASGI application that serves several models, and the `Residents` it opens.
+    """Return an ASGI application that serves several models, and its `Residents`.
 
-    Each open model has the routes of `app`. The caller closes the residents at the end.
+    Each model has the routes of `app` and is opened when a request needs it. The caller must close
+    the `Residents` at the end.
 
     Args:
         models, budget, free: see `Residents`.
         api_keys, limits: see `app`.
 
     Raises:
-        BackendError: a model, together with its base, does not fit into `budget` bytes.
+        BackendError: a model does not fit into `budget` bytes; an adapter counts together with the
+            base model that it needs.
     """
 
     def build(model: ServedModel, engine: ServedEngine) -> Served:

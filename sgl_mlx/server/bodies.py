@@ -78,9 +78,10 @@ async def raw(request: Request, max_bytes: int) -> bytes:
 
 
 def _why(body: bytes, error: msgspec.DecodeError) -> str:
-    """Return the message for a body that msgspec cannot decode.
+    """Return the error message for a body that msgspec cannot decode.
 
-    For half of a surrogate pair, msgspec's own message says that the body is truncated.
+    For half of a surrogate pair, the message is not msgspec's, which says that the body is
+    truncated.
     """
     try:
         bounds.readable("the body", json.loads(body))

@@ -121,7 +121,7 @@ def _named(body: bytes) -> str | None:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that gives the body, read before, and then what `receive` gives."""
+    """Return a function that first gives `body`, which was read before, then calls `receive`."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:

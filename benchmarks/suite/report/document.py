@@ -52,7 +52,7 @@ def describe(
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a document from a file; it may be the last line of the output of a run.
+    """Read a document from a file; the document may also be the last line of a run's output.
 
     Raises:
         BenchmarkError: when the file cannot be read or holds no document of the suite.

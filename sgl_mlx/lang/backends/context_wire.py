@@ -1,7 +1,7 @@
-"""Requests of `RuntimeEndpoint` to `/v1/contexts`, which this project's own server has.
+"""Requests of `RuntimeEndpoint` to `/v1/contexts`, a path that only this project's server has.
 
-A prompt travels as parts: generated text with its token ids, pictures, gaps and parallel branches
-in their places. Choices are scored by the server in one round trip.
+A prompt is sent as a list of its parts: text, generated text with its token ids, pictures, gaps and
+parallel branches. Choices are scored by the server in one round trip.
 """
 
 from __future__ import annotations

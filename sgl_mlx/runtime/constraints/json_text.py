@@ -96,7 +96,7 @@ class JsonText(Constraint):
     # -- keys ---------------------------------------------------------------------------------
 
     def _doubtful(self, place: Place, bits: Bits) -> Iterator[int]:
-        """Find the allowed tokens that may lead to a duplicate key, so must be checked."""
+        """Find the allowed tokens that may lead to a duplicate key and so must be checked."""
         if not place.has_keys:
             return
         table = self._vocabulary

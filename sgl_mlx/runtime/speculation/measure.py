@@ -38,8 +38,8 @@ def kept_costs(description: str, slots: int, runner: Runner, states: int = 0) ->
             alone.
 
     Returns:
-        None if measuring fails, which is logged; then nothing should be drafted. A failure to
-        write the costs is logged too.
+        The costs; None if measuring fails, which is logged: then nothing should be drafted. A
+        failure to write the costs is logged, too.
     """
     file = cache_folder() / f"costs-{key_of(description)}.json"
     kept = _read(file)
@@ -121,7 +121,7 @@ def _row(
     prefix: tuple[int, ...],
     recurrent: bool,
 ) -> Row:
-    """Make a row of `count` tokens, all but the first drafted, with `reserved` slots of `free`."""
+    """Make a row of `count` tokens, all but the first drafted; it gets `reserved` free slots."""
     return Row(
         id=f"cost-{number}",
         tokens=(0,) * count,

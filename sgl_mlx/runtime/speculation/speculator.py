@@ -29,7 +29,7 @@ Draft = tuple[int, ...]
 
 
 class Drafts(Protocol):
-    """The interface of a draft model: `model.ModelDrafter`. `costs` are those of its own steps."""
+    """The interface of a draft model (`model.ModelDrafter`); `costs` are the costs of its steps."""
 
     costs: Costs
 
@@ -48,9 +48,10 @@ class Speculation(NamedTuple):
     Attributes:
         drafters: asked in order; of two equally likely guesses the first is taken.
         costs: seconds of the engine's steps, from which draft lengths follow.
-        model: the draft model, asked for the sequences for which no drafter has a guess, if that
-            promises more tokens a second; None for none.
-        pace: corrects the costs by the steps of the running engine; None takes them as they are.
+        model: the draft model. It guesses for sequences for which no drafter has a guess, if that
+            promises more tokens per second. None for no draft model.
+        pace: corrects the costs by the steps of the running engine; None leaves the costs as they
+            are.
     """
 
     drafters: tuple[Drafter, ...]
@@ -202,7 +203,7 @@ class Speculator:
         return Step(decoding, tokens, *self._extend_seconds(tokens, 1))
 
     def _extend_seconds(self, tokens: int, count: int) -> list[float]:
-        """List the seconds of an `Extend` of `tokens`, `tokens + 1` … tokens; `count` of them."""
+        """List the seconds of an `Extend`, for `count` sizes: `tokens`, `tokens + 1` … tokens."""
         known = len(self._extends)
         self._extends += [self._costs.of_extend(i) for i in range(known, tokens + count)]
         factor = self._pace.extend if self._pace is not None else 1.0
