@@ -14,7 +14,8 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Generator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ LINUX_ONLY = (
 Any other such skip is a failure, with or without `--forbid-skips`.
 """
 
-SET_UP = pytest.StashKey[Callable[[], None]]()
+SET_UP = pytest.StashKey[ExitStack]()
 
 
 @dataclass(frozen=True)
@@ -90,15 +91,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     name = config.getoption("--as-darwin")
     if name is not None:
-        undo = pytest.MonkeyPatch()
-        config.stash[SET_UP] = undo.undo
-        become(MACS[name], undo, Path(tempfile.mkdtemp(prefix="darwin-")))
+        stack = config.stash[SET_UP] = ExitStack()
+        scratch = tempfile.TemporaryDirectory(prefix="darwin-", ignore_cleanup_errors=True)
+        folder = Path(stack.enter_context(scratch))
+        become(MACS[name], stack.enter_context(pytest.MonkeyPatch.context()), folder)
 
 
 @pytest.hookimpl(trylast=True)  # the last line of the run still asks for the system
 def pytest_unconfigure(config: pytest.Config) -> None:
     if SET_UP in config.stash:
-        config.stash[SET_UP]()
+        config.stash[SET_UP].close()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

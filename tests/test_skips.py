@@ -71,6 +71,17 @@ def test_on_a_mac_a_test_that_needs_linux_is_skipped_only_if_it_is_listed(folder
     assert run(folder, "-k", "test_it").returncode == 0
 
 
+def test_a_simulated_mac_leaves_no_files_behind(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "import tempfile\n\ndef test_it(tmp_path): assert not tempfile.mkdtemp()\n"
+    (folder / "tests/test_some.py").write_text(text, "utf-8")
+    scratch = tmp_path_factory.mktemp("scratch")
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    assert "1 failed" in run(folder, "--as-darwin", "m2", "-k", "test_it").stdout
+    assert [x.name for x in scratch.iterdir() if x.name.startswith("darwin-")] == []
+
+
 def test_the_tests_that_need_linux_exist_and_say_so() -> None:
     root = Path(__file__).parent.parent
     for name in LINUX_ONLY:
