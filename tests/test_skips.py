@@ -82,6 +82,19 @@ def test_a_simulated_mac_leaves_no_files_behind(
     assert [x.name for x in scratch.iterdir() if x.name.startswith("darwin-")] == []
 
 
+def test_every_collected_test_that_needs_linux_is_listed(request: pytest.FixtureRequest) -> None:
+    def needs_linux(item: pytest.Item) -> bool:
+        reasons = [mark.kwargs.get("reason", "") for mark in item.iter_markers("skipif")]
+        return "cpu_kernels" in getattr(item, "fixturenames", ()) or "needs Linux" in str(reasons)
+
+    unlisted = [
+        item.nodeid
+        for item in request.session.items
+        if needs_linux(item) and not item.nodeid.startswith(LINUX_ONLY)
+    ]
+    assert unlisted == []
+
+
 def test_the_tests_that_need_linux_exist_and_say_so() -> None:
     root = Path(__file__).parent.parent
     for name in LINUX_ONLY:
