@@ -67,7 +67,8 @@ class AttentionPaths:
         if self._top_keys is not None:
             return True
         if isinstance(self.kernels, TestedKernels):
-            return self._cut_overs.decode_from_rows > 1
+            every = range(len(self.pool.layers))
+            return self._cut_overs.decode_from_rows > 1 or not all(map(self._has_kernel, every))
         return self.kernels is None
 
     def epoch(
@@ -132,6 +133,13 @@ class AttentionPaths:
         path = {shape: self._path(step, shape) for shape in set(self.pool.layers)}
         failed = {i for i in every if self.kernels.failed(self._layer_cases(i, work))}
         return {i for i in every if path[self.pool.layers[i]] in OURS} - failed
+
+    def _has_kernel(self, layer: int) -> bool:
+        """True if Metal's decode kernel takes the layer's widths and has not failed its test."""
+        assert isinstance(self.kernels, TestedKernels)
+        shape = self.pool.layers[layer]
+        fits = (shape.key_dim, shape.value_dim) in WIDTHS
+        return fits and not self.kernels.failed(self._layer_cases(layer, "decode"))
 
     def _layer_cases(self, layer: int, work: Literal["extend", "decode"]) -> list[Case]:
         return [case for case in self._cases.get(layer, ()) if case.work == work]
