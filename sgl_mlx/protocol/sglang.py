@@ -47,6 +47,7 @@ _IN_REQUEST = (
     "top_logprobs_num",
     "return_text_in_logprobs",
 )
+_DROPPED_BY_ROUTERS = ("logit_bias", "stop_regex")
 _NUMBER_STOPS = (" ", "\n")
 _DTYPES = {
     "int": (REGEX_INT, _NUMBER_STOPS),
@@ -97,6 +98,18 @@ def payload(prompt: Prompt, params: SamplingParams, mark: str) -> dict[str, Any]
     if urls := pictures.data_urls(prompt):
         wanted["image_data"] = urls
     return {"text": _text(prompt, mark), "sampling_params": given, **wanted}
+
+
+def refuse_what_routers_drop(params: SamplingParams) -> None:
+    """Raise `NotYetError` for parameters that sglang-router leaves out when it forwards a request.
+
+    Without the check, the answer would be another one than asked for, and nobody would know.
+    """
+    if dropped := [name for name in _DROPPED_BY_ROUTERS if getattr(params, name)]:
+        raise NotYetError(
+            f"sglang-router does not forward {' or '.join(dropped)} of /generate; send such "
+            "requests to a worker, or use workers of sgl-mlx serve"
+        )
 
 
 def prefill_payload(text: str) -> dict[str, Any]:

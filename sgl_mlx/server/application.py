@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Mount, Route, Router
 
 from sgl_mlx.server import decisions, operation
 from sgl_mlx.server.anthropic import messages
+from sgl_mlx.server.carried import Carrier
 from sgl_mlx.server.contexts import route as contexts
 from sgl_mlx.server.doctor import route as cache
 from sgl_mlx.server.engine import ServedEngine
@@ -90,21 +91,23 @@ def app_of_models(
 
 def routes_of(service: Service) -> list[Route]:
     """Return all routes of one model."""
+    of_contexts, of_tokens = contexts.routes(service), tokens.routes(service)
+    carrier = Carrier([*of_contexts, *of_tokens])
     return with_document(
         [
             *operation.routes(service),
             *chat.routes(service),
-            *completions.routes(service),
+            *completions.routes(service, carrier),
             *responses.routes(service),
             *embeddings.routes(service),
             *messages.routes(service),
             *decisions.routes(service),
-            *contexts.routes(service),
+            *of_contexts,
             *cache.routes(service),
             *page.routes(service),
             *generate.routes(service),
             *upkeep.routes(service),
-            *tokens.routes(service),
+            *of_tokens,
         ]
     )
 

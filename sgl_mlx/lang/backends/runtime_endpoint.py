@@ -91,12 +91,20 @@ class RuntimeEndpoint:
     def get_model_name(self) -> str:
         return self.model_name
 
-    @cached_property
+    @property
     def _has_contexts(self) -> bool:
+        return bool(self._contexts)
+
+    @cached_property
+    def _contexts(self) -> str:
+        """How `/v1/contexts` is reached: "directly", "carried" through a router, or "" if not."""
         try:
-            return bool(self._get(context_wire.CONTEXTS).get("object") == "list")
+            if self._get(context_wire.CONTEXTS).get("object") == "list":
+                return "directly"
         except BackendError:  # an SGLang server, a router, or none: the request will tell
-            return False
+            pass
+        told = self._is_router and self.model_info.get("carries_requests")
+        return "carried" if told else ""
 
     @property
     def supports_parallel(self) -> bool:
@@ -115,11 +123,20 @@ class RuntimeEndpoint:
     @cached_property
     def _sends_increments(self) -> bool:
         """True if the server reports that each stream event holds only new text."""
-        try:
-            info = self.get_server_info()
-        except BackendError:
-            return False
+        info = self._info
         return bool(info.get("stream_output") or info.get("incremental_streaming_output"))
+
+    @property
+    def _is_router(self) -> bool:
+        return bool(self._info.get("router_manager"))
+
+    @cached_property
+    def _info(self) -> dict[str, Any]:
+        """The server's information about itself; empty if it tells none."""
+        try:
+            return self.get_server_info()
+        except BackendError:
+            return {}
 
     def get_chat_template(self) -> ChatTemplate | None:
         """Return `chat_template`; None if none is set and the server renders chats itself."""
@@ -200,6 +217,8 @@ class RuntimeEndpoint:
         """Return the path and the body of the request that continues a prompt."""
         if self._has_contexts:
             return context_wire.GENERATE, context_wire.generation(prompt, params)
+        if self._is_router:
+            wire.refuse_what_routers_drop(params)
         if params is _SILENT:
             return "/generate", wire.prefill_payload(wire.flat_text(prompt))
         mark = around(self.chat_template.image_token)[1] if has_pictures(prompt) else ""
@@ -290,6 +309,9 @@ class RuntimeEndpoint:
     def _open(
         self, path: str, payload: Mapping[str, Any] | None = None, method: str | None = None
     ) -> Iterator[Any]:
+        if payload is not None and path in context_wire.CARRIED and self._contexts == "carried":
+            model = self.model_info["served_model_name"]
+            path, payload = context_wire.COMPLETIONS, context_wire.carried(path, payload, model)
         body = None if payload is None else json.dumps(payload).encode()
         request = urllib.request.Request(
             self.base_url + path, body, headers=self._headers, method=method
