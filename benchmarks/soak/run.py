@@ -40,7 +40,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do in a soak.
+    """The settings of a soak.
 
     Attributes:
         seconds: how long new requests are sent.
