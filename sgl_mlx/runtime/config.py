@@ -56,6 +56,9 @@ class EngineConfig:
             "off" (none, so that nothing is reused).
         max_total_states: slots of recurrent state, for running sequences and snapshots together;
             None derives the number from free memory.
+        watchdog_seconds: after so many seconds a step counts as hung, and requests fail. Steps of a
+            kind that took long before may take four times as long; the first of a kind, whose
+            kernels may have to be compiled, twelve times `watchdog_seconds`.
     """
 
     model_path: str | None = None
@@ -80,6 +83,7 @@ class EngineConfig:
     offline: bool | None = None
     snapshots: str = "program"
     max_total_states: int | None = None
+    watchdog_seconds: float = 8.0
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> EngineConfig:
@@ -183,4 +187,5 @@ _RULES: dict[str, bounds.Rule] = {
     "offline": bounds.optional(bounds.flag),
     "snapshots": _snapshots,
     "max_total_states": bounds.optional(_COUNT),
+    "watchdog_seconds": bounds.seconds,
 }

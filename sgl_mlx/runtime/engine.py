@@ -157,12 +157,11 @@ class Engine:
             result's `index` is the sample's number. Closing the iterator aborts the request.
 
         Raises:
-            InvalidParamsError, PromptError, ImageError: for a wrong argument; the message says what
-                would be right.
+            InvalidParamsError, PromptError, ImageError: for a wrong argument.
             RequestAborted: `abort` was called, the timeout or deadline passed, the KV pool is too
                 small, the grammar came to a dead end, or the model failed.
             ProgramError: inside a callback of this engine, where the call would wait for itself.
-            EngineStoppedError: after `shutdown`, and in a forked process.
+            EngineStoppedError: after `shutdown`, in a forked process, and if the engine hangs.
         """
         inputs = self._ask(prompt, sampling_params, input_ids, image_data, options)
         if bounds.switch("stream", stream):
@@ -256,7 +255,7 @@ class Engine:
         Raises:
             InvalidParamsError: `choices` is empty or contains an empty text, or another argument is
                 wrong.
-            EngineStoppedError: after `shutdown`, and in a forked process.
+            EngineStoppedError: after `shutdown`, in a forked process, and if the engine hangs.
         """
         self._enter()
         scoring = Scoring(choices, unconditional, self.tokenizer)
@@ -279,6 +278,11 @@ class Engine:
     @property
     def supports_parallel(self) -> bool:
         return self._model.joins
+
+    @property
+    def failure(self) -> str | None:
+        """The reason why no request is taken, if the engine's thread hangs or died; else None."""
+        return self._loop.failure
 
     @property
     def model_name(self) -> str:
@@ -330,14 +334,13 @@ class Engine:
     # -- inside -------------------------------------------------------------------------------
 
     def _enter(self) -> None:
-        """Raise `EngineStoppedError` in a forked process or after `shutdown`."""
+        """Raise `EngineStoppedError` in a forked process, after `shutdown`, and after a failure."""
         if os.getpid() != self._process:
             raise EngineStoppedError(
                 "this process was forked after the engine was made, and an engine's threads do not "
                 "come along; make an engine in each process, or start processes by 'spawn'"
             )
-        if self._loop.stopping:
-            raise EngineStoppedError("the engine was shut down; make a new one")
+        self._loop.check()
 
     def _call(self, function: Callable[[], T]) -> T:
         self._enter()
@@ -372,10 +375,7 @@ class Engine:
         )
 
     def _request(
-        self,
-        options: RequestOptions,
-        params: SamplingParams = _SILENT,
-        on_event: OnEvent = None,
+        self, options: RequestOptions, params: SamplingParams = _SILENT, on_event: OnEvent = None
     ) -> Request:
         seed = params.seed if params.seed is not None else self._seeds.getrandbits(62)
         return Request(options, seed, self._loop, on_event)

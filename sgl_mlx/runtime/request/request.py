@@ -100,9 +100,10 @@ class Request:
         """Give the samples to the scheduler, unless the request has ended already.
 
         Raises:
-            EngineStoppedError: the engine was shut down.
+            EngineStoppedError: the engine was shut down, hangs or has died.
         """
         if not self.future.done():
+            self._loop.check()
             self._loop.post(partial(self._loop.add, self._sequences))
             self.future.add_done_callback(self._abort_if_unfinished)
 
@@ -217,6 +218,7 @@ class InFlight:
         self._workers = ThreadPoolExecutor(_THREADS, thread_name_prefix="sgl-mlx prepare")
         self._requests: dict[str, Request] = {}
         self._lock = Lock()
+        loop.on_failure = self.fail_all
 
     def launch(
         self, requests: Sequence[Request], prepare: Callable[[], Sequence[Prepared]], quick: bool
@@ -281,10 +283,14 @@ class InFlight:
     def stop(self) -> None:
         """End the worker threads and fail unfinished requests; call it after `EngineLoop.stop`."""
         self._workers.shutdown(wait=True, cancel_futures=True)
+        self.fail_all(EngineStoppedError("the engine was shut down"))
+
+    def fail_all(self, error: Exception) -> None:
+        """Fail all unfinished requests with an error."""
         with self._lock:
             left = list(self._requests.values())
         for request in left:
-            request.fail(EngineStoppedError("the engine was shut down"))
+            request.fail(error)
 
     def _register(self, requests: Sequence[Request]) -> None:
         with self._lock:
