@@ -2,9 +2,8 @@
 
 `Engine` has SGLang's methods for direct calls (`generate`, `async_generate`) and satisfies
 `lang.backend.Backend` for programs (`submit`, `score`, `prefill` …). Only its engine thread uses
-MLX. One turn of that thread is `plan = scheduler.next()`, `result = runner.run(plan)`,
-`scheduler.commit(plan, result)`. Other threads prepare requests and deliver answers, so that
-neither a long prompt nor a slow callback delays the model.
+MLX (see `loop`). Other threads prepare requests and deliver answers, so that neither a long prompt
+nor a slow callback delays the model.
 """
 
 from __future__ import annotations
@@ -308,6 +307,7 @@ class Engine:
             "max_total_num_tokens": self._model.slots,
             "max_running_requests": self._model.max_running,
             "attention_path": self._model.path,
+            "ranks": self._model.ranks.size if self._model.ranks is not None else 1,
             "step_seconds": asdict(costs) if costs is not None else None,
             "stats": stats,
         }
@@ -337,7 +337,7 @@ class Engine:
                 "come along; make an engine in each process, or start processes by 'spawn'"
             )
         if self._loop.stopping:
-            raise EngineStoppedError("the engine was shut down; make a new one")
+            raise EngineStoppedError(f"{self._loop.reason}; make a new one")
 
     def _call(self, function: Callable[[], T]) -> T:
         self._enter()

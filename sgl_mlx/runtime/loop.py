@@ -26,6 +26,7 @@ from sgl_mlx.models.loader import LoadedModel
 from sgl_mlx.runtime.assembly import OpenModel, RunnableModel, open_model
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.pool.exhausted import Exhausted
+from sgl_mlx.runtime.ranks.launch import launched
 from sgl_mlx.runtime.scheduler.plan import Decode, Plan, PoolLost, Runner, StepResult
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
@@ -33,6 +34,8 @@ from sgl_mlx.runtime.stats import EngineStats
 
 T = TypeVar("T")
 Order = Callable[[], object]
+_STEP_SECONDS = 1.0
+"""Longest wait for the step under way, when all requests are to end because a rank is lost."""
 _LONGEST_WAIT = 3600.0
 """Most seconds of one wait for a deadline, since the operating system limits timers."""
 
@@ -51,7 +54,8 @@ class EngineLoop:
         loaded: LoadedModel | None = None,
         open_model: OpenModel = open_model,
     ) -> None:
-        self._open_model = partial(open_model, config, self._wake, loaded)
+        self._open_model = partial(on_all_ranks(open_model), config, self._wake, loaded)
+        self._reason = "the engine was shut down"
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._deliveries: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         self._stopping = False
@@ -89,7 +93,7 @@ class EngineLoop:
         """
         with self._gate:
             if self._stopping:
-                raise EngineStoppedError("the engine was shut down; make a new one")
+                raise EngineStoppedError(f"{self._reason}; make a new one")
             self._orders.put(order)
 
     def call(self, function: Callable[[], T]) -> Future[T]:
@@ -121,9 +125,25 @@ class EngineLoop:
             if thread.ident is not None and thread is not threading.current_thread():
                 thread.join()
 
+    def fail(self, reason: str) -> None:
+        """End all requests with this reason, even if the engine thread is in a step without end.
+
+        Call it from any thread but the engine thread; the engine is of no further use.
+        """
+        self._reason = reason
+        self._close_gate()
+        self._thread.join(_STEP_SECONDS)
+        if self._thread.is_alive():
+            self._scheduler.fail_all(reason)
+
     @property
     def stopping(self) -> bool:
         return self._stopping
+
+    @property
+    def reason(self) -> str:
+        """Why the engine stops, or will have stopped."""
+        return self._reason
 
     def _close_gate(self) -> None:
         with self._gate:
@@ -190,21 +210,25 @@ class EngineLoop:
             return
         self._scheduler, self._runner = model.scheduler, model.runner
         self._exhausted = Exhausted(model.scheduler)
+        if model.ranks is not None:
+            model.ranks.attach(self.fail)
         self._model.set_result(model)
-        busy, reason = False, "the engine was shut down"
+        busy = False
         try:
             while not self._stopping:
                 self._take_orders(wait=not busy)
                 busy = self._turn(self._scheduler, self._runner)
-            self._leave(model, reason)
+            self._leave(model, self._reason)
         except BaseException as error:
-            reason = f"the engine's thread died: {type(error).__name__}: {error}"
+            self._reason = f"the engine's thread died: {type(error).__name__}: {error}"
             raise
         finally:
             self._close_gate()
             self._drain()
-            self._scheduler.fail_all(reason)
+            self._scheduler.fail_all(self._reason)
             model.wired.release()
+            if model.ranks is not None:
+                model.ranks.close_engine()
 
     def _take_orders(self, wait: bool) -> None:
         """Run all queued orders; with `wait`, first wait for an order or for the next deadline."""
@@ -267,6 +291,20 @@ class EngineLoop:
     def _deliver(self) -> None:
         while (order := self._deliveries.get()) is not None:
             order()
+
+
+def on_all_ranks(open_model: OpenModel) -> OpenModel:
+    """Connect all ranks if `mlx.launch` started this process; see `ranks.join`.
+
+    Returns:
+        A function that opens a model on all ranks; `open_model` in a process started alone.
+    """
+    launch = launched()
+    if launch is None:
+        return open_model
+    from sgl_mlx.runtime.ranks.join import join, open_on_ranks  # several ranks alone need this
+
+    return partial(open_on_ranks, join(launch))
 
 
 def run_plan(
