@@ -113,7 +113,7 @@ def load(
     else:
         loaded, config, tokenizer, vision = _load_gguf(file, target, separate, kernels is not None)
     if group is not None:
-        shard(loaded, group, name)
+        shard(loaded, config, group, name)
     if target is not None:
         _settle(loaded, target, kernels)
     files = _weight_files(file, path, separate)

@@ -16,6 +16,7 @@ import mlx.nn as nn
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.architectures import adapter_for
+from sgl_mlx.models.build import model_classes
 
 
 def can_shard(model_class: type[nn.Module]) -> bool:
@@ -23,11 +24,15 @@ def can_shard(model_class: type[nn.Module]) -> bool:
     return callable(getattr(model_class, "shard", None))
 
 
-def shard(model: nn.Module, group: mx.distributed.Group, name: str) -> None:
+def shard(
+    model: nn.Module, config: dict[str, Any], group: mx.distributed.Group, name: str
+) -> None:
     """Keep a rank's share of a model's weights, in place and lazily.
 
     Args:
-        model: a model whose weights are not evaluated yet, so that the others are never held.
+        model: a model whose weights are not evaluated yet, so that the others are never held. No
+            adapter may have been made for it.
+        config: the model's configuration.
         name: the model, for errors.
 
     Raises:
@@ -39,7 +44,8 @@ def shard(model: nn.Module, group: mx.distributed.Group, name: str) -> None:
             f"{name}: mlx-lm cannot divide the architecture {architecture!r} among {ranks} ranks; "
             "`sgl-mlx models --architectures` shows which it can"
         )
-    whole = adapter_for(model)
+    model_class, args_class = model_classes(config)
+    whole = adapter_for(model_class(args_class.from_dict(config)))  # without computing weights
     _check_heads(whole, ranks, name)
     try:
         model.shard(group)

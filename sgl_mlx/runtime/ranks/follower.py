@@ -91,6 +91,8 @@ class _Engine:
         mine = capacity(adapter, config, context_length(config, loaded))
         self._leader.channel.tell(fingerprint=loaded.fingerprint, limits=mine.shared)
         answer = self._leader.next().note
+        if answer["is"] == "refused":  # rank 0 says why
+            sys.exit(1)
         if answer["is"] != "agreed":
             return None
         pool, states = mine.within(answer["limits"]).pools(adapter, config)

@@ -91,6 +91,7 @@ class Ranks:
         for peer in self._peers:
             found = peer.next().note
             if found["fingerprint"] != fingerprint:
+                self._tell(**{"is": "refused"})
                 raise BackendError(
                     f"{peer} has other weights or another configuration of the model than rank 0 "
                     f"(digest {found['fingerprint']} there, {fingerprint} here); copy the model's "
