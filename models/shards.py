@@ -24,9 +24,7 @@ def can_shard(model_class: type[nn.Module]) -> bool:
     return callable(getattr(model_class, "shard", None))
 
 
-def shard(
-    model: nn.Module, config: dict[str, Any], group: mx.distributed.Group, name: str
-) -> None:
+def shard(model: nn.Module, config: dict[str, Any], group: mx.distributed.Group, name: str) -> None:
     """Keep a rank's share of a model's weights, in place and lazily.
 
     Args:

@@ -12,6 +12,7 @@ import json
 import socket
 import struct
 import threading
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
 Kind = Literal["beat", "note", "plan"]
@@ -88,10 +89,8 @@ class Channel:
 
     def close(self) -> None:
         """Close the connection at both ends; safe to call twice and from any thread."""
-        try:
+        with suppress(OSError):  # closed already
             self._connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # closed already
         self._connection.close()
 
     def _exactly(self, count: int) -> bytes:

@@ -6,7 +6,6 @@ import gc
 import logging
 import os
 import signal
-import socket
 import sys
 import time
 from contextlib import suppress
@@ -21,15 +20,13 @@ from sgl_mlx.runtime.assembly import attention_paths, context_length, load_share
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.pool.capacity import capacity
 from sgl_mlx.runtime.pool.wired import WiredWeights
-from sgl_mlx.runtime.ranks.channel import Channel
-from sgl_mlx.runtime.ranks.identity import identity, kill_if_stopped_here
+from sgl_mlx.runtime.ranks.broadcast import run_received
+from sgl_mlx.runtime.ranks.connect import connect
+from sgl_mlx.runtime.ranks.identity import kill_if_stopped_here
 from sgl_mlx.runtime.ranks.launch import Launch
-from sgl_mlx.runtime.ranks.leader import START_SECONDS
 from sgl_mlx.runtime.ranks.peer import Peer, Watch
 from sgl_mlx.runtime.ranks.sharing import ReceivingFeatures, ReceivingSampler, sampler_of
 from sgl_mlx.runtime.runner import ModelRunner
-from sgl_mlx.runtime.scheduler.plan import Decode, Extend
-from sgl_mlx.runtime.scheduler.wire import from_json
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +42,13 @@ def follow(launch: Launch) -> NoReturn:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides what Ctrl-C ends
     try:
-        leader = _connect(launch)
+        connected = connect(launch)
     except BackendError as error:
         log.error("rank %d: %s", launch.rank, error)
         sys.exit(1)
+    if connected is None:
+        sys.exit(1)
+    leader = Peer(*connected, _lost)
     watch = Watch([leader], _lost)
     group = mx.distributed.init(strict=True, backend=launch.backend)
     try:
@@ -75,14 +75,8 @@ class _Engine:
         loaded = load_share(config, self._group)
         wired = WiredWeights(loaded.weight_bytes)
         runner = self._runner(config, loaded)
-        while runner is not None:
-            message = self._leader.next()
-            if message.kind == "plan":
-                _run(runner, message.text)
-            elif message.note["is"] == "forget_epoch":
-                runner.forget_epoch()
-            else:
-                break
+        while runner is not None and run_received(runner, self._leader.next()):
+            pass
         wired.release()
 
     def _runner(self, config: EngineConfig, loaded: LoadedModel) -> ModelRunner | None:
@@ -105,44 +99,6 @@ class _Engine:
             states=states,
             sampler=sampler_of(ReceivingSampler, self._group),
         )
-
-
-def _run(runner: ModelRunner, text: str) -> None:
-    plan = from_json(text)
-    if isinstance(plan, Extend) and not plan.rows:
-        runner.synchronise(plan.transfers)
-    elif isinstance(plan, Extend | Decode):
-        runner.run(plan)
-
-
-def _connect(launch: Launch) -> Peer:
-    """Connect to rank 0, which may start later.
-
-    Raises:
-        BackendError: it does not answer within `START_SECONDS`, or refuses this rank.
-    """
-    mine = identity(launch.rank, launch.size)
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            channel = Channel(socket.create_connection((launch.host, launch.port), timeout=5.0))
-            break
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise BackendError(
-                    f"rank 0 does not answer at {launch.host}:{launch.port}: {error}"
-                ) from error
-            time.sleep(0.1)
-    try:
-        channel.limit(START_SECONDS + 10)  # rank 0 waits for the last rank
-        channel.tell(**{"is": "hello", "identity": mine})
-        answer = channel.receive().note
-    except OSError as error:
-        raise BackendError(f"rank 0 ended before all ranks had come: {error}") from error
-    if answer.get("is") != "welcome":
-        raise BackendError(str(answer.get("text", "rank 0 refused this rank")))
-    channel.limit(None)
-    return Peer(channel, answer["identity"], _lost)
 
 
 def _lost(leader: Peer, why: str, silent: bool) -> None:

@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from sgl_mlx.errors import BackendError
@@ -47,7 +48,10 @@ class Peer:
         self.leaving = False
         self._lost = lost
         self._inbox: queue.SimpleQueue[Message | BackendError] = queue.SimpleQueue()
-        threading.Thread(target=self._read, name=f"sgl-mlx rank {self.rank}", daemon=True).start()
+        self.thread = threading.Thread(
+            target=self._read, name=f"sgl-mlx rank {self.rank}", daemon=True
+        )
+        self.thread.start()
 
     def __str__(self) -> str:
         return f"rank {self.rank} on {self.identity['host']}"
@@ -116,7 +120,5 @@ class Watch:
         if now - peer.heard > self._silence:
             self._lost(peer, f"nothing was heard of it for {self._silence:g} s", True)
             return
-        try:
+        with suppress(OSError):  # the reading thread reports it
             peer.channel.beat()
-        except OSError:
-            pass  # the reading thread reports it

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-LIMIT = 100
+LIMIT = 400
 """Most seconds of anything; a rank that is not done by then hangs."""
 SILENCE = "2"
 """Seconds of silence after which a rank counts as lost in these tests."""
@@ -43,7 +43,9 @@ class Launched:
         hosts = hosts or ["127.0.0.1"] * size
         ports = free_ports(size + 1)
         hostfile = folder / "hosts.json"
-        hostfile.write_text(json.dumps([[f"{h}:{p}"] for h, p in zip(hosts, ports[1:], strict=True)]))
+        hostfile.write_text(
+            json.dumps([[f"{h}:{p}"] for h, p in zip(hosts, ports[1:], strict=True)])
+        )
         self._folder, self._files = folder, ExitStack()
         self.processes: list[subprocess.Popen[bytes]] = []
         for rank in range(size):

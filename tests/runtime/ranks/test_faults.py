@@ -74,4 +74,6 @@ def test_ranks_that_differ_are_refused_at_the_start(
         codes = ranks.codes()
         told = ranks.output(0, "err")
     assert 0 not in codes, told
-    assert {"weights": "has other weights", "version": "version of sgl-mlx is '0.0.1'"}[what] in told
+    assert {"weights": "has other weights", "version": "version of sgl-mlx is '0.0.1'"}[
+        what
+    ] in told

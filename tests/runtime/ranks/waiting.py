@@ -16,6 +16,12 @@ from sgl_mlx.runtime.engine import Engine
 REQUESTS = 3
 
 
+def say(line: str) -> None:
+    """Write a line to standard output at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def main(model: str) -> None:
     """Ask, wait for all answers, print one line of JSON for each, and never end."""
     import mlx.core as mx
@@ -34,10 +40,10 @@ def main(model: str) -> None:
     ]
     for event in begun:
         event.wait()
-    print("running", flush=True)
+    say("running")
     for future in futures:
         error = future.exception()
-        print(json.dumps({"error": f"{type(error).__name__}: {error}"}), flush=True)
+        say(json.dumps({"error": f"{type(error).__name__}: {error}"}))
     threading.Event().wait()
 
 

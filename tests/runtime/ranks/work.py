@@ -16,11 +16,12 @@ from typing import Any
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.runtime.engine import Engine
 
-PROMPTS = 24
-NEW = 7
-SLOTS = 260
-"""Slots of the KV pool: too few for all sequences at once, so that some are preempted."""
-GREEDY = SamplingParams(max_new_tokens=NEW, temperature=0, ignore_eos=True)
+PROMPTS = 21
+GROWING = 6
+"""Prompts before those: short ones with long answers, for which the pool is too small at once."""
+SLOTS = 130
+GREEDY = SamplingParams(max_new_tokens=4, temperature=0, ignore_eos=True)
+LONG = GREEDY.override(max_new_tokens=24)
 
 
 def prompts(vocabulary: int) -> list[list[int]]:
@@ -37,16 +38,18 @@ def prompts(vocabulary: int) -> list[list[int]]:
 def answers(engine: Engine, vocabulary: int = 90) -> dict[str, Any]:
     """Ask everything at once, abort some of it, ask again; return tokens, and what happened."""
     asked = prompts(vocabulary)
-    doomed = [engine.submit(p, GREEDY.override(max_new_tokens=60)) for p in asked[:3]]
-    futures = [engine.submit(prompt, GREEDY) for prompt in asked]
+    futures = [engine.submit([5 + i, *range(20, 34)], LONG) for i in range(GROWING)]
+    doomed = [engine.submit(prompt, LONG) for prompt in asked[:3]]
+    futures += [engine.submit(prompt, GREEDY) for prompt in asked]
     for future in doomed:
         future.cancel()
-    first = [future.result(120)[0].token_ids for future in futures]
-    again = [engine.submit(p, GREEDY).result(120)[0].token_ids for p in asked[:4]]
-    drawn = engine.submit(asked[5], SamplingParams(max_new_tokens=5, temperature=1.0, seed=3, n=2))
+    drawn = SamplingParams(max_new_tokens=4, temperature=1.0, seed=3, n=2)
+    futures += [engine.submit(asked[5], drawn)]
+    first = [sample.token_ids for future in futures for sample in future.result(600)]
+    again = [engine.submit(p, GREEDY).result(600)[0].token_ids for p in asked[:2]]
     info = engine.get_server_info()
     return {
-        "tokens": [*first, *again, *[c.token_ids for c in drawn.result(120)]],
+        "tokens": [*first, *again],
         "ranks": info["ranks"],
         "preempted": info["stats"]["preemptions"],
     }
@@ -54,7 +57,7 @@ def answers(engine: Engine, vocabulary: int = 90) -> dict[str, Any]:
 
 def run(model: str, **options: Any) -> dict[str, Any]:
     """Open a model and return its `answers`."""
-    options = {"max_total_tokens": SLOTS, "chunked_prefill_size": 32, "speculate": "off"} | options
+    options = {"max_total_tokens": SLOTS, "chunked_prefill_size": 64, "speculate": "off"} | options
     with Engine(model, **options) as engine:
         return answers(engine)
 
