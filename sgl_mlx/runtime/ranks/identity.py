@@ -1,4 +1,4 @@
-"""What all ranks must have in common before they may compute together."""
+"""Identity of a rank: the facts in which all ranks must be equal, and where each one runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process learns about its launch, without importing MLX."""
+"""The launch of a process, read from its environment without importing MLX."""
 
 from __future__ import annotations
 
