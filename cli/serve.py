@@ -34,6 +34,7 @@ from sgl_mlx.cli.served_models import Named, check, named, served_models
 from sgl_mlx.cli.sizes import byte_size
 from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.errors import BackendError
+from sgl_mlx.runtime.ranks.launch import launched
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -173,6 +174,8 @@ def serve(
     given = [named(model) for model in (*([model_path] if model_path else ()), *models)]
     check(given, adapters)
     several = len(given) > 1 or bool(adapters)
+    if several and launched() is not None:
+        raise click.UsageError("several ranks serve a single model, without adapters")
     if several:
         _refuse_options_of_one(mmproj=options.mmproj, draft=options.draft, **settings)
     listener = bind(host, port)

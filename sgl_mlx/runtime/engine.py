@@ -2,9 +2,8 @@
 
 `Engine` has SGLang's methods for direct calls (`generate`, `async_generate`) and satisfies
 `lang.backend.Backend` for programs (`submit`, `score`, `prefill` …). Only its engine thread uses
-MLX. One turn of that thread is `plan = scheduler.next()`, `result = runner.run(plan)`,
-`scheduler.commit(plan, result)`. Other threads prepare requests and deliver answers, so that
-neither a long prompt nor a slow callback delays the model.
+MLX (see `loop`). Other threads prepare requests and deliver answers, so that neither a long prompt
+nor a slow callback delays the model.
 """
 
 from __future__ import annotations
@@ -312,6 +311,7 @@ class Engine:
             "max_total_num_tokens": self._model.slots,
             "max_running_requests": self._model.max_running,
             "attention_path": self._model.path,
+            "ranks": self._model.ranks.size if self._model.ranks is not None else 1,
             "step_seconds": asdict(costs) if costs is not None else None,
             "stats": stats,
         }
