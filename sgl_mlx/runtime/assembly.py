@@ -38,6 +38,7 @@ from sgl_mlx.runtime.pool.memory import (
 )
 from sgl_mlx.runtime.pool.state_memory import NO_STATES, START, StateBudget, state_budget
 from sgl_mlx.runtime.pool.states import StatePool
+from sgl_mlx.runtime.pool.window_memory import WindowBudget, window_budget
 from sgl_mlx.runtime.pool.wired import WiredWeights
 from sgl_mlx.runtime.runner import ModelRunner
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
@@ -161,9 +162,11 @@ def assemble(
     available = available_bytes()
     budget, limits = _state_budget(adapter, config, available)
     available = budget.left(available)
-    memory = layers, dtype, available, bits, adapter.ragged
+    windows = _window_budget(adapter, config, limits, available)
+    memory = windows.others, dtype, windows.left(available), bits, adapter.ragged
     slots = pool_slots(config.max_total_tokens, context, *memory)
-    pool = KVPool(layers, config.max_total_tokens or min(slots, ENOUGH), dtype, bits)
+    first = config.max_total_tokens or min(slots, ENOUGH)
+    pool = KVPool(layers, first, dtype, bits, windows.slots and windows.slots.first)
     states = StatePool(adapter.states, min(budget.slots, START)) if adapter.states else None
     warn_if_large(loaded.weight_bytes, pool.nbytes + budget.nbytes, total_bytes())
     limit_cache()
@@ -180,6 +183,7 @@ def assemble(
         states=budget.slots,
         first_states=states.slots if states is not None else None,
         state_tier=disk.states if disk else None,
+        windows=windows.slots,
     )
     runner = ModelRunner(
         adapter,
@@ -309,6 +313,20 @@ def _state_budget(
     budget = state_budget(adapter.states, wanted, running, available, attends)
     policy = _policy(limits.snapshots, adapter, config.kv_bits)
     return budget, replace(limits, max_running=budget.running, snapshots=policy)
+
+
+def _window_budget(
+    adapter: Adapter, config: EngineConfig, limits: SchedulerLimits, available: int
+) -> WindowBudget:
+    """Return the memory of layers with a sliding window that get slots of their own.
+
+    None do on the dense path, beside recurrent layers and with a disk cache, which keeps the KV of
+    all layers together.
+    """
+    if not adapter.ragged or adapter.states or config.disk_cache_dir is not None:
+        return WindowBudget(None, adapter.layers)
+    wanted = config.max_total_tokens, config.max_window_tokens
+    return window_budget(adapter.layers, adapter.dtype, config.kv_bits, wanted, limits, available)
 
 
 def _policy(policy: SnapshotPolicy, adapter: Adapter, kv_bits: int | None) -> SnapshotPolicy:

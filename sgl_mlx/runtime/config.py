@@ -56,6 +56,8 @@ class EngineConfig:
             that nothing is reused).
         max_total_states: slots of recurrent state, for running sequences and snapshots together;
             None derives the number from free memory.
+        max_window_tokens: slots of the layers with a sliding window, if other layers have none;
+            None derives the number from free memory.
     """
 
     model_path: str | None = None
@@ -80,6 +82,7 @@ class EngineConfig:
     offline: bool | None = None
     snapshots: str = "program"
     max_total_states: int | None = None
+    max_window_tokens: int | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> EngineConfig:
@@ -183,4 +186,5 @@ _RULES: dict[str, bounds.Rule] = {
     "offline": bounds.optional(bounds.flag),
     "snapshots": _snapshots,
     "max_total_states": bounds.optional(_COUNT),
+    "max_window_tokens": bounds.optional(_COUNT),
 }
