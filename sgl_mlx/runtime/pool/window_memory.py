@@ -27,11 +27,13 @@ class WindowBudget(NamedTuple):
         slots: numbers of their slots; None if all layers have the same slots.
         others: the layers that have ordinary slots.
         nbytes: most bytes of the window slots, and of the copies of them that steps make.
+        start_bytes: bytes of the window slots at the start.
     """
 
     slots: WindowSlots | None
     others: Sequence[LayerShape]
     nbytes: int = 0
+    start_bytes: int = 0
 
     def left(self, available: int) -> int:
         """Return how many of `available` bytes the other layers' pool may count on.
@@ -79,8 +81,9 @@ def window_budget(
     fitting = max(int(room / (each + copy)), 0)
     alone = 2 * window + limits.step_tokens  # twice: of the prefix in the tree, and after it
     least = min(alone, tokens or alone)
-    running = limits.max_running * (window + limits.epoch_steps) + limits.step_tokens
-    most = slots or min(max(min(running, fitting), least), tokens or running)
+    together = limits.max_running * (window + limits.epoch_steps) + limits.step_tokens
+    useful = min(max(together, alone), tokens or together + alone)
+    most = slots or max(min(useful, fitting), least)
     if slots is not None and slots < min(window, tokens or window):
         raise MemoryLimitError(
             f"max_window_tokens must be at least {window}, the sliding window, got {slots}"
@@ -93,4 +96,5 @@ def window_budget(
             "max_total_tokens, max_window_tokens or chunked_prefill_size, or a smaller model"
         )
     first = min(most, tokens or ENOUGH)
-    return WindowBudget(WindowSlots(window, first, most), others, int(most * (each + copy)))
+    found = WindowSlots(window, first, most)
+    return WindowBudget(found, others, int(most * (each + copy)), first * each)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.runtime.cache.tier import Transfer
@@ -59,7 +59,8 @@ class PicturePart:
     picture: str
 
 
-class RowWindow(NamedTuple):
+@dataclass(frozen=True)
+class RowWindow:
     """Slots of one batch row in the layers with a sliding window.
 
     Attributes:
