@@ -112,7 +112,7 @@ class Row:
 
 
 def rows() -> Iterator[Row]:
-    """Yield a row for each known model, smaller ones first, then those with windows and with MLA."""
+    """Yield a row for each known model, smaller ones first, then those with windows and MLA."""
     for model, layers in CONFIGURATIONS.items():
         yield row(model, layers)
 
