@@ -201,7 +201,7 @@ class Admission:
                 if self._cuts is not None:
                     shared = self._cuts.join(leader, s, cached, common)
                 enough = 1 if common == len(s.key) else self._limits.share_threshold
-                if shared - cached >= enough:
+                if shared - cached >= enough and leader.computed < shared:
                     s.waits_for = (leader, shared)
                     return True
         return False
@@ -233,6 +233,9 @@ class Admission:
         if running and self._limits.most_held is not None:
             room = min(room, self._limits.most_held - self._cache.in_use)
         fits = need + margin <= room and self._cache.begin(holding)
+        if self._cache.windows is not None:
+            soon = min(need, self._limits.step_tokens) if running else min(need, 1)
+            fits = fits and soon + margin <= self._cache.windows.available
         if not fits or not self._cache.extend(holding, need):
             self._cache.close(holding)
             return False
@@ -250,8 +253,11 @@ class Admission:
         """Return how many leading tokens may come from the cache, never a part of a picture."""
         if not s.pictures:
             return s.match_limit
-        cached, _ = self._cache.reusable(s.key, s.namespace, s.match_limit)
-        return s.whole_pictures(min(cached, s.match_limit))
+        whole, limit = -1, s.match_limit
+        while whole != limit:  # layers with a window may allow less at a picture's start
+            cached, _ = self._cache.reusable(s.key, s.namespace, limit)
+            whole, limit = limit, s.whole_pictures(min(cached, limit))
+        return limit
 
     @staticmethod
     def _move(s: Sequence, waiting: list[Sequence], running: list[Sequence]) -> None:
