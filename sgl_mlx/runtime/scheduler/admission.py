@@ -187,9 +187,10 @@ class Admission:
         return False
 
     def _waits(self, s: Sequence, running: list[Sequence]) -> bool:
-        """Return True, and set `s.waits_for`, if a running prefill will compute a prefix of `s`.
+        """Return True if `s` should wait for a running prefill, which is then in `s.waits_for`.
 
-        With recurrent layers, the prefill is asked to leave a snapshot at the end of that prefix.
+        It waits if the prefill will compute enough of the tokens that `s` begins with. With
+        recurrent layers, only tokens up to a snapshot count; `Cuts.join` may add one for `s`.
         """
         if not self._limits.in_flight_sharing:
             return False
