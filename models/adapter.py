@@ -8,7 +8,8 @@ lengths therefore share a step without padding (a "ragged" step). `StateCache` s
 caches of recurrent layers.
 
 Architectures whose attention works otherwise run one request at a time ("dense") on a copy of its
-keys and values (`DenseCache`): correct, only slower. `architectures` lists which run how.
+keys and values (`DenseCache`): correct, only slower. `architectures` lists which architecture runs
+how.
 """
 
 from __future__ import annotations
@@ -267,7 +268,7 @@ class Adapter:
 
 
 def _reason(error: Exception) -> str:
-    """Say how a model that raised `error` uses its caches in a way that does not run here."""
+    """Explain why a model that raised `error` cannot run here: how it uses its caches."""
     if isinstance(error, AttributeError) and isinstance(error.obj, LayerCache):
         return f"it reads {error.name!r} of its cache, where a ragged step has new tokens only"
     if "length-1 arrays" in str(error):

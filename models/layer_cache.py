@@ -139,7 +139,7 @@ class LayerCache:
         return Window(size) if size else None
 
     def holds(self, keys: mx.array, values: mx.array) -> bool:
-        """True if `keys` and `values` are the same objects that were stored in this cache."""
+        """Return True if `keys` and `values` are the same objects that this cache stores."""
         return self._stored is not None and self._stored[0] is keys and self._stored[1] is values
 
     def attend(

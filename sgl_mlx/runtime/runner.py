@@ -31,7 +31,7 @@ from sgl_mlx.runtime.scheduler.plan import (
     StepResult,
 )
 from sgl_mlx.runtime.speculation.verify import accept, places
-from sgl_mlx.runtime.vision.features import Features
+from sgl_mlx.runtime.vision.features import PictureFeatures
 
 _ROWS_AHEAD = 8
 """Most rows of an epoch for which a CPU submits the next step before it returns this one's tokens.
@@ -48,6 +48,7 @@ class ModelRunner:
         features: encodes pictures; None if the model takes none.
         lookup: finds the constraints and pictures that plans name; None if plans name none.
         states: the pool of recurrent states; None for a model of attention alone.
+        sampler: the class that samples each step's tokens.
     """
 
     def __init__(
@@ -57,10 +58,12 @@ class ModelRunner:
         end_tokens: frozenset[int],
         paths: AttentionPaths | None = None,
         copy: PoolCopy | None = None,
-        features: Features | None = None,
+        features: PictureFeatures | None = None,
         lookup: Lookup | None = None,
         states: StatePool | None = None,
+        sampler: type[Sampler] = Sampler,
     ) -> None:
+        self._sampler = sampler
         self._states = states
         self._features = features
         self.lookup = lookup
@@ -148,7 +151,7 @@ class ModelRunner:
         before = None if self._decoding is None else self._decoding.epoch
         self.synchronise(plan.transfers)
         rows = arrange(plan.opening)
-        sampler = Sampler(rows, self._end_tokens, self._model.vocabulary, self.lookup)
+        sampler = self._sampler(rows, self._end_tokens, self._model.vocabulary, self.lookup)
         tokens = mx.array([row.tokens[-1] for row in rows], mx.int32)
         states = None if self._states is None else EpochStates(self._states, rows)
         return _Decoding(self.paths.epoch(rows, plan.width, before), sampler, tokens, states)
@@ -247,13 +250,13 @@ class ModelRunner:
         if not any(row.pictures for row in rows):
             return None
         assert self._features is not None, "pictures for a model of text alone"
-        assert self.lookup is not None, "a row has a picture, and the runner no lookup"
         return self._features.place(rows, self._model.embed(tokens), self.lookup)
 
     def _sample(self, wanted: _WantedLogits, logits: mx.array) -> Sampled | None:
         if not wanted.sampled_rows:
             return None
-        sampler = Sampler(wanted.sampled_rows, self._end_tokens, logits.shape[-1], self.lookup)
+        rows, vocabulary = wanted.sampled_rows, logits.shape[-1]
+        sampler = self._sampler(rows, self._end_tokens, vocabulary, self.lookup)
         return self._choose(sampler, logits[mx.array(wanted.sampled_at, mx.int32)], 0)
 
     def _choose(
@@ -269,7 +272,7 @@ class ModelRunner:
 
 
 def arrange(rows: Iterable[Row]) -> list[Row]:
-    """Sort rows: single tokens before chunks, then by prefix, so that equal prefixes adjoin."""
+    """Sort rows: rows of one token first, then by prefix, so that equal prefixes are adjacent."""
     return sorted(rows, key=lambda row: (len(row.tokens) > 1, row.prefix))
 
 
@@ -298,7 +301,7 @@ class _WantedLogits:
 
     Attributes:
         index: the places of these tokens among all tokens of the step.
-        by_row: their places within each row.
+        by_row: for each row, the places of its tokens among these, within the row.
         sampled_rows: rows to sample for; a row with drafted tokens is split by `places`.
         sampled_at: for each sampled row, its place in `index`.
     """

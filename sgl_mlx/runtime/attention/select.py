@@ -41,7 +41,7 @@ class AttentionPaths:
         kernels: our kernels; None if this machine has none. Ignored if they cannot read the pool.
         cut_overs: sizes at which Metal's kernels and MLX's fused attention take over from each
             other. The CPU's kernels are used whenever they fit.
-        share: whether to attend a prefix that several rows share once for all of them.
+        share: True attends a prefix that several rows share only once for all these rows.
         cases: for each layer, the kernel specialisations that the model needs (`layer_cases`).
     """
 

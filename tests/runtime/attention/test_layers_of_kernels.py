@@ -126,7 +126,7 @@ def test_loading_judges_the_models_kernels_before_it_measures_them(
     monkeypatch.setattr(assembly, "open_kernels", lambda asked: kernels)
     monkeypatch.setattr(assembly, "cut_overs", cut_overs)
     adapter = model(64, 24)
-    paths = assembly._paths(adapter, KVPool(adapter.layers, 9, adapter.dtype), share=True)
+    paths = assembly.attention_paths(adapter, KVPool(adapter.layers, 9, adapter.dtype), share=True)
     assert happened == ["extend", "decode", *["measured"] * good]
     rows = [row(n, range(1, 9, 2), range(9, 10), 1) for n in "ab"]
     assert isinstance(paths.epoch(rows, 1), KernelEpoch if good else Epoch)
