@@ -41,7 +41,7 @@ class Cut:
 
 
 def cuts(tokenizer: Tokenizer, count: int, seed: int = 0) -> list[Cut]:
-    """Draw `count` extracts of standard library source, each cut at a random character of a token."""
+    """Draw `count` extracts of standard library source, each cut at random within a token."""
     rng = random.Random(seed)
     sources = [textwrap.dedent(inspect.getsource(import_module(name))) for name in _MODULES]
     found: list[Cut] = []
