@@ -1,4 +1,4 @@
-"""The engine's two threads: one runs the model, the other delivers results.
+"""The engine's threads: one runs the model, one delivers results, one watches the first.
 
 The engine thread runs orders between steps of the model. An order is a function that adds or aborts
 sequences, or reads the engine's state.
@@ -13,16 +13,15 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
-
-import mlx.core as mx
+from typing import Any, TypeVar
 
 from sgl_mlx.errors import EngineStoppedError
 from sgl_mlx.models.loader import LoadedModel
+from sgl_mlx.models.streams import borrowed_stream
 from sgl_mlx.runtime.assembly import OpenModel, RunnableModel, open_model
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.pool.exhausted import Exhausted
@@ -30,9 +29,14 @@ from sgl_mlx.runtime.scheduler.plan import Decode, Plan, PoolLost, Runner, StepR
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 from sgl_mlx.runtime.stats import EngineStats
+from sgl_mlx.runtime.watchdog.pulse import Pulse, kind_of
+from sgl_mlx.runtime.watchdog.watchdog import Watchdog
 
 T = TypeVar("T")
 Order = Callable[[], object]
+_SHUT_DOWN = "the engine was shut down; make a new one"
+_JOIN_SECONDS = 0.5
+"""Seconds after which a wait for a thread looks whether the engine hangs."""
 _LONGEST_WAIT = 3600.0
 """Most seconds of one wait for a deadline, since the operating system limits timers."""
 
@@ -43,6 +47,9 @@ class EngineLoop:
     Args:
         loaded: a model that is loaded already, used instead of `config.model_path`.
         open_model: called on the engine thread to make the model, its scheduler and its runner.
+
+    Attributes:
+        on_failure: called on any thread with the error when the engine thread hangs or has died.
     """
 
     def __init__(
@@ -59,13 +66,24 @@ class EngineLoop:
         self._model_seconds = 0.0
         self._decode_seconds = 0.0
         self._model: Future[RunnableModel] = Future()
+        self._calls: set[Future[Any]] = set()
+        self.on_failure: Callable[[Exception], None] = lambda _: None
+        self._failure: str | None = None
+        self._pulse = Pulse()
         self._thread, self._delivery = (
             threading.Thread(target=work, name=f"sgl-mlx {name}", daemon=True)
             for name, work in (("engine", self._run), ("delivery", self._deliver))
         )
+        self._watchdog = Watchdog(
+            self._pulse,
+            lambda: self._thread.is_alive() or (self._stopping and self._failure is None),
+            config.watchdog_seconds,
+            self._fail,
+            self._recover,
+        )
 
     def start(self) -> None:
-        """Start both threads and wait until the model is loaded; raises what loading raises."""
+        """Start both threads and wait until the model is loaded; raises the errors of loading."""
         self._delivery.start()
         self._thread.start()
         try:
@@ -74,6 +92,7 @@ class EngineLoop:
             self.stop()
             raise
         atexit.register(self.stop)
+        self._watchdog.start()
 
     @property
     def model(self) -> RunnableModel:
@@ -89,24 +108,32 @@ class EngineLoop:
         """
         with self._gate:
             if self._stopping:
-                raise EngineStoppedError("the engine was shut down; make a new one")
+                raise EngineStoppedError(self._failure or _SHUT_DOWN)
             self._orders.put(order)
 
     def call(self, function: Callable[[], T]) -> Future[T]:
         """Run a function on the engine thread; the future has its result or its exception.
 
         Raises:
-            EngineStoppedError: after `stop`.
+            EngineStoppedError: after `stop`, and while the engine thread hangs.
         """
         future: Future[T] = Future()
 
         def order() -> None:
-            try:
-                future.set_result(function())
-            except BaseException as error:
-                future.set_exception(error)
+            with suppress(InvalidStateError):  # the engine hung, and the future has failed
+                try:
+                    future.set_result(function())
+                except BaseException as error:
+                    future.set_exception(error)
 
-        self.post(order)
+        self._calls.add(future)
+        future.add_done_callback(self._calls.discard)
+        try:
+            self.check()
+            self.post(order)
+        except EngineStoppedError:
+            future.cancel()
+            raise
         return future
 
     def deliver(self, order: Order) -> None:
@@ -114,16 +141,52 @@ class EngineLoop:
         self._deliveries.put(order)
 
     def stop(self) -> None:
-        """End both threads and fail unfinished requests. Safe to call twice."""
+        """End all threads and fail unfinished requests. Safe to call twice.
+
+        An engine thread that hangs is left behind, with all that it holds.
+        """
         self._close_gate()
         atexit.unregister(self.stop)
-        for thread in (self._thread, self._delivery):
-            if thread.ident is not None and thread is not threading.current_thread():
-                thread.join()
+        self._join(self._thread)
+        if self._thread.is_alive():
+            self._deliveries.put(None)
+        self._join(self._delivery)
+        self._watchdog.stop()
+
+    def _join(self, thread: threading.Thread) -> None:
+        """Wait for a thread to end, unless the engine hangs or `thread` calls this."""
+        if thread.ident is not None and thread is not threading.current_thread():
+            thread.join(_JOIN_SECONDS)
+            while thread.is_alive() and self._failure is None:
+                thread.join(_JOIN_SECONDS)
 
     @property
     def stopping(self) -> bool:
         return self._stopping
+
+    @property
+    def failure(self) -> str | None:
+        """The reason why no request is taken, if the engine thread hangs or has died; else None."""
+        return self._failure
+
+    def check(self) -> None:
+        """Raise `EngineStoppedError` if the engine takes no requests now."""
+        if self._stopping or self._failure is not None:
+            raise EngineStoppedError(self._failure or _SHUT_DOWN)
+
+    # -- on the watchdog's thread ---------------------------------------------------------------
+
+    def _fail(self, reason: str) -> None:
+        """Fail all that waits for the engine thread; the thread itself may go on some time."""
+        self._failure = self._failure or reason
+        error = EngineStoppedError(self._failure)
+        for future in list(self._calls):
+            with suppress(InvalidStateError):
+                future.set_exception(error)
+        self.on_failure(error)
+
+    def _recover(self) -> None:
+        self._failure = None
 
     def _close_gate(self) -> None:
         with self._gate:
@@ -175,13 +238,11 @@ class EngineLoop:
         return max(cache.reusable(sequence.key, sequence.namespace, limit)[0], ended)
 
     def _run(self) -> None:
-        try:
-            self._serve()
-        finally:
-            self._deliveries.put(None)
-            # MLX aborts the process if a thread that used it ends with streams still open
-            mx.synchronize()
-            mx.clear_streams()
+        with borrowed_stream():
+            try:
+                self._serve()
+            finally:
+                self._deliveries.put(None)
 
     def _serve(self) -> None:
         try:
@@ -192,7 +253,7 @@ class EngineLoop:
         self._scheduler, self._runner = model.scheduler, model.runner
         self._exhausted = Exhausted(model.scheduler)
         self._model.set_result(model)
-        busy, reason = False, "the engine was shut down"
+        busy, reason = False, _SHUT_DOWN
         try:
             while not self._stopping:
                 self._take_orders(wait=not busy)
@@ -200,6 +261,7 @@ class EngineLoop:
             self._leave(model, reason)
         except BaseException as error:
             reason = f"the engine's thread died: {type(error).__name__}: {error}"
+            self._failure = reason
             raise
         finally:
             self._close_gate()
@@ -215,8 +277,12 @@ class EngineLoop:
                 order = self._orders.get(timeout=self._patience())
             except queue.Empty:
                 return
-            order()
+            self._obey(order)
         self._drain()
+
+    def _obey(self, order: Order) -> None:
+        with self._pulse.doing(None, "order"):
+            order()
 
     def _patience(self) -> float | None:
         left = self._scheduler.seconds_left
@@ -228,7 +294,8 @@ class EngineLoop:
             self.post(self._scheduler.wake)
 
     def _move_to_pool(self) -> None:
-        self._runner.synchronise(self._scheduler.cache.take_transfers())
+        with self._pulse.doing("transfers", "move of keys and values to the pool"):
+            self._runner.synchronise(self._scheduler.cache.take_transfers())
 
     def _leave(self, model: RunnableModel, reason: str) -> None:
         """End all requests and write the cached KV to the disk cache, if there is one."""
@@ -242,20 +309,22 @@ class EngineLoop:
 
     def _drain(self) -> None:
         while not self._orders.empty():
-            self._orders.get()()
+            self._obey(self._orders.get())
 
     def _turn(self, scheduler: Scheduler, runner: Runner) -> bool:
         """Plan, compute and commit one step; return False if there is nothing to compute."""
-        plan = scheduler.next()
+        with self._pulse.doing("plan", "planning of a step"):
+            plan = scheduler.next()
         if plan is None:
             return False
-        started = time.perf_counter()
-        result = run_plan(plan, scheduler, runner, self._exhausted.recover)
-        if result is not None:
-            seconds = time.perf_counter() - started
-            self._model_seconds += seconds
-            self._decode_seconds += seconds if isinstance(plan, Decode) else 0
-            scheduler.commit(plan, result)
+        with self._pulse.doing(*kind_of(plan)):
+            started = time.perf_counter()
+            result = run_plan(plan, scheduler, runner, self._exhausted.recover)
+            if result is not None:
+                seconds = time.perf_counter() - started
+                self._model_seconds += seconds
+                self._decode_seconds += seconds if isinstance(plan, Decode) else 0
+                scheduler.commit(plan, result)
         return True
 
     def _attempt(self, move: Callable[[], None]) -> None:
@@ -278,12 +347,12 @@ def run_plan(
 ) -> StepResult | None:
     """Compute a plan; return its result, or None after a failure that the scheduler has handled.
 
-    Unless the plan continues an epoch, the KV of earlier steps is written to the pool first. So a
-    failed step loses only the KV of its own tokens and of its epoch, and its sequences can be tried
-    again.
+    Unless the plan continues an epoch (a run of decode steps with the same rows), the KV of earlier
+    steps is written to the pool first. So a failed step loses only the KV of its own tokens and of
+    its epoch, and its sequences can be tried again.
 
     Args:
-        recover: called first with the error of a failed step; returns True if it has handled it.
+        recover: called with the error of a failed step; returns True if it has handled the error.
     """
     if not isinstance(plan, Decode) or plan.opening:
         try:

@@ -222,15 +222,14 @@ class ModelRunner:
         slots: list[int] = []
         new: list[list[tuple[mx.array, mx.array]]] = [[] for _ in self._pool.layers]
         for row, index in zip(rows, wanted.by_row, strict=True):
-            prefix = None
-            if row.prefix:
-                slot_index = SlotIndex(row.prefix)
-                prefix = [self._pool.gather(i, slot_index) for i in range(len(new))]
+            prefix = self._gather_seen(row) if row.prefix else None
             tokens = mx.array(row.tokens, mx.int32)
             wanted_here = mx.array(index, mx.int32)
             embeddings = self._embeddings([row], tokens)
             self._forward_passes += 1
-            out, kv = self._model.forward_dense(tokens, prefix, wanted_here, embeddings)
+            out, kv = self._model.forward_dense(
+                tokens, prefix, wanted_here, embeddings, len(row.prefix)
+            )
             logits.append(out)
             slots += row.slots[: len(row.tokens)]
             for layer, pair in zip(new, kv, strict=True):
@@ -238,6 +237,13 @@ class ModelRunner:
         keys = [mx.concatenate([k for k, _ in layer]) for layer in new]
         values = [mx.concatenate([v for _, v in layer]) for layer in new]
         return mx.concatenate(logits), NewKV(slots, keys, values)
+
+    def _gather_seen(self, row: Row) -> list[tuple[mx.array, mx.array]]:
+        """Gather each layer's prefix; of a layer with a window, the keys inside it alone."""
+        windows = [layer.window for layer in self._pool.layers]
+        last = {w: len(row.prefix) if w is None else max(w - 1, 1) for w in windows}
+        index = {w: SlotIndex(row.prefix[-n:]) for w, n in last.items()}
+        return [self._pool.gather(i, index[w]) for i, w in enumerate(windows)]
 
     def _embeddings(self, rows: Sequence[Row], tokens: mx.array) -> mx.array | None:
         """Return token embeddings with picture features in place; None if no row has pictures."""
@@ -266,7 +272,7 @@ class ModelRunner:
 
 
 def arrange(rows: Iterable[Row]) -> list[Row]:
-    """Sort rows: single tokens before chunks, then by prefix, so that equal prefixes adjoin."""
+    """Sort rows: rows of one token first, then by prefix, so that equal prefixes are adjacent."""
     return sorted(rows, key=lambda row: (len(row.tokens) > 1, row.prefix))
 
 
@@ -295,7 +301,7 @@ class _WantedLogits:
 
     Attributes:
         index: the places of these tokens among all tokens of the step.
-        by_row: their places within each row.
+        by_row: for each row, the places of its tokens among these, within the row.
         sampled_rows: rows to sample for; a row with drafted tokens is split by `places`.
         sampled_at: for each sampled row, its place in `index`.
     """

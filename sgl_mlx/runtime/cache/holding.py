@@ -31,6 +31,8 @@ class Holding:
         behind: number of leading tokens without such slots, because no step reads them any more.
         locked_from: where on the path to `node` the first node begins whose window slots are
             locked.
+        beside: while a step verifies a draft, the slot that this step writes instead of `state`; 0
+            if it writes `state`, which was not `ready`. None while no draft is verified.
     """
 
     namespace: Hashable = PLAIN
@@ -44,3 +46,4 @@ class Holding:
     window: list[int] = field(default_factory=list)
     behind: int = 0
     locked_from: int = 0
+    beside: int | None = None

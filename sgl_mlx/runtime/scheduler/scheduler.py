@@ -18,7 +18,7 @@ from sgl_mlx.runtime.cache.restores import Restores
 from sgl_mlx.runtime.scheduler.admission import Admission, Counters, SchedulerLimits
 from sgl_mlx.runtime.scheduler.append import append
 from sgl_mlx.runtime.scheduler.background import Background
-from sgl_mlx.runtime.scheduler.epoch import Epoch
+from sgl_mlx.runtime.scheduler.epoch import Epoch, has_slots
 from sgl_mlx.runtime.scheduler.named import Named
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, Row, StepResult
 from sgl_mlx.runtime.scheduler.queues import TOO_SMALL, Queues
@@ -29,7 +29,7 @@ from sgl_mlx.runtime.speculation.speculator import Draft, Speculation, Speculato
 
 
 class Scheduler:
-    """The scheduler of one engine. `seconds` is the time spent in it, the cache's included.
+    """The scheduler of one engine. `seconds` is the time spent in its methods and the cache.
 
     Args:
         clock: returns the time with which deadlines are compared.
@@ -103,7 +103,10 @@ class Scheduler:
         self._queues.settle()
 
     def flush_cache(self) -> bool:
-        """Forget all cached prefixes; return False and change nothing while there are sequences."""
+        """Forget all cached prefixes and return True.
+
+        While there are sequences, nothing is forgotten, and the result is False.
+        """
         if not self.idle:
             return False
         self._queues.settle()
@@ -182,9 +185,9 @@ class Scheduler:
     def retry(self, plan: Plan, message: str) -> None:
         """Handle a failed step: find the sequence that makes it fail and abort only that one.
 
-        The step's sequences are tried again in halves. One that fails alone is aborted with
-        `message`; the others get the same tokens as without the failure. The KV of the failed
-        plan, and of its epoch, is taken as lost.
+        The step's sequences are tried again in halves. A sequence that fails alone is aborted with
+        `message`; the others get the same tokens as without the failure. The KV of the failed plan
+        and of its epoch counts as lost.
         """
         self._planned = None
         ahead = isinstance(plan, Decode) and plan.ahead
@@ -192,6 +195,8 @@ class Scheduler:
         goals = {s: s.computed + computed[s.id] + ahead for s in self.running if s.id in computed}
         if isinstance(plan, Decode):
             self._lose_epoch()
+        elif self._speculator is not None:
+            self._speculator.failed(self.running)
         self._trials = self._trials or Trials()
         culprit = self._trials.split(goals)
         if culprit is not None:
@@ -199,9 +204,10 @@ class Scheduler:
         self._queues.changed = True
 
     def _lose_epoch(self) -> None:
-        """Reset the epoch's sequences to its start, because its KV is lost; flush the cache.
+        """Reset sequences to the epoch's start, because the epoch's KV is lost; flush the cache.
 
-        Sequences admitted since are preempted, and branches held for waiting requests given up.
+        Sequences admitted since then are preempted. Branches held for waiting requests are given
+        up.
         """
         epoch, self._epoch = self._epoch, None
         assert epoch is not None
@@ -264,7 +270,7 @@ class Scheduler:
 
     def _open_epoch(self, rows: list[Sequence]) -> Decode | None:
         width = min(self.limits.epoch_steps, max(s.remaining for s in rows))
-        while width > 1 and not self._has_slots(rows, width):
+        while width > 1 and not has_slots(self.cache, rows, width):
             width //= 2
         rows = self._reserve(rows, lambda s: min(width, s.remaining))
         if self.cache.windows is not None:
@@ -277,13 +283,6 @@ class Scheduler:
         self._epoch = Epoch(starts, width)
         opening = tuple(s.row(1, len(s.table)) for s in rows)
         return self._decode(rows, ahead=True, opening=opening)
-
-    def _has_slots(self, rows: list[Sequence], width: int) -> bool:
-        """Return True if the cache can give all slots of an epoch of `width` steps over `rows`."""
-        windows = self.cache.windows
-        if windows is not None and _window_slots_wanted(rows, width) > windows.available:
-            return False
-        return _slots_wanted(rows, width) <= self.cache.available
 
     def _close_epoch(self) -> None:
         """Close the open epoch and free the slots reserved for steps that were not computed."""
@@ -304,7 +303,7 @@ class Scheduler:
 
     def _extend(self, sequences: list[Sequence], drafts: dict[str, Draft]) -> Extend | None:
         sequences = self._reserve(sequences, lambda s: s.pending + len(drafts.get(s.id, ())))
-        shares = divide(sequences, drafts, self.limits)
+        shares = divide(sequences, drafts, self.limits, self._speculator)
         if self.cache.windows is not None:
             reserve = self._queues.reserve_window
             granted = {x.sequence.id: reserve(x.sequence, x.tokens) for x in shares}
@@ -358,16 +357,17 @@ class Scheduler:
             self._queues.end(s, reason)
 
     def _start_something(self) -> bool:
-        """Start a waiting sequence, else a prefetch, when nothing runs; False if none can start."""
+        """Start a waiting sequence, or else a prefetch, when nothing runs; False if none can."""
         if self.waiting:
             return self._unblock()
         return bool(self._queues.background) and self._background.start()
 
     def _unblock(self) -> bool:
-        """Start the most urgent waiting sequence when nothing runs; abort it if it can never fit.
+        """Start the most urgent waiting sequence when nothing runs; abort it if it never fits.
 
-        Return False, and do nothing, while a sequence waits for blocks from disk. Otherwise the
-        most urgent sequence is ready: those in its `after` arrived earlier at the same priority.
+        Does nothing and returns False while a sequence waits for blocks from disk. Otherwise the
+        most urgent sequence is ready, because the sequences in its `after` have the same priority
+        and arrived earlier.
         """
         if any(s.restore is not None and not s.restore.done for s in self.waiting):
             return False
@@ -380,20 +380,7 @@ class Scheduler:
 
 
 def _computed(plan: Plan) -> dict[str, int]:
-    """Return by sequence id how many tokens a plan computes, without drafted ones."""
+    """Return by sequence id how many tokens a plan computes, without drafted tokens."""
     if isinstance(plan, Extend):
         return {row.id: len(row.tokens) - row.drafted for row in plan.rows}
     return dict.fromkeys(plan.ids, 1)
-
-
-def _window_slots_wanted(sequences: list[Sequence], width: int) -> int:
-    wanted = 0
-    for s in sequences:
-        assert s.holding is not None
-        held = s.holding.behind + len(s.holding.window)
-        wanted += max(s.computed + min(width, s.remaining) - held, 0)
-    return wanted
-
-
-def _slots_wanted(sequences: list[Sequence], width: int) -> int:
-    return sum(max(s.computed + min(width, s.remaining) - len(s.table), 0) for s in sequences)

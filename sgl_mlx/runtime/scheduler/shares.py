@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 from sgl_mlx.runtime.scheduler.plan import Row
 from sgl_mlx.runtime.scheduler.sequence import Sequence
+from sgl_mlx.runtime.speculation.speculator import Speculator
 
 _ALTERNATIVES_COST = 4
 """Cost of scoring a prompt token with its likeliest tokens, relative to scoring it alone (3.4 as
@@ -41,6 +42,7 @@ def divide(
     sequences: Iterable[Sequence],
     drafts: Mapping[str, tuple[int, ...]],
     limits: SchedulerLimits,
+    speculator: Speculator | None,
 ) -> list[Share]:
     """Divide a step: decoding sequences first, with their drafts, then prompt chunks.
 
@@ -58,6 +60,8 @@ def divide(
             score_room = max(score_room - cost * max(count - unscored, 0), 0)
         if count > 0:
             drafted = drafts.get(s.id, ())[: len(s.table) - s.computed - count]
+            if drafted and speculator is not None:
+                drafted = speculator.begin(s, drafted)
             shares.append(Share(s, count, drafted))
             room -= shares[-1].tokens
     return shares
