@@ -336,6 +336,8 @@ class Scheduler:
         if shares:
             assert s.holding is not None
             self.cache.share(s.holding, s.key[: s.computed])
+            if self.cache.windows is not None and s.computed == s.prompt_length:
+                self.cache.windows.mark(s.holding)
         if self.cache.snapshots is not None and s.holding is not None:
             cut = shares and s.computed in s.cuts
             self.cache.snapshots.advanced(s.holding, final=self._epoch is None, cut=cut)
