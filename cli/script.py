@@ -51,8 +51,8 @@ def run_script(
 ) -> None:
     """Run a file as the main script, with `import sglang` importing this package.
 
-    The file's programs run on the default backend that the file sets; if it sets none, on that of the
-    context `opened`, which is entered when it is first used. If the options name a model,
+    The file's programs run on the default backend that the file sets; if it sets none, on that of
+    the context `opened`, which is entered when it is first used. If the options name a model,
     `sglang.Runtime` and `sglang.Engine` in the file load that model instead of their own.
     """
     engine = LazyEngine(opened)
