@@ -22,6 +22,7 @@ from sgl_mlx.cli.models import models
 from sgl_mlx.cli.run import run
 from sgl_mlx.cli.serve import serve
 from sgl_mlx.errors import SglError
+from sgl_mlx.runtime.ranks.launch import launched
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells report a process that SIGINT ended."""
@@ -40,9 +41,10 @@ class Commands(click.Group):
         """Run the command line, after preparing the standard streams; see `streams.prepare`.
 
         Args:
-            args: the arguments; None for those of the process.
+            args: the arguments; None means the arguments of the process.
         """
         streams.prepare()
+        _join_ranks()
         given = sys.argv[1:] if args is None else args
         return super().main(list(given), *rest, **options)
 
@@ -68,6 +70,18 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(INTERRUPTED)
+
+
+def _join_ranks() -> None:
+    """Connect all ranks if `mlx.launch` started this process; only rank 0 goes on from here."""
+    try:
+        if (launch := launched()) is not None:
+            from sgl_mlx.runtime.ranks.join import join  # imports mlx, which takes a second
+
+            join(launch)
+    except SglError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
 
 
 def _shorten(error: click.ClickException) -> click.ClickException:

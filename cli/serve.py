@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -34,6 +35,7 @@ from sgl_mlx.cli.served_models import Named, check, named, served_models
 from sgl_mlx.cli.sizes import byte_size
 from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.errors import BackendError
+from sgl_mlx.runtime.ranks.launch import launched
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -167,18 +169,21 @@ def serve(
     model that it wants. The first model is opened at the start, the others when requests name them.
     If there is no memory for a model, the models that were idle longest are closed.
 
-    Ctrl-C lets running requests finish; a second Ctrl-C stops the server at once.
+    Ctrl-C or SIGTERM lets running requests finish; a second Ctrl-C stops the server at once.
     """
     require_packages()
     given = [named(model) for model in (*([model_path] if model_path else ()), *models)]
     check(given, adapters)
     several = len(given) > 1 or bool(adapters)
+    if several and launched() is not None:
+        raise click.UsageError("several ranks serve a single model, without adapters")
     if several:
         _refuse_options_of_one(mmproj=options.mmproj, draft=options.draft, **settings)
     listener = bind(host, port)
     log_to_stderr(access_log)
     keep_freed_memory_together()
     more = dict(engine_settings)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, or nothing is closed
     with suppress(KeyboardInterrupt):  # uvicorn raises it again after draining
         if several:
             served = served_models(given, adapters, {**asdict(options), **more})

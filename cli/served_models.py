@@ -1,4 +1,4 @@
-"""Models of `sgl-mlx serve` if it serves several: their names, memory needs and openers."""
+"""Models of an `sgl-mlx serve` with several models: their names, memory needs and openers."""
 
 from __future__ import annotations
 

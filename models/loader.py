@@ -29,6 +29,7 @@ from sgl_mlx.models.gguf.file import GGUFFile
 from sgl_mlx.models.info import ModelInfo, describe_folder, describe_gguf, with_vision
 from sgl_mlx.models.packed_layers import dequantize_others
 from sgl_mlx.models.resolve import resolve
+from sgl_mlx.models.shards import shard, share
 from sgl_mlx.models.vision import checkpoint
 from sgl_mlx.models.vision.model import VisionModel
 from sgl_mlx.models.vision.separate import SeparateVision, open_separate_vision
@@ -70,6 +71,7 @@ def load(
     dtype: str | None = None,
     available: int | None = None,
     mmproj: str | Path | None = None,
+    group: mx.distributed.Group | None = None,
 ) -> LoadedModel:
     """Find (`resolve`), check and load a model. Call it on the thread that will run the model.
 
@@ -82,6 +84,7 @@ def load(
         available: bytes of available memory; None asks the machine.
         mmproj: the vision part for a language model that is a GGUF file. It is a GGUF file too,
             or a LLaVA folder, whose language model is not read.
+        group: the ranks among which the weights are divided; None loads all of them.
 
     Raises:
         ModelNotFoundError, CorruptModelError, TokenizerError, UnsupportedModelError: for a
@@ -104,11 +107,13 @@ def load(
     info = describe_folder(path) if file is None else describe_gguf(file)
     if separate is not None:
         info = with_vision(info, *separate.size)
-    _check_memory(name, info, kind, available, packed=kernels is not None)
+    _check_memory(name, info, kind, available, kernels is not None, _share(file, path, info, group))
     if file is None:
         loaded, config, tokenizer, vision = _load_folder(path, target)
     else:
         loaded, config, tokenizer, vision = _load_gguf(file, target, separate, kernels is not None)
+    if group is not None:
+        shard(loaded, config, group, name)
     if target is not None:
         _settle(loaded, target, kernels)
     files = _weight_files(file, path, separate)
@@ -140,13 +145,30 @@ def _check_architecture(file: GGUFFile | None, path: Path) -> None:
     check_runs(config)
 
 
+def _share(
+    file: GGUFFile | None, path: Path, info: ModelInfo, group: mx.distributed.Group | None
+) -> float:
+    """Return the part of a model's weights that this rank will hold."""
+    if group is None:
+        return 1.0
+    config = safetensors_file.read_config(path) if file is None else gguf_config.read_config(file)
+    return share(config, info.parameters, group.size())
+
+
 def _check_memory(
-    name: str, info: ModelInfo, dtype: str | None, available: int | None, packed: bool
+    name: str,
+    info: ModelInfo,
+    dtype: str | None,
+    available: int | None,
+    packed: bool,
+    part: float = 1.0,
 ) -> None:
     kind = f"{info.quantization} in float32" if packed else dtype or info.quantization
     how = f"{info.parameters / 1e6:,.0f} M parameters as {kind}"
+    if part < 1:
+        how = f"{part:.0%} (this rank's share) of {how}"
     limit = memory.available_bytes() if available is None else available
-    memory.check_fits(name, info.weight_bytes(dtype, packed), limit, how)
+    memory.check_fits(name, int(part * info.weight_bytes(dtype, packed)), limit, how)
 
 
 def _settle(model: nn.Module, dtype: mx.Dtype, kernels: ModuleType | None) -> None:

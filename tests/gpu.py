@@ -48,6 +48,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _small_pools(request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--small-pools") and request.node.get_closest_marker("gpu"):
-        from sgl_mlx.runtime import assembly  # imports mlx, which must come after the BLAS
+        from sgl_mlx.runtime.pool import capacity  # imports mlx, which must come after the BLAS
 
-        request.getfixturevalue("monkeypatch").setattr(assembly, "ENOUGH", SMALL)
+        request.getfixturevalue("monkeypatch").setattr(capacity, "ENOUGH", SMALL)

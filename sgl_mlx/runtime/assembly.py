@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
+import mlx.core as mx
 import mlx.nn as nn
 
 from sgl_mlx.cpu_kernels.attention import CpuAttention
@@ -28,20 +29,13 @@ from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.constraints.grammar import GrammarCompiler
 from sgl_mlx.runtime.constraints.healing import Spellings
 from sgl_mlx.runtime.disk.open import DiskTier, open_disk_tier
+from sgl_mlx.runtime.pool.capacity import capacity
 from sgl_mlx.runtime.pool.kv import KVPool
-from sgl_mlx.runtime.pool.memory import (
-    ENOUGH,
-    copied_slots,
-    limit_cache,
-    pool_slots,
-    warn_if_large,
-)
-from sgl_mlx.runtime.pool.state_memory import NO_STATES, START, StateBudget, state_budget
-from sgl_mlx.runtime.pool.states import StatePool
+from sgl_mlx.runtime.pool.memory import limit_cache, pool_slots, warn_if_large
 from sgl_mlx.runtime.pool.wired import WiredWeights
 from sgl_mlx.runtime.runner import ModelRunner
+from sgl_mlx.runtime.sampler import Sampler
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
-from sgl_mlx.runtime.scheduler.cuts import SnapshotPolicy
 from sgl_mlx.runtime.scheduler.plan import Runner
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.speculation.costs import Costs
@@ -55,9 +49,10 @@ from sgl_mlx.runtime.vision.features import Features
 from sgl_mlx.runtime.vision.pictures import Pictures
 from sgl_mlx.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from sgl_mlx.runtime.ranks.leader import Ranks  # imported by several ranks alone
+
 _DEFAULT_CONTEXT = 8192
-_STRIDE = 512
-"""Least stride of the policy "program" in tokens; see `SnapshotPolicy.stride`."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +67,12 @@ class RunnableModel:
         context_length: most tokens of prompt and output together.
         slots: most slots of the KV pool.
         max_running: most sequences that run at once.
-        path: "ragged" if a step computes all rows in one forward pass, "dense" if one by one.
+        path: "ragged" if a step computes all sequences in one forward pass, "dense" if one by one.
         recurrent: True if layers keep recurrent state, so that positions cannot be rearranged.
         wired: the engine's share of the wired memory, to be released at the end.
         disk: the disk cache; None without one.
-        costs: seconds of steps; None without speculation.
+        costs: measured durations of steps; None without speculation.
+        ranks: the other ranks that run the model too; None if this process runs it alone.
     """
 
     name: str
@@ -96,10 +92,11 @@ class RunnableModel:
     wired: WiredWeights
     disk: DiskTier | None = None
     costs: Costs | None = None
+    ranks: Ranks | None = None
 
     @property
     def joins(self) -> bool:
-        """True if KV of parallel branches can be joined to one prefix, and positions be skipped."""
+        """True if the KV of branches can be joined to one prefix, and positions can be skipped."""
         return self.path == "ragged" and not self.recurrent
 
     @cached_property
@@ -113,17 +110,21 @@ OpenModel = Callable[[EngineConfig, Callable[[], None], LoadedModel | None], Run
 
 
 def open_model(
-    config: EngineConfig, on_read: Callable[[], None], loaded: LoadedModel | None = None
+    config: EngineConfig,
+    on_read: Callable[[], None],
+    loaded: LoadedModel | None = None,
+    ranks: Ranks | None = None,
 ) -> RunnableModel:
     """Load a model and assemble an engine around it; call it on the thread that will run it.
 
     Args:
         on_read: called on another thread when a read from the disk cache has finished.
-        loaded: a model that is loaded already; then `config.model_path` is ignored. The weights
-            of this model are not wired here, because other engines may share them.
+        loaded: a model that is loaded already; then `config.model_path` is ignored. The weights of
+            this model are not wired (locked in memory) here, because other engines may share them.
+        ranks: the other ranks, which run the model together with this process; None for none.
 
     Raises:
-        ModelError, MemoryLimitError: see `models.load`, `pool_slots` and `state_budget`.
+        ModelError, MemoryLimitError: see `models.load` and `pool.capacity`.
         InvalidParamsError: the folder of the disk cache cannot be used, the draft model has another
             vocabulary, or `config.schedule_policy` or `SGL_MLX_WIRED` has an unknown value.
         KernelError: the environment asks for kernels that are unknown or not available.
@@ -131,11 +132,20 @@ def open_model(
     started = time.perf_counter()
     to_wire = 0
     if loaded is None:
-        loaded = load(
-            config.model_path, offline=config.offline, dtype=config.dtype, mmproj=config.mmproj
-        )
+        loaded = load_share(config, None if ranks is None else ranks.group)
         to_wire = loaded.weight_bytes
-    return assemble(loaded, config, started, on_read, WiredWeights(to_wire))
+    return assemble(loaded, config, started, on_read, WiredWeights(to_wire), ranks)
+
+
+def load_share(config: EngineConfig, group: mx.distributed.Group | None) -> LoadedModel:
+    """Load the model that a configuration names, or this rank's share of it in a group."""
+    return load(
+        config.model_path,
+        offline=config.offline,
+        dtype=config.dtype,
+        mmproj=config.mmproj,
+        group=group,
+    )
 
 
 def assemble(
@@ -144,33 +154,33 @@ def assemble(
     started: float,
     on_read: Callable[[], None],
     wired: WiredWeights,
+    ranks: Ranks | None = None,
 ) -> RunnableModel:
     """Build all parts of an engine around a loaded model.
 
     Args:
         started: `time.perf_counter()` before loading, from which `load_seconds` counts.
         on_read: called on another thread when a read from the disk cache has finished.
-        wired: the model's share of wired memory, which `EngineLoop` releases when it stops.
+        wired: the model's share of wired (locked) memory, which `EngineLoop` releases at its end.
+        ranks: as for `open_model`.
 
     Raises:
         The same errors as `open_model`.
     """
     adapter, draft = adapter_for(loaded.model), _load_draft(config, loaded)
-    context = config.context_length or _context_length(loaded.config)
-    layers, dtype, bits = adapter.layers, adapter.dtype, config.kv_bits
-    available = available_bytes()
-    budget, limits = _state_budget(adapter, config, available)
-    available = budget.left(available)
-    memory = layers, dtype, available, bits, adapter.ragged
-    slots = pool_slots(config.max_total_tokens, context, *memory)
-    pool = KVPool(layers, config.max_total_tokens or min(slots, ENOUGH), dtype, bits)
-    states = StatePool(adapter.states, min(budget.slots, START)) if adapter.states else None
+    context = context_length(config, loaded)
+    room = capacity(adapter, config, context)
+    if ranks is not None:
+        room = room.within(ranks.agree(loaded.fingerprint, room.shared))
+    slots, budget = room.slots, room.budget
+    pool, states = room.pools(adapter, config)
     warn_if_large(loaded.weight_bytes, pool.nbytes + budget.nbytes, total_bytes())
     limit_cache()
-    paths = _paths(adapter, pool, config.shared_attention)
+    paths = attention_paths(adapter, pool, config.shared_attention)
+    limits = replace(config.limits, max_running=budget.running, snapshots=room.snapshots)
     limits = limits if adapter.ragged else replace(limits, epoch_steps=1)
-    if layers and (paths.copies or not adapter.ragged):
-        limits = replace(limits, most_held=copied_slots(slots, *memory))
+    if adapter.layers and (paths.copies or not adapter.ragged):
+        limits = replace(limits, most_held=room.copied)
     disk = open_disk_tier(config, loaded, pool, on_read, states)
     cache = PrefixCache(
         pool.slots,
@@ -181,17 +191,20 @@ def assemble(
         first_states=states.slots if states is not None else None,
         state_tier=disk.states if disk else None,
     )
+    features = _features(loaded, adapter, config.image_cache_bytes)
     runner = ModelRunner(
         adapter,
         pool,
         loaded.tokenizer.eos_token_ids,
         paths,
         copy=disk.copy if disk else None,
-        features=_features(loaded, adapter, config.image_cache_bytes),
+        features=features if ranks is None else ranks.features(features),
         states=states,
+        sampler=Sampler if ranks is None else ranks.sampler(),
     )
-    # a recurrent state after rejected tokens cannot be taken back
-    speculation = None if states else _speculation(config.speculate, loaded, cache, runner)
+    shown = runner if ranks is None else ranks.broadcast(runner)
+    free_states = states.slots if states is not None else 0
+    speculation = _speculation(config.speculate, loaded, cache, shown, free_states)
     if speculation is not None and draft is not None:
         model = _draft_model(draft, context, cache.most, adapter.vocabulary)
         speculation = speculation._replace(model=model)
@@ -208,7 +221,7 @@ def assemble(
         path="ragged" if adapter.ragged else "dense",
         recurrent=bool(adapter.states),
         load_seconds=time.perf_counter() - started,
-        runner=runner,
+        runner=shown,
         scheduler=scheduler,
         grammars=GrammarCompiler(loaded.tokenizer, adapter.vocabulary),
         pictures=Pictures(
@@ -220,17 +233,21 @@ def assemble(
         wired=wired,
         disk=disk,
         costs=speculation.costs if speculation is not None else None,
+        ranks=ranks,
     )
 
 
 def _speculation(
-    speculate: Speculate, loaded: LoadedModel, cache: PrefixCache, runner: Runner
+    speculate: Speculate, loaded: LoadedModel, cache: PrefixCache, runner: Runner, states: int
 ) -> Speculation | None:
-    """Open the drafters, and measure steps unless that was done on this machine before."""
+    """Open the drafters, and measure steps unless that was done on this machine before.
+
+    Returns None without drafters, or if the steps cannot be measured.
+    """
     found = drafters(speculate, cache.tree)
     if not found:
         return None
-    costs = kept_costs(_described(loaded), cache.capacity, runner)
+    costs = kept_costs(_described(loaded), cache.capacity, runner, states)
     return None if costs is None else Speculation(found, costs, pace=Pace())
 
 
@@ -244,8 +261,8 @@ def _load_draft(config: EngineConfig, loaded: LoadedModel) -> LoadedModel | None
     """Load the draft model, if one is named.
 
     Raises:
-        ModelError: it cannot be loaded.
-        InvalidParamsError: its vocabulary differs from that of the `loaded` model.
+        ModelError: the draft model cannot be loaded.
+        InvalidParamsError: the vocabularies of the draft model and the `loaded` model differ.
     """
     if config.draft is None:
         return None
@@ -257,7 +274,7 @@ def _load_draft(config: EngineConfig, loaded: LoadedModel) -> LoadedModel | None
 def _draft_model(
     draft: LoadedModel, context: int, most: int, vocabulary: int
 ) -> ModelDrafter | None:
-    """Assemble the draft model with a pool for as many tokens as the large model's, if they fit.
+    """Assemble the draft model, with a KV pool of as many slots as fit, at most `most`.
 
     Args:
         context: most tokens of a sequence.
@@ -265,7 +282,7 @@ def _draft_model(
         vocabulary: number of tokens that the large model knows.
 
     Returns:
-        None if the draft model's steps cannot be measured.
+        The drafter; None if the draft model's steps cannot be measured.
 
     Raises:
         MemoryLimitError: when not even a small pool fits.
@@ -278,7 +295,7 @@ def _draft_model(
     slots = min(pool_slots(None, context, layers, dtype, available_bytes()), most)
     pool = KVPool(layers, slots, dtype)
     runner = ModelRunner(
-        adapter, pool, draft.tokenizer.eos_token_ids, _paths(adapter, pool, share=True)
+        adapter, pool, draft.tokenizer.eos_token_ids, attention_paths(adapter, pool, share=True)
     )
     costs = kept_costs(_described(draft), slots, runner)
     if costs is None:
@@ -297,33 +314,8 @@ def _features(loaded: LoadedModel, adapter: Adapter, limit: int) -> Features | N
     return Features(loaded.vision, limit)
 
 
-def _state_budget(
-    adapter: Adapter, config: EngineConfig, available: int
-) -> tuple[StateBudget, SchedulerLimits]:
-    """Return the memory of recurrent states, and the scheduler's limits that follow from it."""
-    limits = config.limits
-    if not adapter.states:
-        return NO_STATES, limits
-    wanted, running = config.max_total_states, limits.max_running
-    attends = bool(adapter.layers)
-    budget = state_budget(adapter.states, wanted, running, available, attends)
-    policy = _policy(limits.snapshots, adapter, config.kv_bits)
-    return budget, replace(limits, max_running=budget.running, snapshots=policy)
-
-
-def _policy(policy: SnapshotPolicy, adapter: Adapter, kv_bits: int | None) -> SnapshotPolicy:
-    """Set the stride of the policy "program" by the bytes of a snapshot and of a token's KV.
-
-    So snapshots at the stride take at most four times the bytes of the KV between them.
-    """
-    if policy.kind != "program":
-        return policy
-    token = KVPool.bytes_per_slot(adapter.layers, adapter.dtype, kv_bits)
-    state = StatePool.bytes_per_slot(adapter.states)
-    return replace(policy, stride=max(_STRIDE, state // (4 * token)) if token else 4 * _STRIDE)
-
-
-def _paths(adapter: Adapter, pool: KVPool, share: bool) -> AttentionPaths:
+def attention_paths(adapter: Adapter, pool: KVPool, share: bool) -> AttentionPaths:
+    """Open the ways to attend over a pool; without `share`, each sequence gathers its prefix."""
     if not share:
         return AttentionPaths(pool, share=False)
     if cpu_math.on_cpu():
@@ -341,6 +333,8 @@ def _paths(adapter: Adapter, pool: KVPool, share: bool) -> AttentionPaths:
     return AttentionPaths(pool, kernels, cut, cases=cases)
 
 
-def _context_length(config: dict[str, Any]) -> int:
-    text = config.get("text_config") or config
-    return int(text.get("max_position_embeddings") or _DEFAULT_CONTEXT)
+def context_length(config: EngineConfig, loaded: LoadedModel) -> int:
+    """Return the most tokens of prompt and output together."""
+    text = loaded.config.get("text_config") or loaded.config
+    model = int(text.get("max_position_embeddings") or _DEFAULT_CONTEXT)
+    return config.context_length or model

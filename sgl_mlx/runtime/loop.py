@@ -27,7 +27,9 @@ from sgl_mlx.runtime.assembly import OpenModel, RunnableModel, open_model
 from sgl_mlx.runtime.cache.tier import Transfer
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.pool.exhausted import Exhausted
-from sgl_mlx.runtime.scheduler.plan import Decode, Plan, PoolLost, Runner, StepResult
+from sgl_mlx.runtime.ranks.launch import launched
+from sgl_mlx.runtime.scheduler.compute import lose_pool, run_plan
+from sgl_mlx.runtime.scheduler.plan import Decode, Runner
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 from sgl_mlx.runtime.stats import EngineStats
@@ -61,7 +63,7 @@ class EngineLoop:
         loaded: LoadedModel | None = None,
         open_model: OpenModel = open_model,
     ) -> None:
-        self._open_model = partial(open_model, config, self._wake, loaded)
+        self._open_model = partial(on_all_ranks(open_model), config, self._wake, loaded)
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._deliveries: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         self._stopping = False
@@ -86,7 +88,7 @@ class EngineLoop:
         )
 
     def start(self) -> None:
-        """Start both threads and wait until the model is loaded; raises what loading raises."""
+        """Start both threads and wait until the model is loaded; raises the errors of loading."""
         self._delivery.start()
         self._thread.start()
         try:
@@ -163,6 +165,14 @@ class EngineLoop:
             while thread.is_alive() and self._failure is None:
                 thread.join(_JOIN_SECONDS)
 
+    def fail(self, reason: str) -> None:
+        """End all requests with this reason, even if the engine thread is in a step without end.
+
+        The engine is of no further use.
+        """
+        self._fail(reason)
+        self._close_gate()
+
     @property
     def stopping(self) -> bool:
         return self._stopping
@@ -189,7 +199,8 @@ class EngineLoop:
         self.on_failure(error)
 
     def _recover(self) -> None:
-        self._failure = None
+        if not self._stopping:
+            self._failure = None
 
     def _close_gate(self) -> None:
         with self._gate:
@@ -254,22 +265,25 @@ class EngineLoop:
             return
         self._scheduler, self._runner = model.scheduler, model.runner
         self._exhausted = Exhausted(model.scheduler)
+        if model.ranks is not None:
+            model.ranks.attach(self.fail)
         self._model.set_result(model)
-        busy, reason = False, _SHUT_DOWN
+        busy = False
         try:
             while not self._stopping:
                 self._take_orders(wait=not busy)
                 busy = self._turn(self._scheduler, self._runner)
-            self._leave(model, reason)
+            self._leave(model, self._failure or _SHUT_DOWN)
         except BaseException as error:
-            reason = f"the engine's thread died: {type(error).__name__}: {error}"
-            self._failure = reason
+            self._failure = f"the engine's thread died: {type(error).__name__}: {error}"
             raise
         finally:
             self._close_gate()
             self._drain()
-            self._scheduler.fail_all(reason)
+            self._scheduler.fail_all(self._failure or _SHUT_DOWN)
             model.wired.release()
+            if model.ranks is not None:
+                model.ranks.close_engine()
 
     def _take_orders(self, wait: bool) -> None:
         """Run all queued orders; with `wait`, first wait for an order or for the next deadline."""
@@ -343,52 +357,15 @@ class EngineLoop:
                 log.exception("a callback ended with an error")
 
 
-def run_plan(
-    plan: Plan,
-    scheduler: Scheduler,
-    runner: Runner,
-    recover: Callable[[Exception], bool] = lambda _: False,
-) -> StepResult | None:
-    """Compute a plan; return its result, or None after a failure that the scheduler has handled.
+def on_all_ranks(open_model: OpenModel) -> OpenModel:
+    """Connect all ranks if `mlx.launch` started this process; see `ranks.join`.
 
-    Unless the plan continues an epoch, the KV of earlier steps is written to the pool first. So a
-    failed step loses only the KV of its own tokens and of its epoch, and its sequences can be tried
-    again.
-
-    Args:
-        recover: called first with the error of a failed step; returns True if it has handled it.
+    Returns:
+        A function that opens a model on all ranks; `open_model` in a process started alone.
     """
-    if not isinstance(plan, Decode) or plan.opening:
-        try:
-            runner.synchronise(plan.transfers)
-        except Exception as error:
-            lose_pool(scheduler, runner, error, plan.transfers)
-            return None
-        plan = replace(plan, transfers=())
-    try:
-        return runner.run(plan)
-    except PoolLost as error:
-        lose_pool(scheduler, runner, error)
-        return None
-    except Exception as error:
-        runner.forget_epoch()
-        if not recover(error):
-            scheduler.retry(plan, _told(error))
-        return None
+    launch = launched()
+    if launch is None:
+        return open_model
+    from sgl_mlx.runtime.ranks.join import join, open_on_ranks  # several ranks alone need this
 
-
-def lose_pool(
-    scheduler: Scheduler, runner: Runner, error: Exception, transfers: tuple[Transfer, ...] = ()
-) -> None:
-    """End all requests and forget all KV, after an error that may have corrupted the pool.
-
-    Args:
-        transfers: transfers that may not have been carried out.
-    """
-    runner.forget_epoch()
-    scheduler.cache.lose(transfers)
-    scheduler.fail_all(_told(error))
-
-
-def _told(error: Exception) -> str:
-    return f"the step failed: {type(error).__name__}: {error}"
+    return partial(open_on_ranks, join(launch))

@@ -31,7 +31,7 @@ from sgl_mlx.runtime.scheduler.plan import (
     StepResult,
 )
 from sgl_mlx.runtime.speculation.verify import accept, places
-from sgl_mlx.runtime.vision.features import Features
+from sgl_mlx.runtime.vision.features import PictureFeatures
 
 _ROWS_AHEAD = 8
 """Most rows of an epoch for which a CPU submits the next step before it returns this one's tokens.
@@ -48,6 +48,7 @@ class ModelRunner:
         features: encodes pictures; None if the model takes none.
         lookup: finds the constraints and pictures that plans name; None if plans name none.
         states: the pool of recurrent states; None for a model of attention alone.
+        sampler: the class that samples each step's tokens.
     """
 
     def __init__(
@@ -57,10 +58,12 @@ class ModelRunner:
         end_tokens: frozenset[int],
         paths: AttentionPaths | None = None,
         copy: PoolCopy | None = None,
-        features: Features | None = None,
+        features: PictureFeatures | None = None,
         lookup: Lookup | None = None,
         states: StatePool | None = None,
+        sampler: type[Sampler] = Sampler,
     ) -> None:
+        self._sampler = sampler
         self._states = states
         self._features = features
         self.lookup = lookup
@@ -148,7 +151,7 @@ class ModelRunner:
         before = None if self._decoding is None else self._decoding.epoch
         self.synchronise(plan.transfers)
         rows = arrange(plan.opening)
-        sampler = Sampler(rows, self._end_tokens, self._model.vocabulary, self.lookup)
+        sampler = self._sampler(rows, self._end_tokens, self._model.vocabulary, self.lookup)
         tokens = mx.array([row.tokens[-1] for row in rows], mx.int32)
         states = None if self._states is None else EpochStates(self._states, rows)
         return _Decoding(self.paths.epoch(rows, plan.width, before), sampler, tokens, states)
@@ -219,15 +222,14 @@ class ModelRunner:
         slots: list[int] = []
         new: list[list[tuple[mx.array, mx.array]]] = [[] for _ in self._pool.layers]
         for row, index in zip(rows, wanted.by_row, strict=True):
-            prefix = None
-            if row.prefix:
-                slot_index = SlotIndex(row.prefix)
-                prefix = [self._pool.gather(i, slot_index) for i in range(len(new))]
+            prefix = self._gather_seen(row) if row.prefix else None
             tokens = mx.array(row.tokens, mx.int32)
             wanted_here = mx.array(index, mx.int32)
             embeddings = self._embeddings([row], tokens)
             self._forward_passes += 1
-            out, kv = self._model.forward_dense(tokens, prefix, wanted_here, embeddings)
+            out, kv = self._model.forward_dense(
+                tokens, prefix, wanted_here, embeddings, len(row.prefix)
+            )
             logits.append(out)
             slots += row.slots[: len(row.tokens)]
             for layer, pair in zip(new, kv, strict=True):
@@ -236,18 +238,25 @@ class ModelRunner:
         values = [mx.concatenate([v for _, v in layer]) for layer in new]
         return mx.concatenate(logits), slots, keys, values
 
+    def _gather_seen(self, row: Row) -> list[tuple[mx.array, mx.array]]:
+        """Gather each layer's prefix; of a layer with a window, the keys inside it alone."""
+        windows = [layer.window for layer in self._pool.layers]
+        last = {w: len(row.prefix) if w is None else max(w - 1, 1) for w in windows}
+        index = {w: SlotIndex(row.prefix[-n:]) for w, n in last.items()}
+        return [self._pool.gather(i, index[w]) for i, w in enumerate(windows)]
+
     def _embeddings(self, rows: Sequence[Row], tokens: mx.array) -> mx.array | None:
         """Return token embeddings with picture features in place; None if no row has pictures."""
         if not any(row.pictures for row in rows):
             return None
         assert self._features is not None, "pictures for a model of text alone"
-        assert self.lookup is not None, "a row has a picture, and the runner no lookup"
         return self._features.place(rows, self._model.embed(tokens), self.lookup)
 
     def _sample(self, wanted: _WantedLogits, logits: mx.array) -> Sampled | None:
         if not wanted.sampled_rows:
             return None
-        sampler = Sampler(wanted.sampled_rows, self._end_tokens, logits.shape[-1], self.lookup)
+        rows, vocabulary = wanted.sampled_rows, logits.shape[-1]
+        sampler = self._sampler(rows, self._end_tokens, vocabulary, self.lookup)
         return self._choose(sampler, logits[mx.array(wanted.sampled_at, mx.int32)], 0)
 
     def _choose(
@@ -263,7 +272,7 @@ class ModelRunner:
 
 
 def arrange(rows: Iterable[Row]) -> list[Row]:
-    """Sort rows: single tokens before chunks, then by prefix, so that equal prefixes adjoin."""
+    """Sort rows: rows of one token first, then by prefix, so that equal prefixes are adjacent."""
     return sorted(rows, key=lambda row: (len(row.tokens) > 1, row.prefix))
 
 
@@ -292,7 +301,7 @@ class _WantedLogits:
 
     Attributes:
         index: the places of these tokens among all tokens of the step.
-        by_row: their places within each row.
+        by_row: for each row, the places of its tokens among these, within the row.
         sampled_rows: rows to sample for; a row with drafted tokens is split by `places`.
         sampled_at: for each sampled row, its place in `index`.
     """

@@ -10,7 +10,7 @@ import pytest
 import sgl_mlx as sgl
 from sgl_mlx.core import Parallel, SamplingParams, Shift, Text
 from sgl_mlx.errors import MemoryLimitError, PromptError
-from sgl_mlx.runtime import assembly
+from sgl_mlx.runtime.pool import capacity
 from tests.runtime import plain
 from tests.runtime.hybrids import Open, alone, greedy, module_of, text
 
@@ -127,9 +127,9 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_is_allocated(
     open_toy: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[object] = []
-    monkeypatch.setattr(assembly, "available_bytes", lambda: 20_000)
-    monkeypatch.setattr(assembly, "KVPool", lambda *_: made.append("a pool"))
-    monkeypatch.setattr(assembly, "StatePool", lambda *_: made.append("a pool"))
+    monkeypatch.setattr(capacity, "available_bytes", lambda: 20_000)
+    monkeypatch.setattr(capacity, "KVPool", lambda *_: made.append("a pool"))
+    monkeypatch.setattr(capacity, "StatePool", lambda *_: made.append("a pool"))
     with pytest.raises(MemoryLimitError, match=r"recurrent state of one sequence takes .* GiB"):
         open_toy("qwen3_next")
     assert not made

@@ -59,7 +59,7 @@ class Epoch(Attention):
     def go_on(self, rows: Sequence[Row], width: int) -> bool:
         """Begin the next epoch in the same buffers, if `rows` are this epoch's rows, continued.
 
-        Call it after the KV of the last steps was written to the pool.
+        Call this method after the KV of the last steps was written to the pool.
 
         Returns:
             True if the next epoch has begun. False, with nothing changed, if `rows` are other
@@ -221,9 +221,9 @@ class _Layers:
 
 
 def _follows(row: Row, before: Row, steps: int) -> bool:
-    """True if `row` is `before` continued by `steps` tokens, with their keys in `before.slots`.
+    """Return True if `row` is `before`, continued by `steps` tokens with keys in `before.slots`.
 
-    False if either row has explicit prefix positions.
+    Rows with explicit prefix positions never follow each other.
     """
     plain = row.prefix_positions is None and before.prefix_positions is None
     return plain and row.prefix == (*before.prefix, *before.slots[:steps])

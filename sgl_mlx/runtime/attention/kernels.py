@@ -37,7 +37,7 @@ DecodeCall = Callable[[DecodeInputs], mx.array]
 
 
 def pool_fits(pool: KVPool, kernels: Kernels) -> bool:
-    """True if the kernels can read this pool.
+    """Return True if the kernels can read this pool.
 
     The CPU kernels must support every layer; the Metal kernels must support at least one layer.
     """
@@ -47,12 +47,12 @@ def pool_fits(pool: KVPool, kernels: Kernels) -> bool:
 
 
 def rows_fit(rows: Sequence[Row]) -> bool:
-    """True if the prefix keys of every row have the positions 0, 1, 2 …, as the kernels assume."""
+    """Return True if every row's prefix has the positions 0, 1, 2 …, as the kernels assume."""
     return all(row.prefix_positions is None for row in rows)
 
 
 class KernelEpoch(Attention):
-    """Decode epoch by our kernels; used as `decode.Epoch` is, but cannot go on to another epoch.
+    """Decode epoch that our kernels compute; used like `decode.Epoch`, but it has no successor.
 
     `keys` and `values` hold the new tokens' KV: for each layer `(rows, width, kv_heads, dim)`.
 
@@ -132,7 +132,7 @@ class KernelEpoch(Attention):
         return self._calls.get(case)
 
     def _leave(self, layer: int) -> None:
-        """Switch a layer to plain MLX for the whole epoch; call it in the first step."""
+        """Switch a layer to plain MLX for the whole epoch; call this only in the first step."""
         assert self.steps == 1, "a kernel's verdict changed in the middle of an epoch"
         if self._plain is None:
             self._plain = self._open_plain()

@@ -131,7 +131,8 @@ class Chunks:
 class _PrefixPart:
     """Prefix keys `start … end - 1` that `rows` share.
 
-    The step's new tokens `first … last - 1` are those of `rows` and attend to these keys.
+    The new tokens of `rows` attend to these keys. They are `first … last - 1` among the new tokens
+    of the step.
     """
 
     def __init__(self, rows: Sequence[Row], first: int, last: int, start: int, end: int) -> None:

@@ -46,7 +46,7 @@ class Span:
         return self.last - self.first
 
     def touches(self, other: Span) -> bool:
-        """True if a row belongs to both spans."""
+        """Return True if a row belongs to both spans."""
         return self.first < other.last and other.first < self.last
 
 
@@ -106,10 +106,10 @@ def _pads_little(batch: Sequence[Span]) -> bool:
 
 
 def by_length(lengths: Sequence[int]) -> list[list[int]]:
-    """Group stretches of keys to be padded to one length per group, at most by `MOST_HELD`.
+    """Group stretches of keys of similar lengths, to be padded to one length per group.
 
     Args:
-        lengths: number of keys of each stretch.
+        lengths: number of keys of each stretch; padding stays within `MOST_HELD`.
 
     Returns:
         Groups of indices into `lengths`, the group of the longest stretches first. Indices ascend

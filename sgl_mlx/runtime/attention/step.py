@@ -99,7 +99,7 @@ class ExtendStep(Attention):
     def attend_latents(
         self, layer: int, queries: LatentQueries, options: AttentionOptions
     ) -> mx.array:
-        """Attend an MLA layer's queries over its latent entries; `(tokens, heads, value_dim)`."""
+        """Attend an MLA layer's queries to its latents; returns `(tokens, heads, value_dim)`."""
         n, choice = self._singles, queries.choice
         outs = []
         if self._decoding is not None:
@@ -114,7 +114,7 @@ class ExtendStep(Attention):
     def attend_blocks(
         self, layer: int, queries: mx.array, options: AttentionOptions, choice: BlockChoice
     ) -> mx.array:
-        """Attend to the blocks of tokens that `choice` chooses, or to all in short sequences."""
+        """Attend to the blocks that `choice` chooses; short sequences attend to all blocks."""
         n = self._singles
         chunks = self._rows[n:]
         outs = []

@@ -26,6 +26,8 @@ class Holding:
         ready: True if `state` holds the state after all computed tokens.
         source: the tree node whose state the next step will read, or which a step has read that
             may still be undone. The node's state is pinned meanwhile. None if there is none.
+        beside: while a step verifies a draft, the slot that this step writes instead of `state`; 0
+            if it writes `state`, which was not `ready`. None while no draft is verified.
     """
 
     namespace: Hashable = PLAIN
@@ -36,3 +38,4 @@ class Holding:
     state: int = 0
     ready: bool = False
     source: Node | None = None
+    beside: int | None = None

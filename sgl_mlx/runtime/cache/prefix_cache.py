@@ -117,6 +117,25 @@ class PrefixCache:
         """
         return self.snapshots is None or self.snapshots.begin(holding)
 
+    def draft(self, holding: Holding) -> bool:
+        """Let the holding's next step verify a draft, which may be rejected; see `verified`.
+
+        Returns:
+            False, with no change, if the model has recurrent layers and no state slot is free.
+        """
+        return self.snapshots is None or self.snapshots.draft(holding)
+
+    def verified(self, holding: Holding, whole: bool) -> bool:
+        """Record whether the `whole` draft of a step was accepted.
+
+        Returns:
+            False if recurrent states made the step be undone: its tokens are to be computed again.
+        """
+        if self.snapshots is None:
+            return True
+        self.snapshots.verified(holding, whole)
+        return whole
+
     def extend(self, holding: Holding, count: int) -> bool:
         """Append `count` slots to a holding; grow the pool or evict prefixes if needed.
 

@@ -141,7 +141,7 @@ class Request:
     def _named(self, event: StreamEvent) -> StreamEvent:
         """Return the event with the sample's id and token counts.
 
-        The first event of a sample also gets the prompt's logprobs, the last the draft counts.
+        A sample's first event also gets the prompt's logprobs, its last event the draft counts.
         """
         assert self._prepared is not None
         prompt, sequence = self._prepared.prompt, self._sequences[event.sample]
@@ -197,7 +197,7 @@ def _with_one_more(params: SamplingParams) -> SamplingParams:
 
 
 def _cached(s: Seq) -> int:
-    """Return how many prompt tokens of a sequence, and of those in `after`, were cached."""
+    """Return how many prompt tokens were cached, in a sequence and all sequences in its `after`."""
     return (s.cached_tokens or 0) + sum(_cached(needed) for needed in s.after)
 
 
@@ -209,12 +209,12 @@ def _drafts(s: Seq) -> dict[str, int]:
 
 
 class InFlight:
-    """The unfinished requests of an engine by id: prepares, starts and aborts them.
+    """The unfinished requests of an engine, by id; prepares, starts and aborts requests.
 
     Usable from any thread.
 
-    Preparation that may take long runs on two worker threads, so that it blocks neither a
-    caller's event loop nor the engine thread.
+    Preparation that may take long runs on two worker threads, so that it blocks neither a caller's
+    event loop nor the engine thread.
     """
 
     def __init__(self, loop: EngineLoop) -> None:
@@ -238,7 +238,8 @@ class InFlight:
 
         Raises:
             InvalidParamsError: an id is in flight already, or given twice.
-            EngineStoppedError: after `stop`, unless `quick`; if `quick`, the futures fail with it.
+            EngineStoppedError: after `stop`, unless `quick`; if `quick`, the futures fail with this
+                error.
         """
         self._register(requests)
         deliver = _call if quick else self._deliver

@@ -113,10 +113,10 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True)
 class Extend:
-    """A plan of one step over prefill chunks and decode tokens, the latter perhaps with drafts.
+    """A plan of one step that computes prefill chunks and decode tokens, some with drafts.
 
-    The runner first carries out `transfers` in order. After the step the KV of all new tokens is
-    in the pool, and so is each row's recurrent state.
+    The runner first carries out `transfers` in order. After the step the KV of all new tokens is in
+    the pool, and so is each row's recurrent state.
     """
 
     rows: tuple[Row, ...]
@@ -176,8 +176,8 @@ class Runner(Protocol):
         """Compute a plan, wait for it and return its tokens and scores.
 
         If `run` raises, the KV slots that the plan writes may hold anything, and no KV of its epoch
-        is in the pool. All other KV slots are unchanged. So are all slots of recurrent state,
-        unless the error is `PoolLost`.
+        is in the pool. All other KV slots are unchanged. All slots of recurrent state are
+        unchanged, too, unless the error is `PoolLost`.
 
         Raises:
             PoolLost: slots of recurrent state were being written, and may hold anything.

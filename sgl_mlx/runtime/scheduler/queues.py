@@ -168,7 +168,7 @@ class Queues:
         """Reserve slots for the next `count` tokens of a running sequence.
 
         If there are too few, reserve one slot at least. To free it, the least urgent running
-        sequences are preempted, which may be `s` itself. If `s` runs alone, branches held for other
+        sequences are preempted, perhaps `s` itself. If `s` runs alone, branches held for other
         requests are given up; if that does not suffice, `s` is aborted.
         """
         assert s.holding is not None
@@ -195,14 +195,14 @@ class Queues:
         (self.background if s.background else self.waiting).append(s)
 
     def reclaim(self, s: Sequence) -> bool:
-        """Free slots for `s` by giving up the branches held for another waiting request.
+        """Free slots for `s` by giving up the branches that another waiting request holds.
 
         Branches are the computed sequences in a waiting sequence's `after`. The least urgent
-        request that has some loses them; they are computed again later. Call it when nothing else
-        can run, so that `s` advances before it can lose its own branches.
+        request that has branches loses them; they are computed again later. Call this method only
+        when nothing else can run: then `s` advances before it can lose branches of its own.
 
         Returns:
-            False, with nothing freed, if no branches are held for another waiting request.
+            True; False, with nothing freed, if no other waiting request holds branches.
         """
         others = [w for w in self.waiting if w.purpose is not s.purpose]
         holders = [w for w in others if any(needed.holding for needed in w.after)]

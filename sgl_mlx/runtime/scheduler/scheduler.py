@@ -32,7 +32,7 @@ measured on a CPU with a vocabulary of 49,152)."""
 
 
 class Scheduler:
-    """The scheduler of one engine. `seconds` is the time spent in it, the cache's included.
+    """The scheduler of one engine. `seconds` is the time spent in its methods and the cache.
 
     Args:
         clock: returns the time with which deadlines are compared.
@@ -106,7 +106,10 @@ class Scheduler:
         self._queues.settle()
 
     def flush_cache(self) -> bool:
-        """Forget all cached prefixes; return False and change nothing while there are sequences."""
+        """Forget all cached prefixes and return True.
+
+        While there are sequences, nothing is forgotten, and the result is False.
+        """
         if not self.idle:
             return False
         self._queues.settle()
@@ -181,9 +184,9 @@ class Scheduler:
     def retry(self, plan: Plan, message: str) -> None:
         """Handle a failed step: find the sequence that makes it fail and abort only that one.
 
-        The step's sequences are tried again in halves. One that fails alone is aborted with
-        `message`; the others get the same tokens as without the failure. The KV of the failed
-        plan, and of its epoch, is taken as lost.
+        The step's sequences are tried again in halves. A sequence that fails alone is aborted with
+        `message`; the others get the same tokens as without the failure. The KV of the failed plan
+        and of its epoch counts as lost.
         """
         self._planned = None
         ahead = isinstance(plan, Decode) and plan.ahead
@@ -191,6 +194,8 @@ class Scheduler:
         goals = {s: s.computed + computed[s.id] + ahead for s in self.running if s.id in computed}
         if isinstance(plan, Decode):
             self._lose_epoch()
+        elif self._speculator is not None:
+            self._speculator.failed(self.running)
         self._trials = self._trials or Trials()
         culprit = self._trials.split(goals)
         if culprit is not None:
@@ -198,9 +203,10 @@ class Scheduler:
         self._queues.changed = True
 
     def _lose_epoch(self) -> None:
-        """Reset the epoch's sequences to its start, because its KV is lost; flush the cache.
+        """Reset sequences to the epoch's start, because the epoch's KV is lost; flush the cache.
 
-        Sequences admitted since are preempted, and branches held for waiting requests given up.
+        Sequences admitted since then are preempted. Branches held for waiting requests are given
+        up.
         """
         epoch, self._epoch = self._epoch, None
         assert epoch is not None
@@ -319,6 +325,8 @@ class Scheduler:
                 score_room = max(score_room - cost * max(count - unscored, 0), 0)
             if count > 0:
                 drafted = drafts.get(s.id, ())[: len(s.table) - s.computed - count]
+                if drafted and self._speculator is not None:
+                    drafted = self._speculator.begin(s, drafted)
                 rows.append(s.row(count, s.computed + count + len(drafted), drafted))
                 room -= count + len(drafted)
         return tuple(rows)
@@ -359,16 +367,17 @@ class Scheduler:
             self._queues.end(s, reason)
 
     def _start_something(self) -> bool:
-        """Start a waiting sequence, else a prefetch, when nothing runs; False if none can start."""
+        """Start a waiting sequence, or else a prefetch, when nothing runs; False if none can."""
         if self.waiting:
             return self._unblock()
         return bool(self._queues.background) and self._background.start()
 
     def _unblock(self) -> bool:
-        """Start the most urgent waiting sequence when nothing runs; abort it if it can never fit.
+        """Start the most urgent waiting sequence when nothing runs; abort it if it never fits.
 
-        Return False, and do nothing, while a sequence waits for blocks from disk. Otherwise the
-        most urgent sequence is ready: those in its `after` arrived earlier at the same priority.
+        Does nothing and returns False while a sequence waits for blocks from disk. Otherwise the
+        most urgent sequence is ready, because the sequences in its `after` have the same priority
+        and arrived earlier.
         """
         if any(s.restore is not None and not s.restore.done for s in self.waiting):
             return False
@@ -381,7 +390,7 @@ class Scheduler:
 
 
 def _computed(plan: Plan) -> dict[str, int]:
-    """Return by sequence id how many tokens a plan computes, without drafted ones."""
+    """Return by sequence id how many tokens a plan computes, without drafted tokens."""
     if isinstance(plan, Extend):
         return {row.id: len(row.tokens) - row.drafted for row in plan.rows}
     return dict.fromkeys(plan.ids, 1)

@@ -257,7 +257,7 @@ class Sequence:
         return limit
 
     def whole_pictures(self, length: int) -> int:
-        """Return `length`; if a prefix that long ends inside a picture, the picture's start."""
+        """Return `length`, or the start of the picture in which a prefix of that length ends."""
         cut = (p.start for p in self.pictures if p.start < length < p.end)
         return next(cut, length)
 
@@ -284,7 +284,8 @@ class Sequence:
     def join(self) -> None:
         """Set the base to the KV of the sequences in `after`, which must be computed and held.
 
-        Their common first `trunk_length` keys are taken once, then the rest of each in turn.
+        The first `trunk_length` keys, which these sequences share, are taken once; then the other
+        keys of each sequence in turn.
         """
         slots: list[int] = []
         positions: list[int] = []
@@ -323,12 +324,16 @@ class Sequence:
         )
 
     def _state_slots(self) -> tuple[int, int] | None:
-        """Return `Row.state`: the step reads the own state, that of the source node, or slot 0."""
+        """Return `Row.state`.
+
+        The step reads the sequence's own state if it is ready, else the state of the tree node that
+        its prefix comes from, else slot 0 (no tokens yet).
+        """
         held = self.holding
         if held is None or not held.state:
             return None
         read = held.state if held.ready else held.source.state if held.source else 0
-        return read, held.state
+        return read, held.beside or held.state
 
     def _parts(self, start: int, end: int) -> Iterator[PicturePart]:
         """Yield the parts of pictures that the tokens `start … end - 1` stand for."""

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
+from typing import Protocol
 
 import mlx.core as mx
 
 from sgl_mlx.models.vision.model import PreparedImage, VisionModel
 from sgl_mlx.runtime.scheduler.plan import EncoderStats, Lookup, Row, Shown
 from sgl_mlx.runtime.vision.byte_lru import ByteLRU
+
+
+class PictureFeatures(Protocol):
+    """The interface through which a runner puts pictures in place; `Features` is one."""
+
+    def place(self, rows: Sequence[Row], embeddings: mx.array, lookup: Lookup | None) -> mx.array:
+        """Replace the embeddings of pictures' tokens; see `Features.place`."""
+        ...
+
+    def stats(self) -> EncoderStats | None:
+        """Return counts and seconds since the start; None if others encode the pictures."""
+        ...
 
 
 class Features:
@@ -30,7 +43,7 @@ class Features:
         self._passes = 0
         self._seconds = 0.0
 
-    def place(self, rows: Sequence[Row], embeddings: mx.array, lookup: Lookup) -> mx.array:
+    def place(self, rows: Sequence[Row], embeddings: mx.array, lookup: Lookup | None) -> mx.array:
         """Replace the embeddings of pictures' tokens by the pictures' features, in place.
 
         Args:
@@ -41,6 +54,7 @@ class Features:
         Returns:
             `embeddings`.
         """
+        assert lookup is not None, "a row has a picture, and the runner no lookup"
         names = dict.fromkeys(shown.picture for row in rows for shown in row.pictures)
         features = self._features(names, lookup)
         start = 0

@@ -8,6 +8,7 @@ import pytest
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.runtime import assembly
+from sgl_mlx.runtime.pool import capacity
 from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.pool.memory import copied_slots
 from sgl_mlx.runtime.runner import ModelRunner
@@ -60,7 +61,7 @@ def test_admission_is_charged_for_the_copies(
 ) -> None:
     monkeypatch.setattr(assembly, "adapter_for", lambda model: Adapter(model, ragged=False))
     available = 50 * 2**20
-    monkeypatch.setattr(assembly, "available_bytes", lambda: available)
+    monkeypatch.setattr(capacity, "available_bytes", lambda: available)
     engine = make_engine(max_total_tokens=3000)
     runner = engine._loop.model.runner
     layers, dtype = runner._model.layers, runner._model.dtype

@@ -8,8 +8,8 @@ import mlx.core as mx
 import pytest
 
 from sgl_mlx.models.adapter import LayerShape
-from sgl_mlx.runtime import assembly
 from sgl_mlx.runtime.engine import Engine
+from sgl_mlx.runtime.pool import capacity
 from sgl_mlx.runtime.pool.kv import KVPool
 
 LAYERS = [LayerShape(2, 8, 8), LayerShape(1, 4, 16)]
@@ -39,7 +39,7 @@ def test_requests_that_need_more_get_more(
     asked = {"max_new_tokens": 12, "temperature": 0}
     with Engine(str(toy_folder), max_total_tokens=4000) as engine:
         expected = engine.generate(input_ids=prompts, sampling_params=asked)
-    monkeypatch.setattr(assembly, "ENOUGH", 64)
+    monkeypatch.setattr(capacity, "ENOUGH", 64)
     with Engine(str(toy_folder)) as engine:
         first = engine.generate(input_ids=prompts[0][:20], sampling_params=asked)
         small = engine.get_server_info()["stats"]

@@ -42,7 +42,7 @@ def engines(toy_folder: Path, near_folder: Path) -> Iterator[tuple[Engine, Engin
     """An engine without speculation, and one whose draft model is asked whenever it can be."""
     cheap = Costs(((1, 1e-6),), ((1, 1e-6),))
 
-    def costs(description: str, slots: int, runner: Any) -> Costs:
+    def costs(*_: Any) -> Costs:
         return cheap if asked.pop() else FREE
 
     asked = [True, False]  # the large model's costs are asked for first
@@ -109,8 +109,7 @@ def test_another_vocabulary_is_refused_with_the_first_difference(toy_folder: Pat
 def test_a_draft_model_that_does_not_fit_is_refused_with_numbers(
     toy_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room = iter([10**9, 10**4])
-    monkeypatch.setattr(assembly, "available_bytes", lambda: next(room))
+    monkeypatch.setattr(assembly, "available_bytes", lambda: 10**4)
     monkeypatch.setattr(assembly, "kept_costs", lambda *_: FREE)
     with pytest.raises(MemoryLimitError, match=r"\d+ x \d+ bytes"):
         Engine(str(toy_folder), max_total_tokens=400, draft=str(toy_folder))

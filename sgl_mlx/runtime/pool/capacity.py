@@ -1,0 +1,93 @@
+"""The sizes of the pools of keys, values and recurrent states that fit into this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from sgl_mlx.models.adapter import Adapter
+from sgl_mlx.models.memory import available_bytes
+from sgl_mlx.runtime.config import EngineConfig
+from sgl_mlx.runtime.pool.kv import KVPool
+from sgl_mlx.runtime.pool.memory import ENOUGH, copied_slots, pool_slots
+from sgl_mlx.runtime.pool.state_memory import NO_STATES, START, StateBudget, state_budget
+from sgl_mlx.runtime.pool.states import StatePool
+from sgl_mlx.runtime.scheduler.cuts import SnapshotPolicy
+
+_STRIDE = 512
+"""Least stride of the policy "program" in tokens; see `SnapshotPolicy.stride`."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Numbers of slots and sequences that fit.
+
+    Attributes:
+        slots: most slots of the KV pool.
+        copied: slots whose KV a step may copy out of the pool; see `copied_slots`.
+        budget: the memory of recurrent states.
+        snapshots: where snapshots of recurrent states are left.
+    """
+
+    slots: int
+    copied: int
+    budget: StateBudget
+    snapshots: SnapshotPolicy
+
+    @property
+    def shared(self) -> dict[str, int]:
+        """The numbers that must be equal on all ranks of a model, by name."""
+        states, running = self.budget.slots, self.budget.running
+        return {"slots": self.slots, "copied": self.copied, "states": states, "running": running}
+
+    def within(self, limits: Mapping[str, int]) -> Capacity:
+        """Return these sizes, made as small as `limits` says; its names are those of `shared`."""
+        states, running = limits["states"], limits["running"]
+        budget = self.budget._replace(slots=states, running=running)
+        return replace(self, slots=limits["slots"], copied=limits["copied"], budget=budget)
+
+    def pools(self, adapter: Adapter, config: EngineConfig) -> tuple[KVPool, StatePool | None]:
+        """Make the pools, at the size that they start with."""
+        first = config.max_total_tokens or min(self.slots, ENOUGH)
+        pool = KVPool(adapter.layers, first, adapter.dtype, config.kv_bits)
+        if not adapter.states:
+            return pool, None
+        return pool, StatePool(adapter.states, min(self.budget.slots, START))
+
+
+def capacity(adapter: Adapter, config: EngineConfig, context: int) -> Capacity:
+    """Compute what fits into the memory that is available now.
+
+    Args:
+        context: most tokens of a sequence.
+
+    Raises:
+        MemoryLimitError: see `pool_slots` and `state_budget`.
+    """
+    available = available_bytes()
+    budget = _budget(adapter, config, available)
+    memory = adapter.layers, adapter.dtype, budget.left(available), config.kv_bits, adapter.ragged
+    slots = pool_slots(config.max_total_tokens, context, *memory)
+    copied = copied_slots(slots, *memory) if adapter.layers else slots
+    return Capacity(slots, copied, budget, _policy(adapter, config))
+
+
+def _budget(adapter: Adapter, config: EngineConfig, available: int) -> StateBudget:
+    running = config.max_running_requests
+    if not adapter.states:
+        return NO_STATES._replace(running=running)
+    wanted, attends = config.max_total_states, bool(adapter.layers)
+    return state_budget(adapter.states, wanted, running, available, attends)
+
+
+def _policy(adapter: Adapter, config: EngineConfig) -> SnapshotPolicy:
+    """Set the stride of the policy "program" by the bytes of a snapshot and of a token's KV.
+
+    So snapshots at the stride take at most four times the bytes of the KV between them.
+    """
+    policy = config.limits.snapshots
+    if policy.kind != "program" or not adapter.states:
+        return policy
+    token = KVPool.bytes_per_slot(adapter.layers, adapter.dtype, config.kv_bits)
+    state = StatePool.bytes_per_slot(adapter.states)
+    return replace(policy, stride=max(_STRIDE, state // (4 * token)) if token else 4 * _STRIDE)

@@ -1,0 +1,67 @@
+"""Plans on their way: sent by rank 0 before it runs them, and run by the other ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sgl_mlx.runtime.cache.tier import Transfer
+from sgl_mlx.runtime.ranks.channel import Message
+from sgl_mlx.runtime.ranks.crew import Crew
+from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, Runner, RunnerStats, StepResult
+from sgl_mlx.runtime.scheduler.wire import from_json, to_json
+
+
+@dataclass(frozen=True)
+class BroadcastingRunner:
+    """A `plan.Runner` that sends each plan to all other ranks, and runs it here too.
+
+    A step that fails ends all ranks (`Crew.fail_step`). Others would try again without one of its
+    rows, but here the other ranks may wait within the failed step.
+    """
+
+    runner: Runner
+    crew: Crew
+
+    def run(self, plan: Plan) -> StepResult:
+        """Run a plan on all ranks; return the result of this one."""
+        try:
+            self.crew.send("plan", to_json(plan))
+            return self.runner.run(plan)
+        except Exception as error:
+            self.crew.fail_step(error)
+
+    def synchronise(self, transfers: tuple[Transfer, ...] = ()) -> None:
+        """Write all computed KV to the pools and carry out transfers, on all ranks."""
+        try:
+            self.crew.send("plan", to_json(Extend((), transfers)))
+            self.runner.synchronise(transfers)
+        except Exception as error:
+            self.crew.fail_step(error)
+
+    def forget_epoch(self) -> None:
+        """Drop the open epoch on all ranks."""
+        self.crew.tell("forget_epoch")
+        self.runner.forget_epoch()
+
+    def stats(self) -> RunnerStats:
+        """Return the counts of this rank."""
+        return self.runner.stats()
+
+
+def run_received(runner: Runner, message: Message) -> bool:
+    """Run on another rank what a `BroadcastingRunner` sent; False for a message of something else.
+
+    Raises:
+        ValueError, KeyError, TypeError: the message is broken; see `wire.from_json`.
+    """
+    if message.kind == "plan":
+        plan = from_json(message.text)
+        if isinstance(plan, Extend) and not plan.rows:
+            runner.synchronise(plan.transfers)
+        elif isinstance(plan, Extend | Decode):
+            runner.run(plan)
+        return True
+    if message.note["is"] == "forget_epoch":
+        runner.forget_epoch()
+        return True
+    return False

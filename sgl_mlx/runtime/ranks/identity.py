@@ -1,0 +1,71 @@
+"""Identity of a rank: the facts in which all ranks must be equal, and where each one runs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import sys
+from importlib import metadata
+from typing import Any
+
+import psutil
+
+from sgl_mlx import machine
+from sgl_mlx.errors import BackendError
+
+_PACKAGES = ("sgl-mlx", "mlx", "mlx-lm")
+
+
+def identity(rank: int, size: int) -> dict[str, Any]:
+    """Describe this process for rank 0: its versions, its command line and where it runs."""
+    return {
+        "rank": rank,
+        "common": {
+            "number of ranks": size,
+            **{f"version of {name}": metadata.version(name) for name in _PACKAGES},
+            "version of Python": ".".join(map(str, sys.version_info[:2])),
+            "device": f"{machine.system()} {platform.machine()} gpu={machine.on_gpu()}",
+            "arguments": sys.argv[1:],
+        },
+        "host": socket.gethostname(),
+        "machine": _machine(),
+        "process": [os.getpid(), psutil.Process().create_time()],
+    }
+
+
+def check(mine: dict[str, Any], other: dict[str, Any]) -> None:
+    """Compare the identity of another rank with that of rank 0.
+
+    Raises:
+        BackendError: they differ; the message says in what.
+    """
+    theirs = other.get("common", {})
+    for name, value in mine["common"].items():
+        if theirs.get(name) != value:
+            raise BackendError(
+                f"rank {other.get('rank')} on {other.get('host')} does not fit rank 0: {name} is "
+                f"{theirs.get(name)!r} there and {value!r} here; start all ranks alike"
+            )
+
+
+def kill_if_stopped_here(other: dict[str, Any]) -> None:
+    """End a silent rank if it runs on this machine: a stopped process ends by nothing else."""
+    if other["machine"] != _machine():
+        return
+    number, started = other["process"]
+    try:
+        process = psutil.Process(number)
+        if process.create_time() == started:  # and not a later process of the same number
+            process.kill()
+    except psutil.Error:
+        pass  # it has ended already
+
+
+def _machine() -> list[Any]:
+    """Tell machines apart, and containers of one machine whose process numbers differ."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        space = ""
+    return [socket.gethostname(), psutil.boot_time(), space]

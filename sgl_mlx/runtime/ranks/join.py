@@ -1,0 +1,55 @@
+"""The place where a process becomes one of several ranks."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Callable
+from functools import cache
+
+from sgl_mlx.errors import BackendError
+from sgl_mlx.models.loader import LoadedModel
+from sgl_mlx.runtime.assembly import RunnableModel, open_model
+from sgl_mlx.runtime.config import EngineConfig
+from sgl_mlx.runtime.ranks.follower import follow
+from sgl_mlx.runtime.ranks.launch import Launch
+from sgl_mlx.runtime.ranks.leader import Ranks
+
+
+@cache
+def join(launch: Launch) -> Ranks:
+    """Connect all ranks of a launch; returns on rank 0 alone, always with the same connections.
+
+    Every other rank runs what rank 0 sends until rank 0's process ends, and then ends too.
+
+    Raises:
+        BackendError: on rank 0, when a rank does not come or does not fit.
+        SystemExit: on every other rank, at the end.
+    """
+    if launch.rank > 0:
+        follow(launch)
+    ranks = Ranks(launch)
+    atexit.register(ranks.leave)
+    return ranks
+
+
+def open_on_ranks(
+    ranks: Ranks,
+    config: EngineConfig,
+    on_read: Callable[[], None],
+    loaded: LoadedModel | None = None,
+) -> RunnableModel:
+    """Load each rank's share of a model; assemble an engine around this rank's.
+
+    Raises:
+        BackendError: a rank was lost or cannot load its share; or the options are not for several
+            ranks, for instance a model that is loaded already.
+        Errors as `assembly.open_model` raises them.
+    """
+    if loaded is not None:
+        raise BackendError("each rank loads its own share: give model_path, not a loaded model")
+    ranks.open(config)
+    try:
+        return open_model(config, on_read, ranks=ranks)
+    except BaseException:
+        ranks.close_engine()
+        raise
