@@ -15,7 +15,7 @@ from sgl_mlx.runtime.ranks.broadcast import BroadcastingRunner, run_received
 from sgl_mlx.runtime.ranks.channel import Channel
 from sgl_mlx.runtime.ranks.crew import Crew
 from sgl_mlx.runtime.ranks.identity import identity
-from sgl_mlx.runtime.ranks.peer import Peer
+from sgl_mlx.runtime.ranks.peer import Peer, Watch
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, RunnerStats, StepResult
 from tests.runtime.scheduler.test_wire import plans
 
@@ -50,7 +50,9 @@ def two() -> Iterator[tuple[Crew, Peer]]:
     here, there = socket.socketpair()
     crew = Crew([(Channel(here), identity(1, 2))])
     leader = Peer(Channel(there), identity(0, 2), lambda *_: None)
+    watch = Watch([leader], lambda *_: None)  # without heartbeats the crew would end the process
     yield crew, leader
+    watch.stop()
     crew.leave()
     leader.thread.join()
     leader.channel.close()
