@@ -41,7 +41,7 @@ class Commands(click.Group):
         """Run the command line, after preparing the standard streams; see `streams.prepare`.
 
         Args:
-            args: the arguments; None for those of the process.
+            args: the arguments; None means the arguments of the process.
         """
         streams.prepare()
         _join_ranks()

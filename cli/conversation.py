@@ -18,8 +18,8 @@ class Conversation:
     Args:
         backend: renders the turns with the model's chat template, and generates the answers.
         params: sampling parameters of every answer.
-        system: text of the system turn; None for the template's own. If the template has no
-            system turns, the text is put before the first question.
+        system: text of the system turn; None leaves the system turn to the template. If the
+            template has no system turns, the text is put before the first question.
 
     Raises:
         TokenizerError: the model has no chat template, or the template is broken.

@@ -106,9 +106,9 @@ def build(without_amx: bool, as_json: bool) -> None:
 def selftest(ctx: click.Context, model: str | None, as_json: bool) -> None:
     """Compile every specialisation and compare it with plain MLX; needs Metal.
 
-    The verdicts are kept, and models go by them at their next start. Ends with code 1 if a kernel
-    is wrong. A log has the full messages, such as the compiler's; without --json, its path is
-    printed.
+    The verdicts are kept, and models use them from their next start on. Ends with code 1 if a
+    kernel is wrong. A log has the full messages, such as the compiler's; without --json, its path
+    is printed.
     """
     from sgl_mlx.metal_kernels import model_heads
     from sgl_mlx.metal_kernels.tested import TestedKernels

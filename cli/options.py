@@ -16,7 +16,7 @@ json_option = click.option(
 
 
 def repeats_option(default: int) -> Callable[[Command], Command]:
-    """Return a decorator that adds `--repeats`, the number of measurements of each row."""
+    """Return a decorator that adds `--repeats`: how often each row of a benchmark is measured."""
     return click.option(
         "--repeats",
         type=click.IntRange(1),

@@ -114,7 +114,7 @@ def choose(module: ModuleType, path: Path, name: str | None) -> Program:
 
 
 def _without_aliases(named: Mapping[str, Program]) -> dict[str, Program]:
-    """Keep one name for each program: `main`, else its function's name, else its first name."""
+    """Keep one name for each program: `main`, else the function's name, else the first name."""
     by_program: dict[object, list[str]] = {}
     for name, program in named.items():
         # A compiled program counts as its source; one with other bound arguments does not.

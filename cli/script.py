@@ -42,9 +42,9 @@ class LazyEngine:
 def run_script(path: Path, arguments: Sequence[str], options: EngineOptions) -> None:
     """Run a file as the main script, with `import sglang` importing this package.
 
-    Its programs run on the default backend that the file sets; if it sets none, on an engine with
-    these options. If the options name a model, `sglang.Runtime` and `sglang.Engine` in the file
-    load that model instead of their own.
+    The file's programs run on the default backend that the file sets; if it sets none, on an engine
+    with these options. If the options name a model, `sglang.Runtime` and `sglang.Engine` in the
+    file load that model instead of their own.
     """
     engine = LazyEngine(options)
     before = global_config.default_backend

@@ -7,7 +7,7 @@ import socket
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -18,6 +18,7 @@ from sgl_mlx.cli.engine import (
     open_engine,
     options_without_model,
 )
+from sgl_mlx.cli.failing import exit_when_failed
 from sgl_mlx.cli.listening import (
     QUESTION,
     bind,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from sgl_mlx.server import Limits, ServedModel
+    from sgl_mlx.server.engine import ServedEngine
     from sgl_mlx.server.residents import Residents
 
 _SINGLE = {
@@ -128,6 +130,11 @@ _SHARE = 0.6
     help="Longest wait for running requests after Ctrl-C.",
 )
 @click.option(
+    "--exit-on-failure",
+    is_flag=True,
+    help="Exit with code 70 if the engine hangs or dies, so that a supervisor can start it again.",
+)
+@click.option(
     "--engine-option",
     "engine_settings",
     multiple=True,
@@ -151,6 +158,7 @@ def serve(
     port: int,
     access_log: bool,
     drain_timeout: int,
+    exit_on_failure: bool,
     engine_settings: tuple[tuple[str, Any], ...],
     **settings: Any,
 ) -> None:
@@ -172,17 +180,20 @@ def serve(
         _refuse_options_of_one(mmproj=options.mmproj, draft=options.draft, **settings)
     listener = bind(host, port)
     log_to_stderr(access_log)
+    keep_freed_memory_together()
     more = dict(engine_settings)
     with suppress(KeyboardInterrupt):  # uvicorn raises it again after draining
         if several:
             served = served_models(given, adapters, {**asdict(options), **more})
-            _serve_several(served, memory, listener, drain_timeout, settings)
+            _serve_several(served, memory, listener, drain_timeout, exit_on_failure, settings)
             return
         name, model = given[0] if given else (None, None)
         if name and name != model and not settings["model_names"]:
             settings["model_names"] = (name,)
         with open_engine(replace(options, model_path=model), **more) as engine:
             engine.submit((Text("Hello"),), SamplingParams(max_new_tokens=2)).result()
+            if exit_on_failure:
+                exit_when_failed(lambda: [cast("ServedEngine", engine)])
             freeze_present_objects()
             config = uvicorn_config(_app(engine, **settings), drain_timeout)
             ready = invitation(listener, engine, settings["api_keys"])
@@ -201,18 +212,20 @@ def _serve_several(
     memory: int | None,
     listener: socket.socket,
     drain_timeout: int,
+    exit_on_failure: bool,
     settings: dict[str, Any],
 ) -> None:
     """Serve several models; the first one is opened before the server takes requests."""
     from sgl_mlx.models.memory import available_bytes
     from sgl_mlx.server import app_of_models  # an optional extra
 
-    keep_freed_memory_together()
     budget = memory or int(_SHARE * available_bytes())
     keys = settings["api_keys"]
     app, residents = app_of_models(
         models, budget, api_keys=keys, limits=_limits(**settings), free=free_memory
     )
+    if exit_on_failure:
+        exit_when_failed(lambda: [served.service.engine for served in residents.values])
     freeze_present_objects()  # models are opened later: they must be freed
     asyncio.run(_open(residents, models[0].name))
     names = ", ".join(model.name for model in models)

@@ -1,4 +1,4 @@
-"""Models of `sgl-mlx serve` if it serves several: their names, memory needs and openers."""
+"""Models of an `sgl-mlx serve` with several models: their names, memory needs and openers."""
 
 from __future__ import annotations
 
@@ -150,18 +150,12 @@ class _Base:
 
 
 def _on_new_thread(function: Callable[[], T]) -> T:
-    """Call a function that uses MLX on a thread of its own, and close the thread's streams.
-
-    MLX aborts the process if a thread that used it ends with streams still open.
-    """
-    import mlx.core as mx
+    """Call a function that uses MLX on a thread of its own."""
+    from sgl_mlx.models.streams import borrowed_stream
 
     def call() -> T:
-        try:
+        with borrowed_stream():
             return function()
-        finally:
-            mx.synchronize()
-            mx.clear_streams()
 
     with ThreadPoolExecutor(1) as threads:
         return threads.submit(call).result()

@@ -45,7 +45,7 @@ def compile_kernels(amx: bool = True) -> Path:
     The library with the other value of `amx` is removed, because only one can be loaded.
 
     Args:
-        amx: whether to use the processor's matrix unit.
+        amx: True uses the processor's matrix unit, if it has one.
 
     Returns:
         The path of the library.

@@ -4,7 +4,7 @@ Weights `w = scale * q + bias` have the shape (N, K): N outputs, K inputs. They 
 of 16 outputs by 32 inputs, so that one vector register holds the same inputs of 16 outputs. A tile
 consists of 16 pairs of neighbouring inputs. With 8 bits, a pair takes 16 halfwords, one for each
 output: the even input in the low byte, the odd one in the high byte. With 4 bits, four pairs share
-16 words: even inputs in the low half of a word, odd ones in the high half, the first pair in the
+16 words: even inputs in the low half of a word, odd inputs in the high half, the first pair in the
 lowest bits of each half.
 """
 

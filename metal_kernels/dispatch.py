@@ -81,8 +81,8 @@ class Work:
         rows: number of sequences.
         tokens: largest number of new tokens in a row.
         prefix: largest number of prefix keys of a row in the KV pool.
-        contiguous: whether each row's prefix is in consecutive slots.
-        shared: whether rows share parts of their prefixes.
+        contiguous: True if each row's prefix is in consecutive slots.
+        shared: True if rows share parts of their prefixes.
         value_dim: None if it equals `dim`.
     """
 

@@ -55,10 +55,11 @@ def open_kernels(asked: Mode) -> TestedKernels | None:
 
 
 def cut_overs(case: Case, asked: Mode, tuning: Tuning | None = None) -> CutOvers:
-    """Load the cut-overs for this machine and these heads, or measure and save them in seconds.
+    """Load the cut-overs for this machine and these heads; else measure and save them.
 
-    Call it only for kernels that passed their self-test. If measuring fails, defaults are returned.
-    In mode "force" nothing is measured, and `ALWAYS_OURS` is returned.
+    Measuring takes some seconds. Call this function only for kernels that passed their self-test.
+    If measuring fails, defaults are returned. In mode "force" nothing is measured, and
+    `ALWAYS_OURS` is returned.
 
     Args:
         case: the specialisation whose heads, dims and dtype are measured.

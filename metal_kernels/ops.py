@@ -181,5 +181,5 @@ def _reals(options: AttentionOptions) -> mx.array:
 
 
 def _sinks(options: AttentionOptions, dtype: mx.Dtype, kernels: Kernels) -> mx.array:
-    """Return the sinks in the queries' dtype, as MLX does; a placeholder if there are none."""
+    """Convert the sinks to the queries' dtype; return a placeholder if there are none."""
     return kernels.absent if options.sinks is None else options.sinks.astype(dtype)

@@ -29,7 +29,7 @@ CHUNKS = (64, 128, 256, 512)
 def tile_rows(dim: int, value_dim: int) -> int:
     """Return the number of query vectors in a tile of the extend and shared kernels.
 
-    It depends on the head dims, as in `attention.h`.
+    The number depends on the head dims, as in `attention.h`.
     """
     slices = 4 if dim + value_dim > 768 else 2 if dim + value_dim > 384 else 1
     return TILE_ROWS // slices
@@ -106,8 +106,8 @@ class ExtendPlan:
 class DecodePlan:
     """Plan of decode attention: sequences (rows) with `tokens` new tokens each, after prefixes.
 
-    The runtime decodes one token per row and step. Several tokens would serve to verify drafted
-    tokens (speculative decoding), for which the runtime uses extend attention so far.
+    The runtime decodes one token per row and step. Several tokens per row could verify drafted
+    tokens (speculative decoding); so far the runtime uses extend attention for this.
 
     New tokens are the last `tokens` used columns of a tail `(rows, width, kv_heads, dim)`.
 
@@ -124,8 +124,8 @@ class DecodePlan:
 
     Attributes:
         slots: the slots of the private prefixes, one row after another, then of the spans.
-        table: for each row: where its private slots begin in `slots`, position of its first
-            private key, position of its first tail column, 0.
+        table: for each row: where its private slots begin in `slots`, position of its first private
+            key, position of its first tail column, 0.
         span_table: for each span: its first row, its last row + 1, where its slots begin in
             `slots`, position of its first key, number of keys.
         items: partial softmaxes that the decode kernel computes, sorted by row; for each: row,

@@ -43,7 +43,7 @@ class PoolLayer(NamedTuple):
         Both are converted to `dtype`.
 
         Args:
-            value_dim: width of values, if it is not that of `values`.
+            value_dim: width of the returned values; None keeps the stored width.
         """
         keys, values = self.keys[slots], self.values[slots][..., :value_dim]
         if self.key_scales is None or self.value_scales is None:

@@ -22,13 +22,13 @@ _WIDTH = 8
 
 @dataclass(frozen=True)
 class Case:
-    """Specialisation of a kernel: the arguments for which MLX compiles its own version.
+    """Specialisation of a kernel: a set of arguments for which MLX compiles its own version.
 
     Args:
         dim: the width of queries and keys.
-        capped: whether a soft-cap is applied to the scores.
+        capped: True if a soft-cap is applied to the scores.
         value_dim: the width of values; None if it equals `dim`.
-        values_in_keys: whether a value is the first `value_dim` columns of its key.
+        values_in_keys: True if a value is the first `value_dim` columns of its key.
     """
 
     work: Literal["extend", "decode"]
@@ -94,7 +94,7 @@ def compare(case: Case, kernels: Kernels, seed: int = 0) -> tuple[bool, str]:
     case's dtype (one unit in the last place) plus `SLACK`.
 
     Returns:
-        Whether the results agree, and a phrase that says by how much they differ.
+        True if the results agree, and a phrase that says by how much they differ.
 
     Raises:
         RuntimeError: Metal cannot compile the kernel.

@@ -29,7 +29,8 @@ class Shapes:
         """Check an array's shape, and set the symbols that have no length yet.
 
         Raises:
-            ValueError: the array has another number of dimensions, or one has another length.
+            ValueError: the array has another number of dimensions, or a dimension has another
+                length.
         """
         wanted = tuple(self.lengths.get(s, -1) for s in symbols)
         fits = len(wanted) == array.ndim and all(

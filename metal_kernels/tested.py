@@ -41,13 +41,13 @@ class TestedKernels:
         self._force = force
 
     def extend(self, inputs: ExtendInputs) -> mx.array:
-        """Compute `ops.extend_attention`; call it only if `takes(inputs)` is True."""
+        """Compute `ops.extend_attention`; call this only if `takes(inputs)` is True."""
         return ops.extend_attention(inputs, self._kernels)
 
     def decoder(self, inputs: DecodeInputs) -> Callable[[DecodeInputs], mx.array]:
         """Prepare decode attention for all steps of a plan from one step's inputs.
 
-        Call it only if `takes(inputs)` is True.
+        Call this only if `takes(inputs)` is True.
         """
         return ops.DecodeCall(inputs, self._kernels)
 

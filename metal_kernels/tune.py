@@ -172,7 +172,7 @@ def median_seconds(attend: Attend) -> float:
 
 
 class Tuning:
-    """Cache of cut-overs: one file for each machine, source of the kernels, and model's heads."""
+    """Cache of cut-overs: a file for each combination of machine, kernel text and heads."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder or cache_folder()
@@ -202,5 +202,5 @@ class Tuning:
 
 
 def heads_of(case: Case) -> Case:
-    """Return the case with all fields reset that cut-overs do not depend on."""
+    """Return the case without the fields on which cut-overs do not depend."""
     return replace(case, work="extend", window=None, capped=False, sinks=False)

@@ -20,7 +20,7 @@ class Verdict(NamedTuple):
 
     Args:
         case: `str` of a `selftest.Case`.
-        good: whether the kernel may be used.
+        good: True if the kernel may be used.
         seen: the difference from the reference, or the error message.
     """
 

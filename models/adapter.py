@@ -8,7 +8,8 @@ lengths therefore share a step without padding (a "ragged" step). `StateCache` s
 caches of recurrent layers.
 
 Architectures whose attention works otherwise run one request at a time ("dense") on a copy of its
-keys and values (`DenseCache`): correct, only slower. `architectures` lists which run how.
+keys and values (`DenseCache`): correct, only slower. `architectures` lists which architecture runs
+how.
 """
 
 from __future__ import annotations
@@ -175,22 +176,24 @@ class Adapter:
         prefix: Sequence[KeysValues] | None,
         rows: mx.array,
         embeddings: mx.array | None = None,
+        offset: int = 0,
     ) -> tuple[mx.array, list[KeysValues]]:
         """Compute the logits and the new keys and values of one request, alone.
 
         Args:
             tokens: new token ids `(tokens,)`.
             prefix: each layer's keys and values `(length, heads, dim)` of the tokens before; None
-                if there are none.
+                if there are none. A layer with a window needs those of the last `window - 1` alone.
             rows: indices into `tokens`; logits are computed after these tokens only.
             embeddings: as for `forward`.
+            offset: number of tokens before.
 
         Returns:
             Logits `(len(rows), vocabulary)`, and each layer's keys and values
             `(tokens, heads, dim)` of the new tokens.
         """
         caches = [
-            DenseCache(None if prefix is None else _as_batch(*prefix[i]), window)
+            DenseCache(None if prefix is None else _as_batch(*prefix[i]), window, offset)
             for i, window in enumerate(self._layout.windows)
         ]
         fed = None if embeddings is None else embeddings[None]
@@ -265,7 +268,7 @@ class Adapter:
 
 
 def _reason(error: Exception) -> str:
-    """Say how a model that raised `error` uses its caches in a way that does not run here."""
+    """Explain why a model that raised `error` cannot run here: how it uses its caches."""
     if isinstance(error, AttributeError) and isinstance(error.obj, LayerCache):
         return f"it reads {error.name!r} of its cache, where a ragged step has new tokens only"
     if "length-1 arrays" in str(error):

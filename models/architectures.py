@@ -96,9 +96,10 @@ def check_runs(config: dict[str, Any]) -> None:
     vision part runs here (`has_vision`) is not checked here but when it is loaded.
 
     Raises:
-        UnsupportedModelError: for an architecture that mlx-lm cannot build (as `model_classes`).
-            Also as `path_of`, and for a configuration that does not run; the message then adds how
-            to list what runs here and that mlx-lm may run the model.
+        UnsupportedModelError: mlx-lm cannot build the architecture (see `model_classes`); or the
+            architecture does not run here (see `path_of`), or not in this configuration. In the
+            last two cases the message adds how to list what runs here, and that mlx-lm may run the
+            model.
     """
     if has_vision(config):
         return
@@ -138,7 +139,7 @@ def adapter_for(model: nn.Module) -> Adapter:
 
 
 def open_adapter(model: nn.Module, path: RunPath) -> Adapter:
-    """Make a ragged or a dense adapter; dense too if this configuration cannot run ragged.
+    """Make a ragged or a dense adapter; also dense if the configuration cannot run ragged.
 
     Raises:
         UnsupportedModelError: for a configuration that does not run at all.

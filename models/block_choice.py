@@ -37,7 +37,9 @@ class BlockChoice(NamedTuple):
         return self._replace(queries=self.queries[tokens])
 
     def score(self, keys: mx.array) -> mx.array:
-        """Score the indexer's keys `(length, dim)`, or `(tokens, length, dim)` with keys per query.
+        """Score the indexer's keys `(length, dim)`.
+
+        Keys `(tokens, length, dim)` give each query keys of its own.
 
         Returns:
             `(tokens, kv_heads, length)` in float32.

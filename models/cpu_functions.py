@@ -26,7 +26,7 @@ LANES = 16
 
 
 class CpuFunctions:
-    """Context manager that runs a model's functions on the CPU kernels, in the thread that entered.
+    """Context manager that runs a model's functions on the CPU kernels, in the thread that enters.
 
     It does nothing on a GPU. On a CPU without compiled kernels, only `swiglu` is replaced.
 
@@ -157,7 +157,7 @@ def _decay(
     dt_bias: mx.array,
     *lower_bound: float,
 ) -> mx.array:
-    """Compute a decay per key channel (Kimi Delta Attention); a decay per head is mlx-lm's."""
+    """Compute a decay per key channel (Kimi Delta Attention); mlx-lm computes decays per head."""
     heads = a.shape[2:]
     by_channel = len(heads) == 2 and heads[1] % LANES == 0
     fits = A_log.shape == (heads[0], 1) and dt_bias.shape == heads

@@ -20,7 +20,7 @@ from sgl_mlx.models.packed_layers import packed_layer
 
 
 def use_kernels(model: nn.Module, kernels: ModuleType) -> None:
-    """Replace a model's layers in place by ones on the CPU kernels, where a kernel fits.
+    """Replace a model's layers in place by layers on the CPU kernels, where a kernel fits.
 
     The weights of the model must be float32 or quantized.
     """
@@ -82,8 +82,9 @@ class ScaledRoPE(Llama3RoPE):
 
 
 class ShortConvolution(nn.Conv1d):
-    """Depthwise convolution `(rows, length + width - 1, channels)` to `(rows, length, channels)`.
+    """Depthwise convolution along `length`, without padding.
 
+    The input is `(rows, length + width - 1, channels)`, the output `(rows, length, channels)`.
     Runs on the CPU kernels for float32; other types are left to MLX.
     """
 
@@ -111,7 +112,7 @@ _SUBCLASSES = {
 
 
 def _is_causal(module: nn.Module) -> bool:
-    """True unless `module` is a convolution that `ShortConvolution` cannot replace."""
+    """Return True unless `module` is a convolution that `ShortConvolution` cannot replace."""
     if type(module) is not nn.Conv1d:
         return True
     channels, _, depth = module.weight.shape

@@ -1,6 +1,6 @@
 """Fast `exp`, maxima, sums and SwiGLU for MLX's CPU back end, in float32.
 
-MLX's `exp` on the CPU is scalar, about 14 ns an element on one thread, and takes most of the time
+MLX's `exp` on the CPU is scalar, about 14 ns per element on one thread, and takes most of the time
 of softmax and SwiGLU. The `exp` of this module is a polynomial after range reduction, several times
 as fast. Its relative error is within 2e-6 down to e**-30, and within 4e-6 below. On a GPU MLX's own
 functions are used.
@@ -45,13 +45,13 @@ Below it, dispatching a dozen operations takes longer than MLX's `exp`."""
 
 
 def on_cpu() -> bool:
-    """True if MLX computes on the CPU by default."""
+    """Return True if MLX computes on the CPU by default."""
     return not machine.on_gpu()
 
 
 @cache
 def has_compiler() -> bool:
-    """True if `g++` is installed, which MLX calls at run time to compile functions for the CPU."""
+    """Return True if `g++` is installed; MLX calls it at run time to compile CPU functions."""
     return shutil.which("g++") is not None
 
 

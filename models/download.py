@@ -96,7 +96,7 @@ def fetch_config(repo: str, revision: str) -> dict[str, Any]:
     """Fetch only a model's `config.json`, and return its content.
 
     Raises:
-        CorruptModelError: when it is no JSON object or has no `model_type`.
+        CorruptModelError: when the file is no JSON object or has no `model_type`.
         Exception: whatever the hub's library and its HTTP client raise.
     """
     file = huggingface_hub.hf_hub_download(repo, "config.json", revision=revision)
@@ -126,7 +126,7 @@ def snapshot(repo: str, offline: bool) -> Path:
 
 
 def is_hub_error(error: Exception) -> bool:
-    """True for an error of the hub, the network or the disk."""
+    """Return True for an error of the hub, the network or the disk."""
     kinds = (HfHubHTTPError, HFValidationError, OSError)
     # the module of the hub's HTTP client differs by version: httpx, httpx2
     return isinstance(error, kinds) or type(error).__module__.startswith("httpx")

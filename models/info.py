@@ -123,7 +123,7 @@ def _gguf_bytes(entry: TensorEntry, plain: int, scale: int, pack_all: bool) -> i
 
 
 def with_vision(info: ModelInfo, parameters: int, disk_bytes: int) -> ModelInfo:
-    """Add to `info` the sizes of a vision part stored in separate files, which is never packed."""
+    """Add to `info` the sizes of a vision part stored in separate files; it is never packed."""
     return replace(
         info,
         parameters=info.parameters + parameters,

@@ -1,7 +1,7 @@
 """Multi-head latent attention (MLA, arXiv 2405.04434 §2.1): products with latents.
 
-An MLA layer derives the keys and values of all heads from one latent a token. The cache keeps one
-*entry* a token, `(rank + rope)` wide: the latent, then the rotary key that all heads share. Two
+An MLA layer derives the keys and values of all heads from one latent per token. The cache keeps one
+*entry* per token, `(rank + rope)` wide: the latent, then the rotary key that all heads share. Two
 ways to attend to entries give the same result:
 
 - absorbed: queries are multiplied into the space of latents. All heads attend to the entries as to
@@ -124,7 +124,9 @@ class IndexQueries(NamedTuple):
     top: int
 
     def score(self, keys: mx.array) -> mx.array:
-        """Score the indexer's keys `(length, dim)`, or `(tokens, length, dim)` with keys per query.
+        """Score the indexer's keys `(length, dim)`.
+
+        Keys `(tokens, length, dim)` give each query keys of its own.
 
         Returns:
             `(tokens, length)`.

@@ -139,7 +139,7 @@ class LayerCache:
         return Window(size) if size else None
 
     def holds(self, keys: mx.array, values: mx.array) -> bool:
-        """True if `keys` and `values` are the same objects that were stored in this cache."""
+        """Return True if `keys` and `values` are the same objects that this cache stores."""
         return self._stored is not None and self._stored[0] is keys and self._stored[1] is values
 
     def attend(
@@ -178,18 +178,20 @@ class DenseCache:
     """Cache of one layer for a single request.
 
     Args:
-        prefix: keys and values `(1, heads, length, dim)` of all tokens before; None if there are
-            none.
+        prefix: keys and values `(1, heads, length, dim)` of the last tokens before; None if there
+            are none.
         window: size of the sliding window, as in mlx-lm's `RotatingKVCache`; None for full
             attention.
+        offset: number of all tokens before. `prefix` holds all of them, or with a window at least
+            the last `window - 1`.
     """
 
-    def __init__(self, prefix: KeysValues | None, window: int | None) -> None:
-        self.offset = 0 if prefix is None else int(prefix[0].shape[2])
+    def __init__(self, prefix: KeysValues | None, window: int | None, offset: int) -> None:
+        self.offset = offset
         self.new: KeysValues | None = None
         self._window = window
-        self._seen = self.offset if window is None else min(self.offset, window - 1)
-        first = self.offset - self._seen
+        self._seen = offset if window is None else min(offset, window - 1)
+        first = 0 if prefix is None else prefix[0].shape[2] - self._seen
         # architectures read these attributes by name
         self.keys = None if prefix is None else prefix[0][:, :, first:]
         self.values = None if prefix is None else prefix[1][:, :, first:]

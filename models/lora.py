@@ -1,4 +1,4 @@
-"""LoRA adapters: low-rank additions to a model, which shares the other weights with the original.
+"""LoRA adapters: low-rank additions to a model; all its other weights are shared.
 
 Source of the method: Hu et al. 2021, arXiv 2106.09685.
 """
@@ -175,7 +175,7 @@ def _copied(module: Any, made: dict[int, Any]) -> Any:
 
 
 def _dtype(model: nn.Module) -> mx.Dtype:
-    """Return the type that the model computes in: that of its norms."""
+    """Return the type that the model computes in: the type of its norms."""
     found = [
         value
         for module in model.modules()

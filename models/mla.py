@@ -67,7 +67,7 @@ def keep_latents(model: nn.Module, on_ragged_step: Callable[[], bool]) -> None:
     """Make a model's MLA modules store latent entries on ragged steps, in place.
 
     Args:
-        on_ragged_step: True while a ragged step runs; otherwise modules run as mlx-lm's do.
+        on_ragged_step: returns True while a ragged step runs; otherwise modules run as mlx-lm's do.
     """
     for module in model.modules():
         if hasattr(module, "expansion") or not all(hasattr(module, name) for name in _WIDTHS):
@@ -184,8 +184,8 @@ def _remembering(cls: Any) -> Any:
 def _handing_over(cls: Any) -> Any:
     """Make a subclass of an indexer that hands its queries to `running()` on a ragged step.
 
-    Its calls store the indexer's keys and return None, which makes the MLA module around it attend
-    without a choice of its own.
+    Calls of the subclass store the indexer's keys and return None. With None, the MLA module around
+    the indexer attends without a choice of its own.
     """
 
     def __call__(self: Any, x: mx.array, qr: mx.array, mask: Any, cache: Any = None) -> Any:

@@ -24,7 +24,7 @@ from sgl_mlx.models.layer_cache import LayerCache
 
 
 def replace_own_attention(model: nn.Module) -> None:
-    """Turn the modules of a model that have a replacement here into instances of it, in place."""
+    """Replace in place the modules of a model for which there is a replacement here."""
     for module in model.modules():
         replacement = _REPLACEMENTS.get(type(module))
         if replacement is not None:
@@ -42,7 +42,7 @@ def _joined(x: mx.array) -> mx.array:
 
 
 class StableLMAttention(stablelm.Attention):
-    """Ragged form of stablelm's attention; mlx-lm's converts stored keys to float32."""
+    """Ragged form of stablelm's attention; the original converts stored keys to float32."""
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
         if not isinstance(cache, LayerCache):
@@ -105,7 +105,7 @@ def _swapped(x: mx.array, rows: int) -> mx.array:
 
 
 class Plamo2Attention(plamo2.Attention):
-    """Ragged form of plamo2's attention; mlx-lm's calls `mx.fast` directly."""
+    """Ragged form of plamo2's attention; the original calls `mx.fast` directly."""
 
     def __call__(self, hidden_states: mx.array, mask: Any = None, cache: Any = None) -> Any:
         if not isinstance(cache, LayerCache):
@@ -128,7 +128,7 @@ def _normed(x: mx.array, weight: mx.array) -> mx.array:
 class ReusingAttention(afm7.KVReuseAttention):
     """Ragged form of afm7's attention to another layer's keys.
 
-    mlx-lm's takes the positions of queries from the number of these keys.
+    mlx-lm's own attention takes the positions of queries from the number of these keys.
     """
 
     def __call__(self, x: mx.array, keys: Any, values: Any, mask: Any = None) -> Any:
@@ -155,7 +155,7 @@ class ReusingModel(afm7.AFMModel):
 
 
 class GPTBigCodeModel(gpt_bigcode.GPTBigCodeModel):
-    """Ragged form of gpt_bigcode's trunk; mlx-lm's counts positions from one offset."""
+    """Ragged form of gpt_bigcode's trunk; the original counts positions from one offset."""
 
     def __call__(self, inputs: mx.array, cache: Any = None) -> Any:
         if cache is None or not isinstance(cache[0], LayerCache):
@@ -168,7 +168,7 @@ class GPTBigCodeModel(gpt_bigcode.GPTBigCodeModel):
 
 
 class GearAttention(gear.Attention):
-    """Ragged form of gear's attention; mlx-lm's soft-caps its scores itself."""
+    """Ragged form of gear's attention; the original soft-caps its scores itself."""
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
         if not isinstance(cache, LayerCache):
@@ -186,7 +186,10 @@ class GearAttention(gear.Attention):
 
 
 class Llama4Attention(llama4.Attention):
-    """Ragged form of llama4's attention; with rotary positions a token sees its chunk only."""
+    """Ragged form of llama4's attention.
+
+    In layers with rotary positions, a token attends to its own chunk only.
+    """
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
         if not isinstance(cache, LayerCache):
@@ -212,7 +215,7 @@ class Llama4Attention(llama4.Attention):
 
 
 class Llama4Model(llama4.LlamaModel):
-    """Ragged form of llama4's trunk; mlx-lm's makes masks of chunks from one offset."""
+    """Ragged form of llama4's trunk; the original makes masks of chunks from one offset."""
 
     def __call__(self, inputs: mx.array, cache: Any = None) -> Any:
         if cache is None or not isinstance(cache[0], LayerCache):

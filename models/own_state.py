@@ -31,7 +31,7 @@ class ConvolvedAttention(baichuan_m1.Attention):
 
 
 class _LastTokens:
-    """Recurrent state that is each row's last token, for a module computing all rows at once."""
+    """Recurrent state that holds each row's last token, for a module that computes all rows."""
 
     def __init__(self, state: StateCache) -> None:
         self._state = state

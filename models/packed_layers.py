@@ -16,7 +16,7 @@ from sgl_mlx.cpu_kernels.packing import LANES, Packed, fits, pack, unpack
 
 
 def packed_layer(module: nn.Module, kernels: ModuleType) -> nn.Module | None:
-    """Make the layer on the CPU kernels that replaces a quantized `module`; None if none fits."""
+    """Make the layer on the CPU kernels that replaces a quantized `module`; None if none can."""
     kind = _KINDS.get(type(module))
     return kind(module, kernels) if kind is not None and _fits(module) else None
 

@@ -2,9 +2,9 @@
 
 Each architecture calls `scaled_dot_product_attention`, a global of its module. That global is
 replaced by a function that finds the `LayerCache` whose keys it is given and attends through it.
-Outside a ragged step it calls mlx-lm's own. Keys that no `LayerCache` holds (derived from stored
-keys, or never stored) raise `UnsupportedModelError` instead of giving wrong numbers. MLA modules
-attend over the latent entries that they store (see `mla`).
+Outside a ragged step this function calls mlx-lm's own function. Keys that no `LayerCache` holds
+(derived from stored keys, or never stored) raise `UnsupportedModelError` instead of giving wrong
+numbers. MLA modules attend over the latent entries that they store (see `mla`).
 
 gemma2 soft-caps its scores and so computes attention itself; its layers get a subclass that hands
 the soft-cap to the step.

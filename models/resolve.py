@@ -50,7 +50,7 @@ class LocalModel:
 
 
 def is_offline() -> bool:
-    """True if `SGL_MLX_OFFLINE` or `HF_HUB_OFFLINE` forbids the network."""
+    """Return True if `SGL_MLX_OFFLINE` or `HF_HUB_OFFLINE` forbids the network."""
     names = ("SGL_MLX_OFFLINE", "HF_HUB_OFFLINE")
     return any(os.environ.get(n, "").lower() in ("1", "true", "yes", "on") for n in names)
 
@@ -114,10 +114,10 @@ def _name(model: str | Path | None) -> str:
 
 
 def _without_hub(name: str) -> tuple[str, Path] | None:
-    """Find a model that is a path, or an alias of one in an installed package; None if neither.
+    """Find a model by its path, or by an alias of a model in an installed package.
 
     Returns:
-        Name and path.
+        Name and path; None if `name` is neither a path nor such an alias.
     """
     path = Path(name).expanduser()
     if path.exists():

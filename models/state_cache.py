@@ -134,7 +134,7 @@ def probe_states(
 def regroup(model: nn.Module, kind: Any) -> None:
     """Make a model's modules of class `kind` compute rows of equal length together, in place.
 
-    Without a `StateCache` among their arguments they run as before.
+    Without a `StateCache` among their arguments the modules run as before.
     """
     regrouped = _regrouped(kind)
     for module in model.modules():

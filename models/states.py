@@ -85,7 +85,7 @@ class RowGroups:
 
     @cached_property
     def places_before(self) -> mx.array:
-        """Index of the predecessor of each token, in an array of all rows' states, then all tokens.
+        """For each token, its predecessor's index in an array of all rows' states, then all tokens.
 
         The predecessor of a row's first token is the row's state.
         """

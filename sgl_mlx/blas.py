@@ -27,7 +27,7 @@ _REMEDY = "install one: `apt-get install libopenblas0-pthread` or `pip install m
 
 
 class SlowBlasWarning(UserWarning):
-    """Warning that MLX will multiply matrices slowly, or that `SGL_MLX_BLAS` does not load."""
+    """Warning that MLX will multiply matrices slowly, or `SGL_MLX_BLAS` does not load."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Blas:
 
     Attributes:
         library: the name or path that it was loaded by.
-        too_late: MLX was imported before, so that the library has no effect on MLX.
+        too_late: True if MLX was imported before the library was loaded. The library then has no
+            effect on MLX.
     """
 
     library: str
@@ -60,16 +61,15 @@ def load_fast_blas_before_mlx() -> None:
 
 @cache
 def load_fast_blas() -> Blas | None:
-    """Load a fast BLAS on Linux: the first of `SGL_MLX_BLAS`, MKL and OpenBLAS that loads.
+    """Load a fast BLAS on Linux: the library in `SGL_MLX_BLAS`, MKL or OpenBLAS.
 
-    Later calls return the result of the first call.
+    The first of these that loads is used. Later calls return the result of the first call.
 
     Returns:
         The loaded library; None if no library was found, or on other systems than Linux.
 
-    Warns:
-        SlowBlasWarning: no library was found, `SGL_MLX_BLAS` does not load, or MLX was imported
-            before. The message says what to do.
+    Warns: SlowBlasWarning: no library was found, `SGL_MLX_BLAS` does not load, or MLX was imported
+    before. The message says what to do.
     """
     if machine.system() != "linux":
         return None

@@ -96,7 +96,10 @@ def text(name: str, value: Any, error: type[SglError] = InvalidParamsError) -> s
 
 
 def unreadable(text: str) -> str | None:
-    """Describe the first character that UTF-8 cannot encode, for an error; None if all can be."""
+    """Describe the first character that UTF-8 cannot encode, for an error message.
+
+    Returns None if UTF-8 can encode the whole text.
+    """
     if text.isascii():
         return None
     try:
@@ -111,7 +114,7 @@ def unreadable(text: str) -> str | None:
 
 
 def readable(name: str, value: Any, error: type[SglError] = InvalidParamsError) -> None:
-    """Raise `error` if a text in `value` is invalid Unicode; lists and mappings are searched."""
+    """Raise `error` if `value` is, or contains in lists and mappings, a text of invalid Unicode."""
     pending = [(name, value)]
     while pending:
         where, part = pending.pop()
@@ -125,7 +128,7 @@ def readable(name: str, value: Any, error: type[SglError] = InvalidParamsError) 
 
 
 def filled_text(name: str, value: Any, error: type[SglError] = InvalidParamsError) -> str:
-    """Return a text that is not empty as a `str`; raises `error` for other values."""
+    """Return a non-empty text as a plain `str`; raises `error` for other values."""
     return text(name, value, error) or refuse(name, value, "a non-empty text", error)
 
 
@@ -182,7 +185,7 @@ def pattern(name: str, value: Any) -> str:
 
 
 def biases(name: str, value: Any) -> tuple[tuple[int, float], ...]:
-    """Return the `(token id, number added to the token's logit)` pairs in a list of pairs.
+    """Return a list of `(token id, number added to the token's logit)` pairs as a tuple of tuples.
 
     Raises:
         InvalidParamsError: the value is no list of such pairs.

@@ -63,8 +63,8 @@ class Text:
 class Generated:
     """Text that a model generated, with its token ids; without ids, the text is encoded again.
 
-    Encoding may give other tokens than the model generated. The cache has the KV of the generated
-    tokens only.
+    Encoding may give other tokens than the model generated, and the cache has no KV of these other
+    tokens.
     """
 
     text: str
@@ -96,7 +96,7 @@ class Video:
 
 @dataclass(frozen=True)
 class Shift:
-    """A gap in the positions: all later parts of the prompt are moved `gap` positions further."""
+    """A gap in the token positions: the positions of all later parts are larger by `gap`."""
 
     gap: int
 

@@ -192,7 +192,7 @@ class UnsupportedModelError(ModelError):
 
 
 class MemoryLimitError(SglError):
-    """The model or the KV pool does not fit into memory; the message has the sizes."""
+    """The model, its KV or its recurrent state does not fit into memory; the message says sizes."""
 
 
 class BenchmarkError(SglError):

@@ -34,7 +34,7 @@ def unwrapped(given: Any) -> Any:
 def closed(schema: Any) -> Any:
     """Return a copy of a schema in which objects allow only the keys listed in `properties`.
 
-    A part of the schema without `properties` stays as open as it is, and so does a part with
+    A part of the schema without `properties` stays unchanged, and so does a part with
     `additionalProperties`, `patternProperties` or `unevaluatedProperties`. OpenAI's clients expect
     `strict` schemas and pydantic models to be closed in this way.
     """
@@ -48,7 +48,10 @@ def closed(schema: Any) -> Any:
 
 
 def _closed_part(keyword: str, value: Any) -> Any:
-    """Close the value of a keyword of a schema; in a map of names to schemas, close each schema."""
+    """Return the closed value of a schema's keyword.
+
+    Some keywords, such as `properties`, map names to schemas: each of their schemas is closed.
+    """
     if keyword in ("properties", "$defs", "definitions") and isinstance(value, dict):
         return {name: closed(part) for name, part in value.items()}
     return closed(value)

@@ -21,7 +21,7 @@ def unknown(kind: str, names: Iterable[object], known: Iterable[str]) -> str:
 
 
 def meant(names: Iterable[str], known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" with the known names most similar to `names`; "" if none is."""
+    """Return "; did you mean 'x'?" with known names similar to `names`; "" if there are none."""
     listed = list(known)
     guesses = {guess: None for name in names if (guess := closest(name, listed))}
     return f"; did you mean {' and '.join(map(repr, guesses))}?" if guesses else ""

@@ -242,7 +242,7 @@ def _bias_pairs(bias: Any) -> tuple[tuple[int, float], ...]:
 
 
 def _token(key: Any) -> Any:
-    """Return a token id as an `int` if it is a text, as in JSON; other values as they are."""
+    """Convert a token id given as text, as in JSON, to an `int`; return others unchanged."""
     return int(key) if isinstance(key, str) else key
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,17 @@ def test_what_cannot_be_simulated_is_a_test_with_a_reason() -> None:
         file, _, name = beginning.partition("::")
         assert f"def {name}" in (root / file).read_text("utf-8")
         assert reason
+
+
+def test_the_embedded_model_is_opened_in_float32_wherever_answers_are_compared() -> None:
+    tests = Path(__file__).parent
+    found = {
+        file.relative_to(tests).as_posix()
+        for file in tests.rglob("*.py")
+        if re.search(r"\bEngine\(\s*\"smollm2\"", file.read_text("utf-8"))
+    }
+    # the second expects to be refused before anything is loaded
+    assert found == {"embedded.py", "runtime/speculation/test_model_drafts.py"}
 
 
 def test_tests_multiply_float32_in_all_its_digits() -> None:

@@ -71,6 +71,30 @@ def test_on_a_mac_a_test_that_needs_linux_is_skipped_only_if_it_is_listed(folder
     assert run(folder, "-k", "test_it").returncode == 0
 
 
+def test_a_simulated_mac_leaves_no_files_behind(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "import tempfile\n\ndef test_it(tmp_path): assert not tempfile.mkdtemp()\n"
+    (folder / "tests/test_some.py").write_text(text, "utf-8")
+    scratch = tmp_path_factory.mktemp("scratch")
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    assert "1 failed" in run(folder, "--as-darwin", "m2", "-k", "test_it").stdout
+    assert [x.name for x in scratch.iterdir() if x.name.startswith("darwin-")] == []
+
+
+def test_every_collected_test_that_needs_linux_is_listed(request: pytest.FixtureRequest) -> None:
+    def needs_linux(item: pytest.Item) -> bool:
+        reasons = [mark.kwargs.get("reason", "") for mark in item.iter_markers("skipif")]
+        return "cpu_kernels" in getattr(item, "fixturenames", ()) or "needs Linux" in str(reasons)
+
+    unlisted = [
+        item.nodeid
+        for item in request.session.items
+        if needs_linux(item) and not item.nodeid.startswith(LINUX_ONLY)
+    ]
+    assert unlisted == []
+
+
 def test_the_tests_that_need_linux_exist_and_say_so() -> None:
     root = Path(__file__).parent.parent
     for name in LINUX_ONLY:

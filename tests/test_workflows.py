@@ -113,8 +113,13 @@ def test_on_a_mac_the_selftest_stands_alone_and_the_whole_suite_only_informs() -
     assert not any(step.get("continue-on-error") for step in (selftest, gpu))
 
 
-def test_every_simulated_mac_is_run() -> None:
+def test_every_simulated_mac_is_run_every_night_and_by_one_command() -> None:
     assert sorted(jobs("ci")["simulated-mac"]["strategy"]["matrix"]["mac"]) == sorted(MACS)
+    (night,) = workflow(ROOT / ".github/workflows/ci.yml")[True]["schedule"]
+    assert re.fullmatch(r"\d+ \d+ \* \* \*", night["cron"])
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    (default,) = re.findall(r"^MAC +\?= (.*)$", makefile, re.MULTILINE)
+    assert sorted(default.split()) == sorted(MACS)
 
 
 def test_the_gpu_subset_names_tests_that_exist() -> None:

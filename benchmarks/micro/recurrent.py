@@ -1,8 +1,9 @@
 """Recurrent layers on the CPU kernels against mlx-lm's own functions, at realistic widths.
 
-Each layer has a width of 1,024 and random weights. Ours have 4 bits and run on the CPU kernels;
-mlx-lm's are float32, the fastest that MLX has on a CPU. Both sides run in turns on one thread of
-Python. Each run is one step of a batch of sequences, which have states of their own.
+Each layer has a width of 1,024 and random weights. Our layers have 4-bit weights and run on the CPU
+kernels; mlx-lm's have float32 weights, the fastest type that MLX has on a CPU. Both sides run in
+turns on one thread of Python. Each run is one step of a batch of sequences, which have states of
+their own.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ QUANTS = {"f16": 16.0, "q4_0": 4.5}
 
 @dataclass(frozen=True)
 class Published:
-    """Tokens a second of llama-2-7b: prefill of 512 tokens (pp512), and decoding (tg128)."""
+    """Tokens per second of llama-2-7b: prefill of 512 tokens (pp512), and decoding (tg128)."""
 
     prefill: float
     decode: float
@@ -99,8 +99,8 @@ PUBLISHED = {
 }
 """Speeds by chip and quantization, from `SOURCE`.
 
-For MLX only one decoding speed is published, near to llama.cpp's: 106 tokens a second for a 7B
-model in 4 bits on M2 Ultra (mlx issue 979). M5 Pro is left out (1589 and 21.6 tokens a second at
+For MLX only one decoding speed is published, near to llama.cpp's: 106 tokens per second for a 7B
+model in 4 bits on M2 Ultra (mlx issue 979). M5 Pro is left out (1589 and 21.6 tokens per second at
 F16), because the peak of its matrix units is not known."""
 
 

@@ -19,7 +19,7 @@ from sgl_mlx.metal_kernels.plan import DecodePlan, ExtendPlan, tile_rows
 
 
 def keys_ahead(dim: int) -> int:
-    """Return the number of keys that K2 fetches together; a partial fetch costs as much."""
+    """Return the number of keys that K2 fetches together; a partial fetch costs like a full one."""
     teams = 2 if dim <= 64 else 1
     return teams * (4 if dim <= 128 else 2 if dim <= 256 else 1)
 

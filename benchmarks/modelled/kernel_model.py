@@ -196,12 +196,12 @@ def cases() -> Iterator[Case]:
 
 
 def ours(case: Case) -> Cost:
-    """Compute the cost with our kernels: K1 for extends; K2, K2b and (for shared keys) K3 else."""
+    """Compute the cost with our kernels: K1 for extends, else K2, K2b and, for shared keys, K3."""
     return _extend(case) if case.new > DecodePlan.MAX_TOKENS else _decode(case)
 
 
 def gathered(case: Case) -> Cost:
-    """Compute the cost without our kernels: prefixes are gathered, then MLX's fused attention.
+    """Compute the cost without our kernels: a gather of the prefixes, then MLX's fused attention.
 
     A decode step counts `1 / EPOCH` of the copy, since an epoch of steps shares one copy.
     """

@@ -17,16 +17,19 @@ class OpenAiDialect:
     Args:
         name: the server's name in error messages.
         scored_tokens, drops_first_space: see `Dialect`.
+        model: the model that requests name, which routers insist on; None for none.
     """
 
     name: str
     scored_tokens: int
     drops_first_space: bool
     path: str = "/v1/completions"
+    model: str | None = None
 
     def request(self, question: Question) -> dict[str, Any]:
         free = question.grammar is None
         return {
+            **({} if self.model is None else {"model": self.model}),
             "prompt": question.prompt,
             "max_tokens": question.max_tokens,
             "temperature": 0,

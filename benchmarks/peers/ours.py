@@ -12,7 +12,7 @@ from typing import Any
 import sgl_mlx as sgl
 from sgl_mlx.benchmarks.peers.system import Answer, Usage
 from sgl_mlx.benchmarks.suite.optimum import Asked, Optimum
-from sgl_mlx.benchmarks.suite.workloads.words import Words
+from sgl_mlx.benchmarks.suite.workloads.words import Vocabulary, Words
 from sgl_mlx.benchmarks.suite.workloads.workload import (
     TEMPORARY_FOLDER,
     WARM_UP_TOKENS,
@@ -77,7 +77,7 @@ class Ours:
             if options.get("disk_cache_dir") == TEMPORARY_FOLDER:
                 options["disk_cache_dir"] = stack.enter_context(TemporaryDirectory())
             engine = stack.enter_context(Engine(**options))
-            steered = Steered(engine, words, self._prefills_forks, self._parallel)
+            steered = Steered(engine, engine.tokenizer, words, self._prefills_forks, self._parallel)
             engine.generate(warm_up(words), max_new_tokens=WARM_UP_TOKENS, temperature=0)
             engine.flush_cache()
             stack.enter_context(default_backend(steered))  # for nested programs
@@ -109,10 +109,7 @@ class OurSession:
         return self._backend.usage
 
     def run(self, row: Row) -> None:
-        state = self._workload.program.run(**row, backend=self._backend, **SAMPLING)
-        state.sync()
-        if error := state.error():
-            raise error
+        run_program(self._workload, row, self._backend)
 
     def details(self) -> Mapping[str, Any]:
         """Return the engine's counts and seconds since the session began.
@@ -141,19 +138,37 @@ class OurSession:
         }
 
 
-class Steered:
-    """A `Backend` that makes an engine write the texts of `Words.steer`, and counts tokens.
+def run_program(workload: Workload, row: Row, backend: Backend) -> None:
+    """Run a workload's program to its end with the arguments `row`; raises the program's error."""
+    state = workload.program.run(**row, backend=backend, **SAMPLING)
+    state.sync()
+    if error := state.error():
+        raise error
 
-    Scores are not steered. `prefills_forks` and `parallel` are those of `Ours`.
+
+class Steered:
+    """A `Backend` that makes another write the texts of `Words.steer`, and counts tokens.
+
+    Scores are not steered. For `prefills_forks` and `parallel`, see `Ours`.
+
+    Args:
+        backend: an engine, or a client of a server.
+        tokenizer: the tokenizer of its model.
     """
 
     def __init__(
-        self, engine: Engine, words: Words, prefills_forks: bool = True, parallel: bool = True
+        self,
+        backend: Backend,
+        tokenizer: Vocabulary,
+        words: Words,
+        prefills_forks: bool = True,
+        parallel: bool = True,
     ) -> None:
         self.usage = Usage()
         self._answered: list[tuple[Prompt, Completion]] = []
         self._scored: list[Asked] = []
-        self._engine = engine
+        self._backend = backend
+        self._tokenizer = tokenizer
         self._words = words
         self._prefills_forks = prefills_forks
         self._parallel = parallel
@@ -168,16 +183,16 @@ class Steered:
 
     @property
     def model_name(self) -> str:
-        return self._engine.model_name
+        return self._backend.model_name
 
     @property
     def supports_parallel(self) -> bool:
-        return self._engine.supports_parallel
+        return self._backend.supports_parallel
 
     def render_chat(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
     ) -> str:
-        return self._engine.render_chat(messages, add_generation_prompt)
+        return self._backend.render_chat(messages, add_generation_prompt)
 
     def submit(
         self,
@@ -205,7 +220,7 @@ class Steered:
 
         bias = self._words.steer(prompt_text(prompt), params.constrained)
         steered = params.override(logit_bias=bias)
-        future = then(self._engine.submit(prompt, steered, watch), count)
+        future = then(self._backend.submit(prompt, steered, watch), count)
         if not self._parallel:
             future.exception()  # waits
         return future
@@ -216,34 +231,34 @@ class Steered:
         def count(scores: ChoiceScores) -> ChoiceScores:
             text = prompt_text(prompt)
             for choice in choices:
-                tokens = tuple(self._engine.tokenizer.encode(text + choice))
+                tokens = tuple(self._tokenizer.encode(text + choice))
                 self.usage.add(Answer(len(tokens), 0, 0))
                 self._scored.append(Asked(tokens, (), scored=True))
             return scores
 
-        return then(self._engine.score(prompt, choices, unconditional), count)
+        return then(self._backend.score(prompt, choices, unconditional), count)
 
     def prefill(self, prompt: Prompt) -> Future[int]:
         if self._prefills_forks:
-            return self._engine.prefill(prompt)
+            return self._backend.prefill(prompt)
         return nothing()
 
     def prefetch(self, prompt: Prompt) -> Future[int]:
-        return self._engine.prefetch(prompt)
+        return self._backend.prefetch(prompt)
 
     def flush_cache(self) -> bool:
-        return self._engine.flush_cache()
+        return self._backend.flush_cache()
 
     def get_server_info(self) -> dict[str, Any]:
-        return self._engine.get_server_info()
+        return self._backend.get_server_info()
 
     def shutdown(self) -> None:
-        self._engine.shutdown()
+        self._backend.shutdown()
 
     def _asked(self, prompt: Prompt, done: Completion) -> Asked | None:
         if any(isinstance(part, Parallel | Image) for part in prompt):
             return None
-        return Asked(tuple(self._engine.tokenizer.encode(prompt_text(prompt))), done.token_ids)
+        return Asked(tuple(self._tokenizer.encode(prompt_text(prompt))), done.token_ids)
 
 
 _: type[Backend] = Steered

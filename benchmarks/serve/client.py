@@ -73,7 +73,7 @@ class ChatClient:
     """A client of one server, used as an asynchronous context.
 
     Args:
-        name: what errors call the server.
+        name: the server's name in errors.
         address: the server's address, without `/v1`.
         model: model name to send; None sends none.
         key: API key; None sends none.

@@ -27,7 +27,7 @@ _SAME = 0.01
 
 @dataclass
 class Comparison:
-    """All runs of a trace at one number of conversations at once; the first server is ours.
+    """All runs of a trace with `at_once` conversations at a time; the first server is ours.
 
     Attributes:
         runs: runs of each server that did not fail, by name.
@@ -59,7 +59,7 @@ class Comparison:
         return None
 
     def ratio(self, peer: str, figure: Callable[[Run], float]) -> float | None:
-        """Return the median of our figure over `peer`'s, run by run; None if not compared."""
+        """Return the median ratio of our figure to `peer`'s, run by run; None if not compared."""
         if self.not_compared(peer) is not None:
             return None
         pairs = zip(self.runs[self.ours], self.runs[peer], strict=True)

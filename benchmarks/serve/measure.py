@@ -139,5 +139,5 @@ async def _held(
 
 
 def _same(text: str, steered: bool) -> str:
-    """Return an answer as all servers would give it: some strip the space it begins with."""
+    """Return an answer with the space that it begins with, which some servers strip."""
     return " " + text if steered and not text.startswith(" ") else text

@@ -76,7 +76,7 @@ class StartedServer:
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A `ChatServer` that runs already, anywhere, with any model; its cache is what it is.
+    """A `ChatServer` that already runs, anywhere, with any model; its cache may hold anything.
 
     Args:
         address: the server's address, with or without `/v1`.

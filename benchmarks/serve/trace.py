@@ -69,8 +69,8 @@ def _chat(words: Words, size: Size, number: int) -> Conversation:
 def _agent(words: Words, size: Size, number: int) -> Conversation:
     """A task and two observations, after 4,000 tokens of instructions and tools.
 
-    The tools stand in the system message as JSON, the same for every server: servers differ in how
-    they render a `tools` field, and their prompts would have different lengths.
+    The tools stand in the system message as JSON, the same for every server. Servers render a
+    `tools` field differently, which would give their prompts different lengths.
     """
     draw = random.Random(f"agent {number}")
     system = f"{words.text(size.tokens(1500), 'agent')}\n\nTools:\n{_tools(words, size)}"

@@ -21,7 +21,7 @@ class Ablation:
         about: what the engine does without the part, in a few words.
         shows: the count in `OurSession.details` that grows on workloads that use the part.
         options: engine options that switch the part off.
-        ours: arguments of `Ours` that switch it off.
+        ours: arguments of `Ours` that switch the part off.
     """
 
     about: str
@@ -74,7 +74,7 @@ def ablated(name: str, options: Mapping[str, Any]) -> Ours:
 
     Args:
         name: a key of `ABLATIONS`.
-        options: engine options; those of the ablation come on top.
+        options: engine options; the ablation's options override these.
 
     Raises:
         BenchmarkError: when no ablation has this name.

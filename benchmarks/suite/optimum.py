@@ -2,7 +2,7 @@
 
 All prompts form a tree of tokens. With a cache that holds everything, each node is computed once,
 or not at all if a generation has written it. If the same prompt is asked again, its last token is
-computed again, since its logits are needed.
+computed again, since the logits of that token are needed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Optimum:
     def of(cls, asked: Iterable[Asked | None]) -> Optimum | None:
         """Return the optimum of calls, which does not depend on their order.
 
-        Returns None if any call is None, which stands for a call that is not only tokens.
+        Returns None if any call is None, which stands for a call with pictures or joined forks.
         """
         calls = list(asked)
         known = [call for call in calls if call is not None]

@@ -1,4 +1,4 @@
-"""One run of a workload on a system: all of its programs, a fixed number at a time."""
+"""One run of a workload on a system: all programs of the workload, a fixed number at a time."""
 
 from __future__ import annotations
 

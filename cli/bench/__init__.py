@@ -15,6 +15,7 @@ from sgl_mlx.cli.bench.prefetch import prefetch
 from sgl_mlx.cli.bench.project import project
 from sgl_mlx.cli.bench.recurrent import recurrent
 from sgl_mlx.cli.bench.serve import serve
+from sgl_mlx.cli.bench.soak import soak
 from sgl_mlx.cli.bench.speculation import speculation
 from sgl_mlx.cli.bench.suite import suite
 
@@ -25,7 +26,7 @@ def bench() -> None:
 
 
 commands = (
-    *(engine, constrained, speculation, compiler, kernels, recurrent, suite, serve),
+    *(engine, constrained, speculation, compiler, kernels, recurrent, suite, serve, soak),
     *(loc, project, memory, prefetch, llava),
 )
 for command in commands:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def recurrent(repeats: int, model: bool, as_json: bool) -> None:
     """Compare recurrent layers on the CPU kernels with mlx-lm's own, on Linux.
 
-    Layers of hybrids (gated delta nets, Mamba-2, short convolutions) with random weights. Prints a
-    table and ends with one JSON line.
+    The layers are those of hybrids (gated delta nets, Mamba-2, short convolutions), with random
+    weights. Prints a table and ends with one JSON line.
     """
     from sgl_mlx.benchmarks.micro.recurrent import RULE, RecurrentBench, milliseconds
     from sgl_mlx.cpu_kernels.build import load, why_not

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -18,13 +20,32 @@ from sgl_mlx.cli.options import json_option, repeats_option
 @click.option(
     "--tokens", type=click.IntRange(8), default=120, show_default=True, help="Tokens an answer."
 )
+@click.option(
+    "--draft-layers",
+    type=click.IntRange(1),
+    help="Draft also with the model's own first layers, untrained, as a draft model.",
+)
 @json_option
-def speculation(options: EngineOptions, repeats: int, tokens: int, as_json: bool) -> None:
+def speculation(
+    options: EngineOptions, repeats: int, tokens: int, draft_layers: int | None, as_json: bool
+) -> None:
     """Compare output with drafted tokens and without, on texts that repeat and texts that do not.
 
     First the time of a step is measured for several numbers of tokens, and saved for later engines
     on this machine. Prints two tables and ends with one JSON line.
     """
+    if draft_layers is not None and options.draft is not None:
+        raise click.UsageError("--draft and --draft-layers are two draft models; give one")
+    with TemporaryDirectory() as folder:
+        if draft_layers is not None:
+            from sgl_mlx.benchmarks.micro.truncated import write_truncated
+
+            write_truncated(options.model_path, draft_layers, Path(folder))
+            options = replace(options, draft=folder)
+        _measure(options, repeats, tokens, as_json)
+
+
+def _measure(options: EngineOptions, repeats: int, tokens: int, as_json: bool) -> None:
     from rich.console import Console
 
     from sgl_mlx.benchmarks.micro.speculation import SpeculationBench
@@ -38,7 +59,7 @@ def speculation(options: EngineOptions, repeats: int, tokens: int, as_json: bool
     chosen = {**asdict(options), "model_path": None, "mmproj": None}
     with (
         Engine(model=model, **{**chosen, "speculate": options.speculate or "auto"}) as ours,
-        Engine(model=model, **{**chosen, "speculate": "off"}) as theirs,
+        Engine(model=model, **{**chosen, "speculate": "off", "draft": None}) as theirs,
     ):
         run = SpeculationBench(ours, theirs, repeats, tokens)
         costs = ours.get_server_info()["step_seconds"]

@@ -35,6 +35,12 @@ existing_file_type = click.Path(exists=True, dir_okay=False)
     help="Run our engine in this process, or our server by the same client as its peers.",
 )
 @click.option(
+    "--backend",
+    metavar="URL",
+    help="Run our side on the server of --model, or the router, at this address: programs as they "
+    "are, or with --ours http by the client of its peers.",
+)
+@click.option(
     "--ablation",
     "ablations",
     multiple=True,

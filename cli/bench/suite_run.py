@@ -33,6 +33,7 @@ class SuiteRun:
     peers: tuple[str, ...]
     llama_server: str | None
     ours: str
+    backend: str | None
     ablations: tuple[str, ...]
     scale: float
     data: str | None
@@ -92,7 +93,10 @@ class SuiteRun:
 
         # steered answers repeat one word, and drafts would guess them all
         chosen = {**asdict(self.options.without_drafts()), "mmproj": mmproj}
-        systems = [self._our_system(chosen), *(ablated(name, chosen) for name in self.ablations)]
+        systems = [
+            self._our_system(chosen, weights),
+            *(ablated(name, chosen) for name in self.ablations),
+        ]
         missing: dict[str, str] = {}
         for peer in self.peers:
             try:
@@ -101,10 +105,15 @@ class SuiteRun:
                 missing[peer] = str(error)
         return systems, missing
 
-    def _our_system(self, options: dict[str, Any]) -> System:
-        """Return our engine in this process, or our server if --ours says so."""
+    def _our_system(self, options: dict[str, Any], weights: Weights) -> System:
+        """Return our engine in this process, or the server that --ours or --backend says."""
         from sgl_mlx.benchmarks.peers.our_server import OurServer
         from sgl_mlx.benchmarks.peers.ours import Ours
+        from sgl_mlx.benchmarks.peers.served import Served
+
+        if self.backend is not None:
+            programs = self.ours != "http"
+            return Served(self.backend, weights.tokenizer, programs, self.timeout)
 
         return OurServer(options, self.timeout) if self.ours == "http" else Ours(options)
 

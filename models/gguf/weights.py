@@ -148,9 +148,9 @@ def _floats(file: GGUFFile, name: str, order: _Order) -> mx.array:
 def _row_order(name: str, file: GGUFFile, config: Mapping[str, Any]) -> _Order:
     """Compute the order that undoes llama.cpp's interleaving of the rows of q and k.
 
-    llama.cpp's converter interleaves them for the `llama` architecture only, since its rope rotates
-    rows 2i and 2i + 1 together; mlx-lm (like Hugging Face) rotates rows i and i + d / 2 of a head.
-    Returns None for every other tensor.
+    llama.cpp's converter interleaves these rows for the `llama` architecture only, since its rope
+    rotates rows 2i and 2i + 1 together; mlx-lm (like Hugging Face) rotates rows i and i + d / 2 of
+    a head. Returns None for every other tensor.
     """
     heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
     part = name.split(".")[-2]
@@ -167,6 +167,6 @@ def _reordered(rows: NDArray[Any], order: _Order) -> NDArray[Any]:
 
 
 def _shifted(name: str, config: Mapping[str, Any], values: mx.array) -> mx.array:
-    """Subtract one from gemma's norm weights, which GGUF stores plus one and mlx-lm does not."""
+    """Subtract one from gemma's norm weights; GGUF stores them increased by one, unlike mlx-lm."""
     is_gemma_norm = config["model_type"].startswith("gemma") and name.endswith("norm.weight")
     return values - 1 if is_gemma_norm else values

@@ -37,7 +37,7 @@ _CHANNELS = 3
 
 
 def has_vision(config: Mapping[str, Any]) -> bool:
-    """True if the model has a vision part that this package runs; False for pixtral."""
+    """Return True if the model has a vision part that this package runs; False for pixtral."""
     tower = config.get("vision_config") or {}
     return config["model_type"] in FAMILIES and tower.get("model_type") != "pixtral"
 
@@ -145,7 +145,7 @@ def _filled(given: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def is_vision(name: str) -> bool:
-    """True if `name` is a weight of the vision part in a LLaVA folder."""
+    """Return True if `name` is a weight of the vision part in a LLaVA folder."""
     return name.removeprefix("model.").startswith(_VISION)
 
 

@@ -170,7 +170,7 @@ def read_config(config: Mapping[str, Any], text_width: int, source: str) -> Visi
 
 
 def check_square(config: VisionConfig, source: str) -> None:
-    """Raise `UnsupportedModelError` if a family that joins tiles lacks one feature per patch.
+    """Raise `UnsupportedModelError` unless there is one feature per patch of a tile.
 
     The `llava` family has a single tile and is not checked.
     """

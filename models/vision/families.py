@@ -55,7 +55,7 @@ class LlavaNext(Family):
 
 
 class LlavaOnevision(LlavaNext):
-    """LLaVA-OneVision: a lone picture as several tiles, each of several pictures as one tile.
+    """LLaVA-OneVision: a lone picture becomes several tiles, several become one tile each.
 
     A video has one tile for each frame. Source: arXiv 2408.03326, section 3.2.
     """

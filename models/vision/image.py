@@ -110,7 +110,7 @@ def _identify(source: str | Path | bytes, name: str) -> Image.Image:
 
 
 def begins_with(stream: Path | BytesIO, signature: bytes) -> bool:
-    """True if the file or the bytes begin with `signature`."""
+    """Return True if the file or the bytes begin with `signature`."""
     if isinstance(stream, BytesIO):
         return stream.getvalue().startswith(signature)
     with stream.open("rb") as file:

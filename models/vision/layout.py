@@ -75,8 +75,8 @@ class AnyRes:
         size: size of the picture before any resizing.
         grid: numbers of rows and columns of tiles.
         side: patches along the edge of a tile.
-        most: a joined image with clearly more patches than `most` tiles have is shrunk to about as
-            many (LLaVA-OneVision's `anyres_max_9`). None never shrinks.
+        most: a joined image with clearly more patches than `most` tiles is shrunk to about the
+            patches of `most` tiles (LLaVA-OneVision's `anyres_max_9`). None never shrinks.
     """
 
     size: Size

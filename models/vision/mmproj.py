@@ -172,7 +172,7 @@ def _activation(metadata: Mapping[str, Any]) -> str:
 
 
 def _is_swapped(file: GGUFFile, tower: TowerConfig) -> bool:
-    """True if `ffn_up` and `ffn_down` have each other's weights, as older converters wrote them."""
+    """Return True if `ffn_up` and `ffn_down` are swapped, as older converters wrote them."""
     down = file.tensors.get("v.blk.0.ffn_down.weight")
     return down is not None and down.shape[-1] == tower.width
 

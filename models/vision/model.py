@@ -43,7 +43,7 @@ class PreparedImage:
         pixels: `(tiles, side, side, 3)`, normalised.
         content_hash: 32 bytes that depend on the decoded pixels, the settings and the layout; with
             one model, equal hashes mean equal features.
-        tokens: number of tokens that it takes in the prompt.
+        tokens: number of tokens that the picture or video takes in the prompt.
         layout: how the tiles' features are arranged as tokens.
     """
 

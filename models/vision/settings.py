@@ -1,8 +1,8 @@
 """Settings of picture processing, read from a model folder and completed by defaults.
 
 As in transformers, `processor_config.json` is read if it has an `image_processor`, else
-`preprocessor_config.json`. Processors based on torchvision ("Fast") are run as the ones based on
-Pillow.
+`preprocessor_config.json`. Processors based on torchvision ("Fast") are run as the Pillow
+processors are.
 """
 
 from __future__ import annotations

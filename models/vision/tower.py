@@ -32,7 +32,7 @@ def activation(name: str) -> Callable[[mx.array], mx.array]:
     """Find an activation by transformers' name.
 
     Raises:
-        UnsupportedModelError: for an unknown one.
+        UnsupportedModelError: for an unknown name.
     """
     if name not in _ACTIVATIONS:
         known = ", ".join(_ACTIVATIONS)
@@ -41,7 +41,7 @@ def activation(name: str) -> Callable[[mx.array], mx.array]:
 
 
 class VisionNetwork(nn.Module):
-    """Vision part of a LLaVA model: tower, projector, and newline embedding if it has one."""
+    """Vision part of a LLaVA model: tower, projector, and a newline embedding in some families."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()

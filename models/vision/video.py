@@ -76,7 +76,7 @@ def _is_animation(stream: Path | BytesIO) -> bool:
 
 
 def _read_with_pyav(stream: Path | BytesIO, count: int, name: str) -> list[Image.Image]:
-    """Read frames with PyAV; decodes twice, first to count, since few files give a count."""
+    """Read frames with PyAV; decodes twice, first to count frames, as few files state a count."""
     try:
         import av  # optional, and large
     except ImportError as e:

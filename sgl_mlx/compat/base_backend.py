@@ -21,7 +21,7 @@ _NUMBERS = itertools.count()
 
 @dataclass(eq=False)
 class PromptView:
-    """A prompt in the form in which backends written for SGLang read it from a stream.
+    """A prompt with the attributes and methods that backends written for SGLang expect of `s`.
 
     Attributes:
         text_: the text of the prompt.
@@ -115,7 +115,7 @@ class BaseBackend:
         return self.chat_template
 
     def generate(self, s: Any, sampling_params: Any) -> tuple[Any, Any]:
-        """Continue `s.text_`; return (text, meta info), or (list of `n` texts, their meta info).
+        """Continue `s.text_`; return `(text, meta info)`, or for `n` samples `(texts, meta infos)`.
 
         Raises:
             NotImplementedError: the subclass has no such method.
@@ -244,7 +244,7 @@ class BaseBackend:
 def _with_pictures(
     messages: Sequence[Mapping[str, str]], urls: Sequence[str], token: str
 ) -> list[dict[str, Any]]:
-    """Return the turns with the URL of each picture after the text of its turn."""
+    """Return the turns in OpenAI's form: after the text of a turn come the URLs of its pictures."""
     left, turns = list(urls), []
     for message in messages:
         count = message["content"].count(token) if left else 0

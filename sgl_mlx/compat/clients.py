@@ -30,7 +30,7 @@ class _Client(BaseBackend):
 class Anthropic(_Client):
     """A client of Anthropic's messages API.
 
-    Further arguments are those of `anthropic.Anthropic`, unless a ready `client` is given.
+    Further arguments are passed to `anthropic.Anthropic`, or ignored if a `client` is given.
 
     Raises:
         BackendError: the package `anthropic` is missing.

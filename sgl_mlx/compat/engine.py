@@ -46,7 +46,7 @@ class Engine(OwnEngine):
 
     @cached_property
     def tokenizer_manager(self) -> SimpleNamespace:
-        """An object with `tokenizer` and `server_args`, in place of a process of SGLang."""
+        """SGLang's tokenizer process; here an object with `tokenizer` and `server_args`."""
         return SimpleNamespace(tokenizer=self.get_tokenizer(), server_args=self.server_args)
 
     @property
@@ -138,7 +138,7 @@ class Engine(OwnEngine):
         return await asyncio.to_thread(self.encode, *args, **options)
 
     def start_profile(self, *_: Any, **__: Any) -> None:
-        """Do nothing: `get_server_info()["stats"]` counts at all times."""
+        """Do nothing: the counters in `get_server_info()["stats"]` are always on."""
 
     stop_profile = start_profile
 

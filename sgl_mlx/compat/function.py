@@ -39,7 +39,7 @@ def function(func: Callable[..., Any] | None = None, num_api_spec_tokens: int | 
 
 
 def _formatted_names(func: Callable[..., Any]) -> set[str]:
-    """Return the names that the f-strings of a function format; empty without its source."""
+    """Return the names that a function's f-strings format; empty if its source is not available."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(func)))
     except (OSError, TypeError, SyntaxError):

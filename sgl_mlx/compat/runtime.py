@@ -16,7 +16,8 @@ class Runtime:
     """An engine in this process with the interface of SGLang's server: `Runtime(model_path=...)`.
 
     Args:
-        args: `log_level, launch_timeout` as in newer SGLang, or `model_path` as in older SGLang.
+        args: `(log_level, launch_timeout)` as in newer SGLang, or `(model_path,)` as in older
+            SGLang.
         log_level, launch_timeout: no effect, since no server runs.
         server_args: the options of `Engine`.
 
@@ -88,7 +89,7 @@ class Runtime:
         return json.dumps(self._engine.encode(prompt))
 
     def start_profile(self, *_: Any, **__: Any) -> None:
-        """Do nothing: `get_server_info()["stats"]` counts at all times."""
+        """Do nothing: the counters in `get_server_info()["stats"]` are always on."""
 
     stop_profile = start_profile
 

@@ -25,8 +25,9 @@ _KINDS = {
 def build_regex_from_object(object: Any, whitespace_pattern: str | None = None) -> str:
     """Return a regular expression that matches the JSON texts of a schema.
 
-    Properties have to come in the order of the schema. If it has no list `required`, all are
-    required. `gen(json_schema=...)` needs no regular expression, and supports more of JSON Schema.
+    Properties have to come in the order of the schema. If the schema has no list `required`, all
+    properties are required. `gen(json_schema=...)` needs no regular expression, and supports more
+    of JSON Schema.
 
     Args:
         object: a pydantic model class, a dictionary, or JSON text.
@@ -104,7 +105,10 @@ class _Writer:
         return f"{key}{self._space}:{self._space}{self.of(schema)}"
 
     def _members(self, members: list[tuple[str, bool]]) -> str:
-        """Join the members of an object in order, with commas; optional members may be missing."""
+        """Return the pattern of an object's members in order, with commas between them.
+
+        Each of `members` is a pair: the member's pattern, and True if the member is required.
+        """
         comma = f"{self._space},{self._space}"
         firsts = []
         for i, (first, required) in enumerate(members):

@@ -259,7 +259,7 @@ def test_completion_speculative() -> None:
 
 
 def test_chat_completion_speculative() -> None:
-    """Check `num_api_spec_tokens` in a turn of the assistant."""
+    """Check that a program with `num_api_spec_tokens` works in an assistant turn."""
 
     @sgl.function(num_api_spec_tokens=256)
     def portrait(s: Any) -> None:

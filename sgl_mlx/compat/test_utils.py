@@ -79,12 +79,12 @@ def _add_shared(parser: ArgumentParser, port: int | None) -> None:
 
 
 def select_sglang_backend(args: Namespace) -> Backend:
-    """Return the backend named by `args.backend`: a server for "srt...", OpenAI's for "gpt-...".
+    """Return a backend: for `args.backend` "srt..." SGLang's protocol, for "gpt-..." OpenAI's.
 
     "srt-no-parallel" also switches off parallel encoding for all programs of this process.
 
     Raises:
-        ValueError: the name begins with neither.
+        ValueError: `args.backend` begins with neither "srt" nor "gpt-".
     """
     if args.backend.startswith("srt"):
         if args.backend == "srt-no-parallel":
@@ -98,7 +98,7 @@ def select_sglang_backend(args: Namespace) -> Backend:
 def dump_bench_raw_result(
     path: str | None, states: Sequence[Any], preds: Sequence[Any], labels: Sequence[Any]
 ) -> None:
-    """Write a line of JSON for each state of a benchmark: prompt, output, whether it is correct.
+    """Write a line of JSON for each state of a benchmark, with its prompt, output and correctness.
 
     The output is the state's variable `answer`. It is correct if the state's prediction equals its
     label. Nothing is written if `path` is empty or None.

@@ -55,8 +55,8 @@ class TransformersTokenizer:
         """Write the conversation with the chat template of the model; return token ids, or text.
 
         Args:
-            tokenize: whether to return token ids rather than text.
-            add_generation_prompt: whether to open a turn of the assistant at the end.
+            tokenize: True returns token ids, False text.
+            add_generation_prompt: True opens a turn of the assistant at the end.
             variables: further variables of the template.
 
         Raises:

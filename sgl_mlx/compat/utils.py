@@ -109,7 +109,7 @@ def http_request(
     verify: str | None = None,
     method: str | None = None,
 ) -> Any:
-    """Send a request, with a JSON body if `json` is given; return the response of any status.
+    """Send a request and return the response, whatever its status; `json` becomes the body.
 
     Args:
         stream: return the open response of `urllib` instead, to be read line by line.

@@ -62,7 +62,7 @@ class CompiledProgram(Program):
         return cls(Program(_stand_in(graph)), Fixed(graph))
 
     def graph(self, **kwargs: Any) -> Graph:
-        """Return the graph for these arguments. A required argument left out counts as a text."""
+        """Return the graph for these arguments; a missing required argument counts as a text."""
         return self._source.graph(self._sample(kwargs))
 
     def print_graph(self, **kwargs: Any) -> None:

@@ -29,11 +29,11 @@ _MOST_PLANS = 64
 
 
 class Compiled:
-    """A graph, and a plan of it for each combination of lengths of its list arguments.
+    """A graph, and a plan for each combination of lengths of the graph's list arguments.
 
     Attributes:
         graph: the graph after all passes.
-        whole: whether the graph covers the whole program, without a Break.
+        whole: True if the graph covers the whole program, without a Break.
         opening: the texts with which stream 0 begins, up to the first generated text.
     """
 

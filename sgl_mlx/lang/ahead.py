@@ -51,8 +51,8 @@ class _Left:
     def follows(self, prompt: str, params: SamplingParams) -> bool:
         """Return True if `text` may answer a `gen` after `prompt`.
 
-        `prompt` must consist of `self.prompt` and a part of `text` from its beginning: at least one
-        character, but not all. The parameters must be of the same kind.
+        `prompt` must be `self.prompt` followed by the first characters of `text`, at least one but
+        not all. The parameters must be of the same kind (see `_kind`).
         """
         more = len(prompt) - len(self.prompt)
         return (
@@ -80,8 +80,8 @@ class _Left:
     def _fits(self, text: str, tokens: int) -> bool:
         """Return True if `text` has at most `tokens` tokens, surely or very probably.
 
-        A text of at most `tokens` bytes surely has, since each token has at least one byte. For a
-        longer text, the estimated number of tokens must be at most `_SAFE_SHARE` of `tokens`.
+        A text of at most `tokens` bytes surely fits, since each token has at least one byte. For a
+        longer text, the estimated number of tokens must be at most `_SAFE_SHARE` x `tokens`.
         """
         size = len(text.encode())
         estimate = size / self.bytes_per_token if self.bytes_per_token else size
@@ -136,10 +136,10 @@ class AskingAhead:
         found: Future[Completions],
         read: Callable[[Completions], Completions | Future[Completions]],
     ) -> None:
-        """Make `found` finish with what `read` returns for the result of `call`.
+        """When `call` is done, pass its result to `read`, and what `read` returns to `found`.
 
-        If `read` returns the future of another call, `found` gets the result of that call. An
-        error of a call is passed on to `found`. Cancelling `found` cancels the calls.
+        If `read` returns the future of another call, `found` gets the result of that call. An error
+        of a call is passed on to `found`. Cancelling `found` cancels the calls.
         """
 
         def settle(call: Future[Completions]) -> None:
@@ -163,9 +163,9 @@ class AskingAhead:
     def _first(
         self, prompt: Prompt, params: SamplingParams, completions: Completions
     ) -> Completions | Future[Completions]:
-        """Answer a `gen` from the longer call that was made for it, and keep the rest of the text.
+        """Answer a `gen` from the result of its longer call, and keep the rest of the text.
 
-        If the text does not suffice, the call is made again with the parameters of the `gen`. But
+        If the text does not suffice, the API is called again with the parameters of the `gen`. But
         if the token limit of the `gen` itself cut the text, the whole text is the answer.
         """
         [whole] = completions
@@ -183,7 +183,7 @@ class AskingAhead:
         return self._backend.submit(prompt, params)
 
     def _take(self, prompt: str, params: SamplingParams) -> _Left | None:
-        """Remove and return a kept text that may answer a `gen` after `prompt`; None if none may.
+        """Remove and return a kept text that may answer a `gen` after `prompt`, or return None.
 
         Each text serves once, so that branches with the same prompt get different samples.
         """
@@ -215,7 +215,7 @@ class AskingAhead:
 
 
 def _kind(params: SamplingParams) -> SamplingParams:
-    """Return parameters without those that only say where an output ends or how it begins.
+    """Reset the parameters that only decide where an output begins or ends to their defaults.
 
     Two `gen`s can share the text of one call if the results of this function are equal.
     """

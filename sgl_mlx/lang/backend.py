@@ -30,7 +30,7 @@ class Backend(Protocol):
 
     @property
     def supports_parallel(self) -> bool:
-        """True if a `Parallel` part reuses the KV of its branches side by side."""
+        """True if the backend runs `Parallel` parts, reusing the KV that their branches have."""
         ...
 
     def render_chat(

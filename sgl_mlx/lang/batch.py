@@ -27,9 +27,9 @@ _CHUNK = 200
 
 
 class Chunk:
-    """Rows of a batch that are being run, by threads that each take one row after another.
+    """Some rows of a batch, and the threads that run them; each thread runs one row after another.
 
-    As a context manager: an error in its `with` block cancels all runs.
+    A chunk is a context manager: an error in its `with` block cancels all its runs.
 
     Attributes:
         futures: one future for each run, in the order of the rows; its result is the finished
@@ -82,7 +82,8 @@ class BatchRun:
     Attributes:
         make: a function from the arguments of a row to its `Body`.
         rows: all rows of the batch.
-        num_threads: the most runs at a time; "auto" means at least 96.
+        num_threads: the largest number of runs at a time; "auto" means 16 per CPU core, at least
+            96.
         progress_bar: show a progress bar.
         order: returns the order in which to start rows. It is called with all rows, or, in a
             generator of states, with each chunk of rows.
@@ -110,7 +111,7 @@ class BatchRun:
         return states
 
     def iterate(self) -> Iterator[ProgramState]:
-        """Yield the states in the order of the rows; rows run ahead, in chunks of `_CHUNK` rows.
+        """Yield the states in the order of the rows. Rows are started in chunks of `_CHUNK`.
 
         Raises:
             BatchError: after all states are yielded, if the function raised in any run.

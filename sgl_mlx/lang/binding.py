@@ -52,7 +52,7 @@ class Step:
 
 
 def result_of(future: Future[Any]) -> Any:
-    """Wait for a future and return its value, or raise its error with the original traceback."""
+    """Wait for a future and return its value; raise its error with the original traceback."""
     error = future.exception()
     if error is not None:
         raise error

@@ -101,8 +101,8 @@ class Body:
     def _reported(self, error: BaseException) -> BaseException:
         """Return the error to raise for an exception of the function.
 
-        In place of `ProgramCancelled`, this is the reason of the cancellation, unless the calling
-        program was cancelled, too.
+        For `ProgramCancelled`, the reason of the cancellation is returned instead, unless the
+        calling program was cancelled, too.
         """
         parent = self.scope.parent
         if not isinstance(error, ProgramCancelled) or (parent is not None and parent.error):

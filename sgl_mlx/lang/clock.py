@@ -14,7 +14,7 @@ from sgl_mlx import bounds
 
 @dataclass(order=True, slots=True)
 class Alarm:
-    """A function `ring` to call when `time.monotonic()` is `due`; `ring` is None after `cancel`."""
+    """A function `ring` to call when `time.monotonic()` reaches `due`; None after `cancel`."""
 
     due: float
     ring: Callable[[], object] | None = field(compare=False)

@@ -52,7 +52,7 @@ _MEMBERS = [n for n in (*Backend.__annotations__, *vars(Backend)) if not n.start
 
 
 def endpoint_of(backend: Any) -> Backend:
-    """Return the backend itself, or the endpoint of a `Runtime`.
+    """Return `backend` itself, or its attribute `endpoint` if it has one, as a `Runtime` does.
 
     Raises:
         BackendError: the backend or endpoint lacks members of the `Backend` protocol.

@@ -76,9 +76,9 @@ class ProgramStateGroup(Generic[State]):
 
         Args:
             mode: "gather_variable" sets each variable that is new in the branches to the list of
-                its values, in the order of the branches; likewise its meta info.
-                "concate_and_append" appends the new texts of all branches. If the backend
-                supports it, their KV is reused side by side (parallel context windows).
+                its values, in the order of the branches. Its meta info becomes a list likewise.
+                "concate_and_append" appends the new texts of all branches. If the backend supports
+                parallel context windows, the branches' KV is reused for them.
 
         Raises:
             ProgramError: for an unknown mode.

@@ -1,4 +1,4 @@
-"""The interpreter: what each node of a program writes to a stream, or asks of the backend."""
+"""The interpreter: it executes nodes, which write to a stream or send requests to the backend."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def names_of(node: ir.Expr) -> tuple[Name, ...]:
 
 
 def params_of(node: ir.Expr, defaults: SamplingParams) -> SamplingParams:
-    """Return a node's sampling parameters: those that its `gen` sets, else `defaults` from `run()`.
+    """Return a node's sampling parameters: what its `gen` sets, and for the rest `defaults`.
 
-    A constraint of the node replaces any constraint of the defaults.
+    `defaults` come from `run()`. A constraint of the node replaces any constraint of the defaults.
 
     Raises:
         InvalidParamsError: for a value out of range.
@@ -110,7 +110,7 @@ def role_after(node: ir.Expr, role: str | None) -> str | None:
 def apply(step: Step, stream: Target) -> Asked | None:
     """Apply a step to the stream.
 
-    Returns None if the step is done, otherwise the request whose answer completes it.
+    Returns None if the step is done, otherwise the request whose answer will complete the step.
     """
     node = step.node
     if isinstance(node, _WRITTEN):
@@ -170,7 +170,7 @@ def _end_scope(node: ir.VarScopeEnd, stream: Target) -> None:
 
 
 def _relayed(source: Future[Any]) -> Future[Any]:
-    """Return a new future with the result of `source`; cancelling it does not cancel `source`."""
+    """Return a new future with the result of `source`; cancelling the new one spares `source`."""
     relay: Future[Any] = Future()
 
     def pass_on(done: Future[Any]) -> None:

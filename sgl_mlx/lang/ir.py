@@ -1,4 +1,4 @@
-"""The nodes of the language: frozen dataclasses, which `interpreter` gives their meaning.
+"""The nodes of the language: frozen dataclasses, which `interpreter` executes.
 
 Nodes and strings are concatenated with `+`: `"2+2=" + gen("x") + "\\n"`.
 """
@@ -30,7 +30,7 @@ Role = Literal["system", "user", "assistant"]
 
 
 class Symbol:
-    """A placeholder of the compiler, in place of text that is known only when a program runs."""
+    """A placeholder that the compiler uses for text that is known only when a program runs."""
 
     def __add__(self, other: str) -> str:
         raise NotImplementedError
@@ -64,7 +64,7 @@ class ExprList(Expr):
 
     @property
     def expr_list(self) -> list[Expr]:
-        """The expressions as SGLang lists them: before a `SeparateReasoning` stands its `gen`."""
+        """The items as a list, as in SGLang: each `SeparateReasoning` comes after its `gen`."""
         split = ((i.gen, i) if isinstance(i, SeparateReasoning) else (i,) for i in self.items)
         return [expression for pair in split for expression in pair]
 
@@ -119,7 +119,7 @@ class Select(Expr):
 
 @dataclass(frozen=True, repr=False)
 class SeparateReasoning(Expr):
-    """A `gen` whose reasoning is stored as the variable `<name>_reasoning_content`."""
+    """A `gen` whose output is split: its reasoning becomes variable `<name>_reasoning_content`."""
 
     asks = True
     gen: Gen
@@ -177,7 +177,7 @@ class Internal(Expr):
 
 @dataclass(frozen=True, repr=False)
 class Variable(Internal):
-    """The value of the variable `name` of another stream (`source`), appended once it is known."""
+    """The value of variable `name` of another stream (`source`), appended when it is known."""
 
     name: str
     source: Any
@@ -188,7 +188,7 @@ class Variable(Internal):
 
 @dataclass(frozen=True, repr=False)
 class LateText(Internal):
-    """Text computed only when the stream reaches this node; its future may wait for variables."""
+    """Text computed when the stream reaches this node; the future may wait for variables."""
 
     text: Callable[[], Future[str]]
 
@@ -198,7 +198,7 @@ class LateText(Internal):
 
 @dataclass(frozen=True, repr=False)
 class CommitLazy(Internal):
-    """The hint of `fork`: prefill the text so far, which all branches share."""
+    """A hint that `fork` adds: prefill the text so far, which all branches share."""
 
     def __repr__(self) -> str:
         return "CommitLazy()"
@@ -206,7 +206,7 @@ class CommitLazy(Internal):
 
 @dataclass(frozen=True, repr=False)
 class FetchAhead(Internal):
-    """The hint of the compiler: prefetch the text so far, with which another stream will begin."""
+    """A hint that the compiler adds: prefetch the text so far, as another stream begins with it."""
 
     def __repr__(self) -> str:
         return "FetchAhead()"

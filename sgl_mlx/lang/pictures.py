@@ -19,7 +19,7 @@ MARK = "<image>"
 def around(image_token: str) -> tuple[str, str, str]:
     """Split a template's image token into `(text before, placeholder, text after)`.
 
-    The placeholder is `<image>`, or the whole token if that does not contain `<image>`.
+    The placeholder is `<image>`, or the whole token if the token does not contain `<image>`.
     """
     before, mark, after = image_token.partition(MARK)
     return (before, mark, after) if mark else ("", image_token, "")

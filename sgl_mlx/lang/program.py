@@ -43,8 +43,8 @@ class Program:
         arg_names: the names of the function's parameters after `s`.
         arg_defaults: the default values of these parameters, without names, in order.
         bind_arguments: the arguments that `bind` has set, by name.
-        num_api_spec_tokens: on the backend of an API, the number of tokens that a call asks for, so
-            that one call may answer several `gen`s; None turns this off. See `ahead`.
+        num_api_spec_tokens: for backends of an API, the number of tokens that a call asks for at
+            least. The surplus may answer later `gen`s, see `ahead`; None turns this off.
 
     Raises:
         ProgramError: `func` is no ordinary Python function, or its first parameter is not named
@@ -101,10 +101,10 @@ class Program:
                 state then also waits for the function; see `RunningProgram`.
             backend: the backend to run on; None means the default backend.
             use_thread: False waits until all text is generated.
-            kwargs: keyword arguments of the program, and sampling parameters (`SamplingParams`)
-                for every `gen` that does not set them itself. Also `timeout`, the most seconds
-                for the whole program, and `request_timeout`, the most seconds for each `gen` or
-                `select`. If the program itself has a parameter of such a name, the value goes to
+            kwargs: keyword arguments of the program, and sampling parameters (`SamplingParams`) for
+                every `gen` that does not set them itself. Also `timeout`, the most seconds for the
+                whole program, and `request_timeout`, the most seconds for each `gen` or `select`.
+                If the program itself has a parameter with the name of an option, the value goes to
                 the program alone.
 
         Raises:
@@ -174,7 +174,8 @@ class Program:
             batch_kwargs: for each run, a mapping of keyword arguments, or a list or tuple of
                 positional ones.
             backend: as in `run`.
-            num_threads: the most runs at a time; "auto" means at least 96.
+            num_threads: the largest number of runs at a time; "auto" means 16 per CPU core, at
+                least 96.
             progress_bar: show a progress bar.
             generator_style: return a generator of the states, for batches too long for a list.
             sampling: sampling parameters and timeouts, as in `run`.
@@ -184,9 +185,9 @@ class Program:
             returns an error of generation; reading such a state raises it.
 
         Raises:
-            BatchError: the function raised in some runs, or some arguments do not fit. It is
-                raised after all runs have ended, and has all states; a generator raises it after
-                yielding all states.
+            BatchError: the function raised in some runs, or some arguments do not fit. It is raised
+                after all runs have ended, and has all states; a generator raises it after yielding
+                all states.
             BackendError, InvalidParamsError: as in `run`.
             ProgramError: `batch_kwargs` is no list, an item of it is neither a mapping nor a list
                 or tuple, or `num_threads` is below 1.
@@ -260,7 +261,7 @@ class Program:
     def split(self, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Split keyword arguments into (sampling parameters and timeouts, the program's arguments).
 
-        A name that is both belongs to the program.
+        A name that could be either counts as the program's argument.
         """
         own = {k: v for k, v in kwargs.items() if k in self.arg_names or k not in _OPTIONS}
         return {k: v for k, v in kwargs.items() if k not in own}, own

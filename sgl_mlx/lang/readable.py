@@ -1,4 +1,4 @@
-"""`Readable`: the part of a stream with which threads read its text and variables, and wait."""
+"""`Readable`: the part of a stream from which threads read its text and variables."""
 
 from __future__ import annotations
 
@@ -90,13 +90,14 @@ class Readable:
     # -- variables ----------------------------------------------------------------------------
 
     def find(self, name: Name, whole: bool = False) -> Binding | None:
-        """Return the latest binding of a variable; None if nothing submitted has this name.
+        """Return the latest binding of a variable; None if no submitted step sets the variable.
 
         Args:
             whole: wait until a step with this name is submitted or the program's function ends.
 
         Raises:
-            Exception: with `whole`, the error that stopped the stream before such a step.
+            Exception: with `whole`, the error that stopped the stream before such a step was
+                submitted.
         """
         if not isinstance(cast(object, name), (str, NoneType)):
             return None
@@ -111,7 +112,7 @@ class Readable:
         """Return the latest binding of a variable; `whole` as in `find`.
 
         Raises:
-            UnknownVariableError: nothing submitted has this name.
+            UnknownVariableError: no submitted step sets the variable.
         """
         found = self.find(name, whole)
         if found is None:
@@ -125,7 +126,7 @@ class Readable:
         """Wait for the value of a variable and return it; `whole` as in `find`.
 
         Raises:
-            UnknownVariableError: nothing submitted has this name.
+            UnknownVariableError: no submitted step sets the variable.
             Exception: the error that stopped the stream before the value was known.
         """
         binding = self.binding(name, whole)
@@ -151,7 +152,10 @@ class Readable:
             self._partial = PartialCompletion()
 
     def show(self, event: StreamEvent) -> None:
-        """Show an event of the current step to readers, if it is of the first sample."""
+        """Let readers see an event of the current step; events of other samples are ignored.
+
+        Only the events of sample 0 are shown.
+        """
         if event.sample == 0:
             with self._changed:
                 self._partial.add(event)

@@ -35,8 +35,8 @@ class RunningProgram(ProgramState):
     def start(cls, body: Body, stream: bool) -> Self:
         """Start a body in a new thread, and return its state.
 
-        With `stream`, the thread lives until all text is generated. It warns if the engine stops or
-        Python ends before.
+        With `stream`, the thread lives until all text is generated, and warns if the engine stops
+        or Python ends earlier.
         """
         thread = StreamingThread(body) if stream else BodyThread(body.name, body.run_quietly)
         thread.start()

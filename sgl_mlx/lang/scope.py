@@ -42,7 +42,7 @@ class Scope:
             parent.add(self)
 
     def add(self, member: Member) -> None:
-        """Add a member, to cancel with this scope; cancel it at once if the scope is cancelled."""
+        """Add a member to cancel with this scope, or at once if the scope is already cancelled."""
         with self._lock:
             self._members.add(member)
             error = self.error

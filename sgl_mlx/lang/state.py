@@ -217,7 +217,7 @@ class ProgramState:
     def text_iter(self, var_name: str | None = None) -> Iterator[str]:
         """Yield the text of a variable, or the whole text, in pieces while it is generated.
 
-        Unless the program was run with `stream=True`, there is one piece, and a warning.
+        If the program was run without `stream=True`, this yields one piece and warns.
         """
         self._warn_unless_streaming("text_iter")
         position, ended = 0, False

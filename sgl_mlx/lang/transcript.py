@@ -37,7 +37,11 @@ class Transcript:
         self._fork_part = 0
 
     def fork(self, gap: int = 0) -> Transcript:
-        """Return an independent copy, whose new text skips `gap` positions."""
+        """Return an independent copy.
+
+        Args:
+            gap: number of token positions left free before what is written to the copy.
+        """
         child = copy(self)
         child.parts, child.messages = list(self.parts), list(self.messages)
         child._fork_part = len(self.parts)

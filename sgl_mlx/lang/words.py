@@ -118,7 +118,7 @@ def _dtype_name(dtype: type | str) -> str:
 
 
 def _typed(dtype: type, word: str) -> Callable[..., Gen]:
-    """Return a variant of `gen` for one dtype, without parameters that conflict with a dtype."""
+    """Return a variant of `gen` for one dtype; it lacks parameters that conflict with a dtype."""
     settled = {"min_tokens", "choices", "choices_method", "token_healing", *CONSTRAINTS}
     signature = inspect.signature(gen)
     kept = [p for p in signature.parameters.values() if p.name not in settled]

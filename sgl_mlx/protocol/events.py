@@ -46,7 +46,8 @@ def checked(answer: Any) -> Any:
     """Return a server's answer unchanged: an object or a list of objects that report no error.
 
     Raises:
-        BackendError: the answer is neither, or reports an error (even with HTTP status 200).
+        BackendError: the answer is neither an object nor a list of objects, or reports an error
+            (even with HTTP status 200).
     """
     for item in answer if isinstance(answer, list) else [answer]:
         if not isinstance(item, Mapping):
@@ -84,8 +85,9 @@ class GrowingText:
     """The text of a stream whose events hold either all text so far or only new text.
 
     SGLang's servers send all text in each event, or with `--stream-output` only new text. The
-    events do not say which of the two they hold. This class takes an event for all text so far,
-    until the text of an event does not begin with the text of the event before.
+    events do not say which of the two they hold. This class assumes that each event holds all text
+    so far, until an event's text does not begin with the text of the event before. From then on it
+    assumes new text only.
 
     Args:
         increments: True if the server is known to send only new text.

@@ -47,6 +47,7 @@ _IN_REQUEST = (
     "top_logprobs_num",
     "return_text_in_logprobs",
 )
+_DROPPED_BY_ROUTERS = ("logit_bias", "stop_regex")
 _NUMBER_STOPS = (" ", "\n")
 _DTYPES = {
     "int": (REGEX_INT, _NUMBER_STOPS),
@@ -99,6 +100,18 @@ def payload(prompt: Prompt, params: SamplingParams, mark: str) -> dict[str, Any]
     return {"text": _text(prompt, mark), "sampling_params": given, **wanted}
 
 
+def refuse_what_routers_drop(params: SamplingParams) -> None:
+    """Raise `NotYetError` for parameters that sglang-router leaves out when it forwards a request.
+
+    Without the check, the answer would be another one than asked for, and nobody would know.
+    """
+    if dropped := [name for name in _DROPPED_BY_ROUTERS if getattr(params, name)]:
+        raise NotYetError(
+            f"sglang-router does not forward {' or '.join(dropped)} of /generate; send such "
+            "requests to a worker, or use workers of sgl-mlx serve"
+        )
+
+
 def prefill_payload(text: str) -> dict[str, Any]:
     return {"text": text, "sampling_params": {"max_new_tokens": 0, "temperature": 0}}
 
@@ -118,9 +131,10 @@ def scored_tokens(
 ) -> tuple[TokenLogprob, ...]:
     """Return the tokens of a choice, from a server's logprobs of prompt + choice.
 
-    A token that spans the end of the prompt and the beginning of the choice is included. Before it,
-    servers return different numbers of tokens of the prompt. These tokens are found and dropped by
-    the lengths of the tokens' texts or, if a character spans several tokens, by the token counts.
+    A token that spans the end of the prompt and the beginning of the choice is included. The
+    logprobs begin with some tokens of the prompt; how many depends on the server. These tokens are
+    dropped: they are found by the lengths of the tokens' texts or, if a character spans several
+    tokens, by the token counts.
 
     Args:
         choice: the text of the choice.
@@ -176,7 +190,7 @@ def completion(text: str, meta: Mapping[str, Any], token_ids: tuple[int, ...] = 
 
 
 def stopped_at(meta: Mapping[str, Any]) -> str | None:
-    """Return the stop string that ended an output; None if no stop string did."""
+    """Return the stop string that ended an output; None if the output ended otherwise."""
     matched = (meta.get("finish_reason") or {}).get("matched")
     return matched if isinstance(matched, str) else None
 
@@ -196,14 +210,14 @@ def checked_meta(meta: Mapping[str, Any]) -> Mapping[str, Any]:
 def event(
     sample: int, piece: str, before: Completion | None, now: Completion, ended: bool
 ) -> StreamEvent | None:
-    """Return the event for a chunk of a stream; None without new text, unless the sample ended.
+    """Return the event for a chunk of a stream; None if it has no new text and ends no sample.
 
     Args:
         sample: the number of the sample.
         piece: the new text.
         before: the completion at the time of the previous event; None at the first event.
-        now: the completion now. `before` and `now` hold all logprobs so far; the event gets those
-            that are new.
+        now: the completion now. `before` and `now` hold all logprobs so far; the event gets the new
+            logprobs.
         ended: True if the sample has ended.
     """
     if not piece and not ended:

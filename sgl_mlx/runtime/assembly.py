@@ -67,11 +67,11 @@ class RunnableModel:
         context_length: most tokens of prompt and output together.
         slots: most slots of the KV pool.
         max_running: most sequences that run at once.
-        path: "ragged" if a step computes all rows in one forward pass, "dense" if one by one.
+        path: "ragged" if a step computes all sequences in one forward pass, "dense" if one by one.
         recurrent: True if layers keep recurrent state, so that positions cannot be rearranged.
         wired: the engine's share of the wired memory, to be released at the end.
         disk: the disk cache; None without one.
-        costs: seconds of steps; None without speculation.
+        costs: measured durations of steps; None without speculation.
         ranks: the other ranks that run the model too; None if this process runs it alone.
     """
 
@@ -96,7 +96,7 @@ class RunnableModel:
 
     @property
     def joins(self) -> bool:
-        """True if KV of parallel branches can be joined to one prefix, and positions be skipped."""
+        """True if the KV of branches can be joined to one prefix, and positions can be skipped."""
         return self.path == "ragged" and not self.recurrent
 
     @cached_property
@@ -119,8 +119,8 @@ def open_model(
 
     Args:
         on_read: called on another thread when a read from the disk cache has finished.
-        loaded: a model that is loaded already; then `config.model_path` is ignored. The weights
-            of this model are not wired here, because other engines may share them.
+        loaded: a model that is loaded already; then `config.model_path` is ignored. The weights of
+            this model are not wired (locked in memory) here, because other engines may share them.
         ranks: the other ranks, which run the model together with this process; None for none.
 
     Raises:
@@ -161,7 +161,7 @@ def assemble(
     Args:
         started: `time.perf_counter()` before loading, from which `load_seconds` counts.
         on_read: called on another thread when a read from the disk cache has finished.
-        wired: the model's share of wired memory, which `EngineLoop` releases when it stops.
+        wired: the model's share of wired (locked) memory, which `EngineLoop` releases at its end.
         ranks: as for `open_model`.
 
     Raises:
@@ -190,6 +190,7 @@ def assemble(
         states=budget.slots,
         first_states=states.slots if states is not None else None,
         state_tier=disk.states if disk else None,
+        windows=room.windows.slots,
     )
     features = _features(loaded, adapter, config.image_cache_bytes)
     runner = ModelRunner(
@@ -203,8 +204,8 @@ def assemble(
         sampler=Sampler if ranks is None else ranks.sampler(),
     )
     shown = runner if ranks is None else ranks.broadcast(runner)
-    # a recurrent state after rejected tokens cannot be taken back
-    speculation = None if states else _speculation(config.speculate, loaded, cache, shown)
+    free_states = states.slots if states is not None else 0
+    speculation = _speculation(config.speculate, loaded, cache, shown, free_states)
     if speculation is not None and draft is not None:
         model = _draft_model(draft, context, cache.most, adapter.vocabulary)
         speculation = speculation._replace(model=model)
@@ -238,13 +239,16 @@ def assemble(
 
 
 def _speculation(
-    speculate: Speculate, loaded: LoadedModel, cache: PrefixCache, runner: Runner
+    speculate: Speculate, loaded: LoadedModel, cache: PrefixCache, runner: Runner, states: int
 ) -> Speculation | None:
-    """Open the drafters, and measure steps unless that was done on this machine before."""
+    """Open the drafters, and measure steps unless that was done on this machine before.
+
+    Returns None without drafters, or if the steps cannot be measured.
+    """
     found = drafters(speculate, cache.tree)
     if not found:
         return None
-    costs = kept_costs(_described(loaded), cache.capacity, runner)
+    costs = kept_costs(_described(loaded), cache.capacity, runner, states)
     return None if costs is None else Speculation(found, costs, pace=Pace())
 
 
@@ -258,8 +262,8 @@ def _load_draft(config: EngineConfig, loaded: LoadedModel) -> LoadedModel | None
     """Load the draft model, if one is named.
 
     Raises:
-        ModelError: it cannot be loaded.
-        InvalidParamsError: its vocabulary differs from that of the `loaded` model.
+        ModelError: the draft model cannot be loaded.
+        InvalidParamsError: the vocabularies of the draft model and the `loaded` model differ.
     """
     if config.draft is None:
         return None
@@ -271,7 +275,7 @@ def _load_draft(config: EngineConfig, loaded: LoadedModel) -> LoadedModel | None
 def _draft_model(
     draft: LoadedModel, context: int, most: int, vocabulary: int
 ) -> ModelDrafter | None:
-    """Assemble the draft model with a pool for as many tokens as the large model's, if they fit.
+    """Assemble the draft model, with a KV pool of as many slots as fit, at most `most`.
 
     Args:
         context: most tokens of a sequence.
@@ -279,7 +283,7 @@ def _draft_model(
         vocabulary: number of tokens that the large model knows.
 
     Returns:
-        None if the draft model's steps cannot be measured.
+        The drafter; None if the draft model's steps cannot be measured.
 
     Raises:
         MemoryLimitError: when not even a small pool fits.

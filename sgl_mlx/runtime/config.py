@@ -31,30 +31,35 @@ class EngineConfig:
         chunked_prefill_size: most tokens computed in one step.
         schedule_policy: order of admission: lpm, dfs-weight, fcfs or random.
         disable_radix_cache: recompute every prompt (an ablation).
-        whole_prompts_only: reuse an earlier prompt with its answer only as a whole, never a part
-            of it (an ablation).
+        whole_prompts_only: reuse an earlier prompt with its answer only as a whole, never a part of
+            it (an ablation).
         shared_attention: read a prefix that several sequences share only once for all of them; if
             False, each sequence gathers its whole prefix (an ablation).
         in_flight_sharing: let requests with the same new prefix wait until one has computed it.
-        disk_cache_dir: folder for prefixes evicted from the pool, kept across restarts; None for
-            no disk cache.
+        disk_cache_dir: folder for prefixes evicted from the pool, kept across restarts; None for no
+            disk cache.
         disk_cache_bytes: most bytes that `disk_cache_dir` may hold.
         random_seed: seed of the generator that seeds requests without a seed of their own.
         dtype: float32, float16, bfloat16 or native; None lets `models.load` choose.
         mmproj: GGUF file with the vision tower of a model that is a GGUF file itself.
-        image_cache_bytes: most bytes of cached picture features; also, separately, of cached
-            pixels.
+        image_cache_bytes: most bytes of cached picture features. The same limit holds separately
+            for cached pixels.
         kv_bits: 8 stores the KV pool in 8 bits; None stores it in the model's dtype.
         speculate: how to draft tokens that one step verifies together: from the text so far
-            ("context"), from what other requests wrote ("tree"), from both ("auto"), or not at
-            all ("off"). The output is the same.
+            ("context"), from what other requests wrote ("tree"), from both ("auto"), or not at all
+            ("off"). The output is the same.
         draft: a small model with the same vocabulary, named as in `model_path`, that guesses tokens
-            where the ways of `speculate` have no guess; None for none.
+            where `speculate` finds no guess; None for no such model.
         offline: True never contacts the Hugging Face hub.
-        snapshots: where prompts leave snapshots of their recurrent state, in models that have such
-            layers: "program" (where prompts branch), "every:N" (each N tokens) or "off" (none, so
-            that nothing is reused).
+        snapshots: in models with recurrent layers, the places of a prompt where snapshots of the
+            recurrent state are kept: "program" (where prompts branch), "every:N" (each N tokens) or
+            "off" (none, so that nothing is reused).
         max_total_states: slots of recurrent state, for running sequences and snapshots together;
+            None derives the number from free memory.
+        watchdog_seconds: after so many seconds a step counts as hung, and requests fail. Steps of a
+            kind that took long before may take four times as long; the first of a kind, whose
+            kernels may have to be compiled, twelve times `watchdog_seconds`.
+        max_window_tokens: slots of the layers with a sliding window, if other layers have none;
             None derives the number from free memory.
     """
 
@@ -80,6 +85,8 @@ class EngineConfig:
     offline: bool | None = None
     snapshots: str = "program"
     max_total_states: int | None = None
+    watchdog_seconds: float = 8.0
+    max_window_tokens: int | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> EngineConfig:
@@ -183,4 +190,6 @@ _RULES: dict[str, bounds.Rule] = {
     "offline": bounds.optional(bounds.flag),
     "snapshots": _snapshots,
     "max_total_states": bounds.optional(_COUNT),
+    "watchdog_seconds": bounds.seconds,
+    "max_window_tokens": bounds.optional(_COUNT),
 }

@@ -147,21 +147,20 @@ class Engine:
             image_data: the picture (`core.Image`) or pictures that `<image>` in the prompt stands
                 for; for a list of prompts, a list with one entry for each prompt.
             stream: return an iterator over growing answers; takes a single prompt.
-            options: sampling parameters by name, which override `sampling_params`, and the
-                keywords of `RequestKeywords`, such as `rid`, `priority`, `timeout`, `extra_key`.
+            options: sampling parameters by name, which override `sampling_params`, and the keywords
+                of `RequestKeywords`, such as `rid`, `priority`, `timeout`, `extra_key`.
 
         Returns:
             A `GenerateResult`; a list of them for a list of prompts or for `n > 1`. With `stream`,
-            an iterator of results, each with the whole text of one sample so far; for `n > 1`
-            the result's `index` is the sample's number. Closing the iterator aborts the request.
+            an iterator of results, each with the whole text of one sample so far; for `n > 1` the
+            result's `index` is the sample's number. Closing the iterator aborts the request.
 
         Raises:
-            InvalidParamsError, PromptError, ImageError: for a wrong argument; the message says
-                what would be right.
+            InvalidParamsError, PromptError, ImageError: for a wrong argument.
             RequestAborted: `abort` was called, the timeout or deadline passed, the KV pool is too
                 small, the grammar came to a dead end, or the model failed.
-            ProgramError: when called inside a callback of this engine, which would wait for itself.
-            EngineStoppedError: after `shutdown`, and in a forked process.
+            ProgramError: inside a callback of this engine, where the call would wait for itself.
+            EngineStoppedError: after `shutdown`, in a forked process, and if the engine hangs.
         """
         inputs = self._ask(prompt, sampling_params, input_ids, image_data, options)
         if bounds.switch("stream", stream):
@@ -192,7 +191,7 @@ class Engine:
         """End the request with this id; its caller gets `RequestAborted`.
 
         Returns:
-            True, or False if no request with this id is in flight.
+            True if a request with this id was in flight, else False.
         """
         return self._flight.abort(rid)
 
@@ -209,8 +208,8 @@ class Engine:
 
         The prompt is a tuple of parts or a list of token ids. `on_event` is called on the delivery
         thread with every `StreamEvent`. Cancelling the future aborts the request. Wrong parameters
-        and a stopped engine raise at once; errors found later, also while the prompt is prepared
-        (too many tokens, a wrong grammar), fail the future.
+        and a stopped engine raise at once. Errors found later, such as too many tokens or a wrong
+        grammar, fail the future.
         """
         self._enter()
         [options] = RequestOptions.each(keywords, 1, single=True)
@@ -226,8 +225,8 @@ class Engine:
     def prefetch(self, prompt: Prompt) -> Future[int]:
         """Restore a prompt's KV from disk, and compute the rest while no request needs the model.
 
-        The future never fails. It resolves to how many prompt tokens are cached at the end, to 0
-        for a stopped engine or a prompt that cannot be prepared.
+        The future never fails. It gives the number of prompt tokens that are cached at the end; 0
+        if the engine is stopped or the prompt cannot be prepared.
         """
         try:
             self._enter()
@@ -250,12 +249,12 @@ class Engine:
         With `unconditional`, each choice is also scored without the prompt.
 
         Returns:
-            A future of the choices' logprobs; errors of the prompt or in the model fail it.
+            A future of the choices' logprobs; errors of the prompt or in the model fail the future.
 
         Raises:
             InvalidParamsError: `choices` is empty or contains an empty text, or another argument is
                 wrong.
-            EngineStoppedError: after `shutdown`, and in a forked process.
+            EngineStoppedError: after `shutdown`, in a forked process, and if the engine hangs.
         """
         self._enter()
         scoring = Scoring(choices, unconditional, self.tokenizer)
@@ -280,6 +279,11 @@ class Engine:
         return self._model.joins
 
     @property
+    def failure(self) -> str | None:
+        """The reason why no request is taken, if the engine's thread hangs or died; else None."""
+        return self._loop.failure
+
+    @property
     def model_name(self) -> str:
         return self._model.name
 
@@ -294,7 +298,7 @@ class Engine:
         return self.tokenizer
 
     def flush_cache(self) -> bool:
-        """Forget all cached prefixes; return False and change nothing while there are requests."""
+        """Forget all cached prefixes and return True; while requests run, only return False."""
         return bool(self._call(self._loop.flush_cache))
 
     def get_server_info(self) -> dict[str, Any]:
@@ -330,14 +334,13 @@ class Engine:
     # -- inside -------------------------------------------------------------------------------
 
     def _enter(self) -> None:
-        """Raise `EngineStoppedError` in a forked process or after `shutdown`."""
+        """Raise `EngineStoppedError` in a forked process, after `shutdown`, and after a failure."""
         if os.getpid() != self._process:
             raise EngineStoppedError(
                 "this process was forked after the engine was made, and an engine's threads do not "
                 "come along; make an engine in each process, or start processes by 'spawn'"
             )
-        if self._loop.stopping:
-            raise EngineStoppedError(f"{self._loop.reason}; make a new one")
+        self._loop.check()
 
     def _call(self, function: Callable[[], T]) -> T:
         self._enter()
@@ -372,10 +375,7 @@ class Engine:
         )
 
     def _request(
-        self,
-        options: RequestOptions,
-        params: SamplingParams = _SILENT,
-        on_event: OnEvent = None,
+        self, options: RequestOptions, params: SamplingParams = _SILENT, on_event: OnEvent = None
     ) -> Request:
         seed = params.seed if params.seed is not None else self._seeds.getrandbits(62)
         return Request(options, seed, self._loop, on_event)

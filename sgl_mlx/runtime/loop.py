@@ -1,4 +1,4 @@
-"""The engine's two threads: one runs the model, the other delivers results.
+"""The engine's threads: one runs the model, one delivers results, one watches the first.
 
 The engine thread runs orders between steps of the model. An order is a function that adds or aborts
 sequences, or reads the engine's state.
@@ -13,29 +13,32 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
-
-import mlx.core as mx
+from typing import Any, TypeVar
 
 from sgl_mlx.errors import EngineStoppedError
 from sgl_mlx.models.loader import LoadedModel
+from sgl_mlx.models.streams import borrowed_stream
 from sgl_mlx.runtime.assembly import OpenModel, RunnableModel, open_model
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.pool.exhausted import Exhausted
 from sgl_mlx.runtime.ranks.launch import launched
-from sgl_mlx.runtime.scheduler.plan import Decode, Plan, PoolLost, Runner, StepResult
+from sgl_mlx.runtime.scheduler.compute import lose_pool, run_plan
+from sgl_mlx.runtime.scheduler.plan import Decode, Runner
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 from sgl_mlx.runtime.stats import EngineStats
+from sgl_mlx.runtime.watchdog.pulse import Pulse, kind_of
+from sgl_mlx.runtime.watchdog.watchdog import Watchdog
 
 T = TypeVar("T")
 Order = Callable[[], object]
-_STEP_SECONDS = 1.0
-"""Longest wait for the step under way, when all requests are to end because a rank is lost."""
+_SHUT_DOWN = "the engine was shut down; make a new one"
+_JOIN_SECONDS = 0.5
+"""Seconds after which a wait for a thread looks whether the engine hangs."""
 _LONGEST_WAIT = 3600.0
 """Most seconds of one wait for a deadline, since the operating system limits timers."""
 
@@ -46,6 +49,9 @@ class EngineLoop:
     Args:
         loaded: a model that is loaded already, used instead of `config.model_path`.
         open_model: called on the engine thread to make the model, its scheduler and its runner.
+
+    Attributes:
+        on_failure: called on any thread with the error when the engine thread hangs or has died.
     """
 
     def __init__(
@@ -55,7 +61,6 @@ class EngineLoop:
         open_model: OpenModel = open_model,
     ) -> None:
         self._open_model = partial(on_all_ranks(open_model), config, self._wake, loaded)
-        self._reason = "the engine was shut down"
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._deliveries: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         self._stopping = False
@@ -63,13 +68,24 @@ class EngineLoop:
         self._model_seconds = 0.0
         self._decode_seconds = 0.0
         self._model: Future[RunnableModel] = Future()
+        self._calls: set[Future[Any]] = set()
+        self.on_failure: Callable[[Exception], None] = lambda _: None
+        self._failure: str | None = None
+        self._pulse = Pulse()
         self._thread, self._delivery = (
             threading.Thread(target=work, name=f"sgl-mlx {name}", daemon=True)
             for name, work in (("engine", self._run), ("delivery", self._deliver))
         )
+        self._watchdog = Watchdog(
+            self._pulse,
+            lambda: self._thread.is_alive() or (self._stopping and self._failure is None),
+            config.watchdog_seconds,
+            self._fail,
+            self._recover,
+        )
 
     def start(self) -> None:
-        """Start both threads and wait until the model is loaded; raises what loading raises."""
+        """Start both threads and wait until the model is loaded; raises the errors of loading."""
         self._delivery.start()
         self._thread.start()
         try:
@@ -78,6 +94,7 @@ class EngineLoop:
             self.stop()
             raise
         atexit.register(self.stop)
+        self._watchdog.start()
 
     @property
     def model(self) -> RunnableModel:
@@ -93,24 +110,32 @@ class EngineLoop:
         """
         with self._gate:
             if self._stopping:
-                raise EngineStoppedError(f"{self._reason}; make a new one")
+                raise EngineStoppedError(self._failure or _SHUT_DOWN)
             self._orders.put(order)
 
     def call(self, function: Callable[[], T]) -> Future[T]:
         """Run a function on the engine thread; the future has its result or its exception.
 
         Raises:
-            EngineStoppedError: after `stop`.
+            EngineStoppedError: after `stop`, and while the engine thread hangs.
         """
         future: Future[T] = Future()
 
         def order() -> None:
-            try:
-                future.set_result(function())
-            except BaseException as error:
-                future.set_exception(error)
+            with suppress(InvalidStateError):  # the engine hung, and the future has failed
+                try:
+                    future.set_result(function())
+                except BaseException as error:
+                    future.set_exception(error)
 
-        self.post(order)
+        self._calls.add(future)
+        future.add_done_callback(self._calls.discard)
+        try:
+            self.check()
+            self.post(order)
+        except EngineStoppedError:
+            future.cancel()
+            raise
         return future
 
     def deliver(self, order: Order) -> None:
@@ -118,32 +143,61 @@ class EngineLoop:
         self._deliveries.put(order)
 
     def stop(self) -> None:
-        """End both threads and fail unfinished requests. Safe to call twice."""
+        """End all threads and fail unfinished requests. Safe to call twice.
+
+        An engine thread that hangs is left behind, with all that it holds.
+        """
         self._close_gate()
         atexit.unregister(self.stop)
-        for thread in (self._thread, self._delivery):
-            if thread.ident is not None and thread is not threading.current_thread():
-                thread.join()
+        self._join(self._thread)
+        if self._thread.is_alive():
+            self._deliveries.put(None)
+        self._join(self._delivery)
+        self._watchdog.stop()
+
+    def _join(self, thread: threading.Thread) -> None:
+        """Wait for a thread to end, unless the engine hangs or `thread` calls this."""
+        if thread.ident is not None and thread is not threading.current_thread():
+            thread.join(_JOIN_SECONDS)
+            while thread.is_alive() and self._failure is None:
+                thread.join(_JOIN_SECONDS)
 
     def fail(self, reason: str) -> None:
         """End all requests with this reason, even if the engine thread is in a step without end.
 
-        Call it from any thread but the engine thread; the engine is of no further use.
+        The engine is of no further use.
         """
-        self._reason = reason
+        self._fail(reason)
         self._close_gate()
-        self._thread.join(_STEP_SECONDS)
-        if self._thread.is_alive():
-            self._scheduler.fail_all(reason)
 
     @property
     def stopping(self) -> bool:
         return self._stopping
 
     @property
-    def reason(self) -> str:
-        """Why the engine stops, or will have stopped."""
-        return self._reason
+    def failure(self) -> str | None:
+        """The reason why no request is taken, if the engine thread hangs or has died; else None."""
+        return self._failure
+
+    def check(self) -> None:
+        """Raise `EngineStoppedError` if the engine takes no requests now."""
+        if self._stopping or self._failure is not None:
+            raise EngineStoppedError(self._failure or _SHUT_DOWN)
+
+    # -- on the watchdog's thread ---------------------------------------------------------------
+
+    def _fail(self, reason: str) -> None:
+        """Fail all that waits for the engine thread; the thread itself may go on some time."""
+        self._failure = self._failure or reason
+        error = EngineStoppedError(self._failure)
+        for future in list(self._calls):
+            with suppress(InvalidStateError):
+                future.set_exception(error)
+        self.on_failure(error)
+
+    def _recover(self) -> None:
+        if not self._stopping:
+            self._failure = None
 
     def _close_gate(self) -> None:
         with self._gate:
@@ -179,6 +233,7 @@ class EngineLoop:
             cached_slots=cache.tree.evictable,
             restored_tokens=scheduler.restored_tokens,
             states=cache.snapshots.stats() if cache.snapshots else None,
+            windows=cache.windows.stats() if cache.windows else None,
             disk=self.model.disk.stats() if self.model.disk else None,
             pictures=self.model.pictures.stats(),
         )
@@ -194,13 +249,11 @@ class EngineLoop:
         return max(cache.reusable(sequence.key, sequence.namespace, limit)[0], ended)
 
     def _run(self) -> None:
-        try:
-            self._serve()
-        finally:
-            self._deliveries.put(None)
-            # MLX aborts the process if a thread that used it ends with streams still open
-            mx.synchronize()
-            mx.clear_streams()
+        with borrowed_stream():
+            try:
+                self._serve()
+            finally:
+                self._deliveries.put(None)
 
     def _serve(self) -> None:
         try:
@@ -218,14 +271,14 @@ class EngineLoop:
             while not self._stopping:
                 self._take_orders(wait=not busy)
                 busy = self._turn(self._scheduler, self._runner)
-            self._leave(model, self._reason)
+            self._leave(model, self._failure or _SHUT_DOWN)
         except BaseException as error:
-            self._reason = f"the engine's thread died: {type(error).__name__}: {error}"
+            self._failure = f"the engine's thread died: {type(error).__name__}: {error}"
             raise
         finally:
             self._close_gate()
             self._drain()
-            self._scheduler.fail_all(self._reason)
+            self._scheduler.fail_all(self._failure or _SHUT_DOWN)
             model.wired.release()
             if model.ranks is not None:
                 model.ranks.close_engine()
@@ -238,8 +291,12 @@ class EngineLoop:
                 order = self._orders.get(timeout=self._patience())
             except queue.Empty:
                 return
-            order()
+            self._obey(order)
         self._drain()
+
+    def _obey(self, order: Order) -> None:
+        with self._pulse.doing(None, "order"):
+            order()
 
     def _patience(self) -> float | None:
         left = self._scheduler.seconds_left
@@ -251,7 +308,8 @@ class EngineLoop:
             self.post(self._scheduler.wake)
 
     def _move_to_pool(self) -> None:
-        self._runner.synchronise(self._scheduler.cache.take_transfers())
+        with self._pulse.doing("transfers", "move of keys and values to the pool"):
+            self._runner.synchronise(self._scheduler.cache.take_transfers())
 
     def _leave(self, model: RunnableModel, reason: str) -> None:
         """End all requests and write the cached KV to the disk cache, if there is one."""
@@ -265,20 +323,22 @@ class EngineLoop:
 
     def _drain(self) -> None:
         while not self._orders.empty():
-            self._orders.get()()
+            self._obey(self._orders.get())
 
     def _turn(self, scheduler: Scheduler, runner: Runner) -> bool:
         """Plan, compute and commit one step; return False if there is nothing to compute."""
-        plan = scheduler.next()
+        with self._pulse.doing("plan", "planning of a step"):
+            plan = scheduler.next()
         if plan is None:
             return False
-        started = time.perf_counter()
-        result = run_plan(plan, scheduler, runner, self._exhausted.recover)
-        if result is not None:
-            seconds = time.perf_counter() - started
-            self._model_seconds += seconds
-            self._decode_seconds += seconds if isinstance(plan, Decode) else 0
-            scheduler.commit(plan, result)
+        with self._pulse.doing(*kind_of(plan)):
+            started = time.perf_counter()
+            result = run_plan(plan, scheduler, runner, self._exhausted.recover)
+            if result is not None:
+                seconds = time.perf_counter() - started
+                self._model_seconds += seconds
+                self._decode_seconds += seconds if isinstance(plan, Decode) else 0
+                scheduler.commit(plan, result)
         return True
 
     def _attempt(self, move: Callable[[], None]) -> None:
@@ -305,47 +365,3 @@ def on_all_ranks(open_model: OpenModel) -> OpenModel:
     from sgl_mlx.runtime.ranks.join import join, open_on_ranks  # several ranks alone need this
 
     return partial(open_on_ranks, join(launch))
-
-
-def run_plan(
-    plan: Plan,
-    scheduler: Scheduler,
-    runner: Runner,
-    recover: Callable[[Exception], bool] = lambda _: False,
-) -> StepResult | None:
-    """Compute a plan; return its result, or None after a failure that the scheduler has handled.
-
-    Unless the plan continues an epoch, the KV of earlier steps is written to the pool first. So a
-    failed step loses only the KV of its own tokens and of its epoch, and its sequences can be tried
-    again.
-
-    Args:
-        recover: called first with the error of a failed step; returns True if it has handled it.
-    """
-    if not isinstance(plan, Decode) or plan.opening:
-        try:
-            runner.synchronise(plan.transfers)
-        except Exception as error:
-            lose_pool(scheduler, runner, error)
-            return None
-        plan = replace(plan, transfers=())
-    try:
-        return runner.run(plan)
-    except PoolLost as error:
-        lose_pool(scheduler, runner, error)
-        return None
-    except Exception as error:
-        runner.forget_epoch()
-        if not recover(error):
-            scheduler.retry(plan, _told(error))
-        return None
-
-
-def lose_pool(scheduler: Scheduler, runner: Runner, error: Exception) -> None:
-    """End all requests and forget all KV, after an error that may have corrupted the pool."""
-    runner.forget_epoch()
-    scheduler.fail_all(_told(error))
-
-
-def _told(error: Exception) -> str:
-    return f"the step failed: {type(error).__name__}: {error}"

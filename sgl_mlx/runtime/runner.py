@@ -14,9 +14,9 @@ from sgl_mlx.models import cpu_math
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.runtime.attention.select import AttentionPaths, DecodeEpoch
 from sgl_mlx.runtime.attention.step import ExtendStep
-from sgl_mlx.runtime.cache.tier import Grow, GrowStates, Transfer
+from sgl_mlx.runtime.cache.tier import Grow, GrowStates, GrowWindows, Transfer
 from sgl_mlx.runtime.disk.copy import PoolCopy
-from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
+from sgl_mlx.runtime.pool.kv import KVPool, NewKV, SlotIndex
 from sgl_mlx.runtime.pool.memory import Garbage
 from sgl_mlx.runtime.pool.states import EpochStates, StatePool, StepStates
 from sgl_mlx.runtime.sampler import Sampled, Sampler, Scored, score
@@ -99,10 +99,12 @@ class ModelRunner:
         for transfer in transfers:
             if isinstance(transfer, Grow):
                 self._pool.grow(transfer.slots)
+            elif isinstance(transfer, GrowWindows):
+                self._pool.grow_windows(transfer.slots)
             elif isinstance(transfer, GrowStates):
                 assert self._states is not None, "states of a model of attention alone"
                 self._states.grow(transfer.slots)
-        copies = [t for t in transfers if not isinstance(t, Grow | GrowStates)]
+        copies = [t for t in transfers if not isinstance(t, Grow | GrowStates | GrowWindows)]
         if copies:
             assert self._copy is not None, "copies without a second tier"
             self._copy.make(copies)
@@ -112,11 +114,11 @@ class ModelRunner:
         decoding = self._decoding
         if decoding is None:
             return
-        slots, keys, values = decoding.epoch.tail()
+        tail = decoding.epoch.tail()
         state_slots, states = decoding.states.final() if decoding.states is not None else ([], [])
-        mx.eval(keys, values, states)
+        mx.eval(tail.keys, tail.values, states)
         self._decoding = decoding = None
-        self._pool.write(slots, keys, values)
+        self._pool.write(*tail)
         if self._states is not None:
             self._states.write(state_slots, states)
         self._garbage.clear()
@@ -180,18 +182,19 @@ class ModelRunner:
         wanted = _WantedLogits(rows)
         states = None if self._states is None else StepStates(self._states, rows)
         if self._model.ragged:
-            logits, slots, keys, values = self._forward_together(rows, wanted, states)
+            logits, made = self._forward_together(rows, wanted, states)
         else:
-            logits, slots, keys, values = self._forward_one_by_one(rows, wanted)
+            logits, made = self._forward_one_by_one(rows, wanted)
         scored = wanted.score_prompts(logits)
         sampled = self._sample(wanted, logits)
         new = [] if states is None else states.rows.new
-        mx.eval(keys, values, new, *[x.arrays() for x in (scored, sampled) if x is not None])
+        results = [x.arrays() for x in (scored, sampled) if x is not None]
+        mx.eval(made.keys, made.values, new, *results)
         del logits, new
-        self._pool.write(slots, keys, values)
+        self._pool.write(*made)
         if states is not None:
             states.write()
-        del keys, values, states
+        del made, states
         self._garbage.clear()
         tokens, scores = sampled.wait() if sampled else ({}, {})
         for row in rows:
@@ -215,29 +218,35 @@ class ModelRunner:
             embeddings,
             None if states is None else states.rows,
         )
-        return logits, step.slots, step.keys, step.values
+        return logits, step.made()
 
     def _forward_one_by_one(self, rows: Sequence[Row], wanted: _WantedLogits) -> _Forward:
         logits: list[mx.array] = []
         slots: list[int] = []
         new: list[list[tuple[mx.array, mx.array]]] = [[] for _ in self._pool.layers]
         for row, index in zip(rows, wanted.by_row, strict=True):
-            prefix = None
-            if row.prefix:
-                slot_index = SlotIndex(row.prefix)
-                prefix = [self._pool.gather(i, slot_index) for i in range(len(new))]
+            prefix = self._gather_seen(row) if row.prefix else None
             tokens = mx.array(row.tokens, mx.int32)
             wanted_here = mx.array(index, mx.int32)
             embeddings = self._embeddings([row], tokens)
             self._forward_passes += 1
-            out, kv = self._model.forward_dense(tokens, prefix, wanted_here, embeddings)
+            out, kv = self._model.forward_dense(
+                tokens, prefix, wanted_here, embeddings, len(row.prefix)
+            )
             logits.append(out)
             slots += row.slots[: len(row.tokens)]
             for layer, pair in zip(new, kv, strict=True):
                 layer.append(pair)
         keys = [mx.concatenate([k for k, _ in layer]) for layer in new]
         values = [mx.concatenate([v for _, v in layer]) for layer in new]
-        return mx.concatenate(logits), slots, keys, values
+        return mx.concatenate(logits), NewKV(slots, keys, values)
+
+    def _gather_seen(self, row: Row) -> list[tuple[mx.array, mx.array]]:
+        """Gather each layer's prefix; of a layer with a window, the keys inside it alone."""
+        windows = [layer.window for layer in self._pool.layers]
+        last = {w: len(row.prefix) if w is None else max(w - 1, 1) for w in windows}
+        index = {w: SlotIndex(row.prefix[-n:]) for w, n in last.items()}
+        return [self._pool.gather(i, index[w]) for i, w in enumerate(windows)]
 
     def _embeddings(self, rows: Sequence[Row], tokens: mx.array) -> mx.array | None:
         """Return token embeddings with picture features in place; None if no row has pictures."""
@@ -266,12 +275,12 @@ class ModelRunner:
 
 
 def arrange(rows: Iterable[Row]) -> list[Row]:
-    """Sort rows: single tokens before chunks, then by prefix, so that equal prefixes adjoin."""
+    """Sort rows: rows of one token first, then by prefix, so that equal prefixes are adjacent."""
     return sorted(rows, key=lambda row: (len(row.tokens) > 1, row.prefix))
 
 
-_Forward = tuple[mx.array, list[int], list[mx.array], list[mx.array]]
-"""The logits of a forward pass, and the slots, keys and values of its new tokens."""
+_Forward = tuple[mx.array, NewKV]
+"""The logits of a forward pass, and the keys and values of its new tokens."""
 
 
 class _Decoding:
@@ -295,7 +304,7 @@ class _WantedLogits:
 
     Attributes:
         index: the places of these tokens among all tokens of the step.
-        by_row: their places within each row.
+        by_row: for each row, the places of its tokens among these, within the row.
         sampled_rows: rows to sample for; a row with drafted tokens is split by `places`.
         sampled_at: for each sampled row, its place in `index`.
     """

@@ -23,9 +23,10 @@ class Sampler:
     """A sampler for a fixed list of batch rows, used for one step or for all steps of an epoch.
 
     Args:
-        rows: the batch rows; each one's `output` is what it has generated before the first step.
-        end_tokens: the model's end tokens. Before `min_new_tokens` are generated, they and the
-            row's `stop_token_ids` are forbidden.
+        rows: the batch rows; a row's `output` holds the tokens that it generated before the first
+            step.
+        end_tokens: the model's end tokens. Before `min_new_tokens` are generated, the end tokens
+            and the row's `stop_token_ids` are forbidden.
         vocabulary: number of logits of each row.
         lookup: finds the masks of the rows' constraints; None if no row has a constraint.
     """
@@ -220,7 +221,8 @@ class Sampled:
     def wait(self) -> tuple[dict[str, tuple[int, ...]], dict[str, Scores]]:
         """Wait for the step; return its tokens and the requested logprobs, both by sequence id.
 
-        Several rows of one id are places of a draft; their tokens follow one another.
+        If several rows have the same id, they are the places of a draft, and their tokens are
+        joined.
         """
         sampled: Any = self.tokens.tolist()
         tokens: dict[str, tuple[int, ...]] = {}
@@ -283,7 +285,7 @@ class _Penalties:
 
 
 def _bias(rows: Sequence[Row], vocabulary: int) -> tuple[mx.array, mx.array, mx.array] | None:
-    """Collect `logit_bias` of all rows as arrays of row, token and value; None if there is none.
+    """Collect `logit_bias` of all rows as arrays of row, token and value; None without any bias.
 
     Tokens outside the vocabulary are left out.
     """

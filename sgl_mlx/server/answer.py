@@ -1,4 +1,4 @@
-"""Answers to requests, whole or streamed; they are cancelled when the client disconnects."""
+"""Answers to requests, whole or streamed; a request is cancelled when its client disconnects."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ async def answer(
     """Return the response to `call`, with the header `x-sgl-cache` if a prompt was run.
 
     Args:
+        visit: the HTTP request and the service that answers it.
+        call: computes the answer.
         stream: True answers as a stream; False and None answer whole.
         failure: encodes an error that occurs after the headers of a stream were sent.
 

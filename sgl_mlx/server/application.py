@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Mount, Route, Router
 
 from sgl_mlx.server import decisions, operation
 from sgl_mlx.server.anthropic import messages
+from sgl_mlx.server.carried import Carrier
 from sgl_mlx.server.contexts import route as contexts
 from sgl_mlx.server.doctor import route as cache
 from sgl_mlx.server.engine import ServedEngine
@@ -64,16 +65,18 @@ def app_of_models(
     limits: Limits | None = None,
     free: Callable[[], object] = gc.collect,
 ) -> tuple[Starlette, Residents[Served]]:
-    """Return an ASGI application that serves several models, and the `Residents` it opens.
+    """Return an ASGI application that serves several models, and its `Residents`.
 
-    Each open model has the routes of `app`. The caller closes the residents at the end.
+    Each model has the routes of `app` and is opened when a request needs it. The caller must close
+    the `Residents` at the end.
 
     Args:
         models, budget, free: see `Residents`.
         api_keys, limits: see `app`.
 
     Raises:
-        BackendError: a model, together with its base, does not fit into `budget` bytes.
+        BackendError: a model does not fit into `budget` bytes; an adapter counts together with the
+            base model that it needs.
     """
 
     def build(model: ServedModel, engine: ServedEngine) -> Served:
@@ -88,21 +91,23 @@ def app_of_models(
 
 def routes_of(service: Service) -> list[Route]:
     """Return all routes of one model."""
+    of_contexts, of_tokens = contexts.routes(service), tokens.routes(service)
+    carrier = Carrier([*of_contexts, *of_tokens])
     return with_document(
         [
             *operation.routes(service),
             *chat.routes(service),
-            *completions.routes(service),
+            *completions.routes(service, carrier),
             *responses.routes(service),
             *embeddings.routes(service),
             *messages.routes(service),
             *decisions.routes(service),
-            *contexts.routes(service),
+            *of_contexts,
             *cache.routes(service),
             *page.routes(service),
             *generate.routes(service),
             *upkeep.routes(service),
-            *tokens.routes(service),
+            *of_tokens,
         ]
     )
 

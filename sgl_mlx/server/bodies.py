@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Message, Receive
 
 from sgl_mlx import bounds
 from sgl_mlx.errors import InvalidParamsError
@@ -77,10 +78,21 @@ async def raw(request: Request, max_bytes: int) -> bytes:
     return b"".join(pieces)
 
 
-def _why(body: bytes, error: msgspec.DecodeError) -> str:
-    """Return the message for a body that msgspec cannot decode.
+def replayed(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that gives the body, read before, and then what `receive` gives."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    For half of a surrogate pair, msgspec's own message says that the body is truncated.
+    async def again() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return again
+
+
+def _why(body: bytes, error: msgspec.DecodeError) -> str:
+    """Return the error message for a body that msgspec cannot decode.
+
+    For half of a surrogate pair, the message is not msgspec's, which says that the body is
+    truncated.
     """
     try:
         bounds.readable("the body", json.loads(body))
@@ -97,4 +109,4 @@ def _field(message: str) -> str | None:
     return path.rstrip("`") if found else None
 
 
-__all__ = ["ClientDisconnect", "decode", "json_response", "raw", "read"]
+__all__ = ["ClientDisconnect", "decode", "json_response", "raw", "read", "replayed"]

@@ -58,9 +58,8 @@ def choose(method: ChoicesSamplingMethod, scores: ChoiceScores) -> Chosen:
     """Choose one of the texts by a method, and give each text a probability.
 
     The probabilities are a softmax over one number for each text: the mean log-probability of its
-    tokens; for `unconditional_likelihood_normalized`, the mean of each token's log-probability
-    after the prompt minus that without the prompt; for `greedy_token_selection`, the sum of the
-    log-probabilities of its tokens.
+    tokens; for `unconditional_likelihood_normalized`, the mean of log p(token | prompt) - log
+    p(token); for `greedy_token_selection`, the sum of the log-probabilities of its tokens.
 
     Raises:
         HttpError: 400 for a text that adds no token to the prompt.

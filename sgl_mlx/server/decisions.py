@@ -1,8 +1,7 @@
-"""`/v1/decisions`: OpenAI's decisions: typed questions about one input, with probabilities.
+"""`/v1/decisions`, as in OpenAI's API: typed questions about one input, answered by probabilities.
 
 All questions of a request are scored in one batch. Their prompts begin with the same input, so the
-input is computed once; for each question only its own tokens are computed. Options may have any
-number of tokens.
+input is computed only once. Options may have any number of tokens.
 """
 
 from __future__ import annotations

@@ -59,6 +59,9 @@ class ServedEngine(Protocol):
     def model_name(self) -> str: ...
 
     @property
+    def failure(self) -> str | None: ...
+
+    @property
     def supports_parallel(self) -> bool: ...
 
     @property

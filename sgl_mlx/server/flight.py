@@ -115,7 +115,7 @@ class Flights:
         return len(found)
 
     async def whole(self, asks: Sequence[Ask]) -> list[Completions]:
-        """Run the prompts and return the completions of each: one completion for each sample.
+        """Run the prompts, and return for each prompt the completions of its samples.
 
         Raises:
             HttpError: 400 for too many prompts at once; 503 if too many prompts are in progress;
@@ -135,11 +135,11 @@ class Flights:
         return answers
 
     async def scores(self, asks: Sequence[Ask]) -> list[ChoiceScores]:
-        """Score the choices of each prompt; raise as `whole`."""
+        """Score the choices of each prompt; raises the errors of `whole`."""
         return cast(list[ChoiceScores], await self.whole(asks))
 
     async def stream(self, asks: Sequence[Ask]) -> AsyncGenerator[tuple[int, StreamEvent]]:
-        """Run the prompts; yield pairs of an index in `asks` and an event; raise as `whole`."""
+        """Run the prompts; yield pairs (index in `asks`, event); raises the errors of `whole`."""
         flight = self._start(asks, streamed=True)
         told = [0.0] * len(asks)
         unfinished = len(asks)
@@ -213,7 +213,7 @@ class Flights:
                     self._raise_explained(flight, error)
 
     def _raise_explained(self, flight: Flight, error: BaseException) -> NoReturn:
-        """Raise a 499 for an abort by id, a 408 for a timeout, and every other error as it is."""
+        """Raise `error`, but a 499 after an abort by id, and a 408 after a timeout."""
         if isinstance(error, (CancelledError, asyncio.CancelledError)) and flight.aborted:
             message = "the request was aborted by its id"
             raise HttpError(499, message, "request_aborted") from error

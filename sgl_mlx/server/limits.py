@@ -11,8 +11,8 @@ class Limits:
 
     Args:
         max_body_bytes: largest size of a request body.
-        max_requests: most prompts running and waiting at once; a request with more gets a 503,
-            unless no prompt is running or waiting.
+        max_requests: most prompts running and waiting at once; a request that would exceed this
+            gets a 503, unless no prompt is running or waiting.
         max_prompts: most prompts in one request.
         max_stops: most stop strings, stop tokens and stop patterns together in one request.
         request_timeout: seconds after which a request is aborted; None for no limit.

@@ -1,8 +1,8 @@
 """A store of earlier answers, so that the next turn's prompt repeats their exact tokens.
 
-An answer that a client sends back may give other tokens: its tool calls are formatted anew, and its
-text is tokenized anew. If the message has the same content as a stored answer, the prompt gets the
-answer's original tokens, so that the prefix cache can be used.
+When a client sends an answer back with its next request, the answer may give other tokens: its tool
+calls are formatted anew, and its text is tokenized anew. If the message has the same content as a
+stored answer, the prompt gets the answer's original tokens, so that the prefix cache can be used.
 """
 
 from __future__ import annotations
@@ -53,9 +53,10 @@ class Answer:
 
 
 class Memory:
-    """A thread-safe store of answers, by owner: the part of the prefix cache they belong to.
+    """A thread-safe store of answers; each answer belongs to an owner.
 
-    When it holds more than `tokens` tokens, the least recently used answers are dropped.
+    The owner is the name of a part of the prefix cache, see `visit.cache_name`. When the store
+    holds more than `tokens` tokens, the least recently used answers are dropped.
     """
 
     def __init__(self, tokens: int = _TOKENS) -> None:
@@ -69,7 +70,7 @@ class Memory:
         return Answers(self, owner)
 
     def keep(self, pieces: Sequence[Piece], answer: Answer, owner: str = "") -> None:
-        """Store an answer under its text and tool calls, which `pieces` hold."""
+        """Store an answer; `find` will look for the text and the tool calls of `pieces`."""
         text, _, calls = _meaning_of(pieces)
         key = _key(owner, text, calls)
         with self._lock:
@@ -80,7 +81,7 @@ class Memory:
                 self._forget(next(iter(self._answers)))
 
     def find(self, message: Mapping[str, Any], owner: str = "") -> Answer | None:
-        """Return the stored answer with the text and tool calls of `message`, or None.
+        """Return the stored answer with the text and tool calls of `message`; None if not found.
 
         Args:
             message: an assistant message in OpenAI's shape.

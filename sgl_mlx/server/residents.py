@@ -1,4 +1,4 @@
-"""Several models within one memory budget: opened when asked for, closed when others need room."""
+"""Several models within a memory budget: opened when needed, closed to make room for others."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ServedModel:
 
 @dataclass
 class _Resident(Generic[T]):
-    """An open model, its value, and the number of requests that use it."""
+    """An open model, the value that `build` made for it, and the number of its users."""
 
     model: ServedModel
     engine: ServedEngine
@@ -49,18 +49,19 @@ class _Resident(Generic[T]):
 class Residents(Generic[T]):
     """The open models of a server; requests borrow them by name.
 
-    Requests get their models in the order in which they came. If a model does not fit, idle models
-    are closed, the least recently used first; while no model is idle, the request and all later
-    requests wait. An open adapter keeps its base open.
+    Requests get their models in the order of their arrival. If a model does not fit, idle models
+    are closed, the least recently used first. While no model is idle, the request and all later
+    requests wait. An open adapter keeps its base model open.
 
     Args:
         models: all models, of which the first is the default; a base comes before its adapters.
         budget: bytes that all open models together may take.
-        build: makes the value that requests borrow, from a model and its engine.
+        build: makes the value that requests borrow from a model and its open engine.
         free: returns memory to the system after a model was closed; called on another thread.
 
     Raises:
-        BackendError: a model, together with its base, does not fit into the budget.
+        BackendError: a model does not fit into the budget; an adapter counts together with its
+            base.
     """
 
     def __init__(

@@ -89,7 +89,7 @@ class Service:
         return await bodies.read(request, shape, self.limits.max_body_bytes)
 
     async def info(self) -> dict[str, Any]:
-        """Return the engine's server info; if the engine does not answer in time, its last info.
+        """Return the engine's server info; if the engine is busy, the info that it gave last.
 
         Raises:
             HttpError: 503 if the engine has stopped or has not answered for `stall_seconds`.

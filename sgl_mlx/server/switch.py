@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, Router
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from sgl_mlx.server import bodies
 from sgl_mlx.server.bodies import json_response
@@ -58,7 +58,7 @@ class Switch:
         body = await bodies.raw(request, self._limits.max_body_bytes)
         name = self._name(request, body)
         async with self._residents.borrowed(name) as served:
-            await served.router(scope, _replayed(body, receive), send)
+            await served.router(scope, bodies.replayed(body, receive), send)
 
     def _name(self, request: Request, body: bytes) -> str:
         names = self._residents.names
@@ -118,13 +118,3 @@ def _named(body: bytes) -> str | None:
         return msgspec.json.decode(body, type=_Named).model
     except (msgspec.DecodeError, RecursionError):
         return None  # the model's own route says what is wrong
-
-
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that gives the body, read before, and then what `receive` gives."""
-    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def again() -> Message:
-        return waiting.pop() if waiting else await receive()
-
-    return again

@@ -52,8 +52,8 @@ class Wanted:
         continues: True leaves the last message open, so that the model continues its text.
         separate_thoughts: True separates reasoning from the answer's text.
         variables: variables for the chat template.
-        formats: grammars of tools that take free text, by tool name; a call that `choice` demands
-            obeys them.
+        formats: by tool name, the grammars of tools that take free text. If `choice` demands a
+            call, the call's text follows its grammar.
     """
 
     messages: Sequence[Mapping[str, Any]]

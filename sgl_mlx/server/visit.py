@@ -1,4 +1,4 @@
-"""One HTTP request at the engine: the part of the prefix cache it uses, and its cached tokens."""
+"""One HTTP request at the engine, with its part of the prefix cache and its cache header."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Visit:
         return self.service.history.told(self._seen) if self._seen else None
 
     async def whole(self, asks: Sequence[Ask]) -> list[Completions]:
-        """Run prompts and return their completions; raises as `Flights.whole`."""
+        """Run prompts and return their completions; raises the errors of `Flights.whole`."""
         asks = self._own(asks)
         answers = await self.service.flights.whole(asks)
         for seen, answer in zip(self._seen[-len(asks) :], answers, strict=True):
@@ -69,7 +69,7 @@ class Visit:
         return answers
 
     async def scores(self, asks: Sequence[Ask]) -> list[ChoiceScores]:
-        """Score the choices of each `Ask` after its prompt; raises as `Flights.whole`."""
+        """Score the choices of each `Ask` after its prompt; raises as `Flights.whole` does."""
         asks = self._own(asks)
         answers = await self.service.flights.scores(asks)
         for seen, answer in zip(self._seen[-len(asks) :], answers, strict=True):
@@ -77,7 +77,7 @@ class Visit:
         return answers
 
     async def stream(self, asks: Sequence[Ask]) -> AsyncGenerator[tuple[int, StreamEvent]]:
-        """Run prompts and yield their events; raises as `Flights.stream`."""
+        """Run prompts and yield their events; raises the errors of `Flights.stream`."""
         asks = self._own(asks)
         seen, began = self._seen[-len(asks) :], time.monotonic()
         async with aclosing(self.service.flights.stream(asks)) as events:

@@ -75,7 +75,7 @@ def _unspaced(token: str, spaces: Sequence[tuple[str, str]]) -> bytes:
 
 
 def _spaces(decoding: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Return the decoder's replacements as (mark, text) pairs: mostly a space for `▁`."""
+    """Return the `(mark, text)` pairs that the decoder replaces: usually a space for `▁`."""
     found = []
     for step in decoding:
         if step["type"] == "Metaspace":
@@ -87,9 +87,9 @@ def _spaces(decoding: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
 
 @cache
 def byte_level_alphabet() -> dict[str, bytes]:
-    """Map each of the 256 characters that byte-level BPE (GPT-2) writes for a byte to this byte.
+    """Map characters to bytes as byte-level BPE (GPT-2) does: one character for each of 256 bytes.
 
-    A printable byte has the character of the same code, another byte one from U+0100 on.
+    A printable byte has the character of the same code. Other bytes have characters from U+0100 on.
     """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = [b for b in range(256) if b not in printable]
@@ -111,10 +111,10 @@ PrefixSpace = Literal["never", "first", "always"]
 def without_prefix_space(
     backend: tokenizers.Tokenizer,
 ) -> tuple[tokenizers.Tokenizer, PrefixSpace]:
-    """Return a tokenizer that adds no space before a text, and where the original adds one.
+    """Return a tokenizer that adds no space before a text, and the place where `backend` adds one.
 
-    SentencePiece-like tokenizers add a space before every text. Text that continues other text
-    must not get this space. If no space is added anyway, `backend` itself is returned.
+    SentencePiece-like tokenizers add a space before every text. Text that continues other text must
+    not get this space. If `backend` adds no space, `backend` itself is returned.
     """
     parts = _parts(backend)
     steps = [*_steps(parts["pre_tokenizer"]), *_steps(parts["normalizer"])]
@@ -159,7 +159,7 @@ def _parts(backend: tokenizers.Tokenizer) -> dict[str, Any]:
 
 
 def _steps(part: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """Yield the single steps of a part of a tokenizer, which may be a nested Sequence or None."""
+    """Yield the steps of a part of a tokenizer; the part may be None or a nested Sequence."""
     if part is None:
         return
     if part["type"] != "Sequence":

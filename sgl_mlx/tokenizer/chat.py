@@ -75,14 +75,17 @@ def render(
 def takes_parts(template: str) -> bool:
     """Return True if a template needs each message's content as a list of parts.
 
-    Such a template, for example of a LLaVA model, leaves out a content that is a string.
+    Such a template, for example a LLaVA model's, would omit a content that is a string.
     """
     message = {"role": "user", "content": _PROBE}
     return not _shows_probe(template, message) and _shows_probe(template, in_parts(message))
 
 
 def in_parts(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the message with a string content as a list of one text part; others unchanged."""
+    """Return the message with a text content turned into a list of one text part.
+
+    Messages with other contents are returned unchanged.
+    """
     content = message.get("content")
     if not isinstance(content, str):
         return message

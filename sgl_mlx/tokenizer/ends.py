@@ -24,7 +24,8 @@ def ends_of_turn(
     """Find the ids of the tokens in `END_OF_TURN` that the chat template contains.
 
     Ids in `known`, the end tokens that the model's files list, are left out. Some converted models
-    do not list all: the answer would not stop at such a token, and the next turn would follow.
+    do not list all their end tokens. Without the missing ones, an answer would not stop at the end
+    of its turn.
     """
     written = [mark for mark in END_OF_TURN if template is not None and mark in template]
     found = (backend.token_to_id(mark) for mark in written)

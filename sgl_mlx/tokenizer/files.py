@@ -147,7 +147,7 @@ def _eos_ids(folder: Path) -> set[int]:
 def _prefix_ids(
     backend: tokenizers.Tokenizer, bos: int | None, eos_ids: set[int], add_bos: bool | None
 ) -> list[int]:
-    """Return the tokens to put before a text: those the post-processor adds, except end tokens.
+    """Return the tokens to put before a text: those of the post-processor, without end tokens.
 
     Args:
         add_bos: False removes the BOS token, True adds it if it is missing, None changes nothing.
@@ -163,7 +163,7 @@ def _prefix_ids(
 
 
 def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
-    """Read the default chat template: from its own file, else from the configuration; or None.
+    """Read the default chat template from its own file or the configuration; None if there is none.
 
     Raises:
         TokenizerError: the template is not text, or a file is not valid JSON.

@@ -94,7 +94,7 @@ class _Vocabulary:
             )
 
     def _usual_pre(self) -> str:
-        """Guess the pre-tokenizer of a file that does not name it (made before April 2024)."""
+        """Guess the pre-tokenizer of a file that does not name it, as files before April 2024."""
         if self._metadata.get("general.architecture") in _QWEN:
             return "qwen2"
         return "llama-bpe" if "<|begin_of_text|>" in self.tokens else "default"
@@ -116,13 +116,13 @@ class _Vocabulary:
         return [AddedToken(token, special=True, normalized=False) for token in chosen]
 
     def plain(self) -> list[AddedToken]:
-        """List user-defined tokens that are not special; their text is always one token."""
+        """List user-defined tokens that are not special; the tokenizer never splits their texts."""
         special = {token.content for token in self.special()}
         chosen = (t for t, k in zip(self.tokens, self.types, strict=True) if k == _USER_DEFINED)
         return [AddedToken(t, special=False, normalized=False) for t in chosen if t not in special]
 
     def eos_ids(self) -> list[int]:
-        """List the ids of end tokens: those that the metadata names, and well-known ones."""
+        """List the ids of end tokens: those named by the metadata, and those in `END_OF_TURN`."""
         named = {self.get(f"{name}_token_id") for name in ("eos", "eot", "eom")} - {None}
         ends = {i for i, token in enumerate(self.tokens) if token in END_OF_TURN}
         return sorted(named | ends)
@@ -198,7 +198,7 @@ def _sentencepiece(vocabulary: _Vocabulary) -> Tokenizer:
 
 
 def _merges_by_score(vocabulary: _Vocabulary) -> Iterator[tuple[str, str]]:
-    """Yield merges by the score of the joined piece, the best first, as SentencePiece merges.
+    """Yield pairs of pieces to merge, the pair whose joined piece has the highest score first.
 
     Raises:
         TokenizerError: there is not one score per token.

@@ -1,7 +1,7 @@
-"""Text to tokens and back, over the `tokenizers` library; independent of models and MLX.
+"""Conversion of text to tokens and back with the `tokenizers` library, without models or MLX.
 
-Texts are joined and split by the bytes of their tokens. So the text is the same whether it is
-decoded at once or in pieces, even if a token ends inside a character or a prompt is continued.
+Tokens are decoded to bytes, and the bytes to text. So the text is the same whether it is decoded at
+once or in pieces, even if a token ends inside a character.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Tokenizer:
         prefix_ids: tokens that `encode` puts before a text.
         chat_template: Jinja source of the model's chat template; None if it has none.
         special_tokens: texts of `bos_token`, `eos_token`, `pad_token` and so on for the template;
-            by default of `bos_token` and `eos_token`.
+            None gives those of `bos_token` and `eos_token`.
 
     Raises:
         TokenizerError: the tokenizer is neither byte-level nor SentencePiece-like.
@@ -103,12 +103,12 @@ class Tokenizer:
         """Return `ids` continued by `text`, with as many tokens of `ids` unchanged as possible.
 
         The last tokens of `ids`, at most 64, are tokenized again together with `text`. If a new
-        token begins where `ids` end, `ids` stay as they are. Otherwise the result changes to the
-        new tokens at the last boundary that old and new tokens share. Special tokens are never
-        changed. The tokenizing time does not depend on the length of `ids`.
+        token begins exactly where `ids` end, all `ids` stay. Otherwise the result switches from old
+        to new tokens at the last boundary that both share. Special tokens are never changed. The
+        time to tokenize does not depend on the length of `ids`.
 
-        For byte-level BPE the result equals `encode(a + text)` if `ids == encode(a)`, a word
-        starts in the last 64 tokens of `ids`, and `a` does not end in a run of white space.
+        For byte-level BPE the result equals `encode(a + text)` if `ids == encode(a)`, a word starts
+        in the last 64 tokens of `ids`, and `a` does not end in a run of white space.
         """
         if not text:
             return list(ids)
@@ -146,10 +146,10 @@ class Tokenizer:
     def _restart(self, ids: Sequence[int]) -> int:
         """Find the index in `ids` from which to tokenize again.
 
-        This is after the last added token or at the start of the last word, at most `_WINDOW`
-        tokens back; else at the first of these tokens that begins with a whole character. Every
-        pre-tokenizer in use splits before a space that follows other characters, and none looks
-        behind, so the tokens before a word's start never change.
+        The index is after the last added token or at the start of the last word, if that is among
+        the last `_WINDOW` tokens; else at the first of these tokens that begins with a whole
+        character. Every pre-tokenizer in use splits before a space that follows other characters,
+        and none looks behind, so the tokens before a word's start never change.
         """
         earliest = max(0, len(ids) - _WINDOW)
         clean = len(ids)
@@ -171,7 +171,8 @@ class Tokenizer:
 
         Args:
             skip_special: leave out special tokens.
-            at_start: the tokens begin a text; removes the space that some tokenizers add there.
+            at_start: True if the tokens begin a text; then the space that some tokenizers add is
+                removed.
         """
         spell = self.detokenizer(skip_special, at_start)
         return "".join(map(spell.add, ids)) + spell.finish()
@@ -179,13 +180,13 @@ class Tokenizer:
     def detokenizer(
         self, skip_special: bool = True, at_start: bool = False, constrained: bool = False
     ) -> Detokenizer:
-        """Return an incremental `decode`; by default for tokens that continue a text.
+        """Return an incremental decoder; by default for tokens that continue a text.
 
         Args:
             skip_special: leave out special tokens.
             at_start: as in `decode`.
-            constrained: with `skip_special`, leave out end tokens only. A constraint allows other
-                special tokens only if it names them, so these belong to the requested text.
+            constrained: with `skip_special`, leave out end tokens only. Other special tokens occur
+                in constrained output only if the constraint names them, so they belong to the text.
         """
         skipped = self.eos_token_ids if constrained else self._special
         hidden = skipped if skip_special else frozenset()
@@ -197,7 +198,7 @@ class Tokenizer:
         return self._speller[token_id]
 
     def is_special(self, token_id: int) -> bool:
-        """Return True if a token is special, such as BOS, or the unknown token."""
+        """Return True for a special token, such as BOS, and for the unknown token."""
         return token_id in self._special
 
     def added_token(self, text: str) -> int | None:
@@ -247,7 +248,7 @@ class Tokenizer:
         return chat.render(self.chat_template, messages, variables)
 
     def named_tokens(self) -> dict[str, str]:
-        """Return the texts of special tokens by name, such as `bos_token`, without missing ones."""
+        """Return the texts of special tokens by name, such as `bos_token`; without missing ones."""
         if self._special_tokens is not None:
             return dict(self._special_tokens)
         ids = {"bos_token": self.bos_token_id, "eos_token": min(self.eos_token_ids, default=None)}
@@ -299,7 +300,7 @@ def _encode(backend: tokenizers.Tokenizer, text: str) -> list[int]:
 
 
 def _last_common_boundary(left: Sequence[bytes], right: Sequence[bytes]) -> tuple[int, int]:
-    """Find the last place where a piece of `left` and a piece of `right` end together.
+    """Find the last place where a piece of `left` and a piece of `right` both end.
 
     The joined `left` must be a prefix of the joined `right`.
 

@@ -12,6 +12,7 @@ import sgl_mlx as sgl
 from sgl_mlx.core import Prompt, SamplingParams
 from sgl_mlx.runtime.engine import Engine
 from tests.compiler.test_differential import PROGRAMS, ROOT, needed
+from tests.embedded import open_embedded
 
 EYE = ROOT / "examples" / "train_tiny_llava" / "checkpoint"
 
@@ -23,7 +24,7 @@ SHORT = {"judge": {"article": "Seeds are lent like books."}, "solve": {"depth": 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    with Engine("smollm2", mmproj=str(EYE), max_total_tokens=12000) as engine:
+    with open_embedded(mmproj=str(EYE), max_total_tokens=12000) as engine:
         submit = engine.submit
 
         def submit_few(prompt: Prompt, params: SamplingParams, *rest: Any) -> Any:

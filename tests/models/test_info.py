@@ -11,10 +11,14 @@ import pytest
 from gguf.constants import GGMLQuantizationType as Type
 from mlx.utils import tree_flatten
 
+from sgl_mlx import machine
 from sgl_mlx.cpu_kernels.open import open_cpu_kernels
 from sgl_mlx.errors import ModelNotFoundError
 from sgl_mlx.models.info import describe, estimate_weight_bytes
 from sgl_mlx.models.loader import load
+
+BY_DEFAULT = None if machine.on_gpu() else "float32"
+"""The type that weights are converted to when none is asked for."""
 
 
 def test_a_gguf_file_is_described(
@@ -52,9 +56,7 @@ def test_a_gguf_file_is_counted_as_what_it_becomes(
     path, _ = write_toy(toy_class("llama", "llama"), kind)
     assert estimate_weight_bytes(path) == load(path, dtype="native").weight_bytes
     kernels = open_cpu_kernels()
-    assert estimate_weight_bytes(path, "float32", packed=kernels is not None) == (
-        load(path).weight_bytes
-    )
+    assert estimate_weight_bytes(path, BY_DEFAULT, kernels is not None) == load(path).weight_bytes
 
 
 def quantized(folder: Path, target: Path, bits: int, group_size: int, mixed: bool = False) -> int:
@@ -96,7 +98,7 @@ def test_packed_weights_count_as_the_numbers_they_stand_for(
     assert info.quantization == f"{bits}-bit"
     assert info.native_bytes == load(target, dtype="native").weight_bytes
     packed = open_cpu_kernels() is not None
-    assert info.weight_bytes("float32", packed) == load(target).weight_bytes
+    assert info.weight_bytes(BY_DEFAULT, packed) == load(target).weight_bytes
 
 
 @pytest.mark.usefixtures("cpu_kernels")

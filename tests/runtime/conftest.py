@@ -13,6 +13,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from sgl_mlx.runtime.engine import Engine
+from tests.embedded import open_embedded
 from tests.models.conftest import LLAMA, write_folder
 from tests.models.toy import toy_model
 from tests.runtime.hybrids import Open, open_hybrid
@@ -60,7 +61,7 @@ def toy(toy_folder: Path) -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def smollm2() -> Iterator[Engine]:
     """The embedded model in float32, shared by all tests."""
-    with Engine("smollm2", max_total_tokens=12000) as engine:
+    with open_embedded(max_total_tokens=12000) as engine:
         yield engine
 
 

@@ -128,8 +128,16 @@ class StateRunner(FakeRunner):
 
     def _state(self, row: Row, count: int) -> int:
         """The state after the first `count` new tokens of a row."""
-        done = row.position + count
-        return self._feed(row).digest(done) if done else FRESH
+        done = row.position + min(count, len(row.tokens) - row.drafted)
+        if not done:
+            return FRESH
+        truth = self._feed(row)
+        if not row.drafted or count < len(row.tokens):
+            return truth.digest(done)
+        context = Context(self.sequences[row.id].namespace, truth.context.keys[:done])
+        for position, token in enumerate(row.tokens[-row.drafted :], done):
+            context.feed(token, position)
+        return context.digests[-1]
 
     def _write(self, row: Row, state: int) -> None:
         assert row.state is not None

@@ -10,6 +10,12 @@ from sgl_mlx.errors import PromptError
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.runtime import assembly
 from sgl_mlx.runtime.engine import Engine
+from sgl_mlx.runtime.pool.kv import KVPool
+from sgl_mlx.runtime.runner import ModelRunner
+from sgl_mlx.runtime.scheduler.plan import Extend, Row
+from tests.models.conformance import check, uncompiled
+from tests.models.toy import toy_config, toy_model
+from tests.models.toy_configs import WINDOW
 from tests.runtime.conftest import MakeEngine
 
 GREEDY = SamplingParams(max_new_tokens=6, temperature=0, ignore_eos=True)
@@ -67,3 +73,27 @@ def test_the_server_info_names_the_path_and_counts_calls_of_the_model(
     dense.generate(["a first", "the second", "one third"], params)
     after = dense.get_server_info()["stats"]["forward_passes"]
     assert after - before == 3 * 4
+
+
+WINDOWED = ["gemma3_text", "gpt_oss"]
+
+
+@pytest.mark.parametrize("architecture", WINDOWED)
+def test_layers_with_a_window_gather_the_window(architecture: str) -> None:
+    adapter = Adapter(toy_model(architecture, toy_config(architecture)), ragged=False)
+    pool = KVPool(adapter.layers, 40, adapter.dtype)
+    runner = ModelRunner(adapter, pool, frozenset())
+    slots, lengths = tuple(range(40, 0, -1)), [0, 3, 20, 35]
+    with uncompiled():
+        for start, end in zip(lengths, [*lengths[1:], 40], strict=True):
+            tokens = tuple(range(3 + start, 3 + end))
+            row = Row("a", tokens, slots[:start], slots[start:end], start, False, GREEDY)
+            runner.run(Extend((row,)))
+    read = {x.window: pool.keys[i].tokens_read for i, x in enumerate(adapter.layers)}
+    assert read == {None: sum(lengths), WINDOW: sum(min(n, WINDOW - 1) for n in lengths)}
+
+
+@pytest.mark.parametrize("architecture", WINDOWED)
+def test_windowed_models_have_the_distributions_of_mlx_lm(architecture: str) -> None:
+    with uncompiled():
+        check(Adapter(toy_model(architecture, toy_config(architecture)), ragged=False))

@@ -44,6 +44,8 @@ class ScriptedEngine(ScriptedBackend):
         keywords: those of every call of `submit`.
     """
 
+    failure: str | None = None
+
     def __init__(self, script: Any = (), *, context_length: int = 4096, **options: Any) -> None:
         self.tokenizer = byte_tokenizer(options.pop("chat_template", CHATML))
         super().__init__(script, **options)

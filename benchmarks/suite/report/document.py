@@ -30,11 +30,13 @@ def describe(
     command: str,
     systems: Sequence[System],
 ) -> dict[str, Any]:
-    """Return a suite run as a JSON document, with this machine, the commit and all versions.
+    """Return a suite run as a JSON document that also names the machine, commit and versions.
 
     Args:
-        scale: share of the paper's number of programs; see `Size`.
+        scale: 1.0 for as many programs as in the SGLang paper, 0.1 for a tenth; see `Size`.
+        repeats: how often each measurement was repeated.
         command: the command line that started the run.
+        systems: the systems compared, for their versions and instruction sets.
     """
     return {
         "workloads": [comparison.to_dict() for comparison in comparisons],
@@ -50,7 +52,7 @@ def describe(
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a document from a file; it may be the last line of the output of a run.
+    """Read a document from a file; the document may also be the last line of a run's output.
 
     Raises:
         BenchmarkError: when the file cannot be read or holds no document of the suite.

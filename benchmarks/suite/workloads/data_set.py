@@ -17,10 +17,11 @@ def over_data(workload: Workload, file: Path) -> Workload:
     """Return the workload with one row for each line of `file`, a JSON object per line.
 
     A line holds some or all arguments of the workload's program, by name. Arguments that a line
-    leaves out are taken from the generated rows in turn; `--scale` shrinks only these.
+    leaves out are taken from the generated rows in turn; `--scale` shrinks only the generated
+    arguments.
 
-    The file is read when the rows of the new workload are made. This raises `BenchmarkError` for a
-    missing or empty file or a wrong line; the message names the line and what is expected.
+    The file is read when the rows of the new workload are made. Reading raises `BenchmarkError` for
+    a missing or empty file or a wrong line; the message names the line and what is expected.
     """
 
     def rows(words: Words, size: Size) -> list[Row]:

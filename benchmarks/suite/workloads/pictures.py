@@ -1,4 +1,4 @@
-"""Workload of questions about pictures, one to five a picture, as in LLaVA-Bench."""
+"""Workload of questions about pictures, one to five per picture, as in LLaVA-Bench."""
 
 from __future__ import annotations
 

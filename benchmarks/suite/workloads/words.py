@@ -72,8 +72,8 @@ class Words:
     def steer(self, prompt: str, constrained: bool = False) -> dict[int, float]:
         """Return a logit bias, by token id, that makes the output one repeated word.
 
-        The word depends only on the prompt. So all systems write the same text, however they
-        round, and later calls have the same prompts on all systems. Different prompts mostly get
+        The word depends only on the prompt. So all systems write the same text despite different
+        rounding, and later calls have the same prompts on all systems. Different prompts mostly get
         different words.
 
         Args:

@@ -63,10 +63,10 @@ class Parameter:
         kind: "text", "texts" or "constant".
         value: the value at the time of tracing, for a constant.
         length: the number of texts that a list has to have; None for any number.
-        optional: whether a run may leave the argument out.
+        optional: True if a run may leave the argument out.
         default: the value of an optional argument that is left out; if it is no plain data, its
             repr.
-        opaque: whether the constant is no plain data. `value` is then the constant's repr, and a
+        opaque: True if the constant is no plain data. `value` is then the constant's repr, and a
             graph read from a file cannot be run.
     """
 
@@ -84,7 +84,7 @@ class Edge:
     """A dependency: the node with id `before` has to run before the node with id `after`.
 
     Attributes:
-        between_streams: whether the two nodes belong to different streams.
+        between_streams: True if the two nodes belong to different streams.
     """
 
     before: int

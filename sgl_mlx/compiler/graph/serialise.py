@@ -142,7 +142,7 @@ def _encoded(thing: Any) -> Any:
 
 
 def _field(thing: Any) -> Any:
-    """Encode a field of a class; a tuple becomes a list, as its annotation says that it is one."""
+    """Encode a field; a tuple becomes a list, since the field's annotation marks it as a tuple."""
     if isinstance(thing, ChoicesSamplingMethod):
         return _method_name(thing)
     return list(map(_field, thing)) if isinstance(thing, tuple) else _encoded(thing)

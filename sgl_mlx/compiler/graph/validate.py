@@ -101,7 +101,7 @@ class _Check:
                 if isinstance(inner, (*_STARTS, Fork, Join, ForEach, Break)):
                     raise GraphError(f"{where}: a {type(inner).__name__} in a loop")
                 self._node(inner, (node.id,))
-            for inner in node.body:  # nodes behind the loop may not read its variables
+            for inner in node.body:  # nodes after the loop may not read its variables
                 del self._seen[inner.id]
                 self._seen[inner.id] = Node(inner.id, inner.stream)
         if isinstance(node, Prefetch):

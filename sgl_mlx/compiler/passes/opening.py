@@ -82,7 +82,7 @@ def is_spelt(text: Value) -> bool:
 
 
 def written(graph: Graph, stream: int) -> Iterator[Node]:
-    """Iterate over the nodes that write a stream's prompt, those before a fork of it included.
+    """Iterate over the nodes that write a stream's prompt, including those before its fork.
 
     The node that begins a branch or a nested program is left out, unless the branch has a position
     offset.

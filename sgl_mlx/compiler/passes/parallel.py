@@ -1,7 +1,7 @@
 """Parallel streams: the run sends every request that it can before it waits for anything.
 
 A run goes through the nodes in order. Most nodes only submit. A few wait (`WAITING`), and all nodes
-behind a waiting node wait with it, whether they depend on it or not. The interpreter has the same
+after a waiting node wait with it, whether they depend on it or not. The interpreter has the same
 limit: a Python body stops where it reads a variable. This pass moves nodes of other streams ahead
 of a waiting node unless an edge forbids it. Among several waiting nodes, the node that waits for
 the shortest chain of answers of the model comes first.
@@ -55,7 +55,7 @@ def parallel(graph: Graph) -> Graph:
 
 
 def _joined(graph: Graph) -> Iterator[tuple[int, int]]:
-    """Iterate over pairs of ids: a Join, and a node of its branches that has to stay behind it."""
+    """Iterate over pairs of ids: a Join, and a node of its branches that has to stay after it."""
     streams: dict[int, set[int]] = defaultdict(set)
     joins: list[Join] = []
     for node in graph:

@@ -2,7 +2,7 @@
 
 This is the second optimisation of the SGLang paper (arXiv 2312.07104 v1, section 4.3.2). A nested
 program that waits for a variable may have an opening that does not depend on the variable. The hint
-for the opening stands behind the first request that the nested program waits for, so that the
+for the opening stands after the first request that the nested program waits for, so that the
 opening is prefilled while the model decodes the answer to that request.
 """
 
@@ -42,7 +42,8 @@ def _nameless(body: tuple[Node, ...]) -> tuple[Node, ...]:
 def _first_awaited(graph: Graph, stream: int) -> Node | None:
     """Return the first request before a nested program that the nested program waits for.
 
-    None if it waits for no request, sends none, or if the stream is no nested program.
+    Returns None if the nested program waits for no request or sends none, or if the stream is no
+    nested program.
     """
     nodes = graph.nodes_of(stream)
     if not (nodes and isinstance(nodes[0], Call) and any(map(_asks, nodes))):

@@ -46,7 +46,7 @@ def groups_of(sentences: Sequence[Sentence]) -> tuple[Group, ...]:
 
 
 def _glued(sentences: Sequence[Sentence], i: int) -> bool:
-    """Tell whether sentence `i` has to stay directly behind the sentence before it."""
+    """Tell whether sentence `i` has to stay directly after the sentence before it."""
     before, here = sentences[i - 1], sentences[i]
     return (
         here.listed

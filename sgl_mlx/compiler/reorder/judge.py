@@ -11,7 +11,7 @@ all of these rules hold. It checks the rules on the two texts alone, whoever pro
   that begins with a connective ("then") or points back ("this", "above") with the one before it.
 - *Only instructions move up* (`_stays`): a group moves ahead of others only if it has no argument,
   begins with an instruction or a heading, and no sentence in it points back or names a place in the
-  prompt. So arguments keep their order, and a question stays behind the text that it is about.
+  prompt. So arguments keep their order, and a question stays after the text that it is about.
 - *Instructions keep their order* (`_outruns`), as one may build on another without saying so.
   Prohibitions ("never ...", "do not ...") are an exception: they hold wherever they stand.
 - *Definite nouns have been introduced* (`_unknown`): a group that says "the article" or "each
@@ -35,8 +35,8 @@ class Order:
 
     Args:
         text: a text with one slot character for each argument.
-        continued: whether the model continues right after the text, so that its last sentence
-            stays last.
+        continued: True if the model continues right after the text, so that its last sentence stays
+            last.
     """
 
     def __init__(self, text: str, continued: bool) -> None:
@@ -146,7 +146,7 @@ def objections(before: str, after: str, continued: bool = False) -> list[str]:
     Args:
         before: a text of a program with one slot character for each argument.
         after: the proposed text.
-        continued: whether the model continues right after the text.
+        continued: True if the model continues right after the text.
     """
     judge = Order(before, continued)
     order = _positions(judge.passage, after)

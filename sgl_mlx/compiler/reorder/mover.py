@@ -42,7 +42,7 @@ def by_rules(text: str, continued: bool) -> str:
 
     Args:
         text: a text with one slot character for each argument.
-        continued: whether the model continues right after the text.
+        continued: True if the model continues right after the text.
     """
     order = Order(text, continued)
     moved: list[int] = []
@@ -88,10 +88,10 @@ def _constant_length(text: str) -> int:
 
 
 def _first_open(graph: Graph, stream: int) -> Node | None:
-    """Return the node whose text has a stream's first argument; None if it may not be rewritten.
+    """Return the node whose text has a stream's first argument; None if the text must stay.
 
-    It may not be rewritten if a node other than text and roles comes before it, or if its text
-    continues another text, such as a text from before a fork.
+    The text must stay if a node other than text and roles comes before it, or if it continues
+    another text, such as a text from before a fork.
     """
     before: Node | None = None
     for node in written(graph, stream):

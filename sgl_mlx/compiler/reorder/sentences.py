@@ -43,7 +43,7 @@ class Sentence:
 
     @property
     def listed(self) -> bool:
-        """Whether the sentence is a list item."""
+        """True if the sentence is a list item."""
         return LIST_MARK.match(self.text) is not None
 
 

@@ -58,7 +58,7 @@ class RunValues:
         return self.bindings[variable.source][variable.reasoning]
 
     def later(self, text: Value, variables: Sequence[Variable]) -> Future[str]:
-        """Return a future of the text; it gets a result or an error after all `variables`."""
+        """Return a future of the text, which settles after all `variables` have settled."""
         made: Future[str] = Future()
         waiting = [self.binding(variable).value for variable in variables]
         left, lock = len(waiting), Lock()

@@ -56,7 +56,7 @@ class Part:
         sources: the variables that `make` needs; only parts with a `text` have any.
         text: the symbolic text, for a part that may have to wait for variables.
         variables: the number of variables that the node sets.
-        asks: whether the backend has to answer, so that sampling parameters are needed.
+        asks: True if the backend has to answer, so that sampling parameters are needed.
     """
 
     id: int

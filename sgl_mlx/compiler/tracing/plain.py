@@ -50,7 +50,7 @@ def key_of(value: Any) -> Hashable:
 def is_safe(value: Any) -> bool:
     """Tell whether a value's own type is builtin; the values inside a container are not checked.
 
-    Operators that look at no value inside then run no code of the user.
+    Operators that look at no value inside a container then run no user code.
     """
     return type(value) in SCALARS or type(value) in CONTAINERS or type(value) in ITERATORS
 
@@ -58,7 +58,7 @@ def is_safe(value: Any) -> bool:
 def is_plain(value: Any) -> bool:
     """Tell whether a value consists of builtin types only, inside its containers too.
 
-    So it holds no symbol, and its operators run no user code. A compiled regex is plain, an
+    Such a value holds no symbol, and its operators run no user code. A compiled regex is plain, an
     iterator is not; the ends of a slice are not looked at.
     """
     if type(value) in SCALARS or type(value) is re.Pattern:

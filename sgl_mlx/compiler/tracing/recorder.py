@@ -93,7 +93,7 @@ class Recorder:
 
         Raises:
             GraphBreak: there is no such variable, or its value depends on the run.
-            NeedsLength: the variable was set in a loop over a list argument that has ended.
+            NeedsLength: the variable was set in a loop, now ended, over a list argument.
         """
         if name not in state.bindings:
             needs_run(

@@ -49,7 +49,8 @@ def percent(template: str, given: Any) -> Any:
     """Return `template % given`, where `given` may hold symbols.
 
     Raises:
-        GraphBreak: the template does not fit, or formats a symbol in a way graphs cannot express.
+        GraphBreak: the template does not fit, or formats a symbol in a way that graphs cannot
+            express.
     """
     parts: list[Value | str] = []
     by_key = type(given) is dict

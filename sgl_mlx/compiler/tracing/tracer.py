@@ -50,7 +50,7 @@ class Scope:
         outer: the enclosing scope, or the function whose closure and globals are searched next.
         own: names that belong to this scope even before they have a value.
         names: the values so far, by name.
-        comprehension: whether the scope belongs to a comprehension.
+        comprehension: True if the scope belongs to a comprehension.
     """
 
     function: str

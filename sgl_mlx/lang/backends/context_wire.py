@@ -1,13 +1,14 @@
-"""Requests of `RuntimeEndpoint` to `/v1/contexts`, which this project's own server has.
+"""Requests of `RuntimeEndpoint` to `/v1/contexts`, a path that only this project's server has.
 
-A prompt travels as parts: generated text with its token ids, pictures, gaps and parallel branches
-in their places. Choices are scored by the server in one round trip.
+A prompt is sent as a list of its parts: text, generated text with its token ids, pictures, gaps and
+parallel branches. Choices are scored by the server in one round trip.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
+from hashlib import blake2b
 from typing import Any
 
 from sgl_mlx.core import ChoiceScore, ChoiceScores, Prompt, SamplingParams
@@ -19,6 +20,9 @@ CONTEXTS = "/v1/contexts"
 RENDER = "/apply-template"
 GENERATE = "/v1/contexts/new/generate"
 SCORE = "/v1/contexts/new/score"
+COMPLETIONS = "/v1/completions"
+CARRIED = frozenset({GENERATE, SCORE, RENDER})
+"""Paths of requests that a completion can carry through a router."""
 _DEFAULTS = SamplingParams()
 
 
@@ -52,6 +56,34 @@ def scores(answer: Mapping[str, Any]) -> ChoiceScores:
         for row in answer["choices"]
     ]
     return ChoiceScores(rows, answer["prompt_tokens"], answer["cached_tokens"])
+
+
+def carried(path: str, body: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """Return the body of a completion that carries the request `body` to `path`.
+
+    Its `prompt` is the text by which a router chooses the worker; equal pictures give equal text.
+    """
+    return {
+        "model": model,
+        "prompt": _routed(body.get("parts", ())),
+        "stream": bool(body.get("stream")),
+        "carried": {"path": path, "body": body},
+    }
+
+
+def _routed(encoded: Iterable[Any]) -> str:
+    pieces = []
+    for part in encoded:
+        match part:
+            case str():
+                pieces.append(part)
+            case {"generated": text}:
+                pieces.append(text)
+            case {"image_url": url}:
+                pieces.append(blake2b(url.encode()).hexdigest())
+            case {"parallel": branches}:
+                pieces += map(_routed, branches)
+    return "".join(pieces)
 
 
 def _prompt(prompt: Prompt) -> dict[str, Any]:

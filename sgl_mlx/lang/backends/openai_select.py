@@ -15,10 +15,10 @@ TOKENS = 16
 def scores(text: str, choices: Sequence[str], prompt_tokens: int) -> ChoiceScores:
     """Score each choice by the length of the beginning that it shares with the model's `text`.
 
-    Leading blanks are ignored. A score is the shared share of the choice's characters, minus 1. It
-    is returned as the log-probability of one token, as `select` compares log-probabilities. Among
-    equal shares, the longest choice is best. If no choice shares its first character with the
-    text, a warning says so, and the first choice is best.
+    Leading blanks are ignored. A score is the fraction of the choice's characters that is shared,
+    minus 1. The score is returned as the log-probability of one token, because `select` compares
+    log-probabilities. Among equal scores, the longest choice is best. If no choice shares its first
+    character with the text, a warning says so, and the first choice is best.
     """
     written = text.lstrip()
     shares = [_share(written, choice.lstrip()) for choice in choices]

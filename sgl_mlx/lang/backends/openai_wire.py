@@ -63,7 +63,7 @@ def options(model: str, params: SamplingParams) -> dict[str, Any]:
 
 
 def _for_reasoning(model: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Rename `max_tokens`, and leave out the options that reasoning models refuse."""
+    """Replace `max_tokens` by `max_completion_tokens`; drop options that these models refuse."""
     kept = {k: v for k, v in given.items() if k not in (*_NOT_FOR_REASONING, "max_tokens")}
     usual = {"temperature": 1.0, "top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
     left_out = [k for k in _NOT_FOR_REASONING if k in given and given[k] != usual.get(k)]
@@ -77,10 +77,11 @@ def _warn_ignored(model: str, names: list[str]) -> None:
 
 
 def without_refused(request: Mapping[str, Any], error: Exception) -> dict[str, Any] | None:
-    """Return the request without the parameter that `error` refuses; `max_tokens` is renamed.
+    """Return the request without the parameter that the API refused, according to `error`.
 
-    Returns None if the error has another cause, or the parameter cannot be left out. This is
-    needed for reasoning models under other names, which `options` does not recognise.
+    A refused `max_tokens` is renamed to `max_completion_tokens`. Returns None if the error has
+    another cause, or the parameter cannot be left out. Needed for reasoning models whose names
+    `options` does not recognise.
     """
     name = getattr(error, "param", None)
     if name == "max_tokens" and name in request:
@@ -93,7 +94,7 @@ def without_refused(request: Mapping[str, Any], error: Exception) -> dict[str, A
 
 
 def messages(text: str, urls: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the messages of a prompt, which must end in an open assistant turn.
+    """Return the messages of a prompt. The prompt must end in an open assistant turn.
 
     Text that the program has written in the open turn becomes the last message, with a warning.
 
@@ -152,7 +153,7 @@ def choices_of(answer: Any) -> list[Any]:
 
 
 def text_of(choice: Any) -> str:
-    """Return the text of a choice: a completion, a chat message or a streamed piece; "" if none."""
+    """Return the text of a completion, chat message or streamed piece; "" if it has none."""
     for name in ("message", "delta"):
         if (part := getattr(choice, name, None)) is not None:
             return getattr(part, "content", None) or ""
@@ -175,10 +176,10 @@ def finish_reason(reason: str | None) -> FinishReason:
 
 
 def typed(text: str, dtype: str | None) -> str:
-    """Return the first value of a dtype in the model's text, since the API has no dtype.
+    """Return the first value of type `dtype` in the model's text, since the API has no dtypes.
 
     For "str", quotation marks are added if the text does not begin with one. If `dtype` is None,
-    or the text has no such value (with a warning), the result is the whole text.
+    the whole text is returned; also, with a warning, if the text has no such value.
     """
     if dtype is None:
         return text

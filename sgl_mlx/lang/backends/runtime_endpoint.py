@@ -43,16 +43,17 @@ _SILENT = SamplingParams(max_new_tokens=0)
 class RuntimeEndpoint:
     """A `Backend` that sends requests to a server with SGLang's HTTP protocol.
 
-    This project's own server has `/v1/contexts` besides: then prompts travel in parts, `select`
-    takes one round trip, and pictures, grammars, gaps and parallel branches work anywhere in a
-    prompt.
+    This project's own server also has `/v1/contexts`. With such a server, prompts are sent as
+    parts, `select` takes one round trip, and pictures, grammars, gaps and parallel branches work
+    anywhere in a prompt.
 
     Args:
         base_url: the server's address, such as `http://localhost:30000`; without a scheme, http.
         api_key: a key to send as bearer token.
         verify: the path of a file of trusted certificates, or False to trust any certificate.
         chat_template_name: a name for `get_chat_template`. None takes the model's own template if
-            the server tells it, as this project's does, else one that fits the model's path.
+            the server renders chats, as this project's server does; otherwise the template is
+            chosen by the model's path.
 
     Raises:
         BackendError: `base_url` is no text.
@@ -79,7 +80,7 @@ class RuntimeEndpoint:
 
     @cached_property
     def model_info(self) -> dict[str, Any]:
-        """The server's information about its model; raises `BackendError` if it does not answer."""
+        """The server's information about its model; raises `BackendError` if there is no answer."""
         info: dict[str, Any] = self._get("/get_model_info")
         return info
 
@@ -90,12 +91,20 @@ class RuntimeEndpoint:
     def get_model_name(self) -> str:
         return self.model_name
 
-    @cached_property
+    @property
     def _has_contexts(self) -> bool:
+        return bool(self._contexts)
+
+    @cached_property
+    def _contexts(self) -> str:
+        """How `/v1/contexts` is reached: "directly", "carried" through a router, or "" if not."""
         try:
-            return bool(self._get(context_wire.CONTEXTS).get("object") == "list")
+            if self._get(context_wire.CONTEXTS).get("object") == "list":
+                return "directly"
         except BackendError:  # an SGLang server, a router, or none: the request will tell
-            return False
+            pass
+        told = self._is_router and self.model_info.get("carries_requests")
+        return "carried" if told else ""
 
     @property
     def supports_parallel(self) -> bool:
@@ -104,7 +113,7 @@ class RuntimeEndpoint:
 
     @property
     def chat_template(self) -> ChatTemplate:
-        """The template set by name or assignment; else the one that fits the model's path."""
+        """The template set by name or assignment; otherwise the usual one for the model's path."""
         return self._template or get_chat_template_by_model_path(self.model_name)
 
     @chat_template.setter
@@ -114,11 +123,20 @@ class RuntimeEndpoint:
     @cached_property
     def _sends_increments(self) -> bool:
         """True if the server reports that each stream event holds only new text."""
-        try:
-            info = self.get_server_info()
-        except BackendError:
-            return False
+        info = self._info
         return bool(info.get("stream_output") or info.get("incremental_streaming_output"))
+
+    @property
+    def _is_router(self) -> bool:
+        return bool(self._info.get("router_manager"))
+
+    @cached_property
+    def _info(self) -> dict[str, Any]:
+        """The server's information about itself; empty if it tells none."""
+        try:
+            return self.get_server_info()
+        except BackendError:
+            return {}
 
     def get_chat_template(self) -> ChatTemplate | None:
         """Return `chat_template`; None if none is set and the server renders chats itself."""
@@ -171,7 +189,10 @@ class RuntimeEndpoint:
         return self._pool.submit(self._prefill, *self._request(prompt, _SILENT))
 
     def prefetch(self, prompt: Prompt) -> Future[int]:
-        """Prefill the prompt, as the protocol has no prefetch; the future gives 0 on an error."""
+        """Prefill the prompt, since SGLang's servers have no prefetch.
+
+        The future gives 0 on an error.
+        """
         return self._pool.submit(self._prefill_if_possible, *self._request(prompt, _SILENT))
 
     def cache_prefix(self, prefix_str: str) -> None:
@@ -196,6 +217,8 @@ class RuntimeEndpoint:
         """Return the path and the body of the request that continues a prompt."""
         if self._has_contexts:
             return context_wire.GENERATE, context_wire.generation(prompt, params)
+        if self._is_router:
+            wire.refuse_what_routers_drop(params)
         if params is _SILENT:
             return "/generate", wire.prefill_payload(wire.flat_text(prompt))
         mark = around(self.chat_template.image_token)[1] if has_pictures(prompt) else ""
@@ -286,6 +309,9 @@ class RuntimeEndpoint:
     def _open(
         self, path: str, payload: Mapping[str, Any] | None = None, method: str | None = None
     ) -> Iterator[Any]:
+        if payload is not None and path in context_wire.CARRIED and self._contexts == "carried":
+            model = self.model_info["served_model_name"]
+            path, payload = context_wire.COMPLETIONS, context_wire.carried(path, payload, model)
         body = None if payload is None else json.dumps(payload).encode()
         request = urllib.request.Request(
             self.base_url + path, body, headers=self._headers, method=method
@@ -334,7 +360,10 @@ class _Sample:
     def add(
         self, text: str, meta: Mapping[str, Any], token_ids: tuple[int, ...]
     ) -> StreamEvent | None:
-        """Add a chunk; return the event with its new text or its end, or None without either."""
+        """Add a chunk, and return the event to show for it.
+
+        Returns None if the chunk brings no new text and does not end the sample.
+        """
         piece = self._growing.add(text, wire.stopped_at(meta))
         self._told = meta.get("finish_reason") is not None
         self._ended = meta.get("finish_reason", "not told") is not None

@@ -29,14 +29,14 @@ matching_function_registry: list[Callable[[str], str | None]] = []
 
 
 def register_chat_template(template: ChatTemplate) -> None:
-    """Add a template to those that `get_chat_template` finds; it replaces one of the same name."""
+    """Register a template for `get_chat_template`; a template of the same name is replaced."""
     chat_template_registry[template.name] = template
 
 
 def register_chat_template_matching_function(
     func: Callable[[str], str | None],
 ) -> Callable[[str], str | None]:
-    """Register a function from model paths to template names, and return it (a decorator).
+    """Register a function that maps model paths to template names; usable as a decorator.
 
     The function is called before the built-in rules are tried. It returns None for a path that it
     does not know.
@@ -58,7 +58,7 @@ def get_chat_template(name: str) -> ChatTemplate:
 
 
 def get_chat_template_by_model_path(model_path: str) -> ChatTemplate:
-    """Return the usual chat template for a model path; the template "default" for other paths.
+    """Return the usual chat template for a model path; "default" if the path is not recognised.
 
     Raises:
         ProgramError: a registered function returns an unknown template name.

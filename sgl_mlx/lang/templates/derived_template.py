@@ -24,7 +24,7 @@ _MERGED_SYSTEM_GAP = "\n\n"
 
 
 class DerivedTemplate:
-    """A writer of turns, derived from a function that renders whole conversations.
+    """A writer of single turns, derived from a function that renders whole conversations.
 
     If the chat template has no system role, system text goes to the start of the next user turn.
     """
@@ -37,7 +37,7 @@ class DerivedTemplate:
 
     @cached_property
     def image_token(self) -> str:
-        """The text that a picture adds to its turn: `<image>` and the template's text around it."""
+        """The text that a picture adds to its turn: a mark such as `<image>` and text around it."""
         text = {"type": "text", "text": _SENTINEL.format(0)}
         try:
             without = self._render([{"role": "user", "content": [text]}], False)
@@ -79,7 +79,7 @@ class DerivedTemplate:
         return self.end(closed[:-1], closed[-1]) if closed else ""
 
     def _before(self, closed: Roles, role: str) -> str:
-        """Return the text between the content of the last closed turn and that of a new turn.
+        """Return the text from the end of the last closed turn's content to the new turn's content.
 
         Raises:
             ProgramError: the template does not allow this order of roles.
@@ -104,7 +104,7 @@ class DerivedTemplate:
         return pieces[-1].removeprefix(self._closing(closed))
 
     def _cut(self, turns: Roles, generation: bool = False) -> tuple[str, ...] | None:
-        """Return the texts before, between and after the contents of turns.
+        """Return what the template writes before, between and after the contents of turns.
 
         Returns None if the template rejects the turns, or drops, repeats or reorders contents.
         """
@@ -151,7 +151,7 @@ def takes_system(render: Render) -> bool:
 
 
 def merge_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """Move each system text into the next turn if that is a user turn, else to a new user turn."""
+    """Move each system text into the user turn that follows, or into a new user turn."""
     merged: list[dict[str, str]] = []
     held = ""
     for message in messages:

@@ -49,7 +49,7 @@ def _template(
 def _marked(
     begin: str, end: str, names: Mapping[str, str] | None = None
 ) -> dict[str, tuple[str, str]]:
-    """Return each role's (prefix, suffix): `begin` with the role's name for `{}`, and `end`."""
+    """Return each role's `(prefix, suffix)`: `begin`, with the role's name for `{}`, and `end`."""
     roles = ("system", "user", "assistant")
     return {role: (begin.format((names or {}).get(role, role)), end) for role in roles}
 

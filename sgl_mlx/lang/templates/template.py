@@ -11,7 +11,7 @@ from sgl_mlx.lang.templates.turns import Opening, Roles
 
 
 class ChatTemplateStyle(Enum):
-    """The place of the system text: a turn of its own (PLAIN), or the first user turn (LLAMA2)."""
+    """The place of system text: its own turn (PLAIN), or inside the first user turn (LLAMA2)."""
 
     PLAIN = auto()
     LLAMA2 = auto()
@@ -19,7 +19,7 @@ class ChatTemplateStyle(Enum):
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A chat template of fixed strings before and after each turn's content. Fields are SGLang's.
+    """A chat template of fixed strings before and after each turn's content, with SGLang's fields.
 
     Attributes:
         default_system_prompt: written first when a conversation has no system turn.
@@ -64,8 +64,9 @@ class ChatTemplate:
     def get_prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """Return a whole conversation as text.
 
-        The default system prompt is added if the first turn is no system turn. It also replaces
-        None as the content of a system turn. Other turns whose content is None are left out.
+        The default system prompt is added if the first turn is no system turn. A system turn whose
+        content is None gets that prompt as its content. Other turns whose content is None are left
+        out.
         """
         if self.default_system_prompt and (not messages or messages[0]["role"] != "system"):
             messages = [{"role": "system", "content": self.default_system_prompt}, *messages]
@@ -80,7 +81,7 @@ class ChatTemplate:
         return prompt
 
     def messages_of(self, text: str) -> list[dict[str, str]] | None:
-        """Split a text that `get_prompt` or a program wrote into its closed turns.
+        """Split a text into its closed turns; the reverse of `get_prompt`.
 
         A turn ends at the first suffix after which another turn begins or the text ends. An empty
         open assistant turn at the end is left out.
@@ -114,7 +115,10 @@ class ChatTemplate:
         return None
 
     def _end(self, text: str, start: int, suffix: str, closed: Roles) -> int | None:
-        """Return the index of the first suffix before another turn or the text's end, or None."""
+        """Return the index of the first suffix that ends a turn; None if there is no such suffix.
+
+        The suffix ends a turn if another turn begins after it, or the text ends.
+        """
         prefixes = filter(None, (self.begin(closed, r).text for r in self.role_prefix_and_suffix))
         ends = [text.find(suffix + prefix, start) for prefix in prefixes]
         if text.endswith(suffix) and len(text) - len(suffix) >= start:

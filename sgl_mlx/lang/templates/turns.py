@@ -11,7 +11,7 @@ Roles = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Opening:
-    """The text that opens a turn: `text`, and sometimes `owed`.
+    """The text that opens a turn: always `text`, and sometimes also `owed`.
 
     `owed` is text that the model writes itself if the turn begins with `gen`, such as the blank
     after `[/INST]` or an empty think block. If the turn begins with text of the program, `owed` is
@@ -25,8 +25,8 @@ class Opening:
 class TurnWriter(Protocol):
     """A chat template that writes one turn at a time.
 
-    `begin` returns the opening of a turn, `end` the text that ends it. `closed` are the roles of
-    the turns before.
+    `begin` returns the text that opens a turn, `end` returns the text that ends a turn. `closed`
+    are the roles of the turns before.
     """
 
     @property
@@ -36,12 +36,12 @@ class TurnWriter(Protocol):
 
     @property
     def default_system_prompt(self) -> str | None:
-        """The system text to write first if the program writes none; None for no such turn."""
+        """The system text to write first if the program writes none; None for no system turn."""
         ...
 
     @property
     def image_token(self) -> str:
-        """The text that stands for a picture: `<image>`, or another mark, and text around it."""
+        """The text that stands for a picture: a mark such as `<image>` and text around it."""
         ...
 
     def begin(self, closed: Roles, role: str) -> Opening: ...

@@ -62,7 +62,7 @@ def _attend_chosen(
     options: AttentionOptions,
     index: IndexQueries,
 ) -> mx.array:
-    """Attend a batch's absorbed queries to keys that `index` chooses; `(members, heads, rank)`."""
+    """Attend absorbed queries to the keys that `index` chooses; `(members, heads, rank)`."""
     q = batch.pick(queries)
     mine = index._replace(queries=batch.pick(index.queries), weights=batch.pick(index.weights))
     keys, values, bias = batch.seen(layer, None, q.dtype)

@@ -2,7 +2,7 @@
 
 A batch holds rows whose private prefixes have similar lengths. Its buffers are `(rows, kv_heads,
 capacity, dim)` for each layer. Padding comes before a shorter prefix, so that all prefixes end in
-the same column and every step fills the next one. A sliding window is then a slice of columns.
+the same column and every step fills the next column. A sliding window is then a slice of columns.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class PrivateBatch:
         members: indices of the rows in this batch.
         starts: for each member, the index of the first prefix key to hold.
         width: number of steps to make room for.
+        windowed: True if the layers have window slots of their own.
     """
 
     def __init__(
@@ -42,7 +43,9 @@ class PrivateBatch:
         members: Sequence[int],
         starts: Sequence[int],
         width: int,
+        windowed: bool = False,
     ) -> None:
+        self._windowed = windowed
         self.members = members
         self._pick = None if len(members) == len(rows) else mx.array(list(members), mx.int32)
         self._rows = [rows[i] for i in members]
@@ -62,7 +65,7 @@ class PrivateBatch:
         self.values = {i: _buffer(pool.values[i], index, len(members), width) for i in beside}
 
     def go_on(self, width: int) -> None:
-        """Begin another epoch with room for `width` steps; a buffer may grow by more columns."""
+        """Begin another epoch with room for `width` steps; buffers that are too small grow."""
         self._first = self.columns
         buffer = next(iter(self.keys.values()))
         if self.columns + width > buffer.shape[2]:
@@ -82,13 +85,19 @@ class PrivateBatch:
         return x if self._pick is None else x[self._pick]
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
-        """Write the members' new tokens to the last column; arrays `(all rows, kv_heads, dim)`."""
+        """Write the members' new keys and values to the last column.
+
+        The arrays are `(all rows, kv_heads, dim)`.
+        """
         self.keys[layer][:, :, self.columns - 1] = self.pick(keys)
         if layer in self.values:
             self.values[layer][:, :, self.columns - 1] = self.pick(values)
 
     def fuses(self, heads: int) -> bool:
-        """True if MLX's fused attention is faster than `attend`: on a GPU, or for little work."""
+        """Return True if MLX's fused attention is faster than `attend`.
+
+        That is so on a GPU, and on a CPU for little work.
+        """
         size = len(self.members) * heads * self.columns
         return not cpu_math.on_cpu() or size < cpu_math.WORTH_A_POLYNOMIAL
 
@@ -115,7 +124,7 @@ class PrivateBatch:
             queries: `(all rows, kv_heads, group, dim)`, already scaled.
 
         Returns:
-            A partial `(kv_heads, members, group, …)`, as in `softmax`.
+            A `softmax.Partial` whose arrays are `(kv_heads, members, group, …)`.
         """
         q = self.pick(queries)
         keys, values, bias = self.seen(layer, options.window, q.dtype)
@@ -137,7 +146,8 @@ class PrivateBatch:
     def _index(self) -> SlotIndex | None:
         if self._prefix == 0:
             return None
-        own = [row.prefix[start:] for row, start in zip(self._rows, self._starts, strict=True)]
+        rows = zip(self._rows, self._starts, strict=True)
+        own = [row.keys(self._windowed)[start:] for row, start in rows]
         if len(own) == 1:
             return SlotIndex(own[0])
         padded = (([0] * n, slots) for n, slots in zip(self.padding, own, strict=True))

@@ -1,11 +1,12 @@
 """Attention of prefill chunks over latents (MLA): absorbed or expanded, whichever computes less.
 
-Absorbed, a query-key pair costs `2 * rank + rope` multiplications per head. Expanded, it costs
-`nope + rope + value_dim`, 3.4 times less in DeepSeek's models. Expanding costs `rank * (nope +
-value_dim)` multiplications per head for every key of the prefix; absorbing costs as much for every
-new token. So prompts without a cached prefix are expanded, and few new tokens over a long prefix
-are absorbed. In DeepSeek's models, expanding a prefix pays from about 170 new tokens that attend to
-it, counted over all sequences that share the prefix.
+Absorbed: queries are multiplied into the space of latents. Expanded: latents become keys and values
+of every head. Absorbed, a query-key pair costs `2 * rank + rope` multiplications per head.
+Expanded, it costs `nope + rope + value_dim`, 3.4 times less in DeepSeek's models. Expanding costs
+`rank * (nope + value_dim)` multiplications per head for every key of the prefix; absorbing costs as
+much for every new token. So prompts without a cached prefix are expanded, and few new tokens over a
+long prefix are absorbed. In DeepSeek's models, expanding a prefix pays from about 170 new tokens
+that attend to it, counted over all sequences that share the prefix.
 """
 
 from __future__ import annotations
@@ -162,7 +163,7 @@ class _ExpandedPool:
     """Pool of entries that gathers keys and values of every head, computed by `expansion`."""
 
     def __init__(self, pool: KVPool) -> None:
-        self.layers = pool.layers
+        self.layers, self.windowed = pool.layers, pool.windowed
         self.expansion: Expansion | None = None
         self._pool = pool
 
@@ -191,7 +192,7 @@ class _Group:
         return "expanded" if self.expands(expansion) else "absorbed"
 
     def expands(self, expansion: Expansion) -> bool:
-        """True if expanding the prefix computes less than absorbing the queries."""
+        """Return True if expanding the prefix computes less than absorbing the queries."""
         return expansion.saved_by_pair * self.pairs > expansion.cost_of_key * self.keys
 
 

@@ -41,7 +41,7 @@ class AttentionPaths:
         kernels: our kernels; None if this machine has none. Ignored if they cannot read the pool.
         cut_overs: sizes at which Metal's kernels and MLX's fused attention take over from each
             other. The CPU's kernels are used whenever they fit.
-        share: whether to attend a prefix that several rows share once for all of them.
+        share: True attends a prefix that several rows share only once for all these rows.
         cases: for each layer, the kernel specialisations that the model needs (`layer_cases`).
     """
 
@@ -67,7 +67,8 @@ class AttentionPaths:
         if self._top_keys is not None:
             return True
         if isinstance(self.kernels, TestedKernels):
-            return self._cut_overs.decode_from_rows > 1
+            every = range(len(self.pool.layers))
+            return self._cut_overs.decode_from_rows > 1 or not all(map(self._has_kernel, every))
         return self.kernels is None
 
     def epoch(
@@ -132,6 +133,13 @@ class AttentionPaths:
         path = {shape: self._path(step, shape) for shape in set(self.pool.layers)}
         failed = {i for i in every if self.kernels.failed(self._layer_cases(i, work))}
         return {i for i in every if path[self.pool.layers[i]] in OURS} - failed
+
+    def _has_kernel(self, layer: int) -> bool:
+        """True if Metal's decode kernel takes the layer's widths and has not failed its test."""
+        assert isinstance(self.kernels, TestedKernels)
+        shape = self.pool.layers[layer]
+        fits = (shape.key_dim, shape.value_dim) in WIDTHS
+        return fits and not self.kernels.failed(self._layer_cases(layer, "decode"))
 
     def _layer_cases(self, layer: int, work: Literal["extend", "decode"]) -> list[Case]:
         return [case for case in self._cases.get(layer, ()) if case.work == work]

@@ -182,7 +182,7 @@ def causal_bias(tokens: int, offset: int, length: int, window: int | None = None
 def position_bias(queries: mx.array, keys: mx.array, window: int | None) -> mx.array:
     """Compute a mask from positions: 0 where query i sees key j, else `MASKED`.
 
-    A query sees its own position and those before it, with a window the last `window` of them.
+    A query sees its own and all earlier positions; with a window, only the last `window` of these.
     """
     distance = queries[..., :, None] - keys[..., None, :]
     seen = distance >= 0

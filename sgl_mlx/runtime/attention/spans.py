@@ -46,7 +46,7 @@ class Span:
         return self.last - self.first
 
     def touches(self, other: Span) -> bool:
-        """True if a row belongs to both spans."""
+        """Return True if a row belongs to both spans."""
         return self.first < other.last and other.first < self.last
 
 
@@ -106,10 +106,10 @@ def _pads_little(batch: Sequence[Span]) -> bool:
 
 
 def by_length(lengths: Sequence[int]) -> list[list[int]]:
-    """Group stretches of keys to be padded to one length per group, at most by `MOST_HELD`.
+    """Group stretches of keys of similar lengths, to be padded to one length per group.
 
     Args:
-        lengths: number of keys of each stretch.
+        lengths: number of keys of each stretch; padding stays within `MOST_HELD`.
 
     Returns:
         Groups of indices into `lengths`, the group of the longest stretches first. Indices ascend
@@ -126,6 +126,16 @@ def by_length(lengths: Sequence[int]) -> list[list[int]]:
 
 def _holds_little(lengths: Sequence[int]) -> bool:
     return len(lengths) * max(lengths) <= MOST_HELD * sum(lengths) + FREE_KEYS * len(lengths)
+
+
+def windowed(span: Span, rows: Sequence[Row]) -> Span:
+    """Return the span with its slots in layers that have window slots of their own.
+
+    Keys outside the window of all its rows have slot 0.
+    """
+    oldest = min(rows[span.first : span.last], key=lambda row: row.position)
+    end = span.start + len(span.slots)
+    return replace(span, slots=oldest.keys(True)[span.start : end])
 
 
 def seen_from(row: Row, start: int, end: int, position: int, window: int | None) -> int:

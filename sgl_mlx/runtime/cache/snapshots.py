@@ -9,6 +9,10 @@ the state without a copy.
 
 To keep a snapshot, a sequence gives its own slot to the tree, takes a fresh one, and reads from the
 snapshot in its next step.
+
+A step that verifies a draft writes the state after all drafted tokens, which is right only if all
+are accepted. It writes to a slot beside the sequence's own, which takes its place then. Otherwise
+the sequence computes its accepted tokens again, from the state before the step.
 """
 
 from __future__ import annotations
@@ -123,11 +127,40 @@ class Snapshots:
             final: False if the step may still be undone, with its whole decode epoch.
             cut: True to snapshot the state, which is that after the shared tokens.
         """
+        if holding.beside is not None:
+            return  # whether the state is right is known in `verified`
         holding.ready = True
         if final:
             self.settle(holding)
         if cut:
             self.keep(holding)
+
+    def draft(self, holding: Holding) -> bool:
+        """Let the next step verify a draft; return False, with no change, if no slot is free.
+
+        No snapshot is evicted for a draft.
+        """
+        if holding.ready:
+            if not self._states.slots.free_count and self.capacity >= self._most:
+                return False
+            holding.beside = self._take()
+        else:
+            holding.beside = 0
+        return True
+
+    def verified(self, holding: Holding, whole: bool) -> None:
+        """Keep the state that a step wrote after a draft if the `whole` draft was accepted.
+
+        Otherwise the state is that before the step. Does nothing if no draft was verified.
+        """
+        beside, holding.beside = holding.beside, None
+        if beside:
+            unused = holding.state if whole else beside
+            holding.state = beside if whole else holding.state
+            self._states.slots.free([unused])
+            self.held -= 1
+        if whole and beside is not None:
+            self.advanced(holding, final=True, cut=False)
 
     def settle(self, holding: Holding) -> None:
         """Let go of the snapshot that a step read, now that the step cannot be undone."""
@@ -160,6 +193,7 @@ class Snapshots:
         With `keep`, a `ready` state becomes a snapshot at the end of the shared tokens instead, if
         the tree has none there.
         """
+        self.verified(holding, whole=False)
         self._unpin(holding)
         node = holding.node
         if keep and holding.ready and node is not None and holding.shared and not node.state:
@@ -181,9 +215,10 @@ class Snapshots:
         """
         owners = [h for h in holdings if h.state]
         cached = [node.state for node in self._tree.nodes() if node.state]
-        everything = [*self._states.slots.free_slots(), *cached, *(h.state for h in owners)]
+        held = [slot for h in owners for slot in (h.state, h.beside) if slot]
+        everything = [*self._states.slots.free_slots(), *cached, *held]
         assert sorted(everything) == list(range(1, self.capacity + 1))
-        assert self.held == len(owners)
+        assert self.held == len(held)
         readers = Counter(id(h.source) for h in owners if h.source is not None)
         for node in self._tree.nodes():
             assert node.readers == readers.get(id(node), 0)

@@ -85,9 +85,9 @@ class Spellings:
     def starting(self, prefix: bytes) -> list[int]:
         """List the tokens whose bytes begin with `prefix`.
 
-        If there are none, list the tokens that spell a beginning of `prefix`. Beside longer tokens,
-        such short tokens are left out, because they lead the model astray: after the token " " it
-        seldom writes what it would write after " the".
+        If there are none, list the tokens that spell a beginning of `prefix`. Such short tokens are
+        left out if there are longer ones, because they lead the model astray: after the token " "
+        the model seldom writes what it would write after " the".
         """
         first = bisect_left(self._words, prefix)
         last = bisect_left(self._words, prefix + b"\xff" * 64)
@@ -100,9 +100,9 @@ class Spellings:
         """Choose the end of a prompt to remove: its last token, or several that share a character.
 
         Returns:
-            The end to remove. None if fewer than two tokens could begin the output after it is
-            removed, if the prompt is empty or ends with a special token, or if its last four tokens
-            do not spell whole characters.
+            The end to remove. None if fewer than two tokens could begin the output after the
+            removal, if the prompt is empty or ends with a special token, or if the prompt's last
+            four tokens do not spell whole characters.
         """
         spelled = b""
         for count, token in enumerate(reversed(tokens), start=1):

@@ -25,10 +25,11 @@ Bits = NDArray[np.uint8]
 
 
 class JsonText(Constraint):
-    """Constraint to a JSON schema that also rules out duplicate keys and endless numbers.
+    """Constraint that keeps text to a JSON schema, without duplicate keys or endless numbers.
 
-    A comma is not allowed if every key that may follow is in the object already. Numbers end after
-    `MOST_DIGITS` consecutive digits, unless the schema allows nothing but more digits.
+    A comma is not allowed if the object already has every key that may follow. A run of digits in
+    a number has at most `MOST_DIGITS` digits, and in an exponent `MOST_EXPONENT_DIGITS`; a longer
+    run is allowed only where the schema leaves no other way to go on.
     """
 
     def __init__(self, matcher: LLMatcher, vocabulary: GrammarVocabulary) -> None:
@@ -95,7 +96,7 @@ class JsonText(Constraint):
     # -- keys ---------------------------------------------------------------------------------
 
     def _doubtful(self, place: Place, bits: Bits) -> Iterator[int]:
-        """Find the allowed tokens that may lead to a duplicate key, so must be checked."""
+        """Find the allowed tokens that may lead to a duplicate key and so must be checked."""
         if not place.has_keys:
             return
         table = self._vocabulary

@@ -74,7 +74,7 @@ class Vocabulary:
         """Check that the text of each token is tokenized into tokens that spell the same text.
 
         Raises:
-            TokenizerError: this fails for more than half of the tokens.
+            TokenizerError: more than half of the tokens give another text.
         """
         texts = [s.decode() for s in self._text.values() if s and _is_text(s)]
         chunks = [texts[i : i + _CHUNK] for i in range(0, len(texts), _CHUNK)]

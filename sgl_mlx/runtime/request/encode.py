@@ -75,7 +75,7 @@ class Encoded:
 
     @property
     def namespace(self) -> Hashable:
-        """Radix namespace: in the same namespace, equal own tokens have equal KV."""
+        """The radix namespace of the own tokens; within it, equal own tokens have equal KV."""
         if not self.after and not self.gap:
             return PLAIN
         parts = [(e.namespace, radix_key(e.tokens, e.pictures)) for e in self.after]
@@ -223,7 +223,7 @@ class _Encoder:
 def extend(encoded: Encoded, text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
     """Return the prompt's own tokens with a text appended.
 
-    The text may merge with own tokens behind the sealed ones (`Encoded.sealed`).
+    The text may merge with own tokens after the sealed ones (`Encoded.sealed`).
     """
     if not text:
         return encoded.tokens
@@ -272,9 +272,9 @@ def _at_boundary(text: bytes, at: int) -> bool:
 
 
 def _move_last_token(encoded: Encoded) -> Encoded:
-    """Make the last token before the cut an own token of a prompt that has none behind the cut.
+    """Move the last token before the cut to the prompt's own tokens, which are empty.
 
-    The token is taken from the last prompt in `after`. A prompt needs an own token because the
+    The token is taken from the last prompt in `after`. A prompt needs an own token, because the
     model predicts the first output token from the last own token.
 
     Raises:

@@ -27,7 +27,7 @@ The function's argument is a callback, which the request calls with each of its 
 def then(
     source: Future[S], function: Callable[[S], T], target: Future[T] | None = None
 ) -> Future[T]:
-    """Return a future of `function(result of source)`; cancelling that future cancels `source`.
+    """Return a future of `function(result of source)`; cancelling the new one cancels `source`.
 
     If `source` or `function` fails, the future fails with the same error.
 
@@ -44,8 +44,8 @@ def gather(
 ) -> Future[T]:
     """Return a future of `function(list of all results)`.
 
-    Cancelling that future cancels all sources. When a source or `function` fails, the future fails
-    with the same error, and the sources that still run are cancelled.
+    Cancelling the returned future cancels all sources. When a source or `function` fails, the
+    future fails with the same error, and the sources that still run are cancelled.
 
     Args:
         sources: the futures to wait for, at least one.

@@ -119,7 +119,7 @@ class Inputs:
         return cls(sources, params, RequestOptions.each(keywords, len(sources), single), single)
 
     def only(self) -> Inputs:
-        """Return these inputs, for a streamed call, which takes one prompt.
+        """Return these inputs if they hold exactly one prompt, as a streamed call needs.
 
         Raises:
             InvalidParamsError: there are no prompts, or more than one.

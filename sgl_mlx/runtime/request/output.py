@@ -27,9 +27,9 @@ class TextOutput:
         tokenizer: the model's tokenizer.
         end_tokens: the model's end-of-sequence ids.
         on_finish: called once with this output, when the sample has ended.
-        on_event: called with an event when there is text that no stop can include any more, and at
-            the end unless the sample was aborted. The events lack the request's id and the
-            prompt's counts, which `Request` adds.
+        on_event: called with a `StreamEvent` when there is new text that no stop string or pattern
+            can still include; also at the end, unless the sample was aborted. The events lack the
+            request's id and the prompt's counts, which `Request` adds.
         taken_back: end of the prompt that the model generates again (token healing). The output's
             text, tokens, counts and logprobs leave this end out; `prompt_part` has its logprobs.
         sample: number of this sample in its request, copied into the events.
@@ -212,7 +212,7 @@ class TextOutput:
     # -- text ---------------------------------------------------------------------------------
 
     def _is_prompt(self, token: int) -> bool:
-        """Count a token's bytes as taken-back text; return False if the token exceeds that text."""
+        """Count a token's bytes as taken-back text; return False if it goes beyond that text."""
         missing, spelled = self._missing, len(self._tokenizer.token_bytes(token))
         self._missing = max(missing - spelled, 0)
         if spelled > missing:

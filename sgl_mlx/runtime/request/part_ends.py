@@ -1,7 +1,7 @@
 """Where the parts of a prompt end, in tokens.
 
-A model with recurrent layers may keep a snapshot of its state at such an end, from which later
-prompts that begin with the same parts continue.
+A model with recurrent layers may keep a snapshot of its state at such an end. Later prompts that
+begin with the same parts continue from the snapshot.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def nothing() -> Future[int]:
 
 
 class _Prefetch(Silent):
-    """The prefetch of one prompt whose `after` is empty; also the output of its sequence."""
+    """The prefetch of a prompt with an empty `after`, and also its sequence's output."""
 
     def __init__(self, prompt: Encoded, loop: EngineLoop) -> None:
         self.future: Future[int] = Future()

@@ -71,8 +71,8 @@ class Preparer:
         """Return the source of a prompt given as parts or as token ids.
 
         Raises:
-            PromptError: the prompt is neither, or one of its parts is wrong. Token ids are checked
-                later, by `Source.encode`.
+            PromptError: the prompt is neither parts nor token ids, or one of its parts is wrong.
+                Token ids are checked later, by `Source.encode`.
         """
         if is_ids(prompt):
             return self.of_ids(prompt)
@@ -166,7 +166,7 @@ class Preparer:
         )
 
     def _taken_back(self, prompt: Encoded, params: SamplingParams) -> TakenBack:
-        """Return the end of the prompt that the model generates again; `NOTHING_TAKEN` if none."""
+        """Return the end of the prompt that the model generates again, or `NOTHING_TAKEN`."""
         if not params.token_healing or params.constrained or params.max_new_tokens == 0:
             return NOTHING_TAKEN
         found = self._model.spellings.heals(prompt.tokens[prompt.sealed :])

@@ -100,9 +100,10 @@ class Request:
         """Give the samples to the scheduler, unless the request has ended already.
 
         Raises:
-            EngineStoppedError: the engine was shut down.
+            EngineStoppedError: the engine was shut down, hangs or has died.
         """
         if not self.future.done():
+            self._loop.check()
             self._loop.post(partial(self._loop.add, self._sequences))
             self.future.add_done_callback(self._abort_if_unfinished)
 
@@ -140,7 +141,7 @@ class Request:
     def _named(self, event: StreamEvent) -> StreamEvent:
         """Return the event with the sample's id and token counts.
 
-        The first event of a sample also gets the prompt's logprobs, the last the draft counts.
+        A sample's first event also gets the prompt's logprobs, its last event the draft counts.
         """
         assert self._prepared is not None
         prompt, sequence = self._prepared.prompt, self._sequences[event.sample]
@@ -192,7 +193,7 @@ def _with_one_more(params: SamplingParams) -> SamplingParams:
 
 
 def _cached(s: Seq) -> int:
-    """Return how many prompt tokens of a sequence, and of those in `after`, were cached."""
+    """Return how many prompt tokens were cached, in a sequence and all sequences in its `after`."""
     return (s.cached_tokens or 0) + sum(_cached(needed) for needed in s.after)
 
 
@@ -204,12 +205,12 @@ def _drafts(s: Seq) -> dict[str, int]:
 
 
 class InFlight:
-    """The unfinished requests of an engine by id: prepares, starts and aborts them.
+    """The unfinished requests of an engine, by id; prepares, starts and aborts requests.
 
     Usable from any thread.
 
-    Preparation that may take long runs on two worker threads, so that it blocks neither a
-    caller's event loop nor the engine thread.
+    Preparation that may take long runs on two worker threads, so that it blocks neither a caller's
+    event loop nor the engine thread.
     """
 
     def __init__(self, loop: EngineLoop) -> None:
@@ -217,6 +218,7 @@ class InFlight:
         self._workers = ThreadPoolExecutor(_THREADS, thread_name_prefix="sgl-mlx prepare")
         self._requests: dict[str, Request] = {}
         self._lock = Lock()
+        loop.on_failure = self.fail_all
 
     def launch(
         self, requests: Sequence[Request], prepare: Callable[[], Sequence[Prepared]], quick: bool
@@ -232,7 +234,8 @@ class InFlight:
 
         Raises:
             InvalidParamsError: an id is in flight already, or given twice.
-            EngineStoppedError: after `stop`, unless `quick`; if `quick`, the futures fail with it.
+            EngineStoppedError: after `stop`, unless `quick`; if `quick`, the futures fail with this
+                error.
         """
         self._register(requests)
         deliver = _call if quick else self._deliver
@@ -280,10 +283,14 @@ class InFlight:
     def stop(self) -> None:
         """End the worker threads and fail unfinished requests; call it after `EngineLoop.stop`."""
         self._workers.shutdown(wait=True, cancel_futures=True)
+        self.fail_all(EngineStoppedError("the engine was shut down"))
+
+    def fail_all(self, error: Exception) -> None:
+        """Fail all unfinished requests with an error."""
         with self._lock:
             left = list(self._requests.values())
         for request in left:
-            request.fail(EngineStoppedError("the engine was shut down"))
+            request.fail(error)
 
     def _register(self, requests: Sequence[Request]) -> None:
         with self._lock:

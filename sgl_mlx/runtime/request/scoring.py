@@ -61,11 +61,11 @@ class Scoring:
 
 
 def continue_with(prompt: Encoded, choice: str, tokenizer: Tokenizer) -> tuple[Encoded, int]:
-    """Return the prompt with a choice appended, and the index of its first token that changed.
+    """Return the prompt with a choice appended, and the index of the first new token.
 
     The index counts the prompt's own tokens (`Encoded.tokens`). If the prompt's last token merges
-    with the choice, the merged token counts as changed: the choice is scored with the tokens that
-    the whole text has, prompt and choice together.
+    with the choice, the merged token counts as new: the choice is scored with the tokens that
+    prompt and choice have as one text.
     """
     tokens = extend(prompt, choice, tokenizer)
     pairs = zip(tokens, prompt.tokens, strict=False)

@@ -51,7 +51,7 @@ class Stops:
             tokens: number of tokens that the sample has so far.
 
         Returns:
-            The stop; None if there is none; an abort if the patterns take too long.
+            The stop; None if there is none; a `FinishReason` "abort" if the patterns take too long.
         """
         self._tokens = tokens
         found = []

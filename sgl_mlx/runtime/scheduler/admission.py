@@ -1,6 +1,7 @@
 """Admission: Algorithm 1 of the SGLang paper, with three additions.
 
-- *Priority*: sequences of a higher priority that can start do so before any of a lower one.
+- *Priority*: sequences of a higher priority that can start do so before any sequence of a lower
+  priority.
 - *In-flight sharing*: a sequence that shares an uncached prefix with a running prefill waits until
   that prefix is in the tree, so that many requests with one prefix compute it once. A sequence
   whose prefix is being read from the disk cache waits too.
@@ -30,7 +31,8 @@ class SchedulerLimits:
         score_tokens: most prompt tokens scored in one step; bounds the logits in memory.
         epoch_steps: most decode steps over fixed rows before their KV is written to the pool.
         policy: name of the order of admission; see `policy.POLICIES`.
-        max_passes: most later arrivals of the same priority that start before a waiting sequence.
+        max_passes: most later arrivals of the same priority that may start before a sequence that
+            waits.
         share_threshold: fewest shared uncached tokens for which a sequence waits for a running
             prefill. A sequence whose whole prompt is shared always waits.
         decode_margin: slots kept free for each running sequence when one more is admitted.
@@ -69,8 +71,8 @@ class Counters:
         peak_slots: most pool slots that running requests and cached prefixes ever held together.
         drafted_tokens: drafted tokens that were verified.
         accepted_tokens: drafted tokens that were accepted.
-        preemptions: how often a running sequence lost its slots to others and had to wait again,
-            without prefetches.
+        preemptions: how often a running sequence lost its slots to others and had to wait again;
+            preempted prefetches are not counted.
     """
 
     prompt_tokens: int = 0
@@ -126,10 +128,10 @@ class Admission:
     def _admit_from(
         self, candidates: list[Sequence], waiting: list[Sequence], running: list[Sequence]
     ) -> bool:
-        """Admit candidates in order; return True if a new list of candidates could admit more.
+        """Admit candidates in order; return True if candidates should be listed and tried again.
 
-        Admission stops at the first sequence that does not fit. If smaller ones went before it,
-        it might never start.
+        Admission stops at the first sequence that does not fit. If smaller sequences went before
+        that sequence, it might never start.
         """
         admitted = False
         for s in candidates:
@@ -158,7 +160,7 @@ class Admission:
         return [*self._ranked(higher, running), aged]
 
     def _aged(self, waiting: list[Sequence]) -> Sequence | None:
-        """Return the most urgent ready sequence passed over `max_passes` times; None if none."""
+        """Return the most urgent ready sequence that `max_passes` others passed over, or None."""
         aged = [s for s in waiting if s.passed_over >= self._limits.max_passes and s.ready]
         return min(aged, key=lambda s: s.urgency, default=None)
 
@@ -199,13 +201,13 @@ class Admission:
                 if self._cuts is not None:
                     shared = self._cuts.join(leader, s, cached, common)
                 enough = 1 if common == len(s.key) else self._limits.share_threshold
-                if shared - cached >= enough:
+                if shared - cached >= enough and leader.computed < shared:
                     s.waits_for = (leader, shared)
                     return True
         return False
 
     def _restoring(self, s: Sequence) -> bool:
-        """Begin to read the prompt from the disk cache; return True until that is done."""
+        """Begin to read the prompt from the disk cache; return True until the read is done."""
         if self._restores is None:
             return False
         if s.restore is None:
@@ -219,7 +221,7 @@ class Admission:
         return cached
 
     def _open(self, s: Sequence, waiting: list[Sequence], running: list[Sequence]) -> bool:
-        """Lock the cached prefix and take slots for the other tokens; return False if too few."""
+        """Lock the cached prefix and take slots for the other tokens; False if too few are free."""
         if s.after:
             s.join()
         if self._restores is not None and s.restore is not None:
@@ -231,6 +233,9 @@ class Admission:
         if running and self._limits.most_held is not None:
             room = min(room, self._limits.most_held - self._cache.in_use)
         fits = need + margin <= room and self._cache.begin(holding)
+        if self._cache.windows is not None:
+            soon = min(need, self._limits.step_tokens) if running else min(need, 1)
+            fits = fits and soon + margin <= self._cache.windows.available
         if not fits or not self._cache.extend(holding, need):
             self._cache.close(holding)
             return False
@@ -248,8 +253,11 @@ class Admission:
         """Return how many leading tokens may come from the cache, never a part of a picture."""
         if not s.pictures:
             return s.match_limit
-        cached, _ = self._cache.reusable(s.key, s.namespace, s.match_limit)
-        return s.whole_pictures(min(cached, s.match_limit))
+        whole, limit = -1, s.match_limit
+        while whole != limit:  # layers with a window may allow less at a picture's start
+            cached, _ = self._cache.reusable(s.key, s.namespace, limit)
+            whole, limit = limit, s.whole_pictures(min(cached, limit))
+        return limit
 
     @staticmethod
     def _move(s: Sequence, waiting: list[Sequence], running: list[Sequence]) -> None:

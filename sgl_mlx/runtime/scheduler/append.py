@@ -8,10 +8,10 @@ from sgl_mlx.runtime.scheduler.sequence import Constraint, Sequence
 
 
 def append(s: Sequence, tokens: tuple[int, ...], scores: Scores | None) -> FinishReason | None:
-    """Append sampled tokens to a sequence, and the tokens its constraint forces after each.
+    """Append sampled tokens to a sequence, and after each the tokens that its constraint forces.
 
-    Once tokens were forced or the sequence has ended, the sampled tokens left are dropped. None is
-    appended if the constraint allows no token at all.
+    Once tokens were forced or the sequence has ended, the remaining sampled tokens are dropped. No
+    token is appended if the constraint allows none.
 
     Args:
         scores: logprobs of `tokens`; None if the sequence wants none.

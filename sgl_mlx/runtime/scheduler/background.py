@@ -24,9 +24,9 @@ class Background:
         self._admission = admission
 
     def advance(self) -> None:
-        """Preempt running prefetches if requests wait, and go on with those that wait.
+        """Preempt running prefetches if requests wait, and go on with the waiting prefetches.
 
-        Restores from disk are begun or finished, and prefetches whose prompt is cached end.
+        Restores from disk are begun or finished. Prefetches whose prompt is cached end.
         """
         if self._queues.waiting:
             for s in [s for s in self._queues.running if s.background]:
@@ -36,12 +36,14 @@ class Background:
                 self._queues.end(s, FinishReason("length", length=0))
 
     def start(self) -> bool:
-        """Admit one prefetch, or abort it if it does not fit into the pool.
+        """Admit the first prefetch that has no blocks left to read from disk.
 
-        Call it when nothing else can run.
+        A prefetch that is too large for the pool is aborted instead. Call this method only when no
+        request and no other prefetch can run.
 
         Returns:
-            False, with nothing started, if all prefetches wait for blocks from disk.
+            True if a prefetch was admitted or aborted; False if all still wait for blocks from
+            disk.
         """
         ready = [s for s in self._queues.background if self._restored(s)]
         if not ready:
@@ -51,7 +53,7 @@ class Background:
         return True
 
     def _restored(self, s: Sequence) -> bool:
-        """Go on with reading a prompt's blocks from disk; return True when none is left to read."""
+        """Go on with reading a prompt's blocks from disk; return True if no block is left."""
         if self._restores is None:
             return True
         if s.restore is None:

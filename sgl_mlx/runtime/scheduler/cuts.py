@@ -115,7 +115,7 @@ class Cuts:
 
 
 def _spaced(ends: Iterable[int], start: int) -> Iterable[int]:
-    """Yield ends in order; skip each less than `_PART` tokens after `start` or the last yielded."""
+    """Yield the ends in order, but none less than `_PART` after `start` or the previous end."""
     for end in sorted(ends):
         if end >= start + _PART:
             start = end

@@ -10,8 +10,8 @@ class Epoch:
     """An open epoch: up to `width` decode steps over the same rows (see `plan.Decode`).
 
     Attributes:
-        starts: by sequence id, how many tokens were computed when the epoch opened, and
-            `Holding.ready` at that time; the sequence goes back to both if a step fails.
+        starts: by sequence id, `Sequence.computed` and `Holding.ready` when the epoch opened; a
+            failed step resets the sequence to these values.
         width: most steps of the epoch.
         steps: number of steps whose results are committed.
         in_flight: True if the runner may have submitted the next step already.

@@ -23,7 +23,7 @@ class Named:
         self._speculator = speculator
 
     def masks(self, places: Collection[Place]) -> dict[Place, bytes]:
-        """Return by place which tokens constraints allow there; see `plan.Lookup.masks`."""
+        """Return for each place which tokens its constraint allows; see `plan.Lookup.masks`."""
         running = {s.id: s for s in self._running}
         found: dict[Place, bytes] = {}
         for name, at in places:

@@ -51,7 +51,10 @@ def dfs_weight(waiting: list[Sequence], cached: dict[str, int]) -> list[Sequence
 
 
 def _path(s: Sequence, cached: int) -> list[int]:
-    """List the `id` of each tree node on a prompt's cached path; the last may match in part."""
+    """List the `id` of each tree node on a prompt's cached path.
+
+    The last node may match only in part.
+    """
     node = s.match_node
     if node is None:
         return []

@@ -168,7 +168,7 @@ class Queues:
         """Reserve slots for the next `count` tokens of a running sequence.
 
         If there are too few, reserve one slot at least. To free it, the least urgent running
-        sequences are preempted, which may be `s` itself. If `s` runs alone, branches held for other
+        sequences are preempted, perhaps `s` itself. If `s` runs alone, branches held for other
         requests are given up; if that does not suffice, `s` is aborted.
         """
         assert s.holding is not None
@@ -176,12 +176,34 @@ class Queues:
         if missing <= 0 or self.cache.extend(s.holding, missing):
             return
         while len(s.table) <= s.computed and not self.cache.extend(s.holding, 1):
-            if len(self.running) > 1:
-                self.retract(max(self.running, key=lambda r: r.urgency))
-            elif not self.reclaim(s):
-                self.abort(s, TOO_SMALL)
+            self._make_room(s)
             if s not in self.running:
                 return
+
+    def reserve_window(self, s: Sequence, count: int) -> int:
+        """Reserve window slots for the next tokens of a sequence, if layers have such slots.
+
+        Slots for one token at least are reserved, by the means of `reserve`.
+
+        Returns:
+            For how many of the next `count` tokens there are slots; 0 if `s` does not run.
+        """
+        windows = self.cache.windows
+        while windows is not None and s in self.running:
+            assert s.holding is not None
+            held = s.holding.behind + len(s.holding.window) - s.computed
+            granted = min(count, held + windows.available)
+            if granted > 0 and windows.reserve(s.holding, s.computed + granted):
+                return granted
+            self._make_room(s)
+        return count if s in self.running else 0
+
+    def _make_room(self, s: Sequence) -> None:
+        """Free slots for `s`: preempt the least urgent sequence, or give up branches, or abort."""
+        if len(self.running) > 1:
+            self.retract(max(self.running, key=lambda r: r.urgency))
+        elif not self.reclaim(s):
+            self.abort(s, TOO_SMALL)
 
     def retract(self, s: Sequence) -> None:
         """Preempt a running sequence: it waits again, and the KV it computed goes to the cache."""
@@ -195,14 +217,14 @@ class Queues:
         (self.background if s.background else self.waiting).append(s)
 
     def reclaim(self, s: Sequence) -> bool:
-        """Free slots for `s` by giving up the branches held for another waiting request.
+        """Free slots for `s` by giving up the branches that another waiting request holds.
 
         Branches are the computed sequences in a waiting sequence's `after`. The least urgent
-        request that has some loses them; they are computed again later. Call it when nothing else
-        can run, so that `s` advances before it can lose its own branches.
+        request that has branches loses them; they are computed again later. Call this method only
+        when nothing else can run: then `s` advances before it can lose branches of its own.
 
         Returns:
-            False, with nothing freed, if no branches are held for another waiting request.
+            True; False, with nothing freed, if no other waiting request holds branches.
         """
         others = [w for w in self.waiting if w.purpose is not s.purpose]
         holders = [w for w in others if any(needed.holding for needed in w.after)]

@@ -23,16 +23,13 @@ from sgl_mlx.runtime.scheduler.named import Named
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, Row, StepResult
 from sgl_mlx.runtime.scheduler.queues import TOO_SMALL, Queues
 from sgl_mlx.runtime.scheduler.sequence import Sequence
+from sgl_mlx.runtime.scheduler.shares import divide, epoch_fits
 from sgl_mlx.runtime.scheduler.trials import Trials
 from sgl_mlx.runtime.speculation.speculator import Draft, Speculation, Speculator
 
-_ALTERNATIVES_COST = 4
-"""Cost of scoring a prompt token with its likeliest tokens, relative to scoring it alone (3.4 as
-measured on a CPU with a vocabulary of 49,152)."""
-
 
 class Scheduler:
-    """The scheduler of one engine. `seconds` is the time spent in it, the cache's included.
+    """The scheduler of one engine. `seconds` is the time spent in its methods and the cache.
 
     Args:
         clock: returns the time with which deadlines are compared.
@@ -106,7 +103,10 @@ class Scheduler:
         self._queues.settle()
 
     def flush_cache(self) -> bool:
-        """Forget all cached prefixes; return False and change nothing while there are sequences."""
+        """Forget all cached prefixes and return True.
+
+        While there are sequences, nothing is forgotten, and the result is False.
+        """
         if not self.idle:
             return False
         self._queues.settle()
@@ -176,14 +176,18 @@ class Scheduler:
             self._advance(s, computed[s.id], result)
         if self._speculator is not None and isinstance(plan, Extend):
             self._speculator.verified(plan, result, [*self.running, *self._queues.ended])
+        if self.cache.windows is not None and isinstance(plan, Extend):
+            for s in self.running:
+                if s.holding is not None:
+                    self.cache.windows.advance(s.holding, s.computed)
         self.seconds += time.perf_counter() - started
 
     def retry(self, plan: Plan, message: str) -> None:
         """Handle a failed step: find the sequence that makes it fail and abort only that one.
 
-        The step's sequences are tried again in halves. One that fails alone is aborted with
-        `message`; the others get the same tokens as without the failure. The KV of the failed
-        plan, and of its epoch, is taken as lost.
+        The step's sequences are tried again in halves. A sequence that fails alone is aborted with
+        `message`; the others get the same tokens as without the failure. The KV of the failed plan
+        and of its epoch counts as lost.
         """
         self._planned = None
         ahead = isinstance(plan, Decode) and plan.ahead
@@ -191,6 +195,8 @@ class Scheduler:
         goals = {s: s.computed + computed[s.id] + ahead for s in self.running if s.id in computed}
         if isinstance(plan, Decode):
             self._lose_epoch()
+        elif self._speculator is not None:
+            self._speculator.failed(self.running)
         self._trials = self._trials or Trials()
         culprit = self._trials.split(goals)
         if culprit is not None:
@@ -198,9 +204,10 @@ class Scheduler:
         self._queues.changed = True
 
     def _lose_epoch(self) -> None:
-        """Reset the epoch's sequences to its start, because its KV is lost; flush the cache.
+        """Reset sequences to the epoch's start, because the epoch's KV is lost; flush the cache.
 
-        Sequences admitted since are preempted, and branches held for waiting requests given up.
+        Sequences admitted since then are preempted. Branches held for waiting requests are given
+        up.
         """
         epoch, self._epoch = self._epoch, None
         assert epoch is not None
@@ -263,9 +270,13 @@ class Scheduler:
 
     def _open_epoch(self, rows: list[Sequence]) -> Decode | None:
         width = min(self.limits.epoch_steps, max(s.remaining for s in rows))
-        while width > 1 and _slots_wanted(rows, width) > self.cache.available:
+        while width > 1 and not epoch_fits(self.cache, rows, width):
             width //= 2
         rows = self._reserve(rows, lambda s: min(width, s.remaining))
+        if self.cache.windows is not None:
+            for s in rows:
+                self._queues.reserve_window(s, min(width, s.remaining))
+            rows = [s for s in rows if s in self.running]
         if not rows:
             return None
         starts = {s.id: (s.computed, s.holding is not None and s.holding.ready) for s in rows}
@@ -281,6 +292,8 @@ class Scheduler:
             self.cache.trim(s.holding, min(len(s.tokens), len(s.table)))
             if self.cache.snapshots is not None:
                 self.cache.snapshots.settle(s.holding)
+            if self.cache.windows is not None:
+                self.cache.windows.advance(s.holding, s.computed)
 
     def _drafts(self, rows: list[Sequence]) -> dict[str, Draft]:
         """Choose the next step's drafts by sequence id; {} while a failed step is tried again."""
@@ -290,7 +303,15 @@ class Scheduler:
 
     def _extend(self, sequences: list[Sequence], drafts: dict[str, Draft]) -> Extend | None:
         sequences = self._reserve(sequences, lambda s: s.pending + len(drafts.get(s.id, ())))
-        rows = self._extend_rows(sequences, drafts)
+        shares = divide(sequences, drafts, self.limits)
+        if self.cache.windows is not None:
+            reserve = self._queues.reserve_window
+            granted = {x.sequence.id: reserve(x.sequence, x.tokens) for x in shares}
+            left = [x for x in shares if x.sequence in self.running]
+            shares = [x.cut(granted[x.sequence.id]) for x in left]
+        if self._speculator is not None:
+            shares = [self._speculator.begin(x) for x in shares]
+        rows = tuple(share.row() for share in shares)
         return Extend(rows, self.cache.take_transfers()) if rows else None
 
     def _reserve(
@@ -301,27 +322,6 @@ class Scheduler:
             if s in self.running:
                 self._queues.reserve(s, count(s))
         return [s for s in sequences if s in self.running]
-
-    def _extend_rows(self, sequences: list[Sequence], drafts: dict[str, Draft]) -> tuple[Row, ...]:
-        """Make the rows of an `Extend`: decoding sequences with their drafts, then prompt chunks.
-
-        All rows together keep to `step_tokens` and `score_tokens`. A scored token with likeliest
-        alternatives counts as `_ALTERNATIVES_COST`, because finding them sorts the vocabulary.
-        """
-        room, score_room = self.limits.step_tokens, self.limits.score_tokens
-        rows: list[Row] = []
-        for s in sorted(sequences, key=lambda s: s.prefilling):
-            count = min(s.until_cut, len(s.table) - s.computed, room)
-            if s.logprob_start is not None:
-                cost = _ALTERNATIVES_COST if s.params.top_logprobs_num else 1
-                unscored = max(s.logprob_start - 1 - s.computed, 0)
-                count = min(count, unscored + max(score_room // cost, min(score_room, 1)))
-                score_room = max(score_room - cost * max(count - unscored, 0), 0)
-            if count > 0:
-                drafted = drafts.get(s.id, ())[: len(s.table) - s.computed - count]
-                rows.append(s.row(count, s.computed + count + len(drafted), drafted))
-                room -= count + len(drafted)
-        return tuple(rows)
 
     # -- outcome ------------------------------------------------------------------------------
 
@@ -359,16 +359,17 @@ class Scheduler:
             self._queues.end(s, reason)
 
     def _start_something(self) -> bool:
-        """Start a waiting sequence, else a prefetch, when nothing runs; False if none can start."""
+        """Start a waiting sequence, or else a prefetch, when nothing runs; False if none can."""
         if self.waiting:
             return self._unblock()
         return bool(self._queues.background) and self._background.start()
 
     def _unblock(self) -> bool:
-        """Start the most urgent waiting sequence when nothing runs; abort it if it can never fit.
+        """Start the most urgent waiting sequence when nothing runs; abort it if it never fits.
 
-        Return False, and do nothing, while a sequence waits for blocks from disk. Otherwise the
-        most urgent sequence is ready: those in its `after` arrived earlier at the same priority.
+        Does nothing and returns False while a sequence waits for blocks from disk. Otherwise the
+        most urgent sequence is ready, because the sequences in its `after` have the same priority
+        and arrived earlier.
         """
         if any(s.restore is not None and not s.restore.done for s in self.waiting):
             return False
@@ -381,11 +382,7 @@ class Scheduler:
 
 
 def _computed(plan: Plan) -> dict[str, int]:
-    """Return by sequence id how many tokens a plan computes, without drafted ones."""
+    """Return by sequence id how many tokens a plan computes, without drafted tokens."""
     if isinstance(plan, Extend):
         return {row.id: len(row.tokens) - row.drafted for row in plan.rows}
     return dict.fromkeys(plan.ids, 1)
-
-
-def _slots_wanted(sequences: list[Sequence], width: int) -> int:
-    return sum(max(s.computed + min(width, s.remaining) - len(s.table), 0) for s in sequences)

@@ -15,7 +15,7 @@ from sgl_mlx.core import FinishReason, SamplingParams
 from sgl_mlx.runtime.cache.holding import Holding
 from sgl_mlx.runtime.cache.radix import PLAIN, Node
 from sgl_mlx.runtime.cache.restores import Restore
-from sgl_mlx.runtime.scheduler.plan import PicturePart, Row, Scores, Shown
+from sgl_mlx.runtime.scheduler.plan import PicturePart, Row, RowWindow, Scores, Shown
 
 
 class Output(Protocol):
@@ -78,12 +78,14 @@ class Base(NamedTuple):
 
     This KV comes from parallel branches (`core.Parallel`) or from the text before a position gap
     (`core.Shift`). The key in `slots[i]` has the position `positions[i]`. The sequence's own
-    tokens start at position `origin`.
+    tokens start at position `origin`. `window` has the slots of these keys in layers with a sliding
+    window, 0 behind the window; it means nothing if these layers have no slots of their own.
     """
 
     slots: tuple[int, ...] = ()
     positions: tuple[int, ...] = ()
     origin: int = 0
+    window: tuple[int, ...] = ()
 
 
 class Picture(NamedTuple):
@@ -257,7 +259,7 @@ class Sequence:
         return limit
 
     def whole_pictures(self, length: int) -> int:
-        """Return `length`; if a prefix that long ends inside a picture, the picture's start."""
+        """Return `length`, or the start of the picture in which a prefix of that length ends."""
         cut = (p.start for p in self.pictures if p.start < length < p.end)
         return next(cut, length)
 
@@ -276,6 +278,13 @@ class Sequence:
         """Return the slots of the base and of all computed tokens."""
         return (*self.base.slots, *self.table[: self.computed])
 
+    def prefix_window(self) -> tuple[int, ...]:
+        """Return the window slot of each key in `prefix_slots`, 0 behind the window."""
+        held = self.holding
+        assert held is not None, f"sequence {self.id} holds no slots"
+        own = held.window[: max(self.computed - held.behind, 0)]
+        return (*self.base.window, *(0,) * (self.computed - len(own)), *own)
+
     def prefix_positions(self) -> tuple[int, ...]:
         """Return the position of each key in `prefix_slots`."""
         origin = self.base.origin
@@ -284,16 +293,19 @@ class Sequence:
     def join(self) -> None:
         """Set the base to the KV of the sequences in `after`, which must be computed and held.
 
-        Their common first `trunk_length` keys are taken once, then the rest of each in turn.
+        The first `trunk_length` keys, which these sequences share, are taken once; then the other
+        keys of each sequence in turn.
         """
         slots: list[int] = []
         positions: list[int] = []
+        window: list[int] = []
         for i, branch in enumerate(self.after):
             start = self.trunk_length if i else 0
             slots += branch.prefix_slots()[start:]
             positions += branch.prefix_positions()[start:]
+            window += branch.prefix_window()[start:]
         origin = max((s.base.origin + s.computed for s in self.after), default=0) + self.gap
-        self.base = Base(tuple(slots), tuple(positions), origin)
+        self.base = Base(tuple(slots), tuple(positions), origin, tuple(window))
 
     def row(self, count: int, table_end: int, drafted: tuple[int, ...] = ()) -> Row:
         """Make the batch row for the next `count` tokens.
@@ -320,15 +332,29 @@ class Sequence:
             pictures=tuple(self._parts(start, end)),
             drafted=len(drafted),
             state=self._state_slots(),
+            window=self._window_slots(table_end),
         )
 
+    def _window_slots(self, table_end: int) -> RowWindow | None:
+        """Return `Row.window`: without a base, only the keys that still have window slots."""
+        held = self.holding
+        if held is None or not held.window:
+            return None
+        new = self.computed - held.behind
+        prefix = self.prefix_window() if self.base.slots else tuple(held.window[:new])
+        return RowWindow(prefix, tuple(held.window[new : table_end - held.behind]))
+
     def _state_slots(self) -> tuple[int, int] | None:
-        """Return `Row.state`: the step reads the own state, that of the source node, or slot 0."""
+        """Return `Row.state`.
+
+        The step reads the sequence's own state if it is ready, else the state of the tree node that
+        its prefix comes from, else slot 0 (no tokens yet).
+        """
         held = self.holding
         if held is None or not held.state:
             return None
         read = held.state if held.ready else held.source.state if held.source else 0
-        return read, held.state
+        return read, held.beside or held.state
 
     def _parts(self, start: int, end: int) -> Iterator[PicturePart]:
         """Yield the parts of pictures that the tokens `start … end - 1` stand for."""

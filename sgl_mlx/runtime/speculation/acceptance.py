@@ -52,7 +52,7 @@ class Acceptance:
         return of_source if mine is None else mine.likelihood(of_source, _WEIGHT_OF_SOURCE)
 
     def learn(self, sequence: str, source: str, drafted: int, accepted: int) -> None:
-        """Count a verified draft; its tokens after the first rejected one do not count as tried."""
+        """Count a verified draft; tokens after the first rejected token do not count as tried."""
         tried = min(accepted + 1, drafted)
         of_source = self._by_source.setdefault(source, _Trials())
         mine = self._by_sequence.setdefault(sequence, {}).setdefault(source, _Trials())

@@ -38,9 +38,10 @@ class ContextDrafter:
 
 
 def repeated(drafter: str, tokens: tuple[int, ...], agreed: int) -> Proposal:
-    """Make a proposal of tokens that followed `agreed` equal tokens before.
+    """Make a proposal of tokens that followed the last `agreed` tokens at an earlier place.
 
-    The more tokens agreed, the likelier the next ones do: few, some and many are three sources.
+    The longer the match, the likelier the proposal is right. So short, medium and long matches
+    count as three sources.
     """
     if agreed < 5:
         return Proposal(tokens, f"{drafter} few", 0.5)
@@ -50,7 +51,7 @@ def repeated(drafter: str, tokens: tuple[int, ...], agreed: int) -> Proposal:
 
 
 def _repeat(tokens: list[int], start: int, limit: int) -> tuple[int, ...]:
-    """Return `limit` tokens from `start` on; if the list ends before, repeat it from `start`."""
+    """Return `limit` tokens from index `start` on; repeat them if the list ends too early."""
     period = tokens[start : start + limit]
     times = -(-limit // len(period))
     return tuple((period * times)[:limit])

@@ -23,11 +23,11 @@ class Costs:
     decode: Curve
 
     def of_extend(self, tokens: int) -> float:
-        """Return the seconds of an `Extend` with so many tokens, interpolated linearly."""
+        """Return the seconds of an `Extend` of `tokens` tokens, interpolated linearly."""
         return _at(self.extend, tokens)
 
     def of_decode(self, rows: int) -> float:
-        """Return the seconds of a decode step with so many rows, interpolated linearly."""
+        """Return the seconds of a decode step with `rows` rows, interpolated linearly."""
         return _at(self.decode, rows)
 
 
@@ -56,8 +56,8 @@ def curve(points: Sequence[Sequence[float]]) -> Curve:
 def _at(points: Curve, size: int) -> float:
     """Interpolate linearly between two points.
 
-    Before the first point the time is that of the first; after the last point, the slope between
-    the first and the last goes on.
+    Before the first point, the result is the time of the first point. After the last point, the
+    line through the first and the last point is continued.
     """
     i = bisect_left(points, (size, 0.0))
     if i == 0:

@@ -12,9 +12,9 @@ class Proposal(NamedTuple):
 
     Attributes:
         tokens: the guessed tokens, at least one.
-        source: the drafter's name, with its certainty where it has several degrees of it. The
-            share of accepted tokens is counted for each source.
-        likelihood: how likely a token is accepted if those before it are, which is assumed until
+        source: the drafter's name; if the drafter has several degrees of certainty, also the
+            degree. The share of accepted tokens is counted for each source.
+        likelihood: probability that a token is accepted if all tokens before it are; assumed until
             drafts of this source were verified.
     """
 

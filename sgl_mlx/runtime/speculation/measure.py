@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from sgl_mlx.core import SamplingParams
@@ -27,23 +28,25 @@ _ROW = 8
 """Most tokens of a measured row; larger steps have several rows."""
 
 
-def kept_costs(description: str, slots: int, runner: Runner) -> Costs | None:
+def kept_costs(description: str, slots: int, runner: Runner, states: int = 0) -> Costs | None:
     """Return the costs of steps: read from disk, or else measured now and written to disk.
 
     Args:
         description: text of all that the costs depend on besides the machine: model and kernels.
         slots: number of slots of the runner's pool, all free. Their content is overwritten.
+        states: number of its slots of recurrent state, all free too; 0 for a model of attention
+            alone.
 
     Returns:
-        None if measuring fails, which is logged; then nothing should be drafted. A failure to
-        write the costs is logged too.
+        The costs; None if measuring fails, which is logged: then nothing should be drafted. A
+        failure to write the costs is logged, too.
     """
     file = cache_folder() / f"costs-{key_of(description)}.json"
     kept = _read(file)
     if kept is not None:
         return kept
     try:
-        found = measure(runner, slots)
+        found = measure(runner, slots, states)
     except (RuntimeError, ValueError) as error:
         log.warning("nothing is drafted: the costs of steps cannot be measured: %s", error)
         return None
@@ -60,22 +63,29 @@ def forget_costs() -> None:
         file.unlink(missing_ok=True)
 
 
-def measure(runner: Runner, slots: int, clock: Callable[[], float] = time.perf_counter) -> Costs:
+def measure(
+    runner: Runner, slots: int, states: int = 0, clock: Callable[[], float] = time.perf_counter
+) -> Costs:
     """Measure steps of several sizes, each as the best of three rounds over all sizes.
+
+    Args:
+        slots, states: as for `kept_costs`.
 
     Raises:
         ValueError: the pool has too few slots.
     """
     prefix = tuple(range(1, min(_PREFIX, slots // 2) + 1))
     free = range(len(prefix) + 1, slots + 1)
+    most_rows = states or slots
+    row = partial(_row, prefix=prefix, recurrent=states > 0)
 
     def extend(size: int) -> float:
         counts = [min(_ROW, size - first) for first in range(0, size, _ROW)]
-        rows = [_row(i, count, count, prefix, free[i * _ROW :]) for i, count in enumerate(counts)]
+        rows = [row(i, count, count, free[i * _ROW :]) for i, count in enumerate(counts)]
         return _seconds(clock, lambda: runner.run(Extend(tuple(rows))))
 
     def decode(size: int) -> float:
-        rows = tuple(_row(i, 1, _WIDTH, prefix, free[i * _WIDTH :]) for i in range(size))
+        rows = tuple(row(i, 1, _WIDTH, free[i * _WIDTH :]) for i in range(size))
         ids = tuple(row.id for row in rows)
 
         def epoch() -> None:
@@ -86,8 +96,8 @@ def measure(runner: Runner, slots: int, clock: Callable[[], float] = time.perf_c
 
         return _seconds(clock, epoch) / _WIDTH
 
-    extends = [size for size in EXTEND_SIZES if size <= len(free)]
-    decodes = [size for size in DECODE_SIZES if size * _WIDTH <= len(free)]
+    extends = [size for size in EXTEND_SIZES if size <= min(len(free), most_rows * _ROW)]
+    decodes = [size for size in DECODE_SIZES if size <= min(len(free) // _WIDTH, most_rows)]
     rounds = [([extend(n) for n in extends], [decode(n) for n in decodes]) for _ in range(_ROUNDS)]
     best = ([min(times) for times in zip(*side, strict=True)] for side in zip(*rounds, strict=True))
     extended, decoded = best
@@ -104,9 +114,14 @@ def _seconds(clock: Callable[[], float], run: Callable[[], object]) -> float:
 
 
 def _row(
-    number: int, count: int, reserved: int, prefix: tuple[int, ...], free: Sequence[int]
+    number: int,
+    count: int,
+    reserved: int,
+    free: Sequence[int],
+    prefix: tuple[int, ...],
+    recurrent: bool,
 ) -> Row:
-    """Make a row of `count` tokens, all but the first drafted, with `reserved` slots of `free`."""
+    """Make a row of `count` tokens, all but the first drafted; it gets `reserved` free slots."""
     return Row(
         id=f"cost-{number}",
         tokens=(0,) * count,
@@ -116,6 +131,7 @@ def _row(
         sample=True,
         params=SamplingParams(temperature=0, ignore_eos=True),
         drafted=count - 1,
+        state=(0, number + 1) if recurrent else None,
     )
 
 

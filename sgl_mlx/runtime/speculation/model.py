@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 
 
 class ModelDrafter:
-    """Drafter with a small model, which a `Speculator` uses. `costs` are those of its own steps.
+    """Drafter with a small model, used by a `Speculator`; `costs` are those of its steps.
 
     Args:
-        vocabulary: number of tokens that the large model knows; a guess ends before the first
-            token that the large model does not know.
+        vocabulary: number of tokens that the large model knows; a guess ends before the first token
+            that the large model does not know.
     """
 
     def __init__(self, scheduler: Scheduler, runner: Runner, costs: Costs, vocabulary: int) -> None:
@@ -91,8 +91,8 @@ class _Guesses:
 def _twin(s: Sequence, count: int) -> Sequence:
     """Make the request to the small model.
 
-    It samples with the parameters and the random numbers of `s` at the same places, so that two
-    models with similar probabilities often choose the same token.
+    The request samples with the parameters of `s`, and with the same random numbers at the same
+    places. So two models with similar probabilities often choose the same token.
     """
     written = len(s.tokens) - s.prompt_length
     params = replace(

@@ -54,7 +54,8 @@ class Pace:
         """Note that the step is an `Extend`.
 
         Args:
-            seconds: its seconds by the table of costs; None lets the step not be observed.
+            seconds: seconds of the step by the table of costs; None if the step shall not be
+                observed.
         """
         if seconds is None:
             self._begun = None
@@ -62,7 +63,7 @@ class Pace:
             self._begun = self._begun._replace(seconds=seconds, extends=True)
 
     def observe(self, rows: frozenset[str]) -> None:
-        """Take the time of the step that began last, if no sequence came or went since.
+        """Take the time of the step that began last, if no sequence came or went since then.
 
         Args:
             rows: ids of the sequences that run now.
@@ -79,12 +80,12 @@ class Pace:
         self._opens = begun.extends
 
     def _observe_extend(self, elapsed: float, seconds: float) -> None:
-        """Charge the step with opening the decode epoch before it, which it ended."""
+        """Update the factor of extend steps; the step also pays for opening the epoch it ended."""
         self.extend += _WEIGHT * (_bounded((elapsed + self._leaving) / seconds) - self.extend)
         self._leaving = 0.0
 
     def _observe_decode(self, elapsed: float, seconds: float) -> None:
-        """Count the step, unless it is an epoch's first, which copies prefixes besides."""
+        """Update the factor of decode steps; skip an epoch's first step, which copies prefixes."""
         if self._opens:
             self._leaving = max(elapsed - self.decode * seconds, 0.0)
             return

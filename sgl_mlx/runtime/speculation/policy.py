@@ -1,4 +1,4 @@
-"""Choice of the draft lengths from which the most tokens a second are expected."""
+"""Choice of the draft lengths from which the most tokens per second are expected."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import NamedTuple
 from sgl_mlx.runtime.speculation.costs import Costs
 
 _GAIN = 1.1
-"""Least factor by which drafts must raise the expected tokens a second, or nothing is drafted:
+"""Least factor by which drafts must raise the expected tokens per second, or nothing is drafted:
 leaving a decode epoch costs a little too."""
 _MOST_OF_MODEL = 8
 """Most tokens that a draft model guesses at once."""
 
 
 class Guess(NamedTuple):
-    """Length of a proposal, and how likely a token of it is accepted if those before it are."""
+    """Length of a proposal, and the chance that a token is accepted if all before it are."""
 
     length: int
     likelihood: float
@@ -32,10 +32,10 @@ class Step(NamedTuple):
 def lengths(
     guesses: Mapping[str, Guess], plain: Step, extend_seconds: list[float]
 ) -> dict[str, int]:
-    """Choose how many tokens of each guess to verify; sequences that verify none are left out.
+    """Choose how many tokens of each guess to verify; sequences with none to verify are left out.
 
-    A draft's token `i` (from 1) is accepted with probability `likelihood ** i`. Tokens are added
-    in the order of that probability, and the number with the most expected tokens a second wins.
+    A draft's token `i` (from 1) is accepted with probability `likelihood ** i`. Tokens are added in
+    the order of that probability, and the number with the most expected tokens per second wins.
 
     Args:
         guesses: one guess for each sequence id.
@@ -70,11 +70,11 @@ def model_length(
 ) -> int:
     """Choose how many tokens a draft model should guess for each of `rows` sequences; 0 for none.
 
-    Guessing `k` tokens takes the draft model one step over what it has not computed yet, and
-    `k - 1` decode steps.
+    Guessing `k` tokens takes the draft model one step over what it has not computed yet, and `k -
+    1` decode steps.
 
     Args:
-        likelihood: how likely a guessed token is accepted if those before it are.
+        likelihood: chance that a guessed token is accepted if all tokens before it are.
         plain, extend_seconds: see `lengths`.
         drafter: costs of the draft model's steps.
     """

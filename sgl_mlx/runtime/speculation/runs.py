@@ -1,7 +1,8 @@
 """Index of token runs, which finds where the last tokens of a text occurred before.
 
-It keeps hash chains as LZ77 compressors do (RFC 1951, section 4): a table from each run of
-`SHORTEST` tokens to where the run ended last, and for each such end the run's previous end.
+It keeps hash chains as LZ77 compressors do (RFC 1951, section 4): a table maps each run of
+`SHORTEST` tokens to the index where the run ended last, and a second table maps this index to the
+run's previous end.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Found(NamedTuple):
 
 
 class RunIndex:
-    """Index over a list of tokens, which grows at its end outside of this class.
+    """Index over a list of tokens, to which its owner appends.
 
     Args:
         tokens: the list; it is not copied.

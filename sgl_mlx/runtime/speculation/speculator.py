@@ -9,6 +9,7 @@ from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
 from sgl_mlx.runtime.scheduler.admission import Counters
 from sgl_mlx.runtime.scheduler.plan import Extend, StepResult
 from sgl_mlx.runtime.scheduler.sequence import Sequence
+from sgl_mlx.runtime.scheduler.shares import Share
 from sgl_mlx.runtime.speculation.acceptance import Acceptance
 from sgl_mlx.runtime.speculation.costs import Costs
 from sgl_mlx.runtime.speculation.drafter import Drafter, Proposal
@@ -29,7 +30,7 @@ Draft = tuple[int, ...]
 
 
 class Drafts(Protocol):
-    """The interface of a draft model: `model.ModelDrafter`. `costs` are those of its own steps."""
+    """The interface of a draft model (`model.ModelDrafter`); `costs` are the costs of its steps."""
 
     costs: Costs
 
@@ -48,9 +49,10 @@ class Speculation(NamedTuple):
     Attributes:
         drafters: asked in order; of two equally likely guesses the first is taken.
         costs: seconds of the engine's steps, from which draft lengths follow.
-        model: the draft model, asked for the sequences for which no drafter has a guess, if that
-            promises more tokens a second; None for none.
-        pace: corrects the costs by the steps of the running engine; None takes them as they are.
+        model: the draft model. It guesses for sequences for which no drafter has a guess, if that
+            promises more tokens per second. None for no draft model.
+        pace: corrects the costs by the steps of the running engine; None leaves the costs as they
+            are.
     """
 
     drafters: tuple[Drafter, ...]
@@ -110,22 +112,50 @@ class Speculator:
                 self._acceptance.idle(name, proposal.source)
         return {name: proposals[name].tokens[:length] for name, length in chosen.items()}
 
+    def begin(self, share: Share) -> Share:
+        """Return a sequence's share of a step, without its draft if no state slot is free for it.
+
+        Only models with recurrent layers need such a slot.
+        """
+        s = share.sequence
+        assert s.holding is not None
+        if not share.drafted or self._cache.draft(s.holding):
+            return share
+        self._cache.trim(s.holding, len(s.tokens))
+        return share.cut(share.count)
+
     def verified(self, plan: Extend, result: StepResult, sequences: Rows[Sequence]) -> None:
         """Apply the result of a step's drafts, after its tokens were appended.
 
         Args:
             sequences: the running sequences, and the sequences that have ended in this step.
         """
-        drafted = {row.id: row.drafted for row in plan.rows if row.drafted}
+        drafted = {row.id: row for row in plan.rows if row.drafted}
         if self._pace is not None:
             tokens = sum(len(row.tokens) for row in plan.rows)
             self._pace.extends(self._costs.of_extend(tokens) if drafted else None)
         for s in sequences:
             if s.id in drafted and s.holding is not None:
-                self._verified(s, drafted[s.id], len(result.tokens[s.id]) - 1)
+                row = drafted[s.id]
+                start = row.position - s.base.origin
+                if s.computed > start:
+                    self._verified(s, start, row.drafted, len(result.tokens[s.id]) - 1)
+                else:  # aborted before the step
+                    self._cache.verified(s.holding, whole=False)
+                self._cache.trim(s.holding, min(len(s.tokens), len(s.table)))
 
-    def _verified(self, s: Sequence, drafted: int, accepted: int) -> None:
-        """Count one draft; keep the KV of accepted tokens and free the slots of rejected tokens."""
+    def failed(self, sequences: Rows[Sequence]) -> None:
+        """Forget the drafts of a step that failed; no state was written."""
+        for s in sequences:
+            if s.holding is not None:
+                self._cache.verified(s.holding, whole=False)
+
+    def _verified(self, s: Sequence, start: int, drafted: int, accepted: int) -> None:
+        """Count one draft, and keep the KV of accepted tokens.
+
+        With recurrent layers, a draft that is not accepted whole undoes its step: the last state
+        that is right is that after `start` tokens, before the step.
+        """
         kept = min(accepted, len(s.tokens) - s.computed)
         s.computed += kept
         s.drafted_tokens += drafted
@@ -135,7 +165,15 @@ class Speculator:
         self._counters.accepted_tokens += accepted
         self._acceptance.learn(s.id, self._sources.pop(s.id), drafted, accepted)
         assert s.holding is not None
-        self._cache.trim(s.holding, min(len(s.tokens), len(s.table)))
+        if not self._cache.verified(s.holding, whole=kept == drafted):
+            self._undo(s, start)
+
+    def _undo(self, s: Sequence, start: int) -> None:
+        """Take back the tokens computed after `start`; they count when they are computed again."""
+        in_prompt = max(s.prompt_length - start, 0)
+        self._counters.computed_tokens -= in_prompt
+        self._counters.decode_tokens -= s.computed - start - in_prompt
+        s.computed = start
 
     def ended(self, s: Sequence) -> None:
         """Forget a sequence that has ended; its output may serve as a source of guesses."""
@@ -167,7 +205,7 @@ class Speculator:
         return Step(decoding, tokens, *self._extend_seconds(tokens, 1))
 
     def _extend_seconds(self, tokens: int, count: int) -> list[float]:
-        """List the seconds of an `Extend` of `tokens`, `tokens + 1` … tokens; `count` of them."""
+        """List the seconds of an `Extend`, for `count` sizes: `tokens`, `tokens + 1` … tokens."""
         known = len(self._extends)
         self._extends += [self._costs.of_extend(i) for i in range(known, tokens + count)]
         factor = self._pace.extend if self._pace is not None else 1.0

@@ -1,4 +1,4 @@
-"""Drafter from the radix tree and from recent outputs: what other sequences wrote here.
+"""Drafter from the radix tree and from recent outputs: repeats what other sequences wrote.
 
 A program that runs again, a retry, a sibling branch and the samples of one prompt often write what
 was written before. The radix tree holds the earlier outputs already, so this needs no extra memory.

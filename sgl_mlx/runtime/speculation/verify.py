@@ -13,7 +13,7 @@ from sgl_mlx.runtime.scheduler.plan import Row
 
 
 def places(row: Row) -> list[Row]:
-    """Split a row for sampling: a row after the last decided token, and one after each drafted."""
+    """Split a row for sampling: one row after the last decided token and after each draft token."""
     first = len(row.tokens) - row.drafted
     return [_place(row, row.tokens[first : first + i]) for i in range(row.drafted + 1)]
 

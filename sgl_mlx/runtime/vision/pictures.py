@@ -73,7 +73,7 @@ class Pictures:
         """Open and process a picture or video, or return it from the cache.
 
         Args:
-            alone: whether the picture is the only picture of its prompt; ignored for a video.
+            alone: True if the picture is the only picture of its prompt; ignored for a video.
 
         Raises:
             PromptError: the model takes no pictures, or no videos.

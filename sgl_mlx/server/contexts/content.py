@@ -34,7 +34,7 @@ class Addition(msgspec.Struct, kw_only=True):
 
 
 class Beginning(Addition, kw_only=True):
-    """Fields that a new context begins with, and keys that name its part of the prefix cache."""
+    """Fields that a new context begins with, and the names of its part of the prefix cache."""
 
     cache_salt: str | None = None
     extra_key: str | None = None

@@ -1,4 +1,4 @@
-"""Generation in a context, answered whole or as a stream whose events hold all text so far."""
+"""Generation in a context; each event of a streamed answer holds all text so far."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ SECONDS = 20.0
 class Pins:
     """A background task that keeps the prefixes of pinned contexts in the cache.
 
-    Every `seconds` it prefills each of them, at a very low priority. A prefix that is still cached
-    costs no computation; a prefix that was evicted is computed anew.
+    Every `seconds` seconds the task prefills each prefix, at a very low priority. A prefix that is
+    still cached costs no computation; an evicted prefix is computed anew.
     """
 
     def __init__(self, service: Service, contexts: Contexts, seconds: float = SECONDS) -> None:

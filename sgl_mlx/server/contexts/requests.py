@@ -18,7 +18,8 @@ class CreateRequest(Beginning, kw_only=True):
         tools: tools for a chat; ignored for a text.
         lifetime: seconds without use after which the context expires.
         pinned: True if the context never expires and its prefix is kept in the cache.
-        prefill: True computes the context's prefix before the answer; the answer has its length.
+        prefill: True computes the context's prefix before the answer is sent; the answer then has
+            the prefix's number of tokens.
     """
 
     tools: list[Any] | None = None

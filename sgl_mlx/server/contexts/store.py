@@ -17,14 +17,14 @@ _MOST = 10_000
 
 @dataclass(eq=False)
 class Context:
-    """A context: its content, and how long it lives.
+    """A context: its content, its owner, and how long it lives.
 
     Attributes:
-        client: digest of the API key of its owner; "" if the server needs no key.
-        keys: fields that name the part of the prefix cache its requests use.
-        lifetime: seconds without use after which it expires.
-        pinned: True if it never expires and its prefix is kept in the cache.
-        used: time of its last use on the monotonic clock.
+        client: digest of the owner's API key; "" if the server needs no key.
+        keys: fields that name the part of the prefix cache for the context's requests.
+        lifetime: seconds without use after which the context expires.
+        pinned: True if the context never expires and its prefix is kept in the cache.
+        used: time of the last use on the monotonic clock.
     """
 
     client: str
@@ -37,12 +37,12 @@ class Context:
 
     @property
     def left(self) -> float | None:
-        """Seconds until it expires; None if it is pinned."""
+        """Seconds until the context expires; None if it is pinned."""
         return None if self.pinned else self.used + self.lifetime - time.monotonic()
 
 
 class Contexts:
-    """All contexts of a server, at most `most`.
+    """All contexts of a server, at most `most` of them.
 
     When there are too many, the least recently used contexts that are not pinned are dropped.
     """
@@ -82,7 +82,7 @@ class Contexts:
         return context
 
     def drop(self, id: str, client: str) -> None:
-        """Remove a client's context; raises as `get`."""
+        """Remove a client's context; raises the errors of `get`."""
         del self._contexts[self.get(id, client).id]
 
     def of(self, client: str) -> Iterator[Context]:

@@ -44,7 +44,7 @@ class Work(Generic[Fields]):
     Attributes:
         context: the context that the path names; a new context, not stored yet, for `new`.
         before: the context's content when the operation began.
-        content: that content, forked if the request says so, with the request's addition.
+        content: `before`, forked if the request says so, and with the request's addition.
     """
 
     contexts: Contexts
@@ -79,7 +79,7 @@ class Work(Generic[Fields]):
         return cls(contexts, visit, fields, context, before, content)
 
     async def turn(self, params: SamplingParams) -> Turn:
-        """Return the content as a prompt, with how its answer is parsed."""
+        """Return the content as a `Turn`: its prompt, and how to parse the model's answer."""
         visit = self.visit
         tokenizer = visit.service.engine.tokenizer
         return await in_thread(self.content.turn, tokenizer, params, visit.answers)
@@ -87,7 +87,7 @@ class Work(Generic[Fields]):
     def finish(self, content: Content) -> Context:
         """Store `content`, the result, in the context or in a new fork; return that context.
 
-        If the request's `keep` is False, nothing is stored and the context returned unchanged.
+        If the request's `keep` is False, nothing is stored, and the context is returned unchanged.
 
         Raises:
             HttpError: 409 if another request changed the context meanwhile.

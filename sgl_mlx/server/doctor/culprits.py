@@ -55,7 +55,7 @@ _IDENTIFIER = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-|[0-9a-fA-F]{12,}|\b\w+[_-][0
 
 
 def cause_of(earlier: str, now: str, at: int) -> Cause:
-    """Return why two prompts differ from character `at` on, judged by the text around `at`."""
+    """Return why two prompts differ from index `at` on, judged by the text around `at`."""
     if at >= len(earlier):
         return NEW
     lines = _line(earlier, at), _line(now, at)
@@ -91,7 +91,7 @@ def _same_but_for_spaces(earlier: str, now: str) -> bool:
 
 
 def _goes_on_alike(earlier: str, now: str, at: int) -> bool:
-    """Return True if text from behind the break in the earlier prompt is in the new one too."""
+    """Return True if text after the break in the earlier prompt is also in the new prompt."""
     middle = (at + len(earlier)) // 2
     sample = earlier[middle : middle + _SIDE]
     return len(sample) >= _SIDE // 2 and sample in now[at:]

@@ -44,13 +44,13 @@ class Seen:
         nearest: id of the earlier prompt with the longest common prefix; None if no earlier prompt
             begins alike.
         at: length of the common prefix, in characters or token ids.
-        cause: why the two prompts differ behind `at`.
+        cause: why the two prompts differ from `at` on.
         before, after: the text around the break, in the earlier prompt and in this prompt.
-        lost: share of the earlier prompt that lies behind the break, from 0 to 1.
+        lost: share of the earlier prompt that lies after the break, from 0 to 1.
         prompt_tokens, cached_tokens: the engine's counts; None until the engine answered.
         seconds: time to the first token of a streamed answer, else 0.
-        cost: estimated seconds lost by computing again; None if `cause` wastes nothing or the
-            engine's speed is not known yet.
+        cost: estimated seconds spent on text that could have been reused; None if `cause` wastes
+            nothing or the engine's speed is not known yet.
     """
 
     id: str
@@ -90,7 +90,7 @@ class History:
         self._lock = threading.Lock()
 
     def add(self, id: str, owner: str, prompt: Prompt | Sequence[int]) -> Seen:
-        """Compare a prompt with the earlier prompts, store it, and return what was found.
+        """Compare a prompt with the earlier prompts, and store and return the result.
 
         Args:
             owner: name of the part of the cache that the prompt uses.
@@ -141,8 +141,9 @@ class History:
     def told(self, prompts: Sequence[Seen]) -> str:
         """Return the value of the header `x-sgl-cache` for the prompts of one request.
 
-        `hit` counts cached tokens and all tokens of the prompts; `miss_at` (the number of cached
-        tokens) and `because` are those of the first prompt. A "?" stands for unknown counts.
+        `hit` is `cached tokens/all tokens`, summed over the prompts. `miss_at` is the number of
+        cached tokens of the first prompt, and `because` names its cause. A "?" stands for unknown
+        counts.
         """
         first = prompts[0]
         known = [seen for seen in prompts if seen.prompt_tokens is not None]
@@ -169,7 +170,10 @@ class History:
             seen.cause = cause_of("", "", 0) if not seen.lost else OTHER
 
     def _nearest(self, seen: Seen) -> tuple[int, Seen | None]:
-        """Return the length of the longest common prefix, and the earlier prompt that has it."""
+        """Return the length of the longest common prefix and the earlier prompt that shares it.
+
+        Without such a prompt, returns `(0, None)`.
+        """
         content, most, nearest = seen.content, 0, None
         for old in reversed(self._seen):
             if old.owner != seen.owner or not isinstance(old.content, type(content)):

@@ -19,7 +19,8 @@ def replayed(log: str) -> Iterator[Seen]:
             request with `prompt`, `messages` (with `system` and `tools`) or `input`.
 
     Raises:
-        PromptError: a line is not a JSON object, or holds no prompt; the message has its number.
+        PromptError: a line is not a JSON object, or holds no prompt; the message has the line's
+            number.
     """
     history = History()
     for number, line in enumerate(log.splitlines(), 1):

@@ -27,7 +27,7 @@ class Branch:
     children: tuple[Branch, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the branch for JSON: a long text is shortened, its number of tokens estimated."""
+        """Return the branch as JSON: a long text is shortened, and its tokens are estimated."""
         whole = self.text if len(self.text) <= 2 * _SHOWN else None
         first = self.prompts[0]
         rate = (first.prompt_tokens or 0) / max(len(first.content), 1)

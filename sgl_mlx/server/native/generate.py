@@ -105,7 +105,7 @@ class _Call:
         yield DONE
 
     def _scored_ids(self, count: int) -> list[list[int]]:
-        """Return the token ids to score for each prompt: none without `token_ids_logprob`."""
+        """Return the token ids to score for each prompt; no ids without `token_ids_logprob`."""
         given = self._fields.token_ids_logprob
         if not given:
             return [[] for _ in range(count)]

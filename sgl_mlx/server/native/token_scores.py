@@ -1,7 +1,8 @@
 """`token_ids_logprob` of `/generate`: logprobs of given tokens at each position of an answer.
 
 Each logprob is computed by a request of its own, whose prompt ends in the given token. The tokens
-before it are in the prefix cache by then, so that a request computes only one or two tokens.
+before the given token are in the prefix cache by then, so that a request computes only one or two
+tokens.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def checked_ids(given: Any) -> list[int]:
 async def token_scores(
     visit: Visit, asks: Sequence[Ask], ids: Sequence[Sequence[int]], answers: Sequence[Completions]
 ) -> list[list[dict[str, list[list[Scored] | None]]]]:
-    """Return the fields to add to `meta_info`, for each prompt a list with one entry per sample.
+    """Return the fields to add to `meta_info`: per prompt a list with one dictionary per sample.
 
     Args:
         ids: ids of the tokens to score, for each prompt; a prompt without ids gets no fields.

@@ -41,6 +41,7 @@ def routes(service: Service) -> list[Route]:
                 "is_generation": True,
                 "max_context_length": service.context_length,
                 "supports_parallel": service.engine.supports_parallel,
+                "carries_requests": True,
             }
         )
 
@@ -67,8 +68,11 @@ def routes(service: Service) -> list[Route]:
         await while_connected(request.receive, service.flights.whole([ask]))
         return PlainTextResponse("ok\n")
 
-    async def load(_: Request) -> Response:
+    async def loads(_: Request) -> Response:
         return json_response({"loads": [_load(await service.info())]})
+
+    async def load_for_routers(_: Request) -> Response:
+        return json_response([_old_load(_load(await service.info()))])
 
     return [
         Route("/model_info", model_info),
@@ -78,8 +82,8 @@ def routes(service: Service) -> list[Route]:
         Route("/flush_cache", flush_cache, methods=["GET", "POST"]),
         Route("/abort_request", abort, methods=["POST"]),
         Route("/health_generate", health_generate),
-        Route("/v1/loads", load),
-        Route("/get_load", load),
+        Route("/v1/loads", loads),
+        Route("/get_load", load_for_routers),
     ]
 
 
@@ -101,4 +105,14 @@ def _load(info: dict[str, Any]) -> dict[str, Any]:
         "cache_hit_rate": stats.get("cached_tokens", 0) / prompt if prompt else 0.0,
         "utilization": running / most if most else 0.0,
         "max_running_requests": most,
+    }
+
+
+def _old_load(load: dict[str, Any]) -> dict[str, Any]:
+    """Return a load in the form of SGLang's older `/get_load`, whose `num_tokens` routers read."""
+    return {
+        "dp_rank": load["dp_rank"],
+        "num_reqs": load["num_total_reqs"],
+        "num_waiting_reqs": load["num_waiting_reqs"],
+        "num_tokens": load["num_used_tokens"],
     }

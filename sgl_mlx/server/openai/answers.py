@@ -46,7 +46,7 @@ def finish(reason: FinishReason | None) -> dict[str, Any]:
 
 
 def asks(fields: Sampling, prompts: Iterable[Any], params: Any, name: str) -> tuple[str, list[Ask]]:
-    """Return the request's id, and one `Ask` for each prompt, with ids derived from this id.
+    """Return the request's id, and one `Ask` per prompt, whose id derives from the request's id.
 
     Args:
         params: sampling parameters of all prompts.

@@ -206,7 +206,7 @@ def choice_of(given: str | dict[str, Any] | None, parallel: bool | None) -> Tool
 
 
 def message_of(pieces: list[Piece]) -> dict[str, Any]:
-    """Return the assistant's message that an answer's pieces make."""
+    """Join an answer's pieces into an assistant message in OpenAI's shape."""
     texts = {
         kind: "".join(p.text for p in pieces if p.kind == kind) for kind in ("text", "reasoning")
     }

@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from sgl_mlx.core import Completion, Logprobs, SamplingParams, Text
 from sgl_mlx.server.answer import answer
+from sgl_mlx.server.carried import CarriedRequest, Carrier
 from sgl_mlx.server.errors import bad_value
 from sgl_mlx.server.openai.answers import Chunks, Usage, asks, failure, finish
 from sgl_mlx.server.openai.fields import Sampling, sampling_params
@@ -33,13 +34,17 @@ class CompletionRequest(Sampling, kw_only=True):
     echo: bool | None = None
     logprobs: int | bool | None = None
     suffix: str | None = None
+    carried: CarriedRequest | None = None
 
 
-def routes(service: Service) -> list[Route]:
-    """Return the route `/v1/completions`."""
+def routes(service: Service, carrier: Carrier) -> list[Route]:
+    """Return the route `/v1/completions`; `carrier` answers carried requests."""
 
     async def completions(request: Request) -> Response:
         fields = await service.read(request, CompletionRequest)
+        if fields.carried is not None:
+            service.model(fields.model)
+            return carrier.answer(request, fields.carried)
         visit = Visit(service, request, fields)
         call = _Call(visit, fields)
         return await answer(visit, call, fields.stream, failure)

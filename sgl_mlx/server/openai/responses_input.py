@@ -57,7 +57,7 @@ class Toolbox:
             self._add(f"tools[{i}]", tool, None)
 
     def item(self, call: Call, id: str, status: str) -> Item:
-        """Return the output item of a call; the tool has the name and namespace of the request."""
+        """Return a call's output item, with the tool's name and namespace as in the request."""
         origin = self._origins.get(call.name, Origin(call.name))
         item: Item = {"id": id, "call_id": call.id, "name": origin.name, "status": status}
         if origin.namespace is not None:

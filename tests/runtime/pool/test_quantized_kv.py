@@ -12,6 +12,7 @@ import pytest
 
 import sgl_mlx as sgl
 from sgl_mlx.runtime.engine import Engine
+from tests.embedded import open_embedded
 from tests.runtime.checks import assert_holds_nothing
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -25,7 +26,8 @@ figures = logging.getLogger("figures")
 @pytest.fixture(scope="module")
 def quantized() -> Iterator[Engine]:
     """SmolLM2; all but the last `CHUNK` keys of a prompt's token are read from the pool."""
-    with Engine("smollm2", max_total_tokens=6000, kv_bits=8, chunked_prefill_size=CHUNK) as engine:
+    options = {"max_total_tokens": 6000, "kv_bits": 8, "chunked_prefill_size": CHUNK}
+    with open_embedded(**options) as engine:
         yield engine
 
 

@@ -49,7 +49,7 @@ class Timed:
 @pytest.mark.parametrize("slots", [8, 40, 300, 5000])
 def test_costs_are_those_of_the_runner(slots: int) -> None:
     runner = Timed(slots)
-    costs = measure(runner, slots, runner.clock)
+    costs = measure(runner, slots, clock=runner.clock)
     for size, seconds in costs.extend:
         assert seconds == pytest.approx(1 + 0.1 * size)
     for size, seconds in costs.decode:
@@ -59,7 +59,7 @@ def test_costs_are_those_of_the_runner(slots: int) -> None:
 def test_a_burst_of_other_work_is_not_measured() -> None:
     runner = Timed(5000)
     runner.noise = (30.0 if 10 < i < 25 else 0.0 for i in count())
-    costs = measure(runner, 5000, runner.clock)
+    costs = measure(runner, 5000, clock=runner.clock)
     assert costs.of_extend(8) == pytest.approx(1.8)
     assert costs.of_decode(8) == pytest.approx(1.8)
 

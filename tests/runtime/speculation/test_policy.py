@@ -1,4 +1,4 @@
-"""Draft lengths maximise expected tokens a second."""
+"""Draft lengths maximise expected tokens per second."""
 
 from __future__ import annotations
 

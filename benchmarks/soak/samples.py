@@ -1,0 +1,136 @@
+"""Samples of a server's memory and load, taken while a soak goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import httpx
+import psutil
+
+from sgl_mlx.errors import BenchmarkError
+
+SETTLED = 600.0
+"""Seconds after which a server's memory should no longer grow."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample.
+
+    Attributes:
+        seconds: time since the soak began.
+        rss: resident memory of the server, in bytes.
+        threads: number of the server's threads.
+        files: number of the server's open files and sockets.
+        running, waiting: sequences that run and wait.
+        used_slots: slots of the KV pool that are neither free nor in the cache.
+    """
+
+    seconds: float
+    rss: int
+    threads: int
+    files: int
+    running: int
+    waiting: int
+    used_slots: int
+
+
+class Sampler:
+    """Takes samples of a server that this process started.
+
+    Args:
+        process: the server's process.
+        slots: slots of the KV pool.
+    """
+
+    def __init__(
+        self, http: httpx.AsyncClient, key: str, process: psutil.Process, slots: int
+    ) -> None:
+        self._http = http
+        self._headers = {"authorization": f"Bearer {key}"}
+        self._process = process
+        self._slots = slots
+        self._began = time.monotonic()
+        self.samples: list[Sample] = []
+
+    async def take_all(self, interval: float, told: Callable[[Sample], None]) -> None:
+        """Take a sample each `interval` seconds, until the task is cancelled.
+
+        A sample that the server does not answer in time is left out.
+        """
+        while True:
+            with suppress(httpx.HTTPError):
+                self.samples.append(await self.take())
+                told(self.samples[-1])
+            await asyncio.sleep(interval)
+
+    async def take(self) -> Sample:
+        """Take one sample.
+
+        Raises:
+            httpx.HTTPError: the server does not answer.
+        """
+        answer = await self._http.get("/server_info", headers=self._headers)
+        stats = answer.raise_for_status().json()["stats"]
+        with self._process.oneshot():
+            return Sample(
+                round(time.monotonic() - self._began, 1),
+                self._process.memory_info().rss,
+                self._process.num_threads(),
+                self._process.num_fds(),
+                stats["running"],
+                stats["waiting"],
+                self._slots - stats["free_slots"] - stats["cached_slots"],
+            )
+
+    async def at_rest(self, patience: float = 60.0) -> Sample:
+        """Return a sample without any request in the engine, or the last one after `patience`."""
+        deadline = time.monotonic() + patience
+        while True:
+            sample = await self.take()
+            if not (sample.running or sample.waiting) or time.monotonic() > deadline:
+                return sample
+            await asyncio.sleep(0.2)
+
+
+def server_process() -> psutil.Process:
+    """Return the largest process that this process has started, which is the server.
+
+    Raises:
+        BenchmarkError: this process has started none.
+    """
+    started = psutil.Process().children(recursive=True)
+    if not started:
+        raise BenchmarkError("the server's process has ended")
+    return max(started, key=lambda process: process.memory_info().rss)
+
+
+def memory(samples: Sequence[Sample]) -> Mapping[str, Any]:
+    """Summarise resident memory: when settled (see `SETTLED`), at the end, and the growth between.
+
+    A soak shorter than twice `SETTLED` is settled after half its time. Each figure is a median of
+    neighbouring samples.
+    """
+    if not samples:
+        return {}
+    settled = min(SETTLED, samples[-1].seconds / 2)
+    after = [i for i, sample in enumerate(samples) if sample.seconds >= settled]
+    first, last = _median(samples, after[0]), _median(samples, len(samples) - 1)
+    return {
+        "settled_seconds": samples[after[0]].seconds,
+        "settled_rss": first,
+        "end_rss": last,
+        "growth": round(last / first - 1, 4),
+        "peak_rss": max(sample.rss for sample in samples),
+        "samples": [asdict(sample) for sample in samples],
+    }
+
+
+def _median(samples: Sequence[Sample], at: int) -> int:
+    near = sorted(sample.rss for sample in samples[max(at - 2, 0) : at + 3])
+    return near[len(near) // 2]

@@ -1,0 +1,1 @@
+"""The watchdog: finds an engine thread that hangs or has died."""

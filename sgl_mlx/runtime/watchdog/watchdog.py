@@ -1,0 +1,85 @@
+"""A thread that looks at another thread's pulse, and tells when its work hangs or it has died."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from sgl_mlx.runtime.watchdog.pulse import Pulse, Work
+
+_LOOKS = 10
+"""How often the watchdog looks within its limit."""
+_LONGEST_TICK = 1.0
+"""Most seconds between two looks."""
+
+
+class Watchdog:
+    """A watchdog over one thread.
+
+    Time counts only while this thread runs too: after the process was stopped, or the machine
+    slept, no work counts as hung for that.
+
+    Args:
+        pulse: the work of the thread.
+        alive: returns False once the thread has died.
+        seconds: limit for usual work; see `Pulse.limit`.
+        on_failure: called on the watchdog's thread with the reason, once for each failure.
+        on_recovery: called on the watchdog's thread when work that counted as hung has ended.
+    """
+
+    def __init__(
+        self,
+        pulse: Pulse,
+        alive: Callable[[], bool],
+        seconds: float,
+        on_failure: Callable[[str], None],
+        on_recovery: Callable[[], None],
+    ) -> None:
+        self._pulse = pulse
+        self._alive = alive
+        self._seconds = seconds
+        self._on_failure = on_failure
+        self._on_recovery = on_recovery
+        self._tick = min(seconds / _LOOKS, _LONGEST_TICK)
+        self._stopped = threading.Event()
+        self._work: Work | None = None
+        self._worked = 0.0
+        self._hung = False
+        self._thread = threading.Thread(target=self._watch, name="sgl-mlx watchdog", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; returns at once if it was not started or runs this."""
+        self._stopped.set()
+        if self._thread.ident not in (None, threading.get_ident()):
+            self._thread.join()
+
+    def _watch(self) -> None:
+        before = time.monotonic()
+        while not self._stopped.wait(self._tick):
+            now = time.monotonic()
+            self.look(min(now - before, 2 * self._tick))
+            before = now
+            if not self._alive():
+                self._on_failure("the engine's thread died")
+                return
+
+    def look(self, seconds: float) -> None:
+        """Look at the pulse, `seconds` after the last look."""
+        work = self._pulse.work
+        if work is None or work is not self._work:
+            self._work, self._worked = work, 0.0
+            if self._hung:
+                self._hung = False
+                self._on_recovery()
+            return
+        self._worked += seconds
+        if not self._hung and self._worked >= self._pulse.limit(work, self._seconds):
+            self._hung = True
+            self._on_failure(
+                f"the engine hangs: its {work.name} has not ended in {self._worked:.0f} seconds; "
+                "it takes requests again once that has ended"
+            )
