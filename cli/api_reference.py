@@ -15,6 +15,7 @@ from sgl_mlx.cli.docstrings import Docstring, table
 from sgl_mlx.core import FinishReason, GenerateResult, MetaInfo, SamplingParams
 from sgl_mlx.lang.backend import Backend
 from sgl_mlx.runtime.cache.snapshots import SnapshotStats
+from sgl_mlx.runtime.cache.windows import WindowStats
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.disk.open import DiskStats
 from sgl_mlx.runtime.engine import Engine
@@ -34,13 +35,14 @@ STATS: dict[str, tuple[type, str]] = {
     "Time and slots": (EngineStats, ""),
     "The runner": (RunnerStats, ""),
     "Recurrent states": (SnapshotStats, ""),
+    "Layers with a sliding window": (WindowStats, ""),
     "The disk tier": (DiskStats, "disk_"),
     "Pictures": (PictureStats, ""),
     "The vision tower": (EncoderStats, ""),
 }
 """Parts of `get_server_info()["stats"]` by heading: the class, and the prefix of its keys."""
 
-_NESTED = ("counters", "runner", "states", "disk", "pictures", "encoder")
+_NESTED = ("counters", "runner", "states", "windows", "disk", "pictures", "encoder")
 
 
 def reference() -> str:

@@ -18,16 +18,21 @@ from sgl_mlx.benchmarks.modelled.published_shapes import PUBLISHED, Published
 from sgl_mlx.models.adapter import LayerShape
 from sgl_mlx.models.architectures import adapter_for
 from sgl_mlx.models.build import model_classes
-from sgl_mlx.runtime.pool.kv import KVPool
+from sgl_mlx.runtime.pool.kv import KVPool, windowed
 
 INTRODUCTION = """\
 Computed, not measured: by the function that sizes the pool, from the fields of the models'
 published configurations (`benchmarks/modelled/published_shapes.py` has them with their sources).
-Models with multi-head latent attention (MLA) keep one latent a layer for all heads. A file of the
+Models with multi-head latent attention (MLA) keep one latent a layer for all heads. Layers with a
+sliding window, beside layers that attend to all tokens, keep the tokens of the window alone; with a
+disk cache they keep every token, as the others do. A file of the
 disk tier holds what the pool holds, so a token takes as much there; a header of a few kilobytes for
 each 64 tokens is added. `sgl-mlx models kv` prints the table, and `sgl-mlx models kv FOLDER` a row
 from a `config.json`."""
-HEADS = ("model", "layers x heads x width", "a token", "with 8 bits", "32,768 tokens", "a GB holds")
+HEADS = (
+    *("model", "layers x heads x width", "a token", "with 8 bits", "a window"),
+    *("32,768 tokens", "a GB holds"),
+)
 _LONG = 32768
 
 
@@ -41,6 +46,21 @@ def shapes_of(published: Published) -> tuple[LayerShape, ...]:
     return (LayerShape(heads, width, width),) * published.num_hidden_layers
 
 
+def _windowed(
+    full: int, sliding: int, window: int, heads: int, width: int
+) -> tuple[LayerShape, ...]:
+    """Return the shapes of layers that attend to all tokens, then of those with a window."""
+    shape = LayerShape(heads, width, width)
+    return (shape,) * full + (shape._replace(window=window),) * sliding
+
+
+WINDOWED = {
+    "gpt-oss-20b": _windowed(12, 12, 128, 8, 64),
+    "gpt-oss-120b": _windowed(18, 18, 128, 8, 64),
+    "Gemma-3-27B": _windowed(10, 52, 1024, 16, 128),
+}
+"""Layers of models of which some have a window: `num_hidden_layers`, divided as `layer_types` (each
+second layer of gpt-oss) or `sliding_window_pattern` (each sixth layer of Gemma 3) say."""
 LATENTS = {
     "DeepSeek-V2-Lite": _latent(27, 512, 64),
     "DeepSeek-V3": _latent(61, 512, 64),
@@ -49,7 +69,11 @@ LATENTS = {
     "Kimi-K2": _latent(61, 512, 64),
 }
 """Layers of models with MLA, from `num_hidden_layers`, `kv_lora_rank` and `qk_rope_head_dim`."""
-CONFIGURATIONS = {**{model: shapes_of(found) for model, found in PUBLISHED.items()}, **LATENTS}
+CONFIGURATIONS = {
+    **{model: shapes_of(found) for model, found in PUBLISHED.items()},
+    **WINDOWED,
+    **LATENTS,
+}
 
 
 @dataclass(frozen=True)
@@ -59,37 +83,63 @@ class Row:
     Attributes:
         layers: text such as `26 x 4 x 256`: for each kind of layer, the number of layers, the
             number of KV heads, the width of a head, and the window if there is one.
-        token: bytes of a token's keys and values in 16 bits.
-        token_8_bits: bytes of a token's keys and values in 8 bits.
+        token: bytes of a token's keys and values in 16 bits, without those of a window.
+        token_8_bits: bytes of a token's keys and values in 8 bits, without those of a window.
+        window: most tokens that a sequence keeps in layers with a window; 0 without such layers.
+        window_token, window_token_8_bits: bytes of a token of the window in these layers.
     """
 
     model: str
     layers: str
     token: int
     token_8_bits: int
+    window: int = 0
+    window_token: int = 0
+    window_token_8_bits: int = 0
 
     def cells(self) -> tuple[str, ...]:
         """Return the texts of the row's cells, in the order of `HEADS`."""
+        window = self.window * self.window_token
         return (
             self.model,
             self.layers,
             f"{self.token / 1024:.1f} KiB",
             f"{self.token_8_bits / 1024:.1f} KiB",
-            f"{_LONG * self.token / 2**30:.2f} GiB",
-            f"{10**9 // self.token:,} tokens",
+            f"{self.window:,} x {self.window_token / 1024:.1f} KiB" if window else "",
+            f"{(_LONG * self.token + window) / 2**30:.2f} GiB",
+            f"{(10**9 - window) // self.token:,} tokens",
         )
 
 
 def rows() -> Iterator[Row]:
-    """Yield a row for each known model, smaller models first, then those with MLA."""
+    """Yield a row for each known model, smaller ones first, then those with windows and MLA."""
     for model, layers in CONFIGURATIONS.items():
         yield row(model, layers)
 
 
 def row(model: str, layers: Sequence[LayerShape]) -> Row:
     """Make the row of a model with these layers."""
-    sizes = (KVPool.bytes_per_slot(layers, mx.bfloat16, bits) for bits in (None, 8))
-    return Row(model, _in_words(layers), *sizes)
+    found = windowed(layers)
+    inside = [layers[i] for i in sorted(found)]
+    others = [x for i, x in enumerate(layers) if i not in found]
+    window = max((x.window or 0 for x in inside), default=0)
+    token, token_8_bits = _sizes(others)
+    window_token, window_token_8_bits = _sizes(inside)
+    return Row(
+        model=model,
+        layers=_in_words(layers),
+        token=token,
+        token_8_bits=token_8_bits,
+        window=window,
+        window_token=window_token,
+        window_token_8_bits=window_token_8_bits,
+    )
+
+
+def _sizes(layers: Sequence[LayerShape]) -> tuple[int, int]:
+    """Return the bytes of a slot in 16 and in 8 bits."""
+    plain, quantized = (KVPool.bytes_per_slot(layers, mx.bfloat16, bits) for bits in (None, 8))
+    return plain, quantized
 
 
 def of_config(model: str, config: dict[str, Any]) -> Row:

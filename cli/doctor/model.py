@@ -19,6 +19,7 @@ from sgl_mlx.models.resolve import is_offline, look_up, resolve
 from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.pool.memory import ENOUGH, pool_slots
 from sgl_mlx.runtime.pool.state_memory import state_budget
+from sgl_mlx.runtime.pool.window_memory import WindowBudget, window_budget
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 
 _MOST_OF_MACHINE = 0.75
@@ -102,8 +103,12 @@ def pool_row(needs: Needs) -> Check:
     room, shapes = memory.available_bytes() - needs.weights, adapter.layers
     if adapter.states:
         room = state_budget(adapter.states, None, SchedulerLimits().max_running, room).left(room)
+    windows = WindowBudget(None, shapes)
+    if adapter.ragged and not adapter.states:
+        windows = window_budget(shapes, dtype, None, (None, None), SchedulerLimits(), room)
+    room, shapes = windows.left(room), list(windows.others)
     slots = min(pool_slots(None, context, shapes, dtype, room, ragged=adapter.ragged), ENOUGH)
-    taken = slots * KVPool.bytes_per_slot(shapes, dtype)
+    taken = slots * KVPool.bytes_per_slot(shapes, dtype) + windows.start_bytes
     detail = f"{slots:,} tokens in {gib(taken)}, beside {gib(needs.weights)} of weights"
     total = int(psutil.virtual_memory().total)
     if taken + needs.weights > _MOST_OF_MACHINE * total:

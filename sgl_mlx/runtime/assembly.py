@@ -190,6 +190,7 @@ def assemble(
         states=budget.slots,
         first_states=states.slots if states is not None else None,
         state_tier=disk.states if disk else None,
+        windows=room.windows.slots,
     )
     features = _features(loaded, adapter, config.image_cache_bytes)
     runner = ModelRunner(

@@ -59,6 +59,8 @@ class EngineConfig:
         watchdog_seconds: after so many seconds a step counts as hung, and requests fail. Steps of a
             kind that took long before may take four times as long; the first of a kind, whose
             kernels may have to be compiled, twelve times `watchdog_seconds`.
+        max_window_tokens: slots of the layers with a sliding window, if other layers have none;
+            None derives the number from free memory.
     """
 
     model_path: str | None = None
@@ -84,6 +86,7 @@ class EngineConfig:
     snapshots: str = "program"
     max_total_states: int | None = None
     watchdog_seconds: float = 8.0
+    max_window_tokens: int | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> EngineConfig:
@@ -188,4 +191,5 @@ _RULES: dict[str, bounds.Rule] = {
     "snapshots": _snapshots,
     "max_total_states": bounds.optional(_COUNT),
     "watchdog_seconds": bounds.seconds,
+    "max_window_tokens": bounds.optional(_COUNT),
 }

@@ -236,6 +236,7 @@ class EngineLoop:
             cached_slots=cache.tree.evictable,
             restored_tokens=scheduler.restored_tokens,
             states=cache.snapshots.stats() if cache.snapshots else None,
+            windows=cache.windows.stats() if cache.windows else None,
             disk=self.model.disk.stats() if self.model.disk else None,
             pictures=self.model.pictures.stats(),
         )

@@ -14,9 +14,9 @@ from sgl_mlx.models import cpu_math
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.runtime.attention.select import AttentionPaths, DecodeEpoch
 from sgl_mlx.runtime.attention.step import ExtendStep
-from sgl_mlx.runtime.cache.tier import Grow, GrowStates, Transfer
+from sgl_mlx.runtime.cache.tier import Grow, GrowStates, GrowWindows, Transfer
 from sgl_mlx.runtime.disk.copy import PoolCopy
-from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
+from sgl_mlx.runtime.pool.kv import KVPool, NewKV, SlotIndex
 from sgl_mlx.runtime.pool.memory import Garbage
 from sgl_mlx.runtime.pool.states import EpochStates, StatePool, StepStates
 from sgl_mlx.runtime.sampler import Sampled, Sampler, Scored, score
@@ -99,10 +99,12 @@ class ModelRunner:
         for transfer in transfers:
             if isinstance(transfer, Grow):
                 self._pool.grow(transfer.slots)
+            elif isinstance(transfer, GrowWindows):
+                self._pool.grow_windows(transfer.slots)
             elif isinstance(transfer, GrowStates):
                 assert self._states is not None, "states of a model of attention alone"
                 self._states.grow(transfer.slots)
-        copies = [t for t in transfers if not isinstance(t, Grow | GrowStates)]
+        copies = [t for t in transfers if not isinstance(t, Grow | GrowStates | GrowWindows)]
         if copies:
             assert self._copy is not None, "copies without a second tier"
             self._copy.make(copies)
@@ -112,11 +114,11 @@ class ModelRunner:
         decoding = self._decoding
         if decoding is None:
             return
-        slots, keys, values = decoding.epoch.tail()
+        tail = decoding.epoch.tail()
         state_slots, states = decoding.states.final() if decoding.states is not None else ([], [])
-        mx.eval(keys, values, states)
+        mx.eval(tail.keys, tail.values, states)
         self._decoding = decoding = None
-        self._pool.write(slots, keys, values)
+        self._pool.write(*tail)
         if self._states is not None:
             self._states.write(state_slots, states)
         self._garbage.clear()
@@ -180,18 +182,19 @@ class ModelRunner:
         wanted = _WantedLogits(rows)
         states = None if self._states is None else StepStates(self._states, rows)
         if self._model.ragged:
-            logits, slots, keys, values = self._forward_together(rows, wanted, states)
+            logits, made = self._forward_together(rows, wanted, states)
         else:
-            logits, slots, keys, values = self._forward_one_by_one(rows, wanted)
+            logits, made = self._forward_one_by_one(rows, wanted)
         scored = wanted.score_prompts(logits)
         sampled = self._sample(wanted, logits)
         new = [] if states is None else states.rows.new
-        mx.eval(keys, values, new, *[x.arrays() for x in (scored, sampled) if x is not None])
+        results = [x.arrays() for x in (scored, sampled) if x is not None]
+        mx.eval(made.keys, made.values, new, *results)
         del logits, new
-        self._pool.write(slots, keys, values)
+        self._pool.write(*made)
         if states is not None:
             states.write()
-        del keys, values, states
+        del made, states
         self._garbage.clear()
         tokens, scores = sampled.wait() if sampled else ({}, {})
         for row in rows:
@@ -215,7 +218,7 @@ class ModelRunner:
             embeddings,
             None if states is None else states.rows,
         )
-        return logits, step.slots, step.keys, step.values
+        return logits, step.made()
 
     def _forward_one_by_one(self, rows: Sequence[Row], wanted: _WantedLogits) -> _Forward:
         logits: list[mx.array] = []
@@ -236,7 +239,7 @@ class ModelRunner:
                 layer.append(pair)
         keys = [mx.concatenate([k for k, _ in layer]) for layer in new]
         values = [mx.concatenate([v for _, v in layer]) for layer in new]
-        return mx.concatenate(logits), slots, keys, values
+        return mx.concatenate(logits), NewKV(slots, keys, values)
 
     def _gather_seen(self, row: Row) -> list[tuple[mx.array, mx.array]]:
         """Gather each layer's prefix; of a layer with a window, the keys inside it alone."""
@@ -276,8 +279,8 @@ def arrange(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (len(row.tokens) > 1, row.prefix))
 
 
-_Forward = tuple[mx.array, list[int], list[mx.array], list[mx.array]]
-"""The logits of a forward pass, and the slots, keys and values of its new tokens."""
+_Forward = tuple[mx.array, NewKV]
+"""The logits of a forward pass, and the keys and values of its new tokens."""
 
 
 class _Decoding:

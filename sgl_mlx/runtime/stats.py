@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from sgl_mlx.runtime.cache.snapshots import SnapshotStats
+from sgl_mlx.runtime.cache.windows import WindowStats
 from sgl_mlx.runtime.disk.open import DiskStats
 from sgl_mlx.runtime.scheduler.admission import Counters
 from sgl_mlx.runtime.scheduler.plan import RunnerStats
@@ -28,6 +29,8 @@ class EngineStats:
         cached_slots: slots of cached prefixes that can be evicted now.
         restored_tokens: tokens whose KV was read from the disk cache into the pool.
         states: counts of recurrent states; None for a model of attention alone.
+        windows: counts of slots of layers with a sliding window; None if all layers have the same
+            slots.
         disk: counts of the disk cache; None without one.
         pictures: counts of processed pictures; None for a text-only model.
     """
@@ -44,6 +47,7 @@ class EngineStats:
     cached_slots: int
     restored_tokens: int
     states: SnapshotStats | None = None
+    windows: WindowStats | None = None
     disk: DiskStats | None = None
     pictures: PictureStats | None = None
 
@@ -53,5 +57,6 @@ class EngineStats:
         counters, runner = parts.pop("counters"), parts.pop("runner")
         disk, pictures = parts.pop("disk") or {}, parts.pop("pictures")
         encoder, states = runner.pop("encoder") or {}, parts.pop("states") or {}
+        states |= parts.pop("windows") or {}
         named = {f"disk_{name}": number for name, number in disk.items()}
         return {**counters, **parts, **runner, **states, **named, **(pictures or {}), **encoder}

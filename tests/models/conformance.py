@@ -1,10 +1,11 @@
 """The check that an architecture runs on the runtime's KV as it does in mlx-lm.
 
 Everything goes through `ModelRunner` with the plans a scheduler would make, over slots scattered
-through the pools. What is compared is the whole distribution after every token: of prompts taken in
-chunks over cached prefixes, batched with others, forked, decoded beyond the window and continued.
-A sequence with recurrent state forks from a snapshot at a random cut. What is right is mlx-lm's own
-forward pass, one sequence alone, with its own caches.
+through the pools. Layers with a sliding window have fewer slots of their own, which others get once
+they are behind the window. What is compared is the whole distribution after every token: of prompts
+taken in chunks over cached prefixes, batched with others, forked, decoded beyond the window and
+continued. A sequence with recurrent state forks from a snapshot at a random cut. What is right is
+mlx-lm's own forward pass, one sequence alone, with its own caches.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from sgl_mlx.models.architectures import RunPath, open_adapter
 from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.pool.states import StatePool
 from sgl_mlx.runtime.runner import ModelRunner
-from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Row, Scores, StepResult
+from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Row, RowWindow, Scores, StepResult
 from tests.models.toy import toy_configs, toy_model
 from tests.models.toy_configs import ON_METAL, VOCABULARY, WITHOUT_TOY
 
@@ -34,6 +35,7 @@ TOLERANCE = 1e-4
 """Largest difference of log-probabilities, relative to the spread of the distribution."""
 
 SLOTS, STRIDE = 331, 7
+WINDOW_SLOTS = 113
 STATE_SLOTS = 61
 STEPS = 13
 SHARED = 34
@@ -54,6 +56,7 @@ class Branch:
 
     Attributes:
         states: the slot of recurrent state after some numbers of tokens; 0 is that of none.
+        window: the window slot of each token that has one, by its index.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Branch:
     table: list[int] = field(default_factory=list)
     computed: int = 0
     states: dict[int, int] = field(default_factory=lambda: {0: 0})
+    window: dict[int, int] = field(default_factory=dict)
     seen: dict[int, list[float]] = field(default_factory=dict)
 
 
@@ -68,7 +72,10 @@ class Check:
     """A pool with sequences in it, run step by step."""
 
     def __init__(self, adapter: Adapter) -> None:
-        pool = KVPool(adapter.layers, SLOTS, adapter.dtype)
+        own = None if adapter.states or not adapter.ragged else WINDOW_SLOTS
+        pool = KVPool(adapter.layers, SLOTS, adapter.dtype, window_slots=own)
+        self._reach = max((adapter.layers[i].window or 0 for i in pool.windowed), default=0) - 1
+        self._free_window = [1 + i * STRIDE % WINDOW_SLOTS for i in range(WINDOW_SLOTS)]
         states = StatePool(adapter.states, STATE_SLOTS) if adapter.states else None
         self._runner = ModelRunner(adapter, pool, frozenset(), states=states)
         self._free = [1 + i * STRIDE % SLOTS for i in range(SLOTS)]
@@ -106,7 +113,8 @@ class Check:
         pairs = zip(branch.tokens[: branch.computed], tokens, strict=False)
         shared = next(i for i, (a, b) in enumerate(pairs) if a != b)
         if not self._recurrent:
-            return Branch(name, tokens, branch.table[:shared], shared)
+            seen = {i: branch.window[i] for i in self._in_window(shared, branch)}
+            return Branch(name, tokens, branch.table[:shared], shared, window=seen)
         cut = max(at for at in branch.states if at <= shared)
         return Branch(name, tokens, branch.table[:cut], cut, {cut: branch.states[cut]})
 
@@ -119,6 +127,7 @@ class Check:
             state = branch.states[start], self._free_states.pop(0)
             branch.states[start + slots] = state[1]
         return Row(
+            window=self._row_window(branch, start, start + slots),
             id=branch.name,
             tokens=tuple(branch.tokens[start:end]),
             prefix=tuple(branch.table[:start]),
@@ -129,6 +138,22 @@ class Check:
             targets=tuple(branch.tokens[start + 1 : end]),
             state=state,
         )
+
+    def _in_window(self, end: int, branch: Branch) -> list[int]:
+        """The tokens before `end` that a token there sees in layers with a window."""
+        return [i for i in range(max(end - self._reach, 0), end) if i in branch.window]
+
+    def _row_window(self, branch: Branch, start: int, end: int) -> RowWindow | None:
+        """Free slots behind the window, except those a fork needs; take slots for new tokens."""
+        if self._reach < 1:
+            return None
+        wanted = {*range(start - self._reach, start), *range(SHARED - self._reach, SHARED)}
+        for i in sorted(branch.window.keys() - wanted):
+            self._free_window.insert(0, branch.window.pop(i))
+        branch.window |= {i: self._free_window.pop(0) for i in range(start, end)}
+        seen = self._in_window(start, branch)
+        assert len(seen) == min(self._reach, start)
+        return RowWindow(*(tuple(branch.window[i] for i in x) for x in (seen, range(start, end))))
 
     def _keep(self, branch: Branch, count: int, result: StepResult) -> None:
         scores = [result.token_scores[branch.name]]

@@ -118,7 +118,7 @@ def test_a_model_in_half_precision_computes_in_half_precision(dtype: mx.Dtype) -
     row = Row("a", tuple(range(20)), (), tuple(range(1, 21)), 0, True, SamplingParams())
     step = ExtendStep(AttentionPaths(KVPool(adapter.layers, 20, adapter.dtype)), [row])
     logits = adapter.forward(step.tokens, step.positions, step, mx.array([19]))
-    assert {x.dtype for x in (logits, *step.keys, *step.values)} == {dtype}
+    assert {x.dtype for x in (logits, *step.made().keys, *step.made().values)} == {dtype}
 
 
 def test_dense_logits_are_those_of_the_rows_asked_for() -> None:

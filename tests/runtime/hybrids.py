@@ -1,4 +1,4 @@
-"""Engines on toy models with recurrent layers, and mlx-lm's own answers, prompt by prompt."""
+"""Engines on toy models with recurrent layers or windows, and mlx-lm's own answers, one by one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from mlx_lm.models.cache import ArraysCache, CacheList, make_prompt_cache
+from mlx_lm.models import cache as caches_of
 
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.loader import LoadedModel
@@ -38,22 +38,36 @@ HYBRIDS = [
     "plamo2",
 ]
 """Architectures with layers of attention and recurrent layers."""
+WINDOWED = [
+    "gemma3_text",
+    "gpt_oss",
+    "cohere2",
+    "ministral3",
+    "llama4",
+    "exaone4",
+    "gemma3n",
+    "mimo_v2_flash",
+]
+"""Architectures with layers of full attention and layers with a sliding window, or chunks."""
+_LIMITED = (caches_of.ArraysCache, caches_of.RotatingKVCache, caches_of.ChunkedKVCache)
 PURE = ["mamba", "mamba2", "rwkv7"]
 """Architectures without any layer of attention."""
 
 
 def toy_of(architecture: str) -> nn.Module:
-    """A toy in its first configuration that has recurrent layers.
+    """A toy in its first configuration that has recurrent layers or layers with a window.
 
     Its vocabulary is that of the tokenizer, where its configuration names it.
     """
     for config in toy_configs(architecture):
         made = toy_model(architecture, config | {"vocab_size": len(TOKENS)})
-        caches = make_prompt_cache(made)
-        parts = [p for c in caches for p in (c.caches if isinstance(c, CacheList) else [c])]
-        if any(isinstance(part, ArraysCache) for part in parts):
+        caches = caches_of.make_prompt_cache(made)
+        parts = [
+            p for c in caches for p in (c.caches if isinstance(c, caches_of.CacheList) else [c])
+        ]
+        if any(isinstance(part, _LIMITED) for part in parts):
             return made
-    raise AssertionError(f"no configuration of {architecture} has recurrent layers")
+    raise AssertionError(f"no configuration of {architecture} has such layers")
 
 
 @cache
@@ -66,7 +80,7 @@ def module_of(architecture: str) -> nn.Module:
 def alone(architecture: str, prompt: tuple[int, ...], new: int) -> list[int]:
     """mlx-lm's greedy continuation of a prompt, computed alone."""
     module = module_of(architecture)
-    caches, fed, made = make_prompt_cache(module), list(prompt), []
+    caches, fed, made = caches_of.make_prompt_cache(module), list(prompt), []
     for _ in range(new):
         logits = module(mx.array([fed]), cache=caches)[0, -1]
         made.append(int(mx.argmax(logits).item()))

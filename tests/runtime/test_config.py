@@ -44,6 +44,7 @@ def test_an_unknown_option_is_refused_naming_those_there_are() -> None:
         "max_running_requests",
         "chunked_prefill_size",
         "max_total_states",
+        "max_window_tokens",
     ],
 )
 def test_sizes_must_be_positive_integers(name: str, value: Any) -> None:

@@ -24,8 +24,9 @@ from sgl_mlx.runtime.attention.spans import (
     clipped,
     seen_from,
     shared_spans,
+    windowed,
 )
-from sgl_mlx.runtime.pool.kv import KVPool
+from sgl_mlx.runtime.pool.kv import KVPool, NewKV
 from sgl_mlx.runtime.scheduler.plan import Row
 
 _MOST_STALE = 256
@@ -115,13 +116,12 @@ class Epoch(Attention):
         private = (batch for x in self._by_window.values() for batch in x.private)
         return [x for b in private for kv in (b.keys, b.values) for x in kv.values()]
 
-    def tail(self) -> tuple[list[int], list[mx.array], list[mx.array]]:
-        """Return the KV of the steps so far, to be written to the pool.
-
-        Returns:
-            The slots to write to, and the keys and values `(len(slots), heads, dim)` of each layer.
-        """
+    def tail(self) -> NewKV:
+        """Return the KV of the steps so far, to be written to the pool."""
         slots = [slot for row in self.rows for slot in row.slots[: self.steps]]
+        window: list[int] = []
+        if self._pool.windowed:
+            window = [slot for row in self.rows for slot in row.window_slots()[: self.steps]]
         picked = {w: x.order_of_tail(self.rows, self.steps) for w, x in self._by_window.items()}
         keys: list[mx.array] = []
         values: list[mx.array] = []
@@ -129,7 +129,7 @@ class Epoch(Attention):
             parts = [batch.tail(layer, self.steps) for batch in self._layers(layer).private]
             for into, found in zip((keys, values), zip(*parts, strict=True), strict=True):
                 into.append(mx.concatenate(list(found))[picked[shape.window]])
-        return slots, keys, values
+        return NewKV(slots, keys, values, window)
 
     def _layers(self, layer: int) -> _Layers:
         return self._by_window[self._pool.layers[layer].window]
@@ -148,6 +148,9 @@ class _Layers:
     ) -> None:
         layers = [i for i, x in enumerate(pool.layers) if x.window == window]
         spans, private = shared_spans(rows, min_shared)
+        own = not pool.windowed.isdisjoint(layers)
+        if own:
+            spans = [windowed(span, rows) for span in spans]
         starts = [
             seen_from(row, start, len(row.prefix), row.position, window)
             for row, start in zip(rows, private, strict=True)
@@ -156,7 +159,7 @@ class _Layers:
         groups = by_length(lengths)
         self._window = window
         self.private = [
-            PrivateBatch(pool, layers, rows, group, [starts[i] for i in group], width)
+            PrivateBatch(pool, layers, rows, group, [starts[i] for i in group], width, own)
             for group in groups
         ]
         seen = [span for span in (clipped(s, rows, window) for s in spans) if span.slots]

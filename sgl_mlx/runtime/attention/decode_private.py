@@ -32,6 +32,7 @@ class PrivateBatch:
         members: indices of the rows in this batch.
         starts: for each member, the index of the first prefix key to hold.
         width: number of steps to make room for.
+        windowed: True if the layers have window slots of their own.
     """
 
     def __init__(
@@ -42,7 +43,9 @@ class PrivateBatch:
         members: Sequence[int],
         starts: Sequence[int],
         width: int,
+        windowed: bool = False,
     ) -> None:
+        self._windowed = windowed
         self.members = members
         self._pick = None if len(members) == len(rows) else mx.array(list(members), mx.int32)
         self._rows = [rows[i] for i in members]
@@ -143,7 +146,8 @@ class PrivateBatch:
     def _index(self) -> SlotIndex | None:
         if self._prefix == 0:
             return None
-        own = [row.prefix[start:] for row, start in zip(self._rows, self._starts, strict=True)]
+        rows = zip(self._rows, self._starts, strict=True)
+        own = [row.keys(self._windowed)[start:] for row, start in rows]
         if len(own) == 1:
             return SlotIndex(own[0])
         padded = (([0] * n, slots) for n, slots in zip(self.padding, own, strict=True))

@@ -26,8 +26,8 @@ from sgl_mlx.models.layer_cache import Attention
 from sgl_mlx.runtime.attention.decode import Epoch
 from sgl_mlx.runtime.attention.prefill import Chunks
 from sgl_mlx.runtime.attention.sdpa import SdpaChunks
-from sgl_mlx.runtime.attention.spans import shared_spans
-from sgl_mlx.runtime.pool.kv import KVPool
+from sgl_mlx.runtime.attention.spans import shared_spans, windowed
+from sgl_mlx.runtime.pool.kv import KVPool, NewKV
 from sgl_mlx.runtime.scheduler.plan import Row
 
 Kernels = TestedKernels | CpuAttention
@@ -49,6 +49,11 @@ def pool_fits(pool: KVPool, kernels: Kernels) -> bool:
 def rows_fit(rows: Sequence[Row]) -> bool:
     """Return True if every row's prefix has the positions 0, 1, 2 …, as the kernels assume."""
     return all(row.prefix_positions is None for row in rows)
+
+
+def _kinds(pool: KVPool) -> tuple[bool, ...]:
+    """List the kinds of layers by slots: False, and True if some have window slots of their own."""
+    return (False, True) if pool.windowed else (False,)
 
 
 class KernelEpoch(Attention):
@@ -80,12 +85,18 @@ class KernelEpoch(Attention):
         self._first_positions = mx.array([row.position for row in rows], mx.int32)
         spans, private = shared_spans(rows)
         keys = sum(len(row.prefix) for row in rows)  # shared keys count for each row
-        self._plan = DecodePlan(
-            [row.prefix[start:] for row, start in zip(rows, private, strict=True)],
-            [SharedSpan(s.first, s.last, s.start, s.slots) for s in spans],
-            width=width,
-            chunk=cut_overs.chunk(keys, min(x.heads for x in pool.layers)),
-        )
+        chunk = cut_overs.chunk(keys, min(x.heads for x in pool.layers))
+
+        def plan(own: bool) -> DecodePlan:
+            mine = [windowed(span, rows) for span in spans] if own else spans
+            return DecodePlan(
+                [row.keys(own)[start:] for row, start in zip(rows, private, strict=True)],
+                [SharedSpan(s.first, s.last, s.start, s.slots) for s in mine],
+                width=width,
+                chunk=chunk,
+            )
+
+        self._plans = {own: plan(own) for own in _kinds(pool)}
         shape = len(rows), width
         self.keys = [mx.zeros((*shape, x.heads, x.key_dim), pool.dtype) for x in pool.layers]
         self.values = [mx.zeros((*shape, x.heads, x.value_dim), pool.dtype) for x in pool.layers]
@@ -115,7 +126,8 @@ class KernelEpoch(Attention):
         """
         if layer not in self._in_plain:
             tail = self.keys[layer], self.values[layer], self.steps
-            inputs = DecodeInputs(queries, *tail, self._pool.layer(layer), self._plan, options)
+            plan = self._plans[layer in self._pool.windowed]
+            inputs = DecodeInputs(queries, *tail, self._pool.layer(layer), plan, options)
             call = self._call(layer, inputs)
             if call is not None:
                 return call(inputs)
@@ -144,12 +156,8 @@ class KernelEpoch(Attention):
         """Return the arrays that steps write to: the new keys and values of every layer."""
         return [*self.keys, *self.values]
 
-    def tail(self) -> tuple[list[int], list[mx.array], list[mx.array]]:
-        """Return the KV of the steps so far, to be written to the pool.
-
-        Returns:
-            The slots, and the keys and values `(len(slots), heads, dim)` of each layer.
-        """
+    def tail(self) -> NewKV:
+        """Return the KV of the steps so far, to be written to the pool."""
         where = [
             (i * self.width + step, slot)
             for i, row in enumerate(self.rows)
@@ -157,7 +165,10 @@ class KernelEpoch(Attention):
         ]
         picked = mx.array([i for i, _ in where], mx.int32)
         keys, values = ([x.flatten(0, 1)[picked] for x in xs] for xs in (self.keys, self.values))
-        return [slot for _, slot in where], keys, values
+        window: list[int] = []
+        if self._pool.windowed:
+            window = [slot for row in self.rows for slot in row.window_slots()[: self.steps]]
+        return NewKV([slot for _, slot in where], keys, values, window)
 
 
 class KernelChunks:
@@ -177,7 +188,10 @@ class KernelChunks:
         plain: Callable[[], Chunks | SdpaChunks],
     ) -> None:
         self._pool, self._kernels = pool, kernels
-        self._plan = ExtendPlan([ExtendRow(row.prefix, len(row.tokens)) for row in rows])
+        self._plans = {
+            own: ExtendPlan([ExtendRow(row.keys(own), len(row.tokens)) for row in rows])
+            for own in _kinds(pool)
+        }
         self._stored: dict[int, tuple[mx.array, mx.array]] = {}
         self._layers, self._make_plain = layers, plain
         self._plain: Chunks | SdpaChunks | None = None
@@ -189,7 +203,8 @@ class KernelChunks:
     def attend(self, layer: int, queries: mx.array, options: AttentionOptions) -> mx.array:
         """Attend a layer's queries `(tokens, heads, dim)`; returns `(tokens, heads, value_dim)`."""
         new = self._stored[layer]
-        inputs = ExtendInputs(queries, *new, self._pool.layer(layer), self._plan, options)
+        plan = self._plans[layer in self._pool.windowed]
+        inputs = ExtendInputs(queries, *new, self._pool.layer(layer), plan, options)
         if layer in self._layers and self._kernels.takes(inputs):
             return self._kernels.extend(inputs)
         if self._plain is None:

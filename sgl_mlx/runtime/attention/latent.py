@@ -163,7 +163,7 @@ class _ExpandedPool:
     """Pool of entries that gathers keys and values of every head, computed by `expansion`."""
 
     def __init__(self, pool: KVPool) -> None:
-        self.layers = pool.layers
+        self.layers, self.windowed = pool.layers, pool.windowed
         self.expansion: Expansion | None = None
         self._pool = pool
 

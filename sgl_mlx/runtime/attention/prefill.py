@@ -6,7 +6,8 @@ KV pool and, causally, to itself. A prefix that several sequences share is atten
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Protocol
 
@@ -15,7 +16,7 @@ import mlx.core as mx
 from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.models.adapter import LayerShape
 from sgl_mlx.runtime.attention import softmax as at
-from sgl_mlx.runtime.attention.spans import MIN_SHARED, Span, clipped, shared_spans
+from sgl_mlx.runtime.attention.spans import MIN_SHARED, Span, clipped, shared_spans, windowed
 from sgl_mlx.runtime.pool.kv import SlotIndex
 from sgl_mlx.runtime.scheduler.plan import Row
 
@@ -26,6 +27,11 @@ class Gathers(Protocol):
     @property
     def layers(self) -> Sequence[LayerShape]:
         """Shape of each layer; `Chunks` reads only the window from it."""
+        ...
+
+    @property
+    def windowed(self) -> Collection[int]:
+        """The layers that have window slots of their own."""
         ...
 
     def gather(self, layer: int, index: SlotIndex) -> tuple[mx.array, mx.array]:
@@ -113,33 +119,35 @@ class Chunks:
         """
         spans, private = shared_spans(rows, min_shared)
         spans += [Span(i, i + 1, n, rows[i].prefix[n:]) for i, n in enumerate(private)]
+        if window is not None and self._pool.windowed:
+            spans = [windowed(span, rows) for span in spans]
         seen = [clipped(span, rows, window) for span in spans]
         stretches = [
-            (s.first, s.last, start, min(start + step, s.start + len(s.slots)))
+            replace(s, start=s.start + i, slots=s.slots[i : i + step])
             for s in seen
             for step in [self._most_keys or max(len(s.slots), 1)]
-            for start in range(s.start, s.start + len(s.slots), step)
+            for i in range(0, len(s.slots), step)
         ]
         return [
             _PrefixPart(
-                rows[first:last], self._ranges[first][0], self._ranges[last - 1][1], start, end
+                rows[s.first : s.last], self._ranges[s.first][0], self._ranges[s.last - 1][1], s
             )
-            for first, last, start, end in stretches
+            for s in stretches
         ]
 
 
 class _PrefixPart:
-    """Prefix keys `start … end - 1` that `rows` share.
+    """Prefix keys of the `span` that `rows` share.
 
     The new tokens of `rows` attend to these keys. They are `first … last - 1` among the new tokens
     of the step.
     """
 
-    def __init__(self, rows: Sequence[Row], first: int, last: int, start: int, end: int) -> None:
+    def __init__(self, rows: Sequence[Row], first: int, last: int, span: Span) -> None:
         self.first, self.last = first, last
-        self.index = SlotIndex(rows[0].prefix[start:end])
+        self.index = SlotIndex(span.slots)
         positions = rows[0].prefix_positions or range(len(rows[0].prefix))
-        self._keys = list(positions[start:end])
+        self._keys = list(positions[span.start : span.start + len(span.slots)])
         self._queries = [
             p for row in rows for p in range(row.position, row.position + len(row.tokens))
         ]

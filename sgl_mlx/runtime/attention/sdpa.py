@@ -45,7 +45,8 @@ class SdpaChunks:
         assert softcap is None, "MLX's fused attention has no soft-cap; `select` takes `Chunks`"
         widest = self._pool.layers[layer].window
         if widest not in self._seen:
-            self._seen[widest] = [_Keys(row, widest) for row in self._rows]
+            own = layer in self._pool.windowed
+            self._seen[widest] = [_Keys(row, widest, own) for row in self._rows]
         outs = []
         for row, (first, last) in zip(self._seen[widest], self._ranges, strict=True):
             keys, values = (x[first:last] for x in self._stored[layer])
@@ -63,12 +64,13 @@ class SdpaChunks:
 class _Keys:
     """One sequence's prefix slots inside the `widest` window, and its attention masks.
 
+    With `windowed`, the slots are those of layers that have window slots of their own.
     `prefix` is None if no prefix key is in the window. The masks are cached by window.
     """
 
-    def __init__(self, row: Row, widest: int | None) -> None:
+    def __init__(self, row: Row, widest: int | None, windowed: bool) -> None:
         start = seen_from(row, 0, len(row.prefix), row.position, widest)
-        slots = row.prefix[start:]
+        slots = row.keys(windowed)[start:]
         self.prefix = SlotIndex(slots) if slots else None
         own = range(row.position, row.position + len(row.tokens))
         self._tokens = len(own)

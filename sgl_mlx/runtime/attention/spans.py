@@ -128,6 +128,16 @@ def _holds_little(lengths: Sequence[int]) -> bool:
     return len(lengths) * max(lengths) <= MOST_HELD * sum(lengths) + FREE_KEYS * len(lengths)
 
 
+def windowed(span: Span, rows: Sequence[Row]) -> Span:
+    """Return the span with its slots in layers that have window slots of their own.
+
+    Keys outside the window of all its rows have slot 0.
+    """
+    oldest = min(rows[span.first : span.last], key=lambda row: row.position)
+    end = span.start + len(span.slots)
+    return replace(span, slots=oldest.keys(True)[span.start : end])
+
+
 def seen_from(row: Row, start: int, end: int, position: int, window: int | None) -> int:
     """Find the first of a row's prefix keys `start … end - 1` inside a query's window.
 

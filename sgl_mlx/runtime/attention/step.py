@@ -21,6 +21,7 @@ from sgl_mlx.runtime.attention.latent import LatentChunks, LatentInputs
 from sgl_mlx.runtime.attention.prefill import Chunks
 from sgl_mlx.runtime.attention.sdpa import SdpaChunks
 from sgl_mlx.runtime.attention.select import AttentionPaths, DecodeEpoch
+from sgl_mlx.runtime.pool.kv import NewKV
 from sgl_mlx.runtime.scheduler.plan import Row
 
 
@@ -32,14 +33,11 @@ class ExtendStep(Attention):
 
     Attributes:
         tokens, positions: ids and positions of the new tokens, one row after another.
-        slots: the pool slot of each new token.
-        keys, values: the new KV `(tokens, heads, dim)` of each layer, after the forward pass.
     """
 
     def __init__(self, paths: AttentionPaths, rows: Sequence[Row]) -> None:
         self._layers = paths.pool.layers
         self._stored: dict[int, tuple[mx.array, mx.array]] = {}
-        self.slots = [slot for row in rows for slot in row.slots[: len(row.tokens)]]
         self.tokens = mx.array([t for row in rows for t in row.tokens], mx.int32)
         self.positions = mx.array(
             [p for row in rows for p in range(row.position, row.position + len(row.tokens))],
@@ -69,13 +67,15 @@ class ExtendStep(Attention):
         chunks = self._rows[self._singles :]
         return self._paths.latent_chunks(chunks) if chunks else None
 
-    @property
-    def keys(self) -> list[mx.array]:
-        return [self._stored[layer][0] for layer in range(len(self._layers))]
-
-    @property
-    def values(self) -> list[mx.array]:
-        return [self._stored[layer][1] for layer in range(len(self._layers))]
+    def made(self) -> NewKV:
+        """Return the new keys and values, after the forward pass."""
+        rows, every = self._rows, range(len(self._layers))
+        slots = [slot for row in rows for slot in row.slots[: len(row.tokens)]]
+        window: list[int] = []
+        if self._paths.pool.windowed:
+            window = [slot for row in rows for slot in row.window_slots()[: len(row.tokens)]]
+        keys, values = ([self._stored[layer][i] for layer in every] for i in (0, 1))
+        return NewKV(slots, keys, values, window)
 
     def store(self, layer: int, keys: mx.array, values: mx.array) -> None:
         """Store a layer's new keys and values `(tokens, kv_heads, dim)`, before `attend`."""

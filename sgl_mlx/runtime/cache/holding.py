@@ -1,4 +1,4 @@
-"""The holding of one sequence: its KV slots, and its slot of recurrent state."""
+"""The holding of one sequence: its KV slots, window slots, and its slot of recurrent state."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ class Holding:
             may still be undone. The node's state is pinned meanwhile. None if there is none.
         beside: while a step verifies a draft, the slot that this step writes instead of `state`; 0
             if it writes `state`, which was not `ready`. None while no draft is verified.
+        window: the slots, in layers with a sliding window, of the tokens from `behind` on. Empty
+            without such layers; else as many as were reserved.
+        behind: number of leading tokens without such slots, because no step reads them any more.
+        locked_from: where on the path to `node` the first node begins whose window slots are
+            locked.
     """
 
     namespace: Hashable = PLAIN
@@ -39,3 +44,6 @@ class Holding:
     ready: bool = False
     source: Node | None = None
     beside: int | None = None
+    window: list[int] = field(default_factory=list)
+    behind: int = 0
+    locked_from: int = 0

@@ -5,25 +5,50 @@ when sequences need slots, unlocked prefixes are evicted. Evicted KV is first of
 tier (the disk cache), if there is one.
 
 For a model with recurrent layers, `snapshots` divides the slots of recurrent states in the same
-way, and a prefix is reused only up to a snapshot.
+way, and a prefix is reused only up to a snapshot. `windows` does so for the slots of layers with a
+sliding window, and a prefix is reused only where its last tokens still have such slots.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Iterable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from sgl_mlx.runtime.cache.holding import Holding
 from sgl_mlx.runtime.cache.node_states import NodeStates
+from sgl_mlx.runtime.cache.node_windows import NodeWindows
 from sgl_mlx.runtime.cache.radix import PLAIN, Node, RadixTree
 from sgl_mlx.runtime.cache.slots import SlotAllocator
 from sgl_mlx.runtime.cache.snapshots import Snapshots
 from sgl_mlx.runtime.cache.state_tier import StateTier
-from sgl_mlx.runtime.cache.tier import Grow, GrowStates, Load, LoadState, Tier, Transfer
+from sgl_mlx.runtime.cache.tier import (
+    Grow,
+    GrowStates,
+    GrowWindows,
+    Load,
+    LoadState,
+    Tier,
+    Transfer,
+)
+from sgl_mlx.runtime.cache.windows import Windows
 
 Reuse = Literal["prefixes", "whole prompts", "nothing"]
 """How much of earlier prompts is reused; all values but "prefixes" are ablations."""
+
+
+class WindowSlots(NamedTuple):
+    """Numbers of slots for layers with a sliding window.
+
+    Attributes:
+        window: tokens that such a layer attends to, at least 2: a token and those before it.
+        first: slots of the pool at the start.
+        most: slots that the pool may grow to.
+    """
+
+    window: int
+    first: int
+    most: int
 
 
 class PrefixCache:
@@ -39,9 +64,11 @@ class PrefixCache:
             for no growth.
         states: most slots for recurrent states; 0 for a model of attention alone.
         first_states: how many of these slots there are at the start; None for all.
+        windows: slots for layers with a sliding window; None if all layers share one set of slots.
 
     Attributes:
         snapshots: the recurrent states; None for a model of attention alone.
+        windows: the slots for layers with a sliding window; None if there are none of their own.
         held: number of slots that sequences hold and the tree does not own.
         seconds: time spent in `open`, `extend` and `share`.
     """
@@ -55,7 +82,9 @@ class PrefixCache:
         states: int = 0,
         first_states: int | None = None,
         state_tier: StateTier | None = None,
+        windows: WindowSlots | None = None,
     ) -> None:
+        assert windows is None or (tier is None and not states), "not supported together"
         self.capacity = capacity
         self.most = capacity if most is None else most
         self._initial = capacity
@@ -65,7 +94,13 @@ class PrefixCache:
         self._reuse = reuse
         self._ended: dict[int, set[int]] = {}  # hashes of whole prompts by length
         first = states if first_states is None else min(first_states, states)
-        self.tree = RadixTree(NodeStates(first) if states else None)
+        self.tree = RadixTree(
+            NodeStates(first) if states else None,
+            NodeWindows(windows.first, windows.window - 1) if windows is not None else None,
+        )
+        self.windows: Windows | None = None
+        if windows is not None:
+            self.windows = Windows(self.tree, windows.most, self._grow_windows)
         self.snapshots: Snapshots | None = None
         if states:
             on_evict = self._spill_state if state_tier else None
@@ -94,11 +129,16 @@ class PrefixCache:
             namespace = object()
         elif self._reuse == "whole prompts":
             tokens = tokens[: self._longest_whole(tokens)]
+        if self.windows is not None:
+            tokens = tokens[: self.reusable(tokens, namespace, len(tokens))[0]]
         match = self.tree.match if self.snapshots is None else self.tree.match_state
         node, slots = match(tokens, namespace)
         self.tree.lock(node)
+        holding = Holding(namespace, slots, len(slots), node)
+        if self.windows is not None:
+            self.windows.begin(holding)
         self.seconds += time.perf_counter() - started
-        return Holding(namespace, slots, len(slots), node)
+        return holding
 
     def open_cached(self, tokens: tuple[int, ...], namespace: Hashable) -> Holding:
         """Return a new holding with the longest prefix of `tokens` that has KV, which it locks.
@@ -161,6 +201,8 @@ class PrefixCache:
         assert holding.shared <= length <= len(holding.table)
         self._release(holding.table[length:])
         del holding.table[length:]
+        if self.windows is not None:
+            self.windows.trim(holding, length)
 
     def share(self, holding: Holding, tokens: tuple[int, ...]) -> None:
         """Give the slots of a holding's computed tokens to the tree, so that others can match them.
@@ -178,10 +220,13 @@ class PrefixCache:
         self.held -= length - max(present, holding.shared)
         holding.table[:length] = slots
         self.tree.lock(node)
-        if holding.node is not None:
-            self.tree.unlock(holding.node)
+        before, owned = holding.node, holding.shared
         holding.node, holding.shared = node, length
         holding.whole = tokens
+        if self.windows is not None:
+            self.windows.share(holding, before, owned)
+        if before is not None:
+            self.tree.unlock(before)
         self._release(duplicate)
         self.seconds += time.perf_counter() - started
 
@@ -189,6 +234,8 @@ class PrefixCache:
         """End a holding: unlock its shared prefix, free its other slots."""
         if self.snapshots is not None:
             self.snapshots.end(holding)
+        if self.windows is not None:
+            self.windows.close(holding)
         self._release(holding.table[holding.shared :])
         if holding.node is not None:
             self.tree.unlock(holding.node)
@@ -232,6 +279,8 @@ class PrefixCache:
             self._transfers.insert(0, Grow(self.capacity))
         if self.snapshots is not None and self.snapshots.grown:
             self._transfers.insert(0, GrowStates(self.snapshots.capacity))
+        if self.windows is not None and self.windows.grown:
+            self._transfers.insert(0, GrowWindows(self.windows.capacity))
         self.slots.free(self.tree.evict(self.tree.evictable))
         if self.snapshots is not None:
             self.snapshots.evict_all()
@@ -247,13 +296,15 @@ class PrefixCache:
             start: the node that an earlier call returned for these tokens, to search from there.
 
         Returns:
-            The number of tokens, which may exceed `limit` without recurrent layers; and the last
-            node wholly inside the longest cached prefix.
+            The number of tokens, which may exceed `limit` if all layers attend to all tokens; and
+            the last node wholly inside the longest cached prefix.
         """
         length, node = self.tree.match_length(tokens, namespace, start)
         if self.snapshots is not None:
             ends = (n.depth for n in node.path() if n.state and n.depth <= limit)
             length = next(ends, 0)
+        if self.windows is not None:
+            length = self.windows.reusable(tokens, node, min(length, limit))
         return length, node
 
     def check(self, holdings: Iterable[Holding] = ()) -> None:
@@ -267,6 +318,8 @@ class PrefixCache:
         holdings = list(holdings)
         if self.snapshots is not None:
             self.snapshots.check(holdings)
+        if self.windows is not None:
+            self.windows.check(holdings)
         held = [slot for h in holdings for slot in h.table[h.shared :]]
         cached = list(self.tree.slots())
         assert len(held) == self.held
@@ -284,6 +337,9 @@ class PrefixCache:
 
     def _grow_states(self, slots: int) -> None:
         self._transfers.append(GrowStates(slots))
+
+    def _grow_windows(self, slots: int) -> None:
+        self._transfers.append(GrowWindows(slots))
 
     def _evict(self, count: int) -> None:
         self.slots.free(self.tree.evict(count, self._spill if self.tier else None))

@@ -7,7 +7,8 @@ equal KV only within one namespace. Tokens after parallel branches or a position
 namespace than ordinary text.
 
 With a `NodeStates`, a node may also own the recurrent state at its end, and only prefixes that end
-in a state can be reused. KV after the deepest state on its path is then evicted first.
+in a state can be reused. KV after the deepest state on its path is then evicted first. With a
+`NodeWindows`, nodes also own slots of layers with a sliding window.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 from sgl_mlx.runtime.cache.node_states import NodeStates
+from sgl_mlx.runtime.cache.node_windows import NodeWindows
 
 PLAIN: Hashable = ()
 """Namespace of ordinary text that starts at position 0."""
@@ -33,6 +35,9 @@ class Node:
         depth: number of tokens from the root to the end of the edge.
         state: slot of the recurrent state after these tokens; 0 for none.
         readers: number of sequences that will read this state in their next step.
+        window: window slots of the edge's last tokens; see `NodeWindows`.
+        window_locks: number of sequences that read these slots.
+        window_end: True if other prompts are likely to branch off at the edge's end.
     """
 
     __slots__ = (
@@ -45,6 +50,9 @@ class Node:
         "slots",
         "state",
         "tokens",
+        "window",
+        "window_end",
+        "window_locks",
     )
 
     def __init__(self, parent: Node | None, tokens: tuple[int, ...], slots: list[int]) -> None:
@@ -55,8 +63,9 @@ class Node:
         self.depth: int = (parent.depth if parent else 0) + len(tokens)
         self.locks = 0
         self.last_used = 0
-        self.state = 0
-        self.readers = 0
+        self.state = self.readers = self.window_locks = 0
+        self.window: list[int] = []
+        self.window_end = False
 
     @property
     def in_tree(self) -> bool:
@@ -89,10 +98,13 @@ class RadixTree:
 
     Args:
         states: the recurrent states of its nodes; None for a model of attention alone.
+        windows: the window slots of its nodes; None if no layers have slots of their own.
     """
 
-    def __init__(self, states: NodeStates[Node] | None = None) -> None:
-        self.states = states
+    def __init__(
+        self, states: NodeStates[Node] | None = None, windows: NodeWindows[Node] | None = None
+    ) -> None:
+        self.states, self.windows = states, windows
         self._roots: dict[Hashable, Node] = {}
         self._clock = 0
         self._leaves: list[tuple[int, int, Node]] = []  # heap; stale entries are skipped
@@ -113,7 +125,7 @@ class RadixTree:
         while (child := self._next(node, tokens)) is not None:
             shared = common_prefix(child.tokens, tokens, node.depth)
             if shared < len(child.tokens):
-                child = self._split(child, shared)
+                child = self.split(child, shared)
             slots += child.slots
             node = child
         self._touch(node)
@@ -137,8 +149,6 @@ class RadixTree:
     ) -> tuple[int, Node]:
         """Return the length of the longest cached prefix and the last node wholly inside it.
 
-        Changes nothing.
-
         Args:
             start: the node that an earlier call returned for these tokens, to search from there.
         """
@@ -156,8 +166,6 @@ class RadixTree:
         self, tokens: tuple[int, ...], namespace: Hashable, start: Node | None, limit: int
     ) -> tuple[list[int], Node]:
         """Return up to `limit` tokens that follow `tokens` in the tree, on the path used last.
-
-        Changes nothing.
 
         Args:
             start: the node that an earlier call returned for these tokens, to search from there.
@@ -255,11 +263,6 @@ class RadixTree:
         self._offer(node)
         return True
 
-    def reset(self) -> list[int]:
-        """Evict everything and return all slots, now the caller's. No node may be locked."""
-        assert self.locked == 0, "reset while requests hold nodes"
-        return self.evict(self.evictable)
-
     # -- inspection ---------------------------------------------------------------------------
 
     def nodes(self) -> Iterator[Node]:
@@ -295,8 +298,9 @@ class RadixTree:
             else:
                 evictable += len(node.tokens)
         assert (evictable, locked) == (self.evictable, self.locked)
-        if self.states is not None:
-            self.states.check(self.nodes())
+        for owned in (self.states, self.windows):
+            if owned is not None:
+                owned.check(self.nodes())
         assert len(self._leaves) <= 4 * self._node_count + 64, "stale entries pile up"
 
     # -- inside -------------------------------------------------------------------------------
@@ -332,7 +336,7 @@ class RadixTree:
             self.states.offer(parent)
         return node
 
-    def _split(self, node: Node, length: int) -> Node:
+    def split(self, node: Node, length: int) -> Node:
         """Split a node's edge after `length` tokens; return the new upper node.
 
         `node` stays the lower one, so that references to it keep the whole path.
@@ -346,6 +350,8 @@ class RadixTree:
         node.tokens, node.slots = node.tokens[length:], node.slots[length:]
         node.parent = upper
         upper.children[node.tokens[0]] = node
+        if self.windows is not None:
+            self.windows.split(upper, node)
         return upper
 
     def _remove(self, node: Node) -> None:
@@ -356,8 +362,9 @@ class RadixTree:
         self._node_count -= 1
         self.evictable -= len(node.tokens)
         self._offer(parent)
-        if self.states is not None:
-            self.states.removed(node, parent)
+        for owned in (self.states, self.windows):
+            if owned is not None:
+                owned.removed(node, parent)
 
     def _rank(self, node: Node) -> int:
         """Return a node's place in the order of eviction; lower places go first.

@@ -75,6 +75,17 @@ class GrowStates:
 
 
 @dataclass(frozen=True)
+class GrowWindows:
+    """An enlargement of the pool for layers with a sliding window; KV in it keeps its slots.
+
+    Args:
+        slots: number of slots afterwards; a pool with as many or more stays as it is.
+    """
+
+    slots: int
+
+
+@dataclass(frozen=True)
 class SpillState:
     """A transfer of a snapshot from the pool to the store, before its slot is reused.
 
@@ -106,7 +117,7 @@ class LoadState:
     skip: int = 0
 
 
-Transfer = Spill | Load | Grow | GrowStates | SpillState | LoadState
+Transfer = Spill | Load | Grow | GrowStates | GrowWindows | SpillState | LoadState
 """An order for the runner, carried out before it computes a plan."""
 
 

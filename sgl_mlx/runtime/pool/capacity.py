@@ -12,6 +12,7 @@ from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.pool.memory import ENOUGH, copied_slots, pool_slots
 from sgl_mlx.runtime.pool.state_memory import NO_STATES, START, StateBudget, state_budget
 from sgl_mlx.runtime.pool.states import StatePool
+from sgl_mlx.runtime.pool.window_memory import WindowBudget, window_budget
 from sgl_mlx.runtime.scheduler.cuts import SnapshotPolicy
 
 _STRIDE = 512
@@ -26,30 +27,43 @@ class Capacity:
         slots: most slots of the KV pool.
         copied: slots whose KV a step may copy out of the pool; see `copied_slots`.
         budget: the memory of recurrent states.
+        windows: the memory of layers with a sliding window.
         snapshots: where snapshots of recurrent states are left.
     """
 
     slots: int
     copied: int
     budget: StateBudget
+    windows: WindowBudget
     snapshots: SnapshotPolicy
 
     @property
     def shared(self) -> dict[str, int]:
         """The numbers that must be equal on all ranks of a model, by name."""
-        states, running = self.budget.slots, self.budget.running
-        return {"slots": self.slots, "copied": self.copied, "states": states, "running": running}
+        return {
+            "slots": self.slots,
+            "copied": self.copied,
+            "states": self.budget.slots,
+            "running": self.budget.running,
+            "windows": self.windows.slots.most if self.windows.slots else 0,
+        }
 
     def within(self, limits: Mapping[str, int]) -> Capacity:
         """Return these sizes, made as small as `limits` says; its names are those of `shared`."""
         states, running = limits["states"], limits["running"]
         budget = self.budget._replace(slots=states, running=running)
-        return replace(self, slots=limits["slots"], copied=limits["copied"], budget=budget)
+        windows, most = self.windows, limits["windows"]
+        if windows.slots is not None:
+            first = min(windows.slots.first, most)
+            windows = windows._replace(slots=windows.slots._replace(first=first, most=most))
+        slots, copied = limits["slots"], limits["copied"]
+        return replace(self, slots=slots, copied=copied, budget=budget, windows=windows)
 
     def pools(self, adapter: Adapter, config: EngineConfig) -> tuple[KVPool, StatePool | None]:
         """Make the pools, at the size that they start with."""
         first = config.max_total_tokens or min(self.slots, ENOUGH)
-        pool = KVPool(adapter.layers, first, adapter.dtype, config.kv_bits)
+        windows = self.windows.slots and self.windows.slots.first
+        pool = KVPool(adapter.layers, first, adapter.dtype, config.kv_bits, windows)
         if not adapter.states:
             return pool, None
         return pool, StatePool(adapter.states, min(self.budget.slots, START))
@@ -62,14 +76,29 @@ def capacity(adapter: Adapter, config: EngineConfig, context: int) -> Capacity:
         context: most tokens of a sequence.
 
     Raises:
-        MemoryLimitError: see `pool_slots` and `state_budget`.
+        MemoryLimitError: see `pool_slots`, `window_budget` and `state_budget`.
     """
     available = available_bytes()
     budget = _budget(adapter, config, available)
-    memory = adapter.layers, adapter.dtype, budget.left(available), config.kv_bits, adapter.ragged
-    slots = pool_slots(config.max_total_tokens, context, *memory)
-    copied = copied_slots(slots, *memory) if adapter.layers else slots
-    return Capacity(slots, copied, budget, _policy(adapter, config))
+    available = budget.left(available)
+    windows = _windows(adapter, config, budget.running, available)
+    memory = adapter.dtype, windows.left(available), config.kv_bits, adapter.ragged
+    slots = pool_slots(config.max_total_tokens, context, windows.others, *memory)
+    copied = copied_slots(slots, windows.others, *memory) if adapter.layers else slots
+    return Capacity(slots, copied, budget, windows, _policy(adapter, config))
+
+
+def _windows(adapter: Adapter, config: EngineConfig, running: int, available: int) -> WindowBudget:
+    """Return the memory of layers with a sliding window that get slots of their own.
+
+    None do on the dense path, beside recurrent layers and with a disk cache, which keeps the KV of
+    all layers together.
+    """
+    if not adapter.ragged or adapter.states or config.disk_cache_dir is not None:
+        return WindowBudget(None, adapter.layers)
+    wanted = config.max_total_tokens, config.max_window_tokens
+    limits = replace(config.limits, max_running=running)
+    return window_budget(adapter.layers, adapter.dtype, config.kv_bits, wanted, limits, available)
 
 
 def _budget(adapter: Adapter, config: EngineConfig, available: int) -> StateBudget:

@@ -4,6 +4,9 @@ MLX writes `pool[slots] = kv` in place only while nothing else refers to the buf
 written only after every computation that reads it has been evaluated. Until then new KV is kept in
 small separate arrays (`runner`). Slot 0 is for padding: it stays zero and is never given out.
 
+Layers with a sliding window may have fewer slots than the others, with numbers of their own
+(`windowed`).
+
 With `kv_bits=8` an element x is stored as an int8 q with a float16 scale for each token and head:
 x ~ q * scale.
 """
@@ -11,11 +14,40 @@ x ~ q * scale.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import mlx.core as mx
 
 from sgl_mlx.metal_kernels.pool import PoolLayer, dequantize, quantize
 from sgl_mlx.models.adapter import LayerShape
+
+
+class NewKV(NamedTuple):
+    """Keys and values to be written to a pool.
+
+    Attributes:
+        slots: the slot of each token.
+        keys, values: one array `(len(slots), heads, dim)` for each layer.
+        window_slots: the slot of each token in layers that are `windowed`, 0 for none; empty if
+            there are no such layers.
+    """
+
+    slots: Sequence[int]
+    keys: list[mx.array]
+    values: list[mx.array]
+    window_slots: Sequence[int] = ()
+
+
+def windowed(layers: Sequence[LayerShape]) -> frozenset[int]:
+    """Return which layers can have slots of their own, because they read only a sliding window.
+
+    There are none unless other layers attend to all tokens. A model with latents or indexers has
+    none either: their attention is not divided by kinds of layers.
+    """
+    found = frozenset(i for i, x in enumerate(layers) if (x.window or 0) > 1)
+    sparse = any(x.values_in_keys or x.top_keys for x in layers)
+    mixed = any(x.window is None for x in layers)
+    return found if mixed and not sparse else frozenset()
 
 
 class KVPool:
@@ -27,16 +59,30 @@ class KVPool:
         slots: number of slots, without the padding slot 0.
         dtype: type of keys and values as they are written and read.
         kv_bits: None stores them in `dtype`; 8 stores int8 with scales.
+        window_slots: number of slots of layers with a sliding window; None if they have the same
+            slots as all others.
+
+    Attributes:
+        windowed: the layers that have `window_slots`; empty if all layers have the same slots.
     """
 
     def __init__(
-        self, layers: Sequence[LayerShape], slots: int, dtype: mx.Dtype, kv_bits: int | None = None
+        self,
+        layers: Sequence[LayerShape],
+        slots: int,
+        dtype: mx.Dtype,
+        kv_bits: int | None = None,
+        window_slots: int | None = None,
     ) -> None:
         self.layers = tuple(layers)
         self.slots = slots
+        self.window_slots = window_slots or 0
         self.dtype = dtype
-        self.keys = [Slots((slots + 1, x.heads, x.key_dim), dtype, kv_bits) for x in layers]
-        self.values = [Slots((slots + 1, x.heads, _own_width(x)), dtype, kv_bits) for x in layers]
+        self.windowed = frozenset[int]() if window_slots is None else windowed(layers)
+        own = [self.window_slots if i in self.windowed else slots for i in range(len(layers))]
+        sized = list(zip(own, layers, strict=True))
+        self.keys = [Slots((n + 1, x.heads, x.key_dim), dtype, kv_bits) for n, x in sized]
+        self.values = [Slots((n + 1, x.heads, _own_width(x)), dtype, kv_bits) for n, x in sized]
         self._evaluate()
 
     @staticmethod
@@ -52,10 +98,18 @@ class KVPool:
 
     def grow(self, slots: int) -> None:
         """Enlarge the pool to `slots`, unless it is larger; the conditions of `write` apply."""
-        if slots <= self.slots:
-            return
-        self.slots = slots
-        for x in (*self.keys, *self.values):
+        if slots > self.slots:
+            self.slots = slots
+            self._grow(slots, [i for i in range(len(self.layers)) if i not in self.windowed])
+
+    def grow_windows(self, slots: int) -> None:
+        """Enlarge the layers that are `windowed` as `grow` does the others."""
+        if slots > self.window_slots:
+            self.window_slots = slots
+            self._grow(slots, sorted(self.windowed))
+
+    def _grow(self, slots: int, layers: Sequence[int]) -> None:
+        for x in (kind[i] for kind in (self.keys, self.values) for i in layers):
             x.grow(slots)
             mx.eval(x.arrays())
 
@@ -77,8 +131,14 @@ class KVPool:
             return keys, keys[..., : shape.value_dim]
         return keys, self.values[layer].read(index)
 
-    def write(self, slots: Sequence[int], keys: list[mx.array], values: list[mx.array]) -> None:
-        """Write evaluated keys and values, one array `(len(slots), heads, dim)` for each layer.
+    def write(
+        self,
+        slots: Sequence[int],
+        keys: list[mx.array],
+        values: list[mx.array],
+        window_slots: Sequence[int] = (),
+    ) -> None:
+        """Write evaluated keys and values; the arguments are those of `NewKV`.
 
         Call it only when no unevaluated array refers to the pool; otherwise MLX copies the pool.
         """
@@ -86,10 +146,21 @@ class KVPool:
             return
         index = SlotIndex(slots)
         for layer in range(len(self.layers)):
-            self.keys[layer].write(index, keys[layer])
-            if not self.layers[layer].values_in_keys:
-                self.values[layer].write(index, values[layer])
+            if layer not in self.windowed:
+                self._write(layer, index, keys[layer], values[layer])
+        kept = [i for i, slot in enumerate(window_slots) if slot]
+        if kept:
+            index = SlotIndex([window_slots[i] for i in kept])
+            picked = None if len(kept) == len(slots) else mx.array(kept, mx.int32)
+            for layer in self.windowed:
+                new = keys[layer], values[layer]
+                self._write(layer, index, *(x if picked is None else x[picked] for x in new))
         self._evaluate()
+
+    def _write(self, layer: int, index: SlotIndex, keys: mx.array, values: mx.array) -> None:
+        self.keys[layer].write(index, keys)
+        if not self.layers[layer].values_in_keys:
+            self.values[layer].write(index, values)
 
     def _evaluate(self) -> None:
         mx.eval([array for x in (*self.keys, *self.values) for array in x.arrays()])

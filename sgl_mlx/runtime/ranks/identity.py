@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 import sys
+from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
@@ -50,16 +51,15 @@ def check(mine: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 def kill_if_stopped_here(other: dict[str, Any]) -> None:
-    """End a silent rank if it runs on this machine: a stopped process ends by nothing else."""
+    """End a silent rank if it is a stopped process of this machine, which ends by nothing else."""
     if other["machine"] != _machine():
         return
     number, started = other["process"]
-    try:
+    with suppress(psutil.Error):  # it has ended already
         process = psutil.Process(number)
-        if process.create_time() == started:  # and not a later process of the same number
+        stopped = process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+        if stopped and process.create_time() == started:  # not a later process of that number
             process.kill()
-    except psutil.Error:
-        pass  # it has ended already
 
 
 def _machine() -> list[Any]:

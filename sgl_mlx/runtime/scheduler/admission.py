@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
 from sgl_mlx.runtime.cache.radix import common_prefix
 from sgl_mlx.runtime.cache.restores import Restores
-from sgl_mlx.runtime.scheduler.cuts import Cuts, SnapshotPolicy
+from sgl_mlx.runtime.scheduler.cuts import MOST_BRANCHES, Cuts, SnapshotPolicy
 from sgl_mlx.runtime.scheduler.policy import policy_named
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 
@@ -187,9 +187,10 @@ class Admission:
         return False
 
     def _waits(self, s: Sequence, running: list[Sequence]) -> bool:
-        """Return True, and set `s.waits_for`, if a running prefill will compute a prefix of `s`.
+        """Return True if `s` should wait for a running prefill, which is then in `s.waits_for`.
 
-        With recurrent layers, the prefill is asked to leave a snapshot at the end of that prefix.
+        It waits if the prefill will compute enough of the tokens that `s` begins with. With
+        recurrent layers, only tokens up to a snapshot count; `Cuts.join` may add one for `s`.
         """
         if not self._limits.in_flight_sharing:
             return False
@@ -201,10 +202,20 @@ class Admission:
                 if self._cuts is not None:
                     shared = self._cuts.join(leader, s, cached, common)
                 enough = 1 if common == len(s.key) else self._limits.share_threshold
-                if shared - cached >= enough:
+                if shared - cached >= enough and leader.computed < shared:
+                    self._pause(leader, shared)
                     s.waits_for = (leader, shared)
                     return True
         return False
+
+    def _pause(self, leader: Sequence, length: int) -> None:
+        """End a chunk of a prefill after `length` tokens if its window slots would be freed later.
+
+        So sequences that wait for these tokens find the whole window before their end.
+        """
+        windows = self._cache.windows
+        if windows is not None and windows.short and len(leader.cuts) < MOST_BRANCHES:
+            leader.cuts.add(length)
 
     def _restoring(self, s: Sequence) -> bool:
         """Begin to read the prompt from the disk cache; return True until the read is done."""
@@ -233,6 +244,9 @@ class Admission:
         if running and self._limits.most_held is not None:
             room = min(room, self._limits.most_held - self._cache.in_use)
         fits = need + margin <= room and self._cache.begin(holding)
+        if self._cache.windows is not None:
+            soon = min(need, self._limits.step_tokens) if running else min(need, 1)
+            fits = fits and soon + margin <= self._cache.windows.available
         if not fits or not self._cache.extend(holding, need):
             self._cache.close(holding)
             return False
@@ -250,8 +264,11 @@ class Admission:
         """Return how many leading tokens may come from the cache, never a part of a picture."""
         if not s.pictures:
             return s.match_limit
-        cached, _ = self._cache.reusable(s.key, s.namespace, s.match_limit)
-        return s.whole_pictures(min(cached, s.match_limit))
+        whole, limit = -1, s.match_limit
+        while whole != limit:  # layers with a window may allow less at a picture's start
+            cached, _ = self._cache.reusable(s.key, s.namespace, limit)
+            whole, limit = limit, s.whole_pictures(min(cached, limit))
+        return limit
 
     @staticmethod
     def _move(s: Sequence, waiting: list[Sequence], running: list[Sequence]) -> None:

@@ -60,6 +60,20 @@ class PicturePart:
 
 
 @dataclass(frozen=True)
+class RowWindow:
+    """Slots of one batch row in the layers with a sliding window.
+
+    Attributes:
+        prefix: slots of the last keys before the new tokens, 0 for a key that no new token sees;
+            the keys before them are seen by none either.
+        slots: one slot for each slot of `Row.slots`.
+    """
+
+    prefix: tuple[int, ...]
+    slots: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Row:
     """One sequence in a step: a batch row.
 
@@ -86,6 +100,8 @@ class Row:
         state: two slots of recurrent state. The step reads the state before the new tokens from
             the first slot and writes the state after them to the second. Slot 0 holds the state
             before a sequence's first token. None for a model of attention alone.
+        window: the slots in layers with a sliding window, if these have slots of their own. Then
+            `prefix` and `slots` are those of the other layers. None if all layers use these.
     """
 
     id: str
@@ -105,6 +121,23 @@ class Row:
     drafted: int = 0
     place: int = 0
     state: tuple[int, int] | None = None
+    window: RowWindow | None = None
+
+    def keys(self, windowed: bool) -> tuple[int, ...]:
+        """Return the slots of all keys before the new tokens, as one kind of layers has them.
+
+        Args:
+            windowed: True for layers with window slots of their own; keys that no new token sees
+                have slot 0 there.
+        """
+        if not windowed:
+            return self.prefix
+        kept = () if self.window is None else self.window.prefix
+        return (0,) * (len(self.prefix) - len(kept)) + kept
+
+    def window_slots(self) -> tuple[int, ...]:
+        """Return a window slot for each of `slots`, 0 where there is none."""
+        return (0,) * len(self.slots) if self.window is None else self.window.slots
 
 
 Place = tuple[str, int]

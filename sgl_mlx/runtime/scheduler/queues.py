@@ -176,12 +176,34 @@ class Queues:
         if missing <= 0 or self.cache.extend(s.holding, missing):
             return
         while len(s.table) <= s.computed and not self.cache.extend(s.holding, 1):
-            if len(self.running) > 1:
-                self.retract(max(self.running, key=lambda r: r.urgency))
-            elif not self.reclaim(s):
-                self.abort(s, TOO_SMALL)
+            self._make_room(s)
             if s not in self.running:
                 return
+
+    def reserve_window(self, s: Sequence, count: int) -> int:
+        """Reserve window slots for the next tokens of a sequence, if layers have such slots.
+
+        Slots for one token at least are reserved, by the means of `reserve`.
+
+        Returns:
+            For how many of the next `count` tokens there are slots; 0 if `s` does not run.
+        """
+        windows = self.cache.windows
+        while windows is not None and s in self.running:
+            assert s.holding is not None
+            held = s.holding.behind + len(s.holding.window) - s.computed
+            granted = min(count, held + windows.available)
+            if granted > 0 and windows.reserve(s.holding, s.computed + granted):
+                return granted
+            self._make_room(s)
+        return count if s in self.running else 0
+
+    def _make_room(self, s: Sequence) -> None:
+        """Free slots for `s`: preempt the least urgent sequence, or give up branches, or abort."""
+        if len(self.running) > 1:
+            self.retract(max(self.running, key=lambda r: r.urgency))
+        elif not self.reclaim(s):
+            self.abort(s, TOO_SMALL)
 
     def retract(self, s: Sequence) -> None:
         """Preempt a running sequence: it waits again, and the KV it computed goes to the cache."""

@@ -18,17 +18,14 @@ from sgl_mlx.runtime.cache.restores import Restores
 from sgl_mlx.runtime.scheduler.admission import Admission, Counters, SchedulerLimits
 from sgl_mlx.runtime.scheduler.append import append
 from sgl_mlx.runtime.scheduler.background import Background
-from sgl_mlx.runtime.scheduler.epoch import Epoch
+from sgl_mlx.runtime.scheduler.epoch import Epoch, has_slots
 from sgl_mlx.runtime.scheduler.named import Named
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, Row, StepResult
 from sgl_mlx.runtime.scheduler.queues import TOO_SMALL, Queues
 from sgl_mlx.runtime.scheduler.sequence import Sequence
+from sgl_mlx.runtime.scheduler.shares import divide
 from sgl_mlx.runtime.scheduler.trials import Trials
 from sgl_mlx.runtime.speculation.speculator import Draft, Speculation, Speculator
-
-_ALTERNATIVES_COST = 4
-"""Cost of scoring a prompt token with its likeliest tokens, relative to scoring it alone (3.4 as
-measured on a CPU with a vocabulary of 49,152)."""
 
 
 class Scheduler:
@@ -179,6 +176,10 @@ class Scheduler:
             self._advance(s, computed[s.id], result)
         if self._speculator is not None and isinstance(plan, Extend):
             self._speculator.verified(plan, result, [*self.running, *self._queues.ended])
+        if self.cache.windows is not None and isinstance(plan, Extend):
+            for s in self.running:
+                if s.holding is not None:
+                    self.cache.windows.advance(s.holding, s.computed)
         self.seconds += time.perf_counter() - started
 
     def retry(self, plan: Plan, message: str) -> None:
@@ -269,9 +270,13 @@ class Scheduler:
 
     def _open_epoch(self, rows: list[Sequence]) -> Decode | None:
         width = min(self.limits.epoch_steps, max(s.remaining for s in rows))
-        while width > 1 and _slots_wanted(rows, width) > self.cache.available:
+        while width > 1 and not has_slots(self.cache, rows, width):
             width //= 2
         rows = self._reserve(rows, lambda s: min(width, s.remaining))
+        if self.cache.windows is not None:
+            for s in rows:
+                self._queues.reserve_window(s, min(width, s.remaining))
+            rows = [s for s in rows if s in self.running]
         if not rows:
             return None
         starts = {s.id: (s.computed, s.holding is not None and s.holding.ready) for s in rows}
@@ -287,6 +292,8 @@ class Scheduler:
             self.cache.trim(s.holding, min(len(s.tokens), len(s.table)))
             if self.cache.snapshots is not None:
                 self.cache.snapshots.settle(s.holding)
+            if self.cache.windows is not None:
+                self.cache.windows.advance(s.holding, s.computed)
 
     def _drafts(self, rows: list[Sequence]) -> dict[str, Draft]:
         """Choose the next step's drafts by sequence id; {} while a failed step is tried again."""
@@ -296,7 +303,15 @@ class Scheduler:
 
     def _extend(self, sequences: list[Sequence], drafts: dict[str, Draft]) -> Extend | None:
         sequences = self._reserve(sequences, lambda s: s.pending + len(drafts.get(s.id, ())))
-        rows = self._extend_rows(sequences, drafts)
+        shares = divide(sequences, drafts, self.limits)
+        if self.cache.windows is not None:
+            reserve = self._queues.reserve_window
+            granted = {x.sequence.id: reserve(x.sequence, x.tokens) for x in shares}
+            left = [x for x in shares if x.sequence in self.running]
+            shares = [x.cut(granted[x.sequence.id]) for x in left]
+        if self._speculator is not None:
+            shares = [self._speculator.begin(x) for x in shares]
+        rows = tuple(share.row() for share in shares)
         return Extend(rows, self.cache.take_transfers()) if rows else None
 
     def _reserve(
@@ -307,29 +322,6 @@ class Scheduler:
             if s in self.running:
                 self._queues.reserve(s, count(s))
         return [s for s in sequences if s in self.running]
-
-    def _extend_rows(self, sequences: list[Sequence], drafts: dict[str, Draft]) -> tuple[Row, ...]:
-        """Make the rows of an `Extend`: decoding sequences with their drafts, then prompt chunks.
-
-        All rows together keep to `step_tokens` and `score_tokens`. A scored token with likeliest
-        alternatives counts as `_ALTERNATIVES_COST`, because finding them sorts the vocabulary.
-        """
-        room, score_room = self.limits.step_tokens, self.limits.score_tokens
-        rows: list[Row] = []
-        for s in sorted(sequences, key=lambda s: s.prefilling):
-            count = min(s.until_cut, len(s.table) - s.computed, room)
-            if s.logprob_start is not None:
-                cost = _ALTERNATIVES_COST if s.params.top_logprobs_num else 1
-                unscored = max(s.logprob_start - 1 - s.computed, 0)
-                count = min(count, unscored + max(score_room // cost, min(score_room, 1)))
-                score_room = max(score_room - cost * max(count - unscored, 0), 0)
-            if count > 0:
-                drafted = drafts.get(s.id, ())[: len(s.table) - s.computed - count]
-                if drafted and self._speculator is not None:
-                    drafted = self._speculator.begin(s, drafted)
-                rows.append(s.row(count, s.computed + count + len(drafted), drafted))
-                room -= count + len(drafted)
-        return tuple(rows)
 
     # -- outcome ------------------------------------------------------------------------------
 
@@ -346,6 +338,8 @@ class Scheduler:
         if shares:
             assert s.holding is not None
             self.cache.share(s.holding, s.key[: s.computed])
+            if self.cache.windows is not None and s.computed == s.prompt_length:
+                self.cache.windows.mark(s.holding)
         if self.cache.snapshots is not None and s.holding is not None:
             cut = shares and s.computed in s.cuts
             self.cache.snapshots.advanced(s.holding, final=self._epoch is None, cut=cut)
@@ -394,7 +388,3 @@ def _computed(plan: Plan) -> dict[str, int]:
     if isinstance(plan, Extend):
         return {row.id: len(row.tokens) - row.drafted for row in plan.rows}
     return dict.fromkeys(plan.ids, 1)
-
-
-def _slots_wanted(sequences: list[Sequence], width: int) -> int:
-    return sum(max(s.computed + min(width, s.remaining) - len(s.table), 0) for s in sequences)

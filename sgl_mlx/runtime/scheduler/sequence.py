@@ -15,7 +15,7 @@ from sgl_mlx.core import FinishReason, SamplingParams
 from sgl_mlx.runtime.cache.holding import Holding
 from sgl_mlx.runtime.cache.radix import PLAIN, Node
 from sgl_mlx.runtime.cache.restores import Restore
-from sgl_mlx.runtime.scheduler.plan import PicturePart, Row, Scores, Shown
+from sgl_mlx.runtime.scheduler.plan import PicturePart, Row, RowWindow, Scores, Shown
 
 
 class Output(Protocol):
@@ -78,12 +78,14 @@ class Base(NamedTuple):
 
     This KV comes from parallel branches (`core.Parallel`) or from the text before a position gap
     (`core.Shift`). The key in `slots[i]` has the position `positions[i]`. The sequence's own
-    tokens start at position `origin`.
+    tokens start at position `origin`. `window` has the slots of these keys in layers with a sliding
+    window, 0 behind the window; it means nothing if these layers have no slots of their own.
     """
 
     slots: tuple[int, ...] = ()
     positions: tuple[int, ...] = ()
     origin: int = 0
+    window: tuple[int, ...] = ()
 
 
 class Picture(NamedTuple):
@@ -276,6 +278,13 @@ class Sequence:
         """Return the slots of the base and of all computed tokens."""
         return (*self.base.slots, *self.table[: self.computed])
 
+    def prefix_window(self) -> tuple[int, ...]:
+        """Return the window slot of each key in `prefix_slots`, 0 behind the window."""
+        held = self.holding
+        assert held is not None, f"sequence {self.id} holds no slots"
+        own = held.window[: max(self.computed - held.behind, 0)]
+        return (*self.base.window, *(0,) * (self.computed - len(own)), *own)
+
     def prefix_positions(self) -> tuple[int, ...]:
         """Return the position of each key in `prefix_slots`."""
         origin = self.base.origin
@@ -289,12 +298,14 @@ class Sequence:
         """
         slots: list[int] = []
         positions: list[int] = []
+        window: list[int] = []
         for i, branch in enumerate(self.after):
             start = self.trunk_length if i else 0
             slots += branch.prefix_slots()[start:]
             positions += branch.prefix_positions()[start:]
+            window += branch.prefix_window()[start:]
         origin = max((s.base.origin + s.computed for s in self.after), default=0) + self.gap
-        self.base = Base(tuple(slots), tuple(positions), origin)
+        self.base = Base(tuple(slots), tuple(positions), origin, tuple(window))
 
     def row(self, count: int, table_end: int, drafted: tuple[int, ...] = ()) -> Row:
         """Make the batch row for the next `count` tokens.
@@ -321,7 +332,17 @@ class Sequence:
             pictures=tuple(self._parts(start, end)),
             drafted=len(drafted),
             state=self._state_slots(),
+            window=self._window_slots(table_end),
         )
+
+    def _window_slots(self, table_end: int) -> RowWindow | None:
+        """Return `Row.window`: without a base, only the keys that still have window slots."""
+        held = self.holding
+        if held is None or not held.window:
+            return None
+        new = self.computed - held.behind
+        prefix = self.prefix_window() if self.base.slots else tuple(held.window[:new])
+        return RowWindow(prefix, tuple(held.window[new : table_end - held.behind]))
 
     def _state_slots(self) -> tuple[int, int] | None:
         """Return `Row.state`.

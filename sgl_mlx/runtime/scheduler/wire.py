@@ -11,13 +11,22 @@ from dataclasses import fields
 from typing import Any
 
 from sgl_mlx.core import SamplingParams
-from sgl_mlx.runtime.cache.tier import Grow, GrowStates, Load, LoadState, Spill, SpillState
+from sgl_mlx.runtime.cache.tier import (
+    Grow,
+    GrowStates,
+    GrowWindows,
+    Load,
+    LoadState,
+    Spill,
+    SpillState,
+)
 from sgl_mlx.runtime.scheduler.plan import (
     Decode,
     Extend,
     PicturePart,
     Plan,
     Row,
+    RowWindow,
     Scores,
     StepResult,
 )
@@ -31,6 +40,7 @@ _CLASSES: dict[str, type[Any]] = {
         Decode,
         StepResult,
         Row,
+        RowWindow,
         PicturePart,
         SamplingParams,
         Scores,
@@ -38,6 +48,7 @@ _CLASSES: dict[str, type[Any]] = {
         Load,
         Grow,
         GrowStates,
+        GrowWindows,
         SpillState,
         LoadState,
     )

@@ -9,6 +9,7 @@ from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
 from sgl_mlx.runtime.scheduler.admission import Counters
 from sgl_mlx.runtime.scheduler.plan import Extend, StepResult
 from sgl_mlx.runtime.scheduler.sequence import Sequence
+from sgl_mlx.runtime.scheduler.shares import Share
 from sgl_mlx.runtime.speculation.acceptance import Acceptance
 from sgl_mlx.runtime.speculation.costs import Costs
 from sgl_mlx.runtime.speculation.drafter import Drafter, Proposal
@@ -111,16 +112,17 @@ class Speculator:
                 self._acceptance.idle(name, proposal.source)
         return {name: proposals[name].tokens[:length] for name, length in chosen.items()}
 
-    def begin(self, s: Sequence, draft: Draft) -> Draft:
-        """Return the draft that the next step verifies.
+    def begin(self, share: Share) -> Share:
+        """Return a sequence's share of a step, without its draft if no state slot is free for it.
 
-        With recurrent layers it is (), and its slots are freed, if no slot of state is free.
+        Only models with recurrent layers need such a slot.
         """
+        s = share.sequence
         assert s.holding is not None
-        if self._cache.draft(s.holding):
-            return draft
+        if not share.drafted or self._cache.draft(s.holding):
+            return share
         self._cache.trim(s.holding, len(s.tokens))
-        return ()
+        return share.cut(share.count)
 
     def verified(self, plan: Extend, result: StepResult, sequences: Rows[Sequence]) -> None:
         """Apply the result of a step's drafts, after its tokens were appended.

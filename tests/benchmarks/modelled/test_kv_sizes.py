@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -12,6 +13,7 @@ from mlx_lm.utils import MODEL_REMAPPING
 from sgl_mlx.benchmarks.modelled.kv_sizes import (
     CONFIGURATIONS,
     HEADS,
+    WINDOWED,
     of_config,
     row,
     rows,
@@ -43,6 +45,27 @@ V2_LITE = {
 }
 """The published configuration of DeepSeek-V2-Lite."""
 
+GPT_OSS_20B = {
+    **{"model_type": "gpt_oss", "hidden_size": 2880, "num_hidden_layers": 24, "head_dim": 64},
+    **{"num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": 201088},
+    **{"intermediate_size": 2880, "num_local_experts": 32, "num_experts_per_tok": 4},
+    **{"sliding_window": 128, "rope_theta": 150000, "max_position_embeddings": 131072},
+    "layer_types": ["sliding_attention", "full_attention"] * 12,
+    "rope_scaling": {
+        **{"rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096},
+        **{"beta_fast": 32.0, "beta_slow": 1.0},
+    },
+}
+"""The published configuration of gpt-oss-20b."""
+
+GEMMA_3_27B = {
+    **{"model_type": "gemma3_text", "hidden_size": 5376, "num_hidden_layers": 62},
+    **{"num_attention_heads": 32, "num_key_value_heads": 16, "head_dim": 128},
+    **{"intermediate_size": 21504, "query_pre_attn_scalar": 168, "vocab_size": 262208},
+    **{"sliding_window": 1024, "sliding_window_pattern": 6},
+}
+"""The published text configuration of Gemma 3 27B, and `Gemma3TextConfig`'s pattern of layers."""
+
 OF_EVERY_HEAD = 27 * 16 * (128 + 64 + 128) * 2
 """Bytes that keys and values of all heads would take."""
 
@@ -51,6 +74,24 @@ def test_a_configuration_gives_the_row_of_its_model() -> None:
     known = next(row for row in rows() if row.model == "DeepSeek-V2-Lite")
     assert of_config("DeepSeek-V2-Lite", V2_LITE) == known
     assert OF_EVERY_HEAD / known.token == pytest.approx(8.9, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "token", "window"),
+    [
+        ("gpt-oss-20b", GPT_OSS_20B, 24_576, 128 * 24_576),
+        ("Gemma-3-27B", GEMMA_3_27B, 81_920, 1024 * 425_984),
+    ],
+)
+def test_layers_with_a_window_keep_the_window_alone(
+    model: str, config: dict[str, Any], token: int, window: int
+) -> None:
+    known = next(row for row in rows() if row.model == model)
+    found = of_config(model, config)
+    assert (found.token, found.window * found.window_token) == (token, window)
+    sizes = ("token", "token_8_bits", "window", "window_token", "window_token_8_bits")
+    assert [getattr(found, x) for x in sizes] == [getattr(known, x) for x in sizes]
+    assert sorted(found.layers.split(" + ")) == sorted(known.layers.split(" + "))
 
 
 def test_kinds_of_layers_are_told_apart() -> None:
@@ -88,16 +129,19 @@ def test_the_models_that_are_known_otherwise_agree() -> None:
 
 
 @pytest.mark.parametrize("bits", [None, 8])
-@pytest.mark.parametrize("model", ["SmolLM2-135M", "DeepSeek-V2-Lite"])
+@pytest.mark.parametrize("model", ["SmolLM2-135M", "DeepSeek-V2-Lite", *WINDOWED])
 def test_a_pool_takes_what_the_table_says(model: str, bits: int | None) -> None:
     found = row(model, CONFIGURATIONS[model])
-    pool = KVPool(CONFIGURATIONS[model], 9, mx.bfloat16, bits)
-    assert pool.nbytes == 10 * (found.token if bits is None else found.token_8_bits)
+    pool = KVPool(CONFIGURATIONS[model], 9, mx.bfloat16, bits, window_slots=5)
+    slot = found.token if bits is None else found.token_8_bits
+    window_slot = found.window_token if bits is None else found.window_token_8_bits
+    assert pool.nbytes == 10 * slot + 6 * window_slot
 
 
 def test_a_block_on_disk_takes_as_much_and_a_small_header() -> None:
     for found in rows():
         pool = KVPool(CONFIGURATIONS[found.model], 1, mx.bfloat16)
-        header = len(block_file.encode("0" * 64, read(pool, [1]))) - found.token
+        header = len(block_file.encode("0" * 64, read(pool, [1])))
+        header -= found.token + found.window_token
         assert 0 < header < 20_000
         assert len(found.cells()) == len(HEADS)

@@ -79,7 +79,7 @@ def test_the_tail_is_the_kv_of_the_steps_taken_where_rows_have_slots(taken: int)
         epoch.begin_step()
         for layer in range(len(LAYERS)):
             epoch.store(layer, *kv(layer, step, 2))
-    slots, keys, values = epoch.tail()
+    slots, keys, values, _ = epoch.tail()
     where = {slot: (i, step) for i, row in enumerate(rows) for step, slot in enumerate(row.slots)}
     assert sorted(slots) == sorted(slot for slot, (_, step) in where.items() if step < taken)
     for layer in range(len(LAYERS)):
@@ -211,7 +211,7 @@ class Stream:
                 k, v = (np.stack([np.array(pair[x][i]) for pair in past[layer]]) for x in (0, 1))
                 right = steps.expected(self.pool, row, case, layer, q[i : i + 1], (k, v))
                 np.testing.assert_allclose(out[i], right[0], **steps.CLOSE)
-        slots, keys, values = self.epoch.tail()
+        slots, keys, values, _ = self.epoch.tail()
         mx.eval(keys, values)
         self.pool.write(slots, keys, values)
         self.prefixes = [(*p, *s) for p, s in zip(self.prefixes, ahead, strict=True)]

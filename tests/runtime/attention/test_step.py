@@ -42,10 +42,10 @@ def test_new_keys_go_where_the_rows_say_in_the_order_of_the_tokens() -> None:
     step = ExtendStep(AttentionPaths(POOL), rows)
     for layer in range(len(LAYERS)):
         step.store(layer, *(steps.random_array(layer, 4, 2, 8) for _ in range(2)))
-    assert step.slots == [20, 7, 8, 9]
+    assert step.made().slots == [20, 7, 8, 9]
     assert step.positions.tolist() == [1, 2, 3, 4]
-    assert [x.shape for x in step.keys] == [(4, 2, 8)] * len(LAYERS)
+    assert [x.shape for x in step.made().keys] == [(4, 2, 8)] * len(LAYERS)
     for layer in range(len(LAYERS)):
         np.testing.assert_array_equal(
-            np.array(step.keys[layer]), np.array(steps.random_array(layer, 4, 2, 8))
+            np.array(step.made().keys[layer]), np.array(steps.random_array(layer, 4, 2, 8))
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from sgl_mlx.runtime.ranks.broadcast import BroadcastingRunner, run_received
 from sgl_mlx.runtime.ranks.channel import Channel
 from sgl_mlx.runtime.ranks.crew import Crew
 from sgl_mlx.runtime.ranks.identity import identity
-from sgl_mlx.runtime.ranks.peer import Peer
+from sgl_mlx.runtime.ranks.peer import Peer, Watch
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, RunnerStats, StepResult
 from tests.runtime.scheduler.test_wire import plans
 
@@ -45,37 +44,33 @@ class RecordingRunner:
         return RunnerStats()
 
 
-@contextmanager
-def crew_of_two() -> Iterator[tuple[Crew, Peer]]:
+@pytest.fixture(scope="module")
+def two() -> Iterator[tuple[Crew, Peer]]:
     """Rank 0's crew with one other rank, and what that rank sees of rank 0."""
     here, there = socket.socketpair()
     crew = Crew([(Channel(here), identity(1, 2))])
     leader = Peer(Channel(there), identity(0, 2), lambda *_: None)
-    try:
-        yield crew, leader
-    finally:
-        crew.leave()
-        leader.channel.close()
+    watch = Watch([leader], lambda *_: None)  # without heartbeats the crew would end the process
+    yield crew, leader
+    watch.stop()
+    crew.leave()
+    leader.thread.join()
+    leader.channel.close()
 
 
 @settings(max_examples=200)
-@given(plans)
-def test_a_plan_that_was_sent_gives_the_same_result(plan: Plan) -> None:
-    check(plan)
-
-
-def check(plan: Plan) -> None:
-    """Send a plan in all ways; the other rank was told the same, and came to the same results."""
+@given(plan=plans)
+def test_a_plan_that_was_sent_gives_the_same_result(plan: Plan, two: tuple[Crew, Peer]) -> None:
+    crew, leader = two
     mine, theirs = RecordingRunner(), RecordingRunner()
-    with crew_of_two() as (crew, leader):
-        runner = BroadcastingRunner(mine, crew)
-        runner.synchronise(plan.transfers)
-        if not isinstance(plan, Extend) or plan.rows:  # a step has rows
-            assert runner.run(plan) == mine.results[-1]
-        runner.forget_epoch()
-        crew.tell("close")
-        while run_received(theirs, leader.next()):
-            pass
+    runner = BroadcastingRunner(mine, crew)
+    runner.synchronise(plan.transfers)
+    if not isinstance(plan, Extend) or plan.rows:  # a step has rows
+        assert runner.run(plan) == mine.results[-1]
+    runner.forget_epoch()
+    crew.tell("close")
+    while run_received(theirs, leader.next()):
+        pass
     assert theirs.told == mine.told
     assert theirs.results == mine.results
 

@@ -1,0 +1,233 @@
+"""Slots of the layers with a sliding window, and which of them the nodes of a radix tree own.
+
+These layers read only the last tokens before a new one, so a token needs a slot in them only for a
+while. A node owns such slots for the last tokens of its edge: for all, some or none of them. A
+prefix can be reused only where the tokens before its end still have slots.
+
+A node is locked while a sequence reads its slots. The slots of other nodes are freed when others
+need them: first those that only a branch at an unknown place would need, then the least recently
+used.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Generic, Protocol, TypeVar
+
+from sgl_mlx.runtime.cache.slots import SlotAllocator
+
+_Rank = tuple[int, int, int, int]
+
+
+class Owner(Protocol):
+    """The interface of a radix tree's node; see `radix.Node`."""
+
+    tokens: tuple[int, ...]
+    window: list[int]
+    window_locks: int
+    window_end: bool
+    last_used: int
+    depth: int
+
+    @property
+    def children(self: N) -> Mapping[int, N]:
+        """The nodes below."""
+        ...
+
+    def path(self: N) -> Iterator[N]:
+        """Yield this node and those above it, upwards."""
+        ...
+
+
+N = TypeVar("N", bound=Owner)
+
+
+class NodeWindows(Generic[N]):
+    """The window slots of one pool, and those that nodes own. Slot 0 is never given out.
+
+    Args:
+        capacity: number of slots, for running sequences and nodes together.
+        reach: how many tokens before a new one a layer with a window reads: its window less one.
+
+    Attributes:
+        evictable: number of slots of unlocked nodes.
+        locked: number of slots of locked nodes.
+        evicted: number of slots of nodes freed for others so far.
+    """
+
+    def __init__(self, capacity: int, reach: int) -> None:
+        self.slots = SlotAllocator(capacity)
+        self.reach = reach
+        self.evictable = self.locked = self.evicted = 0
+        self._heap: list[tuple[_Rank, int, N]] = []  # stale entries are skipped
+        self._owners = 0
+
+    def reusable(self, node: N, length: int) -> int:
+        """Return the longest prefix of at most `length` tokens whose end can be continued.
+
+        Args:
+            node: the node in whose edge, or at whose end, the first `length` tokens end.
+        """
+        for n in node.path():
+            start, first = n.depth - len(n.tokens), n.depth - len(n.window)
+            if start < length and max(length - self.reach, 0) < first:
+                if first > start:
+                    length = start
+                continue
+            if start < length:
+                break
+        return length
+
+    def give(self, node: N, slots: list[int]) -> None:
+        """Give a node the slots of the tokens just before those whose slots it owns."""
+        if not slots:
+            return
+        self._owners += not node.window
+        node.window = slots + node.window
+        self._count(node, len(slots))
+        for n in node.path():  # a new end below changes the ranks of those just above
+            if n.depth + self.reach < node.depth - len(node.tokens):
+                break
+            self.offer(n)
+
+    def lock(self, node: N, start: int) -> int:
+        """Keep the slots of the tokens from `start` to a node's end; other slots may be kept too.
+
+        Returns:
+            Where the first locked node begins, for `unlock`.
+        """
+        first = node.depth
+        for n in node.path():
+            if n.depth <= start:
+                break
+            if not n.window_locks:
+                self._move(len(n.window))
+            n.window_locks += 1
+            first = n.depth - len(n.tokens)
+        return first
+
+    def unlock(self, node: N, first: int, until: int | None = None) -> int:
+        """Undo a `lock` that returned `first`, for the nodes that end at `until` or before.
+
+        Args:
+            until: number of tokens; None unlocks all nodes.
+
+        Returns:
+            Where the first node begins that is still locked; the node's end if none is.
+        """
+        left = node.depth
+        for n in node.path():
+            start = n.depth - len(n.tokens)
+            if start < first:
+                break
+            if until is not None and n.depth > until:
+                left = start
+                continue
+            assert n.window_locks > 0, "unlock without lock"
+            n.window_locks -= 1
+            if not n.window_locks:
+                self._move(-len(n.window))
+                self.offer(n)
+        return left
+
+    def split(self, upper: N, lower: N) -> None:
+        """Divide the slots of `lower`, whose edge was split, between it and the new `upper`."""
+        upper.window_locks = lower.window_locks
+        count = max(len(lower.window) - len(lower.tokens), 0)
+        if count:
+            upper.window, lower.window = lower.window[:count], lower.window[count:]
+            self._owners += 1
+        self.offer(upper)
+        self.offer(lower)
+
+    def removed(self, node: N, parent: N) -> None:
+        """Free the slots of an unlocked node that was removed from below `parent`."""
+        self._free(node, len(node.window))
+        self.offer(parent)
+
+    def evict(self, count: int) -> None:
+        """Free slots of unlocked nodes until `count` slots are free or there are no more."""
+        while self.slots.free_count < count and self._heap:
+            rank, _, node = heapq.heappop(self._heap)
+            if not node.window or node.window_locks:
+                continue
+            if rank != self._rank(node):
+                self.offer(node)
+                continue
+            # the slots of a reusable end serve only together: all of them go, or none
+            missing = count - self.slots.free_count
+            going = min(self._spare(node), missing) or len(node.window)
+            self.evicted += going
+            self._free(node, going)
+            self.offer(node)
+
+    def offer(self, node: N) -> None:
+        """Queue a node's slots for eviction, after a change of its rank or its locks."""
+        if node.window and not node.window_locks:
+            heapq.heappush(self._heap, (self._rank(node), id(node), node))
+        if len(self._heap) > 4 * self._owners + 64:
+            live = {id(n): n for _, _, n in self._heap if n.window and not n.window_locks}
+            self._heap = [(self._rank(n), key, n) for key, n in live.items()]
+            heapq.heapify(self._heap)
+
+    def check(self, nodes: Iterable[N]) -> None:
+        """Assert that counts agree and all slots that may be freed are queued for it."""
+        self.slots.check()
+        queued = {id(node) for _, _, node in self._heap}
+        owners = [node for node in nodes if node.window]
+        assert len(owners) == self._owners
+        assert all(len(node.window) <= len(node.tokens) for node in owners)
+        assert all(node.window_locks or id(node) in queued for node in owners)
+        assert self.locked == sum(len(node.window) for node in owners if node.window_locks)
+        assert self.evictable == sum(len(n.window) for n in owners if not n.window_locks)
+        assert len(self._heap) <= 4 * self._owners + 64, "stale entries pile up"
+
+    def _rank(self, node: N) -> _Rank:
+        """Return a node's place in the order of eviction; lower places go first.
+
+        Of one path, whose `last_used` may be the same, the slots before the leaf go first, then
+        those before places where the path branches; the upper ones first.
+        """
+        end, _ = self._below(node)
+        branches = end.window_end or len(end.children) > 1
+        return not self._spare(node), node.last_used, branches, node.depth
+
+    def _spare(self, node: N) -> int:
+        """Return how many of a node's slots no sequence would read that continues from its path.
+
+        Such a sequence begins at a leaf or where the path branches, or one token before, because it
+        computes a token at least.
+        """
+        _, distance = self._below(node)
+        return max(len(node.window) - max(self.reach + 1 - distance, 0), 0)
+
+    def _below(self, node: N) -> tuple[N, int]:
+        """Return the next leaf or branch at a node's end or below, and the tokens up to it.
+
+        A `window_end` counts as a branch. The search ends after `reach + 1` tokens.
+        """
+        distance = 0
+        while len(node.children) == 1 and not node.window_end and distance <= self.reach:
+            (node,) = node.children.values()
+            distance += len(node.tokens)
+        return node, distance
+
+    def _free(self, node: N, count: int) -> None:
+        """Free a node's first `count` slots; the node is not locked."""
+        if count:
+            self.slots.free(node.window[:count])
+            node.window = node.window[count:]
+            self.evictable -= count
+            self._owners -= not node.window
+
+    def _count(self, node: N, slots: int) -> None:
+        if node.window_locks:
+            self.locked += slots
+        else:
+            self.evictable += slots
+
+    def _move(self, slots: int) -> None:
+        """Count slots as locked that were evictable; a negative number moves them back."""
+        self.locked += slots
+        self.evictable -= slots
