@@ -111,18 +111,20 @@ def server_process() -> psutil.Process:
 
 
 def memory(samples: Sequence[Sample]) -> Mapping[str, Any]:
-    """Summarise resident memory: when settled (see `SETTLED`), at the end, and the growth between.
+    """Summarise resident memory: once settled (see `SETTLED`), at the end, and the growth between.
 
-    A soak shorter than twice `SETTLED` is settled after half its time. Each figure is a median of
-    neighbouring samples.
+    Both figures are medians over five minutes, because memory that is used and freed, such as a
+    long prompt's, comes and goes. A soak shorter than twice `SETTLED` is settled after half its
+    time, and its medians are over a quarter of its time.
     """
     if not samples:
         return {}
-    settled = min(SETTLED, samples[-1].seconds / 2)
-    after = [i for i, sample in enumerate(samples) if sample.seconds >= settled]
-    first, last = _median(samples, after[0]), _median(samples, len(samples) - 1)
+    end = samples[-1].seconds
+    settled, window = min(SETTLED, end / 2), min(SETTLED / 2, end / 4)
+    first = _median(samples, settled, settled + window)
+    last = _median(samples, end - window, end)
     return {
-        "settled_seconds": samples[after[0]].seconds,
+        "settled_seconds": round(settled, 1),
         "settled_rss": first,
         "end_rss": last,
         "growth": round(last / first - 1, 4),
@@ -131,6 +133,8 @@ def memory(samples: Sequence[Sample]) -> Mapping[str, Any]:
     }
 
 
-def _median(samples: Sequence[Sample], at: int) -> int:
-    near = sorted(sample.rss for sample in samples[max(at - 2, 0) : at + 3])
-    return near[len(near) // 2]
+def _median(samples: Sequence[Sample], start: float, end: float) -> int:
+    """Return the median memory of the samples from `start` to `end`, or of the one before `end`."""
+    found = sorted(sample.rss for sample in samples if start <= sample.seconds <= end)
+    before = [sample.rss for sample in samples if sample.seconds <= end]
+    return found[len(found) // 2] if found else before[-1]

@@ -10,7 +10,7 @@ def samples(*sizes: int, interval: float = 10.0) -> list[Sample]:
 
 
 def test_growth_counts_from_ten_minutes_on() -> None:
-    found = memory(samples(*range(1, 61), *[100] * 60, *[110] * 5))
+    found = memory(samples(*range(1, 61), *[100] * 60, *[110] * 40))
     assert found["settled_seconds"] == 600
     assert (found["settled_rss"], found["end_rss"]) == (100, 110)
     assert found["growth"] == 0.1
