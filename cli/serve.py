@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,11 +34,12 @@ from sgl_mlx.cli.served_models import Named, check, named, served_models
 from sgl_mlx.cli.sizes import byte_size
 from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.errors import BackendError
+from sgl_mlx.limits import DEFAULT_LIMITS, Limits
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from sgl_mlx.server import Limits, ServedModel
+    from sgl_mlx.server import ServedModel
     from sgl_mlx.server.residents import Residents
 
 _SINGLE = {
@@ -100,7 +102,7 @@ _SHARE = 0.6
 @click.option(
     "--max-requests",
     type=click.IntRange(1),
-    default=512,
+    default=DEFAULT_LIMITS.max_requests,
     show_default=True,
     help="Prompts under way at once; more are answered with status 503.",
 )
@@ -135,6 +137,14 @@ _SHARE = 0.6
     help="Set any other option of the engine, such as max_running_requests=32; repeatable.",
 )
 @click.option(
+    "--limit",
+    "limits",
+    multiple=True,
+    type=setting,
+    metavar="NAME=VALUE",
+    help="Set any other bound on requests, such as max_n=16; repeatable. See docs/limits.md.",
+)
+@click.option(
     "--cache-log",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Append each prompt to this file, for cache-doctor.",
@@ -151,6 +161,7 @@ def serve(
     access_log: bool,
     drain_timeout: int,
     engine_settings: tuple[tuple[str, Any], ...],
+    limits: tuple[tuple[str, Any], ...],
     **settings: Any,
 ) -> None:
     """Serve MODEL over HTTP, for clients of OpenAI's and SGLang's servers.
@@ -169,7 +180,8 @@ def serve(
         _refuse_options_of_one(mmproj=options.mmproj, draft=options.draft, **settings)
     listener = bind(host, port)
     log_to_stderr(access_log)
-    more = dict(engine_settings)
+    settings["limits"] = _limits(dict(limits), **settings)
+    more = {"limits": settings["limits"], **dict(engine_settings)}
     with suppress(KeyboardInterrupt):  # uvicorn raises it again after draining
         if several:
             served = served_models(given, adapters, {**asdict(options), **more})
@@ -208,7 +220,7 @@ def _serve_several(
     budget = memory or int(_SHARE * available_bytes())
     keys = settings["api_keys"]
     app, residents = app_of_models(
-        models, budget, api_keys=keys, limits=_limits(**settings), free=free_memory
+        models, budget, api_keys=keys, limits=settings["limits"], free=free_memory
     )
     freeze_present_objects()  # models are opened later: they must be freed
     asyncio.run(_open(residents, models[0].name))
@@ -231,7 +243,8 @@ def _app(
     model_names: tuple[str, ...],
     any_model: bool,
     cache_log: Path | None,
-    **bounds: Any,
+    limits: Limits,
+    **_: Any,
 ) -> Starlette:
     from sgl_mlx.server import app  # an optional extra
 
@@ -239,20 +252,22 @@ def _app(
         engine,
         api_keys=api_keys,
         model_names=model_names,
-        limits=_limits(**bounds),
+        limits=limits,
         any_model=any_model,
         cache_log=cache_log,
     )
 
 
 def _limits(
-    max_requests: int, max_body_size: int, request_timeout: float | None, **_: Any
+    given: Mapping[str, Any],
+    max_requests: int,
+    max_body_size: int,
+    request_timeout: float | None,
+    **_: Any,
 ) -> Limits:
-    from sgl_mlx.server import Limits  # an optional extra
-
-    return Limits(
-        max_body_bytes=max_body_size, max_requests=max_requests, request_timeout=request_timeout
-    )
+    """Return the limits of `--limit` and of the options that have names of their own."""
+    own = {"max_requests": max_requests, "max_body_bytes": max_body_size}
+    return Limits.of({**own, "request_timeout": request_timeout, **given})
 
 
 def require_packages() -> None:

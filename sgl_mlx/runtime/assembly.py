@@ -197,6 +197,7 @@ def assemble(
         speculation = speculation._replace(model=model)
     scheduler = Scheduler(cache, limits, speculation=speculation)
     runner.lookup = scheduler.lookup
+    loaded.tokenizer.limits = config.limits
     return RunnableModel(
         name=loaded.name,
         module=loaded.model,
@@ -210,12 +211,13 @@ def assemble(
         load_seconds=time.perf_counter() - started,
         runner=runner,
         scheduler=scheduler,
-        grammars=GrammarCompiler(loaded.tokenizer, adapter.vocabulary),
+        grammars=GrammarCompiler(loaded.tokenizer, adapter.vocabulary, config.limits),
         pictures=Pictures(
             loaded.vision,
             loaded.name,
             min(loaded.tokenizer.eos_token_ids, default=0),
             config.image_cache_bytes,
+            config.limits,
         ),
         wired=wired,
         disk=disk,
@@ -301,7 +303,7 @@ def _state_budget(
     adapter: Adapter, config: EngineConfig, available: int
 ) -> tuple[StateBudget, SchedulerLimits]:
     """Return the memory of recurrent states, and the scheduler's limits that follow from it."""
-    limits = config.limits
+    limits = config.scheduler_limits
     if not adapter.states:
         return NO_STATES, limits
     wanted, running = config.max_total_states, limits.max_running

@@ -12,6 +12,7 @@ from typing import Any
 from sgl_mlx import bounds, names
 from sgl_mlx.errors import InvalidParamsError
 from sgl_mlx.foreign_options import SGLANG_ONLY
+from sgl_mlx.limits import DEFAULT_LIMITS, Limits
 from sgl_mlx.runtime.cache.prefix_cache import Reuse
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 from sgl_mlx.runtime.scheduler.cuts import SnapshotPolicy
@@ -56,6 +57,7 @@ class EngineConfig:
             that nothing is reused).
         max_total_states: slots of recurrent state, for running sequences and snapshots together;
             None derives the number from free memory.
+        limits: bounds on requests, as `Limits` or a dictionary of their names and values.
     """
 
     model_path: str | None = None
@@ -80,6 +82,7 @@ class EngineConfig:
     offline: bool | None = None
     snapshots: str = "program"
     max_total_states: int | None = None
+    limits: Limits = DEFAULT_LIMITS
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> EngineConfig:
@@ -100,7 +103,7 @@ class EngineConfig:
         return cls(**{k: v for k, v in options.items() if k in known})._checked()
 
     @property
-    def limits(self) -> SchedulerLimits:
+    def scheduler_limits(self) -> SchedulerLimits:
         return SchedulerLimits(
             max_running=self.max_running_requests,
             step_tokens=self.chunked_prefill_size,
@@ -183,4 +186,5 @@ _RULES: dict[str, bounds.Rule] = {
     "offline": bounds.optional(bounds.flag),
     "snapshots": _snapshots,
     "max_total_states": bounds.optional(_COUNT),
+    "limits": lambda _, value: Limits.of(value),
 }

@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sgl_mlx.core import Completion, Generated, Part, StreamEvent, Text
+from sgl_mlx.limits import Limits
 from sgl_mlx.server.output import Form, OutputParser, Piece
-
-_TOKENS = 2_000_000
-"""Most tokens that are stored: about 8 MB, and as much again for their text."""
 
 Meaning = tuple[str, str, tuple[str, ...]]
 
@@ -55,10 +53,11 @@ class Answer:
 class Memory:
     """A thread-safe store of answers, by owner: the part of the prefix cache they belong to.
 
-    When it holds more than `tokens` tokens, the least recently used answers are dropped.
+    When it holds more than `tokens` tokens, the least recently used answers are dropped. A million
+    tokens take about 4 MB, and as much again for their text.
     """
 
-    def __init__(self, tokens: int = _TOKENS) -> None:
+    def __init__(self, tokens: int = Limits().max_answer_tokens) -> None:
         self._limit = tokens
         self._answers: OrderedDict[str, Answer] = OrderedDict()
         self._count = 0
