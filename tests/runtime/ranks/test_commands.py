@@ -23,7 +23,16 @@ COMMAND = [str(SCRIPTS / "sgl-mlx")]
 def test_mlx_launch_starts_a_command_whose_answer_is_printed_once(toy_folder: Path) -> None:
     port = str(free_ports(1)[0])
     asked = ["generate", "--model", str(toy_folder), "--speculate", "off", "--json", "Hello"]
-    command = [str(SCRIPTS / "mlx.launch"), "-n", "2", "--backend", "ring", "--starting-port", port, "--"]
+    command = [
+        str(SCRIPTS / "mlx.launch"),
+        "-n",
+        "2",
+        "--backend",
+        "ring",
+        "--starting-port",
+        port,
+        "--",
+    ]
     done = subprocess.run(
         [*command, *COMMAND, *asked], capture_output=True, text=True, timeout=LIMIT, check=False
     )
