@@ -21,6 +21,7 @@ from sgl_mlx.runtime.pool.capacity import capacity
 from sgl_mlx.runtime.pool.wired import WiredWeights
 from sgl_mlx.runtime.ranks.broadcast import run_received
 from sgl_mlx.runtime.ranks.connect import connect
+from sgl_mlx.runtime.ranks.group import join_group
 from sgl_mlx.runtime.ranks.identity import kill_if_stopped_here
 from sgl_mlx.runtime.ranks.launch import Launch
 from sgl_mlx.runtime.ranks.peer import Peer, Watch
@@ -42,14 +43,14 @@ def follow(launch: Launch) -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides what Ctrl-C ends
     try:
         connected = connect(launch)
+        if connected is None:
+            os._exit(1)
+        leader = Peer(*connected, _lost)
+        watch = Watch([leader], _lost)
+        group = join_group(launch)
     except BackendError as error:
         log.error("rank %d: %s", launch.rank, error)
         os._exit(1)
-    if connected is None:
-        os._exit(1)
-    leader = Peer(*connected, _lost)
-    watch = Watch([leader], _lost)
-    group = mx.distributed.init(strict=True, backend=launch.backend)
     try:
         while not leader.leaving and (note := leader.next().note)["is"] == "open":
             _Engine(leader, group).run(EngineConfig(**note["config"]))
