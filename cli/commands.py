@@ -20,6 +20,7 @@ from sgl_mlx.cli.generate import generate
 from sgl_mlx.cli.kernels import kernels
 from sgl_mlx.cli.models import models
 from sgl_mlx.cli.run import run
+from sgl_mlx.cli.selfcheck import selfcheck
 from sgl_mlx.cli.serve import serve
 from sgl_mlx.errors import SglError
 from sgl_mlx.runtime.ranks.launch import launched
@@ -106,6 +107,6 @@ def main(debug: bool) -> None:
 
 for command in (
     *(demo, run, compile_command, generate, chat, serve),
-    *(models, bench, kernels, doctor, cache_doctor),
+    *(models, bench, kernels, doctor, selfcheck, cache_doctor),
 ):
     main.add_command(command)

@@ -146,6 +146,24 @@ def open_engine(options: EngineOptions, **more: Any) -> Iterator[Backend]:
         engine.shutdown()
 
 
+@contextmanager
+def open_backend(
+    options: EngineOptions, url: str | None, api_key: str | None = None
+) -> Iterator[Backend]:
+    """Open a client of the server at `url`, or without one an engine; raises as `open_engine`."""
+    if url is None:
+        with open_engine(options) as engine:
+            yield engine
+        return
+    from sgl_mlx.lang.backends.runtime_endpoint import RuntimeEndpoint
+
+    endpoint = RuntimeEndpoint(url, api_key)
+    try:
+        yield endpoint
+    finally:
+        endpoint.shutdown()
+
+
 def create_engine(options: EngineOptions, **more: Any) -> Backend:
     from sgl_mlx.runtime.config import EngineConfig
     from sgl_mlx.runtime.engine import Engine  # imports mlx, which takes a second

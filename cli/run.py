@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 
 import click
 
 from sgl_mlx.cli import output
-from sgl_mlx.cli.engine import EngineOptions, engine_options, open_engine
+from sgl_mlx.cli.engine import EngineOptions, engine_options, open_backend
+from sgl_mlx.lang.backend import Backend
 from sgl_mlx.names import closest
 
 
@@ -18,6 +19,14 @@ from sgl_mlx.names import closest
 @click.argument("script_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGS]")
 @click.option("--arg", "pairs", multiple=True, metavar="NAME=VALUE", help="Repeatable; see above.")
 @engine_options
+@click.option("--backend", metavar="URL", help="Run on this server, or router, not on --model.")
+@click.option(
+    "--api-key",
+    metavar="KEY",
+    envvar="SGL_MLX_API_KEY",
+    show_envvar=True,
+    help="API key for --backend.",
+)
 @click.option("--stream", is_flag=True, help="Print the text as it comes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 @click.option("--as-sglang", is_flag=True, help="Let the file's `import sglang` mean sgl_mlx.")
@@ -28,6 +37,8 @@ def run(
     script_args: tuple[str, ...],
     pairs: tuple[str, ...],
     options: EngineOptions,
+    backend: str | None,
+    api_key: str | None,
     stream: bool,
     as_json: bool,
     as_sglang: bool,
@@ -43,8 +54,10 @@ def run(
     and stats. All that the program prints, and the text of --stream, goes to standard error.
 
     With --as-sglang and without FUNCTION, --arg, --stream and --json, the whole file runs, as with
-    `python FILE ARGS`. Its programs run on the backend that the file sets, else on --model. If
-    --model is given, it also replaces the models that the file opens.
+    `python FILE ARGS`. Its programs run on the backend that the file sets, else on --backend or
+    --model. If --model is given, it also replaces the models that the file opens.
+
+    A server counts for all its clients, so with --backend no counts are shown.
     """
     from sgl_mlx import install_as_sglang
     from sgl_mlx.cli import program
@@ -60,15 +73,16 @@ def run(
             f"unexpected {script_args[0]!r}: arguments of a function are given with --arg "
             "NAME=VALUE; those of a whole file go with --as-sglang, without FUNCTION or --arg"
         )
+    opened = open_backend(options, backend, api_key)
     errors = nullcontext() if ctx.find_root().params["debug"] else program.own_errors(path)
     if whole:
         from sgl_mlx.cli.script import run_script
 
         with errors:
-            run_script(path, script_args, options)
+            run_script(path, script_args, options, opened)
         return
     with install_as_sglang() if as_sglang else nullcontext(), errors:
-        _run_function(path, name, pairs, options, stream, as_json)
+        _run_function(path, name, pairs, opened, stream, as_json, counted=backend is None)
 
 
 def _refuse_option(ctx: click.Context, argument: str) -> None:
@@ -87,9 +101,10 @@ def _run_function(
     path: Path,
     name: str | None,
     pairs: tuple[str, ...],
-    options: EngineOptions,
+    opened: AbstractContextManager[Backend],
     stream: bool,
     as_json: bool,
+    counted: bool,
 ) -> None:
     from sgl_mlx.cli import program
     from sgl_mlx.lang.config import set_default_backend
@@ -97,17 +112,18 @@ def _run_function(
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
         function = program.choose(program.load(path), path, name)
         arguments = program.read_arguments(function, pairs)
-        with open_engine(options) as engine:
-            set_default_backend(engine)
+        with opened as backend:
+            set_default_backend(backend)
             state = function.run(stream=stream, **arguments)
             for piece in state.text_iter() if stream else ():
                 output.write(piece)
             text, variables = state.text(), program.variables(state)
-            stats = output.stats_of(engine)
+            stats = output.stats_of(backend) if counted else {}
     if as_json:
         output.print_json(text, variables, stats, **program.returned(state))
         return
     click.echo("" if stream else text)
     for value in program.returned(state).values():
         click.echo(f"returned: {value!r}")
-    click.echo(output.summary(stats), err=True)
+    if counted:
+        click.echo(output.summary(stats), err=True)

@@ -5,24 +5,28 @@ from __future__ import annotations
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from sgl_mlx.cli.engine import EngineOptions, open_engine
+from sgl_mlx.cli.engine import EngineOptions
 from sgl_mlx.compat.sglang import install_as_sglang
 from sgl_mlx.lang.backend import Backend
 from sgl_mlx.lang.config import global_config
 
 
 class LazyEngine:
-    """A default backend that creates its engine when a program first uses it."""
+    """A default backend that is opened when a program first uses it.
 
-    def __init__(self, options: EngineOptions) -> None:
-        self._options = options
+    Args:
+        opening: the context that opens and closes it.
+    """
+
+    def __init__(self, opening: AbstractContextManager[Backend]) -> None:
+        self._context = opening
         self._opened = ExitStack()
         self._engine: Backend | None = None
         self._opening = Lock()
@@ -31,7 +35,7 @@ class LazyEngine:
     def endpoint(self) -> Backend:
         with self._opening:  # several threads of the script may need it
             if self._engine is None:
-                self._engine = self._opened.enter_context(open_engine(self._options))
+                self._engine = self._opened.enter_context(self._context)
             return self._engine
 
     def close(self) -> None:
@@ -39,14 +43,19 @@ class LazyEngine:
         self._opened.close()
 
 
-def run_script(path: Path, arguments: Sequence[str], options: EngineOptions) -> None:
+def run_script(
+    path: Path,
+    arguments: Sequence[str],
+    options: EngineOptions,
+    opened: AbstractContextManager[Backend],
+) -> None:
     """Run a file as the main script, with `import sglang` importing this package.
 
-    The file's programs run on the default backend that the file sets; if it sets none, on an engine
-    with these options. If the options name a model, `sglang.Runtime` and `sglang.Engine` in the
-    file load that model instead of their own.
+    The file's programs run on the default backend that the file sets; if it sets none, on that of
+    the context `opened`, which is entered when it is first used. If the options name a model,
+    `sglang.Runtime` and `sglang.Engine` in the file load that model instead of their own.
     """
-    engine = LazyEngine(options)
+    engine = LazyEngine(opened)
     before = global_config.default_backend
     global_config.default_backend = engine
     try:

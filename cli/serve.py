@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -168,7 +169,7 @@ def serve(
     model that it wants. The first model is opened at the start, the others when requests name them.
     If there is no memory for a model, the models that were idle longest are closed.
 
-    Ctrl-C lets running requests finish; a second Ctrl-C stops the server at once.
+    Ctrl-C or SIGTERM lets running requests finish; a second Ctrl-C stops the server at once.
     """
     require_packages()
     given = [named(model) for model in (*([model_path] if model_path else ()), *models)]
@@ -182,6 +183,7 @@ def serve(
     log_to_stderr(access_log)
     keep_freed_memory_together()
     more = dict(engine_settings)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, or nothing is closed
     with suppress(KeyboardInterrupt):  # uvicorn raises it again after draining
         if several:
             served = served_models(given, adapters, {**asdict(options), **more})

@@ -185,10 +185,10 @@ class DecodePlan:
             )
 
     def step_table(self, tail_length: int) -> mx.array:
-        """Return a step's integers, cached for all layers: used tail columns, `width`, `tokens`.
+        """Return the array [number of used tail columns, `width`, `tokens`], made once per step.
 
         Raises:
-            ValueError: the tail has too few or too many columns; see `check_tail`.
+            ValueError: too few or too many columns are used; see `check_tail`.
         """
         if self._step is None or self._step[0] != tail_length:
             self.check_tail(tail_length)

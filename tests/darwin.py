@@ -3,9 +3,11 @@
 The package then takes the system for macOS and MLX's device for a GPU, finds no CPU kernels, and
 reads the device and memory of that Mac. Names of `os` that macOS lacks are gone, files of `/proc`
 cannot be opened by the package, and the folder for temporary files is reached over a link, as /tmp
-is on a Mac. MLX itself still computes on Linux's CPU, without Metal: kernels are not used, the
-embedded model is in float32 (in half precision a sentence takes it minutes), and processes that
-tests start are not simulated.
+is on a Mac.
+
+MLX itself still computes on Linux's CPU. There is Metal, but all kernels fail their self-test, as
+none can be compiled. The embedded model is in float32: in half precision a sentence takes minutes.
+Processes that tests start are not simulated.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ LINUX_ONLY = (
     "tests/models/test_cpu_layers.py",
     "tests/models/test_info.py::test_layers_that_no_kernel_multiplies_count_as_float32_alone",
     "tests/models/test_latents.py::test_matrices_packed_for_the_cpu_kernels_serve_too",
+    "tests/models/test_streams.py",
     "tests/runtime/attention/test_without_kernels.py",
     "tests/runtime/ranks/test_hosts.py",
     "tests/runtime/test_mla.py::test_the_cpu_kernels_read_values_inside_keys",
@@ -140,19 +143,27 @@ def become(mac: Mac, patch: pytest.MonkeyPatch, scratch: Path) -> None:
     import mlx.core as mx  # after the BLAS, which conftest loads
     import psutil
 
+    from sgl_mlx.metal_kernels import tune, verdicts
     from sgl_mlx.models import loader
 
+    cache_folder = verdicts.cache_folder
     resolve_dtype = loader._resolve_dtype
 
     def dtype_of(asked: str | None) -> str | None:
         slow = asked is None and sys._getframe(1).f_locals["name"] == EMBEDDED
         return resolve_dtype("float32" if slow else asked)
 
+    def kernels_folder() -> Path:
+        return cache_folder() if "XDG_CACHE_HOME" in os.environ else scratch / "kernels"
+
     memory = psutil.virtual_memory()._replace(total=mac.memory, available=mac.memory * 7 // 10)
     patch.setattr(machine, "system", lambda: "darwin")
     patch.setattr(machine, "on_gpu", lambda: True)
     patch.setattr(loader, "_resolve_dtype", dtype_of)
     patch.setattr(mx, "device_info", mac.device_info)
+    patch.setattr(mx.metal, "is_available", lambda: True)
+    for module in (tune, verdicts):
+        patch.setattr(module, "cache_folder", kernels_folder)
     patch.setattr(psutil, "virtual_memory", lambda: memory)
     for name in LACKING:
         patch.delattr(os, name, raising=False)

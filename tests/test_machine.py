@@ -42,6 +42,7 @@ def test_a_simulated_mac_is_one_until_it_is_undone(name: str, tmp_path: Path) ->
         become(MACS[name], patch, tmp_path)
         assert machine.on_mac()
         assert machine.on_gpu()
+        assert machine.has_metal()
         assert machine.recommended_bytes() == MACS[name].recommended
         assert available_bytes() <= MACS[name].recommended
         assert not any(hasattr(os, lacking) for lacking in LACKING)

@@ -41,7 +41,7 @@ class Cut:
 
 
 def cuts(tokenizer: Tokenizer, count: int, seed: int = 0) -> list[Cut]:
-    """Draw `count` texts from the source of Python's standard library, and cut them at random."""
+    """Draw `count` extracts of standard library source, each cut at random within a token."""
     rng = random.Random(seed)
     sources = [textwrap.dedent(inspect.getsource(import_module(name))) for name in _MODULES]
     found: list[Cut] = []

@@ -122,9 +122,9 @@ class System(Protocol):
     def session(
         self, workload: Workload, size: Size, words: Words
     ) -> AbstractContextManager[Session]:
-        """Open a new session; leaving the context ends all of its processes.
+        """Return a context with a new session; leaving it ends whatever entering it started.
 
         Raises:
-            PeerError: when the system cannot be started.
+            PeerError: on entering, if the system cannot be started or reached.
         """
         ...

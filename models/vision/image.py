@@ -167,7 +167,7 @@ def _data_url(url: str, name: str) -> bytes:
 
 
 def _seek(image: Image.Image, frame: int, name: str) -> bool:
-    """Move to a frame; returns False if the picture has no such frame."""
+    """Move to a frame; returns False if there is none. Raises ImageError if it is damaged."""
     try:
         image.seek(frame)
     except EOFError:

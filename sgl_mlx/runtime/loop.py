@@ -9,6 +9,7 @@ callbacks, in order, so that a slow callback does not delay the model.
 from __future__ import annotations
 
 import atexit
+import logging
 import queue
 import threading
 import time
@@ -23,6 +24,7 @@ from sgl_mlx.errors import EngineStoppedError
 from sgl_mlx.models.loader import LoadedModel
 from sgl_mlx.models.streams import borrowed_stream
 from sgl_mlx.runtime.assembly import OpenModel, RunnableModel, open_model
+from sgl_mlx.runtime.cache.tier import Transfer
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.pool.exhausted import Exhausted
 from sgl_mlx.runtime.ranks.launch import launched
@@ -34,6 +36,7 @@ from sgl_mlx.runtime.stats import EngineStats
 from sgl_mlx.runtime.watchdog.pulse import Pulse, kind_of
 from sgl_mlx.runtime.watchdog.watchdog import Watchdog
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 Order = Callable[[], object]
 _SHUT_DOWN = "the engine was shut down; make a new one"
@@ -286,7 +289,7 @@ class EngineLoop:
     def _take_orders(self, wait: bool) -> None:
         """Run all queued orders; with `wait`, first wait for an order or for the next deadline."""
         if wait and self._orders.empty():
-            self._attempt(self._move_to_pool)
+            self._move(self._scheduler.cache.take_transfers())
             try:
                 order = self._orders.get(timeout=self._patience())
             except queue.Empty:
@@ -307,18 +310,24 @@ class EngineLoop:
         with suppress(EngineStoppedError):
             self.post(self._scheduler.wake)
 
-    def _move_to_pool(self) -> None:
-        with self._pulse.doing("transfers", "move of keys and values to the pool"):
-            self._runner.synchronise(self._scheduler.cache.take_transfers())
+    def _move(self, transfers: tuple[Transfer, ...]) -> None:
+        """Write computed KV to the pool and carry out transfers.
+
+        If that fails, all requests end but the engine goes on.
+        """
+        try:
+            with self._pulse.doing("transfers", "move of keys and values"):
+                self._runner.synchronise(transfers)
+        except Exception as error:
+            lose_pool(self._scheduler, self._runner, error, transfers)
 
     def _leave(self, model: RunnableModel, reason: str) -> None:
         """End all requests and write the cached KV to the disk cache, if there is one."""
         if model.disk is not None:
-            self._attempt(self._move_to_pool)
+            self._move(self._scheduler.cache.take_transfers())
             self._scheduler.spill(reason)
-            transfers = self._scheduler.cache.take_transfers()
             # reversed: if the write queue is full, the least recently used blocks are dropped
-            self._attempt(partial(self._runner.synchronise, transfers[::-1]))
+            self._move(self._scheduler.cache.take_transfers()[::-1])
             model.disk.store.close()
 
     def _drain(self) -> None:
@@ -341,16 +350,12 @@ class EngineLoop:
                 scheduler.commit(plan, result)
         return True
 
-    def _attempt(self, move: Callable[[], None]) -> None:
-        """Call a function that moves KV; if it raises, all requests end but the engine goes on."""
-        try:
-            move()
-        except Exception as error:
-            lose_pool(self._scheduler, self._runner, error)
-
     def _deliver(self) -> None:
         while (order := self._deliveries.get()) is not None:
-            order()
+            try:
+                order()
+            except BaseException:  # such as SystemExit, from a callback of a future
+                log.exception("a callback ended with an error")
 
 
 def on_all_ranks(open_model: OpenModel) -> OpenModel:

@@ -102,7 +102,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers in a `Memory` that belong to one part of the prefix cache."""
+    """A view of a `Memory` with the answers of one owner alone; see `Memory`."""
 
     memory: Memory
     owner: str

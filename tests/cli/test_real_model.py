@@ -17,7 +17,7 @@ def command(*args: str) -> subprocess.CompletedProcess[str]:
         [SGL_MLX, *args, "--model", "smollm2"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
 
 

@@ -91,13 +91,14 @@ def test_an_address_that_is_taken_is_said_before_the_model_is_loaded(start: Star
 STREAM = {"prompt": "a", "max_tokens": 400, "ignore_eos": True, "stream": True}
 
 
-def test_ctrl_c_lets_a_stream_finish(start: Start) -> None:
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_a_stream_finish(start: Start, sign: signal.Signals) -> None:
     process = start()
     url, _ = invitation(process)
     with httpx.stream("POST", f"{url}/v1/completions", json=STREAM, timeout=120) as answer:
         lines = answer.iter_lines()
         next(lines)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sign)
         assert "data: [DONE]" in list(lines)
     assert process.wait(timeout=60) == 0
 

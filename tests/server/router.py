@@ -18,7 +18,9 @@ from sgl_mlx.benchmarks.peers.server import end, free_port
 
 OPTIONS = {
     "--policy": "cache_aware",
+    "--cache-threshold": 0.1,
     "--balance-abs-threshold": 32,
+    "--balance-rel-threshold": 1.2,
     "--worker-startup-check-interval": 1,
     "--health-check-interval-secs": 1,
     "--health-failure-threshold": 1,

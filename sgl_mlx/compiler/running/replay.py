@@ -24,9 +24,10 @@ Asked = dict[Hashable, deque["Future[Any]"]]
 
 
 class _Through:
-    """A backend in front of another backend; `_ask` intercepts `submit`, `score` and `prefill`.
+    """A backend in front of another; subclasses decide in `_ask` how a request is answered.
 
-    `_ask` gets a key of the request's content, and a function that sends the request.
+    `submit`, `score` and `prefill` call `_ask` with a key, equal for equal requests, and a function
+    that sends the request. All else goes straight to the other backend.
     """
 
     def __init__(self, backend: Backend, asked: Asked) -> None:

@@ -26,6 +26,7 @@ class Owner(Protocol):
     tokens: tuple[int, ...]
     window: list[int]
     window_locks: int
+    window_end: bool
     last_used: int
     depth: int
 
@@ -86,7 +87,7 @@ class NodeWindows(Generic[N]):
         node.window = slots + node.window
         self._count(node, len(slots))
         for n in node.path():  # a new end below changes the ranks of those just above
-            if n.depth + self.reach <= node.depth - len(node.tokens):
+            if n.depth + self.reach < node.depth - len(node.tokens):
                 break
             self.offer(n)
 
@@ -188,24 +189,26 @@ class NodeWindows(Generic[N]):
         Of one path, whose `last_used` may be the same, the slots before the leaf go first, then
         those before places where the path branches; the upper ones first.
         """
-        branches = len(self._below(node)[0].children) > 1
+        end, _ = self._below(node)
+        branches = end.window_end or len(end.children) > 1
         return not self._spare(node), node.last_used, branches, node.depth
 
     def _spare(self, node: N) -> int:
         """Return how many of a node's slots no sequence would read that continues from its path.
 
-        Such a sequence begins at a leaf or where the path branches.
+        Such a sequence begins at a leaf or where the path branches, or one token before, because it
+        computes a token at least.
         """
         _, distance = self._below(node)
-        return max(len(node.window) - max(self.reach - distance, 0), 0)
+        return max(len(node.window) - max(self.reach + 1 - distance, 0), 0)
 
     def _below(self, node: N) -> tuple[N, int]:
         """Return the next leaf or branch at a node's end or below, and the tokens up to it.
 
-        The search ends after `reach` tokens.
+        A `window_end` counts as a branch. The search ends after `reach + 1` tokens.
         """
         distance = 0
-        while len(node.children) == 1 and distance < self.reach:
+        while len(node.children) == 1 and not node.window_end and distance <= self.reach:
             (node,) = node.children.values()
             distance += len(node.tokens)
         return node, distance

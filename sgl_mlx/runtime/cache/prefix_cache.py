@@ -258,6 +258,12 @@ class PrefixCache:
         self._transfers.clear()
         return taken
 
+    def lose(self, transfers: Iterable[Transfer]) -> None:
+        """Drop what the second tier has read for transfers that will not be carried out."""
+        for transfer in transfers:
+            if isinstance(transfer, Load | LoadState) and self.tier is not None:
+                self.tier.store.drop(transfer.reading)
+
     def spill(self) -> None:
         """Evict all unlocked prefixes and offer them to the second tier."""
         self._evict(self.tree.evictable)

@@ -37,6 +37,7 @@ class Node:
         readers: number of sequences that will read this state in their next step.
         window: window slots of the edge's last tokens; see `NodeWindows`.
         window_locks: number of sequences that read these slots.
+        window_end: True if other prompts are likely to branch off at the edge's end.
     """
 
     __slots__ = (
@@ -50,6 +51,7 @@ class Node:
         "state",
         "tokens",
         "window",
+        "window_end",
         "window_locks",
     )
 
@@ -63,6 +65,7 @@ class Node:
         self.last_used = 0
         self.state = self.readers = self.window_locks = 0
         self.window: list[int] = []
+        self.window_end = False
 
     @property
     def in_tree(self) -> bool:
@@ -163,8 +166,6 @@ class RadixTree:
         self, tokens: tuple[int, ...], namespace: Hashable, start: Node | None, limit: int
     ) -> tuple[list[int], Node]:
         """Return up to `limit` tokens that follow `tokens` in the tree, on the path used last.
-
-        Changes nothing.
 
         Args:
             start: the node that an earlier call returned for these tokens, to search from there.

@@ -32,10 +32,10 @@ class Found(NamedTuple):
 
 
 class StateTier:
-    """The snapshots of a second tier, beside its blocks of KV.
+    """Keys and look-up of the snapshots in the second tier's store, as `Tier` has for blocks of KV.
 
     Args:
-        tier: the blocks; its store keeps the snapshots too.
+        tier: the second tier; snapshots go to the same store as its blocks.
     """
 
     def __init__(self, tier: Tier) -> None:

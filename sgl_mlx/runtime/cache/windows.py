@@ -139,6 +139,20 @@ class Windows:
         if before is not None:
             self._nodes.unlock(before, locked_from)
 
+    def mark(self, holding: Holding) -> None:
+        """Keep the slots at the end of the shared tokens longer, as if a path branched there.
+
+        Call it at the end of a prompt: the next turn may leave the answer's thoughts out.
+        """
+        if holding.node is not None:
+            holding.node.window_end = True
+
+    @property
+    def short(self) -> bool:
+        """True if the slots of cached prefixes are about to be freed for others."""
+        free = self._nodes.slots.free_count + self.most - self.capacity
+        return free < self.capacity // _GRAIN
+
     def advance(self, holding: Holding, computed: int) -> None:
         """Let go of the slots behind the window, when `computed` tokens cannot be undone."""
         behind = computed - self.reach

@@ -66,7 +66,7 @@ class Blocks:
 
 
 class DiskStore:
-    """Store of blocks in a folder; implements `tier.BlockStore`. Disk errors are never raised.
+    """Store of blocks in a folder; implements `tier.BlockStore`. Its two threads raise no errors.
 
     Args:
         on_read: called by the reading thread when a reading is done.
@@ -118,8 +118,8 @@ class DiskStore:
         return reading
 
     def drop(self, reading: int) -> None:
-        """Forget a reading, by its id, whose KV will not be loaded."""
-        del self._readings[reading]
+        """Forget a reading, by its id, whose KV will not be loaded, unless it was taken."""
+        self._readings.pop(reading, None)
 
     def take(self, reading: int) -> Arrays:
         """Return the arrays of a finished reading, by its id, and forget the reading."""
@@ -180,13 +180,13 @@ class DiskStore:
     def _write(self, key: str, block: Arrays) -> bool:
         if self._deadline is not None and time.monotonic() > self._deadline:
             return False
-        with suppress(OSError, MemoryError):
+        with suppress(Exception):
             return self.folder.write(key, block)
         return False
 
     def _read_all(self) -> None:
         while (reading := self._reads.get()) is not None:
-            with suppress(OSError, MemoryError):
+            with suppress(Exception):  # sequences wait for `done`, whatever happens
                 self._read(reading)
             reading.done = True
             self._on_read()

@@ -107,7 +107,7 @@ class Request:
             self._loop.post(partial(self._loop.add, self._sequences))
             self.future.add_done_callback(self._abort_if_unfinished)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """End the request with an error, unless it has ended already."""
         with suppress(InvalidStateError):
             self.future.set_exception(error)
@@ -135,7 +135,7 @@ class Request:
             return
         try:
             self._on_event(self._named(event))
-        except Exception as error:  # raised by the caller's callback: only this request fails
+        except BaseException as error:  # raised by the caller's callback: only this request fails
             self.fail(error)
 
     def _named(self, event: StreamEvent) -> StreamEvent:
@@ -168,7 +168,11 @@ class Request:
             self.fail(error(aborted[0].message or "the request was aborted"))
             return
         pairs = zip(self._sequences, self._outputs, strict=True)
-        completions = tuple(self._completion(s, output) for s, output in pairs)
+        try:
+            completions = tuple(self._completion(s, output) for s, output in pairs)
+        except Exception as error:
+            self.fail(error)
+            return
         with suppress(InvalidStateError):  # cancelled, or failed by its callback
             self.future.set_result(completions)
 

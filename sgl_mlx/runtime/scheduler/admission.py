@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
 from sgl_mlx.runtime.cache.radix import common_prefix
 from sgl_mlx.runtime.cache.restores import Restores
-from sgl_mlx.runtime.scheduler.cuts import Cuts, SnapshotPolicy
+from sgl_mlx.runtime.scheduler.cuts import MOST_BRANCHES, Cuts, SnapshotPolicy
 from sgl_mlx.runtime.scheduler.policy import policy_named
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 
@@ -187,9 +187,10 @@ class Admission:
         return False
 
     def _waits(self, s: Sequence, running: list[Sequence]) -> bool:
-        """Return True, and set `s.waits_for`, if a running prefill will compute a prefix of `s`.
+        """Return True if `s` should wait for a running prefill, which is then in `s.waits_for`.
 
-        With recurrent layers, the prefill is asked to leave a snapshot at the end of that prefix.
+        It waits if the prefill will compute enough of the tokens that `s` begins with. With
+        recurrent layers, only tokens up to a snapshot count; `Cuts.join` may add one for `s`.
         """
         if not self._limits.in_flight_sharing:
             return False
@@ -202,9 +203,19 @@ class Admission:
                     shared = self._cuts.join(leader, s, cached, common)
                 enough = 1 if common == len(s.key) else self._limits.share_threshold
                 if shared - cached >= enough and leader.computed < shared:
+                    self._pause(leader, shared)
                     s.waits_for = (leader, shared)
                     return True
         return False
+
+    def _pause(self, leader: Sequence, length: int) -> None:
+        """End a chunk of a prefill after `length` tokens if its window slots would be freed later.
+
+        So sequences that wait for these tokens find the whole window before their end.
+        """
+        windows = self._cache.windows
+        if windows is not None and windows.short and len(leader.cuts) < MOST_BRANCHES:
+            leader.cuts.add(length)
 
     def _restoring(self, s: Sequence) -> bool:
         """Begin to read the prompt from the disk cache; return True until the read is done."""

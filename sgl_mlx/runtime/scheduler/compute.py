@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from sgl_mlx.runtime.cache.tier import Transfer
 from sgl_mlx.runtime.scheduler.plan import Decode, Plan, PoolLost, Runner, StepResult
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 
@@ -28,7 +29,7 @@ def run_plan(
         try:
             runner.synchronise(plan.transfers)
         except Exception as error:
-            lose_pool(scheduler, runner, error)
+            lose_pool(scheduler, runner, error, plan.transfers)
             return None
         plan = replace(plan, transfers=())
     try:
@@ -43,9 +44,16 @@ def run_plan(
         return None
 
 
-def lose_pool(scheduler: Scheduler, runner: Runner, error: Exception) -> None:
-    """End all requests and forget all KV, after an error that may have corrupted the pool."""
+def lose_pool(
+    scheduler: Scheduler, runner: Runner, error: Exception, transfers: tuple[Transfer, ...] = ()
+) -> None:
+    """End all requests and forget all KV, after an error that may have corrupted the pool.
+
+    Args:
+        transfers: transfers that may not have been carried out.
+    """
     runner.forget_epoch()
+    scheduler.cache.lose(transfers)
     scheduler.fail_all(_told(error))
 
 

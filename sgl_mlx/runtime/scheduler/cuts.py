@@ -21,7 +21,7 @@ _PART = 64
 """Fewest tokens between two cuts at ends of a prompt's parts; shorter parts count together."""
 
 
-_MOST_BRANCHES = 8
+MOST_BRANCHES = 8
 """Most places where waiting sequences branch off that become cuts of one prefill; the most common
 ones are taken. Sequences that arrive later may add cuts, up to twice this number in all."""
 
@@ -70,7 +70,7 @@ class Cuts:
             found.update(range(stride, limit + 1, stride))
         elif self._policy.kind == "program":
             shared = Counter(self._branch(s, other) for other in waiting if other is not s)
-            branches = {n for n, _ in shared.most_common(_MOST_BRANCHES)}
+            branches = {n for n, _ in shared.most_common(MOST_BRANCHES)}
             branches |= {*_spaced(s.parts, start), limit, len(s.tokens) - 1}
             found = {n for n in branches if n >= start + self._threshold}
             found.add(matched)  # an earlier prompt shared this much, so more may
@@ -95,7 +95,7 @@ class Cuts:
         """
         shared = leader.whole_pictures(min(common, s.match_limit, leader.match_limit))
         program = self._policy.kind == "program"
-        fits = shared > leader.computed and len(leader.cuts) < 2 * _MOST_BRANCHES
+        fits = shared > leader.computed and len(leader.cuts) < 2 * MOST_BRANCHES
         if program and fits and shared >= cached + self._threshold:
             leader.cuts.add(shared)
         return max((n for n in leader.cuts if leader.computed < n <= shared), default=0)

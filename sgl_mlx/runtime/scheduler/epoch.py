@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
+from sgl_mlx.runtime.scheduler.sequence import Sequence
 
 
 @dataclass
@@ -21,3 +25,15 @@ class Epoch:
     width: int
     steps: int = 0
     in_flight: bool = False
+
+
+def has_slots(cache: PrefixCache, rows: Iterable[Sequence], width: int) -> bool:
+    """Return True if the cache can give the slots for `width` decode steps over `rows`."""
+    wanted = window_wanted = 0
+    for s in rows:
+        assert s.holding is not None
+        end = s.computed + min(width, s.remaining)
+        wanted += max(end - len(s.table), 0)
+        window_wanted += max(end - s.holding.behind - len(s.holding.window), 0)
+    fits = cache.windows is None or window_wanted <= cache.windows.available
+    return fits and wanted <= cache.available

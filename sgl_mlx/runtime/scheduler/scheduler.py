@@ -18,12 +18,12 @@ from sgl_mlx.runtime.cache.restores import Restores
 from sgl_mlx.runtime.scheduler.admission import Admission, Counters, SchedulerLimits
 from sgl_mlx.runtime.scheduler.append import append
 from sgl_mlx.runtime.scheduler.background import Background
-from sgl_mlx.runtime.scheduler.epoch import Epoch
+from sgl_mlx.runtime.scheduler.epoch import Epoch, has_slots
 from sgl_mlx.runtime.scheduler.named import Named
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, Row, StepResult
 from sgl_mlx.runtime.scheduler.queues import TOO_SMALL, Queues
 from sgl_mlx.runtime.scheduler.sequence import Sequence
-from sgl_mlx.runtime.scheduler.shares import divide, epoch_fits
+from sgl_mlx.runtime.scheduler.shares import divide
 from sgl_mlx.runtime.scheduler.trials import Trials
 from sgl_mlx.runtime.speculation.speculator import Draft, Speculation, Speculator
 
@@ -270,7 +270,7 @@ class Scheduler:
 
     def _open_epoch(self, rows: list[Sequence]) -> Decode | None:
         width = min(self.limits.epoch_steps, max(s.remaining for s in rows))
-        while width > 1 and not epoch_fits(self.cache, rows, width):
+        while width > 1 and not has_slots(self.cache, rows, width):
             width //= 2
         rows = self._reserve(rows, lambda s: min(width, s.remaining))
         if self.cache.windows is not None:
@@ -338,6 +338,8 @@ class Scheduler:
         if shares:
             assert s.holding is not None
             self.cache.share(s.holding, s.key[: s.computed])
+            if self.cache.windows is not None and s.computed == s.prompt_length:
+                self.cache.windows.mark(s.holding)
         if self.cache.snapshots is not None and s.holding is not None:
             cut = shares and s.computed in s.cuts
             self.cache.snapshots.advanced(s.holding, final=self._epoch is None, cut=cut)

@@ -1,11 +1,10 @@
-"""Division of a step's tokens among its sequences, and the slots of an epoch."""
+"""Division of a step's tokens among its sequences."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 from sgl_mlx.runtime.scheduler.plan import Row
 from sgl_mlx.runtime.scheduler.sequence import Sequence
@@ -62,14 +61,3 @@ def divide(
             shares.append(Share(s, count, drafted))
             room -= shares[-1].tokens
     return shares
-
-
-def epoch_fits(cache: PrefixCache, rows: list[Sequence], width: int) -> bool:
-    """Return True if the cache can give the slots of a decode epoch of `width` steps."""
-    tokens = {s.id: s.computed + min(width, s.remaining) for s in rows}
-    if cache.windows is not None:
-        holdings = [(s.id, s.holding) for s in rows if s.holding is not None]
-        missing = (tokens[name] - h.behind - len(h.window) for name, h in holdings)
-        if sum(max(n, 0) for n in missing) > cache.windows.available:
-            return False
-    return sum(max(tokens[s.id] - len(s.table), 0) for s in rows) <= cache.available

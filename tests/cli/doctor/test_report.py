@@ -85,6 +85,11 @@ def metal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_heads, "MODELS", {"smollm2-135m": model_heads.MODELS["smollm2-135m"]})
 
 
+@pytest.fixture
+def without_metal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mx.metal, "is_available", lambda: False)
+
+
 def assert_nothing_personal(text: str, home: Path) -> None:
     for word in (USER, FULL_NAME, HOST, "Secret Client", str(home), str(home.parent), "/Users/"):
         assert word.casefold() not in text.casefold(), word
@@ -110,7 +115,7 @@ def test_the_file_and_the_json_hold_all_sections_and_nothing_personal(
         assert_nothing_personal(written, home)
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("quick", "without_metal")
 def test_without_metal_it_says_so_and_how_far_it_is(sgl, home: Path, model: str) -> None:
     result = sgl("doctor", "--report", "mine.md", "--model", model)
     assert result.exit_code == 0, result.output

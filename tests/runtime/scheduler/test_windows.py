@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache, WindowSlots
+from sgl_mlx.runtime.cache.tier import GrowWindows
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 from sgl_mlx.runtime.scheduler.plan import Plan, StepResult
 from sgl_mlx.runtime.scheduler.queues import TOO_SMALL
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 from sgl_mlx.runtime.speculation.speculator import Speculation
+from tests.runtime.fakes import Engine, drive
 from tests.runtime.scheduler.test_retry import FAULT, KINDS, FaultyRunner, run_plan
 from tests.runtime.scheduler.test_scheduler import SchedulerMachine, limits, stops, tokens
 from tests.runtime.speculation.test_scheduler_drafts import FREE, Oracle
-from tests.runtime.truth import Tokens, family, make_sequence, recorder
+from tests.runtime.truth import (
+    ALPHABET,
+    Tokens,
+    family,
+    make_sequence,
+    recorder,
+    run_alone,
+)
 from tests.runtime.window_fakes import WindowRunner
 
 EXAMPLES = int(os.environ.get("SGL_MLX_WINDOW_EXAMPLES", "150"))
@@ -203,3 +213,89 @@ TestWindowRetry = WindowRetryMachine.TestCase
 TestWindowRetry.settings = settings(
     max_examples=EXAMPLES, stateful_step_count=40, deadline=None, derandomize=True
 )
+
+
+def engine_of(slots: int, window: int = 5, **options: int) -> Engine:
+    """An engine with window slots for `slots` tokens, and all other slots it may need."""
+    engine = Engine(**options)
+    cache = PrefixCache(1000, windows=WindowSlots(window, slots, slots))
+    engine.scheduler = Scheduler(cache, SchedulerLimits(**options))
+    engine.runner = WindowRunner(cache)
+    return engine
+
+
+def story(seed: int, length: int) -> Tokens:
+    return tuple(random.Random(seed).choices(ALPHABET, k=length))
+
+
+def test_with_enough_slots_every_prefix_is_reused() -> None:
+    engine, prompt = engine_of(500), story(1, 40)
+    engine.add(prompt, 20)
+    engine.finish()
+    for length in range(1, 40):
+        s = engine.add((*prompt[:length], 4), 1)
+        engine.finish()
+        assert s.cached_tokens == length
+
+
+def test_when_slots_are_short_ends_of_prompts_and_answers_can_still_be_continued() -> None:
+    engine, prompt = engine_of(60, step_tokens=8), story(1, 30)
+    first = engine.add(prompt, 20)
+    engine.finish()
+    answer = tuple(first.tokens[30:])
+    engine.add(story(2, 45), 10)
+    engine.finish()
+    windows = engine.scheduler.cache.windows
+    assert windows is not None
+    assert windows.stats().window_evicted > 0
+    asked = {29: prompt, 30: (*prompt, 4), 49: (*prompt, *answer, 4), 0: (*prompt[:15], 4)}
+    for reused, again in asked.items():
+        s = engine.add(again, 1)
+        engine.finish()
+        assert s.cached_tokens == reused
+
+
+def test_those_that_wait_for_a_prefix_compute_none_of_it_though_slots_are_short() -> None:
+    engine, trunk = engine_of(40, step_tokens=8, decode_margin=0), story(1, 35)
+    for i in range(4):
+        engine.add((*trunk, *story(10 + i, 15)), 3)
+    engine.finish()
+    windows, counters = engine.scheduler.cache.windows, engine.scheduler.counters
+    assert windows is not None
+    assert windows.stats().window_evicted > 0
+    assert counters.computed_tokens < 35 + 4 * 15 + 4
+
+
+def test_the_least_recent_ends_go_first() -> None:
+    engine = engine_of(40)
+    stories = [story(i, 12) for i in range(9)]
+    for told in stories:
+        engine.add(told, 1)
+        engine.finish()
+    seen = []
+    for told in reversed(stories):
+        s = engine.add((*told, 4), 1)
+        engine.finish()
+        seen.append(s.cached_tokens)
+    assert seen[:3] == [12] * 3
+    assert seen[-1] < 5  # what stories have in common
+
+
+def test_a_pool_of_windows_grows_when_rows_need_it_and_again_after_a_lost_step() -> None:
+    cache = PrefixCache(200, windows=WindowSlots(6, 2, 60))
+    scheduler, ids = Scheduler(cache, SchedulerLimits()), itertools.count()
+    runner = WindowRunner(cache)
+    for _ in range(2):
+        s = make_sequence(ids, story(1, 20), 2)
+        runner.know(s)
+        scheduler.add(s)
+        plan = scheduler.next()
+        assert plan is not None
+        assert [type(t) for t in plan.transfers].count(GrowWindows) > 0
+        runner.lose_everything()
+        scheduler.fail_all("the step failed")
+    s = make_sequence(ids, (3, 2, 1), 3)
+    runner.know(s)
+    scheduler.add(s)
+    drive(scheduler, runner)
+    assert recorder(s).tokens == run_alone(s, None).tokens

@@ -1,0 +1,74 @@
+"""The self-check is worth what it finds: every fault in `mutations`, shrunk to a few lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from sgl_mlx.runtime import assembly, config
+from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
+from sgl_mlx.runtime.speculation.costs import Costs
+from sgl_mlx.selfcheck.check import Finding, SelfCheck
+from tests.conftest import SHOWN
+from tests.selfcheck.models import engines_on
+from tests.selfcheck.mutations import MUTATIONS, Mutation
+
+FREE = Costs(((1, 1.0),), ((1, 1.0),))
+"""Steps that all cost the same, so that every draft pays."""
+LINES = 10
+PROGRAMS = 640
+TRIES = 400
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing is compiled, every draft pays, and sequences are preempted."""
+    monkeypatch.setattr(assembly, "kept_costs", lambda *_: FREE)
+    monkeypatch.setattr(config, "SchedulerLimits", partial(SchedulerLimits, decode_margin=0))
+    mx.disable_compile()
+    yield
+    mx.enable_compile()
+
+
+def found(mutation: Mutation, folder: Path, seed: int = 0) -> tuple[Finding | None, int]:
+    """Run the check on a toy with the fault; return the difference and the number of programs."""
+    options = {"max_total_tokens": 512, "max_total_states": mutation.states}
+    with engines_on(mutation.kind, folder, **options) as engines:
+        check = SelfCheck(
+            engines, mutation.ways, seed, answers=2, new=6, shrink_seconds=400, shrink_tries=TRIES
+        )
+        programs = 32 if mutation.ways[0].elsewhere else PROGRAMS
+        report = check.run(programs)
+    return report.finding, report.programs
+
+
+def test_the_faults_are_of_every_kind() -> None:
+    assert len(MUTATIONS) >= 15
+
+
+# a fault may break an engine's thread, whose requests then fail: a difference like others
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("what", MUTATIONS)
+def test_a_fault_is_found_and_shrunk(
+    what: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+) -> None:
+    mutation = MUTATIONS[what]
+    mutation.plant(monkeypatch)
+    finding, programs = found(mutation, folder)
+    assert finding is not None, f"not found in {programs} programs"
+    lines = len(finding.source.splitlines())
+    record_property(SHOWN, f"{what:<64} {finding.way.name:<34} {programs:>4} {lines:>3}")
+    assert finding.reproduced
+    assert lines <= LINES, finding.source
