@@ -35,7 +35,7 @@ def ask(engine: Engine, prompt: list[int], key: str) -> None:
 
 
 def work_of(engine: Engine, prompt: list[int], key: str) -> Work:
-    """Counts that a request adds to those of the engine, without what is cached or on disk."""
+    """Return what a request adds to the counts, without what lies in the cache and on disk."""
     before = counts(engine)
     ask(engine, prompt, key)
     after = counts(engine)
