@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 @click.option(
     "--single-stream", is_flag=True, help="Model one row of an 8B model against mlx-lm instead."
 )
+@click.option(
+    "--macs",
+    type=click.IntRange(2),
+    help="Model steps of one model over this many Macs instead: bytes, links and times.",
+)
 @scale_option(1.0, "Size of the workloads; 1 is the paper's.")
 @json_option
 def project(
@@ -33,6 +38,7 @@ def project(
     concurrency: int | None,
     names: tuple[str, ...],
     single_stream: bool,
+    macs: int | None,
     scale: float,
     as_json: bool,
 ) -> None:
@@ -43,6 +49,9 @@ def project(
     """
     if single_stream:
         _one_row(chip, as_json)
+        return
+    if macs is not None:
+        _over_macs(chip, model, quant, macs, as_json)
         return
     from sgl_mlx.benchmarks.modelled import projection
     from sgl_mlx.benchmarks.modelled.apple import Machine
@@ -98,6 +107,21 @@ def _one_row(chip: str, as_json: bool) -> None:
             )
     document = {"modelled": True, "chip": chip, "assumptions": assumed}
     click.echo(json.dumps({**document, "rows": [row.to_dict() for row in rows]}))
+
+
+def _over_macs(chip: str, model: str, quant: str, macs: int, as_json: bool) -> None:
+    from sgl_mlx.benchmarks.modelled.apple import Machine
+    from sgl_mlx.benchmarks.modelled.many_macs import assumptions, steps
+
+    rows, assumed = list(steps(Machine.find(chip, model, quant), macs)), assumptions(macs)
+    if not as_json:
+        for line in assumed:
+            click.echo(f"modelled assuming {line}")
+        for row in rows:
+            click.echo(f"modelled {macs} x {chip} {model} {quant} {row}")
+    document = {"modelled": True, "chip": chip, "model": model, "quant": quant, "macs": macs}
+    told = {"assumptions": assumed, "rows": [row.to_dict() for row in rows]}
+    click.echo(json.dumps({**document, **told}))
 
 
 def _line(row: Projected) -> str:

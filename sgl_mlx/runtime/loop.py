@@ -13,9 +13,9 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -26,14 +26,13 @@ from sgl_mlx.models.streams import borrowed_stream
 from sgl_mlx.runtime.assembly import OpenModel, RunnableModel, open_model
 from sgl_mlx.runtime.cache.tier import Transfer
 from sgl_mlx.runtime.config import EngineConfig
-from sgl_mlx.runtime.pool.exhausted import Exhausted
-from sgl_mlx.runtime.ranks.launch import launched
-from sgl_mlx.runtime.scheduler.compute import lose_pool, run_plan
-from sgl_mlx.runtime.scheduler.plan import Decode, Runner
+from sgl_mlx.runtime.pool.exhausted import Exhausted, lose_pool, told
+from sgl_mlx.runtime.ranks.launch import on_all_ranks
+from sgl_mlx.runtime.scheduler.plan import Decode, Plan, PoolLost, Runner, StepResult
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 from sgl_mlx.runtime.stats import EngineStats
-from sgl_mlx.runtime.watchdog.pulse import Pulse, kind_of
+from sgl_mlx.runtime.watchdog.pulse import ORDER, Pulse, Work
 from sgl_mlx.runtime.watchdog.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -83,7 +82,7 @@ class EngineLoop:
             self._pulse,
             lambda: self._thread.is_alive() or (self._stopping and self._failure is None),
             config.watchdog_seconds,
-            self._fail,
+            partial(self.fail, stop=False),
             self._recover,
         )
 
@@ -165,14 +164,6 @@ class EngineLoop:
             while thread.is_alive() and self._failure is None:
                 thread.join(_JOIN_SECONDS)
 
-    def fail(self, reason: str) -> None:
-        """End all requests with this reason, even if the engine thread is in a step without end.
-
-        The engine is of no further use.
-        """
-        self._fail(reason)
-        self._close_gate()
-
     @property
     def stopping(self) -> bool:
         return self._stopping
@@ -189,14 +180,20 @@ class EngineLoop:
 
     # -- on the watchdog's thread ---------------------------------------------------------------
 
-    def _fail(self, reason: str) -> None:
-        """Fail all that waits for the engine thread; the thread itself may go on some time."""
+    def fail(self, reason: str, stop: bool = True) -> None:
+        """Fail all that waits for the engine thread; the thread itself may go on some time.
+
+        Args:
+            stop: True if the engine is of no further use; call this from any thread.
+        """
         self._failure = self._failure or reason
         error = EngineStoppedError(self._failure)
         for future in list(self._calls):
             with suppress(InvalidStateError):
                 future.set_exception(error)
         self.on_failure(error)
+        if stop:
+            self._close_gate()
 
     def _recover(self) -> None:
         if not self._stopping:
@@ -222,23 +219,14 @@ class EngineLoop:
 
     def stats(self) -> EngineStats:
         """Return counts and seconds since the start; call it on the engine thread."""
-        scheduler, cache = self._scheduler, self._scheduler.cache
-        return EngineStats(
-            counters=replace(scheduler.counters),
-            runner=self._runner.stats(),
-            tree_seconds=cache.seconds,
-            schedule_seconds=scheduler.seconds - cache.seconds,
+        model = self.model
+        return EngineStats.of(
+            self._scheduler,
+            self._runner.stats(),
             model_seconds=self._model_seconds,
             decode_seconds=self._decode_seconds,
-            running=len(scheduler.running),
-            waiting=len(scheduler.waiting),
-            free_slots=cache.slots.free_count,
-            cached_slots=cache.tree.evictable,
-            restored_tokens=scheduler.restored_tokens,
-            states=cache.snapshots.stats() if cache.snapshots else None,
-            windows=cache.windows.stats() if cache.windows else None,
-            disk=self.model.disk.stats() if self.model.disk else None,
-            pictures=self.model.pictures.stats(),
+            disk=model.disk.stats() if model.disk else None,
+            pictures=model.pictures.stats(),
         )
 
     def resident(self, sequence: Sequence) -> int:
@@ -297,8 +285,19 @@ class EngineLoop:
             self._obey(order)
         self._drain()
 
+    @contextmanager
+    def _doing(self, what: Plan | str) -> Iterator[None]:
+        """Show a piece of work to the watchdog while the `with` block runs."""
+        work = self._pulse.work = Work(what)
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._pulse.work, work.seconds = None, time.monotonic() - started
+            self._pulse.done.append(work)
+
     def _obey(self, order: Order) -> None:
-        with self._pulse.doing(None, "order"):
+        with self._doing(ORDER):
             order()
 
     def _patience(self) -> float | None:
@@ -316,7 +315,7 @@ class EngineLoop:
         If that fails, all requests end but the engine goes on.
         """
         try:
-            with self._pulse.doing("transfers", "move of keys and values"):
+            with self._doing("move of keys and values"):
                 self._runner.synchronise(transfers)
         except Exception as error:
             lose_pool(self._scheduler, self._runner, error, transfers)
@@ -336,11 +335,11 @@ class EngineLoop:
 
     def _turn(self, scheduler: Scheduler, runner: Runner) -> bool:
         """Plan, compute and commit one step; return False if there is nothing to compute."""
-        with self._pulse.doing("plan", "planning of a step"):
+        with self._doing("planning of a step"):
             plan = scheduler.next()
         if plan is None:
             return False
-        with self._pulse.doing(*kind_of(plan)):
+        with self._doing(plan):
             started = time.perf_counter()
             result = run_plan(plan, scheduler, runner, self._exhausted.recover)
             if result is not None:
@@ -358,15 +357,35 @@ class EngineLoop:
                 log.exception("a callback ended with an error")
 
 
-def on_all_ranks(open_model: OpenModel) -> OpenModel:
-    """Connect all ranks if `mlx.launch` started this process; see `ranks.join`.
+def run_plan(
+    plan: Plan,
+    scheduler: Scheduler,
+    runner: Runner,
+    recover: Callable[[Exception], bool] = lambda _: False,
+) -> StepResult | None:
+    """Compute a plan; return its result, or None after a failure that the scheduler has handled.
 
-    Returns:
-        A function that opens a model on all ranks; `open_model` in a process started alone.
+    Unless the plan continues an epoch (a run of decode steps with the same rows), the KV of earlier
+    steps is written to the pool first. So a failed step loses only the KV of its own tokens and of
+    its epoch, and its sequences can be tried again.
+
+    Args:
+        recover: called with the error of a failed step; returns True if it has handled the error.
     """
-    launch = launched()
-    if launch is None:
-        return open_model
-    from sgl_mlx.runtime.ranks.join import join, open_on_ranks  # several ranks alone need this
-
-    return partial(open_on_ranks, join(launch))
+    if not isinstance(plan, Decode) or plan.opening:
+        try:
+            runner.synchronise(plan.transfers)
+        except Exception as error:
+            lose_pool(scheduler, runner, error, plan.transfers)
+            return None
+        plan = replace(plan, transfers=())
+    try:
+        return runner.run(plan)
+    except PoolLost as error:
+        lose_pool(scheduler, runner, error)
+        return None
+    except Exception as error:
+        runner.forget_epoch()
+        if not recover(error):
+            scheduler.retry(plan, told(error))
+        return None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from sgl_mlx.runtime.cache.snapshots import SnapshotStats
 from sgl_mlx.runtime.cache.windows import WindowStats
 from sgl_mlx.runtime.disk.open import DiskStats
 from sgl_mlx.runtime.scheduler.admission import Counters
 from sgl_mlx.runtime.scheduler.plan import RunnerStats
+from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.vision.pictures import PictureStats
 
 
@@ -50,6 +52,29 @@ class EngineStats:
     windows: WindowStats | None = None
     disk: DiskStats | None = None
     pictures: PictureStats | None = None
+
+    @classmethod
+    def of(cls, scheduler: Scheduler, runner: RunnerStats, **others: Any) -> EngineStats:
+        """Collect the statistics of an engine.
+
+        Args:
+            others: the attributes that neither the scheduler nor the runner knows.
+        """
+        cache = scheduler.cache
+        return cls(
+            counters=replace(scheduler.counters),
+            runner=runner,
+            tree_seconds=cache.seconds,
+            schedule_seconds=scheduler.seconds - cache.seconds,
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            free_slots=cache.slots.free_count,
+            cached_slots=cache.tree.evictable,
+            restored_tokens=scheduler.restored_tokens,
+            states=cache.snapshots.stats() if cache.snapshots else None,
+            windows=cache.windows.stats() if cache.windows else None,
+            **others,
+        )
 
     def to_dict(self) -> dict[str, float]:
         """Return all numbers in one flat dictionary; names of the disk cache begin with `disk_`."""

@@ -1,7 +1,7 @@
-"""Recovery from steps that exhaust the GPU's memory: they are tried again with half the sequences.
+"""Recovery from failed steps: from those that exhaust the GPU's memory, and from a lost pool.
 
-MLX raises a RuntimeError whose text names the cause when a Metal command buffer has failed or an
-allocation is refused.
+A step that exhausts the memory is tried again with half the sequences. MLX raises a RuntimeError
+whose text names the cause when a Metal command buffer has failed or an allocation is refused.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from dataclasses import replace
 import mlx.core as mx
 
 from sgl_mlx.machine import device_info
+from sgl_mlx.runtime.cache.tier import Transfer
+from sgl_mlx.runtime.scheduler.plan import Runner
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 
@@ -98,3 +100,21 @@ def _memory() -> str:
     recommended = device_info().get("max_recommended_working_set_size")
     told = f"{mx.get_active_memory() / _GIB:.2f} GiB are in use"
     return f"{told}, {int(recommended) / _GIB:.2f} GiB recommended" if recommended else told
+
+
+def lose_pool(
+    scheduler: Scheduler, runner: Runner, error: Exception, transfers: tuple[Transfer, ...] = ()
+) -> None:
+    """End all requests and forget all KV, after an error that may have corrupted the pool.
+
+    Args:
+        transfers: transfers that may not have been carried out.
+    """
+    runner.forget_epoch()
+    scheduler.cache.lose(transfers)
+    scheduler.fail_all(told(error))
+
+
+def told(error: Exception) -> str:
+    """Say in one line that a step failed, and how."""
+    return f"the step failed: {type(error).__name__}: {error}"

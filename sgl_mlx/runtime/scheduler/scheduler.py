@@ -15,7 +15,7 @@ from math import inf
 from sgl_mlx.core import FinishReason
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
 from sgl_mlx.runtime.cache.restores import Restores
-from sgl_mlx.runtime.scheduler.admission import Admission, Counters, SchedulerLimits
+from sgl_mlx.runtime.scheduler.admission import Admission, Counters, SchedulerLimits, divide
 from sgl_mlx.runtime.scheduler.append import append
 from sgl_mlx.runtime.scheduler.background import Background
 from sgl_mlx.runtime.scheduler.epoch import Epoch, has_slots
@@ -23,7 +23,6 @@ from sgl_mlx.runtime.scheduler.named import Named
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, Row, StepResult
 from sgl_mlx.runtime.scheduler.queues import TOO_SMALL, Queues
 from sgl_mlx.runtime.scheduler.sequence import Sequence
-from sgl_mlx.runtime.scheduler.shares import divide
 from sgl_mlx.runtime.scheduler.trials import Trials
 from sgl_mlx.runtime.speculation.speculator import Draft, Speculation, Speculator
 

@@ -6,10 +6,9 @@ from collections.abc import Sequence as Rows
 from typing import NamedTuple, Protocol
 
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
-from sgl_mlx.runtime.scheduler.admission import Counters
+from sgl_mlx.runtime.scheduler.admission import Counters, Share
 from sgl_mlx.runtime.scheduler.plan import Extend, StepResult
 from sgl_mlx.runtime.scheduler.sequence import Sequence
-from sgl_mlx.runtime.scheduler.shares import Share
 from sgl_mlx.runtime.speculation.acceptance import Acceptance
 from sgl_mlx.runtime.speculation.costs import Costs
 from sgl_mlx.runtime.speculation.drafter import Drafter, Proposal

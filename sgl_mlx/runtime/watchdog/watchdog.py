@@ -69,6 +69,7 @@ class Watchdog:
 
     def look(self, seconds: float) -> None:
         """Look at the pulse, `seconds` after the last look."""
+        self._pulse.learn()
         work = self._pulse.work
         if work is None or work is not self._work:
             self._work, self._worked = work, 0.0

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
 from sgl_mlx.core import FinishReason
+from sgl_mlx.runtime.loop import run_plan
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
-from sgl_mlx.runtime.scheduler.compute import run_plan
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, StepResult
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 from tests.runtime.fakes import Engine, FakeRunner, drive
