@@ -34,6 +34,7 @@ from sgl_mlx.core import (
 )
 from sgl_mlx.cpu_kernels.build import compiled_for
 from sgl_mlx.lang.backend import Backend
+from sgl_mlx.lang.relay import Relay
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.runtime.request.futures import then
 from sgl_mlx.runtime.request.prefetch import nothing
@@ -146,8 +147,8 @@ def run_program(workload: Workload, row: Row, backend: Backend) -> None:
         raise error
 
 
-class Steered:
-    """A `Backend` that makes another write the texts of `Words.steer`, and counts tokens.
+class Steered(Relay):
+    """A backend that makes another write the texts of `Words.steer`, and counts tokens.
 
     Scores are not steered. For `prefills_forks` and `parallel`, see `Ours`.
 
@@ -164,10 +165,10 @@ class Steered:
         prefills_forks: bool = True,
         parallel: bool = True,
     ) -> None:
+        super().__init__(backend)
         self.usage = Usage()
         self._answered: list[tuple[Prompt, Completion]] = []
         self._scored: list[Asked] = []
-        self._backend = backend
         self._tokenizer = tokenizer
         self._words = words
         self._prefills_forks = prefills_forks
@@ -180,19 +181,6 @@ class Steered:
         Prompts are encoded here, outside the measured time.
         """
         return [*(self._asked(*answered) for answered in self._answered), *self._scored]
-
-    @property
-    def model_name(self) -> str:
-        return self._backend.model_name
-
-    @property
-    def supports_parallel(self) -> bool:
-        return self._backend.supports_parallel
-
-    def render_chat(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
-    ) -> str:
-        return self._backend.render_chat(messages, add_generation_prompt)
 
     def submit(
         self,
@@ -242,18 +230,6 @@ class Steered:
         if self._prefills_forks:
             return self._backend.prefill(prompt)
         return nothing()
-
-    def prefetch(self, prompt: Prompt) -> Future[int]:
-        return self._backend.prefetch(prompt)
-
-    def flush_cache(self) -> bool:
-        return self._backend.flush_cache()
-
-    def get_server_info(self) -> dict[str, Any]:
-        return self._backend.get_server_info()
-
-    def shutdown(self) -> None:
-        self._backend.shutdown()
 
     def _asked(self, prompt: Prompt, done: Completion) -> Asked | None:
         if any(isinstance(part, Parallel | Image) for part in prompt):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from sgl_mlx.core import (
     prompt_text,
 )
 from sgl_mlx.lang.backend import Backend
+from sgl_mlx.lang.relay import Relay
 
 Completions = tuple[Completion, ...]
 
@@ -66,7 +67,7 @@ class Answer:
     pieces: tuple[str, str] | None = None
 
 
-class Recording:
+class Recording(Relay):
     """A backend that passes everything on to an engine, and keeps requests with their answers.
 
     Attributes:
@@ -74,7 +75,7 @@ class Recording:
     """
 
     def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+        super().__init__(backend)
         self._lock = threading.Lock()
         self.answers: list[Answer] = []
 
@@ -124,34 +125,6 @@ class Recording:
     def _keep(self, answer: Answer) -> None:
         with self._lock:
             self.answers.append(answer)
-
-    @property
-    def model_name(self) -> str:
-        return self._backend.model_name
-
-    @property
-    def supports_parallel(self) -> bool:
-        return self._backend.supports_parallel
-
-    def render_chat(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
-    ) -> str:
-        return self._backend.render_chat(messages, add_generation_prompt)
-
-    def prefill(self, prompt: Prompt) -> Future[int]:
-        return self._backend.prefill(prompt)
-
-    def prefetch(self, prompt: Prompt) -> Future[int]:
-        return self._backend.prefetch(prompt)
-
-    def flush_cache(self) -> bool:
-        return self._backend.flush_cache()
-
-    def get_server_info(self) -> dict[str, Any]:
-        return self._backend.get_server_info()
-
-    def shutdown(self) -> None:
-        self._backend.shutdown()
 
 
 def _whole(pieces: PartialCompletion) -> Completion:
