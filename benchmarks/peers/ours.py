@@ -34,7 +34,7 @@ from sgl_mlx.core import (
 )
 from sgl_mlx.cpu_kernels.build import compiled_for
 from sgl_mlx.lang.backend import Backend
-from sgl_mlx.lang.backends.through import Through
+from sgl_mlx.lang.relay import Relay
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.runtime.request.futures import then
 from sgl_mlx.runtime.request.prefetch import nothing
@@ -147,8 +147,8 @@ def run_program(workload: Workload, row: Row, backend: Backend) -> None:
         raise error
 
 
-class Steered(Through):
-    """A `Backend` that makes another write the texts of `Words.steer`, and counts tokens.
+class Steered(Relay):
+    """A backend that makes another write the texts of `Words.steer`, and counts tokens.
 
     Scores are not steered. For `prefills_forks` and `parallel`, see `Ours`.
 
@@ -165,10 +165,10 @@ class Steered(Through):
         prefills_forks: bool = True,
         parallel: bool = True,
     ) -> None:
+        super().__init__(backend)
         self.usage = Usage()
         self._answered: list[tuple[Prompt, Completion]] = []
         self._scored: list[Asked] = []
-        super().__init__(backend)
         self._tokenizer = tokenizer
         self._words = words
         self._prefills_forks = prefills_forks

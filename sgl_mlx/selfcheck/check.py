@@ -24,6 +24,8 @@ _ATTEMPTS = 6
 """Times that programs are run to see a difference again: threads differ from run to run."""
 _ATTEMPTS_OF_CASE = 3
 """Times that a simpler case is run before it counts as right."""
+_TRIES_ELSEWHERE = 20
+"""Most cases tried while shrinking, if each of them needs a new process."""
 _TRIES = 1000
 """Most cases that are tried to find the least one."""
 _ELSEWHERE = 48
@@ -167,22 +169,30 @@ class SelfCheck:
     def _find(self, way: Way, culprit: Program, difference: Difference) -> Finding:
         last = self._rounds[-1]
         starts = ([[culprit]], [[culprit], [culprit]], [last], [last, last], self._rounds)
+        attempts = 1 if way.elsewhere else _ATTEMPTS
         cases = (Case.of(rounds) for rounds in starts)
-        case = next((case for case in cases if self._fails(way, case)), None)
+        case = next((case for case in cases if self._fails(way, case, attempts)), None)
         reproduced = case is not None
         if case is None:
             case = Case.of([[culprit]])
         else:
-            always = all(self._difference(way, case) for _ in range(_ATTEMPTS_OF_CASE))
-            attempts = 1 if always else _ATTEMPTS_OF_CASE
-            case = shrink(case, lambda some: self._fails(way, some, attempts), *self._shrink_limits)
+            case = self._shrunk(way, case)
             difference = self._difference(way, case) or difference
         source = source_of(
             case.programs, way, self._engines.path, case.rounds, self._engines.options
         )
         return Finding(way, difference, case, source, reproduced)
 
-    def _fails(self, way: Way, case: Case, attempts: int = _ATTEMPTS) -> bool:
+    def _shrunk(self, way: Way, case: Case) -> Case:
+        tries, seconds = self._shrink_limits
+        if way.elsewhere:
+            tries, attempts = min(tries, _TRIES_ELSEWHERE), 1
+        else:
+            always = all(self._difference(way, case) for _ in range(_ATTEMPTS_OF_CASE))
+            attempts = 1 if always else _ATTEMPTS_OF_CASE
+        return shrink(case, lambda some: self._fails(way, some, attempts), tries, seconds)
+
+    def _fails(self, way: Way, case: Case, attempts: int) -> bool:
         return any(self._difference(way, case) is not None for _ in range(attempts))
 
     def _difference(self, way: Way, case: Case) -> Difference | None:

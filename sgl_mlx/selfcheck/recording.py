@@ -18,7 +18,7 @@ from sgl_mlx.core import (
     prompt_text,
 )
 from sgl_mlx.lang.backend import Backend
-from sgl_mlx.lang.backends.through import Through
+from sgl_mlx.lang.relay import Relay
 
 Completions = tuple[Completion, ...]
 
@@ -67,7 +67,7 @@ class Answer:
     pieces: tuple[str, str] | None = None
 
 
-class Recording(Through):
+class Recording(Relay):
     """A backend that passes everything on to an engine, and keeps requests with their answers.
 
     Attributes:

@@ -39,9 +39,10 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     mx.enable_compile()
 
 
-def found(mutation: Mutation, folder: Path, tries: int = TRIES) -> tuple[Finding | None, int]:
+def found(mutation: Mutation, folder: Path) -> tuple[Finding | None, int]:
     """Run the check on a toy with the fault; return the difference and the number of programs."""
     options = {"max_total_tokens": mutation.slots, "max_total_states": mutation.states}
+    elsewhere = mutation.ways[0].elsewhere  # each try is a new process
     with engines_on(mutation.kind, folder, **options) as engines:
         check = SelfCheck(
             engines,
@@ -50,10 +51,9 @@ def found(mutation: Mutation, folder: Path, tries: int = TRIES) -> tuple[Finding
             answers=2,
             new=mutation.new,
             shrink_seconds=400,
-            shrink_tries=tries,
+            shrink_tries=2 if elsewhere else TRIES,
         )
-        programs = 32 if mutation.ways[0].elsewhere else PROGRAMS
-        report = check.run(programs)
+        report = check.run(16 if elsewhere else PROGRAMS)
     return report.finding, report.programs
 
 

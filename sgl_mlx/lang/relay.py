@@ -1,4 +1,4 @@
-"""A backend in front of another backend, for classes that change or record some calls."""
+"""`Relay`: a backend that passes every call on to another backend; subclasses change some calls."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from sgl_mlx.core import ChoiceScores, Completion, Prompt, SamplingParams, Strea
 from sgl_mlx.lang.backend import Backend
 
 
-class Through:
-    """A `Backend` that passes every call on to another one; subclasses override some methods."""
+class Relay:
+    """A backend in front of another one; see `Backend` for the methods."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -56,3 +56,6 @@ class Through:
 
     def shutdown(self) -> None:
         self._backend.shutdown()
+
+
+_: type[Backend] = Relay
