@@ -69,9 +69,10 @@ fmt: $(PACKAGE) ## format and mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-docs: $(PACKAGE) ## write docs/cli.md from the commands' own help, and docs/api.md from docstrings
+docs: $(PACKAGE) ## write docs/cli.md from the commands' help; docs/api.md, docs/limits.md from docstrings
 	@$(BIN)/python -m sgl_mlx.cli.reference > docs/cli.md
 	@$(BIN)/python -m sgl_mlx.cli.api_reference > docs/api.md
+	@$(BIN)/python -m sgl_mlx.cli.limits_reference > docs/limits.md
 
 # The kernels for Linux's CPU want a C++ compiler and Python's headers; without them all runs, several
 # times slower, and the last line says what to install.

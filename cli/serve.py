@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,12 +36,13 @@ from sgl_mlx.cli.served_models import Named, check, named, served_models
 from sgl_mlx.cli.sizes import byte_size
 from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.errors import BackendError
+from sgl_mlx.limits import DEFAULT_LIMITS, Limits
 from sgl_mlx.runtime.ranks.launch import launched
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from sgl_mlx.server import Limits, ServedModel
+    from sgl_mlx.server import ServedModel
     from sgl_mlx.server.engine import ServedEngine
     from sgl_mlx.server.residents import Residents
 
@@ -104,7 +106,7 @@ _SHARE = 0.6
 @click.option(
     "--max-requests",
     type=click.IntRange(1),
-    default=512,
+    default=DEFAULT_LIMITS.max_requests,
     show_default=True,
     help="Prompts under way at once; more are answered with status 503.",
 )
@@ -144,6 +146,14 @@ _SHARE = 0.6
     help="Set any other option of the engine, such as max_running_requests=32; repeatable.",
 )
 @click.option(
+    "--limit",
+    "limits",
+    multiple=True,
+    type=setting,
+    metavar="NAME=VALUE",
+    help="Set any other bound on requests, such as max_n=16; repeatable. See docs/limits.md.",
+)
+@click.option(
     "--cache-log",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Append each prompt to this file, for cache-doctor.",
@@ -161,6 +171,7 @@ def serve(
     drain_timeout: int,
     exit_on_failure: bool,
     engine_settings: tuple[tuple[str, Any], ...],
+    limits: tuple[tuple[str, Any], ...],
     **settings: Any,
 ) -> None:
     """Serve MODEL over HTTP, for clients of OpenAI's and SGLang's servers.
@@ -182,8 +193,9 @@ def serve(
     listener = bind(host, port)
     log_to_stderr(access_log)
     keep_freed_memory_together()
-    more = dict(engine_settings)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, or nothing is closed
+    settings["limits"] = _limits(dict(limits), **settings)
+    more = {"limits": settings["limits"], **dict(engine_settings)}
     with suppress(KeyboardInterrupt):  # uvicorn raises it again after draining
         if several:
             served = served_models(given, adapters, {**asdict(options), **more})
@@ -224,7 +236,7 @@ def _serve_several(
     budget = memory or int(_SHARE * available_bytes())
     keys = settings["api_keys"]
     app, residents = app_of_models(
-        models, budget, api_keys=keys, limits=_limits(**settings), free=free_memory
+        models, budget, api_keys=keys, limits=settings["limits"], free=free_memory
     )
     if exit_on_failure:
         exit_when_failed(lambda: [served.service.engine for served in residents.values])
@@ -249,7 +261,8 @@ def _app(
     model_names: tuple[str, ...],
     any_model: bool,
     cache_log: Path | None,
-    **bounds: Any,
+    limits: Limits,
+    **_: Any,
 ) -> Starlette:
     from sgl_mlx.server import app  # an optional extra
 
@@ -257,20 +270,22 @@ def _app(
         engine,
         api_keys=api_keys,
         model_names=model_names,
-        limits=_limits(**bounds),
+        limits=limits,
         any_model=any_model,
         cache_log=cache_log,
     )
 
 
 def _limits(
-    max_requests: int, max_body_size: int, request_timeout: float | None, **_: Any
+    given: Mapping[str, Any],
+    max_requests: int,
+    max_body_size: int,
+    request_timeout: float | None,
+    **_: Any,
 ) -> Limits:
-    from sgl_mlx.server import Limits  # an optional extra
-
-    return Limits(
-        max_body_bytes=max_body_size, max_requests=max_requests, request_timeout=request_timeout
-    )
+    """Return the limits of `--limit` and of the options that have names of their own."""
+    own = {"max_requests": max_requests, "max_body_bytes": max_body_size}
+    return Limits.of({**own, "request_timeout": request_timeout, **given})
 
 
 def require_packages() -> None:

@@ -30,10 +30,10 @@ def named(given: str) -> Named:
     """Parse `NAME=MODEL` into (name, model).
 
     Any other text is a model without a name and becomes (text, text). So does a text with a `/`
-    before the `=`, because it is a path.
+    before the `=`, because it is a path, and one that is a file or folder as a whole.
     """
     name, equals, model = given.partition("=")
-    if equals and name and model and "/" not in name:
+    if equals and name and model and "/" not in name and not Path(given).exists():
         return name, model
     return given, given
 

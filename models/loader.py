@@ -118,7 +118,7 @@ def load(
         _settle(loaded, target, kernels)
     files = _weight_files(file, path, separate)
     modules = [loaded] if vision is None else [loaded, vision.network]
-    mx.eval([module.parameters() for module in modules])
+    mx.eval([_arrays(module) for module in modules])
     return LoadedModel(
         model=loaded,
         config=config,
@@ -129,6 +129,16 @@ def load(
         weight_bytes=sum(p.nbytes for m in modules for _, p in tree_flatten(m.parameters())),
         vision=vision,
     )
+
+
+def _arrays(model: nn.Module) -> list[mx.array]:
+    """List all arrays of a model, those that are no parameters too, such as rotary frequencies.
+
+    All are computed when the model is loaded: MLX cannot compute on one thread what another one has
+    only described, and engines on threads of their own may share the model.
+    """
+    found = tree_flatten([dict(module) for module in model.modules()])
+    return [x for _, x in found if isinstance(x, mx.array)]
 
 
 def _resolve_dtype(dtype: str | None) -> str | None:

@@ -114,22 +114,36 @@ def _halves(module: Any) -> Matrices:
         multiply = mx.quantized_matmul
         how = {"group_size": layer.group_size, "bits": layer.bits, "mode": layer.mode}
         parts = [x for x in (layer.weight, layer.scales, layer.get("biases")) if x is not None]
-    by_head = [x.reshape(-1, width, x.shape[-1]) for x in parts]
-    keys = _Half(multiply, [x[:, :nope] for x in by_head], how)
-    values = _Half(multiply, [x[:, nope:] for x in by_head], how)
-    return len(by_head[0]), HeadMatrices(keys, True), HeadMatrices(values, True)
+
+    def by_head() -> list[mx.array]:
+        return [x.reshape(-1, width, x.shape[-1]) for x in parts]
+
+    keys = _Half(multiply, lambda: [x[:, :nope] for x in by_head()], how)
+    values = _Half(multiply, lambda: [x[:, nope:] for x in by_head()], how)
+    return len(layer.weight) // width, HeadMatrices(keys, True), HeadMatrices(values, True)
 
 
 class _Half:
-    """Product with some rows of each head's part of `kv_b_proj`."""
+    """Product with some rows of each head's part of `kv_b_proj`.
 
-    def __init__(self, multiply: Multiply, weights: list[mx.array], how: dict[str, Any]) -> None:
-        self._multiply, self._how = multiply, how
-        # quantized products would copy a view at every call
-        self._weights = [mx.contiguous(x) for x in weights] if how else weights
+    The rows are computed at the first call, on the thread that needs them: MLX cannot compute on
+    one thread what another one has only described, and engines may share a model.
+    """
+
+    def __init__(
+        self, multiply: Multiply, rows: Callable[[], list[mx.array]], how: dict[str, Any]
+    ) -> None:
+        self._multiply, self._rows, self._how = multiply, rows, how
+        self._weights: list[mx.array] | None = None
 
     def __call__(self, x: mx.array, transpose: bool) -> mx.array:
-        return self._multiply(x, *self._weights, transpose=transpose, **self._how)
+        weights = self._weights
+        if weights is None:
+            # quantized products would copy a view at every call
+            weights = [mx.contiguous(w) if self._how else w for w in self._rows()]
+            mx.eval(weights)
+            self._weights = weights
+        return self._multiply(x, *weights, transpose=transpose, **self._how)
 
 
 def _matmul(x: mx.array, weight: mx.array, transpose: bool) -> mx.array:

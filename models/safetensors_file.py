@@ -82,7 +82,7 @@ def read_header(path: Path) -> dict[str, WeightEntry]:
         header.pop("__metadata__", None)
         entries = {name: _entry(name, **declared) for name, declared in header.items()}
         end = max((declared["data_offsets"][1] for declared in header.values()), default=0)
-    except (ValueError, TypeError, KeyError, AttributeError) as e:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
         raise CorruptModelError(f"{path} has a broken safetensors header: {e}") from e
     due = _LENGTH_BYTES + size + end
     if due > length:
@@ -121,7 +121,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read the JSON object in a file; raises `CorruptModelError` if it holds anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise CorruptModelError(f"{path} is not JSON: {e}") from e
     if not isinstance(value, dict):
         raise CorruptModelError(f"{path} must hold a JSON object, found {type(value).__name__}")

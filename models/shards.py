@@ -40,7 +40,7 @@ def shard(model: nn.Module, config: dict[str, Any], group: mx.distributed.Group,
     if not can_shard(type(model)):
         raise UnsupportedModelError(
             f"{name}: mlx-lm cannot divide the architecture {architecture!r} among {ranks} ranks; "
-            "`sgl-mlx models --architectures` shows which it can"
+            "docs/ranks.md lists those that it can"
         )
     model_class, args_class = model_classes(config)
     whole = adapter_for(model_class(args_class.from_dict(config)))  # without computing weights

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from sgl_mlx.errors import InvalidParamsError, SglError
+from sgl_mlx.errors import InvalidParamsError, LimitError, SglError
 
 Rule = Callable[[str, Any], Any]
 """A check of one parameter: takes its name and value, and returns the value as a Python type.
@@ -21,7 +21,6 @@ Raises `InvalidParamsError`, which names the parameter, its value and what would
 
 INT32 = 2**31 - 1
 INT64 = 2**63 - 1
-_LONGEST_PATTERN = 10_000
 
 
 def integer(low: int, high: int, also: int | None = None) -> Rule:
@@ -169,11 +168,9 @@ def pattern(name: str, value: Any) -> str:
     """Return a regular expression as a `str`.
 
     Raises:
-        InvalidParamsError: it is empty or too long, or does not compile in Python's `re`.
+        InvalidParamsError: it is empty, or does not compile in Python's `re`.
     """
     found = filled_text(name, value)
-    if len(found) > _LONGEST_PATTERN:
-        refuse(name, found, f"a pattern of at most {_LONGEST_PATTERN} characters")
     try:
         re.compile(found)
     except re.error as error:
@@ -207,6 +204,26 @@ def _bias(name: str, given: Any) -> tuple[int, float]:
             f"{shown(pair[1])} for {shown(pair[0])}"
         )
     return token, bias
+
+
+def within(limits: object, name: str, found: float, what: str) -> None:
+    """Raise `LimitError` if a request has more than the limit `name` of some `Limits` allows.
+
+    Args:
+        found: how much the request has.
+        what: begins the error: what the request has, with its number.
+    """
+    most = getattr(limits, name)
+    if most is not None and found > most:
+        raise LimitError(name, f"{what}: {limit_told(name, most)}")
+
+
+def limit_told(name: str, most: float) -> str:
+    """Return the words of an error for a limit: its value, and how to raise it."""
+    return (
+        f"the limit {name} is {most:,}; to raise it, `sgl-mlx serve --limit {name}=N` or "
+        f"Limits({name}=N)"
+    )
 
 
 def refuse(

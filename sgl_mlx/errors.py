@@ -10,6 +10,7 @@ SglError
 │   └── EngineStoppedError       the engine was shut down, or its thread died
 ├── RequestError             one request is wrong; the engine goes on
 │   ├── InvalidParamsError       (also ValueError) a parameter out of range or of a wrong type
+│   │   ├── LimitError               a request asks for more than a limit allows
 │   │   └── RegexError               (also re.error) a regular expression that does not compile
 │   ├── PromptError              (also ValueError) a prompt is empty, or the model cannot run it
 │   │   └── ContextLengthError       a prompt is longer than the context or the KV pool
@@ -44,6 +45,7 @@ __all__ = [
     "ImageError",
     "InvalidParamsError",
     "KernelError",
+    "LimitError",
     "MemoryLimitError",
     "ModelError",
     "ModelNotFoundError",
@@ -125,6 +127,14 @@ class RequestError(SglError):
 
 class InvalidParamsError(RequestError, ValueError):
     """A parameter is unknown, out of range or of the wrong type."""
+
+
+class LimitError(InvalidParamsError):
+    """A request asks for more than a limit allows; `limit` is its name, a field of `Limits`."""
+
+    def __init__(self, limit: str, message: str) -> None:
+        super().__init__(message)
+        self.limit = limit
 
 
 class RegexError(InvalidParamsError, re.error):

@@ -11,6 +11,7 @@ from typing import Any
 from sgl_mlx import bounds, names
 from sgl_mlx.errors import InvalidParamsError
 from sgl_mlx.json_schema import closed, unwrapped
+from sgl_mlx.limits import UNLIMITED, Limits
 
 GREEDY_TEMPERATURE = 1e-5
 """At or below this temperature, sampling is greedy: it takes the most likely token."""
@@ -23,7 +24,7 @@ class SamplingParams:
     Args:
         max_new_tokens: stop after this many tokens; 0 only computes the prompt.
         min_new_tokens: generate no end-of-sequence or stop token before this many tokens.
-        n: the number of independent samples, at most 1024.
+        n: the number of independent samples.
         stop: strings that end the output. A matched string is cut off the output.
         stop_token_ids: tokens that end the output, besides the model's own end tokens.
         stop_regex: patterns that end the output. A pattern that backtracks too long aborts the
@@ -47,7 +48,7 @@ class SamplingParams:
             `logprob_start_len` on, of the prompt tokens.
         logprob_start_len: the first prompt position with log-probabilities; None or -1 returns
             none for the prompt.
-        top_logprobs_num: the number of most likely tokens to return at each position, at most 128.
+        top_logprobs_num: the number of most likely tokens to return at each position.
         return_text_in_logprobs: put each token's text into the logprob entries.
         regex: the whole output matches this regular expression.
         json_schema: the output is JSON that validates against this schema. `override` also takes
@@ -153,20 +154,47 @@ class SamplingParams:
         given = (self.regex, self.json_schema, self.dtype, self.grammar, self.ebnf)
         return any(grammar is not None for grammar in given)
 
-    def validate(self) -> SamplingParams:
+    def validate(self, limits: Limits = UNLIMITED) -> SamplingParams:
         """Return a copy in which every value is checked and converted to Python's own types.
 
         Raises:
             InvalidParamsError: a value is wrong. The message names the parameter, its value and
                 what would be right.
+            LimitError: a value is over one of the `limits`.
         """
+        _check_patterns(self.stop_regex, limits)
         checked = {name: rule(name, getattr(self, name)) for name, rule in _RULES.items()}
         if checked["min_new_tokens"] > checked["max_new_tokens"]:
             raise InvalidParamsError(
                 f"min_new_tokens ({self.min_new_tokens}) is larger than "
                 f"max_new_tokens ({self.max_new_tokens})"
             )
-        return SamplingParams(**checked)
+        made = SamplingParams(**checked)
+        made._check(limits)
+        return made
+
+    def _check(self, limits: Limits) -> None:
+        """Raise `LimitError` for a checked value that is over its limit."""
+        bounds.within(limits, "max_n", self.n, f"n is {self.n:,}")
+        tops = self.top_logprobs_num
+        bounds.within(limits, "max_logprobs", tops, f"top_logprobs_num is {tops:,}")
+        biases = len(self.logit_bias)
+        bounds.within(limits, "max_logit_bias", biases, f"logit_bias has {biases:,} tokens")
+        stops = len(self.stop) + len(self.stop_token_ids) + len(self.stop_regex)
+        bounds.within(limits, "max_stops", stops, f"{stops:,} stops are given")
+        longest = max(map(len, self.stop), default=0)
+        bounds.within(limits, "max_stop_chars", longest, f"a stop has {longest:,} characters")
+        for name in ("regex", "json_schema", "grammar", "ebnf"):
+            size = len(getattr(self, name) or "")
+            bound = "max_regex_chars" if name == "regex" else "max_grammar_chars"
+            bounds.within(limits, bound, size, f"{name} has {size:,} characters")
+
+
+def _check_patterns(patterns: Any, limits: Limits) -> None:
+    """Raise `LimitError` for a pattern that is too long, before any is compiled."""
+    for pattern in patterns if isinstance(patterns, tuple) else ():
+        size = len(pattern) if isinstance(pattern, str) else 0
+        bounds.within(limits, "max_regex_chars", size, f"stop_regex has {size:,} characters")
 
 
 _KIND = "sampling parameter"
@@ -189,7 +217,7 @@ def _without_foreign(changes: dict[str, Any]) -> dict[str, Any]:
 _RULES: dict[str, bounds.Rule] = {
     "max_new_tokens": bounds.integer(0, bounds.INT64),
     "min_new_tokens": bounds.integer(0, bounds.INT64),
-    "n": bounds.integer(1, 1024),
+    "n": bounds.integer(1, bounds.INT32),
     "stop": bounds.items(bounds.filled_text),
     "stop_token_ids": bounds.items(bounds.integer(0, bounds.INT32)),
     "stop_regex": bounds.items(bounds.pattern),
@@ -205,7 +233,7 @@ _RULES: dict[str, bounds.Rule] = {
     "seed": bounds.optional(bounds.integer(-bounds.INT64, bounds.INT64)),
     "return_logprob": bounds.flag,
     "logprob_start_len": bounds.optional(bounds.integer(-1, bounds.INT64)),
-    "top_logprobs_num": bounds.integer(0, 128),
+    "top_logprobs_num": bounds.integer(0, bounds.INT32),
     "return_text_in_logprobs": bounds.flag,
     "regex": bounds.optional(bounds.text),
     "json_schema": bounds.optional(bounds.filled_text),

@@ -23,7 +23,7 @@ from sgl_mlx.blas import load_fast_blas
 pytest_plugins = ["tests.darwin", "tests.gpu"]
 
 EXPECTED_SKIPS = {
-    "linux": ("needs macOS", "needs Metal", "needs a GPU"),
+    "linux": ("needs macOS", "needs Metal", "needs a GPU", "needs root"),
     "darwin": ("needs Linux", "the CPU kernels are for Linux", "needs Metal", "not simulated: "),
 }
 """Beginnings of the reasons for which CI may skip a test, by system."""

@@ -51,6 +51,8 @@ LINUX_ONLY = (
     "tests/models/test_latents.py::test_matrices_packed_for_the_cpu_kernels_serve_too",
     "tests/models/test_streams.py",
     "tests/runtime/attention/test_without_kernels.py",
+    "tests/runtime/ranks/test_hosts.py",
+    "tests/runtime/disk/test_kills.py::test_kills_and_restarts",
     "tests/runtime/test_mla.py::test_the_cpu_kernels_read_values_inside_keys",
     "tests/runtime/test_on_cpu_kernels.py",
     "tests/test_blas.py",

@@ -83,8 +83,8 @@ def test_the_embedded_model_is_opened_in_float32_wherever_answers_are_compared()
         for file in tests.rglob("*.py")
         if re.search(r"\bEngine\(\s*\"smollm2\"", file.read_text("utf-8"))
     }
-    # the second expects to be refused before anything is loaded
-    assert found == {"embedded.py", "runtime/speculation/test_model_drafts.py"}
+    refused = "runtime/speculation/test_model_drafts.py"  # before anything is loaded
+    assert found == {"embedded.py", refused}, "open it by `tests.embedded.open_embedded`"
 
 
 def test_tests_multiply_float32_in_all_its_digits() -> None:

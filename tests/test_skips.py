@@ -92,7 +92,7 @@ def test_every_collected_test_that_needs_linux_is_listed(request: pytest.Fixture
         for item in request.session.items
         if needs_linux(item) and not item.nodeid.startswith(LINUX_ONLY)
     ]
-    assert unlisted == []
+    assert unlisted == [], "not in LINUX_ONLY of tests/darwin.py"
 
 
 def test_the_tests_that_need_linux_exist_and_say_so() -> None:

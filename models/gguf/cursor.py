@@ -120,6 +120,8 @@ class Cursor:
         if not 1 <= n_dimensions <= _MAX_DIMENSIONS:
             raise CorruptModelError(f"{self.path}: tensor {name} has {n_dimensions} dimensions")
         shape = self.scalars("Q", n_dimensions)[::-1]
+        if not all(shape):
+            raise CorruptModelError(f"{self.path}: tensor {name} is empty, of shape {shape}")
         return name, shape, self.scalar("I"), self.scalar("Q")
 
     def _value(self, code: int) -> Any:
@@ -131,7 +133,10 @@ class Cursor:
                 return list(self.scalars(_SCALARS[GGUFValueType(item)], count))
             if item == GGUFValueType.STRING:
                 return self.strings(count)
-            return [self._value(item) for _ in range(count)]
+            try:
+                return [self._value(item) for _ in range(count)]
+            except RecursionError:
+                raise CorruptModelError(f"{self.path}: arrays are nested too deeply") from None
         if code not in _SCALARS:
             raise CorruptModelError(
                 f"{self.path}: unknown value type {code} before byte {self.position:,}"

@@ -137,7 +137,9 @@ def _read_part(path: Path) -> tuple[dict[str, Any], dict[str, TensorEntry]]:
     cursor.check_magic()
     n_tensors, n_entries = cursor.scalar("Q"), cursor.scalar("Q")
     metadata = dict(cursor.entry() for _ in range(n_entries))
-    alignment = metadata.get("general.alignment") or _ALIGNMENT
+    alignment = metadata.get("general.alignment", _ALIGNMENT)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise CorruptModelError(f"{path}: general.alignment is {alignment!r:.60}, must be positive")
     infos = [cursor.tensor_info() for _ in range(n_tensors)]
     start = -(-cursor.position // alignment) * alignment
     return metadata, {info[0]: _entry(path, start, *info) for info in infos}

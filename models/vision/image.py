@@ -18,14 +18,14 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from sgl_mlx.errors import ImageError
+from sgl_mlx.errors import ImageError, LimitError
+from sgl_mlx.limits import Limits
 from sgl_mlx.models.vision.gif import SIGNATURE, Gif
 
 Source = str | Path | bytes | Image.Image
 """Picture given as a path, a `data:` URL, the bytes of a file, or an open Pillow image."""
 
-MAX_PIXELS = 64_000_000
-"""Maximum number of pixels of a picture; this many take 192 MB as RGB."""
+DEFAULT = Limits()
 
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 """Formats that are opened; others may start programs (EPS) or read other files."""
@@ -34,46 +34,44 @@ _SHOWN = 80
 """Maximum number of characters of a source that an error shows."""
 
 
-def open_image(source: Source) -> Image.Image:
+def open_image(source: Source, limits: Limits = DEFAULT) -> Image.Image:
     """Open a picture, or the first frame of an animation, as upright RGB.
 
     Raises:
-        ImageError: when the picture cannot be found, read or decoded, or is empty or too large.
+        ImageError: when the picture cannot be found, read or decoded, or is empty.
+        LimitError: when it has too many bytes or pixels.
     """
-    with closing(open_frames(source)) as frames:
+    with closing(open_frames(source, limits)) as frames:
         return next(frames)
 
 
-def open_frames(source: Source) -> Generator[Image.Image, None, None]:
+def open_frames(source: Source, limits: Limits = DEFAULT) -> Generator[Image.Image, None, None]:
     """Yield every frame of an animation, or the single picture, as upright RGB.
 
     Raises:
-        ImageError: as `open_image`, when the frame at fault is reached.
+        ImageError, LimitError: as `open_image`, when the frame at fault is reached.
     """
     name = name_of(source)
     if isinstance(source, Image.Image):
-        check_size(source.width, source.height, name)
+        check_size(source.width, source.height, name, limits)
         yield _decode(source, name)
         return
-    with _identify(source, name) as image:
-        check_size(image.width, image.height, name)
+    with _identify(source, name, limits) as image:
+        check_size(image.width, image.height, name, limits)
         yield _decode(image, name)
         frame = 1
         while _seek(image, frame, name):
-            check_size(image.width, image.height, name)  # it may be larger than the first
+            check_size(image.width, image.height, name, limits)  # it may be larger than the first
             yield _decode(image, name)
             frame += 1
 
 
-def check_size(width: int, height: int, name: str) -> None:
-    """Raise `ImageError` for a picture without pixels or with more than `MAX_PIXELS`."""
+def check_size(width: int, height: int, name: str, limits: Limits) -> None:
+    """Raise `ImageError` for a picture without pixels, `LimitError` for one with too many."""
     if width * height == 0:
         raise ImageError(f"{name} is empty: {width} x {height} pixels")
-    if width * height > MAX_PIXELS:
-        raise ImageError(
-            f"{name} is {width:,} x {height:,} pixels, at most {MAX_PIXELS:,} in all are read; "
-            "scale it down first"
-        )
+    size = f"{name} is {width:,} x {height:,} pixels, scale it down first"
+    limits.check("max_image_pixels", width * height, size)
 
 
 def name_of(source: Source) -> str:
@@ -86,24 +84,26 @@ def name_of(source: Source) -> str:
     return repr(text)
 
 
-def _identify(source: str | Path | bytes, name: str) -> Image.Image:
+def _identify(source: str | Path | bytes, name: str, limits: Limits) -> Image.Image:
     """Open a picture, reading only its header.
 
     Raises:
         ImageError: for a format that is not in `_FORMATS`, or a broken or too large picture.
     """
-    stream = open_stream(source, name)
+    stream = open_stream(source, name, limits)
     try:
         if begins_with(stream, SIGNATURE):
-            return Gif(stream, lambda width, height: check_size(width, height, name))
+            return Gif(stream, lambda width, height: check_size(width, height, name, limits))
         return Image.open(stream, formats=_FORMATS)
     except UnidentifiedImageError as e:
         raise ImageError(
             f"{name} is no picture in a format this reads: {', '.join(_FORMATS)}"
         ) from e
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
-        raise ImageError(f"{name} is too large, at most {MAX_PIXELS:,} pixels are read: {e}") from e
-    except ImageError:
+        raise LimitError(
+            "max_image_pixels", f"{name} is too large: {e}; {limits.told('max_image_pixels')}"
+        ) from e
+    except (ImageError, LimitError):
         raise
     except Exception as e:  # Pillow's plugins raise whatever a broken file leads them into
         raise ImageError(f"{name} cannot be read: {e or type(e).__name__}") from e
@@ -117,7 +117,7 @@ def begins_with(stream: Path | BytesIO, signature: bytes) -> bool:
         return file.read(len(signature)) == signature
 
 
-def open_stream(source: str | Path | bytes, name: str) -> Path | BytesIO:
+def open_stream(source: str | Path | bytes, name: str, limits: Limits) -> Path | BytesIO:
     """Return the path of an existing file, or a stream of bytes given directly or in a `data:` URL.
 
     Args:
@@ -126,12 +126,20 @@ def open_stream(source: str | Path | bytes, name: str) -> Path | BytesIO:
     Raises:
         ImageError: when there is no such file, the `data:` URL is broken, the URL points to the
             network, or `source` is of another type.
+        LimitError: when there are too many bytes.
     """
+
+    def check(size: int) -> None:
+        limits.check("max_image_bytes", size, f"{name} has {size:,} bytes")
+
     if isinstance(source, bytes):
+        check(len(source))
         return BytesIO(source)
     scheme = str(source).partition(":")[0].lower() if isinstance(source, str) else ""
     if scheme == "data":
-        return BytesIO(_data_url(str(source), name))
+        decoded = _data_url(str(source), name)
+        check(len(decoded))
+        return BytesIO(decoded)
     if scheme in ("http", "https"):
         raise ImageError(f"{name}: pictures are not fetched from the network; pass a file or bytes")
     if not isinstance(source, str | Path):
@@ -143,6 +151,7 @@ def open_stream(source: str | Path | bytes, name: str) -> Path | BytesIO:
         raise ImageError(f"{name} is no path: {type(e).__name__}") from e
     if fault:
         raise ImageError(f"{name} {fault}; a picture is a file, a data: URL or bytes")
+    check(path.stat().st_size)
     return path
 
 
@@ -172,7 +181,7 @@ def _seek(image: Image.Image, frame: int, name: str) -> bool:
         image.seek(frame)
     except EOFError:
         return False
-    except ImageError:
+    except (ImageError, LimitError):
         raise
     except Exception as e:  # as above
         raise ImageError(f"{name} is damaged at frame {frame}: {e or type(e).__name__}") from e
@@ -183,7 +192,7 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
     try:
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image))
-    except ImageError:
+    except (ImageError, LimitError):
         raise
     except Exception as e:  # as above
         raise ImageError(f"{name} is damaged or cut short: {e or type(e).__name__}") from e

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgl_mlx.errors import ImageError
+from sgl_mlx.limits import Limits
 from sgl_mlx.models.vision.config import VisionConfig
 from sgl_mlx.models.vision.families import FAMILIES, Tiled
-from sgl_mlx.models.vision.image import Source, open_image
+from sgl_mlx.models.vision.image import DEFAULT, Source, open_image
 from sgl_mlx.models.vision.layout import Layout
 from sgl_mlx.models.vision.pixels import Pixels, PixelSettings, to_input
 from sgl_mlx.models.vision.tower import VisionNetwork
@@ -72,20 +73,23 @@ class VisionModel:
         self.video_token = Placeholder("<video>", config.video_token) if has_video else None
         self._family = FAMILIES[config.family](config, settings)
 
-    def prepare(self, source: Source, *, alone: bool = True) -> PreparedImage:
+    def prepare(
+        self, source: Source, *, alone: bool = True, limits: Limits = DEFAULT
+    ) -> PreparedImage:
         """Open and process a picture, without mlx; may run on any thread.
 
         Args:
             alone: True if the prompt has no other picture. LLaVA-OneVision cuts a picture into
                 tiles only then.
+            limits: bounds on its bytes and pixels.
 
         Raises:
             ImageError: as `open_image`, and for a picture too long and thin to be resized.
         """
-        pixels = np.asarray(open_image(source))
+        pixels = np.asarray(open_image(source, limits))
         return self._finish(self._family.image(pixels, alone), [pixels])
 
-    def prepare_video(self, frames: Sequence[Source]) -> PreparedImage:
+    def prepare_video(self, frames: Sequence[Source], limits: Limits = DEFAULT) -> PreparedImage:
         """Process the frames of a video, as `prepare` processes a picture.
 
         Raises:
@@ -93,7 +97,7 @@ class VisionModel:
         """
         if not frames:
             raise ImageError("the video has no frames")
-        pixels = [np.asarray(open_image(frame)) for frame in frames]
+        pixels = [np.asarray(open_image(frame, limits)) for frame in frames]
         return self._finish(self._family.video(pixels), pixels)
 
     def encode(self, images: Sequence[PreparedImage]) -> list[mx.array]:

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sgl_mlx.errors import ImageError
-from sgl_mlx.models.vision.image import MAX_PIXELS
+
+MAX_PIXELS = 64_000_000
+"""Most pixels that a resized picture has; this many take 192 MB as RGB."""
 
 Size = tuple[int, int]
 """Size as height and width."""

@@ -14,8 +14,10 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from sgl_mlx.errors import ImageError
+from sgl_mlx.limits import Limits
 from sgl_mlx.models.vision.gif import SIGNATURE
 from sgl_mlx.models.vision.image import (
+    DEFAULT,
     begins_with,
     check_size,
     name_of,
@@ -26,7 +28,9 @@ from sgl_mlx.models.vision.image import (
 _ANIMATED = ("PNG", "WEBP")  # and GIF
 
 
-def read_frames(source: str | Path | bytes, count: int) -> list[Image.Image]:
+def read_frames(
+    source: str | Path | bytes, count: int, limits: Limits = DEFAULT
+) -> list[Image.Image]:
     """Read at most `count` evenly spaced frames as RGB, the first frame among them.
 
     Takes the frames that `even_indices` chooses, as transformers' video processors do.
@@ -34,15 +38,17 @@ def read_frames(source: str | Path | bytes, count: int) -> list[Image.Image]:
     Raises:
         ImageError: when the video cannot be read, has no frames or too large ones, when PyAV is
             needed and not installed, or when `count` is below 1.
+        LimitError: when the video has too many bytes or pixels, or `count` is too large.
     """
     if count < 1:
         raise ImageError(f"count must be at least 1, got {count}")
+    limits.check("max_frames", count, f"{count:,} frames are asked for")
     name = name_of(source)
-    stream = open_stream(source, name)
+    stream = open_stream(source, name, limits)
     if _is_animation(stream):
-        total = sum(1 for _ in open_frames(source))
-        return list(_pick(open_frames(source), even_indices(total, count)))
-    return _read_with_pyav(stream, count, name)
+        total = sum(1 for _ in open_frames(source, limits))
+        return list(_pick(open_frames(source, limits), even_indices(total, count)))
+    return _read_with_pyav(stream, count, name, limits)
 
 
 def even_indices(total: int, count: int) -> list[int]:
@@ -75,7 +81,9 @@ def _is_animation(stream: Path | BytesIO) -> bool:
             stream.seek(0)
 
 
-def _read_with_pyav(stream: Path | BytesIO, count: int, name: str) -> list[Image.Image]:
+def _read_with_pyav(
+    stream: Path | BytesIO, count: int, name: str, limits: Limits
+) -> list[Image.Image]:
     """Read frames with PyAV; decodes twice, first to count frames, as few files state a count."""
     try:
         import av  # optional, and large
@@ -86,9 +94,9 @@ def _read_with_pyav(stream: Path | BytesIO, count: int, name: str) -> list[Image
         ) from e
     try:
         with av.open(stream, "r") as container:
-            total = sum(1 for _ in _decoded(container, name))
+            total = sum(1 for _ in _decoded(container, name, limits))
             container.seek(0)
-            frames = (frame.to_image() for frame in _decoded(container, name))
+            frames = (frame.to_image() for frame in _decoded(container, name, limits))
             found = list(_pick(frames, even_indices(total, count)))
     except (av.FFmpegError, IndexError) as e:  # IndexError: no stream of pictures
         raise ImageError(f"{name} is no video that can be read: {e}") from e
@@ -97,7 +105,7 @@ def _read_with_pyav(stream: Path | BytesIO, count: int, name: str) -> list[Image
     return found
 
 
-def _decoded(container: Any, name: str) -> Iterator[Any]:
+def _decoded(container: Any, name: str, limits: Limits) -> Iterator[Any]:
     stream = container.streams.video[0]
-    check_size(stream.width or 0, stream.height or 0, name)
+    check_size(stream.width or 0, stream.height or 0, name, limits)
     yield from container.decode(stream)

@@ -25,9 +25,9 @@ _KINDS = {
 def build_regex_from_object(object: Any, whitespace_pattern: str | None = None) -> str:
     """Return a regular expression that matches the JSON texts of a schema.
 
-    Properties have to come in the order of the schema. If the schema has no list `required`, all
-    properties are required. `gen(json_schema=...)` needs no regular expression, and supports more
-    of JSON Schema.
+    Properties have to come in the order of the schema. Those that its list `required` does not
+    name may be missing. `gen(json_schema=...)` needs no regular expression, and supports more of
+    JSON Schema.
 
     Args:
         object: a pydantic model class, a dictionary, or JSON text.
@@ -96,7 +96,7 @@ class _Writer:
         properties = schema.get("properties", {})
         if not properties:
             return rf"\{{{self._space}\}}"
-        required = set(schema.get("required", properties))
+        required = set(schema.get("required", ()))
         members = [(self._member(k, v), k in required) for k, v in properties.items()]
         return rf"\{{{self._space}{self._members(members)}{self._space}\}}"
 

@@ -177,7 +177,7 @@ def assemble(
     warn_if_large(loaded.weight_bytes, pool.nbytes + budget.nbytes, total_bytes())
     limit_cache()
     paths = attention_paths(adapter, pool, config.shared_attention)
-    limits = replace(config.limits, max_running=budget.running, snapshots=room.snapshots)
+    limits = replace(config.scheduler_limits, max_running=budget.running, snapshots=room.snapshots)
     limits = limits if adapter.ragged else replace(limits, epoch_steps=1)
     if adapter.layers and (paths.copies or not adapter.ragged):
         limits = replace(limits, most_held=room.copied)
@@ -211,6 +211,7 @@ def assemble(
         speculation = speculation._replace(model=model)
     scheduler = Scheduler(cache, limits, speculation=speculation)
     runner.lookup = scheduler.lookup
+    loaded.tokenizer.limits = config.limits
     return RunnableModel(
         name=loaded.name,
         module=loaded.model,
@@ -224,12 +225,13 @@ def assemble(
         load_seconds=time.perf_counter() - started,
         runner=shown,
         scheduler=scheduler,
-        grammars=GrammarCompiler(loaded.tokenizer, adapter.vocabulary),
+        grammars=GrammarCompiler(loaded.tokenizer, adapter.vocabulary, config.limits),
         pictures=Pictures(
             loaded.vision,
             loaded.name,
             min(loaded.tokenizer.eos_token_ids, default=0),
             config.image_cache_bytes,
+            config.limits,
         ),
         wired=wired,
         disk=disk,

@@ -12,6 +12,7 @@ from typing import Any
 from sgl_mlx import bounds, names
 from sgl_mlx.errors import InvalidParamsError
 from sgl_mlx.foreign_options import SGLANG_ONLY
+from sgl_mlx.limits import DEFAULT_LIMITS, Limits
 from sgl_mlx.runtime.cache.prefix_cache import Reuse
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 from sgl_mlx.runtime.scheduler.cuts import SnapshotPolicy
@@ -61,6 +62,7 @@ class EngineConfig:
             kernels may have to be compiled, twelve times `watchdog_seconds`.
         max_window_tokens: slots of the layers with a sliding window, if other layers have none;
             None derives the number from free memory.
+        limits: bounds on requests, as `Limits` or a dictionary of their names and values.
     """
 
     model_path: str | None = None
@@ -87,6 +89,7 @@ class EngineConfig:
     max_total_states: int | None = None
     watchdog_seconds: float = 8.0
     max_window_tokens: int | None = None
+    limits: Limits = DEFAULT_LIMITS
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> EngineConfig:
@@ -107,7 +110,7 @@ class EngineConfig:
         return cls(**{k: v for k, v in options.items() if k in known})._checked()
 
     @property
-    def limits(self) -> SchedulerLimits:
+    def scheduler_limits(self) -> SchedulerLimits:
         return SchedulerLimits(
             max_running=self.max_running_requests,
             step_tokens=self.chunked_prefill_size,
@@ -192,4 +195,5 @@ _RULES: dict[str, bounds.Rule] = {
     "max_total_states": bounds.optional(_COUNT),
     "watchdog_seconds": bounds.seconds,
     "max_window_tokens": bounds.optional(_COUNT),
+    "limits": lambda _, value: Limits.of(value),
 }

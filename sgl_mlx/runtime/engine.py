@@ -83,9 +83,9 @@ class Engine:
         self._loop = EngineLoop(self.config, model)
         self._loop.start()
         self._model = self._loop.model
-        self._preparer = Preparer(self._model)
+        self._preparer = Preparer(self._model, self.config.limits)
         self._flight = InFlight(self._loop)
-        self._flight.run(self._model.grammars.prepare, quick=False)
+        self._flight.run(self._model.grammars.prepare, "grammars")
         self._seeds = random.Random(self.config.random_seed)
         self._engine_thread = self._loop.call(get_ident).result()
         self._delivery_thread = ident_behind(self._loop.deliver)
@@ -213,7 +213,7 @@ class Engine:
         """
         self._enter()
         [options] = RequestOptions.each(keywords, 1, single=True)
-        checked = SamplingParams.of(params).validate()
+        checked = SamplingParams.of(params).validate(self.config.limits)
         inputs = Inputs([self._preparer.of_prompt(prompt)], [checked], [options], True)
         return self._launch(inputs, on_event)[0]
 
@@ -233,8 +233,8 @@ class Engine:
         except EngineStoppedError:
             return nothing()
         source, target = self._preparer.of_prompt(prompt), Future[int]()
-        quick = self._preparer.is_quick([source], [])
-        self._flight.run(partial(self._prefetch, source, target), quick)
+        where = self._preparer.where([source], [])
+        self._flight.run(partial(self._prefetch, source, target), where)
         return target
 
     def score(
@@ -257,14 +257,14 @@ class Engine:
             EngineStoppedError: after `shutdown`, in a forked process, and if the engine hangs.
         """
         self._enter()
-        scoring = Scoring(choices, unconditional, self.tokenizer)
+        scoring = Scoring(choices, unconditional, self.tokenizer, self.config.limits)
         source = self._preparer.of_prompt(prompt)
         each = RequestOptions.each(keywords, scoring.requests, single=False)
         requests = [self._request(options) for options in each]
         futures = self._flight.launch(
             requests,
             lambda: scoring.prepare(source, self._preparer),
-            self._preparer.is_quick([source] * len(requests), []),
+            self._preparer.where([source] * len(requests), []),
         )
         return gather(futures, lambda found: scoring.scores([c for [c] in found]))
 
@@ -371,7 +371,7 @@ class Engine:
         return self._flight.launch(
             requests,
             partial(inputs.prepare, self._preparer),
-            self._preparer.is_quick(inputs.sources, inputs.params),
+            self._preparer.where(inputs.sources, inputs.params),
         )
 
     def _request(

@@ -20,8 +20,10 @@ from sgl_mlx.selfcheck.ways import ALONE, WAYS, Group, Way
 
 _KEPT = 4
 """Rounds that are run again to find out what shows a difference."""
-_ATTEMPTS = 3
-"""Times that a case is tried before it counts as right: threads differ from run to run."""
+_ATTEMPTS = 6
+"""Times that programs are run to see a difference again: threads differ from run to run."""
+_ATTEMPTS_OF_CASE = 3
+"""Times that a simpler case is run before it counts as right."""
 _TRIES = 1000
 """Most cases that are tried to find the least one."""
 _ELSEWHERE = 48
@@ -171,8 +173,8 @@ class SelfCheck:
         if case is None:
             case = Case.of([[culprit]])
         else:
-            always = all(self._difference(way, case) for _ in range(_ATTEMPTS))
-            attempts = 1 if always else _ATTEMPTS
+            always = all(self._difference(way, case) for _ in range(_ATTEMPTS_OF_CASE))
+            attempts = 1 if always else _ATTEMPTS_OF_CASE
             case = shrink(case, lambda some: self._fails(way, some, attempts), *self._shrink_limits)
             difference = self._difference(way, case) or difference
         source = source_of(

@@ -45,7 +45,12 @@ class Way:
 
 ALONE = Way(
     "alone",
-    {"disable_radix_cache": True, "speculate": "off", "max_running_requests": 1},
+    {
+        "disable_radix_cache": True,
+        "speculate": "off",
+        "max_running_requests": 1,
+        "chunked_prefill_size": 8192,
+    },
     together=False,
     unrolled=True,
 )

@@ -5,8 +5,8 @@
 It speaks the protocols of OpenAI, Anthropic and SGLang.
 """
 
+from sgl_mlx.limits import Limits
 from sgl_mlx.server.application import app, app_of_models
-from sgl_mlx.server.limits import Limits
 from sgl_mlx.server.residents import ServedModel
 
 __all__ = ["Limits", "ServedModel", "app", "app_of_models"]

@@ -14,13 +14,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route, Router
 
+from sgl_mlx.limits import Limits
 from sgl_mlx.server import decisions, operation
 from sgl_mlx.server.anthropic import messages
 from sgl_mlx.server.carried import Carrier
 from sgl_mlx.server.contexts import route as contexts
 from sgl_mlx.server.doctor import route as cache
 from sgl_mlx.server.engine import ServedEngine
-from sgl_mlx.server.limits import Limits
 from sgl_mlx.server.middleware import Gate
 from sgl_mlx.server.native import generate, tokens, upkeep
 from sgl_mlx.server.openai import chat, completions, embeddings, responses
@@ -52,7 +52,7 @@ def app(
         cache_log: file to which prompts are appended for `sgl-mlx cache-doctor`.
     """
     service = Service(engine, model_names, limits, any_model, cache_log)
-    made = _gated(routes_of(service), api_keys)
+    made = _gated(routes_of(service), api_keys, service.limits)
     made.state.service = service
     return made
 
@@ -86,7 +86,7 @@ def app_of_models(
     residents = Residents(models, budget, build, free)
     switch = Switch(residents, limits or Limits())
     front = front_routes(residents, int(time.time()))
-    return _gated([*front, Mount("", app=switch)], api_keys), residents
+    return _gated([*front, Mount("", app=switch)], api_keys, limits), residents
 
 
 def routes_of(service: Service) -> list[Route]:
@@ -112,10 +112,12 @@ def routes_of(service: Service) -> list[Route]:
     )
 
 
-def _gated(routes: Sequence[BaseRoute], api_keys: Sequence[str]) -> Starlette:
+def _gated(
+    routes: Sequence[BaseRoute], api_keys: Sequence[str], limits: Limits | None
+) -> Starlette:
     return Starlette(
         routes=routes,
-        middleware=[Middleware(Gate, keys=api_keys)],
+        middleware=[Middleware(Gate, keys=api_keys, limits=limits)],
         exception_handlers={HTTPException: _reraise},
     )
 

@@ -12,7 +12,8 @@ from starlette.types import Message, Receive
 
 from sgl_mlx import bounds
 from sgl_mlx.errors import InvalidParamsError
-from sgl_mlx.server.errors import HttpError, bad_value
+from sgl_mlx.limits import Limits
+from sgl_mlx.server.errors import bad_value
 
 T = TypeVar("T")
 
@@ -23,15 +24,32 @@ So a client that sends the whole body before it reads the answer gets the 413.
 """
 
 
-async def read(request: Request, shape: type[T], max_bytes: int) -> T:
+_COUNTED = {
+    "messages": "max_messages",
+    "input": "max_messages",
+    "tools": "max_tools",
+    "choices": "max_choices",
+    "questions": "max_questions",
+    "contexts": "max_prompts",
+    "prompt": "max_prompt_chars",
+}
+"""Limits on the number of items in a body's fields, by the name of the field."""
+
+
+async def read(request: Request, shape: type[T], limits: Limits) -> T:
     """Decode a request's JSON body into `shape`.
 
     Raises:
-        HttpError: 413 if the body is over `max_bytes`; 400 if it is empty or not JSON, or if a
-            field is missing or has the wrong type.
+        HttpError: the body is empty or not JSON, or a field is missing or has the wrong type.
+        LimitError: the body is over `max_body_bytes`, or a field has too many items.
         ClientDisconnect: the client disconnected.
     """
-    return decode(await raw(request, max_bytes), shape)
+    made = decode(await raw(request, limits), shape)
+    for field, limit in _COUNTED.items():
+        found = getattr(made, field, None)
+        count = len(found) if isinstance(found, list) else 0
+        limits.check(limit, count, f"{field} has {count:,} items")
+    return made
 
 
 def decode(body: bytes, shape: type[T]) -> T:
@@ -56,13 +74,14 @@ def json_response(content: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(content), status, media_type="application/json")
 
 
-async def raw(request: Request, max_bytes: int) -> bytes:
+async def raw(request: Request, limits: Limits) -> bytes:
     """Return a request's body.
 
     Raises:
-        HttpError: 413 if the body is over `max_bytes`.
+        LimitError: the body is over `max_body_bytes`.
         ClientDisconnect: the client disconnected.
     """
+    max_bytes = limits.max_body_bytes
     pieces: list[bytes] = []
     size = 0
     async for piece in request.stream():
@@ -73,8 +92,7 @@ async def raw(request: Request, max_bytes: int) -> bytes:
             pieces.clear()
         if size > _DRAINED * max_bytes:
             break
-    if size > max_bytes:
-        raise HttpError(413, f"the body is too large: at most {max_bytes:,} bytes are read")
+    limits.check("max_body_bytes", size, "the body is too large")
     return b"".join(pieces)
 
 

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from sgl_mlx.core import ChoiceScores, Prompt, SamplingParams, Text, prompt_text
 from sgl_mlx.errors import TokenizerError
+from sgl_mlx.limits import Limits
 from sgl_mlx.server.bodies import json_response
 from sgl_mlx.server.choosing import Chosen, choose, method_named
 from sgl_mlx.server.doctor.history import shared as shared_prefix
@@ -27,9 +28,6 @@ from sgl_mlx.server.output import think_marks
 from sgl_mlx.server.service import Service, in_thread, new_id
 from sgl_mlx.server.sse import while_connected
 from sgl_mlx.server.visit import CacheKeys, Visit
-
-_QUESTIONS = 400
-_OPTIONS = 255
 
 Instructions = str | list[dict[str, Any]]
 
@@ -150,7 +148,7 @@ def routes(service: Service) -> list[Route]:
 
 
 async def _decide(visit: Visit, fields: DecisionsRequest) -> dict[str, Any]:
-    _check(fields.questions)
+    _check(fields.questions, visit.service.limits)
     model = visit.service.model(fields.model)
     method = method_named(fields.choices_method)
     prompts, spaced = await in_thread(_prompts, visit.service, fields)
@@ -178,15 +176,14 @@ async def _decide(visit: Visit, fields: DecisionsRequest) -> dict[str, Any]:
     }
 
 
-def _check(questions: Sequence[Question]) -> None:
-    if not 1 <= len(questions) <= _QUESTIONS:
-        raise bad_value(
-            f"questions must hold 1 to {_QUESTIONS} questions, got {len(questions)}", "questions"
-        )
+def _check(questions: Sequence[Question], limits: Limits) -> None:
+    if not questions:
+        raise bad_value("questions is empty; send at least one question", "questions")
     for i, question in enumerate(questions):
         options, where = question.options, f"questions[{i}]"
-        if not 2 <= len(options) <= _OPTIONS:
-            raise bad_value(f"{where} must have 2 to {_OPTIONS} options, got {len(options)}", where)
+        limits.check("max_options", len(options), f"{where} has {len(options):,} options")
+        if len(options) < 2:
+            raise bad_value(f"{where} must have at least 2 options, got {len(options)}", where)
         if not all(options) or len(set(options)) < len(options):
             raise bad_value(f"{where} must have options that are not empty and differ", where)
 

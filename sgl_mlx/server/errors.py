@@ -11,6 +11,7 @@ from sgl_mlx.errors import (
     BackendError,
     ContextLengthError,
     EngineStoppedError,
+    LimitError,
     NotYetError,
     RequestAborted,
     RequestError,
@@ -28,6 +29,13 @@ _ANTHROPIC_TYPES = {
     503: "overloaded_error",
 }
 _ANTHROPIC_OVERLOADED = 529
+LIMIT_ANSWERS = {
+    "max_body_bytes": (413, "body_too_large"),
+    "max_header_bytes": (431, "headers_too_large"),
+    "max_requests": (503, "queue_full"),
+    "max_connections": (503, "queue_full"),
+}
+"""Status and code of the answer to a request over a limit, if not 400 and "limit_exceeded"."""
 
 
 class HttpError(Exception):
@@ -80,6 +88,10 @@ def as_http_error(error: BaseException) -> HttpError:
             return HttpError(
                 400, str(error), "context_length_exceeded", details=(error.tokens, error.limit)
             )
+        case LimitError():
+            status, code = LIMIT_ANSWERS.get(error.limit, (400, "limit_exceeded"))
+            retry = 1 if status == 503 else None
+            return HttpError(status, str(error), code, error.limit, retry_after=retry)
         case EngineStoppedError():
             return HttpError(503, str(error), "engine_stopped", retry_after=5)
         case RequestAborted():

@@ -13,9 +13,9 @@ from typing import Any, NoReturn, cast
 
 from sgl_mlx.core import ChoiceScores, Completion, Prompt, SamplingParams, StreamEvent
 from sgl_mlx.errors import RequestAborted
+from sgl_mlx.limits import Limits
 from sgl_mlx.server.engine import ServedEngine
 from sgl_mlx.server.errors import HttpError
-from sgl_mlx.server.limits import Limits
 from sgl_mlx.server.metrics import Metrics
 
 Completions = tuple[Completion, ...]
@@ -118,8 +118,9 @@ class Flights:
         """Run the prompts, and return for each prompt the completions of its samples.
 
         Raises:
-            HttpError: 400 for too many prompts at once; 503 if too many prompts are in progress;
-                499 if a prompt was aborted by its id; 408 if a prompt exceeded the request timeout.
+            LimitError: too many prompts or samples, here or in progress.
+            HttpError: 499 if a prompt was aborted by its id; 408 if a prompt exceeded the request
+                timeout.
             SglError: an error of the engine.
         """
         flight = self._start(asks, streamed=False)
@@ -183,18 +184,13 @@ class Flights:
         return flight
 
     def _admit(self, asks: Sequence[Ask]) -> None:
-        limits = self._limits
-        if len(asks) > limits.max_prompts:
-            raise HttpError(
-                400, f"{len(asks)} prompts in one request; at most {limits.max_prompts} are taken"
-            )
-        if self._under_way and self.count + len(asks) > limits.max_requests:
-            raise HttpError(
-                503,
-                f"{self.count} prompts are under way, and at most {limits.max_requests} may be",
-                "queue_full",
-                retry_after=1,
-            )
+        limits, count = self._limits, len(asks)
+        limits.check("max_prompts", count, f"the request has {count:,} prompts")
+        samples = sum(ask.params.n for ask in asks)
+        limits.check("max_samples", samples, f"the request asks for {samples:,} samples")
+        if self._under_way:
+            under_way = f"{self.count:,} prompts are under way"
+            limits.check("max_requests", self.count + count, under_way)
 
     def _end(self, flight: Flight) -> None:
         if not all(future.done() for future in flight.futures):

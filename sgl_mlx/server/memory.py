@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sgl_mlx.core import Completion, Generated, Part, StreamEvent, Text
+from sgl_mlx.limits import Limits
 from sgl_mlx.server.output import Form, OutputParser, Piece
-
-_TOKENS = 2_000_000
-"""Most tokens that are stored: about 8 MB, and as much again for their text."""
 
 Meaning = tuple[str, str, tuple[str, ...]]
 
@@ -56,10 +54,11 @@ class Memory:
     """A thread-safe store of answers; each answer belongs to an owner.
 
     The owner is the name of a part of the prefix cache, see `visit.cache_name`. When the store
-    holds more than `tokens` tokens, the least recently used answers are dropped.
+    holds more than `tokens` tokens, the least recently used answers are dropped. A million tokens
+    take about 4 MB, and as much again for their text.
     """
 
-    def __init__(self, tokens: int = _TOKENS) -> None:
+    def __init__(self, tokens: int = Limits().max_answer_tokens) -> None:
         self._limit = tokens
         self._answers: OrderedDict[str, Answer] = OrderedDict()
         self._count = 0

@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sgl_mlx.limits import Limits
 from sgl_mlx.server.bodies import json_response
 from sgl_mlx.server.errors import HttpError, answer_for, as_http_error
 
@@ -35,10 +36,15 @@ class Gate:
     Args:
         keys: valid API keys. A request must send one of them, as bearer token or in `x-api-key`,
             unless its path is in `_OPEN`; without keys every request is accepted.
+        limits: bounds on the size of headers and on the number of open requests.
     """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str] = ()) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: Sequence[str] = (), limits: Limits | None = None
+    ) -> None:
         self._app = app
+        self._limits = limits or Limits()
+        self._open = 0
         self._keys = [key.encode() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,7 +52,9 @@ class Gate:
             await self._app(scope, receive, send)
             return
         passage = _Passage(scope, send)
+        self._open += 1
         try:
+            self._check(scope)
             scope[CLIENT] = self._client(passage.path, passage.headers)
             await self._app(scope, receive, passage.send)
         except ClientDisconnect:
@@ -54,7 +62,17 @@ class Gate:
         except Exception as error:
             await passage.fail(as_http_error(error), receive)
         finally:
+            self._open -= 1
             passage.log()
+
+    def _check(self, scope: Scope) -> None:
+        """Raise `LimitError` if headers are too large, or too many requests are open."""
+        size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+        size += sum(len(name) + len(value) for name, value in scope["headers"])
+        self._limits.check("max_header_bytes", size, f"the headers have {size:,} bytes")
+        if scope["path"] not in _OPEN:
+            is_open = f"{self._open:,} requests are open"
+            self._limits.check("max_connections", self._open, is_open)
 
     def _client(self, path: str, headers: Headers) -> str:
         """Return a digest of the request's API key; "" if no key is required.

@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from sgl_mlx.errors import EngineStoppedError
+from sgl_mlx.limits import Limits
 from sgl_mlx.server import bodies
 from sgl_mlx.server.doctor.history import History
 from sgl_mlx.server.engine import ServedEngine
 from sgl_mlx.server.errors import HttpError
 from sgl_mlx.server.flight import Flights
-from sgl_mlx.server.limits import Limits
 from sgl_mlx.server.memory import Memory
 from sgl_mlx.server.metrics import Metrics
 
@@ -49,7 +49,7 @@ class Service:
         self.limits = limits or Limits()
         self.metrics = Metrics(self.names[0])
         self.flights = Flights(engine, self.limits, self.metrics)
-        self.answers = Memory()
+        self.answers = Memory(self.limits.max_answer_tokens)
         self.history = History(log)
         self.started = int(time.time())
         self._any_model = any_model
@@ -86,7 +86,7 @@ class Service:
 
     async def read(self, request: Request, shape: type[T]) -> T:
         """Decode a request's JSON body into `shape`; raises as `bodies.read` does."""
-        return await bodies.read(request, shape, self.limits.max_body_bytes)
+        return await bodies.read(request, shape, self.limits)
 
     async def info(self) -> dict[str, Any]:
         """Return the engine's server info; if the engine is busy, the info that it gave last.

@@ -12,10 +12,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
+from sgl_mlx.limits import Limits
 from sgl_mlx.server import bodies
 from sgl_mlx.server.bodies import json_response
 from sgl_mlx.server.errors import HttpError
-from sgl_mlx.server.limits import Limits
 from sgl_mlx.server.metrics import merged
 from sgl_mlx.server.operation import model_card
 from sgl_mlx.server.residents import Residents
@@ -55,7 +55,7 @@ class Switch:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        body = await bodies.raw(request, self._limits.max_body_bytes)
+        body = await bodies.raw(request, self._limits)
         name = self._name(request, body)
         async with self._residents.borrowed(name) as served:
             await served.router(scope, bodies.replayed(body, receive), send)

@@ -12,11 +12,14 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sgl_mlx import bounds
-from sgl_mlx.errors import PromptError, TokenizerError
+from sgl_mlx.errors import LimitError, PromptError, TokenizerError
+from sgl_mlx.limits import Limits
+from sgl_mlx.tokenizer.template_budget import Budget
+from sgl_mlx.tokenizer.template_sandbox import BUDGET, TemplateSandbox
 
+DEFAULT = Limits()
 _PROBE = "Sglmlxprobe"
 _MESSAGE = 'a dictionary such as {"role": "user", "content": "Hello"}'
 _MESSAGES = f"a list, each item {_MESSAGE}"
@@ -49,18 +52,28 @@ def checked(messages: object) -> list[Mapping[str, Any]]:
 
 
 def render(
-    template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    variables: Mapping[str, Any],
+    limits: Limits = DEFAULT,
 ) -> str:
     """Render chat messages to text by a Jinja template.
 
     Args:
         variables: further variables for the template.
+        limits: bounds on the template's size, its time, and the characters that it makes.
 
     Raises:
         TokenizerError: the template is not valid Jinja, or fails on these messages.
+        LimitError: the template is over a limit.
     """
+    size = len(template)
+    limits.check("max_template_source", size, f"the chat template has {size:,} characters")
+    own = {"messages": list(messages), BUDGET: Budget(limits, size)}
     try:
-        return _compile(template).render(messages=list(messages), **variables)
+        return _compile(template).render({**variables, **own})
+    except LimitError:
+        raise
     except jinja2.TemplateSyntaxError as e:
         raise TokenizerError(f"chat template is broken at line {e.lineno}: {e.message}") from e
     except Exception as e:  # a template is a program: it may divide by zero or recurse
@@ -96,18 +109,19 @@ def _shows_probe(template: str, message: Mapping[str, Any]) -> bool:
     try:
         variables = {"bos_token": "", "eos_token": "", "tools": None, "documents": None}
         return _PROBE in render(template, [message], variables)
-    except TokenizerError:
+    except (TokenizerError, LimitError):
         return False
 
 
 @lru_cache(maxsize=32)
 def _compile(template: str) -> jinja2.Template:
-    environment = ImmutableSandboxedEnvironment(
+    environment = TemplateSandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
+    environment.guard()
     return environment.from_string(template)
 
 

@@ -125,7 +125,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise TokenizerError(f"{path} is not JSON: {e}") from e
     if not isinstance(value, dict):
         raise TokenizerError(f"{path} must hold a JSON object, found {type(value).__name__}")
@@ -166,11 +166,14 @@ def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
     """Read the default chat template from its own file or the configuration; None if there is none.
 
     Raises:
-        TokenizerError: the template is not text, or a file is not valid JSON.
+        TokenizerError: the template is not text, or a file is not valid UTF-8 or JSON.
     """
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8-sig")
+        try:
+            return file.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as e:
+            raise TokenizerError(f"{file} is not UTF-8: {e.reason} at byte {e.start}") from e
     template = _read_json(folder / "chat_template.json").get("chat_template")
     template = template or config.get("chat_template")
     if isinstance(template, list):  # several named ones

@@ -11,10 +11,23 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from sgl_mlx import bounds
 from sgl_mlx.errors import TokenizerError
 from sgl_mlx.tokenizer.ends import END_OF_TURN
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # GGUF's tokenizer.ggml.token_type
+
+_TYPES: Mapping[str, type | tuple[type]] = {
+    "model": str,
+    "pre": str,
+    "tokens": (str,),
+    "token_type": (int,),
+    "scores": (float,),
+    "merges": (str,),
+    "add_bos_token": bool,
+    "add_space_prefix": bool,
+}
+"""Types of the entries `tokenizer.ggml.*`; a type in a tuple is that of a list's items."""
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _LLAMA3 = (
@@ -59,26 +72,29 @@ def read_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
         )
     backend.add_special_tokens(vocabulary.special())
     backend.add_tokens(vocabulary.plain())
-    bos = vocabulary.get("bos_token_id")
+    bos = vocabulary.token_id("bos")
     return {
         "backend": backend,
         "bos_token_id": bos,
         "eos_token_ids": vocabulary.eos_ids(),
         "prefix_ids": [bos] if bos is not None and vocabulary.adds_bos() else [],
-        "chat_template": metadata.get("tokenizer.chat_template"),
+        "chat_template": _typed(metadata, "tokenizer.chat_template", str),
         "special_tokens": vocabulary.named(),
     }
 
 
 class _Vocabulary:
-    """The `tokenizer.ggml.*` entries of a GGUF file's metadata.
+    """The `tokenizer.ggml.*` entries of a GGUF file's metadata, whose types are checked.
 
     Raises:
-        TokenizerError: the kind or the tokens are missing, or there is not one type per token.
+        TokenizerError: the kind or the tokens are missing, an entry has a wrong type, or there is
+            not one type per token.
     """
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         self._metadata = metadata
+        for name in _TYPES:
+            self.get(name)  # checks its type
         self.kind: str | None = self.get("model")
         self.tokens: Sequence[str] = self.get("tokens") or ()
         if not self.kind or not self.tokens:
@@ -100,7 +116,17 @@ class _Vocabulary:
         return "llama-bpe" if "<|begin_of_text|>" in self.tokens else "default"
 
     def get(self, name: str) -> Any:
-        return self._metadata.get(f"tokenizer.ggml.{name}")
+        """Return an entry; None if it is missing.
+
+        Raises:
+            TokenizerError: the entry has another type than `_TYPES` says.
+        """
+        return _typed(self._metadata, f"tokenizer.ggml.{name}", _TYPES[name])
+
+    def token_id(self, name: str) -> int | None:
+        """Return the token id in an entry; None if it is missing or outside the vocabulary."""
+        found = _typed(self._metadata, f"tokenizer.ggml.{name}_token_id", int)
+        return found if found in range(len(self.tokens)) else None
 
     def ids(self) -> dict[str, int]:
         return {token: i for i, token in enumerate(self.tokens)}
@@ -123,23 +149,43 @@ class _Vocabulary:
 
     def eos_ids(self) -> list[int]:
         """List the ids of end tokens: those named by the metadata, and those in `END_OF_TURN`."""
-        named = {self.get(f"{name}_token_id") for name in ("eos", "eot", "eom")} - {None}
+        named = map(self.token_id, ("eos", "eot", "eom"))
         ends = {i for i, token in enumerate(self.tokens) if token in END_OF_TURN}
-        return sorted(named | ends)
+        return sorted({i for i in named if i is not None} | ends)
 
     def named(self) -> dict[str, str]:
         """Return the texts of the special tokens for chat templates, as `bos_token` and so on."""
         names = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding"}
-        ids = {f"{short}_token": self.get(f"{name}_token_id") for short, name in names.items()}
+        ids = {f"{short}_token": self.token_id(name) for short, name in names.items()}
         if ids["sep_token"] is None:  # the specification spells it right, most files do not
-            ids["sep_token"] = self.get("separator_token_id")
-        return {name: self.tokens[i] for name, i in ids.items() if i in range(len(self.tokens))}
+            ids["sep_token"] = self.token_id("separator")
+        return {name: self.tokens[i] for name, i in ids.items() if i is not None}
 
     def adds_bos(self) -> bool:
         stated = self.get("add_bos_token")
         if stated is not None:
             return bool(stated)
         return self.kind == "llama" or self.pre in _BOS_BY_DEFAULT
+
+
+def _typed(metadata: Mapping[str, Any], key: str, kind: type | tuple[type]) -> Any:
+    """Return an entry of a type, or a list of items of the type in a tuple; None if it is missing.
+
+    Raises:
+        TokenizerError: the entry has another type.
+    """
+    value = metadata.get(key)
+    if value is None:
+        return None
+    if isinstance(kind, tuple):
+        item = (int, float) if kind[0] is float else kind[0]
+        fits = isinstance(value, (list, tuple)) and all(isinstance(x, item) for x in value)
+        wanted = f"a list of {kind[0].__name__}"
+    else:
+        fits, wanted = isinstance(value, kind), f"of type {kind.__name__}"
+    if not fits:
+        raise TokenizerError(f"{key} must be {wanted}, got {bounds.shown(value)}")
+    return value
 
 
 def _byte_level(vocabulary: _Vocabulary) -> Tokenizer:
@@ -178,8 +224,7 @@ def _pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
 
 
 def _sentencepiece(vocabulary: _Vocabulary) -> Tokenizer:
-    unknown = vocabulary.get("unknown_token_id")
-    unk = vocabulary.tokens[0 if unknown is None else unknown]
+    unk = vocabulary.tokens[vocabulary.token_id("unknown") or 0]
     merges = list(_merges_by_score(vocabulary))
     model = models.BPE(vocabulary.ids(), merges, unk_token=unk, fuse_unk=True, byte_fallback=True)
     backend = Tokenizer(model)

@@ -37,6 +37,9 @@ class Tokenizer:
         special_tokens: texts of `bos_token`, `eos_token`, `pad_token` and so on for the template;
             None gives those of `bos_token` and `eos_token`.
 
+    Attributes:
+        limits: bounds on chat templates; an engine sets its own.
+
     Raises:
         TokenizerError: the tokenizer is neither byte-level nor SentencePiece-like.
     """
@@ -56,6 +59,7 @@ class Tokenizer:
         self.bos_token_id = bos_token_id
         self.eos_token_ids = frozenset(eos_token_ids)
         self.chat_template = chat_template
+        self.limits = chat.DEFAULT
         self._special_tokens = special_tokens
         self._prefix_ids = list(prefix_ids)
         added = backend.get_added_tokens_decoder()
@@ -229,6 +233,7 @@ class Tokenizer:
         Raises:
             PromptError: `messages` is not a list of dictionaries, or contains invalid text.
             TokenizerError: there is no template, or the template rejects the messages.
+            LimitError: the template takes too long, or makes too much text.
         """
         messages = chat.checked(messages)
         if self.chat_template is None:
@@ -245,7 +250,7 @@ class Tokenizer:
         }
         if chat.takes_parts(self.chat_template):
             messages = [chat.in_parts(message) for message in messages]
-        return chat.render(self.chat_template, messages, variables)
+        return chat.render(self.chat_template, messages, variables, self.limits)
 
     def named_tokens(self) -> dict[str, str]:
         """Return the texts of special tokens by name, such as `bos_token`; without missing ones."""

@@ -5,10 +5,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.server.conftest import script, serve
-
-__all__ = ["script", "serve"]
-
 HELLO = """
 @sgl.function
 def hello(s, name, times=1):
@@ -400,20 +396,3 @@ def test_threads_of_a_file_share_one_engine(sgl, use, tmp_path, monkeypatch) -> 
     )
     assert sgl("run", "--as-sglang", str(path)).stdout == "4\n"
     assert len(opened) == 1
-
-
-def test_a_program_runs_on_a_server(sgl, program, script) -> None:
-    engine, url = script(" Hi.", api_keys=["secret"])
-    result = sgl(
-        "run", program(HELLO), "--arg", "name=Ada", "--backend", url, "--api-key", "secret"
-    )
-    assert (result.stdout, result.stderr) == ("Hello Ada! Hi.\n", "")
-    assert engine.prompts == ["Hello Ada!"]
-
-
-def test_a_whole_file_runs_on_a_server(sgl, program, script) -> None:
-    engine, url = script(" Hi.")
-    file = program(HELLO + "\nprint(hello.run('Ada')['reply'])\n")
-    result = sgl("run", file, "--as-sglang", "--backend", url)
-    assert result.stdout == " Hi.\n", result.output
-    assert engine.prompts == ["Hello Ada!"]

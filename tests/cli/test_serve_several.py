@@ -13,6 +13,7 @@ import httpx
 import pytest
 from click.testing import Result
 
+from sgl_mlx.cli.served_models import named
 from tests.cli.test_serve import Start, invitation, start
 from tests.models.test_lora import matrices, write_adapter
 from tests.runtime.conftest import toy_folder
@@ -83,3 +84,13 @@ def test_a_model_that_was_closed_leaves_no_memory_behind() -> None:
     )
     first, *others = json.loads(done.stdout)["closed"]
     assert max(others) <= 1.05 * first
+
+
+def test_an_equals_sign_in_a_files_name_makes_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert named("a=b.gguf") == ("a", "b.gguf")
+    (tmp_path / "a=b.gguf").touch()
+    assert named("a=b.gguf") == ("a=b.gguf", "a=b.gguf")
+    assert named("c=a=b.gguf") == ("c", "a=b.gguf")

@@ -235,6 +235,11 @@ SCHEMAS: list[tuple[dict[str, Any], list[Any], list[Any]]] = [
         [{}, {"a": None}, {"b": None}, {"a": None, "b": None}],
         [{"b": None, "a": None}],
     ),
+    (
+        {"properties": {"a": {"type": "null"}, "b": {"type": "null"}}},
+        [{}, {"a": None}, {"b": None}, {"a": None, "b": None}],
+        [{"b": None, "a": None}],
+    ),
 ]
 
 

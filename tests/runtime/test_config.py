@@ -14,13 +14,13 @@ from sgl_mlx.runtime.scheduler.cuts import SnapshotPolicy
 
 def test_options_reach_the_scheduler() -> None:
     options = {"max_running_requests": 3, "chunked_prefill_size": 99, "schedule_policy": "fcfs"}
-    limits = EngineConfig.of(options).limits
+    limits = EngineConfig.of(options).scheduler_limits
     assert (limits.max_running, limits.step_tokens, limits.policy) == (3, 99, "fcfs")
 
 
 def test_without_a_cache_nobody_waits_for_another_to_fill_it() -> None:
-    assert EngineConfig.of({}).limits.in_flight_sharing
-    assert not EngineConfig.of({"disable_radix_cache": True}).limits.in_flight_sharing
+    assert EngineConfig.of({}).scheduler_limits.in_flight_sharing
+    assert not EngineConfig.of({"disable_radix_cache": True}).scheduler_limits.in_flight_sharing
 
 
 def test_options_that_only_sglang_has_are_named_in_a_warning() -> None:
@@ -66,9 +66,9 @@ def test_snapshots_are_where_programs_branch_or_every_so_many_tokens_or_off(valu
         InvalidParamsError, match=r"snapshots must be 'program', 'off' or 'every:N'"
     ):
         EngineConfig.of({"snapshots": value})
-    assert EngineConfig.of({}).limits.snapshots == SnapshotPolicy("program")
-    assert EngineConfig.of({"snapshots": "off"}).limits.snapshots.kind == "off"
-    every = EngineConfig.of({"snapshots": "every:64"}).limits.snapshots
+    assert EngineConfig.of({}).scheduler_limits.snapshots == SnapshotPolicy("program")
+    assert EngineConfig.of({"snapshots": "off"}).scheduler_limits.snapshots.kind == "off"
+    every = EngineConfig.of({"snapshots": "every:64"}).scheduler_limits.snapshots
     assert every == SnapshotPolicy("every", 64)
 
 

@@ -39,12 +39,18 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     mx.enable_compile()
 
 
-def found(mutation: Mutation, folder: Path, seed: int = 0) -> tuple[Finding | None, int]:
+def found(mutation: Mutation, folder: Path, tries: int = TRIES) -> tuple[Finding | None, int]:
     """Run the check on a toy with the fault; return the difference and the number of programs."""
-    options = {"max_total_tokens": 512, "max_total_states": mutation.states}
+    options = {"max_total_tokens": mutation.slots, "max_total_states": mutation.states}
     with engines_on(mutation.kind, folder, **options) as engines:
         check = SelfCheck(
-            engines, mutation.ways, seed, answers=2, new=6, shrink_seconds=400, shrink_tries=TRIES
+            engines,
+            mutation.ways,
+            mutation.seed,
+            answers=2,
+            new=mutation.new,
+            shrink_seconds=400,
+            shrink_tries=tries,
         )
         programs = 32 if mutation.ways[0].elsewhere else PROGRAMS
         report = check.run(programs)

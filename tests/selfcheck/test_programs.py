@@ -27,9 +27,9 @@ from tests.selfcheck.test_mutations import FREE
 
 FACTOR = float(os.environ.get("SELFCHECK_PROGRAMS", "1"))
 SEED = int(os.environ.get("SELFCHECK_SEED", "0"))
-BATCH = 64
+BATCH = 128
 WAYS = (BATCHED, CACHED, FORKED, STREAMED, DRAFTED, RESTORED)
-SIZES = {"plain": 3200, "window": 512, "recurrent": 512, "latent": 640, "pictures": 192}
+SIZES = {"plain": 3584, "window": 384, "recurrent": 512, "latent": 384, "pictures": 256}
 """Programs by the kind of the toy: together more than 5,000."""
 
 Show = Callable[[str, object], None]
@@ -49,7 +49,7 @@ def check(
     engines: Engines, programs: int, show: Show, ways: Any = WAYS, batch: int = BATCH
 ) -> Report:
     """Check programs, each round in one of the ways, and show the table."""
-    made = SelfCheck(engines, ways, SEED, batch, answers=1, new=3)
+    made = SelfCheck(engines, ways, SEED, batch, answers=1, new=2)
     rounds = -(-round(programs * FACTOR) // batch)
     for number, way in zip(range(rounds), cycle(ways), strict=False):
         made.round(number, [way])

@@ -204,3 +204,16 @@ def test_a_template_is_given_the_end_token_that_the_file_names() -> None:
     meta = byte_level() | {"tokenizer.chat_template": "{{ bos_token }}{{ eos_token }}"}
     meta["tokenizer.ggml.eos_token_id"] = meta["tokenizer.ggml.tokens"].index("<|im_end|>")
     assert Tokenizer.from_gguf(meta).render_chat([]) == "<|bos|><|im_end|>"
+
+
+@pytest.mark.parametrize("key", ["model", "pre", "tokens", "token_type", "scores", "merges"])
+@pytest.mark.parametrize("wrong", [5, 1.5, ["a", 5], {"a": 1}, [[1]], True])
+def test_an_entry_of_a_wrong_type_is_refused_by_its_name(key: str, wrong: object) -> None:
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": ["<unk>", "a"],
+        "tokenizer.ggml.scores": [0.0, 0.0],
+        f"tokenizer.ggml.{key}": wrong,
+    }
+    with pytest.raises(TokenizerError):
+        Tokenizer.from_gguf(metadata)

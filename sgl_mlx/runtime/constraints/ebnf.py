@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sgl_mlx.errors import InvalidParamsError
+from sgl_mlx.limits import Limits
 
 _TOKEN = re.compile(
     r"""(?P<space>\s+|\#[^\n]*)|(?P<name>[A-Za-z_][\w-]*)|(?P<is>::=)|(?P<look>\(=)
@@ -46,19 +47,24 @@ def is_ebnf(grammar: str) -> bool:
     return _STARTS_EBNF.match(grammar) is not None
 
 
-def to_lark(grammar: str) -> str:
+def to_lark(grammar: str, limits: Limits) -> str:
     """Translate an EBNF grammar to a Lark grammar that matches the same texts.
 
     Raises:
         InvalidParamsError: a rule is missing or defined twice, or a part of the grammar is
             malformed or not supported.
+        LimitError: the grammar has too many rules, or its translation is too long.
     """
     bodies = _bodies(grammar)
+    limits.check("max_grammar_rules", len(bodies), f"the grammar has {len(bodies):,} rules")
     if "root" not in bodies:
         raise InvalidParamsError(
             f"grammar has no rule named root; its rules are {', '.join(bodies)}"
         )
-    return _Translator(bodies).lark()
+    try:
+        return _Translator(bodies, limits).lark()
+    except RecursionError as e:
+        raise InvalidParamsError("grammar is nested too deeply") from e
 
 
 def _bodies(grammar: str) -> dict[str, list[_Token]]:
@@ -96,8 +102,10 @@ def _tokens(grammar: str) -> list[_Token]:
 
 
 class _Translator:
-    def __init__(self, bodies: Mapping[str, Sequence[_Token]]) -> None:
+    def __init__(self, bodies: Mapping[str, Sequence[_Token]], limits: Limits) -> None:
         self._bodies = bodies
+        self._limits = limits
+        self._size = 0
         self._recursive = _recursive(bodies)
         self._parts: dict[str, _Part] = {}
         self._names = {name: f"rule_{i}" for i, name in enumerate(bodies)}
@@ -118,7 +126,11 @@ class _Translator:
             raise InvalidParamsError(f"grammar has no rule named {name}")
         if name in self._recursive:
             return _Part(self._names[name], regular=False)
-        return self._body(name)
+        part = self._body(name)
+        self._size += len(part.text)  # a rule is written out wherever it is named
+        written = f"the grammar, written out, has {self._size:,} characters"
+        self._limits.check("max_grammar_chars", self._size, written)
+        return part
 
 
 class _Reader:
@@ -242,19 +254,38 @@ class _Reader:
 
 
 def _recursive(bodies: Mapping[str, Sequence[_Token]]) -> set[str]:
-    """Find the rules that refer to themselves, directly or through other rules."""
-    calls = {name: {t for kind, t in body if kind == "name"} for name, body in bodies.items()}
+    """Find the rules that refer to themselves, directly or through other rules.
+
+    These are the strongly connected components that have a cycle (Tarjan 1972, without recursion).
+    """
+    calls = {name: [t for k, t in body if k == "name"] for name, body in bodies.items()}
+    number: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    done: set[str] = set()
     found: set[str] = set()
-    for name in calls:
-        reached: set[str] = set()
-        waiting = [*calls[name]]
+    for root in calls:
+        waiting = [] if root in number else [(root, iter(calls[root]))]
         while waiting:
-            called = waiting.pop()
-            if called not in reached:
-                reached.add(called)
-                waiting += calls.get(called, ())
-        if name in reached:
-            found.add(name)
+            name, called = waiting[-1]
+            if name not in number:
+                number[name] = lowest[name] = len(number)
+                stack.append(name)
+            inner = next((c for c in called if c in calls and c not in done), None)
+            if inner is None:
+                waiting.pop()
+                if waiting:
+                    lowest[waiting[-1][0]] = min(lowest[waiting[-1][0]], lowest[name])
+                if lowest[name] == number[name]:
+                    component = stack[stack.index(name) :]
+                    del stack[-len(component) :]
+                    done.update(component)
+                    if len(component) > 1 or name in calls[name]:
+                        found.update(component)
+            elif inner in number:
+                lowest[name] = min(lowest[name], number[inner])
+            else:
+                waiting.append((inner, iter(calls[inner])))
     return found
 
 

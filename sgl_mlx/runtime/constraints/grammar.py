@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
+from concurrent.futures import Future
 from contextlib import suppress
-from functools import lru_cache
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits
 
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import InvalidParamsError, TokenizerError
+from sgl_mlx.limits import Limits
 from sgl_mlx.runtime.constraints.constraint import Constraint
+from sgl_mlx.runtime.constraints.deep_stack import on_deep_stack
 from sgl_mlx.runtime.constraints.ebnf import is_ebnf
 from sgl_mlx.runtime.constraints.json_text import JsonText
 from sgl_mlx.runtime.constraints.lark import prepare_grammar
@@ -29,6 +32,8 @@ DTYPES = {
 }
 """SGLang's regular expression for each `dtype`."""
 
+DEFAULT = Limits()
+
 _KINDS = ("regex", "json_schema", "dtype", "grammar", "ebnf")
 
 _JSON_STYLE: Any = {
@@ -41,8 +46,6 @@ _JSON_STYLE: Any = {
 With free white space, a small model could write white space for ever.
 """
 
-_CACHED_GRAMMARS = 256
-
 
 class GrammarCompiler:
     """Compiler of the regexes, schemas and grammars of requests to constraints, for one tokenizer.
@@ -51,14 +54,17 @@ class GrammarCompiler:
 
     Args:
         vocabulary: the model's number of logits; it may be larger than the tokenizer's vocabulary.
+        limits: bounds on a grammar's size, and on the work of compiling and applying it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, vocabulary: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, vocabulary: int, limits: Limits = DEFAULT) -> None:
+        self._limits = limits
         self._tokenizer = tokenizer
         self._size = vocabulary
-        self._lock = threading.Lock()
+        self._tables = threading.Lock()  # held while the vocabulary is built
         self._vocabulary: GrammarVocabulary | None = None
-        self._compiled = lru_cache(_CACHED_GRAMMARS)(self._compile)
+        self._lock = threading.Lock()  # guards `_compiled`
+        self._compiled: OrderedDict[tuple[str, str], Future[LLMatcher]] = OrderedDict()
 
     def constraint(self, params: SamplingParams) -> Constraint | None:
         """Return a new constraint for a request; None if `params` ask for none.
@@ -74,32 +80,56 @@ class GrammarCompiler:
         if len(asked) > 1:
             raise InvalidParamsError(f"{' and '.join(asked)} exclude each other; give one")
         (kind,) = asked
-        text = _checked(kind, getattr(params, kind))
-        with self._lock:
-            matcher = self._compiled(kind, text)
-            vocabulary = self._vocabulary
+        matcher = self._matcher(kind, _checked(kind, getattr(params, kind)))
+        vocabulary = self._vocabulary
         if kind == "json_schema" and vocabulary is not None:
             return JsonText(matcher.deep_copy(), vocabulary)
         return Constraint(matcher.deep_copy())
+
+    def has(self, params: SamplingParams) -> bool:
+        """Return True if the grammar that `params` ask for is compiled already."""
+        with self._lock:
+            found = [self._compiled.get((kind, getattr(params, kind))) for kind in _KINDS]
+        return any(future is not None and future.done() for future in found)
+
+    def _matcher(self, kind: str, text: str) -> LLMatcher:
+        """Return a compiled grammar; of threads that ask for the same one, one compiles it."""
+        key = kind, text
+        with self._lock:
+            compiled = self._compiled.get(key)
+            is_first = compiled is None
+            if compiled is None:
+                compiled = self._compiled[key] = Future()
+            self._compiled.move_to_end(key)
+            while len(self._compiled) > self._limits.max_grammars:
+                self._compiled.popitem(last=False)
+        if is_first:
+            try:
+                compiled.set_result(on_deep_stack(lambda: self._compile(kind, text)))
+            except BaseException as error:  # any error, or other threads would wait for ever
+                compiled.set_exception(error)
+                with self._lock:
+                    self._compiled.pop(key, None)
+        return compiled.result()
 
     def prepare(self) -> None:
         """Build llguidance's vocabulary before the first request needs it; building holds the GIL.
 
         Errors of the tokenizer are ignored here; the first request with a grammar raises them.
         """
-        with self._lock, suppress(TokenizerError):
+        with suppress(TokenizerError):
             self._prepared()
 
     def _prepared(self) -> GrammarVocabulary:
-        if self._vocabulary is None:
-            self._vocabulary = GrammarVocabulary(self._tokenizer, self._size)
-        return self._vocabulary
+        with self._tables:
+            if self._vocabulary is None:
+                self._vocabulary = GrammarVocabulary(self._tokenizer, self._size)
+            return self._vocabulary
 
     def _compile(self, kind: str, text: str) -> LLMatcher:
         vocabulary = self._prepared()
-        grammar = _grammar(kind, text, self._tokenizer)
-        limits = LLParserLimits(verbose_errors=False)
-        matcher = LLMatcher(vocabulary.engine, grammar, log_level=0, limits=limits)
+        grammar = _grammar(kind, text, self._tokenizer, self._limits)
+        matcher = LLMatcher(vocabulary.engine, grammar, log_level=0, limits=self._parser_limits())
         probe = Constraint(matcher.deep_copy())
         forced, mask = probe.forced(), int.from_bytes(probe.allowed(), "little")
         if probe.error is not None:
@@ -109,6 +139,17 @@ class GrammarCompiler:
                 f"{kind} {short(text)}: only an empty text matches, and this model has no end token"
             )
         return matcher
+
+    def _parser_limits(self) -> LLParserLimits:
+        limits = self._limits
+        return LLParserLimits(
+            verbose_errors=False,
+            initial_lexer_fuel=limits.max_grammar_work,
+            step_lexer_fuel=limits.max_step_work,
+            step_max_items=limits.max_step_items,
+            max_lexer_states=limits.max_grammar_states,
+            max_grammar_size=limits.max_grammar_symbols,
+        )
 
 
 def _checked(kind: str, text: Any) -> str:
@@ -124,7 +165,7 @@ def _checked(kind: str, text: Any) -> str:
     return text
 
 
-def _grammar(kind: str, text: str, tokenizer: Tokenizer) -> str:
+def _grammar(kind: str, text: str, tokenizer: Tokenizer, limits: Limits) -> str:
     if kind == "dtype":
         if text not in DTYPES:
             raise InvalidParamsError(f"unknown dtype {text!r}; known are {', '.join(DTYPES)}")
@@ -134,9 +175,9 @@ def _grammar(kind: str, text: str, tokenizer: Tokenizer) -> str:
     if kind == "ebnf" and not is_ebnf(text):
         raise InvalidParamsError(f"ebnf {short(text)}: its first rule is not defined with ::=")
     if kind in ("grammar", "ebnf"):
-        return str(LLMatcher.grammar_from_lark(prepare_grammar(text, tokenizer)))
+        return str(LLMatcher.grammar_from_lark(prepare_grammar(text, tokenizer, limits)))
     try:
-        schema = prepare_schema(text)
+        schema = prepare_schema(text, limits)
         return str(LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_STYLE))
     except InvalidParamsError:
         raise

@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 
 from sgl_mlx.errors import InvalidParamsError
+from sgl_mlx.limits import Limits
 from sgl_mlx.runtime.constraints.ebnf import is_ebnf, to_lark
 from sgl_mlx.tokenizer import Tokenizer
 
 NO_FORCING = '%llguidance {"no_forcing": true}'
 """The line that switches off forced tokens."""
 
+_RULE = re.compile(r"^[ \t]*[?!]*\w[^:\n]*:", re.MULTILINE)
 _QUOTED_OR_NAME = re.compile(
     r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/|//[^\n]*|#[^\n]*|<[^<>"/\s\[][^<>"\s]*>|<[/|][^<>"\s]*>'
 )
 
 
-def prepare_grammar(grammar: str, tokenizer: Tokenizer) -> str:
+def prepare_grammar(grammar: str, tokenizer: Tokenizer, limits: Limits) -> str:
     """Convert a Lark, EBNF or GBNF grammar to the Lark dialect of llguidance.
 
     In Lark, `<name>` stands for an added token, whether it is special or not.
@@ -24,11 +26,14 @@ def prepare_grammar(grammar: str, tokenizer: Tokenizer) -> str:
     Raises:
         InvalidParamsError: the grammar is empty, names an end token or a token that the model does
             not have, or is EBNF that cannot be translated.
+        LimitError: the grammar has too many rules.
     """
     if not grammar.strip():
         raise InvalidParamsError("grammar is empty; it needs a rule named start (Lark) or root")
     if is_ebnf(grammar):
-        return _without_endless_forcing(to_lark(grammar))
+        return _without_endless_forcing(to_lark(grammar, limits))
+    rules = len(_RULE.findall(grammar))
+    limits.check("max_grammar_rules", rules, f"the grammar has {rules:,} rules")
     return _without_endless_forcing(_with_plain_tokens(grammar, tokenizer))
 
 

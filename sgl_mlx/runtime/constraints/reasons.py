@@ -25,11 +25,18 @@ _REWRITES = (
 )
 
 
+_LONG = 160
+"""Most characters of a line that are shown."""
+
+
 def reason(error: str) -> str:
-    """Return an error message of llguidance, reworded if `_REWRITES` has words for it."""
+    """Return an error message of llguidance, reworded if `_REWRITES` has words for it.
+
+    A message that quotes a long line of the grammar is shortened.
+    """
     shown = error.removesuffix("<non-verbose/>").strip()
     lines = [line for line in shown.splitlines() if not line.endswith(NO_FORCING)]
-    shown = "\n".join(lines)
+    shown = "\n".join(line if len(line) <= _LONG else f"{line[:_LONG]}..." for line in lines)
     for pattern, words in _REWRITES:
         shown = re.sub(pattern, words, shown, flags=re.DOTALL)
     return shown

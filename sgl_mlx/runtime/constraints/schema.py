@@ -8,11 +8,13 @@ in Python.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
-from sgl_mlx.errors import InvalidParamsError
+from sgl_mlx.errors import InvalidParamsError, LimitError
+from sgl_mlx.limits import Limits
 from sgl_mlx.runtime.constraints.python_regex import short, to_rust
 
 _MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
@@ -37,6 +39,7 @@ _NARROWER = {
     "idn-hostname": "hostname",
 }
 _FAR = 10**15
+_BRACKETS = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _UUID = "^[0-9a-f]{8}-[0-9a-f]{4}-%d[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
 _PATTERNS = {
@@ -61,24 +64,54 @@ _SAME_AS = {r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$": r"^[+-]?0*\d+(?:\.\d*)?$"}
 """Replacement without look-ahead for pydantic's pattern of a serialized `Decimal`."""
 
 
-def prepare_schema(text: str) -> str:
+def prepare_schema(text: str, limits: Limits) -> str:
     """Rewrite a JSON schema so that llguidance accepts it.
 
     Raises:
         InvalidParamsError: the text is not a JSON schema, the schema is `false`, or it contains a
             pattern that no grammar can express.
+        LimitError: the schema is nested too deeply, or has too many references.
     """
     try:
+        depth = _depth(text)
+        limits.check("max_schema_depth", depth, f"the JSON schema has {depth} levels")
         schema = json.loads(text)
+        references = len(set(_references(schema)))
+        told = f"the JSON schema has {references:,} different references"
+        limits.check("max_grammar_rules", references, told)
         if schema is False:
             raise InvalidParamsError("nothing can match it")
         if schema is not True and not isinstance(schema, dict):
             raise InvalidParamsError("a JSON schema is an object, true or false")
         return json.dumps({} if schema is True else _prepared(schema))
+    except LimitError:
+        raise
     except InvalidParamsError as e:
         raise InvalidParamsError(f"json_schema {short(text)}: {e}") from e
     except (ValueError, RecursionError) as e:
         raise InvalidParamsError(f"json_schema {short(text)} is no JSON: {e}") from e
+
+
+def _depth(text: str) -> int:
+    """Return the number of brackets of a JSON text that are open at once, those in texts aside."""
+    depth = deepest = 0
+    for found in _BRACKETS.finditer(text):
+        if found[0] in "{[":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif found[0] in "}]":
+            depth -= 1
+    return deepest
+
+
+def _references(part: Any) -> Iterator[str]:
+    """Yield the values of `$ref` in a schema."""
+    if isinstance(part, dict):
+        if isinstance(part.get("$ref"), str):
+            yield part["$ref"]
+        part = list(part.values())
+    for inner in part if isinstance(part, list) else ():
+        yield from _references(inner)
 
 
 def _prepared(schema: Any) -> Any:

@@ -20,6 +20,14 @@ FORMAT = "sgl-mlx-kv/1"
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 """Arrays of a block by name, such as `keys.0`; the first axis counts tokens."""
 
+STATE = "states."
+"""Names of arrays of recurrent state begin with this; only snapshots have such arrays."""
+
+
+def is_snapshot(arrays: Arrays) -> bool:
+    """Return True for a snapshot of recurrent state, False for a block of KV."""
+    return any(name.startswith(STATE) for name in arrays)
+
 
 def encode(key: str, arrays: Arrays) -> bytes:
     """Serialise the block `key` as a safetensors document; the arrays must be contiguous."""
@@ -33,7 +41,7 @@ def decode(key: str, data: bytes) -> Arrays | None:
         arrays = load(data)
         length = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + length]).get("__metadata__")
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError):
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     expected = {"format": FORMAT, "key": key, "checksum": _checksum(arrays)}
     return arrays if metadata == expected else None

@@ -115,7 +115,7 @@ class BlockFolder:
     def _write(self, key: str, data: bytes) -> None:
         temporary = self._path / f"{key}.tmp"
         try:
-            with temporary.open("wb") as stream:
+            with open(temporary, "wb", opener=_owner_only) as stream:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -165,6 +165,11 @@ class BlockFolder:
         with os.fdopen(descriptor, "r+b") as book:
             fcntl.flock(book, fcntl.LOCK_EX)
             yield book
+
+
+def _owner_only(path: str, flags: int) -> int:
+    """Open a file that, if it is new, its owner alone can read, since KV reveals prompts."""
+    return os.open(path, flags, 0o600)
 
 
 def _stamp(file: Path) -> None:

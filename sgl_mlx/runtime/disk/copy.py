@@ -5,21 +5,17 @@ Blocks of an 8-bit pool are int8 with float16 scales. bfloat16 is kept as uint16
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from sgl_mlx.runtime.cache.tier import Load, LoadState, Spill, SpillState
-from sgl_mlx.runtime.disk.block_file import Arrays
+from sgl_mlx.runtime.disk.block_file import STATE, Arrays, is_snapshot
 from sgl_mlx.runtime.disk.store import DiskStore
 from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
 from sgl_mlx.runtime.pool.states import StatePool
-
-_STATE = "states."
-"""Names of arrays of recurrent state begin with this."""
-
 
 Copied = Spill | Load | SpillState | LoadState
 """A transfer between a pool and the store."""
@@ -75,10 +71,11 @@ class PoolCopy:
     def _spill_state(self, spill: SpillState) -> None:
         assert self._states is not None, "states of a model of attention alone"
         each = StatePool.bytes_per_slot(self._states.shapes)
-        if not self._store.takes(1, each + len(spill.slots) * self._bytes_per_slot):
+        size = each + len(spill.slots) * self._bytes_per_slot
+        if not self._store.takes(1, size, snapshots=True):
             return
         kept = {
-            f"{_STATE}{i}": _host(array)[spill.state : spill.state + 1].copy()
+            f"{STATE}{i}": _host(array)[spill.state : spill.state + 1].copy()
             for i, array in enumerate(self._states.arrays)
         }
         tail = read(self._pool, spill.slots) if spill.slots else {}
@@ -88,13 +85,36 @@ class PoolCopy:
         assert self._states is not None, "states of a model of attention alone"
         host = self._store.take(load.reading)
         arrays = [
-            _device(host[f"{_STATE}{i}"], array.dtype)
-            for i, array in enumerate(self._states.arrays)
+            _device(host[f"{STATE}{i}"], array.dtype) for i, array in enumerate(self._states.arrays)
         ]
         self._states.write([load.state], arrays)
         if load.slots:
-            tail = {n: x[load.skip :] for n, x in host.items() if not n.startswith(_STATE)}
+            tail = {n: x[load.skip :] for n, x in host.items() if not n.startswith(STATE)}
             write(self._pool, load.slots, tail)
+
+
+def layout(pool: KVPool, states: StatePool | None = None) -> Callable[[Arrays], bool]:
+    """Return a check of whether arrays from a file have the names, types and shapes of the pools.
+
+    A block has all arrays of KV, with one length; a snapshot has one row of each state, and all
+    arrays of KV or none.
+    """
+    kv = {name: _form(_host(array)) for name, array in _arrays(pool)}
+    kept = {f"{STATE}{i}": _form(_host(x)) for i, x in enumerate(states.arrays if states else ())}
+
+    def fits(arrays: Arrays) -> bool:
+        found = {name: _form(array) for name, array in arrays.items() if array.ndim}
+        tokens = {len(array) for name, array in arrays.items() if name in kv and array.ndim}
+        if not is_snapshot(arrays):
+            return found == kv and len(tokens) == 1
+        rows = {len(array) for name, array in arrays.items() if name in kept and array.ndim}
+        return found in (kept, {**kept, **kv}) and rows == {1} and len(tokens) <= 1
+
+    return fits
+
+
+def _form(array: np.ndarray[Any, Any]) -> tuple[Any, ...]:
+    return array.dtype, array.shape[1:]
 
 
 def read(pool: KVPool, slots: Sequence[int]) -> Arrays:

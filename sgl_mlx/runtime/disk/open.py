@@ -17,7 +17,7 @@ from sgl_mlx.runtime.cache.tier import Tier
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.disk.block_file import FORMAT
 from sgl_mlx.runtime.disk.block_folder import BlockFolder
-from sgl_mlx.runtime.disk.copy import PoolCopy
+from sgl_mlx.runtime.disk.copy import PoolCopy, layout
 from sgl_mlx.runtime.disk.store import DiskStore
 from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.pool.states import StatePool
@@ -27,7 +27,7 @@ from sgl_mlx.runtime.pool.states import StatePool
 class DiskStats:
     """Counts of the KV cache's second tier on disk, since the engine's start.
 
-    Tokens are counted in whole blocks; a snapshot of recurrent state counts as one block.
+    Tokens are counted in whole blocks; snapshots of recurrent state are counted by themselves.
 
     Attributes:
         spilled_tokens: tokens whose KV was written to disk.
@@ -35,6 +35,10 @@ class DiskStats:
         dropped_tokens: tokens not written because the queue was full.
         failed_tokens: tokens not written because of an error.
         waiting_tokens: tokens queued to be written now.
+        spilled_snapshots: snapshots of recurrent state that were written to disk.
+        read_snapshots: snapshots that were read from disk.
+        dropped_snapshots: snapshots not written because the queue was full.
+        failed_snapshots: snapshots not written because of an error.
         hits: look-ups of prompts that found enough tokens to be worth reading.
         misses: look-ups that found too few.
         broken_files: damaged files that were found and removed.
@@ -46,6 +50,10 @@ class DiskStats:
     dropped_tokens: int
     failed_tokens: int
     waiting_tokens: int
+    spilled_snapshots: int
+    read_snapshots: int
+    dropped_snapshots: int
+    failed_snapshots: int
     hits: int
     misses: int
     broken_files: int
@@ -64,12 +72,17 @@ class DiskTier:
     def stats(self) -> DiskStats:
         """Return counts since the start."""
         blocks, lookups, size = self.store.stats(), self.tier.lookups, self.tier.size
+        snapshots = self.store.snapshot_stats()
         return DiskStats(
             spilled_tokens=blocks.spilled * size,
             read_tokens=blocks.read * size,
             dropped_tokens=blocks.dropped * size,
             failed_tokens=blocks.failed * size,
             waiting_tokens=blocks.waiting * size,
+            spilled_snapshots=snapshots.spilled,
+            read_snapshots=snapshots.read,
+            dropped_snapshots=snapshots.dropped,
+            failed_snapshots=snapshots.failed,
             hits=lookups.hits,
             misses=lookups.misses,
             broken_files=self.store.folder.broken,
@@ -102,7 +115,8 @@ def open_disk_tier(
         raise InvalidParamsError(
             f"disk_cache_dir must be a folder that can be written, {path} is not: {error}"
         ) from error
-    store = DiskStore(folder, on_read)
+    queued = config.limits.max_disk_queue_bytes
+    store = DiskStore(folder, on_read, queued, layout(pool, states))
     tier = Tier(store, identity(loaded, pool, states), layers=bool(pool.layers))
     kept = StateTier(tier) if states is not None else None
     return DiskTier(tier, store, PoolCopy(pool, store, states), kept)

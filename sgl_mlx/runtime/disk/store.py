@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from sgl_mlx.runtime.disk.block_file import Arrays
+from sgl_mlx.limits import Limits
+from sgl_mlx.runtime.disk.block_file import Arrays, is_snapshot
 from sgl_mlx.runtime.disk.block_folder import BlockFolder
 
-PENDING_BYTES = 512 << 20
-"""Largest size of the write queue, in bytes."""
 CLOSING_SECONDS = 20.0
 """Seconds for which `close` goes on writing queued blocks, by default."""
 
@@ -53,8 +52,9 @@ class DiskReading:
 
 @dataclass
 class Blocks:
-    """Counts of blocks: written to disk (`spilled`), read, and queued for writing now (`waiting`).
+    """Counts of blocks, or of snapshots.
 
+    `spilled` were written to disk, `read` were read, `waiting` are queued for writing now.
     `dropped` were not queued because the queue was full; `failed` were queued but not written.
     """
 
@@ -71,21 +71,26 @@ class DiskStore:
     Args:
         on_read: called by the reading thread when a reading is done.
         pending_bytes: largest size of the write queue, in bytes.
+        fits: whether arrays from a file have the names, types and shapes of the pools; a block
+            that does not fit is not read.
     """
 
     def __init__(
         self,
         folder: BlockFolder,
         on_read: Callable[[], None],
-        pending_bytes: int = PENDING_BYTES,
+        pending_bytes: int = Limits().max_disk_queue_bytes,
+        fits: Callable[[Arrays], bool] = lambda arrays: True,
     ) -> None:
         self.folder = folder
         self._on_read = on_read
+        self._fits = fits
         self._limit = pending_bytes
         self._pending: dict[str, Arrays] = {}
         self._pending_bytes = 0
         self._blocks = Blocks()
-        self._lock = threading.Lock()  # guards the three attributes above
+        self._snapshots = Blocks()
+        self._lock = threading.Lock()  # guards the four attributes above
         self._deadline: float | None = None
         self._ids = itertools.count()
         self._readings: dict[int, DiskReading] = {}  # used by the engine thread only
@@ -130,14 +135,17 @@ class DiskStore:
         """Number of readings that are neither taken nor dropped yet."""
         return len(self._readings)
 
-    def takes(self, blocks: int, size: int) -> int:
+    def takes(self, blocks: int, size: int, snapshots: bool = False) -> int:
         """Return how many of `blocks` new blocks, `size` bytes each, may be queued with `write`.
 
         The others are counted as dropped.
+
+        Args:
+            snapshots: True if they are snapshots of recurrent state.
         """
         with self._lock:
             taken = min(blocks, max(self._limit - self._pending_bytes, 0) // size)
-            self._blocks.dropped += blocks - taken
+            (self._snapshots if snapshots else self._blocks).dropped += blocks - taken
         return taken
 
     def write(self, key: str, block: Arrays) -> None:
@@ -150,9 +158,20 @@ class DiskStore:
         self._writes.put(key)
 
     def stats(self) -> Blocks:
-        """Return counts of blocks since the start."""
+        """Return counts of blocks since the start, without snapshots."""
         with self._lock:
-            return replace(self._blocks, waiting=len(self._pending))
+            return replace(self._blocks, waiting=self._waiting(False))
+
+    def snapshot_stats(self) -> Blocks:
+        """Return counts of snapshots of recurrent state since the start."""
+        with self._lock:
+            return replace(self._snapshots, waiting=self._waiting(True))
+
+    def _waiting(self, snapshots: bool) -> int:
+        return sum(is_snapshot(block) == snapshots for block in self._pending.values())
+
+    def _counts(self, block: Arrays) -> Blocks:
+        return self._snapshots if is_snapshot(block) else self._blocks
 
     def close(self, seconds: float = CLOSING_SECONDS) -> None:
         """Write queued blocks for `seconds` at most, then stop the threads.
@@ -174,13 +193,13 @@ class DiskStore:
             with self._lock:
                 del self._pending[key]
                 self._pending_bytes -= _bytes(block)
-                self._blocks.spilled += written
-                self._blocks.failed += not written
+                self._counts(block).spilled += written
+                self._counts(block).failed += not written
 
     def _write(self, key: str, block: Arrays) -> bool:
         if self._deadline is not None and time.monotonic() > self._deadline:
             return False
-        with suppress(Exception):
+        with suppress(Exception):  # of any kind, or the writing thread would end
             return self.folder.write(key, block)
         return False
 
@@ -194,12 +213,12 @@ class DiskStore:
     def _read(self, reading: DiskReading) -> None:
         for key in reading.keys:
             block = self._pending.get(key) or self.folder.read(key)
-            if block is None:
+            if block is None or not self._fits(block):
                 break
             reading.append(block)
+            with self._lock:
+                self._counts(block).read += 1
         self.folder.touch(reading.keys[: reading.count])
-        with self._lock:
-            self._blocks.read += reading.count
 
 
 def _bytes(block: Arrays) -> int:

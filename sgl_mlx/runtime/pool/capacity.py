@@ -97,7 +97,7 @@ def _windows(adapter: Adapter, config: EngineConfig, running: int, available: in
     if not adapter.ragged or adapter.states or config.disk_cache_dir is not None:
         return WindowBudget(None, adapter.layers)
     wanted = config.max_total_tokens, config.max_window_tokens
-    limits = replace(config.limits, max_running=running)
+    limits = replace(config.scheduler_limits, max_running=running)
     return window_budget(adapter.layers, adapter.dtype, config.kv_bits, wanted, limits, available)
 
 
@@ -114,7 +114,7 @@ def _policy(adapter: Adapter, config: EngineConfig) -> SnapshotPolicy:
 
     So snapshots at the stride take at most four times the bytes of the KV between them.
     """
-    policy = config.limits.snapshots
+    policy = config.scheduler_limits.snapshots
     if policy.kind != "program" or not adapter.states:
         return policy
     token = KVPool.bytes_per_slot(adapter.layers, adapter.dtype, config.kv_bits)

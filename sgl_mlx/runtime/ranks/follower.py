@@ -6,7 +6,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 import time
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -22,6 +21,7 @@ from sgl_mlx.runtime.pool.capacity import capacity
 from sgl_mlx.runtime.pool.wired import WiredWeights
 from sgl_mlx.runtime.ranks.broadcast import run_received
 from sgl_mlx.runtime.ranks.connect import connect
+from sgl_mlx.runtime.ranks.group import join_group
 from sgl_mlx.runtime.ranks.identity import kill_if_stopped_here
 from sgl_mlx.runtime.ranks.launch import Launch
 from sgl_mlx.runtime.ranks.peer import Peer, Watch
@@ -35,22 +35,22 @@ _VERDICT = 1.5
 
 
 def follow(launch: Launch) -> NoReturn:
-    """Run what rank 0 sends until it leaves, then end this process.
+    """Run what rank 0 sends until it leaves, then end this process: with code 0 in good order.
 
-    Raises:
-        SystemExit: with code 0 if rank 0 left in good order, else 1.
+    Nothing of the program that called this goes on here, not even its `finally` blocks.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides what Ctrl-C ends
+    with suppress(ValueError):  # not on the main thread
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides what Ctrl-C ends
     try:
         connected = connect(launch)
+        if connected is None:
+            os._exit(1)
+        leader = Peer(*connected, _lost)
+        watch = Watch([leader], _lost)
+        group = join_group(launch)
     except BackendError as error:
         log.error("rank %d: %s", launch.rank, error)
-        sys.exit(1)
-    if connected is None:
-        sys.exit(1)
-    leader = Peer(*connected, _lost)
-    watch = Watch([leader], _lost)
-    group = mx.distributed.init(strict=True, backend=launch.backend)
+        os._exit(1)
     try:
         while not leader.leaving and (note := leader.next().note)["is"] == "open":
             _Engine(leader, group).run(EngineConfig(**note["config"]))
@@ -60,8 +60,7 @@ def follow(launch: Launch) -> NoReturn:
         _report(leader, error)
     watch.stop()
     mx.synchronize()
-    mx.clear_streams()
-    sys.exit(0)
+    os._exit(0)
 
 
 class _Engine:
@@ -86,7 +85,7 @@ class _Engine:
         self._leader.channel.tell(fingerprint=loaded.fingerprint, limits=mine.shared)
         answer = self._leader.next().note
         if answer["is"] == "refused":  # rank 0 says why
-            sys.exit(1)
+            os._exit(1)
         if answer["is"] != "agreed":
             return None
         pool, states = mine.within(answer["limits"]).pools(adapter, config)

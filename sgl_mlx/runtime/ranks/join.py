@@ -23,7 +23,6 @@ def join(launch: Launch) -> Ranks:
 
     Raises:
         BackendError: on rank 0, when a rank does not come or does not fit.
-        SystemExit: on every other rank, at the end.
     """
     if launch.rank > 0:
         follow(launch)

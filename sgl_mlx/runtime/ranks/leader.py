@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
-import mlx.core as mx
-
 from sgl_mlx.errors import BackendError
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.ranks.broadcast import BroadcastingRunner
 from sgl_mlx.runtime.ranks.connect import accept_all
 from sgl_mlx.runtime.ranks.crew import Crew
+from sgl_mlx.runtime.ranks.group import join_group
 from sgl_mlx.runtime.ranks.launch import Launch
 from sgl_mlx.runtime.ranks.sharing import SendingFeatures, SendingSampler, sampler_of
 from sgl_mlx.runtime.sampler import Sampler
@@ -30,14 +29,14 @@ class Ranks:
         group: MLX's group of all ranks.
 
     Raises:
-        BackendError: see `connect.accept_all`.
+        BackendError: see `connect.accept_all` and `join_group`.
     """
 
     def __init__(self, launch: Launch) -> None:
         self.size = launch.size
         self._opened = False
         self._crew = Crew(accept_all(launch))
-        self.group = mx.distributed.init(strict=True, backend=launch.backend)
+        self.group = join_group(launch)
 
     def open(self, config: EngineConfig) -> None:
         """Let the other ranks load a model; `agree` waits for them.

@@ -11,6 +11,7 @@ from typing import Any, TypedDict, cast
 from sgl_mlx import bounds
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import InvalidParamsError, PromptError
+from sgl_mlx.limits import Limits
 from sgl_mlx.runtime.request.prepare import Prepared, Preparer, Source
 
 PromptInput = str | Sequence[str] | None
@@ -115,7 +116,7 @@ class Inputs:
         changes = dict(options)
         keywords = _take_keywords(changes)
         sources, single = _sources(preparer, prompt, input_ids, image_data)
-        params = _params_for(sampling_params, len(sources), changes)
+        params = _params_for(sampling_params, len(sources), changes, preparer.limits)
         return cls(sources, params, RequestOptions.each(keywords, len(sources), single), single)
 
     def only(self) -> Inputs:
@@ -205,7 +206,7 @@ def _images(given: Any) -> list[Any]:
 
 
 def _params_for(
-    given: Params | Sequence[Params], count: int, changes: Mapping[str, Any]
+    given: Params | Sequence[Params], count: int, changes: Mapping[str, Any], limits: Limits
 ) -> list[SamplingParams]:
     """Return checked sampling parameters, one for each of `count` prompts.
 
@@ -216,7 +217,7 @@ def _params_for(
     rows: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given] * count
     if len(rows) != count:
         raise InvalidParamsError(f"{len(rows)} sampling_params for {count} prompts")
-    return [SamplingParams.of(row).override(**changes).validate() for row in rows]
+    return [SamplingParams.of(row).override(**changes).validate(limits) for row in rows]
 
 
 def _rids(given: object, count: int, single: bool) -> tuple[str, ...]:

@@ -6,13 +6,24 @@ event loop nor the engine thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeGuard, cast
+from typing import Literal, NamedTuple, TypeGuard, cast
 
 from sgl_mlx import bounds
-from sgl_mlx.core import Generated, Image, Parallel, Prompt, SamplingParams, Shift, Text, Video
+from sgl_mlx.core import (
+    Generated,
+    Image,
+    Parallel,
+    Part,
+    Prompt,
+    SamplingParams,
+    Shift,
+    Text,
+    Video,
+)
 from sgl_mlx.errors import ContextLengthError, InvalidParamsError, PromptError
+from sgl_mlx.limits import Limits
 from sgl_mlx.runtime.assembly import RunnableModel
 from sgl_mlx.runtime.constraints.healing import NOTHING_TAKEN, Healing, TakenBack
 from sgl_mlx.runtime.request.encode import Encoded, encode
@@ -20,6 +31,37 @@ from sgl_mlx.runtime.scheduler.sequence import Constraint
 
 _SMALL = 2000
 _LARGE = 1 << 30
+
+Where = Literal["here", "prompts", "grammars"]
+"""Where requests are prepared: on the caller's thread, or on one of two kinds of worker threads."""
+
+
+class Size(NamedTuple):
+    """Numbers of characters or token ids, of parts in all branches, and of pictures and videos."""
+
+    characters: int
+    parts: int = 1
+    images: int = 0
+
+    @property
+    def effort(self) -> int:
+        """Number of characters, as a measure of the time that encoding takes; or `_LARGE`."""
+        return _LARGE if self.images else self.characters
+
+    @classmethod
+    def of(cls, prompt: Prompt) -> Size:
+        """Measure a prompt.
+
+        Raises:
+            PromptError: the prompt is not a tuple or list of parts, or a part is wrong.
+        """
+        characters = parts = images = 0
+        for part in _parts(prompt):
+            parts += 1
+            if isinstance(part, (Text, Generated)):
+                characters += len(bounds.text("the prompt", part.text, PromptError))
+            images += isinstance(part, (Image, Video))
+        return cls(characters, parts, images)
 
 
 @dataclass(frozen=True)
@@ -61,7 +103,8 @@ class Prepared:
 class Preparer:
     """The preparer of one model's requests: encodes and checks them. Usable from any thread."""
 
-    def __init__(self, model: RunnableModel) -> None:
+    def __init__(self, model: RunnableModel, limits: Limits) -> None:
+        self.limits = limits
         self._model = model
         self._can_heal = False
 
@@ -77,7 +120,9 @@ class Preparer:
         if is_ids(prompt):
             return self.of_ids(prompt)
         parts = cast(Prompt, prompt)
-        return Source(lambda: self._encode(parts), _size(parts))
+        size = Size.of(parts)
+        self._check(size)
+        return Source(lambda: self._encode(parts), size.effort)
 
     def of_text(self, text: str, images: Sequence[object]) -> Source:
         """Return the source of a text with pictures.
@@ -87,20 +132,36 @@ class Preparer:
         """
         if not images:
             return self.of_prompt((Text(text),))
+        self._check(Size(len(text), 1 + 2 * len(images), len(images)))
         pictures = self._model.pictures
         return Source(lambda: self._encode(pictures.prompt(text, images)), _LARGE)
 
     def of_ids(self, ids: Sequence[int]) -> Source:
         """Return the source of a prompt given as token ids, which `Source.encode` checks."""
+        self._check(Size(len(ids)))
         return Source(lambda: self._of_ids(ids), len(ids))
 
-    def is_quick(self, sources: Iterable[Source], params: Iterable[SamplingParams]) -> bool:
-        """Return True if preparing these prompts takes about a millisecond or less."""
-        small = sum(source.size for source in sources) <= _SMALL
-        return small and not any(map(self._needs_tables, params))
+    def _check(self, size: Size) -> None:
+        """Raise `LimitError` if a prompt of this size is over a limit."""
+        limits, check, characters = self.limits, bounds.within, size.characters
+        check(limits, "max_prompt_chars", characters, f"the prompt has {characters:,} characters")
+        check(limits, "max_parts", size.parts, f"the prompt has {size.parts:,} parts")
+        check(
+            limits, "max_images", size.images, f"the prompt has {size.images:,} pictures and videos"
+        )
 
-    def _needs_tables(self, params: SamplingParams) -> bool:
-        return params.constrained or (params.token_healing and not self._can_heal)
+    def where(self, sources: Iterable[Source], params: Iterable[SamplingParams]) -> Where:
+        """Return where to prepare these prompts.
+
+        That is "here" if it takes about a millisecond or less, "grammars" if a grammar is to be
+        compiled.
+        """
+        params = list(params)
+        if any(p.constrained and not self._model.grammars.has(p) for p in params):
+            return "grammars"
+        small = sum(source.size for source in sources) <= _SMALL
+        healed = self._can_heal or not any(p.token_healing for p in params)
+        return "here" if small and healed else "prompts"
 
     def _encode(self, prompt: Prompt) -> Encoded:
         model = self._model
@@ -185,29 +246,6 @@ def is_ids(prompt: Prompt | Sequence[int]) -> TypeGuard[Sequence[int]]:
     return listed and len(prompt) > 0 and hasattr(prompt[0], "__index__")
 
 
-def _size(prompt: Prompt) -> int:
-    """Return a prompt's number of characters, by which `is_quick` estimates the encoding time.
-
-    A picture or video counts as `_LARGE` characters, because preparing it is never quick.
-
-    Raises:
-        PromptError: the prompt is not a tuple or list of parts, or a part is wrong.
-    """
-    if not isinstance(prompt, (tuple, list)):
-        bounds.refuse("a prompt", prompt, "a tuple of parts, such as Text", PromptError)
-    return sum(map(_part_size, prompt))
-
-
-def _part_size(part: object) -> int:
-    if isinstance(part, (Text, Generated)):
-        return len(bounds.text("the prompt", part.text, PromptError))
-    if isinstance(part, Parallel):
-        return sum(map(_size, part.branches))
-    if not isinstance(part, (Image, Video, Shift)):
-        bounds.refuse("a part of a prompt", part, "a Text, Image or the like", PromptError)
-    return 0 if isinstance(part, Shift) else _LARGE
-
-
 def _token(token: object, size: int) -> int:
     found = bounds.whole(token)
     if found is None or not 0 <= found < size:
@@ -215,3 +253,17 @@ def _token(token: object, size: int) -> int:
             f"token id {bounds.shown(token)} is not in the vocabulary (0 to {size - 1})"
         )
     return found
+
+
+def _parts(prompt: Prompt) -> Iterator[Part]:
+    """Yield all parts, also those of branches; `Parallel` parts before the parts in them."""
+    waiting = [prompt]
+    while waiting:
+        prompt = waiting.pop()
+        if not isinstance(prompt, (tuple, list)):
+            bounds.refuse("a prompt", prompt, "a tuple of parts, such as Text", PromptError)
+        for part in prompt:
+            if not isinstance(part, (Text, Generated, Image, Video, Shift, Parallel)):
+                bounds.refuse("a part of a prompt", part, "a Text, Image or the like", PromptError)
+            yield part
+            waiting += part.branches if isinstance(part, Parallel) else ()

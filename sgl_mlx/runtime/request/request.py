@@ -21,7 +21,7 @@ from sgl_mlx.errors import EngineStoppedError, InvalidParamsError, RequestAborte
 from sgl_mlx.runtime.loop import EngineLoop
 from sgl_mlx.runtime.request.inputs import RequestOptions
 from sgl_mlx.runtime.request.output import TextOutput
-from sgl_mlx.runtime.request.prepare import Prepared
+from sgl_mlx.runtime.request.prepare import Prepared, Where
 from sgl_mlx.runtime.scheduler.sequence import Sequence as Seq
 
 Completions = tuple[Completion, ...]
@@ -213,19 +213,23 @@ class InFlight:
 
     Usable from any thread.
 
-    Preparation that may take long runs on two worker threads, so that it blocks neither a caller's
-    event loop nor the engine thread.
+    Preparation that may take long runs on worker threads, so that it blocks neither a caller's
+    event loop nor the engine thread: two for prompts and two for grammars, so that no prompt waits
+    for a grammar.
     """
 
     def __init__(self, loop: EngineLoop) -> None:
         self._loop = loop
-        self._workers = ThreadPoolExecutor(_THREADS, thread_name_prefix="sgl-mlx prepare")
+        self._workers = {
+            kind: ThreadPoolExecutor(_THREADS, thread_name_prefix=f"sgl-mlx {kind}")
+            for kind in ("prompts", "grammars")
+        }
         self._requests: dict[str, Request] = {}
         self._lock = Lock()
         loop.on_failure = self.fail_all
 
     def launch(
-        self, requests: Sequence[Request], prepare: Callable[[], Sequence[Prepared]], quick: bool
+        self, requests: Sequence[Request], prepare: Callable[[], Sequence[Prepared]], where: Where
     ) -> list[Future[Completions]]:
         """Prepare requests and start them; return their futures.
 
@@ -234,7 +238,7 @@ class InFlight:
 
         Args:
             prepare: returns one `Prepared` for each request, in order.
-            quick: True calls `prepare` at once on this thread, False on a worker thread.
+            where: "here" calls `prepare` at once on this thread, else a worker thread calls it.
 
         Raises:
             InvalidParamsError: an id is in flight already, or given twice.
@@ -242,24 +246,24 @@ class InFlight:
                 error.
         """
         self._register(requests)
-        deliver = _call if quick else self._deliver
-        self.run(partial(self._prepare_and_start, requests, prepare, deliver), quick)
+        deliver = _call if where == "here" else self._deliver
+        self.run(partial(self._prepare_and_start, requests, prepare, deliver), where)
         return [request.future for request in requests]
 
-    def run(self, job: Callable[[], object], quick: bool) -> None:
-        """Call `job` at once on this thread if `quick`, else on a worker thread.
+    def run(self, job: Callable[[], object], where: Where) -> None:
+        """Call `job` at once on this thread if `where` is "here", else on a worker thread.
 
         An error of `job` on a worker thread is lost.
 
         Raises:
-            EngineStoppedError: after `stop`, unless `quick`.
-            Exception: the error of `job`, if `quick`.
+            EngineStoppedError: after `stop`, unless "here".
+            Exception: the error of `job`, if "here".
         """
-        if quick:
+        if where == "here":
             job()
             return
         try:
-            self._workers.submit(job)
+            self._workers[where].submit(job)
         except RuntimeError:
             raise EngineStoppedError("the engine was shut down; make a new one") from None
 
@@ -286,7 +290,8 @@ class InFlight:
 
     def stop(self) -> None:
         """End the worker threads and fail unfinished requests; call it after `EngineLoop.stop`."""
-        self._workers.shutdown(wait=True, cancel_futures=True)
+        for workers in self._workers.values():
+            workers.shutdown(wait=True, cancel_futures=True)
         self.fail_all(EngineStoppedError("the engine was shut down"))
 
     def fail_all(self, error: Exception) -> None:

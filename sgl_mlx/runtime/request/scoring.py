@@ -8,6 +8,7 @@ from dataclasses import replace
 from sgl_mlx import bounds
 from sgl_mlx.core import ChoiceScore, ChoiceScores, Completion, SamplingParams, TokenLogprob
 from sgl_mlx.errors import InvalidParamsError
+from sgl_mlx.limits import Limits
 from sgl_mlx.runtime.request.encode import Encoded, extend
 from sgl_mlx.runtime.request.prepare import Prepared, Preparer, Source
 from sgl_mlx.tokenizer import Tokenizer
@@ -29,13 +30,19 @@ class Scoring:
     Raises:
         InvalidParamsError: `choices` is empty or holds anything but non-empty texts, or
             `unconditional` is not a bool.
+        LimitError: there are too many choices, or one is too long.
     """
 
-    def __init__(self, choices: Sequence[str], unconditional: bool, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, choices: Sequence[str], unconditional: bool, tokenizer: Tokenizer, limits: Limits
+    ) -> None:
         unconditional = bounds.flag("unconditional", unconditional)
         choices = bounds.items(bounds.filled_text)("choices", choices)
         if not choices:
             raise InvalidParamsError("choices must be a non-empty list of texts")
+        limits.check("max_choices", len(choices), f"there are {len(choices):,} choices")
+        longest = max(map(len, choices))
+        limits.check("max_prompt_chars", longest, f"a choice has {longest:,} characters")
         self.requests = len(choices) * (2 if unconditional else 1)
         self._choices = choices
         self._unconditional = unconditional

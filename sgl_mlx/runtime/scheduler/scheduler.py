@@ -309,7 +309,7 @@ class Scheduler:
             granted = {x.sequence.id: reserve(x.sequence, x.tokens) for x in shares}
             left = [x for x in shares if x.sequence in self.running]
             shares = [x.cut(granted[x.sequence.id]) for x in left]
-        if self._speculator is not None:
+        if drafts and self._speculator is not None:
             shares = [self._speculator.begin(x) for x in shares]
         rows = tuple(share.row() for share in shares)
         return Extend(rows, self.cache.take_transfers()) if rows else None

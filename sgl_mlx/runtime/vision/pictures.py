@@ -15,7 +15,8 @@ from PIL import Image as Pillow
 
 from sgl_mlx.core import Image, Part, Prompt, Text, Video
 from sgl_mlx.errors import PromptError
-from sgl_mlx.models.vision.image import open_image
+from sgl_mlx.limits import Limits
+from sgl_mlx.models.vision.image import DEFAULT, open_image
 from sgl_mlx.models.vision.model import PreparedImage, VisionModel
 from sgl_mlx.models.vision.video import read_frames
 from sgl_mlx.runtime.vision.byte_lru import ByteLRU
@@ -46,9 +47,18 @@ class Pictures:
         model: name of the model in error messages.
         filler: the token that stands for a picture if the vocabulary has no token for pictures.
         limit: largest size of the cached pictures, in bytes.
+        limits: bounds on each picture and video.
     """
 
-    def __init__(self, vision: VisionModel | None, model: str, filler: int, limit: int) -> None:
+    def __init__(
+        self,
+        vision: VisionModel | None,
+        model: str,
+        filler: int,
+        limit: int,
+        limits: Limits = DEFAULT,
+    ) -> None:
+        self._limits = limits
         self._vision = vision
         self._model = model
         self._filler = filler
@@ -78,6 +88,7 @@ class Pictures:
         Raises:
             PromptError: the model takes no pictures, or no videos.
             ImageError: the source cannot be read; see `VisionModel.prepare` and `read_frames`.
+            LimitError: the source is over a limit.
         """
         vision = self._of(part)
         count = part.num_frames if isinstance(part, Video) else int(alone)
@@ -109,12 +120,12 @@ class Pictures:
 
     def _make(self, vision: VisionModel, part: Image | Video, alone: bool) -> PreparedImage:
         started = time.perf_counter()
-        frames = _open(part)
+        frames = _open(part, self._limits)
         opened = time.perf_counter()
         if isinstance(part, Video):
-            made = vision.prepare_video(frames)
+            made = vision.prepare_video(frames, self._limits)
         else:
-            made = vision.prepare(frames[0], alone=alone)
+            made = vision.prepare(frames[0], alone=alone, limits=self._limits)
         with self._lock:
             self._prepared += 1
             self._open_seconds += opened - started
@@ -160,10 +171,10 @@ class Pictures:
         return self._vision
 
 
-def _open(part: Image | Video) -> list[Pillow.Image]:
+def _open(part: Image | Video, limits: Limits) -> list[Pillow.Image]:
     if isinstance(part, Video):
-        return read_frames(part.source, part.num_frames)
-    return [open_image(part.source)]
+        return read_frames(part.source, part.num_frames, limits)
+    return [open_image(part.source, limits)]
 
 
 def _origin(source: Any) -> Hashable:

@@ -18,7 +18,6 @@ from sgl_mlx.server.anthropic.conversion import choice_of, messages_of, tools_of
 from sgl_mlx.server.bodies import json_response
 from sgl_mlx.server.errors import HttpError, anthropic_body, bad_value
 from sgl_mlx.server.flight import Ask
-from sgl_mlx.server.openai.fields import check_stops
 from sgl_mlx.server.service import Service, in_thread, new_id
 from sgl_mlx.server.sse import frame
 from sgl_mlx.server.turn import Turn, Wanted
@@ -147,7 +146,6 @@ class _Call:
         fields = self._fields
         if fields.max_tokens < 1:
             raise bad_value(f"max_tokens must be at least 1, got {fields.max_tokens}", "max_tokens")
-        check_stops(self._service.limits, fields.stop_sequences)
         return (
             SamplingParams()
             .override(
@@ -158,7 +156,7 @@ class _Call:
                 stop=fields.stop_sequences,
                 json_schema=_schema(fields.output_config),
             )
-            .validate()
+            .validate(self._service.limits)
         )
 
 

@@ -10,7 +10,6 @@ from sgl_mlx.core import Completion, PartialCompletion, SamplingParams
 from sgl_mlx.server.contexts.work import Work
 from sgl_mlx.server.errors import HttpError, openai_body
 from sgl_mlx.server.flight import Ask
-from sgl_mlx.server.openai.fields import check_stops
 from sgl_mlx.server.service import new_id
 from sgl_mlx.server.sse import DONE, frame
 from sgl_mlx.server.turn import Turn
@@ -23,9 +22,6 @@ class Generation:
     """
 
     def __init__(self, work: Work[Any], params: SamplingParams) -> None:
-        check_stops(
-            work.visit.service.limits, params.stop, params.stop_token_ids, params.stop_regex
-        )
         self._work = work
         self._params = params
 

@@ -43,7 +43,7 @@ _MODES = ("concatenate", "parallel")
 
 def routes(service: Service) -> list[Route]:
     """Return the routes under `/v1/contexts`."""
-    contexts = Contexts()
+    contexts = Contexts(service.limits.max_contexts)
     doors = _Doors(service, contexts, Pins(service, contexts))
     one = "/v1/contexts/{id}"
     return [
@@ -114,9 +114,10 @@ class _Doors:
     async def fork(self, request: Request) -> Response:
         fields = await self._service.read(request, ForkRequest)
         context = self._context(request)
-        count, most = len(fields.extend or ()) or fields.n, self._service.limits.max_prompts
-        if not 1 <= count <= most or fields.gap < 0:
-            raise bad_value(f"a fork needs n from 1 to {most} and a gap of at least 0", "n")
+        count = len(fields.extend or ()) or fields.n
+        if count < 1 or fields.gap < 0:
+            raise bad_value("a fork needs n of at least 1 and a gap of at least 0", "n")
+        self._service.limits.check("max_prompts", count, f"the fork makes {count:,} contexts")
         added = fields.extend or [Addition()] * count
         contents = [_added(context.content.fork(fields.gap), more) for more in added]
         made = [self._contexts.add(_copy(context, content)) for content in contents]
@@ -140,8 +141,11 @@ class _Doors:
 
     async def generate(self, request: Request) -> Response:
         work = await self._work(request, GenerateRequest)
-        call = Generation(work, SamplingParams.of(work.fields.sampling_params).validate())
+        call = Generation(work, self._params(work.fields.sampling_params))
         return await answer(work.visit, call, work.fields.stream, failure)
+
+    def _params(self, given: dict[str, Any] | None) -> SamplingParams:
+        return SamplingParams.of(given).validate(self._service.limits)
 
     async def score(self, request: Request) -> Response:
         work = await self._work(request, ChoicesRequest)

@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from sgl_mlx.limits import Limits
 from sgl_mlx.server.contexts.content import Content
 from sgl_mlx.server.errors import HttpError
 from sgl_mlx.server.service import new_id
 from sgl_mlx.server.visit import CacheKeys
 
 LIFETIME = 3600.0
-_MOST = 10_000
 
 
 @dataclass(eq=False)
@@ -25,6 +25,7 @@ class Context:
         lifetime: seconds without use after which the context expires.
         pinned: True if the context never expires and its prefix is kept in the cache.
         used: time of the last use on the monotonic clock.
+        deleted: True once the owner has deleted the context.
     """
 
     client: str
@@ -34,6 +35,7 @@ class Context:
     pinned: bool = False
     id: str = field(default_factory=lambda: new_id("ctx_"))
     used: float = field(default_factory=time.monotonic)
+    deleted: bool = False
 
     @property
     def left(self) -> float | None:
@@ -47,7 +49,7 @@ class Contexts:
     When there are too many, the least recently used contexts that are not pinned are dropped.
     """
 
-    def __init__(self, most: int = _MOST) -> None:
+    def __init__(self, most: int = Limits().max_contexts) -> None:
         self._most = most
         self._contexts: dict[str, Context] = {}
 
@@ -61,7 +63,11 @@ class Contexts:
         while len(self._contexts) >= self._most:
             old = next((c for c in self._contexts.values() if not c.pinned), None)
             if old is None:
-                raise HttpError(400, f"{self._most} contexts are pinned; unpin some", "full")
+                raise HttpError(
+                    400,
+                    f"{self._most} contexts are pinned, as many as max_contexts allows; unpin some",
+                    "full",
+                )
             del self._contexts[old.id]
         self._contexts[context.id] = context
         return context
@@ -83,7 +89,9 @@ class Contexts:
 
     def drop(self, id: str, client: str) -> None:
         """Remove a client's context; raises the errors of `get`."""
-        del self._contexts[self.get(id, client).id]
+        context = self.get(id, client)
+        context.deleted = True
+        del self._contexts[id]
 
     def of(self, client: str) -> Iterator[Context]:
         """Yield a client's contexts, the least recently used first."""

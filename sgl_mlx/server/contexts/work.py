@@ -90,7 +90,7 @@ class Work(Generic[Fields]):
         If the request's `keep` is False, nothing is stored, and the context is returned unchanged.
 
         Raises:
-            HttpError: 409 if another request changed the context meanwhile.
+            HttpError: 409 if another request changed the context meanwhile, 404 if one deleted it.
         """
         context, fields = self.context, self.fields
         if not fields.keep:
@@ -98,6 +98,8 @@ class Work(Generic[Fields]):
         if fields.fork:
             copy = Context(context.client, context.keys, content, context.lifetime)
             return self.contexts.add(copy)
+        if context.deleted:
+            raise HttpError(404, f"context {context.id} was deleted meanwhile", "context_not_found")
         if context.content is not self.before:
             raise HttpError(
                 409, f"context {context.id} was changed meanwhile; work on a fork", "conflict"

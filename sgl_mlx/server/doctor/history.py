@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 import time
 from collections import deque
@@ -125,7 +126,7 @@ class History:
                 lost = self._missing(seen) if seen.cause is EVICTED else seen.lost * prompt_tokens
                 seen.cost = round(self._rate * min(lost, computed), 3)
             if self._log is not None:
-                with self._log.open("a") as file:
+                with open(self._log, "a", opener=_owner_only) as file:
                     file.write(json.dumps(log_line(seen)) + "\n")
 
     def shown(self, owner: str) -> list[Seen]:
@@ -221,6 +222,11 @@ def shared(a: Content, b: Content) -> int:
         if at < limit and a[at : at + step] == b[at : at + step]:
             at += step
     return min(at, limit)
+
+
+def _owner_only(path: str, flags: int) -> int:
+    """Open a file that, if it is new, its owner alone can read."""
+    return os.open(path, flags, 0o600)
 
 
 def log_line(seen: Seen) -> dict[str, Any]:

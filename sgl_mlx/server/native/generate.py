@@ -16,7 +16,6 @@ from sgl_mlx.server.errors import HttpError, bad_value, openai_body
 from sgl_mlx.server.flight import Ask
 from sgl_mlx.server.messages import image_source
 from sgl_mlx.server.native.token_scores import checked_ids, token_scores
-from sgl_mlx.server.openai.fields import check_stops
 from sgl_mlx.server.service import Service, new_id
 from sgl_mlx.server.sse import DONE, frame
 from sgl_mlx.server.visit import CacheKeys, Visit
@@ -131,12 +130,10 @@ class _Call:
         """Return the sampling parameters and logprob options of prompt `index` of `count`."""
         fields = self._fields
         given = _row("sampling_params", fields.sampling_params, index, count) or {}
-        stops = (given.get(name) for name in ("stop", "stop_token_ids", "stop_regex"))
-        check_stops(self._service.limits, *(s for s in stops if isinstance(s, (str, list))))
         given = {("grammar" if k == "ebnf" else k): v for k, v in given.items()}
         scored = {name: _row(name, getattr(fields, name), index, count) for name in _SCORED}
         texts = {"return_text_in_logprobs": fields.return_text_in_logprobs}
-        return SamplingParams.of(given).override(**scored, **texts).validate()
+        return SamplingParams.of(given).override(**scored, **texts).validate(self._service.limits)
 
 
 def _prompts(fields: GenerateRequest) -> tuple[list[Prompt | Sequence[int]], bool]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from sgl_mlx.json_schema import closed
+from sgl_mlx.limits import Limits
 from sgl_mlx.sampling import SamplingParams
 from sgl_mlx.server.errors import bad_value
-from sgl_mlx.server.limits import Limits
 from sgl_mlx.server.visit import CacheKeys
 
 _JSON_OBJECT = {"type": "object"}
@@ -109,22 +108,15 @@ def sampling_params(fields: Sampling, limits: Limits, **more: Any) -> SamplingPa
         more: further parameters, which override those of the request.
 
     Raises:
-        InvalidParamsError: a parameter is out of range.
-        HttpError: too many stops, several constraints, or a malformed constraint.
+        InvalidParamsError: a parameter is out of range, or over a limit.
+        HttpError: several constraints, or a malformed constraint.
     """
-    check_stops(limits, fields.stop, fields.stop_token_ids, fields.stop_regex)
     given = {name: getattr(fields, name) for name in _SAME}
     given["min_new_tokens"] = fields.min_tokens
     if fields.include_stop_str_in_output:
         given["no_stop_trim"] = True
-    return SamplingParams().override(**{**given, **constraint(fields), **more}).validate()
-
-
-def check_stops(limits: Limits, *stops: str | Sequence[Any] | None) -> None:
-    """Raise `HttpError` if `stops` hold more than `max_stops` strings, tokens and patterns."""
-    count = sum(1 if isinstance(stop, str) else len(stop or ()) for stop in stops)
-    if count > limits.max_stops:
-        raise bad_value(f"{count} stops are given; at most {limits.max_stops} are taken", "stop")
+    made = SamplingParams().override(**{**given, **constraint(fields), **more})
+    return made.validate(limits)
 
 
 def constraint(fields: Sampling) -> dict[str, Any]:

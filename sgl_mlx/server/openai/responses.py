@@ -154,7 +154,7 @@ class _Call:
                 top_p=fields.top_p,
                 json_schema=_schema(form),
             )
-            .validate()
+            .validate(self._service.limits)
         )
 
     async def _turn(self) -> Turn:

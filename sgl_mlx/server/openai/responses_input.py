@@ -46,7 +46,7 @@ class Toolbox:
         formats: the grammars of custom tools, by the names that the model sees.
 
     Raises:
-        HttpError: a function tool has no name.
+        HttpError: a function or a custom tool has no name.
     """
 
     def __init__(self, given: Sequence[Any]) -> None:
@@ -82,7 +82,9 @@ class Toolbox:
         elif kind == "custom":
             described = f"{tool.get('description') or ''}{_format(tool.get('format'))}"
             name = tool.get("name")
-            made = function_tool(str(name), described, _FREE_INPUT)
+            if not isinstance(name, str) or not name:
+                raise bad_value(f"{where}.name must be a text, got {name!r:.80}", where)
+            made = function_tool(name, described, _FREE_INPUT)
             shown = self._register(made, namespace, True)
             match tool.get("format"):
                 case {"syntax": "lark" | "regex" as syntax, "definition": str() as definition}:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from sgl_mlx.errors import ImageError
-from sgl_mlx.models.vision.image import MAX_PIXELS, Source, open_frames, open_image
+from sgl_mlx.errors import ImageError, LimitError
+from sgl_mlx.limits import Limits
+from sgl_mlx.models.vision.image import Source, open_frames, open_image
 
 FORMATS = ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000"]
 
@@ -125,7 +126,7 @@ def test_a_damaged_file_is_a_picture_or_an_error() -> None:
             broken[draw.integers(0, len(raw), 4)] = draw.integers(0, 256, 4)
             try:
                 assert open_image(broken.tobytes()).mode == "RGB"
-            except ImageError:
+            except (ImageError, LimitError):
                 continue
 
 
@@ -134,7 +135,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(
     side: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *a: pytest.fail("decoded"))
-    with pytest.raises(ImageError, match=f"at most {MAX_PIXELS:,}"):
+    with pytest.raises(LimitError, match="the limit max_image_pixels is 64,000,000"):
         open_image(png_header(side, side))
 
 
@@ -145,9 +146,8 @@ def test_in_every_format_the_size_is_known_before_anything_is_decoded(
     raw = saved(picture(), format)
     with Image.open(BytesIO(raw)) as opened:
         monkeypatch.setattr(type(opened), "load", lambda *a: pytest.fail("decoded"))
-    monkeypatch.setattr("sgl_mlx.models.vision.image.MAX_PIXELS", 100)
-    with pytest.raises(ImageError, match="24 x 16 pixels, at most 100"):
-        open_image(raw)
+    with pytest.raises(LimitError, match=r"24 x 16 pixels, .* max_image_pixels is 100"):
+        open_image(raw, Limits(max_image_pixels=100))
 
 
 @pytest.mark.parametrize("disposal", [0, 2, 3])
@@ -166,22 +166,32 @@ def test_a_frame_that_outgrows_its_gif_is_refused_before_there_is_room_for_it(
     assert [next(opened).size for _ in range(frame)] == [(8, 8)] * frame
     make = Image.core.fill
     monkeypatch.setattr(Image.core, "fill", lambda mode, size, *a: make(mode, small_only(size), *a))
-    with pytest.raises(ImageError, match="9,000 x 9,000 pixels, at most"):
+    with pytest.raises(LimitError, match="9,000 x 9,000 pixels"):
         next(opened)
 
 
-def test_so_is_a_later_page(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_so_is_a_later_page() -> None:
     raw = saved(picture(8, 8), "TIFF", save_all=True, append_images=[picture(24, 16)])
-    monkeypatch.setattr("sgl_mlx.models.vision.image.MAX_PIXELS", 100)
-    opened = open_frames(raw)
+    opened = open_frames(raw, Limits(max_image_pixels=100))
     assert next(opened).size == (8, 8)
-    with pytest.raises(ImageError, match="24 x 16 pixels, at most 100"):
+    with pytest.raises(LimitError, match=r"24 x 16 pixels, .* max_image_pixels is 100"):
         next(opened)
 
 
 def small_only(size: tuple[int, int]) -> tuple[int, int]:
-    assert size[0] * size[1] <= MAX_PIXELS, "room was made"
+    assert size[0] * size[1] <= Limits().max_image_pixels, "room was made"
     return size
+
+
+def test_a_picture_of_too_many_bytes_is_refused_unread(tmp_path: Path) -> None:
+    raw, path = saved(picture()), tmp_path / "a.png"
+    path.write_bytes(raw)
+    url = f"data:image/png;base64,{base64.b64encode(raw).decode()}"
+    limits = Limits(max_image_bytes=len(raw) - 1)
+    for source in (raw, path, url):
+        with pytest.raises(LimitError, match=r"has [\d,]+ bytes: the limit max_image_bytes is"):
+            open_image(source, limits)
+        assert same(open_image(source, Limits(max_image_bytes=len(raw))), picture())
 
 
 def test_a_picture_without_pixels_is_refused() -> None:

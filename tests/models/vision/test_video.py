@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sgl_mlx.errors import ImageError
+from sgl_mlx.errors import ImageError, LimitError
+from sgl_mlx.limits import Limits
 from sgl_mlx.models.vision.video import even_indices, read_frames
 from tests.models.vision.test_image import saved
 
@@ -109,10 +110,11 @@ def test_a_broken_animation_is_refused() -> None:
         read_frames(raw[: len(raw) // 2], 4)
 
 
-def test_a_video_too_large_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sgl_mlx.models.vision.image.MAX_PIXELS", 1000)
-    with pytest.raises(ImageError, match="32 x 32 pixels, at most 1,000"):
-        read_frames(video(2), 2)
+def test_a_video_too_large_is_refused_before_it_is_decoded() -> None:
+    with pytest.raises(LimitError, match=r"32 x 32 pixels, .* max_image_pixels is 1,000"):
+        read_frames(video(2), 2, Limits(max_image_pixels=1000))
+    with pytest.raises(LimitError, match="3 frames are asked for: the limit max_frames is 2"):
+        read_frames(video(2), 3, Limits(max_frames=2))
 
 
 def test_fewer_than_one_frame_cannot_be_asked_for() -> None:

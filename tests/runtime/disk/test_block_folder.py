@@ -129,6 +129,14 @@ def test_others_cannot_look_into_a_folder_we_made(tmp_path: Path) -> None:
     assert (tmp_path / "made").stat().st_mode & 0o077 == 0
 
 
+def test_others_cannot_read_a_block_in_a_folder_of_theirs(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    BlockFolder(tmp_path, 9 * SIZE).write(key(1), block())
+    files = [file for file in tmp_path.iterdir() if file.is_file()]
+    assert len(files) == 2
+    assert [file for file in files if file.stat().st_mode & 0o077] == []
+
+
 def _fill(path: Path, start: int) -> None:
     folder = BlockFolder(path, 6 * SIZE)
     for i in range(start, start + 60):

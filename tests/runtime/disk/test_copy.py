@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from sgl_mlx.models.adapter import LayerShape
+from sgl_mlx.models.states import StateShape
 from sgl_mlx.runtime.cache.tier import Load, Spill
 from sgl_mlx.runtime.disk.block_folder import BlockFolder
-from sgl_mlx.runtime.disk.copy import PoolCopy, read, write
+from sgl_mlx.runtime.disk.copy import PoolCopy, layout, read, write
 from sgl_mlx.runtime.disk.store import DiskReading, DiskStore
 from sgl_mlx.runtime.pool.kv import KVPool
+from sgl_mlx.runtime.pool.states import StatePool
 
 LAYERS = [LayerShape(2, 4, 3), LayerShape(1, 5, 0)]
 KINDS = [(mx.float32, None), (mx.float16, None), (mx.bfloat16, None), (mx.float32, 8)]
@@ -105,3 +107,27 @@ def test_nothing_is_copied_when_too_much_waits_already(tmp_path: Path) -> None:
     assert store.stats().dropped == 2
     store.close()
     assert not store.has("0" * 40)
+
+
+def test_only_arrays_of_the_pools_own_form_fit() -> None:
+    pool = filled()
+    states = StatePool([StateShape(0, (3,), mx.float32)], 2)
+    fits, block = layout(pool, states), dict(read(pool, [1, 2]))
+    state = {"states.0": np.zeros((1, 3), np.float32)}
+    name = next(iter(block))
+    assert fits(block)
+    assert fits(state)
+    assert fits({**state, **block})
+    for wrong in (
+        {},
+        {name: block[name]},
+        {**block, "more": block[name]},
+        {**block, name: block[name].astype(np.int8)},
+        {**block, name: block[name][..., :1]},
+        {**block, name: block[name][:1]},
+        {**block, name: np.zeros((), block[name].dtype)},
+        {"states.0": np.zeros((2, 3), np.float32)},
+        {"states.1": np.zeros((1, 3), np.float32)},
+        {**state, name: block[name]},
+    ):
+        assert not fits(wrong)

@@ -137,7 +137,7 @@ def test_what_would_wait_too_long_is_dropped(folder: SlowFolder) -> None:
     assert store.takes(1, size) == 1
 
 
-@pytest.mark.parametrize("error", [OSError("disk full"), MemoryError()])
+@pytest.mark.parametrize("error", [OSError("disk full"), MemoryError(), KeyError("x")])
 def test_errors_of_the_disk_cost_blocks_and_nothing_else(
     store: DiskStore, folder: SlowFolder, was_read: threading.Event, error: Exception
 ) -> None:
@@ -189,3 +189,30 @@ def test_a_kill_at_any_moment_leaves_only_what_is_true(tmp_path: Path) -> None:
             seen += arrays is not None
         assert sum(f.stat().st_size for f in tmp_path.glob("*.*")) <= 12 * SIZE
     assert seen > 20
+
+
+def test_a_reading_ends_whatever_is_in_the_files(tmp_path: Path) -> None:
+    folder = BlockFolder(tmp_path, 100 * SIZE)
+    folder.write(key(0), block(0))
+    folder.write(key(1), {"other": np.ones((3, 5), np.int8)})
+    folder.write(key(2), {"scalar": np.ones((), np.int8)})
+    read_all = threading.Event()
+    store = DiskStore(folder, read_all.set)
+    for keys, count in (((key(0), key(1)), 1), ((key(2),), 0), ((key(0),), 1)):
+        assert read(store, read_all, *keys).count == count
+    store.close()
+
+
+def test_blocks_and_snapshots_are_counted_by_themselves(tmp_path: Path) -> None:
+    read_all = threading.Event()
+    store = DiskStore(BlockFolder(tmp_path, 100 * SIZE), read_all.set)
+    store.write(key(0), block(0))
+    store.write(key(1), {"states.0": np.ones((1, 5), np.float32)})
+    while store.stats().waiting + store.snapshot_stats().waiting:
+        pass
+    read(store, read_all, key(0))
+    read(store, read_all, key(1))
+    assert store.takes(1, 1 << 60) == store.takes(1, 1 << 60, snapshots=True) == 0
+    for counts in (store.stats(), store.snapshot_stats()):
+        assert (counts.spilled, counts.read, counts.dropped, counts.failed) == (1, 1, 1, 0)
+    store.close()

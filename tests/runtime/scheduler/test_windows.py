@@ -32,8 +32,8 @@ from tests.runtime.truth import (
 )
 from tests.runtime.window_fakes import WindowRunner
 
-EXAMPLES = int(os.environ.get("SGL_MLX_WINDOW_EXAMPLES", "150"))
-"""More of them take more steps: 150 take some 6,000 in each of two machines."""
+EXAMPLES = int(os.environ.get("SGL_MLX_WINDOW_EXAMPLES", "350"))
+"""Stories of each machine: 350 of both machines together run over 10,000 steps of a model."""
 
 
 class WindowMachine(SchedulerMachine):

@@ -24,6 +24,7 @@ from sgl_mlx.runtime.scheduler.sequence import Sequence
 from sgl_mlx.runtime.speculation.costs import Costs
 from sgl_mlx.runtime.speculation.drafter import Drafter, Proposal
 from sgl_mlx.runtime.speculation.open import drafters
+from tests.embedded import open_embedded
 
 FREE = Costs(((1, 1.0),), ((1, 1.0),))
 """Steps that all cost the same, so that every draft pays."""
@@ -140,7 +141,7 @@ def test_a_real_model_answers_as_without_drafts(
     monkeypatch.setattr(assembly, "kept_costs", lambda *_: FREE)
     monkeypatch.setattr(assembly, "drafters", all_drafters)
     requests = int(os.environ.get("DRAFTED_REQUESTS", "24"))
-    with Engine("smollm2", max_total_tokens=800) as drafting:
+    with open_embedded(max_total_tokens=800) as drafting:
         ties = differing(smollm2, drafting, informed, requests, speculate=False)
         assert ties <= max(1, requests // 200)
         assert drafting.get_server_info()["stats"]["accepted_tokens"] > 3 * requests

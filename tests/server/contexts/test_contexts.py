@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ from sgl_mlx.core import Generated, Parallel, Shift, Text
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.server.contexts import pins
 from tests.server.conftest import events
+from tests.server.test_hardening import wait_for
 
 Script = Any
 Post = Callable[..., Any]
@@ -127,6 +129,19 @@ def test_contexts_belong_to_their_key(script: Script, client: httpx.Client) -> N
     assert client.get(f"{url}/{made}", headers=own).status_code == 404
 
 
+def test_a_context_deleted_meanwhile_stays_deleted(script: Script, client: httpx.Client) -> None:
+    engine, url = script("x", manual=True)
+    url += "/v1/contexts"
+    made = client.post(url, json={"text": "x", "prefill": False}).json()["id"]
+    with ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(client.post, f"{url}/{made}/generate", json={})
+        wait_for(lambda: len(engine.calls) == 1)
+        assert client.delete(f"{url}/{made}").json()["deleted"]
+        engine.run_all()
+        assert answer.result(20).status_code == 404
+    assert client.get(f"{url}/{made}").status_code == 404
+
+
 def test_contexts_expire_unless_they_are_pinned(
     script: Script, post: Post, client: httpx.Client
 ) -> None:
@@ -186,7 +201,7 @@ def test_a_context_changed_by_two_requests_at_once_is_a_conflict(
         ("/TEXT/generate", {"sampling_params": {"temprature": 1}}, "temprature"),
         ("/CHAT/extend", {"text": "x"}, "is a chat"),
         ("/CHAT/fork", {"gap": 2}, "gap"),
-        ("/TEXT/fork", {"n": 0}, "n from 1 to 1024"),
+        ("/TEXT/fork", {"n": 0}, "n of at least 1"),
         ("/TEXT/join", {"contexts": []}, "contexts"),
         ("/TEXT/join", {"contexts": ["CHAT"]}, "same kind"),
         ("/TEXT/join", {"contexts": ["TEXT"], "mode": "odd"}, "mode"),

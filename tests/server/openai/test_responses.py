@@ -151,6 +151,17 @@ def test_a_tool_of_free_text_is_called_with_its_text(script: Script, client: htt
     assert call in engine.prompts[1]
 
 
+@pytest.mark.parametrize("name", [None, "", 5, ["x"]])
+@pytest.mark.parametrize("tool", [PATCH, WEATHER])
+def test_a_tool_without_a_name_is_refused(
+    script: Script, client: httpx.Client, tool: Any, name: Any
+) -> None:
+    _, url = script("x")
+    answer = post(client, url, tools=[{**tool, "name": name}])
+    assert answer.status_code == 400
+    assert "name must be a text" in answer.json()["error"]["message"]
+
+
 LINES = """start: "*** Begin Patch\\n" line line? "*** End Patch"
 line: /[+-][a-z]{0,3}\\n/"""
 

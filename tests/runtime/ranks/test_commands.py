@@ -1,0 +1,72 @@
+"""Commands under `mlx.launch`: rank 0 alone prints, and Ctrl-C ends all ranks."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+
+from tests.runtime.conftest import toy_folder
+from tests.runtime.ranks.launcher import LIMIT, Launched, free_ports
+
+__all__ = ["toy_folder"]
+
+SCRIPTS = Path(sys.executable).parent
+COMMAND = [str(SCRIPTS / "sgl-mlx")]
+
+
+def test_mlx_launch_starts_a_command_whose_answer_is_printed_once(toy_folder: Path) -> None:
+    port = str(free_ports(1)[0])
+    asked = ["generate", "--model", str(toy_folder), "--speculate", "off", "--json", "Hello"]
+    command = [
+        str(SCRIPTS / "mlx.launch"),
+        "-n",
+        "2",
+        "--backend",
+        "ring",
+        "--starting-port",
+        port,
+        "--",
+    ]
+    done = subprocess.run(
+        [*command, *COMMAND, *asked], capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["text"]  # one document, not one from each rank
+
+
+def test_the_server_answers_and_ctrl_c_ends_all_ranks(toy_folder: Path, tmp_path: Path) -> None:
+    serve = [*COMMAND, "serve", str(toy_folder), "--port", "0", "--speculate", "off"]
+    with Launched(tmp_path / "run", serve) as ranks:
+        ranks.wait_for("")
+        found = re.search(r"ready at (\S+)", ranks.output())
+        assert found, ranks.output()
+        info = httpx.get(f"{found[1]}/get_server_info", timeout=LIMIT).json()
+        body = {"text": "Hello", "sampling_params": {"max_new_tokens": 3}}
+        answer = httpx.post(f"{found[1]}/generate", json=body, timeout=LIMIT)
+        assert info["ranks"] == 2
+        assert answer.json()["meta_info"]["completion_tokens"] == 3
+        for rank in (0, 1):  # as the terminal does
+            ranks.signal(rank, signal.SIGINT)
+        assert ranks.codes() == [0, 0]
+        assert ranks.output(1) == ranks.output(1, "err") == ""
+
+
+def test_several_models_are_refused(toy_folder: Path, tmp_path: Path) -> None:
+    models = [f"--model={name}={toy_folder}" for name in ("a", "b")]
+    with Launched(tmp_path / "run", [*COMMAND, "serve", "--port", "0", *models]) as ranks:
+        assert ranks.codes()[0] == 2
+        assert "several ranks serve a single model" in ranks.output(0, "err")
+
+
+def test_heads_that_do_not_divide_are_refused_with_numbers(tmp_path: Path) -> None:
+    generate = [*COMMAND, "generate", "--model", "smollm2", "Hello"]
+    with Launched(tmp_path / "run", generate) as ranks:
+        assert 0 not in ranks.codes()
+        told = ranks.output(0, "err")
+    assert "9 query heads, which cannot be divided among 2 ranks equally; 3, 9 ranks" in told
