@@ -134,10 +134,14 @@ class Visit:
 
 
 async def _events(answer: httpx.Response) -> AsyncGenerator[dict[str, Any]]:
-    async for line in answer.aiter_lines():
-        name, _, data = line.partition(":")
-        if name == "data" and data.strip() != "[DONE]":
-            yield json.loads(data)
+    """Yield the events of a stream. httpx's own lines would end at U+2028 inside a text too."""
+    rest = b""
+    async for data in answer.aiter_bytes():
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            name, _, value = line.partition(b":")
+            if name == b"data" and value.strip() != b"[DONE]":
+                yield json.loads(value)
 
 
 def expect(answer: httpx.Response, *statuses: int) -> httpx.Response:

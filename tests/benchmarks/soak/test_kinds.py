@@ -100,6 +100,13 @@ def test_a_wrong_answer_is_an_error_with_a_reason(lie: str) -> None:
     assert found[-1].kind == name
 
 
+def test_a_text_may_have_any_line_separators() -> None:
+    body = chunk(finish_reason="stop", text="@").replace("@", "\u2028 \u2029 \x85").encode()
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=body))
+    [outcome] = sent(KINDS["chat"], Facts(10, 10), 1, base_url="http://x", transport=transport)
+    assert outcome.error is None
+
+
 def test_a_server_that_is_gone_is_an_error() -> None:
     [outcome] = sent(KINDS["chat"], Facts(10, 10), 1, base_url="http://127.0.0.1:9")
     assert outcome.error is not None
