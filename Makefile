@@ -20,7 +20,7 @@ apt = { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "installing
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-kernels test-gpu test-darwin test-sdist check fmt docs dist
-.PHONY: version clean
+.PHONY: version clean fuzz audit floors
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,11 +52,40 @@ test-darwin: setup $(TOOLS) ## all tests, as if this machine were a Mac: an M2, 
 	  $(PYTEST) --as-darwin $$mac $(ARGS) || code=$$?; [ $$code != 2 ] || break; \
 	done; exit $$code
 
+# atheris has wheels for Linux and Python 3.11 to 3.13; elsewhere it would be compiled.
+FUZZ := gguf safetensors tokenizer blocks states image template
+TIME ?= 30
+fuzz: $(PACKAGE) ## fuzz what reads files, TIME=30 seconds a target (FUZZ=gguf chooses one)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) install --editable '.[fuzz]'
+	@for target in $(FUZZ); do echo "fuzzing $$target ..."; \
+	  OPENBLAS_NUM_THREADS=1 $(BIN)/python -m fuzz $$target --seconds $(TIME) || exit 1; done
+
 test-sdist: setup ## some tests of the source distribution, unpacked
 	@rm -rf $(SDIST) && mkdir -p $(SDIST)
 	@PYTHONPATH=.ci $(BIN)/python -c 'import build_backend as b; b.build_sdist("$(SDIST)")' >/dev/null
 	@cd $(SDIST) && tar -xzf *.tar.gz --strip-components 1 && rm *.tar.gz
 	@cd $(SDIST) && $(abspath $(BIN))/python -m pytest -q tests/test_packaging.py tests/lang
+
+# The oldest versions that pyproject.toml allows: each must have the names that the package uses, and
+# no known vulnerability. uv finds them; it goes into a venv of its own.
+FLOORS := $(VENV)/floors
+OLDEST := $(FLOORS)/bin/uv pip
+$(FLOORS)/bin/uv: | $(BIN)/python
+	@$(BIN)/python -m venv $(FLOORS) && $(FLOORS)/bin/python -m pip --quiet install uv pip-audit
+
+floors: $(FLOORS)/bin/uv ## some tests with the oldest versions that pyproject.toml allows
+	@$(FLOORS)/bin/uv venv --quiet --clear $(FLOORS)/oldest
+	@$(OLDEST) install --quiet --python $(FLOORS)/oldest/bin/python --resolution lowest-direct \
+	  '.[server,video]' pytest hypothesis openai
+	@$(FLOORS)/oldest/bin/python .ci/import_all.py
+	@$(FLOORS)/oldest/bin/python -m pytest -q -W default tests/test_limits.py \
+	  tests/tokenizer/test_template_sandbox.py tests/server/test_hardening.py
+
+audit: $(FLOORS)/bin/uv ## known vulnerabilities of the oldest and of the newest versions (needs a network)
+	@for which in lowest-direct highest; do \
+	  $(OLDEST) compile --quiet --resolution $$which --extra server --extra video pyproject.toml \
+	    --output-file $(FLOORS)/$$which.txt && \
+	  $(FLOORS)/bin/pip-audit --disable-pip --no-deps --requirement $(FLOORS)/$$which.txt || exit 1; done
 
 check: $(PACKAGE) ## format, lint, types, layers, packaging, words
 	@$(BIN)/ruff format --check .

@@ -1,6 +1,6 @@
 """`python -m fuzz TARGET --seconds 30`: fuzz one target with atheris, guided by its coverage.
 
-What was found stays in `fuzz/corpus/TARGET`, and an input that fails in `fuzz/crashes/TARGET`. With
+What was found stays in `build/fuzz/corpus/TARGET`, a failure in `build/fuzz/crashes/TARGET`. With
 `--once FILE` the target reads one file, so that a fault can be looked at.
 """
 
@@ -11,7 +11,7 @@ import hashlib
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
+FOUND = Path(__file__).parent.parent / "build" / "fuzz"
 LONGEST = 1 << 16
 """Largest input in bytes."""
 SLOWEST = 5
@@ -43,7 +43,7 @@ def fuzz(name: str, seconds: int) -> None:
         from fuzz.seeds import SEEDS
         from fuzz.targets import TARGETS
 
-    corpus, crashes = HERE / "corpus" / name, HERE / "crashes" / name
+    corpus, crashes = FOUND / "corpus" / name, FOUND / "crashes" / name
     for folder in (corpus, crashes):
         folder.mkdir(parents=True, exist_ok=True)
     for seed in SEEDS[name]():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NoReturn
 
 import jinja2
@@ -85,13 +85,14 @@ def render(
 
 
 @lru_cache(maxsize=32)
-def takes_parts(template: str) -> bool:
+def takes_parts(template: str, limits: Limits = DEFAULT) -> bool:
     """Return True if a template needs each message's content as a list of parts.
 
     Such a template, for example a LLaVA model's, would omit a content that is a string.
     """
     message = {"role": "user", "content": _PROBE}
-    return not _shows_probe(template, message) and _shows_probe(template, in_parts(message))
+    shows = partial(_shows_probe, template, limits)
+    return not shows(message) and shows(in_parts(message))
 
 
 def in_parts(message: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -105,10 +106,10 @@ def in_parts(message: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**message, "content": [{"type": "text", "text": content}]}
 
 
-def _shows_probe(template: str, message: Mapping[str, Any]) -> bool:
+def _shows_probe(template: str, limits: Limits, message: Mapping[str, Any]) -> bool:
     try:
         variables = {"bos_token": "", "eos_token": "", "tools": None, "documents": None}
-        return _PROBE in render(template, [message], variables)
+        return _PROBE in render(template, [message], variables, limits)
     except (TokenizerError, LimitError):
         return False
 

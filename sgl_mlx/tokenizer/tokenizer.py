@@ -248,7 +248,7 @@ class Tokenizer:
             "add_generation_prompt": add_generation_prompt,
             **kwargs,
         }
-        if chat.takes_parts(self.chat_template):
+        if chat.takes_parts(self.chat_template, self.limits):
             messages = [chat.in_parts(message) for message in messages]
         return chat.render(self.chat_template, messages, variables, self.limits)
 

@@ -1,8 +1,12 @@
-"""Bodies drawn at random and many clients at once: no 5xx, no hang, no leak."""
+"""Bodies drawn at random and many clients at once: no 5xx, no hang, no leak.
+
+`SGL_MLX_FUZZED_REQUESTS=2000` draws that many bodies.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from typing import Any
 
@@ -110,7 +114,7 @@ bodies = st.builds(
 
 
 @settings(
-    max_examples=300,
+    max_examples=int(os.environ.get("SGL_MLX_FUZZED_REQUESTS", "300")),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
