@@ -1,6 +1,7 @@
-"""Requests without end: `python -m tests.runtime.ranks.waiting MODEL` says how they ended.
+"""Requests without end: `python -m tests.runtime.ranks.waiting MODEL [FILE]` says how they ended.
 
-Prints "running" once all of them generate. Then it would wait for ever, whatever happens to them.
+If a file is named, the model's `work.answers` are written there first. It prints "running" once all
+requests generate. Then it would wait for ever, whatever happens to them.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ import json
 import sys
 import threading
 from functools import partial
+from pathlib import Path
 
 from sgl_mlx.core import SamplingParams, StreamEvent
 from sgl_mlx.runtime.engine import Engine
+from tests.runtime.ranks.work import run
 
 REQUESTS = 3
 
@@ -22,11 +25,13 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def main(model: str) -> None:
+def main(model: str, file: str = "") -> None:
     """Ask, wait for all answers, print one line of JSON for each, and never end."""
     import mlx.core as mx
 
     mx.disable_compile()
+    if file:
+        Path(file).write_text(json.dumps(run(model)))
     engine = Engine(model, max_total_tokens=4000, speculate="off")
     endless = SamplingParams(max_new_tokens=450, temperature=0, ignore_eos=True)
     begun = [threading.Event() for _ in range(REQUESTS)]
@@ -48,4 +53,4 @@ def main(model: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
