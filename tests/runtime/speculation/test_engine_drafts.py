@@ -188,17 +188,32 @@ def same(one: Any, other: Any) -> bool:
 def is_tie(engine: Engine, prompt: str, params: dict[str, Any], one: Any, other: Any) -> bool:
     """True if rounding decides which of two tokens is sampled where the answers first differ.
 
-    The logits there are moved by up to 1e-5, and both tokens must then be sampled now and then.
-    Under a constraint, whose masks are not at hand here, the engine without drafts must itself give
+    The logits there are moved by up to 1e-5, or as far as a batch of eight moves them on this
+    machine, and both tokens must then be sampled now and then. Under a constraint, whose masks are
+    not at hand here, and perhaps after a healed prompt, the engine without drafts must itself give
     the other answer in some batch. Any other difference is a fault.
     """
     asked = SamplingParams.of({k: v for k, v in params.items() if k != "n"})
     ids, others = one["output_ids"], other["output_ids"]
     at = next(i for i, (a, b) in enumerate(zip(ids, others, strict=False)) if a != b)
+    if not asked.constrained and {ids[at], others[at]} <= near_tokens(
+        engine, prompt, asked, ids[:at]
+    ):
+        return True
     if asked.constrained or asked.token_healing:
         return others[: at + 1] in answers_in_batches(engine, prompt, params, at + 1)
-    tokens = engine.tokenizer.encode(prompt) + ids[:at]
-    logits = engine.run_on_model(lambda m: np.array(m(mx.array([tokens]))[0, -1], np.float32))
+    return False
+
+
+def near_tokens(engine: Engine, prompt: str, asked: SamplingParams, output: list[int]) -> set[int]:
+    """Return the tokens that may be sampled after `output`, as rounding goes."""
+    tokens = engine.tokenizer.encode(prompt) + output
+
+    def logits_of(model: Any, rows: int) -> Any:
+        return np.array(model(mx.array([tokens] * rows))[0, -1], np.float32)
+
+    logits, beside = (engine.run_on_model(partial(logits_of, rows=rows)) for rows in (1, 8))
+    rounding = max(1e-5, float(np.abs(logits - beside).max()))
     row = Row(
         id="r",
         tokens=(tokens[-1],),
@@ -207,14 +222,14 @@ def is_tie(engine: Engine, prompt: str, params: dict[str, Any], one: Any, other:
         position=len(tokens) - 1,
         sample=True,
         params=asked,
-        seed=params["seed"],
-        output=tuple(ids[:at]),
+        seed=asked.seed or 0,
+        output=tuple(output),
         history=tuple(tokens),
     )
-    noise = np.random.default_rng(0).uniform(-1e-5, 1e-5, (256, len(logits)))
+    noise = np.random.default_rng(0).uniform(-rounding, rounding, (256, len(logits)))
     sampler = Sampler([row] * 256, engine.tokenizer.eos_token_ids, len(logits))
     found, _ = sampler.sample(mx.array((logits + noise).astype(np.float32)), 0).wait()
-    return {ids[at], others[at]} <= set(found["r"])
+    return set(found["r"])
 
 
 def answers_in_batches(
