@@ -10,12 +10,10 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from sgl_mlx.errors import BackendError
-from sgl_mlx.runtime.assembly import OpenModel
 
 RANK = "MLX_RANK"
 """Variable that holds the number of this process among all ranks."""
@@ -97,17 +95,3 @@ def _address(given: str | None, first: str) -> tuple[str, int]:
         return host, int(port)
     above = int(port) + _PORTS_ABOVE
     return host, above if above < 2**16 else int(port) - _PORTS_ABOVE
-
-
-def on_all_ranks(open_model: OpenModel) -> OpenModel:
-    """Connect all ranks if `mlx.launch` started this process; see `ranks.join`.
-
-    Returns:
-        A function that opens a model on all ranks; `open_model` in a process started alone.
-    """
-    launch = launched()
-    if launch is None:
-        return open_model
-    from sgl_mlx.runtime.ranks.join import join, open_on_ranks  # several ranks alone need this
-
-    return partial(open_on_ranks, join(launch))
