@@ -18,6 +18,7 @@ from sgl_mlx import bounds
 from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.errors import InvalidParamsError, ProgramError, PromptError, SglError
 from sgl_mlx.lang.templates.chat_template import get_chat_template
+from sgl_mlx.limits import Limits
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.testing import ScriptedBackend
@@ -324,7 +325,9 @@ def test_engine_options_are_taken_or_refused_by_name(name: str) -> None:
             taken.append(getattr(EngineConfig.of({name: value}), name))
 
         told = refusal(take, name)
-        assert name in told if told else type(taken[0]) in (int, bool, str, type(None))
+        assert (
+            name in told if told else type(taken[0]) in (int, float, bool, str, Limits, type(None))
+        )
 
 
 def test_programs_are_checked_before_any_backend_sees_them() -> None:

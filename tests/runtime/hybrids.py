@@ -107,7 +107,8 @@ def open_hybrid(
     """An engine on a toy; every architecture that an adapter can run is accepted."""
     monkeypatch.setattr(assembly, "adapter_for", Adapter)
     monkeypatch.setattr(assembly, "load", lambda name, **_: loaded(name, tokenizer))
-    return Engine(architecture, **{"max_total_tokens": 2000, "chunked_prefill_size": 16, **options})
+    given = {"max_total_tokens": 2000, "chunked_prefill_size": 16, "speculate": "off", **options}
+    return Engine(architecture, **given)
 
 
 def greedy(engine: Engine, prompts: Sequence[Sequence[int]], new: int) -> list[list[int]]:

@@ -326,7 +326,8 @@ class RuntimeEndpoint:
         except BackendError as error:
             raise BackendError(f"{request.full_url}: {error}") from None
         except (OSError, HTTPException, ValueError) as error:
-            raise BackendError(f"no usable answer from {request.full_url}: {error}") from error
+            url = bounds.shown(request.full_url)
+            raise BackendError(f"no usable answer from {url}: {error}") from error
 
 
 def _read(output: Mapping[str, Any]) -> tuple[str, dict[str, Any], tuple[int, ...]]:

@@ -114,14 +114,15 @@ class Speculator:
     def begin(self, share: Share) -> Share:
         """Return a sequence's share of a step, without its draft if no state slot is free for it.
 
-        Only models with recurrent layers need such a slot.
+        Only models with recurrent layers need such a slot. Slots reserved for drafted tokens that
+        the share does not hold are freed.
         """
         s = share.sequence
         assert s.holding is not None
-        if not share.drafted or self._cache.draft(s.holding):
-            return share
-        self._cache.trim(s.holding, len(s.tokens))
-        return share.cut(share.count)
+        if share.drafted and not self._cache.draft(s.holding):
+            share = share.cut(share.count)
+        self._cache.trim(s.holding, min(len(s.tokens) + len(share.drafted), len(s.table)))
+        return share
 
     def verified(self, plan: Extend, result: StepResult, sequences: Rows[Sequence]) -> None:
         """Apply the result of a step's drafts, after its tokens were appended.

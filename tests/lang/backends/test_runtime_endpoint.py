@@ -234,7 +234,7 @@ def test_a_refusal_says_what_the_server_said(backend: sgl.RuntimeEndpoint) -> No
 
 def test_a_server_that_is_not_there_is_an_error() -> None:
     nobody = sgl.RuntimeEndpoint("http://127.0.0.1:9", chat_template_name="chatml")
-    with pytest.raises(BackendError, match=r"no usable answer from http://127\.0\.0\.1:9"):
+    with pytest.raises(BackendError, match=r"no usable answer from 'http://127\.0\.0\.1:9"):
         nobody.cache_prefix("x")
     nobody.shutdown()
 

@@ -57,7 +57,7 @@ class DraftingStateMachine(StateMachine):
 
 TestDraftedStates = DraftingStateMachine.TestCase
 TestDraftedStates.settings = settings(
-    max_examples=150,
+    max_examples=100,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,
@@ -146,7 +146,7 @@ def test_a_hybrid_answers_with_drafts_as_mlx_lm_without(
     told = Told(dict(zip(prompts, right, strict=True)))
     monkeypatch.setattr(assembly, "kept_costs", lambda *_: FREE)
     monkeypatch.setattr(assembly, "drafters", lambda *_: (told,))
-    engine = open_toy(architecture, max_total_tokens=130)
+    engine = open_toy(architecture, max_total_tokens=130, speculate="auto")
     for _ in range(2):
         assert greedy(engine, prompts, NEW) == right
     stats = engine.get_server_info()["stats"]

@@ -98,9 +98,9 @@ def test_threads_that_bring_one_picture_at_once_prepare_it_once(
         start.wait()
         return engine.submit((Text("Look: "), Image(file), Text(f"{number}?")), PARAMS)
 
-    def open_slowly(source: Any) -> Any:
+    def open_slowly(*given: Any) -> Any:
         sleep(0.1)  # longer than the other threads need to come by
-        return open_image(source)
+        return open_image(*given)
 
     monkeypatch.setattr("sgl_mlx.runtime.vision.pictures.open_image", open_slowly)
     with ThreadPoolExecutor(8) as pool:

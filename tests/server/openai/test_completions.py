@@ -135,7 +135,7 @@ def test_the_sdk_streams(toy_url: str, sdk: Sdk) -> None:
         ({"n": 0}, "n must"),
         ({"logprobs": 1000}, "top_logprobs_num"),
         ({"stop": [""]}, "stop"),
-        ({"stop": ["x"] * 1_000_000}, "1000000 stops"),
+        ({"stop": ["x"] * 1_000_000}, "1,000,000 stops"),
         ({"max_tokens": "many"}, "max_tokens"),
         ({"regex": "a", "json_schema": "{}"}, "2 constraints"),
         ({"regex": "("}, "regex"),
