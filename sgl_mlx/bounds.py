@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from sgl_mlx.errors import InvalidParamsError, LimitError, SglError
@@ -114,6 +114,8 @@ def unreadable(text: str) -> str | None:
 
 def readable(name: str, value: Any, error: type[SglError] = InvalidParamsError) -> None:
     """Raise `error` if `value` is, or contains in lists and mappings, a text of invalid Unicode."""
+    if all(part.isascii() for part in _texts(value)):
+        return  # nearly always, and without names for all parts: large schemas pass here
     pending = [(name, value)]
     while pending:
         where, part = pending.pop()
@@ -124,6 +126,20 @@ def readable(name: str, value: Any, error: type[SglError] = InvalidParamsError) 
             pending += [(f"{where}[{shown(key)}]", inner) for key, inner in part.items()]
         elif isinstance(part, (list, tuple)):
             pending += [(f"{where}[{i}]", inner) for i, inner in enumerate(part)]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts in nested lists and mappings, keys included."""
+    pending = [value]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, Mapping):
+            pending += part.keys()
+            pending += part.values()
+        elif isinstance(part, (list, tuple)):
+            pending += part
 
 
 def filled_text(name: str, value: Any, error: type[SglError] = InvalidParamsError) -> str:

@@ -13,7 +13,7 @@ from functools import cached_property
 from http.client import HTTPException
 from typing import Any
 
-from sgl_mlx import bounds
+from sgl_mlx.bounds import filled_text, shown
 from sgl_mlx.core import (
     ChoiceScore,
     ChoiceScores,
@@ -67,7 +67,7 @@ class RuntimeEndpoint:
         verify: str | bool | None = None,
         chat_template_name: str | None = None,
     ) -> None:
-        address = bounds.filled_text("base_url", base_url, BackendError)
+        address = filled_text("base_url", base_url, BackendError)
         self.base_url = (address if "://" in address else f"http://{address}").rstrip("/")
         self._headers = {"Content-Type": "application/json"}
         if api_key:
@@ -326,8 +326,7 @@ class RuntimeEndpoint:
         except BackendError as error:
             raise BackendError(f"{request.full_url}: {error}") from None
         except (OSError, HTTPException, ValueError) as error:
-            url = bounds.shown(request.full_url)
-            raise BackendError(f"no usable answer from {url}: {error}") from error
+            raise BackendError(f"no usable answer from {shown(request.full_url)}: {error}") from error
 
 
 def _read(output: Mapping[str, Any]) -> tuple[str, dict[str, Any], tuple[int, ...]]:
