@@ -326,7 +326,9 @@ class RuntimeEndpoint:
         except BackendError as error:
             raise BackendError(f"{request.full_url}: {error}") from None
         except (OSError, HTTPException, ValueError) as error:
-            raise BackendError(f"no usable answer from {shown(request.full_url)}: {error}") from error
+            raise BackendError(
+                f"no usable answer from {shown(request.full_url)}: {error}"
+            ) from error
 
 
 def _read(output: Mapping[str, Any]) -> tuple[str, dict[str, Any], tuple[int, ...]]:
