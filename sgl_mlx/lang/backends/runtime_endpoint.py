@@ -325,10 +325,8 @@ class RuntimeEndpoint:
             raise BackendError(f"{request.full_url} answered {error.code}: {said}") from None
         except BackendError as error:
             raise BackendError(f"{request.full_url}: {error}") from None
-        except (OSError, HTTPException, ValueError) as error:
-            raise BackendError(
-                f"no usable answer from {shown(request.full_url)}: {error}"
-            ) from error
+        except (OSError, HTTPException, ValueError) as e:
+            raise BackendError(f"no usable answer from {shown(request.full_url)}: {e}") from e
 
 
 def _read(output: Mapping[str, Any]) -> tuple[str, dict[str, Any], tuple[int, ...]]:
