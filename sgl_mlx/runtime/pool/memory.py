@@ -35,6 +35,14 @@ _CACHE_SHARE = 0.05
 """Share of the GPU's recommended working set for freed buffers that MLX keeps for reuse."""
 
 
+def left_beside(nbytes: int, available: int) -> int:
+    """Return how many of `available` bytes the KV pool may count on beside another pool's `nbytes`.
+
+    `nbytes / SHARE` is taken off, because the KV pool uses only `SHARE` of the bytes it is given.
+    """
+    return max(available - int(nbytes / SHARE), 0)
+
+
 def pool_slots(
     wanted: int | None,
     context_length: int,

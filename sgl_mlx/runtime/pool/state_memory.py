@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sgl_mlx.errors import MemoryLimitError
 from sgl_mlx.models.states import StateShape
-from sgl_mlx.runtime.pool.memory import SHARE
+from sgl_mlx.runtime.pool.memory import SHARE, left_beside
 from sgl_mlx.runtime.pool.states import StatePool
 
 _GIB = 2**30
@@ -36,11 +36,8 @@ class StateBudget(NamedTuple):
     nbytes: int
 
     def left(self, available: int) -> int:
-        """Return how many of `available` bytes the KV pool may count on.
-
-        `nbytes / SHARE` is taken off, because the pool uses only `SHARE` of the bytes it is given.
-        """
-        return max(available - int(self.nbytes / SHARE), 0)
+        """Return how many of `available` bytes the KV pool may count on."""
+        return left_beside(self.nbytes, available)
 
 
 NO_STATES = StateBudget(0, 0, 0)

@@ -12,7 +12,7 @@ from sgl_mlx.models.adapter import LayerShape
 from sgl_mlx.runtime.attention.spans import MOST_HELD
 from sgl_mlx.runtime.cache.prefix_cache import WindowSlots
 from sgl_mlx.runtime.pool.kv import KVPool, windowed
-from sgl_mlx.runtime.pool.memory import ENOUGH, SHARE
+from sgl_mlx.runtime.pool.memory import ENOUGH, SHARE, left_beside
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 
 _GIB = 2**30
@@ -36,11 +36,8 @@ class WindowBudget(NamedTuple):
     start_bytes: int = 0
 
     def left(self, available: int) -> int:
-        """Return how many of `available` bytes the other layers' pool may count on.
-
-        `nbytes / SHARE` is taken off, because the pool uses only `SHARE` of the bytes it is given.
-        """
-        return max(available - int(self.nbytes / SHARE), 0)
+        """Return how many of `available` bytes the other layers' pool may count on."""
+        return left_beside(self.nbytes, available)
 
 
 def window_budget(

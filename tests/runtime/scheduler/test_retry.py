@@ -17,7 +17,13 @@ from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, StepResult
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 from tests.runtime.fakes import Engine, FakeRunner, drive
-from tests.runtime.scheduler.test_scheduler import SchedulerMachine, few_tokens, forks, limits
+from tests.runtime.scheduler.test_scheduler import (
+    SchedulerMachine,
+    few_tokens,
+    forks,
+    limits,
+    tokens,
+)
 from tests.runtime.truth import NO_FORK, Fork, Tokens, family, make_sequence, recorder, run_alone
 
 FAULT = "the step failed: ZeroDivisionError: poisoned"
@@ -156,7 +162,45 @@ def test_what_ended_in_an_epoch_that_was_lost_is_not_in_the_cache() -> None:
     assert_right([again])
 
 
-class RetryMachine(SchedulerMachine):
+class FailingMachine(SchedulerMachine):
+    """A machine whose runner `poisoned` fails steps; only rows at fault may end for that."""
+
+    poisoned: FaultyRunner
+
+    def fail_the_step(self) -> None:
+        """Everything is lost in the other machine alone."""
+
+    def _run(self, plan: Plan) -> StepResult | None:
+        return run_plan(plan, self.scheduler, self.runner)
+
+    def _check_plan(self, plan: Plan | None) -> None:
+        if self.scheduler._trials is None:
+            super()._check_plan(plan)
+
+    def _check_outcome(self, s: Sequence) -> None:
+        if s.finish_reason is not None and s.finish_reason.message == FAULT:
+            guilty = [m.id for m in family(s) if m.id in self.poisoned.poison]
+            alone_too_often = self.poisoned.hiccups or self.poisoned.most_rows < 3
+            assert guilty or alone_too_often, "a row that is not at fault ended"
+        super()._check_outcome(s)
+
+
+class FailingText(FailingMachine):
+    """A failing machine whose rows at fault follow no branches."""
+
+    @rule(
+        tokens=tokens,
+        new=st.integers(0, 8),
+        at=st.integers(0, 9),
+        kind=st.sampled_from(KINDS),
+    )
+    def add_poison(self, tokens: Tokens, new: int, at: int, kind: str) -> None:
+        s = make_sequence(self.ids, tokens, new)
+        self.poisoned.poison[s.id] = (at, kind)
+        self._add(s)
+
+
+class RetryMachine(FailingMachine):
     """Rows poison steps at random, in chunks of prompts and in epochs with a step ahead."""
 
     @initialize(
@@ -175,8 +219,8 @@ class RetryMachine(SchedulerMachine):
         most_rows: int,
     ) -> None:
         self.prepare(limits, capacity, more_slots=more_slots)
-        self.runner = self.faulty = FaultyRunner(self.cache, self.store)
-        self.faulty.hiccups, self.faulty.most_rows = hiccups, most_rows
+        self.runner = self.poisoned = FaultyRunner(self.cache, self.store)
+        self.poisoned.hiccups, self.poisoned.most_rows = hiccups, most_rows
 
     @rule(
         tokens=few_tokens,
@@ -191,26 +235,8 @@ class RetryMachine(SchedulerMachine):
     ) -> None:
         s = make_sequence(self.ids, tokens, new, fork=fork)
         members = list(family(s))
-        self.faulty.poison[members[-1 if branch else 0].id] = (at, kind)
+        self.poisoned.poison[members[-1 if branch else 0].id] = (at, kind)
         self._add(s)
-
-    def fail_the_step(self) -> None:
-        """Everything is lost in the other machine alone."""
-
-    def _run(self, plan: Plan) -> StepResult | None:
-        return run_plan(plan, self.scheduler, self.runner)
-
-    def _check_plan(self, plan: Plan | None) -> None:
-        if self.scheduler._trials is None:
-            super()._check_plan(plan)
-
-    def _check_outcome(self, s: Sequence) -> None:
-        failed = s.finish_reason is not None and s.finish_reason.message == FAULT
-        if failed:
-            guilty = [m.id for m in family(s) if m.id in self.faulty.poison]
-            alone_too_often = self.faulty.hiccups or self.faulty.most_rows < 3
-            assert guilty or alone_too_often, "a row that is not at fault ended"
-        super()._check_outcome(s)
 
 
 TestRetry = RetryMachine.TestCase

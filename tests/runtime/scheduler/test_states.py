@@ -18,14 +18,13 @@ from sgl_mlx.runtime.cache.state_tier import StateTier
 from sgl_mlx.runtime.cache.tier import GrowStates, LoadState, Tier
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 from sgl_mlx.runtime.scheduler.cuts import SnapshotPolicy
-from sgl_mlx.runtime.scheduler.plan import Plan, StepResult
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 from tests.runtime.fakes import FakeStore, drive
-from tests.runtime.scheduler.test_retry import FAULT, KINDS, FaultyRunner, run_plan
+from tests.runtime.scheduler.test_retry import FailingText, FaultyRunner, run_plan
 from tests.runtime.scheduler.test_scheduler import SchedulerMachine, limits, stops, tokens
 from tests.runtime.state_fakes import StateRunner, StateStore
-from tests.runtime.truth import Tokens, family, make_sequence, recorder, run_alone
+from tests.runtime.truth import Tokens, make_sequence, recorder, run_alone
 
 policies = st.builds(
     SnapshotPolicy,
@@ -39,8 +38,6 @@ state_limits = limits.flatmap(
 
 class StateMachine(SchedulerMachine):
     """Anything may be added, aborted and preempted; no sequence comes after branches."""
-
-    faulty: FaultyRunner | None = None
 
     runner: StateRunner
 
@@ -211,7 +208,7 @@ class FaultyStateRunner(FaultyRunner, StateRunner):
     """A faulty runner with recurrent states, which a failed step leaves as they were."""
 
 
-class StateRetryMachine(StateMachine):
+class StateRetryMachine(FailingText, StateMachine):
     """Steps fail at random, in chunks of prompts and in epochs with a step ahead."""
 
     @initialize(
@@ -232,34 +229,6 @@ class StateRetryMachine(StateMachine):
         self.prepare_states(limits, capacity, states)
         self.runner = self.poisoned = FaultyStateRunner(self.cache, self.store)
         self.poisoned.hiccups, self.poisoned.most_rows = hiccups, most_rows
-
-    @rule(
-        tokens=tokens,
-        new=st.integers(0, 8),
-        at=st.integers(0, 9),
-        kind=st.sampled_from(KINDS),
-    )
-    def add_poison(self, tokens: Tokens, new: int, at: int, kind: str) -> None:
-        s = make_sequence(self.ids, tokens, new)
-        self.poisoned.poison[s.id] = (at, kind)
-        self._add(s)
-
-    def fail_the_step(self) -> None:
-        """Everything is lost in the other machine alone."""
-
-    def _run(self, plan: Plan) -> StepResult | None:
-        return run_plan(plan, self.scheduler, self.runner)
-
-    def _check_plan(self, plan: Plan | None) -> None:
-        if self.scheduler._trials is None:
-            super()._check_plan(plan)
-
-    def _check_outcome(self, s: Sequence) -> None:
-        if s.finish_reason is not None and s.finish_reason.message == FAULT:
-            guilty = [m.id for m in family(s) if m.id in self.poisoned.poison]
-            alone_too_often = self.poisoned.hiccups or self.poisoned.most_rows < 3
-            assert guilty or alone_too_often, "a row that is not at fault ended"
-        super()._check_outcome(s)
 
 
 TestStateRetry = StateRetryMachine.TestCase

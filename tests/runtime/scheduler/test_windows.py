@@ -19,7 +19,7 @@ from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 from sgl_mlx.runtime.speculation.speculator import Speculation
 from tests.runtime.fakes import Engine, drive
-from tests.runtime.scheduler.test_retry import FAULT, KINDS, FaultyRunner, run_plan
+from tests.runtime.scheduler.test_retry import FailingText, FaultyRunner
 from tests.runtime.scheduler.test_scheduler import SchedulerMachine, limits, stops, tokens
 from tests.runtime.speculation.test_scheduler_drafts import FREE, Oracle
 from tests.runtime.truth import (
@@ -156,7 +156,7 @@ class FaultyWindowRunner(FaultyRunner, WindowRunner):
                 self.window.update(dict.fromkeys(lost, None))  # type: ignore[arg-type]
 
 
-class WindowRetryMachine(WindowMachine):
+class WindowRetryMachine(FailingText, WindowMachine):
     """Steps fail at random, in chunks of prompts and in epochs with a step ahead."""
 
     @initialize(
@@ -179,34 +179,6 @@ class WindowRetryMachine(WindowMachine):
         self.prepare_windows(limits, capacity, 0, WindowSlots(window, slots, slots))
         self.runner = self.poisoned = FaultyWindowRunner(self.cache, self.store)
         self.poisoned.hiccups, self.poisoned.most_rows = hiccups, most_rows
-
-    @rule(
-        tokens=tokens,
-        new=st.integers(0, 8),
-        at=st.integers(0, 9),
-        kind=st.sampled_from(KINDS),
-    )
-    def add_poison(self, tokens: Tokens, new: int, at: int, kind: str) -> None:
-        s = make_sequence(self.ids, tokens, new)
-        self.poisoned.poison[s.id] = (at, kind)
-        self._add(s)
-
-    def fail_the_step(self) -> None:
-        """Everything is lost in the other machine alone."""
-
-    def _run(self, plan: Plan) -> StepResult | None:
-        return run_plan(plan, self.scheduler, self.runner)
-
-    def _check_plan(self, plan: Plan | None) -> None:
-        if self.scheduler._trials is None:
-            super()._check_plan(plan)
-
-    def _check_outcome(self, s: Sequence) -> None:
-        if s.finish_reason is not None and s.finish_reason.message == FAULT:
-            guilty = [m.id for m in family(s) if m.id in self.poisoned.poison]
-            alone_too_often = self.poisoned.hiccups or self.poisoned.most_rows < 3
-            assert guilty or alone_too_often, "a row that is not at fault ended"
-        super()._check_outcome(s)
 
 
 TestWindowRetry = WindowRetryMachine.TestCase
