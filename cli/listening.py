@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import shlex
 import socket
 import sys
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,9 +18,10 @@ from sgl_mlx.errors import BackendError
 
 if TYPE_CHECKING:
     import uvicorn
-    from starlette.applications import Starlette
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 QUESTION = '{"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 50}'
+_HEALTH = ("/health", "/health_generate", "/ready")
 _START = '{"prompt": "Once upon a time", "max_tokens": 50}'
 
 
@@ -41,29 +45,64 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def uvicorn_config(app: Starlette, drain_timeout: int) -> uvicorn.Config:
-    import uvicorn  # an optional extra
+@dataclass(frozen=True)
+class Drain:
+    """How a server ends after the first Ctrl-C.
 
-    return uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        timeout_keep_alive=120,  # the default of 5 s closes pooled client connections
-        timeout_graceful_shutdown=drain_timeout,
-    )
+    Attributes:
+        delay: seconds in which it still takes requests while health checks already fail, so that a
+            router learns of it before connections close.
+        timeout: longest wait in seconds for running requests after that.
+    """
+
+    delay: int
+    timeout: int
 
 
-def server(config: uvicorn.Config, ready: str) -> uvicorn.Server:
+def server(app: ASGIApp, ready: str, drain: Drain) -> uvicorn.Server:
     """Return a server that prints the line `ready` when it accepts connections."""
     import uvicorn  # an optional extra
+
+    health = FailingHealth(app)
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             click.echo(ready)
 
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            health.fails = True
+            end = time.monotonic() + drain.delay
+            while time.monotonic() < end and not self.force_exit:
+                await asyncio.sleep(0.1)
+            await super().shutdown(sockets)
+
+    config = uvicorn.Config(
+        health,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_keep_alive=120,  # the default of 5 s closes pooled client connections
+        timeout_graceful_shutdown=drain.timeout,
+    )
     return Server(config)
+
+
+class FailingHealth:
+    """An ASGI app that answers health checks with 503 once `fails` is set, and wraps another."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.fails = False
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from starlette.responses import PlainTextResponse  # an optional extra
+
+        if self.fails and scope["type"] == "http" and scope["path"] in _HEALTH:
+            answer = PlainTextResponse("the server is ending\n", 503)
+            await answer(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 def invitation(listener: socket.socket, engine: Any, api_keys: tuple[str, ...]) -> str:

@@ -23,13 +23,13 @@ from sgl_mlx.cli.engine import (
 from sgl_mlx.cli.failing import exit_when_failed
 from sgl_mlx.cli.listening import (
     QUESTION,
+    Drain,
     bind,
     freeze_present_objects,
     invitation,
     line,
     log_to_stderr,
     server,
-    uvicorn_config,
 )
 from sgl_mlx.cli.options import setting
 from sgl_mlx.cli.served_models import Named, check, named, served_models
@@ -133,6 +133,15 @@ _SHARE = 0.6
     help="Longest wait for running requests after Ctrl-C.",
 )
 @click.option(
+    "--drain-delay",
+    type=click.IntRange(0),
+    metavar="SECONDS",
+    default=0,
+    show_default=True,
+    help="After Ctrl-C, go on taking requests for this long while /health already answers 503. "
+    "Behind a router: longer than its interval of health checks.",
+)
+@click.option(
     "--exit-on-failure",
     is_flag=True,
     help="Exit with code 70 if the engine hangs or dies, so that a supervisor can start it again.",
@@ -169,6 +178,7 @@ def serve(
     port: int,
     access_log: bool,
     drain_timeout: int,
+    drain_delay: int,
     exit_on_failure: bool,
     engine_settings: tuple[tuple[str, Any], ...],
     limits: tuple[tuple[str, Any], ...],
@@ -180,7 +190,9 @@ def serve(
     model that it wants. The first model is opened at the start, the others when requests name them.
     If there is no memory for a model, the models that were idle longest are closed.
 
-    Ctrl-C or SIGTERM lets running requests finish; a second Ctrl-C stops the server at once.
+    Ctrl-C or SIGTERM lets running requests finish; a second Ctrl-C stops the server at once. Behind
+    a router, give --drain-delay: a router that does not know yet that the server ends would
+    otherwise send it requests, and they would fail.
     """
     require_packages()
     given = [named(model) for model in (*([model_path] if model_path else ()), *models)]
@@ -196,10 +208,11 @@ def serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, or nothing is closed
     settings["limits"] = _limits(dict(limits), **settings)
     more = {"limits": settings["limits"], **dict(engine_settings)}
+    drain = Drain(drain_delay, drain_timeout)
     with suppress(KeyboardInterrupt):  # uvicorn raises it again after draining
         if several:
             served = served_models(given, adapters, {**asdict(options), **more})
-            _serve_several(served, memory, listener, drain_timeout, exit_on_failure, settings)
+            _serve_several(served, memory, listener, drain, exit_on_failure, settings)
             return
         name, model = given[0] if given else (None, None)
         if name and name != model and not settings["model_names"]:
@@ -209,9 +222,8 @@ def serve(
             if exit_on_failure:
                 exit_when_failed(lambda: [cast("ServedEngine", engine)])
             freeze_present_objects()
-            config = uvicorn_config(_app(engine, **settings), drain_timeout)
             ready = invitation(listener, engine, settings["api_keys"])
-            server(config, ready).run(sockets=[listener])
+            server(_app(engine, **settings), ready, drain).run(sockets=[listener])
 
 
 def _refuse_options_of_one(**given: Any) -> None:
@@ -225,7 +237,7 @@ def _serve_several(
     models: list[ServedModel],
     memory: int | None,
     listener: socket.socket,
-    drain_timeout: int,
+    drain: Drain,
     exit_on_failure: bool,
     settings: dict[str, Any],
 ) -> None:
@@ -245,7 +257,7 @@ def _serve_several(
     names = ", ".join(model.name for model in models)
     ready = line(listener, names, keys, "chat/completions", QUESTION)
     try:
-        server(uvicorn_config(app, drain_timeout), ready).run(sockets=[listener])
+        server(app, ready, drain).run(sockets=[listener])
     finally:
         asyncio.run(residents.close())
 

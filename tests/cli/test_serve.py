@@ -103,6 +103,18 @@ def test_a_signal_lets_a_stream_finish(start: Start, sign: signal.Signals) -> No
     assert process.wait(timeout=60) == 0
 
 
+def test_a_drain_delay_fails_health_checks_and_still_takes_requests(start: Start) -> None:
+    process = start("--drain-delay", "5")
+    url, command = invitation(process)
+    process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + 60
+    while (health := httpx.get(f"{url}/health")).status_code == 200:
+        assert time.monotonic() < deadline
+    assert (health.status_code, health.text) == (503, "the server is ending\n")
+    assert asked(command).status_code == 200
+    assert process.wait(timeout=60) == 0
+
+
 def test_a_second_ctrl_c_stops_at_once(start: Start) -> None:
     process = start()
     url, _ = invitation(process)

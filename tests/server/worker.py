@@ -13,6 +13,8 @@ from sgl_mlx.benchmarks.peers.our_server import serve_command
 from sgl_mlx.benchmarks.peers.server import end, free_port
 
 _PATIENCE = 120.0
+_DELAY = 6
+"""Seconds in which a worker still takes requests though its health checks, one a second, fail."""
 
 
 class Worker:
@@ -30,7 +32,7 @@ class Worker:
             "max_running_requests": 2,
             "speculate": "off",
         }
-        self._command = serve_command(options, self._port)
+        self._command = [*serve_command(options, self._port), "--drain-delay", str(_DELAY)]
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._http = httpx.Client(timeout=10)
@@ -56,14 +58,14 @@ class Worker:
         self._process.wait()
 
     def interrupt(self) -> None:
-        """Send what Ctrl-C sends: it finishes what it is answering, and ends."""
+        """Send what Ctrl-C sends: it fails health checks, finishes its requests, and ends."""
         assert self._process is not None
         self._process.send_signal(signal.SIGINT)
 
-    def ended(self) -> int:
-        """Wait until it has ended; return its exit code."""
+    def ends(self) -> int | None:
+        """Return its exit code, or None if it has not ended."""
         assert self._process is not None
-        return self._process.wait(_PATIENCE)
+        return self._process.poll()
 
     def close(self) -> None:
         self._http.close()
