@@ -85,7 +85,7 @@ audit: $(FLOORS)/bin/uv ## known vulnerabilities of the oldest and of the newest
 	@for which in lowest-direct highest; do \
 	  $(OLDEST) compile --quiet --resolution $$which --extra server --extra video pyproject.toml \
 	    --output-file $(FLOORS)/$$which.txt && \
-	  $(FLOORS)/bin/pip-audit --disable-pip --no-deps --requirement $(FLOORS)/$$which.txt || exit 1; done
+	  $(FLOORS)/bin/pip-audit --strict --disable-pip --no-deps --requirement $(FLOORS)/$$which.txt || exit 1; done
 
 check: $(PACKAGE) ## format, lint, types, layers, packaging, words
 	@$(BIN)/ruff format --check .
