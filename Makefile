@@ -76,7 +76,8 @@ $(FLOORS)/bin/uv: | $(BIN)/python
 floors: $(FLOORS)/bin/uv ## some tests with the oldest versions that pyproject.toml allows
 	@$(FLOORS)/bin/uv venv --quiet --clear $(FLOORS)/oldest
 	@$(OLDEST) install --quiet --python $(FLOORS)/oldest/bin/python --resolution lowest-direct \
-	  '.[server,video]' pytest hypothesis openai
+	  '.[server,video]'
+	@$(OLDEST) install --quiet --python $(FLOORS)/oldest/bin/python pytest hypothesis openai
 	@$(FLOORS)/oldest/bin/python .ci/import_all.py
 	@$(FLOORS)/oldest/bin/python -m pytest -q -W default tests/test_limits.py \
 	  tests/tokenizer/test_template_sandbox.py tests/server/test_hardening.py
