@@ -25,10 +25,10 @@ Computed, not measured: by the function that sizes the pool, from the fields of 
 published configurations (`benchmarks/modelled/published_shapes.py` has them with their sources).
 Models with multi-head latent attention (MLA) keep one latent a layer for all heads. Layers with a
 sliding window, beside layers that attend to all tokens, keep the tokens of the window alone; with a
-disk cache they keep every token, as the others do. A file of the
-disk tier holds what the pool holds, so a token takes as much there; a header of a few kilobytes for
-each 64 tokens is added. `sgl-mlx models kv` prints the table, and `sgl-mlx models kv FOLDER` a row
-from a `config.json`."""
+disk cache, up to 126 tokens more. A file of the disk tier holds what the pool holds, so a token
+takes as much there, and a window as much for each place where a prompt or an answer ended; a header
+of a few kilobytes for each 64 tokens is added. `sgl-mlx models kv` prints the table, and
+`sgl-mlx models kv FOLDER` a row from a `config.json`."""
 HEADS = (
     *("model", "layers x heads x width", "a token", "with 8 bits", "a window"),
     *("32,768 tokens", "a GB holds"),

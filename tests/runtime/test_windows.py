@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from sgl_mlx.errors import MemoryLimitError
 from sgl_mlx.runtime.engine import Engine
+from sgl_mlx.runtime.pool import window_memory
 from tests.models.toy_configs import WINDOW
 from tests.runtime.checks import assert_holds_nothing
 from tests.runtime.hybrids import WINDOWED, Open, alone, greedy, text
@@ -55,9 +54,12 @@ def test_preempted_rows_go_on(open_toy: Open) -> None:
     assert stats(engine)["preemptions"] > 0
 
 
-def test_8_bits_are_those_of_layers_that_share_their_slots(open_toy: Open, tmp_path: Path) -> None:
+def test_8_bits_are_those_of_layers_that_share_their_slots(
+    open_toy: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
     few = open_toy("gpt_oss", kv_bits=8, max_window_tokens=4 * WINDOW)
-    together = open_toy("gpt_oss", kv_bits=8, disk_cache_dir=str(tmp_path))
+    monkeypatch.setattr(window_memory, "windowed", lambda _: frozenset())
+    together = open_toy("gpt_oss", kv_bits=8)
     assert "window_slots" not in stats(together)
     for seed in range(3):
         prompt = text(seed, 40)

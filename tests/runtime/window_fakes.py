@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from sgl_mlx.runtime.cache.tier import GrowWindows, Transfer
+from sgl_mlx.runtime.cache.tier import GrowWindows, Load, Spill, Transfer
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Row, RowWindow, StepResult
-from tests.runtime.fakes import FakeRunner
+from tests.runtime.fakes import FakeRunner, FakeStore
 from tests.runtime.truth import Kv
+
+
+class WindowStore(FakeStore):
+    """A second tier in memory that also keeps blocks of windows.
+
+    Attributes:
+        window: what each window slot holds; the runner's.
+        windows_loaded: number of window slots that were loaded so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.window: dict[int, Kv] = {}
+        self.windows_loaded = 0
+
+    def move(self, transfers: Sequence[Transfer], memory: dict[int, Kv]) -> None:
+        for transfer in transfers:
+            windows = isinstance(transfer, Spill | Load) and transfer.windows
+            if isinstance(transfer, Load) and windows:
+                super().move([transfer], self.window)
+                self.window.pop(0, None)  # tokens that the tree had already
+                self.windows_loaded += sum(map(bool, transfer.slots))
+            else:
+                super().move([transfer], self.window if windows else memory)
 
 
 class WindowRunner(FakeRunner):
@@ -19,6 +45,8 @@ class WindowRunner(FakeRunner):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.window: dict[int, Kv] = {}
+        if isinstance(self._store, WindowStore):
+            self._store.window = self.window
         assert self._cache.windows is not None
         self._window_slots = self._cache.windows.capacity
 
@@ -30,8 +58,9 @@ class WindowRunner(FakeRunner):
 
     def _extend(self, plan: Extend) -> StepResult:
         self.flush()
+        self._store.move(plan.transfers, self.memory)
         self.check_tree()
-        result = super()._extend(plan)
+        result = super()._extend(replace(plan, transfers=()))
         for row in plan.rows:
             self.window |= {
                 own: self.memory[slot]

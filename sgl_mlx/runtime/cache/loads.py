@@ -10,6 +10,7 @@ from collections.abc import Hashable
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
 from sgl_mlx.runtime.cache.state_tier import StateTier
 from sgl_mlx.runtime.cache.tier import Load, LoadState
+from sgl_mlx.runtime.cache.window_tier import WindowTier
 
 
 def load_blocks(
@@ -70,3 +71,29 @@ def load_snapshot(
         cache.snapshots.end(holding, keep=True)
     cache.close(holding)
     return missing if fits else None
+
+
+def load_window(
+    cache: PrefixCache,
+    tier: WindowTier,
+    tokens: tuple[int, ...],
+    namespace: Hashable,
+    reading: int,
+) -> bool:
+    """Give the tree the window before the end of `tokens`, loaded from a finished reading.
+
+    Args:
+        reading: id of the reading (`tier.Reading`), which begins at `WindowTier.first`.
+
+    Returns:
+        False, with nothing changed, if there are too few slots, if the tree has this window, or
+        lacks KV of the other layers.
+    """
+    assert cache.windows is not None, "a window for layers that share their slots"
+    node, _ = cache.tree.match(tokens, namespace)
+    if node.depth < len(tokens):
+        return False
+    slots = cache.windows.restore(node, tier.first(len(tokens)))
+    if any(slots):
+        cache.before_next_plan(Load(tuple(slots), reading, windows=True))
+    return any(slots)

@@ -12,7 +12,7 @@ used.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Generic, Protocol, TypeVar
 
 from sgl_mlx.runtime.cache.slots import SlotAllocator
@@ -26,7 +26,7 @@ class Owner(Protocol):
     tokens: tuple[int, ...]
     window: list[int]
     window_locks: int
-    window_end: bool
+    window_end: bool | None
     last_used: int
     depth: int
 
@@ -49,16 +49,29 @@ class NodeWindows(Generic[N]):
     Args:
         capacity: number of slots, for running sequences and nodes together.
         reach: how many tokens before a new one a layer with a window reads: its window less one.
+        more: how many tokens beyond `reach` are kept too before places where prompts go on, for
+            the second tier.
+        on_evict: called with a node before slots are freed that a sequence needs to go on after
+            it; None for nothing.
 
     Attributes:
+        kept: how many tokens before a place where prompts go on have slots: `reach` and `more`.
         evictable: number of slots of unlocked nodes.
         locked: number of slots of locked nodes.
         evicted: number of slots of nodes freed for others so far.
     """
 
-    def __init__(self, capacity: int, reach: int) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        reach: int,
+        more: int = 0,
+        on_evict: Callable[[N], None] | None = None,
+    ) -> None:
         self.slots = SlotAllocator(capacity)
         self.reach = reach
+        self.kept = reach + more
+        self._on_evict = on_evict
         self.evictable = self.locked = self.evicted = 0
         self._heap: list[tuple[_Rank, int, N]] = []  # stale entries are skipped
         self._owners = 0
@@ -87,7 +100,7 @@ class NodeWindows(Generic[N]):
         node.window = slots + node.window
         self._count(node, len(slots))
         for n in node.path():  # a new end below changes the ranks of those just above
-            if n.depth + self.reach < node.depth - len(node.tokens):
+            if n.depth + self.kept < node.depth - len(node.tokens):
                 break
             self.offer(n)
 
@@ -144,6 +157,8 @@ class NodeWindows(Generic[N]):
     def removed(self, node: N, parent: N) -> None:
         """Free the slots of an unlocked node that was removed from below `parent`."""
         self._free(node, len(node.window))
+        if not parent.window_end:
+            parent.window_end = bool(parent.children)
         self.offer(parent)
 
     def evict(self, count: int) -> None:
@@ -157,7 +172,11 @@ class NodeWindows(Generic[N]):
                 continue
             # the slots of a reusable end serve only together: all of them go, or none
             missing = count - self.slots.free_count
-            going = min(self._spare(node), missing) or len(node.window)
+            going = min(self._spare(node), missing)
+            if not going:
+                going = len(node.window)
+                if self._on_evict is not None:
+                    self._on_evict(self._below(node)[0])
             self.evicted += going
             self._free(node, going)
             self.offer(node)
@@ -200,15 +219,15 @@ class NodeWindows(Generic[N]):
         computes a token at least.
         """
         _, distance = self._below(node)
-        return max(len(node.window) - max(self.reach + 1 - distance, 0), 0)
+        return max(len(node.window) - max(self.kept + 1 - distance, 0), 0)
 
     def _below(self, node: N) -> tuple[N, int]:
         """Return the next leaf or branch at a node's end or below, and the tokens up to it.
 
-        A `window_end` counts as a branch. The search ends after `reach + 1` tokens.
+        A `window_end` counts as a branch. The search ends after `kept + 1` tokens.
         """
         distance = 0
-        while len(node.children) == 1 and not node.window_end and distance <= self.reach:
+        while len(node.children) == 1 and not node.window_end and distance <= self.kept:
             (node,) = node.children.values()
             distance += len(node.tokens)
         return node, distance

@@ -31,6 +31,7 @@ from sgl_mlx.runtime.cache.tier import (
     Tier,
     Transfer,
 )
+from sgl_mlx.runtime.cache.window_tier import WindowTier, extra_tokens
 from sgl_mlx.runtime.cache.windows import Windows
 
 Reuse = Literal["prefixes", "whole prompts", "nothing"]
@@ -69,6 +70,7 @@ class PrefixCache:
     Attributes:
         snapshots: the recurrent states; None for a model of attention alone.
         windows: the slots for layers with a sliding window; None if there are none of their own.
+        window_tier: their KV in the second tier; None without a tier, or without such slots.
         held: number of slots that sequences hold and the tree does not own.
         seconds: time spent in `open`, `extend` and `share`.
     """
@@ -84,7 +86,7 @@ class PrefixCache:
         state_tier: StateTier | None = None,
         windows: WindowSlots | None = None,
     ) -> None:
-        assert windows is None or (tier is None and not states), "not supported together"
+        assert windows is None or not states, "not supported together"
         self.capacity = capacity
         self.most = capacity if most is None else most
         self._initial = capacity
@@ -94,11 +96,12 @@ class PrefixCache:
         self._reuse = reuse
         self._ended: dict[int, set[int]] = {}  # hashes of whole prompts by length
         first = states if first_states is None else min(first_states, states)
-        self.tree = RadixTree(
-            NodeStates(first) if states else None,
-            NodeWindows(windows.first, windows.window - 1) if windows is not None else None,
-        )
         self.windows: Windows | None = None
+        self.window_tier: WindowTier | None = None
+        if windows is not None and tier is not None:
+            self.window_tier = WindowTier(tier, windows.window - 1)
+        owned = NodeStates[Node](first) if states else None
+        self.tree = RadixTree(owned, None if windows is None else self._node_windows(windows))
         if windows is not None:
             self.windows = Windows(self.tree, windows.most, self._grow_windows)
         self.snapshots: Snapshots | None = None
@@ -143,11 +146,12 @@ class PrefixCache:
     def open_cached(self, tokens: tuple[int, ...], namespace: Hashable) -> Holding:
         """Return a new holding with the longest prefix of `tokens` that has KV, which it locks.
 
-        The prefix need not end in a snapshot.
+        The prefix need not end in a snapshot or have window slots.
         """
         node, slots = self.tree.match(tokens, namespace)
         self.tree.lock(node)
-        return Holding(namespace, slots, len(slots), node)
+        read = len(tokens)  # no step reads a window
+        return Holding(namespace, slots, len(slots), node, behind=read, locked_from=len(slots))
 
     def begin(self, holding: Holding) -> bool:
         """Give a new holding the state slot that a model with recurrent layers needs.
@@ -349,6 +353,7 @@ class PrefixCache:
         spill = self.tier.spill(node, namespace)
         if spill is not None:
             self._transfers.append(spill)
+        self._spill_window(node)
         if node.state:
             self._spill_state(node, namespace)
 
@@ -356,6 +361,16 @@ class PrefixCache:
         spill = self.state_tier.spill(node, namespace) if self.state_tier is not None else None
         if spill is not None:
             self._transfers.append(spill)
+
+    def _spill_window(self, node: Node) -> None:
+        if self.window_tier is not None:
+            spill = self.window_tier.spill(node, self.tree.namespace_of(node))
+            if spill is not None:
+                self._transfers.append(spill)
+
+    def _node_windows(self, windows: WindowSlots) -> NodeWindows[Node]:
+        more = extra_tokens(self.tier.size) if self.tier is not None else 0
+        return NodeWindows(windows.first, windows.window - 1, more, self._spill_window)
 
     def _release(self, slots: list[int]) -> None:
         self.held -= len(slots)

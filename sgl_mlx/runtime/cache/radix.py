@@ -37,7 +37,8 @@ class Node:
         readers: number of sequences that will read this state in their next step.
         window: window slots of the edge's last tokens; see `NodeWindows`.
         window_locks: number of sequences that read these slots.
-        window_end: True if other prompts are likely to branch off at the edge's end.
+        window_end: True if other prompts are likely to branch off at the edge's end; False if one
+            longer path went on from there and was evicted; None if neither is known.
     """
 
     __slots__ = (
@@ -65,7 +66,7 @@ class Node:
         self.last_used = 0
         self.state = self.readers = self.window_locks = 0
         self.window: list[int] = []
-        self.window_end = False
+        self.window_end: bool | None = None
 
     @property
     def in_tree(self) -> bool:
@@ -234,8 +235,7 @@ class RadixTree:
             on_evict: called with each leaf and its namespace, before the leaf leaves the tree.
 
         Returns:
-            The freed slots, now the caller's. They may be more than `count`, because leaves are
-            evicted whole, or fewer.
+            The freed slots, now the caller's: perhaps more than `count`, as leaves go whole.
         """
         freed: list[int] = []
         while len(freed) < count and self._leaves:

@@ -4,7 +4,8 @@ A sequence with blocks of its prompt in the second tier waits until another thre
 other sequences may start meanwhile. Sequences that need the same blocks share one reading. The
 blocks enter the tree when the sequence starts. Blocks that cannot be read are computed instead.
 
-With recurrent layers, a restore reads a snapshot and the blocks before it.
+With recurrent layers, a restore reads a snapshot and the blocks before it; with layers that have
+window slots, the last blocks of these layers too.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 
-from sgl_mlx.runtime.cache.loads import load_blocks, load_snapshot
+from sgl_mlx.runtime.cache.loads import load_blocks, load_snapshot, load_window
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
 from sgl_mlx.runtime.cache.radix import PLAIN, common_prefix
 from sgl_mlx.runtime.cache.state_tier import StateTier
 from sgl_mlx.runtime.cache.tier import Reading, Tier
+from sgl_mlx.runtime.cache.window_tier import WindowTier
 
 
 @dataclass(eq=False)
@@ -26,18 +28,21 @@ class Restore:
     Attributes:
         start: number of leading tokens that need not be read, because the tree has them.
         reading: the reading of blocks of KV; None if no block is to be read.
-        state: the reading of a snapshot at the end of `tokens`; None if none is to be read.
+        end: the reading of what a sequence needs to go on after `tokens` (`Found.end`); None if it
+            needs KV alone.
+        ends: number of blocks or snapshots that `end` must have.
     """
 
     tokens: tuple[int, ...] = ()
     namespace: Hashable = PLAIN
     start: int = 0
     reading: Reading | None = None
-    state: Reading | None = None
+    end: Reading | None = None
+    ends: int = 0
 
     @property
     def readings(self) -> list[Reading]:
-        return [reading for reading in (self.reading, self.state) if reading is not None]
+        return [reading for reading in (self.reading, self.end) if reading is not None]
 
     @property
     def done(self) -> bool:
@@ -67,12 +72,13 @@ class Restores:
         cached, _ = self._cache.reusable(tokens, namespace, len(tokens))
         for other in self._active:
             shared = common_prefix(other.tokens, tokens, 0)
-            if other.state is not None and shared < len(other.tokens):
-                shared = 0  # the snapshot of `other` is of no use
+            if other.end is not None and shared < len(other.tokens):
+                shared = 0  # what `other` reads for its end is of no use
             if other.namespace == namespace and shared - cached >= tier.worthwhile:
                 return other
-        if self._cache.state_tier is not None:
-            return self._begin_state(self._cache.state_tier, tokens, namespace, cached)
+        ends = self._cache.state_tier or self._cache.window_tier
+        if ends is not None:
+            return self._begin_whole(ends, tokens, namespace, cached)
         start = cached // tier.size * tier.size
         keys = tier.find(tokens, namespace, cached)
         end = start + len(keys) * tier.size
@@ -82,11 +88,16 @@ class Restores:
             return None
         return self._add(Restore(tokens[:end], namespace, start, tier.store.read(keys)))
 
-    def _begin_state(
-        self, states: StateTier, tokens: tuple[int, ...], namespace: Hashable, reusable: int
+    def _begin_whole(
+        self,
+        ends: StateTier | WindowTier,
+        tokens: tuple[int, ...],
+        namespace: Hashable,
+        reusable: int,
     ) -> Restore | None:
+        """Begin a restore of a prefix that sequences can only go on from as a whole."""
         cached, _ = self._cache.tree.match_length(tokens, namespace)
-        found = states.find(tokens, namespace, reusable, cached)
+        found = ends.find(tokens, namespace, reusable, cached)
         if found is None:
             return Restore()
         if not self._has_room(found.length - found.start):
@@ -94,7 +105,8 @@ class Restores:
         read = self._tier.store.read
         blocks = read(found.blocks) if found.blocks else None
         prefix = tokens[: found.length]
-        return self._add(Restore(prefix, namespace, found.start, blocks, read([found.key])))
+        end = read(found.end)
+        return self._add(Restore(prefix, namespace, found.start, blocks, end, len(found.end)))
 
     def _has_room(self, count: int) -> bool:
         return not self._active or self._under_way + count <= self._cache.available
@@ -112,8 +124,8 @@ class Restores:
             return
         if restore.reading is not None and not self._load_blocks(restore, restore.reading):
             return
-        if restore.state is not None:
-            self._load_state(restore, restore.state)
+        if restore.end is not None:
+            self._load_end(restore, restore.end)
         self._active.remove(restore)
 
     def _load_blocks(self, restore: Restore, reading: Reading) -> bool:
@@ -124,12 +136,15 @@ class Restores:
         self._count(reading, loaded or 0, loaded == 0)
         return loaded is not None
 
-    def _load_state(self, restore: Restore, reading: Reading) -> None:
-        """Add a snapshot to the tree; drop it if blocks before it or slots are missing."""
-        states, loaded = self._cache.state_tier, None
-        if reading.count and states is not None:
-            tokens, namespace = restore.tokens, restore.namespace
-            loaded = load_snapshot(self._cache, states, tokens, namespace, reading.id)
+    def _load_end(self, restore: Restore, reading: Reading) -> None:
+        """Add a snapshot or a window to the tree; drop it if blocks before it or slots lack."""
+        cache, states, windows = self._cache, self._cache.state_tier, self._cache.window_tier
+        tokens, namespace, loaded = restore.tokens, restore.namespace, None
+        if reading.count == restore.ends and states is not None:
+            loaded = load_snapshot(cache, states, tokens, namespace, reading.id)
+        elif reading.count == restore.ends and windows is not None:
+            found = load_window(cache, windows, tokens, namespace, reading.id)
+            loaded = 0 if found else None
         self._count(reading, loaded or 0, loaded is None)
 
     def _count(self, reading: Reading, loaded: int, useless: bool) -> None:

@@ -9,26 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Iterator
-from typing import NamedTuple
 
 from sgl_mlx.runtime.cache.radix import Node
-from sgl_mlx.runtime.cache.tier import SpillState, Tier
-
-
-class Found(NamedTuple):
-    """A prefix that can be restored as a whole, found by `StateTier.find`.
-
-    Attributes:
-        length: number of its tokens.
-        start: number of leading tokens whose KV is not read, because the pool has it.
-        blocks: keys of the blocks of KV to read.
-        key: key of the snapshot.
-    """
-
-    length: int
-    start: int
-    blocks: list[str]
-    key: str
+from sgl_mlx.runtime.cache.tier import Found, SpillState, Tier
 
 
 class StateTier:
@@ -89,7 +72,7 @@ class StateTier:
             return None
         length, key = found
         wanted = blocks[first : self.needs(length) // tier.size]
-        return Found(length, first * tier.size, wanted, key)
+        return Found(length, first * tier.size, wanted, [key])
 
     def needs(self, length: int) -> int:
         """Return how many of the first `length` tokens have KV in blocks, not with the snapshot."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Container, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sgl_mlx.runtime.cache.radix import PLAIN, Node
 
@@ -31,10 +31,13 @@ class Spill:
     Args:
         keys: keys of the blocks.
         slots: slots of the blocks' tokens, one block after the other.
+        windows: True for the layers that have window slots, whose slots these are then; False for
+            all other layers.
     """
 
     keys: tuple[str, ...]
     slots: tuple[int, ...]
+    windows: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,16 @@ class Load:
     """A transfer of KV from a finished reading into the pool.
 
     Args:
-        slots: slots to write, for consecutive tokens.
+        slots: slots to write, for consecutive tokens; 0 for a token that is not to be written.
         reading: id of the `Reading` that has the KV.
         skip: number of tokens to skip at the reading's beginning.
+        windows: as for a `Spill`.
     """
 
     slots: tuple[int, ...]
     reading: int
     skip: int = 0
+    windows: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,23 @@ class Reading(Protocol):
     id: int
     done: bool
     count: int
+
+
+class Found(NamedTuple):
+    """A prefix that can be restored and continued.
+
+    Attributes:
+        length: number of its tokens.
+        start: number of leading tokens whose KV is not read, because the pool has it.
+        blocks: keys of the blocks of KV to read.
+        end: keys of what else a sequence needs to go on after the prefix: a snapshot of recurrent
+            state, or the blocks of layers with a sliding window.
+    """
+
+    length: int
+    start: int
+    blocks: list[str]
+    end: list[str]
 
 
 class BlockStore(Protocol):

@@ -70,6 +70,11 @@ class Windows:
         return self._nodes.reach
 
     @property
+    def kept(self) -> int:
+        """How many tokens before a new one a sequence has slots for, if there are many slots."""
+        return self._nodes.kept
+
+    @property
     def available(self) -> int:
         """Number of slots that `reserve` can give: free ones, evictable ones and room to grow."""
         nodes = self._nodes
@@ -105,16 +110,30 @@ class Windows:
             return True
         if count > self.available:
             return False
-        nodes = self._nodes
-        lacking = count - nodes.slots.free_count - nodes.evictable
-        if lacking > 0:
-            self.grown = True
-            nodes.slots.grow(min(max(2 * self.capacity, self.capacity + lacking), self.most))
-            self._on_grow(self.capacity)
-        nodes.evict(count)
-        holding.window += nodes.slots.alloc(count)
+        holding.window += self._take(count)
         self.held += count
         return True
+
+    def restore(self, node: Node, start: int) -> list[int]:
+        """Give a path slots for the tokens from `start` on that lack them; a transfer fills them.
+
+        Args:
+            node: the end of the path.
+
+        Returns:
+            For each token from `start` on its new slot, or 0 if it had one; [], with no change, if
+            fewer slots are `available`.
+        """
+        locked_from = self._nodes.lock(node, start)
+        parts = [(n, *_lacking(n, start)) for n in node.path() if n.depth > start]
+        count = sum(end - first for _, first, end in parts)
+        found = [0] * (node.depth - start) if count <= self.available else []
+        if found:
+            for n, first, end in parts:
+                slots = found[first - start : end - start] = self._take(end - first)
+                self._nodes.give(n, slots)
+        self._nodes.unlock(node, locked_from)
+        return found
 
     def share(self, holding: Holding, before: Node | None, owned: int) -> None:
         """Give the tree the slots of tokens that a holding shares now, and lock those it reads.
@@ -154,8 +173,12 @@ class Windows:
         return free < self.capacity // _GRAIN
 
     def advance(self, holding: Holding, computed: int) -> None:
-        """Let go of the slots behind the window, when `computed` tokens cannot be undone."""
-        behind = computed - self.reach
+        """Let go of the slots behind the window, when `computed` tokens cannot be undone.
+
+        Those that only the second tier needs are kept while many slots can be given.
+        """
+        many = self.available >= self.most // _GRAIN
+        behind = computed - (self.kept if many else self.reach)
         if behind <= holding.behind:
             return
         passed = behind - holding.behind
@@ -234,9 +257,27 @@ class Windows:
         assert len(found) >= wanted, "slots inside a window were freed"
         return found[len(found) - wanted :]
 
+    def _take(self, count: int) -> list[int]:
+        """Take `count` slots, of which there are enough: free ones, new ones or evicted ones."""
+        nodes = self._nodes
+        lacking = count - nodes.slots.free_count - nodes.evictable
+        if lacking > 0:
+            self.grown = True
+            nodes.slots.grow(min(max(2 * self.capacity, self.capacity + lacking), self.most))
+            self._on_grow(self.capacity)
+        nodes.evict(count)
+        return nodes.slots.alloc(count)
+
     def _release(self, slots: list[int]) -> None:
         self._nodes.slots.free(slots)
         self.held -= len(slots)
+
+
+def _lacking(node: Node, start: int) -> tuple[int, int]:
+    """Return the first of a node's tokens, from `start` on, that lack slots, and their end."""
+    owned = node.depth - len(node.window)
+    first = max(node.depth - len(node.tokens), start)
+    return first, max(first, owned)
 
 
 def _locked(holding: Holding) -> list[Node]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from safetensors import SafetensorError
@@ -22,11 +22,19 @@ Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 STATE = "states."
 """Names of arrays of recurrent state begin with this; only snapshots have such arrays."""
+WINDOW = "windows."
+"""Names of arrays of layers that have window slots begin with this; blocks of windows have no
+others."""
+
+Kind = Literal["block", "snapshot", "window"]
+"""Kinds of files: a block of KV, a snapshot of recurrent state, a block of layers with a window."""
 
 
-def is_snapshot(arrays: Arrays) -> bool:
-    """Return True for a snapshot of recurrent state, False for a block of KV."""
-    return any(name.startswith(STATE) for name in arrays)
+def kind_of(arrays: Arrays) -> Kind:
+    """Return the kind of a file with these arrays."""
+    if any(name.startswith(STATE) for name in arrays):
+        return "snapshot"
+    return "window" if any(name.startswith(WINDOW) for name in arrays) else "block"
 
 
 def encode(key: str, arrays: Arrays) -> bytes:

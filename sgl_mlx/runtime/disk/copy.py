@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from sgl_mlx.runtime.cache.tier import Load, LoadState, Spill, SpillState
-from sgl_mlx.runtime.disk.block_file import STATE, Arrays, is_snapshot
+from sgl_mlx.runtime.disk.block_file import STATE, WINDOW, Arrays, Kind, kind_of
 from sgl_mlx.runtime.disk.store import DiskStore
 from sgl_mlx.runtime.pool.kv import KVPool, SlotIndex
 from sgl_mlx.runtime.pool.states import StatePool
@@ -34,7 +34,10 @@ class PoolCopy:
         self._pool = pool
         self._states = states
         self._store = store
-        self._bytes_per_slot = sum(x.nbytes // len(x) for _, x in _arrays(pool))
+        self._bytes_per_slot = {
+            windows: sum(x.nbytes // len(x) for _, x in _arrays(pool, windows))
+            for windows in (False, True)
+        }
 
     def make(self, transfers: Sequence[Copied]) -> None:
         """Execute transfers in order: spills copy from a pool to the store, loads copy back.
@@ -54,25 +57,32 @@ class PoolCopy:
 
     def _spill(self, spill: Spill) -> None:
         size = len(spill.slots) // len(spill.keys)
-        count = self._store.takes(len(spill.keys), size * self._bytes_per_slot)
+        kind: Kind = "window" if spill.windows else "block"
+        nbytes = size * self._bytes_per_slot[spill.windows]
+        count = self._store.takes(len(spill.keys), nbytes, kind)
         if not count:
             return
-        host = read(self._pool, spill.slots[: count * size])
+        host = read(self._pool, spill.slots[: count * size], spill.windows)
         # the last block first: then the first block, without which none is found, is the newest
         for i in reversed(range(count)):
             part = slice(i * size, (i + 1) * size)
             self._store.write(spill.keys[i], {name: array[part] for name, array in host.items()})
 
     def _load(self, load: Load) -> None:
-        part = slice(load.skip, load.skip + len(load.slots))
+        wanted = [i for i, slot in enumerate(load.slots) if slot]
+        part: slice | list[int] = slice(load.skip, load.skip + len(load.slots))
+        if len(wanted) < len(load.slots):
+            part = [load.skip + i for i in wanted]
+        slots = [load.slots[i] for i in wanted]
         arrays = self._store.take(load.reading)
-        write(self._pool, load.slots, {name: array[part] for name, array in arrays.items()})
+        host = {name: array[part] for name, array in arrays.items()}
+        write(self._pool, slots, host, load.windows)
 
     def _spill_state(self, spill: SpillState) -> None:
         assert self._states is not None, "states of a model of attention alone"
         each = StatePool.bytes_per_slot(self._states.shapes)
-        size = each + len(spill.slots) * self._bytes_per_slot
-        if not self._store.takes(1, size, snapshots=True):
+        size = each + len(spill.slots) * self._bytes_per_slot[False]
+        if not self._store.takes(1, size, "snapshot"):
             return
         kept = {
             f"{STATE}{i}": _host(array)[spill.state : spill.state + 1].copy()
@@ -96,17 +106,25 @@ class PoolCopy:
 def layout(pool: KVPool, states: StatePool | None = None) -> Callable[[Arrays], bool]:
     """Return a check of whether arrays from a file have the names, types and shapes of the pools.
 
-    A block has all arrays of KV, with one length; a snapshot has one row of each state, and all
-    arrays of KV or none.
+    A block has all arrays of KV, with one length, either of the layers that have window slots or
+    of all others; a snapshot has one row of each state, and all arrays of KV or none.
     """
-    kv = {name: _form(_host(array)) for name, array in _arrays(pool)}
+    kv, windows = (
+        {name: _form(_host(array)) for name, array in _arrays(pool, windows)}
+        for windows in (False, True)
+    )
     kept = {f"{STATE}{i}": _form(_host(x)) for i, x in enumerate(states.arrays if states else ())}
 
     def fits(arrays: Arrays) -> bool:
         found = {name: _form(array) for name, array in arrays.items() if array.ndim}
-        tokens = {len(array) for name, array in arrays.items() if name in kv and array.ndim}
-        if not is_snapshot(arrays):
-            return found == kv and len(tokens) == 1
+        tokens = {
+            len(array)
+            for name, array in arrays.items()
+            if array.ndim and not name.startswith(STATE)
+        }
+        kind = kind_of(arrays)
+        if kind != "snapshot":
+            return found == (windows if kind == "window" else kv) and len(tokens) == 1
         rows = {len(array) for name, array in arrays.items() if name in kept and array.ndim}
         return found in (kept, {**kept, **kv}) and rows == {1} and len(tokens) <= 1
 
@@ -117,26 +135,33 @@ def _form(array: np.ndarray[Any, Any]) -> tuple[Any, ...]:
     return array.dtype, array.shape[1:]
 
 
-def read(pool: KVPool, slots: Sequence[int]) -> Arrays:
-    """Copy the KV in these slots to host memory, as arrays by name."""
+def read(pool: KVPool, slots: Sequence[int], windows: bool = False) -> Arrays:
+    """Copy the KV in these slots to host memory, as arrays by name.
+
+    Args:
+        windows: True for the layers that have window slots, False for all others.
+    """
     where = np.array(slots)
-    return {name: _host(array)[where] for name, array in _arrays(pool)}
+    return {name: _host(array)[where] for name, array in _arrays(pool, windows)}
 
 
-def write(pool: KVPool, slots: Sequence[int], host: Arrays) -> None:
+def write(pool: KVPool, slots: Sequence[int], host: Arrays, windows: bool = False) -> None:
     """Write KV that `read` returned to these slots, one for each token; any slots will do."""
     where = SlotIndex(slots).where
-    for name, array in _arrays(pool):
+    for name, array in _arrays(pool, windows):
         array[where] = _device(host[name], array.dtype)
-    mx.eval([array for _, array in _arrays(pool)])
+    mx.eval([array for _, array in _arrays(pool, windows)])
 
 
-def _arrays(pool: KVPool) -> Iterator[tuple[str, mx.array]]:
+def _arrays(pool: KVPool, windows: bool) -> Iterator[tuple[str, mx.array]]:
+    """Yield the arrays, by name, of the layers that have window slots, or of all others."""
     for kind, layers in (("keys", pool.keys), ("values", pool.values)):
         for i, slots in enumerate(layers):
+            if (i in pool.windowed) != windows:
+                continue
             for part, array in zip(("", ".scales"), slots.arrays(), strict=False):
                 if array.size:  # an indexer's cache has keys alone
-                    yield f"{kind}.{i}{part}", array
+                    yield f"{WINDOW if windows else ''}{kind}.{i}{part}", array
 
 
 def _device(array: np.ndarray[Any, Any], dtype: mx.Dtype) -> mx.array:

@@ -27,7 +27,8 @@ from sgl_mlx.runtime.pool.states import StatePool
 class DiskStats:
     """Counts of the KV cache's second tier on disk, since the engine's start.
 
-    Tokens are counted in whole blocks; snapshots of recurrent state are counted by themselves.
+    Tokens are counted in whole blocks, without layers that have window slots. Snapshots of
+    recurrent state, and tokens in layers that have window slots, are counted by themselves.
 
     Attributes:
         spilled_tokens: tokens whose KV was written to disk.
@@ -39,6 +40,10 @@ class DiskStats:
         read_snapshots: snapshots that were read from disk.
         dropped_snapshots: snapshots not written because the queue was full.
         failed_snapshots: snapshots not written because of an error.
+        spilled_window_tokens: tokens whose KV in layers with a window was written to disk.
+        read_window_tokens: tokens whose KV in layers with a window was read from disk.
+        dropped_window_tokens: such tokens not written because the queue was full.
+        failed_window_tokens: such tokens not written because of an error.
         hits: look-ups of prompts that found enough tokens to be worth reading.
         misses: look-ups that found too few.
         broken_files: damaged files that were found and removed.
@@ -54,6 +59,10 @@ class DiskStats:
     read_snapshots: int
     dropped_snapshots: int
     failed_snapshots: int
+    spilled_window_tokens: int
+    read_window_tokens: int
+    dropped_window_tokens: int
+    failed_window_tokens: int
     hits: int
     misses: int
     broken_files: int
@@ -72,7 +81,7 @@ class DiskTier:
     def stats(self) -> DiskStats:
         """Return counts since the start."""
         blocks, lookups, size = self.store.stats(), self.tier.lookups, self.tier.size
-        snapshots = self.store.snapshot_stats()
+        snapshots, windows = self.store.stats("snapshot"), self.store.stats("window")
         return DiskStats(
             spilled_tokens=blocks.spilled * size,
             read_tokens=blocks.read * size,
@@ -83,6 +92,10 @@ class DiskTier:
             read_snapshots=snapshots.read,
             dropped_snapshots=snapshots.dropped,
             failed_snapshots=snapshots.failed,
+            spilled_window_tokens=windows.spilled * size,
+            read_window_tokens=windows.read * size,
+            dropped_window_tokens=windows.dropped * size,
+            failed_window_tokens=windows.failed * size,
             hits=lookups.hits,
             misses=lookups.misses,
             broken_files=self.store.folder.broken,
@@ -131,6 +144,8 @@ def identity(loaded: LoadedModel, pool: KVPool, states: StatePool | None = None)
     for slots in (*pool.keys, *pool.values):
         for array in slots.arrays():
             digest.update(f"{array.dtype} {array.shape[1:]} ".encode())
+    if pool.windowed:
+        digest.update(f"windows {sorted(pool.windowed)} ".encode())
     for array in states.arrays if states is not None else []:
         digest.update(f"state {array.dtype} {array.shape[1:]} ".encode())
     modules = [loaded.model, *([loaded.vision.network] if loaded.vision else [])]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from sgl_mlx.limits import Limits
-from sgl_mlx.runtime.disk.block_file import Arrays, is_snapshot
+from sgl_mlx.runtime.disk.block_file import Arrays, Kind, kind_of
 from sgl_mlx.runtime.disk.block_folder import BlockFolder
 
 CLOSING_SECONDS = 20.0
@@ -52,7 +52,7 @@ class DiskReading:
 
 @dataclass
 class Blocks:
-    """Counts of blocks, or of snapshots.
+    """Counts of files of one kind, such as blocks of KV.
 
     `spilled` were written to disk, `read` were read, `waiting` are queued for writing now.
     `dropped` were not queued because the queue was full; `failed` were queued but not written.
@@ -88,9 +88,8 @@ class DiskStore:
         self._limit = pending_bytes
         self._pending: dict[str, Arrays] = {}
         self._pending_bytes = 0
-        self._blocks = Blocks()
-        self._snapshots = Blocks()
-        self._lock = threading.Lock()  # guards the four attributes above
+        self._counts: dict[Kind, Blocks] = {k: Blocks() for k in ("block", "snapshot", "window")}
+        self._lock = threading.Lock()  # guards the three attributes above
         self._deadline: float | None = None
         self._ids = itertools.count()
         self._readings: dict[int, DiskReading] = {}  # used by the engine thread only
@@ -135,17 +134,14 @@ class DiskStore:
         """Number of readings that are neither taken nor dropped yet."""
         return len(self._readings)
 
-    def takes(self, blocks: int, size: int, snapshots: bool = False) -> int:
+    def takes(self, blocks: int, size: int, kind: Kind = "block") -> int:
         """Return how many of `blocks` new blocks, `size` bytes each, may be queued with `write`.
 
         The others are counted as dropped.
-
-        Args:
-            snapshots: True if they are snapshots of recurrent state.
         """
         with self._lock:
             taken = min(blocks, max(self._limit - self._pending_bytes, 0) // size)
-            (self._snapshots if snapshots else self._blocks).dropped += blocks - taken
+            self._counts[kind].dropped += blocks - taken
         return taken
 
     def write(self, key: str, block: Arrays) -> None:
@@ -157,21 +153,11 @@ class DiskStore:
             self._pending_bytes += _bytes(block)
         self._writes.put(key)
 
-    def stats(self) -> Blocks:
-        """Return counts of blocks since the start, without snapshots."""
+    def stats(self, kind: Kind = "block") -> Blocks:
+        """Return counts of files of one kind since the start."""
         with self._lock:
-            return replace(self._blocks, waiting=self._waiting(False))
-
-    def snapshot_stats(self) -> Blocks:
-        """Return counts of snapshots of recurrent state since the start."""
-        with self._lock:
-            return replace(self._snapshots, waiting=self._waiting(True))
-
-    def _waiting(self, snapshots: bool) -> int:
-        return sum(is_snapshot(block) == snapshots for block in self._pending.values())
-
-    def _counts(self, block: Arrays) -> Blocks:
-        return self._snapshots if is_snapshot(block) else self._blocks
+            waiting = sum(kind_of(block) == kind for block in self._pending.values())
+            return replace(self._counts[kind], waiting=waiting)
 
     def close(self, seconds: float = CLOSING_SECONDS) -> None:
         """Write queued blocks for `seconds` at most, then stop the threads.
@@ -193,8 +179,9 @@ class DiskStore:
             with self._lock:
                 del self._pending[key]
                 self._pending_bytes -= _bytes(block)
-                self._counts(block).spilled += written
-                self._counts(block).failed += not written
+                counts = self._counts[kind_of(block)]
+                counts.spilled += written
+                counts.failed += not written
 
     def _write(self, key: str, block: Arrays) -> bool:
         if self._deadline is not None and time.monotonic() > self._deadline:
@@ -217,7 +204,7 @@ class DiskStore:
                 break
             reading.append(block)
             with self._lock:
-                self._counts(block).read += 1
+                self._counts[kind_of(block)].read += 1
         self.folder.touch(reading.keys[: reading.count])
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.memory import available_bytes
+from sgl_mlx.runtime.cache.window_tier import extra_tokens
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.pool.memory import ENOUGH, copied_slots, pool_slots
@@ -91,14 +92,15 @@ def capacity(adapter: Adapter, config: EngineConfig, context: int) -> Capacity:
 def _windows(adapter: Adapter, config: EngineConfig, running: int, available: int) -> WindowBudget:
     """Return the memory of layers with a sliding window that get slots of their own.
 
-    None do on the dense path, beside recurrent layers and with a disk cache, which keeps the KV of
-    all layers together.
+    None do on the dense path and beside recurrent layers.
     """
-    if not adapter.ragged or adapter.states or config.disk_cache_dir is not None:
+    if not adapter.ragged or adapter.states:
         return WindowBudget(None, adapter.layers)
     wanted = config.max_total_tokens, config.max_window_tokens
     limits = replace(config.scheduler_limits, max_running=running)
-    return window_budget(adapter.layers, adapter.dtype, config.kv_bits, wanted, limits, available)
+    more = extra_tokens() if config.disk_cache_dir is not None else 0
+    kinds = adapter.dtype, config.kv_bits
+    return window_budget(adapter.layers, *kinds, wanted, limits, available, more)
 
 
 def _budget(adapter: Adapter, config: EngineConfig, available: int) -> StateBudget:

@@ -47,6 +47,7 @@ def window_budget(
     wanted: tuple[int | None, int | None],
     limits: SchedulerLimits,
     available: int,
+    more: int = 0,
 ) -> WindowBudget:
     """Choose the number of window slots, if a model has layers with and without a sliding window.
 
@@ -57,6 +58,7 @@ def window_budget(
         wanted: number of ordinary slots and of window slots that the user asks for; None lets the
             memory decide.
         available: bytes free after loading the weights.
+        more: tokens behind its window that each sequence keeps for the second tier, if it can.
 
     Raises:
         MemoryLimitError: if `wanted` slots do not fit, or not even those of one sequence.
@@ -78,7 +80,8 @@ def window_budget(
     fitting = max(int(room / (each + copy)), 0)
     alone = 2 * window + limits.step_tokens  # twice: of the prefix in the tree, and after it
     least = min(alone, tokens or alone)
-    together = limits.max_running * (window + limits.epoch_steps) + limits.step_tokens
+    each_row = window + more + limits.epoch_steps
+    together = limits.max_running * each_row + limits.step_tokens
     useful = min(max(together, alone), tokens or together + alone)
     most = slots or max(min(useful, fitting), least)
     if slots is not None and slots < min(window, tokens or window):

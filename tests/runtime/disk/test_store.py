@@ -208,11 +208,11 @@ def test_blocks_and_snapshots_are_counted_by_themselves(tmp_path: Path) -> None:
     store = DiskStore(BlockFolder(tmp_path, 100 * SIZE), read_all.set)
     store.write(key(0), block(0))
     store.write(key(1), {"states.0": np.ones((1, 5), np.float32)})
-    while store.stats().waiting + store.snapshot_stats().waiting:
+    while store.stats().waiting + store.stats("snapshot").waiting:
         pass
     read(store, read_all, key(0))
     read(store, read_all, key(1))
-    assert store.takes(1, 1 << 60) == store.takes(1, 1 << 60, snapshots=True) == 0
-    for counts in (store.stats(), store.snapshot_stats()):
+    assert store.takes(1, 1 << 60) == store.takes(1, 1 << 60, "snapshot") == 0
+    for counts in (store.stats(), store.stats("snapshot")):
         assert (counts.spilled, counts.read, counts.dropped, counts.failed) == (1, 1, 1, 0)
     store.close()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache, WindowSlots
-from sgl_mlx.runtime.cache.tier import GrowWindows
+from sgl_mlx.runtime.cache.tier import GrowWindows, Tier
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 from sgl_mlx.runtime.scheduler.plan import Plan, StepResult
 from sgl_mlx.runtime.scheduler.queues import TOO_SMALL
@@ -68,10 +68,16 @@ class WindowMachine(SchedulerMachine):
             self.scheduler = Scheduler(self.cache, limits, lambda: self.now, speculation)
 
     def prepare_windows(
-        self, limits: SchedulerLimits, capacity: int, more_slots: int, windows: WindowSlots
+        self,
+        limits: SchedulerLimits,
+        capacity: int,
+        more_slots: int,
+        windows: WindowSlots,
+        tier: Tier | None = None,
     ) -> None:
         self.now = 0.0
-        self.cache = PrefixCache(capacity, most=capacity + more_slots, windows=windows)
+        most = capacity + more_slots
+        self.cache = PrefixCache(capacity, tier=tier, most=most, windows=windows)
         self.scheduler = Scheduler(self.cache, limits, lambda: self.now)
         self.ids = itertools.count()
         self.added: list[Sequence] = []
@@ -92,14 +98,17 @@ class WindowMachine(SchedulerMachine):
     @precondition(lambda self: hasattr(self, "scheduler"))
     @invariant()
     def nothing_is_kept_behind_a_window(self) -> None:
-        """A row that runs has slots of its window, of an epoch's steps and of one chunk at most."""
+        """A row that runs has slots of its window, of an epoch's steps and of one chunk at most.
+
+        With a second tier, it also has those that make up whole blocks with its window.
+        """
         windows = self.cache.windows
         assert windows is not None
         epoch = self.scheduler._epoch
         for s in self.scheduler.running:
             assert s.holding is not None
             steps = 0 if epoch is None or s.id not in epoch.starts else epoch.steps
-            assert s.computed - steps - s.holding.behind <= windows.reach
+            assert s.computed - steps - s.holding.behind <= windows.kept
 
     def _fits(self, s: Sequence) -> bool:
         windows = self.cache.windows

@@ -1,0 +1,97 @@
+"""KV of layers with a sliding window in the second tier, in blocks with keys of their own.
+
+Such layers read only the last tokens before a new one. So the store keeps their blocks only before
+places where prompts are likely to go on: where a prompt or an answer ended, or where paths
+branched. The other layers' blocks are kept as without windows. A prefix is restored up to the last
+block before such a place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Iterator
+
+from sgl_mlx.runtime.cache.radix import Node
+from sgl_mlx.runtime.cache.tier import BLOCK, Found, Spill, Tier
+
+
+def extra_tokens(size: int = BLOCK) -> int:
+    """Return how many tokens, beside a window, hold all blocks that the window touches.
+
+    Up to `size - 1` tokens follow the last whole block, and as many precede the window in its first
+    block.
+    """
+    return 2 * (size - 1)
+
+
+class WindowTier:
+    """Keys and look-up of the blocks of windows in the second tier's store.
+
+    Args:
+        tier: the second tier; the blocks of windows go to the same store as its own.
+        reach: how many tokens before a new one the layers read.
+    """
+
+    def __init__(self, tier: Tier, reach: int) -> None:
+        self._tier = tier
+        self._reach = reach
+
+    def spill(self, node: Node, namespace: Hashable) -> Spill | None:
+        """Make the transfer that keeps the window before a node's end; None if nothing is to keep.
+
+        It has the blocks that a prompt of the same tokens needs, or one that goes on from there.
+        Blocks that the store has, or of which tokens lack window slots, are left out.
+        """
+        if node.window_end is False:
+            return None
+        path, size = list(node.path())[::-1], self._tier.size
+        tokens = tuple(t for n in path for t in n.tokens)
+        slots = [x for n in path for x in (*[0] * (len(n.tokens) - len(n.window)), *n.window)]
+        first = self.first((node.depth - 1) // size * size)
+        blocks = {
+            key: slots[i * size : (i + 1) * size]
+            for i, key in enumerate(self._keys(tokens, namespace))
+            if i * size >= first
+        }
+        new = [k for k, block in blocks.items() if 0 not in block and not self._tier.store.has(k)]
+        if not new:
+            return None
+        return Spill(tuple(new), tuple(x for key in new for x in blocks[key]), windows=True)
+
+    def find(
+        self, tokens: tuple[int, ...], namespace: Hashable, reusable: int, cached: int
+    ) -> Found | None:
+        """Find the longest prefix of `tokens` that the store can restore with its window.
+
+        Args:
+            reusable: how many tokens can be reused without the store.
+            cached: how many tokens have KV in the layers without a window.
+
+        Returns:
+            None if no such prefix has `Tier.worthwhile` more tokens than can be reused anyway.
+        """
+        tier, size, has = self._tier, self._tier.size, self._tier.store.has
+        if len(tokens) - reusable < tier.worthwhile:
+            return None
+        blocks, windows = list(tier.keys(tokens, namespace)), list(self._keys(tokens, namespace))
+        start = end = min(cached // size, len(blocks))  # a namespace may have none
+        while end < len(blocks) and has(blocks[end]):
+            end += 1
+        while end * size - reusable >= tier.worthwhile:
+            window = windows[self.first(end * size) // size : end]
+            if all(map(has, reversed(window))):
+                tier.lookups.hits += 1
+                return Found(end * size, start * size, blocks[start:end], window)
+            end -= 1
+        tier.lookups.misses += 1
+        return None
+
+    def first(self, length: int) -> int:
+        """Return where the first block begins that is read to go on after `length` tokens."""
+        size = self._tier.size
+        return max(length - self._reach, 0) // size * size
+
+    def _keys(self, tokens: tuple[int, ...], namespace: Hashable) -> Iterator[str]:
+        """Yield the key of the window in each whole block of tokens."""
+        for key in self._tier.keys(tokens, namespace):
+            yield hashlib.blake2b(b"window" + key.encode(), digest_size=20).hexdigest()
