@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sgl_mlx.core import Completion, Generated, Image, Part, Prompt, SamplingParams
 from sgl_mlx.runtime.engine import Engine
-from tests.models.vision.conftest import Arrays, read_golden
+from sgl_mlx.tokenizer import Tokenizer
+from tests.models.conftest import KINDS, TOKENS
+from tests.models.vision.conftest import Arrays, read_golden, write_golden
 from tests.models.vision.pictures import pictures
 
 Open = Callable[..., Engine]
@@ -79,3 +82,39 @@ def tokens(completion: Completion) -> list[int]:
 def stats(engine: Engine) -> dict[str, Any]:
     found: dict[str, Any] = engine.get_server_info()["stats"]
     return found
+
+
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}"
+    "{% if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""A chat template as Qwen's: pictures are marked by three tokens."""
+MARKS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|im_start|>", "<|im_end|>"]
+
+
+def write_speaking(folder: Path, name: str) -> Path:
+    """A golden's model with a vocabulary of bytes and marks in place of its own, and a template."""
+    toy, size = read_golden(name), len(TOKENS)
+    draw = np.random.default_rng(3)
+    weights = dict(toy.weights)
+    for key in ("model.language_model.embed_tokens.weight", "lm_head.weight"):
+        deviation = weights[key].std()
+        weights[key] = draw.normal(0, deviation, (size, weights[key].shape[1])).astype(np.float32)
+    start, end, image = size - 5, size - 4, size - 3
+    config = toy.config | {"vision_start_token_id": start, "vision_end_token_id": end}
+    config |= {"image_token_id": image, "text_config": toy.config["text_config"]}
+    config["text_config"] = config["text_config"] | {"vocab_size": size}
+    write_golden(folder, toy, weights=weights, config=config)
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": [*TOKENS[:-5], *MARKS],
+        "tokenizer.ggml.token_type": [*KINDS[:-5], *[3] * 5],
+        "tokenizer.ggml.scores": [-float(n) for n in range(size)],
+        "tokenizer.ggml.add_space_prefix": False,
+    }
+    Tokenizer.from_gguf(metadata).backend.save(str(folder / "tokenizer.json"))
+    (folder / "chat_template.jinja").write_text(CHAT, encoding="utf-8")
+    return folder
