@@ -27,6 +27,7 @@ from sgl_mlx.runtime.ranks.broadcast import run_received
 from sgl_mlx.runtime.ranks.connect import connect
 from sgl_mlx.runtime.ranks.disk import ReceivingStore, folder_of
 from sgl_mlx.runtime.ranks.group import join_group
+from sgl_mlx.runtime.ranks.growing import GrowingRows
 from sgl_mlx.runtime.ranks.identity import kill_if_stopped_here
 from sgl_mlx.runtime.ranks.launch import Launch
 from sgl_mlx.runtime.ranks.peer import Peer, Watch
@@ -81,9 +82,10 @@ class _Engine:
         loaded = load_share(config, self._group)
         wired = WiredWeights(loaded.weight_bytes)
         runner = self._runner(config, loaded)
+        rows = GrowingRows()
         while runner is not None:
             message = self._leader.next()
-            if not (run_received(runner, message) or self._disk.obey(message)):
+            if not (run_received(runner, message, rows) or self._disk.obey(message)):
                 break
         self._disk.close()
         wired.release()
