@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TypeVar
 
 from sgl_mlx.runtime.cache.radix import common_prefix
-from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, Row
+from sgl_mlx.runtime.scheduler.plan import Decode, Plan, Row
 
 _MOST = 1024
 """Most rows that are remembered."""
@@ -20,7 +19,6 @@ Parts = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """The parts of a row that grow: slots, output and history."""
 Kept = tuple[int, int, int]
 """How many numbers at the start of each part the other end knows."""
-P = TypeVar("P", Extend, Decode)
 
 
 class GrowingRows:
@@ -78,7 +76,7 @@ def _parts(row: Row) -> Parts:
     return row.prefix, row.output, row.history
 
 
-def _each_row(plan: P, change: Callable[[Row], Row]) -> P:
+def _each_row(plan: Plan, change: Callable[[Row], Row]) -> Plan:
     if isinstance(plan, Decode):
         return replace(plan, opening=tuple(map(change, plan.opening)))
     return replace(plan, rows=tuple(map(change, plan.rows)))
