@@ -224,8 +224,7 @@ class Adapter:
 
     def _fed(self, embeddings: mx.array | None) -> tuple[mx.array | None, mx.array | None]:
         """Split embeddings into the first layer's input and what later layers add to theirs."""
-        layers = prepared_layers(self.model)
-        if embeddings is None or not layers:
+        if embeddings is None or not (layers := prepared_layers(self.model)):
             return embeddings, None
         width = embeddings.shape[-1] // (1 + layers)
         return embeddings[:, :width], embeddings[:, width:]
