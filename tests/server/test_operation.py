@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from sgl_mlx.server import Limits, app
+from sgl_mlx.server import Limits, app, service
 from tests.server.conftest import ThreadServer
 from tests.server.scripted import ScriptedEngine
 
@@ -37,6 +39,24 @@ def test_health_is_503_once_the_engine_has_not_answered_for_too_long(
         assert "has not answered" in answer.json()["error"]["message"]
     finally:
         release.set()
+
+
+def test_an_engine_that_is_always_busy_still_shows_its_counts(
+    script: Script, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, url = script()
+    info, counts = engine.get_server_info(), itertools.count(1)
+
+    def count() -> dict[str, Any]:
+        time.sleep(0.1)
+        return {**info, "stats": {**info["stats"], "running": next(counts)}}
+
+    monkeypatch.setattr(engine, "get_server_info", count)
+    monkeypatch.setattr(service, "_BEAT_WAIT", 0.001)  # every answer is too late
+    deadline = time.monotonic() + 10
+    while client.get(f"{url}/server_info").json()["stats"]["running"] < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)  # the answer is there before it is asked for again
 
 
 def test_models_are_listed_and_shown_by_names_with_slashes(serve: Any, client: Any) -> None:
