@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from sgl_mlx.errors import CorruptModelError, ModelError, UnsupportedModelError
+from sgl_mlx.errors import CorruptModelError, MemoryLimitError, ModelError, UnsupportedModelError
 from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.models import safetensors_file
 from sgl_mlx.models.adapter import Adapter
@@ -95,13 +95,14 @@ def load_head(model: nn.Module, config: Mapping[str, Any], folder: Path, dtype: 
         UnsupportedModelError: for a model without such a head; the message says what was found.
         CorruptModelError: for a head with missing weights, or with other shapes than the
             configuration says.
+        MemoryLimitError: if the head does not fit.
     """
     architecture = type(model).__module__.rpartition(".")[2]
     text = config.get("text_config") or config
     try:
         weights = _read(folder, architecture, text)
         return Head(build_head(config, weights, model, dtype, str(folder)))
-    except ModelError:
+    except (ModelError, MemoryLimitError):
         raise
     except (ValueError, TypeError, KeyError, RuntimeError) as e:  # from mlx-lm's own conversions
         raise CorruptModelError(

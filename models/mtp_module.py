@@ -22,9 +22,11 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 from mlx_lm.utils import dequantize_model
 
 from sgl_mlx import machine
+from sgl_mlx.models import memory
 from sgl_mlx.models.build import check_weights, model_classes, quantize_like
 from sgl_mlx.models.mtp_checkpoint import HeadWeights
 from sgl_mlx.models.trunk import trunk_of
@@ -96,6 +98,7 @@ def build_head(
 
     Raises:
         CorruptModelError: for weights that are missing or do not fit the configuration.
+        MemoryLimitError: if the head does not fit; raised before any weight is read.
         UnsupportedModelError: see `model_classes`.
     """
     head = _one_layer(config)
@@ -117,6 +120,8 @@ def build_head(
     if not machine.on_gpu():
         dequantize_model(head)
     head.set_dtype(dtype)
+    needed = sum(p.nbytes for _, p in tree_flatten(head.parameters()))
+    memory.check_fits(f"the MTP head of {source}", needed, memory.available_bytes(), "its weights")
     mx.eval(head.parameters())
     trunk.embed_tokens.share(large.embed_tokens)
     if "lm_head" in _holder(model):

@@ -32,10 +32,11 @@ _DEEPSEEK = {
 }
 
 
-def config_of(architecture: str) -> dict[str, Any]:
-    """The toy configuration, with the vocabulary of the toy tokenizer."""
+def config_of(architecture: str, **sizes: int) -> dict[str, Any]:
+    """The toy configuration, with the vocabulary of the toy tokenizer and with other `sizes`."""
     config = toy_config(architecture)
     text = config.get("text_config", config)
+    text.update(sizes)
     text["vocab_size"] = len(TOKENS)
     text["tie_word_embeddings"] = False
     text["mtp_num_hidden_layers" if architecture != "deepseek_v3" else _COUNT] = 1
@@ -129,14 +130,19 @@ def published(architecture: str, config: dict[str, Any], head: Weights) -> Weigh
 
 
 def write_toy(
-    folder: Path, architecture: str, head: Weights | None, model: nn.Module | None = None
+    folder: Path,
+    architecture: str,
+    head: Weights | None,
+    model: nn.Module | None = None,
+    **sizes: int,
 ) -> tuple[Path, nn.Module]:
     """Write a toy with a published head, or without; return the folder and the model.
 
     Args:
         model: the model to write; None for a random one.
+        sizes: as for `config_of`.
     """
-    config = config_of(architecture)
+    config = config_of(architecture, **sizes)
     model = model or toy_model(architecture, config)
     weights = {name: np.array(p) for name, p in tree_flatten(model.parameters())}
     if head is not None:

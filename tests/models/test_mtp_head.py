@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from mlx_lm.models.cache import make_prompt_cache
 
 from sgl_mlx import machine
-from sgl_mlx.errors import CorruptModelError, UnsupportedModelError
+from sgl_mlx.errors import CorruptModelError, MemoryLimitError, UnsupportedModelError
+from sgl_mlx.models import memory, mtp_module
 from sgl_mlx.models.loader import load
 from sgl_mlx.models.mtp_head import Head, load_head
 from sgl_mlx.models.mtp_module import joining
@@ -171,6 +172,16 @@ def test_each_missing_weight_and_each_wrong_shape_is_named(
             wrong_shape = weights | {name: np.zeros((3, *weights[name].shape[1:]), np.float32)}
             check_refused(folder, architecture, config, model, wrong_shape)
         check_refused(folder, architecture, config, model, wrong)
+
+
+def test_a_head_that_does_not_fit_is_refused_before_its_weights_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, model = write_toy(tmp_path / "toy", "qwen3_5", toy_head("qwen3_5"))
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
+    monkeypatch.setattr(mtp_module.mx, "eval", None)
+    with pytest.raises(MemoryLimitError, match=r"MTP head of .* does not fit"):
+        load_head(model, config_of("qwen3_5"), folder, mx.float32)
 
 
 def check_refused(

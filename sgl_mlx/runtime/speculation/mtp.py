@@ -9,7 +9,7 @@ from collections.abc import Sequence as Rows
 from dataclasses import replace
 
 from sgl_mlx.core import SamplingParams
-from sgl_mlx.errors import InvalidParamsError, ModelError, UnsupportedModelError
+from sgl_mlx.errors import InvalidParamsError, MemoryLimitError, ModelError, UnsupportedModelError
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.loader import LoadedModel
 from sgl_mlx.models.mtp_head import Head, load_head
@@ -92,11 +92,13 @@ def open_head(
         alone: False if other ranks run the model too, or a draft model guesses for it.
 
     Returns:
-        The head; None if it is not wanted, or if "auto" finds none. A broken one is logged then.
+        The head; None if it is not wanted, or if "auto" finds none that can be used. One that is
+        broken or does not fit is logged then.
 
     Raises:
         InvalidParamsError: `speculate` is "mtp", and `alone` is False.
-        ModelError: `speculate` is "mtp", and the model has no head or one that is broken.
+        ModelError, MemoryLimitError: `speculate` is "mtp", and the model has no head, or one that
+            is broken or does not fit.
     """
     if speculate not in ("auto", "mtp"):
         return None
@@ -112,7 +114,7 @@ def open_head(
     except UnsupportedModelError as error:
         if speculate == "mtp":
             raise UnsupportedModelError(f'{error}; choose speculate="auto"') from error
-    except ModelError as error:
+    except (ModelError, MemoryLimitError) as error:
         if speculate == "mtp":
             raise
         log.warning("nothing is drafted with the MTP head: %s", error)

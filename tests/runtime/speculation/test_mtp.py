@@ -11,7 +11,9 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from sgl_mlx.core import Parallel, SamplingParams, Text
 from sgl_mlx.errors import CorruptModelError, InvalidParamsError, UnsupportedModelError
+from sgl_mlx.models.mtp_head import Head
 from sgl_mlx.models.trunk import trunk_of
 from sgl_mlx.runtime import assembly, config
 from sgl_mlx.runtime.engine import Engine
@@ -122,6 +124,19 @@ def test_a_head_that_agrees_saves_steps(
     assert after["forward_passes"] == after["steps"]  # of the model; the head's are not counted
 
 
+def test_joined_branches_are_continued_as_without_a_head(tmp_path: Path, open_engine: Open) -> None:
+    folder = agreeing_folder(tmp_path / "toy", "deepseek_v3")
+    branches = Parallel(((Text("one"),), (Text("two and more"),)))
+    prompt = Text("a trunk "), branches, Text(" the end")
+    params = SamplingParams(temperature=0, max_new_tokens=12, ignore_eos=True)
+    answers = []
+    for how in ("off", "mtp"):
+        engine = open_engine(folder, speculate=how)
+        answers.append(engine.submit(prompt, params).result()[0].token_ids)
+    assert answers[0] == answers[1]
+    assert engine.get_server_info()["stats"]["accepted_tokens"] > 0
+
+
 # -- the guesses --------------------------------------------------------------------------------
 
 
@@ -143,11 +158,44 @@ def test_guesses_are_those_of_the_head_computed_alone(
     check_guesses(asked, model, reference)
 
 
-def reference_of(architecture: str, model: Any) -> Reference:
+WIDE: dict[str, dict[str, int]] = {
+    "qwen3_5": {"head_dim": 16},
+    "deepseek_v3": {"qk_rope_head_dim": 16},
+}
+"""Sizes that the CPU's kernels support."""
+
+
+@pytest.mark.parametrize("architecture", WIDE)
+def test_guesses_are_right_on_kernels_and_from_disk(
+    architecture: str, tmp_path: Path, open_engine: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In chunks; then by another engine, which reads the prompts' keys from disk."""
+    sizes = WIDE[architecture]
+    model = toy_model(architecture, config_of(architecture, **sizes))
+    head = random_head(architecture, model)
+    folder = write_toy(tmp_path / "toy", architecture, head, model, **sizes)[0]
+    reference = reference_of(architecture, model, **sizes)
+    asked = guess_always(monkeypatch)
+    r = random.Random(6)
+    prompts = [[r.randrange(3, 280) for _ in range(n)] for n in (40, 150)]
+    answers = []
+    for _ in range(2):
+        options = {"chunked_prefill_size": 32, "disk_cache_dir": str(tmp_path / "disk")}
+        engine = open_engine(folder, speculate="mtp", **options)
+        found = engine.generate(input_ids=prompts, sampling_params=GREEDY)
+        answers.append([x["output_ids"] for x in found])
+        engine.shutdown()
+    assert answers[0] == answers[1]
+    assert found[1]["meta_info"]["cached_tokens"] > 60
+    assert len(asked) > 12
+    check_guesses(asked, model, reference)
+
+
+def reference_of(architecture: str, model: Any, **sizes: int) -> Reference:
     holder = getattr(model, "language_model", model)
     head = random_head(architecture, model)
     embedding, output = trunk_of(model).embed_tokens.weight, holder.lm_head.weight
-    return Reference(architecture, config_of(architecture), head, embedding, output)
+    return Reference(architecture, config_of(architecture, **sizes), head, embedding, output)
 
 
 Asked = list[tuple[list[int], tuple[int, ...]]]
@@ -191,6 +239,72 @@ def check_guesses(asked: Asked, model: Any, reference: Reference) -> None:
         hidden = hidden_of(model, tokens)[:-1]
         wrong += list(guessed) != reference.guess(tokens, hidden, len(guessed))
     assert wrong <= len(asked) / 100, (wrong, len(asked))
+
+
+# -- what goes wrong ----------------------------------------------------------------------------
+
+
+def test_an_aborted_request_leaves_nothing(tmp_path: Path, open_engine: Open) -> None:
+    engine = open_engine(agreeing_folder(tmp_path / "toy", "qwen3_5"), speculate="mtp")
+    r = random.Random(5)
+    for _ in range(6):
+        stream = engine.generate(draw_prompt(r), GREEDY, max_new_tokens=100, stream=True)
+        for _ in range(r.randint(1, 5)):
+            next(stream)
+        stream.close()
+    engine.generate("the end", max_new_tokens=1)
+    assert engine.flush_cache()
+    stats = engine.get_server_info()["stats"]
+    assert stats["free_slots"] == 4000
+    assert stats["accepted_tokens"] > 0
+
+
+def test_a_head_that_fails_costs_guesses_alone(
+    tmp_path: Path,
+    open_engine: Open,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = agreeing_folder(tmp_path / "toy", "deepseek_v3")
+    plain, drafting = (open_engine(folder, speculate=how) for how in ("off", "mtp"))
+    failing = random.Random(2)
+
+    def guess(*args: Any) -> Guesses:
+        if failing.random() < 0.5:
+            raise RuntimeError("no memory")
+        return right(*args)
+
+    right = HeadRunner.guess
+    monkeypatch.setattr(HeadRunner, "guess", guess)
+    prompts = [list(range(3, 5 + i)) for i in range(5)]
+    one, other = (e.generate(input_ids=prompts, sampling_params=GREEDY) for e in (plain, drafting))
+    assert [x["output_ids"] for x in one] == [x["output_ids"] for x in other]
+    assert drafting.get_server_info()["stats"]["accepted_tokens"] > 0
+    assert "the MTP head failed: RuntimeError: no memory" in caplog.text
+
+
+def test_a_step_that_fails_is_tried_again_with_the_same_answers(
+    tmp_path: Path, open_engine: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = agreeing_folder(tmp_path / "toy", "qwen3_5")
+    plain, drafting = (open_engine(folder, speculate=how) for how in ("off", "mtp"))
+    failing = random.Random(4)
+
+    def keys_values(*args: Any) -> Any:
+        if failing.random() < 0.15:
+            raise RuntimeError("out of memory")
+        return right(*args)
+
+    right = Head.keys_values
+    prompts = [list(range(3, 5 + i)) for i in range(5)]
+    one = plain.generate(input_ids=prompts, sampling_params=GREEDY)
+    monkeypatch.setattr(Head, "keys_values", keys_values)
+    for _ in range(4):
+        other = drafting.generate(input_ids=prompts, sampling_params=GREEDY)
+        for mine, answer in zip(one, other, strict=True):
+            if answer["meta_info"]["finish_reason"]["type"] != "abort":
+                assert answer["output_ids"] == mine["output_ids"]
+    assert drafting.get_server_info()["stats"]["accepted_tokens"] > 0
 
 
 # -- what is refused ----------------------------------------------------------------------------
