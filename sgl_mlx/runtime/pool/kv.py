@@ -113,6 +113,13 @@ class KVPool:
             x.grow(slots)
             mx.eval(x.arrays())
 
+    def only(self, layer: int) -> KVPool:
+        """Return one layer as a pool of its own, with the same slots and the same arrays."""
+        found = KVPool((), self.slots, self.dtype)
+        found.layers = (self.layers[layer],)
+        found.keys, found.values = [self.keys[layer]], [self.values[layer]]
+        return found
+
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
