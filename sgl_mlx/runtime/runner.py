@@ -189,8 +189,10 @@ class ModelRunner:
         sampled = self._sample(wanted, logits)
         new = [] if states is None else states.rows.new
         results = [x.arrays() for x in (scored, sampled) if x is not None]
-        mx.eval(made.keys, made.values, new, *results)
-        del logits, new
+        # other ranks wait for this step's hidden states even if no logits are wanted
+        sent = [logits] if self._model.pipelined else []
+        mx.eval(made.keys, made.values, new, *results, sent)
+        del logits, new, sent
         self._pool.write(*made)
         if states is not None:
             states.write()
