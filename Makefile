@@ -11,6 +11,7 @@ MODEL   := $(VENV)/.model-installed
 BLAS    := $(VENV)/.blas-looked-for
 KERNELS := $(VENV)/.kernels-looked-for
 TOOLS   := $(VENV)/.test-tools-looked-for
+NODE    := $(VENV)/node/.looked-for
 SDIST   := $(VENV)/sdist
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
@@ -19,7 +20,7 @@ apt = { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "installing
   { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(1); } >/dev/null 2>&1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-kernels test-gpu test-darwin test-sdist check fmt docs dist
+.PHONY: help setup demo test test-kernels test-gpu test-node test-darwin test-sdist check fmt docs dist
 .PHONY: version clean fuzz audit floors
 
 help: ## this list
@@ -36,18 +37,21 @@ demo: setup ## two small programs on the embedded model
 PYTEST := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
           --dist loadfile
 
-test: setup $(TOOLS) ## all tests
+test: setup $(TOOLS) $(NODE) ## all tests
 	@$(PYTEST) $(ARGS)
 
 test-kernels: setup $(TOOLS) ## the whole grid of the Metal kernels, in the emulator
 	@$(PYTEST) tests/metal_kernels -m "whole_grid or not whole_grid" $(ARGS)
+
+test-node: setup $(NODE) ## the server's clients for Node.js
+	@$(BIN)/python -m pytest tests/server/test_node_clients.py --forbid-skips $(ARGS)
 
 # One process, and small pools: a hosted Mac has 7 GB, of which its GPU gets 5.
 test-gpu: setup $(TOOLS) ## the tests that compute on a GPU, one after the other in little memory
 	@$(BIN)/python -m pytest --small-pools -m "gpu and not whole_grid" $(ARGS)
 
 # pytest ends with code 2 at Ctrl-C: then the next Mac's turn does not come.
-test-darwin: setup $(TOOLS) ## all tests, as if this machine were a Mac: an M2, then a virtual Mac
+test-darwin: setup $(TOOLS) $(NODE) ## all tests, as if this machine were a Mac: an M2, then a virtual Mac
 	@code=0; for mac in $(MAC); do \
 	  $(PYTEST) --as-darwin $$mac $(ARGS) || code=$$?; [ $$code != 2 ] || break; \
 	done; exit $$code
@@ -76,7 +80,8 @@ $(FLOORS)/bin/uv: | $(BIN)/python
 floors: $(FLOORS)/bin/uv ## some tests with the oldest versions that pyproject.toml allows
 	@$(FLOORS)/bin/uv venv --quiet --clear $(FLOORS)/oldest
 	@$(OLDEST) install --quiet --python $(FLOORS)/oldest/bin/python --resolution lowest-direct \
-	  '.[server,video]' pytest hypothesis openai
+	  '.[server,video]'
+	@$(OLDEST) install --quiet --python $(FLOORS)/oldest/bin/python pytest hypothesis openai
 	@$(FLOORS)/oldest/bin/python .ci/import_all.py
 	@$(FLOORS)/oldest/bin/python -m pytest -q -W default tests/test_limits.py \
 	  tests/tokenizer/test_template_sandbox.py tests/server/test_hardening.py
@@ -85,7 +90,7 @@ audit: $(FLOORS)/bin/uv ## known vulnerabilities of the oldest and of the newest
 	@for which in lowest-direct highest; do \
 	  $(OLDEST) compile --quiet --resolution $$which --extra server --extra video pyproject.toml \
 	    --output-file $(FLOORS)/$$which.txt && \
-	  $(FLOORS)/bin/pip-audit --disable-pip --no-deps --requirement $(FLOORS)/$$which.txt || exit 1; done
+	  $(FLOORS)/bin/pip-audit --strict --disable-pip --no-deps --requirement $(FLOORS)/$$which.txt || exit 1; done
 
 check: $(PACKAGE) ## format, lint, types, layers, packaging, words
 	@$(BIN)/ruff format --check .
@@ -125,6 +130,15 @@ $(TOOLS): | $(PACKAGE)
 	    $(call apt,clang-19) || $(call apt,clang-18) || $(call apt,clang-16) || true; \
 	  $(BIN)/python $(HAS_BROWSER) || $(call apt,chromium) || true; \
 	fi
+	@touch $@
+
+# The server's clients for Node.js. Without npm or a network the tests that use them are skipped, and
+# the last line of the tests says so.
+$(NODE): $(addprefix tests/server/node/,package.json package-lock.json .npmrc) | $(BIN)/python
+	@mkdir -p $(@D)
+	@command -v npm >/dev/null || $(call apt,nodejs npm) || true
+	@! command -v npm >/dev/null || { echo "installing the clients for Node.js ..." && \
+	  cp $^ $(@D) && npm ci --prefix $(@D) --silent; } || true
 	@touch $@
 
 dist: $(PACKAGE) ## source distribution, wheel and Homebrew formula, in dist/

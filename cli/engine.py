@@ -194,12 +194,10 @@ def keep_freed_memory_together() -> None:
 
 def free_memory() -> None:
     """Give memory back to the system after engines were shut down and are no longer referenced."""
-    import mlx.core as mx
+    from sgl_mlx.models.memory import return_freed_memory  # imports mlx
 
     gc.collect()
-    mx.clear_cache()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return_freed_memory()
 
 
 def fetch_model(model: str | None) -> Path:

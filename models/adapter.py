@@ -27,6 +27,7 @@ from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.models.block_choice import BlockChoice
 from sgl_mlx.models.cache_layout import CacheLayout
 from sgl_mlx.models.cpu_functions import CpuFunctions
+from sgl_mlx.models.deepstack import adding, prepared_layers
 from sgl_mlx.models.latents import LatentQueries
 from sgl_mlx.models.layer_cache import Attention, DenseCache, KeysValues, LayerCache
 from sgl_mlx.models.own_attention import replace_own_attention
@@ -121,11 +122,13 @@ class Adapter:
         """Compute the logits that follow chosen tokens of a ragged batch.
 
         Args:
-            tokens, positions: token ids and their positions, each `(tokens,)`.
+            tokens: token ids `(tokens,)`.
+            positions: their positions `(tokens,)`, or `(3, tokens)` for a model that turns by time,
+                row and column (M-RoPE).
             attention: keeps the keys and values of this step and attends to them.
             rows: indices into `tokens`; logits are computed after these tokens only.
-            embeddings: `(tokens, width)`, given to the first layer in place of the embeddings of
-                `tokens`.
+            embeddings: as `embed` returns them, with features of pictures in some rows; given to
+                the first layers in place of the embeddings of `tokens`.
             states: recurrent states of the step's rows, whose `new` is filled; needed if and only
                 if the model has `states`.
 
@@ -154,8 +157,9 @@ class Adapter:
         windows = self._layout.windows
         caches = [LayerCache(i, positions, attention, w) for i, w in enumerate(windows)]
         arranged = self._layout.arrange(caches, recurrent)
-        with ragged_step(caches):
-            fed = None if embeddings is None else embeddings[:, None]
+        fed, added = self._fed(embeddings)
+        with ragged_step(caches), adding(added):
+            fed = None if fed is None else fed[:, None]
             return self._logits(tokens[:, None], arranged, rows, embeddings=fed)[:, 0]
 
     def _state_caches(self, states: RowStates | None) -> list[StateCache]:
@@ -213,10 +217,23 @@ class Adapter:
         return fed and self._embedding is not None
 
     def embed(self, tokens: mx.array) -> mx.array:
-        """Embed token ids `(tokens,)` as the first layer's input `(tokens, width)`."""
+        """Embed token ids `(tokens,)` as the first layer's input `(tokens, width)`.
+
+        Zeros follow for each layer that adds features of pictures to its output (`deepstack`):
+        `(tokens, width * (1 + layers))`.
+        """
         assert self._embedding is not None
         embedded: mx.array = self._embedding(tokens)
-        return embedded
+        more = embedded.shape[-1] * prepared_layers(self.model)
+        return mx.pad(embedded, [(0, 0), (0, more)]) if more else embedded
+
+    def _fed(self, embeddings: mx.array | None) -> tuple[mx.array | None, mx.array | None]:
+        """Split embeddings into the first layer's input and what later layers add to theirs."""
+        layers = prepared_layers(self.model)
+        if embeddings is None or not layers:
+            return embeddings, None
+        width = embeddings.shape[-1] // (1 + layers)
+        return embeddings[:, :width], embeddings[:, width:]
 
     @cached_property
     def _embedding(self) -> nn.Module | None:

@@ -23,6 +23,7 @@ from sgl_mlx.errors import CorruptModelError
 from sgl_mlx.models import build, memory, safetensors_file
 from sgl_mlx.models.architectures import check_runs
 from sgl_mlx.models.cpu_layers import use_kernels
+from sgl_mlx.models.deepstack import add_to_layers
 from sgl_mlx.models.gguf import config as gguf_config
 from sgl_mlx.models.gguf import weights as gguf_weights
 from sgl_mlx.models.gguf.file import GGUFFile
@@ -32,6 +33,11 @@ from sgl_mlx.models.resolve import resolve
 from sgl_mlx.models.shards import divide, share
 from sgl_mlx.models.vision import checkpoint
 from sgl_mlx.models.vision.model import VisionModel
+from sgl_mlx.models.vision.qwen import checkpoint as qwen
+from sgl_mlx.models.vision.qwen.config import has_vision as is_qwen
+from sgl_mlx.models.vision.qwen.config import read_sections
+from sgl_mlx.models.vision.qwen.model import QwenVision
+from sgl_mlx.models.vision.qwen.rope import turn_by_grids
 from sgl_mlx.models.vision.separate import SeparateVision, open_separate_vision
 from sgl_mlx.tokenizer import Tokenizer
 
@@ -119,6 +125,8 @@ def load(
         divide(loaded, config, group, name, whole_layers)
     if target is not None:
         _settle(loaded, target, kernels)
+    if isinstance(vision, QwenVision) and not _join_qwen(loaded, config, vision, path):
+        vision = None
     files = _weight_files(file, path, separate)
     modules = [loaded] if vision is None else [loaded, vision.network]
     mx.eval([_arrays(module) for module in modules])
@@ -223,7 +231,22 @@ def _load_folder(path: Path, dtype: mx.Dtype | None) -> _Parts:
         model, config = load_mlx_folder(path, lazy=True, get_model_classes=build.model_classes)
     except (ValueError, TypeError, KeyError, RuntimeError) as e:
         raise CorruptModelError(f"{path}: weights and configuration do not match: {e}") from e
-    return model, config, tokenizer, None
+    vision = None
+    if is_qwen(config):
+        vision = qwen.load_vision(path, config)
+        if vision is not None and dtype is not None:
+            build.cast(vision.network, dtype)
+    return model, config, tokenizer, vision
+
+
+def _join_qwen(model: nn.Module, config: Mapping[str, Any], vision: QwenVision, path: Path) -> bool:
+    """Prepare a language model for the features and positions of pictures, in place.
+
+    Returns False for rotary positions that cannot turn by rows and columns (`turn_by_grids`).
+    """
+    add_to_layers(model, len(vision.config.deep))
+    source = str(path / "config.json")
+    return turn_by_grids(model, read_sections(config, source), source)
 
 
 def _load_with_vision(path: Path, config: dict[str, Any], dtype: mx.Dtype | None) -> _Parts:

@@ -32,6 +32,7 @@ from sgl_mlx.runtime.scheduler.plan import (
 )
 from sgl_mlx.runtime.speculation.verify import accept, places
 from sgl_mlx.runtime.vision.features import PictureFeatures
+from sgl_mlx.runtime.vision.positions import lags, rotary_positions
 
 _ROWS_AHEAD = 8
 """Most rows of an epoch for which a CPU submits the next step before it returns this one's tokens.
@@ -161,6 +162,8 @@ class ModelRunner:
     def _submit(self, decoding: _Decoding, live: Container[str]) -> Sampled:
         epoch = decoding.epoch
         positions = epoch.begin_step()
+        if decoding.lags is not None:
+            positions = positions - decoding.lags
         every = mx.arange(len(epoch.rows))
         self._forward_passes += 1
         kept = decoding.states
@@ -212,9 +215,12 @@ class ModelRunner:
         self._forward_passes += 1
         step = ExtendStep(self.paths, rows)
         embeddings = self._embeddings(rows, step.tokens)
+        positions = step.positions
+        if any(row.lag or row.pictures for row in rows):
+            positions = rotary_positions(rows, positions)
         logits = self._model.forward(
             step.tokens,
-            step.positions,
+            positions,
             step,
             wanted.index,
             embeddings,
@@ -295,6 +301,7 @@ class _Decoding:
         self.epoch = epoch
         self.sampler = sampler
         self.tokens = tokens
+        self.lags = lags(epoch.rows) if any(row.lag for row in epoch.rows) else None
         self.ahead: Sampled | None = None
 
 
