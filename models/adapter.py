@@ -214,6 +214,11 @@ class Adapter:
         return logits, [_as_rows(cache) for cache in caches]
 
     @property
+    def pipelined(self) -> bool:
+        """True if other ranks have the other layers, and wait for the hidden states of these."""
+        return int(getattr(getattr(self.model, "model", None), "pipeline_size", 1)) > 1
+
+    @property
     def takes_embeddings(self) -> bool:
         """True if the model accepts embeddings as input and has an embedding layer to make them."""
         fed = "input_embeddings" in inspect.signature(type(self.model).__call__).parameters

@@ -147,6 +147,7 @@ def load_share(config: EngineConfig, group: mx.distributed.Group | None) -> Load
         dtype=config.dtype,
         mmproj=config.mmproj,
         group=group,
+        whole_layers=config.pipeline,
     )
 
 
