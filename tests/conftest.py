@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from types import ModuleType
 from typing import TypeVar
 
@@ -56,6 +56,19 @@ def cpu_kernels() -> ModuleType:
     found = build.load()
     assert found is not None
     return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def freed_memory() -> Iterator[None]:
+    """Give freed memory back to the system after each file's tests.
+
+    Otherwise glibc keeps the weights and pools of engines that were shut down, and a process that
+    runs all tests grows to several gigabytes.
+    """
+    yield
+    from sgl_mlx.models.memory import return_freed_memory  # imports mlx: after the BLAS
+
+    return_freed_memory()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
