@@ -106,6 +106,12 @@ def test_a_new_process_answers_as_this_one(tmp_path: Path, record_property: Show
     assert report.counts[RESTORED.name]["restored_tokens"] > 0
 
 
+def test_windows_are_restored_from_disk(tmp_path: Path, record_property: Show) -> None:
+    with engines_on("window", tmp_path) as engines:
+        report = check(engines, 32, record_property, (RESTORED,), batch=32)
+    assert report.counts[RESTORED.name]["restored_tokens"] > 0
+
+
 def test_programs_on_smollm2_are_answered_alike(record_property: Show) -> None:
     with open_engines("smollm2", {"max_total_tokens": 2048}) as engines:
         ways = (CACHED, DRAFTED)

@@ -4,6 +4,9 @@ These layers read only the last tokens before a new one, so a token needs a slot
 while. A node owns such slots for the last tokens of its edge: for all, some or none of them. A
 prefix can be reused only where the tokens before its end still have slots.
 
+With a second tier, which keeps windows in whole blocks, a node owns some slots more before places
+where prompts go on, so that the blocks there are whole when the slots are freed.
+
 A node is locked while a sequence reads its slots. The slots of other nodes are freed when others
 need them: first those that only a branch at an unknown place would need, then the least recently
 used.

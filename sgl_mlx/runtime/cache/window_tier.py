@@ -42,21 +42,16 @@ class WindowTier:
         It has the blocks that a prompt of the same tokens needs, or one that goes on from there.
         Blocks that the store has, or of which tokens lack window slots, are left out.
         """
-        if node.window_end is False:
+        blocks = {} if node.window_end is False else self._whole_blocks(node)
+        if not blocks:
             return None
-        path, size = list(node.path())[::-1], self._tier.size
-        tokens = tuple(t for n in path for t in n.tokens)
-        slots = [x for n in path for x in (*[0] * (len(n.tokens) - len(n.window)), *n.window)]
-        first = self.first((node.depth - 1) // size * size)
-        blocks = {
-            key: slots[i * size : (i + 1) * size]
-            for i, key in enumerate(self._keys(tokens, namespace))
-            if i * size >= first
-        }
-        new = [k for k, block in blocks.items() if 0 not in block and not self._tier.store.has(k)]
+        tokens = tuple(t for n in list(node.path())[::-1] for t in n.tokens)
+        keys = {i: key for i, key in enumerate(self._keys(tokens, namespace)) if i in blocks}
+        new = [i for i, key in keys.items() if not self._tier.store.has(key)]
         if not new:
             return None
-        return Spill(tuple(new), tuple(x for key in new for x in blocks[key]), windows=True)
+        slots = tuple(slot for i in new for slot in blocks[i])
+        return Spill(tuple(keys[i] for i in new), slots, windows=True)
 
     def find(
         self, tokens: tuple[int, ...], namespace: Hashable, reusable: int, cached: int
@@ -81,10 +76,29 @@ class WindowTier:
             window = windows[self.first(end * size) // size : end]
             if all(map(has, reversed(window))):
                 tier.lookups.hits += 1
-                return Found(end * size, start * size, blocks[start:end], window)
+                return Found(end * size, min(start, end) * size, blocks[start:end], window)
             end -= 1
         tier.lookups.misses += 1
         return None
+
+    def _whole_blocks(self, node: Node) -> dict[int, list[int]]:
+        """Return the window slots of the last blocks before a node's end, by the block's number.
+
+        They are those that are read to go on there or one token before, without those that lack
+        slots.
+        """
+        size = self._tier.size
+        first, slots = self.first((node.depth - 1) // size * size), list[int]()
+        for n in node.path():
+            slots = [*[0] * (len(n.tokens) - len(n.window)), *n.window, *slots]
+            if node.depth - len(slots) <= first:
+                break
+        start = node.depth - len(slots)  # of `slots` on the path
+        blocks = {
+            i: slots[i * size - start : (i + 1) * size - start]
+            for i in range(first // size, node.depth // size)
+        }
+        return {i: block for i, block in blocks.items() if 0 not in block}
 
     def first(self, length: int) -> int:
         """Return where the first block begins that is read to go on after `length` tokens."""

@@ -92,7 +92,7 @@ def capacity(adapter: Adapter, config: EngineConfig, context: int) -> Capacity:
 def _windows(adapter: Adapter, config: EngineConfig, running: int, available: int) -> WindowBudget:
     """Return the memory of layers with a sliding window that get slots of their own.
 
-    None do on the dense path and beside recurrent layers.
+    On the dense path, and beside recurrent layers, all layers share their slots.
     """
     if not adapter.ragged or adapter.states:
         return WindowBudget(None, adapter.layers)

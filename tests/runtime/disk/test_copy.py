@@ -12,6 +12,7 @@ import pytest
 from sgl_mlx.models.adapter import LayerShape
 from sgl_mlx.models.states import StateShape
 from sgl_mlx.runtime.cache.tier import Load, Spill
+from sgl_mlx.runtime.disk.block_file import kind_of
 from sgl_mlx.runtime.disk.block_folder import BlockFolder
 from sgl_mlx.runtime.disk.copy import PoolCopy, layout, read, write
 from sgl_mlx.runtime.disk.store import DiskReading, DiskStore
@@ -109,6 +110,23 @@ def test_nothing_is_copied_when_too_much_waits_already(tmp_path: Path) -> None:
     assert not store.has("0" * 40)
 
 
+def test_layers_with_window_slots_are_copied_by_themselves(store: DiskStore) -> None:
+    """And of their tokens those alone that have a slot to be written."""
+    layers = [LayerShape(2, 4, 3), LayerShape(2, 4, 3, window=5)]
+    pool = KVPool(layers, 12, mx.float32, None, window_slots=6)
+    kv = [mx.random.normal((6, 2, width)) for width in (4, 4, 3, 3)]
+    pool.write(range(1, 7), kv[:2], kv[2:], range(1, 7))
+    before = [[np.array(x.data) for x in kind] for kind in (pool.keys, pool.values)]
+    copy = PoolCopy(pool, store)
+    copy.make([Spill(("0" * 40,), (1, 2, 3)), Spill(("1" * 40,), (4, 5, 6), windows=True)])
+    reading = wait_for(store.read(("1" * 40,)))
+    copy.make([Load((1, 0, 2), reading.id, windows=True)])
+    assert (store.stats().dropped, store.stats("window").read) == (0, 1)
+    for kind, (others, own) in zip((pool.keys, pool.values), before, strict=True):
+        np.testing.assert_array_equal(kind[0].data, others)
+        np.testing.assert_array_equal(kind[1].data, own[[0, 4, 6, 3, 4, 5, 6]])
+
+
 def test_only_arrays_of_the_pools_own_form_fit() -> None:
     pool = filled()
     states = StatePool([StateShape(0, (3,), mx.float32)], 2)
@@ -129,5 +147,17 @@ def test_only_arrays_of_the_pools_own_form_fit() -> None:
         {"states.0": np.zeros((2, 3), np.float32)},
         {"states.1": np.zeros((1, 3), np.float32)},
         {**state, name: block[name]},
+        {f"windows.{name}": block[name]},
     ):
         assert not fits(wrong)
+
+
+def test_a_block_has_the_layers_with_window_slots_or_the_others() -> None:
+    layers = [LayerShape(2, 4, 3), LayerShape(1, 5, 0, window=5)]
+    pool = KVPool(layers, 12, mx.float32, None, window_slots=6)
+    fits = layout(pool)
+    others, windows = dict(read(pool, [1, 2])), dict(read(pool, [1, 2], windows=True))
+    assert (kind_of(others), kind_of(windows)) == ("block", "window")
+    assert fits(others)
+    assert fits(windows)
+    assert not fits({**others, **windows})
