@@ -21,6 +21,14 @@ from sgl_mlx.models.vision.qwen.tower import QwenTower
 
 _PREFIXES = ("model.visual.", "visual.", "vision_tower.")
 _PATCHES = "patch_embed.proj.weight"
+_RENAMED = {
+    "merger.ln_q.": "merger.norm.",
+    "merger.mlp.0.": "merger.linear_fc1.",
+    "merger.mlp.2.": "merger.linear_fc2.",
+    ".mlp.fc1.": ".mlp.linear_fc1.",
+    ".mlp.fc2.": ".mlp.linear_fc2.",
+}
+"""Parts of names in Qwen2-VL's and Qwen2.5-VL's checkpoints, and their names here."""
 
 
 def load_vision(folder: Path, config: Mapping[str, Any]) -> QwenVision | None:
@@ -41,7 +49,7 @@ def load_vision(folder: Path, config: Mapping[str, Any]) -> QwenVision | None:
         return None
     tower = read_tower(config, str(folder / "config.json"))
     _check_fits(tower, config, str(folder / "config.json"))
-    settings = read_grid_settings(folder, tower)
+    settings = read_grid_settings(folder, tower, config["model_type"])
     network = QwenTower(tower)
     if _PATCHES in weights and weights[_PATCHES].ndim == 5:
         weights[_PATCHES] = as_matrix(weights[_PATCHES], tower.channels)
@@ -78,6 +86,12 @@ def as_matrix(convolution: mx.array, channels: int) -> mx.array:
     return convolution.reshape(convolution.shape[0], -1)
 
 
+def _named(name: str) -> str:
+    for old, new in _RENAMED.items():
+        name = name.replace(old, new)
+    return name
+
+
 def _read_weights(folder: Path) -> dict[str, mx.array]:
     """Read the vision part's weights, by their names without the prefix."""
     weights: dict[str, mx.array] = {}
@@ -90,5 +104,5 @@ def _read_weights(folder: Path) -> dict[str, mx.array]:
         for name, values in found.items():
             prefix = next((p for p in _PREFIXES if name.startswith(p)), None)
             if prefix is not None:
-                weights[name.removeprefix(prefix)] = values
+                weights[_named(name.removeprefix(prefix))] = values
     return weights
