@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sgl_mlx.core import Image, Parallel, SamplingParams, Shift, Text, Video
+from sgl_mlx.core import Generated, Image, Parallel, SamplingParams, Shift, Text, Video
 from sgl_mlx.errors import ImageError, PromptError
 from sgl_mlx.runtime import assembly
 from sgl_mlx.runtime.engine import Engine
@@ -31,6 +31,8 @@ from tests.runtime.qwen import (
 )
 from tests.runtime.speculation.test_engine_drafts import FREE
 
+DENSE = [name for name in NAMES if name != "qwen3_5"]
+"""Those without recurrent layers."""
 each_name = pytest.mark.parametrize("name", NAMES)
 
 
@@ -161,18 +163,26 @@ def test_marks_around_a_picture_count_once(open_qwen: Open) -> None:
     assert counts == (found.prompt_tokens,) * 2
 
 
-def test_branches_side_by_side_and_gaps_are_refused_with_pictures(open_qwen: Open) -> None:
-    engine = open_qwen("qwen3_vl")
+@pytest.mark.parametrize("name", DENSE)
+def test_a_branch_or_no_gap_after_pictures_is_as_no_cut(open_qwen: Open, name: str) -> None:
+    """A single branch, and a gap of nothing, leave every token at its position."""
+    engine = open_qwen(name)
+    *before, last = prompt(engine, name, "several")
+    assert isinstance(last, Generated)
+    begin, rest = said(engine, last.token_ids[:1]), said(engine, last.token_ids[1:])
+    branch = (*before, Parallel(((begin,),)), rest)
+    shown = (*before[:3], Parallel(((*before[3:], begin),)), rest)
+    shifted = (*before, begin, Shift(0), rest)
+    answers = ask(engine, branch, shown, shifted)
+    assert [tokens(found) for found in answers] == [expected(name, "several")] * 3
+
+
+def test_recurrent_layers_still_refuse_branches_and_gaps(open_qwen: Open) -> None:
+    engine = open_qwen("qwen3_5")
     (image,) = pictures("40x60")
-    branches = Parallel(((Text("t5"),), (Image(image), Text("t6"))))
-    for parts in [
-        (Text("t3"), branches, Text("t7")),
-        (Image(image), Text("t3"), Shift(4), Text("t7")),
-    ]:
-        with pytest.raises(PromptError, match="rows and columns as positions"):
-            engine.submit(parts, PARAMS).result()
-    joined = (Text("t3"), Parallel(((Text("t5"),), (Text("t6"),))), Text("t7"))
-    assert len(ask(engine, joined)[0].token_ids) == NEW
+    for cut in (Parallel(((Text("t5"),), (Image(image), Text("t6")))), Shift(4)):
+        with pytest.raises(PromptError, match="recurrent layers"):
+            engine.submit((Image(image), Text("t3"), cut, Text("t7")), PARAMS).result()
 
 
 def test_a_video_is_refused(open_qwen: Open) -> None:
