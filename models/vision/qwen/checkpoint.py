@@ -14,6 +14,7 @@ import mlx.core as mx
 
 from sgl_mlx.errors import CorruptModelError
 from sgl_mlx.models import build, safetensors_file
+from sgl_mlx.models.vision.model import Placeholder
 from sgl_mlx.models.vision.qwen.config import QwenTowerConfig, read_placeholder, read_tower
 from sgl_mlx.models.vision.qwen.model import QwenVision
 from sgl_mlx.models.vision.qwen.pixels import read_grid_settings
@@ -48,7 +49,8 @@ def load_vision(folder: Path, config: Mapping[str, Any]) -> QwenVision | None:
     if not weights:
         return None
     tower = read_tower(config, str(folder / "config.json"))
-    _check_fits(tower, config, str(folder / "config.json"))
+    marks = read_placeholder(config)
+    _check_fits(tower, marks, config, str(folder / "config.json"))
     settings = read_grid_settings(folder, tower, config["model_type"])
     network = QwenTower(tower)
     if _PATCHES in weights and weights[_PATCHES].ndim == 5:
@@ -57,11 +59,13 @@ def load_vision(folder: Path, config: Mapping[str, Any]) -> QwenVision | None:
     build.check_weights(network, weights, str(folder))
     network.load_weights(list(weights.items()))
     network.eval()
-    return QwenVision(tower, settings, network, read_placeholder(config))
+    return QwenVision(tower, settings, network, marks)
 
 
-def _check_fits(tower: QwenTowerConfig, config: Mapping[str, Any], source: str) -> None:
-    """Raise `CorruptModelError` unless the language model takes the tower's features."""
+def _check_fits(
+    tower: QwenTowerConfig, marks: Placeholder, config: Mapping[str, Any], source: str
+) -> None:
+    """Raise `CorruptModelError` unless the language model takes the tower's features and marks."""
     text = config.get("text_config") or config
     if tower.text_width != text["hidden_size"]:
         raise CorruptModelError(
@@ -73,6 +77,12 @@ def _check_fits(tower: QwenTowerConfig, config: Mapping[str, Any], source: str) 
             f"{source}: the vision part gives features for {len(tower.deep)} layers, the language "
             f"model has {text['num_hidden_layers']} layers"
         )
+    around = [mark for mark in (marks.before, marks.after) if mark is not None]
+    for name, token in [(marks.text, marks.id), *around]:
+        if token is not None and not 0 <= token < text["vocab_size"]:
+            raise CorruptModelError(
+                f"{source}: {name} is token {token}, the vocabulary has {text['vocab_size']}"
+            )
 
 
 def as_matrix(convolution: mx.array, channels: int) -> mx.array:

@@ -153,8 +153,10 @@ def read_tower(config: Mapping[str, Any], source: str) -> QwenTowerConfig:
     """Read the tower's configuration from a model's `config.json`; errors name `source`.
 
     Raises:
-        CorruptModelError: for wrong values, or features of another width than the language model.
+        CorruptModelError: for wrong values.
     """
+    if not isinstance(config["vision_config"], Mapping):
+        raise CorruptModelError(f"{source}: vision_config is no object")
     given = {k: v for k, v in config["vision_config"].items() if v is not None}
     if "in_chans" in given:
         given["in_channels"] = given["in_chans"]

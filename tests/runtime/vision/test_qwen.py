@@ -32,7 +32,7 @@ from tests.runtime.qwen import (
 from tests.runtime.speculation.test_engine_drafts import FREE
 
 DENSE = [name for name in NAMES if name != "qwen3_5"]
-"""Those without recurrent layers."""
+"""Models without recurrent layers."""
 each_name = pytest.mark.parametrize("name", NAMES)
 
 
@@ -125,6 +125,20 @@ def test_an_equal_picture_is_encoded_once(open_qwen: Open, name: str) -> None:
         (found,) = ask(engine, prompt(engine, name, "40x60"))
         assert tokens(found) == expected(name, "40x60")
     assert stats(engine)["encoded_images"] == stats(engine)["prepared_images"] == 1
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen2_5_vl"])
+def test_a_picture_comes_back_from_disk(open_qwen: Open, tmp_path: Path, name: str) -> None:
+    options = {"disk_cache_dir": str(tmp_path / "kv")}
+    first = open_qwen(name, **options)
+    long = (*prompt(first, name, "40x60"), said(first, [3, 7, 5, 9] * 25))
+    (expects,) = ask(first, long)
+    first.shutdown()
+    second = open_qwen(name, **options)
+    (found,) = ask(second, long)
+    assert found.token_ids == expects.token_ids
+    assert found.cached_tokens >= 64
+    assert stats(second)["encoded_images"] == 0
 
 
 @each_name

@@ -130,6 +130,14 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         },
         "must sum to 8",
     ),
+    "a mark that the vocabulary lacks": (
+        {"config": changed(vision_end_token_id=64)},
+        "vision_end.* is token 64, the vocabulary has 64",
+    ),
+    "a vision part that is a list": (
+        {"config": changed(vision_config=[1])},
+        "vision_config is no object",
+    ),
     "more layers of features than the language model has": (
         {
             "config": changed(
