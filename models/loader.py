@@ -20,7 +20,7 @@ from sgl_mlx import machine
 from sgl_mlx.blas import load_fast_blas
 from sgl_mlx.cpu_kernels.open import open_cpu_kernels
 from sgl_mlx.errors import CorruptModelError
-from sgl_mlx.models import build, memory, safetensors_file
+from sgl_mlx.models import build, memory, mtp_checkpoint, safetensors_file
 from sgl_mlx.models.architectures import check_runs
 from sgl_mlx.models.cpu_layers import use_kernels
 from sgl_mlx.models.deepstack import add_to_layers
@@ -30,7 +30,7 @@ from sgl_mlx.models.gguf.file import GGUFFile
 from sgl_mlx.models.info import ModelInfo, describe_folder, describe_gguf, with_vision
 from sgl_mlx.models.packed_layers import dequantize_others
 from sgl_mlx.models.resolve import resolve
-from sgl_mlx.models.shards import shard, share
+from sgl_mlx.models.shards import divide, share
 from sgl_mlx.models.vision import checkpoint
 from sgl_mlx.models.vision.model import VisionModel
 from sgl_mlx.models.vision.qwen import checkpoint as qwen
@@ -78,6 +78,7 @@ def load(
     available: int | None = None,
     mmproj: str | Path | None = None,
     group: mx.distributed.Group | None = None,
+    whole_layers: bool = False,
 ) -> LoadedModel:
     """Find (`resolve`), check and load a model. Call it on the thread that will run the model.
 
@@ -91,6 +92,7 @@ def load(
         mmproj: the vision part for a language model that is a GGUF file. It is a GGUF file too,
             or a LLaVA folder, whose language model is not read.
         group: the ranks among which the weights are divided; None loads all of them.
+        whole_layers: True if each rank keeps some layers whole; see `shards.divide`.
 
     Raises:
         ModelNotFoundError, CorruptModelError, TokenizerError, UnsupportedModelError: for a
@@ -113,13 +115,14 @@ def load(
     info = describe_folder(path) if file is None else describe_gguf(file)
     if separate is not None:
         info = with_vision(info, *separate.size)
-    _check_memory(name, info, kind, available, kernels is not None, _share(file, path, info, group))
+    part = _share(file, path, info, group, whole_layers)
+    _check_memory(name, info, kind, available, kernels is not None, part)
     if file is None:
         loaded, config, tokenizer, vision = _load_folder(path, target)
     else:
         loaded, config, tokenizer, vision = _load_gguf(file, target, separate, kernels is not None)
     if group is not None:
-        shard(loaded, config, group, name)
+        divide(loaded, config, group, name, whole_layers)
     if target is not None:
         _settle(loaded, target, kernels)
     if isinstance(vision, QwenVision) and not _join_qwen(loaded, config, vision, path):
@@ -164,13 +167,17 @@ def _check_architecture(file: GGUFFile | None, path: Path) -> None:
 
 
 def _share(
-    file: GGUFFile | None, path: Path, info: ModelInfo, group: mx.distributed.Group | None
+    file: GGUFFile | None,
+    path: Path,
+    info: ModelInfo,
+    group: mx.distributed.Group | None,
+    whole_layers: bool,
 ) -> float:
     """Return the part of a model's weights that this rank will hold."""
     if group is None:
         return 1.0
     config = safetensors_file.read_config(path) if file is None else gguf_config.read_config(file)
-    return share(config, info.parameters, group.size())
+    return share(config, info.parameters, group.size(), whole_layers)
 
 
 def _check_memory(
@@ -221,7 +228,9 @@ def _load_folder(path: Path, dtype: mx.Dtype | None) -> _Parts:
         return _load_with_vision(path, config, dtype)
     tokenizer = Tokenizer.from_file(path)
     try:
-        model, config = load_mlx_folder(path, lazy=True, get_model_classes=build.model_classes)
+        model, config = load_mlx_folder(
+            path, lazy=True, get_model_classes=mtp_checkpoint.model_classes
+        )
     except (ValueError, TypeError, KeyError, RuntimeError) as e:
         raise CorruptModelError(f"{path}: weights and configuration do not match: {e}") from e
     vision = None
