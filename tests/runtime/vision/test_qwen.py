@@ -10,9 +10,12 @@ import pytest
 
 from sgl_mlx.core import Generated, Image, Parallel, SamplingParams, Shift, Text, Video
 from sgl_mlx.errors import ImageError, PromptError
+from sgl_mlx.models.loader import load
 from sgl_mlx.runtime import assembly
 from sgl_mlx.runtime.engine import Engine
+from sgl_mlx.runtime.speculation.costs import Costs
 from tests.models.conftest import random_weights
+from tests.models.mtp_toys import published, random_head
 from tests.models.vision.conftest import read_golden, write_golden
 from tests.models.vision.pictures import pictures
 from tests.runtime.qwen import (
@@ -162,6 +165,24 @@ def test_drafts_after_a_picture_are_verified_at_its_positions(
         (found,) = ask(engine, prompt(engine, name, "several"))
         assert tokens(found) == expected(name, "several")
     assert stats(engine)["accepted_tokens"] > 0
+
+
+def test_a_prediction_head_guesses_after_pictures(
+    open_qwen: Open, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assembly, "kept_costs", lambda *_: FREE)
+    monkeypatch.setattr(assembly, "measure_head", lambda *_: Costs(((1, 1e-6),), ((1, 1e-6),)))
+    monkeypatch.setattr(assembly, "Pace", lambda: None)
+    toy = read_golden("qwen3_5")
+    text = toy.config["text_config"] | {"mtp_num_hidden_layers": 1}
+    config = toy.config | {"text_config": text}
+    head = published("qwen3_5", config, random_head("qwen3_5", load(folders["qwen3_5"]).model))
+    weights = toy.weights | head
+    folders["heads"] = write_golden(tmp_path / "heads", toy, weights=weights, config=config)
+    engine = open_qwen("heads", speculate="mtp")
+    answers = ask(engine, *(prompt(engine, "qwen3_5", case) for case in CASES))
+    assert [tokens(found) for found in answers] == [expected("qwen3_5", case) for case in CASES]
+    assert stats(engine)["drafted_tokens"] > 0
 
 
 def test_marks_around_a_picture_count_once(open_qwen: Open) -> None:
