@@ -12,6 +12,7 @@ another token than the sequence that computed it. That costs accepted guesses, n
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -59,6 +60,7 @@ class HeadRunner:
         self._hidden = mx.zeros((0,))
         self._late = NewKV((), [], [])
         self._last: dict[str, _Last] = {}
+        self._submitted: deque[tuple[int, mx.array]] = deque()  # steps of the open epoch
 
     # -- in the model's steps -----------------------------------------------------------------
 
@@ -75,26 +77,11 @@ class HeadRunner:
         Returns:
             Arrays to be evaluated with the step.
         """
-        late = [row for row in rows if self._is_late(row)]
-        before = [self._last[row.id] for row in late]
-        following = mx.array(
-            [t for row in rows for t in (*row.tokens[1:], 0)] + [row.tokens[0] for row in late],
-            mx.int32,
-        )
-        if sampled is not None:
-            places = [i for row, mine in _places(rows) if row.sample for i in mine]
-            following[mx.array(places, mx.int32)] = sampled.tokens.astype(mx.int32)
-        positions = mx.array(
-            [row.position + i for row in rows for i in range(len(row.tokens))]
-            + [last.position for last in before]
-        )
-        every = mx.concatenate([hidden, *(last.hidden[None] for last in before)])
-        count = len(hidden)
-        keys, values = self._head.keys_values(following, every, positions)
-        made.keys.append(keys[:count])
-        made.values.append(values[:count])
-        slots = [row.prefix[-1] for row in late]
-        self._late = NewKV(slots, [keys[count:]], [values[count:]])
+        positions = [row.position + i for row in rows for i in range(len(row.tokens))]
+        keys, values = self._head.keys_values(_next(rows, sampled), hidden, mx.array(positions))
+        made.keys.append(keys)
+        made.values.append(values)
+        self._late = self._make_late([row for row in rows if self._is_late(row)])
         self._hidden = hidden[mx.array([i for _, mine in _places(rows) for i in mine], mx.int32)]
         return [self._hidden, *self._late.keys, *self._late.values]
 
@@ -122,26 +109,38 @@ class HeadRunner:
         known = last is not None and last.token is None and last.position == row.position - 1
         return known and bool(row.prefix)
 
-    def decode(self, epoch: DecodeEpoch, tokens: mx.array, hidden: mx.array, step: int) -> None:
-        """Store the head's keys and values of a step in its decode epoch.
+    def _make_late(self, rows: Sequence[Row]) -> NewKV:
+        """Compute the head's keys and values at the positions before the rows' first tokens."""
+        if not rows:
+            return NewKV((), [], [])
+        last = [self._last[row.id] for row in rows]
+        tokens, positions = [row.tokens[0] for row in rows], [x.position for x in last]
+        inputs = mx.array(tokens), mx.stack([x.hidden for x in last]), mx.array(positions)
+        keys, values = self._head.keys_values(*inputs)
+        return NewKV([row.prefix[-1] for row in rows], [keys], [values])
+
+    def decode(self, epoch: DecodeEpoch, tokens: mx.array, hidden: mx.array) -> None:
+        """Store the head's keys and values of the epoch's latest step in the epoch.
 
         Args:
             tokens: the sampled tokens `(rows,)`.
             hidden: the model's hidden states `(rows, width)`.
-            step: number of the step in its epoch, from 0.
         """
+        step = epoch.steps - 1
+        if step == 0:
+            self._submitted.clear()
+        self._submitted.append((step, hidden))
         positions = mx.array([row.position + step for row in epoch.rows])
         epoch.store(self._layer, *self._head.keys_values(tokens, hidden, positions))
 
-    def keep_decoded(
-        self, rows: Sequence[Row], tokens: Guesses, hidden: mx.array, step: int
-    ) -> None:
+    def keep_decoded(self, rows: Sequence[Row], tokens: Guesses) -> None:
         """Keep the hidden states before the newest tokens, after a decode step was computed.
 
         Args:
+            rows: the epoch's rows.
             tokens: the sampled token of each row, by sequence id.
-            hidden, step: as for `decode`.
         """
+        step, hidden = self._submitted.popleft()
         self._last = {
             row.id: _Last(hidden[i], row.position + step, tokens[row.id][-1])
             for i, row in enumerate(rows)
@@ -190,6 +189,15 @@ class HeadRunner:
     def _knows(self, row: Row) -> bool:
         last = self._last.get(row.id)
         return last is not None and last[1:] == (row.position, row.tokens[-1])
+
+
+def _next(rows: Sequence[Row], sampled: Sampled | None) -> mx.array:
+    """Return the token after each token of a step; 0 after a chunk of a prompt."""
+    tokens = mx.array([t for row in rows for t in (*row.tokens[1:], 0)], mx.int32)
+    if sampled is not None:
+        places = [i for row, mine in _places(rows) if row.sample for i in mine]
+        tokens[mx.array(places, mx.int32)] = sampled.tokens.astype(mx.int32)
+    return tokens
 
 
 def _places(rows: Sequence[Row]) -> Iterator[tuple[Row, range]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -39,7 +40,7 @@ from tests.runtime.speculation.test_engine_drafts import draw_params, draw_promp
 
 FREE = Costs(((1, 1.0),), ((1, 1.0),))
 CHEAP = Costs(((1, 1e-6),), ((1, 1e-6),))
-REQUESTS = 24
+REQUESTS = int(os.environ.get("DRAFTED_REQUESTS", "24"))
 BATCH = 6
 GREEDY = {"max_new_tokens": 12, "temperature": 0, "ignore_eos": True}
 
@@ -81,7 +82,10 @@ def agreeing_folder(folder: Path, architecture: str) -> Path:
 def test_requests_are_answered_as_without_a_head(
     architecture: str, tmp_path: Path, open_engine: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With all sampling parameters, in batches, forked and preempted."""
+    """With all sampling parameters, in batches, forked and preempted.
+
+    `DRAFTED_REQUESTS=1000` asks a thousand times.
+    """
     folder = agreeing_folder(tmp_path / "toy", architecture)
     plain = open_engine(folder, speculate="off")
     monkeypatch.setattr(config, "SchedulerLimits", partial(SchedulerLimits, decode_margin=0))
@@ -95,7 +99,7 @@ def test_requests_are_answered_as_without_a_head(
             if not same(one, other):
                 assert is_tie(plain, prompt, asked, one, other), (asked, one, other)
                 ties += 1
-    assert ties <= 1
+    assert ties <= max(1, REQUESTS // 200)
     forked = [
         e.generate("name 12", GREEDY, n=3, temperature=0.8, seed=1) for e in (plain, drafting)
     ]
