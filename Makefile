@@ -11,6 +11,7 @@ MODEL   := $(VENV)/.model-installed
 BLAS    := $(VENV)/.blas-looked-for
 KERNELS := $(VENV)/.kernels-looked-for
 TOOLS   := $(VENV)/.test-tools-looked-for
+NODE    := $(VENV)/node/.looked-for
 SDIST   := $(VENV)/sdist
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
@@ -19,7 +20,7 @@ apt = { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "installing
   { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(1); } >/dev/null 2>&1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-kernels test-gpu test-darwin test-sdist check fmt docs dist
+.PHONY: help setup demo test test-kernels test-gpu test-node test-darwin test-sdist check fmt docs dist
 .PHONY: version clean fuzz audit floors
 
 help: ## this list
@@ -36,18 +37,21 @@ demo: setup ## two small programs on the embedded model
 PYTEST := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
           --dist loadfile
 
-test: setup $(TOOLS) ## all tests
+test: setup $(TOOLS) $(NODE) ## all tests
 	@$(PYTEST) $(ARGS)
 
 test-kernels: setup $(TOOLS) ## the whole grid of the Metal kernels, in the emulator
 	@$(PYTEST) tests/metal_kernels -m "whole_grid or not whole_grid" $(ARGS)
+
+test-node: setup $(NODE) ## the server's clients for Node.js
+	@$(BIN)/python -m pytest tests/server/test_node_clients.py --forbid-skips $(ARGS)
 
 # One process, and small pools: a hosted Mac has 7 GB, of which its GPU gets 5.
 test-gpu: setup $(TOOLS) ## the tests that compute on a GPU, one after the other in little memory
 	@$(BIN)/python -m pytest --small-pools -m "gpu and not whole_grid" $(ARGS)
 
 # pytest ends with code 2 at Ctrl-C: then the next Mac's turn does not come.
-test-darwin: setup $(TOOLS) ## all tests, as if this machine were a Mac: an M2, then a virtual Mac
+test-darwin: setup $(TOOLS) $(NODE) ## all tests, as if this machine were a Mac: an M2, then a virtual Mac
 	@code=0; for mac in $(MAC); do \
 	  $(PYTEST) --as-darwin $$mac $(ARGS) || code=$$?; [ $$code != 2 ] || break; \
 	done; exit $$code
@@ -126,6 +130,15 @@ $(TOOLS): | $(PACKAGE)
 	    $(call apt,clang-19) || $(call apt,clang-18) || $(call apt,clang-16) || true; \
 	  $(BIN)/python $(HAS_BROWSER) || $(call apt,chromium) || true; \
 	fi
+	@touch $@
+
+# The server's clients for Node.js. Without npm or a network the tests that use them are skipped, and
+# the last line of the tests says so.
+$(NODE): $(addprefix tests/server/node/,package.json package-lock.json .npmrc) | $(BIN)/python
+	@mkdir -p $(@D)
+	@command -v npm >/dev/null || $(call apt,nodejs npm) || true
+	@! command -v npm >/dev/null || { echo "installing the clients for Node.js ..." && \
+	  cp $^ $(@D) && npm ci --prefix $(@D) --silent; } || true
 	@touch $@
 
 dist: $(PACKAGE) ## source distribution, wheel and Homebrew formula, in dist/

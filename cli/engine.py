@@ -61,7 +61,11 @@ disk_cache_size_option = click.option(
     show_default=True,
     help="Largest size of that folder.",
 )
-
+pipeline_option = click.option(
+    "--pipeline",
+    is_flag=True,
+    help="Under mlx.launch: each rank has some layers whole, not its share of every layer.",
+)
 
 _M_ARENA_MAX = -8
 """Number of the parameter M_ARENA_MAX of glibc's `mallopt`: the largest number of heaps."""
@@ -78,6 +82,7 @@ class EngineOptions:
     mmproj: str | None = None
     speculate: str | None = None
     draft: str | None = None
+    pipeline: bool = False
 
     def without_drafts(self) -> EngineOptions:
         """Return these options for a benchmark of something other than speculation.
@@ -108,6 +113,7 @@ def options_without_model(command: Callable[..., None]) -> Callable[..., None]:
     @draft_option
     @disk_cache_option
     @disk_cache_size_option
+    @pipeline_option
     @wraps(command)
     def with_options(
         *args: Any,
@@ -117,10 +123,11 @@ def options_without_model(command: Callable[..., None]) -> Callable[..., None]:
         disk_cache_size: int,
         speculate: str | None,
         draft: str | None,
+        pipeline: bool,
         **others: Any,
     ) -> None:
         options = EngineOptions(
-            None, kv_bits, disk_cache, disk_cache_size, mmproj, speculate, draft
+            None, kv_bits, disk_cache, disk_cache_size, mmproj, speculate, draft, pipeline
         )
         command(*args, options=options, **others)
 

@@ -27,6 +27,7 @@ from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.models.block_choice import BlockChoice
 from sgl_mlx.models.cache_layout import CacheLayout
 from sgl_mlx.models.cpu_functions import CpuFunctions
+from sgl_mlx.models.deepstack import adding, prepared_layers
 from sgl_mlx.models.latents import LatentQueries
 from sgl_mlx.models.layer_cache import Attention, DenseCache, KeysValues, LayerCache
 from sgl_mlx.models.own_attention import replace_own_attention
@@ -122,11 +123,13 @@ class Adapter:
         """Compute the logits that follow chosen tokens of a ragged batch.
 
         Args:
-            tokens, positions: token ids and their positions, each `(tokens,)`.
+            tokens: token ids `(tokens,)`.
+            positions: their positions `(tokens,)`, or `(3, tokens)` for a model that turns by time,
+                row and column (M-RoPE).
             attention: keeps the keys and values of this step and attends to them.
             rows: indices into `tokens`; logits are computed after these tokens only.
-            embeddings: `(tokens, width)`, given to the first layer in place of the embeddings of
-                `tokens`.
+            embeddings: as `embed` returns them, with features of pictures in some rows; given to
+                the first layers in place of the embeddings of `tokens`.
             states: recurrent states of the step's rows, whose `new` is filled; needed if and only
                 if the model has `states`.
             hidden: receives the hidden states `(tokens, width)` from which logits are computed;
@@ -158,8 +161,9 @@ class Adapter:
         windows = self._layout.windows
         caches = [LayerCache(i, positions, attention, w) for i, w in enumerate(windows)]
         arranged = self._layout.arrange(caches, recurrent)
-        with ragged_step(caches):
-            fed = None if embeddings is None else embeddings[:, None]
+        fed, added = self._fed(embeddings)
+        with ragged_step(caches), adding(added):
+            fed = None if fed is None else fed[:, None]
             kept: list[mx.array] | None = None if hidden is None else []
             logits = self._logits(tokens[:, None], arranged, rows, embeddings=fed, kept=kept)
             if hidden is not None and kept is not None:
@@ -210,16 +214,33 @@ class Adapter:
         return logits, [_as_rows(cache) for cache in caches]
 
     @property
+    def pipelined(self) -> bool:
+        """True if other ranks have the other layers, and wait for the hidden states of these."""
+        return int(getattr(getattr(self.model, "model", None), "pipeline_size", 1)) > 1
+
+    @property
     def takes_embeddings(self) -> bool:
         """True if the model accepts embeddings as input and has an embedding layer to make them."""
         fed = "input_embeddings" in inspect.signature(type(self.model).__call__).parameters
         return fed and self._embedding is not None
 
     def embed(self, tokens: mx.array) -> mx.array:
-        """Embed token ids `(tokens,)` as the first layer's input `(tokens, width)`."""
+        """Embed token ids `(tokens,)` as the first layer's input `(tokens, width)`.
+
+        Zeros follow for each layer that adds features of pictures to its output (`deepstack`):
+        `(tokens, width * (1 + layers))`.
+        """
         assert self._embedding is not None
         embedded: mx.array = self._embedding(tokens)
-        return embedded
+        more = embedded.shape[-1] * prepared_layers(self.model)
+        return mx.pad(embedded, [(0, 0), (0, more)]) if more else embedded
+
+    def _fed(self, embeddings: mx.array | None) -> tuple[mx.array | None, mx.array | None]:
+        """Split embeddings into the first layer's input and what later layers add to theirs."""
+        if embeddings is None or not (layers := prepared_layers(self.model)):
+            return embeddings, None
+        width = embeddings.shape[-1] // (1 + layers)
+        return embeddings[:, :width], embeddings[:, width:]
 
     @cached_property
     def _embedding(self) -> nn.Module | None:

@@ -11,6 +11,7 @@ from sgl_mlx.cli.bench.kernels import kernels
 from sgl_mlx.cli.bench.llava import llava
 from sgl_mlx.cli.bench.loc import loc
 from sgl_mlx.cli.bench.memory import memory
+from sgl_mlx.cli.bench.overhead import overhead
 from sgl_mlx.cli.bench.prefetch import prefetch
 from sgl_mlx.cli.bench.project import project
 from sgl_mlx.cli.bench.recurrent import recurrent
@@ -27,7 +28,7 @@ def bench() -> None:
 
 commands = (
     *(engine, constrained, speculation, compiler, kernels, recurrent, suite, serve, soak),
-    *(loc, project, memory, prefetch, llava),
+    *(loc, project, memory, prefetch, llava, overhead),
 )
 for command in commands:
     bench.add_command(command)

@@ -147,6 +147,7 @@ def load_share(config: EngineConfig, group: mx.distributed.Group | None) -> Load
         dtype=config.dtype,
         mmproj=config.mmproj,
         group=group,
+        whole_layers=config.pipeline,
     )
 
 
@@ -186,7 +187,7 @@ def assemble(
     limits = limits if adapter.ragged else replace(limits, epoch_steps=1)
     if adapter.layers and (paths.copies or not adapter.ragged):
         limits = replace(limits, most_held=room.copied)
-    disk = open_disk_tier(config, loaded, pool, on_read, states)
+    disk = open_disk_tier(config, loaded, pool, on_read, states, ranks)
     cache = PrefixCache(
         pool.slots,
         config.reuse,

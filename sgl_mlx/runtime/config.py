@@ -63,6 +63,8 @@ class EngineConfig:
             kernels may have to be compiled, twelve times `watchdog_seconds`.
         max_window_tokens: slots of the layers with a sliding window, if other layers have none;
             None derives the number from free memory.
+        pipeline: among several ranks, True gives each rank some layers whole; False gives each
+            its share of every layer, if the architecture can be divided so.
         limits: bounds on requests, as `Limits` or a dictionary of their names and values.
     """
 
@@ -90,6 +92,7 @@ class EngineConfig:
     max_total_states: int | None = None
     watchdog_seconds: float = 8.0
     max_window_tokens: int | None = None
+    pipeline: bool = False
     limits: Limits = DEFAULT_LIMITS
 
     @classmethod
@@ -198,5 +201,6 @@ _RULES: dict[str, bounds.Rule] = {
     "max_total_states": bounds.optional(_COUNT),
     "watchdog_seconds": bounds.seconds,
     "max_window_tokens": bounds.optional(_COUNT),
+    "pipeline": bounds.flag,
     "limits": lambda _, value: Limits.of(value),
 }

@@ -16,7 +16,7 @@ from sgl_mlx.runtime.attention.select import AttentionPaths, DecodeEpoch
 from sgl_mlx.runtime.attention.step import ExtendStep
 from sgl_mlx.runtime.cache.tier import Grow, GrowStates, GrowWindows, Transfer
 from sgl_mlx.runtime.disk.copy import PoolCopy
-from sgl_mlx.runtime.pool.kv import KVPool, NewKV, SlotIndex
+from sgl_mlx.runtime.pool.kv import KVPool, NewKV
 from sgl_mlx.runtime.pool.memory import Garbage
 from sgl_mlx.runtime.pool.states import EpochStates, StatePool, StepStates
 from sgl_mlx.runtime.sampler import Sampled, Sampler, Scored, score
@@ -33,6 +33,7 @@ from sgl_mlx.runtime.scheduler.plan import (
 from sgl_mlx.runtime.speculation.head_runner import Guesses, HeadRunner
 from sgl_mlx.runtime.speculation.verify import accept, places
 from sgl_mlx.runtime.vision.features import PictureFeatures
+from sgl_mlx.runtime.vision.positions import lags, rotary_positions
 
 _ROWS_AHEAD = 8
 """Most rows of an epoch for which a CPU submits the next step before it returns this one's tokens.
@@ -175,6 +176,8 @@ class ModelRunner:
     def _submit(self, decoding: _Decoding, live: Container[str]) -> Sampled:
         epoch = decoding.epoch
         positions = epoch.begin_step()
+        if decoding.lags is not None:
+            positions = positions - decoding.lags
         every = mx.arange(len(epoch.rows))
         self._forward_passes += 1
         kept = decoding.states
@@ -211,9 +214,10 @@ class ModelRunner:
         results = [x.arrays() for x in (scored, sampled) if x is not None]
         if self._head is not None and hidden is not None:
             results.append(self._head.extend(rows, hidden[0], sampled, made))
-        del hidden
-        mx.eval(made.keys, made.values, new, *results)
-        del logits, new
+        # other ranks wait for this step's hidden states even if no logits are wanted
+        sent = [logits] if self._model.pipelined else []
+        mx.eval(made.keys, made.values, new, *results, sent)
+        del hidden, logits, new, sent
         self._pool.write(*made)
         if states is not None:
             states.write()
@@ -239,9 +243,12 @@ class ModelRunner:
         self._forward_passes += 1
         step = ExtendStep(self.paths, rows)
         embeddings = self._embeddings(rows, step.tokens)
+        positions = step.positions
+        if any(row.lag or row.pictures for row in rows):
+            positions = rotary_positions(rows, positions)
         logits = self._model.forward(
             step.tokens,
-            step.positions,
+            positions,
             step,
             wanted.index,
             embeddings,
@@ -255,7 +262,7 @@ class ModelRunner:
         slots: list[int] = []
         new: list[list[tuple[mx.array, mx.array]]] = [[] for _ in self._pool.layers]
         for row, index in zip(rows, wanted.by_row, strict=True):
-            prefix = self._gather_seen(row) if row.prefix else None
+            prefix = self._pool.gather_seen(row.prefix) if row.prefix else None
             tokens = mx.array(row.tokens, mx.int32)
             wanted_here = mx.array(index, mx.int32)
             embeddings = self._embeddings([row], tokens)
@@ -270,13 +277,6 @@ class ModelRunner:
         keys = [mx.concatenate([k for k, _ in layer]) for layer in new]
         values = [mx.concatenate([v for _, v in layer]) for layer in new]
         return mx.concatenate(logits), NewKV(slots, keys, values)
-
-    def _gather_seen(self, row: Row) -> list[tuple[mx.array, mx.array]]:
-        """Gather each layer's prefix; of a layer with a window, the keys inside it alone."""
-        windows = [layer.window for layer in self._pool.layers]
-        last = {w: len(row.prefix) if w is None else max(w - 1, 1) for w in windows}
-        index = {w: SlotIndex(row.prefix[-n:]) for w, n in last.items()}
-        return [self._pool.gather(i, index[w]) for i, w in enumerate(windows)]
 
     def _embeddings(self, rows: Sequence[Row], tokens: mx.array) -> mx.array | None:
         """Return token embeddings with picture features in place; None if no row has pictures."""
@@ -323,6 +323,7 @@ class _Decoding:
         self.epoch = epoch
         self.sampler = sampler
         self.tokens = tokens
+        self.lags = lags(epoch.rows) if any(row.lag for row in epoch.rows) else None
         self.ahead: Sampled | None = None
 
 

@@ -46,17 +46,22 @@ def test_an_engine_that_is_always_busy_still_shows_its_counts(
 ) -> None:
     engine, url = script()
     info, counts = engine.get_server_info(), itertools.count(1)
+    gate, answered = threading.Semaphore(0), threading.Semaphore(0)
 
     def count() -> dict[str, Any]:
-        time.sleep(0.1)
-        return {**info, "stats": {**info["stats"], "running": next(counts)}}
+        running = next(counts)
+        assert gate.acquire(timeout=20)
+        answered.release()
+        return {**info, "stats": {**info["stats"], "running": running}}
 
     monkeypatch.setattr(engine, "get_server_info", count)
-    monkeypatch.setattr(service, "_BEAT_WAIT", 0.001)  # every answer is too late
-    deadline = time.monotonic() + 10
-    while client.get(f"{url}/server_info").json()["stats"]["running"] < 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)  # the answer is there before it is asked for again
+    monkeypatch.setattr(service, "_BEAT_WAIT", 0.001)
+    for running in range(4):  # each answer comes after the wait for it
+        assert client.get(f"{url}/server_info").json()["stats"]["running"] == running
+        gate.release()
+        assert answered.acquire(timeout=20)
+        time.sleep(0.1)  # for the event loop to see it
+    gate.release(9)
 
 
 def test_models_are_listed_and_shown_by_names_with_slashes(serve: Any, client: Any) -> None:

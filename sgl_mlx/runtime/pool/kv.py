@@ -138,6 +138,17 @@ class KVPool:
             return keys, keys[..., : shape.value_dim]
         return keys, self.values[layer].read(index)
 
+    def gather_seen(self, prefix: Sequence[int]) -> list[tuple[mx.array, mx.array]]:
+        """Gather every layer's keys and values that a token after the prefix sees, oldest first.
+
+        Args:
+            prefix: slots of the prefix, which serve all layers; at least one.
+        """
+        windows = [layer.window for layer in self.layers]
+        last = {w: len(prefix) if w is None else max(w - 1, 1) for w in windows}
+        index = {w: SlotIndex(prefix[-n:]) for w, n in last.items()}
+        return [self.gather(i, index[w]) for i, w in enumerate(windows)]
+
     def write(
         self,
         slots: Sequence[int],

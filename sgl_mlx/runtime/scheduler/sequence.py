@@ -108,6 +108,14 @@ class Picture(NamedTuple):
         """Number that replaces the picture's tokens in the radix tree; larger than any token id."""
         return int.from_bytes(self.image.content_hash, "big")
 
+    @property
+    def lag(self) -> int:
+        """How many more tokens than rotary positions it takes; 0 if its tokens have no grid.
+
+        The text after a picture goes on from its longest edge.
+        """
+        return self.image.tokens - max(self.image.grid) if self.image.grid else 0
+
 
 def radix_key(tokens: Iterable[int], pictures: Iterable[Picture]) -> tuple[int, ...]:
     """Return tokens as the radix tree stores them: a picture's tokens become its `Picture.key`."""
@@ -333,6 +341,7 @@ class Sequence:
             drafted=len(drafted),
             state=self._state_slots(),
             window=self._window_slots(table_end),
+            lag=sum(picture.lag for picture in self.pictures if picture.end <= start),
         )
 
     def _window_slots(self, table_end: int) -> RowWindow | None:
@@ -361,7 +370,8 @@ class Sequence:
         for picture in self.pictures:
             first, last = max(picture.start, start), min(picture.end, end)
             if first < last:
-                yield PicturePart(first - start, first - picture.start, last - first, picture.name)
+                at, seen, grid = first - start, first - picture.start, picture.image.grid
+                yield PicturePart(at, seen, last - first, picture.name, grid)
 
     def _targets(self, end: int) -> tuple[int, ...]:
         """Return the prompt tokens to score in a step that computes the tokens before `end`."""

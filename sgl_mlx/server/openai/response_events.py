@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from sgl_mlx.server.openai.responses_input import Item, Toolbox
 from sgl_mlx.server.output import Piece
@@ -87,6 +87,9 @@ class _Text:
     """
 
     prefix = "msg_"
+    part_type = "output_text"
+    details: ClassVar[dict[str, Any]] = {"logprobs": []}
+    """Fields that the events about the text have besides it."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -96,58 +99,41 @@ class _Text:
     def item(self, status: str) -> Item:
         """Return the item with this status; its content is empty unless it is "completed"."""
         content = [self._part()] if status == "completed" else []
-        common = {"id": self.id, "type": "message", "role": "assistant"}
-        return {**common, "status": status, "content": content}
+        return {"id": self.id, **self._head(), "status": status, "content": content}
 
     def begin(self, about: Any) -> Iterator[bytes]:
         """Yield the events that follow `response.output_item.added`."""
-        yield about("response.content_part.added", part={**self._part(), "text": ""})
+        yield about("response.content_part.added", part=self._part())
 
     def grow(self, text: str, about: Any) -> bytes:
         """Append text; returns the encoded event."""
         self.text += text
-        return about("response.output_text.delta", delta=text, logprobs=[])  # type: ignore[no-any-return]
+        return about(f"response.{self.part_type}.delta", delta=text, **self.details)  # type: ignore[no-any-return]
 
     def end(self, about: Any) -> Iterator[bytes]:
         """Yield the events that precede `response.output_item.done`."""
-        yield about("response.output_text.done", text=self.text, logprobs=[])
+        yield about(f"response.{self.part_type}.done", text=self.text, **self.details)
         yield about("response.content_part.done", part=self._part())
 
+    def _head(self) -> Item:
+        return {"type": "message", "role": "assistant"}
+
     def _part(self) -> Item:
-        return {"type": "output_text", "text": self.text, "annotations": [], "logprobs": []}
+        return {"type": self.part_type, "text": self.text, "annotations": [], "logprobs": []}
 
 
 class _Thought(_Text):
     """A reasoning item whose text grows."""
 
     prefix = "rs_"
+    part_type = "reasoning_text"
+    details: ClassVar[dict[str, Any]] = {}
 
-    def item(self, status: str) -> Item:
-        """Return the item with this status; its content is empty unless it is "completed"."""
-        content = [self._part()] if status == "completed" else []
-        return {
-            "id": self.id,
-            "type": "reasoning",
-            "summary": [],
-            "content": content,
-            "status": status,
-        }
-
-    def begin(self, about: Any) -> Iterator[bytes]:
-        """Yield nothing: no event follows `response.output_item.added`."""
-        return iter(())
-
-    def grow(self, text: str, about: Any) -> bytes:
-        """Append text; returns the encoded event."""
-        self.text += text
-        return about("response.reasoning_text.delta", delta=text)  # type: ignore[no-any-return]
-
-    def end(self, about: Any) -> Iterator[bytes]:
-        """Yield the events that precede `response.output_item.done`."""
-        yield about("response.reasoning_text.done", text=self.text)
+    def _head(self) -> Item:
+        return {"type": "reasoning", "summary": []}
 
     def _part(self) -> Item:
-        return {"type": "reasoning_text", "text": self.text}
+        return {"type": self.part_type, "text": self.text}
 
 
 _TEXTS: dict[str, type[_Text]] = {"text": _Text, "reasoning": _Thought}

@@ -1,4 +1,4 @@
-"""Requests of every other kind: drafts, grammars, logprobs, choices and pictures.
+"""Requests of every other kind: drafts, grammars, logprobs, choices, pictures, an 8-bit pool.
 
 `python -m tests.runtime.ranks.features FILE TEXT_MODEL PICTURE_MODEL` writes the answers to a file.
 """
@@ -46,6 +46,9 @@ def run(text: str, pictures: str) -> list[dict[str, Any]]:
     options: dict[str, Any] = {"max_total_tokens": 1000, "chunked_prefill_size": 32}
     with Engine(text, **options) as engine:
         found = [of_text(engine)]
+    with Engine(text, kv_bits=8, draft=text, **options) as engine:
+        found.append(of_text(engine))
+        assert engine.get_server_info()["stats"]["accepted_tokens"] > 0
     with Engine(pictures, speculate="off", **options) as engine:
         return [*found, of_pictures(engine)]
 

@@ -24,24 +24,35 @@ SCRIPTS = Path(sys.executable).parent
 COMMAND = [str(SCRIPTS / "sgl-mlx")]
 
 
-def test_mlx_launch_starts_a_command_whose_answer_is_printed_once(toy_folder: Path) -> None:
+def under_mlx_launch(*arguments: str, given: str = "") -> str:
+    """Run a command on two ranks by `mlx.launch`, with this input; return what it prints."""
     port = str(free_ports(1)[0])
-    asked = ["generate", "--model", str(toy_folder), "--speculate", "off", "--json", "Hello"]
-    command = [
-        str(SCRIPTS / "mlx.launch"),
-        "-n",
-        "2",
-        "--backend",
-        "ring",
-        "--starting-port",
-        port,
-        "--",
-    ]
+    launch = [str(SCRIPTS / "mlx.launch"), "-n", "2", "--backend", "ring", "--starting-port", port]
     done = subprocess.run(
-        [*command, *COMMAND, *asked], capture_output=True, text=True, timeout=LIMIT, check=False
+        [*launch, "--", *COMMAND, *arguments],
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["text"]  # one document, not one from each rank
+    return done.stdout
+
+
+def test_mlx_launch_starts_a_command_whose_answer_is_printed_once(toy_folder: Path) -> None:
+    asked = ["generate", "--model", str(toy_folder), "--speculate", "off", "--json", "Hello"]
+    printed = under_mlx_launch(*asked)
+    assert json.loads(printed)["text"]  # one document, not one from each rank
+
+
+def test_a_chat_reads_its_lines_through_mlx_launch(toy_folder: Path) -> None:
+    template = {"chat_template": "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"}
+    (toy_folder / "tokenizer_config.json").write_text(json.dumps(template))
+    asked = ["chat", "--model", str(toy_folder), "--speculate", "off", "--max-tokens", "4"]
+    printed = under_mlx_launch(*asked, given="Hello\n/stats\n/exit\n")
+    assert printed.count("/help lists what else you can type") == 1
+    assert "prompt tokens" in printed.splitlines()[-1]
 
 
 def test_the_server_answers_and_ctrl_c_ends_all_ranks(toy_folder: Path, tmp_path: Path) -> None:

@@ -67,6 +67,28 @@ def test_the_sdk_reads_the_same_items_streamed_and_whole(
     assert whole.usage.output_tokens_details.reasoning_tokens == len("hm")
 
 
+def test_the_events_add_up_to_the_finished_items(script: Script, client: httpx.Client) -> None:
+    """Each delta goes to a part that an earlier event began, as OpenAI's Node client demands."""
+    _, url = script(f"<think>\nhm, hm\n</think>\nLook here.\n{CALL}", piece=3)
+    items: list[Any] = []
+    for event in streamed(post(client, url, stream=True, tools=[WEATHER])):
+        part = (event.get("output_index"), event.get("content_index"))
+        match event["type"].removeprefix("response."):
+            case "output_item.added":
+                assert part[0] == len(items)
+                items.append(event["item"])
+            case "content_part.added":
+                assert part[1] == len(items[part[0]]["content"])
+                items[part[0]]["content"].append(event["part"])
+            case "output_text.delta" | "reasoning_text.delta":
+                items[part[0]]["content"][part[1]]["text"] += event["delta"]
+            case "function_call_arguments.delta":
+                items[part[0]]["arguments"] += event["delta"]
+            case "output_item.done":
+                assert {**items[part[0]], "status": "completed"} == event["item"]
+    assert [item["type"] for item in items] == ["reasoning", "message", "function_call"]
+
+
 def test_events_come_in_their_order(script: Script, client: httpx.Client) -> None:
     _, url = script(f"Look.\n{CALL}", piece=100)
     found = streamed(post(client, url, stream=True, tools=[WEATHER]))
