@@ -8,6 +8,7 @@ restored with the model's, and a step overwrites those of rejected tokens.
 After a prefill chunk that is not the prompt's last, token i + 1 is not known yet; the next chunk
 writes that key. The key is wrong where a sequence takes token i from the cache but goes on with
 another token than the sequence that computed it. That costs accepted guesses, never a right token.
+So does a picture: the head is given the embedding of its placeholder, not its features.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from sgl_mlx.runtime.attention.select import AttentionPaths, DecodeEpoch
 from sgl_mlx.runtime.pool.kv import KVPool, NewKV
 from sgl_mlx.runtime.sampler import Sampled, Sampler
 from sgl_mlx.runtime.scheduler.plan import Row
+from sgl_mlx.runtime.vision.positions import lags, rotary_positions
 
 Guesses = dict[str, tuple[int, ...]]
 """Guessed tokens by sequence id."""
@@ -77,8 +79,9 @@ class HeadRunner:
         Returns:
             Arrays to be evaluated with the step.
         """
-        positions = [row.position + i for row in rows for i in range(len(row.tokens))]
-        keys, values = self._head.keys_values(_next(rows, sampled), hidden, mx.array(positions))
+        counted = mx.array([row.position + i for row in rows for i in range(len(row.tokens))])
+        positions = rotary_positions(rows, counted)
+        keys, values = self._head.keys_values(_next(rows, sampled), hidden, positions)
         made.keys.append(keys)
         made.values.append(values)
         self._late = self._make_late([row for row in rows if self._is_late(row)])
@@ -114,9 +117,9 @@ class HeadRunner:
         if not rows:
             return NewKV((), [], [])
         last = [self._last[row.id] for row in rows]
-        tokens, positions = [row.tokens[0] for row in rows], [x.position for x in last]
-        inputs = mx.array(tokens), mx.stack([x.hidden for x in last]), mx.array(positions)
-        keys, values = self._head.keys_values(*inputs)
+        tokens = mx.array([row.tokens[0] for row in rows])
+        positions = mx.array([x.position for x in last]) - lags(rows)
+        keys, values = self._head.keys_values(tokens, mx.stack([x.hidden for x in last]), positions)
         return NewKV([row.prefix[-1] for row in rows], [keys], [values])
 
     def decode(self, epoch: DecodeEpoch, tokens: mx.array, hidden: mx.array) -> None:
@@ -130,7 +133,7 @@ class HeadRunner:
         if step == 0:
             self._submitted.clear()
         self._submitted.append((step, hidden))
-        positions = mx.array([row.position + step for row in epoch.rows])
+        positions = mx.array([row.position + step for row in epoch.rows]) - lags(epoch.rows)
         epoch.store(self._layer, *self._head.keys_values(tokens, hidden, positions))
 
     def keep_decoded(self, rows: Sequence[Row], tokens: Guesses) -> None:
@@ -179,7 +182,7 @@ class HeadRunner:
         tokens = mx.array([row.tokens[-1] for row in rows], mx.int32)
         found: list[mx.array] = []
         for step in range(count):
-            positions = epoch.begin_step()
+            positions = epoch.begin_step() - lags(rows)
             logits, hidden = head.forward(tokens, hidden, positions, epoch)
             tokens = sampler.sample(logits, step).tokens
             found.append(tokens)

@@ -14,6 +14,7 @@ import pytest
 
 from sgl_mlx.core import Parallel, SamplingParams, Text
 from sgl_mlx.errors import CorruptModelError, InvalidParamsError, UnsupportedModelError
+from sgl_mlx.models.loader import load
 from sgl_mlx.models.mtp_head import Head
 from sgl_mlx.models.trunk import trunk_of
 from sgl_mlx.runtime import assembly, config
@@ -32,10 +33,13 @@ from tests.models.mtp_toys import (
     agreeing_toy,
     config_of,
     hidden_of,
+    published,
     random_head,
     write_toy,
 )
 from tests.models.toy import toy_model
+from tests.models.vision.conftest import read_golden, write_golden
+from tests.runtime import qwen
 from tests.runtime.speculation.test_engine_drafts import draw_params, draw_prompt, is_tie, same
 
 FREE = Costs(((1, 1.0),), ((1, 1.0),))
@@ -141,6 +145,22 @@ def test_joined_branches_are_continued_as_without_a_head(tmp_path: Path, open_en
     assert engine.get_server_info()["stats"]["accepted_tokens"] > 0
 
 
+def test_prompts_with_pictures_are_answered_as_by_transformers(
+    tmp_path: Path, open_engine: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = read_golden("qwen3_5")
+    folder = write_golden(tmp_path / "toy", toy)
+    head = published("qwen3_5", toy.config, random_head("qwen3_5", load(folder).model))
+    arrays = {name: mx.array(weight) for name, weight in head.items()}
+    mx.save_safetensors(str(folder / "model-mtp.safetensors"), arrays)
+    asked = guess_always(monkeypatch)
+    engine = open_engine(folder, speculate="mtp", chunked_prefill_size=16)
+    prompts = [qwen.prompt(engine, "qwen3_5", case) for case in qwen.CASES]
+    found = [qwen.tokens(answer) for answer in qwen.ask(engine, *prompts)]
+    assert found == [qwen.expected("qwen3_5", case) for case in qwen.CASES]
+    assert len(asked) > len(qwen.CASES)
+
+
 # -- the guesses --------------------------------------------------------------------------------
 
 
@@ -216,9 +236,9 @@ def guess_always(patch: pytest.MonkeyPatch) -> Asked:
 
     def draft(self: MtpDrafter, sequences: list[Sequence], count: int) -> dict[str, Proposal]:
         found = own(self, sequences, count)
-        tokens = {s.id: list(s.tokens) for s in sequences}
+        written = {s.id: list(s.tokens) for s in sequences}
         if not in_epoch[0]:
-            asked.extend((tokens[name], proposal.tokens) for name, proposal in found.items())
+            asked.extend((written[name], proposal.tokens) for name, proposal in found.items())
         return found
 
     def draft_rows(self: HeadRunner, rows: Any, count: int, written: Any) -> Guesses:
