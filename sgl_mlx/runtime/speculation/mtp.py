@@ -45,6 +45,7 @@ class MtpDrafter:
     """
 
     source = SOURCE
+    cheap = True
 
     def __init__(self, guess: GuessAfter, costs: Costs) -> None:
         self.costs = costs

@@ -14,6 +14,7 @@ import pytest
 
 from sgl_mlx.core import Parallel, SamplingParams, Text
 from sgl_mlx.errors import CorruptModelError, InvalidParamsError, UnsupportedModelError
+from sgl_mlx.models.architectures import adapter_for
 from sgl_mlx.models.loader import load
 from sgl_mlx.models.mtp_head import Head
 from sgl_mlx.models.trunk import trunk_of
@@ -25,7 +26,7 @@ from sgl_mlx.runtime.speculation import speculator
 from sgl_mlx.runtime.speculation.costs import Costs
 from sgl_mlx.runtime.speculation.drafter import Proposal
 from sgl_mlx.runtime.speculation.head_runner import Guesses, HeadRunner
-from sgl_mlx.runtime.speculation.mtp import MtpDrafter
+from sgl_mlx.runtime.speculation.mtp import MtpDrafter, open_head
 from sgl_mlx.runtime.speculation.policy import Guess
 from tests.models.mtp_reference import Reference
 from tests.models.mtp_toys import (
@@ -159,6 +160,37 @@ def test_prompts_with_pictures_are_answered_as_by_transformers(
     found = [qwen.tokens(answer) for answer in qwen.ask(engine, *prompts)]
     assert found == [qwen.expected("qwen3_5", case) for case in qwen.CASES]
     assert len(asked) > len(qwen.CASES)
+
+
+class Wrong:
+    """Drafter that always has a guess, and is never right."""
+
+    def __init__(self, likelihood: float) -> None:
+        self._likelihood = likelihood
+
+    def propose(self, s: Sequence, limit: int) -> Proposal | None:
+        return Proposal((0,) * limit, "wrong", self._likelihood)
+
+    def ended(self, s: Sequence) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+
+def test_the_head_is_asked_where_another_guess_is_less_likely(
+    tmp_path: Path, open_engine: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = agreeing_folder(tmp_path / "toy", "glm4_moe")
+    counts = []
+    for likelihood in (0.3, 0.9):
+        wrong = Wrong(likelihood)
+        monkeypatch.setattr(assembly, "drafters", lambda *_, wrong=wrong: (wrong,))
+        engine = open_engine(folder, speculate="auto")
+        found = engine.generate(input_ids=[[5, 6, 7]], sampling_params=GREEDY)
+        counts.append(found[0]["meta_info"].get("accepted_tokens", 0))
+    unlikely, likely = counts
+    assert unlikely > likely
 
 
 # -- the guesses --------------------------------------------------------------------------------
@@ -358,6 +390,14 @@ def test_a_broken_head_is_refused_for_mtp_and_left_out_by_auto(
     with Engine(str(folder), speculate="auto", max_total_tokens=500) as engine:
         engine.generate("a", max_new_tokens=2)
     assert "nothing is drafted with the MTP head" in caplog.text
+
+
+def test_mtp_on_several_ranks_is_refused_and_auto_goes_without(tmp_path: Path) -> None:
+    loaded = load(random_toy(tmp_path / "toy", "qwen3_5"))
+    adapter = adapter_for(loaded.model)
+    assert open_head("auto", loaded, adapter, alone=False) is None
+    with pytest.raises(InvalidParamsError, match="in one process"):
+        open_head("mtp", loaded, adapter, alone=False)
 
 
 def test_mtp_beside_a_draft_model_is_refused(toy_folder: Path) -> None:
