@@ -156,3 +156,15 @@ def hidden_of(model: nn.Module, tokens: list[int]) -> mx.array:
     """The model's hidden states after each token `(tokens, width)`, before the output layer."""
     hidden: mx.array = trunk_of(model)(mx.array([tokens]))[0]
     return hidden
+
+
+def write_random(folder: Path, architecture: str) -> Path:
+    """Write a toy and a head with random weights; return the folder."""
+    model = toy_model(architecture, config_of(architecture))
+    return write_toy(folder, architecture, random_head(architecture, model))[0]
+
+
+def write_agreeing(folder: Path, architecture: str) -> Path:
+    """Write an `agreeing_toy`; return the folder."""
+    model, head = agreeing_toy(architecture)
+    return write_toy(folder, architecture, head, model)[0]
