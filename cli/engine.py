@@ -39,7 +39,7 @@ kv_bits_option = click.option(
 )
 speculate_option = click.option(
     "--speculate",
-    type=click.Choice(["auto", "off", "context", "tree"]),
+    type=click.Choice(["auto", "off", "context", "tree", "mtp"]),
     help="How to draft tokens, of which one step verifies several; the output is the same. "
     "The default is auto, and off in benchmarks of other things.",
 )

@@ -118,6 +118,7 @@ class Adapter:
         rows: mx.array,
         embeddings: mx.array | None = None,
         states: RowStates | None = None,
+        hidden: list[mx.array] | None = None,
     ) -> mx.array:
         """Compute the logits that follow chosen tokens of a ragged batch.
 
@@ -131,6 +132,8 @@ class Adapter:
                 the first layers in place of the embeddings of `tokens`.
             states: recurrent states of the step's rows, whose `new` is filled; needed if and only
                 if the model has `states`.
+            hidden: receives the hidden states `(tokens, width)` from which logits are computed;
+                only for models with a trunk (see `trunk`). None if they are not needed.
 
         Returns:
             Logits `(len(rows), vocabulary)`.
@@ -139,7 +142,7 @@ class Adapter:
             ValueError: for more or fewer arrays of state than the model has.
         """
         recurrent = self._state_caches(states)
-        logits = self._ragged(tokens, positions, attention, rows, embeddings, recurrent)
+        logits = self._ragged(tokens, positions, attention, rows, embeddings, recurrent, hidden)
         if states is not None:
             made = [array for cache in recurrent for array in cache.after]
             states.new = [a.astype(s.dtype) for a, s in zip(made, self.states, strict=True)]
@@ -153,6 +156,7 @@ class Adapter:
         rows: mx.array,
         embeddings: mx.array | None,
         recurrent: Sequence[StateCache],
+        hidden: list[mx.array] | None = None,
     ) -> mx.array:
         windows = self._layout.windows
         caches = [LayerCache(i, positions, attention, w) for i, w in enumerate(windows)]
@@ -160,7 +164,11 @@ class Adapter:
         fed, added = self._fed(embeddings)
         with ragged_step(caches), adding(added):
             fed = None if fed is None else fed[:, None]
-            return self._logits(tokens[:, None], arranged, rows, embeddings=fed)[:, 0]
+            kept: list[mx.array] | None = None if hidden is None else []
+            logits = self._logits(tokens[:, None], arranged, rows, embeddings=fed, kept=kept)
+            if hidden is not None and kept is not None:
+                hidden += [x[:, 0] for x in kept]
+            return logits[:, 0]
 
     def _state_caches(self, states: RowStates | None) -> list[StateCache]:
         given = 0 if states is None else len(states.arrays)
@@ -229,8 +237,7 @@ class Adapter:
 
     def _fed(self, embeddings: mx.array | None) -> tuple[mx.array | None, mx.array | None]:
         """Split embeddings into the first layer's input and what later layers add to theirs."""
-        layers = prepared_layers(self.model)
-        if embeddings is None or not layers:
+        if embeddings is None or not (layers := prepared_layers(self.model)):
             return embeddings, None
         width = embeddings.shape[-1] // (1 + layers)
         return embeddings[:, :width], embeddings[:, width:]
@@ -248,10 +255,11 @@ class Adapter:
         rows: mx.array,
         axis: int = 0,
         embeddings: mx.array | None = None,
+        kept: list[mx.array] | None = None,
     ) -> mx.array:
         # Some architectures have no such parameter.
         fed = {} if embeddings is None else {"input_embeddings": embeddings}
-        with choosing(rows, axis), self._functions:
+        with choosing(rows, axis, kept), self._functions:
             logits = self.model(tokens, cache=caches, **fed)
         return logits if self._trunk_selects else mx.take(logits, rows, axis=axis)
 

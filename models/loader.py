@@ -20,7 +20,7 @@ from sgl_mlx import machine
 from sgl_mlx.blas import load_fast_blas
 from sgl_mlx.cpu_kernels.open import open_cpu_kernels
 from sgl_mlx.errors import CorruptModelError
-from sgl_mlx.models import build, memory, safetensors_file
+from sgl_mlx.models import build, memory, mtp_checkpoint, safetensors_file
 from sgl_mlx.models.architectures import check_runs
 from sgl_mlx.models.cpu_layers import use_kernels
 from sgl_mlx.models.deepstack import add_to_layers
@@ -228,7 +228,9 @@ def _load_folder(path: Path, dtype: mx.Dtype | None) -> _Parts:
         return _load_with_vision(path, config, dtype)
     tokenizer = Tokenizer.from_file(path)
     try:
-        model, config = load_mlx_folder(path, lazy=True, get_model_classes=build.model_classes)
+        model, config = load_mlx_folder(
+            path, lazy=True, get_model_classes=mtp_checkpoint.model_classes
+        )
     except (ValueError, TypeError, KeyError, RuntimeError) as e:
         raise CorruptModelError(f"{path}: weights and configuration do not match: {e}") from e
     vision = None

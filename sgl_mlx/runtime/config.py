@@ -47,8 +47,9 @@ class EngineConfig:
             for cached pixels.
         kv_bits: 8 stores the KV pool in 8 bits; None stores it in the model's dtype.
         speculate: how to draft tokens that one step verifies together: from the text so far
-            ("context"), from what other requests wrote ("tree"), from both ("auto"), or not at all
-            ("off"). The output is the same.
+            ("context"), from what other requests wrote ("tree"), with the prediction head of the
+            checkpoint ("mtp"), in all these ways ("auto"), or not at all ("off"). The output is the
+            same.
         draft: a small model with the same vocabulary, named as in `model_path`, that guesses tokens
             where `speculate` finds no guess; None for no such model.
         offline: True never contacts the Hugging Face hub.
@@ -136,8 +137,10 @@ class EngineConfig:
             raise InvalidParamsError(
                 "disk_cache_dir keeps what the radix cache evicts; do not disable_radix_cache"
             )
-        if self.draft is not None and self.speculate == "off":
-            raise InvalidParamsError('a draft model needs speculate="auto", but it is "off"')
+        if self.draft is not None and self.speculate in ("off", "mtp"):
+            raise InvalidParamsError(
+                f'a draft model needs speculate="auto", but it is "{self.speculate}"'
+            )
         return replace(self, **taken)
 
 

@@ -16,8 +16,6 @@ from sgl_mlx.runtime.speculation.masks import walk
 from sgl_mlx.runtime.speculation.pace import Pace
 from sgl_mlx.runtime.speculation.policy import Guess, Step, lengths, model_length
 
-SOURCE = "model"
-"""Source of a draft model's proposals; see `Proposal.source`."""
 _LONGEST = 16
 """Most drafted tokens of one sequence in a step."""
 _LONGEST_TOGETHER = 64
@@ -29,9 +27,15 @@ Draft = tuple[int, ...]
 
 
 class Drafts(Protocol):
-    """The interface of a draft model (`model.ModelDrafter`); `costs` are the costs of its steps."""
+    """The interface of a draft model: `model.ModelDrafter`, or `mtp.MtpDrafter`.
+
+    Attributes:
+        costs: costs of its steps.
+        source: source of its proposals; see `Proposal.source`.
+    """
 
     costs: Costs
+    source: str
 
     def draft(self, sequences: Rows[Sequence], count: int) -> dict[str, Proposal]:
         """Guess up to `count` tokens after each sequence; return the proposals by sequence id."""
@@ -48,8 +52,8 @@ class Speculation(NamedTuple):
     Attributes:
         drafters: asked in order; of two equally likely guesses the first is taken.
         costs: seconds of the engine's steps, from which draft lengths follow.
-        model: the draft model. It guesses for sequences for which no drafter has a guess, if that
-            promises more tokens per second. None for no draft model.
+        model: the draft model, or the model's own MTP head. It guesses for sequences for which no
+            drafter has a guess, if that promises more tokens per second. None for neither.
         pace: corrects the costs by the steps of the running engine; None leaves the costs as they
             are.
     """
@@ -231,12 +235,12 @@ class Speculator:
         """Let the draft model guess for the `lacking` sequences, if that promises more speed."""
         if not lacking:
             return {}
-        likely = [self._likelihood(s.id, Proposal((), SOURCE)) for s in lacking]
+        likely = [self._likelihood(s.id, Proposal((), model.source)) for s in lacking]
         mean = sum(likely) / len(likely)
         count = model_length(len(lacking), mean, plain, seconds, model.costs)
         if not count:
             for s in lacking:
-                self._acceptance.idle(s.id, SOURCE)
+                self._acceptance.idle(s.id, model.source)
             return {}
         guessed = model.draft(lacking, count)
         found: dict[str, Proposal] = {}

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
+from sgl_mlx.cli import main
 from sgl_mlx.cli import serve as command
 from sgl_mlx.runtime.ranks.launch import Launch
 from tests.runtime.conftest import toy_folder
@@ -74,6 +75,6 @@ def test_the_server_answers_and_ctrl_c_ends_all_ranks(toy_folder: Path, tmp_path
 
 def test_several_models_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "launched", lambda: Launch(0, 2, "ring", "here", 1))
-    asked = CliRunner().invoke(command.serve, ["--port", "0", "--model=a=x", "--model=b=y"])
+    asked = CliRunner().invoke(main, ["serve", "--port", "0", "--model=a=x", "--model=b=y"])
     assert asked.exit_code == 2
     assert "several ranks serve a single model" in asked.output
