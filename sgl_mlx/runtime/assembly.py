@@ -22,6 +22,7 @@ from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.architectures import RunPath, adapter_for
 from sgl_mlx.models.loader import LoadedModel, load
 from sgl_mlx.models.memory import available_bytes, total_bytes
+from sgl_mlx.models.pooling import Pooling
 from sgl_mlx.runtime.attention.kernels import pool_fits
 from sgl_mlx.runtime.attention.select import AttentionPaths, layer_cases
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
@@ -75,6 +76,7 @@ class RunnableModel:
         disk: the disk cache; None without one.
         costs: measured durations of steps; None without speculation.
         ranks: the other ranks that run the model too; None if this process runs it alone.
+        pooling: how embeddings are made; None for a model that only generates text.
     """
 
     name: str
@@ -95,6 +97,7 @@ class RunnableModel:
     disk: DiskTier | None = None
     costs: Costs | None = None
     ranks: Ranks | None = None
+    pooling: Pooling | None = None
 
     @property
     def joins(self) -> bool:
@@ -254,6 +257,7 @@ def assemble(
         disk=disk,
         costs=speculation.costs if speculation is not None else None,
         ranks=ranks,
+        pooling=loaded.pooling,
     )
 
 
