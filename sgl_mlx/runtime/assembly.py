@@ -221,7 +221,8 @@ def assemble(
     )
     shown = runner if ranks is None else ranks.broadcast(runner)
     free_states = states.slots if states is not None else 0
-    speculation = _speculation(config.speculate, loaded, cache, shown, free_states)
+    described = _described(loaded) + (" with an MTP head" if head is not None else "")
+    speculation = _speculation(config.speculate, described, cache, shown, free_states)
     if speculation is not None and head_runner is not None:
         mtp = MtpDrafter(runner.draft, measure_head(head_runner, pool.slots))
         speculation = speculation._replace(model=mtp)
@@ -261,16 +262,19 @@ def assemble(
 
 
 def _speculation(
-    speculate: Speculate, loaded: LoadedModel, cache: PrefixCache, runner: Runner, states: int
+    speculate: Speculate, described: str, cache: PrefixCache, runner: Runner, states: int
 ) -> Speculation | None:
     """Open the drafters, and measure steps unless that was done on this machine before.
 
     Returns None for "off", or if the steps cannot be measured.
+
+    Args:
+        described: text of all that the costs depend on besides the machine.
     """
     found = drafters(speculate, cache.tree)
     if speculate == "off":
         return None
-    costs = kept_costs(_described(loaded), cache.capacity, runner, states)
+    costs = kept_costs(described, cache.capacity, runner, states)
     return None if costs is None else Speculation(found, costs, pace=Pace())
 
 
