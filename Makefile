@@ -80,7 +80,8 @@ $(FLOORS)/bin/uv: | $(BIN)/python
 floors: $(FLOORS)/bin/uv ## some tests with the oldest versions that pyproject.toml allows
 	@$(FLOORS)/bin/uv venv --quiet --clear $(FLOORS)/oldest
 	@$(OLDEST) install --quiet --python $(FLOORS)/oldest/bin/python --resolution lowest-direct \
-	  '.[server,video]' pytest hypothesis openai
+	  '.[server,video]'
+	@$(OLDEST) install --quiet --python $(FLOORS)/oldest/bin/python pytest hypothesis openai
 	@$(FLOORS)/oldest/bin/python .ci/import_all.py
 	@$(FLOORS)/oldest/bin/python -m pytest -q -W default tests/test_limits.py \
 	  tests/tokenizer/test_template_sandbox.py tests/server/test_hardening.py
@@ -89,7 +90,7 @@ audit: $(FLOORS)/bin/uv ## known vulnerabilities of the oldest and of the newest
 	@for which in lowest-direct highest; do \
 	  $(OLDEST) compile --quiet --resolution $$which --extra server --extra video pyproject.toml \
 	    --output-file $(FLOORS)/$$which.txt && \
-	  $(FLOORS)/bin/pip-audit --disable-pip --no-deps --requirement $(FLOORS)/$$which.txt || exit 1; done
+	  $(FLOORS)/bin/pip-audit --strict --disable-pip --no-deps --requirement $(FLOORS)/$$which.txt || exit 1; done
 
 check: $(PACKAGE) ## format, lint, types, layers, packaging, words
 	@$(BIN)/ruff format --check .

@@ -39,7 +39,7 @@ kv_bits_option = click.option(
 )
 speculate_option = click.option(
     "--speculate",
-    type=click.Choice(["auto", "off", "context", "tree"]),
+    type=click.Choice(["auto", "off", "context", "tree", "mtp"]),
     help="How to draft tokens, of which one step verifies several; the output is the same. "
     "The default is auto, and off in benchmarks of other things.",
 )
@@ -61,7 +61,11 @@ disk_cache_size_option = click.option(
     show_default=True,
     help="Largest size of that folder.",
 )
-
+pipeline_option = click.option(
+    "--pipeline",
+    is_flag=True,
+    help="Under mlx.launch: each rank has some layers whole, not its share of every layer.",
+)
 
 _M_ARENA_MAX = -8
 """Number of the parameter M_ARENA_MAX of glibc's `mallopt`: the largest number of heaps."""
@@ -78,6 +82,7 @@ class EngineOptions:
     mmproj: str | None = None
     speculate: str | None = None
     draft: str | None = None
+    pipeline: bool = False
 
     def without_drafts(self) -> EngineOptions:
         """Return these options for a benchmark of something other than speculation.
@@ -108,6 +113,7 @@ def options_without_model(command: Callable[..., None]) -> Callable[..., None]:
     @draft_option
     @disk_cache_option
     @disk_cache_size_option
+    @pipeline_option
     @wraps(command)
     def with_options(
         *args: Any,
@@ -117,10 +123,11 @@ def options_without_model(command: Callable[..., None]) -> Callable[..., None]:
         disk_cache_size: int,
         speculate: str | None,
         draft: str | None,
+        pipeline: bool,
         **others: Any,
     ) -> None:
         options = EngineOptions(
-            None, kv_bits, disk_cache, disk_cache_size, mmproj, speculate, draft
+            None, kv_bits, disk_cache, disk_cache_size, mmproj, speculate, draft, pipeline
         )
         command(*args, options=options, **others)
 
@@ -187,12 +194,10 @@ def keep_freed_memory_together() -> None:
 
 def free_memory() -> None:
     """Give memory back to the system after engines were shut down and are no longer referenced."""
-    import mlx.core as mx
+    from sgl_mlx.models.memory import return_freed_memory  # imports mlx
 
     gc.collect()
-    mx.clear_cache()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return_freed_memory()
 
 
 def fetch_model(model: str | None) -> Path:

@@ -18,7 +18,7 @@ image_option = click.option(
     "images",
     multiple=True,
     metavar="FILE",
-    help="A picture to ask about; may be repeated. The model must be a LLaVA.",
+    help="A picture to ask about; may be repeated. The model must have a vision part.",
 )
 
 

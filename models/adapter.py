@@ -27,6 +27,7 @@ from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.models.block_choice import BlockChoice
 from sgl_mlx.models.cache_layout import CacheLayout
 from sgl_mlx.models.cpu_functions import CpuFunctions
+from sgl_mlx.models.deepstack import adding, prepared_layers
 from sgl_mlx.models.latents import LatentQueries
 from sgl_mlx.models.layer_cache import Attention, DenseCache, KeysValues, LayerCache
 from sgl_mlx.models.own_attention import replace_own_attention
@@ -117,17 +118,22 @@ class Adapter:
         rows: mx.array,
         embeddings: mx.array | None = None,
         states: RowStates | None = None,
+        hidden: list[mx.array] | None = None,
     ) -> mx.array:
         """Compute the logits that follow chosen tokens of a ragged batch.
 
         Args:
-            tokens, positions: token ids and their positions, each `(tokens,)`.
+            tokens: token ids `(tokens,)`.
+            positions: their positions `(tokens,)`, or `(3, tokens)` for a model that turns by time,
+                row and column (M-RoPE).
             attention: keeps the keys and values of this step and attends to them.
             rows: indices into `tokens`; logits are computed after these tokens only.
-            embeddings: `(tokens, width)`, given to the first layer in place of the embeddings of
-                `tokens`.
+            embeddings: as `embed` returns them, with features of pictures in some rows; given to
+                the first layers in place of the embeddings of `tokens`.
             states: recurrent states of the step's rows, whose `new` is filled; needed if and only
                 if the model has `states`.
+            hidden: receives the hidden states `(tokens, width)` from which logits are computed;
+                only for models with a trunk (see `trunk`). None if they are not needed.
 
         Returns:
             Logits `(len(rows), vocabulary)`.
@@ -136,7 +142,7 @@ class Adapter:
             ValueError: for more or fewer arrays of state than the model has.
         """
         recurrent = self._state_caches(states)
-        logits = self._ragged(tokens, positions, attention, rows, embeddings, recurrent)
+        logits = self._ragged(tokens, positions, attention, rows, embeddings, recurrent, hidden)
         if states is not None:
             made = [array for cache in recurrent for array in cache.after]
             states.new = [a.astype(s.dtype) for a, s in zip(made, self.states, strict=True)]
@@ -150,13 +156,19 @@ class Adapter:
         rows: mx.array,
         embeddings: mx.array | None,
         recurrent: Sequence[StateCache],
+        hidden: list[mx.array] | None = None,
     ) -> mx.array:
         windows = self._layout.windows
         caches = [LayerCache(i, positions, attention, w) for i, w in enumerate(windows)]
         arranged = self._layout.arrange(caches, recurrent)
-        with ragged_step(caches):
-            fed = None if embeddings is None else embeddings[:, None]
-            return self._logits(tokens[:, None], arranged, rows, embeddings=fed)[:, 0]
+        fed, added = self._fed(embeddings)
+        with ragged_step(caches), adding(added):
+            fed = None if fed is None else fed[:, None]
+            kept: list[mx.array] | None = None if hidden is None else []
+            logits = self._logits(tokens[:, None], arranged, rows, embeddings=fed, kept=kept)
+            if hidden is not None and kept is not None:
+                hidden += [x[:, 0] for x in kept]
+            return logits[:, 0]
 
     def _state_caches(self, states: RowStates | None) -> list[StateCache]:
         given = 0 if states is None else len(states.arrays)
@@ -202,16 +214,33 @@ class Adapter:
         return logits, [_as_rows(cache) for cache in caches]
 
     @property
+    def pipelined(self) -> bool:
+        """True if other ranks have the other layers, and wait for the hidden states of these."""
+        return int(getattr(getattr(self.model, "model", None), "pipeline_size", 1)) > 1
+
+    @property
     def takes_embeddings(self) -> bool:
         """True if the model accepts embeddings as input and has an embedding layer to make them."""
         fed = "input_embeddings" in inspect.signature(type(self.model).__call__).parameters
         return fed and self._embedding is not None
 
     def embed(self, tokens: mx.array) -> mx.array:
-        """Embed token ids `(tokens,)` as the first layer's input `(tokens, width)`."""
+        """Embed token ids `(tokens,)` as the first layer's input `(tokens, width)`.
+
+        Zeros follow for each layer that adds features of pictures to its output (`deepstack`):
+        `(tokens, width * (1 + layers))`.
+        """
         assert self._embedding is not None
         embedded: mx.array = self._embedding(tokens)
-        return embedded
+        more = embedded.shape[-1] * prepared_layers(self.model)
+        return mx.pad(embedded, [(0, 0), (0, more)]) if more else embedded
+
+    def _fed(self, embeddings: mx.array | None) -> tuple[mx.array | None, mx.array | None]:
+        """Split embeddings into the first layer's input and what later layers add to theirs."""
+        if embeddings is None or not (layers := prepared_layers(self.model)):
+            return embeddings, None
+        width = embeddings.shape[-1] // (1 + layers)
+        return embeddings[:, :width], embeddings[:, width:]
 
     @cached_property
     def _embedding(self) -> nn.Module | None:
@@ -226,10 +255,11 @@ class Adapter:
         rows: mx.array,
         axis: int = 0,
         embeddings: mx.array | None = None,
+        kept: list[mx.array] | None = None,
     ) -> mx.array:
         # Some architectures have no such parameter.
         fed = {} if embeddings is None else {"input_embeddings": embeddings}
-        with choosing(rows, axis), self._functions:
+        with choosing(rows, axis, kept), self._functions:
             logits = self.model(tokens, cache=caches, **fed)
         return logits if self._trunk_selects else mx.take(logits, rows, axis=axis)
 

@@ -20,9 +20,10 @@ from sgl_mlx import machine
 from sgl_mlx.blas import load_fast_blas
 from sgl_mlx.cpu_kernels.open import open_cpu_kernels
 from sgl_mlx.errors import CorruptModelError
-from sgl_mlx.models import build, memory, safetensors_file
+from sgl_mlx.models import build, memory, mtp_checkpoint, safetensors_file
 from sgl_mlx.models.architectures import check_runs
 from sgl_mlx.models.cpu_layers import use_kernels
+from sgl_mlx.models.deepstack import add_to_layers
 from sgl_mlx.models.gguf import config as gguf_config
 from sgl_mlx.models.gguf import weights as gguf_weights
 from sgl_mlx.models.gguf.file import GGUFFile
@@ -30,9 +31,14 @@ from sgl_mlx.models.info import ModelInfo, describe_folder, describe_gguf, with_
 from sgl_mlx.models.packed_layers import dequantize_others
 from sgl_mlx.models.pooling import Pooling, folder_pooling, gguf_pooling
 from sgl_mlx.models.resolve import resolve
-from sgl_mlx.models.shards import shard, share
+from sgl_mlx.models.shards import divide, share
 from sgl_mlx.models.vision import checkpoint
 from sgl_mlx.models.vision.model import VisionModel
+from sgl_mlx.models.vision.qwen import checkpoint as qwen
+from sgl_mlx.models.vision.qwen.config import has_vision as is_qwen
+from sgl_mlx.models.vision.qwen.config import read_sections
+from sgl_mlx.models.vision.qwen.model import QwenVision
+from sgl_mlx.models.vision.qwen.rope import turn_by_grids
 from sgl_mlx.models.vision.separate import SeparateVision, open_separate_vision
 from sgl_mlx.tokenizer import Tokenizer
 
@@ -77,6 +83,7 @@ def load(
     available: int | None = None,
     mmproj: str | Path | None = None,
     group: mx.distributed.Group | None = None,
+    whole_layers: bool = False,
 ) -> LoadedModel:
     """Find (`resolve`), check and load a model. Call it on the thread that will run the model.
 
@@ -90,6 +97,7 @@ def load(
         mmproj: the vision part for a language model that is a GGUF file. It is a GGUF file too,
             or a LLaVA folder, whose language model is not read.
         group: the ranks among which the weights are divided; None loads all of them.
+        whole_layers: True if each rank keeps some layers whole; see `shards.divide`.
 
     Raises:
         ModelNotFoundError, CorruptModelError, TokenizerError, UnsupportedModelError: for a
@@ -112,15 +120,18 @@ def load(
     info = describe_folder(path) if file is None else describe_gguf(file)
     if separate is not None:
         info = with_vision(info, *separate.size)
-    _check_memory(name, info, kind, available, kernels is not None, _share(file, path, info, group))
+    part = _share(file, path, info, group, whole_layers)
+    _check_memory(name, info, kind, available, kernels is not None, part)
     if file is None:
         loaded, config, tokenizer, vision = _load_folder(path, target)
     else:
         loaded, config, tokenizer, vision = _load_gguf(file, target, separate, kernels is not None)
     if group is not None:
-        shard(loaded, config, group, name)
+        divide(loaded, config, group, name, whole_layers)
     if target is not None:
         _settle(loaded, target, kernels)
+    if isinstance(vision, QwenVision) and not _join_qwen(loaded, config, vision, path):
+        vision = None
     files = _weight_files(file, path, separate)
     modules = [loaded] if vision is None else [loaded, vision.network]
     mx.eval([_arrays(module) for module in modules])
@@ -164,13 +175,17 @@ def _check_architecture(file: GGUFFile | None, path: Path) -> None:
 
 
 def _share(
-    file: GGUFFile | None, path: Path, info: ModelInfo, group: mx.distributed.Group | None
+    file: GGUFFile | None,
+    path: Path,
+    info: ModelInfo,
+    group: mx.distributed.Group | None,
+    whole_layers: bool,
 ) -> float:
     """Return the part of a model's weights that this rank will hold."""
     if group is None:
         return 1.0
     config = safetensors_file.read_config(path) if file is None else gguf_config.read_config(file)
-    return share(config, info.parameters, group.size())
+    return share(config, info.parameters, group.size(), whole_layers)
 
 
 def _check_memory(
@@ -223,10 +238,27 @@ def _load_folder(path: Path, dtype: mx.Dtype | None) -> _Parts:
     if _EMBEDDING in safetensors_file.read_entries(path):
         return _load_trunk(path, config), config, tokenizer, None
     try:
-        model, config = load_mlx_folder(path, lazy=True, get_model_classes=build.model_classes)
+        model, config = load_mlx_folder(
+            path, lazy=True, get_model_classes=mtp_checkpoint.model_classes
+        )
     except (ValueError, TypeError, KeyError, RuntimeError) as e:
         raise CorruptModelError(f"{path}: weights and configuration do not match: {e}") from e
-    return model, config, tokenizer, None
+    vision = None
+    if is_qwen(config):
+        vision = qwen.load_vision(path, config)
+        if vision is not None and dtype is not None:
+            build.cast(vision.network, dtype)
+    return model, config, tokenizer, vision
+
+
+def _join_qwen(model: nn.Module, config: Mapping[str, Any], vision: QwenVision, path: Path) -> bool:
+    """Prepare a language model for the features and positions of pictures, in place.
+
+    Returns False for rotary positions that cannot turn by rows and columns (`turn_by_grids`).
+    """
+    add_to_layers(model, len(vision.config.deep))
+    source = str(path / "config.json")
+    return turn_by_grids(model, read_sections(config, source), source)
 
 
 def _load_trunk(path: Path, config: dict[str, Any]) -> nn.Module:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import suppress
+
 import mlx.core as mx
 import psutil
 
@@ -27,6 +30,13 @@ def available_bytes() -> int:
     free = int(psutil.virtual_memory().available)
     recommended = machine.recommended_bytes()
     return min(free, recommended - mx.get_active_memory()) if recommended else free
+
+
+def return_freed_memory() -> None:
+    """Give memory that was freed back to the system, from MLX's cache and from glibc's heaps."""
+    mx.clear_cache()
+    with suppress(OSError, AttributeError):  # other C libraries keep less
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def check_fits(name: str, needed: int, available: int, how: str) -> None:

@@ -1,4 +1,4 @@
-"""Division of a model among ranks, by mlx-lm's own `shard` (tensor parallelism).
+"""Division of a model among ranks, most often by mlx-lm's own `shard` (tensor parallelism).
 
 Every rank keeps some of the heads of each attention, and some columns or rows of the other
 matrices; mlx-lm's layers add up what the ranks computed. The adapter sees the rank's own heads
@@ -17,6 +17,39 @@ from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.architectures import adapter_for
 from sgl_mlx.models.build import model_classes
+from sgl_mlx.models.pipelines import can_pipeline, pipeline
+
+
+def divide(
+    model: nn.Module,
+    config: dict[str, Any],
+    group: mx.distributed.Group,
+    name: str,
+    whole_layers: bool,
+) -> None:
+    """Keep a rank's share of a model's weights, in place and lazily.
+
+    Args:
+        model: a model whose weights are not evaluated yet, so that the others are never held. No
+            adapter may have been made for it.
+        config: the model's configuration.
+        name: the model, for errors.
+        whole_layers: True divides the layers among the ranks (`pipelines.pipeline`), False divides
+            every layer (`shard`), if mlx-lm can; else the layers are divided, too.
+
+    Raises:
+        UnsupportedModelError: the architecture cannot be divided, or not by this number of ranks.
+    """
+    if can_pipeline(model) and (whole_layers or not can_shard(type(model))):
+        pipeline(model, config, group, name)
+    elif whole_layers:
+        architecture = type(model).__module__.rpartition(".")[2]
+        raise UnsupportedModelError(
+            f"{name}: mlx-lm has no pipeline for the architecture {architecture!r}; docs/ranks.md "
+            "lists those that it has"
+        )
+    else:
+        shard(model, config, group, name)
 
 
 def can_shard(model_class: type[nn.Module]) -> bool:
@@ -25,13 +58,7 @@ def can_shard(model_class: type[nn.Module]) -> bool:
 
 
 def shard(model: nn.Module, config: dict[str, Any], group: mx.distributed.Group, name: str) -> None:
-    """Keep a rank's share of a model's weights, in place and lazily.
-
-    Args:
-        model: a model whose weights are not evaluated yet, so that the others are never held. No
-            adapter may have been made for it.
-        config: the model's configuration.
-        name: the model, for errors.
+    """Keep a rank's heads, columns and rows of every layer; see `divide`.
 
     Raises:
         UnsupportedModelError: the architecture cannot be divided, or not by this number of ranks.
@@ -55,20 +82,25 @@ def shard(model: nn.Module, config: dict[str, Any], group: mx.distributed.Group,
     _check_share(whole, mine, ranks, name)
 
 
-def share(config: Mapping[str, Any], parameters: int, ranks: int) -> float:
-    """Estimate the part of a model's weights that one rank holds.
+def share(
+    config: Mapping[str, Any], parameters: int, ranks: int, whole_layers: bool = False
+) -> float:
+    """Estimate the part of a model's weights that one rank holds, the largest of all ranks.
 
     Embeddings and the output layer are not divided.
 
     Args:
         config: the model's `config.json`.
         parameters: number of all weights.
+        whole_layers: as for `divide`.
     """
     text = config.get("text_config") or config
     tables = 1 if text.get("tie_word_embeddings") else 2
     embedding = tables * int(text.get("vocab_size") or 0) * int(text.get("hidden_size") or 0)
     whole = min(embedding / max(parameters, 1), 1.0)
-    return whole + (1 - whole) / ranks
+    layers = int(text.get("num_hidden_layers") or 0) if whole_layers else 0
+    divided = -(-layers // ranks) / layers if layers else 1 / ranks
+    return whole + (1 - whole) * divided
 
 
 def _check_heads(whole: Adapter, ranks: int, name: str) -> None:

@@ -48,6 +48,8 @@ class StateCache:
         self.groups = groups
         self.before = before
         self._after: dict[int, list[mx.array]] = {}
+        # pipelines of mlx-lm make the last cache's keys depend on what they send
+        self.keys = mx.array(0)
 
     @property
     def after(self) -> list[mx.array]:

@@ -6,24 +6,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
 _NAMES = ("model", "transformer", "backbone", "language_model")
 
-_chosen: ContextVar[tuple[mx.array, int] | None] = ContextVar("chosen rows", default=None)
+
+class _Choice(NamedTuple):
+    rows: mx.array
+    axis: int
+    kept: list[mx.array] | None
+
+
+_chosen: ContextVar[_Choice | None] = ContextVar("chosen rows", default=None)
 
 
 @contextmanager
-def choosing(rows: mx.array, axis: int) -> Iterator[None]:
+def choosing(rows: mx.array, axis: int, kept: list[mx.array] | None = None) -> Iterator[None]:
     """Make trunks prepared by `select_in_trunk` return only some hidden states, on this thread.
 
     Args:
         rows: indices along `axis` of the hidden states to return.
+        kept: receives all hidden states; None if they are not needed.
     """
-    token = _chosen.set((rows, axis))
+    token = _chosen.set(_Choice(rows, axis, kept))
     try:
         yield
     finally:
@@ -52,7 +60,11 @@ def _selecting(trunk: Any) -> Any:
     def __call__(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         hidden = trunk.__call__(self, *args, **kwargs)
         chosen = _chosen.get()
-        return hidden if chosen is None else mx.take(hidden, chosen[0], axis=chosen[1])
+        if chosen is None:
+            return hidden
+        if chosen.kept is not None:
+            chosen.kept.append(hidden)
+        return mx.take(hidden, chosen.rows, axis=chosen.axis)
 
     return type(trunk.__name__, (trunk,), {"__call__": __call__, "selects_rows": True})
 

@@ -21,9 +21,9 @@ from transformers import AutoConfig
 from sgl_mlx.errors import CorruptModelError, UnsupportedModelError
 from sgl_mlx.models import build, safetensors_file
 from sgl_mlx.models.vision.config import FAMILIES, VisionConfig, read_config
-from sgl_mlx.models.vision.model import VisionModel
 from sgl_mlx.models.vision.pixels import PixelSettings
 from sgl_mlx.models.vision.settings import read_settings
+from sgl_mlx.models.vision.tiled import TiledVision
 from sgl_mlx.models.vision.tower import VisionNetwork
 
 Weights = dict[str, mx.array]
@@ -44,7 +44,7 @@ def has_vision(config: Mapping[str, Any]) -> bool:
 
 def load_folder(
     folder: Path, config: Mapping[str, Any]
-) -> tuple[nn.Module, dict[str, Any], VisionModel]:
+) -> tuple[nn.Module, dict[str, Any], TiledVision]:
     """Load language model, its configuration, and vision part; weights are not evaluated.
 
     Raises:
@@ -67,7 +67,7 @@ def load_folder(
 
 def load_vision(
     folder: Path, config: Mapping[str, Any], text_width: int, image_token: int | None
-) -> VisionModel:
+) -> TiledVision:
     """Load only the vision part, for a language model that is not in the folder.
 
     Args:
@@ -99,7 +99,7 @@ def check_width(path: Path, given: int | None, text_width: int) -> None:
 
 def assemble(
     config: VisionConfig, settings: PixelSettings, weights: Weights, source: str
-) -> VisionModel:
+) -> TiledVision:
     """Build the vision part from weights with transformers' names; errors name `source`.
 
     Raises:
@@ -111,7 +111,7 @@ def assemble(
     build.check_weights(network, weights, source)
     network.load_weights(list(weights.items()))
     network.eval()
-    return VisionModel(config, settings, network)
+    return TiledVision(config, settings, network)
 
 
 def text_config(config: Mapping[str, Any], source: str) -> dict[str, Any]:

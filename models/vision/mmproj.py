@@ -24,9 +24,9 @@ from sgl_mlx.models.vision.config import (
     check_tower,
     feature_layers,
 )
-from sgl_mlx.models.vision.model import VisionModel
 from sgl_mlx.models.vision.pixels import PixelSettings
 from sgl_mlx.models.vision.settings import check_tiles, default_values, parse_settings
+from sgl_mlx.models.vision.tiled import TiledVision
 
 _BLOCK = {
     "attn_q": "self_attn.q_proj",
@@ -53,7 +53,7 @@ _SWAPPED = {"ffn_up": "ffn_down", "ffn_down": "ffn_up"}
 
 def load_mmproj(
     file: GGUFFile, text_width: int, image_token: int | None, dtype: mx.Dtype | None
-) -> VisionModel:
+) -> TiledVision:
     """Load the vision part in `file`, without evaluating weights.
 
     Args:

@@ -73,7 +73,7 @@ def to_input(pixels: Pixels, settings: PixelSettings) -> NDArray[np.float32]:
         pixels = resize(pixels, _target(pixels, settings.size), settings.resample)
     if settings.crop is not None:
         pixels = _centred(_centred(pixels, 0, settings.crop[0]), 1, settings.crop[1])
-    return _normalised(pixels, settings)
+    return normalised(pixels, settings)
 
 
 def resize(pixels: Pixels, size: Size, resample: int) -> Pixels:
@@ -126,7 +126,8 @@ def _centred(pixels: Pixels, axis: int, length: int) -> Pixels:
     return pixels[start : start + length] if axis == 0 else pixels[:, start : start + length]
 
 
-def _normalised(pixels: Pixels, settings: PixelSettings) -> NDArray[np.float32]:
+def normalised(pixels: Pixels, settings: PixelSettings) -> NDArray[np.float32]:
+    """Rescale pixels in float64, then normalise them in float32."""
     scale = 1.0 if settings.rescale is None else settings.rescale
     values = (pixels.astype(np.float64) * scale).astype(np.float32)
     if settings.mean is None or settings.std is None:

@@ -59,7 +59,7 @@ def read_settings(folder: Path, config: VisionConfig) -> PixelSettings:
         CorruptModelError: for a value of the wrong kind, or tiles that do not fit the tower.
         UnsupportedModelError: as `parse_settings`.
     """
-    found = _find(folder)
+    found = find_settings(folder)
     path, given = found or (folder / "preprocessor_config.json", default_values(config))
     settings = parse_settings(given, config, str(path))
     check_tiles(settings, config, str(path))
@@ -88,24 +88,37 @@ def parse_settings(given: Mapping[str, Any], config: VisionConfig, source: str) 
     values = {**_DEFAULTS[config.family], **{k: v for k, v in given.items() if v is not None}}
 
     def read(key: str, parse: Callable[[Any], T], switch: str | None = None) -> T | None:
-        if (switch is not None and not values.get(switch)) or values.get(key) is None:
+        if switch is not None and not values.get(switch):
             return None
-        try:
-            return parse(values[key])
-        except (TypeError, ValueError, KeyError) as e:
-            raise CorruptModelError(f"{source}: {key} is {values[key]!r}: {e}") from e
+        return read_value(values, key, parse, source)
 
-    resample = read("resample", _resample)
+    resample = read("resample", filter_of_pillow)
     return PixelSettings(
         size=read("size", _resized, "do_resize"),
         resample=3 if resample is None else resample,
         crop=read("crop_size", _cropped, "do_center_crop"),
-        rescale=read("rescale_factor", _number, "do_rescale"),
-        mean=read("image_mean", _channels, "do_normalize"),
-        std=read("image_std", _divisors, "do_normalize"),
+        rescale=read("rescale_factor", number, "do_rescale"),
+        mean=read("image_mean", channels, "do_normalize"),
+        std=read("image_std", divisors, "do_normalize"),
         square=config.family == "llava" and bool(values.get("do_pad")),
         candidates=read("image_grid_pinpoints", _candidates) or (),
     )
+
+
+def read_value(
+    values: Mapping[str, Any], key: str, parse: Callable[[Any], T], source: str
+) -> T | None:
+    """Parse one entry of a settings file; None if it is missing.
+
+    Raises:
+        CorruptModelError: for a value that `parse` does not take; it names `source` and the key.
+    """
+    if values.get(key) is None:
+        return None
+    try:
+        return parse(values[key])
+    except (TypeError, ValueError, KeyError) as e:
+        raise CorruptModelError(f"{source}: {key} is {values[key]!r}: {e}") from e
 
 
 def check_tiles(settings: PixelSettings, config: VisionConfig, source: str) -> None:
@@ -134,7 +147,8 @@ def check_tiles(settings: PixelSettings, config: VisionConfig, source: str) -> N
         )
 
 
-def _find(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:
+def find_settings(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:
+    """Read a model folder's settings file; returns its path and entries, None if there is none."""
     nested, plain = folder / "processor_config.json", folder / "preprocessor_config.json"
     inner = read_json(nested).get("image_processor") if nested.is_file() else None
     if isinstance(inner, dict):
@@ -142,19 +156,19 @@ def _find(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:
     return (plain, read_json(plain)) if plain.is_file() else None
 
 
-def _number(value: Any) -> float:
+def number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError("it must be a number")
     return float(value)
 
 
-def _resample(value: Any) -> int:
+def filter_of_pillow(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 5:
         raise ValueError("it must be one of Pillow's filters, 0 to 5")
     return value
 
 
-def _edge(value: Any) -> int:
+def whole_number(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError("edges are whole numbers from 1")
     return value
@@ -164,30 +178,30 @@ def _resized(value: Any) -> int | Size:
     if isinstance(value, dict) and value.get("shortest_edge") is not None:
         if value.get("longest_edge") is not None:
             raise UnsupportedModelError("size with both shortest_edge and longest_edge")
-        return _edge(value["shortest_edge"])
-    return _edge(value) if isinstance(value, int) else _cropped(value)
+        return whole_number(value["shortest_edge"])
+    return whole_number(value) if isinstance(value, int) else _cropped(value)
 
 
 def _cropped(value: Any) -> Size:
     if isinstance(value, int):
-        return _edge(value), _edge(value)
+        return whole_number(value), whole_number(value)
     height, width = (value["height"], value["width"]) if isinstance(value, dict) else value
-    return _edge(height), _edge(width)
+    return whole_number(height), whole_number(width)
 
 
-def _channels(value: Any) -> tuple[float, ...]:
-    numbers = [value] * 3 if isinstance(value, Real) else value
-    if len(numbers) != 3:
+def channels(value: Any) -> tuple[float, ...]:
+    found = [value] * 3 if isinstance(value, Real) else value
+    if len(found) != 3:
         raise ValueError("it must be three numbers, one for each of red, green and blue")
-    return tuple(_number(number) for number in numbers)
+    return tuple(number(value) for value in found)
 
 
-def _divisors(value: Any) -> tuple[float, ...]:
-    divisors = _channels(value)
-    if 0.0 in divisors:
+def divisors(value: Any) -> tuple[float, ...]:
+    found = channels(value)
+    if 0.0 in found:
         raise ValueError("values are divided by it, so none may be 0")
-    return divisors
+    return found
 
 
 def _candidates(value: Any) -> tuple[Size, ...]:
-    return tuple((_edge(height), _edge(width)) for height, width in value)
+    return tuple((whole_number(height), whole_number(width)) for height, width in value)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from sgl_mlx.compat.tokenizer import TransformersTokenizer
-from sgl_mlx.errors import NotYetError
+from sgl_mlx.errors import NotYetError, UnsupportedModelError
 from sgl_mlx.lang.templates.chat_template import ChatTemplate, get_chat_template_by_model_path
 from sgl_mlx.models.hidden import last_hidden_state
 from sgl_mlx.runtime.engine import Engine as OwnEngine
@@ -124,6 +124,8 @@ class Engine(OwnEngine):
         return answers[0] if inputs.single else answers
 
     def _embed(self, prepared: Prepared, rid: str | None) -> dict[str, Any]:
+        if self._model.ranks is not None:  # rank 0 alone would wait for the others for ever
+            raise UnsupportedModelError("encode() needs one process; several ranks run the model")
         state = last_hidden_state(self.run_on_model, prepared.prompt.tokens)
         meta = {
             "id": rid,

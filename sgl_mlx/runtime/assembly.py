@@ -40,8 +40,10 @@ from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 from sgl_mlx.runtime.scheduler.plan import Runner
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.speculation.costs import Costs
+from sgl_mlx.runtime.speculation.head_runner import HeadRunner
 from sgl_mlx.runtime.speculation.measure import kept_costs
 from sgl_mlx.runtime.speculation.model import ModelDrafter
+from sgl_mlx.runtime.speculation.mtp import MtpDrafter, measure_head, open_head
 from sgl_mlx.runtime.speculation.open import Speculate, drafters
 from sgl_mlx.runtime.speculation.pace import Pace
 from sgl_mlx.runtime.speculation.speculator import Speculation
@@ -148,6 +150,7 @@ def load_share(config: EngineConfig, group: mx.distributed.Group | None) -> Load
         dtype=config.dtype,
         mmproj=config.mmproj,
         group=group,
+        whole_layers=config.pipeline,
     )
 
 
@@ -171,6 +174,9 @@ def assemble(
         The same errors as `open_model`.
     """
     adapter, draft = adapter_for(loaded.model), _load_draft(config, loaded)
+    head = open_head(config.speculate, loaded, adapter, alone=ranks is None and draft is None)
+    if head is not None:
+        adapter.layers = [*adapter.layers, *head.adapter.layers]
     context = context_length(config, loaded)
     room = capacity(adapter, config, context)
     if ranks is not None:
@@ -184,7 +190,7 @@ def assemble(
     limits = limits if adapter.ragged else replace(limits, epoch_steps=1)
     if adapter.layers and (paths.copies or not adapter.ragged):
         limits = replace(limits, most_held=room.copied)
-    disk = open_disk_tier(config, loaded, pool, on_read, states)
+    disk = open_disk_tier(config, loaded, pool, on_read, states, ranks)
     cache = PrefixCache(
         pool.slots,
         config.reuse,
@@ -196,6 +202,12 @@ def assemble(
         windows=room.windows.slots,
     )
     features = _features(loaded, adapter, config.image_cache_bytes)
+    head_runner = None
+    if head is not None:
+        last = len(pool.layers) - 1
+        mine = pool.only(last)
+        over = attention_paths(head.adapter, mine, config.shared_attention)
+        head_runner = HeadRunner(head, last, mine, over, loaded.tokenizer.eos_token_ids)
     runner = ModelRunner(
         adapter,
         pool,
@@ -205,10 +217,15 @@ def assemble(
         features=features if ranks is None else ranks.features(features),
         states=states,
         sampler=Sampler if ranks is None else ranks.sampler(),
+        head=head_runner,
     )
     shown = runner if ranks is None else ranks.broadcast(runner)
     free_states = states.slots if states is not None else 0
-    speculation = _speculation(config.speculate, loaded, cache, shown, free_states)
+    described = _described(loaded) + (" with an MTP head" if head is not None else "")
+    speculation = _speculation(config.speculate, described, cache, shown, free_states)
+    if speculation is not None and head_runner is not None:
+        mtp = MtpDrafter(runner.draft, measure_head(head_runner, pool.slots))
+        speculation = speculation._replace(model=mtp)
     if speculation is not None and draft is not None:
         model = _draft_model(draft, context, cache.most, adapter.vocabulary)
         speculation = speculation._replace(model=model)
@@ -245,16 +262,19 @@ def assemble(
 
 
 def _speculation(
-    speculate: Speculate, loaded: LoadedModel, cache: PrefixCache, runner: Runner, states: int
+    speculate: Speculate, described: str, cache: PrefixCache, runner: Runner, states: int
 ) -> Speculation | None:
     """Open the drafters, and measure steps unless that was done on this machine before.
 
-    Returns None without drafters, or if the steps cannot be measured.
+    Returns None for "off", or if the steps cannot be measured.
+
+    Args:
+        described: text of all that the costs depend on besides the machine.
     """
     found = drafters(speculate, cache.tree)
-    if not found:
+    if speculate == "off":
         return None
-    costs = kept_costs(_described(loaded), cache.capacity, runner, states)
+    costs = kept_costs(described, cache.capacity, runner, states)
     return None if costs is None else Speculation(found, costs, pace=Pace())
 
 

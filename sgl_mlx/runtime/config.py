@@ -47,8 +47,9 @@ class EngineConfig:
             for cached pixels.
         kv_bits: 8 stores the KV pool in 8 bits; None stores it in the model's dtype.
         speculate: how to draft tokens that one step verifies together: from the text so far
-            ("context"), from what other requests wrote ("tree"), from both ("auto"), or not at all
-            ("off"). The output is the same.
+            ("context"), from what other requests wrote ("tree"), with the prediction head of the
+            checkpoint ("mtp"), in all these ways ("auto"), or not at all ("off"). The output is the
+            same.
         draft: a small model with the same vocabulary, named as in `model_path`, that guesses tokens
             where `speculate` finds no guess; None for no such model.
         offline: True never contacts the Hugging Face hub.
@@ -62,6 +63,8 @@ class EngineConfig:
             kernels may have to be compiled, twelve times `watchdog_seconds`.
         max_window_tokens: slots of the layers with a sliding window, if other layers have none;
             None derives the number from free memory.
+        pipeline: among several ranks, True gives each rank some layers whole; False gives each
+            its share of every layer, if the architecture can be divided so.
         limits: bounds on requests, as `Limits` or a dictionary of their names and values.
     """
 
@@ -89,6 +92,7 @@ class EngineConfig:
     max_total_states: int | None = None
     watchdog_seconds: float = 8.0
     max_window_tokens: int | None = None
+    pipeline: bool = False
     limits: Limits = DEFAULT_LIMITS
 
     @classmethod
@@ -133,8 +137,10 @@ class EngineConfig:
             raise InvalidParamsError(
                 "disk_cache_dir keeps what the radix cache evicts; do not disable_radix_cache"
             )
-        if self.draft is not None and self.speculate == "off":
-            raise InvalidParamsError('a draft model needs speculate="auto", but it is "off"')
+        if self.draft is not None and self.speculate in ("off", "mtp"):
+            raise InvalidParamsError(
+                f'a draft model needs speculate="auto", but it is "{self.speculate}"'
+            )
         return replace(self, **taken)
 
 
@@ -195,5 +201,6 @@ _RULES: dict[str, bounds.Rule] = {
     "max_total_states": bounds.optional(_COUNT),
     "watchdog_seconds": bounds.seconds,
     "max_window_tokens": bounds.optional(_COUNT),
+    "pipeline": bounds.flag,
     "limits": lambda _, value: Limits.of(value),
 }

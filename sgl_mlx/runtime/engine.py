@@ -32,7 +32,7 @@ from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.loop import EngineLoop
 from sgl_mlx.runtime.request.answers import grow, shape
 from sgl_mlx.runtime.request.embedding import Embedder
-from sgl_mlx.runtime.request.futures import gather, ident_behind, iterate, iterate_async, then
+from sgl_mlx.runtime.request.futures import gather, iterate, iterate_async, then
 from sgl_mlx.runtime.request.inputs import (
     Inputs,
     Params,
@@ -90,7 +90,6 @@ class Engine:
         self._flight.run(self._model.grammars.prepare, "grammars")
         self._seeds = random.Random(self.config.random_seed)
         self._engine_thread = self._loop.call(get_ident).result()
-        self._delivery_thread = ident_behind(self._loop.deliver)
 
     # -- people -------------------------------------------------------------------------------
 
@@ -359,7 +358,7 @@ class Engine:
         options: Mapping[str, Any],
     ) -> Inputs:
         self._enter()
-        if get_ident() in (self._delivery_thread, self._engine_thread):
+        if self._loop.delivering or get_ident() == self._engine_thread:
             raise ProgramError(
                 "generate() was called by a callback of the same engine and would wait for itself; "
                 "call submit(), whose future a callback can be added to, or use another thread"

@@ -1,19 +1,17 @@
-"""The engine's threads: one runs the model, one delivers results, one watches the first.
+"""The engine's threads: one runs the model, one delivers results, one watches both.
 
 The engine thread runs orders between steps of the model. An order is a function that adds or aborts
-sequences, or reads the engine's state.
-Only this thread touches MLX, the scheduler or the cache. The delivery thread runs callers'
-callbacks, in order, so that a slow callback does not delay the model.
+sequences, or reads the engine's state. Only this thread touches MLX, the scheduler or the cache.
+The delivery thread runs callers' callbacks, in order, so that a slow one does not delay the model.
 """
 
 from __future__ import annotations
 
 import atexit
-import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -28,6 +26,7 @@ from sgl_mlx.runtime.cache.tier import Transfer
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.pool.exhausted import Exhausted, lose_pool, told
 from sgl_mlx.runtime.ranks.start import on_all_ranks
+from sgl_mlx.runtime.request.deliveries import Deliveries, Order
 from sgl_mlx.runtime.scheduler.plan import Decode, Plan, PoolLost, Runner, StepResult
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
@@ -35,9 +34,7 @@ from sgl_mlx.runtime.stats import EngineStats
 from sgl_mlx.runtime.watchdog.pulse import ORDER, Pulse, Work
 from sgl_mlx.runtime.watchdog.watchdog import Watchdog
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
-Order = Callable[[], object]
 _SHUT_DOWN = "the engine was shut down; make a new one"
 _JOIN_SECONDS = 0.5
 """Seconds after which a wait for a thread looks whether the engine hangs."""
@@ -64,7 +61,7 @@ class EngineLoop:
     ) -> None:
         self._open_model = partial(on_all_ranks(open_model), config, self._wake, loaded)
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
-        self._deliveries: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
+        self._deliveries = Deliveries()
         self._stopping = False
         self._gate = threading.Lock()  # no order is posted after the one that stops
         self._model_seconds = 0.0
@@ -74,21 +71,19 @@ class EngineLoop:
         self.on_failure: Callable[[Exception], None] = lambda _: None
         self._failure: str | None = None
         self._pulse = Pulse()
-        self._thread, self._delivery = (
-            threading.Thread(target=work, name=f"sgl-mlx {name}", daemon=True)
-            for name, work in (("engine", self._run), ("delivery", self._deliver))
-        )
+        self._thread = threading.Thread(target=self._run, name="sgl-mlx engine", daemon=True)
         self._watchdog = Watchdog(
             self._pulse,
             lambda: self._thread.is_alive() or (self._stopping and self._failure is None),
             config.watchdog_seconds,
             partial(self.fail, stop=False),
             self._recover,
+            self._deliveries.relieve,
         )
 
     def start(self) -> None:
-        """Start both threads and wait until the model is loaded; raises the errors of loading."""
-        self._delivery.start()
+        """Start the threads and wait until the model is loaded; raises the errors of loading."""
+        self._deliveries.start()
         self._thread.start()
         try:
             self._model.result()
@@ -140,9 +135,18 @@ class EngineLoop:
             raise
         return future
 
-    def deliver(self, order: Order) -> None:
-        """Queue a function for the delivery thread, which calls functions in the order queued."""
-        self._deliveries.put(order)
+    def deliver(self, order: Order, owner: Hashable) -> None:
+        """Queue a function for the delivery thread, which calls functions in the order queued.
+
+        Args:
+            owner: a call that blocks holds up other calls of its owner alone.
+        """
+        self._deliveries.put(order, owner)
+
+    @property
+    def delivering(self) -> bool:
+        """True if the calling thread is running a function given to `deliver`."""
+        return threading.current_thread() in self._deliveries.threads
 
     def stop(self) -> None:
         """End all threads and fail unfinished requests. Safe to call twice.
@@ -153,8 +157,10 @@ class EngineLoop:
         atexit.unregister(self.stop)
         self._join(self._thread)
         if self._thread.is_alive():
-            self._deliveries.put(None)
-        self._join(self._delivery)
+            self._deliveries.close()
+        if not self.delivering:
+            for thread in self._deliveries.threads:
+                self._join(thread)
         self._watchdog.stop()
 
     def _join(self, thread: threading.Thread) -> None:
@@ -244,7 +250,7 @@ class EngineLoop:
             try:
                 self._serve()
             finally:
-                self._deliveries.put(None)
+                self._deliveries.close()
 
     def _serve(self) -> None:
         try:
@@ -348,13 +354,6 @@ class EngineLoop:
                 self._decode_seconds += seconds if isinstance(plan, Decode) else 0
                 scheduler.commit(plan, result)
         return True
-
-    def _deliver(self) -> None:
-        while (order := self._deliveries.get()) is not None:
-            try:
-                order()
-            except BaseException:  # such as SystemExit, from a callback of a future
-                log.exception("a callback ended with an error")
 
 
 def run_plan(

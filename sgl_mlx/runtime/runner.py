@@ -16,7 +16,7 @@ from sgl_mlx.runtime.attention.select import AttentionPaths, DecodeEpoch
 from sgl_mlx.runtime.attention.step import ExtendStep
 from sgl_mlx.runtime.cache.tier import Grow, GrowStates, GrowWindows, Transfer
 from sgl_mlx.runtime.disk.copy import PoolCopy
-from sgl_mlx.runtime.pool.kv import KVPool, NewKV, SlotIndex
+from sgl_mlx.runtime.pool.kv import KVPool, NewKV
 from sgl_mlx.runtime.pool.memory import Garbage
 from sgl_mlx.runtime.pool.states import EpochStates, StatePool, StepStates
 from sgl_mlx.runtime.sampler import Sampled, Sampler, Scored, score
@@ -30,8 +30,10 @@ from sgl_mlx.runtime.scheduler.plan import (
     Scores,
     StepResult,
 )
+from sgl_mlx.runtime.speculation.head_runner import Guesses, HeadRunner
 from sgl_mlx.runtime.speculation.verify import accept, places
 from sgl_mlx.runtime.vision.features import PictureFeatures
+from sgl_mlx.runtime.vision.positions import lags, rotary_positions
 
 _ROWS_AHEAD = 8
 """Most rows of an epoch for which a CPU submits the next step before it returns this one's tokens.
@@ -49,6 +51,7 @@ class ModelRunner:
         lookup: finds the constraints and pictures that plans name; None if plans name none.
         states: the pool of recurrent states; None for a model of attention alone.
         sampler: the class that samples each step's tokens.
+        head: the model's MTP head, whose layer is the pool's last; None for none.
     """
 
     def __init__(
@@ -62,8 +65,10 @@ class ModelRunner:
         lookup: Lookup | None = None,
         states: StatePool | None = None,
         sampler: type[Sampler] = Sampler,
+        head: HeadRunner | None = None,
     ) -> None:
         self._sampler = sampler
+        self._head = head
         self._states = states
         self._features = features
         self.lookup = lookup
@@ -126,6 +131,14 @@ class ModelRunner:
     def forget_epoch(self) -> None:
         """Drop the open epoch after a failed step: none of its KV reaches the pool."""
         self._decoding = None
+        if self._head is not None:
+            self._head.forget()
+
+    def draft(self, rows: Sequence[Row], count: int) -> Guesses:
+        """Guess tokens with the model's MTP head between two steps; see `HeadRunner.draft`."""
+        assert self._head is not None, "a model without an MTP head"
+        open_rows = [] if self._decoding is None else self._decoding.epoch.rows
+        return self._head.draft(rows, count, {row.id: len(row.prefix) for row in open_rows})
 
     # -- decode -------------------------------------------------------------------------------
 
@@ -144,6 +157,8 @@ class ModelRunner:
         if plan.ahead and (len(decoding.epoch.rows) <= _ROWS_AHEAD or not cpu_math.on_cpu()):
             decoding.ahead = self._submit(decoding, wanted)
         tokens, scores = current.wait()
+        if self._head is not None:
+            self._head.keep_decoded(decoding.epoch.rows, tokens)
         return StepResult(
             {name: token for name, token in tokens.items() if name in wanted},
             token_scores={name: s for name, s in scores.items() if name in wanted},
@@ -161,18 +176,25 @@ class ModelRunner:
     def _submit(self, decoding: _Decoding, live: Container[str]) -> Sampled:
         epoch = decoding.epoch
         positions = epoch.begin_step()
+        if decoding.lags is not None:
+            positions = positions - decoding.lags
         every = mx.arange(len(epoch.rows))
         self._forward_passes += 1
         kept = decoding.states
         states = None if kept is None else kept.begin_step()
-        logits = self._model.forward(decoding.tokens, positions, epoch, every, states=states)
+        hidden: list[mx.array] | None = None if self._head is None else []
+        logits = self._model.forward(
+            decoding.tokens, positions, epoch, every, states=states, hidden=hidden
+        )
         sampled = self._choose(decoding.sampler, logits, epoch.steps - 1, live)
         decoding.tokens = sampled.tokens
+        if self._head is not None and hidden is not None:
+            self._head.decode(epoch, sampled.tokens, hidden[0])
         written = epoch.arrays()
         if kept is not None and states is not None:
             kept.end_step(states)
             written += kept.arrays()
-        mx.async_eval(*sampled.arrays(), *written)  # type: ignore[no-untyped-call]
+        mx.async_eval(*sampled.arrays(), *written, *(hidden or []))  # type: ignore[no-untyped-call]
         return sampled
 
     # -- extend -------------------------------------------------------------------------------
@@ -181,16 +203,21 @@ class ModelRunner:
         rows = arrange(rows)
         wanted = _WantedLogits(rows)
         states = None if self._states is None else StepStates(self._states, rows)
+        hidden: list[mx.array] | None = None if self._head is None else []
         if self._model.ragged:
-            logits, made = self._forward_together(rows, wanted, states)
+            logits, made = self._forward_together(rows, wanted, states, hidden)
         else:
             logits, made = self._forward_one_by_one(rows, wanted)
         scored = wanted.score_prompts(logits)
         sampled = self._sample(wanted, logits)
         new = [] if states is None else states.rows.new
         results = [x.arrays() for x in (scored, sampled) if x is not None]
-        mx.eval(made.keys, made.values, new, *results)
-        del logits, new
+        if self._head is not None and hidden is not None:
+            results.append(self._head.extend(rows, hidden[0], sampled, made))
+        # other ranks wait for this step's hidden states even if no logits are wanted
+        sent = [logits] if self._model.pipelined else []
+        mx.eval(made.keys, made.values, new, *results, sent)
+        del hidden, logits, new, sent
         self._pool.write(*made)
         if states is not None:
             states.write()
@@ -202,21 +229,31 @@ class ModelRunner:
                 tokens[row.id] = accept(row, tokens[row.id])
                 if row.id in scores:
                     scores[row.id] = scores[row.id].first(len(tokens[row.id]))
+        if self._head is not None:
+            self._head.keep(rows, tokens)
         return StepResult(tokens, wanted.prompt_scores(scored), scores)
 
     def _forward_together(
-        self, rows: Sequence[Row], wanted: _WantedLogits, states: StepStates | None
+        self,
+        rows: Sequence[Row],
+        wanted: _WantedLogits,
+        states: StepStates | None,
+        hidden: list[mx.array] | None,
     ) -> _Forward:
         self._forward_passes += 1
         step = ExtendStep(self.paths, rows)
         embeddings = self._embeddings(rows, step.tokens)
+        positions = step.positions
+        if any(row.lag or row.pictures for row in rows):
+            positions = rotary_positions(rows, positions)
         logits = self._model.forward(
             step.tokens,
-            step.positions,
+            positions,
             step,
             wanted.index,
             embeddings,
             None if states is None else states.rows,
+            hidden,
         )
         return logits, step.made()
 
@@ -225,7 +262,7 @@ class ModelRunner:
         slots: list[int] = []
         new: list[list[tuple[mx.array, mx.array]]] = [[] for _ in self._pool.layers]
         for row, index in zip(rows, wanted.by_row, strict=True):
-            prefix = self._gather_seen(row) if row.prefix else None
+            prefix = self._pool.gather_seen(row.prefix) if row.prefix else None
             tokens = mx.array(row.tokens, mx.int32)
             wanted_here = mx.array(index, mx.int32)
             embeddings = self._embeddings([row], tokens)
@@ -240,13 +277,6 @@ class ModelRunner:
         keys = [mx.concatenate([k for k, _ in layer]) for layer in new]
         values = [mx.concatenate([v for _, v in layer]) for layer in new]
         return mx.concatenate(logits), NewKV(slots, keys, values)
-
-    def _gather_seen(self, row: Row) -> list[tuple[mx.array, mx.array]]:
-        """Gather each layer's prefix; of a layer with a window, the keys inside it alone."""
-        windows = [layer.window for layer in self._pool.layers]
-        last = {w: len(row.prefix) if w is None else max(w - 1, 1) for w in windows}
-        index = {w: SlotIndex(row.prefix[-n:]) for w, n in last.items()}
-        return [self._pool.gather(i, index[w]) for i, w in enumerate(windows)]
 
     def _embeddings(self, rows: Sequence[Row], tokens: mx.array) -> mx.array | None:
         """Return token embeddings with picture features in place; None if no row has pictures."""
@@ -293,6 +323,7 @@ class _Decoding:
         self.epoch = epoch
         self.sampler = sampler
         self.tokens = tokens
+        self.lags = lags(epoch.rows) if any(row.lag for row in epoch.rows) else None
         self.ahead: Sampled | None = None
 
 

@@ -96,19 +96,22 @@ class Service:
         """
         if self._beat is None or self._beat.done():
             self._beat_began = time.monotonic()
-            self._beat = asyncio.create_task(in_thread(self.engine.get_server_info))
+            self._beat = asyncio.create_task(self._ask_engine())
         await asyncio.wait([self._beat], timeout=_BEAT_WAIT)
         if self._beat.done():
             try:
-                self._info = self._beat.result()
+                return self._beat.result()
             except EngineStoppedError as error:
                 raise HttpError(503, str(error), "engine_stopped", retry_after=5) from error
-            return self._info
         silence = time.monotonic() - self._beat_began
         if silence > self.limits.stall_seconds:
             raise HttpError(
                 503, f"the engine has not answered for {silence:.0f} seconds", retry_after=5
             )
+        return self._info
+
+    async def _ask_engine(self) -> dict[str, Any]:
+        self._info = await in_thread(self.engine.get_server_info)
         return self._info
 
 

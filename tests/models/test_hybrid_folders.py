@@ -76,9 +76,9 @@ def test_layers_of_an_unknown_type_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_text_of_a_model_whose_vision_part_nobody_here_runs_is_loaded(tmp_path: Path) -> None:
-    config = toy_config("qwen3_5") | {"tie_word_embeddings": False}
+    config = toy_config("lfm2-vl") | {"tie_word_embeddings": False}
     weights = random_weights(config) | {"vision_tower.patch_embed.weight": np.ones(3, np.float32)}
-    config |= {"vision_config": {"model_type": "qwen3_5"}, "image_token_id": 7}
+    config |= {"vision_config": {"model_type": "siglip2_vision_model"}, "image_token_id": 7}
     loaded = load(write_folder(tmp_path / "toy", config, weights))
     assert loaded.vision is None
-    assert len(adapter_for(loaded.model).states) == 4
+    assert adapter_for(loaded.model).states

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import statistics
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -51,15 +51,25 @@ async def longest_gap(work: Callable[[], Awaitable[Any]]) -> float:
     return max(gaps)
 
 
-def compared(work: Callable[[], Awaitable[Any]], attempts: int = 3) -> float:
-    """The longest gap as a multiple of an idle loop's; the middle of a few attempts."""
+def compared(work: Callable[[], Awaitable[Any]], attempts: int = 5) -> float:
+    """The longest gap as a multiple of that of a loop idle as long; the least of a few attempts.
+
+    Work on the loop delays every attempt; other processes of the machine delay some.
+    """
 
     async def measure() -> float:
+        began = time.perf_counter()
         busy = await longest_gap(work)
-        idle = await longest_gap(lambda: asyncio.sleep(0.3))
+        took = time.perf_counter() - began
+        idle = await longest_gap(lambda: asyncio.sleep(max(took, 0.3)))
         return busy / idle
 
-    return statistics.median(asyncio.run(measure()) for _ in range(attempts))
+    least = math.inf
+    for _ in range(attempts):
+        least = min(least, asyncio.run(measure()))
+        if least < TIMES:
+            break
+    return least
 
 
 def test_a_prompt_of_100k_tokens_does_not_block_the_loop(smollm2: Engine) -> None:

@@ -21,6 +21,7 @@ FREE = Costs(((1, 1.0),), ((1, 1.0),))
 """Steps that all cost the same, so that every draft pays."""
 LINES = 10
 PROGRAMS = 640
+SEEDS = 4
 TRIES = 400
 
 
@@ -40,14 +41,28 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def found(mutation: Mutation, folder: Path) -> tuple[Finding | None, int]:
-    """Run the check on a toy with the fault; return the difference and the number of programs."""
+    """Check a toy with the fault; return the difference that was found, and how many programs ran.
+
+    Which requests share a step depends on when they arrive. So a fault that takes two rows may not
+    show, or not show again, on a busy machine; then other programs are tried.
+    """
+    finding, programs = None, 0
+    for seed in range(mutation.seed, mutation.seed + SEEDS):
+        finding, ran = checked(mutation, folder, seed)
+        programs += ran
+        if finding is not None and finding.reproduced:
+            break
+    return finding, programs
+
+
+def checked(mutation: Mutation, folder: Path, seed: int) -> tuple[Finding | None, int]:
     options = {"max_total_tokens": mutation.slots, "max_total_states": mutation.states}
     elsewhere = mutation.ways[0].elsewhere  # each try is a new process
     with engines_on(mutation.kind, folder, **options) as engines:
         check = SelfCheck(
             engines,
             mutation.ways,
-            mutation.seed,
+            seed,
             answers=2,
             new=mutation.new,
             shrink_seconds=400,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from sgl_mlx.server import Limits, app
+from sgl_mlx.server import Limits, app, service
 from tests.server.conftest import ThreadServer
 from tests.server.scripted import ScriptedEngine
 
@@ -37,6 +39,29 @@ def test_health_is_503_once_the_engine_has_not_answered_for_too_long(
         assert "has not answered" in answer.json()["error"]["message"]
     finally:
         release.set()
+
+
+def test_an_engine_that_is_always_busy_still_shows_its_counts(
+    script: Script, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, url = script()
+    info, counts = engine.get_server_info(), itertools.count(1)
+    gate, answered = threading.Semaphore(0), threading.Semaphore(0)
+
+    def count() -> dict[str, Any]:
+        running = next(counts)
+        assert gate.acquire(timeout=20)
+        answered.release()
+        return {**info, "stats": {**info["stats"], "running": running}}
+
+    monkeypatch.setattr(engine, "get_server_info", count)
+    monkeypatch.setattr(service, "_BEAT_WAIT", 0.001)
+    for running in range(4):  # each answer comes after the wait for it
+        assert client.get(f"{url}/server_info").json()["stats"]["running"] == running
+        gate.release()
+        assert answered.acquire(timeout=20)
+        time.sleep(0.1)  # for the event loop to see it
+    gate.release(9)
 
 
 def test_models_are_listed_and_shown_by_names_with_slashes(serve: Any, client: Any) -> None:

@@ -30,7 +30,10 @@ class Shelf:
         self.used: list[str] = []
         self.budget = budget
         self.residents: Residents[str] = Residents(
-            [self._model(name) for name in names], budget, lambda model, _: model.name
+            [self._model(name) for name in names],
+            budget,
+            lambda model, _: model.name,
+            free=lambda: None,  # a collection of garbage takes a second in a process of many tests
         )
 
     def _model(self, name: str) -> ServedModel:

@@ -68,8 +68,8 @@ class ExtendStep(Attention):
         return self._paths.latent_chunks(chunks) if chunks else None
 
     def made(self) -> NewKV:
-        """Return the new keys and values, after the forward pass."""
-        rows, every = self._rows, range(len(self._layers))
+        """Return the new keys and values of the layers of the forward pass, after that pass."""
+        rows, every = self._rows, sorted(self._stored)
         slots = [slot for row in rows for slot in row.slots[: len(row.tokens)]]
         window: list[int] = []
         if self._paths.pool.windowed:

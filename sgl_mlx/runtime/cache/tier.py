@@ -131,8 +131,12 @@ class Reading(Protocol):
     """
 
     id: int
-    done: bool
-    count: int
+
+    @property
+    def done(self) -> bool: ...
+
+    @property
+    def count(self) -> int: ...
 
 
 class BlockStore(Protocol):

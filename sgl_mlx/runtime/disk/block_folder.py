@@ -75,6 +75,11 @@ class BlockFolder:
                 file.unlink()
         return arrays
 
+    def discard(self, key: str) -> None:
+        """Remove a block, if it is there; `used` counts it until the files are counted again."""
+        with suppress(OSError):
+            self._file(key).unlink()
+
     def touch(self, keys: Sequence[str]) -> None:
         """Mark a prompt's blocks as used now, the first block last, so that it is evicted last.
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -21,6 +22,9 @@ from sgl_mlx.runtime.disk.copy import PoolCopy, layout
 from sgl_mlx.runtime.disk.store import DiskStore
 from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.pool.states import StatePool
+
+if TYPE_CHECKING:
+    from sgl_mlx.runtime.ranks.leader import Ranks  # imported by several ranks alone
 
 
 @dataclass(frozen=True)
@@ -96,19 +100,50 @@ def open_disk_tier(
     pool: KVPool,
     on_read: Callable[[], None],
     states: StatePool | None = None,
+    ranks: Ranks | None = None,
 ) -> DiskTier | None:
     """Open the second tier on disk; None if `config.disk_cache_dir` is None.
 
     Args:
         on_read: called by the reading thread when blocks have been read.
         states: the pool of recurrent states; None for a model of attention alone.
+        ranks: the other ranks, which keep their own parts of the blocks; None for none.
 
     Raises:
         InvalidParamsError: `config.disk_cache_dir` cannot be made or written.
     """
+    store = open_store(config, pool, on_read, states, "" if ranks is None else ranks.folder)
+    if store is None:
+        return None
+    name = identity(loaded, pool, states)
+    tier = Tier(
+        store if ranks is None else ranks.store(store, on_read),
+        name if ranks is None else ranks.identity(name),
+        layers=bool(pool.layers),
+    )
+    kept = StateTier(tier) if states is not None else None
+    return DiskTier(tier, store, PoolCopy(pool, store, states), kept)
+
+
+def open_store(
+    config: EngineConfig,
+    pool: KVPool,
+    on_read: Callable[[], None],
+    states: StatePool | None = None,
+    part: str = "",
+) -> DiskStore | None:
+    """Open the store of blocks on disk; None if `config.disk_cache_dir` is None.
+
+    Args:
+        on_read, states: as for `open_disk_tier`.
+        part: a folder within `config.disk_cache_dir`; "" for that folder itself.
+
+    Raises:
+        InvalidParamsError: the folder cannot be made or written.
+    """
     if config.disk_cache_dir is None:
         return None
-    path = Path(config.disk_cache_dir).expanduser()
+    path = Path(config.disk_cache_dir).expanduser() / part
     try:
         folder = BlockFolder(path, config.disk_cache_bytes)
     except OSError as error:
@@ -116,10 +151,7 @@ def open_disk_tier(
             f"disk_cache_dir must be a folder that can be written, {path} is not: {error}"
         ) from error
     queued = config.limits.max_disk_queue_bytes
-    store = DiskStore(folder, on_read, queued, layout(pool, states))
-    tier = Tier(store, identity(loaded, pool, states), layers=bool(pool.layers))
-    kept = StateTier(tier) if states is not None else None
-    return DiskTier(tier, store, PoolCopy(pool, store, states), kept)
+    return DiskStore(folder, on_read, queued, layout(pool, states))
 
 
 def identity(loaded: LoadedModel, pool: KVPool, states: StatePool | None = None) -> str:

@@ -113,6 +113,13 @@ class KVPool:
             x.grow(slots)
             mx.eval(x.arrays())
 
+    def only(self, layer: int) -> KVPool:
+        """Return one layer as a pool of its own, with the same slots and the same arrays."""
+        found = KVPool((), self.slots, self.dtype)
+        found.layers = (self.layers[layer],)
+        found.keys, found.values = [self.keys[layer]], [self.values[layer]]
+        return found
+
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
@@ -130,6 +137,17 @@ class KVPool:
         if shape.values_in_keys:
             return keys, keys[..., : shape.value_dim]
         return keys, self.values[layer].read(index)
+
+    def gather_seen(self, prefix: Sequence[int]) -> list[tuple[mx.array, mx.array]]:
+        """Gather every layer's keys and values that a token after the prefix sees, oldest first.
+
+        Args:
+            prefix: slots of the prefix, which serve all layers; at least one.
+        """
+        windows = [layer.window for layer in self.layers]
+        last = {w: len(prefix) if w is None else max(w - 1, 1) for w in windows}
+        index = {w: SlotIndex(prefix[-n:]) for w, n in last.items()}
+        return [self.gather(i, index[w]) for i, w in enumerate(windows)]
 
     def write(
         self,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 
 from sgl_mlx.runtime.cache.tier import Transfer
 from sgl_mlx.runtime.ranks.channel import Message
 from sgl_mlx.runtime.ranks.crew import Crew
+from sgl_mlx.runtime.ranks.growing import GrowingRows
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, Runner, RunnerStats, StepResult
 from sgl_mlx.runtime.scheduler.wire import from_json, to_json
 
@@ -21,11 +23,12 @@ class BroadcastingRunner:
 
     runner: Runner
     crew: Crew
+    rows: GrowingRows = field(default_factory=GrowingRows)
 
     def run(self, plan: Plan) -> StepResult:
         """Run a plan on all ranks; return the result of this one."""
         try:
-            self.crew.send("plan", to_json(plan))
+            self._send(plan)
             return self.runner.run(plan)
         except Exception as error:
             self.crew.fail_step(error)
@@ -33,7 +36,7 @@ class BroadcastingRunner:
     def synchronise(self, transfers: tuple[Transfer, ...] = ()) -> None:
         """Write all computed KV to the pools and carry out transfers, on all ranks."""
         try:
-            self.crew.send("plan", to_json(Extend((), transfers)))
+            self._send(Extend((), transfers))
             self.runner.synchronise(transfers)
         except Exception as error:
             self.crew.fail_step(error)
@@ -47,18 +50,29 @@ class BroadcastingRunner:
         """Return the counts of this rank."""
         return self.runner.stats()
 
+    def _send(self, plan: Plan) -> None:
+        kept, cut = self.rows.cut(plan)
+        self.crew.send("plan", f"{json.dumps(kept)}\n{to_json(cut)}")
 
-def run_received(runner: Runner, message: Message) -> bool:
+
+def run_received(runner: Runner, message: Message, rows: GrowingRows) -> bool:
     """Run on another rank what a `BroadcastingRunner` sent; False for a message of something else.
+
+    Args:
+        rows: the rows that came before; new for each `BroadcastingRunner`.
 
     Raises:
         ValueError, KeyError, TypeError: the message is broken; see `wire.from_json`.
     """
     if message.kind == "plan":
-        plan = from_json(message.text)
+        kept, _, cut = message.text.partition("\n")
+        found = from_json(cut)
+        if not isinstance(found, Extend | Decode):
+            raise ValueError(f"expected a plan, got {cut[:80]!r}")
+        plan = rows.mend(json.loads(kept), found)
         if isinstance(plan, Extend) and not plan.rows:
             runner.synchronise(plan.transfers)
-        elif isinstance(plan, Extend | Decode):
+        else:
             runner.run(plan)
         return True
     if message.note["is"] == "forget_epoch":

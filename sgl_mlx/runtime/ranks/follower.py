@@ -17,11 +17,17 @@ from sgl_mlx.models.architectures import adapter_for
 from sgl_mlx.models.loader import LoadedModel
 from sgl_mlx.runtime.assembly import attention_paths, context_length, load_share
 from sgl_mlx.runtime.config import EngineConfig
+from sgl_mlx.runtime.disk.copy import PoolCopy
+from sgl_mlx.runtime.disk.open import identity, open_store
 from sgl_mlx.runtime.pool.capacity import capacity
+from sgl_mlx.runtime.pool.kv import KVPool
+from sgl_mlx.runtime.pool.states import StatePool
 from sgl_mlx.runtime.pool.wired import WiredWeights
 from sgl_mlx.runtime.ranks.broadcast import run_received
 from sgl_mlx.runtime.ranks.connect import connect
+from sgl_mlx.runtime.ranks.disk import ReceivingStore, folder_of
 from sgl_mlx.runtime.ranks.group import join_group
+from sgl_mlx.runtime.ranks.growing import GrowingRows
 from sgl_mlx.runtime.ranks.identity import kill_if_stopped_here
 from sgl_mlx.runtime.ranks.launch import Launch
 from sgl_mlx.runtime.ranks.peer import Peer, Watch
@@ -53,7 +59,7 @@ def follow(launch: Launch) -> NoReturn:
         os._exit(1)
     try:
         while not leader.leaving and (note := leader.next().note)["is"] == "open":
-            _Engine(leader, group).run(EngineConfig(**note["config"]))
+            _Engine(leader, group, launch).run(EngineConfig.of(note["config"]))
             gc.collect()
             mx.clear_cache()
     except Exception as error:  # whatever it is, rank 0 has to know
@@ -66,16 +72,22 @@ def follow(launch: Launch) -> NoReturn:
 class _Engine:
     """This rank's share of one engine of rank 0."""
 
-    def __init__(self, leader: Peer, group: mx.distributed.Group) -> None:
+    def __init__(self, leader: Peer, group: mx.distributed.Group, launch: Launch) -> None:
         self._leader, self._group = leader, group
+        self._folder = folder_of(launch.rank, launch.size)
+        self._disk = ReceivingStore(leader.channel)
 
     def run(self, config: EngineConfig) -> None:
         """Load the model and run plans until rank 0 closes the engine."""
         loaded = load_share(config, self._group)
         wired = WiredWeights(loaded.weight_bytes)
         runner = self._runner(config, loaded)
-        while runner is not None and run_received(runner, self._leader.next()):
-            pass
+        rows = GrowingRows()
+        while runner is not None:
+            message = self._leader.next()
+            if not (run_received(runner, message, rows) or self._disk.obey(message)):
+                break
+        self._disk.close()
         wired.release()
 
     def _runner(self, config: EngineConfig, loaded: LoadedModel) -> ModelRunner | None:
@@ -94,10 +106,21 @@ class _Engine:
             pool,
             loaded.tokenizer.eos_token_ids,
             attention_paths(adapter, pool, config.shared_attention),
+            copy=self._copy(config, loaded, pool, states),
             features=ReceivingFeatures(self._group),
             states=states,
             sampler=sampler_of(ReceivingSampler, self._group),
         )
+
+    def _copy(
+        self, config: EngineConfig, loaded: LoadedModel, pool: KVPool, states: StatePool | None
+    ) -> PoolCopy | None:
+        """Open this rank's disk cache and tell rank 0 what it keeps; None without a disk cache."""
+        store = self._disk.store = open_store(config, pool, self._disk.report, states, self._folder)
+        if store is None:
+            return None
+        self._leader.channel.tell(identity=identity(loaded, pool, states))
+        return PoolCopy(pool, store, states)
 
 
 def _lost(leader: Peer, why: str, silent: bool) -> None:

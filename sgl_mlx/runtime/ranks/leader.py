@@ -7,9 +7,11 @@ from dataclasses import asdict
 
 from sgl_mlx.errors import BackendError
 from sgl_mlx.runtime.config import EngineConfig
+from sgl_mlx.runtime.disk.store import DiskStore
 from sgl_mlx.runtime.ranks.broadcast import BroadcastingRunner
 from sgl_mlx.runtime.ranks.connect import accept_all
 from sgl_mlx.runtime.ranks.crew import Crew
+from sgl_mlx.runtime.ranks.disk import SendingStore, folder_of, identity_of_all
 from sgl_mlx.runtime.ranks.group import join_group
 from sgl_mlx.runtime.ranks.launch import Launch
 from sgl_mlx.runtime.ranks.sharing import SendingFeatures, SendingSampler, sampler_of
@@ -42,12 +44,11 @@ class Ranks:
         """Let the other ranks load a model; `agree` waits for them.
 
         Raises:
-            BackendError: a rank was lost, another engine is open, or an option is for one rank.
+            BackendError: a rank was lost, or another engine is open.
         """
         self._crew.check()
         if self._opened:
             raise BackendError("several ranks run one engine at a time; shut the first one down")
-        refuse(config)
         self._opened = True
         self._crew.tell("open", config=asdict(config))
 
@@ -87,6 +88,23 @@ class Ranks:
         """Make picture features reach the other ranks."""
         return None if features is None else SendingFeatures(features, self.group)
 
+    @property
+    def folder(self) -> str:
+        """Name of this rank's folder within that of the disk cache."""
+        return folder_of(0, self.size)
+
+    def store(self, own: DiskStore, on_read: Callable[[], None]) -> SendingStore:
+        """Return a store of blocks that reads them on all ranks; see `SendingStore`."""
+        return SendingStore(own, self._crew, on_read)
+
+    def identity(self, mine: str) -> str:
+        """Wait until all ranks have opened their disk caches; return the identity of all parts.
+
+        Raises:
+            BackendError: a rank was lost, or cannot open its disk cache.
+        """
+        return identity_of_all([mine, *(p.next().note["identity"] for p in self._crew.peers)])
+
     def close_engine(self) -> None:
         """Let the other ranks drop their share of the engine, and wait for the next one."""
         self._crew.fail_engine, self._opened = None, False
@@ -95,9 +113,3 @@ class Ranks:
     def leave(self) -> None:
         """End the other ranks, when this process ends."""
         self._crew.leave()
-
-
-def refuse(config: EngineConfig) -> None:
-    """Raise `BackendError` for an option that several ranks do not have."""
-    if config.disk_cache_dir is not None:
-        raise BackendError("several ranks have no disk cache yet; leave disk_cache_dir out")

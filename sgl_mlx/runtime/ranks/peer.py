@@ -39,6 +39,10 @@ class Peer:
     Args:
         identity: as `identity.identity` describes the rank.
         lost: called when the rank is gone, from any thread.
+
+    Attributes:
+        on_read: called on the reading thread with the rank and its note about a finished reading
+            of its disk cache.
     """
 
     def __init__(self, channel: Channel, identity: dict[str, Any], lost: Lost) -> None:
@@ -46,6 +50,7 @@ class Peer:
         self.rank: int = identity["rank"]
         self.heard = time.monotonic()
         self.leaving = False
+        self.on_read: Callable[[int, dict[str, Any]], None] = lambda rank, note: None
         self._lost = lost
         self._inbox: queue.SimpleQueue[Message | BackendError] = queue.SimpleQueue()
         self.thread = threading.Thread(
@@ -80,6 +85,9 @@ class Peer:
                 if message.kind == "note":
                     note = message.note
                     self.leaving |= note.get("is") == "leave"
+                    if note.get("is") == "read" and "count" in note:
+                        self.on_read(self.rank, note)
+                        continue
                     if note.get("is") == "error":
                         self._lost(self, str(note["text"]), False)
                         return

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
 from functools import partial
-from threading import get_ident
 from typing import TypeVar
 
 from sgl_mlx.core import StreamEvent
@@ -119,10 +118,3 @@ def _raise_failure(future: Future[T]) -> None:
         future.result()
     except CancelledError:
         raise RequestAborted("the request was cancelled") from None
-
-
-def ident_behind(deliver: Callable[[Callable[[], object]], None]) -> int:
-    """Return the identifier (`threading.get_ident`) of the thread on which `deliver` calls."""
-    found: Future[int] = Future()
-    deliver(lambda: found.set_result(get_ident()))
-    return found.result()

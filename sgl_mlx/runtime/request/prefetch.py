@@ -51,7 +51,7 @@ class _Prefetch(Silent):
 
     def finish(self, reason: FinishReason) -> None:
         """Settle the future with the number of cached tokens, whatever `reason` is."""
-        self._loop.deliver(partial(self._resolve, self._loop.resident(self._sequence)))
+        self._loop.deliver(partial(self._resolve, self._loop.resident(self._sequence)), self)
 
     def _resolve(self, tokens: int) -> None:
         with suppress(InvalidStateError):  # cancelled

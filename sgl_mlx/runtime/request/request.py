@@ -26,7 +26,6 @@ from sgl_mlx.runtime.scheduler.sequence import Sequence as Seq
 
 Completions = tuple[Completion, ...]
 OnEvent = Callable[[StreamEvent], None] | None
-Order = Callable[[], object]
 T = TypeVar("T")
 _THREADS = 2
 
@@ -120,12 +119,12 @@ class Request:
     # -- on the engine thread -----------------------------------------------------------------
 
     def _send(self, event: StreamEvent) -> None:
-        self._loop.deliver(partial(self._hand_over, event))
+        self._loop.deliver(partial(self._hand_over, event), self)
 
     def _sample_finished(self, _: TextOutput) -> None:
         self._unfinished -= 1
         if self._unfinished == 0:
-            self._loop.deliver(self._resolve)
+            self._loop.deliver(self._resolve, self)
 
     # -- on the delivery thread ---------------------------------------------------------------
 
@@ -246,8 +245,8 @@ class InFlight:
                 error.
         """
         self._register(requests)
-        deliver = _call if where == "here" else self._deliver
-        self.run(partial(self._prepare_and_start, requests, prepare, deliver), where)
+        fail = Request.fail if where == "here" else self._fail
+        self.run(partial(self._prepare_and_start, requests, prepare, fail), where)
         return [request.future for request in requests]
 
     def run(self, job: Callable[[], object], where: Where) -> None:
@@ -267,12 +266,12 @@ class InFlight:
         except RuntimeError:
             raise EngineStoppedError("the engine was shut down; make a new one") from None
 
-    def _deliver(self, order: Order) -> None:
-        """Call `order` on the delivery thread; on this thread once the engine is stopping."""
+    def _fail(self, request: Request, error: Exception) -> None:
+        """Fail a request on the delivery thread; on this thread once the engine is stopping."""
         if self._loop.stopping:
-            order()
+            request.fail(error)
         else:
-            self._loop.deliver(order)
+            self._loop.deliver(partial(request.fail, error), request)
 
     def abort(self, rid: str) -> bool:
         """End a request with `RequestAborted`; return False if no such request is in flight.
@@ -299,7 +298,7 @@ class InFlight:
         with self._lock:
             left = list(self._requests.values())
         for request in left:
-            request.fail(error)
+            self._fail(request, error)
 
     def _register(self, requests: Sequence[Request]) -> None:
         with self._lock:
@@ -321,7 +320,7 @@ class InFlight:
         self,
         requests: Sequence[Request],
         prepare: Callable[[], Sequence[Prepared]],
-        deliver: Callable[[Order], None],
+        fail: Callable[[Request, Exception], None],
     ) -> None:
         if all(request.future.done() for request in requests):
             return
@@ -332,11 +331,7 @@ class InFlight:
                 request.start()
         except Exception as error:
             for request in requests:
-                deliver(partial(request.fail, error))
-
-
-def _call(order: Order) -> None:
-    order()
+                fail(request, error)
 
 
 def wait_all(futures: Sequence[Future[T]]) -> list[T]:

@@ -50,13 +50,14 @@ class PicturePart:
     """A part of a picture in a batch row.
 
     Features `first … first + length - 1` are the embeddings of the row's new tokens from `at` on.
-    `picture` is the picture's name (`sequence.Picture.name`).
+    `picture` is the picture's name (`sequence.Picture.name`). `grid` is `Shown.grid`.
     """
 
     at: int
     first: int
     length: int
     picture: str
+    grid: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ class Row:
             before a sequence's first token. None for a model of attention alone.
         window: the slots in layers with a sliding window, if these have slots of their own. Then
             `prefix` and `slots` are those of the other layers. None if all layers use these.
+        lag: how much smaller than its position the rotary position of the first new token is, or of
+            the picture that the token is inside (M-RoPE); see `vision.positions`.
     """
 
     id: str
@@ -122,6 +125,7 @@ class Row:
     place: int = 0
     state: tuple[int, int] | None = None
     window: RowWindow | None = None
+    lag: int = 0
 
     def keys(self, windowed: bool) -> tuple[int, ...]:
         """Return the slots of all keys before the new tokens, as one kind of layers has them.
@@ -275,6 +279,11 @@ class Shown(Protocol):
     @property
     def tokens(self) -> int:
         """Number of the picture's features, each of which takes one token."""
+        ...
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of its tokens, if these are their positions (M-RoPE); else None."""
         ...
 
 

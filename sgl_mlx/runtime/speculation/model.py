@@ -18,9 +18,10 @@ from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 from sgl_mlx.runtime.speculation.costs import Costs
 from sgl_mlx.runtime.speculation.drafter import Proposal
-from sgl_mlx.runtime.speculation.speculator import SOURCE
 
 log = logging.getLogger(__name__)
+
+SOURCE = "model"
 
 
 class ModelDrafter:
@@ -30,6 +31,9 @@ class ModelDrafter:
         vocabulary: number of tokens that the large model knows; a guess ends before the first token
             that the large model does not know.
     """
+
+    source = SOURCE
+    cheap = False
 
     def __init__(self, scheduler: Scheduler, runner: Runner, costs: Costs, vocabulary: int) -> None:
         self.costs = costs

@@ -10,12 +10,12 @@ from sgl_mlx.runtime.speculation.context import ContextDrafter
 from sgl_mlx.runtime.speculation.drafter import Drafter
 from sgl_mlx.runtime.speculation.tree import TreeDrafter
 
-Speculate = Literal["auto", "off", "context", "tree"]
-"""Names of the ways to draft; "auto" is context and tree."""
+Speculate = Literal["auto", "off", "context", "tree", "mtp"]
+"""Names of the ways to draft; "auto" is context and tree, and mtp if the checkpoint has a head."""
 
 
 def drafters(speculate: Speculate, tree: RadixTree) -> tuple[Drafter, ...]:
-    """Make the drafters of an engine; () for "off"."""
+    """Make the drafters of an engine; () for "off" and "mtp" (see `mtp.MtpDrafter`)."""
     made: list[Drafter] = []
     if speculate in ("auto", "tree"):
         made.append(TreeDrafter(tree))

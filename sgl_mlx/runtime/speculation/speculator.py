@@ -16,8 +16,6 @@ from sgl_mlx.runtime.speculation.masks import walk
 from sgl_mlx.runtime.speculation.pace import Pace
 from sgl_mlx.runtime.speculation.policy import Guess, Step, lengths, model_length
 
-SOURCE = "model"
-"""Source of a draft model's proposals; see `Proposal.source`."""
 _LONGEST = 16
 """Most drafted tokens of one sequence in a step."""
 _LONGEST_TOGETHER = 64
@@ -29,9 +27,17 @@ Draft = tuple[int, ...]
 
 
 class Drafts(Protocol):
-    """The interface of a draft model (`model.ModelDrafter`); `costs` are the costs of its steps."""
+    """The interface of a draft model: `model.ModelDrafter`, or `mtp.MtpDrafter`.
+
+    Attributes:
+        costs: costs of its steps.
+        source: source of its proposals; see `Proposal.source`.
+        cheap: True if it also guesses for sequences whose other guess is less likely than its own.
+    """
 
     costs: Costs
+    source: str
+    cheap: bool
 
     def draft(self, sequences: Rows[Sequence], count: int) -> dict[str, Proposal]:
         """Guess up to `count` tokens after each sequence; return the proposals by sequence id."""
@@ -48,8 +54,9 @@ class Speculation(NamedTuple):
     Attributes:
         drafters: asked in order; of two equally likely guesses the first is taken.
         costs: seconds of the engine's steps, from which draft lengths follow.
-        model: the draft model. It guesses for sequences for which no drafter has a guess, if that
-            promises more tokens per second. None for no draft model.
+        model: the draft model, or the model's own MTP head. It guesses for sequences for which no
+            drafter has a guess (see also `Drafts.cheap`), if that promises more tokens per second.
+            None for neither.
         pace: corrects the costs by the steps of the running engine; None leaves the costs as they
             are.
     """
@@ -98,7 +105,7 @@ class Speculator:
             return {}
         proposals = {s.id: p for s in decoding if (p := self._propose(s)) is not None}
         if self._model is not None:
-            lacking = [s for s in decoding if s.id not in proposals and _limit(s) > 0]
+            lacking = [s for s in decoding if self._lacks(self._model, s, proposals.get(s.id))]
             proposals |= self._from_model(self._model, lacking, plain, seconds)
         guesses = {
             name: Guess(len(p.tokens), self._likelihood(name, p)) for name, p in proposals.items()
@@ -225,18 +232,25 @@ class Speculator:
     def _likelihood(self, sequence: str, p: Proposal) -> float:
         return self._acceptance.likelihood(sequence, p.source, p.likelihood)
 
+    def _lacks(self, model: Drafts, s: Sequence, found: Proposal | None) -> bool:
+        """Return True if the draft model should guess for a sequence beside what was `found`."""
+        if _limit(s) < 1 or found is None:
+            return _limit(s) > 0
+        mine = self._likelihood(s.id, Proposal((), model.source))
+        return model.cheap and self._likelihood(s.id, found) < mine
+
     def _from_model(
         self, model: Drafts, lacking: list[Sequence], plain: Step, seconds: list[float]
     ) -> dict[str, Proposal]:
         """Let the draft model guess for the `lacking` sequences, if that promises more speed."""
         if not lacking:
             return {}
-        likely = [self._likelihood(s.id, Proposal((), SOURCE)) for s in lacking]
+        likely = [self._likelihood(s.id, Proposal((), model.source)) for s in lacking]
         mean = sum(likely) / len(likely)
         count = model_length(len(lacking), mean, plain, seconds, model.costs)
         if not count:
             for s in lacking:
-                self._acceptance.idle(s.id, SOURCE)
+                self._acceptance.idle(s.id, model.source)
             return {}
         guessed = model.draft(lacking, count)
         found: dict[str, Proposal] = {}

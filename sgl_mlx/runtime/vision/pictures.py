@@ -17,9 +17,12 @@ from sgl_mlx.core import Image, Part, Prompt, Text, Video
 from sgl_mlx.errors import PromptError
 from sgl_mlx.limits import Limits
 from sgl_mlx.models.vision.image import DEFAULT, open_image
-from sgl_mlx.models.vision.model import PreparedImage, VisionModel
+from sgl_mlx.models.vision.model import Placeholder, PreparedImage, VisionModel
 from sgl_mlx.models.vision.video import read_frames
 from sgl_mlx.runtime.vision.byte_lru import ByteLRU
+
+MARK = "<image>"
+"""The mark of a picture in a text for any model; a model may have a mark of its own too."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,33 @@ class Pictures:
         Raises:
             PromptError: the model takes no pictures, or no videos.
         """
-        vision = self._of(part)
-        holder = vision.video_token if isinstance(part, Video) else vision.image_token
-        return self._filler if holder is None or holder.id is None else holder.id
+        holder = self._placeholder(part)
+        return self._filler if holder.id is None else holder.id
+
+    def around(self, part: Image | Video) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the tokens that begin and end a picture; empty for a model without such tokens.
+
+        Raises:
+            PromptError: the model takes no pictures, or no videos.
+        """
+        holder = self._placeholder(part)
+        marks = holder.before, holder.after
+        begin, end = (() if mark is None else (mark[1],) for mark in marks)
+        return begin, end
+
+    def bare(self, parts: Sequence[Part]) -> list[Part]:
+        """Remove from texts the marks next to pictures that `around` adds as tokens."""
+        kept = list(parts)
+        if self._vision is None:
+            return kept
+        begin, end = self._vision.image_token.before, self._vision.image_token.after
+        for i, part in enumerate(kept):
+            if isinstance(part, Text) and begin and isinstance(_at(kept, i + 1), Image):
+                part = kept[i] = _cut(part, 0, len(part.text.removesuffix(begin[0])))
+            if isinstance(part, Text) and end and i and isinstance(kept[i - 1], Image):
+                rest = part.text.removeprefix(end[0])
+                kept[i] = _cut(part, len(part.text) - len(rest), len(part.text))
+        return kept
 
     def prepare(self, part: Image | Video, alone: bool) -> PreparedImage:
         """Open and process a picture or video, or return it from the cache.
@@ -135,12 +162,13 @@ class Pictures:
     def prompt(self, text: str, images: Sequence[Any]) -> Prompt:
         """Make a prompt: put pictures at the picture marks of a text, in order.
 
-        The mark is the model's own, usually `<image>`. `images` must not be empty.
+        The mark is the model's own, or `<image>`. `images` must not be empty.
 
         Raises:
             PromptError: the numbers of pictures and marks differ, or the model takes no pictures.
         """
-        mark = self._of(Image(images[0])).image_token.text
+        own = self._of(Image(images[0])).image_token.text
+        mark = own if own in text or MARK not in text else MARK
         pieces = text.split(mark)
         if len(pieces) != len(images) + 1:
             raise PromptError(
@@ -158,17 +186,33 @@ class Pictures:
         opened, processed = self._open_seconds, self._process_seconds
         return PictureStats(self._prepared, opened, processed, self._kept.used)
 
+    def _placeholder(self, part: Image | Video) -> Placeholder:
+        vision = self._of(part)
+        holder = vision.video_token if isinstance(part, Video) else vision.image_token
+        assert holder is not None, "checked by `_of`"
+        return holder
+
     def _of(self, part: Image | Video) -> VisionModel:
         if self._vision is None:
             raise PromptError(
-                f"{self._model} takes no pictures; load a LLaVA model, or give mmproj= the vision "
-                "part that belongs to it"
+                f"{self._model} takes no pictures; load a LLaVA or Qwen model with a vision part, "
+                "or give mmproj= the vision part that belongs to it"
             )
         if isinstance(part, Video) and self._vision.video_token is None:
             raise PromptError(
                 f"{self._model} takes pictures but no videos; LLaVA-OneVision models take both"
             )
         return self._vision
+
+
+def _at(parts: Sequence[Part], i: int) -> Part | None:
+    return parts[i] if i < len(parts) else None
+
+
+def _cut(part: Text, first: int, last: int) -> Text:
+    """Return the text from `first` to `last`, with the ends of pieces that are inside."""
+    ends = tuple(end - first for end in part.ends if first < end <= last)
+    return Text(part.text[first:last], ends)
 
 
 def _open(part: Image | Video, limits: Limits) -> list[Pillow.Image]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from sgl_mlx.runtime.scheduler.plan import Decode, Plan
 
 FIRST = 12.0
-"""Factor of the limit for work of a kind that has not been done before, or is never learned."""
+"""Factor of the limit for work that no earlier work tells anything about."""
 _SLOWER = 4.0
 """Factor by which work may take longer than the longest of its kind so far."""
 
@@ -19,6 +20,36 @@ ORDER = "order"
 """Name of work that tells nothing about other work of that name."""
 
 Kind = Hashable
+
+
+@dataclass(frozen=True)
+class StepKind:
+    """The kind of a plan's step; steps of one kind take about equally long.
+
+    Attributes:
+        plan: the class of the plan.
+        opens: False if the step goes on with an epoch of decode steps.
+        tokens: number of bits of the number of new tokens.
+        prefix: number of bits of the length of the longest prefix.
+        pictures: True if the step takes features of pictures.
+    """
+
+    plan: type
+    opens: bool
+    tokens: int
+    prefix: int
+    pictures: bool
+
+    def times(self, other: StepKind) -> float:
+        """Return how many times as long as a step of kind `other` such a step takes at most.
+
+        The time is taken to grow as the number of tokens and as the length of the prefix. Infinity
+        if the two compute different things.
+        """
+        if (self.plan, self.pictures) != (other.plan, other.pictures):
+            return math.inf
+        longer = max(0, self.tokens - other.tokens) + max(0, self.prefix - other.prefix)
+        return 2.0**longer
 
 
 @dataclass(eq=False)
@@ -76,25 +107,37 @@ class Pulse:
         """Return the seconds after which work counts as hung.
 
         Work of a known kind may take `seconds`, or four times as long as the longest of its kind
-        so far. Work of a new kind may take twelve times `seconds`, because kernels may have to be
-        compiled for it.
+        so far. A step of a new kind gets the least of what known kinds of steps say of it, but not
+        more than work of which nothing is known: twelve times `seconds`, because weights may still
+        have to be read and kernels compiled.
         """
         kind = work.kind
-        longest = None if kind is None else self._longest.get(kind)
-        return FIRST * seconds if longest is None else max(seconds, _SLOWER * longest)
+        if kind in self._longest:
+            return max(seconds, _SLOWER * self._longest[kind])
+        return min(FIRST * seconds, max(seconds, _SLOWER * self._expected(kind)))
+
+    def _expected(self, kind: Kind) -> float:
+        """Return the most seconds that work of a new kind should take; infinity if unknown."""
+        if not isinstance(kind, StepKind):
+            return math.inf
+        known = (
+            kind.times(other) * longest
+            for other, longest in self._longest.items()
+            if isinstance(other, StepKind)
+        )
+        return min(known, default=math.inf)
 
 
-def kind_of(plan: Plan) -> Kind:
-    """Return the kind of a plan's step.
-
-    Steps of one kind have the same sort of plan, and equally many tokens and longest prefixes,
-    both by powers of two.
-    """
+def kind_of(plan: Plan) -> StepKind:
+    """Return the kind of a plan's step."""
     rows = plan.opening if isinstance(plan, Decode) else plan.rows
-    before = max((len(row.prefix) for row in rows), default=0)
-    pictures = any(row.pictures for row in rows)
-    tokens = _count(plan).bit_length()
-    return type(plan), bool(rows), tokens, before.bit_length(), pictures
+    return StepKind(
+        plan=type(plan),
+        opens=bool(rows),
+        tokens=_count(plan).bit_length(),
+        prefix=max((len(row.prefix) for row in rows), default=0).bit_length(),
+        pictures=any(row.pictures for row in rows),
+    )
 
 
 def _count(plan: Plan) -> int:

@@ -26,6 +26,7 @@ class Watchdog:
         seconds: limit for usual work; see `Pulse.limit`.
         on_failure: called on the watchdog's thread with the reason, once for each failure.
         on_recovery: called on the watchdog's thread when work that counted as hung has ended.
+        on_tick: called on the watchdog's thread each second or more often.
     """
 
     def __init__(
@@ -35,12 +36,14 @@ class Watchdog:
         seconds: float,
         on_failure: Callable[[str], None],
         on_recovery: Callable[[], None],
+        on_tick: Callable[[], None] = lambda: None,
     ) -> None:
         self._pulse = pulse
         self._alive = alive
         self._seconds = seconds
         self._on_failure = on_failure
         self._on_recovery = on_recovery
+        self._on_tick = on_tick
         self._tick = min(seconds / _LOOKS, _LONGEST_TICK)
         self._stopped = threading.Event()
         self._work: Work | None = None
@@ -63,6 +66,7 @@ class Watchdog:
             now = time.monotonic()
             self.look(min(now - before, 2 * self._tick))
             before = now
+            self._on_tick()
             if not self._alive():
                 self._on_failure("the engine's thread died")
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -20,7 +21,8 @@ from sgl_mlx.server.service import Service, new_id
 from sgl_mlx.server.sse import DONE, frame
 from sgl_mlx.server.visit import CacheKeys, Visit
 
-_MARK = "<image>"
+_MARK = re.compile(r"<image>|<\|image_pad\|>")
+"""The mark of a picture in a text: SGLang's, or that of Qwen's templates."""
 _SCORED = ("return_logprob", "logprob_start_len", "top_logprobs_num")
 
 
@@ -165,7 +167,7 @@ def _row_of_pictures(given: Any, count: int) -> list[Any]:
 
 
 def _with_pictures(text: str, given: Any) -> Prompt:
-    """Return a prompt whose `<image>` marks are replaced by the pictures `given`, in order.
+    """Return a prompt whose picture marks are replaced by the pictures `given`, in order.
 
     Raises:
         HttpError: the number of marks and pictures differs, or a picture is no `data:` URL.
@@ -173,10 +175,10 @@ def _with_pictures(text: str, given: Any) -> Prompt:
     images = [image for image in (given if isinstance(given, list) else [given]) if image]
     if not images:
         return (Text(text),)
-    pieces = text.split(_MARK)
+    pieces = _MARK.split(text)
     if len(pieces) != len(images) + 1:
         raise bad_value(
-            f"the text says {_MARK} {len(pieces) - 1} times, and there are {len(images)} pictures"
+            f"the text says <image> {len(pieces) - 1} times, and there are {len(images)} pictures"
         )
     parts: list[Part] = [Text(pieces[0])]
     for image, piece in zip(images, pieces[1:], strict=True):

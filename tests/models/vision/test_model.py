@@ -15,8 +15,8 @@ from PIL import Image
 from sgl_mlx.errors import ImageError
 from sgl_mlx.models.loader import LoadedModel
 from sgl_mlx.models.vision.config import read_config
-from sgl_mlx.models.vision.model import VisionModel
 from sgl_mlx.models.vision.settings import default_values, parse_settings
+from sgl_mlx.models.vision.tiled import TiledVision
 from sgl_mlx.models.vision.tower import VisionNetwork
 from tests.models.vision.pictures import picture
 from tests.models.vision.test_image import saved
@@ -24,7 +24,7 @@ from tests.models.vision.test_image import saved
 Toys = Callable[[str], LoadedModel]
 
 
-def vision(toys: Toys, name: str) -> VisionModel:
+def vision(toys: Toys, name: str) -> TiledVision:
     found = toys(name).vision
     assert found is not None
     return found
@@ -43,7 +43,7 @@ def test_one_pixel_the_shape_or_the_settings_change_the_hash(toys: Toys) -> None
     image, touched = picture(30, 40), picture(30, 40)
     touched.putpixel((39, 29), (1, 2, 3))
     reshaped = Image.fromarray(np.asarray(image).reshape(40, 30, 3))
-    other = VisionModel(model.config, replace(model.settings, resample=2), model.network)
+    other = TiledVision(model.config, replace(model.settings, resample=2), model.network)
     found = [
         model.prepare(image),
         model.prepare(touched),
@@ -64,14 +64,14 @@ def test_a_batch_gives_each_picture_what_it_gets_alone(
     images = [model.prepare(picture(*size)) for size in [(30, 90), (28, 28), (90, 31), (200, 40)]]
     alone = [model.encode([image])[0] for image in images]
     for limit in (1, 1 << 20):
-        monkeypatch.setattr("sgl_mlx.models.vision.model._BATCH_BYTES", limit)
+        monkeypatch.setattr("sgl_mlx.models.vision.tiled._BATCH_BYTES", limit)
         for together, expected in zip(model.encode(images), alone, strict=True):
             assert mx.allclose(together, expected, atol=1e-4)
 
 
 def test_batches_are_bounded(toys: Toys, monkeypatch: pytest.MonkeyPatch) -> None:
     model = vision(toys, "llava_onevision")
-    monkeypatch.setattr(VisionModel, "batch_tiles", 3)
+    monkeypatch.setattr(TiledVision, "batch_tiles", 3)
     sizes: list[int] = []
     original = VisionNetwork.__call__
 
@@ -122,10 +122,10 @@ def test_a_picture_that_cannot_be_read_leaves_the_model_as_it_was(toys: Toys) ->
     assert model.prepare(picture(20, 20)).tokens == 16
 
 
-def real_size(family: str, text_width: int) -> VisionModel:
+def real_size(family: str, text_width: int) -> TiledVision:
     config = read_config({"model_type": family}, text_width, "config.json")
     settings = parse_settings(default_values(config), config, "config.json")
-    return VisionModel(config, settings, VisionNetwork(config))
+    return TiledVision(config, settings, VisionNetwork(config))
 
 
 @pytest.mark.parametrize(

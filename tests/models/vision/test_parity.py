@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from sgl_mlx.models.loader import LoadedModel
-from sgl_mlx.models.vision.model import PreparedImage, VisionModel
+from sgl_mlx.models.vision.model import PreparedImage
+from sgl_mlx.models.vision.tiled import TiledVision
 from tests.models.vision.conftest import Arrays, case_names, read_golden
 from tests.models.vision.pictures import pictures
 
@@ -20,13 +21,13 @@ Toys = Callable[[str], LoadedModel]
 cases = pytest.mark.parametrize(("name", "case"), case_names())
 
 
-def vision(toys: Toys, name: str) -> VisionModel:
+def vision(toys: Toys, name: str) -> TiledVision:
     found = toys(name).vision
     assert found is not None
     return found
 
 
-def prepared(model: VisionModel, case: str) -> list[PreparedImage]:
+def prepared(model: TiledVision, case: str) -> list[PreparedImage]:
     if case == "video":
         return [model.prepare_video(pictures(case))]
     images = pictures(case)
@@ -55,7 +56,7 @@ def near(found: mx.array, expected: NDArray[np.float32]) -> bool:
 def test_pixels_are_equal_as_integers(toys: Toys, name: str, case: str) -> None:
     model = vision(toys, name)
     raw = replace(model.settings, rescale=None)
-    whole = VisionModel(model.config, replace(raw, std=(1.0,) * 3), model.network)
+    whole = TiledVision(model.config, replace(raw, std=(1.0,) * 3), model.network)
     shifted = stacked(prepared(whole, case)) + np.array(raw.mean, np.float32)
     assert np.array_equal(np.rint(shifted).astype(np.uint8), golden(name, case)["integers"])
 

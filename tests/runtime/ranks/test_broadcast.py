@@ -14,6 +14,7 @@ from sgl_mlx.runtime.cache.tier import Transfer
 from sgl_mlx.runtime.ranks.broadcast import BroadcastingRunner, run_received
 from sgl_mlx.runtime.ranks.channel import Channel
 from sgl_mlx.runtime.ranks.crew import Crew
+from sgl_mlx.runtime.ranks.growing import GrowingRows
 from sgl_mlx.runtime.ranks.identity import identity
 from sgl_mlx.runtime.ranks.peer import Peer, Watch
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, RunnerStats, StepResult
@@ -69,7 +70,8 @@ def test_a_plan_that_was_sent_gives_the_same_result(plan: Plan, two: tuple[Crew,
         assert runner.run(plan) == mine.results[-1]
     runner.forget_epoch()
     crew.tell("close")
-    while run_received(theirs, leader.next()):
+    rows = GrowingRows()
+    while run_received(theirs, leader.next(), rows):
         pass
     assert theirs.told == mine.told
     assert theirs.results == mine.results

@@ -1,7 +1,8 @@
 """Requests whose answers have to be the same on one process and on several ranks.
 
-`python -m tests.runtime.ranks.work FILE MODEL…` answers them with each model in turn and writes the
-answers to a file. Started as one of several ranks, rank 0 writes it.
+`python -m tests.runtime.ranks.work FILE OPTIONS MODEL…` answers them with each model in turn, by
+engines with these options in JSON, and writes the answers to a file. Started as one of several
+ranks, rank 0 writes it.
 """
 
 from __future__ import annotations
@@ -62,15 +63,16 @@ def run(model: str, **options: Any) -> dict[str, Any]:
         return answers(engine)
 
 
-def main(file: str, models: Sequence[str]) -> None:
+def main(file: str, models: Sequence[str], **options: Any) -> None:
     """Write each model's answers as one line of JSON."""
     import mlx.core as mx
 
     mx.disable_compile()  # on a CPU it calls a C++ compiler for every shape
     with Path(file).open("w") as out:
         for model in models:
-            out.write(json.dumps(run(model)) + "\n")
+            out.write(json.dumps(run(model, **options)) + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    file, options, *models = sys.argv[1:]
+    main(file, models, **json.loads(options))

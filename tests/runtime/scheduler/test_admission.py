@@ -110,6 +110,7 @@ def test_waiting_for_one_prefix_does_not_hold_up_another() -> None:
 class _Shown(NamedTuple):
     content_hash: bytes
     tokens: int
+    grid: tuple[int, int] | None = None
 
 
 @settings(max_examples=200, deadline=None)

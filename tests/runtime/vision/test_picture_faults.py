@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 
 from sgl_mlx.core import Image, Text, Video
 from sgl_mlx.errors import ImageError, LimitError, PromptError, RequestAborted
-from sgl_mlx.models.vision.model import VisionModel
+from sgl_mlx.models.vision.tiled import TiledVision
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.runtime.vision.features import Features
 from tests.models.vision.test_image import png_header, saved
@@ -125,11 +125,11 @@ def test_a_step_that_fails_is_an_error_of_its_requests(
 ) -> None:
     engine = open_llava()
 
-    def fail(self: VisionModel, images: object) -> None:
+    def fail(self: TiledVision, images: object) -> None:
         raise MemoryError("no room")
 
     with monkeypatch.context() as patched:
-        patched.setattr(VisionModel, "encode", fail)
+        patched.setattr(TiledVision, "encode", fail)
         with pytest.raises(RequestAborted, match="no room"):
             run(engine, ask(1))
     assert run(engine, ask(1))

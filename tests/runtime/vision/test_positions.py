@@ -1,0 +1,147 @@
+"""Rotary positions of rows with pictures, cut into steps anywhere."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sgl_mlx.runtime.cache.holding import Holding
+from sgl_mlx.runtime.scheduler.plan import Extend, Row
+from sgl_mlx.runtime.scheduler.sequence import Picture, Sequence
+from sgl_mlx.runtime.scheduler.wire import from_json, to_json
+from sgl_mlx.runtime.vision.positions import lags, rotary_positions
+from tests.models.vision.conftest import read_golden
+from tests.runtime.qwen import CASES, IMAGE, NAMES
+
+
+class Shown(NamedTuple):
+    content_hash: bytes
+    grid: tuple[int, int] | None
+    tokens: int
+
+
+class Silent:
+    """An output that nobody reads."""
+
+    def __getattr__(self, name: str) -> object:
+        raise AssertionError(name)
+
+
+def shown(number: int, grid: tuple[int, int]) -> Shown:
+    return Shown(bytes([number]) * 32, grid, grid[0] * grid[1])
+
+
+def sequence(tokens: list[int], pictures: list[Picture]) -> Sequence:
+    s = Sequence("s", tokens, Silent(), pictures=tuple(pictures))  # type: ignore[arg-type]
+    s.holding = Holding(table=list(range(1, len(tokens) + 1)))
+    return s
+
+
+def rows(s: Sequence, cuts: list[int]) -> list[Row]:
+    """The rows of a sequence whose tokens are computed in several steps."""
+    found = []
+    for first, last in pairwise([0, *cuts, len(s.tokens)]):
+        if first < last:
+            s.computed = first
+            found.append(s.row(last - first, last))
+    return found
+
+
+def places(found: list[Row]) -> list[list[int]]:
+    """Time, row and column of all new tokens, whatever the form of the positions."""
+    joined: list[list[int]] = []
+    for row in found:
+        counted = mx.arange(row.position, row.position + len(row.tokens))
+        positions = rotary_positions([row], counted)
+        whole = positions if positions.ndim == 2 else mx.stack([positions] * 3)
+        joined += whole.T.tolist()
+    return joined
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("case", CASES)
+def test_positions_are_those_of_transformers(name: str, case: str) -> None:
+    values = read_golden(name).cases[case]
+    tokens, pictures = values["tokens"].tolist(), []
+    at = 0
+    for number, (height, width) in enumerate(values["grid"].tolist()):
+        at = tokens.index(IMAGE, at)
+        pictures.append(Picture(at, shown(number, (height // 2, width // 2))))
+        at = pictures[-1].end
+    found = places(rows(sequence(tokens, pictures), []))
+    assert np.array_equal(np.array(found).T, values["positions"])
+
+
+@st.composite
+def prompts(draw: st.DrawFn) -> Sequence:
+    tokens, pictures = [1], []
+    for number in range(draw(st.integers(0, 3))):
+        tokens += [1] * draw(st.integers(0, 4))
+        grid = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+        pictures.append(Picture(len(tokens), shown(number, grid)))
+        tokens += [2] * pictures[-1].image.tokens
+    return sequence(tokens + [1] * draw(st.integers(1, 4)), pictures)
+
+
+@settings(max_examples=200, deadline=None)
+@given(s=prompts(), data=st.data())
+def test_cuts_anywhere_change_no_position(s: Sequence, data: st.DataObject) -> None:
+    whole = places(rows(s, []))
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(s.tokens) - 1))))
+    assert places(rows(s, cuts)) == whole
+
+
+@settings(max_examples=100, deadline=None)
+@given(s=prompts())
+def test_text_after_a_picture_goes_on_from_its_longest_edge(s: Sequence) -> None:
+    found = places(rows(s, []))
+    for picture in s.pictures:
+        inside = found[picture.start : picture.end]
+        assert found[picture.end][0] == 1 + max(max(place) for place in inside)
+        assert {place[0] for place in inside} == {found[picture.start - 1][0] + 1} or any(
+            other.end == picture.start for other in s.pictures
+        )
+    (last,) = rows(s, [])
+    s.computed = len(s.tokens)
+    s.tokens.append(1)
+    s.holding = Holding(table=list(range(1, len(s.tokens) + 1)))
+    after = s.row(1, len(s.tokens))
+    assert after.position - lags([after]).item() == 1 + found[-1][0]
+    assert last.lag == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(branches=st.lists(prompts(), min_size=1, max_size=3), gap=st.integers(0, 9))
+def test_text_after_branches_goes_on_from_the_furthest(branches: list[Sequence], gap: int) -> None:
+    furthest = max(place for s in branches for place in places(rows(s, []))[-1])
+    for s in branches:
+        s.computed = len(s.tokens)
+    after = Sequence("after", [1, 1], Silent(), after=tuple(branches), gap=gap)  # type: ignore[arg-type]
+    after.join()
+    after.holding = Holding(table=[901, 902])
+    assert [place[0] for place in places([after.row(2, 2)])] == [
+        furthest + gap + 1,
+        furthest + gap + 2,
+    ]
+
+
+def test_rows_of_text_keep_the_positions_that_count_tokens() -> None:
+    s = sequence([1] * 5, [Picture(1, Shown(b"a" * 32, None, 3))])  # as a LLaVA's
+    found, counted = rows(s, []), mx.arange(5)
+    assert rotary_positions(found, counted) is counted
+    assert not any(row.lag for row in found)
+
+
+def test_positions_survive_the_wire() -> None:
+    s = sequence([1, 2, 2, 2, 2, 2, 2, 1, 1], [Picture(1, shown(1, (2, 3)))])
+    plan = Extend(tuple(rows(s, [3, 7])))
+    again = from_json(to_json(plan))
+    assert again == plan
+    assert isinstance(again, Extend)
+    assert places(list(again.rows)) == places(list(plan.rows))
