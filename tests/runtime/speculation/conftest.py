@@ -11,6 +11,7 @@ import pytest
 
 from sgl_mlx.runtime import assembly
 from sgl_mlx.runtime.engine import Engine
+from sgl_mlx.runtime.speculation import drafting
 from sgl_mlx.runtime.speculation.costs import Costs
 
 FREE = Costs(((1, 1.0),), ((1, 1.0),))
@@ -23,7 +24,7 @@ Open = Callable[..., Engine]
 def open_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
     """`open_engine(folder, **options)`: an engine that drafts wherever a guess may be right."""
     engines: list[Engine] = []
-    monkeypatch.setattr(assembly, "kept_costs", lambda *_: FREE)
+    monkeypatch.setattr(drafting, "kept_costs", lambda *_: FREE)
     monkeypatch.setattr(assembly, "measure_head", lambda *_: CHEAP)
 
     def make(folder: Path, **options: Any) -> Engine:

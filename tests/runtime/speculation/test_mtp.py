@@ -14,10 +14,10 @@ import pytest
 from sgl_mlx.core import Parallel, SamplingParams, Text
 from sgl_mlx.models.loader import load
 from sgl_mlx.models.trunk import trunk_of
-from sgl_mlx.runtime import assembly, config
+from sgl_mlx.runtime import config
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 from sgl_mlx.runtime.scheduler.sequence import Sequence
-from sgl_mlx.runtime.speculation import speculator
+from sgl_mlx.runtime.speculation import drafting, speculator
 from sgl_mlx.runtime.speculation.drafter import Proposal
 from sgl_mlx.runtime.speculation.head_runner import Guesses, HeadRunner
 from sgl_mlx.runtime.speculation.mtp import MtpDrafter
@@ -149,7 +149,7 @@ def test_the_head_is_asked_where_another_guess_is_less_likely(
     counts = []
     for likelihood in (0.3, 0.9):
         wrong = Wrong(likelihood)
-        monkeypatch.setattr(assembly, "drafters", lambda *_, wrong=wrong: (wrong,))
+        monkeypatch.setattr(drafting, "drafters", lambda *_, wrong=wrong: (wrong,))
         engine = open_engine(folder, speculate="auto")
         found = engine.generate(input_ids=[[5, 6, 7]], sampling_params=GREEDY)
         counts.append(found[0]["meta_info"].get("accepted_tokens", 0))

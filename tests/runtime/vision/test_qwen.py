@@ -13,6 +13,7 @@ from sgl_mlx.errors import ImageError, PromptError
 from sgl_mlx.models.loader import load
 from sgl_mlx.runtime import assembly
 from sgl_mlx.runtime.engine import Engine
+from sgl_mlx.runtime.speculation import drafting
 from sgl_mlx.runtime.speculation.costs import Costs
 from tests.models.conftest import random_weights
 from tests.models.mtp_toys import published, random_head
@@ -158,8 +159,8 @@ def test_text_alone_is_answered_in_a_batch_with_pictures(open_qwen: Open, name: 
 def test_drafts_after_a_picture_are_verified_at_its_positions(
     open_qwen: Open, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(assembly, "kept_costs", lambda *_: FREE)
-    monkeypatch.setattr(assembly, "Pace", lambda: None)  # drafts pay, whatever this machine does
+    monkeypatch.setattr(drafting, "kept_costs", lambda *_: FREE)
+    monkeypatch.setattr(drafting, "Pace", lambda: None)  # drafts pay, whatever this machine does
     engine = open_qwen(name, speculate="tree")
     for _ in range(2):  # the second time the first answer is the draft
         (found,) = ask(engine, prompt(engine, name, "several"))
@@ -170,9 +171,9 @@ def test_drafts_after_a_picture_are_verified_at_its_positions(
 def test_a_prediction_head_guesses_after_pictures(
     open_qwen: Open, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assembly, "kept_costs", lambda *_: FREE)
+    monkeypatch.setattr(drafting, "kept_costs", lambda *_: FREE)
     monkeypatch.setattr(assembly, "measure_head", lambda *_: Costs(((1, 1e-6),), ((1, 1e-6),)))
-    monkeypatch.setattr(assembly, "Pace", lambda: None)
+    monkeypatch.setattr(drafting, "Pace", lambda: None)
     toy = read_golden("qwen3_5")
     text = toy.config["text_config"] | {"mtp_num_hidden_layers": 1}
     config = toy.config | {"text_config": text}
