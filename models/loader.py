@@ -29,6 +29,7 @@ from sgl_mlx.models.gguf import weights as gguf_weights
 from sgl_mlx.models.gguf.file import GGUFFile
 from sgl_mlx.models.info import ModelInfo, describe_folder, describe_gguf, with_vision
 from sgl_mlx.models.packed_layers import dequantize_others
+from sgl_mlx.models.pooling import Pooling, folder_pooling, gguf_pooling
 from sgl_mlx.models.resolve import resolve
 from sgl_mlx.models.shards import divide, share
 from sgl_mlx.models.vision import checkpoint
@@ -42,6 +43,8 @@ from sgl_mlx.models.vision.separate import SeparateVision, open_separate_vision
 from sgl_mlx.tokenizer import Tokenizer
 
 _SAMPLE_BYTES = 1 << 16
+_EMBEDDING = "embed_tokens.weight"
+"""Name of a weight in folders that hold only the trunk of a model: elsewhere a prefix precedes."""
 _Parts = tuple[nn.Module, dict[str, Any], Tokenizer, VisionModel | None]
 
 
@@ -58,6 +61,7 @@ class LoadedModel:
             size, first and last 64 KiB.
         weight_bytes: memory that the weights take, vision part included.
         vision: turns pictures into features; None if the model takes no pictures.
+        pooling: how embeddings are made; None for a model that only generates text.
     """
 
     model: nn.Module
@@ -68,6 +72,7 @@ class LoadedModel:
     fingerprint: str
     weight_bytes: int
     vision: VisionModel | None = None
+    pooling: Pooling | None = None
 
 
 def load(
@@ -139,6 +144,9 @@ def load(
         fingerprint=_fingerprint(files, config, f"{kind} {kernels is None}"),
         weight_bytes=sum(p.nbytes for m in modules for _, p in tree_flatten(m.parameters())),
         vision=vision,
+        pooling=folder_pooling(path, config, tokenizer)
+        if file is None
+        else gguf_pooling(file.metadata, tokenizer),
     )
 
 
@@ -227,6 +235,8 @@ def _load_folder(path: Path, dtype: mx.Dtype | None) -> _Parts:
     if checkpoint.has_vision(config):
         return _load_with_vision(path, config, dtype)
     tokenizer = Tokenizer.from_file(path)
+    if _EMBEDDING in safetensors_file.read_entries(path):
+        return _load_trunk(path, config), config, tokenizer, None
     try:
         model, config = load_mlx_folder(
             path, lazy=True, get_model_classes=mtp_checkpoint.model_classes
@@ -249,6 +259,18 @@ def _join_qwen(model: nn.Module, config: Mapping[str, Any], vision: QwenVision, 
     add_to_layers(model, len(vision.config.deep))
     source = str(path / "config.json")
     return turn_by_grids(model, read_sections(config, source), source)
+
+
+def _load_trunk(path: Path, config: dict[str, Any]) -> nn.Module:
+    """Load a folder that holds a model without its output layer, as embedding models are saved.
+
+    The embeddings serve as the output layer, which no one needs.
+    """
+    weights: dict[str, mx.array] = {}
+    for file in safetensors_file.weight_files(path):
+        read: Any = mx.load(str(file))
+        weights |= {f"model.{name}": array for name, array in read.items()}
+    return build.build({**config, "tie_word_embeddings": True}, weights, str(path))
 
 
 def _load_with_vision(path: Path, config: dict[str, Any], dtype: mx.Dtype | None) -> _Parts:

@@ -1,11 +1,13 @@
 """Weights of multi-token-prediction (MTP) heads in model folders, which mlx-lm drops.
 
-Names of the weights, as vLLM and SGLang read them (`qwen3_5_mtp.py`, `deepseek_nextn.py`):
+Names of the weights, as vLLM and SGLang read them (`qwen3_5_mtp.py`, `deepseek_nextn.py`,
+`glm4_moe_mtp.py`):
 
 - qwen3_next, qwen3_5, qwen3_5_moe: `mtp.fc`, `mtp.pre_fc_norm_embedding`, `mtp.pre_fc_norm_hidden`,
   `mtp.norm` and the decoder layer `mtp.layers.0`.
-- deepseek_v3: one more decoder layer than `num_hidden_layers` says, which also has `eh_proj`,
-  `enorm`, `hnorm` and `shared_head.norm`, and copies of the embedding and of the output layer.
+- deepseek_v3, glm4_moe: one more decoder layer than `num_hidden_layers` says, which also has
+  `eh_proj`, `enorm`, `hnorm` and `shared_head.norm`, and copies of the embedding and of the output
+  layer.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ import mlx.nn as nn
 from sgl_mlx.models import build, safetensors_file
 
 QWEN = frozenset({"qwen3_next", "qwen3_5", "qwen3_5_moe"})
-DEEPSEEK = frozenset({"deepseek_v3"})
+DEEPSEEK = frozenset({"deepseek_v3", "glm4_moe"})
+"""Architectures whose heads are named as DeepSeek's."""
+ARCHITECTURES = QWEN | DEEPSEEK
 NORM = "norm.weight"
 
 _QWEN_JOINT = {
@@ -90,7 +94,7 @@ def model_classes(config: dict[str, Any]) -> tuple[type[nn.Module], Any]:
     model_class: Any
     model_class, args_class = build.model_classes(config)
     architecture = model_class.__module__.rpartition(".")[2]
-    if architecture not in QWEN | DEEPSEEK:
+    if architecture not in ARCHITECTURES:
         return model_class, args_class
     text = config.get("text_config") or config
     layers = text.get("num_hidden_layers")

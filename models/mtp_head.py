@@ -14,7 +14,7 @@ from sgl_mlx.metal_kernels.pool import AttentionOptions
 from sgl_mlx.models import safetensors_file
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.layer_cache import Attention, KeysValues
-from sgl_mlx.models.mtp_checkpoint import DEEPSEEK, QWEN, HeadWeights, read_head
+from sgl_mlx.models.mtp_checkpoint import ARCHITECTURES, QWEN, HeadWeights, read_head
 from sgl_mlx.models.mtp_module import build_head, joining
 
 _COUNTS = "mtp_num_hidden_layers", "num_nextn_predict_layers"
@@ -111,8 +111,8 @@ def load_head(model: nn.Module, config: Mapping[str, Any], folder: Path, dtype: 
 
 
 def _read(folder: Path, architecture: str, text: Mapping[str, Any]) -> HeadWeights:
-    if architecture not in QWEN | DEEPSEEK:
-        known = ", ".join(sorted(QWEN | DEEPSEEK))
+    if architecture not in ARCHITECTURES:
+        known = ", ".join(sorted(ARCHITECTURES))
         raise UnsupportedModelError(
             f"MTP heads are read for {known}; the model is of architecture {architecture}"
         )

@@ -30,6 +30,7 @@ from sgl_mlx.models import memory
 from sgl_mlx.models.build import check_weights, model_classes, quantize_like
 from sgl_mlx.models.mtp_checkpoint import HeadWeights
 from sgl_mlx.models.trunk import trunk_of
+from sgl_mlx.models.vision.qwen.rope import axes_of, turn
 
 _ONE_LAYER = {
     "num_hidden_layers": 1,
@@ -123,6 +124,7 @@ def build_head(
     needed = sum(p.nbytes for _, p in tree_flatten(head.parameters()))
     memory.check_fits(f"the MTP head of {source}", needed, memory.available_bytes(), "its weights")
     mx.eval(head.parameters())
+    _turn_alike(head, large)
     trunk.embed_tokens.share(large.embed_tokens)
     if "lm_head" in _holder(model):
         object.__setattr__(holder, "lm_head", _holder(model).lm_head)
@@ -140,6 +142,14 @@ def _one_layer(config: Mapping[str, Any]) -> nn.Module:
     head: nn.Module = model_class(args_class.from_dict(changed))
     trunk_of(head).ssm_idx = None  # Qwen's models look up a recurrent layer, which heads lack
     return head
+
+
+def _turn_alike(head: nn.Module, model: nn.Module) -> None:
+    """Make the head's rotary module take the positions of pictures if the model's takes them."""
+    axes = axes_of(model)
+    for module in head.modules():
+        if axes is not None and hasattr(module, "rope"):
+            turn(module.rope, axes)
 
 
 def _holder(model: nn.Module) -> nn.Module:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import warnings
 from collections.abc import Mapping
 from functools import cached_property
@@ -11,10 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from sgl_mlx.compat.tokenizer import TransformersTokenizer
-from sgl_mlx.errors import NotYetError
+from sgl_mlx.errors import NotYetError, UnsupportedModelError
 from sgl_mlx.lang.templates.chat_template import ChatTemplate, get_chat_template_by_model_path
 from sgl_mlx.models.hidden import last_hidden_state
 from sgl_mlx.runtime.engine import Engine as OwnEngine
+from sgl_mlx.runtime.request.embedding import scaled
 from sgl_mlx.runtime.request.prepare import Prepared
 
 _UNKNOWN_HERE = (
@@ -124,14 +124,15 @@ class Engine(OwnEngine):
         return answers[0] if inputs.single else answers
 
     def _embed(self, prepared: Prepared, rid: str | None) -> dict[str, Any]:
+        if self._model.ranks is not None:  # rank 0 alone would wait for the others for ever
+            raise UnsupportedModelError("encode() needs one process; several ranks run the model")
         state = last_hidden_state(self.run_on_model, prepared.prompt.tokens)
-        length = math.hypot(*state) or 1.0
         meta = {
             "id": rid,
             "finish_reason": {"type": "length", "length": 0},
             "prompt_tokens": prepared.prompt_tokens,
         }
-        return {"embedding": [x / length for x in state], "meta_info": meta}
+        return {"embedding": scaled(state), "meta_info": meta}
 
     async def async_encode(self, *args: Any, **options: Any) -> Any:
         """Embed one or more prompts as `encode` does, without blocking the event loop."""

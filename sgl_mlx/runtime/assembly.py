@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,25 +11,23 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 import mlx.nn as nn
 
-from sgl_mlx.cpu_kernels.attention import CpuAttention
-from sgl_mlx.cpu_kernels.open import open_cpu_kernels
 from sgl_mlx.errors import UnsupportedModelError
-from sgl_mlx.metal_kernels.mode import VARIABLE, cut_overs, mode, open_kernels
-from sgl_mlx.models import cpu_math
 from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.architectures import RunPath, adapter_for
 from sgl_mlx.models.loader import LoadedModel, load
-from sgl_mlx.models.memory import available_bytes, total_bytes
-from sgl_mlx.runtime.attention.kernels import pool_fits
-from sgl_mlx.runtime.attention.select import AttentionPaths, layer_cases
+from sgl_mlx.models.memory import total_bytes
+from sgl_mlx.models.mtp_head import Head
+from sgl_mlx.models.pooling import Pooling
+from sgl_mlx.runtime.attention.open import attention_paths
+from sgl_mlx.runtime.attention.select import AttentionPaths
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.constraints.grammar import GrammarCompiler
 from sgl_mlx.runtime.constraints.healing import Spellings
 from sgl_mlx.runtime.disk.open import DiskTier, open_disk_tier
-from sgl_mlx.runtime.pool.capacity import capacity
+from sgl_mlx.runtime.pool.capacity import Capacity, capacity
 from sgl_mlx.runtime.pool.kv import KVPool
-from sgl_mlx.runtime.pool.memory import limit_cache, pool_slots, warn_if_large
+from sgl_mlx.runtime.pool.memory import limit_cache, warn_if_large
 from sgl_mlx.runtime.pool.wired import WiredWeights
 from sgl_mlx.runtime.runner import ModelRunner
 from sgl_mlx.runtime.sampler import Sampler
@@ -39,14 +35,14 @@ from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 from sgl_mlx.runtime.scheduler.plan import Runner
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.speculation.costs import Costs
+from sgl_mlx.runtime.speculation.drafting import (
+    described,
+    draft_model,
+    load_draft,
+    open_speculation,
+)
 from sgl_mlx.runtime.speculation.head_runner import HeadRunner
-from sgl_mlx.runtime.speculation.measure import kept_costs
-from sgl_mlx.runtime.speculation.model import ModelDrafter
 from sgl_mlx.runtime.speculation.mtp import MtpDrafter, measure_head, open_head
-from sgl_mlx.runtime.speculation.open import Speculate, drafters
-from sgl_mlx.runtime.speculation.pace import Pace
-from sgl_mlx.runtime.speculation.speculator import Speculation
-from sgl_mlx.runtime.speculation.vocabulary import check_same
 from sgl_mlx.runtime.vision.features import Features
 from sgl_mlx.runtime.vision.pictures import Pictures
 from sgl_mlx.tokenizer import Tokenizer
@@ -75,6 +71,7 @@ class RunnableModel:
         disk: the disk cache; None without one.
         costs: measured durations of steps; None without speculation.
         ranks: the other ranks that run the model too; None if this process runs it alone.
+        pooling: how embeddings are made; None for a model that only generates text.
     """
 
     name: str
@@ -95,6 +92,7 @@ class RunnableModel:
     disk: DiskTier | None = None
     costs: Costs | None = None
     ranks: Ranks | None = None
+    pooling: Pooling | None = None
 
     @property
     def joins(self) -> bool:
@@ -170,7 +168,7 @@ def assemble(
     Raises:
         The same errors as `open_model`.
     """
-    adapter, draft = adapter_for(loaded.model), _load_draft(config, loaded)
+    adapter, draft = adapter_for(loaded.model), load_draft(config, loaded)
     head = open_head(config.speculate, loaded, adapter, alone=ranks is None and draft is None)
     if head is not None:
         adapter.layers = [*adapter.layers, *head.adapter.layers]
@@ -178,37 +176,29 @@ def assemble(
     room = capacity(adapter, config, context)
     if ranks is not None:
         room = room.within(ranks.agree(loaded.fingerprint, room.shared))
-    slots, budget = room.slots, room.budget
     pool, states = room.pools(adapter, config)
-    warn_if_large(loaded.weight_bytes, pool.nbytes + budget.nbytes, total_bytes())
+    warn_if_large(loaded.weight_bytes, pool.nbytes + room.budget.nbytes, total_bytes())
     limit_cache()
     paths = attention_paths(adapter, pool, config.shared_attention)
-    limits = replace(config.scheduler_limits, max_running=budget.running, snapshots=room.snapshots)
-    limits = limits if adapter.ragged else replace(limits, epoch_steps=1)
-    if adapter.layers and (paths.copies or not adapter.ragged):
-        limits = replace(limits, most_held=room.copied)
+    limits = _scheduler_limits(config, adapter, room, paths)
     disk = open_disk_tier(config, loaded, pool, on_read, states, ranks)
     cache = PrefixCache(
         pool.slots,
         config.reuse,
         disk.tier if disk else None,
-        most=slots,
-        states=budget.slots,
+        most=room.slots,
+        states=room.budget.slots,
         first_states=states.slots if states is not None else None,
         state_tier=disk.states if disk else None,
         windows=room.windows.slots,
     )
     features = _features(loaded, adapter, config.image_cache_bytes)
-    head_runner = None
-    if head is not None:
-        last = len(pool.layers) - 1
-        mine = pool.only(last)
-        over = attention_paths(head.adapter, mine, config.shared_attention)
-        head_runner = HeadRunner(head, last, mine, over, loaded.tokenizer.eos_token_ids)
+    ends = loaded.tokenizer.eos_token_ids
+    head_runner = None if head is None else _head_runner(head, pool, config, ends)
     runner = ModelRunner(
         adapter,
         pool,
-        loaded.tokenizer.eos_token_ids,
+        ends,
         paths,
         copy=disk.copy if disk else None,
         features=features if ranks is None else ranks.features(features),
@@ -218,12 +208,13 @@ def assemble(
     )
     shown = runner if ranks is None else ranks.broadcast(runner)
     free_states = states.slots if states is not None else 0
-    speculation = _speculation(config.speculate, loaded, cache, shown, free_states)
+    about = described(loaded, head_runner)
+    speculation = open_speculation(config.speculate, about, cache, shown, free_states)
     if speculation is not None and head_runner is not None:
         mtp = MtpDrafter(runner.draft, measure_head(head_runner, pool.slots))
         speculation = speculation._replace(model=mtp)
-    if speculation is not None and draft is not None:
-        model = _draft_model(draft, context, cache.most, adapter.vocabulary)
+    elif speculation is not None and draft is not None:
+        model = draft_model(draft, context, cache.most, adapter.vocabulary)
         speculation = speculation._replace(model=model)
     scheduler = Scheduler(cache, limits, speculation=speculation)
     runner.lookup = scheduler.lookup
@@ -234,7 +225,7 @@ def assemble(
         tokenizer=loaded.tokenizer,
         vocabulary=adapter.vocabulary,
         context_length=context,
-        slots=slots,
+        slots=room.slots,
         max_running=limits.max_running,
         path="ragged" if adapter.ragged else "dense",
         recurrent=bool(adapter.states),
@@ -245,7 +236,7 @@ def assemble(
         pictures=Pictures(
             loaded.vision,
             loaded.name,
-            min(loaded.tokenizer.eos_token_ids, default=0),
+            min(ends, default=0),
             config.image_cache_bytes,
             config.limits,
         ),
@@ -253,74 +244,32 @@ def assemble(
         disk=disk,
         costs=speculation.costs if speculation is not None else None,
         ranks=ranks,
+        pooling=loaded.pooling,
     )
 
 
-def _speculation(
-    speculate: Speculate, loaded: LoadedModel, cache: PrefixCache, runner: Runner, states: int
-) -> Speculation | None:
-    """Open the drafters, and measure steps unless that was done on this machine before.
-
-    Returns None for "off", or if the steps cannot be measured.
-    """
-    found = drafters(speculate, cache.tree)
-    if speculate == "off":
-        return None
-    costs = kept_costs(_described(loaded), cache.capacity, runner, states)
-    return None if costs is None else Speculation(found, costs, pace=Pace())
-
-
-def _described(loaded: LoadedModel) -> str:
-    """Return a text of all that a model's step times depend on, except the machine."""
-    model = json.dumps(loaded.config, sort_keys=True, default=str)
-    return f"{model} {loaded.weight_bytes} {os.environ.get(VARIABLE)}"
-
-
-def _load_draft(config: EngineConfig, loaded: LoadedModel) -> LoadedModel | None:
-    """Load the draft model, if one is named.
-
-    Raises:
-        ModelError: the draft model cannot be loaded.
-        InvalidParamsError: the vocabularies of the draft model and the `loaded` model differ.
-    """
-    if config.draft is None:
-        return None
-    draft = load(config.draft, offline=config.offline, dtype=config.dtype)
-    check_same(loaded.tokenizer, draft.tokenizer, (loaded.name, draft.name))
-    return draft
-
-
-def _draft_model(
-    draft: LoadedModel, context: int, most: int, vocabulary: int
-) -> ModelDrafter | None:
-    """Assemble the draft model, with a KV pool of as many slots as fit, at most `most`.
-
-    Args:
-        context: most tokens of a sequence.
-        most: most slots of the large model's pool.
-        vocabulary: number of tokens that the large model knows.
-
-    Returns:
-        The drafter; None if the draft model's steps cannot be measured.
-
-    Raises:
-        MemoryLimitError: when not even a small pool fits.
-        UnsupportedModelError: for a draft model with recurrent layers.
-    """
-    adapter = adapter_for(draft.model)
-    if adapter.states:
-        raise UnsupportedModelError(f"{draft.name} has recurrent layers and cannot draft yet")
-    layers, dtype = adapter.layers, adapter.dtype
-    slots = min(pool_slots(None, context, layers, dtype, available_bytes()), most)
-    pool = KVPool(layers, slots, dtype)
-    runner = ModelRunner(
-        adapter, pool, draft.tokenizer.eos_token_ids, attention_paths(adapter, pool, share=True)
+def _scheduler_limits(
+    config: EngineConfig, adapter: Adapter, room: Capacity, paths: AttentionPaths
+) -> SchedulerLimits:
+    """Return the scheduler's limits, for what the memory holds and the model can do."""
+    limits = replace(
+        config.scheduler_limits, max_running=room.budget.running, snapshots=room.snapshots
     )
-    costs = kept_costs(_described(draft), slots, runner)
-    if costs is None:
-        return None
-    limits = SchedulerLimits(epoch_steps=16 if adapter.ragged else 1)
-    return ModelDrafter(Scheduler(PrefixCache(slots), limits), runner, costs, vocabulary)
+    if not adapter.ragged:
+        limits = replace(limits, epoch_steps=1)
+    if adapter.layers and (paths.copies or not adapter.ragged):
+        limits = replace(limits, most_held=room.copied)
+    return limits
+
+
+def _head_runner(
+    head: Head, pool: KVPool, config: EngineConfig, ends: frozenset[int]
+) -> HeadRunner:
+    """Return what runs a prediction head, whose layer is the pool's last."""
+    last = len(pool.layers) - 1
+    mine = pool.only(last)
+    paths = attention_paths(head.adapter, mine, config.shared_attention)
+    return HeadRunner(head, last, mine, paths, ends)
 
 
 def _features(loaded: LoadedModel, adapter: Adapter, limit: int) -> Features | None:
@@ -331,25 +280,6 @@ def _features(loaded: LoadedModel, adapter: Adapter, limit: int) -> Features | N
             f"{loaded.name}: its language model takes tokens alone, so it cannot be shown pictures"
         )
     return Features(loaded.vision, limit)
-
-
-def attention_paths(adapter: Adapter, pool: KVPool, share: bool) -> AttentionPaths:
-    """Open the ways to attend over a pool; without `share`, each sequence gathers its prefix."""
-    if not share:
-        return AttentionPaths(pool, share=False)
-    if cpu_math.on_cpu():
-        compiled = open_cpu_kernels() if adapter.ragged else None
-        return AttentionPaths(pool, None if compiled is None else CpuAttention(compiled))
-    asked = mode()
-    kernels = open_kernels(asked) if pool.layers else None
-    if kernels is None or not adapter.ragged or not pool_fits(pool, kernels):
-        return AttentionPaths(pool)
-    cases = layer_cases(adapter.attentions, pool)
-    every = [case for mine in cases.values() for case in mine]
-    kernels.learn(every)
-    good = [case for case in every if not kernels.failed([case])]
-    cut = cut_overs(good[0], asked) if good else None
-    return AttentionPaths(pool, kernels, cut, cases=cases)
 
 
 def context_length(config: EngineConfig, loaded: LoadedModel) -> int:

@@ -31,6 +31,7 @@ from sgl_mlx.models.loader import LoadedModel
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.loop import EngineLoop
 from sgl_mlx.runtime.request.answers import grow, shape
+from sgl_mlx.runtime.request.embedding import Embedder
 from sgl_mlx.runtime.request.futures import gather, iterate, iterate_async, then
 from sgl_mlx.runtime.request.inputs import (
     Inputs,
@@ -85,6 +86,7 @@ class Engine:
         self._model = self._loop.model
         self._preparer = Preparer(self._model, self.config.limits)
         self._flight = InFlight(self._loop)
+        self.embedder = Embedder.of(self._model, self.run_on_model)
         self._flight.run(self._model.grammars.prepare, "grammars")
         self._seeds = random.Random(self.config.random_seed)
         self._engine_thread = self._loop.call(get_ident).result()
@@ -367,11 +369,8 @@ class Engine:
         self._enter()
         rows = zip(inputs.params, inputs.options, strict=True)
         requests = [self._request(options, params, on_event) for params, options in rows]
-        return self._flight.launch(
-            requests,
-            partial(inputs.prepare, self._preparer),
-            self._preparer.where(inputs.sources, inputs.params),
-        )
+        where = self._preparer.where(inputs.sources, inputs.params)
+        return self._flight.launch(requests, partial(inputs.prepare, self._preparer), where)
 
     def _request(
         self, options: RequestOptions, params: SamplingParams = _SILENT, on_event: OnEvent = None

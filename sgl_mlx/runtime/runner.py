@@ -6,7 +6,6 @@ the end of an `Extend`, and when an epoch of decode steps is over.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Container, Iterable, Sequence
 
 import mlx.core as mx
@@ -159,9 +158,7 @@ class ModelRunner:
             decoding.ahead = self._submit(decoding, wanted)
         tokens, scores = current.wait()
         if self._head is not None:
-            hidden = decoding.hidden.popleft()
-            self._head.keep_decoded(decoding.epoch.rows, tokens, hidden, decoding.waited)
-            decoding.waited += 1
+            self._head.keep_decoded(decoding.epoch.rows, tokens)
         return StepResult(
             {name: token for name, token in tokens.items() if name in wanted},
             token_scores={name: s for name, s in scores.items() if name in wanted},
@@ -192,13 +189,12 @@ class ModelRunner:
         sampled = self._choose(decoding.sampler, logits, epoch.steps - 1, live)
         decoding.tokens = sampled.tokens
         if self._head is not None and hidden is not None:
-            self._head.decode(epoch, sampled.tokens, hidden[0], epoch.steps - 1)
-            decoding.hidden.append(hidden[0])
+            self._head.decode(epoch, sampled.tokens, hidden[0])
         written = epoch.arrays()
         if kept is not None and states is not None:
             kept.end_step(states)
             written += kept.arrays()
-        mx.async_eval(*sampled.arrays(), *written, *decoding.hidden)  # type: ignore[no-untyped-call]
+        mx.async_eval(*sampled.arrays(), *written, *(hidden or []))  # type: ignore[no-untyped-call]
         return sampled
 
     # -- extend -------------------------------------------------------------------------------
@@ -318,11 +314,7 @@ _Forward = tuple[mx.array, NewKV]
 
 
 class _Decoding:
-    """An open epoch of decode steps. `ahead` is the next step, if it was submitted already.
-
-    For an MTP head, `hidden` has the hidden states of submitted steps, and `waited` counts the
-    steps before these.
-    """
+    """An open epoch of decode steps. `ahead` is the next step, if it was submitted already."""
 
     def __init__(
         self, epoch: DecodeEpoch, sampler: Sampler, tokens: mx.array, states: EpochStates | None
@@ -333,8 +325,6 @@ class _Decoding:
         self.tokens = tokens
         self.lags = lags(epoch.rows) if any(row.lag for row in epoch.rows) else None
         self.ahead: Sampled | None = None
-        self.hidden: deque[mx.array] = deque()
-        self.waited = 0
 
 
 class _WantedLogits:

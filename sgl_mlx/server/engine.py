@@ -49,6 +49,19 @@ class ServedTokenizer(Protocol):
     ) -> str: ...
 
 
+class ServedEmbedder(Protocol):
+    """An embedding model; the methods are documented at `Embedder` of the runtime."""
+
+    @property
+    def fault(self) -> str: ...
+
+    def tokens(self, text: str) -> list[int]: ...
+
+    def embed(
+        self, tokens: Sequence[int], stopped: Callable[[], bool] = lambda: False
+    ) -> list[float]: ...
+
+
 class ServedEngine(Protocol):
     """An engine that generates text after prompts, and scores choices after them.
 
@@ -66,6 +79,9 @@ class ServedEngine(Protocol):
 
     @property
     def tokenizer(self) -> ServedTokenizer: ...
+
+    @property
+    def embedder(self) -> ServedEmbedder | None: ...
 
     def submit(
         self,

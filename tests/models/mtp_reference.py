@@ -1,8 +1,8 @@
 """MTP heads in numpy, written from their publications: float64, one sequence, no cache.
 
 Sources: DeepSeek-V3 (arXiv 2412.19437, sections 2.1 and 2.2) for deepseek_v3; the modelling code of
-Qwen3-Next in transformers for the decoder layer of Qwen's, and vLLM's `qwen3_next_mtp.py` for how
-embedding and hidden state are joined.
+Qwen3-Next and GLM-4.5 in transformers for their decoder layers, and vLLM's `qwen3_next_mtp.py` and
+`glm4_moe_mtp.py` for how embedding and hidden state are joined.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tests.models.mtp_toys import NAMED_AS_DEEPSEEK
 
 Array = NDArray[np.float64]
 Config = Mapping[str, Any]
@@ -32,7 +34,11 @@ class Reference:
         embedding: Any,
         output: Any,
     ) -> None:
-        self._deepseek = architecture == "deepseek_v3"
+        self._deepseek = architecture in NAMED_AS_DEEPSEEK
+        self._attend = {
+            "deepseek_v3": self._latent_attention,
+            "glm4_moe": self._plain_attention,
+        }.get(architecture, self._gated_attention)
         self._config = config.get("text_config", config)
         self._weights = {name: np.asarray(w, np.float64) for name, w in head.items()}
         self._embedding, self._output = (np.asarray(x, np.float64) for x in (embedding, output))
@@ -49,8 +55,7 @@ class Reference:
         both = [self._norm(names[0], embedded), self._norm(names[1], before)]
         x = self._linear(names[2], np.concatenate(both, axis=-1))
         block = "" if self._deepseek else "layers.0."
-        attend = self._latent_attention if self._deepseek else self._gated_attention
-        x = x + attend(f"{block}self_attn.", self._norm(f"{block}input_layernorm", x))
+        x = x + self._attend(f"{block}self_attn.", self._norm(f"{block}input_layernorm", x))
         x = x + self._mlp(f"{block}mlp.", self._norm(f"{block}post_attention_layernorm", x))
         x = self._norm("shared_head.norm" if self._deepseek else "norm", x)
         return x @ self._output.T, x
@@ -75,19 +80,26 @@ class Reference:
         return x / scale * self._weights[f"{name}.weight"]
 
     def _gated_attention(self, name: str, x: Array) -> Array:
-        c, length = self._config, len(x)
-        heads, kv_heads, dim = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
+        dim = self._config["head_dim"]
+        both = self._linear(f"{name}q_proj", x).reshape(len(x), -1, 2 * dim)
+        out = self._grouped(name, both[..., :dim], x) * _sigmoid(both[..., dim:])
+        return self._linear(f"{name}o_proj", out.reshape(len(x), -1))
+
+    def _plain_attention(self, name: str, x: Array) -> Array:
+        q = self._linear(f"{name}q_proj", x).reshape(len(x), -1, self._config["head_dim"])
+        return self._linear(f"{name}o_proj", self._grouped(name, q, x).reshape(len(x), -1))
+
+    def _grouped(self, name: str, q: Array, x: Array) -> Array:
+        """Attention of queries `(tokens, heads, dim)`; several heads share keys and values."""
+        c, dim = self._config, self._config["head_dim"]
         rope = c.get("rope_parameters") or c
         turned, base = int(dim * rope["partial_rotary_factor"]), rope["rope_theta"]
-        both = self._linear(f"{name}q_proj", x).reshape(length, heads, 2 * dim)
-        q, gate = both[..., :dim], both[..., dim:]
-        q = _rotate(self._norm(f"{name}q_norm", q), turned, base)
-        k = self._linear(f"{name}k_proj", x).reshape(length, kv_heads, dim)
-        k = _rotate(self._norm(f"{name}k_norm", k), turned, base)
-        v = self._linear(f"{name}v_proj", x).reshape(length, kv_heads, dim)
-        k, v = (np.repeat(y, heads // kv_heads, axis=1) for y in (k, v))
-        out = _attend(q, k, v, dim**-0.5)
-        return self._linear(f"{name}o_proj", (out * _sigmoid(gate)).reshape(length, -1))
+        k, v = (self._linear(f"{name}{y}_proj", x).reshape(len(x), -1, dim) for y in "kv")
+        if f"{name}q_norm.weight" in self._weights:
+            q, k = self._norm(f"{name}q_norm", q), self._norm(f"{name}k_norm", k)
+        q, k = _rotate(q, turned, base), _rotate(k, turned, base)
+        k, v = (np.repeat(y, q.shape[1] // k.shape[1], axis=1) for y in (k, v))
+        return _attend(q, k, v, dim**-0.5)
 
     def _latent_attention(self, name: str, x: Array) -> Array:
         c, length, heads = self._config, len(x), self._config["num_attention_heads"]

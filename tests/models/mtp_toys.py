@@ -17,7 +17,8 @@ from tests.models.toy import toy_config, toy_model
 
 Array = NDArray[np.float32]
 
-WITH_HEADS = ["qwen3_5", "qwen3_5_moe", "qwen3_next", "deepseek_v3"]
+WITH_HEADS = ["qwen3_5", "qwen3_5_moe", "qwen3_next", "deepseek_v3", "glm4_moe"]
+NAMED_AS_DEEPSEEK = ("deepseek_v3", "glm4_moe")
 _QWEN = {
     "fc.weight": "projection",
     "pre_fc_norm_embedding.weight": "norm",
@@ -39,7 +40,7 @@ def config_of(architecture: str, **sizes: int) -> dict[str, Any]:
     text.update(sizes)
     text["vocab_size"] = len(TOKENS)
     text["tie_word_embeddings"] = False
-    text["mtp_num_hidden_layers" if architecture != "deepseek_v3" else _COUNT] = 1
+    text[_COUNT if architecture in NAMED_AS_DEEPSEEK else "mtp_num_hidden_layers"] = 1
     return config
 
 
@@ -49,7 +50,8 @@ _COUNT = "num_nextn_predict_layers"
 def prefix_of(architecture: str, config: dict[str, Any]) -> str:
     """The beginning of the names of a published head's weights."""
     text = config.get("text_config", config)
-    return f"model.layers.{text['num_hidden_layers']}." if architecture == "deepseek_v3" else "mtp."
+    after = f"model.layers.{text['num_hidden_layers']}."
+    return after if architecture in NAMED_AS_DEEPSEEK else "mtp."
 
 
 def random_head(architecture: str, model: nn.Module) -> Weights:
@@ -61,8 +63,8 @@ def random_head(architecture: str, model: nn.Module) -> Weights:
     layer = trunk_of(model).layers[-1]
     width = trunk_of(model).norm.weight.shape[0]
     shapes = {name: p.shape for name, p in tree_flatten(layer.parameters())}
-    deepseek = architecture == "deepseek_v3"
-    if deepseek:
+    deepseek = architecture in NAMED_AS_DEEPSEEK
+    if architecture == "deepseek_v3":
         up, out = shapes.pop("self_attn.embed_q.weight"), shapes["self_attn.unembed_out.weight"]
         del shapes["self_attn.unembed_out.weight"]
         heads, rank, nope = up
@@ -122,7 +124,7 @@ _SHARE = 0.01
 def published(architecture: str, config: dict[str, Any], head: Weights) -> Weights:
     """A head's weights as published: with prefix, and Qwen's norms around 0."""
     prefix = prefix_of(architecture, config)
-    lower = 0 if architecture == "deepseek_v3" else 1
+    lower = 0 if architecture in NAMED_AS_DEEPSEEK else 1
     return {
         f"{prefix}{name}": weight - lower if weight.ndim == 1 else weight
         for name, weight in head.items()
@@ -154,3 +156,15 @@ def hidden_of(model: nn.Module, tokens: list[int]) -> mx.array:
     """The model's hidden states after each token `(tokens, width)`, before the output layer."""
     hidden: mx.array = trunk_of(model)(mx.array([tokens]))[0]
     return hidden
+
+
+def write_random(folder: Path, architecture: str) -> Path:
+    """Write a toy and a head with random weights; return the folder."""
+    model = toy_model(architecture, config_of(architecture))
+    return write_toy(folder, architecture, random_head(architecture, model))[0]
+
+
+def write_agreeing(folder: Path, architecture: str) -> Path:
+    """Write an `agreeing_toy`; return the folder."""
+    model, head = agreeing_toy(architecture)
+    return write_toy(folder, architecture, head, model)[0]

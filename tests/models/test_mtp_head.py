@@ -22,6 +22,7 @@ from sgl_mlx.models.mtp_module import joining
 from sgl_mlx.models.trunk import trunk_of
 from tests.models.mtp_reference import Reference
 from tests.models.mtp_toys import (
+    NAMED_AS_DEEPSEEK,
     WITH_HEADS,
     Weights,
     config_of,
@@ -142,7 +143,7 @@ def test_a_checkpoint_without_a_head_says_what_was_looked_for(
     architecture: str, tmp_path: Path
 ) -> None:
     folder, model = write_toy(tmp_path / "toy", architecture, None)
-    names = r"mtp\.\*" if architecture != "deepseek_v3" else r"model\.layers\.4\.\*"
+    names = r"mtp\.\*" if architecture not in NAMED_AS_DEEPSEEK else r"model\.layers\.4\.\*"
     field = r"(mtp_num_hidden_layers|num_nextn_predict_layers) = 1"
     with pytest.raises(UnsupportedModelError, match=rf"no MTP head.* {names}.*{field}"):
         load_head(model, config_of(architecture), folder, mx.float32)

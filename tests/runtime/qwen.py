@@ -17,7 +17,7 @@ from tests.models.vision.pictures import pictures
 
 Open = Callable[..., Engine]
 
-NAMES = ["qwen3_5", "qwen3_vl"]
+NAMES = ["qwen3_5", "qwen3_vl", "qwen2_5_vl", "qwen2_vl"]
 CASES = ["40x60", "60x40", "16x16", "13x17", "20x100", "several"]
 START, END, IMAGE = 60, 61, 62
 NEW = 12

@@ -9,8 +9,9 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from sgl_mlx.runtime import assembly, config
+from sgl_mlx.runtime import config
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
+from sgl_mlx.runtime.speculation import drafting
 from sgl_mlx.runtime.speculation.costs import Costs
 from sgl_mlx.selfcheck.check import Finding, SelfCheck
 from tests.conftest import SHOWN
@@ -33,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def eager(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing is compiled, every draft pays, and sequences are preempted."""
-    monkeypatch.setattr(assembly, "kept_costs", lambda *_: FREE)
+    monkeypatch.setattr(drafting, "kept_costs", lambda *_: FREE)
     monkeypatch.setattr(config, "SchedulerLimits", partial(SchedulerLimits, decode_margin=0))
     mx.disable_compile()
     yield

@@ -15,8 +15,9 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from sgl_mlx.runtime import assembly, config
+from sgl_mlx.runtime import config
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
+from sgl_mlx.runtime.speculation import drafting
 from sgl_mlx.selfcheck.check import Report, SelfCheck
 from sgl_mlx.selfcheck.engines import Engines
 from sgl_mlx.selfcheck.open import open_engines
@@ -38,7 +39,7 @@ Show = Callable[[str, object], None]
 @pytest.fixture(autouse=True)
 def eager(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing is compiled, every draft pays, and sequences are preempted."""
-    monkeypatch.setattr(assembly, "kept_costs", lambda *_: FREE)
+    monkeypatch.setattr(drafting, "kept_costs", lambda *_: FREE)
     monkeypatch.setattr(config, "SchedulerLimits", partial(SchedulerLimits, decode_margin=0))
     mx.disable_compile()
     yield

@@ -45,6 +45,7 @@ class ScriptedEngine(ScriptedBackend):
     """
 
     failure: str | None = None
+    embedder = None
 
     def __init__(self, script: Any = (), *, context_length: int = 4096, **options: Any) -> None:
         self.tokenizer = byte_tokenizer(options.pop("chat_template", CHATML))

@@ -135,5 +135,5 @@ def test_embeddings_are_refused_clearly(script: Script, client: httpx.Client) ->
     _, url = script()
     answer = client.post(f"{url}/v1/embeddings", json={"input": "x", "model": "default"})
     assert answer.status_code == 404
-    assert "'scripted' generates text" in answer.json()["error"]["message"]
+    assert "'scripted' makes no embeddings: it generates text" in answer.json()["error"]["message"]
     assert client.post(f"{url}/v1/embeddings", json={}).status_code == 400

@@ -14,6 +14,7 @@ import mlx.core as mx
 
 from sgl_mlx.errors import CorruptModelError
 from sgl_mlx.models import build, safetensors_file
+from sgl_mlx.models.vision.model import Placeholder
 from sgl_mlx.models.vision.qwen.config import QwenTowerConfig, read_placeholder, read_tower
 from sgl_mlx.models.vision.qwen.model import QwenVision
 from sgl_mlx.models.vision.qwen.pixels import read_grid_settings
@@ -21,6 +22,14 @@ from sgl_mlx.models.vision.qwen.tower import QwenTower
 
 _PREFIXES = ("model.visual.", "visual.", "vision_tower.")
 _PATCHES = "patch_embed.proj.weight"
+_RENAMED = {
+    "merger.ln_q.": "merger.norm.",
+    "merger.mlp.0.": "merger.linear_fc1.",
+    "merger.mlp.2.": "merger.linear_fc2.",
+    ".mlp.fc1.": ".mlp.linear_fc1.",
+    ".mlp.fc2.": ".mlp.linear_fc2.",
+}
+"""Parts of names in Qwen2-VL's and Qwen2.5-VL's checkpoints, and their names here."""
 
 
 def load_vision(folder: Path, config: Mapping[str, Any]) -> QwenVision | None:
@@ -40,8 +49,9 @@ def load_vision(folder: Path, config: Mapping[str, Any]) -> QwenVision | None:
     if not weights:
         return None
     tower = read_tower(config, str(folder / "config.json"))
-    _check_fits(tower, config, str(folder / "config.json"))
-    settings = read_grid_settings(folder, tower)
+    marks = read_placeholder(config)
+    _check_fits(tower, marks, config, str(folder / "config.json"))
+    settings = read_grid_settings(folder, tower, config["model_type"])
     network = QwenTower(tower)
     if _PATCHES in weights and weights[_PATCHES].ndim == 5:
         weights[_PATCHES] = as_matrix(weights[_PATCHES], tower.channels)
@@ -49,11 +59,13 @@ def load_vision(folder: Path, config: Mapping[str, Any]) -> QwenVision | None:
     build.check_weights(network, weights, str(folder))
     network.load_weights(list(weights.items()))
     network.eval()
-    return QwenVision(tower, settings, network, read_placeholder(config))
+    return QwenVision(tower, settings, network, marks)
 
 
-def _check_fits(tower: QwenTowerConfig, config: Mapping[str, Any], source: str) -> None:
-    """Raise `CorruptModelError` unless the language model takes the tower's features."""
+def _check_fits(
+    tower: QwenTowerConfig, marks: Placeholder, config: Mapping[str, Any], source: str
+) -> None:
+    """Raise `CorruptModelError` unless the language model takes the tower's features and marks."""
     text = config.get("text_config") or config
     if tower.text_width != text["hidden_size"]:
         raise CorruptModelError(
@@ -65,6 +77,12 @@ def _check_fits(tower: QwenTowerConfig, config: Mapping[str, Any], source: str) 
             f"{source}: the vision part gives features for {len(tower.deep)} layers, the language "
             f"model has {text['num_hidden_layers']} layers"
         )
+    around = [mark for mark in (marks.before, marks.after) if mark is not None]
+    for name, token in [(marks.text, marks.id), *around]:
+        if token is not None and not 0 <= token < text["vocab_size"]:
+            raise CorruptModelError(
+                f"{source}: {name} is token {token}, the vocabulary has {text['vocab_size']}"
+            )
 
 
 def as_matrix(convolution: mx.array, channels: int) -> mx.array:
@@ -76,6 +94,12 @@ def as_matrix(convolution: mx.array, channels: int) -> mx.array:
     if convolution.shape[-1] != channels or convolution.shape[1] == channels:
         convolution = convolution.transpose(0, 2, 3, 4, 1)
     return convolution.reshape(convolution.shape[0], -1)
+
+
+def _named(name: str) -> str:
+    for old, new in _RENAMED.items():
+        name = name.replace(old, new)
+    return name
 
 
 def _read_weights(folder: Path) -> dict[str, mx.array]:
@@ -90,5 +114,5 @@ def _read_weights(folder: Path) -> dict[str, mx.array]:
         for name, values in found.items():
             prefix = next((p for p in _PREFIXES if name.startswith(p)), None)
             if prefix is not None:
-                weights[name.removeprefix(prefix)] = values
+                weights[_named(name.removeprefix(prefix))] = values
     return weights

@@ -10,40 +10,59 @@ from typing import Any
 from sgl_mlx.errors import CorruptModelError
 from sgl_mlx.models.vision.model import Placeholder
 
-_TOWER = {
-    "depth": 27,
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_heads": 16,
-    "patch_size": 16,
-    "temporal_patch_size": 2,
-    "spatial_merge_size": 2,
-    "out_hidden_size": 3584,
-    "num_position_embeddings": 2304,
-    "in_channels": 3,
-    "hidden_act": "gelu_pytorch_tanh",
-}
-_QWEN3_VL = {
-    "deep": [8, 16, 24],
+_MARKS = {
     "image_token_id": 151655,
     "vision_start_token_id": 151652,
     "vision_end_token_id": 151653,
 }
+_COMMON = {"temporal_patch_size": 2, "spatial_merge_size": 2, "in_channels": 3, "num_heads": 16}
+_QWEN2_VL = {
+    "tower": _COMMON
+    | {"depth": 32, "embed_dim": 1280, "mlp_ratio": 4, "hidden_size": 3584}
+    | {"patch_size": 14, "hidden_act": "quick_gelu"},
+    "sections": (16, 24, 24),
+    "marks": _MARKS,
+}
+_QWEN2_5_VL = {
+    "tower": _COMMON
+    | {"depth": 32, "hidden_size": 3584, "intermediate_size": 3420}
+    | {"patch_size": 14, "hidden_act": "silu", "out_hidden_size": 3584}
+    | {"window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31]},
+    "sections": (16, 24, 24),
+    "marks": _MARKS,
+}
+_QWEN3_TOWER = _COMMON | {
+    "depth": 27,
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "patch_size": 16,
+    "hidden_act": "gelu_pytorch_tanh",
+    "out_hidden_size": 3584,
+    "num_position_embeddings": 2304,
+}
+_QWEN3_VL = {
+    "tower": _QWEN3_TOWER | {"deepstack_visual_indexes": [8, 16, 24]},
+    "sections": (24, 20, 20),
+    "marks": _MARKS,
+}
 _QWEN3_5 = {
-    "deep": [],
-    "image_token_id": 248056,
-    "vision_start_token_id": 248053,
-    "vision_end_token_id": 248054,
+    "tower": _QWEN3_TOWER | {"deepstack_visual_indexes": []},
+    "sections": (11, 11, 10),
+    "marks": {
+        "image_token_id": 248056,
+        "vision_start_token_id": 248053,
+        "vision_end_token_id": 248054,
+    },
 }
 FAMILIES: dict[str, dict[str, Any]] = {
+    "qwen2_vl": _QWEN2_VL,
+    "qwen2_5_vl": _QWEN2_5_VL,
     "qwen3_vl": _QWEN3_VL,
     "qwen3_vl_moe": _QWEN3_VL,
     "qwen3_5": _QWEN3_5,
     "qwen3_5_moe": _QWEN3_5,
 }
 """Defaults of each family, where `config.json` says nothing."""
-
-_SECTIONS = {"qwen3_vl": (24, 20, 20), "qwen3_5": (11, 11, 10)}
 
 
 @dataclass(frozen=True)
@@ -57,10 +76,14 @@ class QwenTowerConfig:
         patch: pixels along the edge of a patch.
         frames: frames in a patch; a still picture fills them with copies.
         merge: patches along the edge of the square that becomes one token.
-        side: positions along the edge of the learned grid of position embeddings.
+        side: positions along the edge of the learned grid of position embeddings; 0 for none.
         deep: layers whose states are also projected, to be added to the outputs of the language
             model's first layers (DeepStack, arXiv 2406.04334); empty for none.
         text_width: width of the language model.
+        patch_bias: True if the embedding of patches has a bias.
+        gated: True if norms are RMS norms and feed-forward layers are gated (Qwen2.5-VL).
+        window: tokens along the edge of a window of attention; 0 for none.
+        full: layers that attend to the whole picture in spite of `window`.
         cell: pixels along the edge of a token.
         features: width of a token's features: those that replace its embedding, then those of
             each `deep` layer.
@@ -78,6 +101,10 @@ class QwenTowerConfig:
     activation: str
     deep: tuple[int, ...]
     text_width: int
+    patch_bias: bool = True
+    gated: bool = False
+    window: int = 0
+    full: tuple[int, ...] = ()
 
     @property
     def cell(self) -> int:
@@ -126,35 +153,54 @@ def read_tower(config: Mapping[str, Any], source: str) -> QwenTowerConfig:
     """Read the tower's configuration from a model's `config.json`; errors name `source`.
 
     Raises:
-        CorruptModelError: for wrong values, or features of another width than the language model.
+        CorruptModelError: for wrong values.
     """
+    if not isinstance(config["vision_config"], Mapping):
+        raise CorruptModelError(f"{source}: vision_config is no object")
     given = {k: v for k, v in config["vision_config"].items() if v is not None}
-    values = {**_TOWER, **given}
-    deep = given.get("deepstack_visual_indexes", FAMILIES[config["model_type"]]["deep"])
+    if "in_chans" in given:
+        given["in_channels"] = given["in_chans"]
+    family = config["model_type"]
     try:
-        tower = QwenTowerConfig(
-            width=int(values["hidden_size"]),
-            hidden=int(values["intermediate_size"]),
-            layers=int(values["depth"]),
-            heads=int(values["num_heads"]),
-            patch=int(values["patch_size"]),
-            frames=int(values["temporal_patch_size"]),
-            merge=int(values["spatial_merge_size"]),
-            side=isqrt(int(values["num_position_embeddings"])),
-            channels=int(values["in_channels"]),
-            activation=str(values["hidden_act"]),
-            deep=tuple(int(layer) for layer in deep),
-            text_width=int(values["out_hidden_size"]),
-        )
+        tower = _tower(family, {**FAMILIES[family]["tower"], **given})
     except (TypeError, ValueError) as e:
         raise CorruptModelError(f"{source}: a value of the vision part is wrong: {e}") from e
     _check(tower, source)
     return tower
 
 
+def _tower(family: str, values: Mapping[str, Any]) -> QwenTowerConfig:
+    width, hidden = values["hidden_size"], values.get("intermediate_size", 0)
+    text_width = values.get("out_hidden_size", width)
+    if family == "qwen2_vl":  # where hidden_size is the language model's
+        width, hidden = values["embed_dim"], int(values["embed_dim"] * values["mlp_ratio"])
+    patch, merge = int(values["patch_size"]), int(values["spatial_merge_size"])
+    return QwenTowerConfig(
+        width=int(width),
+        hidden=int(hidden),
+        layers=int(values["depth"]),
+        heads=int(values["num_heads"]),
+        patch=patch,
+        frames=int(values["temporal_patch_size"]),
+        merge=merge,
+        side=isqrt(int(values.get("num_position_embeddings", 0))),
+        channels=int(values["in_channels"]),
+        activation=str(values["hidden_act"]),
+        deep=tuple(int(layer) for layer in values.get("deepstack_visual_indexes", ())),
+        text_width=int(text_width),
+        patch_bias="num_position_embeddings" in values,
+        gated=family == "qwen2_5_vl",
+        window=int(values.get("window_size", 0)) // max(patch * merge, 1),
+        full=tuple(int(layer) for layer in values.get("fullatt_block_indexes", ())),
+    )
+
+
 def _check(tower: QwenTowerConfig, source: str) -> None:
-    sizes = (tower.width, tower.hidden, tower.layers, tower.heads, tower.patch, tower.merge)
-    if min(*sizes, tower.frames, tower.side, tower.channels, tower.text_width) < 1:
+    sizes = [tower.width, tower.hidden, tower.layers, tower.heads, tower.patch, tower.merge]
+    sizes += [tower.frames, tower.channels, tower.text_width]
+    sizes += [tower.side] if tower.patch_bias else []
+    sizes += [tower.window] if tower.gated else []
+    if min(sizes) < 1:
         raise CorruptModelError(f"{source}: the vision tower has sizes below 1: {tower}")
     if tower.width % (4 * tower.heads):
         raise CorruptModelError(
@@ -176,23 +222,23 @@ def read_sections(config: Mapping[str, Any], source: str) -> Sections:
     """
     text = config.get("text_config") or config
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    assumed = _SECTIONS["qwen3_5" if "qwen3_5" in config["model_type"] else "qwen3_vl"]
-    sizes = rope.get("mrope_section", assumed)
+    family = config["model_type"]
+    sizes = rope.get("mrope_section", FAMILIES[family]["sections"])
     try:
         time, row, column = (int(size) for size in sizes)
     except (TypeError, ValueError) as e:
         raise CorruptModelError(f"{source}: mrope_section is {sizes!r}, not three numbers") from e
     if min(time, row, column) < 0:
         raise CorruptModelError(f"{source}: mrope_section is {sizes!r}, with a number below 0")
-    return Sections((time, row, column), True)
+    return Sections((time, row, column), interleaved=not family.startswith("qwen2"))
 
 
 def read_placeholder(config: Mapping[str, Any]) -> Placeholder:
     """Return the placeholder of a picture, with the tokens that begin and end one."""
-    assumed = FAMILIES[config["model_type"]]
+    marks = FAMILIES[config["model_type"]]["marks"]
 
     def token(name: str) -> int:
-        return int(config.get(name, assumed[name]))
+        return int(config.get(name, marks[name]))
 
     return Placeholder(
         "<|image_pad|>",

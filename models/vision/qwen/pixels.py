@@ -27,6 +27,11 @@ _DEFAULTS: dict[str, Any] = {
     "image_mean": (0.5, 0.5, 0.5),
     "image_std": (0.5, 0.5, 0.5),
 }
+_QWEN2 = {
+    "size": {"shortest_edge": 3_136, "longest_edge": 12_845_056},
+    "image_mean": read.CLIP_MEAN,
+    "image_std": read.CLIP_STD,
+}
 _SAME = {"patch_size": "patch", "temporal_patch_size": "frames", "merge_size": "merge"}
 _SWITCHES = ("do_resize", "do_rescale", "do_normalize")
 
@@ -86,8 +91,8 @@ def resized(size: Size, settings: GridSettings) -> Size:
     return near
 
 
-def read_grid_settings(folder: Path, tower: QwenTowerConfig) -> GridSettings:
-    """Read a model folder's settings; without a settings file, return those of Qwen3-VL.
+def read_grid_settings(folder: Path, tower: QwenTowerConfig, family: str) -> GridSettings:
+    """Read a model folder's settings; without a settings file, return the family's published ones.
 
     Raises:
         CorruptModelError: for a value of the wrong kind, or another patch than the tower's.
@@ -96,8 +101,9 @@ def read_grid_settings(folder: Path, tower: QwenTowerConfig) -> GridSettings:
     path, given = read.find_settings(folder) or (folder / "preprocessor_config.json", {})
     source = str(path)
     _check(given, tower, source)
-    values = {**_DEFAULTS, **{key: value for key, value in given.items() if value is not None}}
-    bounds = {**_DEFAULTS["size"], **_bounds(values, source)}
+    assumed = _DEFAULTS | (_QWEN2 if family.startswith("qwen2") else {})
+    values = {**assumed, **{key: value for key, value in given.items() if value is not None}}
+    bounds = {**assumed["size"], **_bounds(values, source)}
     pixels = PixelSettings(
         size=None,
         resample=read.read_value(values, "resample", read.filter_of_pillow, source) or 0,

@@ -37,10 +37,21 @@ def turn_by_grids(model: nn.Module, sections: Sections, source: str) -> bool:
                 f"{source}: mrope_section is {list(sections.sizes)}, the language model turns "
                 f"{module.dims} columns, so that the sections must sum to {module.dims // 2}"
             )
-        kind: Any = type(module)
-        module.__class__ = _turning(kind)
-        module._axes = axes
+        turn(module, axes)
     return True
+
+
+def turn(module: nn.Module, axes: list[int]) -> None:
+    """Make one rotary module take offsets `(3, tokens)` too; `axes` has one for each frequency."""
+    kind: Any = type(module)
+    module.__class__ = _turning(kind)
+    module._axes = axes
+
+
+def axes_of(model: nn.Module) -> list[int] | None:
+    """Return the axes of a model that `turn_by_grids` has prepared; None for another model."""
+    modules = (m.rope for m in model.modules() if hasattr(m, "rope"))
+    return next((m._axes for m in modules if hasattr(m, "_axes")), None)
 
 
 @cache

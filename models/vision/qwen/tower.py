@@ -1,9 +1,11 @@
-"""Vision transformer of Qwen3-VL (arXiv 2511.21631) and Qwen3.5, over a picture's own grid.
+"""Vision transformer of Qwen's models over a picture's own grid of patches.
 
-Patches are embedded by a linear layer. A learned square grid of position embeddings is resampled to
-the picture's grid, and attention turns queries and keys by row and column. A merger joins squares
-of patches to tokens. Parameters have the names of published checkpoints. Patches are in the order
-of the tokens that they become, row by row within each token.
+Patches are embedded by a linear layer. Attention turns queries and keys by row and column. A merger
+joins squares of patches to tokens. Patches are in the order of the tokens that they become, row by
+row within each token. Parameters have the names of Qwen3-VL's checkpoints.
+
+Qwen3-VL (arXiv 2511.21631) and Qwen3.5 add a learned square grid of position embeddings, resampled
+to the picture's grid. Qwen2.5-VL (arXiv 2502.13923) attends within windows in most layers.
 """
 
 # mypy: allow-subclassing-any
@@ -14,6 +16,7 @@ import mlx.nn as nn
 
 from sgl_mlx.models.vision.pixels import Size
 from sgl_mlx.models.vision.qwen.config import QwenTowerConfig
+from sgl_mlx.models.vision.qwen.windows import Groups, Windows
 from sgl_mlx.models.vision.tower import activation
 
 _EPS = 1e-6
@@ -29,7 +32,8 @@ class QwenTower(nn.Module):
         super().__init__()
         self._config = config
         self.patch_embed = PatchEmbedding(config)
-        self.pos_embed = nn.Embedding(config.side**2, config.width)
+        if config.side:
+            self.pos_embed = nn.Embedding(config.side**2, config.width)
         self.blocks = [Block(config) for _ in range(config.layers)]
         self.merger = Merger(config, before=True)
         if config.deep:
@@ -45,14 +49,19 @@ class QwenTower(nn.Module):
         config = self._config
         grid = pixels.shape[1] // config.patch, pixels.shape[2] // config.patch
         hidden = self.patch_embed(pixels)
-        hidden = hidden + self._positions(grid).astype(hidden.dtype)
-        turns = turned_by(grid, config)
+        if config.side:
+            hidden = hidden + self._positions(grid).astype(hidden.dtype)
+        windows = Windows(grid, config)
+        hidden = windows.sorted(hidden)
+        turns = windows.sorted(turned_by(grid, config))
         deep: list[mx.array] = []
         for index, block in enumerate(self.blocks):
-            hidden = block(hidden, turns)
+            inside = not config.window or index in config.full
+            hidden = block(hidden, turns, windows.whole if inside else windows.groups)
             if index in config.deep:
                 deep.append(self.deepstack_merger_list[config.deep.index(index)](hidden))
-        return mx.concatenate([self.merger(hidden), *deep], axis=-1)
+        features: mx.array = mx.concatenate([self.merger(hidden), *deep], axis=-1)
+        return windows.by_row(features)
 
     def _positions(self, grid: Size) -> mx.array:
         """Resample the learned grid bilinearly, its corners on the picture's; `(patches, width)`.
@@ -84,8 +93,8 @@ def _by_token(image: mx.array, merge: int) -> mx.array:
     return squares.reshape(rows * columns, *rest)
 
 
-def turned_by(grid: Size, config: QwenTowerConfig) -> tuple[mx.array, mx.array]:
-    """Return cosines and sines `(1, patches, 1, width of a head / 2)` of the rotary positions.
+def turned_by(grid: Size, config: QwenTowerConfig) -> mx.array:
+    """Return the angles `(1, patches, width of a head / 2)` of the rotary positions.
 
     The first half of the frequencies turns by a patch's row, the second half by its column.
     """
@@ -94,8 +103,7 @@ def turned_by(grid: Size, config: QwenTowerConfig) -> tuple[mx.array, mx.array]:
     rows = mx.broadcast_to(mx.arange(grid[0])[:, None], grid)
     columns = mx.broadcast_to(mx.arange(grid[1]), grid)
     places = _by_token(mx.stack([rows, columns], axis=-1), config.merge)
-    angles = (places[..., None] * frequencies).reshape(1, len(places), 1, -1)
-    return mx.cos(angles), mx.sin(angles)
+    return (places[..., None] * frequencies).reshape(1, len(places), -1)
 
 
 class PatchEmbedding(nn.Module):
@@ -105,7 +113,7 @@ class PatchEmbedding(nn.Module):
         super().__init__()
         self._config = config
         inputs = config.frames * config.patch**2 * config.channels
-        self.proj = nn.Linear(inputs, config.width)
+        self.proj = nn.Linear(inputs, config.width, bias=config.patch_bias)
 
     def __call__(self, pixels: mx.array) -> mx.array:
         """Embed pictures `(pictures, height, width, channels)`; `(pictures, patches, width)`.
@@ -118,7 +126,7 @@ class PatchEmbedding(nn.Module):
         cut = pixels.reshape(count, rows, patch, columns, patch, -1).transpose(1, 3, 0, 2, 4, 5)
         ordered = _by_token(cut, config.merge).swapaxes(0, 1).reshape(count, rows * columns, -1)
         embedded: mx.array = self.proj(
-            mx.tile(ordered, (1, 1, config.frames)).astype(self.proj.bias.dtype)
+            mx.tile(ordered, (1, 1, config.frames)).astype(self.proj.weight.dtype)
         )
         return embedded
 
@@ -128,13 +136,14 @@ class Block(nn.Module):
 
     def __init__(self, config: QwenTowerConfig) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(config.width, _EPS)
-        self.norm2 = nn.LayerNorm(config.width, _EPS)
+        self.norm1 = _norm(config, config.width)
+        self.norm2 = _norm(config, config.width)
         self.attn = GridAttention(config)
-        self.mlp = TwoLayers(config.width, config.hidden, config.width, config.activation)
+        shape = config.width, config.hidden, config.width, config.activation
+        self.mlp = Gated(*shape) if config.gated else TwoLayers(*shape)
 
-    def __call__(self, hidden: mx.array, turns: tuple[mx.array, mx.array]) -> mx.array:
-        hidden = hidden + self.attn(self.norm1(hidden), turns)
+    def __call__(self, hidden: mx.array, turns: mx.array, groups: Groups) -> mx.array:
+        hidden = hidden + self.attn(self.norm1(hidden), turns, groups)
         mixed: mx.array = hidden + self.mlp(self.norm2(hidden))
         return mixed
 
@@ -149,29 +158,48 @@ class GridAttention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.proj = nn.Linear(config.width, config.width)
 
-    def __call__(self, hidden: mx.array, turns: tuple[mx.array, mx.array]) -> mx.array:
+    def __call__(self, hidden: mx.array, turns: mx.array, groups: Groups) -> mx.array:
+        """Attend within windows; `turns` are the angles of `turned_by`."""
         pictures, patches, width = hidden.shape
         three = self.qkv(hidden).reshape(pictures, patches, 3, self._heads, -1)
-        queries, keys = (_turned(three[:, :, i], turns).swapaxes(1, 2) for i in (0, 1))
-        values = three[:, :, 2].swapaxes(1, 2)
-        block = max(1, _SCORE_BYTES // (4 * pictures * self._heads * patches))
+        angles = turns[:, :, None]
+        queries, keys = (_turned(three[:, :, i], angles) for i in (0, 1))
+        mixed, first = [], 0
+        for count, size in groups:
+            members = slice(first, first + count * size)
+            parts = (
+                x[:, members].reshape(pictures * count, size, self._heads, -1).swapaxes(1, 2)
+                for x in (queries, keys, three[:, :, 2])
+            )
+            found = self._attend(*parts).swapaxes(1, 2)
+            mixed.append(found.reshape(pictures, count * size, width))
+            first += count * size
+        projected: mx.array = self.proj(mx.concatenate(mixed, axis=1))
+        return projected
+
+    def _attend(self, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+        """Attend with `(windows, heads, patches, dim)`, some queries at a time."""
+        windows, _, patches, _ = queries.shape
+        block = max(1, _SCORE_BYTES // (4 * windows * self._heads * patches))
         mixed = [
             mx.fast.scaled_dot_product_attention(
                 queries[:, :, first : first + block], keys, values, scale=self._scale
             )
             for first in range(0, patches, block)
         ]
-        joined = mx.concatenate(mixed, axis=2).swapaxes(1, 2).reshape(pictures, patches, width)
-        projected: mx.array = self.proj(joined)
-        return projected
+        return mx.concatenate(mixed, axis=2)
 
 
-def _turned(x: mx.array, turns: tuple[mx.array, mx.array]) -> mx.array:
+def _turned(x: mx.array, angles: mx.array) -> mx.array:
     """Turn `(pictures, patches, heads, dim)` in float32: column i with column i + dim / 2."""
-    cosines, sines = turns
+    cosines, sines = mx.cos(angles), mx.sin(angles)
     left, right = mx.split(x.astype(mx.float32), 2, axis=-1)
     pair = [left * cosines - right * sines, right * cosines + left * sines]
     return mx.concatenate(pair, axis=-1).astype(x.dtype)
+
+
+def _norm(config: QwenTowerConfig, width: int) -> nn.Module:
+    return nn.RMSNorm(width, _EPS) if config.gated else nn.LayerNorm(width, _EPS)
 
 
 class TwoLayers(nn.Module):
@@ -188,6 +216,22 @@ class TwoLayers(nn.Module):
         return projected
 
 
+class Gated(nn.Module):
+    """Two linear layers, the first of them multiplied by a gate."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, function: str) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(inputs, hidden)
+        self.up_proj = nn.Linear(inputs, hidden)
+        self.down_proj = nn.Linear(hidden, outputs)
+        self._activate = activation(function)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        gated = self._activate(self.gate_proj(x)) * self.up_proj(x)
+        projected: mx.array = self.down_proj(gated)
+        return projected
+
+
 class Merger(TwoLayers):
     """Projection of each square of patches to the language model's width.
 
@@ -198,7 +242,7 @@ class Merger(TwoLayers):
     def __init__(self, config: QwenTowerConfig, before: bool) -> None:
         joined = config.width * config.merge**2
         super().__init__(joined, joined, config.text_width, "gelu")
-        self.norm = nn.LayerNorm(config.width if before else joined, _EPS)
+        self.norm = _norm(config, config.width if before else joined)
         self._before = before
         self._joined = joined
 

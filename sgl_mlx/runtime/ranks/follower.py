@@ -15,7 +15,8 @@ import mlx.core as mx
 from sgl_mlx.errors import BackendError
 from sgl_mlx.models.architectures import adapter_for
 from sgl_mlx.models.loader import LoadedModel
-from sgl_mlx.runtime.assembly import attention_paths, context_length, load_share
+from sgl_mlx.runtime.assembly import context_length, load_share
+from sgl_mlx.runtime.attention.open import attention_paths
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.disk.copy import PoolCopy
 from sgl_mlx.runtime.disk.open import identity, open_store

@@ -21,6 +21,16 @@ def _sum(array: mx.array, group: mx.distributed.Group) -> mx.array:
     return total
 
 
+def _shared(embeddings: mx.array, group: mx.distributed.Group) -> mx.array:
+    """Add up the embeddings of all ranks at once, before the step's other operations.
+
+    In a pipeline only the rank with the first layers needs them, but all ranks have to take part.
+    """
+    total = _sum(embeddings, group)
+    mx.eval(total)
+    return total
+
+
 class SendingSampler(Sampler):
     """The sampler of rank 0, which hands its tokens to the other ranks."""
 
@@ -58,7 +68,7 @@ class SendingFeatures:
 
     def place(self, rows: Sequence[Row], embeddings: mx.array, lookup: Lookup | None) -> mx.array:
         """Put features in place as `Features.place` does, for all ranks."""
-        return _sum(self._features.place(rows, embeddings, lookup), self._group)
+        return _shared(self._features.place(rows, embeddings, lookup), self._group)
 
     def stats(self) -> EncoderStats | None:
         """Return the counts of this rank, which encodes all pictures."""
@@ -73,7 +83,7 @@ class ReceivingFeatures:
 
     def place(self, rows: Sequence[Row], embeddings: mx.array, lookup: Lookup | None) -> mx.array:
         """Return the embeddings of rank 0."""
-        return _sum(mx.zeros_like(embeddings), self._group)
+        return _shared(mx.zeros_like(embeddings), self._group)
 
     def stats(self) -> None:
         """Return nothing: this rank encodes no pictures."""

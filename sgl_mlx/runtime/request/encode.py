@@ -74,12 +74,6 @@ class Encoded:
         return max((e.end for e in self.after), default=0) + self.gap + len(self.tokens)
 
     @property
-    def shows_grids(self) -> bool:
-        """True if a picture's tokens have rows and columns as positions (M-RoPE)."""
-        grids = any(picture.image.grid for picture in self.pictures)
-        return grids or any(e.shows_grids for e in self.after)
-
-    @property
     def namespace(self) -> Hashable:
         """The radix namespace of the own tokens; within it, equal own tokens have equal KV."""
         if not self.after and not self.gap:

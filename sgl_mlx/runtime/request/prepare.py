@@ -181,15 +181,11 @@ class Preparer:
         Raises:
             ContextLengthError: the prompt does not fit into the context or the KV pool.
             PromptError: the prompt has parallel branches or a position gap, and the model has
-                recurrent layers or runs on the dense path, or the prompt shows pictures and the
-                model gives their tokens rows and columns as positions.
+                recurrent layers or runs on the dense path.
             InvalidParamsError: a parameter does not fit the prompt, or a grammar is invalid.
         """
-        grids = prompt.shows_grids
-        if (prompt.after or prompt.gap) and (grids or not self._model.joins):
+        if (prompt.after or prompt.gap) and not self._model.joins:
             why = "runs one request at a time, by positions that count from 0"
-            if grids:
-                why = "gives the tokens of pictures rows and columns as positions"
             if self._model.recurrent:
                 why = "has recurrent layers, whose state depends on the order of all tokens before"
             raise PromptError(

@@ -103,8 +103,8 @@ class Row:
             before a sequence's first token. None for a model of attention alone.
         window: the slots in layers with a sliding window, if these have slots of their own. Then
             `prefix` and `slots` are those of the other layers. None if all layers use these.
-        lag: how far the rotary position of the first new token, or of the picture that it belongs
-            to, is behind the number of tokens before (M-RoPE); see `vision.positions`.
+        lag: how much smaller than its position the rotary position of the first new token is, or of
+            the picture that the token is inside (M-RoPE); see `vision.positions`.
     """
 
     id: str

@@ -79,13 +79,15 @@ class Base(NamedTuple):
     This KV comes from parallel branches (`core.Parallel`) or from the text before a position gap
     (`core.Shift`). The key in `slots[i]` has the position `positions[i]`. The sequence's own
     tokens start at position `origin`. `window` has the slots of these keys in layers with a sliding
-    window, 0 behind the window; it means nothing if these layers have no slots of their own.
+    window, 0 behind the window; it means nothing if these layers have no slots of their own. `lag`
+    is that of the own tokens by the pictures before them; see `Row.lag`.
     """
 
     slots: tuple[int, ...] = ()
     positions: tuple[int, ...] = ()
     origin: int = 0
     window: tuple[int, ...] = ()
+    lag: int = 0
 
 
 class Picture(NamedTuple):
@@ -312,8 +314,16 @@ class Sequence:
             slots += branch.prefix_slots()[start:]
             positions += branch.prefix_positions()[start:]
             window += branch.prefix_window()[start:]
-        origin = max((s.base.origin + s.computed for s in self.after), default=0) + self.gap
-        self.base = Base(tuple(slots), tuple(positions), origin, tuple(window))
+        ends = [s.base.origin + s.computed for s in self.after]
+        origin = max(ends, default=0)
+        turned = max((end - s.lag for s, end in zip(self.after, ends, strict=True)), default=0)
+        origin, lag = origin + self.gap, origin - turned
+        self.base = Base(tuple(slots), tuple(positions), origin, tuple(window), lag)
+
+    @property
+    def lag(self) -> int:
+        """How much smaller than its position the next token's rotary position is (`Row.lag`)."""
+        return self.base.lag + sum(p.lag for p in self.pictures if p.end <= self.computed)
 
     def row(self, count: int, table_end: int, drafted: tuple[int, ...] = ()) -> Row:
         """Make the batch row for the next `count` tokens.
@@ -341,7 +351,7 @@ class Sequence:
             drafted=len(drafted),
             state=self._state_slots(),
             window=self._window_slots(table_end),
-            lag=sum(picture.lag for picture in self.pictures if picture.end <= start),
+            lag=self.lag,
         )
 
     def _window_slots(self, table_end: int) -> RowWindow | None:

@@ -8,10 +8,12 @@ restored with the model's, and a step overwrites those of rejected tokens.
 After a prefill chunk that is not the prompt's last, token i + 1 is not known yet; the next chunk
 writes that key. The key is wrong where a sequence takes token i from the cache but goes on with
 another token than the sequence that computed it. That costs accepted guesses, never a right token.
+So does a picture: the head is given the embedding of its placeholder, not its features.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -23,6 +25,7 @@ from sgl_mlx.runtime.attention.select import AttentionPaths, DecodeEpoch
 from sgl_mlx.runtime.pool.kv import KVPool, NewKV
 from sgl_mlx.runtime.sampler import Sampled, Sampler
 from sgl_mlx.runtime.scheduler.plan import Row
+from sgl_mlx.runtime.vision.positions import lags, rotary_positions
 
 Guesses = dict[str, tuple[int, ...]]
 """Guessed tokens by sequence id."""
@@ -59,6 +62,7 @@ class HeadRunner:
         self._hidden = mx.zeros((0,))
         self._late = NewKV((), [], [])
         self._last: dict[str, _Last] = {}
+        self._submitted: deque[tuple[int, mx.array]] = deque()  # steps of the open epoch
 
     # -- in the model's steps -----------------------------------------------------------------
 
@@ -75,26 +79,12 @@ class HeadRunner:
         Returns:
             Arrays to be evaluated with the step.
         """
-        late = [row for row in rows if self._is_late(row)]
-        before = [self._last[row.id] for row in late]
-        following = mx.array(
-            [t for row in rows for t in (*row.tokens[1:], 0)] + [row.tokens[0] for row in late],
-            mx.int32,
-        )
-        if sampled is not None:
-            places = [i for row, mine in _places(rows) if row.sample for i in mine]
-            following[mx.array(places, mx.int32)] = sampled.tokens.astype(mx.int32)
-        positions = mx.array(
-            [row.position + i for row in rows for i in range(len(row.tokens))]
-            + [last.position for last in before]
-        )
-        every = mx.concatenate([hidden, *(last.hidden[None] for last in before)])
-        count = len(hidden)
-        keys, values = self._head.keys_values(following, every, positions)
-        made.keys.append(keys[:count])
-        made.values.append(values[:count])
-        slots = [row.prefix[-1] for row in late]
-        self._late = NewKV(slots, [keys[count:]], [values[count:]])
+        counted = mx.array([row.position + i for row in rows for i in range(len(row.tokens))])
+        positions = rotary_positions(rows, counted)
+        keys, values = self._head.keys_values(_next(rows, sampled), hidden, positions)
+        made.keys.append(keys)
+        made.values.append(values)
+        self._late = self._make_late([row for row in rows if self._is_late(row)])
         self._hidden = hidden[mx.array([i for _, mine in _places(rows) for i in mine], mx.int32)]
         return [self._hidden, *self._late.keys, *self._late.values]
 
@@ -122,26 +112,38 @@ class HeadRunner:
         known = last is not None and last.token is None and last.position == row.position - 1
         return known and bool(row.prefix)
 
-    def decode(self, epoch: DecodeEpoch, tokens: mx.array, hidden: mx.array, step: int) -> None:
-        """Store the head's keys and values of a step in its decode epoch.
+    def _make_late(self, rows: Sequence[Row]) -> NewKV:
+        """Compute the head's keys and values at the positions before the rows' first tokens."""
+        if not rows:
+            return NewKV((), [], [])
+        last = [self._last[row.id] for row in rows]
+        tokens = mx.array([row.tokens[0] for row in rows])
+        positions = mx.array([x.position for x in last]) - lags(rows)
+        keys, values = self._head.keys_values(tokens, mx.stack([x.hidden for x in last]), positions)
+        return NewKV([row.prefix[-1] for row in rows], [keys], [values])
+
+    def decode(self, epoch: DecodeEpoch, tokens: mx.array, hidden: mx.array) -> None:
+        """Store the head's keys and values of the epoch's latest step in the epoch.
 
         Args:
             tokens: the sampled tokens `(rows,)`.
             hidden: the model's hidden states `(rows, width)`.
-            step: number of the step in its epoch, from 0.
         """
-        positions = mx.array([row.position + step for row in epoch.rows])
+        step = epoch.steps - 1
+        if step == 0:
+            self._submitted.clear()
+        self._submitted.append((step, hidden))
+        positions = mx.array([row.position + step for row in epoch.rows]) - lags(epoch.rows)
         epoch.store(self._layer, *self._head.keys_values(tokens, hidden, positions))
 
-    def keep_decoded(
-        self, rows: Sequence[Row], tokens: Guesses, hidden: mx.array, step: int
-    ) -> None:
+    def keep_decoded(self, rows: Sequence[Row], tokens: Guesses) -> None:
         """Keep the hidden states before the newest tokens, after a decode step was computed.
 
         Args:
+            rows: the epoch's rows.
             tokens: the sampled token of each row, by sequence id.
-            hidden, step: as for `decode`.
         """
+        step, hidden = self._submitted.popleft()
         self._last = {
             row.id: _Last(hidden[i], row.position + step, tokens[row.id][-1])
             for i, row in enumerate(rows)
@@ -180,7 +182,7 @@ class HeadRunner:
         tokens = mx.array([row.tokens[-1] for row in rows], mx.int32)
         found: list[mx.array] = []
         for step in range(count):
-            positions = epoch.begin_step()
+            positions = epoch.begin_step() - lags(rows)
             logits, hidden = head.forward(tokens, hidden, positions, epoch)
             tokens = sampler.sample(logits, step).tokens
             found.append(tokens)
@@ -190,6 +192,15 @@ class HeadRunner:
     def _knows(self, row: Row) -> bool:
         last = self._last.get(row.id)
         return last is not None and last[1:] == (row.position, row.tokens[-1])
+
+
+def _next(rows: Sequence[Row], sampled: Sampled | None) -> mx.array:
+    """Return the token after each token of a step; 0 after a chunk of a prompt."""
+    tokens = mx.array([t for row in rows for t in (*row.tokens[1:], 0)], mx.int32)
+    if sampled is not None:
+        places = [i for row, mine in _places(rows) if row.sample for i in mine]
+        tokens[mx.array(places, mx.int32)] = sampled.tokens.astype(mx.int32)
+    return tokens
 
 
 def _places(rows: Sequence[Row]) -> Iterator[tuple[Row, range]]:

@@ -33,6 +33,7 @@ class ModelDrafter:
     """
 
     source = SOURCE
+    cheap = False
 
     def __init__(self, scheduler: Scheduler, runner: Runner, costs: Costs, vocabulary: int) -> None:
         self.costs = costs

@@ -25,10 +25,12 @@ log = logging.getLogger(__name__)
 
 SOURCE = "mtp"
 _PREFIX = 64
+"""Tokens of the prefix before each measured row, as in `measure`."""
 _ROUNDS = 3
 _STEPS = 3
+"""Guesses in a row, from which the cost of each after the first follows."""
 
-Guess = Callable[[Rows[Row], int], Guesses]
+GuessAfter = Callable[[Rows[Row], int], Guesses]
 """The signature of `runner.ModelRunner.draft`."""
 
 
@@ -43,8 +45,9 @@ class MtpDrafter:
     """
 
     source = SOURCE
+    cheap = True
 
-    def __init__(self, guess: Guess, costs: Costs) -> None:
+    def __init__(self, guess: GuessAfter, costs: Costs) -> None:
         self.costs = costs
         self._guess = guess
 
@@ -85,7 +88,7 @@ def _row(s: Sequence, count: int) -> Row:
 def open_head(
     speculate: Speculate, loaded: LoadedModel, adapter: Adapter, alone: bool
 ) -> Head | None:
-    """Load a model's MTP head if the option `speculate` wants it; None without a usable head.
+    """Load a model's MTP head if the option `speculate` wants it.
 
     Args:
         adapter: the adapter that runs the model.

@@ -32,10 +32,12 @@ class Drafts(Protocol):
     Attributes:
         costs: costs of its steps.
         source: source of its proposals; see `Proposal.source`.
+        cheap: True if it also guesses for sequences whose other guess is less likely than its own.
     """
 
     costs: Costs
     source: str
+    cheap: bool
 
     def draft(self, sequences: Rows[Sequence], count: int) -> dict[str, Proposal]:
         """Guess up to `count` tokens after each sequence; return the proposals by sequence id."""
@@ -53,7 +55,8 @@ class Speculation(NamedTuple):
         drafters: asked in order; of two equally likely guesses the first is taken.
         costs: seconds of the engine's steps, from which draft lengths follow.
         model: the draft model, or the model's own MTP head. It guesses for sequences for which no
-            drafter has a guess, if that promises more tokens per second. None for neither.
+            drafter has a guess (see also `Drafts.cheap`), if that promises more tokens per second.
+            None for neither.
         pace: corrects the costs by the steps of the running engine; None leaves the costs as they
             are.
     """
@@ -102,7 +105,7 @@ class Speculator:
             return {}
         proposals = {s.id: p for s in decoding if (p := self._propose(s)) is not None}
         if self._model is not None:
-            lacking = [s for s in decoding if s.id not in proposals and _limit(s) > 0]
+            lacking = [s for s in decoding if self._lacks(self._model, s, proposals.get(s.id))]
             proposals |= self._from_model(self._model, lacking, plain, seconds)
         guesses = {
             name: Guess(len(p.tokens), self._likelihood(name, p)) for name, p in proposals.items()
@@ -228,6 +231,13 @@ class Speculator:
 
     def _likelihood(self, sequence: str, p: Proposal) -> float:
         return self._acceptance.likelihood(sequence, p.source, p.likelihood)
+
+    def _lacks(self, model: Drafts, s: Sequence, found: Proposal | None) -> bool:
+        """Return True if the draft model should guess for a sequence beside what was `found`."""
+        if _limit(s) < 1 or found is None:
+            return _limit(s) > 0
+        mine = self._likelihood(s.id, Proposal((), model.source))
+        return model.cheap and self._likelihood(s.id, found) < mine
 
     def _from_model(
         self, model: Drafts, lacking: list[Sequence], plain: Step, seconds: list[float]

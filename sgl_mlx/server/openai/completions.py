@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -18,13 +18,12 @@ from sgl_mlx.server.errors import bad_value
 from sgl_mlx.server.openai.answers import Chunks, Usage, asks, failure, finish
 from sgl_mlx.server.openai.fields import Sampling, sampling_params
 from sgl_mlx.server.openai.logprobs import CompletionLogprobs
+from sgl_mlx.server.openai.prompts import listed_prompts
 from sgl_mlx.server.service import Service
 from sgl_mlx.server.visit import Visit
 
 _TOKENS = 16
 """OpenAI's default of `max_tokens`."""
-
-OnePrompt = str | Sequence[int]
 
 
 class CompletionRequest(Sampling, kw_only=True):
@@ -62,7 +61,7 @@ class _Call:
         self._visit = visit
         self._fields = fields
         self._tokenizer = service.engine.tokenizer
-        self._prompts = _prompts(fields.prompt)
+        self._prompts = listed_prompts("prompt", fields.prompt)
         self._params = self._sampling()
         given = [(Text(p),) if isinstance(p, str) else p for p in self._prompts]
         rid, self._asks = asks(fields, given, self._params, "cmpl-")
@@ -147,29 +146,3 @@ class _Call:
         first = [()] * (len(found.input) - len(found.input_top))  # the first token is not predicted
         tops = (*first, *found.input_top, *found.output_top)
         return lines.add((*found.input, *found.output), tops)
-
-
-def _prompts(given: str | list[Any]) -> list[OnePrompt]:
-    """Return the prompts in the field `prompt`: one text or list of token ids, or a list of these.
-
-    Raises:
-        HttpError: the list is empty, or has another shape.
-    """
-    if isinstance(given, str):
-        return [given]
-    if not given:
-        raise bad_value("prompt is an empty list", "prompt")
-    if all(map(_is_id, given)):
-        return [given]
-    if all(isinstance(p, str) for p in given):
-        return given
-    if all(isinstance(p, list) and p and all(map(_is_id, p)) for p in given):
-        return given
-    raise bad_value(
-        "prompt must be a text, a list of texts, a list of token ids or a list of such lists",
-        "prompt",
-    )
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

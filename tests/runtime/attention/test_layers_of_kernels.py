@@ -16,7 +16,7 @@ from sgl_mlx.metal_kernels.selftest import Case
 from sgl_mlx.metal_kernels.tested import TestedKernels
 from sgl_mlx.models import cpu_math
 from sgl_mlx.models.adapter import Adapter
-from sgl_mlx.runtime import assembly
+from sgl_mlx.runtime.attention import open as opened
 from sgl_mlx.runtime.attention.decode import Epoch
 from sgl_mlx.runtime.attention.kernels import KernelEpoch, pool_fits
 from sgl_mlx.runtime.attention.select import AttentionPaths, layer_cases
@@ -123,10 +123,10 @@ def test_loading_judges_the_models_kernels_before_it_measures_them(
     kernels = TestedKernels(Kernels())
     monkeypatch.setattr(tested, "compare", compare)
     monkeypatch.setattr(cpu_math, "on_cpu", lambda: False)
-    monkeypatch.setattr(assembly, "open_kernels", lambda asked: kernels)
-    monkeypatch.setattr(assembly, "cut_overs", cut_overs)
+    monkeypatch.setattr(opened, "open_kernels", lambda asked: kernels)
+    monkeypatch.setattr(opened, "cut_overs", cut_overs)
     adapter = model(64, 24)
-    paths = assembly.attention_paths(adapter, KVPool(adapter.layers, 9, adapter.dtype), share=True)
+    paths = opened.attention_paths(adapter, KVPool(adapter.layers, 9, adapter.dtype), share=True)
     assert happened == ["extend", "decode", *["measured"] * good]
     rows = [row(n, range(1, 9, 2), range(9, 10), 1) for n in "ab"]
     assert isinstance(paths.epoch(rows, 1), KernelEpoch if good else Epoch)

@@ -1,6 +1,7 @@
 """Requests of every other kind: drafts, grammars, logprobs, choices, pictures, an 8-bit pool.
 
-`python -m tests.runtime.ranks.features FILE TEXT_MODEL PICTURE_MODEL` writes the answers to a file.
+`python -m tests.runtime.ranks.features FILE OPTIONS TEXT_MODEL PICTURE_MODEL` writes the answers
+of engines with these options in JSON to a file.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ def of_pictures(engine: Engine) -> dict[str, Any]:
     return {"tokens": [_tokens(future.result(600)[0]) for future in futures]}
 
 
-def run(text: str, pictures: str) -> list[dict[str, Any]]:
+def run(text: str, pictures: str, **options: Any) -> list[dict[str, Any]]:
     """Open both models in turn, and return their answers."""
-    options: dict[str, Any] = {"max_total_tokens": 1000, "chunked_prefill_size": 32}
+    options = {"max_total_tokens": 1000, "chunked_prefill_size": 32} | options
     with Engine(text, **options) as engine:
         found = [of_text(engine)]
     with Engine(text, kv_bits=8, draft=text, **options) as engine:
@@ -61,4 +62,5 @@ if __name__ == "__main__":
     import mlx.core as mx
 
     mx.disable_compile()  # on a CPU it calls a C++ compiler for every shape
-    Path(sys.argv[1]).write_text(json.dumps(run(*sys.argv[2:])))
+    file, options, *models = sys.argv[1:]
+    Path(file).write_text(json.dumps(run(*models, **json.loads(options))))

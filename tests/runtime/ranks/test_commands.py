@@ -7,7 +7,9 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -15,6 +17,8 @@ from click.testing import CliRunner
 
 from sgl_mlx.cli import main
 from sgl_mlx.cli import serve as command
+from sgl_mlx.compat.engine import Engine
+from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.runtime.ranks.launch import Launch
 from tests.runtime.conftest import toy_folder
 from tests.runtime.ranks.launcher import LIMIT, Launched, free_ports
@@ -71,6 +75,13 @@ def test_the_server_answers_and_ctrl_c_ends_all_ranks(toy_folder: Path, tmp_path
             ranks.signal(rank, signal.SIGINT)
         assert ranks.codes() == [0, 0]
         assert ranks.output(1) == ranks.output(1, "err") == ""
+
+
+def test_hidden_states_are_refused_on_several_ranks(toy_folder: Path) -> None:
+    with Engine(str(toy_folder), max_total_tokens=100, speculate="off") as engine:
+        engine._model = replace(engine._model, ranks=cast(Any, object()))
+        with pytest.raises(UnsupportedModelError, match="several ranks run the model"):
+            engine.encode(input_ids=[5, 6])
 
 
 def test_several_models_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 from sgl_mlx.core import SamplingParams
-from sgl_mlx.runtime import assembly, config
+from sgl_mlx.runtime import config
 from sgl_mlx.runtime.cache.radix import RadixTree
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.runtime.sampler import Sampler
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 from sgl_mlx.runtime.scheduler.plan import Row
 from sgl_mlx.runtime.scheduler.sequence import Sequence
+from sgl_mlx.runtime.speculation import drafting as assembled
 from sgl_mlx.runtime.speculation.costs import Costs
 from sgl_mlx.runtime.speculation.drafter import Drafter, Proposal
 from sgl_mlx.runtime.speculation.open import drafters
@@ -68,9 +69,9 @@ def engines(toy_folder: Path, informed: Informed) -> Iterator[tuple[Engine, Engi
         return (informed, *drafters("auto", tree))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assembly, "kept_costs", lambda *_: FREE)
+        patch.setattr(assembled, "kept_costs", lambda *_: FREE)
         with Engine(str(toy_folder), max_total_tokens=4000, speculate="off") as plain:
-            patch.setattr(assembly, "drafters", all_drafters)
+            patch.setattr(assembled, "drafters", all_drafters)
             patch.setattr(config, "SchedulerLimits", partial(SchedulerLimits, decode_margin=0))
             with Engine(str(toy_folder), max_total_tokens=SLOTS) as drafting:
                 yield plain, drafting
@@ -138,8 +139,8 @@ def test_a_real_model_answers_as_without_drafts(
     def all_drafters(_: str, tree: RadixTree) -> tuple[Drafter, ...]:
         return (informed, *drafters("auto", tree))
 
-    monkeypatch.setattr(assembly, "kept_costs", lambda *_: FREE)
-    monkeypatch.setattr(assembly, "drafters", all_drafters)
+    monkeypatch.setattr(assembled, "kept_costs", lambda *_: FREE)
+    monkeypatch.setattr(assembled, "drafters", all_drafters)
     requests = int(os.environ.get("DRAFTED_REQUESTS", "24"))
     with open_embedded(max_total_tokens=800) as drafting:
         ties = differing(smollm2, drafting, informed, requests, speculate=False)

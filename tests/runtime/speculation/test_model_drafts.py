@@ -12,8 +12,8 @@ import pytest
 from mlx.utils import tree_flatten
 
 from sgl_mlx.errors import InvalidParamsError, MemoryLimitError
-from sgl_mlx.runtime import assembly
 from sgl_mlx.runtime.engine import Engine
+from sgl_mlx.runtime.speculation import drafting as assembled
 from sgl_mlx.runtime.speculation.costs import Costs
 from sgl_mlx.runtime.speculation.policy import Step, model_length
 from tests.models.conftest import LLAMA, write_folder
@@ -47,7 +47,7 @@ def engines(toy_folder: Path, near_folder: Path) -> Iterator[tuple[Engine, Engin
 
     asked = [True, False]  # the large model's costs are asked for first
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assembly, "kept_costs", costs)
+        patch.setattr(assembled, "kept_costs", costs)
         with (
             Engine(str(toy_folder), max_total_tokens=4000, speculate="off") as plain,
             Engine(
@@ -109,8 +109,8 @@ def test_another_vocabulary_is_refused_with_the_first_difference(toy_folder: Pat
 def test_a_draft_model_that_does_not_fit_is_refused_with_numbers(
     toy_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assembly, "available_bytes", lambda: 10**4)
-    monkeypatch.setattr(assembly, "kept_costs", lambda *_: FREE)
+    monkeypatch.setattr(assembled, "available_bytes", lambda: 10**4)
+    monkeypatch.setattr(assembled, "kept_costs", lambda *_: FREE)
     with pytest.raises(MemoryLimitError, match=r"\d+ x \d+ bytes"):
         Engine(str(toy_folder), max_total_tokens=400, draft=str(toy_folder))
 

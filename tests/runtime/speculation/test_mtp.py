@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import random
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,12 @@ import mlx.core as mx
 import pytest
 
 from sgl_mlx.core import Parallel, SamplingParams, Text
-from sgl_mlx.errors import CorruptModelError, InvalidParamsError, UnsupportedModelError
-from sgl_mlx.models.mtp_head import Head
+from sgl_mlx.models.loader import load
 from sgl_mlx.models.trunk import trunk_of
-from sgl_mlx.runtime import assembly, config
-from sgl_mlx.runtime.engine import Engine
+from sgl_mlx.runtime import config
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 from sgl_mlx.runtime.scheduler.sequence import Sequence
-from sgl_mlx.runtime.speculation import speculator
-from sgl_mlx.runtime.speculation.costs import Costs
+from sgl_mlx.runtime.speculation import drafting, speculator
 from sgl_mlx.runtime.speculation.drafter import Proposal
 from sgl_mlx.runtime.speculation.head_runner import Guesses, HeadRunner
 from sgl_mlx.runtime.speculation.mtp import MtpDrafter
@@ -28,50 +25,23 @@ from sgl_mlx.runtime.speculation.policy import Guess
 from tests.models.mtp_reference import Reference
 from tests.models.mtp_toys import (
     WITH_HEADS,
-    agreeing_toy,
     config_of,
     hidden_of,
+    published,
     random_head,
+    write_agreeing,
+    write_random,
     write_toy,
 )
 from tests.models.toy import toy_model
+from tests.models.vision.conftest import read_golden, write_golden
+from tests.runtime import qwen
+from tests.runtime.speculation.conftest import Open
 from tests.runtime.speculation.test_engine_drafts import draw_params, draw_prompt, is_tie, same
 
-FREE = Costs(((1, 1.0),), ((1, 1.0),))
-CHEAP = Costs(((1, 1e-6),), ((1, 1e-6),))
-REQUESTS = 24
+REQUESTS = int(os.environ.get("DRAFTED_REQUESTS", "24"))
 BATCH = 6
 GREEDY = {"max_new_tokens": 12, "temperature": 0, "ignore_eos": True}
-
-Open = Callable[..., Engine]
-
-
-@pytest.fixture
-def open_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
-    """`open_engine(folder, **options)`: an engine that drafts wherever a guess may be right."""
-    engines: list[Engine] = []
-    monkeypatch.setattr(assembly, "kept_costs", lambda *_: FREE)
-    monkeypatch.setattr(assembly, "measure_head", lambda *_: CHEAP)
-
-    def make(folder: Path, **options: Any) -> Engine:
-        engines.append(Engine(str(folder), **{"max_total_tokens": 4000, **options}))
-        return engines[-1]
-
-    mx.disable_compile()
-    yield make
-    for engine in engines:
-        engine.shutdown()
-    mx.enable_compile()
-
-
-def random_toy(folder: Path, architecture: str) -> Path:
-    model = toy_model(architecture, config_of(architecture))
-    return write_toy(folder, architecture, random_head(architecture, model))[0]
-
-
-def agreeing_folder(folder: Path, architecture: str) -> Path:
-    model, head = agreeing_toy(architecture)
-    return write_toy(folder, architecture, head, model)[0]
 
 
 # -- the output ---------------------------------------------------------------------------------
@@ -81,8 +51,11 @@ def agreeing_folder(folder: Path, architecture: str) -> Path:
 def test_requests_are_answered_as_without_a_head(
     architecture: str, tmp_path: Path, open_engine: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With all sampling parameters, in batches, forked and preempted."""
-    folder = agreeing_folder(tmp_path / "toy", architecture)
+    """With all sampling parameters, in batches, forked and preempted.
+
+    `DRAFTED_REQUESTS=1000` asks a thousand times.
+    """
+    folder = write_agreeing(tmp_path / "toy", architecture)
     plain = open_engine(folder, speculate="off")
     monkeypatch.setattr(config, "SchedulerLimits", partial(SchedulerLimits, decode_margin=0))
     drafting = open_engine(folder, speculate="mtp", max_total_tokens=110)
@@ -95,7 +68,7 @@ def test_requests_are_answered_as_without_a_head(
             if not same(one, other):
                 assert is_tie(plain, prompt, asked, one, other), (asked, one, other)
                 ties += 1
-    assert ties <= 1
+    assert ties <= max(1, REQUESTS // 200)
     forked = [
         e.generate("name 12", GREEDY, n=3, temperature=0.8, seed=1) for e in (plain, drafting)
     ]
@@ -109,7 +82,7 @@ def test_requests_are_answered_as_without_a_head(
 def test_a_head_that_agrees_saves_steps(
     architecture: str, tmp_path: Path, open_engine: Open
 ) -> None:
-    folder = agreeing_folder(tmp_path / "toy", architecture)
+    folder = write_agreeing(tmp_path / "toy", architecture)
     plain, drafting = (open_engine(folder, speculate=how) for how in ("off", "auto"))
     prompts = [list(range(3 + i, 9 + 2 * i)) for i in range(4)]
     right, found = (
@@ -125,7 +98,7 @@ def test_a_head_that_agrees_saves_steps(
 
 
 def test_joined_branches_are_continued_as_without_a_head(tmp_path: Path, open_engine: Open) -> None:
-    folder = agreeing_folder(tmp_path / "toy", "deepseek_v3")
+    folder = write_agreeing(tmp_path / "toy", "deepseek_v3")
     branches = Parallel(((Text("one"),), (Text("two and more"),)))
     prompt = Text("a trunk "), branches, Text(" the end")
     params = SamplingParams(temperature=0, max_new_tokens=12, ignore_eos=True)
@@ -137,6 +110,53 @@ def test_joined_branches_are_continued_as_without_a_head(tmp_path: Path, open_en
     assert engine.get_server_info()["stats"]["accepted_tokens"] > 0
 
 
+def test_prompts_with_pictures_are_answered_as_by_transformers(
+    tmp_path: Path, open_engine: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = read_golden("qwen3_5")
+    folder = write_golden(tmp_path / "toy", toy)
+    head = published("qwen3_5", toy.config, random_head("qwen3_5", load(folder).model))
+    arrays = {name: mx.array(weight) for name, weight in head.items()}
+    mx.save_safetensors(str(folder / "model-mtp.safetensors"), arrays)
+    asked = guess_always(monkeypatch)
+    engine = open_engine(folder, speculate="mtp", chunked_prefill_size=16)
+    prompts = [qwen.prompt(engine, "qwen3_5", case) for case in qwen.CASES]
+    found = [qwen.tokens(answer) for answer in qwen.ask(engine, *prompts)]
+    assert found == [qwen.expected("qwen3_5", case) for case in qwen.CASES]
+    assert len(asked) > len(qwen.CASES)
+
+
+class Wrong:
+    """Drafter that always has a guess, and is never right."""
+
+    def __init__(self, likelihood: float) -> None:
+        self._likelihood = likelihood
+
+    def propose(self, s: Sequence, limit: int) -> Proposal | None:
+        return Proposal((0,) * limit, "wrong", self._likelihood)
+
+    def ended(self, s: Sequence) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+
+def test_the_head_is_asked_where_another_guess_is_less_likely(
+    tmp_path: Path, open_engine: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_agreeing(tmp_path / "toy", "glm4_moe")
+    counts = []
+    for likelihood in (0.3, 0.9):
+        wrong = Wrong(likelihood)
+        monkeypatch.setattr(drafting, "drafters", lambda *_, wrong=wrong: (wrong,))
+        engine = open_engine(folder, speculate="auto")
+        found = engine.generate(input_ids=[[5, 6, 7]], sampling_params=GREEDY)
+        counts.append(found[0]["meta_info"].get("accepted_tokens", 0))
+    unlikely, likely = counts
+    assert unlikely > likely
+
+
 # -- the guesses --------------------------------------------------------------------------------
 
 
@@ -145,7 +165,7 @@ def test_guesses_are_those_of_the_head_computed_alone(
     architecture: str, tmp_path: Path, open_engine: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In batches, after accepted and rejected guesses, and with prompts from the cache."""
-    folder = random_toy(tmp_path / "toy", architecture)
+    folder = write_random(tmp_path / "toy", architecture)
     model = toy_model(architecture, config_of(architecture))
     reference = reference_of(architecture, model)
     asked = guess_always(monkeypatch)
@@ -212,9 +232,9 @@ def guess_always(patch: pytest.MonkeyPatch) -> Asked:
 
     def draft(self: MtpDrafter, sequences: list[Sequence], count: int) -> dict[str, Proposal]:
         found = own(self, sequences, count)
-        tokens = {s.id: list(s.tokens) for s in sequences}
+        written = {s.id: list(s.tokens) for s in sequences}
         if not in_epoch[0]:
-            asked.extend((tokens[name], proposal.tokens) for name, proposal in found.items())
+            asked.extend((written[name], proposal.tokens) for name, proposal in found.items())
         return found
 
     def draft_rows(self: HeadRunner, rows: Any, count: int, written: Any) -> Guesses:
@@ -239,103 +259,3 @@ def check_guesses(asked: Asked, model: Any, reference: Reference) -> None:
         hidden = hidden_of(model, tokens)[:-1]
         wrong += list(guessed) != reference.guess(tokens, hidden, len(guessed))
     assert wrong <= len(asked) / 100, (wrong, len(asked))
-
-
-# -- what goes wrong ----------------------------------------------------------------------------
-
-
-def test_an_aborted_request_leaves_nothing(tmp_path: Path, open_engine: Open) -> None:
-    engine = open_engine(agreeing_folder(tmp_path / "toy", "qwen3_5"), speculate="mtp")
-    r = random.Random(5)
-    for _ in range(6):
-        stream = engine.generate(draw_prompt(r), GREEDY, max_new_tokens=100, stream=True)
-        for _ in range(r.randint(1, 5)):
-            next(stream)
-        stream.close()
-    engine.generate("the end", max_new_tokens=1)
-    assert engine.flush_cache()
-    stats = engine.get_server_info()["stats"]
-    assert stats["free_slots"] == 4000
-    assert stats["accepted_tokens"] > 0
-
-
-def test_a_head_that_fails_costs_guesses_alone(
-    tmp_path: Path,
-    open_engine: Open,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    folder = agreeing_folder(tmp_path / "toy", "deepseek_v3")
-    plain, drafting = (open_engine(folder, speculate=how) for how in ("off", "mtp"))
-    failing = random.Random(2)
-
-    def guess(*args: Any) -> Guesses:
-        if failing.random() < 0.5:
-            raise RuntimeError("no memory")
-        return right(*args)
-
-    right = HeadRunner.guess
-    monkeypatch.setattr(HeadRunner, "guess", guess)
-    prompts = [list(range(3, 5 + i)) for i in range(5)]
-    one, other = (e.generate(input_ids=prompts, sampling_params=GREEDY) for e in (plain, drafting))
-    assert [x["output_ids"] for x in one] == [x["output_ids"] for x in other]
-    assert drafting.get_server_info()["stats"]["accepted_tokens"] > 0
-    assert "the MTP head failed: RuntimeError: no memory" in caplog.text
-
-
-def test_a_step_that_fails_is_tried_again_with_the_same_answers(
-    tmp_path: Path, open_engine: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = agreeing_folder(tmp_path / "toy", "qwen3_5")
-    plain, drafting = (open_engine(folder, speculate=how) for how in ("off", "mtp"))
-    failing = random.Random(4)
-
-    def keys_values(*args: Any) -> Any:
-        if failing.random() < 0.15:
-            raise RuntimeError("out of memory")
-        return right(*args)
-
-    right = Head.keys_values
-    prompts = [list(range(3, 5 + i)) for i in range(5)]
-    one = plain.generate(input_ids=prompts, sampling_params=GREEDY)
-    monkeypatch.setattr(Head, "keys_values", keys_values)
-    for _ in range(4):
-        other = drafting.generate(input_ids=prompts, sampling_params=GREEDY)
-        for mine, answer in zip(one, other, strict=True):
-            if answer["meta_info"]["finish_reason"]["type"] != "abort":
-                assert answer["output_ids"] == mine["output_ids"]
-    assert drafting.get_server_info()["stats"]["accepted_tokens"] > 0
-
-
-# -- what is refused ----------------------------------------------------------------------------
-
-
-def test_a_checkpoint_without_a_head_is_refused_for_mtp_alone(
-    tmp_path: Path, toy_folder: Path
-) -> None:
-    folder = write_toy(tmp_path / "toy", "qwen3_5", None)[0]
-    with pytest.raises(UnsupportedModelError, match=r'no MTP head.*mtp\.\*.*speculate="auto"'):
-        Engine(str(folder), speculate="mtp")
-    with pytest.raises(UnsupportedModelError, match="architecture llama"):
-        Engine(str(toy_folder), speculate="mtp")
-    with Engine(str(folder), speculate="auto", max_total_tokens=500) as engine:
-        assert engine.generate("a", max_new_tokens=2)["meta_info"]["completion_tokens"] == 2
-
-
-def test_a_broken_head_is_refused_for_mtp_and_left_out_by_auto(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    model = toy_model("qwen3_5", config_of("qwen3_5"))
-    head = random_head("qwen3_5", model)
-    del head["fc.weight"]
-    folder = write_toy(tmp_path / "toy", "qwen3_5", head, model)[0]
-    with pytest.raises(CorruptModelError, match=r"MTP head.*projection\.weight is missing"):
-        Engine(str(folder), speculate="mtp")
-    with Engine(str(folder), speculate="auto", max_total_tokens=500) as engine:
-        engine.generate("a", max_new_tokens=2)
-    assert "nothing is drafted with the MTP head" in caplog.text
-
-
-def test_mtp_beside_a_draft_model_is_refused(toy_folder: Path) -> None:
-    with pytest.raises(InvalidParamsError, match='speculate="auto", but it is "mtp"'):
-        Engine(str(toy_folder), speculate="mtp", draft=str(toy_folder))

@@ -9,11 +9,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize
 
-from sgl_mlx.runtime import assembly
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
+from sgl_mlx.runtime.speculation import drafting
 from sgl_mlx.runtime.speculation.drafter import Proposal
 from sgl_mlx.runtime.speculation.speculator import Speculation
 from tests.runtime.hybrids import HYBRIDS, PURE, Open, alone, greedy, text
@@ -144,8 +144,8 @@ def test_a_hybrid_answers_with_drafts_as_mlx_lm_without(
     prompts = [text(i, n) for i, n in enumerate([1, 5, 17, 40, 12, 11])]
     right = [alone(architecture, p, NEW) for p in prompts]
     told = Told(dict(zip(prompts, right, strict=True)))
-    monkeypatch.setattr(assembly, "kept_costs", lambda *_: FREE)
-    monkeypatch.setattr(assembly, "drafters", lambda *_: (told,))
+    monkeypatch.setattr(drafting, "kept_costs", lambda *_: FREE)
+    monkeypatch.setattr(drafting, "drafters", lambda *_: (told,))
     engine = open_toy(architecture, max_total_tokens=130, speculate="auto")
     for _ in range(2):
         assert greedy(engine, prompts, NEW) == right

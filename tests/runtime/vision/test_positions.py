@@ -116,6 +116,21 @@ def test_text_after_a_picture_goes_on_from_its_longest_edge(s: Sequence) -> None
     assert last.lag == 0
 
 
+@settings(max_examples=100, deadline=None)
+@given(branches=st.lists(prompts(), min_size=1, max_size=3), gap=st.integers(0, 9))
+def test_text_after_branches_goes_on_from_the_furthest(branches: list[Sequence], gap: int) -> None:
+    furthest = max(place for s in branches for place in places(rows(s, []))[-1])
+    for s in branches:
+        s.computed = len(s.tokens)
+    after = Sequence("after", [1, 1], Silent(), after=tuple(branches), gap=gap)  # type: ignore[arg-type]
+    after.join()
+    after.holding = Holding(table=[901, 902])
+    assert [place[0] for place in places([after.row(2, 2)])] == [
+        furthest + gap + 1,
+        furthest + gap + 2,
+    ]
+
+
 def test_rows_of_text_keep_the_positions_that_count_tokens() -> None:
     s = sequence([1] * 5, [Picture(1, Shown(b"a" * 32, None, 3))])  # as a LLaVA's
     found, counted = rows(s, []), mx.arange(5)

@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 
-from sgl_mlx.core import Image, Parallel, SamplingParams, Shift, Text, Video
+from sgl_mlx.core import Generated, Image, Parallel, SamplingParams, Shift, Text, Video
 from sgl_mlx.errors import ImageError, PromptError
+from sgl_mlx.models.loader import load
 from sgl_mlx.runtime import assembly
 from sgl_mlx.runtime.engine import Engine
+from sgl_mlx.runtime.speculation import drafting
+from sgl_mlx.runtime.speculation.costs import Costs
 from tests.models.conftest import random_weights
+from tests.models.mtp_toys import published, random_head
 from tests.models.vision.conftest import read_golden, write_golden
 from tests.models.vision.pictures import pictures
 from tests.runtime.qwen import (
@@ -31,6 +35,8 @@ from tests.runtime.qwen import (
 )
 from tests.runtime.speculation.test_engine_drafts import FREE
 
+DENSE = [name for name in NAMES if name != "qwen3_5"]
+"""Models without recurrent layers."""
 each_name = pytest.mark.parametrize("name", NAMES)
 
 
@@ -125,6 +131,20 @@ def test_an_equal_picture_is_encoded_once(open_qwen: Open, name: str) -> None:
     assert stats(engine)["encoded_images"] == stats(engine)["prepared_images"] == 1
 
 
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen2_5_vl"])
+def test_a_picture_comes_back_from_disk(open_qwen: Open, tmp_path: Path, name: str) -> None:
+    options = {"disk_cache_dir": str(tmp_path / "kv")}
+    first = open_qwen(name, **options)
+    long = (*prompt(first, name, "40x60"), said(first, [3, 7, 5, 9] * 25))
+    (expects,) = ask(first, long)
+    first.shutdown()
+    second = open_qwen(name, **options)
+    (found,) = ask(second, long)
+    assert found.token_ids == expects.token_ids
+    assert found.cached_tokens >= 64
+    assert stats(second)["encoded_images"] == 0
+
+
 @each_name
 def test_text_alone_is_answered_in_a_batch_with_pictures(open_qwen: Open, name: str) -> None:
     engine = open_qwen(name)
@@ -139,13 +159,31 @@ def test_text_alone_is_answered_in_a_batch_with_pictures(open_qwen: Open, name: 
 def test_drafts_after_a_picture_are_verified_at_its_positions(
     open_qwen: Open, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(assembly, "kept_costs", lambda *_: FREE)
-    monkeypatch.setattr(assembly, "Pace", lambda: None)  # drafts pay, whatever this machine does
+    monkeypatch.setattr(drafting, "kept_costs", lambda *_: FREE)
+    monkeypatch.setattr(drafting, "Pace", lambda: None)  # drafts pay, whatever this machine does
     engine = open_qwen(name, speculate="tree")
     for _ in range(2):  # the second time the first answer is the draft
         (found,) = ask(engine, prompt(engine, name, "several"))
         assert tokens(found) == expected(name, "several")
     assert stats(engine)["accepted_tokens"] > 0
+
+
+def test_a_prediction_head_guesses_after_pictures(
+    open_qwen: Open, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drafting, "kept_costs", lambda *_: FREE)
+    monkeypatch.setattr(assembly, "measure_head", lambda *_: Costs(((1, 1e-6),), ((1, 1e-6),)))
+    monkeypatch.setattr(drafting, "Pace", lambda: None)
+    toy = read_golden("qwen3_5")
+    text = toy.config["text_config"] | {"mtp_num_hidden_layers": 1}
+    config = toy.config | {"text_config": text}
+    head = published("qwen3_5", config, random_head("qwen3_5", load(folders["qwen3_5"]).model))
+    weights = toy.weights | head
+    folders["heads"] = write_golden(tmp_path / "heads", toy, weights=weights, config=config)
+    engine = open_qwen("heads", speculate="mtp")
+    answers = ask(engine, *(prompt(engine, "qwen3_5", case) for case in CASES))
+    assert [tokens(found) for found in answers] == [expected("qwen3_5", case) for case in CASES]
+    assert stats(engine)["drafted_tokens"] > 0
 
 
 def test_marks_around_a_picture_count_once(open_qwen: Open) -> None:
@@ -161,18 +199,26 @@ def test_marks_around_a_picture_count_once(open_qwen: Open) -> None:
     assert counts == (found.prompt_tokens,) * 2
 
 
-def test_branches_side_by_side_and_gaps_are_refused_with_pictures(open_qwen: Open) -> None:
-    engine = open_qwen("qwen3_vl")
+@pytest.mark.parametrize("name", DENSE)
+def test_a_branch_or_no_gap_after_pictures_is_as_no_cut(open_qwen: Open, name: str) -> None:
+    """A single branch, and a gap of nothing, leave every token at its position."""
+    engine = open_qwen(name)
+    *before, last = prompt(engine, name, "several")
+    assert isinstance(last, Generated)
+    begin, rest = said(engine, last.token_ids[:1]), said(engine, last.token_ids[1:])
+    branch = (*before, Parallel(((begin,),)), rest)
+    shown = (*before[:3], Parallel(((*before[3:], begin),)), rest)
+    shifted = (*before, begin, Shift(0), rest)
+    answers = ask(engine, branch, shown, shifted)
+    assert [tokens(found) for found in answers] == [expected(name, "several")] * 3
+
+
+def test_recurrent_layers_still_refuse_branches_and_gaps(open_qwen: Open) -> None:
+    engine = open_qwen("qwen3_5")
     (image,) = pictures("40x60")
-    branches = Parallel(((Text("t5"),), (Image(image), Text("t6"))))
-    for parts in [
-        (Text("t3"), branches, Text("t7")),
-        (Image(image), Text("t3"), Shift(4), Text("t7")),
-    ]:
-        with pytest.raises(PromptError, match="rows and columns as positions"):
-            engine.submit(parts, PARAMS).result()
-    joined = (Text("t3"), Parallel(((Text("t5"),), (Text("t6"),))), Text("t7"))
-    assert len(ask(engine, joined)[0].token_ids) == NEW
+    for cut in (Parallel(((Text("t5"),), (Image(image), Text("t6")))), Shift(4)):
+        with pytest.raises(PromptError, match="recurrent layers"):
+            engine.submit((Image(image), Text("t3"), cut, Text("t7")), PARAMS).result()
 
 
 def test_a_video_is_refused(open_qwen: Open) -> None:

@@ -12,6 +12,7 @@ case `<case>/<what>`: `pixels` (as the processor gives them), `grid` (patches of
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,10 @@ from tests.models.vision.make_goldens import FOLDER, as_bytes, set_weights  # pi
 
 # isort: split
 from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     Qwen3_5Config,
     Qwen3_5ForConditionalGeneration,
     Qwen3VLConfig,
@@ -63,16 +68,34 @@ HYBRID = {
 }
 WHOLE_TURNED = {**ROPE, "mrope_section": [3, 3, 2]}
 HALF_TURNED = {**ROPE, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}
-VISION = {
+OLDER = {
+    **TEXT,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "rope_theta": 1000.0,
+    "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
+}
+COMMON = {
     "depth": 3,
-    "hidden_size": 32,
-    "intermediate_size": 48,
     "num_heads": 2,
     "patch_size": 4,
     "temporal_patch_size": 2,
     "spatial_merge_size": 2,
+}
+VISION = {
+    **COMMON,
+    "hidden_size": 32,
+    "intermediate_size": 48,
     "out_hidden_size": 32,
     "num_position_embeddings": 36,
+}
+WINDOWED = {
+    **COMMON,
+    "hidden_size": 48,
+    "intermediate_size": 40,
+    "out_hidden_size": 32,
+    "window_size": 16,
+    "fullatt_block_indexes": [1],
 }
 PROCESSOR = {
     "patch_size": 4,
@@ -98,6 +121,22 @@ MODELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         {
             "text_config": TEXT | {"model_type": "qwen3_vl_text", "rope_parameters": WHOLE_TURNED},
             "vision_config": {**VISION, "deepstack_visual_indexes": [0, 2]},
+        },
+    ),
+    "qwen2_vl": (
+        Qwen2VLForConditionalGeneration,
+        Qwen2VLConfig,
+        {
+            "text_config": OLDER | {"model_type": "qwen2_vl_text"},
+            "vision_config": COMMON | {"embed_dim": 24, "mlp_ratio": 2, "hidden_size": 32},
+        },
+    ),
+    "qwen2_5_vl": (
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2_5_VLConfig,
+        {
+            "text_config": OLDER | {"model_type": "qwen2_5_vl_text"},
+            "vision_config": WINDOWED,
         },
     ),
 }
@@ -135,7 +174,7 @@ def counts() -> dict[str, np.ndarray]:
 @torch.no_grad()
 def golden(name: str) -> dict[str, np.ndarray]:
     model_class, config_class, given = MODELS[name]
-    model = model_class(config_class(**given, **MARKS)).eval()
+    model = model_class(config_class(**deepcopy(given), **MARKS)).eval()
     set_weights(model)
     model.lm_head.weight[START:] = 0  # so that no mark is ever the likeliest token
     config = {**given, **MARKS, "model_type": model.config.model_type}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,22 @@ def test_every_layout_gives_the_same_features(
     assert float(np.abs(np.array(found) - expected).max()) <= within * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl"])
+def test_older_checkpoints_say_all_in_one_level(write: Write, name: str) -> None:
+    """Qwen2.5-VL as published: no `text_config`, and the names of transformers before 4.52."""
+    toy = read_golden(name)
+    config = toy.config | toy.config["text_config"] | {"model_type": name}
+    del config["text_config"]
+    weights = {
+        key.replace("model.visual", "visual").replace("model.language_model", "model"): values
+        for key, values in toy.weights.items()
+    }
+    folder = write(name, weights=weights)
+    (folder / "config.json").write_text(json.dumps(config))
+    expected = toy.cases["40x60"]["packed"]
+    assert float(np.abs(np.array(features(folder)) - expected).max()) <= 1e-4
+
+
 def test_weights_may_be_of_half_precision(write: Write) -> None:
     folder = write("qwen3_vl")
     vision = load(folder, dtype="bfloat16").vision
@@ -112,6 +129,14 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
             )
         },
         "must sum to 8",
+    ),
+    "a mark that the vocabulary lacks": (
+        {"config": changed(vision_end_token_id=64)},
+        "vision_end.* is token 64, the vocabulary has 64",
+    ),
+    "a vision part that is a list": (
+        {"config": changed(vision_config=[1])},
+        "vision_config is no object",
     ),
     "more layers of features than the language model has": (
         {

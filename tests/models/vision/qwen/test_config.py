@@ -65,6 +65,43 @@ def test_wrong_towers_are_refused(change: dict[str, Any], told: str) -> None:
         read_tower(config, "config.json")
 
 
+def test_a_window_smaller_than_a_token_is_refused() -> None:
+    config = read_golden("qwen2_5_vl").config
+    small = config | {"vision_config": config["vision_config"] | {"window_size": 7}}
+    with pytest.raises(CorruptModelError, match="below 1"):
+        read_tower(small, "config.json")
+
+
+PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "qwen2_vl": (
+        {"depth": 32, "embed_dim": 1280, "mlp_ratio": 4, "num_heads": 16, "in_chans": 3}
+        | {"hidden_size": 1536, "patch_size": 14, "spatial_merge_size": 2},
+        {"width": 1280, "hidden": 5120, "text_width": 1536, "cell": 28, "window": 0, "side": 0},
+    ),
+    "qwen2_5_vl": (
+        {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": 2048}
+        | {"in_chans": 3, "window_size": 112, "spatial_patch_size": 14, "tokens_per_second": 2},
+        {"width": 1280, "text_width": 2048, "window": 4, "full": (7, 15, 23, 31), "gated": True},
+    ),
+    "qwen3_vl": (
+        {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "out_hidden_size": 2048}
+        | {"deepstack_visual_indexes": [5, 11, 17], "patch_size": 16},
+        {"side": 48, "deep": (5, 11, 17), "cell": 32, "features": 8192, "patch_bias": True},
+    ),
+    "qwen3_5": (
+        {"depth": 27, "hidden_size": 1152, "out_hidden_size": 5120},
+        {"side": 48, "deep": (), "features": 5120, "heads": 16},
+    ),
+}
+
+
+@pytest.mark.parametrize("family", PUBLISHED)
+def test_published_towers_are_read(family: str) -> None:
+    given, expected = PUBLISHED[family]
+    tower = read_tower({"model_type": family, "vision_config": given}, "config.json")
+    assert {name: getattr(tower, name) for name in expected} == expected
+
+
 def test_the_published_marks_are_assumed() -> None:
     found = read_placeholder({"model_type": "qwen3_5_moe"})
     assert found.id == 248056

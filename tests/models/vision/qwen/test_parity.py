@@ -13,7 +13,7 @@ from tests.models.vision.conftest import Arrays, read_golden
 from tests.models.vision.pictures import pictures
 from tests.models.vision.qwen.conftest import Toys, vision
 
-NAMES = ["qwen3_5", "qwen3_vl"]
+NAMES = ["qwen3_5", "qwen3_vl", "qwen2_5_vl", "qwen2_vl"]
 CASES = ["40x60", "60x40", "16x16", "13x17", "20x100", "several"]
 each_case = pytest.mark.parametrize(
     ("name", "case"), [(name, case) for name in NAMES for case in CASES]

@@ -23,11 +23,11 @@ edges = st.integers(1, 4000)
 
 def settings(tmp_path: Path, **values: Any) -> GridSettings:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(values))
-    return read_grid_settings(tmp_path, TOWER)
+    return read_grid_settings(tmp_path, TOWER, "qwen3_vl")
 
 
 def test_sizes_are_those_of_transformers(tmp_path: Path) -> None:
-    plain = replace(read_grid_settings(tmp_path, TOWER), cell=32)
+    plain = replace(read_grid_settings(tmp_path, TOWER, "qwen3_vl"), cell=32)
     with np.load(GOLDENS / "qwen_counts.npz") as file:
         rows = zip(file["sizes"], file["bounds"], file["resized"], strict=True)
         for size, (least, most), expected in rows:
@@ -37,7 +37,7 @@ def test_sizes_are_those_of_transformers(tmp_path: Path) -> None:
 
 @given(edges, edges)
 def test_sizes_are_whole_tokens_within_bounds(height: int, width: int) -> None:
-    bounds = read_grid_settings(Path("nowhere"), TOWER)
+    bounds = read_grid_settings(Path("nowhere"), TOWER, "qwen3_vl")
     if max(height, width) > 200 * min(height, width):
         with pytest.raises(ImageError, match="200 times"):
             resized((height, width), bounds)
@@ -48,7 +48,7 @@ def test_sizes_are_whole_tokens_within_bounds(height: int, width: int) -> None:
 
 
 def test_without_a_file_the_published_settings_hold(tmp_path: Path) -> None:
-    found = read_grid_settings(tmp_path, TOWER)
+    found = read_grid_settings(tmp_path, TOWER, "qwen3_vl")
     assert (found.least, found.most, found.cell) == (65_536, 16_777_216, 8)
     assert to_grid(np.zeros((20, 20, 3), np.uint8), found).min() == -1
 
