@@ -168,8 +168,8 @@ class Queues:
         """Reserve slots for the next `count` tokens of a running sequence.
 
         If there are too few, reserve one slot at least. To free it, the least urgent running
-        sequences are preempted, perhaps `s` itself. If `s` runs alone, branches held for other
-        requests are given up; if that does not suffice, `s` is aborted.
+        sequences are preempted, perhaps `s` itself. If `s` runs alone, branches held for less
+        urgent requests are given up; if none are held for others, `s` is aborted.
         """
         assert s.holding is not None
         missing = s.computed + count - len(s.table)
@@ -199,10 +199,17 @@ class Queues:
         return count if s in self.running else 0
 
     def _make_room(self, s: Sequence) -> None:
-        """Free slots for `s`: preempt the least urgent sequence, or give up branches, or abort."""
+        """Free slots for `s`: preempt the least urgent sequence, or give up branches, or abort.
+
+        If only more urgent requests hold branches, `s` itself is preempted: they go first.
+        """
         if len(self.running) > 1:
             self.retract(max(self.running, key=lambda r: r.urgency))
-        elif not self.reclaim(s):
+        elif self.reclaim(s):
+            return
+        elif self._holders(s):
+            self.retract(s)
+        else:
             self.abort(s, TOO_SMALL)
 
     def retract(self, s: Sequence) -> None:
@@ -221,17 +228,23 @@ class Queues:
 
         Branches are the computed sequences in a waiting sequence's `after`. The least urgent
         request that has branches loses them; they are computed again later. Call this method only
-        when nothing else can run: then `s` advances before it can lose branches of its own.
+        when nothing else can run. A more urgent request than that of `s` loses nothing, or two
+        requests could take each other's branches for ever.
 
         Returns:
-            True; False, with nothing freed, if no other waiting request holds branches.
+            True; False, with nothing freed, if no less urgent request holds branches.
         """
-        others = [w for w in self.waiting if w.purpose is not s.purpose]
-        holders = [w for w in others if any(needed.holding for needed in w.after)]
-        if not holders:
+        mine = s.purpose.urgency
+        losers = [w for w in self._holders(s) if w.purpose.urgency > mine]
+        if not losers:
             return False
-        self._forget_branches_of(max(holders, key=lambda w: w.urgency))
+        self._forget_branches_of(max(losers, key=lambda w: w.urgency))
         return True
+
+    def _holders(self, s: Sequence) -> list[Sequence]:
+        """List the waiting sequences of other requests than that of `s` that hold branches."""
+        others = [w for w in self.waiting if w.purpose is not s.purpose]
+        return [w for w in others if any(needed.holding for needed in w.after)]
 
     def forget_branches(self) -> None:
         """Give up all branches held for waiting requests; they are queued to be computed again."""

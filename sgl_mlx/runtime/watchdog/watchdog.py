@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +19,8 @@ class Watchdog:
     """A watchdog over one thread.
 
     Time counts only while this thread runs too: after the process was stopped, or the machine
-    slept, no work counts as hung for that.
+    slept, no work counts as hung for that. On a machine with more work than processors it counts
+    for as much less (see `crowding`).
 
     Args:
         pulse: the work of the thread.
@@ -47,7 +49,7 @@ class Watchdog:
         self._tick = min(seconds / _LOOKS, _LONGEST_TICK)
         self._stopped = threading.Event()
         self._work: Work | None = None
-        self._worked = 0.0
+        self._worked = self._passed = 0.0
         self._hung = False
         self._thread = threading.Thread(target=self._watch, name="sgl-mlx watchdog", daemon=True)
 
@@ -64,27 +66,36 @@ class Watchdog:
         before = time.monotonic()
         while not self._stopped.wait(self._tick):
             now = time.monotonic()
-            self.look(min(now - before, 2 * self._tick))
+            self.look(min(now - before, 2 * self._tick), crowding())
             before = now
             self._on_tick()
             if not self._alive():
                 self._on_failure("the engine's thread died")
                 return
 
-    def look(self, seconds: float) -> None:
-        """Look at the pulse, `seconds` after the last look."""
+    def look(self, seconds: float, crowding: float = 1.0) -> None:
+        """Look at the pulse, `seconds` after the last look, on a machine as crowded as this."""
         self._pulse.learn()
         work = self._pulse.work
         if work is None or work is not self._work:
-            self._work, self._worked = work, 0.0
+            self._work, self._worked, self._passed = work, 0.0, 0.0
             if self._hung:
                 self._hung = False
                 self._on_recovery()
             return
-        self._worked += seconds
+        self._passed += seconds
+        self._worked += seconds / crowding
         if not self._hung and self._worked >= self._pulse.limit(work, self._seconds):
             self._hung = True
             self._on_failure(
-                f"the engine hangs: its {work.name} has not ended in {self._worked:.0f} seconds; "
+                f"the engine hangs: its {work.name} has not ended in {self._passed:.0f} seconds; "
                 "it takes requests again once that has ended"
             )
+
+
+def crowding() -> float:
+    """Return how many threads of this machine want each of its processors; 1 if there are enough.
+
+    The system's average over the last minute. A step then takes as much longer than alone.
+    """
+    return max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0)

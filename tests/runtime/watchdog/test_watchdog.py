@@ -60,6 +60,16 @@ def test_known_work_hangs_after_the_limit_and_is_told_once(watched: Watched) -> 
     assert watched.told[1] == "well"
 
 
+def test_on_a_crowded_machine_time_counts_for_less(watched: Watched) -> None:
+    watched.work("decode", 1)
+    watched.pulse.work = Work("decode")
+    for _ in range(int(5 * LIMIT)):
+        assert watched.told == []
+        watched.watchdog.look(1, crowding=5.0)
+    watched.watchdog.look(1, crowding=5.0)
+    assert "has not ended in 40 seconds" in watched.told[0]
+
+
 def test_the_first_of_a_kind_may_take_longer(watched: Watched) -> None:
     watched.work("first compile", FIRST * LIMIT - 1)
     assert watched.told == []
