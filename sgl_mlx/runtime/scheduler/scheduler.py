@@ -100,6 +100,8 @@ class Scheduler:
             self.abort(s, message)
         self._epoch = None
         self._queues.settle()
+        if self._restores is not None:
+            self._restores.keep([])
 
     def flush_cache(self) -> bool:
         """Forget all cached prefixes and return True.
