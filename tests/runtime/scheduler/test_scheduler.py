@@ -275,8 +275,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.added) % 5 == 4)
     @rule()
     def fail_the_step(self) -> None:
-        self.scheduler.next()
+        plan = self.scheduler.next()
         self.runner.lose_everything()
+        self.cache.lose(plan.transfers if plan is not None else ())
         self.scheduler.fail_all("the step failed")
         assert self.scheduler.idle
         assert self.cache.slots.free_count == self.cache.capacity
