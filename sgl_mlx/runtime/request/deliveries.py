@@ -22,14 +22,14 @@ class Deliveries:
     the functions of the blocked one's owner wait, in their order, until it has returned.
 
     Args:
-        blocked: seconds after which a call counts as blocked.
+        patience: seconds after which a call counts as blocked.
 
     Attributes:
         threads: the threads that have not ended.
     """
 
-    def __init__(self, blocked: float = PATIENCE) -> None:
-        self._patience = blocked
+    def __init__(self, patience: float = PATIENCE) -> None:
+        self._patience = patience
         self._queue: deque[tuple[Hashable, Order]] = deque()
         self._held: dict[Hashable, list[Order]] = {}
         self._changed = threading.Condition()
@@ -57,8 +57,9 @@ class Deliveries:
     def relieve(self) -> None:
         """Let another thread take over if a call blocks; call this every now and then."""
         with self._changed:
-            waits = self._started is not None and self._queue
-            if waits and time.monotonic() - (self._started or 0) >= self._patience:
+            if self._started is None or not self._queue:
+                return
+            if time.monotonic() - self._started >= self._patience:
                 self._lead()
 
     def _lead(self) -> None:

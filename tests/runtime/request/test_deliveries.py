@@ -18,7 +18,7 @@ class Desk:
     """Deliveries, what they called, and owners whose next call blocks until told."""
 
     def __init__(self) -> None:
-        self.deliveries = Deliveries(blocked=0.0)
+        self.deliveries = Deliveries(patience=0.0)
         self.deliveries.start()
         self.called: list[tuple[int, int]] = []
         self.gates: dict[int, threading.Event] = {}
