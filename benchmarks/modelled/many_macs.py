@@ -157,13 +157,13 @@ def assumptions(macs: int) -> list[str]:
             for link in LINKS
         ),
         "of the chips, only m4-max comes with Thunderbolt 5; others are modelled as if they did",
-        f"{macs} equal Macs; hidden states travel at float16, {_REDUCTIONS} all-reduces a layer",
+        f"{macs} equal Macs; hidden states travel at float16, {_REDUCTIONS} all-reduces per layer",
         "mesh: each Mac sends all it has to every other at once; ring: 2 x (Macs - 1) messages",
         f"tensor parallel: the chip's time is divided by {macs}, as if all of it were matrices, "
         "keys and values; links and chips never work at the same time",
         "pipeline: one step in flight, so the Macs work one after the other; its use is memory",
         f"decoding rows have {CONTEXT} tokens before them; a share of the model fits each Mac",
-        "plans and tokens are a few hundred bytes a step, and left out",
+        "plans and tokens take a few hundred bytes per step, and are left out",
     ]
 
 
