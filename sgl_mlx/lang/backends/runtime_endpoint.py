@@ -155,7 +155,9 @@ class RuntimeEndpoint:
             TokenizerError: the server does not render chats, or refuses this conversation.
         """
         if not self._has_contexts:
-            raise TokenizerError("a server does not tell its chat template; set .chat_template")
+            raise TokenizerError(
+                "this server does not tell its chat template; set .chat_template of its endpoint"
+            )
         body = json.dumps(
             {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
         )

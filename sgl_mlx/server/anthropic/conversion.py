@@ -126,7 +126,10 @@ def _part(where: str, block: Any) -> Block:
         case {"type": "search_result" | "tool_reference"}:
             return {"type": "text", "text": msgspec.json.encode(block).decode()}
     kind = block.get("type") if isinstance(block, dict) else block
-    raise bad_value(f"{where} has the type {kind!r:.80}, which is not read here", where)
+    raise bad_value(
+        f"{where} must be a complete block of text, an image or a document, got type {kind!r:.80}",
+        where,
+    )
 
 
 def _is_own(tool: Any) -> bool:

@@ -215,7 +215,10 @@ async def _scores(work: Work[Any], unconditional: bool) -> Any:
 
 def _choices(given: list[str]) -> tuple[str, ...]:
     if not given or not all(given):
-        raise bad_value("choices must be a list of texts that are not empty", "choices")
+        raise bad_value(
+            f"choices must be a list of at least one text, none of them empty, got {given!r:.80}",
+            "choices",
+        )
     return tuple(given)
 
 
