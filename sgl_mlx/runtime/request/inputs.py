@@ -168,7 +168,9 @@ def _token_rows(given: object) -> tuple[list[list[Any]], bool]:
     """Return a list of prompts as unchecked token ids, and True if `given` was a single prompt."""
     rows = bounds.listed(given)
     if rows is None:
-        bounds.refuse("input_ids", given, "a list of token ids, or a list of such", PromptError)
+        bounds.refuse(
+            "input_ids", given, "a list of token ids, or a list of such lists", PromptError
+        )
     nested = bool(rows) and bounds.listed(rows[0]) is not None
     if not nested:
         return [rows], True
