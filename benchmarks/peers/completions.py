@@ -118,7 +118,7 @@ class HttpSession:
         self._workload = workload
         self._words = words
         self.usage = Usage()
-        # a connection each: a server that has just closed an idle one fails the next request
+        # one connection per request: a request on an idle one that the server has closed would fail
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         self._http = httpx.Client(base_url=address, timeout=timeout, limits=limits, trust_env=False)
 

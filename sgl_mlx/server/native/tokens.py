@@ -81,7 +81,8 @@ class _Answers:
     def _tokens(self, fields: TokenizeRequest) -> list[list[int]]:
         special = fields.add_special_tokens
         if (fields.prompt is None) == (fields.messages is None):
-            raise bad_value("give either prompt or messages")
+            given = "neither" if fields.prompt is None else "both"
+            raise bad_value(f"give either prompt or messages, got {given}")
         if fields.messages is not None:
             chat = Conversation(fields.messages).prompt(
                 self._tokenizer,
