@@ -1,4 +1,4 @@
-"""`select` scores every choice by the model's own probabilities, so the answer is always one."""
+"""`select` scores every choice by the model's own probabilities, so one of them is chosen."""
 
 import sgl_mlx as sgl
 

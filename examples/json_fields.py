@@ -1,4 +1,4 @@
-"""Typed fields out of free text: every answer has the form that the program goes on with."""
+"""Typed fields from free text: each answer is constrained to the form that the program needs."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A skeleton first, then every bone of it fleshed out at the same time."""
+"""First a list of tips, then an explanation of each tip, all at the same time."""
 
 import sgl_mlx as sgl
 
@@ -17,7 +17,7 @@ def tips(s, topic="sleeping well", count=3):
         s += f"{number}." + sgl.gen(f"tip_{number}", max_tokens=16, stop=["\n", "."]) + "\n"
     s += sgl.assistant_end()
 
-    # A run returns before its text is there, so these programs run side by side.
+    # `run` returns before its text is generated, so these programs run at the same time.
     heads = [s[f"tip_{number}"].strip() for number in range(1, count + 1)]
     details = [explain.run(head, temperature=0) for head in heads]
     return {head: detail["why"].strip() for head, detail in zip(heads, details, strict=True)}

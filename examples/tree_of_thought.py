@@ -7,14 +7,14 @@ GRADES = ["1", "2", "3", "4", "5"]
 
 
 def propose(s, width):
-    """So many next thoughts. The branches share all that came before; sampling sets them apart."""
+    """Ask for `width` next thoughts: branches of one text, which sampling makes differ."""
     branches = s.fork(width)
     branches += sgl.assistant(sgl.gen("thought", max_tokens=32, temperature=0.8, stop="\n"))
     return branches
 
 
 def best_of(branches):
-    """The thought with the highest grade; all of them are graded at the same time."""
+    """Return the thought with the highest grade; all are graded at the same time."""
     branches += sgl.user("From 1 (useless) to 5 (decisive), how useful is this step?")
     branches += sgl.assistant(sgl.select("grade", GRADES))
     return max(branches.states, key=lambda branch: int(branch["grade"]))["thought"]

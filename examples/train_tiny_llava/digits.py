@@ -1,4 +1,4 @@
-"""Which digit is on a scan: the tiny LLaVA of this folder beside the default language model.
+"""Reads the digit on a scan, with the tiny LLaVA of this folder and the default language model.
 
 Without arguments it reads 400 held-out scans; with files (`digits.py a.png b.png`) it reads those.
 A picture must show one digit alone, bright on black, filling a square: the model learnt scans of
@@ -61,7 +61,7 @@ def held_out() -> Iterator[tuple[Image.Image, str]]:
 
 
 def share_read(scans: Sequence[Image.Image], written: Sequence[str], engine: sgl.Engine) -> float:
-    """How many of the scans are read as what was written."""
+    """Return the share of scans that are read right."""
     rows = [{"scan": scan} for scan in scans]
     states = read_digit.run_batch(rows, backend=engine, num_threads=32)
     pairs = zip(states, written, strict=True)

@@ -20,7 +20,7 @@ from sgl_mlx.tokenizer import Tokenizer
 
 
 def text_config(loaded: LoadedModel) -> LlamaConfig:
-    """transformers' words for the model's configuration."""
+    """Return the model's configuration as transformers has it."""
     given = {key: value for key, value in loaded.config.items() if not key.startswith("rope")}
     rope = {"rope_type": "default", "rope_theta": loaded.config["rope_theta"]}
     return LlamaConfig(**given, rope_parameters=rope)
