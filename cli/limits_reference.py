@@ -30,7 +30,7 @@ ENGINE = """
 
 A prompt over `context_length` or the KV pool is a `ContextLengthError` (status 400). Requests
 beyond the others wait for their turn, and caches drop what was used least recently. LoRA adapters
-and further models are named by whoever starts the server; `--memory` bounds them together.
+and only the command that starts the server names further models; `--memory` bounds them together.
 """
 _ENGINE = (
     *("context_length", "max_total_tokens", "max_running_requests", "chunked_prefill_size"),

@@ -57,7 +57,7 @@ def run(
     `python FILE ARGS`. Its programs run on the backend that the file sets, else on --backend or
     --model. If --model is given, it also replaces the models that the file opens.
 
-    A server counts for all its clients, so with --backend no counts are shown.
+    With --backend no counts are shown, because a server counts for all its clients together.
     """
     from sgl_mlx import install_as_sglang
     from sgl_mlx.cli import program

@@ -118,7 +118,7 @@ class BackendError(SglError):
 
 
 class EngineStoppedError(BackendError):
-    """The engine was shut down, or its thread died."""
+    """The engine was shut down, or its thread died or hangs."""
 
 
 class RequestError(SglError):

@@ -122,7 +122,7 @@ def open_model(
         ranks: the other ranks, which run the model together with this process; None for none.
 
     Raises:
-        ModelError, MemoryLimitError: see `models.load` and `pool.capacity`.
+        ModelError, MemoryLimitError: see `models.loader.load` and `pool.capacity`.
         InvalidParamsError: the folder of the disk cache cannot be used, the draft model has another
             vocabulary, or `config.schedule_policy` or `SGL_MLX_WIRED` has an unknown value.
         KernelError: the environment asks for kernels that are unknown or not available.

@@ -41,8 +41,8 @@ class EngineConfig:
             disk cache.
         disk_cache_bytes: most bytes that `disk_cache_dir` may hold.
         random_seed: seed of the generator that seeds requests without a seed of their own.
-        dtype: float32, float16, bfloat16 or native; None lets `models.load` choose.
-        mmproj: GGUF file with the vision tower of a model that is a GGUF file itself.
+        dtype: float32, float16, bfloat16 or native; None lets `models.loader.load` choose.
+        mmproj: vision tower for a model that is a GGUF file: a GGUF file, or a LLaVA folder.
         image_cache_bytes: most bytes of cached picture features. The same limit holds separately
             for cached pixels.
         kv_bits: 8 stores the KV pool in 8 bits; None stores it in the model's dtype.
@@ -58,9 +58,10 @@ class EngineConfig:
             "off" (none, so that nothing is reused).
         max_total_states: slots of recurrent state, for running sequences and snapshots together;
             None derives the number from free memory.
-        watchdog_seconds: after so many seconds a step counts as hung, and requests fail. Steps of a
-            kind that took long before may take four times as long; the first of a kind, whose
-            kernels may have to be compiled, twelve times `watchdog_seconds`.
+        watchdog_seconds: a step that takes longer counts as hung, and requests fail. A step may
+            also take four times as long as the longest of its kind did, and a new kind four times
+            what known kinds let expect. Before any step is known: twelve times
+            `watchdog_seconds`, because kernels may have to be compiled.
         max_window_tokens: slots of the layers with a sliding window, if other layers have none;
             None derives the number from free memory.
         pipeline: among several ranks, True gives each rank some layers whole; False gives each

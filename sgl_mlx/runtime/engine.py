@@ -62,8 +62,8 @@ class Engine:
     """A model with its KV cache, running in this process.
 
     Args:
-        model_path: a Hugging Face id, an MLX folder, a GGUF file or an alias (`models.load`).
-        model: a model that `models.load` has loaded already, instead of a path.
+        model_path: a Hugging Face id, an MLX folder, a GGUF file or an alias (`models.resolve`).
+        model: a model that `models.loader.load` has loaded already, instead of a path.
         options: see `EngineConfig`.
 
     Raises:
