@@ -1,4 +1,4 @@
-"""Opening and processing of prompts' pictures and videos, on the thread that asks for them, with a cache."""
+"""Opening and processing of prompts' pictures and videos, on the calling thread, with a cache."""
 
 from __future__ import annotations
 
