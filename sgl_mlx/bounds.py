@@ -223,11 +223,12 @@ def _bias(name: str, given: Any) -> tuple[int, float]:
 
 
 def within(limits: object, name: str, found: float, what: str) -> None:
-    """Raise `LimitError` if a request has more than the limit `name` of some `Limits` allows.
+    """Raise `LimitError` if `found` is above the limit named `name`; a limit of None allows all.
 
     Args:
+        limits: a `Limits`, whose attribute `name` is the limit.
         found: how much the request has.
-        what: begins the error: what the request has, with its number.
+        what: the beginning of the error message, such as what the request has and how much.
     """
     most = getattr(limits, name)
     if most is not None and found > most:

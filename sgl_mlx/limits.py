@@ -14,8 +14,8 @@ from sgl_mlx import bounds, names
 class Limits:
     """Bounds on requests, for an engine and for the server before it.
 
-    A request over a bound gets an error that names the bound, its value and how to raise it. No
-    other request notices. `docs/limits.md` lists all bounds, also those that are options of the
+    A request over a bound gets an error that names the bound, its value and how to raise it. Other
+    requests are not affected. `docs/limits.md` lists all bounds, also those that are options of the
     engine.
 
     Args:
@@ -56,7 +56,8 @@ class Limits:
         max_messages: messages of a chat.
         max_contexts: contexts that `/v1/contexts` keeps; the least recently used are dropped.
         max_template_source: characters of a chat template.
-        max_template_chars: characters of all texts that a chat template makes, also on the way.
+        max_template_chars: characters of all texts that a chat template makes, intermediate texts
+            included.
         template_seconds: seconds of processor time that a chat template may take.
         max_answer_tokens: tokens of earlier answers that the server keeps for later turns.
         max_disk_queue_bytes: bytes that wait to be written to the disk cache; more are dropped.

@@ -43,7 +43,8 @@ class CompiledProgram(Program):
 
     @classmethod
     def of(cls, program: Program, passes: Sequence[Pass] = ()) -> CompiledProgram:
-        """Compile a program. Each kind of arguments is traced when it first occurs in a run.
+        """Make a compiled program. It is traced when a run has arguments of a new kind (see
+        `Traced`).
 
         Args:
             passes: rewrites of the graph, applied to every traced graph in this order.

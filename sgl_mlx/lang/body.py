@@ -89,7 +89,9 @@ class Body:
             self._alarm.cancel()
 
     def drop(self) -> None:
-        """Cancel the run unless its function has ended; called when nobody holds the state."""
+        """Cancel the run unless its function has ended; called when no reference to the state is
+        left.
+        """
         if self.state.stream_executor.open:
             self.cancel("the state of the program was dropped")
 

@@ -265,7 +265,7 @@ def _scheduler_limits(
 def _head_runner(
     head: Head, pool: KVPool, config: EngineConfig, ends: frozenset[int]
 ) -> HeadRunner:
-    """Return what runs a prediction head, whose layer is the pool's last."""
+    """Return the runner of a prediction head, whose KV is in the last layer of the pool."""
     last = len(pool.layers) - 1
     mine = pool.only(last)
     paths = attention_paths(head.adapter, mine, config.shared_attention)

@@ -164,7 +164,7 @@ class EngineLoop:
         self._watchdog.stop()
 
     def _join(self, thread: threading.Thread) -> None:
-        """Wait for a thread to end, unless the engine hangs or `thread` calls this."""
+        """Wait for a thread to end, unless the engine hangs or `thread` is the calling thread."""
         if thread.ident is not None and thread is not threading.current_thread():
             thread.join(_JOIN_SECONDS)
             while thread.is_alive() and self._failure is None:
@@ -187,10 +187,12 @@ class EngineLoop:
     # -- on the watchdog's thread ---------------------------------------------------------------
 
     def fail(self, reason: str, stop: bool = True) -> None:
-        """Fail all that waits for the engine thread; the thread itself may go on some time.
+        """Fail everything that waits for the engine thread; the thread itself may go on for a
+        while.
 
         Args:
-            stop: True if the engine is of no further use; call this from any thread.
+            stop: True, from any thread, if the engine is of no further use: it takes no more
+                orders.
         """
         self._failure = self._failure or reason
         error = EngineStoppedError(self._failure)

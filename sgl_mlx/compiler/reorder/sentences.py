@@ -76,7 +76,9 @@ class Passage:
 
     @property
     def _edge(self) -> str:
-        """The widest gap, used before the former first sentence and after the former last one."""
+        """The widest gap. It goes before the old first sentence and after the old last one if they
+        move.
+        """
         return max((sentence.gap for sentence in self.sentences[:-1]), key=_width, default=" ")
 
 

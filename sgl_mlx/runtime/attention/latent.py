@@ -160,7 +160,10 @@ _Run = _Absorbed | _Expanded | _Chosen
 
 
 class _ExpandedPool:
-    """Pool of entries that gathers keys and values of every head, computed by `expansion`."""
+    """A stand-in for the KV pool: it gathers keys and values of every head.
+
+    They are computed by `expansion` from the latent entries in the pool.
+    """
 
     def __init__(self, pool: KVPool) -> None:
         self.layers, self.windowed = pool.layers, pool.windowed

@@ -80,14 +80,14 @@ def load_window(
     namespace: Hashable,
     reading: int,
 ) -> bool:
-    """Give the tree the window before the end of `tokens`, loaded from a finished reading.
+    """Give the tree window slots for the last of `tokens`, filled from a finished reading.
 
     Args:
         reading: id of the reading (`tier.Reading`), which begins at `WindowTier.first`.
 
     Returns:
-        False, with nothing changed, if there are too few slots, if the tree has this window, or
-        lacks KV of the other layers.
+        False, with nothing changed, if there are too few slots, if the tree has these slots
+        already, or lacks KV of the other layers.
     """
     assert cache.windows is not None, "a window for layers that share their slots"
     node, _ = cache.tree.match(tokens, namespace)

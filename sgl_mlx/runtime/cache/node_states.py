@@ -53,7 +53,7 @@ class NodeStates(Generic[N]):
         self._heap: list[tuple[_Rank, int, N]] = []  # stale entries are skipped
 
     def put(self, node: N, slot: int) -> None:
-        """Give a slot to a node that has none."""
+        """Make the state in `slot` the snapshot of a node that has none."""
         assert not node.state, "a node has one state"
         node.state = slot
         self.cached += 1
@@ -74,7 +74,9 @@ class NodeStates(Generic[N]):
         self.slots.free([self.release(node)])
 
     def removed(self, node: N, parent: N) -> None:
-        """Update the snapshots after `node` was removed from below `parent`: drop its own."""
+        """Update the snapshots after a child was removed: drop that of `node`, rank `parent`
+        again.
+        """
         if node.state:
             self.drop(node)
         if parent.state:
@@ -91,7 +93,10 @@ class NodeStates(Generic[N]):
         self.offer(node)
 
     def least_needed(self) -> N | None:
-        """Take the node whose state should go next off the queue; None if no state may go."""
+        """Remove the node whose state should be evicted next from the queue, and return it.
+
+        Returns None if no state may be evicted.
+        """
         while self._heap:
             rank, _, node = heapq.heappop(self._heap)
             if not node.state or node.readers:

@@ -70,7 +70,8 @@ class PrefixCache:
     Attributes:
         snapshots: the recurrent states; None for a model of attention alone.
         windows: the slots for layers with a sliding window; None if there are none of their own.
-        window_tier: their KV in the second tier; None without a tier, or without such slots.
+        window_tier: the KV of these layers in the second tier; None without a tier, or without such
+            layers.
         held: number of slots that sequences hold and the tree does not own.
         seconds: time spent in `open`, `extend` and `share`.
     """
@@ -173,7 +174,8 @@ class PrefixCache:
         """Record whether the `whole` draft of a step was accepted.
 
         Returns:
-            False if recurrent states made the step be undone: its tokens are to be computed again.
+            False if the step is undone because of recurrent states: its tokens must be computed
+                again.
         """
         if self.snapshots is None:
             return True
@@ -248,12 +250,14 @@ class PrefixCache:
         holding.table, holding.shared, holding.node, holding.whole = [], 0, None, ()
 
     def _longest_whole(self, tokens: tuple[int, ...]) -> int:
-        """Return the length of the longest prefix that is all a closed holding shared, or 0."""
+        """Return the length of the longest prefix that is all that some closed holding shared, or
+        0.
+        """
         lengths = sorted((n for n in self._ended if n <= len(tokens)), reverse=True)
         return next((n for n in lengths if hash(tokens[:n]) in self._ended[n]), 0)
 
     def before_next_plan(self, transfer: Transfer) -> None:
-        """Add a transfer to those to carry out before the next plan is computed."""
+        """Queue a transfer, to be carried out before the next plan is computed."""
         self._transfers.append(transfer)
 
     def take_transfers(self) -> tuple[Transfer, ...]:

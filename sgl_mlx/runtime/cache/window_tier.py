@@ -37,10 +37,14 @@ class WindowTier:
         self._reach = reach
 
     def spill(self, node: Node, namespace: Hashable) -> Spill | None:
-        """Make the transfer that keeps the window before a node's end; None if nothing is to keep.
+        """Make the transfer that stores the window before a node's end; None if there is none to
+        store.
 
-        It has the blocks that a prompt of the same tokens needs, or one that goes on from there.
-        Blocks that the store has, or of which tokens lack window slots, are left out.
+        The transfer has the blocks that are needed by a prompt of the same tokens, or by a prompt
+        that
+        goes on from them. Left out are blocks that the store has, and blocks with a token that has
+        no
+        window slot.
         """
         blocks = {} if node.window_end is False else self._whole_blocks(node)
         if not blocks:
@@ -84,8 +88,9 @@ class WindowTier:
     def _whole_blocks(self, node: Node) -> dict[int, list[int]]:
         """Return the window slots of the last blocks before a node's end, by the block's number.
 
-        They are those that are read to go on there or one token before, without those that lack
-        slots.
+        A sequence reads these blocks to go on at the node's end, or one token before it. Blocks
+        with a
+        token that has no slot are left out.
         """
         size = self._tier.size
         first, slots = self.first((node.depth - 1) // size * size), list[int]()

@@ -19,7 +19,11 @@ from sgl_mlx.runtime.cache.node_windows import NodeWindows
 from sgl_mlx.runtime.cache.radix import Node, RadixTree
 
 _GRAIN = 4
-"""A row keeps at most one part in `_GRAIN` of a window behind it, so that edges stay long."""
+"""Divisor that says what counts as much.
+
+An edge is split only if more than 1 / `_GRAIN` of a window's slots would be freed, so that edges
+stay long. Slots are scarce while less than 1 / `_GRAIN` of them are available.
+"""
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,12 @@ class Windows:
 
     @property
     def reach(self) -> int:
-        """How many tokens before a new one the layers read."""
+        """Number of tokens before a new token that the layers with a window read."""
         return self._nodes.reach
 
     @property
     def kept(self) -> int:
-        """How many tokens before a new one a sequence has slots for, if there are many slots."""
+        """Number of tokens before a new token that keep slots while many slots are available."""
         return self._nodes.kept
 
     @property
@@ -161,7 +165,8 @@ class Windows:
     def mark(self, holding: Holding) -> None:
         """Keep the slots at the end of the shared tokens longer, as if a path branched there.
 
-        Call it at the end of a prompt: the next turn may leave the answer's thoughts out.
+        Call it at the end of a prompt. The next prompt may go on from there, since it may leave out
+        the reasoning in the answer.
         """
         if holding.node is not None:
             holding.node.window_end = True
@@ -175,7 +180,7 @@ class Windows:
     def advance(self, holding: Holding, computed: int) -> None:
         """Let go of the slots behind the window, when `computed` tokens cannot be undone.
 
-        Those that only the second tier needs are kept while many slots can be given.
+        Slots that only the second tier needs are kept while many slots are available.
         """
         many = self.available >= self.most // _GRAIN
         behind = computed - (self.kept if many else self.reach)
@@ -239,7 +244,12 @@ class Windows:
                 return
 
     def _lock(self, holding: Holding, behind: int) -> None:
-        """Lock what a holding reads of its shared tokens, and update its slots for them."""
+        """Lock the window slots that a holding reads of its shared tokens; list them in the
+        holding.
+
+        Args:
+            behind: the fewest leading tokens that the holding does not read.
+        """
         node, shared = holding.node, holding.shared
         assert node is not None
         own = holding.window[max(shared - holding.behind, 0) :]
@@ -274,7 +284,9 @@ class Windows:
 
 
 def _lacking(node: Node, start: int) -> tuple[int, int]:
-    """Return the first of a node's tokens, from `start` on, that lack slots, and their end."""
+    """Return the range `(first, end)` of a node's tokens, from `start` on, that lack window
+    slots.
+    """
     owned = node.depth - len(node.window)
     first = max(node.depth - len(node.tokens), start)
     return first, max(first, owned)

@@ -50,7 +50,7 @@ class Capacity:
         }
 
     def within(self, limits: Mapping[str, int]) -> Capacity:
-        """Return these sizes, made as small as `limits` says; its names are those of `shared`."""
+        """Return a copy with the sizes in `limits`, a dictionary with the names of `shared`."""
         states, running = limits["states"], limits["running"]
         budget = self.budget._replace(slots=states, running=running)
         windows, most = self.windows, limits["windows"]

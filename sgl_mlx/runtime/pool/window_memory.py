@@ -51,7 +51,8 @@ def window_budget(
 ) -> WindowBudget:
     """Choose the number of window slots, if a model has layers with and without a sliding window.
 
-    They suffice for all sequences that may run at once, if memory allows; more are of little use.
+    The slots suffice for all sequences that may run at once, if memory allows; more slots are of
+    little use.
 
     Args:
         kv_bits: see `KVPool`.

@@ -1,8 +1,9 @@
 """Messages between rank 0 and another rank, over a TCP connection beside MLX's own.
 
-Plans take this way and not a collective operation of MLX, because a collective blocks inside C++
-until every rank takes part: an idle rank could neither be waited for with a time limit, nor told
-about an error, nor found missing. A message of a few hundred bytes takes about 50 microseconds,
+Plans are sent over this connection, not by a collective operation of MLX. A collective operation
+blocks inside C++ until every rank takes part, so there could be no time limits, no reports of
+errors and no search for missing ranks. A message of a few hundred bytes takes about 50
+microseconds,
 and MLX computes meanwhile.
 """
 
@@ -26,7 +27,7 @@ class Message(NamedTuple):
     """A message as it was received.
 
     Attributes:
-        kind: "beat" (a heartbeat, empty), "note" (an object in JSON) or "plan" (as `wire` has it).
+        kind: "beat" (a heartbeat, empty), "note" (an object in JSON) or "plan" (see `broadcast`).
     """
 
     kind: Kind
@@ -65,7 +66,9 @@ class Channel:
         self.send("note", json.dumps(note))
 
     def beat(self) -> None:
-        """Send a heartbeat, unless another thread is sending: then that message is one."""
+        """Send a heartbeat, unless another thread is sending a message, which serves as a heartbeat
+        too.
+        """
         if self._sending.acquire(blocking=False):
             try:
                 self._connection.sendall(_HEADER.pack(0, 0))

@@ -21,7 +21,8 @@ from sgl_mlx.runtime.vision.features import PictureFeatures
 
 
 class Ranks:
-    """The ranks of a launch, on rank 0. They serve one engine after the other, until it ends.
+    """The ranks of a launch, on rank 0. They serve one engine after the other, until rank 0's
+    process ends.
 
     Args:
         launch: how the ranks were launched; this process is rank 0.
@@ -85,12 +86,14 @@ class Ranks:
         return sampler_of(SendingSampler, self.group)
 
     def features(self, features: PictureFeatures | None) -> PictureFeatures | None:
-        """Make picture features reach the other ranks."""
+        """Return picture features that reach the other ranks too; None for a model without
+        pictures.
+        """
         return None if features is None else SendingFeatures(features, self.group)
 
     @property
     def folder(self) -> str:
-        """Name of this rank's folder within that of the disk cache."""
+        """Name of this rank's folder, which is inside the folder of the disk cache."""
         return folder_of(0, self.size)
 
     def store(self, own: DiskStore, on_read: Callable[[], None]) -> SendingStore:

@@ -22,7 +22,7 @@ def _sum(array: mx.array, group: mx.distributed.Group) -> mx.array:
 
 
 def _shared(embeddings: mx.array, group: mx.distributed.Group) -> mx.array:
-    """Add up the embeddings of all ranks at once, before the step's other operations.
+    """Add up the embeddings of all ranks, and compute the sum before the step's other operations.
 
     In a pipeline only the rank with the first layers needs them, but all ranks have to take part.
     """

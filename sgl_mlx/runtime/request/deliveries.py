@@ -16,10 +16,11 @@ PATIENCE = 1.0
 
 
 class Deliveries:
-    """Calls functions on a thread of its own, in the order they were put in.
+    """A queue of functions, which are called on a thread of its own in the order they were put in.
 
     Each function has an owner. When a call blocks, another thread takes over for all other owners;
-    the functions of the blocked one's owner wait, in their order, until it has returned.
+    the functions of the owner whose call is blocked wait, in their order, until that call has
+    returned.
 
     Args:
         patience: seconds after which a call counts as blocked.

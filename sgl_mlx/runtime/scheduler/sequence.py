@@ -80,7 +80,7 @@ class Base(NamedTuple):
     (`core.Shift`). The key in `slots[i]` has the position `positions[i]`. The sequence's own
     tokens start at position `origin`. `window` has the slots of these keys in layers with a sliding
     window, 0 behind the window; it means nothing if these layers have no slots of their own. `lag`
-    is that of the own tokens by the pictures before them; see `Row.lag`.
+    is the lag of the own tokens that the pictures before them cause; see `Row.lag`.
     """
 
     slots: tuple[int, ...] = ()
@@ -112,9 +112,10 @@ class Picture(NamedTuple):
 
     @property
     def lag(self) -> int:
-        """How many more tokens than rotary positions it takes; 0 if its tokens have no grid.
+        """Number of its tokens minus the rotary positions that it takes; 0 if its tokens have no
+        grid.
 
-        The text after a picture goes on from its longest edge.
+        A picture takes as many rotary positions as its longest edge has tokens.
         """
         return self.image.tokens - max(self.image.grid) if self.image.grid else 0
 
@@ -322,7 +323,7 @@ class Sequence:
 
     @property
     def lag(self) -> int:
-        """How much smaller than its position the next token's rotary position is (`Row.lag`)."""
+        """Position of the next token minus its rotary position (`Row.lag`)."""
         return self.base.lag + sum(p.lag for p in self.pictures if p.end <= self.computed)
 
     def row(self, count: int, table_end: int, drafted: tuple[int, ...] = ()) -> Row:
