@@ -215,7 +215,9 @@ class Adapter:
 
     @property
     def pipelined(self) -> bool:
-        """True if other ranks have the other layers, and wait for the hidden states of these."""
+        """True if other ranks run the other layers, and wait for the hidden states of these
+        layers.
+        """
         return int(getattr(getattr(self.model, "model", None), "pipeline_size", 1)) > 1
 
     @property

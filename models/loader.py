@@ -44,7 +44,7 @@ from sgl_mlx.tokenizer import Tokenizer
 
 _SAMPLE_BYTES = 1 << 16
 _EMBEDDING = "embed_tokens.weight"
-"""Name of a weight in folders that hold only the trunk of a model: elsewhere a prefix precedes."""
+"""Name of the embedding in folders that hold only a model's trunk; elsewhere it has a prefix."""
 _Parts = tuple[nn.Module, dict[str, Any], Tokenizer, VisionModel | None]
 
 
@@ -151,10 +151,11 @@ def load(
 
 
 def _arrays(model: nn.Module) -> list[mx.array]:
-    """List all arrays of a model, those that are no parameters too, such as rotary frequencies.
+    """List all arrays of a model, including arrays that are no parameters, such as rotary
+    frequencies.
 
-    All are computed when the model is loaded: MLX cannot compute on one thread what another one has
-    only described, and engines on threads of their own may share the model.
+    All are computed when the model is loaded. MLX cannot compute a lazy array on another thread
+    than the one that made it, and engines on threads of their own may share the model.
     """
     found = tree_flatten([dict(module) for module in model.modules()])
     return [x for _, x in found if isinstance(x, mx.array)]
@@ -264,7 +265,7 @@ def _join_qwen(model: nn.Module, config: Mapping[str, Any], vision: QwenVision, 
 def _load_trunk(path: Path, config: dict[str, Any]) -> nn.Module:
     """Load a folder that holds a model without its output layer, as embedding models are saved.
 
-    The embeddings serve as the output layer, which no one needs.
+    The embeddings take the place of the output layer, which is not used.
     """
     weights: dict[str, mx.array] = {}
     for file in safetensors_file.weight_files(path):

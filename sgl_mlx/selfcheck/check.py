@@ -75,7 +75,8 @@ class SelfCheck:
 
     Args:
         engines: the engines of the model.
-        ways: the ways that are compared with the programs alone.
+        ways: the other ways to run programs; their answers are compared with those of the programs
+            run alone.
         seed: seed of the programs.
         batch: programs in a round, which run at once.
         answers: most answers that a program asks for.
@@ -218,7 +219,7 @@ class DifferenceFound(AssertionError):
 
 
 def reproduce_on(engines: Engines, way: Way, rounds: Sequence[Sequence[Any]]) -> None:
-    """Run rounds alone and in a way.
+    """Run rounds of programs alone and in another way, and compare the answers.
 
     Args:
         rounds: lists of `Program`, or of pairs of a function and its settings.

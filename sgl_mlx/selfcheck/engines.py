@@ -78,7 +78,10 @@ class Engines:
             run_on(engine, way, groups, self._random)
 
     def forget(self) -> None:
-        """Empty all caches, in memory and on disk; an engine that cannot is opened anew."""
+        """Empty all caches, in memory and on disk.
+
+        An engine that cannot empty its cache is shut down, and opened again when it is needed.
+        """
         for name, engine in list(self._engines.items()):
             try:
                 engine.flush_cache()

@@ -80,7 +80,7 @@ class Pace:
         self._opens = begun.extends
 
     def _observe_extend(self, elapsed: float, seconds: float) -> None:
-        """Update the factor of extend steps; the step also pays for opening the epoch it ended."""
+        """Update the factor of extend steps; count in the opening of the epoch that it ended."""
         self.extend += _WEIGHT * (_bounded((elapsed + self._leaving) / seconds) - self.extend)
         self._leaving = 0.0
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sgl_mlx.runtime.scheduler.plan import Decode, Plan
 
 FIRST = 12.0
-"""Factor of the limit for work that no earlier work tells anything about."""
+"""Factor by which the limit is larger for work of a kind that was never seen before."""
 _SLOWER = 4.0
 """Factor by which work may take longer than the longest of its kind so far."""
 
@@ -41,10 +41,11 @@ class StepKind:
     pictures: bool
 
     def times(self, other: StepKind) -> float:
-        """Return how many times as long as a step of kind `other` such a step takes at most.
+        """Return the largest factor by which a step of this kind takes longer than one of kind
+        `other`.
 
-        The time is taken to grow as the number of tokens and as the length of the prefix. Infinity
-        if the two compute different things.
+        The time is assumed to grow in proportion to the number of tokens, and to the length of the
+        prefix. Returns infinity if the two kinds compute different things.
         """
         if (self.plan, self.pictures) != (other.plan, other.pictures):
             return math.inf
@@ -107,9 +108,9 @@ class Pulse:
         """Return the seconds after which work counts as hung.
 
         Work of a known kind may take `seconds`, or four times as long as the longest of its kind
-        so far. A step of a new kind gets the least of what known kinds of steps say of it, but not
-        more than work of which nothing is known: twelve times `seconds`, because weights may still
-        have to be read and kernels compiled.
+        so far. For a step of a new kind, the limit is estimated from the known kinds of steps. For
+        other new work, and at most, it is twelve times `seconds`, because weights may still have to
+        be read and kernels compiled.
         """
         kind = work.kind
         if kind in self._longest:
