@@ -89,7 +89,7 @@ def server(app: ASGIApp, ready: str, drain: Drain) -> uvicorn.Server:
 
 
 class FailingHealth:
-    """An ASGI app that answers health checks with 503 once `fails` is set, and wraps another."""
+    """An ASGI app around another app; it answers health checks with 503 once `fails` is set."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.fails = False

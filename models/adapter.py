@@ -215,9 +215,7 @@ class Adapter:
 
     @property
     def pipelined(self) -> bool:
-        """True if other ranks run the other layers, and wait for the hidden states of these
-        layers.
-        """
+        """True if other ranks run the other layers, and wait for the hidden states of these."""
         return int(getattr(getattr(self.model, "model", None), "pipeline_size", 1)) > 1
 
     @property

@@ -30,8 +30,8 @@ def divide(
     """Keep a rank's share of a model's weights, in place and lazily.
 
     Args:
-        model: a model whose weights are not evaluated yet, so that the others are never held. No
-            adapter may have been made for it.
+        model: a model whose weights are not evaluated yet, so that the weights of other ranks are
+            never in memory. No adapter may have been made for it.
         config: the model's configuration.
         name: the model, for errors.
         whole_layers: True divides the layers among the ranks (`pipelines.pipeline`), False divides

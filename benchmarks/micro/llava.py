@@ -195,7 +195,8 @@ def _encoded(text: Any, engine: Engine, special: bool = True) -> tuple[int, ...]
 def _write_picture(folder: Path, number: int) -> Path:
     """Write `<number>.jpg` and return its path: random 24x32 noise, enlarged to one of `_SIZES`.
 
-    Enlarging makes it smooth, so that its file is about as large as a photograph's. `number` also
+    Enlarging makes the picture smooth, so that its file is about as large as a photograph's.
+    `number` also
     chooses the size and seeds the noise.
     """
     height, width = _SIZES[number % len(_SIZES)]

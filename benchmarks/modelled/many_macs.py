@@ -27,7 +27,7 @@ class Link:
 
     Attributes:
         latency: seconds of a message without content.
-        bandwidth: bytes a second in one direction.
+        bandwidth: bytes per second in one direction.
         mesh: True if every pair of Macs has a link, and an all-reduce is one exchange between all;
             False for a ring, in which it takes `2 * (macs - 1)` messages one after the other.
         source: where the figures were published.

@@ -20,7 +20,7 @@ from sgl_mlx.errors import BackendError
 from sgl_mlx.lang.backends.runtime_endpoint import RuntimeEndpoint
 
 _METRICS = ("/engine_metrics", "/metrics")
-"""Paths of a router, which adds up its workers' metrics there, and of a server."""
+"""Where counters are read: from a router, which adds up those of its workers, or from a server."""
 
 
 class Served:
@@ -104,9 +104,10 @@ class ServedSession:
 
 
 def token_counts(address: str) -> dict[str, int]:
-    """Return the prompt tokens so far of a server, or of all workers of a router.
+    """Return how many prompt tokens a server, or all workers of a router, have had so far.
 
-    They are under "prompt", and those of them that were cached under "cached".
+    Returns:
+        The number of all tokens under "prompt", and of the cached ones among them under "cached".
 
     Raises:
         PeerError: the server tells no counts.
