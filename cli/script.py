@@ -53,9 +53,8 @@ def run_script(
 
     The file's programs run on the default backend that the file sets. If it sets none, they run on
     the backend of the context `opened`, which is entered when a program first needs it. If the
-    options
-    name a model, `sglang.Runtime` and `sglang.Engine` in the file load that model instead of their
-    own.
+    options name a model, `sglang.Runtime` and `sglang.Engine` in the file load that model instead
+    of their own.
     """
     engine = LazyEngine(opened)
     before = global_config.default_backend

@@ -72,9 +72,9 @@ def load_fast_blas() -> Blas | None:
     Returns:
         The loaded library; None if no library was found, or on other systems than Linux.
 
-    Warns: SlowBlasWarning: no library was found, the library in `SGL_MLX_BLAS` does not load, or
-    MLX was imported
-    before. The message says what to do.
+    Warns:
+        SlowBlasWarning: no library was found, the library in `SGL_MLX_BLAS` does not load, or MLX
+            was imported before. The message says what to do.
     """
     if machine.system() != "linux":
         return None

@@ -196,8 +196,7 @@ def _write_picture(folder: Path, number: int) -> Path:
     """Write `<number>.jpg` and return its path: random 24x32 noise, enlarged to one of `_SIZES`.
 
     Enlarging makes the picture smooth, so that its file is about as large as a photograph's.
-    `number` also
-    chooses the size and seeds the noise.
+    `number` also chooses the size and seeds the noise.
     """
     height, width = _SIZES[number % len(_SIZES)]
     coarse = np.random.default_rng(number).integers(0, 256, (24, 32, 3)).astype(np.uint8)

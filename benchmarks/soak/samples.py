@@ -134,9 +134,7 @@ def memory(samples: Sequence[Sample]) -> Mapping[str, Any]:
 
 
 def _median(samples: Sequence[Sample], start: float, end: float) -> int:
-    """Return the median memory from `start` to `end`, or the last before `end` if there is no
-    sample.
-    """
+    """Return the median memory from `start` to `end`; without samples, the last before `end`."""
     found = sorted(sample.rss for sample in samples if start <= sample.seconds <= end)
     before = [sample.rss for sample in samples if sample.seconds <= end]
     return found[len(found) // 2] if found else before[-1]

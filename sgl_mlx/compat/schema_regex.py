@@ -27,8 +27,7 @@ def build_regex_from_object(object: Any, whitespace_pattern: str | None = None) 
 
     Properties have to come in the order of the schema. Properties that the schema's list `required`
     does not name may be missing. `gen(json_schema=...)` needs no regular expression, and supports
-    more of
-    JSON Schema.
+    more of JSON Schema.
 
     Args:
         object: a pydantic model class, a dictionary, or JSON text.

@@ -3,8 +3,7 @@
 The first `gen` asks for more text than it needs, without its stop strings. If the program then
 appends exactly the text with which the surplus goes on, the next `gen` is answered from the rest of
 the surplus. If it appends other text, one more call is made (Zheng et al., "SGLang", arXiv
-2312.07104, section
-"API speculative execution").
+2312.07104, section "API speculative execution").
 """
 
 from __future__ import annotations

@@ -52,8 +52,7 @@ def _marked(
     """Return the `(prefix, suffix)` of each role.
 
     The prefix is `begin` with the role's name in place of `{}`; the suffix is `end`. `names` maps
-    roles
-    to the names that the model uses.
+    roles to the names that the model uses.
     """
     roles = ("system", "user", "assistant")
     return {role: (begin.format((names or {}).get(role, role)), end) for role in roles}

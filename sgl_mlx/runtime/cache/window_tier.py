@@ -41,10 +41,8 @@ class WindowTier:
         store.
 
         The transfer has the blocks that are needed by a prompt of the same tokens, or by a prompt
-        that
-        goes on from them. Left out are blocks that the store has, and blocks with a token that has
-        no
-        window slot.
+        that goes on from them. Left out are blocks that the store has, and blocks with a token that
+        has no window slot.
         """
         blocks = {} if node.window_end is False else self._whole_blocks(node)
         if not blocks:
@@ -89,8 +87,7 @@ class WindowTier:
         """Return the window slots of the last blocks before a node's end, by the block's number.
 
         A sequence reads these blocks to go on at the node's end, or one token before it. Blocks
-        with a
-        token that has no slot are left out.
+        with a token that has no slot are left out.
         """
         size = self._tier.size
         first, slots = self.first((node.depth - 1) // size * size), list[int]()

@@ -1,9 +1,8 @@
 """Compression of plans: of a row's slots and tokens, only those new to the other ranks are sent.
 
 The rows of consecutive plans differ by a few slots at the end of a prefix of thousands. Both ends
-of
-a connection remember the rows that were sent last, by the same rule, so that they need not agree on
-anything.
+of a connection remember the rows that were sent last, by the same rule, so that they need not agree
+on anything.
 """
 
 from __future__ import annotations

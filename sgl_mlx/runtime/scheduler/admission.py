@@ -220,8 +220,7 @@ class Admission:
         """Let a prefill pause after `length` tokens, if window slots are scarce.
 
         Otherwise the slots before that place could be freed, and sequences that wait for these
-        tokens would
-        not find the whole window before their end.
+        tokens would not find the whole window before their end.
         """
         windows = self._cache.windows
         if windows is not None and windows.short and len(leader.cuts) < MOST_BRANCHES:

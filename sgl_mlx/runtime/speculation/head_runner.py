@@ -3,8 +3,7 @@
 The head's layer is one more layer of the KV pool: the slot of token i also holds the head's key and
 value for position i, which are computed from token i + 1 and the large model's hidden state after
 token i. Each step writes them beside the model's own keys and values. So they are shared, freed,
-evicted and
-restored together, and a later step overwrites those of rejected tokens.
+evicted and restored together, and a later step overwrites those of rejected tokens.
 
 After a prefill chunk that is not the prompt's last, token i + 1 is not known yet; the next chunk
 writes that key. The key is wrong where a sequence takes token i from the cache but goes on with
