@@ -29,9 +29,8 @@ Named = tuple[str, str]
 def named(given: str) -> Named:
     """Parse `NAME=MODEL` into (name, model).
 
-    Any other text is a model without a name and becomes (text, text). A text counts as such a
-    model,
-    too, if there is a `/` before the `=`, or if the whole text is the path of a file or folder.
+    Any other text is a model without a name and becomes (text, text). So does a text with a `/`
+    before the `=`, and a text that as a whole is the path of a file or folder.
     """
     name, equals, model = given.partition("=")
     if equals and name and model and "/" not in name and not Path(given).exists():

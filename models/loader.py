@@ -182,7 +182,7 @@ def _share(
     group: mx.distributed.Group | None,
     whole_layers: bool,
 ) -> float:
-    """Return the part of a model's weights that this rank will hold."""
+    """Return the share of a model's weights, from 0 to 1, that this rank will hold."""
     if group is None:
         return 1.0
     config = safetensors_file.read_config(path) if file is None else gguf_config.read_config(file)

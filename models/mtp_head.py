@@ -60,7 +60,7 @@ class Head:
         return logits, kept[0]
 
     def keys_values(self, tokens: mx.array, hidden: mx.array, positions: mx.array) -> KeysValues:
-        """Compute the head's keys and values `(tokens, heads, dim)`, those of each token alone.
+        """Compute the head's keys and values `(tokens, heads, dim)` for the tokens.
 
         The arguments are those of `forward`. MLX computes only what the result depends on, so
         neither attention nor anything after it is computed.

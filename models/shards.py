@@ -85,7 +85,7 @@ def shard(model: nn.Module, config: dict[str, Any], group: mx.distributed.Group,
 def share(
     config: Mapping[str, Any], parameters: int, ranks: int, whole_layers: bool = False
 ) -> float:
-    """Estimate the part of a model's weights that one rank holds, the largest of all ranks.
+    """Estimate the largest share of a model's weights, from 0 to 1, that any rank holds.
 
     Embeddings and the output layer are not divided.
 

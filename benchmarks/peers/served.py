@@ -20,7 +20,7 @@ from sgl_mlx.errors import BackendError
 from sgl_mlx.lang.backends.runtime_endpoint import RuntimeEndpoint
 
 _METRICS = ("/engine_metrics", "/metrics")
-"""Where counters are read: from a router, which adds up those of its workers, or from a server."""
+"""Paths of the counters: of a router, which adds up its workers' counters, and of a server."""
 
 
 class Served:
@@ -92,7 +92,7 @@ class ServedSession:
         self.runs(row)
 
     def details(self) -> Mapping[str, Any]:
-        """Return the tokens of all prompts, prefills of forks included, since the beginning."""
+        """Return the prompt tokens since the session began, prefills of forks included."""
         now = token_counts(self.address)
         prompts, cached = (now[name] - self.before[name] for name in ("prompt", "cached"))
         return {

@@ -335,7 +335,7 @@ class _WantedLogits:
 
     Attributes:
         index: the indices of these tokens among all tokens of the step.
-    by_row: for each row, the indices of such tokens within the row.
+        by_row: for each row, the indices of such tokens within the row.
         sampled_rows: rows to sample for; a row with drafted tokens is split by `places`.
         sampled_at: for each of `sampled_rows`, the place of its token in `index`.
     """

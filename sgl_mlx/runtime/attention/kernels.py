@@ -52,9 +52,7 @@ def rows_fit(rows: Sequence[Row]) -> bool:
 
 
 def _kinds(pool: KVPool) -> tuple[bool, ...]:
-    """List whether layers have window slots of their own: `(False,)`, or `(False, True)` if some
-    have.
-    """
+    """List the kinds of layers: `(False,)`; or `(False, True)` if some have slots of their own."""
     return (False, True) if pool.windowed else (False,)
 
 

@@ -8,8 +8,8 @@ With a second tier, which keeps windows in whole blocks, a node owns some more s
 where prompts go on, so that the blocks there are whole when the slots are freed.
 
 A node is locked while a sequence reads its slots. The slots of other nodes are freed when others
-need them: first those that only a branch at an unknown place would need, then the least recently
-used.
+need them: first slots that only a prompt that leaves the path at a new place would read, then those
+least recently used.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class NodeWindows(Generic[N]):
         self._owners = 0
 
     def reusable(self, node: N, length: int) -> int:
-        """Return the longest prefix of at most `length` tokens whose end can be continued.
+        """Return the length of the longest prefix, at most `length`, that a sequence can continue.
 
         Args:
             node: the node in whose edge, or at whose end, the first `length` tokens end.

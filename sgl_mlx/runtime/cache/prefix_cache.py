@@ -57,8 +57,8 @@ class PrefixCache:
 
     Args:
         capacity: slots of the pool at the start.
-        reuse: "prefixes" finds any cached prefix; "whole prompts" only a prefix that is all that
-            an earlier, closed holding shared; "nothing" never finds a prefix.
+        reuse: "prefixes" finds any cached prefix; "whole prompts" only a prefix that consists of
+            all the tokens of an ended sequence; "nothing" never finds a prefix.
         tier: the second tier, to which evicted prefixes are offered; None for none.
         state_tier: the snapshots of the second tier; None for no tier, or for attention alone.
         most: slots that the pool may grow to when free and evictable slots do not suffice; None
@@ -250,9 +250,7 @@ class PrefixCache:
         holding.table, holding.shared, holding.node, holding.whole = [], 0, None, ()
 
     def _longest_whole(self, tokens: tuple[int, ...]) -> int:
-        """Return the length of the longest prefix that is all that some closed holding shared, or
-        0.
-        """
+        """Return the length of the longest prefix that is all of an ended sequence, or 0."""
         lengths = sorted((n for n in self._ended if n <= len(tokens)), reverse=True)
         return next((n for n in lengths if hash(tokens[:n]) in self._ended[n]), 0)
 

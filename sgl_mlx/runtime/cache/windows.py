@@ -19,7 +19,7 @@ from sgl_mlx.runtime.cache.node_windows import NodeWindows
 from sgl_mlx.runtime.cache.radix import Node, RadixTree
 
 _GRAIN = 4
-"""Divisor that says what counts as much.
+"""Divisor of two limits.
 
 An edge is split only if more than 1 / `_GRAIN` of a window's slots would be freed, so that edges
 stay long. Slots are scarce while less than 1 / `_GRAIN` of them are available.
@@ -178,7 +178,8 @@ class Windows:
         return free < self.capacity // _GRAIN
 
     def advance(self, holding: Holding, computed: int) -> None:
-        """Let go of the slots behind the window, when `computed` tokens cannot be undone.
+        """Free the slots of tokens that are too far back to be read, given that `computed` tokens
+        stay.
 
         Slots that only the second tier needs are kept while many slots are available.
         """

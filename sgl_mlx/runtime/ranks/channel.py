@@ -3,8 +3,7 @@
 Plans are sent over this connection, not by a collective operation of MLX. A collective operation
 blocks inside C++ until every rank takes part, so there could be no time limits, no reports of
 errors and no search for missing ranks. A message of a few hundred bytes takes about 50
-microseconds,
-and MLX computes meanwhile.
+microseconds, and MLX computes meanwhile.
 """
 
 from __future__ import annotations

@@ -54,7 +54,8 @@ class Ranks:
         self._crew.tell("open", config=asdict(config))
 
     def agree(self, fingerprint: str, limits: Mapping[str, int]) -> dict[str, int]:
-        """Wait until all ranks have loaded the model; return the least of each rank's limits.
+        """Wait until all ranks have loaded the model; return the least value of each limit on any
+        rank.
 
         Raises:
             BackendError: a rank was lost, could not load its share, or has other weights.

@@ -56,7 +56,7 @@ class Deliveries:
             self._changed.notify()
 
     def relieve(self) -> None:
-        """Let another thread take over if a call blocks; call this every now and then."""
+        """If a call blocks, start another thread in its place. The watchdog calls this."""
         with self._changed:
             if self._started is None or not self._queue:
                 return
@@ -64,7 +64,7 @@ class Deliveries:
                 self._lead()
 
     def _lead(self) -> None:
-        """Start a thread that calls functions from now on, in place of the one before."""
+        """Start a new thread, which calls the functions from now on."""
         self._started = None
         self._leader = threading.Thread(target=self._work, name="sgl-mlx delivery", daemon=True)
         self.threads |= {self._leader}

@@ -45,7 +45,7 @@ class Size(NamedTuple):
 
     @property
     def effort(self) -> int:
-        """Number of characters, as a measure of the time that encoding takes; or `_LARGE`."""
+        """Measure of the time to encode the prompt: characters; `_LARGE` if it has pictures."""
         return _LARGE if self.images else self.characters
 
     @classmethod

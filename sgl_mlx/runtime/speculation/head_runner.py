@@ -69,7 +69,8 @@ class HeadRunner:
     def extend(
         self, rows: Sequence[Row], hidden: mx.array, sampled: Sampled | None, made: NewKV
     ) -> list[mx.array]:
-        """Add the head's keys and values for an `Extend` to `made`, the model's own.
+        """Append the head's keys and values to `made`, which has those of the model for an
+        `Extend`.
 
         Args:
             rows: the step's rows, in order.
@@ -107,7 +108,10 @@ class HeadRunner:
             first += len(places)
 
     def _is_late(self, row: Row) -> bool:
-        """Return True if the row's first token is the missing input of the key before it."""
+        """Return True if the row's first token completes the input of the head's key before it.
+
+        That key is missing if the chunk before was not the prompt's last.
+        """
         last = self._last.get(row.id)
         known = last is not None and last.token is None and last.position == row.position - 1
         return known and bool(row.prefix)

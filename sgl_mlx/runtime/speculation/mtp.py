@@ -70,7 +70,7 @@ class MtpDrafter:
 
 
 def _row(s: Sequence, count: int) -> Row:
-    """Make the head's row for a sequence, at the position of the token before its newest."""
+    """Make the row that the head reads: the newest token at the position of the one before."""
     row = s.row(1, len(s.table))
     return replace(
         row,

@@ -17,7 +17,7 @@ _SLOWER = 4.0
 _MOST_DONE = 10_000
 """Most pieces of finished work that wait to be learned."""
 ORDER = "order"
-"""Name of work that tells nothing about other work of that name."""
+"""Name of the work of orders: how long one takes tells nothing about another."""
 
 Kind = Hashable
 
@@ -67,7 +67,7 @@ class Work:
 
     @property
     def kind(self) -> Kind:
-        """Work of equal kind takes about equally long; None tells nothing about other work."""
+        """The kind of the work: work of equal kind takes about equally long; None for an order."""
         if isinstance(self.what, str):
             return None if self.what == ORDER else self.what
         return kind_of(self.what)
