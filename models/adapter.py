@@ -236,7 +236,10 @@ class Adapter:
         return mx.pad(embedded, [(0, 0), (0, more)]) if more else embedded
 
     def _fed(self, embeddings: mx.array | None) -> tuple[mx.array | None, mx.array | None]:
-        """Split embeddings into the first layer's input and what layers add to their outputs."""
+        """Split embeddings into the first layer's input and what layers add to their outputs.
+
+        Each of the two is None if it is absent.
+        """
         if embeddings is None or not (layers := prepared_layers(self.model)):
             return embeddings, None
         width = embeddings.shape[-1] // (1 + layers)

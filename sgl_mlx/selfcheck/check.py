@@ -133,7 +133,8 @@ class SelfCheck:
         """Draw a round of programs, run them in every way of this process, and compare.
 
         Args:
-            ways: only these ways.
+            number: number of the round, on which its programs depend.
+            ways: the ways in which to run the programs; all if empty.
         """
         programs = [draw((self.report.seed, number, i), self._able) for i in range(self._batch)]
         self._rounds = [*self._rounds[1 - _KEPT :], programs]

@@ -61,7 +61,7 @@ class Capacity:
         return replace(self, slots=slots, copied=copied, budget=budget, windows=windows)
 
     def pools(self, adapter: Adapter, config: EngineConfig) -> tuple[KVPool, StatePool | None]:
-        """Make the pools, at the size that they start with."""
+        """Make the KV pool and the pool of recurrent states (None without states)."""
         first = config.max_total_tokens or min(self.slots, ENOUGH)
         windows = self.windows.slots and self.windows.slots.first
         pool = KVPool(adapter.layers, first, adapter.dtype, config.kv_bits, windows)

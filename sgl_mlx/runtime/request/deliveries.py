@@ -83,7 +83,7 @@ class Deliveries:
             self.threads -= {threading.current_thread()}
 
     def _next(self) -> tuple[Hashable, Order] | None:
-        """Wait for a function to call; None ends this thread."""
+        """Wait for the next function to call, with its owner; None tells this thread to end."""
         with self._changed:
             while self._leader is threading.current_thread():
                 while self._queue:
