@@ -32,7 +32,7 @@ setup: $(PACKAGE) $(MODEL) $(BLAS) $(KERNELS) ## a venv with the package, its to
 demo: setup ## two small programs on the embedded model
 	@$(BIN)/sgl-mlx demo
 
-# A process a core, each with one thread of BLAS: OpenBLAS's threads wait by spinning, and those of
+# One process per core, each with one thread of BLAS: OpenBLAS's threads wait by spinning, and those of
 # two processes hold each other up many times longer than they compute.
 PYTEST := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
           --dist loadfile
@@ -59,7 +59,7 @@ test-darwin: setup $(TOOLS) $(NODE) ## all tests, as if this machine were a Mac:
 # atheris has wheels for Linux and Python 3.11 to 3.13; elsewhere it would be compiled.
 FUZZ := gguf safetensors tokenizer blocks states image template
 TIME ?= 30
-fuzz: $(PACKAGE) ## fuzz what reads files, TIME=30 seconds a target (FUZZ=gguf chooses one)
+fuzz: $(PACKAGE) ## fuzz what reads files, TIME=30 seconds per target (FUZZ=gguf chooses one)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) install --editable '.[fuzz]'
 	@for target in $(FUZZ); do echo "fuzzing $$target ..."; \
 	  OPENBLAS_NUM_THREADS=1 $(BIN)/python -m fuzz $$target --seconds $(TIME) || exit 1; done

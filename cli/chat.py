@@ -60,7 +60,7 @@ def _talk(engine: Backend, conversation: Conversation, images: Iterable[str]) ->
             case ["/image", _, *_]:
                 shown += _picture(line.strip().removeprefix("/image").strip())
             case ["/image"]:
-                click.echo("say which: /image FILE")
+                click.echo("name the picture: /image FILE")
             case ["/reset"]:
                 conversation.reset()
                 shown.clear()

@@ -41,7 +41,7 @@ class Wish(NamedTuple):
 @click.option("--graph", type=click.Choice(["tree", "dot", "json"]), help="Print the graph.")
 @click.option("--save", type=click.Path(dir_okay=False), help="Write the graph to a JSON file.")
 @click.option("--run", is_flag=True, help="Run the compiled program.")
-@click.option("--arg", "pairs", multiple=True, metavar="NAME=VALUE", help="As of `sgl-mlx run`.")
+@click.option("--arg", "pairs", multiple=True, metavar="NAME=VALUE", help="As in `sgl-mlx run`.")
 @click.option(
     "--reorder",
     type=click.Choice(["rules"]),
@@ -104,7 +104,9 @@ def _compiled(wish: Wish) -> CompiledProgram:
     path = _path(wish.target)
     if path.suffix == ".json":
         if wish.reorder:
-            raise click.UsageError("--reorder rewrites a program; a graph from a file is done")
+            raise click.UsageError(
+                "--reorder rewrites a Python program, but FILE is a saved graph; leave it out"
+            )
         return CompiledProgram.from_graph(load(path))
     _, name = program.split_target(wish.target)
     chosen = program.choose(program.load(path), path, name)

@@ -40,8 +40,8 @@ kv_bits_option = click.option(
 speculate_option = click.option(
     "--speculate",
     type=click.Choice(["auto", "off", "context", "tree", "mtp"]),
-    help="How to draft tokens, of which one step verifies several; the output is the same. "
-    "The default is auto, and off in benchmarks of other things.",
+    help="How to draft tokens; one step verifies several of them, and the output is the same. "
+    "The default is auto, but off in benchmarks that do not measure drafts.",
 )
 draft_option = click.option(
     "--draft", metavar="MODEL", help="A small model with the same vocabulary that drafts tokens."
@@ -64,7 +64,7 @@ disk_cache_size_option = click.option(
 pipeline_option = click.option(
     "--pipeline",
     is_flag=True,
-    help="Under mlx.launch: each rank has some layers whole, not its share of every layer.",
+    help="Under mlx.launch, give each rank whole layers instead of a share of every layer.",
 )
 
 _M_ARENA_MAX = -8

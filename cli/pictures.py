@@ -72,7 +72,8 @@ def with_pictures(rendered: str, images: Sequence[str]) -> Prompt:
     first, *others = rendered.split(PLACE)
     if len(others) != len(images):
         raise PromptError(
-            f"the model's chat template kept {len(others)} places for {len(images)} pictures"
+            f"the model's chat template wrote places for {len(others)} pictures, and {len(images)} "
+            "are given"
         )
     parts: list[Part] = [Text(first)]
     for image, text in zip(images, others, strict=True):

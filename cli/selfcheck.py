@@ -52,7 +52,7 @@ def selfcheck(
     speculation, restored from disk and in a new process. Tokens and logprobs must be the same.
     Answers that differ from a near-tie on, which rounding decides, are counted apart.
 
-    Ends with code 1 at a difference, and prints the least program that shows it. Ctrl-C ends the
+    Ends with code 1 at a difference, and prints the smallest program that shows it. Ctrl-C ends the
     check and prints the table so far.
     """
     from sgl_mlx.blas import load_fast_blas

@@ -67,7 +67,7 @@ _SHARE = 0.6
     metavar="[NAME=]MODEL",
     envvar="SGL_MLX_MODEL",
     show_envvar=True,
-    help="A model, as of other commands, and the name it is served under; repeatable.",
+    help="A model, as in other commands, and the name that it is served under; repeatable.",
 )
 @click.option(
     "--adapter",
@@ -81,7 +81,7 @@ _SHARE = 0.6
     "--memory",
     type=byte_size,
     metavar="SIZE",
-    help="Memory for all open models, 60 % of what is free by default.",
+    help="Memory for all open models together; by default 60 % of the free memory.",
 )
 @options_without_model
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
@@ -93,14 +93,14 @@ _SHARE = 0.6
     "api_keys",
     multiple=True,
     metavar="KEY",
-    help="Require this key of every request; repeatable, each of them is accepted.",
+    help="Require this key of every request; repeatable, any of the keys is accepted.",
 )
 @click.option(
     "--served-model-name",
     "model_names",
     multiple=True,
     metavar="NAME",
-    help="Name the model is served under, its path by default; repeatable.",
+    help="Name that the model is served under, by default its path; repeatable.",
 )
 @click.option("--any-model", is_flag=True, help="Answer requests for any model name.")
 @click.option(
@@ -108,7 +108,7 @@ _SHARE = 0.6
     type=click.IntRange(1),
     default=DEFAULT_LIMITS.max_requests,
     show_default=True,
-    help="Prompts under way at once; more are answered with status 503.",
+    help="Most prompts running and waiting at once; more are answered with status 503.",
 )
 @click.option(
     "--max-body-size",
@@ -139,7 +139,7 @@ _SHARE = 0.6
     default=0,
     show_default=True,
     help="After Ctrl-C, go on taking requests for this long while /health already answers 503. "
-    "Behind a router: longer than its interval of health checks.",
+    "Behind a router, this must be longer than the interval of its health checks.",
 )
 @click.option(
     "--exit-on-failure",
@@ -230,7 +230,9 @@ def _refuse_options_of_one(**given: Any) -> None:
     """Raise `UsageError` for an option that is allowed only if a single model is served."""
     for name, option in _SINGLE.items():
         if given[name]:
-            raise click.UsageError(f"{option} is for a single model; use --model NAME=MODEL")
+            raise click.UsageError(
+                f"{option} is for a single model; leave it out (--model NAME=MODEL names a model)"
+            )
 
 
 def _serve_several(

@@ -56,14 +56,14 @@ class Block {
   const float* keys(int64_t d) const { return &keys_[d * kBlock]; }
   const float* values(int64_t i) const { return values_[i]; }
 
-  // Loads the keys from number `start` of the stretch on.
+  // Loads up to kBlock keys of the stretch, and their values, from key number `start` on.
   void load_from(const Stretch& from, int64_t start, int64_t head) {
     count = std::min<int64_t>(kBlock, from.count - start);
     position = from.position + start;
     const float* lines[kLanes];
     for (int64_t i = 0; i < count; i += kLanes) {
       const int64_t here = std::min<int64_t>(kLanes, count - i);
-      for (int64_t j = 0; j < kLanes; j++)  // the last register is filled up with its last key
+      for (int64_t j = 0; j < kLanes; j++)  // lanes past the last key repeat it
         lines[j] = from.keys->read(from.row(start + i + std::min(j, here - 1)), head, key_dim_,
                                    &key_copies_[j * key_dim_]);
       for (int64_t d = 0; d < key_dim_; d += kLanes) {
@@ -285,8 +285,8 @@ inline void extend_attention(const Heads& heads, const Chunks& work, const Lines
   });
 }
 
-// A decode step. Each row has a tail of new tokens, `width` columns of which `length` are filled;
-// the last `tokens` of these are the queries. They attend to the spans that the row shares with its
+// A decode step. Each row has a tail of new tokens. `length` of its `width` columns are filled; the
+// last `tokens` of these are the queries. They attend to the spans that the row shares with its
 // neighbours, to the row's own prefix, and causally to the tail. `table` (rows, 4) has for each
 // row: index of its first slot, the position of that slot, the position of its first tail column,
 // 0. `spans` (span_count, 5) has for each span: first row, end row, index of its first slot,

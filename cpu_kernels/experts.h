@@ -24,8 +24,8 @@ struct PackedExperts {
   }
 };
 
-// Rows in the order of their experts. Rows of expert e are order[starts[e]] to order[starts[e +
-// 1]].
+// Rows in the order of their experts. Those of expert e are order[i] for i in [starts[e],
+// starts[e + 1]).
 struct RowsByExpert {
   RowsByExpert(const int32_t* experts, int64_t rows, int64_t count)
       : starts(count + 1, 0), order(rows) {

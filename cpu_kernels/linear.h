@@ -7,7 +7,7 @@
 
 namespace sgl {
 
-constexpr int64_t kFew = 4;  // up to so many rows, vectors are faster than the matrix unit
+constexpr int64_t kFew = 4;  // up to this many rows, vectors are faster than the matrix unit
 
 inline void multiply(const PackedWeights& w, const float* x, int64_t rows, float* y) {
 #ifdef SGL_TILES

@@ -5,8 +5,8 @@
 
 namespace sgl {
 
-// Floats, or int8 levels with a float16 scale (n, heads) for each vector. Strides are in elements;
-// so values that are the first columns of the keys need no memory of their own.
+// Floats, or int8 levels with a float16 scale (n, heads) for each vector. Strides are in elements.
+// They need not be those of a dense array: values may be the first columns of the keys' memory.
 struct Lines {
   const float* floats = nullptr;
   const int8_t* levels = nullptr;

@@ -295,7 +295,7 @@ std::pair<mx::array, mx::array> state_space(const mx::array& C, const mx::array&
   return recur("StateSpace", false, C, B, x, decay, dt, D, states, lengths);
 }
 
-// a (…, heads, dim), A_log (heads,), bias (heads, dim); `bound` 0 is none.
+// a (…, heads, dim), A_log (heads,), bias (heads, dim); a `bound` of 0 means none.
 mx::array channel_decay(const mx::array& a, const mx::array& A_log, const mx::array& bias,
                         float bound) {
   const std::vector<mx::array> inputs{a, A_log, bias};

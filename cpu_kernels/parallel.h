@@ -103,7 +103,8 @@ class Threads {
   std::atomic<uint32_t> generation_{0};
 };
 
-// Calls body(first, last) for ranges that cover [0, items), each of `grain` items or more.
+// Calls body(first, last) for ranges that cover [0, items). Each has `grain` items or more, but the
+// last may have fewer.
 template <typename Body>
 void each_range(int64_t items, int64_t grain, const Body& body) {
   const int64_t most = 4 * Threads::shared().count();

@@ -52,7 +52,7 @@ struct Rope {
   bool traditional;  // a pair is 2 i and 2 i + 1, else i and i + dims / 2
   float base, scale;
   std::vector<float>
-      frequencies;  // (dims / 2,), as MLX names these wavelengths; empty: from `base`
+      frequencies;  // (dims / 2,) wavelengths, which MLX calls so; if empty, `base` is used
 };
 
 // Tables (position, dims / 2) of cosines and sines, which grow with the largest position.
@@ -83,7 +83,7 @@ class RopeTable {
   std::vector<float> inverse_, cosines_, sines_;
 };
 
-// Returns this thread's table for `rope`. It is kept, because all layers and steps use the same.
+// Returns this thread's table for `rope`, which is kept for all layers and steps.
 inline RopeTable& table_of(const Rope& rope) {
   using Key = std::tuple<int64_t, float, float, std::vector<float>>;
   thread_local std::map<Key, RopeTable> tables;

@@ -11,7 +11,8 @@
 
 namespace sgl {
 
-// Rows whose sums fit into registers: for even and odd inputs at once, and for one of them.
+// Rows whose sums fit into registers: few if even and odd inputs are summed at once, many if one
+// after the other.
 constexpr int kFewRows = kLanes == 16 ? 8 : 3, kManyRows = kLanes == 16 ? 12 : 6;
 
 // Unpacks the q of one group, which many rows then read: inputs with even numbers to floats

@@ -1,4 +1,4 @@
-// Floats by the register, in the compiler's own vectors, and what is computed on them.
+// Registers of floats, as vector types of the compiler, and functions on them.
 #pragma once
 
 #include <cmath>
@@ -18,7 +18,7 @@ constexpr int kLanes = 8;
 constexpr int kLanes = 4;
 #endif
 
-// Sums that fit into the registers together: so many queries or rows, by so many registers.
+// Sums that fit into the registers together: this many queries or rows, this many registers each.
 constexpr int kSumRows = 6;
 constexpr int kSumRegisters = kLanes == 8 ? 2 : 4;  // AVX2 has 16 registers, others 32
 
@@ -51,7 +51,7 @@ SGL_INLINE vec swap_lanes(vec x, std::integer_sequence<int, kLane...>) {
   return __builtin_shufflevector(x, x, (kLane ^ kStep)...);
 }
 
-// Combines the lanes to one float, each with the lane at the distance kStep, then kStep / 2 and on.
+// Combines all lanes to one float: each with the lane at distance kStep, then kStep / 2, and so on.
 template <int kStep = kLanes / 2, typename Combine>
 SGL_INLINE float fold(vec x, const Combine& combine) {
   x = combine(x, swap_lanes<kStep>(x, std::make_integer_sequence<int, kLanes>{}));

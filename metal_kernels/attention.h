@@ -21,10 +21,10 @@ inline float to_score(float dot, float scale, float softcap) {
   return score;
 }
 
-// exp of a score minus its peak. The scale is applied after the subtraction, because large scores
-// would lose the digits that matter. Custom kernels compile in safe math, where plain exp2 is the
-// precise one. The fast one is off by at most 3 + floor(fabs(2 x)) ulp (Metal Shading Language
-// Specification 4.1, table 8.2).
+// exp of a score minus its peak. LOG2_E is multiplied in after the subtraction: before it, large
+// scores would lose the digits that matter. Custom kernels compile in safe math, where plain exp2
+// is the precise one. The fast one is off by at most 3 + floor(fabs(2 x)) ulp (Metal Shading
+// Language Specification 4.1, table 8.2).
 inline float exp_of(float score) {
   return fast::exp2(score * LOG2_E);
 }

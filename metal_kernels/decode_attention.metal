@@ -3,8 +3,9 @@
 //
 // A simdgroup owns one item (a chunk of a row's keys) and a block of Q_BLOCK query vectors of one
 // KV head: (token, query head of the group) pairs, so that the block reads each key once. A team
-// of lanes takes a key, four neighbouring dimensions a lane: 32 lanes, or two teams of 16 with a
-// key each where heads are narrow. Teams are merged at the end. No threadgroup memory, no barrier.
+// of lanes takes one key at a time, and each lane four neighbouring dimensions of it. All 32 lanes
+// are one team; where heads are narrow, they are two teams of 16, which take different keys and
+// are merged at the end. No threadgroup memory, no barrier.
 // Keys are numbered by position. Those below `prefix` are in the pool, in the row's slots; the
 // others are in the tail.
 //

@@ -138,7 +138,7 @@ RULES = (
     ),
     Rule(
         AttentionPath.DECODE,
-        "few new tokens, as many rows as it takes (tuned)",
+        "few new tokens, at least a number of rows that is tuned",
         lambda work, cut: work.tokens <= cut.decode_until and work.rows >= cut.decode_from_rows,
     ),
     Rule(
@@ -148,7 +148,7 @@ RULES = (
     ),
     Rule(
         AttentionPath.GATHER,
-        "what is left without window, soft-cap and unusual head dim",
+        "other work without window, soft-cap and unusual head dim",
         lambda work, cut: work.fits_sdpa,
     ),
     Rule(

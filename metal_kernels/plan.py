@@ -150,7 +150,7 @@ class DecodePlan:
             raise ValueError("a DecodePlan needs at least one row, got none")
         if not 1 <= tokens <= min(self.MAX_TOKENS, width):
             raise ValueError(
-                f"a DecodePlan takes 1 to {self.MAX_TOKENS} new tokens a row and a tail that "
+                f"a DecodePlan takes 1 to {self.MAX_TOKENS} new tokens per row and a tail that "
                 f"holds them, got tokens={tokens}, width={width}"
             )
         self.rows, self.spans = tuple(rows), tuple(spans)
@@ -181,7 +181,7 @@ class DecodePlan:
         if not self.tokens <= length <= self.width:
             raise ValueError(
                 f"tail_length={length} is outside {self.tokens}..{self.width}: "
-                "new tokens of a row to columns W"
+                "from the new tokens of a row to the columns of the tail"
             )
 
     def step_table(self, tail_length: int) -> mx.array:

@@ -59,6 +59,7 @@ class VerdictFile:
         Raises:
             OSError: the folder cannot be made or written.
         """
+        verdicts = list(verdicts)
         every = self.load() | {verdict.case: verdict for verdict in verdicts}
         rows = [(v.case, v.good, v.summary) for v in every.values()]
         write_json(self.path, {**machine(), "verdicts": rows})

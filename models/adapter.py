@@ -279,7 +279,9 @@ class Adapter:
         else:
             logits, kv = self.forward_dense(tokens, None, last)
         if logits.shape[0] != 1:
-            raise UnsupportedModelError(f"{len(logits)} rows of logits came where one was asked")
+            raise UnsupportedModelError(
+                f"the model gave {len(logits)} rows of logits where one was asked for"
+            )
         softcaps = {x.layer: x.options.softcap for x in seen.attentions}
         shapes = [
             LayerShape(

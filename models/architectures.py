@@ -148,5 +148,5 @@ def open_adapter(model: nn.Module, path: RunPath) -> Adapter:
         try:
             return Adapter(model)
         except UnsupportedModelError:
-            pass  # such as rotary embeddings whose base depends on the length
+            pass  # for instance, its rotary embeddings have a base that depends on the length
     return Adapter(model, ragged=False)

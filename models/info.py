@@ -73,7 +73,10 @@ def describe(path: str | Path) -> ModelInfo:
             unsupported model, as when loading it.
     """
     path = Path(path)
-    return describe_folder(path) if path.is_dir() else describe_gguf(GGUFFile(path))
+    if not path.is_dir():
+        return describe_gguf(GGUFFile(path))
+    config = safetensors_file.read_config(path)
+    return describe_folder(path, config, safetensors_file.read_entries(path))
 
 
 def estimate_weight_bytes(path: str | Path, dtype: str | None = None, packed: bool = False) -> int:
@@ -133,10 +136,10 @@ def with_vision(info: ModelInfo, parameters: int, disk_bytes: int) -> ModelInfo:
     )
 
 
-def describe_folder(path: Path) -> ModelInfo:
-    """Describe a folder with `config.json` and safetensors files."""
-    config = safetensors_file.read_config(path)
-    entries = safetensors_file.read_entries(path)
+def describe_folder(
+    path: Path, config: Mapping[str, Any], entries: Mapping[str, WeightEntry]
+) -> ModelInfo:
+    """Describe a model folder by its `config.json` and the headers of its safetensors files."""
     text = config.get("text_config") or config
     disk = sum(entry.size for entry in entries.values())
     return ModelInfo(

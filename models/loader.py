@@ -14,38 +14,26 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
-from mlx_lm.utils import load_model as load_mlx_folder
 
 from sgl_mlx import machine
 from sgl_mlx.blas import load_fast_blas
 from sgl_mlx.cpu_kernels.open import open_cpu_kernels
-from sgl_mlx.errors import CorruptModelError
-from sgl_mlx.models import build, memory, mtp_checkpoint, safetensors_file
-from sgl_mlx.models.architectures import check_runs
+from sgl_mlx.models import build, memory
 from sgl_mlx.models.cpu_layers import use_kernels
 from sgl_mlx.models.deepstack import add_to_layers
-from sgl_mlx.models.gguf import config as gguf_config
-from sgl_mlx.models.gguf import weights as gguf_weights
-from sgl_mlx.models.gguf.file import GGUFFile
-from sgl_mlx.models.info import ModelInfo, describe_folder, describe_gguf, with_vision
+from sgl_mlx.models.info import ModelInfo
 from sgl_mlx.models.packed_layers import dequantize_others
-from sgl_mlx.models.pooling import Pooling, folder_pooling, gguf_pooling
+from sgl_mlx.models.pooling import Pooling
 from sgl_mlx.models.resolve import resolve
 from sgl_mlx.models.shards import divide, share
-from sgl_mlx.models.vision import checkpoint
+from sgl_mlx.models.source import Parts, open_source
 from sgl_mlx.models.vision.model import VisionModel
-from sgl_mlx.models.vision.qwen import checkpoint as qwen
-from sgl_mlx.models.vision.qwen.config import has_vision as is_qwen
 from sgl_mlx.models.vision.qwen.config import read_sections
 from sgl_mlx.models.vision.qwen.model import QwenVision
 from sgl_mlx.models.vision.qwen.rope import turn_by_grids
-from sgl_mlx.models.vision.separate import SeparateVision, open_separate_vision
 from sgl_mlx.tokenizer import Tokenizer
 
 _SAMPLE_BYTES = 1 << 16
-_EMBEDDING = "embed_tokens.weight"
-"""Name of the embedding in folders that hold only a model's trunk; elsewhere it has a prefix."""
-_Parts = tuple[nn.Module, dict[str, Any], Tokenizer, VisionModel | None]
 
 
 @dataclass(frozen=True)
@@ -110,43 +98,33 @@ def load(
     machine.check_device()
     kind = _resolve_dtype(dtype)
     target = None if kind is None else getattr(mx, kind)
-    chosen_for_cpu = dtype is None and target is not None
-    if chosen_for_cpu:
-        load_fast_blas()  # loaded already, unless mlx was imported before sgl_mlx: then it warns
-    kernels = open_cpu_kernels() if chosen_for_cpu else None
-    file = None if path.is_dir() else GGUFFile(path)
-    _check_architecture(file, path)
-    separate = None if mmproj is None else open_separate_vision(Path(mmproj).expanduser(), path)
-    info = describe_folder(path) if file is None else describe_gguf(file)
-    if separate is not None:
-        info = with_vision(info, *separate.size)
-    part = _share(file, path, info, group, whole_layers)
-    _check_memory(name, info, kind, available, kernels is not None, part)
-    if file is None:
-        loaded, config, tokenizer, vision = _load_folder(path, target)
-    else:
-        loaded, config, tokenizer, vision = _load_gguf(file, target, separate, kernels is not None)
+    kernels = _kernels() if dtype is None and target is not None else None
+    source = open_source(path, None if mmproj is None else Path(mmproj).expanduser())
+    info = source.info
+    part = 1.0
     if group is not None:
-        divide(loaded, config, group, name, whole_layers)
+        part = share(source.config, info.parameters, group.size(), whole_layers)
+    _check_memory(name, info, kind, available, kernels is not None, part)
+    parts = source.load(target, kernels is not None)
+    if group is not None:
+        divide(parts.model, parts.config, group, name, whole_layers)
     if target is not None:
-        _settle(loaded, target, kernels)
-    if isinstance(vision, QwenVision) and not _join_qwen(loaded, config, vision, path):
+        _settle(parts.model, target, kernels)
+    vision = parts.vision
+    if isinstance(vision, QwenVision) and not _join_qwen(parts, vision, path):
         vision = None
-    files = _weight_files(file, path, separate)
-    modules = [loaded] if vision is None else [loaded, vision.network]
+    modules = [parts.model] if vision is None else [parts.model, vision.network]
     mx.eval([_arrays(module) for module in modules])
     return LoadedModel(
-        model=loaded,
-        config=config,
-        tokenizer=tokenizer,
+        model=parts.model,
+        config=parts.config,
+        tokenizer=parts.tokenizer,
         name=name,
         path=path,
-        fingerprint=_fingerprint(files, config, f"{kind} {kernels is None}"),
+        fingerprint=_fingerprint(source.files, parts.config, f"{kind} {kernels is None}"),
         weight_bytes=sum(p.nbytes for m in modules for _, p in tree_flatten(m.parameters())),
         vision=vision,
-        pooling=folder_pooling(path, config, tokenizer)
-        if file is None
-        else gguf_pooling(file.metadata, tokenizer),
+        pooling=source.pooling(parts),
     )
 
 
@@ -169,24 +147,10 @@ def _resolve_dtype(dtype: str | None) -> str | None:
     return None if dtype == "native" else dtype
 
 
-def _check_architecture(file: GGUFFile | None, path: Path) -> None:
-    """Raise `UnsupportedModelError` if the configuration alone shows that the model cannot run."""
-    config = safetensors_file.read_config(path) if file is None else gguf_config.read_config(file)
-    check_runs(config)
-
-
-def _share(
-    file: GGUFFile | None,
-    path: Path,
-    info: ModelInfo,
-    group: mx.distributed.Group | None,
-    whole_layers: bool,
-) -> float:
-    """Return the share of a model's weights, from 0 to 1, that this rank will hold."""
-    if group is None:
-        return 1.0
-    config = safetensors_file.read_config(path) if file is None else gguf_config.read_config(file)
-    return share(config, info.parameters, group.size(), whole_layers)
+def _kernels() -> ModuleType | None:
+    """Open what multiplies fast on a CPU: a BLAS, and the compiled kernels, if they were built."""
+    load_fast_blas()  # loaded already, unless mlx was imported before sgl_mlx: then it warns
+    return open_cpu_kernels()
 
 
 def _check_memory(
@@ -195,8 +159,9 @@ def _check_memory(
     dtype: str | None,
     available: int | None,
     packed: bool,
-    part: float = 1.0,
+    part: float,
 ) -> None:
+    """Raise `MemoryLimitError` if `part` (0 to 1) of the weights does not fit in memory."""
     kind = f"{info.quantization} in float32" if packed else dtype or info.quantization
     how = f"{info.parameters / 1e6:,.0f} M parameters as {kind}"
     if part < 1:
@@ -218,74 +183,14 @@ def _settle(model: nn.Module, dtype: mx.Dtype, kernels: ModuleType | None) -> No
         use_kernels(model, kernels)
 
 
-def _load_gguf(
-    file: GGUFFile, dtype: mx.Dtype | None, separate: SeparateVision | None, pack: bool
-) -> _Parts:
-    config = gguf_config.read_config(file)
-    tokenizer = Tokenizer.from_gguf(file.metadata)
-    weights = gguf_weights.read_weights(file, config, dtype, pack)
-    model = build.build(config, weights, str(file.path))
-    if separate is None:
-        return model, config, tokenizer, None
-    vision = separate.load(config["hidden_size"], tokenizer.backend.token_to_id("<image>"), dtype)
-    return model, config, tokenizer, vision
-
-
-def _load_folder(path: Path, dtype: mx.Dtype | None) -> _Parts:
-    config = safetensors_file.read_config(path)
-    if checkpoint.has_vision(config):
-        return _load_with_vision(path, config, dtype)
-    tokenizer = Tokenizer.from_file(path)
-    if _EMBEDDING in safetensors_file.read_entries(path):
-        return _load_trunk(path, config), config, tokenizer, None
-    try:
-        model, config = load_mlx_folder(
-            path, lazy=True, get_model_classes=mtp_checkpoint.model_classes
-        )
-    except (ValueError, TypeError, KeyError, RuntimeError) as e:
-        raise CorruptModelError(f"{path}: weights and configuration do not match: {e}") from e
-    vision = None
-    if is_qwen(config):
-        vision = qwen.load_vision(path, config)
-        if vision is not None and dtype is not None:
-            build.cast(vision.network, dtype)
-    return model, config, tokenizer, vision
-
-
-def _join_qwen(model: nn.Module, config: Mapping[str, Any], vision: QwenVision, path: Path) -> bool:
+def _join_qwen(parts: Parts, vision: QwenVision, path: Path) -> bool:
     """Prepare a language model for the features and positions of pictures, in place.
 
     Returns False for rotary positions that cannot turn by rows and columns (`turn_by_grids`).
     """
-    add_to_layers(model, len(vision.config.deep))
+    add_to_layers(parts.model, len(vision.config.deep))
     source = str(path / "config.json")
-    return turn_by_grids(model, read_sections(config, source), source)
-
-
-def _load_trunk(path: Path, config: dict[str, Any]) -> nn.Module:
-    """Load a folder that holds a model without its output layer, as embedding models are saved.
-
-    The embeddings take the place of the output layer, which is not used.
-    """
-    weights: dict[str, mx.array] = {}
-    for file in safetensors_file.weight_files(path):
-        read: Any = mx.load(str(file))
-        weights |= {f"model.{name}": array for name, array in read.items()}
-    return build.build({**config, "tie_word_embeddings": True}, weights, str(path))
-
-
-def _load_with_vision(path: Path, config: dict[str, Any], dtype: mx.Dtype | None) -> _Parts:
-    tokenizer = Tokenizer.from_file(path)
-    model, text, vision = checkpoint.load_folder(path, config)
-    if dtype is not None:
-        build.cast(vision.network, dtype)
-    return model, text, tokenizer, vision
-
-
-def _weight_files(file: GGUFFile | None, path: Path, separate: SeparateVision | None) -> list[Path]:
-    if file is None:
-        return safetensors_file.weight_files(path)
-    return [*file.paths, *(separate.files if separate is not None else ())]
+    return turn_by_grids(parts.model, read_sections(parts.config, source), source)
 
 
 def _fingerprint(files: Sequence[Path], config: Mapping[str, Any], dtype: str) -> str:

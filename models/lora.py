@@ -97,7 +97,7 @@ def read_adapter(folder: str | Path) -> LoraAdapter:
             continue
         stem = key.removesuffix(end_a)
         if stem + end_b not in weights:
-            raise CorruptModelError(f"{path}: {name} has {key} without its pair")
+            raise CorruptModelError(f"{path}: {name} has {key} without its pair {stem + end_b}")
         a, b = weights[key], weights[stem + end_b]
         pairs[stem.removeprefix(_PEFT_PREFIX)] = (a.T, b.T) if peft else (a, b)
     if not pairs:
@@ -144,9 +144,9 @@ def _settings(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ModelNotFoundError(f"{path} is no adapter: {error}") from error
     except ValueError as error:
-        raise CorruptModelError(f"{file}: {error}") from error
+        raise CorruptModelError(f"{file} is not JSON: {error}") from error
     if not isinstance(settings, dict):
-        raise CorruptModelError(f"{file} holds no JSON object")
+        raise CorruptModelError(f"{file} must hold a JSON object, found {type(settings).__name__}")
     return settings
 
 

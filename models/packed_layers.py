@@ -131,7 +131,8 @@ class PackedSwitchLinear(_PackedMatrices):
         """
         *leading, rows, k = x.shape
         batch = mx.broadcast_shapes(leading, indices.shape)
-        if (*leading, rows) != (*indices.shape[:-1], 1, 1):  # not one row for a token's experts
+        # otherwise one row of x serves all experts of its token
+        if (*leading, rows) != (*indices.shape[:-1], 1, 1):
             x = mx.broadcast_to(x, (*batch, rows, k))
         chosen = mx.broadcast_to(indices[..., None], (*batch, rows))
         y = self._multiply(x.reshape(-1, k), chosen.flatten()).reshape(*batch, rows, -1)

@@ -56,7 +56,7 @@ class Limits:
         max_messages: messages of a chat.
         max_contexts: contexts that `/v1/contexts` keeps; the least recently used are dropped.
         max_template_source: characters of a chat template.
-        max_template_chars: characters of all texts that a chat template makes, intermediate texts
+        max_template_chars: characters of all texts that a chat template makes, intermediate ones
             included.
         template_seconds: seconds of processor time that a chat template may take.
         max_answer_tokens: tokens of earlier answers that the server keeps for later turns.

@@ -30,7 +30,7 @@ class SglFunction(Program):
                 graph does not depend on the content of a text. An argument that is left out and
                 has no default counts as a text.
         """
-        # Imported only here, as in `compile`.
+        # Imported only here, so that programs that are never traced do not load the compiler.
         from sgl_mlx.compiler.sglang_names import Trace
 
         return Trace.of(self.compile().graph(**kwargs))

@@ -128,7 +128,9 @@ class ScriptedBackend:
                     chosen, answer = self._pending.pop(i)
                     break
             else:
-                raise BackendError("no call is pending")
+                raise BackendError(
+                    "no call is pending" if call is None else f"this call is not pending: {call!r}"
+                )
         _settle(chosen.future, answer)
         return chosen
 

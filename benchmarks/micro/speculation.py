@@ -20,26 +20,40 @@ _RECORD = """{"name": "Alice Johnson", "email": "alice.johnson@example.com", "ph
  "address": {"street": "12 Harbour Road", "city": "Springfield", "country": "United States"},
  "orders": [{"id": 1182, "item": "wooden chair", "price": 49.99, "shipped": true},
             {"id": 1183, "item": "desk lamp", "price": 19.50, "shipped": false}]}"""
-_CODE = """def mean(values):
+_MEAN = """def mean({0}):
     total = 0
     count = 0
-    for value in values:
+    for value in {0}:
         total = total + value
         count = count + 1
     if count == 0:
         raise ValueError("mean of no values")
     return total / count
 """
+_MEDIAN = """def median({0}):
+    ordered = sorted({0})
+    count = len(ordered)
+    if count == 0:
+        raise ValueError("median of no values")
+    middle = count // 2
+    if count % 2 == 1:
+        return ordered[middle]
+    return (ordered[middle - 1] + ordered[middle]) / 2
+"""
+_CODE = "\n\n".join(part.format("values") for part in (_MEAN, _MEDIAN))
+_EDITED = _MEAN.format("numbers").partition("    if")[0]
 _DOCUMENT = """The lighthouse at Cape Farewell was built in 1874 from local stone. Its lamp burned
 whale oil until 1902, when it was converted to paraffin. The keeper and his family lived in the
 cottage below the tower and grew their own vegetables. The light was automated in 1963, and the
-last keeper moved to the mainland in the spring of the same year."""
+last keeper moved to the mainland in the spring of the same year. Since then the cottage has been
+rented to visitors, who come for the birds and the silence. A small museum on the ground floor
+shows the old lamp, the logbooks, and photographs of every family that lived there."""
 
 COPIED = {
     "JSON record rewritten": f"The record:\n{_RECORD}\n\nThe same record again:\n{_RECORD[:60]}",
-    "code edited": f"```python\n{_CODE}```\n\nThe same code with a docstring:\n```python\n"
-    'def mean(values):\n    """Return the mean."""\n',
-    "quotes from a document": f"{_DOCUMENT}\n\nThe text, word for word:\n\n{_DOCUMENT[:40]}",
+    "code edited": f"# statistics.py\n{_CODE}\n\n# statistics.py, with the arguments renamed to "
+    f"numbers\n{_EDITED}",
+    "quotes from a document": f"{_DOCUMENT}\n\nThe text, word for word:\n\n{_DOCUMENT[:100]}",
 }
 """Prompts whose answer mostly repeats them, by kind."""
 PROSE = (

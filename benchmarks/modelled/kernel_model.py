@@ -193,12 +193,12 @@ def cases() -> Iterator[Case]:
     for (heads, kv_heads, dim), prefix, rows in product(models, (512, 2048, 8192), (1, 8, 32)):
         for new in (1, 16, 64, 256):
             yield Case(new, prefix, rows, heads, kv_heads, dim)
-            if rows > 1 and new == 1:  # K1 does not share
+            if rows > 1 and new == 1:  # the kernel for extends does not share
                 yield Case(new, prefix, rows, heads, kv_heads, dim, shared=prefix - 64)
 
 
 def ours(case: Case) -> Cost:
-    """Compute the cost with our kernels: K1 for extends, else K2, K2b and, for shared keys, K3."""
+    """Compute the cost with our kernels: K1 or, for decode, K2, K3, K2b (see `kernel_counts`)."""
     return _extend(case) if case.new > DecodePlan.MAX_TOKENS else _decode(case)
 
 

@@ -112,7 +112,7 @@ class Step:
     def __str__(self) -> str:
         return (
             f"{self.way:<8} {self.link:<28} {self.kind:<8} {self.tokens:>4} tokens: "
-            f"{self.sent / 2**20:>8.3f} MiB a Mac, link {1e3 * self.link_seconds:>8.2f} ms, "
+            f"{self.sent / 2**20:>8.3f} MiB per Mac, link {1e3 * self.link_seconds:>8.2f} ms, "
             f"step {1e3 * self.seconds:>8.2f} ms, one Mac {1e3 * self.alone:>8.2f} ms "
             f"{self.ratio:>5.2f}x"
         )
@@ -157,13 +157,13 @@ def assumptions(macs: int) -> list[str]:
             for link in LINKS
         ),
         "of the chips, only m4-max comes with Thunderbolt 5; others are modelled as if they did",
-        f"{macs} equal Macs; hidden states travel at float16, {_REDUCTIONS} all-reduces a layer",
+        f"{macs} equal Macs; hidden states travel at float16, {_REDUCTIONS} all-reduces per layer",
         "mesh: each Mac sends all it has to every other at once; ring: 2 x (Macs - 1) messages",
         f"tensor parallel: the chip's time is divided by {macs}, as if all of it were matrices, "
         "keys and values; links and chips never work at the same time",
         "pipeline: one step in flight, so the Macs work one after the other; its use is memory",
         f"decoding rows have {CONTEXT} tokens before them; a share of the model fits each Mac",
-        "plans and tokens are a few hundred bytes a step, and left out",
+        "plans and tokens take a few hundred bytes per step, and are left out",
     ]
 
 

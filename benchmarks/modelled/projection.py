@@ -98,7 +98,8 @@ def assumptions(machine: Machine, concurrency: int | None) -> list[str]:
         f"prompts reach {machine.prefill_share:.0%} of the peak, weights are read at "
         f"{machine.decode_share:.0%} of the bandwidth, as published: {SOURCE}",
         f"{model.name}: {model.parameters / 1e9:g} G parameters of {machine.bits:g} bits "
-        f"({machine.quant}); {model.kv_bytes / 2**20:g} MiB of keys and values a token, at float16",
+        f"({machine.quant}); {model.kv_bytes / 2**20:g} MiB of keys and values per token, at "
+        "float16",
         "prefill: tokens computed x FLOPs of the matrices / reached peak; attention is left out",
         "a decode step is the longer of two: reading the weights once and each row's keys and "
         f"values at {KV_SHARE:.0%} of the bandwidth, or the rows' FLOPs / reached peak",
@@ -110,8 +111,8 @@ def assumptions(machine: Machine, concurrency: int | None) -> list[str]:
         "outputs are steered, so that later calls have the same prompts on both sides",
         "any context length runs, and memory holds all keys and values: ours evicts nothing, "
         "and reads nothing from disk",
-        "ours computes the optimum of Theorem 3.1 (arXiv 2312.07104); llama-server runs what "
-        "its slots, one for each program at a time, do not hold of their last call",
+        "ours computes the optimum of Theorem 3.1 (arXiv 2312.07104); llama-server "
+        "has one slot for each program at a time, and computes what a slot's last call lacks",
         f"a call takes the idle slot with the longest common prefix, if above {SIMILAR:.0%} of "
         "its prompt, else the one used longest ago; --cache-ram is left out",
         "a program's calls come from the shortest prompt to the longest, branches one by one",

@@ -136,11 +136,11 @@ def _copy(size: float, bandwidth: float) -> float:
 def assumptions(chip: Chip) -> list[str]:
     """Return the assumptions behind the modelled times, one per line."""
     return [
-        f"{LLAMA_8B.name} on {chip.name}: {READ / 1e9:g} GB of weights read a token, "
+        f"{LLAMA_8B.name} on {chip.name}: {READ / 1e9:g} GB of weights read per token, "
         f"{KV_SHARE:.0%} of {chip.bandwidth:g} GB/s",
         f"{TOKENS} tokens are generated; mlx-lm copies its cache every {_MLX_LM_STEP}, ours as "
         "its own code does",
-        f"a new buffer takes {ALLOCATION * 1e12:g} ms a GB to allocate, on both sides",
+        f"a new buffer takes {ALLOCATION * 1e12:g} ms per GB to allocate, on both sides",
         f"once in {EPOCH} tokens the GPU waits {WAIT * 1e3:g} ms for Python, and Python reads the "
-        f"row's slots at {OPENING * 1e9:g} ns a token",
+        f"row's slots at {OPENING * 1e9:g} ns per token",
     ]

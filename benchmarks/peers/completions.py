@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import httpx
 
+from sgl_mlx.benchmarks.peers.lines import Lines
 from sgl_mlx.benchmarks.peers.system import Answer, PeerError, Usage
 from sgl_mlx.benchmarks.suite.workloads.words import Words
 from sgl_mlx.benchmarks.suite.workloads.workload import WARM_UP_TOKENS, Row, Workload, warm_up
@@ -117,7 +118,7 @@ class HttpSession:
         self._workload = workload
         self._words = words
         self.usage = Usage()
-        # a connection each: a server that has just closed an idle one fails the next request
+        # one connection per request: a request on an idle one that the server has closed would fail
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         self._http = httpx.Client(base_url=address, timeout=timeout, limits=limits, trust_env=False)
 
@@ -191,7 +192,7 @@ class HttpSession:
                 raise PeerError(
                     f"{self._name} refused a request with status {response.status_code}: {said}"
                 )
-            for line in response.iter_lines():
+            for line in _lines(response):
                 if (event := self._event(line)) is None:
                     continue
                 if text := self._dialect.text(event):
@@ -222,3 +223,10 @@ class HttpSession:
         if "error" in event:
             raise PeerError(f"{self._name} answers with an error: {event['error']}")
         return event
+
+
+def _lines(response: httpx.Response) -> Iterator[str]:
+    lines = Lines()
+    for piece in response.iter_bytes():
+        yield from lines.feed(piece)
+    yield from lines.rest()

@@ -132,7 +132,7 @@ class LlamaCpp:
         The server prints the line before it opens its model, so it is started without a real model.
         """
         command = [self._server, "--model", os.devnull, "--port", str(free_port())]
-        command += ["--verbosity", "4"]  # newer servers print the line only then
+        command += ["--verbosity", "4"]  # newer servers print the line only at this verbosity
         try:
             done = subprocess.run(command, capture_output=True, timeout=30, check=False)
         except (OSError, subprocess.SubprocessError):

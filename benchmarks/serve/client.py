@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from sgl_mlx.benchmarks.peers.lines import Lines
 from sgl_mlx.benchmarks.peers.system import PeerError
 
 Message = Mapping[str, str]
@@ -145,11 +146,13 @@ class ChatClient:
             raise PeerError(f"{self._name} refused with status {answer.status_code}: {said}")
 
     async def _chunks(self, answer: httpx.Response) -> AsyncIterator[Mapping[str, Any]]:
-        async for line in answer.aiter_lines():
-            name, _, data = line.partition(":")
-            if name != "data" or data.strip() == "[DONE]":
-                continue
-            chunk = json.loads(data)
-            if "error" in chunk:
-                raise PeerError(f"{self._name} answers with an error: {chunk['error']}")
-            yield chunk
+        lines = Lines()
+        async for piece in answer.aiter_bytes():
+            for line in lines.feed(piece):
+                name, _, data = line.partition(":")
+                if name != "data" or data.strip() == "[DONE]":
+                    continue
+                chunk = json.loads(data)
+                if "error" in chunk:
+                    raise PeerError(f"{self._name} answers with an error: {chunk['error']}")
+                yield chunk

@@ -21,10 +21,12 @@ from sgl_mlx.cli.options import json_option, repeats_option, scale_option
     "contexts",
     multiple=True,
     type=click.IntRange(2),
-    help="Decode one row after so many tokens, and nothing else; repeatable.",
+    help="Measure only the decoding of one row after this many tokens; repeatable.",
 )
 @click.option(
-    "--layers", type=click.IntRange(1), help="With --context: the model's first layers alone."
+    "--layers",
+    type=click.IntRange(1),
+    help="With --context, use only this many of the model's first layers.",
 )
 @json_option
 def engine(

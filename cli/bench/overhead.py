@@ -62,10 +62,10 @@ def overhead(
     """Compare our server with the engine that it serves.
 
     The same chats are streamed over HTTP and generated in process, on one engine in turn. The table
-    shows medians over the pairs: the speed and the processor time over HTTP by those in process,
-    the additional time to the first token, and the event loop's share of the processor time. Then
-    two long prompts arrive beside streams, and the longest work of the event loop is measured. Ends
-    with one JSON line.
+    shows medians over the pairs: speed and processor time over HTTP, each divided by that in
+    process; the additional time to the first token; and the event loop's share of the processor
+    time. Then two long prompts arrive beside streams, and the longest work of the event loop is
+    measured. Ends with one JSON line.
     """
     require_packages()
     from sgl_mlx.benchmarks.serve.overhead import Overhead

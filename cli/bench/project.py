@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 
 @click.command()
 @chip_option
-@click.option("--model", default="llama-2-7b", show_default=True, help="Or llava-1.5-7b.")
+@click.option(
+    "--model", default="llama-2-7b", show_default=True, help="llama-2-7b or llava-1.5-7b."
+)
 @click.option("--quant", default="f16", show_default=True, help="Weights: f16 or q4_0.")
 @click.option("--concurrency", type=click.IntRange(1), help="Run this many programs at a time.")
 @click.option("--workload", "names", multiple=True, help="Model only this workload; repeatable.")
 @click.option(
-    "--single-stream", is_flag=True, help="Model one row of an 8B model against mlx-lm instead."
+    "--single-stream", is_flag=True, help="Instead, model one row of an 8B model against mlx-lm."
 )
 @click.option(
     "--macs",
     type=click.IntRange(2),
-    help="Model steps of one model over this many Macs instead: bytes, links and times.",
+    help="Instead, model steps of one model over this many Macs: bytes, links and times.",
 )
 @scale_option(1.0, "Size of the workloads; 1 is the paper's.")
 @json_option
@@ -102,8 +104,8 @@ def _one_row(chip: str, as_json: bool) -> None:
             click.echo(f"modelled assuming {line}")
         for row in rows:
             click.echo(
-                f"modelled {chip} {row.context:>6} tokens before: ours {row.ours:.2f} ms a token, "
-                f"mlx-lm {row.mlx_lm:.2f}: {row.slower:+.1%} (at most {row.bar:+.0%})"
+                f"modelled {chip} {row.context:>6} tokens before: ours {row.ours:.2f} ms per "
+                f"token, mlx-lm {row.mlx_lm:.2f}: {row.slower:+.1%} (at most {row.bar:+.0%})"
             )
     document = {"modelled": True, "chip": chip, "assumptions": assumed}
     click.echo(json.dumps({**document, "rows": [row.to_dict() for row in rows]}))

@@ -37,7 +37,7 @@ def recurrent(repeats: int, model: bool, as_json: bool) -> None:
         pairs += _decode(repeats)
     if not as_json:
         one = ms[f"{RULE}, decode B=1"]
-        caption = f"{RULE}: {one:.3f} ms a token and layer"
+        caption = f"{RULE}: {one:.3f} ms per token and layer"
         print_pairs("recurrent layers on a CPU", pairs, caption, ("ours", "mlx-lm"))
     print_document(pairs, ms_per_token=ms)
 

@@ -38,7 +38,7 @@ _COUNTS = (1, 8, 16, 32)
     "urls",
     multiple=True,
     metavar="URL",
-    help="Measure the server that runs there, of OpenAI's protocol; repeatable.",
+    help="Measure the server at this address, which speaks OpenAI's protocol; repeatable.",
 )
 @click.option("--served-model", metavar="NAME", help="Model name for requests to --url.")
 @click.option("--api-key", metavar="KEY", help="API key for requests to --url.")

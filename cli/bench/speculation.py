@@ -18,12 +18,16 @@ from sgl_mlx.cli.options import json_option, repeats_option
 @engine_options
 @repeats_option(3)
 @click.option(
-    "--tokens", type=click.IntRange(8), default=120, show_default=True, help="Tokens an answer."
+    "--tokens",
+    type=click.IntRange(8),
+    default=120,
+    show_default=True,
+    help="Tokens of each answer.",
 )
 @click.option(
     "--draft-layers",
     type=click.IntRange(1),
-    help="Draft also with the model's own first layers, untrained, as a draft model.",
+    help="Also draft with this many of the model's first layers, untrained, as a draft model.",
 )
 @json_option
 def speculation(

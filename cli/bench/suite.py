@@ -32,13 +32,13 @@ existing_file_type = click.Path(exists=True, dir_okay=False)
     type=click.Choice(("in-process", "http")),
     default="in-process",
     show_default=True,
-    help="Run our engine in this process, or our server by the same client as its peers.",
+    help="Run our engine in this process, or our server with the HTTP client of its peers.",
 )
 @click.option(
     "--backend",
     metavar="URL",
-    help="Run our side on the server of --model, or the router, at this address: programs as they "
-    "are, or with --ours http by the client of its peers.",
+    help="Measure the server or router at this address, which serves --model, in place of our "
+    "engine. It runs the workloads' programs, or with --ours http their HTTP versions.",
 )
 @click.option(
     "--ablation",
@@ -51,7 +51,7 @@ existing_file_type = click.Path(exists=True, dir_okay=False)
 @click.option(
     "--data",
     type=existing_file_type,
-    help="Rows for one workload, a JSON object a line.",
+    help="Rows for one workload: a file with a JSON object on each line.",
 )
 @repeats_option(1)
 @click.option(

@@ -74,7 +74,7 @@ class SuiteRun:
         if self.data is None:
             return workloads
         if len(self.names) != 1:
-            raise click.UsageError("--data is for one workload: name it")
+            raise click.UsageError("--data is for one workload: name it, and no other")
         return [over_data(workload, Path(self.data)) for workload in workloads]
 
     def _mmproj(self, weights: Weights, workloads: list[Workload]) -> str | None:

@@ -27,7 +27,7 @@ REPORT = "sgl-mlx-report.md"
     flag_value=REPORT,
     metavar="[FILE]",
     type=click.Path(dir_okay=False, path_type=Path),
-    help=f"Measure too, some minutes, and write it all for an issue to FILE ({REPORT}).",
+    help=f"Also measure, for some minutes, and write all results to FILE ({REPORT}) for an issue.",
 )
 @json_option
 @click.pass_context

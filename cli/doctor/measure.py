@@ -105,7 +105,7 @@ def speed(model: str | None, seconds: float, say: Say) -> Section:
     )
     return Section(
         SPEED,
-        f"{name}, one pair a row, both in one process; other programs may have run beside it.",
+        f"{name}, one pair per row, both in one process; other programs may have run beside it.",
         ("row", "ours", "mlx-lm", "unit", "ratio"),
         rows,
         {"model": name, "rows": [pair.to_dict() for pair in pairs]},

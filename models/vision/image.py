@@ -183,7 +183,7 @@ def _seek(image: Image.Image, frame: int, name: str) -> bool:
         return False
     except (ImageError, LimitError):
         raise
-    except Exception as e:  # as above
+    except Exception as e:  # Pillow's plugins raise anything, as in `_identify`
         raise ImageError(f"{name} is damaged at frame {frame}: {e or type(e).__name__}") from e
     return True
 
@@ -194,7 +194,7 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         return _to_rgb(ImageOps.exif_transpose(image))
     except (ImageError, LimitError):
         raise
-    except Exception as e:  # as above
+    except Exception as e:  # Pillow's plugins raise anything, as in `_identify`
         raise ImageError(f"{name} is damaged or cut short: {e or type(e).__name__}") from e
 
 

@@ -112,6 +112,7 @@ def read_value(
 
     Raises:
         CorruptModelError: for a value that `parse` does not take; it names `source` and the key.
+        UnsupportedModelError: as `parse` raises it; it names `source` and the key too.
     """
     if values.get(key) is None:
         return None
@@ -119,6 +120,8 @@ def read_value(
         return parse(values[key])
     except (TypeError, ValueError, KeyError) as e:
         raise CorruptModelError(f"{source}: {key} is {values[key]!r}: {e}") from e
+    except UnsupportedModelError as e:
+        raise UnsupportedModelError(f"{source}: {key} is {values[key]!r}: {e}") from e
 
 
 def check_tiles(settings: PixelSettings, config: VisionConfig, source: str) -> None:
@@ -177,7 +180,7 @@ def whole_number(value: Any) -> int:
 def _resized(value: Any) -> int | Size:
     if isinstance(value, dict) and value.get("shortest_edge") is not None:
         if value.get("longest_edge") is not None:
-            raise UnsupportedModelError("size with both shortest_edge and longest_edge")
+            raise UnsupportedModelError("a shortest and a longest edge together are not supported")
         return whole_number(value["shortest_edge"])
     return whole_number(value) if isinstance(value, int) else _cropped(value)
 

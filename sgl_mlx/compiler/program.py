@@ -173,7 +173,10 @@ def _stand_in(graph: Graph) -> Any:
     """
 
     def body(s: ProgramState, *args: Any, **kwargs: Any) -> Any:
-        raise GraphError(f"{graph.program}() is here as a graph only, and n is not 1")
+        raise GraphError(
+            f"{graph.program}() was made from a graph, without its Python function: it runs with "
+            "n=1 only"
+        )
 
     body.__name__ = graph.program
     first = inspect.Parameter("s", inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -178,11 +178,12 @@ def _check(graph: Graph, parameter: Parameter, value: Any) -> None:
                 "compile it again for that"
             )
     elif parameter.kind == "text" and type(value) is not str:
-        raise GraphError(f"{where} is a text, got {shown(value)}")
+        raise GraphError(f"{where} must be a text, got {shown(value)}")
     elif parameter.kind == "texts":
         if kind_of(value) != "texts":
-            raise GraphError(f"{where} is a list of texts, got {shown(value)}")
+            raise GraphError(f"{where} must be a list of texts, got {shown(value)}")
         if parameter.length not in (None, len(value)):
             raise GraphError(
-                f"{where} had {parameter.length} texts when it was compiled, and has {len(value)}"
+                f"{where} had {parameter.length} texts when it was compiled, and has {len(value)}; "
+                "compile it again for that"
             )

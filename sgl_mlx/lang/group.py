@@ -63,7 +63,10 @@ class ProgramStateGroup(Generic[State]):
     def _spread(self, other: Any) -> Sequence[object]:
         if isinstance(other, (list, tuple)):
             if len(other) != len(self):
-                raise ProgramError(f"{len(other)} expressions for {len(self)} branches")
+                raise ProgramError(
+                    f"{len(other)} expressions for {len(self)} branches; a list or tuple needs one "
+                    "for each branch"
+                )
             return other
         if callable(other):
             return [other(i) for i in range(len(self))]

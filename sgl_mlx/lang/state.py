@@ -135,7 +135,10 @@ class ProgramState:
             raise ProgramError(f"fork() needs {wanted}, got {bounds.shown(size)}")
         gaps = [0] * size if position_ids_offset is None else list(position_ids_offset)
         if len(gaps) != size:
-            raise ProgramError(f"{len(gaps)} position_ids_offset for {size} branches")
+            raise ProgramError(
+                f"position_ids_offset must have a number for each of {size} branches, got "
+                f"{len(gaps)} numbers"
+            )
         self.sync()
         if size > 1 and stream.transcript.text:
             stream.submit(CommitLazy())

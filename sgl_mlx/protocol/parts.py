@@ -72,7 +72,7 @@ def _decoded(part: Any, url_of: Callable[[str, Any], str], where: str) -> Part:
         case {"generated": str() as text}:
             ids = part.get("token_ids", [])
             if not isinstance(ids, list) or not all(type(token) is int for token in ids):
-                raise PromptError(f"{where}.token_ids must be a list of integers")
+                raise PromptError(f"{where}.token_ids must be a list of integers, got {ids!r:.80}")
             return Generated(text, tuple(ids))
         case {"image_url": url}:
             return Image(url_of(f"{where}.image_url", url))

@@ -12,11 +12,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from sgl_mlx.errors import UnsupportedModelError
-from sgl_mlx.models.adapter import Adapter
 from sgl_mlx.models.architectures import RunPath, adapter_for
 from sgl_mlx.models.loader import LoadedModel, load
 from sgl_mlx.models.memory import total_bytes
-from sgl_mlx.models.mtp_head import Head
 from sgl_mlx.models.pooling import Pooling
 from sgl_mlx.runtime.attention.open import attention_paths
 from sgl_mlx.runtime.attention.select import AttentionPaths
@@ -25,8 +23,7 @@ from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.constraints.grammar import GrammarCompiler
 from sgl_mlx.runtime.constraints.healing import Spellings
 from sgl_mlx.runtime.disk.open import DiskTier, open_disk_tier
-from sgl_mlx.runtime.pool.capacity import Capacity, capacity
-from sgl_mlx.runtime.pool.kv import KVPool
+from sgl_mlx.runtime.pool.capacity import capacity
 from sgl_mlx.runtime.pool.memory import limit_cache, warn_if_large
 from sgl_mlx.runtime.pool.wired import WiredWeights
 from sgl_mlx.runtime.runner import ModelRunner
@@ -43,6 +40,7 @@ from sgl_mlx.runtime.speculation.drafting import (
 )
 from sgl_mlx.runtime.speculation.head_runner import HeadRunner
 from sgl_mlx.runtime.speculation.mtp import MtpDrafter, measure_head, open_head
+from sgl_mlx.runtime.speculation.speculator import Speculation
 from sgl_mlx.runtime.vision.features import Features
 from sgl_mlx.runtime.vision.pictures import Pictures
 from sgl_mlx.tokenizer import Tokenizer
@@ -134,7 +132,8 @@ def open_model(
     if loaded is None:
         loaded = load_share(config, None if ranks is None else ranks.group)
         to_wire = loaded.weight_bytes
-    return assemble(loaded, config, started, on_read, WiredWeights(to_wire), ranks)
+    parts = _Assembly(loaded, config, on_read, ranks)
+    return parts.model(started, WiredWeights(to_wire))
 
 
 def load_share(config: EngineConfig, group: mx.distributed.Group | None) -> LoadedModel:
@@ -149,137 +148,191 @@ def load_share(config: EngineConfig, group: mx.distributed.Group | None) -> Load
     )
 
 
-def assemble(
-    loaded: LoadedModel,
-    config: EngineConfig,
-    started: float,
-    on_read: Callable[[], None],
-    wired: WiredWeights,
-    ranks: Ranks | None = None,
-) -> RunnableModel:
-    """Build all parts of an engine around a loaded model.
+class _Assembly:
+    """The parts of an engine around a loaded model.
+
+    The models and the memory they need come first; the other parts are made when they are read.
 
     Args:
-        started: `time.perf_counter()` before loading, from which `load_seconds` counts.
         on_read: called on another thread when a read from the disk cache has finished.
-        wired: the model's share of wired (locked) memory, which `EngineLoop` releases at its end.
         ranks: as for `open_model`.
 
     Raises:
         The same errors as `open_model`.
     """
-    adapter, draft = adapter_for(loaded.model), load_draft(config, loaded)
-    head = open_head(config.speculate, loaded, adapter, alone=ranks is None and draft is None)
-    if head is not None:
-        adapter.layers = [*adapter.layers, *head.adapter.layers]
-    context = context_length(config, loaded)
-    room = capacity(adapter, config, context)
-    if ranks is not None:
-        room = room.within(ranks.agree(loaded.fingerprint, room.shared))
-    pool, states = room.pools(adapter, config)
-    warn_if_large(loaded.weight_bytes, pool.nbytes + room.budget.nbytes, total_bytes())
-    limit_cache()
-    paths = attention_paths(adapter, pool, config.shared_attention)
-    limits = _scheduler_limits(config, adapter, room, paths)
-    disk = open_disk_tier(config, loaded, pool, on_read, states, ranks)
-    cache = PrefixCache(
-        pool.slots,
-        config.reuse,
-        disk.tier if disk else None,
-        most=room.slots,
-        states=room.budget.slots,
-        first_states=states.slots if states is not None else None,
-        state_tier=disk.states if disk else None,
-        windows=room.windows.slots,
-    )
-    features = _features(loaded, adapter, config.image_cache_bytes)
-    ends = loaded.tokenizer.eos_token_ids
-    head_runner = None if head is None else _head_runner(head, pool, config, ends)
-    runner = ModelRunner(
-        adapter,
-        pool,
-        ends,
-        paths,
-        copy=disk.copy if disk else None,
-        features=features if ranks is None else ranks.features(features),
-        states=states,
-        sampler=Sampler if ranks is None else ranks.sampler(),
-        head=head_runner,
-    )
-    shown = runner if ranks is None else ranks.broadcast(runner)
-    free_states = states.slots if states is not None else 0
-    about = described(loaded, head_runner)
-    speculation = open_speculation(config.speculate, about, cache, shown, free_states)
-    if speculation is not None and head_runner is not None:
-        mtp = MtpDrafter(runner.draft, measure_head(head_runner, pool.slots))
-        speculation = speculation._replace(model=mtp)
-    elif speculation is not None and draft is not None:
-        model = draft_model(draft, context, cache.most, adapter.vocabulary)
-        speculation = speculation._replace(model=model)
-    scheduler = Scheduler(cache, limits, speculation=speculation)
-    runner.lookup = scheduler.lookup
-    loaded.tokenizer.limits = config.limits
-    return RunnableModel(
-        name=loaded.name,
-        module=loaded.model,
-        tokenizer=loaded.tokenizer,
-        vocabulary=adapter.vocabulary,
-        context_length=context,
-        slots=room.slots,
-        max_running=limits.max_running,
-        path="ragged" if adapter.ragged else "dense",
-        recurrent=bool(adapter.states),
-        load_seconds=time.perf_counter() - started,
-        runner=shown,
-        scheduler=scheduler,
-        grammars=GrammarCompiler(loaded.tokenizer, adapter.vocabulary, config.limits),
-        pictures=Pictures(
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        config: EngineConfig,
+        on_read: Callable[[], None],
+        ranks: Ranks | None,
+    ) -> None:
+        self._loaded, self._config, self._ranks = loaded, config, ranks
+        self._on_read = on_read
+        self._adapter = adapter = adapter_for(loaded.model)
+        self._draft = load_draft(config, loaded)
+        alone = ranks is None and self._draft is None
+        self._head = open_head(config.speculate, loaded, adapter, alone=alone)
+        if self._head is not None:
+            adapter.layers = [*adapter.layers, *self._head.adapter.layers]
+        self._context = context_length(config, loaded)
+        room = capacity(adapter, config, self._context)
+        if ranks is not None:
+            room = room.within(ranks.agree(loaded.fingerprint, room.shared))
+        self._room = room
+        self._pool, self._states = room.pools(adapter, config)
+        warn_if_large(loaded.weight_bytes, self._pool.nbytes + room.budget.nbytes, total_bytes())
+        limit_cache()
+
+    def model(self, started: float, wired: WiredWeights) -> RunnableModel:
+        """Return the model with all its parts.
+
+        Args:
+            started: `time.perf_counter()` before loading, from which `load_seconds` counts.
+            wired: the model's share of wired (locked) memory, which `EngineLoop` releases at its
+                end.
+        """
+        loaded, config, adapter = self._loaded, self._config, self._adapter
+        limits, speculation = self._limits, self._speculation
+        scheduler = Scheduler(self._cache, limits, speculation=speculation)
+        self._runner.lookup = scheduler.lookup
+        loaded.tokenizer.limits = config.limits
+        return RunnableModel(
+            name=loaded.name,
+            module=loaded.model,
+            tokenizer=loaded.tokenizer,
+            vocabulary=adapter.vocabulary,
+            context_length=self._context,
+            slots=self._room.slots,
+            max_running=limits.max_running,
+            path="ragged" if adapter.ragged else "dense",
+            recurrent=bool(adapter.states),
+            load_seconds=time.perf_counter() - started,
+            runner=self._shared_runner,
+            scheduler=scheduler,
+            grammars=GrammarCompiler(loaded.tokenizer, adapter.vocabulary, config.limits),
+            pictures=self._pictures(),
+            wired=wired,
+            disk=self._disk,
+            costs=speculation.costs if speculation is not None else None,
+            ranks=self._ranks,
+            pooling=loaded.pooling,
+        )
+
+    @cached_property
+    def _paths(self) -> AttentionPaths:
+        return attention_paths(self._adapter, self._pool, self._config.shared_attention)
+
+    @property
+    def _limits(self) -> SchedulerLimits:
+        """The scheduler's limits, for what the memory holds and the model can do."""
+        room, adapter = self._room, self._adapter
+        limits = replace(
+            self._config.scheduler_limits,
+            max_running=room.budget.running,
+            snapshots=room.snapshots,
+        )
+        if not adapter.ragged:
+            limits = replace(limits, epoch_steps=1)
+        if adapter.layers and (self._paths.copies or not adapter.ragged):
+            limits = replace(limits, most_held=room.copied)
+        return limits
+
+    @cached_property
+    def _disk(self) -> DiskTier | None:
+        return open_disk_tier(
+            self._config, self._loaded, self._pool, self._on_read, self._states, self._ranks
+        )
+
+    @cached_property
+    def _cache(self) -> PrefixCache:
+        room, states, disk = self._room, self._states, self._disk
+        return PrefixCache(
+            self._pool.slots,
+            self._config.reuse,
+            disk.tier if disk else None,
+            most=room.slots,
+            states=room.budget.slots,
+            first_states=states.slots if states is not None else None,
+            state_tier=disk.states if disk else None,
+            windows=room.windows.slots,
+        )
+
+    @cached_property
+    def _runner(self) -> ModelRunner:
+        ranks, disk = self._ranks, self._disk
+        features = self._features()
+        return ModelRunner(
+            self._adapter,
+            self._pool,
+            self._loaded.tokenizer.eos_token_ids,
+            self._paths,
+            copy=disk.copy if disk else None,
+            features=features if ranks is None else ranks.features(features),
+            states=self._states,
+            sampler=Sampler if ranks is None else ranks.sampler(),
+            head=self._head_runner,
+        )
+
+    @cached_property
+    def _shared_runner(self) -> Runner:
+        """The runner that the engine calls: on several ranks it broadcasts each plan."""
+        return self._runner if self._ranks is None else self._ranks.broadcast(self._runner)
+
+    @cached_property
+    def _head_runner(self) -> HeadRunner | None:
+        """The runner of the prediction head, whose layer is the pool's last."""
+        if self._head is None:
+            return None
+        last = len(self._pool.layers) - 1
+        mine = self._pool.only(last)
+        paths = attention_paths(self._head.adapter, mine, self._config.shared_attention)
+        return HeadRunner(self._head, last, mine, paths, self._loaded.tokenizer.eos_token_ids)
+
+    @cached_property
+    def _speculation(self) -> Speculation | None:
+        """The drafters, with a prediction head or a draft model if there is one."""
+        free_states = self._states.slots if self._states is not None else 0
+        found = open_speculation(
+            self._config.speculate,
+            described(self._loaded, self._head_runner),
+            self._cache,
+            self._shared_runner,
+            free_states,
+        )
+        if found is None:
+            return None
+        if self._head_runner is not None:
+            costs = measure_head(self._head_runner, self._pool.slots)
+            return found._replace(model=MtpDrafter(self._runner.draft, costs))
+        if self._draft is not None:
+            most, vocabulary = self._cache.most, self._adapter.vocabulary
+            model = draft_model(self._draft, self._context, most, vocabulary)
+            return found._replace(model=model)
+        return found
+
+    def _features(self) -> Features | None:
+        loaded = self._loaded
+        if loaded.vision is None:
+            return None
+        if not self._adapter.takes_embeddings:
+            raise UnsupportedModelError(
+                f"{loaded.name}: its language model takes tokens alone, so it cannot be shown "
+                "pictures"
+            )
+        return Features(loaded.vision, self._config.image_cache_bytes)
+
+    def _pictures(self) -> Pictures:
+        loaded, config = self._loaded, self._config
+        ends = loaded.tokenizer.eos_token_ids
+        return Pictures(
             loaded.vision,
             loaded.name,
             min(ends, default=0),
             config.image_cache_bytes,
             config.limits,
-        ),
-        wired=wired,
-        disk=disk,
-        costs=speculation.costs if speculation is not None else None,
-        ranks=ranks,
-        pooling=loaded.pooling,
-    )
-
-
-def _scheduler_limits(
-    config: EngineConfig, adapter: Adapter, room: Capacity, paths: AttentionPaths
-) -> SchedulerLimits:
-    """Return the scheduler's limits, for what the memory holds and the model can do."""
-    limits = replace(
-        config.scheduler_limits, max_running=room.budget.running, snapshots=room.snapshots
-    )
-    if not adapter.ragged:
-        limits = replace(limits, epoch_steps=1)
-    if adapter.layers and (paths.copies or not adapter.ragged):
-        limits = replace(limits, most_held=room.copied)
-    return limits
-
-
-def _head_runner(
-    head: Head, pool: KVPool, config: EngineConfig, ends: frozenset[int]
-) -> HeadRunner:
-    """Return the runner of a prediction head, whose KV is in the last layer of the pool."""
-    last = len(pool.layers) - 1
-    mine = pool.only(last)
-    paths = attention_paths(head.adapter, mine, config.shared_attention)
-    return HeadRunner(head, last, mine, paths, ends)
-
-
-def _features(loaded: LoadedModel, adapter: Adapter, limit: int) -> Features | None:
-    if loaded.vision is None:
-        return None
-    if not adapter.takes_embeddings:
-        raise UnsupportedModelError(
-            f"{loaded.name}: its language model takes tokens alone, so it cannot be shown pictures"
         )
-    return Features(loaded.vision, limit)
 
 
 def context_length(config: EngineConfig, loaded: LoadedModel) -> int:

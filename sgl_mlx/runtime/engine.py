@@ -78,7 +78,7 @@ class Engine:
         self, model_path: str | None = None, *, model: LoadedModel | None = None, **options: Any
     ) -> None:
         if model is not None and model_path is not None:
-            raise InvalidParamsError("give either model_path or model")
+            raise InvalidParamsError("give either model_path or model, got both")
         self.config = EngineConfig.of({"model_path": model_path, **options})
         self._process = os.getpid()
         self._loop = EngineLoop(self.config, model)

@@ -166,7 +166,7 @@ class SelfCheck:
             if result.differences and self.report.finding is None:
                 self.report.finding = self._find(way, programs[i], result.differences[0])
 
-    # -- the least programs that show a difference --------------------------------------------
+    # -- the smallest programs that show a difference -----------------------------------------
 
     def _find(self, way: Way, culprit: Program, difference: Difference) -> Finding:
         last = self._rounds[-1]

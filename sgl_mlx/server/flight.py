@@ -95,6 +95,7 @@ class Flights:
         self._limits = limits
         self._metrics = metrics
         self._under_way: dict[str, Flight] = {}
+        self._turn = asyncio.Lock()
 
     @property
     def count(self) -> int:
@@ -109,7 +110,7 @@ class Flights:
         found = [(rid, f) for rid, f in self._under_way.items() if rid.startswith(prefix)]
         for rid, flight in found:
             flight.aborted = True
-            for ask, future in zip(flight.asks, flight.futures, strict=True):
+            for ask, future in zip(flight.asks, flight.futures, strict=False):  # none yet in _begin
                 if ask.rid == rid:
                     future.cancel()
         return len(found)
@@ -123,7 +124,7 @@ class Flights:
                 timeout.
             SglError: an error of the engine.
         """
-        flight = self._start(asks, streamed=False)
+        flight = await self._begin(asks, streamed=False)
         try:
             waiting = map(asyncio.wrap_future, flight.futures)
             answers = list(await asyncio.gather(*waiting))
@@ -141,7 +142,7 @@ class Flights:
 
     async def stream(self, asks: Sequence[Ask]) -> AsyncGenerator[tuple[int, StreamEvent]]:
         """Run the prompts; yield pairs (index in `asks`, event); raises the errors of `whole`."""
-        flight = self._start(asks, streamed=True)
+        flight = await self._begin(asks, streamed=True)
         told = [0.0] * len(asks)
         unfinished = len(asks)
         try:
@@ -158,9 +159,28 @@ class Flights:
         finally:
             self._end(flight)
 
-    def _start(self, asks: Sequence[Ask], streamed: bool) -> Flight:
+    async def _begin(self, asks: Sequence[Ask], streamed: bool) -> Flight:
+        """Submit the prompts of a request, at most one request in an iteration of the event loop.
+
+        So when many requests arrive at once, the tokens of running streams are sent between them.
+        """
         self._admit(asks)
         flight = Flight(asks)
+        for ask in asks:
+            self._under_way.setdefault(ask.rid, flight)
+        try:
+            async with self._turn:
+                await asyncio.sleep(0)
+                if flight.aborted:
+                    self._raise_explained(flight, CancelledError())
+                self._submit(flight, streamed)
+        except BaseException:
+            self._end(flight)
+            raise
+        self._metrics.requests.inc(len(asks))
+        return flight
+
+    def _submit(self, flight: Flight, streamed: bool) -> None:
         loop = asyncio.get_running_loop()
 
         def put(item: tuple[int, StreamEvent] | None) -> None:
@@ -170,18 +190,11 @@ class Flights:
         def teller(index: int) -> Callable[[StreamEvent], None]:
             return lambda event: put((index, event))
 
-        try:
-            for i, ask in enumerate(asks):
-                on_event = teller(i) if streamed else None
-                future = ask.begin(self._engine, on_event, self._limits.request_timeout)
-                flight.futures.append(future)
-                self._under_way[ask.rid] = flight
-                future.add_done_callback(lambda _: put(None))
-        except BaseException:
-            self._end(flight)
-            raise
-        self._metrics.requests.inc(len(asks))
-        return flight
+        for i, ask in enumerate(flight.asks):
+            on_event = teller(i) if streamed else None
+            future = ask.begin(self._engine, on_event, self._limits.request_timeout)
+            flight.futures.append(future)
+            future.add_done_callback(lambda _: put(None))
 
     def _admit(self, asks: Sequence[Ask]) -> None:
         limits, count = self._limits, len(asks)

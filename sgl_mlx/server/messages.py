@@ -110,7 +110,9 @@ class Conversation:
         if isinstance(content, str):
             return _clean(content)
         if not isinstance(content, list):
-            raise bad_value(f"{where} must be a text or a list of parts", where)
+            raise bad_value(
+                f"{where} must be a text or a list of parts, got {content!r:.80}", where
+            )
         return "\n".join(self._part(f"{where}[{i}]", part) for i, part in enumerate(content))
 
     def _part(self, where: str, part: Any) -> str:
@@ -144,7 +146,8 @@ class Conversation:
                 shown += 1
         if shown != len(self._images):
             raise bad_value(
-                f"the model's chat template kept {shown} places for {len(self._images)} pictures"
+                f"the model's chat template wrote places for {shown} pictures, and the messages "
+                f"have {len(self._images)}"
             )
         return tuple(part for part in parts if part != Text(""))
 

@@ -34,9 +34,11 @@ class Metrics:
         self._label = {"model_name": model}
         self._gauges = {name: self._made(Gauge, name, help) for name, help in _GAUGES.items()}
         self.prompt_tokens = self._made(Counter, "prompt_tokens", "Prompt tokens of requests.")
-        self.cached_tokens = self._made(Counter, "cached_tokens", "Those found in the cache.")
+        self.cached_tokens = self._made(
+            Counter, "cached_tokens", "Prompt tokens found in the cache."
+        )
         self.generated = self._made(Counter, "generation_tokens", "Tokens generated.")
-        self.requests = self._made(Counter, "num_requests", "Requests that came.")
+        self.requests = self._made(Counter, "num_requests", "Requests received.")
         self.aborted = self._made(Counter, "num_aborted_requests", "Requests that were aborted.")
         self.first_token = self._seconds("time_to_first_token", "Seconds to the first token.")
         self.between_tokens = self._seconds("inter_token_latency", "Seconds between tokens.")

@@ -157,7 +157,7 @@ class _Vocabulary:
         """Return the texts of the special tokens for chat templates, as `bos_token` and so on."""
         names = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding"}
         ids = {f"{short}_token": self.token_id(name) for short, name in names.items()}
-        if ids["sep_token"] is None:  # the specification spells it right, most files do not
+        if ids["sep_token"] is None:  # "seperator" is the spelling in most files
             ids["sep_token"] = self.token_id("separator")
         return {name: self.tokens[i] for name, i in ids.items() if i is not None}
 

@@ -68,3 +68,8 @@ def test_a_wrong_line_is_named(sgl: Any, tmp_path: Path, line: str, said: str) -
 
 def test_the_log_may_come_from_standard_input(sgl: Any) -> None:
     assert "1 prompts" in sgl("cache-doctor", "-", stdin='{"prompt": "x"}').stdout
+
+
+def test_only_line_feeds_end_an_entry(sgl: Any, tmp_path: Path) -> None:
+    (tmp_path / "log").write_text('{"prompt": "a\u2028b\u0085c"}\n{"prompt": "d"}\n', "utf-8")
+    assert sgl("cache-doctor", str(tmp_path / "log")).stdout.count("first; ") == 1

@@ -130,7 +130,7 @@ def test_a_wrong_picture_is_told_and_nothing_is_shown(sgl, use) -> None:
     result = sgl("chat", stdin="/image nowhere.png\n/image\nHi\n")
     assert result.exit_code == 0
     assert "nowhere.png" in result.stderr
-    assert "say which: /image FILE" in result.stdout
+    assert "name the picture: /image FILE" in result.stdout
     assert pictures_of(backend.calls[0].prompt) == []
 
 

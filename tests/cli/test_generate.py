@@ -314,4 +314,4 @@ def test_a_template_that_loses_the_picture_is_an_error(sgl, use, photo: str) -> 
     backend._render_chat = lambda messages, add_generation_prompt: "Hello."
     result = sgl("generate", "--image", photo, "What is it?")
     assert result.exit_code == 1
-    assert "kept 0 places for 1 pictures" in result.stderr
+    assert "wrote places for 0 pictures, and 1 are given" in result.stderr

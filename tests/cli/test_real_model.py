@@ -58,7 +58,7 @@ def test_ctrl_c_while_generating_ends_with_130() -> None:
         [SGL_MLX, *arguments, "--model", "smollm2"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # a job in the background is started deaf to it
+        # a shell starts background jobs with SIGINT ignored
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None

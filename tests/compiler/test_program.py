@@ -328,9 +328,9 @@ def test_a_graph_alone_runs_as_its_program(names: dict[str, Any]) -> None:
     assert same(names["whole"], alone, {"topic": "tea"})
     with pytest.raises(GraphError, match=r"'count' of compiled program whole\(\) was 1"):
         alone.run("tea", 2, backend=backend())
-    with pytest.raises(GraphError, match="is a text, got 3"):
+    with pytest.raises(GraphError, match="must be a text, got 3"):
         alone.run(3, backend=backend())
-    with pytest.raises(GraphError, match="n is not 1"):
+    with pytest.raises(GraphError, match="runs with n=1 only"):
         alone.run("tea", backend=backend(), n=2)
 
 

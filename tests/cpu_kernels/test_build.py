@@ -122,7 +122,7 @@ def test_one_library_is_kept_and_loaded_with_or_without_amx(
     for amx in (True, False, False, True):
         library = build.compile_kernels(amx)
         assert list(library.parent.iterdir()) == [library]
-        assert build.why_not() == "the CPU kernels do not load; the log says why"  # it is found
+        assert build.why_not() == "the CPU kernels do not load; the log says why"  # it exists
     flags = ["-U__AMX_BF16__" in line for line in calls.read_text().splitlines()]
     assert flags == [False, True, False]
 

@@ -44,7 +44,7 @@ def by_async(program: Any, **options: Any) -> Any:
 @given(program=st.sampled_from([p for p in PROGRAMS if p is not retry]))
 def test_a_program_ends_when_its_time_is_up(program: Any, run: Any, timeout: str) -> None:
     if timeout == "request_timeout" and program in (nested, nested_batch, scored):
-        timeout = "timeout"  # their own stream asks nothing
+        timeout = "timeout"  # these programs send no request from their own stream
     backend = Selective()
     with pytest.raises(ProgramTimeout, match=r"took longer than 0\.01 s") as caught:
         run(program, backend=backend, **{timeout: 0.01})

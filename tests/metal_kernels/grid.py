@@ -34,7 +34,7 @@ def _points() -> Iterator[ParameterSet]:
             if value_dim != dim:
                 in_keys = dim == 576 and g % 2 == 0  # as the pool has MLA
                 case = replace(case, value_dim=value_dim, values_in_keys=in_keys)
-            if group < 4:  # as many KV heads as it takes to confuse them
+            if group < 4:  # two KV heads, so that mistaking one for the other shows
                 case = replace(case, kv_heads=2)
             taken = (g, v) in ((i % 4, (i + i // 5) % 5), ((i + 2) % 4, (i + i // 5 + 2) % 5))
             marks = () if taken else (pytest.mark.whole_grid,)

@@ -85,7 +85,7 @@ def test_ctrl_c_ends_a_download_at_once_and_keeps_complete_files(hub: Hub, tmp_p
     )
     assert hub.stalled.wait(60)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)  # the hub still waits: nobody does for it
+    _, told = process.communicate(timeout=60)  # though the hub never answers
     assert process.returncode == 130
     assert told.splitlines()[-1] == "interrupted"
     assert "Traceback" not in told

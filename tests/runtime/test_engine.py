@@ -189,7 +189,7 @@ def test_the_counters_add_up(make_engine: Callable[..., Engine]) -> None:
     prompts = [a["meta_info"]["prompt_tokens"] for a in answers]
     assert found["prompt_tokens"] == sum(prompts)
     assert found["computed_tokens"] + found["cached_tokens"] == sum(prompts)
-    assert found["decode_tokens"] == 3 * (6 - 1)  # the first token comes of the prompt
+    assert found["decode_tokens"] == 3 * (6 - 1)  # the prompt's step samples the first token
     assert found["forward_passes"] >= 6
     assert all(isinstance(found[name], int) for name in COUNTERS)
     assert all(found[name] > 0 for name in SECONDS)

@@ -112,7 +112,7 @@ def test_a_fault_that_comes_once(
         found = [answers(submit(engine))]
         while not broken.fired:
             assert len(found) < 20, "the fault never came"
-            assert engine.flush_cache()  # or all answers would be drafts soon
+            assert engine.flush_cache()  # or soon all answers would be drafted
             found.append(answers(submit(engine)))
     for round in found:
         assert_right_or_told(round, right, fault.says)

@@ -50,7 +50,7 @@ def paused(engine: Engine) -> Iterator[None]:
 def test_an_abandoned_stream_frees_its_slots(toy: Engine) -> None:
     stream = toy.generate("ab a", LONG, stream=True)
     next(stream)
-    assert not toy.flush_cache()  # it runs
+    assert not toy.flush_cache()  # the request runs
     stream.close()
     assert_holds_nothing(toy)
 

@@ -29,7 +29,7 @@ def suite_table(document: Mapping[str, Any]) -> Table:
     figures = Figures.of(document)
     caption = Text(_caption(figures, instruction_sets(document)))
     table = Table(title="suite", caption=caption, caption_justify="left", box=SIMPLE_HEAD)
-    table.padding = (0, 0)  # the lines of the box are spaces: 80 columns are few for two peers
+    table.padding = (0, 0)  # the box's lines are spaces already: two peers need most of 80 columns
     table.add_column("workload", overflow="fold")
     for heading in ("at\nonce", figures.ours, *figures.peers, "hit\nrate", "of\noptimum"):
         table.add_column(Text(heading), justify="right", overflow="fold")

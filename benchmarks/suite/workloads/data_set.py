@@ -28,7 +28,7 @@ def over_data(workload: Workload, file: Path) -> Workload:
         generated = itertools.cycle(workload.rows(words, size))
         lines = [line for line in enumerate(_read(file), start=1) if line[1].strip()]
         if not lines:
-            raise BenchmarkError(f"{file} is empty; it takes a JSON object a line")
+            raise BenchmarkError(f"{file} is empty; it must have a JSON object on each line")
         found: list[Row] = []
         for (number, line), made in zip(lines, generated, strict=False):
             found.append({**made, **_parse(line, made, f"{file}, line {number}")})

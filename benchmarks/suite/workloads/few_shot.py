@@ -101,7 +101,7 @@ def _examples(words: Words, seed: str, count: int, tokens: int) -> str:
 
 
 WORKLOADS = (
-    Workload("mmlu", "5 examples a subject, answers of one token", mmlu_rows, mmlu, mmlu_http),
+    Workload("mmlu", "5 examples per subject, answers of one token", mmlu_rows, mmlu, mmlu_http),
     Workload(
         "hellaswag",
         "20 examples, four endings of each text are scored",

@@ -216,7 +216,7 @@ def side_by_side(call: Callable[[T], Result], items: Iterable[T]) -> list[Result
 WORKLOADS = (
     Workload(
         "tree_of_thought",
-        "four levels of two branches, 30 generations a question",
+        "four levels of two branches, 30 generations per question",
         tree_of_thought_rows,
         tree_of_thought,
         tree_of_thought_http,

@@ -156,7 +156,8 @@ def read_tower(config: Mapping[str, Any], source: str) -> QwenTowerConfig:
         CorruptModelError: for wrong values.
     """
     if not isinstance(config["vision_config"], Mapping):
-        raise CorruptModelError(f"{source}: vision_config is no object")
+        found = type(config["vision_config"]).__name__
+        raise CorruptModelError(f"{source}: vision_config is no object but {found}")
     given = {k: v for k, v in config["vision_config"].items() if v is not None}
     if "in_chans" in given:
         given["in_channels"] = given["in_chans"]

@@ -163,7 +163,7 @@ class Graph:
         for node in self.all_nodes():
             if node.id == id:
                 return node
-        raise KeyError(id)
+        raise KeyError(f"the graph has no node {id}")
 
     def edges(self) -> tuple[Edge, ...]:
         """List the dependencies between nodes; a node inside a loop counts as its ForEach."""

@@ -111,7 +111,7 @@ def load(path: str | Path) -> Graph:
     try:
         text = Path(path).read_text("utf-8")
     except UnicodeDecodeError:
-        raise GraphError(f"{path} is no compiled program: it is no text") from None
+        raise GraphError(f"{path} is no compiled program: it is no text in UTF-8") from None
     try:
         return loads(text)
     except GraphError as error:
@@ -169,7 +169,10 @@ def _plain(thing: Any) -> Any:
         return thing
     if type(thing) is float and thing == thing and abs(thing) != float("inf"):
         return thing
-    raise GraphError(f"{thing!r} cannot be written to a file: it is no plain data")
+    raise GraphError(
+        f"{thing!r} cannot be written to a file: it is no plain data, such as texts, finite "
+        "numbers, True, False, None, and lists, tuples and dictionaries of these"
+    )
 
 
 # -- reading ------------------------------------------------------------------------------------
@@ -187,7 +190,7 @@ def _read(kind: Any, content: Any, where: str) -> Any:
         GraphError: the content does not fit the type.
     """
     if where.count(".") > _DEEPEST:
-        raise GraphError("this compiled program is nested too deeply")
+        raise GraphError(f"this compiled program is nested more than {_DEEPEST} levels deep")
     origin = get_origin(kind)
     if origin is Literal:
         return content if content in get_args(kind) else _wrong(where, kind, content)

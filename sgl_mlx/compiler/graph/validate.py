@@ -68,7 +68,8 @@ class _Check:
 
     def run(self) -> None:
         if len(self._parameters) != len(self._graph.parameters):
-            raise GraphError("two parameters have the same name")
+            names = ", ".join(parameter.name for parameter in self._graph.parameters)
+            raise GraphError(f"two of the parameters have the same name: {names}")
         for i, node in enumerate(self._graph.nodes):
             if isinstance(node, Break) and i + 1 != len(self._graph.nodes):
                 raise GraphError(f"node {node.id}: a Break is not the last node")
@@ -96,7 +97,9 @@ class _Check:
     def _body(self, node: Node, loops: tuple[int, ...], where: str) -> None:
         if isinstance(node, ForEach):
             if loops or self._kind(node.argument) != "texts":
-                raise GraphError(f"{where}: loops over no list of texts, or inside a loop")
+                raise GraphError(
+                    f"{where}: it is inside a loop, or {node.argument!r} is no list of texts"
+                )
             for inner in node.body:
                 if isinstance(inner, (*_STARTS, Fork, Join, ForEach, Break)):
                     raise GraphError(f"{where}: a {type(inner).__name__} in a loop")
@@ -131,10 +134,14 @@ class _Check:
         taken = self._branches[fork.id]
         if isinstance(node, GetForkItem):
             if not 0 <= node.index < len(fork.offsets) or node.index in taken:
-                raise GraphError(f"{where}: there is no branch {node.index} to take")
+                raise GraphError(
+                    f"{where}: no branch {node.index} of node {fork.id} is left to take"
+                )
             taken[node.index] = node.stream
         elif fork.stream != node.stream:
-            raise GraphError(f"{where}: joins branches of stream {fork.stream}")
+            raise GraphError(
+                f"{where}: joins branches of stream {fork.stream} into stream {node.stream}"
+            )
 
     def _kind(self, argument: str) -> str | None:
         parameter = self._parameters.get(argument)
@@ -143,7 +150,7 @@ class _Check:
     def _values(self, found: Iterable[Value], loops: tuple[int, ...], where: str) -> None:
         for value in found:
             if not self._fits(value, loops):
-                raise GraphError(f"{where}: {value!r} is not there")
+                raise GraphError(f"{where}: uses {value!r}, which is not there")
 
     def _fits(self, value: Value, loops: tuple[int, ...]) -> bool:
         match value:
@@ -189,6 +196,7 @@ def _check_sampling(sampling: Mapping[str, Any], where: str) -> None:
         usual = getattr(SamplingParams(), name)
         kinds = (int, float) if isinstance(usual, float) else (type(usual),)
         if usual is not None and type(value) not in kinds:
-            raise GraphError(f"{where}: {name} cannot be {value!r}")
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            raise GraphError(f"{where}: {name} cannot be {value!r}, it must be {wanted}")
         if usual is None and not isinstance(value, (str, int)):
-            raise GraphError(f"{where}: {name} cannot be {value!r}")
+            raise GraphError(f"{where}: {name} cannot be {value!r}, it must be str or int")

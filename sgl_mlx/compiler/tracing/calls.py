@@ -88,7 +88,7 @@ def _arguments(tracer: Tracer, node: ast.Call, scope: Scope) -> tuple[Args, Kwar
         thing = tracer.evaluate(keyword.value, scope)
         if keyword.arg is None:
             if type(thing) is not dict or not all(type(key) is str for key in thing):
-                needs_run("** of no dictionary with texts as keys")
+                needs_run("takes ** of something that is no dictionary with texts as keys")
             kwargs.update(thing)
         else:
             kwargs[keyword.arg] = thing
@@ -154,7 +154,9 @@ def _call_builtin(tracer: Tracer, function: Any, args: Args, kwargs: Kwargs) -> 
 def _structural(tracer: Tracer, function: Any, args: Args, kwargs: Kwargs) -> Any:
     if function is enumerate and args and isinstance(args[0], Texts):
         start = args[1] if len(args) > 1 else kwargs.get("start", 0)
-        return Numbered(args[0].argument, start) if type(start) is int else needs_run("enumerate()")
+        if type(start) is not int:
+            needs_run("calls enumerate() with a start that is no known integer")
+        return Numbered(args[0].argument, start)
     if any(isinstance(arg, (Texts, Numbered)) for arg in args):
         argument = next(arg.argument for arg in args if isinstance(arg, (Texts, Numbered)))
         raise NeedsLength(argument, f"calls {function.__name__}() of it")

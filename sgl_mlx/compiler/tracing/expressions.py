@@ -137,7 +137,9 @@ def _dict(t: Tracer, node: ast.Dict, scope: Scope) -> Any:
         if key is None:
             other = t.evaluate(value, scope)
             fixed = type(other) is dict and has_fixed_keys(other)
-            made.update(other if fixed else needs_run("** of no dictionary with known keys"))
+            if not fixed:
+                needs_run("takes ** of something that is no dictionary with known keys")
+            made.update(other)
         else:
             known = t.evaluate(key, scope)
             made[known if is_text(known) else _hashable([known])[0]] = t.evaluate(value, scope)

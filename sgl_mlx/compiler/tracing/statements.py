@@ -67,7 +67,7 @@ def assign(tracer: Tracer, target: ast.expr, thing: Any, scope: Scope) -> None:
         things = list(iterate(thing))
         starred = any(isinstance(each, ast.Starred) for each in target.elts)
         if starred or len(things) != len(target.elts):
-            needs_run("unpacks with a star, or not as many as there are")
+            needs_run("unpacks with a star, or into more or fewer names than there are items")
         for each, one in zip(target.elts, things, strict=True):
             assign(tracer, each, one, scope)
     elif isinstance(target, ast.Subscript):
@@ -203,7 +203,7 @@ def _entered(t: Tracer, items: list[ast.withitem], scope: Scope) -> Iterator[Non
         return
     context = t.evaluate(items[0].context_expr, scope)
     if not isinstance(context, Context):
-        needs_run("enters a context that is none of a state's")
+        needs_run("enters a context other than those of a state")
     line = scope.line(items[0].context_expr)
     t.recorder.line = line
     thing = context.enter()

@@ -155,7 +155,7 @@ class RuntimeEndpoint:
             TokenizerError: the server does not render chats, or refuses this conversation.
         """
         if not self._has_contexts:
-            raise TokenizerError("a server does not tell its chat template; set .chat_template")
+            raise TokenizerError("this server tells no chat template; set endpoint.chat_template")
         body = json.dumps(
             {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
         )

@@ -151,7 +151,7 @@ class PrefixCache:
         """
         node, slots = self.tree.match(tokens, namespace)
         self.tree.lock(node)
-        read = len(tokens)  # no step reads a window
+        read = len(tokens)  # as if all were behind the window: no step of this holding reads it
         return Holding(namespace, slots, len(slots), node, behind=read, locked_from=len(slots))
 
     def begin(self, holding: Holding) -> bool:

@@ -73,7 +73,7 @@ class Restores:
         for other in self._active:
             shared = common_prefix(other.tokens, tokens, 0)
             if other.end is not None and shared < len(other.tokens):
-                shared = 0  # what `other` reads for its end is of no use
+                shared = 0  # `other` reads the state or window at its own end, which is no use here
             if other.namespace == namespace and shared - cached >= tier.worthwhile:
                 return other
         ends = self._cache.state_tier or self._cache.window_tier

@@ -128,7 +128,7 @@ class Snapshots:
             cut: True to make the state a snapshot; it must be the state after the shared tokens.
         """
         if holding.beside is not None:
-            return  # whether the state is right is known in `verified`
+            return  # a draft is being verified: `verified` will tell whether the state is right
         holding.ready = True
         if final:
             self.settle(holding)

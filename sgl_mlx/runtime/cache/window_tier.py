@@ -71,7 +71,7 @@ class WindowTier:
         if len(tokens) - reusable < tier.worthwhile:
             return None
         blocks, windows = list(tier.keys(tokens, namespace)), list(self._keys(tokens, namespace))
-        start = end = min(cached // size, len(blocks))  # a namespace may have none
+        start = end = min(cached // size, len(blocks))  # some namespaces have no blocks
         while end < len(blocks) and has(blocks[end]):
             end += 1
         while end * size - reusable >= tier.worthwhile:
@@ -95,7 +95,7 @@ class WindowTier:
             slots = [*[0] * (len(n.tokens) - len(n.window)), *n.window, *slots]
             if node.depth - len(slots) <= first:
                 break
-        start = node.depth - len(slots)  # of `slots` on the path
+        start = node.depth - len(slots)  # position of the first of `slots`
         blocks = {
             i: slots[i * size - start : (i + 1) * size - start]
             for i in range(first // size, node.depth // size)

@@ -89,7 +89,7 @@ class Exhausted:
                 max_running=max(len(running) // 2, 1),
                 step_tokens=min(now.step_tokens, max(now.step_tokens // 2, _FEWEST_TOKENS)),
             )
-            log.warning("%s: again, at most %d at once", told, limits.max_running)
+            log.warning("%s; trying again with at most %d at once", told, limits.max_running)
         self._failed_alone = alone
         self._scheduler.start_over(limits)
         mx.clear_cache()

@@ -62,13 +62,13 @@ def wiring(weights: int, device: Mapping[str, Any] | None = None) -> Wiring:
     facts = device_info() if device is None else device
     recommended, asked = int(facts.get("max_recommended_working_set_size") or 0), mode()
     if not recommended:
-        return Wiring(0, "no GPU with a memory of its own limits: nothing to wire")
+        return Wiring(0, "no GPU that limits its memory: nothing to wire")
     told = f"weights of {weights / _GIB:.1f} GiB, {weights / recommended:.0%} of the recommended "
     told += f"{recommended / _GIB:.1f} GiB"
     if asked == "off":
         return Wiring(0, f"{told}: not wired, {VARIABLE}=off")
     if asked == "auto" and weights <= LARGE * recommended:
-        return Wiring(0, f"{told}: not wired, up to {LARGE:.0%} it brings nothing")
+        return Wiring(0, f"{told}: not wired, up to {LARGE:.0%} wiring brings nothing")
     return Wiring(min(weights, recommended), f"{told}: wired ({VARIABLE}=off leaves them unwired)")
 
 

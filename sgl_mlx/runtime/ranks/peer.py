@@ -126,7 +126,7 @@ class Watch:
 
     def _check(self, peer: Peer, now: float) -> None:
         if now - peer.heard > self._silence:
-            self._lost(peer, f"nothing was heard of it for {self._silence:g} s", True)
+            self._lost(peer, f"nothing was heard from it for {self._silence:g} s", True)
             return
         with suppress(OSError):  # the reading thread reports it
             peer.channel.beat()

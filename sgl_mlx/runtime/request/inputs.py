@@ -139,7 +139,8 @@ def _sources(
     preparer: Preparer, prompt: PromptInput, input_ids: TokenInput, image_data: Any
 ) -> tuple[list[Source], bool]:
     if (prompt is None) == (input_ids is None):
-        raise PromptError("give either prompt or input_ids")
+        given = "neither" if prompt is None else "both"
+        raise PromptError(f"give either prompt or input_ids, got {given}")
     if image_data is not None and prompt is None:
         raise PromptError("image_data needs a prompt of text, which says where pictures stand")
     if input_ids is not None:
@@ -153,7 +154,8 @@ def _sources(
     pictures = [None] * len(texts) if image_data is None else bounds.listed(image_data)
     if pictures is None or len(pictures) != len(texts):
         raise PromptError(
-            f"image_data must be a list with one entry for each of {len(texts)} prompts"
+            f"image_data must be a list with one entry for each of {len(texts)} prompts, got "
+            + (bounds.shown(image_data) if pictures is None else f"{len(pictures)} entries")
         )
     pairs = zip(texts, pictures, strict=True)
     return [
@@ -166,7 +168,9 @@ def _token_rows(given: object) -> tuple[list[list[Any]], bool]:
     """Return a list of prompts as unchecked token ids, and True if `given` was a single prompt."""
     rows = bounds.listed(given)
     if rows is None:
-        bounds.refuse("input_ids", given, "a list of token ids, or a list of such", PromptError)
+        bounds.refuse(
+            "input_ids", given, "a list of token ids, or a list of such lists", PromptError
+        )
     nested = bool(rows) and bounds.listed(rows[0]) is not None
     if not nested:
         return [rows], True
@@ -216,7 +220,10 @@ def _params_for(
     """
     rows: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given] * count
     if len(rows) != count:
-        raise InvalidParamsError(f"{len(rows)} sampling_params for {count} prompts")
+        raise InvalidParamsError(
+            f"{len(rows)} sampling_params for {count} prompts; give one for all, or a list with "
+            "one for each"
+        )
     return [SamplingParams.of(row).override(**changes).validate(limits) for row in rows]
 
 

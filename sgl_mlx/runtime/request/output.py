@@ -193,7 +193,7 @@ class TextOutput:
         found = tuple(map(self._describe, self._scores[start : len(self.token_ids)]))
         if start or not found or found[0].text is None:
             return found
-        new = found[0].text[self._overlap :]  # of a token that merged with the prompt's end
+        new = found[0].text[self._overlap :]  # the token may begin with the prompt's end
         return (replace(found[0], text=new), *found[1:])
 
     def _output_top(self, start: int, end: int | None) -> tuple[tuple[TokenLogprob, ...], ...]:

@@ -216,7 +216,8 @@ class Preparer:
         start = params.logprob_start_len
         if start is not None and start > len(prompt.tokens):
             raise InvalidParamsError(
-                f"logprob_start_len is {start}, the prompt has {len(prompt.tokens)} tokens"
+                f"logprob_start_len must be at most {len(prompt.tokens)}, the number of the "
+                f"prompt's tokens, got {start}"
             )
         if params.dtype in ("int", "float"):  # as in SGLang; a number ends where it is complete
             params = replace(params, stop=(*params.stop, " ", "\n"))

@@ -29,7 +29,7 @@ def lpm(waiting: list[Sequence], cached: dict[str, int]) -> list[Sequence]:
 
 def shuffled(waiting: list[Sequence], cached: dict[str, int]) -> list[Sequence]:
     """Order pseudo-randomly, the same way in every run (a baseline for ablations)."""
-    return sorted(waiting, key=lambda s: hash((s.arrival, 0)))  # the same in every run
+    return sorted(waiting, key=lambda s: hash((s.arrival, 0)))  # integers hash alike in every run
 
 
 def dfs_weight(waiting: list[Sequence], cached: dict[str, int]) -> list[Sequence]:

@@ -115,7 +115,7 @@ class Queues:
                 queue.remove(s)
         self.ended.append(s)
         for needed in s.after:
-            self.abort(needed, "the request it was computed for ended")
+            self.abort(needed, "the request that this was computed for has ended")
         if s.consumer is not None and reason.type == "abort":
             self.abort(s.consumer, reason.message)
         s.output.finish(reason)

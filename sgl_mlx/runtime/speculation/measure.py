@@ -53,7 +53,7 @@ def kept_costs(description: str, slots: int, runner: Runner, states: int = 0) ->
     try:
         write_json(file, {"extend": found.extend, "decode": found.decode})
     except OSError as error:
-        log.warning("the costs of steps cannot be kept: %s", error)
+        log.warning("the costs of steps cannot be kept and will be measured again: %s", error)
     return found
 
 

@@ -54,7 +54,8 @@ class ModelDrafter:
             while (plan := self._scheduler.next()) is not None:
                 self._scheduler.commit(plan, self._runner.run(plan))
         except Exception as error:
-            log.warning("the draft model failed: %s: %s", type(error).__name__, error)
+            told = "the draft model failed: %s: %s; nothing is drafted in this step"
+            log.warning(told, type(error).__name__, error)
             self._runner.forget_epoch()
             self._scheduler.fail_all("the draft model failed")
             return {}

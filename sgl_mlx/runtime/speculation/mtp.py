@@ -61,7 +61,8 @@ class MtpDrafter:
         try:
             found = self._guess(rows, count)
         except Exception as error:
-            log.warning("the MTP head failed: %s: %s", type(error).__name__, error)
+            told = "the MTP head failed: %s: %s; nothing is drafted in this step"
+            log.warning(told, type(error).__name__, error)
             return {}
         return {name: Proposal(tokens, SOURCE) for name, tokens in found.items()}
 

@@ -76,7 +76,8 @@ class Speculator:
         self._acceptance = Acceptance()
         self._extends: list[float] = []  # seconds of an `Extend`, by its tokens
         self._sources: dict[str, str] = {}  # sources of the drafts being verified, by sequence id
-        self._masks: dict[str, tuple[int, list[bytes | None]]] = {}  # and `len(s.tokens)`
+        # by sequence id: `len(s.tokens)` when the masks were made, and the masks
+        self._masks: dict[str, tuple[int, list[bytes | None]]] = {}
 
     def drafts(self, rows: Rows[Sequence], step_tokens: int) -> dict[str, Draft]:
         """Choose the drafts to verify in the next step, by sequence id; {} if none would pay.

@@ -174,7 +174,8 @@ class Pictures:
         pieces = text.split(mark)
         if len(pieces) != len(images) + 1:
             raise PromptError(
-                f"the prompt has {len(pieces) - 1} {mark}, and there are {len(images)} pictures"
+                f"the prompt says {mark} {len(pieces) - 1} times, and there are {len(images)} "
+                "pictures; say it once for each"
             )
         parts: list[Part] = [Text(pieces[0])]
         for image, piece in zip(images, pieces[1:], strict=True):

@@ -94,7 +94,7 @@ class Watchdog:
             self._hung = True
             self._on_failure(
                 f"the engine hangs: its {work.name} has not ended in {self._passed:.0f} seconds; "
-                "it takes requests again once that has ended"
+                "the engine takes requests again once that has ended"
             )
 
 

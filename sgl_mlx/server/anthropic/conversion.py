@@ -52,7 +52,10 @@ def choice_of(given: dict[str, Any] | None) -> ToolChoice | None:
             return ToolChoice(needed=True, several=several)
         case {"type": "tool", "name": str() as name}:
             return ToolChoice(needed=True, name=name, several=several)
-    raise bad_value("tool_choice must have the type auto, any, none or tool", "tool_choice")
+    raise bad_value(
+        f"tool_choice must have the type auto, any or none, or tool with a name, got {given!s:.80}",
+        "tool_choice",
+    )
 
 
 def _system_text(system: str | list[Any] | None) -> str:
@@ -65,7 +68,7 @@ def _system_text(system: str | list[Any] | None) -> str:
 def _message(where: str, message: Any) -> Iterator[dict[str, Any]]:
     """Convert one message; yield a message for each tool result, then one with all other blocks."""
     if not isinstance(message, dict):
-        raise bad_value(f"{where} must be an object", where)
+        raise bad_value(f"{where} must be an object, got {message!r:.80}", where)
     role, content = message.get("role"), message.get("content")
     if not isinstance(content, list):
         yield {"role": role, "content": content}
@@ -123,7 +126,10 @@ def _part(where: str, block: Any) -> Block:
         case {"type": "search_result" | "tool_reference"}:
             return {"type": "text", "text": msgspec.json.encode(block).decode()}
     kind = block.get("type") if isinstance(block, dict) else block
-    raise bad_value(f"{where} has the type {kind!r:.80}, which is not read here", where)
+    raise bad_value(
+        f"{where} must be a complete block of text, an image or a document, got type {kind!r:.80}",
+        where,
+    )
 
 
 def _is_own(tool: Any) -> bool:

@@ -191,7 +191,9 @@ def _schema(config: OutputConfig | None) -> dict[str, Any] | None:
             return None
         case OutputConfig(format=OutputFormat(type="json_schema", schema=dict() as schema)):
             return schema
-    raise bad_value("output_config.format must have the type json_schema and a schema")
+    raise bad_value(
+        "output_config.format must have the type json_schema and a schema", "output_config"
+    )
 
 
 def _failure(error: HttpError) -> bytes:

@@ -116,7 +116,11 @@ class _Doors:
         context = self._context(request)
         count = len(fields.extend or ()) or fields.n
         if count < 1 or fields.gap < 0:
-            raise bad_value("a fork needs n of at least 1 and a gap of at least 0", "n")
+            raise bad_value(
+                f"a fork needs n of at least 1 and a gap of at least 0, got n={count} and "
+                f"gap={fields.gap}",
+                "n" if count < 1 else "gap",
+            )
         self._service.limits.check("max_prompts", count, f"the fork makes {count:,} contexts")
         added = fields.extend or [Addition()] * count
         contents = [_added(context.content.fork(fields.gap), more) for more in added]
@@ -134,7 +138,9 @@ class _Doors:
         if not branches or any(type(b) is not type(context.content) for b in branches):
             raise bad_value("contexts must name forks of the same kind as this one", "contexts")
         if fields.mode not in _MODES:
-            raise bad_value(f"mode must be one of {', '.join(_MODES)}", "mode")
+            raise bad_value(
+                f"mode must be one of {', '.join(_MODES)}, got {fields.mode!r:.80}", "mode"
+            )
         joined: Callable[..., Content] = context.content.join
         context.content = joined(branches, fields.mode == "parallel")
         return json_response(_told(context))
@@ -209,7 +215,10 @@ async def _scores(work: Work[Any], unconditional: bool) -> Any:
 
 def _choices(given: list[str]) -> tuple[str, ...]:
     if not given or not all(given):
-        raise bad_value("choices must be a list of texts that are not empty", "choices")
+        raise bad_value(
+            f"choices must be a list of at least one text, none of them empty, got {given!r:.80}",
+            "choices",
+        )
     return tuple(given)
 
 

@@ -23,7 +23,7 @@ def replayed(log: str) -> Iterator[Seen]:
             number.
     """
     history = History()
-    for number, line in enumerate(log.splitlines(), 1):
+    for number, line in enumerate(log.split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -111,11 +111,13 @@ class _Call:
         if not given:
             return [[] for _ in range(count)]
         if self._fields.stream:
-            raise bad_value("token_ids_logprob takes whole answers", "token_ids_logprob")
+            raise bad_value("token_ids_logprob needs stream: false", "token_ids_logprob")
         rows = given if isinstance(given, list) and isinstance(given[0], list) else [given] * count
         if len(rows) != count:
             raise bad_value(
-                f"token_ids_logprob must be one list of ids or {count}", "token_ids_logprob"
+                f"token_ids_logprob must be one list of token ids, or a list of {count} such "
+                f"lists, one for each prompt, got {len(rows)} lists",
+                "token_ids_logprob",
             )
         return [checked_ids(row or []) for row in rows]
 
@@ -123,7 +125,10 @@ class _Call:
         given = self._fields.rid
         if isinstance(given, list):
             if len(given) != count or not all(given):
-                raise bad_value(f"rid must be a list of {count} texts, not empty", "rid")
+                raise bad_value(
+                    f"rid must be a list of {count} texts that are not empty, got {given!s:.80}",
+                    "rid",
+                )
             return given
         name = given or new_id("")
         return [name] if count == 1 else [f"{name}-{i}" for i in range(count)]
@@ -142,7 +147,8 @@ def _prompts(fields: GenerateRequest) -> tuple[list[Prompt | Sequence[int]], boo
     """Return the prompts, and True if the request gave a single prompt instead of a list."""
     text, ids = fields.text, fields.input_ids
     if (text is None) == (ids is None):
-        raise bad_value("give either text or input_ids")
+        found = "neither" if text is None else "both"
+        raise bad_value(f"give either text or input_ids, got {found}")
     if ids is not None:
         single = not ids or not isinstance(ids[0], list)
         rows: list[Any] = [ids] if single else ids
@@ -162,7 +168,9 @@ def _row_of_pictures(given: Any, count: int) -> list[Any]:
     if given is None:
         return [None] * count
     if not isinstance(given, list) or len(given) != count:
-        raise bad_value(f"image_data must be a list with one entry for each of {count} prompts")
+        raise bad_value(
+            f"image_data must be a list with one entry for each of {count} prompts", "image_data"
+        )
     return given
 
 
@@ -178,7 +186,8 @@ def _with_pictures(text: str, given: Any) -> Prompt:
     pieces = _MARK.split(text)
     if len(pieces) != len(images) + 1:
         raise bad_value(
-            f"the text says <image> {len(pieces) - 1} times, and there are {len(images)} pictures"
+            f"the text says <image> {len(pieces) - 1} times, and image_data has {len(images)} "
+            "pictures; say it once for each"
         )
     parts: list[Part] = [Text(pieces[0])]
     for image, piece in zip(images, pieces[1:], strict=True):
@@ -191,7 +200,11 @@ def _row(name: str, given: Any, index: int, count: int) -> Any:
     if not isinstance(given, list):
         return given
     if len(given) != count:
-        raise bad_value(f"{name} must be one value or {count}, got {len(given)}", name)
+        raise bad_value(
+            f"{name} must be one value, or a list with one for each of {count} prompts, got "
+            f"{len(given)} values",
+            name,
+        )
     return given[index]
 
 

@@ -97,11 +97,15 @@ class _Work:
         if not isinstance(given, str):
             wrong = next((t for t in given if not 0 <= t < self._vocabulary), None)
             if wrong is not None:
-                raise bad_value(f"input has the token id {wrong}, which is none", "input")
+                raise bad_value(
+                    f"input has the token id {wrong}, which is not in the vocabulary (0 to "
+                    f"{self._vocabulary - 1})",
+                    "input",
+                )
             return given
         tokens = self._embedder.tokens(given)
         if not tokens:
-            raise bad_value("input has a text without tokens", "input")
+            raise bad_value(f"input has a text without tokens: {given!r:.80}", "input")
         return tokens
 
     def _written(self, vector: list[float]) -> list[float] | str:

@@ -161,7 +161,10 @@ def _vllm(
 def _one_of(choices: list[str]) -> str:
     """Return a Lark grammar that matches any one of the texts and nothing else."""
     if not choices or not all(choices):
-        raise bad_value("choice must be a list of texts that are not empty")
+        raise bad_value(
+            "structured_outputs.choice and guided_choice must be a list of at least one text, "
+            f"none of them empty, got {choices!r:.80}"
+        )
     quoted = [msgspec.json.encode(choice).decode() for choice in choices]
     return f"start: {' | '.join(quoted)}"
 

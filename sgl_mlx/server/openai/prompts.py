@@ -22,7 +22,7 @@ def listed_prompts(field: str, given: str | list[Any]) -> list[OnePrompt]:
     if isinstance(given, str):
         return [given]
     if not given:
-        raise bad_value(f"{field} is an empty list", field)
+        raise bad_value(f"{field} is an empty list; send at least one text", field)
     if all(map(_is_id, given)):
         return [given]
     if all(isinstance(p, str) for p in given):

@@ -119,7 +119,7 @@ def messages_of(
     thought = None
     for i, item in enumerate(items):
         if not isinstance(item, dict):
-            raise bad_value(f"input[{i}] must be an object", f"input[{i}]")
+            raise bad_value(f"input[{i}] must be an object, got {item!r:.80}", f"input[{i}]")
         match item.get("type", "message"):
             case "message":
                 made.append({"role": item.get("role"), "content": item.get("content")})

@@ -53,9 +53,11 @@ class ToolChoice:
         """
         found = [t for t in tools if self.name in (None, t["function"]["name"])]
         if self.needed and not found:
-            asked = f"the tool {self.name!r}" if self.name else "a call"
+            known = ", ".join(t["function"]["name"] for t in tools) or "none"
+            asked = f"the tool {self.name!r}" if self.name else "a call of a tool"
             raise bad_value(
-                f"tool_choice asks for {asked}, which is not among tools", "tool_choice"
+                f"tool_choice asks for {asked}, but the functions in tools are: {known}",
+                "tool_choice",
             )
         return found
 

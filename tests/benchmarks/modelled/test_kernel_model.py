@@ -81,7 +81,7 @@ def test_k2_and_k3_multiply_read_and_write_as_often_as_the_model_says(
     emulator = Emulator()
     tail, pool = random(5, tokens, KV_HEADS, dim), random(700, KV_HEADS, dim)
     q, kernels = random(5 * tokens, HEADS, dim), Kernels(emulator.metal_kernel)
-    layer = PoolLayer(pool, random(700, KV_HEADS, dim))  # one array twice would be latents
+    layer = PoolLayer(pool, random(700, KV_HEADS, dim))  # the same array twice would mean latents
     inputs = DecodeInputs(q, tail, tail, tokens, layer, plan, AttentionOptions(0.1))
     mx.eval(ops.decode_attention(inputs, kernels))
     k2, k3 = (Seen.of(emulator, f"{kernel}_attention") for kernel in ("decode", "shared"))

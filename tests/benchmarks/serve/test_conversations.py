@@ -144,4 +144,5 @@ def test_equal_numbers_give_equal_conversations(words: Words) -> None:
 
 def test_an_agents_prompt_has_about_4000_tokens(words: Words) -> None:
     [conversation] = TRACES["agent"].conversations(words, Size(1), 1)
-    assert 3200 < words.count(conversation.system) < 6500  # of JSON, each tokenizer makes its own
+    # tokenizers differ in how many tokens they make of JSON
+    assert 3200 < words.count(conversation.system) < 6500

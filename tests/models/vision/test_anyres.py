@@ -51,7 +51,7 @@ def test_the_padding_that_is_taken_off_is_the_same_on_both_sides(height: int, wi
 
 @pytest.mark.parametrize(("height", "width"), [(55, 88), (110, 176)])
 def test_a_product_just_below_a_whole_number_counts_as_that_number(height: int, width: int) -> None:
-    assert int(height * (24 / width)) == 14  # of exactly 15, which leaves 4 rows of padding above
+    assert int(height * (24 / width)) == 14  # 15 without rounding; 14 leaves 4 rows above
     assert kept((height, width), (24, 24)) == (slice(4, 20), slice(0, 24))
 
 

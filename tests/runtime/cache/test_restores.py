@@ -232,7 +232,7 @@ def test_spills_and_loads_keep_their_order() -> None:
 
 def test_a_load_that_does_not_fit_or_hangs_in_the_air_changes_nothing() -> None:
     cache = PrefixCache(4, tier=Tier(FakeStore(), "the fake", 4, worthwhile=4))
-    assert load_blocks(cache, (1,) * 8, (), 0, reading=1) is None  # too much
-    assert load_blocks(cache, (1,) * 8, (), 4, reading=2) == 0  # what is before it went
+    assert load_blocks(cache, (1,) * 8, (), 0, reading=1) is None  # more than the pool holds
+    assert load_blocks(cache, (1,) * 8, (), 4, reading=2) == 0  # the tree lacks the block before it
     assert cache.slots.free_count == 4
     assert cache.take_transfers() == ()

@@ -41,7 +41,7 @@ def test_the_reason_has_the_numbers_and_the_switch() -> None:
         "weights of 24.0 GiB, 50% of the recommended 48.0 GiB: wired "
         "(SGL_MLX_WIRED=off leaves them unwired)"
     )
-    assert "up to 25% it brings nothing" in wiring(GIB, MAX).why
+    assert "up to 25% wiring brings nothing" in wiring(GIB, MAX).why
 
 
 def test_without_a_gpu_nothing_is_wired(monkeypatch: pytest.MonkeyPatch) -> None:

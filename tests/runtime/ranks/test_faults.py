@@ -40,7 +40,7 @@ def test_a_rank_that_is_stopped_ends_every_request(folder: Path, tmp_path: Path)
     with Launched(tmp_path, [*WAITING, str(folder)]) as ranks:
         ranks.wait_for("running")
         ranks.signal(1, signal.SIGSTOP)
-        check_all_ended(ranks, "nothing was heard of it")
+        check_all_ended(ranks, "nothing was heard from it")
 
 
 def test_when_rank_0_stands_still_no_process_is_left(folder: Path, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_pictures_come_back_from_disk_and_are_not_mixed_up(
     plain = reference(llava_folder("llava"))
     assert tokens(same) == plain.answer(ask(1, long), 8)
     assert tokens(other) == plain.answer(ask(2, long), 8)
-    assert stats(second)["encoded_images"] == 1  # of the other
+    assert stats(second)["encoded_images"] == 1  # the other picture
 
 
 def test_an_evicted_picture_comes_back_from_disk_without_its_encoder(

@@ -143,7 +143,7 @@ def test_people_say_where_pictures_stand(open_llava: Open, llava_folder: Folders
 @pytest.mark.parametrize(
     ("prompt", "images", "complaint"),
     [
-        ("no place", [1], "has 0 <image>, and there are 1 pictures"),
+        ("no place", [1], "says <image> 0 times, and there are 1 pictures"),
         (["<image>", "<image>"], [1], "one entry for each of 2 prompts"),
         (None, [1], "needs a prompt of text"),
     ],

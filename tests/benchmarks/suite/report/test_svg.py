@@ -88,7 +88,7 @@ SHARED_FOLDER = [HealthCheck.function_scoped_fixture]
 def test_any_name_and_ratio_is_well_formed(tmp_path: Path, name: str, ratio: float) -> None:
     found = document("mmlu")
     found["workloads"][0] |= {"name": name, "ratio": {LLAMA: ratio, MLX: 1.0}}
-    assert len(strips(drawn(found, tmp_path))) in (1, 2)  # a name may be the mean's
+    assert len(strips(drawn(found, tmp_path))) in (1, 2)  # 1 if the name is that of the mean
 
 
 @pytest.mark.parametrize("empty", [{"workloads": [], "geomean": {}}])
