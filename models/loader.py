@@ -148,7 +148,7 @@ def _resolve_dtype(dtype: str | None) -> str | None:
 
 
 def _kernels() -> ModuleType | None:
-    """Open what multiplies fast on a CPU: a BLAS, and the compiled kernels, if they were built."""
+    """Load a fast BLAS, and return the CPU kernels; None if they were not compiled."""
     load_fast_blas()  # loaded already, unless mlx was imported before sgl_mlx: then it warns
     return open_cpu_kernels()
 

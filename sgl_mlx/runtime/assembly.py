@@ -151,7 +151,7 @@ def load_share(config: EngineConfig, group: mx.distributed.Group | None) -> Load
 class _Assembly:
     """The parts of an engine around a loaded model.
 
-    The models and the memory they need come first; the other parts are made when they are read.
+    The models and the pools are made at once, the other parts when they are first read.
 
     Args:
         on_read: called on another thread when a read from the disk cache has finished.
