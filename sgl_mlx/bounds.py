@@ -97,7 +97,8 @@ def text(name: str, value: Any, error: type[SglError] = InvalidParamsError) -> s
 def unreadable(text: str) -> str | None:
     """Describe the first character that UTF-8 cannot encode, for an error message.
 
-    Returns None if UTF-8 can encode the whole text.
+    Returns:
+        The description; None if UTF-8 can encode the whole text.
     """
     if text.isascii():
         return None

@@ -60,7 +60,7 @@ class NodeStates(Generic[N]):
         self.offer(node)
 
     def release(self, node: N) -> int:
-        """Take the slot away from a node that no sequence is about to read, and return it."""
+        """Take away and return a node's slot; no sequence may be about to read the node's state."""
         assert node.state, "no state to take"
         assert not node.readers, "a state that will be read"
         slot, node.state = node.state, 0
@@ -70,7 +70,7 @@ class NodeStates(Generic[N]):
         return slot
 
     def drop(self, node: N) -> None:
-        """Free the slot of a node that no sequence is about to read."""
+        """Free a node's slot; no sequence may be about to read the node's state."""
         self.slots.free([self.release(node)])
 
     def removed(self, node: N, parent: N) -> None:
@@ -93,7 +93,7 @@ class NodeStates(Generic[N]):
         self.offer(node)
 
     def least_needed(self) -> N | None:
-        """Remove the node whose state should be evicted next from the queue, and return it.
+        """Take from the queue, and return, the node whose state should be evicted next.
 
         Returns None if no state may be evicted.
         """
@@ -113,7 +113,7 @@ class NodeStates(Generic[N]):
         self._drop_stale()
 
     def check(self, nodes: Iterable[N]) -> None:
-        """Assert that counts agree and every snapshot that may go is queued for eviction."""
+        """Assert that counts agree and that every snapshot that may be evicted is queued for it."""
         self.slots.check()
         owners = [node for node in nodes if node.state]
         queued = {id(node) for _, _, node in self._heap}

@@ -113,7 +113,7 @@ class NodeWindows(Generic[N]):
         """Keep the slots of the tokens from `start` to a node's end; other slots may be kept too.
 
         Returns:
-            Where the first locked node begins, for `unlock`.
+            The number of tokens before the first locked node, for `unlock`.
         """
         first = node.depth
         for n in node.path():
@@ -132,7 +132,8 @@ class NodeWindows(Generic[N]):
             until: number of tokens; None unlocks all nodes.
 
         Returns:
-            Where the first node begins that is still locked; the node's end if none is.
+            The number of tokens before the first node that is still locked; if none is, up to the
+            end of `node`.
         """
         left = node.depth
         for n in node.path():
@@ -219,7 +220,7 @@ class NodeWindows(Generic[N]):
         return not self._spare(node), node.last_used, branches, node.depth
 
     def _spare(self, node: N) -> int:
-        """Count the slots of a node that no sequence would read when it continues from this path.
+        """Count the slots of a node that no sequence would read to go on from this path.
 
         A sequence continues at a leaf or where the path branches, or one token before, because it
         computes at least one token.
@@ -228,7 +229,8 @@ class NodeWindows(Generic[N]):
         return max(len(node.window) - max(self.kept + 1 - distance, 0), 0)
 
     def _below(self, node: N) -> tuple[N, int]:
-        """Return the next leaf or branch at a node's end or below, and the tokens up to it.
+        """Return the next leaf or branch at a node's end or below, and the number of tokens up to
+        it.
 
         A `window_end` counts as a branch. The search ends after `kept + 1` tokens.
         """

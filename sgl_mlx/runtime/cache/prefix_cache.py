@@ -158,7 +158,7 @@ class PrefixCache:
         """Give a new holding the state slot that a model with recurrent layers needs.
 
         Returns:
-            False, with no change, if no slot can be freed.
+            True; False, with no change, if no slot can be freed.
         """
         return self.snapshots is None or self.snapshots.begin(holding)
 
@@ -166,7 +166,8 @@ class PrefixCache:
         """Let the holding's next step verify a draft, which may be rejected; see `verified`.
 
         Returns:
-            False, with no change, if the model has recurrent layers and no state slot is free.
+            True; False, with no change, if the model has recurrent layers and no state slot is
+            free.
         """
         return self.snapshots is None or self.snapshots.draft(holding)
 
@@ -174,8 +175,8 @@ class PrefixCache:
         """Record whether the `whole` draft of a step was accepted.
 
         Returns:
-            False if the step is undone because of recurrent states: its tokens must be computed
-                again.
+            True; False if the step is undone because of recurrent states, so that its tokens must
+            be computed again.
         """
         if self.snapshots is None:
             return True
@@ -186,7 +187,7 @@ class PrefixCache:
         """Append `count` slots to a holding; grow the pool or evict prefixes if needed.
 
         Returns:
-            False, with no change, if fewer than `count` slots are `available`.
+            True; False, with no change, if fewer than `count` slots are `available`.
         """
         if count > self.available:
             return False
@@ -250,7 +251,7 @@ class PrefixCache:
         holding.table, holding.shared, holding.node, holding.whole = [], 0, None, ()
 
     def _longest_whole(self, tokens: tuple[int, ...]) -> int:
-        """Return the length of the longest prefix that is all of an ended sequence, or 0."""
+        """Return the length of the longest prefix that was the whole of an ended sequence, or 0."""
         lengths = sorted((n for n in self._ended if n <= len(tokens)), reverse=True)
         return next((n for n in lengths if hash(tokens[:n]) in self._ended[n]), 0)
 

@@ -97,7 +97,7 @@ class Restores:
     ) -> Restore | None:
         """Begin to restore a prefix as a whole, since sequences can go on only from its end.
 
-        Returns None if the pool has no room for it now.
+        Returns the restore; None if the pool has no room for it now.
         """
         cached, _ = self._cache.tree.match_length(tokens, namespace)
         found = ends.find(tokens, namespace, reusable, cached)

@@ -124,7 +124,7 @@ class Snapshots:
         """Record that a step has written the holding's state.
 
         Args:
-            final: False if the step may still be undone, with its whole decode epoch.
+            final: False if the step may still be undone, together with its decode epoch.
             cut: True to make the state a snapshot; it must be the state after the shared tokens.
         """
         if holding.beside is not None:
@@ -171,7 +171,7 @@ class Snapshots:
         """Snapshot the state at the end of the shared tokens; the sequence goes on from it.
 
         Returns:
-            False, with no change, if the tree has this state already or no slot can be freed.
+            True; False, with no change, if the tree has this state already or no slot can be freed.
         """
         node = holding.node
         assert holding.ready, "the state is not computed yet"

@@ -97,7 +97,7 @@ class SpillState:
     Args:
         key: key of the snapshot.
         state: slot of the state.
-        slots: KV slots of the tokens behind the prefix's last whole block.
+        slots: KV slots of the tokens after the prefix's last whole block.
     """
 
     key: str

@@ -16,7 +16,7 @@ from sgl_mlx.runtime.cache.tier import BLOCK, Found, Spill, Tier
 
 
 def extra_tokens(size: int = BLOCK) -> int:
-    """Return how many tokens, beside a window, hold all blocks that the window touches.
+    """Return how many tokens to keep besides a window, so that the blocks it touches are whole.
 
     Up to `size - 1` tokens follow the last whole block, and as many precede the window in its first
     block.
@@ -29,7 +29,7 @@ class WindowTier:
 
     Args:
         tier: the second tier; the blocks of windows go to the same store as its own.
-        reach: how many tokens before a new one the layers read.
+        reach: how many tokens before a new token the layers read.
     """
 
     def __init__(self, tier: Tier, reach: int) -> None:
@@ -65,7 +65,8 @@ class WindowTier:
             cached: how many tokens have KV in the layers without a window.
 
         Returns:
-            None if no such prefix has `Tier.worthwhile` more tokens than can be reused anyway.
+            The prefix; None if it has fewer than `Tier.worthwhile` tokens more than can be reused
+            anyway.
         """
         tier, size, has = self._tier, self._tier.size, self._tier.store.has
         if len(tokens) - reusable < tier.worthwhile:
@@ -103,11 +104,11 @@ class WindowTier:
         return {i: block for i, block in blocks.items() if 0 not in block}
 
     def first(self, length: int) -> int:
-        """Return where the first block begins that is read to go on after `length` tokens."""
+        """Return the start of the first block that must be read to go on after `length` tokens."""
         size = self._tier.size
         return max(length - self._reach, 0) // size * size
 
     def _keys(self, tokens: tuple[int, ...], namespace: Hashable) -> Iterator[str]:
-        """Yield the key of the window in each whole block of tokens."""
+        """Yield the key of each whole block of tokens, for layers with a window."""
         for key in self._tier.keys(tokens, namespace):
             yield hashlib.blake2b(b"window" + key.encode(), digest_size=20).hexdigest()

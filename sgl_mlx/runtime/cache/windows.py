@@ -3,7 +3,7 @@
         slots of the tree, locked | slots of the sequence
         behind ................ shared ............... len(holding.table)
 
-A sequence has no slots for tokens behind its window, and takes slots for new tokens step by step.
+A sequence has no slots for tokens before its window, and takes slots for new tokens step by step.
 When its computed tokens enter the tree, their slots do too; where the tree lacks slots for tokens
 that it has, it takes the sequence's.
 """
@@ -104,10 +104,10 @@ class Windows:
         self._lock(holding, 0)
 
     def reserve(self, holding: Holding, length: int) -> bool:
-        """Take slots for the tokens of a holding up to the first `length`, if some lack slots.
+        """Take slots for further tokens of a holding, up to its token number `length`.
 
         Returns:
-            False, with no change, if fewer slots are `available`.
+            True; False, with no change, if fewer slots are `available`.
         """
         count = length - holding.behind - len(holding.window)
         if count <= 0:
@@ -140,7 +140,7 @@ class Windows:
         return found
 
     def share(self, holding: Holding, before: Node | None, owned: int) -> None:
-        """Give the tree the slots of tokens that a holding shares now, and lock those it reads.
+        """Give the tree the slots of tokens that a holding shares now, and lock the slots it reads.
 
         Args:
             before: the holding's node before it shared these tokens; None for none.
@@ -230,11 +230,11 @@ class Windows:
             assert h.window[: max(h.shared - h.behind, 0)] == self._slots(h)
 
     def _cut(self, node: Node, behind: int) -> None:
-        """Split the edge in which a window begins, if enough of its slots are behind the window.
+        """Split the edge in which a window begins, if enough of its slots are before the window.
 
         Args:
             node: the end of the path.
-            behind: number of tokens behind the window.
+            behind: number of tokens before the window.
         """
         for n in node.path():
             start = n.depth - len(n.tokens)
@@ -245,7 +245,7 @@ class Windows:
                 return
 
     def _lock(self, holding: Holding, behind: int) -> None:
-        """Lock the window slots that a holding reads of its shared tokens; list them in the
+        """Lock those window slots of a holding's shared tokens that it reads; list them in the
         holding.
 
         Args:

@@ -120,7 +120,7 @@ class EpochStates:
             self._live.remove(i)
 
     def returned(self) -> None:
-        """Forget the states before the oldest submitted step; its result is returned now."""
+        """Forget the states before the oldest submitted step, because that step is returned now."""
         del self._steps[0]
 
     def arrays(self) -> list[mx.array]:

@@ -59,7 +59,7 @@ def window_budget(
         wanted: number of ordinary slots and of window slots that the user asks for; None lets the
             memory decide.
         available: bytes free after loading the weights.
-        more: tokens behind its window that each sequence keeps for the second tier, if it can.
+        more: tokens before its window that each sequence keeps for the second tier, if it can.
 
     Raises:
         MemoryLimitError: if `wanted` slots do not fit, or not even those of one sequence.

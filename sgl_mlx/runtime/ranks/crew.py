@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _GRACE = 2.0
 """Seconds between telling all requests that a rank is lost and ending the process."""
 _VERDICT = 1.0
-"""Seconds to wait after a failed step for news that a rank is lost, which explains more."""
+"""Seconds to wait after a failed step: news of a lost rank would explain the failure better."""
 
 
 class Crew:

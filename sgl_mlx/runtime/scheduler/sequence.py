@@ -79,7 +79,7 @@ class Base(NamedTuple):
     This KV comes from parallel branches (`core.Parallel`) or from the text before a position gap
     (`core.Shift`). The key in `slots[i]` has the position `positions[i]`. The sequence's own
     tokens start at position `origin`. `window` has the slots of these keys in layers with a sliding
-    window, 0 behind the window; it means nothing if these layers have no slots of their own. `lag`
+    window, 0 before the window; it means nothing if these layers have no slots of their own. `lag`
     is the lag of the own tokens that the pictures before them cause; see `Row.lag`.
     """
 
@@ -290,7 +290,7 @@ class Sequence:
         return (*self.base.slots, *self.table[: self.computed])
 
     def prefix_window(self) -> tuple[int, ...]:
-        """Return the window slot of each key in `prefix_slots`, 0 behind the window."""
+        """Return the window slot of each key in `prefix_slots`, 0 before the window."""
         held = self.holding
         assert held is not None, f"sequence {self.id} holds no slots"
         own = held.window[: max(self.computed - held.behind, 0)]

@@ -63,7 +63,7 @@ class Pace:
             self._begun = self._begun._replace(seconds=seconds, extends=True)
 
     def observe(self, rows: frozenset[str]) -> None:
-        """Take the time of the step that began last, if no sequence came or went since then.
+        """Record the time of the step that began last, if no sequence came or went since then.
 
         Args:
             rows: ids of the sequences that run now.
@@ -80,7 +80,10 @@ class Pace:
         self._opens = begun.extends
 
     def _observe_extend(self, elapsed: float, seconds: float) -> None:
-        """Update the factor of extend steps; count in the opening of the epoch that it ended."""
+        """Update the factor of extend steps.
+
+        The extra time of opening the epoch that this step ended is added to the step's time.
+        """
         self.extend += _WEIGHT * (_bounded((elapsed + self._leaving) / seconds) - self.extend)
         self._leaving = 0.0
 
