@@ -139,7 +139,8 @@ class EngineLoop:
         """Queue a function for the delivery thread, which calls functions in the order queued.
 
         Args:
-            owner: a call that blocks holds up other calls of its owner alone.
+            owner: on whose behalf it is called; a call that blocks delays only those of the same
+                owner.
         """
         self._deliveries.put(order, owner)
 
@@ -191,8 +192,8 @@ class EngineLoop:
         while.
 
         Args:
-            stop: True, from any thread, if the engine is of no further use: it takes no more
-                orders.
+            stop: True if the engine is of no further use, so that it takes no more orders; then any
+                thread may call this.
         """
         self._failure = self._failure or reason
         error = EngineStoppedError(self._failure)

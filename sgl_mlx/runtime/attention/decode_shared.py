@@ -84,9 +84,9 @@ class SharedBatch:
         return mx.contiguous(split).reshape(heads * self._spans, self._length, dim)
 
     def _bias(self, window: int | None, kv_heads: int) -> mx.array | None:
-        """Compute the mask to add to scores, `(kv_heads * spans, rows or 1, length)`.
+        """Compute the mask to add to scores; None if every row sees every key.
 
-        Returns None if every row sees every key.
+        Its shape is `(kv_heads * spans, rows or 1, length)`.
         """
         if window is not None and self._reach < window:
             window = None

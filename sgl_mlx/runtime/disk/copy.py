@@ -165,7 +165,7 @@ def _arrays(pool: KVPool, windows: bool) -> Iterator[tuple[str, mx.array]]:
 
 
 def _device(array: np.ndarray[Any, Any], dtype: mx.Dtype) -> mx.array:
-    """Undo `_host`."""
+    """Convert an array that `_host` returned back to an array of MLX."""
     new = mx.array(array)
     return new.view(mx.bfloat16) if dtype == mx.bfloat16 else new
 

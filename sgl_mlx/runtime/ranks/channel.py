@@ -34,7 +34,7 @@ class Message(NamedTuple):
 
     @property
     def note(self) -> dict[str, Any]:
-        """The object of a note.
+        """The object that a note consists of.
 
         Raises:
             ConnectionError: the message is not a note.
@@ -87,7 +87,7 @@ class Channel:
         return Message(_KINDS[kind], self._exactly(length).decode("utf-8", "surrogatepass"))
 
     def limit(self, seconds: float | None) -> None:
-        """Limit how long each later call may wait; None for no limit."""
+        """Limit how long each later `send` or `receive` may wait; None for no limit."""
         self._connection.settimeout(seconds)
 
     def close(self) -> None:

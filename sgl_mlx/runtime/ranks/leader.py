@@ -75,7 +75,7 @@ class Ranks:
         return least
 
     def attach(self, fail_engine: Callable[[str], None]) -> None:
-        """Name the function that ends all requests of the open engine when a rank is lost."""
+        """Set the function that ends all requests of the open engine when a rank is lost."""
         self._crew.fail_engine = fail_engine
 
     def broadcast(self, runner: Runner) -> Runner:

@@ -45,7 +45,7 @@ class Size(NamedTuple):
 
     @property
     def effort(self) -> int:
-        """Measure of the time to encode the prompt: characters; `_LARGE` if it has pictures."""
+        """Time that encoding takes, measured in characters; `_LARGE` if there are pictures."""
         return _LARGE if self.images else self.characters
 
     @classmethod

@@ -90,7 +90,8 @@ class HeadRunner:
         return [self._hidden, *self._late.keys, *self._late.values]
 
     def keep(self, rows: Sequence[Row], tokens: Mapping[str, tuple[int, ...]]) -> None:
-        """After an `Extend`, keep the rows' last hidden states, and write the keys of `_make_late`.
+        """After an `Extend`, keep the rows' last hidden states, and write the keys that
+        `_make_late` computed.
 
         Args:
             tokens: the accepted tokens and the newest one, by sequence id.

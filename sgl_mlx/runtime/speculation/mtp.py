@@ -28,7 +28,7 @@ _PREFIX = 64
 """Tokens of the prefix before each measured row, as in `measure`."""
 _ROUNDS = 3
 _STEPS = 3
-"""Guesses in a row; the cost of a guess after the first follows from their time."""
+"""Consecutive guesses that are timed; the cost of a guess after the first follows from them."""
 
 GuessAfter = Callable[[Rows[Row], int], Guesses]
 """The signature of `runner.ModelRunner.draft`."""

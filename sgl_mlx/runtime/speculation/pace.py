@@ -11,8 +11,9 @@ _LEAST, _MOST = 0.25, 8.0
 _WEIGHT = 0.2
 """Weight of the latest step in a factor."""
 _FADING = 0.01
-"""Weight of the decode factor in the extend factor after each decode step, so that drafting is
-tried again some time after it was too slow."""
+"""Share by which a decode step moves the extend factor towards the decode factor, so that drafting
+is tried again some time after it was too slow.
+"""
 
 
 class _Begun(NamedTuple):
