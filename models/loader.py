@@ -186,7 +186,7 @@ def _settle(model: nn.Module, dtype: mx.Dtype, kernels: ModuleType | None) -> No
 def _join_qwen(parts: Parts, vision: QwenVision, path: Path) -> bool:
     """Prepare a language model for the features and positions of pictures, in place.
 
-    Returns False for rotary positions that cannot turn by rows and columns (`turn_by_grids`).
+    Returns True; False for rotary positions that cannot turn by rows and columns (`turn_by_grids`).
     """
     add_to_layers(parts.model, len(vision.config.deep))
     source = str(path / "config.json")

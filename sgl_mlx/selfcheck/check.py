@@ -27,7 +27,7 @@ _ATTEMPTS_OF_CASE = 3
 _TRIES_ELSEWHERE = 20
 """Most cases tried while shrinking, if each of them needs a new process."""
 _TRIES = 1000
-"""Most cases that are tried to find the least one."""
+"""Most cases that are tried to find the smallest one."""
 _ELSEWHERE = 48
 """Most programs that a new process runs again."""
 
@@ -45,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Finding:
-    """A difference, and the least programs found that show it.
+    """A difference, and the smallest programs found that show it.
 
     Attributes:
         source: Python source that shows the difference again.

@@ -47,7 +47,7 @@ class Engines:
         return self._engine(ALONE)
 
     def run(self, way: Way, programs: Sequence[Program]) -> list[list[Answer]]:
-        """Run programs in a way; return each one's answers."""
+        """Run programs in one way; return the answers of each program."""
         if way.elsewhere:
             return self.run_elsewhere(way, programs)
         return self.run_groups(way, [functions_of(way, program) for program in programs])
@@ -91,7 +91,7 @@ class Engines:
         shutil.rmtree(self._folder / "disk", ignore_errors=True)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Return by way the counts `COUNTED` of its engines."""
+        """Return for each way the counts `COUNTED` of its engines."""
         now = {name: counted(engine) for name, engine in self._engines.items()}
         return {**self._counts, **now}
 

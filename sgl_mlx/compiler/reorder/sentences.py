@@ -120,7 +120,9 @@ def _goes_on(text: str) -> bool:
 
 
 def _balanced(pieces: Sequence[Sentence]) -> list[Sentence]:
-    """Join pieces until quotes and brackets are closed, and lines that wrap within a sentence."""
+    """Join pieces until quotes and brackets are closed; join wrapped lines within a sentence,
+    too.
+    """
     joined: list[Sentence] = []
     for piece in pieces:
         if joined and (_open(joined[-1].text) or _wrapped(joined[-1], piece)):
