@@ -43,8 +43,7 @@ class CompiledProgram(Program):
 
     @classmethod
     def of(cls, program: Program, passes: Sequence[Pass] = ()) -> CompiledProgram:
-        """Make a compiled program. It is traced when a run has arguments of a new kind (see
-        `Traced`).
+        """Make a compiled program, which is traced for each new kind of arguments (see `Traced`).
 
         Args:
             passes: rewrites of the graph, applied to every traced graph in this order.

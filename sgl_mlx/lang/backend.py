@@ -30,9 +30,7 @@ class Backend(Protocol):
 
     @property
     def supports_parallel(self) -> bool:
-        """True if the backend accepts `Parallel` parts, and reuses the KV cache of their
-        branches.
-        """
+        """True if the backend takes `Parallel` parts, and reuses the KV cache of their branches."""
         ...
 
     def render_chat(

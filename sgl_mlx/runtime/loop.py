@@ -188,8 +188,7 @@ class EngineLoop:
     # -- on the watchdog's thread ---------------------------------------------------------------
 
     def fail(self, reason: str, stop: bool = True) -> None:
-        """Fail everything that waits for the engine thread; the thread itself may go on for a
-        while.
+        """Fail everything that waits for the engine thread; the thread itself may go on.
 
         Args:
             stop: True if the engine is of no further use, so that it takes no more orders; then any

@@ -1,4 +1,4 @@
-"""Shrinking of programs that show a difference, to the least that still shows it."""
+"""Shrinking of programs that show a difference, to the smallest that still show it."""
 
 from __future__ import annotations
 

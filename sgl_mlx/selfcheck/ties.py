@@ -112,9 +112,7 @@ class Ties:
         return self._engine.run_on_model(logits)
 
     def _reported(self, prompt: Any, rivals: set[int]) -> NDArray[np.float32]:
-        """Return the likeliest tokens' logprobs, as the engine reports them; others are
-        impossible.
-        """
+        """Return the likeliest tokens' logprobs, as the engine reports them; else `_NEVER`."""
         params = SamplingParams(
             max_new_tokens=1, temperature=0, return_logprob=True, top_logprobs_num=_TOP
         )
@@ -131,9 +129,7 @@ class Ties:
         rivals: set[int],
         constraint: Constraint | None,
     ) -> set[int]:
-        """Return the tokens that are sampled when logits change: at random, and towards each
-        rival.
-        """
+        """Return the tokens sampled when logits change: at random, and towards each rival."""
         moves = np.random.default_rng(0).uniform(-1, 1, (_DRAWS, len(logits)))
         moves[0] = 0
         for i, rival in enumerate(sorted(rivals), 1):

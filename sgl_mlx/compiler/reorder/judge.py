@@ -114,8 +114,7 @@ class Order:
         return None
 
     def _unknown(self, mover: int, passed: int) -> str | None:
-        """Return an objection if group `mover` says "the X" or "each X" and `passed` may introduce
-        X.
+        """Return an objection if `mover` says "the X" or "each X", and `passed` may introduce X.
 
         None means no objection.
         """
@@ -131,9 +130,7 @@ class Order:
         return None
 
     def _introduced(self, phrase: frozenset[str], mover: int, at: int) -> bool:
-        """Tell whether a heading, or constant text before sentence `at` of the group, introduces a
-        noun.
-        """
+        """Tell whether a heading or constant text before the group's sentence `at` has the noun."""
         own = self.groups[mover].sentences[:at]
         earlier = [g.stems for g in self.groups[:mover] if g.constant]
         named = _named(phrase, [label for group in self.groups[:mover] for label in group.labels])

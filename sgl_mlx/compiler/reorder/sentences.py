@@ -76,9 +76,7 @@ class Passage:
 
     @property
     def _edge(self) -> str:
-        """The widest gap. It goes before the old first sentence and after the old last one if they
-        move.
-        """
+        """The widest gap, for places before the old first and after the old last sentence."""
         return max((sentence.gap for sentence in self.sentences[:-1]), key=_width, default=" ")
 
 
@@ -120,9 +118,7 @@ def _goes_on(text: str) -> bool:
 
 
 def _balanced(pieces: Sequence[Sentence]) -> list[Sentence]:
-    """Join pieces until quotes and brackets are closed; join wrapped lines within a sentence,
-    too.
-    """
+    """Join pieces until quotes and brackets are closed, and join wrapped lines of a sentence."""
     joined: list[Sentence] = []
     for piece in pieces:
         if joined and (_open(joined[-1].text) or _wrapped(joined[-1], piece)):

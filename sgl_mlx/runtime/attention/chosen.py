@@ -26,9 +26,7 @@ from sgl_mlx.runtime.scheduler.plan import Row
 
 
 class ChosenEpoch(Epoch):
-    """Attention of several decode steps: a token attends to tokens or blocks that an indexer
-    chooses.
-    """
+    """Attention of decode steps: a token attends to tokens or blocks that an indexer chooses."""
 
     def __init__(self, pool: KVPool, rows: Sequence[Row], width: int) -> None:
         super().__init__(pool, rows, width, min_shared=sys.maxsize)

@@ -101,8 +101,7 @@ class Epoch(Attention):
         return self._layers(layer).attend(layer, queries, options)
 
     def in_batches(self, layer: int, attend: Callable[[PrivateBatch], mx.array]) -> mx.array:
-        """Compute a layer's attention for one batch of rows at a time; for epochs without shared
-        prefixes.
+        """Compute a layer's attention batch by batch of rows, in epochs without shared prefixes.
 
         Args:
             attend: computes the attention of a batch; returns `(rows of the batch, …)`.

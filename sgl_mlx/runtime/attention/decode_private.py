@@ -156,8 +156,7 @@ class PrivateBatch:
     def seen(
         self, layer: int, window: int | None, dtype: mx.Dtype
     ) -> tuple[mx.array, mx.array, mx.array | None]:
-        """Return the keys and values that a layer's members may see inside `window`; None means
-        all.
+        """Return the keys and values that members may see inside `window`; None means all.
 
         Returns:
             Keys and values `(members, kv_heads, keys, dim)`, and the mask `(members, keys)`: 0 for

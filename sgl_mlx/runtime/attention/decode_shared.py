@@ -126,9 +126,7 @@ class _Members:
         return x[:, self._pick]
 
     def put_back(self, part: at.Partial) -> at.Partial:
-        """Expand the partial softmax of the spans' rows to all rows; other rows get an empty
-        softmax.
-        """
+        """Expand the partial softmax of the spans' rows to all rows, empty for other rows."""
         if self._everyone:
             return part
         out, peak, mass = (x[:, self._places] for x in part)

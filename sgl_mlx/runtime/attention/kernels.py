@@ -57,8 +57,7 @@ def _kinds(pool: KVPool) -> tuple[bool, ...]:
 
 
 class KernelEpoch(Attention):
-    """Decode epoch that our kernels compute; used like `decode.Epoch`, but no later epoch reuses
-    its buffers.
+    """Decode epoch that our kernels compute, used like `decode.Epoch` but for one epoch only.
 
     `keys` and `values` hold the new tokens' KV: for each layer `(rows, width, kv_heads, dim)`.
 

@@ -74,9 +74,7 @@ class NodeStates(Generic[N]):
         self.slots.free([self.release(node)])
 
     def removed(self, node: N, parent: N) -> None:
-        """Update the snapshots after a child was removed: drop that of `node`, rank `parent`
-        again.
-        """
+        """Update the snapshots after a child was removed: drop that of `node`, rank `parent`."""
         if node.state:
             self.drop(node)
         if parent.state:

@@ -96,9 +96,7 @@ class NodeWindows(Generic[N]):
         return length
 
     def give(self, node: N, slots: list[int]) -> None:
-        """Give a node more slots: those of the tokens just before the tokens whose slots it
-        owns.
-        """
+        """Give a node slots for more tokens, just before the tokens whose slots it owns."""
         if not slots:
             return
         self._owners += not node.window
@@ -229,8 +227,7 @@ class NodeWindows(Generic[N]):
         return max(len(node.window) - max(self.kept + 1 - distance, 0), 0)
 
     def _below(self, node: N) -> tuple[N, int]:
-        """Return the next leaf or branch at a node's end or below, and the number of tokens up to
-        it.
+        """Return the next leaf or branch at a node's end or below, and its distance in tokens.
 
         A `window_end` counts as a branch. The search ends after `kept + 1` tokens.
         """
@@ -255,8 +252,6 @@ class NodeWindows(Generic[N]):
             self.evictable += slots
 
     def _move(self, slots: int) -> None:
-        """Move `slots` slots from the count `evictable` to `locked`; a negative number moves them
-        back.
-        """
+        """Move `slots` slots from the count `evictable` to `locked`; if negative, back."""
         self.locked += slots
         self.evictable -= slots

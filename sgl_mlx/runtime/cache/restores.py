@@ -140,9 +140,7 @@ class Restores:
         return loaded is not None
 
     def _load_end(self, restore: Restore, reading: Reading) -> None:
-        """Add a snapshot or a window to the tree; drop it if slots or earlier blocks are
-        missing.
-        """
+        """Add a snapshot or a window to the tree, or drop it if slots or blocks are missing."""
         cache, states, windows = self._cache, self._cache.state_tier, self._cache.window_tier
         tokens, namespace, loaded = restore.tokens, restore.namespace, None
         if reading.count == restore.ends and states is not None:

@@ -37,8 +37,7 @@ class WindowTier:
         self._reach = reach
 
     def spill(self, node: Node, namespace: Hashable) -> Spill | None:
-        """Make the transfer that stores the window before a node's end; None if there is none to
-        store.
+        """Make the transfer that stores the window before a node's end; None without such blocks.
 
         The transfer has the blocks that are needed by a prompt of the same tokens, or by a prompt
         that goes on from them. Left out are blocks that the store has, and blocks with a token that

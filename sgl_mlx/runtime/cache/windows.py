@@ -178,8 +178,7 @@ class Windows:
         return free < self.capacity // _GRAIN
 
     def advance(self, holding: Holding, computed: int) -> None:
-        """Free the slots of tokens that are too far back to be read, given that `computed` tokens
-        stay.
+        """Free the slots of tokens that no step will read, given that `computed` tokens stay.
 
         Slots that only the second tier needs are kept while many slots are available.
         """
@@ -245,8 +244,7 @@ class Windows:
                 return
 
     def _lock(self, holding: Holding, behind: int) -> None:
-        """Lock those window slots of a holding's shared tokens that it reads; list them in the
-        holding.
+        """Lock the window slots that a holding reads of its shared tokens; list them in it.
 
         Args:
             behind: the fewest leading tokens that the holding does not read.
@@ -285,9 +283,7 @@ class Windows:
 
 
 def _lacking(node: Node, start: int) -> tuple[int, int]:
-    """Return the range `(first, end)` of a node's tokens, from `start` on, that lack window
-    slots.
-    """
+    """Return the range `(first, end)` of a node's tokens from `start` on without window slots."""
     owned = node.depth - len(node.window)
     first = max(node.depth - len(node.tokens), start)
     return first, max(first, owned)

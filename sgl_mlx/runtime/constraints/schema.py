@@ -93,9 +93,7 @@ def prepare_schema(text: str, limits: Limits) -> str:
 
 
 def _depth(text: str) -> int:
-    """Return the most brackets that are open at once in a JSON text; those in strings do not
-    count.
-    """
+    """Return the most brackets that are open at once in a JSON text; strings do not count."""
     depth = deepest = 0
     for found in _BRACKETS.finditer(text):
         if found[0] in "{[":

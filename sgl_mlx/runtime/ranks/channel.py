@@ -65,9 +65,7 @@ class Channel:
         self.send("note", json.dumps(note))
 
     def beat(self) -> None:
-        """Send a heartbeat, unless another thread is sending a message, which serves as a heartbeat
-        too.
-        """
+        """Send a heartbeat, unless another thread is sending a message, which serves as one."""
         if self._sending.acquire(blocking=False):
             try:
                 self._connection.sendall(_HEADER.pack(0, 0))

@@ -21,8 +21,7 @@ from sgl_mlx.runtime.vision.features import PictureFeatures
 
 
 class Ranks:
-    """The ranks of a launch, on rank 0. They serve one engine after the other, until rank 0's
-    process ends.
+    """The ranks of a launch, as rank 0 has them; they serve one engine after the other.
 
     Args:
         launch: how the ranks were launched; this process is rank 0.
@@ -54,8 +53,7 @@ class Ranks:
         self._crew.tell("open", config=asdict(config))
 
     def agree(self, fingerprint: str, limits: Mapping[str, int]) -> dict[str, int]:
-        """Wait until all ranks have loaded the model; return the least value of each limit on any
-        rank.
+        """Wait until all ranks have loaded the model; return the smallest of their limits.
 
         Raises:
             BackendError: a rank was lost, could not load its share, or has other weights.
@@ -87,9 +85,7 @@ class Ranks:
         return sampler_of(SendingSampler, self.group)
 
     def features(self, features: PictureFeatures | None) -> PictureFeatures | None:
-        """Return picture features that reach the other ranks too; None for a model without
-        pictures.
-        """
+        """Return picture features that reach all ranks; None for a model without pictures."""
         return None if features is None else SendingFeatures(features, self.group)
 
     @property

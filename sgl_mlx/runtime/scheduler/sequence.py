@@ -112,8 +112,7 @@ class Picture(NamedTuple):
 
     @property
     def lag(self) -> int:
-        """Number of its tokens minus the rotary positions that it takes; 0 if its tokens have no
-        grid.
+        """Number of its tokens minus the rotary positions that it takes; 0 without a grid.
 
         A picture takes as many rotary positions as its longest edge has tokens.
         """

@@ -69,8 +69,7 @@ class HeadRunner:
     def extend(
         self, rows: Sequence[Row], hidden: mx.array, sampled: Sampled | None, made: NewKV
     ) -> list[mx.array]:
-        """Append the head's keys and values to `made`, which has those of the model for an
-        `Extend`.
+        """Append the head's keys and values to `made`, the model's own of an `Extend` step.
 
         Args:
             rows: the step's rows, in order.
@@ -90,8 +89,7 @@ class HeadRunner:
         return [self._hidden, *self._late.keys, *self._late.values]
 
     def keep(self, rows: Sequence[Row], tokens: Mapping[str, tuple[int, ...]]) -> None:
-        """After an `Extend`, keep the rows' last hidden states, and write the keys that
-        `_make_late` computed.
+        """After an `Extend`, keep the rows' last hidden states; write the keys of `_make_late`.
 
         Args:
             tokens: the accepted tokens and the newest one, by sequence id.

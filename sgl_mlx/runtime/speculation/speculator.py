@@ -234,9 +234,7 @@ class Speculator:
         return self._acceptance.likelihood(sequence, p.source, p.likelihood)
 
     def _lacks(self, model: Drafts, s: Sequence, found: Proposal | None) -> bool:
-        """Return True if the draft model should guess for `s`, for which drafters have guessed
-        `found`.
-        """
+        """Return True if the draft model should guess for `s`; drafters have guessed `found`."""
         if _limit(s) < 1 or found is None:
             return _limit(s) > 0
         mine = self._likelihood(s.id, Proposal((), model.source))

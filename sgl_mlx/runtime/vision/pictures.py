@@ -93,9 +93,7 @@ class Pictures:
         return begin, end
 
     def bare(self, parts: Sequence[Part]) -> list[Part]:
-        """Remove the picture marks from texts next to pictures; `around` adds these marks as
-        tokens.
-        """
+        """Remove picture marks from texts next to pictures; `around` has them as tokens."""
         kept = list(parts)
         if self._vision is None:
             return kept

@@ -41,8 +41,7 @@ class StepKind:
     pictures: bool
 
     def times(self, other: StepKind) -> float:
-        """Return the largest factor by which a step of this kind takes longer than one of kind
-        `other`.
+        """Return the largest factor by which a step takes longer than one of kind `other`.
 
         The time is assumed to grow in proportion to the number of tokens, and to the length of the
         prefix. Returns infinity if the two kinds compute different things.
