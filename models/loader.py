@@ -129,7 +129,7 @@ def load(
 
 
 def _arrays(model: nn.Module) -> list[mx.array]:
-    """List all arrays of a model, also those that are no parameters, as rotary frequencies.
+    """List all arrays of a model, also those that are no parameters (rotary frequencies).
 
     All are computed when the model is loaded. MLX cannot compute a lazy array on another thread
     than the one that made it, and engines on threads of their own may share the model.

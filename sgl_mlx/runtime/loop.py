@@ -139,7 +139,7 @@ class EngineLoop:
         """Queue a function for the delivery thread, which calls functions in the order queued.
 
         Args:
-            owner: on whose behalf it is called; a call that blocks delays only those of the same
+            owner: on whose behalf it is called; a call that blocks delays only calls of the same
                 owner.
         """
         self._deliveries.put(order, owner)

@@ -22,7 +22,7 @@ GENERATE = "/v1/contexts/new/generate"
 SCORE = "/v1/contexts/new/score"
 COMPLETIONS = "/v1/completions"
 CARRIED = frozenset({GENERATE, SCORE, RENDER})
-"""Paths of requests that can travel inside a completion request, which every router forwards."""
+"""Paths of requests that can travel inside a completion request, which routers forward."""
 _DEFAULTS = SamplingParams()
 
 

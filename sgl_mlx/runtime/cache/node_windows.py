@@ -8,7 +8,7 @@ With a second tier, which keeps windows in whole blocks, a node owns some more s
 where prompts go on, so that the blocks there are whole when the slots are freed.
 
 A node is locked while a sequence reads its slots. The slots of other nodes are freed when others
-need them: first slots that only a prompt that leaves the path at a new place would read, then those
+need them: first slots that would be read only by a prompt leaving the path at a new place, then the
 least recently used.
 """
 

@@ -17,8 +17,8 @@ from sgl_mlx.runtime.scheduler.wire import from_json, to_json
 class BroadcastingRunner:
     """A `plan.Runner` that sends each plan to all other ranks, and runs it here too.
 
-    A step that fails ends the processes of all ranks (`Crew.fail_step`). It cannot be tried again,
-    as with a single process, because the other ranks may still be waiting within the failed step.
+    A step that fails ends the processes of all ranks (`Crew.fail_step`). Unlike in a single
+    process, the step cannot be tried again, because the other ranks may still be waiting within it.
     """
 
     runner: Runner

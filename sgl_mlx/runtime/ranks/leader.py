@@ -53,7 +53,7 @@ class Ranks:
         self._crew.tell("open", config=asdict(config))
 
     def agree(self, fingerprint: str, limits: Mapping[str, int]) -> dict[str, int]:
-        """Wait until all ranks have loaded the model; return the smallest of their limits.
+        """Wait until all ranks have loaded the model; return each limit's smallest value.
 
         Raises:
             BackendError: a rank was lost, could not load its share, or has other weights.

@@ -69,7 +69,7 @@ class HeadRunner:
     def extend(
         self, rows: Sequence[Row], hidden: mx.array, sampled: Sampled | None, made: NewKV
     ) -> list[mx.array]:
-        """Append the head's keys and values to `made`, the model's own of an `Extend` step.
+        """Append the head's keys and values of an `Extend` step to those of the model, `made`.
 
         Args:
             rows: the step's rows, in order.
