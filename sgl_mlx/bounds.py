@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
@@ -278,10 +279,26 @@ def real(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
+def _short_repr() -> reprlib.Repr:
+    made = reprlib.Repr()
+    made.maxlevel = 4
+    made.maxlist = made.maxtuple = made.maxdict = made.maxset = made.maxfrozenset = 30
+    made.maxstring = made.maxother = made.maxlong = 300  # longer ones are cut in their middle
+    return made
+
+
+_SHORT = _short_repr()
+
+
 def shown(value: Any) -> str:
-    """Return a value's `repr` for an error message, at most 80 characters long; never raises."""
+    """Return a value's `repr` for an error message, at most 80 characters long; never raises.
+
+    Long texts, long lists and deep nesting are cut before they are written, so that a large value
+    costs no more time than a small one.
+    """
     try:
-        told = "a huge integer" if isinstance(value, int) and abs(value) >= 10**30 else repr(value)
+        huge = isinstance(value, int) and abs(value) >= 10**30
+        told = "a huge integer" if huge else _SHORT.repr(value)
     except Exception:  # raised by a class of the caller
         told = f"a {type(value).__name__}"
     return told if len(told) <= 80 else f"{told[:77]}..."

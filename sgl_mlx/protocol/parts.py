@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from sgl_mlx.bounds import shown
 from sgl_mlx.core import Generated, Image, Parallel, Part, Prompt, Shift, Text
 from sgl_mlx.errors import NotYetError, PromptError
 
@@ -44,7 +45,7 @@ def decode(given: Any, url_of: Callable[[str, Any], str], where: str = "parts") 
         PromptError: a value has no form of the table above; the message names the place.
     """
     if not isinstance(given, list):
-        raise PromptError(f"{where} must be a list of parts, got {given!r:.80}")
+        raise PromptError(f"{where} must be a list of parts, got {shown(given)}")
     return tuple(_decoded(part, url_of, f"{where}[{i}]") for i, part in enumerate(given))
 
 
@@ -72,7 +73,7 @@ def _decoded(part: Any, url_of: Callable[[str, Any], str], where: str) -> Part:
         case {"generated": str() as text}:
             ids = part.get("token_ids", [])
             if not isinstance(ids, list) or not all(type(token) is int for token in ids):
-                raise PromptError(f"{where}.token_ids must be a list of integers, got {ids!r:.80}")
+                raise PromptError(f"{where}.token_ids must be a list of integers, got {shown(ids)}")
             return Generated(text, tuple(ids))
         case {"image_url": url}:
             return Image(url_of(f"{where}.image_url", url))
@@ -85,4 +86,4 @@ def _decoded(part: Any, url_of: Callable[[str, Any], str], where: str) -> Part:
                     for i, branch in enumerate(branches)
                 )
             )
-    raise PromptError(f"{where} must be {_SHAPES}, got {part!r:.80}")
+    raise PromptError(f"{where} must be {_SHAPES}, got {shown(part)}")

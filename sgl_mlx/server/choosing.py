@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sgl_mlx.bounds import shown
 from sgl_mlx.core import ChoiceScores
 from sgl_mlx.errors import ProgramError
 from sgl_mlx.lang.choices import (
@@ -48,7 +49,7 @@ def method_named(name: str | None) -> ChoicesSamplingMethod:
     method = METHODS.get(name or "token_length_normalized")
     if method is None:
         raise bad_value(
-            f"choices_method must be one of {', '.join(METHODS)}, got {name!r:.80}",
+            f"choices_method must be one of {', '.join(METHODS)}, got {shown(name)}",
             "choices_method",
         )
     return method

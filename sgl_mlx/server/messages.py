@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from sgl_mlx import bounds
 from sgl_mlx.core import Image, Part, Prompt, Text
 from sgl_mlx.errors import TokenizerError
 from sgl_mlx.server.engine import ServedTokenizer
@@ -94,7 +95,9 @@ class Conversation:
         where = f"messages[{index}]"
         role = message.get("role")
         if not isinstance(role, str) or not role:
-            raise bad_value(f"{where}.role must be a text, got {role!r:.80}", f"{where}.role")
+            raise bad_value(
+                f"{where}.role must be a text, got {bounds.shown(role)}", f"{where}.role"
+            )
         made: Message = {"role": "system" if role == "developer" else role}
         made["content"] = self._content(f"{where}.content", message.get("content"))
         made |= {name: message[name] for name in _KEPT if message.get(name) is not None}
@@ -111,7 +114,7 @@ class Conversation:
             return _clean(content)
         if not isinstance(content, list):
             raise bad_value(
-                f"{where} must be a text or a list of parts, got {content!r:.80}", where
+                f"{where} must be a text or a list of parts, got {bounds.shown(content)}", where
             )
         return "\n".join(self._part(f"{where}[{i}]", part) for i, part in enumerate(content))
 
@@ -122,13 +125,13 @@ class Conversation:
         if kind in _TEXT_PARTS:
             text = part.get("refusal" if kind == "refusal" else "text")
             if not isinstance(text, str):
-                raise bad_value(f"{where}.text must be a text, got {text!r:.80}", where)
+                raise bad_value(f"{where}.text must be a text, got {bounds.shown(text)}", where)
             return _clean(text)
         if kind in _IMAGE_PARTS:
             self._images.append(image_source(where, part.get(kind) or part.get("image_url")))
             return _PLACE
         raise bad_value(
-            f"{where}.type must be text or image_url, got {kind!r:.80}", f"{where}.type"
+            f"{where}.type must be text or image_url, got {bounds.shown(kind)}", f"{where}.type"
         )
 
     def _with_pictures(self, rendered: Sequence[Part]) -> Prompt:
@@ -168,7 +171,7 @@ def image_source(where: str, given: Any) -> str:
     if not isinstance(url, str) or not re.match(r"data:[^,]*,", url):
         raise bad_value(
             f"{where} must hold a data: URL (data:image/png;base64,...); pictures are not fetched "
-            f"from elsewhere, got {url!r:.80}",
+            f"from elsewhere, got {bounds.shown(url)}",
             where,
         )
     return url

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from sgl_mlx.bounds import shown
 from sgl_mlx.server.errors import bad_value
 from sgl_mlx.server.tools.calls import Tool, ToolChoice, function_tool
 
@@ -53,7 +54,8 @@ def choice_of(given: dict[str, Any] | None) -> ToolChoice | None:
         case {"type": "tool", "name": str() as name}:
             return ToolChoice(needed=True, name=name, several=several)
     raise bad_value(
-        f"tool_choice must have the type auto, any or none, or tool with a name, got {given!s:.80}",
+        "tool_choice must have the type auto, any or none, or tool with a name, "
+        f"got {shown(given)}",
         "tool_choice",
     )
 
@@ -68,7 +70,7 @@ def _system_text(system: str | list[Any] | None) -> str:
 def _message(where: str, message: Any) -> Iterator[dict[str, Any]]:
     """Convert one message; yield a message for each tool result, then one with all other blocks."""
     if not isinstance(message, dict):
-        raise bad_value(f"{where} must be an object, got {message!r:.80}", where)
+        raise bad_value(f"{where} must be an object, got {shown(message)}", where)
     role, content = message.get("role"), message.get("content")
     if not isinstance(content, list):
         yield {"role": role, "content": content}
@@ -127,7 +129,7 @@ def _part(where: str, block: Any) -> Block:
             return {"type": "text", "text": msgspec.json.encode(block).decode()}
     kind = block.get("type") if isinstance(block, dict) else block
     raise bad_value(
-        f"{where} must be a complete block of text, an image or a document, got type {kind!r:.80}",
+        f"{where} must be a complete block of text, an image or a document, got type {shown(kind)}",
         where,
     )
 
@@ -139,5 +141,5 @@ def _is_own(tool: Any) -> bool:
 def _tool(index: int, tool: Block) -> Tool:
     name = tool.get("name")
     if not isinstance(name, str) or not name:
-        raise bad_value(f"tools[{index}].name must be a text, got {name!r:.80}", "tools")
+        raise bad_value(f"tools[{index}].name must be a text, got {shown(name)}", "tools")
     return function_tool(name, tool.get("description"), tool.get("input_schema"))

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from sgl_mlx.bounds import shown
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.server.answer import answer
 from sgl_mlx.server.bodies import json_response
@@ -139,7 +140,7 @@ class _Doors:
             raise bad_value("contexts must name forks of the same kind as this one", "contexts")
         if fields.mode not in _MODES:
             raise bad_value(
-                f"mode must be one of {', '.join(_MODES)}, got {fields.mode!r:.80}", "mode"
+                f"mode must be one of {', '.join(_MODES)}, got {shown(fields.mode)}", "mode"
             )
         joined: Callable[..., Content] = context.content.join
         context.content = joined(branches, fields.mode == "parallel")
@@ -216,7 +217,7 @@ async def _scores(work: Work[Any], unconditional: bool) -> Any:
 def _choices(given: list[str]) -> tuple[str, ...]:
     if not given or not all(given):
         raise bad_value(
-            f"choices must be a list of at least one text, none of them empty, got {given!r:.80}",
+            f"choices must be a list of at least one text, none of them empty, got {shown(given)}",
             "choices",
         )
     return tuple(given)

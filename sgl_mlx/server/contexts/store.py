@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from sgl_mlx.bounds import shown
 from sgl_mlx.limits import Limits
 from sgl_mlx.server.contexts.content import Content
 from sgl_mlx.server.errors import HttpError
@@ -81,7 +82,7 @@ class Contexts:
         self._expire()
         context = self._contexts.get(id)
         if context is None or context.client != client:
-            message = f"there is no context {id!r:.80}; it may have expired"
+            message = f"there is no context {shown(id)}; it may have expired"
             raise HttpError(404, message, "context_not_found")
         context.used = time.monotonic()
         self._contexts[id] = self._contexts.pop(id)  # the last is the most recently used

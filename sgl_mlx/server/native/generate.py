@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from sgl_mlx.bounds import shown
 from sgl_mlx.core import Image, Part, PartialCompletion, Prompt, SamplingParams, Text
 from sgl_mlx.server.answer import answer
 from sgl_mlx.server.errors import HttpError, bad_value, openai_body
@@ -126,7 +127,7 @@ class _Call:
         if isinstance(given, list):
             if len(given) != count or not all(given):
                 raise bad_value(
-                    f"rid must be a list of {count} texts that are not empty, got {given!s:.80}",
+                    f"rid must be a list of {count} texts that are not empty, got {shown(given)}",
                     "rid",
                 )
             return given

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from sgl_mlx.bounds import shown
 from sgl_mlx.core import Completion, FinishReason, Logprobs, SamplingParams, StreamEvent
 from sgl_mlx.server.answer import answer
 from sgl_mlx.server.errors import bad_value
@@ -200,7 +201,7 @@ def choice_of(given: str | dict[str, Any] | None, parallel: bool | None) -> Tool
         }:
             return ToolChoice(needed=True, name=name, several=several)
     raise bad_value(
-        f"tool_choice must be none, auto, required or a function by its name, got {given!s:.80}",
+        f"tool_choice must be none, auto, required or a function by its name, got {shown(given)}",
         "tool_choice",
     )
 

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from sgl_mlx.bounds import shown
 from sgl_mlx.server.bodies import json_response
 from sgl_mlx.server.engine import ServedEmbedder
 from sgl_mlx.server.errors import HttpError, bad_value
@@ -105,7 +106,7 @@ class _Work:
             return given
         tokens = self._embedder.tokens(given)
         if not tokens:
-            raise bad_value(f"input has a text without tokens: {given!r:.80}", "input")
+            raise bad_value(f"input has a text without tokens: {shown(given)}", "input")
         return tokens
 
     def _written(self, vector: list[float]) -> list[float] | str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from sgl_mlx.bounds import shown
 from sgl_mlx.json_schema import closed
 from sgl_mlx.limits import Limits
 from sgl_mlx.sampling import SamplingParams
@@ -163,7 +164,7 @@ def _one_of(choices: list[str]) -> str:
     if not choices or not all(choices):
         raise bad_value(
             "structured_outputs.choice and guided_choice must be a list of at least one text, "
-            f"none of them empty, got {choices!r:.80}"
+            f"none of them empty, got {shown(choices)}"
         )
     quoted = [msgspec.json.encode(choice).decode() for choice in choices]
     return f"start: {' | '.join(quoted)}"

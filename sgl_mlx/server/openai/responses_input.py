@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sgl_mlx import bounds
 from sgl_mlx.server.errors import bad_value
 from sgl_mlx.server.tools.calls import Call, Tool, checked_tools, function_tool
 from sgl_mlx.server.tools.grammar import Format
@@ -83,7 +84,7 @@ class Toolbox:
             described = f"{tool.get('description') or ''}{_format(tool.get('format'))}"
             name = tool.get("name")
             if not isinstance(name, str) or not name:
-                raise bad_value(f"{where}.name must be a text, got {name!r:.80}", where)
+                raise bad_value(f"{where}.name must be a text, got {bounds.shown(name)}", where)
             made = function_tool(name, described, _FREE_INPUT)
             shown = self._register(made, namespace, True)
             match tool.get("format"):
@@ -119,7 +120,9 @@ def messages_of(
     thought = None
     for i, item in enumerate(items):
         if not isinstance(item, dict):
-            raise bad_value(f"input[{i}] must be an object, got {item!r:.80}", f"input[{i}]")
+            raise bad_value(
+                f"input[{i}] must be an object, got {bounds.shown(item)}", f"input[{i}]"
+            )
         match item.get("type", "message"):
             case "message":
                 made.append({"role": item.get("role"), "content": item.get("content")})

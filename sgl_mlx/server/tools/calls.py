@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sgl_mlx.bounds import shown
 from sgl_mlx.server.errors import bad_value
 
 Tool = dict[str, Any]
@@ -91,5 +92,5 @@ def _tool(where: str, tool: Mapping[str, Any]) -> Tool:
     function = tool.get("function", tool)
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(name, str) or not name:
-        raise bad_value(f"{where}.function.name must be a text, got {name!r:.80}", where)
+        raise bad_value(f"{where}.function.name must be a text, got {shown(name)}", where)
     return function_tool(name, function.get("description"), function.get("parameters"))
