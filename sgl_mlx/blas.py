@@ -66,8 +66,8 @@ def load_fast_blas_before_mlx() -> None:
 def load_fast_blas() -> Blas | None:
     """Load a fast BLAS on Linux: the first library that loads.
 
-    The library named by the environment variable `SGL_MLX_BLAS` is tried first, then others, such
-    as MKL and OpenBLAS. Later calls return the result of the first call.
+    The library named by the environment variable `SGL_MLX_BLAS` is tried first, then MKL, then
+    OpenBLAS. Later calls return the result of the first call.
 
     Returns:
         The loaded library; None if no library was found, or on other systems than Linux.
