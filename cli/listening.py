@@ -50,8 +50,8 @@ class Drain:
     """How a server ends after the first Ctrl-C.
 
     Attributes:
-        delay: seconds in which it still takes requests while health checks already fail, so that a
-            router learns of it before connections close.
+        delay: seconds in which the server still takes requests while health checks already fail,
+            so that a router notices before connections close.
         timeout: longest wait in seconds for running requests after that.
     """
 

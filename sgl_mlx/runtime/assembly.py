@@ -282,7 +282,7 @@ class _Assembly:
 
     @cached_property
     def _head_runner(self) -> HeadRunner | None:
-        """The runner of the prediction head, whose layer is the pool's last; None if none."""
+        """The prediction head's runner, whose layer is the pool's last; None without a head."""
         if self._head is None:
             return None
         last = len(self._pool.layers) - 1
