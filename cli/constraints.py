@@ -45,6 +45,8 @@ def _choices_of(
 ) -> tuple[str, ...] | None:
     """Split a list of choices at commas outside double quotes; spaces are kept.
 
+    None, if the option is not given, stays None.
+
     Raises:
         click.BadParameter: a choice is empty, or the quotes are wrong.
     """

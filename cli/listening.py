@@ -50,8 +50,8 @@ class Drain:
     """How a server ends after the first Ctrl-C.
 
     Attributes:
-        delay: seconds in which it still takes requests while health checks already fail, so that a
-            router learns of it before connections close.
+        delay: seconds in which the server still takes requests while health checks already fail,
+            so that a router notices before connections close.
         timeout: longest wait in seconds for running requests after that.
     """
 
@@ -89,7 +89,7 @@ def server(app: ASGIApp, ready: str, drain: Drain) -> uvicorn.Server:
 
 
 class FailingHealth:
-    """An ASGI app that answers health checks with 503 once `fails` is set, and wraps another."""
+    """An ASGI app around another app; it answers health checks with 503 once `fails` is set."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.fails = False

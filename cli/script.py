@@ -22,7 +22,7 @@ class LazyEngine:
     """A default backend that is opened when a program first uses it.
 
     Args:
-        opening: the context that opens and closes it.
+        opening: the context that opens and closes the backend.
     """
 
     def __init__(self, opening: AbstractContextManager[Backend]) -> None:
@@ -51,9 +51,10 @@ def run_script(
 ) -> None:
     """Run a file as the main script, with `import sglang` importing this package.
 
-    The file's programs run on the default backend that the file sets; if it sets none, on that of
-    the context `opened`, which is entered when it is first used. If the options name a model,
-    `sglang.Runtime` and `sglang.Engine` in the file load that model instead of their own.
+    The file's programs run on the default backend that the file sets. If it sets none, they run on
+    the backend of the context `opened`, which is entered when a program first needs it. If the
+    options name a model, `sglang.Runtime` and `sglang.Engine` in the file load that model instead
+    of their own.
     """
     engine = LazyEngine(opened)
     before = global_config.default_backend

@@ -30,7 +30,7 @@ def named(given: str) -> Named:
     """Parse `NAME=MODEL` into (name, model).
 
     Any other text is a model without a name and becomes (text, text). So does a text with a `/`
-    before the `=`, because it is a path, and one that is a file or folder as a whole.
+    before the `=`, and a text that as a whole is the path of a file or folder.
     """
     name, equals, model = given.partition("=")
     if equals and name and model and "/" not in name and not Path(given).exists():

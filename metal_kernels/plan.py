@@ -177,7 +177,7 @@ class DecodePlan:
         self._reals: dict[tuple[float, ...], mx.array] = {}
 
     def check_tail(self, length: int) -> None:
-        """Raise ValueError unless `length` used columns of a tail hold a step's new tokens."""
+        """Raise ValueError unless `length`, the used columns of a tail, is `tokens` to `width`."""
         if not self.tokens <= length <= self.width:
             raise ValueError(
                 f"tail_length={length} is outside {self.tokens}..{self.width}: "

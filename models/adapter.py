@@ -215,7 +215,7 @@ class Adapter:
 
     @property
     def pipelined(self) -> bool:
-        """True if other ranks have the other layers, and wait for the hidden states of these."""
+        """True if the layers are divided among ranks, which wait for each other's results."""
         return int(getattr(getattr(self.model, "model", None), "pipeline_size", 1)) > 1
 
     @property
@@ -236,7 +236,10 @@ class Adapter:
         return mx.pad(embedded, [(0, 0), (0, more)]) if more else embedded
 
     def _fed(self, embeddings: mx.array | None) -> tuple[mx.array | None, mx.array | None]:
-        """Split embeddings into the first layer's input and what later layers add to theirs."""
+        """Split embeddings into the first layer's input and what layers add to their outputs.
+
+        Each of the two is None if it is absent.
+        """
         if embeddings is None or not (layers := prepared_layers(self.model)):
             return embeddings, None
         width = embeddings.shape[-1] // (1 + layers)

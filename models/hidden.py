@@ -38,7 +38,7 @@ def last_hidden_state(run: Run, tokens: Sequence[int]) -> list[float]:
 def chunk_states(
     run: Run, tokens: Sequence[int], reduce: Callable[[mx.array], mx.array]
 ) -> Iterator[list[float]]:
-    """Compute the tokens in chunks; yield one vector for each, one number per channel.
+    """Compute the tokens in chunks; yield one vector for each chunk, one number per channel.
 
     Args:
         reduce: makes a vector `(width,)` of a chunk's hidden states `(tokens, width)` in float32.

@@ -129,10 +129,10 @@ def load(
 
 
 def _arrays(model: nn.Module) -> list[mx.array]:
-    """List all arrays of a model, those that are no parameters too, such as rotary frequencies.
+    """List all arrays of a model, also those that are no parameters (rotary frequencies).
 
-    All are computed when the model is loaded: MLX cannot compute on one thread what another one has
-    only described, and engines on threads of their own may share the model.
+    All are computed when the model is loaded. MLX cannot compute a lazy array on another thread
+    than the one that made it, and engines on threads of their own may share the model.
     """
     found = tree_flatten([dict(module) for module in model.modules()])
     return [x for _, x in found if isinstance(x, mx.array)]
@@ -147,7 +147,7 @@ def _resolve_dtype(dtype: str | None) -> str | None:
 
 
 def _kernels() -> ModuleType | None:
-    """Open what multiplies fast on a CPU: a BLAS, and the compiled kernels, if they were built."""
+    """Load a fast BLAS, and return the CPU kernels; None if they were not compiled."""
     load_fast_blas()  # loaded already, unless mlx was imported before sgl_mlx: then it warns
     return open_cpu_kernels()
 
@@ -185,7 +185,7 @@ def _settle(model: nn.Module, dtype: mx.Dtype, kernels: ModuleType | None) -> No
 def _join_qwen(parts: Parts, vision: QwenVision, path: Path) -> bool:
     """Prepare a language model for the features and positions of pictures, in place.
 
-    Returns False for rotary positions that cannot turn by rows and columns (`turn_by_grids`).
+    Returns True; False for rotary positions that cannot turn by rows and columns (`turn_by_grids`).
     """
     add_to_layers(parts.model, len(vision.config.deep))
     source = str(path / "config.json")

@@ -126,8 +126,8 @@ def _halves(module: Any) -> Matrices:
 class _Half:
     """Product with some rows of each head's part of `kv_b_proj`.
 
-    The rows are computed at the first call, on the thread that needs them: MLX cannot compute on
-    one thread what another one has only described, and engines may share a model.
+    The rows are computed at the first call, on the thread that needs them. MLX cannot compute a
+    lazy array on another thread than the one that made it, and engines may share a model.
     """
 
     def __init__(

@@ -88,8 +88,8 @@ def read_head(folder: Path, architecture: str, layers: int) -> HeadWeights | Non
 def model_classes(config: dict[str, Any]) -> tuple[type[nn.Module], Any]:
     """Return the classes of `build.model_classes`, whose `sanitize` drops the weights of heads.
 
-    mlx-lm's own drops those of DeepSeek's heads after layer 60 alone, and those of qwen3_next in
-    files that were not converted.
+    mlx-lm's own `sanitize` drops the weights of DeepSeek's heads only after layer 60, and those of
+    qwen3_next only in files that were not converted.
     """
     model_class: Any
     model_class, args_class = build.model_classes(config)

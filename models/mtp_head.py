@@ -60,10 +60,10 @@ class Head:
         return logits, kept[0]
 
     def keys_values(self, tokens: mx.array, hidden: mx.array, positions: mx.array) -> KeysValues:
-        """Compute the head's keys and values `(tokens, heads, dim)`; they need no other token's.
+        """Compute the head's keys and values `(tokens, heads, dim)` for the tokens.
 
-        The arguments are those of `forward`. MLX computes only what its result depends on, so
-        neither attention nor what follows it is computed.
+        The arguments are those of `forward`. MLX computes only what the result depends on, so
+        neither attention nor anything after it is computed.
         """
         store = _Store(self.adapter.layers[0].value_dim)
         self.forward(tokens, hidden, positions, store)

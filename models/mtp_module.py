@@ -40,7 +40,7 @@ _ONE_LAYER = {
     "decoder_sparse_step": 1,
     "mlp_only_layers": [],
 }
-"""Changes of a configuration that leave one layer, of full attention, and with experts if any."""
+"""Configuration values that leave one layer, with full attention and with experts if any."""
 
 _hidden: ContextVar[mx.array | None] = ContextVar("hidden states for the head", default=None)
 
@@ -145,7 +145,7 @@ def _one_layer(config: Mapping[str, Any]) -> nn.Module:
 
 
 def _turn_alike(head: nn.Module, model: nn.Module) -> None:
-    """Make the head's rotary module take the positions of pictures if the model's takes them."""
+    """Make the head's rotary module take positions of pictures if the model's takes them."""
     axes = axes_of(model)
     for module in head.modules():
         if axes is not None and hasattr(module, "rope"):

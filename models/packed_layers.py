@@ -156,7 +156,7 @@ class PackedMultiLinear(_PackedMatrices):
         return self._multiply(x.reshape(-1, k), head.flatten()).reshape(*x.shape[:-1], -1)
 
     def _matrices(self) -> mx.array:
-        """Dequantize to `(heads, N, K)`."""
+        """Return the dequantized matrices `(heads, N, K)`."""
         bits, group_size, n = self._how
         padded = n + -n % LANES
         rows = self._count * padded

@@ -1,7 +1,7 @@
 """How an embedding model makes one vector of the hidden states of a text.
 
-Folders say it in the files of sentence-transformers (`modules.json`, `1_Pooling/config.json`), GGUF
-files in the metadata of llama.cpp (`pooling_type`).
+The description is read from the files of sentence-transformers in a folder (`modules.json`,
+`1_Pooling/config.json`), or from llama.cpp's metadata in a GGUF file (`pooling_type`).
 """
 
 from __future__ import annotations

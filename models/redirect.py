@@ -21,8 +21,8 @@ Function = Callable[..., Any]
 def redirect(model: nn.Module, name: str, wrap: Callable[[Function], Function]) -> None:
     """Replace the function `name` by `wrap(original)` in mlx-lm's modules of the model's classes.
 
-    A module whose function was replaced before stays as it is, and so does `activations`, whose
-    functions are compiled: a replacement would become part of their graphs.
+    A module whose function was replaced before stays as it is. So does mlx-lm's module
+    `activations`: its functions are compiled, and a replacement would become part of their graphs.
     """
     modules = {cls.__module__ for layer in model.modules() for cls in type(layer).__mro__}
     for module in modules - {activations.__name__}:

@@ -30,8 +30,8 @@ def divide(
     """Keep a rank's share of a model's weights, in place and lazily.
 
     Args:
-        model: a model whose weights are not evaluated yet, so that the others are never held. No
-            adapter may have been made for it.
+        model: a model whose weights are not evaluated yet, so that the weights of other ranks are
+            never in memory. No adapter may have been made for it.
         config: the model's configuration.
         name: the model, for errors.
         whole_layers: True divides the layers among the ranks (`pipelines.pipeline`), False divides
@@ -85,7 +85,7 @@ def shard(model: nn.Module, config: dict[str, Any], group: mx.distributed.Group,
 def share(
     config: Mapping[str, Any], parameters: int, ranks: int, whole_layers: bool = False
 ) -> float:
-    """Estimate the part of a model's weights that one rank holds, the largest of all ranks.
+    """Estimate the largest share of a model's weights, from 0 to 1, that any rank holds.
 
     Embeddings and the output layer are not divided.
 

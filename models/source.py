@@ -28,15 +28,15 @@ from sgl_mlx.models.vision.separate import open_separate_vision
 from sgl_mlx.tokenizer import Tokenizer
 
 _EMBEDDING = "embed_tokens.weight"
-"""Name of a weight in folders that hold only the trunk of a model: elsewhere a prefix precedes."""
+"""Name of the embedding in folders that hold only a model's trunk; elsewhere it has a prefix."""
 
 
 class Parts(NamedTuple):
-    """The parts of a model that were loaded, with weights that are not evaluated yet.
+    """A loaded model in parts; its weights are not evaluated yet.
 
     Attributes:
         model: the language model.
-        config: its configuration as in a `config.json`.
+        config: the model's configuration, as in a `config.json`.
         vision: turns pictures into features; None if the model takes no pictures.
     """
 
@@ -47,7 +47,7 @@ class Parts(NamedTuple):
 
 
 class Source(Protocol):
-    """The files of a model whose configuration has been read and can run here."""
+    """The files of a model; its configuration was read, and the model can run here."""
 
     @property
     def path(self) -> Path:
@@ -70,7 +70,7 @@ class Source(Protocol):
 
         Args:
             dtype: type that the caller will convert the weights to; None keeps the stored types.
-                The vision part has this type already.
+                The vision part is returned in this type already.
             packed: True keeps the quantized weights of a GGUF file packed.
 
         Raises:
@@ -82,7 +82,7 @@ class Source(Protocol):
 
 
 def open_source(path: Path, mmproj: Path | None = None) -> Source:
-    """Read the configuration of the model at `path`.
+    """Open the files of the model at `path`, and read its configuration.
 
     Args:
         mmproj: file or folder with the vision part of a GGUF file.
@@ -180,7 +180,7 @@ class _Folder:
     def _trunk(self) -> nn.Module:
         """Load a model that was saved without its output layer, as embedding models are.
 
-        The embeddings serve as the output layer, which no one needs.
+        The embedding takes the place of the output layer, which is not used.
         """
         weights: dict[str, mx.array] = {}
         for file in self.files:

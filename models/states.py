@@ -85,9 +85,9 @@ class RowGroups:
 
     @cached_property
     def places_before(self) -> mx.array:
-        """For each token, its predecessor's index in an array of all rows' states, then all tokens.
+        """For each token, the index of what precedes it in `[states of all rows] + [all tokens]`.
 
-        The predecessor of a row's first token is the row's state.
+        The first token of a row is preceded by the row's state.
         """
         rows, places = len(self.lengths), []
         for row, (start, length) in enumerate(zip(self._starts, self.lengths, strict=True)):

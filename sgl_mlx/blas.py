@@ -27,7 +27,10 @@ _REMEDY = "install one: `apt-get install libopenblas0-pthread` or `pip install m
 
 
 class SlowBlasWarning(UserWarning):
-    """Warning that MLX will multiply matrices slowly, or `SGL_MLX_BLAS` does not load."""
+    """Warning that MLX will multiply matrices slowly.
+
+    Also given if the library named by the environment variable `SGL_MLX_BLAS` does not load.
+    """
 
 
 @dataclass(frozen=True)
@@ -61,15 +64,17 @@ def load_fast_blas_before_mlx() -> None:
 
 @cache
 def load_fast_blas() -> Blas | None:
-    """Load a fast BLAS on Linux: the library in `SGL_MLX_BLAS`, MKL or OpenBLAS.
+    """Load a fast BLAS on Linux: the first library that loads.
 
-    The first of these that loads is used. Later calls return the result of the first call.
+    The library named by the environment variable `SGL_MLX_BLAS` is tried first, then MKL, then
+    OpenBLAS. Later calls return the result of the first call.
 
     Returns:
         The loaded library; None if no library was found, or on other systems than Linux.
 
-    Warns: SlowBlasWarning: no library was found, `SGL_MLX_BLAS` does not load, or MLX was imported
-    before. The message says what to do.
+    Warns:
+        SlowBlasWarning: no library was found, the library in `SGL_MLX_BLAS` does not load, or MLX
+            was imported before. The message says what to do.
     """
     if machine.system() != "linux":
         return None

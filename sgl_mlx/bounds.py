@@ -98,7 +98,8 @@ def text(name: str, value: Any, error: type[SglError] = InvalidParamsError) -> s
 def unreadable(text: str) -> str | None:
     """Describe the first character that UTF-8 cannot encode, for an error message.
 
-    Returns None if UTF-8 can encode the whole text.
+    Returns:
+        The description; None if UTF-8 can encode the whole text.
     """
     if text.isascii():
         return None
@@ -224,11 +225,12 @@ def _bias(name: str, given: Any) -> tuple[int, float]:
 
 
 def within(limits: object, name: str, found: float, what: str) -> None:
-    """Raise `LimitError` if a request has more than the limit `name` of some `Limits` allows.
+    """Raise `LimitError` if `found` is above the limit named `name`; a limit of None allows all.
 
     Args:
+        limits: a `Limits`, whose attribute `name` is the limit.
         found: how much the request has.
-        what: begins the error: what the request has, with its number.
+        what: the beginning of the error message, such as what the request has and how much.
     """
     most = getattr(limits, name)
     if most is not None and found > most:

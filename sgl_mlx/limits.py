@@ -14,8 +14,8 @@ from sgl_mlx import bounds, names
 class Limits:
     """Bounds on requests, for an engine and for the server before it.
 
-    A request over a bound gets an error that names the bound, its value and how to raise it. No
-    other request notices. `docs/limits.md` lists all bounds, also those that are options of the
+    A request over a bound gets an error that names the bound, its value and how to raise it. Other
+    requests are not affected. `docs/limits.md` lists all bounds, also those that are options of the
     engine.
 
     Args:

@@ -64,7 +64,10 @@ def _cut(tokenizer: Tokenizer, ids: Sequence[int], rng: random.Random) -> Cut:
 
 
 def hits(engine: Engine, corpus: Sequence[Cut], healing: bool) -> int:
-    """Count the cuts whose greedy continuation contains the uncut text's token (see module)."""
+    """Count the cuts whose greedy continuation contains the uncut text's token.
+
+    The module's docstring tells how a text is cut.
+    """
     params = {"temperature": 0, "max_new_tokens": 1, "token_healing": healing}
     answers = engine.generate([cut.prompt for cut in corpus], params)
     return sum(_hit(c, a, engine.tokenizer) for c, a in zip(corpus, answers, strict=True))

@@ -113,7 +113,7 @@ class LlavaBench:
         self._questions = questions(folder, images)
 
     def runs(self) -> tuple[Run, Run]:
-        """Run all questions on both engines, each with empty caches."""
+        """Run all questions on both engines, ours first, each with empty caches."""
         for engine in (self._ours, self._theirs):  # warms up: this compiles and allocates
             engine.submit((Text("What is this?"),), self._params).result()
             engine.flush_cache()
@@ -195,8 +195,8 @@ def _encoded(text: Any, engine: Engine, special: bool = True) -> tuple[int, ...]
 def _write_picture(folder: Path, number: int) -> Path:
     """Write `<number>.jpg` and return its path: random 24x32 noise, enlarged to one of `_SIZES`.
 
-    Enlarging makes it smooth, so that its file is about as large as a photograph's. `number` also
-    chooses the size and seeds the noise.
+    Enlarging makes the picture smooth, so that its file is about as large as a photograph's.
+    `number` also chooses the size and seeds the noise.
     """
     height, width = _SIZES[number % len(_SIZES)]
     coarse = np.random.default_rng(number).integers(0, 256, (24, 32, 3)).astype(np.uint8)

@@ -39,8 +39,10 @@ ELEMENT = 2
 """Bytes of a float16."""
 
 OURS, DENSE_LONG, DENSE_SHORT = 0.5, 0.9, 0.35
-"""Assumed efficiencies: of our kernels; of MLX's fused attention from 4,096 keys on; of the same
-below 1,024 keys (between the two, interpolated)."""
+"""Assumed efficiencies: of our kernels; of MLX's attention at 4,096 keys and more, and below 1,024.
+
+Between 1,024 and 4,096 keys, the last two are interpolated.
+"""
 
 EPOCH = 64
 """Decode steps for which the runtime gathers the keys once, when it runs without our kernels."""

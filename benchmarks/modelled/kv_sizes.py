@@ -59,8 +59,11 @@ WINDOWED = {
     "gpt-oss-120b": _windowed(18, 18, 128, 8, 64),
     "Gemma-3-27B": _windowed(10, 52, 1024, 16, 128),
 }
-"""Layers of models of which some have a window: `num_hidden_layers`, divided as `layer_types` (each
-second layer of gpt-oss) or `sliding_window_pattern` (each sixth layer of Gemma 3) say."""
+"""Layers of models in which some layers attend only to a window.
+
+They are the `num_hidden_layers` of the configuration, of which `layer_types` (every second layer
+of gpt-oss) or `sliding_window_pattern` (all but each sixth layer of Gemma 3) have a window.
+"""
 LATENTS = {
     "DeepSeek-V2-Lite": _latent(27, 512, 64),
     "DeepSeek-V3": _latent(61, 512, 64),

@@ -36,8 +36,8 @@ class Slots:
     def cached(self, calls: Sequence[Asked]) -> list[int]:
         """Run simultaneous calls, each in a slot of its own, and keep their tokens in the slots.
 
-        Slots are chosen as the module says. Returns the number of cached prompt tokens of each
-        call. The last token of a prompt is always computed.
+        The module's docstring tells how slots are chosen. Returns the number of cached prompt
+        tokens of each call. The last token of a prompt is always computed.
         """
         idle, found = list(self._used), []
         for call in calls:

@@ -26,7 +26,7 @@ OTHERS = 3 * GIB
 """Assumed bytes that macOS and other programs take before a model is loaded."""
 
 _SMALL = 36 * GIB
-"""Memory up to which Metal recommends two thirds of it for the GPU; above, three quarters."""
+"""With at most this much memory, Metal recommends two thirds for the GPU; else three quarters."""
 
 
 @dataclass(frozen=True)

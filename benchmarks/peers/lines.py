@@ -15,12 +15,12 @@ class Lines:
         self._begun = b""
 
     def feed(self, piece: bytes) -> list[str]:
-        """Return the lines that end in `piece`, without their ends."""
+        """Return the lines that end in `piece`, without line feeds."""
         *whole, self._begun = (self._begun + piece).split(b"\n")
         return [_text(line) for line in whole]
 
     def rest(self) -> list[str]:
-        """Return what follows the last end of a line: one line, or none."""
+        """Return the text after the last line feed, as a list of one line; [] if there is none."""
         return [_text(self._begun)] if self._begun else []
 
 

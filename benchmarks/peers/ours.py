@@ -154,7 +154,7 @@ class Steered(Relay):
 
     Args:
         backend: an engine, or a client of a server.
-        tokenizer: the tokenizer of its model.
+        tokenizer: the tokenizer of the backend's model.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ from sgl_mlx.errors import BackendError
 from sgl_mlx.lang.backends.runtime_endpoint import RuntimeEndpoint
 
 _METRICS = ("/engine_metrics", "/metrics")
-"""Paths of a router, which adds up its workers' metrics there, and of a server."""
+"""Paths of the counters: of a router, which adds up its workers' counters, and of a server."""
 
 
 class Served:
@@ -92,7 +92,7 @@ class ServedSession:
         self.runs(row)
 
     def details(self) -> Mapping[str, Any]:
-        """Return the tokens of all prompts, prefills of forks included, since the beginning."""
+        """Return the prompt tokens since the session began, prefills of forks included."""
         now = token_counts(self.address)
         prompts, cached = (now[name] - self.before[name] for name in ("prompt", "cached"))
         return {
@@ -104,9 +104,10 @@ class ServedSession:
 
 
 def token_counts(address: str) -> dict[str, int]:
-    """Return the prompt tokens so far of a server, or of all workers of a router.
+    """Return how many prompt tokens a server, or all workers of a router, have had so far.
 
-    They are under "prompt", and those of them that were cached under "cached".
+    Returns:
+        The number of all tokens under "prompt", and of the cached ones among them under "cached".
 
     Raises:
         PeerError: the server tells no counts.

@@ -20,7 +20,7 @@ Watch = Callable[[str, int, int], None]
 """Function that is called with a run's name, the turns answered, and all turns."""
 
 _LEAST = 4
-"""Fewest conversations of a run, so that one at a time is measured over several."""
+"""Fewest conversations of a run. A run with one conversation at a time then measures several."""
 _SAME = 0.01
 """Largest relative difference of prompt tokens between runs that are compared."""
 

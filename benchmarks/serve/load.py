@@ -38,8 +38,8 @@ class Order:
     """Requests to send to a server, `at_once` at a time.
 
     Attributes:
-        aside: requests that are sent besides when the first answer has ended, and given up when
-            the last one has.
+        aside: additional requests, sent when the first answer to `posts` has ended, and cancelled
+            when the last one has ended.
     """
 
     host: str

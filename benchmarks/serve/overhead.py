@@ -49,7 +49,7 @@ class Compared:
     inside: list[Run] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures as medians over the pairs: ratios are HTTP's by the engine's."""
+        """Return medians over the pairs. A ratio is HTTP's value divided by the engine's."""
         return {
             "at_once": self.at_once,
             "tokens_per_second": round(self._median(lambda h, _: self.tokens / h.seconds), 1),

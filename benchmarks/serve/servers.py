@@ -55,7 +55,9 @@ class StartedServer:
     """A `ChatServer` that is started for each run, so that its cache is empty, and then ended.
 
     Args:
+        name, model, key, steered: see `ChatServer`.
         command: makes the command line from a port and the number of conversations at once.
+        environment: variables added to this process's environment.
     """
 
     name: str
@@ -79,6 +81,7 @@ class RunningServer:
     """A `ChatServer` that already runs, anywhere, with any model; its cache may hold anything.
 
     Args:
+        name, model, key, steered: see `ChatServer`.
         address: the server's address, with or without `/v1`.
     """
 

@@ -41,7 +41,7 @@ class Sample:
 
 
 class Sampler:
-    """Takes samples of a server that this process started.
+    """Measurements of a server that this process started.
 
     Args:
         process: the server's process.
@@ -134,7 +134,7 @@ def memory(samples: Sequence[Sample]) -> Mapping[str, Any]:
 
 
 def _median(samples: Sequence[Sample], start: float, end: float) -> int:
-    """Return the median memory of the samples from `start` to `end`, or of the one before `end`."""
+    """Return the median memory from `start` to `end`; without samples, the last before `end`."""
     found = sorted(sample.rss for sample in samples if start <= sample.seconds <= end)
     before = [sample.rss for sample in samples if sample.seconds <= end]
     return found[len(found) // 2] if found else before[-1]

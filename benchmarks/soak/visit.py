@@ -37,7 +37,7 @@ class Facts:
 
     Attributes:
         longest: number of words in the longest prompts.
-        slots: number of tokens that no prompt may have more of.
+        slots: the most tokens that a prompt may have.
         pictures: True if the model takes pictures.
         keys: the server's API keys.
         told: the first answer to each request that must always get the same answer.

@@ -244,7 +244,10 @@ class BaseBackend:
 def _with_pictures(
     messages: Sequence[Mapping[str, str]], urls: Sequence[str], token: str
 ) -> list[dict[str, Any]]:
-    """Return the turns in OpenAI's form: after the text of a turn come the URLs of its pictures."""
+    """Return the turns in OpenAI's form, with the URLs of a turn's pictures after its text.
+
+    Each occurrence of `token` in a turn's text takes the next of `urls`.
+    """
     left, turns = list(urls), []
     for message in messages:
         count = message["content"].count(token) if left else 0

@@ -61,6 +61,7 @@ def run_program(
     Args:
         func_args, func_kwargs: the arguments of the program.
         default_sampling_para: sampling parameters for every `gen` that does not give its own.
+        stream: True returns at once, while the program still runs.
     """
     sampling = _changed(default_sampling_para)
     given = {**(func_kwargs or {}), **sampling}

@@ -25,9 +25,9 @@ _KINDS = {
 def build_regex_from_object(object: Any, whitespace_pattern: str | None = None) -> str:
     """Return a regular expression that matches the JSON texts of a schema.
 
-    Properties have to come in the order of the schema. Those that its list `required` does not
-    name may be missing. `gen(json_schema=...)` needs no regular expression, and supports more of
-    JSON Schema.
+    Properties have to come in the order of the schema. Properties that the schema's list `required`
+    does not name may be missing. `gen(json_schema=...)` needs no regular expression, and supports
+    more of JSON Schema.
 
     Args:
         object: a pydantic model class, a dictionary, or JSON text.

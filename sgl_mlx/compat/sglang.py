@@ -35,7 +35,7 @@ _LATE = {
     "sgl_mlx.compat.engine": frozenset({"Engine"}),
     "sgl_mlx.compat.function": frozenset({"function"}),
 }
-"""Modules that are imported only for these names. The first one loads mlx."""
+"""Modules that are imported only when one of the listed names is used; the first one loads mlx."""
 
 # For each module of SGLang, the modules of this package to search for its names, in order.
 _MODULES: dict[str, tuple[str, ...]] = {

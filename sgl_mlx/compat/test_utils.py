@@ -79,9 +79,11 @@ def _add_shared(parser: ArgumentParser, port: int | None) -> None:
 
 
 def select_sglang_backend(args: Namespace) -> Backend:
-    """Return a backend: for `args.backend` "srt..." SGLang's protocol, for "gpt-..." OpenAI's.
+    """Return the backend that `args.backend` names.
 
-    "srt-no-parallel" also switches off parallel encoding for all programs of this process.
+    "srt..." is the server at `args.host` and `args.port`, asked by SGLang's protocol. "gpt-..." is
+    that model of OpenAI. "srt-no-parallel" also switches off parallel encoding for all programs of
+    this process.
 
     Raises:
         ValueError: `args.backend` begins with neither "srt" nor "gpt-".

@@ -43,7 +43,7 @@ class CompiledProgram(Program):
 
     @classmethod
     def of(cls, program: Program, passes: Sequence[Pass] = ()) -> CompiledProgram:
-        """Compile a program. Each kind of arguments is traced when it first occurs in a run.
+        """Make a compiled program, which is traced for each new kind of arguments (see `Traced`).
 
         Args:
             passes: rewrites of the graph, applied to every traced graph in this order.

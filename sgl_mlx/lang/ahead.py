@@ -1,9 +1,9 @@
 """API speculative execution: one call to an API answers several `gen`s of a program.
 
-The first `gen` asks for more text than it needs, without its stop strings. Where the program then
-appends the text that the model wrote itself, the next `gen` is answered from what is left. Where
-it appends other text, one more call is made (Zheng et al., "SGLang", arXiv 2312.07104, section
-"API speculative execution").
+The first `gen` asks for more text than it needs, without its stop strings. If the program then
+appends exactly the text with which the surplus goes on, the next `gen` is answered from the rest of
+the surplus. If it appends other text, one more call is made (Zheng et al., "SGLang", arXiv
+2312.07104, section "API speculative execution").
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sgl_mlx.lang.pictures import flat_text
 _MARK = "\ufffc"
 """Character that stands for a picture when prompts are compared as text."""
 _MOST_KEPT = 64
-"""Most answers kept of one run; a run has as many branches as it forks."""
+"""The most surplus texts that are kept for one run; each branch of a fork may leave one."""
 _SAFE_SHARE = 0.8
 """Share of a token limit up to which an estimated number of tokens is trusted."""
 

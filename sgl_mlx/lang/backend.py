@@ -30,7 +30,7 @@ class Backend(Protocol):
 
     @property
     def supports_parallel(self) -> bool:
-        """True if the backend runs `Parallel` parts, reusing the KV that their branches have."""
+        """True if the backend takes `Parallel` parts, and reuses the KV cache of their branches."""
         ...
 
     def render_chat(

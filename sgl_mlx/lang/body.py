@@ -89,7 +89,7 @@ class Body:
             self._alarm.cancel()
 
     def drop(self) -> None:
-        """Cancel the run unless its function has ended; called when nobody holds the state."""
+        """Cancel the run unless its function has ended; called once nothing refers to the state."""
         if self.state.stream_executor.open:
             self.cancel("the state of the program was dropped")
 

@@ -126,7 +126,7 @@ class _ByIndex(ChoicesSamplingMethod):
 
 
 class TokenLengthNormalized(_ByIndex):
-    """Chooses the highest mean log-probability per token.
+    """The method that chooses the text with the highest mean log-probability per token.
 
     This favours long choices whose last tokens are predictable.
     """
@@ -141,7 +141,7 @@ class TokenLengthNormalized(_ByIndex):
 
 
 class GreedyTokenSelection(_ByIndex):
-    """Chooses token by token, as greedy decoding would.
+    """The method that chooses token by token, as greedy decoding would.
 
     At each position, only the choices with the most likely token remain.
 
@@ -165,7 +165,10 @@ class GreedyTokenSelection(_ByIndex):
 
 
 class UnconditionalLikelihoodNormalized(_ByIndex):
-    """Chooses the highest mean of log p(token | prompt) - log p(token), as EleutherAI proposed."""
+    """The method that chooses the highest mean of log p(token | prompt) - log p(token).
+
+    EleutherAI proposed it.
+    """
 
     @property
     def requires_unconditional_logprobs(self) -> bool:

@@ -170,7 +170,7 @@ def _end_scope(node: ir.VarScopeEnd, stream: Target) -> None:
 
 
 def _relayed(source: Future[Any]) -> Future[Any]:
-    """Return a new future with the result of `source`; cancelling the new one spares `source`."""
+    """Return a new future with the result of `source`; cancelling it leaves `source` alone."""
     relay: Future[Any] = Future()
 
     def pass_on(done: Future[Any]) -> None:

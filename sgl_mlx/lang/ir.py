@@ -206,7 +206,7 @@ class CommitLazy(Internal):
 
 @dataclass(frozen=True, repr=False)
 class FetchAhead(Internal):
-    """A hint that the compiler adds: prefetch the text so far, as another stream begins with it."""
+    """A hint that the compiler adds: prefetch the text so far; another stream starts with it."""
 
     def __repr__(self) -> str:
         return "FetchAhead()"

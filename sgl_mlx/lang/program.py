@@ -32,7 +32,7 @@ RESERVED = ("stream", "backend", "use_thread")
 """Options that `run()` takes itself, even if the program has a parameter of the same name."""
 
 _MIN_CACHED_PREFIX = 64
-"""The number of characters up to which a constant prefix is not worth a prefill request."""
+"""A constant prefix of at most so many characters is not worth a prefill request."""
 
 
 class Program:

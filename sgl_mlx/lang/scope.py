@@ -90,7 +90,7 @@ def check_cancelled() -> None:
 
 
 class _Question:
-    """A request to the backend that no stream waits for, as a member of a scope."""
+    """A request to the backend outside all streams; its scope cancels it with the program."""
 
     def __init__(self, future: Future[Any]) -> None:
         self._future = future

@@ -196,7 +196,11 @@ def _choice(word: str, choice: object) -> str:
 
 
 def image(expr: Any) -> Image:
-    """Append an image, given as a path, the bytes of a file, a `data:` URL or a PIL image."""
+    """Append an image: `s += image(source)`.
+
+    Args:
+        expr: a path, the bytes of a file, a `data:` URL or a PIL image.
+    """
     return Image(expr)
 
 
@@ -217,17 +221,17 @@ def role_turn(role: Role, expr: object = None) -> ExprList:
 
 
 def system(expr: object = None) -> ExprList:
-    """Append a system turn."""
+    """Append a system turn: `s += system("...")`."""
     return role_turn("system", expr)
 
 
 def user(expr: object = None) -> ExprList:
-    """Append a user turn."""
+    """Append a user turn: `s += user("...")`."""
     return role_turn("user", expr)
 
 
 def assistant(expr: object = None) -> ExprList:
-    """Append an assistant turn."""
+    """Append an assistant turn: `s += assistant(gen("answer"))`."""
     return role_turn("assistant", expr)
 
 

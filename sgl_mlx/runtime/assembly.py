@@ -151,7 +151,7 @@ def load_share(config: EngineConfig, group: mx.distributed.Group | None) -> Load
 class _Assembly:
     """The parts of an engine around a loaded model.
 
-    The models and the memory they need come first; the other parts are made when they are read.
+    The models and the pools are made at once, the other parts when they are first read.
 
     Args:
         on_read: called on another thread when a read from the disk cache has finished.
@@ -282,7 +282,7 @@ class _Assembly:
 
     @cached_property
     def _head_runner(self) -> HeadRunner | None:
-        """The runner of the prediction head, whose layer is the pool's last."""
+        """The prediction head's runner, whose layer is the pool's last; None without a head."""
         if self._head is None:
             return None
         last = len(self._pool.layers) - 1
@@ -292,7 +292,7 @@ class _Assembly:
 
     @cached_property
     def _speculation(self) -> Speculation | None:
-        """The drafters, with a prediction head or a draft model if there is one."""
+        """The drafters, and a prediction head or draft model if there is one; None if off."""
         free_states = self._states.slots if self._states is not None else 0
         found = open_speculation(
             self._config.speculate,

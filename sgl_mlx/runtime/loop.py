@@ -139,7 +139,8 @@ class EngineLoop:
         """Queue a function for the delivery thread, which calls functions in the order queued.
 
         Args:
-            owner: a call that blocks holds up other calls of its owner alone.
+            owner: on whose behalf it is called; a call that blocks delays only calls of the same
+                owner.
         """
         self._deliveries.put(order, owner)
 
@@ -164,7 +165,7 @@ class EngineLoop:
         self._watchdog.stop()
 
     def _join(self, thread: threading.Thread) -> None:
-        """Wait for a thread to end, unless the engine hangs or `thread` calls this."""
+        """Wait for a thread to end, unless the engine hangs or `thread` is the calling thread."""
         if thread.ident is not None and thread is not threading.current_thread():
             thread.join(_JOIN_SECONDS)
             while thread.is_alive() and self._failure is None:
@@ -187,10 +188,11 @@ class EngineLoop:
     # -- on the watchdog's thread ---------------------------------------------------------------
 
     def fail(self, reason: str, stop: bool = True) -> None:
-        """Fail all that waits for the engine thread; the thread itself may go on some time.
+        """Fail everything that waits for the engine thread; the thread itself may go on.
 
         Args:
-            stop: True if the engine is of no further use; call this from any thread.
+            stop: True if the engine is of no further use, so that it takes no more orders; then any
+                thread may call this.
         """
         self._failure = self._failure or reason
         error = EngineStoppedError(self._failure)

@@ -334,10 +334,10 @@ class _WantedLogits:
         rows: the step's rows, in the order of `arrange`.
 
     Attributes:
-        index: the places of these tokens among all tokens of the step.
-        by_row: for each row, the places of its tokens among these, within the row.
+        index: the indices of these tokens among all tokens of the step.
+        by_row: for each row, the indices of such tokens within the row.
         sampled_rows: rows to sample for; a row with drafted tokens is split by `places`.
-        sampled_at: for each sampled row, its place in `index`.
+        sampled_at: for each of `sampled_rows`, the place of its token in `index`.
     """
 
     def __init__(self, rows: Sequence[Row]) -> None:

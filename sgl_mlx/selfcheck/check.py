@@ -27,7 +27,7 @@ _ATTEMPTS_OF_CASE = 3
 _TRIES_ELSEWHERE = 20
 """Most cases tried while shrinking, if each of them needs a new process."""
 _TRIES = 1000
-"""Most cases that are tried to find the least one."""
+"""Most cases that are tried to find the smallest one."""
 _ELSEWHERE = 48
 """Most programs that a new process runs again."""
 
@@ -45,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Finding:
-    """A difference, and the least programs found that show it.
+    """A difference, and the smallest programs found that show it.
 
     Attributes:
         source: Python source that shows the difference again.
@@ -75,7 +75,8 @@ class SelfCheck:
 
     Args:
         engines: the engines of the model.
-        ways: the ways that are compared with the programs alone.
+        ways: the other ways to run programs; their answers are compared with those of the programs
+            run alone.
         seed: seed of the programs.
         batch: programs in a round, which run at once.
         answers: most answers that a program asks for.
@@ -132,7 +133,8 @@ class SelfCheck:
         """Draw a round of programs, run them in every way of this process, and compare.
 
         Args:
-            ways: only these ways.
+            number: number of the round, on which its programs depend.
+            ways: the ways in which to run the programs; all if empty.
         """
         programs = [draw((self.report.seed, number, i), self._able) for i in range(self._batch)]
         self._rounds = [*self._rounds[1 - _KEPT :], programs]
@@ -218,7 +220,7 @@ class DifferenceFound(AssertionError):
 
 
 def reproduce_on(engines: Engines, way: Way, rounds: Sequence[Sequence[Any]]) -> None:
-    """Run rounds alone and in a way.
+    """Run rounds of programs alone and in another way, and compare the answers.
 
     Args:
         rounds: lists of `Program`, or of pairs of a function and its settings.

@@ -164,7 +164,7 @@ class _Compared:
         other: Sequence[TokenLogprob],
         ids: bool = True,
     ) -> bool:
-        """Check that logprobs agree; with `ids`, also that their tokens do."""
+        """Return True if logprobs (with `ids`, tokens too) agree; else record a difference."""
         most = self._judge.tolerance * LOGPROB_FACTOR
         same = len(one) == len(other) and all(
             (not ids or a.token_id == b.token_id) and _apart(a.logprob, b.logprob) <= most

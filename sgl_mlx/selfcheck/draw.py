@@ -31,7 +31,7 @@ _WORDS = (
 )
 _DOCUMENTS = 3
 _DOCUMENT_TOKENS = 200
-"""Tokens of a long text: more than the disk cache takes as the least worth reading."""
+"""Tokens of a long text: enough for the disk cache to find it worth reading."""
 
 
 @dataclass(frozen=True)

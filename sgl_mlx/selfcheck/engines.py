@@ -47,7 +47,7 @@ class Engines:
         return self._engine(ALONE)
 
     def run(self, way: Way, programs: Sequence[Program]) -> list[list[Answer]]:
-        """Run programs in a way; return each one's answers."""
+        """Run programs in one way; return the answers of each program."""
         if way.elsewhere:
             return self.run_elsewhere(way, programs)
         return self.run_groups(way, [functions_of(way, program) for program in programs])
@@ -78,7 +78,10 @@ class Engines:
             run_on(engine, way, groups, self._random)
 
     def forget(self) -> None:
-        """Empty all caches, in memory and on disk; an engine that cannot is opened anew."""
+        """Empty all caches, in memory and on disk.
+
+        An engine that cannot empty its cache is shut down, and opened again when it is needed.
+        """
         for name, engine in list(self._engines.items()):
             try:
                 engine.flush_cache()
@@ -88,7 +91,7 @@ class Engines:
         shutil.rmtree(self._folder / "disk", ignore_errors=True)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Return by way the counts `COUNTED` of its engines."""
+        """Return for each way the counts `COUNTED` of its engines."""
         now = {name: counted(engine) for name, engine in self._engines.items()}
         return {**self._counts, **now}
 

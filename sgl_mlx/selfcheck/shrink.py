@@ -1,4 +1,4 @@
-"""Shrinking of programs that show a difference, to the least that still shows it."""
+"""Shrinking of programs that show a difference, to the smallest that still show it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sgl_mlx.selfcheck.statements import (
 )
 
 _LONG = 16
-"""Characters of a text up to which single ones are taken away, and not only halves."""
+"""Most characters of a text that is shrunk by single characters; longer texts are halved."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,9 @@ def shrink(
 ) -> Case:
     """Return the simplest case found for which `fails` is still true.
 
-    Simpler cases are tried, larger steps first, and the first that fails is taken, until none
-    fails, or the number of tries or the time is over.
+    Simpler cases are tried, much simpler ones first. The first that fails takes the place of
+    `case`, and the search goes on from there. It ends when no simpler case fails, or when the tries
+    or the time are used up.
     """
     until = monotonic() + seconds
     right: set[str] = set()
@@ -94,7 +95,7 @@ def _simpler_case(case: Case) -> Iterator[Case]:
 
 
 def simpler_programs(program: Program) -> Iterator[Program]:
-    """Yield programs with something less than a program, the much simpler ones first."""
+    """Yield programs that lack something of `program`, the much simpler ones first."""
     for body in _bodies(program.body):
         yield replace(program, body=body)
     for name, value in program.settings.items():

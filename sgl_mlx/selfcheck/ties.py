@@ -21,9 +21,9 @@ from sgl_mlx.runtime.scheduler.sequence import Constraint
 from sgl_mlx.selfcheck.recording import Request
 
 TOLERANCES = {mx.float32: 1e-4, mx.float16: 2e-2, mx.bfloat16: 1.5e-1}
-"""Largest change of a logit by the order in which numbers are added up, by dtype."""
+"""Largest change of a logit that the order of additions can cause, by dtype."""
 _ROUNDED_KV = 1.5e-1
-"""The same where keys and values are kept in 8 bits."""
+"""Largest change of a logit that counts as rounding if keys and values are kept in 8 bits."""
 _DRAWS = 256
 _TOP = 128
 """Most likely tokens that an engine reports."""
@@ -52,8 +52,8 @@ class Ties:
     ) -> bool:
         """Return True if rounding decides which of two tokens comes after `output`.
 
-        The logits there are moved by up to `tolerance`; both tokens must then be sampled by some
-        moves.
+        The logits after `output` are changed by up to `tolerance`, many times. Rounding decides if
+        each of the two tokens is sampled after some of these changes.
 
         Args:
             sample: number of the sample.
@@ -112,7 +112,7 @@ class Ties:
         return self._engine.run_on_model(logits)
 
     def _reported(self, prompt: Any, rivals: set[int]) -> NDArray[np.float32]:
-        """Ask the engine for the likeliest tokens' logprobs; all others are taken as impossible."""
+        """Return the likeliest tokens' logprobs, as the engine reports them; else `_NEVER`."""
         params = SamplingParams(
             max_new_tokens=1, temperature=0, return_logprob=True, top_logprobs_num=_TOP
         )
@@ -129,7 +129,7 @@ class Ties:
         rivals: set[int],
         constraint: Constraint | None,
     ) -> set[int]:
-        """Return the tokens sampled after moves of the logits: random ones, and to either rival."""
+        """Return the tokens sampled when logits change: at random, and towards each rival."""
         moves = np.random.default_rng(0).uniform(-1, 1, (_DRAWS, len(logits)))
         moves[0] = 0
         for i, rival in enumerate(sorted(rivals), 1):

@@ -39,7 +39,7 @@ class Way:
     only_forks: bool = False
 
     def takes(self, program: Program) -> bool:
-        """Return True if the way says something about a program."""
+        """Return True if a program can be run in this way."""
         return not self.only_forks or forks(program.body)
 
 

@@ -20,7 +20,7 @@ from sgl_mlx.server.bodies import replayed
 
 
 class CarriedRequest(msgspec.Struct):
-    """A POST request inside a completion. Only paths that need no stored context are allowed."""
+    """A POST request inside a completion request, limited to paths that need no stored context."""
 
     path: Literal["/v1/contexts/new/generate", "/v1/contexts/new/score", "/apply-template"]
     body: dict[str, Any]

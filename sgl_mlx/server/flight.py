@@ -160,9 +160,10 @@ class Flights:
             self._end(flight)
 
     async def _begin(self, asks: Sequence[Ask], streamed: bool) -> Flight:
-        """Submit the prompts of a request, at most one request in an iteration of the event loop.
+        """Submit the prompts of a request.
 
-        So when many requests arrive at once, the tokens of running streams are sent between them.
+        Each iteration of the event loop submits one request at most. So when many requests arrive
+        at once, the tokens of running streams are sent in between.
         """
         self._admit(asks)
         flight = Flight(asks)

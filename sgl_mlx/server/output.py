@@ -175,7 +175,7 @@ class OutputParser:
         self._step = self._text if calls is None else self._gap
 
     def _calls(self, body: str) -> list[Piece] | None:
-        """Parse `body` and return the calls that `Form.several` allows; None if that fails."""
+        """Parse `body` and return the calls that `Form.several` allows; None if it is malformed."""
         assert self._form.family is not None
         found = self._form.family.calls(body, self._form.tools)
         if not found:

@@ -1,4 +1,4 @@
-"""One HTTP request at the engine, with its part of the prefix cache and its cache header."""
+"""One HTTP request's use of the engine: its part of the prefix cache, and its cache header."""
 
 from __future__ import annotations
 

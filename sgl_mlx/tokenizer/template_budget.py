@@ -36,7 +36,7 @@ class Budget:
     """The time and characters that are left; methods raise `LimitError` when none are.
 
     Args:
-        text: characters of the template, which a round of a loop may write.
+        text: number of characters of the template, as many as one round of a loop may write.
     """
 
     def __init__(self, limits: Limits, text: int) -> None:

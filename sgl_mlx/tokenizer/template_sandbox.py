@@ -68,7 +68,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
 
 
 class _Guarded(NodeTransformer):
-    """Puts functions that ask the budget into a template's syntax tree."""
+    """A transformer of a template's syntax tree, which puts in functions that ask the budget."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:
         weight = sum(len(data.data) for data in node.find_all(nodes.TemplateData))
@@ -132,7 +132,7 @@ def _output(context: Context, value: Any) -> Any:
 
 @pass_context
 def _loop(context: Context, values: Any, weight: int) -> Any:
-    """Return what a loop runs over, with each round charged; its length is kept."""
+    """Return the values that a loop runs over, each round charged; they keep their length."""
     budget = _budget(context)
     return _Rounds(budget, values, weight) if hasattr(values, "__len__") else budget.each(values)
 

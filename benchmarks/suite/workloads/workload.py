@@ -102,7 +102,7 @@ class Workload:
         program: the version in the language, run with a row's arguments.
         http: the HTTP version, called with a client and a row's arguments.
         concurrency: number of runs at the same time.
-        needs: what a system must support; others are reported as not compared.
+        needs: what a system must support; one that does not is reported as not compared.
         engine: returns the options of our engine that differ from the suite's.
     """
 

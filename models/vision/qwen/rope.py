@@ -1,7 +1,7 @@
 """M-RoPE: rotary positions of three numbers, a token's time, row and column.
 
-Text has three equal numbers, for which M-RoPE is plain RoPE. A language model is therefore given
-one position a token as long as a step shows no picture, and turns by mlx-lm's own module then.
+Text has three equal numbers, for which M-RoPE is plain RoPE. So a language model is given one
+position per token as long as a step shows no picture, and then uses mlx-lm's own rotary module.
 """
 
 # mypy: allow-subclassing-any

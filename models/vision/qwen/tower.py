@@ -64,9 +64,10 @@ class QwenTower(nn.Module):
         return windows.by_row(features)
 
     def _positions(self, grid: Size) -> mx.array:
-        """Resample the learned grid bilinearly, its corners on the picture's; `(patches, width)`.
+        """Resample the learned grid of position embeddings bilinearly to the picture's grid.
 
-        The arithmetic is float32.
+        The corners of the two grids coincide. The arithmetic is float32. Returns `(patches,
+        width)`.
         """
         side = self._config.side
         learned = self.pos_embed(mx.arange(side**2)).astype(mx.float32)
@@ -149,7 +150,7 @@ class Block(nn.Module):
 
 
 class GridAttention(nn.Module):
-    """Attention among all patches of a picture, which rotary positions tell rows and columns."""
+    """Attention among all patches of a picture; rotary positions tell it their rows and columns."""
 
     def __init__(self, config: QwenTowerConfig) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ class Windows:
         grid: rows and columns of patches.
 
     Attributes:
-        groups: the windows; a single one without windows.
+        groups: the windows by size. Without windows there is one, the whole picture.
         whole: the whole picture as one window.
     """
 

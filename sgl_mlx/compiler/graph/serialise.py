@@ -142,7 +142,10 @@ def _encoded(thing: Any) -> Any:
 
 
 def _field(thing: Any) -> Any:
-    """Encode a field; a tuple becomes a list, since the field's annotation marks it as a tuple."""
+    """Encode a field's content as JSON data. A tuple becomes a plain list.
+
+    The list needs no mark: the annotation of the field says that it is a tuple.
+    """
     if isinstance(thing, ChoicesSamplingMethod):
         return _method_name(thing)
     return list(map(_field, thing)) if isinstance(thing, tuple) else _encoded(thing)

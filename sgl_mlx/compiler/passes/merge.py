@@ -27,8 +27,9 @@ from sgl_mlx.lang import ir
 _CLOSED = (ir.Gen, ir.SeparateReasoning, ir.Select, ir.RoleEnd)
 """Expressions after which an empty text can be removed.
 
-Elsewhere an empty text may have an effect: at the beginning of a turn, text of the program makes
-the transcript write the text that the model would otherwise generate (`Opening.owed`).
+Elsewhere an empty text may have an effect: at the beginning of a turn it counts as text of the
+program. The transcript then adds the text that the model would otherwise have to generate first
+(`Opening.owed`).
 """
 
 

@@ -56,7 +56,7 @@ def constant_opening(graph: Graph, stream: int) -> tuple[Node, ...]:
 
 
 def is_worth_it(body: tuple[Node, ...]) -> bool:
-    """Tell whether to prefill an opening: it has `MIN_LENGTH` characters, or holds an argument."""
+    """Tell whether to prefill an opening: it is at least `MIN_LENGTH` long, or has an argument."""
     return not all(map(is_spelt, texts_of(body))) or len(constant_text(body)) >= MIN_LENGTH
 
 

@@ -101,7 +101,10 @@ class Order:
         return None
 
     def _keeps(self, passed: int) -> str | None:
-        """Return an objection if `passed` points to text below that its headings do not name."""
+        """Return an objection if group `passed` refers to text below that its headings do not name.
+
+        None means no objection.
+        """
         group = self.groups[passed]
         for sentence in group.sentences:
             if refers.points_ahead(sentence.text):
@@ -111,7 +114,10 @@ class Order:
         return None
 
     def _unknown(self, mover: int, passed: int) -> str | None:
-        """Return an objection if `mover` says "the X" or "each X" and `passed` may introduce X."""
+        """Return an objection if `mover` says "the X" or "each X", and `passed` may introduce X.
+
+        None means no objection.
+        """
         group, other = self.groups[mover], self.groups[passed]
         for at, sentence in enumerate(group.sentences):
             for phrase in refers.definites(sentence.text):
@@ -124,7 +130,7 @@ class Order:
         return None
 
     def _introduced(self, phrase: frozenset[str], mover: int, at: int) -> bool:
-        """Tell whether a heading or constant text before sentence `at` introduces the noun."""
+        """Tell whether a heading or constant text before the group's sentence `at` has the noun."""
         own = self.groups[mover].sentences[:at]
         earlier = [g.stems for g in self.groups[:mover] if g.constant]
         named = _named(phrase, [label for group in self.groups[:mover] for label in group.labels])

@@ -76,7 +76,7 @@ class Passage:
 
     @property
     def _edge(self) -> str:
-        """The widest gap, used before the former first sentence and after the former last one."""
+        """The widest gap, for places before the old first and after the old last sentence."""
         return max((sentence.gap for sentence in self.sentences[:-1]), key=_width, default=" ")
 
 
@@ -118,7 +118,7 @@ def _goes_on(text: str) -> bool:
 
 
 def _balanced(pieces: Sequence[Sentence]) -> list[Sentence]:
-    """Join pieces until quotes and brackets are closed, and lines that wrap within a sentence."""
+    """Join pieces until quotes and brackets are closed, and join wrapped lines of a sentence."""
     joined: list[Sentence] = []
     for piece in pieces:
         if joined and (_open(joined[-1].text) or _wrapped(joined[-1], piece)):

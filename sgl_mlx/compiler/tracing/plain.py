@@ -50,7 +50,7 @@ def key_of(value: Any) -> Hashable:
 def is_safe(value: Any) -> bool:
     """Tell whether a value's own type is builtin; the values inside a container are not checked.
 
-    Operators that look at no value inside a container then run no user code.
+    Operators on such a value run no user code, unless they look at values inside a container.
     """
     return type(value) in SCALARS or type(value) in CONTAINERS or type(value) in ITERATORS
 

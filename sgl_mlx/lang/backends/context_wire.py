@@ -22,7 +22,7 @@ GENERATE = "/v1/contexts/new/generate"
 SCORE = "/v1/contexts/new/score"
 COMPLETIONS = "/v1/completions"
 CARRIED = frozenset({GENERATE, SCORE, RENDER})
-"""Paths of requests that a completion can carry through a router."""
+"""Paths of requests that can travel inside a completion request, which routers forward."""
 _DEFAULTS = SamplingParams()
 
 
@@ -59,7 +59,7 @@ def scores(answer: Mapping[str, Any]) -> ChoiceScores:
 
 
 def carried(path: str, body: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """Return the body of a completion that carries the request `body` to `path`.
+    """Return the body of a completion request that carries the request `body` to `path`.
 
     Its `prompt` is the text by which a router chooses the worker; equal pictures give equal text.
     """

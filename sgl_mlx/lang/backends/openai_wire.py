@@ -63,7 +63,11 @@ def options(model: str, params: SamplingParams) -> dict[str, Any]:
 
 
 def _for_reasoning(model: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace `max_tokens` by `max_completion_tokens`; drop options that these models refuse."""
+    """Adapt options to a reasoning model.
+
+    `max_tokens` becomes `max_completion_tokens`. Options that reasoning models refuse are left out,
+    with a warning if they were set.
+    """
     kept = {k: v for k, v in given.items() if k not in (*_NOT_FOR_REASONING, "max_tokens")}
     usual = {"temperature": 1.0, "top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
     left_out = [k for k in _NOT_FOR_REASONING if k in given and given[k] != usual.get(k)]

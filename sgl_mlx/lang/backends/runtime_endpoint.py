@@ -97,7 +97,7 @@ class RuntimeEndpoint:
 
     @cached_property
     def _contexts(self) -> str:
-        """How `/v1/contexts` is reached: "directly", "carried" through a router, or "" if not."""
+        """How `/v1/contexts` is reached: "directly", "carried" by a router, or "" (not at all)."""
         try:
             if self._get(context_wire.CONTEXTS).get("object") == "list":
                 return "directly"

@@ -49,7 +49,11 @@ def _template(
 def _marked(
     begin: str, end: str, names: Mapping[str, str] | None = None
 ) -> dict[str, tuple[str, str]]:
-    """Return each role's `(prefix, suffix)`: `begin`, with the role's name for `{}`, and `end`."""
+    """Return the `(prefix, suffix)` of each role.
+
+    The prefix is `begin` with the role's name in place of `{}`; the suffix is `end`. `names` maps
+    roles to the names that the model uses.
+    """
     roles = ("system", "user", "assistant")
     return {role: (begin.format((names or {}).get(role, role)), end) for role in roles}
 

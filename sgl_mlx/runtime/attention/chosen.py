@@ -26,7 +26,7 @@ from sgl_mlx.runtime.scheduler.plan import Row
 
 
 class ChosenEpoch(Epoch):
-    """Decode epoch in which a new token attends to the tokens or blocks that an indexer chooses."""
+    """Attention of decode steps: a token attends to tokens or blocks that an indexer chooses."""
 
     def __init__(self, pool: KVPool, rows: Sequence[Row], width: int) -> None:
         super().__init__(pool, rows, width, min_shared=sys.maxsize)
@@ -62,7 +62,10 @@ def _attend_chosen(
     options: AttentionOptions,
     index: IndexQueries,
 ) -> mx.array:
-    """Attend absorbed queries to the keys that `index` chooses; `(members, heads, rank)`."""
+    """Attend absorbed queries (see `latent.py`) to the keys that `index` chooses.
+
+    Returns `(members, heads, rank)`; the members are the sequences of the batch.
+    """
     q = batch.pick(queries)
     mine = index._replace(queries=batch.pick(index.queries), weights=batch.pick(index.weights))
     keys, values, bias = batch.seen(layer, None, q.dtype)
@@ -115,7 +118,9 @@ class ChosenChunks(RowByRow):
 
 
 def _bias(choice: IndexQueries, keys: mx.array, before: int) -> mx.array:
-    """Compute the mask `(tokens, length)` of a tile of queries: 0 if chosen, else `MASKED`.
+    """Compute the mask `(tokens, length)` of a tile, which is a run of a sequence's new tokens.
+
+    The mask is 0 where a token attends to a key, else `MASKED`.
 
     Args:
         keys: indexer keys `(length, dim)` of all tokens of the sequence.

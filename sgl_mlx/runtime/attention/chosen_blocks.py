@@ -98,10 +98,13 @@ class BlockChunks(RowByRow):
 
 
 def _bias(choice: BlockChoice, keys: mx.array, before: int) -> mx.array:
-    """Compute the mask `(kv_heads, tokens, length)` of a tile of queries.
+    """Compute the mask `(kv_heads, tokens, length)` of a tile, a run of a sequence's new tokens.
 
-    It is 0 for tokens in chosen blocks, else `MASKED`. `before` tokens of the sequence come before
-    the tile.
+    It is 0 where a token attends to a key, else `MASKED`.
+
+    Args:
+        keys: indexer keys of all tokens of the sequence.
+        before: number of the sequence's tokens before the tile.
     """
     own = before + mx.arange(len(choice.queries))
     hidden = mx.arange(len(keys)) > own[:, None]

@@ -30,11 +30,11 @@ from sgl_mlx.runtime.pool.kv import KVPool, NewKV
 from sgl_mlx.runtime.scheduler.plan import Row
 
 _MOST_STALE = 256
-"""Most columns outside a layer's window that a buffer keeps from one epoch to the next."""
+"""The most keys outside a layer's window that a buffer keeps from one epoch to the next."""
 
 
 class Epoch(Attention):
-    """Attention of the same rows for up to `width` decode steps.
+    """Attention of the same rows (sequences) for up to `width` decode steps.
 
     Args:
         rows: sorted by their prefix slots.
@@ -101,10 +101,10 @@ class Epoch(Attention):
         return self._layers(layer).attend(layer, queries, options)
 
     def in_batches(self, layer: int, attend: Callable[[PrivateBatch], mx.array]) -> mx.array:
-        """Attend a layer one batch of private keys at a time; for epochs without shared prefixes.
+        """Compute a layer's attention batch by batch of rows, in epochs without shared prefixes.
 
         Args:
-            attend: called with each batch; returns `(members, …)`.
+            attend: computes the attention of a batch; returns `(rows of the batch, …)`.
 
         Returns:
             The joined results `(rows, …)`, in the order of the rows.
@@ -207,9 +207,10 @@ class _Layers:
         return outs[0] if self._places is None else mx.concatenate(outs)[self._places]
 
     def order_of_tail(self, rows: Sequence[Row], steps: int) -> mx.array:
-        """Return indices that sort the private batches' tails by row, then by step.
+        """Return indices that sort the new keys of all batches by row, then by step.
 
-        The indices refer to the tails of all batches, joined. Steps without a slot are left out.
+        The indices refer to the results of `PrivateBatch.tail`, joined. Steps without a slot are
+        left out.
         """
         order = [i for batch in self.private for i in batch.members]
         begins = {row: place * steps for place, row in enumerate(order)}

@@ -156,11 +156,11 @@ class PrivateBatch:
     def seen(
         self, layer: int, window: int | None, dtype: mx.Dtype
     ) -> tuple[mx.array, mx.array, mx.array | None]:
-        """Slice a layer's buffers to the columns that may be seen in a window; None takes all.
+        """Return the keys and values that members may see inside `window`; None means all.
 
         Returns:
-            Keys and values `(members, kv_heads, keys, dim)`, and the bias `(members, keys)`: 0 for
-            a key that the member sees, else `MASKED`. The bias is None if every member sees every
+            Keys and values `(members, kv_heads, keys, dim)`, and the mask `(members, keys)`: 0 for
+            a key that the member sees, else `MASKED`. The mask is None if every member sees every
             key.
         """
         if (window, dtype) not in self._masks:

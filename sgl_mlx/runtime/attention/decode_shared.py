@@ -25,12 +25,12 @@ NOWHERE = -(1 << 30)
 
 
 class SharedBatch:
-    """Keys and values of several shared spans, padded to one length.
+    """Keys and values of several spans, which are stretches of prefix that rows share.
 
     Args:
         layers: the layers that read this batch.
         rows: all rows of the epoch.
-        spans: the shared spans; no row belongs to two spans.
+        spans: the spans; no row belongs to two of them. They are padded to one length.
     """
 
     def __init__(
@@ -84,7 +84,10 @@ class SharedBatch:
         return mx.contiguous(split).reshape(heads * self._spans, self._length, dim)
 
     def _bias(self, window: int | None, kv_heads: int) -> mx.array | None:
-        """Compute the bias `(kv_heads * spans, rows or 1, length)`; None if every key is seen."""
+        """Compute the mask to add to scores; None if every row sees every key.
+
+        Its shape is `(kv_heads * spans, rows or 1, length)`.
+        """
         if window is not None and self._reach < window:
             window = None
         if window is None and not self._padded:
@@ -123,7 +126,7 @@ class _Members:
         return x[:, self._pick]
 
     def put_back(self, part: at.Partial) -> at.Partial:
-        """Expand a partial of the spans' rows to all rows; other rows get an empty softmax."""
+        """Expand the partial softmax of the spans' rows to all rows, empty for other rows."""
         if self._everyone:
             return part
         out, peak, mass = (x[:, self._places] for x in part)

@@ -52,12 +52,12 @@ def rows_fit(rows: Sequence[Row]) -> bool:
 
 
 def _kinds(pool: KVPool) -> tuple[bool, ...]:
-    """List the kinds of layers by slots: False, and True if some have window slots of their own."""
+    """List the kinds of layers: `(False,)`; or `(False, True)` if some have slots of their own."""
     return (False, True) if pool.windowed else (False,)
 
 
 class KernelEpoch(Attention):
-    """Decode epoch that our kernels compute; used like `decode.Epoch`, but it has no successor.
+    """Decode epoch that our kernels compute, used like `decode.Epoch` but for one epoch only.
 
     `keys` and `values` hold the new tokens' KV: for each layer `(rows, width, kv_heads, dim)`.
 

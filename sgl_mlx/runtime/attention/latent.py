@@ -113,7 +113,7 @@ class LatentChunks:
 
 
 class _Absorbed:
-    """Rows attended absorbed: their queries are multiplied into the space of latents."""
+    """Attention of rows in the absorbed form: queries are multiplied into the space of latents."""
 
     def __init__(self, tokens: int, chunks: AnyChunks) -> None:
         self.tokens = tokens
@@ -127,7 +127,7 @@ class _Absorbed:
 
 
 class _Expanded:
-    """Rows attended expanded: their entries, old and new, become keys and values of every head."""
+    """Attention of rows in the expanded form: entries become keys and values of every head."""
 
     def __init__(
         self, tokens: int, pool: KVPool, rows: Sequence[Row], min_shared: int, most_keys: int
@@ -144,7 +144,7 @@ class _Expanded:
 
 
 class _Chosen:
-    """Rows attended sparsely: some of them have more tokens than the indexer chooses."""
+    """Sparse attention of rows, some of which have more tokens than the indexer chooses."""
 
     def __init__(self, tokens: int, pool: KVPool, rows: Sequence[Row]) -> None:
         self.tokens = tokens
@@ -160,7 +160,10 @@ _Run = _Absorbed | _Expanded | _Chosen
 
 
 class _ExpandedPool:
-    """Pool of entries that gathers keys and values of every head, computed by `expansion`."""
+    """A stand-in for the KV pool: it gathers keys and values of every head.
+
+    They are computed by `expansion` from the latent entries in the pool.
+    """
 
     def __init__(self, pool: KVPool) -> None:
         self.layers, self.windowed = pool.layers, pool.windowed

@@ -13,7 +13,11 @@ from sgl_mlx.runtime.pool.kv import KVPool
 
 
 def attention_paths(adapter: Adapter, pool: KVPool, share: bool) -> AttentionPaths:
-    """Open the ways to attend over a pool; without `share`, each sequence gathers its prefix."""
+    """Open the ways to attend over a pool.
+
+    With `share=False`, each sequence attends to its prefix alone, even if others have the same
+    prefix.
+    """
     if not share:
         return AttentionPaths(pool, share=False)
     if cpu_math.on_cpu():

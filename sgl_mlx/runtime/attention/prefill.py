@@ -139,8 +139,8 @@ class Chunks:
 class _PrefixPart:
     """Prefix keys of the `span` that `rows` share.
 
-    The new tokens of `rows` attend to these keys. They are `first … last - 1` among the new tokens
-    of the step.
+    The new tokens of `rows` attend to these keys. Their indices among the new tokens of the step
+    are `first` to `last - 1`.
     """
 
     def __init__(self, rows: Sequence[Row], first: int, last: int, span: Span) -> None:

@@ -100,7 +100,7 @@ class AttentionPaths:
         return plain()
 
     def chunks(self, rows: Sequence[Row]) -> Chunks | SdpaChunks | KernelChunks:
-        """Make the attention of prefill chunks, that is of rows with several new tokens each.
+        """Make the attention of prefill chunks: of rows that have several new tokens each.
 
         Args:
             rows: sorted by their prefix slots.

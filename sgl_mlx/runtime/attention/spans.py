@@ -29,7 +29,7 @@ MOST_HELD = 1.3
 """Largest ratio of keys with padding to keys without, in a padded buffer."""
 
 FREE_KEYS = 64
-"""Padding keys per stretch that `MOST_HELD` does not count: about as many as an epoch adds."""
+"""Padding keys per stretch that are allowed beyond `MOST_HELD`: as many as an epoch adds."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _holds_little(lengths: Sequence[int]) -> bool:
 
 
 def windowed(span: Span, rows: Sequence[Row]) -> Span:
-    """Return the span with its slots in layers that have window slots of their own.
+    """Return the span with the slots that its tokens have in layers with window slots of their own.
 
     Keys outside the window of all its rows have slot 0.
     """

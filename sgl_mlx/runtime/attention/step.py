@@ -68,7 +68,7 @@ class ExtendStep(Attention):
         return self._paths.latent_chunks(chunks) if chunks else None
 
     def made(self) -> NewKV:
-        """Return the new keys and values of the layers of the forward pass, after that pass."""
+        """Return the keys and values that the forward pass stored, in the order of the layers."""
         rows, every = self._rows, sorted(self._stored)
         slots = [slot for row in rows for slot in row.slots[: len(row.tokens)]]
         window: list[int] = []

@@ -24,8 +24,8 @@ class Holding:
         whole: the tokens of the last call of `PrefixCache.share`.
         state: the sequence's own state slot; 0 without recurrent layers.
         ready: True if `state` holds the state after all computed tokens.
-        source: the tree node whose state the next step will read, or which a step has read that
-            may still be undone. The node's state is pinned meanwhile. None if there is none.
+        source: the tree node whose state the next step will read, or was read by a step that may
+            still be undone. The node's state is pinned meanwhile. None if there is none.
         beside: while a step verifies a draft, the slot that this step writes instead of `state`; 0
             if it writes `state`, which was not `ready`. None while no draft is verified.
         window: the slots, in layers with a sliding window, of the tokens from `behind` on. Empty

@@ -19,6 +19,7 @@ def load_blocks(
     """Add `tokens` to the tree, with the KV of `tokens[start:]` loaded from a finished reading.
 
     Args:
+        namespace: the namespace of the tokens in the tree; see `radix`.
         start: number of leading tokens that are not in the reading.
         reading: id of the reading (`tier.Reading`).
 
@@ -49,6 +50,7 @@ def load_snapshot(
     """Make a snapshot at the end of `tokens`, loaded from a finished reading.
 
     Args:
+        namespace: the namespace of the tokens in the tree; see `radix`.
         reading: id of the reading (`tier.Reading`), which also has the KV of the last tokens.
 
     Returns:
@@ -80,14 +82,15 @@ def load_window(
     namespace: Hashable,
     reading: int,
 ) -> bool:
-    """Give the tree the window before the end of `tokens`, loaded from a finished reading.
+    """Give the tree window slots for the last of `tokens`, filled from a finished reading.
 
     Args:
+        namespace: the namespace of the tokens in the tree; see `radix`.
         reading: id of the reading (`tier.Reading`), which begins at `WindowTier.first`.
 
     Returns:
-        False, with nothing changed, if there are too few slots, if the tree has this window, or
-        lacks KV of the other layers.
+        True; False, with nothing changed, if there are too few slots, if the tree has these slots
+        already, or lacks KV of the other layers.
     """
     assert cache.windows is not None, "a window for layers that share their slots"
     node, _ = cache.tree.match(tokens, namespace)

@@ -53,14 +53,14 @@ class NodeStates(Generic[N]):
         self._heap: list[tuple[_Rank, int, N]] = []  # stale entries are skipped
 
     def put(self, node: N, slot: int) -> None:
-        """Give a slot to a node that has none."""
+        """Make the state in `slot` the snapshot of a node that has none."""
         assert not node.state, "a node has one state"
         node.state = slot
         self.cached += 1
         self.offer(node)
 
     def release(self, node: N) -> int:
-        """Take the slot away from a node that no sequence is about to read, and return it."""
+        """Take away and return a node's slot; no sequence may be about to read the node's state."""
         assert node.state, "no state to take"
         assert not node.readers, "a state that will be read"
         slot, node.state = node.state, 0
@@ -70,11 +70,11 @@ class NodeStates(Generic[N]):
         return slot
 
     def drop(self, node: N) -> None:
-        """Free the slot of a node that no sequence is about to read."""
+        """Free a node's slot; no sequence may be about to read the node's state."""
         self.slots.free([self.release(node)])
 
     def removed(self, node: N, parent: N) -> None:
-        """Update the snapshots after `node` was removed from below `parent`: drop its own."""
+        """Update the snapshots after a child was removed: drop that of `node`, rank `parent`."""
         if node.state:
             self.drop(node)
         if parent.state:
@@ -91,7 +91,10 @@ class NodeStates(Generic[N]):
         self.offer(node)
 
     def least_needed(self) -> N | None:
-        """Take the node whose state should go next off the queue; None if no state may go."""
+        """Take from the queue, and return, the node whose state should be evicted next.
+
+        Returns None if no state may be evicted.
+        """
         while self._heap:
             rank, _, node = heapq.heappop(self._heap)
             if not node.state or node.readers:
@@ -108,7 +111,7 @@ class NodeStates(Generic[N]):
         self._drop_stale()
 
     def check(self, nodes: Iterable[N]) -> None:
-        """Assert that counts agree and every snapshot that may go is queued for eviction."""
+        """Assert that counts agree and that every snapshot that may be evicted is queued for it."""
         self.slots.check()
         owners = [node for node in nodes if node.state]
         queued = {id(node) for _, _, node in self._heap}

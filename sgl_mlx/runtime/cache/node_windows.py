@@ -4,12 +4,12 @@ These layers read only the last tokens before a new one, so a token needs a slot
 while. A node owns such slots for the last tokens of its edge: for all, some or none of them. A
 prefix can be reused only where the tokens before its end still have slots.
 
-With a second tier, which keeps windows in whole blocks, a node owns some slots more before places
+With a second tier, which keeps windows in whole blocks, a node owns some more slots before places
 where prompts go on, so that the blocks there are whole when the slots are freed.
 
 A node is locked while a sequence reads its slots. The slots of other nodes are freed when others
-need them: first those that only a branch at an unknown place would need, then the least recently
-used.
+need them: first slots that would be read only by a prompt leaving the path at a new place, then the
+least recently used.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ class NodeWindows(Generic[N]):
 
     Args:
         capacity: number of slots, for running sequences and nodes together.
-        reach: how many tokens before a new one a layer with a window reads: its window less one.
-        more: how many tokens beyond `reach` are kept too before places where prompts go on, for
-            the second tier.
+        reach: number of tokens before a new token that a layer with a window reads.
+        more: number of tokens beyond `reach` that also keep slots before places where prompts go
+            on, for the second tier.
         on_evict: called with a node before slots are freed that a sequence needs to go on after
-            it; None for nothing.
+            this node; None for nothing.
 
     Attributes:
-        kept: how many tokens before a place where prompts go on have slots: `reach` and `more`.
+        kept: number of tokens with slots before a place where prompts go on: `reach` + `more`.
         evictable: number of slots of unlocked nodes.
         locked: number of slots of locked nodes.
         evicted: number of slots of nodes freed for others so far.
@@ -80,7 +80,7 @@ class NodeWindows(Generic[N]):
         self._owners = 0
 
     def reusable(self, node: N, length: int) -> int:
-        """Return the longest prefix of at most `length` tokens whose end can be continued.
+        """Return the length of the longest prefix, at most `length`, that a sequence can continue.
 
         Args:
             node: the node in whose edge, or at whose end, the first `length` tokens end.
@@ -96,7 +96,7 @@ class NodeWindows(Generic[N]):
         return length
 
     def give(self, node: N, slots: list[int]) -> None:
-        """Give a node the slots of the tokens just before those whose slots it owns."""
+        """Give a node slots for more tokens, just before the tokens whose slots it owns."""
         if not slots:
             return
         self._owners += not node.window
@@ -111,7 +111,7 @@ class NodeWindows(Generic[N]):
         """Keep the slots of the tokens from `start` to a node's end; other slots may be kept too.
 
         Returns:
-            Where the first locked node begins, for `unlock`.
+            The number of tokens before the first locked node, for `unlock`.
         """
         first = node.depth
         for n in node.path():
@@ -130,7 +130,8 @@ class NodeWindows(Generic[N]):
             until: number of tokens; None unlocks all nodes.
 
         Returns:
-            Where the first node begins that is still locked; the node's end if none is.
+            The number of tokens before the first node that is still locked; if none is, up to the
+            end of `node`.
         """
         left = node.depth
         for n in node.path():
@@ -208,24 +209,25 @@ class NodeWindows(Generic[N]):
     def _rank(self, node: N) -> _Rank:
         """Return a node's place in the order of eviction; lower places go first.
 
-        Of one path, whose `last_used` may be the same, the slots before the leaf go first, then
-        those before places where the path branches; the upper ones first.
+        Nodes of one path may have the same `last_used`. Of these, the nodes before the leaf go
+        first, then the nodes before places where the path branches; upper nodes go before lower
+        ones.
         """
         end, _ = self._below(node)
         branches = end.window_end or len(end.children) > 1
         return not self._spare(node), node.last_used, branches, node.depth
 
     def _spare(self, node: N) -> int:
-        """Return how many of a node's slots no sequence would read that continues from its path.
+        """Count the slots of a node that no sequence would read to go on from this path.
 
-        Such a sequence begins at a leaf or where the path branches, or one token before, because it
-        computes a token at least.
+        A sequence continues at a leaf or where the path branches, or one token before, because it
+        computes at least one token.
         """
         _, distance = self._below(node)
         return max(len(node.window) - max(self.kept + 1 - distance, 0), 0)
 
     def _below(self, node: N) -> tuple[N, int]:
-        """Return the next leaf or branch at a node's end or below, and the tokens up to it.
+        """Return the next leaf or branch at a node's end or below, and its distance in tokens.
 
         A `window_end` counts as a branch. The search ends after `kept + 1` tokens.
         """
@@ -250,6 +252,6 @@ class NodeWindows(Generic[N]):
             self.evictable += slots
 
     def _move(self, slots: int) -> None:
-        """Count slots as locked that were evictable; a negative number moves them back."""
+        """Move `slots` slots from the count `evictable` to `locked`; if negative, back."""
         self.locked += slots
         self.evictable -= slots

@@ -57,8 +57,8 @@ class PrefixCache:
 
     Args:
         capacity: slots of the pool at the start.
-        reuse: "prefixes" finds any cached prefix; "whole prompts" only a prefix that is all that
-            an earlier, closed holding shared; "nothing" never finds a prefix.
+        reuse: "prefixes" finds any cached prefix; "whole prompts" only a prefix that consists of
+            all the tokens of an ended sequence; "nothing" never finds a prefix.
         tier: the second tier, to which evicted prefixes are offered; None for none.
         state_tier: the snapshots of the second tier; None for no tier, or for attention alone.
         most: slots that the pool may grow to when free and evictable slots do not suffice; None
@@ -70,7 +70,8 @@ class PrefixCache:
     Attributes:
         snapshots: the recurrent states; None for a model of attention alone.
         windows: the slots for layers with a sliding window; None if there are none of their own.
-        window_tier: their KV in the second tier; None without a tier, or without such slots.
+        window_tier: the KV of these layers in the second tier; None without a tier, or without such
+            layers.
         held: number of slots that sequences hold and the tree does not own.
         seconds: time spent in `open`, `extend` and `share`.
     """
@@ -157,7 +158,7 @@ class PrefixCache:
         """Give a new holding the state slot that a model with recurrent layers needs.
 
         Returns:
-            False, with no change, if no slot can be freed.
+            True; False, with no change, if no slot can be freed.
         """
         return self.snapshots is None or self.snapshots.begin(holding)
 
@@ -165,7 +166,8 @@ class PrefixCache:
         """Let the holding's next step verify a draft, which may be rejected; see `verified`.
 
         Returns:
-            False, with no change, if the model has recurrent layers and no state slot is free.
+            True; False, with no change, if the model has recurrent layers and no state slot is
+            free.
         """
         return self.snapshots is None or self.snapshots.draft(holding)
 
@@ -173,7 +175,8 @@ class PrefixCache:
         """Record whether the `whole` draft of a step was accepted.
 
         Returns:
-            False if recurrent states made the step be undone: its tokens are to be computed again.
+            True; False if the step is undone because of recurrent states, so that its tokens must
+            be computed again.
         """
         if self.snapshots is None:
             return True
@@ -184,7 +187,7 @@ class PrefixCache:
         """Append `count` slots to a holding; grow the pool or evict prefixes if needed.
 
         Returns:
-            False, with no change, if fewer than `count` slots are `available`.
+            True; False, with no change, if fewer than `count` slots are `available`.
         """
         if count > self.available:
             return False
@@ -248,12 +251,12 @@ class PrefixCache:
         holding.table, holding.shared, holding.node, holding.whole = [], 0, None, ()
 
     def _longest_whole(self, tokens: tuple[int, ...]) -> int:
-        """Return the length of the longest prefix that is all a closed holding shared, or 0."""
+        """Return the length of the longest prefix that was the whole of an ended sequence, or 0."""
         lengths = sorted((n for n in self._ended if n <= len(tokens)), reverse=True)
         return next((n for n in lengths if hash(tokens[:n]) in self._ended[n]), 0)
 
     def before_next_plan(self, transfer: Transfer) -> None:
-        """Add a transfer to those to carry out before the next plan is computed."""
+        """Queue a transfer, to be carried out before the next plan is computed."""
         self._transfers.append(transfer)
 
     def take_transfers(self) -> tuple[Transfer, ...]:

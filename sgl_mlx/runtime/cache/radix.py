@@ -235,7 +235,7 @@ class RadixTree:
             on_evict: called with each leaf and its namespace, before the leaf leaves the tree.
 
         Returns:
-            The freed slots, now the caller's: perhaps more than `count`, as leaves go whole.
+            The freed slots, which the caller owns now; more than `count` if the last leaf has more.
         """
         freed: list[int] = []
         while len(freed) < count and self._leaves:

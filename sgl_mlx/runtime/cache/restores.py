@@ -50,7 +50,7 @@ class Restore:
 
 
 class Restores:
-    """All restores that have not entered the tree yet, used by admission and for prefetches.
+    """All restores whose tokens have not entered the tree yet; used by admission and prefetches.
 
     `tokens` counts the tokens restored so far.
     """
@@ -95,7 +95,10 @@ class Restores:
         namespace: Hashable,
         reusable: int,
     ) -> Restore | None:
-        """Begin a restore of a prefix that sequences can only go on from as a whole."""
+        """Begin to restore a prefix as a whole, since sequences can go on only from its end.
+
+        Returns the restore; None if the pool has no room for it now.
+        """
         cached, _ = self._cache.tree.match_length(tokens, namespace)
         found = ends.find(tokens, namespace, reusable, cached)
         if found is None:
@@ -137,7 +140,7 @@ class Restores:
         return loaded is not None
 
     def _load_end(self, restore: Restore, reading: Reading) -> None:
-        """Add a snapshot or a window to the tree; drop it if blocks before it or slots lack."""
+        """Add a snapshot or a window to the tree, or drop it if slots or blocks are missing."""
         cache, states, windows = self._cache, self._cache.state_tier, self._cache.window_tier
         tokens, namespace, loaded = restore.tokens, restore.namespace, None
         if reading.count == restore.ends and states is not None:

@@ -101,8 +101,8 @@ class Snapshots:
         """Give a new holding a state slot; return False, with no change, if none can be freed.
 
         The next step reads the snapshot at the end of the cached prefix, if there is a prefix. If
-        no slot can be freed but the slot of this snapshot, which no other sequence is about to
-        read, it becomes the holding's own.
+        only the slot of this snapshot can be freed, and no other sequence is about to read it, the
+        holding takes this slot.
         """
         source = holding.node if holding.shared else None
         if source is not None:
@@ -124,8 +124,8 @@ class Snapshots:
         """Record that a step has written the holding's state.
 
         Args:
-            final: False if the step may still be undone, with its whole decode epoch.
-            cut: True to snapshot the state, which is that after the shared tokens.
+            final: False if the step may still be undone, together with its decode epoch.
+            cut: True to make the state a snapshot; it must be the state after the shared tokens.
         """
         if holding.beside is not None:
             return  # a draft is being verified: `verified` will tell whether the state is right
@@ -149,9 +149,9 @@ class Snapshots:
         return True
 
     def verified(self, holding: Holding, whole: bool) -> None:
-        """Keep the state that a step wrote after a draft if the `whole` draft was accepted.
+        """After a step that verified a draft, keep its state if the `whole` draft was accepted.
 
-        Otherwise the state is that before the step. Does nothing if no draft was verified.
+        Otherwise keep the state from before the step. Does nothing if the step verified no draft.
         """
         beside, holding.beside = holding.beside, None
         if beside:
@@ -163,7 +163,7 @@ class Snapshots:
             self.advanced(holding, final=True, cut=False)
 
     def settle(self, holding: Holding) -> None:
-        """Let go of the snapshot that a step read, now that the step cannot be undone."""
+        """Unpin the snapshot that a step read, now that the step cannot be undone."""
         if holding.ready:
             self._unpin(holding)
 
@@ -171,7 +171,7 @@ class Snapshots:
         """Snapshot the state at the end of the shared tokens; the sequence goes on from it.
 
         Returns:
-            False, with no change, if the tree has this state already or no slot can be freed.
+            True; False, with no change, if the tree has this state already or no slot can be freed.
         """
         node = holding.node
         assert holding.ready, "the state is not computed yet"

@@ -29,8 +29,8 @@ class StateTier:
         """Make the transfer that keeps a node's snapshot.
 
         Returns:
-            None if the store has the snapshot already, or the namespace is neither `PLAIN` nor
-            bytes.
+            The transfer; None if the store has the snapshot already, or the namespace is neither
+            `PLAIN` nor bytes.
         """
         path = list(node.path())[::-1]
         tokens = tuple(t for n in path for t in n.tokens)
@@ -50,7 +50,8 @@ class StateTier:
             cached: how many tokens have KV in the pool, with a snapshot or without.
 
         Returns:
-            None if no such prefix has `Tier.worthwhile` more tokens than can be reused anyway.
+            The prefix; None if it has fewer than `Tier.worthwhile` tokens more than can be reused
+            anyway.
         """
         tier, known = self._tier, self._tier.store.keys()
         if len(tokens) - reusable < tier.worthwhile or not known:

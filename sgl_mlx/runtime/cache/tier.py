@@ -31,8 +31,8 @@ class Spill:
     Args:
         keys: keys of the blocks.
         slots: slots of the blocks' tokens, one block after the other.
-        windows: True for the layers that have window slots, whose slots these are then; False for
-            all other layers.
+        windows: True if `slots` are window slots, for layers with a sliding window; False for all
+            other layers.
     """
 
     keys: tuple[str, ...]
@@ -97,7 +97,7 @@ class SpillState:
     Args:
         key: key of the snapshot.
         state: slot of the state.
-        slots: KV slots of the tokens behind the prefix's last whole block.
+        slots: KV slots of the tokens after the prefix's last whole block.
     """
 
     key: str
@@ -252,7 +252,10 @@ class Tier:
         return found
 
     def name_of(self, namespace: Hashable) -> bytes | None:
-        """Return the bytes hashed first for a namespace's keys; None unless `PLAIN` or bytes."""
+        """Return the bytes with which the hash of a key begins.
+
+        Returns None if the namespace is neither `PLAIN` nor bytes.
+        """
         name = b"" if namespace == PLAIN else namespace
         return self._identity + name if isinstance(name, bytes) else None
 

@@ -16,7 +16,7 @@ from sgl_mlx.runtime.cache.tier import BLOCK, Found, Spill, Tier
 
 
 def extra_tokens(size: int = BLOCK) -> int:
-    """Return how many tokens, beside a window, hold all blocks that the window touches.
+    """Return how many tokens to keep besides a window, so that the blocks it touches are whole.
 
     Up to `size - 1` tokens follow the last whole block, and as many precede the window in its first
     block.
@@ -29,7 +29,7 @@ class WindowTier:
 
     Args:
         tier: the second tier; the blocks of windows go to the same store as its own.
-        reach: how many tokens before a new one the layers read.
+        reach: how many tokens before a new token the layers read.
     """
 
     def __init__(self, tier: Tier, reach: int) -> None:
@@ -37,10 +37,11 @@ class WindowTier:
         self._reach = reach
 
     def spill(self, node: Node, namespace: Hashable) -> Spill | None:
-        """Make the transfer that keeps the window before a node's end; None if nothing is to keep.
+        """Make the transfer that stores the window before a node's end; None without such blocks.
 
-        It has the blocks that a prompt of the same tokens needs, or one that goes on from there.
-        Blocks that the store has, or of which tokens lack window slots, are left out.
+        The transfer has the blocks that are needed by a prompt of the same tokens, or by a prompt
+        that goes on from them. Left out are blocks that the store has, and blocks with a token that
+        has no window slot.
         """
         blocks = {} if node.window_end is False else self._whole_blocks(node)
         if not blocks:
@@ -63,7 +64,8 @@ class WindowTier:
             cached: how many tokens have KV in the layers without a window.
 
         Returns:
-            None if no such prefix has `Tier.worthwhile` more tokens than can be reused anyway.
+            The prefix; None if it has fewer than `Tier.worthwhile` tokens more than can be reused
+            anyway.
         """
         tier, size, has = self._tier, self._tier.size, self._tier.store.has
         if len(tokens) - reusable < tier.worthwhile:
@@ -84,8 +86,8 @@ class WindowTier:
     def _whole_blocks(self, node: Node) -> dict[int, list[int]]:
         """Return the window slots of the last blocks before a node's end, by the block's number.
 
-        They are those that are read to go on there or one token before, without those that lack
-        slots.
+        A sequence reads these blocks to go on at the node's end, or one token before it. Blocks
+        with a token that has no slot are left out.
         """
         size = self._tier.size
         first, slots = self.first((node.depth - 1) // size * size), list[int]()
@@ -101,11 +103,11 @@ class WindowTier:
         return {i: block for i, block in blocks.items() if 0 not in block}
 
     def first(self, length: int) -> int:
-        """Return where the first block begins that is read to go on after `length` tokens."""
+        """Return the start of the first block that must be read to go on after `length` tokens."""
         size = self._tier.size
         return max(length - self._reach, 0) // size * size
 
     def _keys(self, tokens: tuple[int, ...], namespace: Hashable) -> Iterator[str]:
-        """Yield the key of the window in each whole block of tokens."""
+        """Yield the key of each whole block of tokens, for layers with a window."""
         for key in self._tier.keys(tokens, namespace):
             yield hashlib.blake2b(b"window" + key.encode(), digest_size=20).hexdigest()

@@ -3,7 +3,7 @@
         slots of the tree, locked | slots of the sequence
         behind ................ shared ............... len(holding.table)
 
-A sequence has no slots for tokens behind its window, and takes slots for new tokens step by step.
+A sequence has no slots for tokens before its window, and takes slots for new tokens step by step.
 When its computed tokens enter the tree, their slots do too; where the tree lacks slots for tokens
 that it has, it takes the sequence's.
 """
@@ -19,7 +19,11 @@ from sgl_mlx.runtime.cache.node_windows import NodeWindows
 from sgl_mlx.runtime.cache.radix import Node, RadixTree
 
 _GRAIN = 4
-"""A row keeps at most one part in `_GRAIN` of a window behind it, so that edges stay long."""
+"""Divisor of two limits.
+
+An edge is split only if more than 1 / `_GRAIN` of a window's slots would be freed, so that edges
+stay long. Slots are scarce while less than 1 / `_GRAIN` of them are available.
+"""
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,12 @@ class Windows:
 
     @property
     def reach(self) -> int:
-        """How many tokens before a new one the layers read."""
+        """Number of tokens before a new token that the layers with a window read."""
         return self._nodes.reach
 
     @property
     def kept(self) -> int:
-        """How many tokens before a new one a sequence has slots for, if there are many slots."""
+        """Number of tokens before a new token that keep slots while many slots are available."""
         return self._nodes.kept
 
     @property
@@ -100,10 +104,10 @@ class Windows:
         self._lock(holding, 0)
 
     def reserve(self, holding: Holding, length: int) -> bool:
-        """Take slots for the tokens of a holding up to the first `length`, if some lack slots.
+        """Take slots for further tokens of a holding, up to its token number `length`.
 
         Returns:
-            False, with no change, if fewer slots are `available`.
+            True; False, with no change, if fewer slots are `available`.
         """
         count = length - holding.behind - len(holding.window)
         if count <= 0:
@@ -136,7 +140,7 @@ class Windows:
         return found
 
     def share(self, holding: Holding, before: Node | None, owned: int) -> None:
-        """Give the tree the slots of tokens that a holding shares now, and lock those it reads.
+        """Give the tree the slots of tokens that a holding shares now, and lock the slots it reads.
 
         Args:
             before: the holding's node before it shared these tokens; None for none.
@@ -161,7 +165,8 @@ class Windows:
     def mark(self, holding: Holding) -> None:
         """Keep the slots at the end of the shared tokens longer, as if a path branched there.
 
-        Call it at the end of a prompt: the next turn may leave the answer's thoughts out.
+        Call it at the end of a prompt. The next prompt may go on from there, since it may leave out
+        the reasoning in the answer.
         """
         if holding.node is not None:
             holding.node.window_end = True
@@ -173,9 +178,9 @@ class Windows:
         return free < self.capacity // _GRAIN
 
     def advance(self, holding: Holding, computed: int) -> None:
-        """Let go of the slots behind the window, when `computed` tokens cannot be undone.
+        """Free the slots of tokens that no step will read, given that `computed` tokens stay.
 
-        Those that only the second tier needs are kept while many slots can be given.
+        Slots that only the second tier needs are kept while many slots are available.
         """
         many = self.available >= self.most // _GRAIN
         behind = computed - (self.kept if many else self.reach)
@@ -224,11 +229,11 @@ class Windows:
             assert h.window[: max(h.shared - h.behind, 0)] == self._slots(h)
 
     def _cut(self, node: Node, behind: int) -> None:
-        """Split the edge in which a window begins, if enough of its slots are behind the window.
+        """Split the edge in which a window begins, if enough of its slots are before the window.
 
         Args:
             node: the end of the path.
-            behind: number of tokens behind the window.
+            behind: number of tokens before the window.
         """
         for n in node.path():
             start = n.depth - len(n.tokens)
@@ -239,7 +244,11 @@ class Windows:
                 return
 
     def _lock(self, holding: Holding, behind: int) -> None:
-        """Lock what a holding reads of its shared tokens, and update its slots for them."""
+        """Lock the window slots that a holding reads of its shared tokens; list them in it.
+
+        Args:
+            behind: the fewest leading tokens that the holding does not read.
+        """
         node, shared = holding.node, holding.shared
         assert node is not None
         own = holding.window[max(shared - holding.behind, 0) :]
@@ -274,7 +283,7 @@ class Windows:
 
 
 def _lacking(node: Node, start: int) -> tuple[int, int]:
-    """Return the first of a node's tokens, from `start` on, that lack slots, and their end."""
+    """Return the range `(first, end)` of a node's tokens from `start` on without window slots."""
     owned = node.depth - len(node.window)
     first = max(node.depth - len(node.tokens), start)
     return first, max(first, owned)

@@ -93,7 +93,7 @@ class GrammarCompiler:
         return any(future is not None and future.done() for future in found)
 
     def _matcher(self, kind: str, text: str) -> LLMatcher:
-        """Return a compiled grammar; of threads that ask for the same one, one compiles it."""
+        """Return a compiled grammar; only one of the threads that ask for it compiles it."""
         key = kind, text
         with self._lock:
             compiled = self._compiled.get(key)

@@ -93,7 +93,7 @@ def prepare_schema(text: str, limits: Limits) -> str:
 
 
 def _depth(text: str) -> int:
-    """Return the number of brackets of a JSON text that are open at once, those in texts aside."""
+    """Return the most brackets that are open at once in a JSON text; strings do not count."""
     depth = deepest = 0
     for found in _BRACKETS.finditer(text):
         if found[0] in "{[":

@@ -23,8 +23,9 @@ Arrays = Mapping[str, np.ndarray[Any, Any]]
 STATE = "states."
 """Names of arrays of recurrent state begin with this; only snapshots have such arrays."""
 WINDOW = "windows."
-"""Names of arrays of layers that have window slots begin with this; blocks of windows have no
-others."""
+"""Names of arrays of layers with window slots begin with this; a "window" file has only such
+arrays.
+"""
 
 Kind = Literal["block", "snapshot", "window"]
 """Kinds of files: a block of KV, a snapshot of recurrent state, a block of layers with a window."""

@@ -173,7 +173,7 @@ class BlockFolder:
 
 
 def _owner_only(path: str, flags: int) -> int:
-    """Open a file that, if it is new, its owner alone can read, since KV reveals prompts."""
+    """Open a file; a new file can be read by its owner alone, since KV reveals prompts."""
     return os.open(path, flags, 0o600)
 
 

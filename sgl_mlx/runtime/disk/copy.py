@@ -106,8 +106,8 @@ class PoolCopy:
 def layout(pool: KVPool, states: StatePool | None = None) -> Callable[[Arrays], bool]:
     """Return a check of whether arrays from a file have the names, types and shapes of the pools.
 
-    A block has all arrays of KV, with one length, either of the layers that have window slots or
-    of all others; a snapshot has one row of each state, and all arrays of KV or none.
+    A block must have all arrays of the layers with window slots, or all arrays of the other layers,
+    of one length. A snapshot must have one row of each state, and either all arrays of KV or none.
     """
     kv, windows = (
         {name: _form(_host(array)) for name, array in _arrays(pool, windows)}
@@ -165,7 +165,7 @@ def _arrays(pool: KVPool, windows: bool) -> Iterator[tuple[str, mx.array]]:
 
 
 def _device(array: np.ndarray[Any, Any], dtype: mx.Dtype) -> mx.array:
-    """Undo `_host`."""
+    """Convert an array that `_host` returned back to an array of MLX."""
     new = mx.array(array)
     return new.view(mx.bfloat16) if dtype == mx.bfloat16 else new
 

@@ -122,11 +122,11 @@ class DiskStore:
         return reading
 
     def drop(self, reading: int) -> None:
-        """Forget a reading, by its id, whose KV will not be loaded, unless it was taken."""
+        """Forget the reading with this id, whose KV will not be loaded, unless it was taken."""
         self._readings.pop(reading, None)
 
     def take(self, reading: int) -> Arrays:
-        """Return the arrays of a finished reading, by its id, and forget the reading."""
+        """Return the arrays of the finished reading with this id, and forget the reading."""
         return self._readings.pop(reading).arrays
 
     @property

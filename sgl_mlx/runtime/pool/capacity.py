@@ -50,7 +50,7 @@ class Capacity:
         }
 
     def within(self, limits: Mapping[str, int]) -> Capacity:
-        """Return these sizes, made as small as `limits` says; its names are those of `shared`."""
+        """Return a copy with the sizes in `limits`, a dictionary with the names of `shared`."""
         states, running = limits["states"], limits["running"]
         budget = self.budget._replace(slots=states, running=running)
         windows, most = self.windows, limits["windows"]
@@ -61,7 +61,7 @@ class Capacity:
         return replace(self, slots=slots, copied=copied, budget=budget, windows=windows)
 
     def pools(self, adapter: Adapter, config: EngineConfig) -> tuple[KVPool, StatePool | None]:
-        """Make the pools, at the size that they start with."""
+        """Make the KV pool and the pool of recurrent states (None without states)."""
         first = config.max_total_tokens or min(self.slots, ENOUGH)
         windows = self.windows.slots and self.windows.slots.first
         pool = KVPool(adapter.layers, first, adapter.dtype, config.kv_bits, windows)

@@ -71,7 +71,7 @@ class Exhausted:
         Call it after `Runner.forget_epoch`.
 
         Returns:
-            False, with nothing changed, for any other error or if no sequence runs.
+            True; False, with nothing changed, for any other error or if no sequence runs.
         """
         found, running = cause(error), list(self._scheduler.running)
         if found is None or not running:

@@ -103,7 +103,7 @@ class KVPool:
             self._grow(slots, [i for i in range(len(self.layers)) if i not in self.windowed])
 
     def grow_windows(self, slots: int) -> None:
-        """Enlarge the layers that are `windowed` as `grow` does the others."""
+        """Enlarge the number of window slots to `slots`, unless it is larger; see `grow`."""
         if slots > self.window_slots:
             self.window_slots = slots
             self._grow(slots, sorted(self.windowed))

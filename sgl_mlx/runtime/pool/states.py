@@ -56,7 +56,7 @@ class StatePool:
         return [array[where] for array in self.arrays]
 
     def write(self, slots: Sequence[int], states: Arrays) -> None:
-        """Write evaluated states to these slots, all of which differ.
+        """Write evaluated states to these slots; no slot may occur twice.
 
         Call it only when no unevaluated array refers to the pool; otherwise MLX copies the pool.
 
@@ -89,7 +89,7 @@ class StepStates:
 
 
 class EpochStates:
-    """The recurrent states of a decode epoch's rows, kept outside the pool until it is over.
+    """The recurrent states of a decode epoch's rows, kept outside the pool until the epoch ends.
 
     Besides the states of a step submitted ahead, the states after the last step whose result was
     returned are kept. So the state of a row that ends within the epoch can still be put aside.
@@ -120,7 +120,7 @@ class EpochStates:
             self._live.remove(i)
 
     def returned(self) -> None:
-        """Forget the states before the oldest submitted step; its result is returned now."""
+        """Forget the states before the oldest submitted step, because that step is returned now."""
         del self._steps[0]
 
     def arrays(self) -> list[mx.array]:

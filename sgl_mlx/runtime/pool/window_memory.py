@@ -51,14 +51,15 @@ def window_budget(
 ) -> WindowBudget:
     """Choose the number of window slots, if a model has layers with and without a sliding window.
 
-    They suffice for all sequences that may run at once, if memory allows; more are of little use.
+    The slots suffice for all sequences that may run at once, if memory allows; more slots are of
+    little use.
 
     Args:
         kv_bits: see `KVPool`.
         wanted: number of ordinary slots and of window slots that the user asks for; None lets the
             memory decide.
         available: bytes free after loading the weights.
-        more: tokens behind its window that each sequence keeps for the second tier, if it can.
+        more: tokens before its window that each sequence keeps for the second tier, if it can.
 
     Raises:
         MemoryLimitError: if `wanted` slots do not fit, or not even those of one sequence.

@@ -1,4 +1,4 @@
-"""Plans on their way: sent by rank 0 before it runs them, and run by the other ranks."""
+"""Transmission of plans: rank 0 sends each plan to the other ranks, and all ranks run it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from sgl_mlx.runtime.scheduler.wire import from_json, to_json
 class BroadcastingRunner:
     """A `plan.Runner` that sends each plan to all other ranks, and runs it here too.
 
-    A step that fails ends all ranks (`Crew.fail_step`). Others would try again without one of its
-    rows, but here the other ranks may wait within the failed step.
+    A step that fails ends the processes of all ranks (`Crew.fail_step`). Unlike in a single
+    process, the step cannot be tried again, because the other ranks may still be waiting within it.
     """
 
     runner: Runner
@@ -56,10 +56,13 @@ class BroadcastingRunner:
 
 
 def run_received(runner: Runner, message: Message, rows: GrowingRows) -> bool:
-    """Run on another rank what a `BroadcastingRunner` sent; False for a message of something else.
+    """Run, on a rank other than 0, a message from the `BroadcastingRunner` of rank 0.
 
     Args:
-        rows: the rows that came before; new for each `BroadcastingRunner`.
+        rows: the rows of earlier messages; a new object for each `BroadcastingRunner`.
+
+    Returns:
+        True; False if the message is not from a `BroadcastingRunner`.
 
     Raises:
         ValueError, KeyError, TypeError: the message is broken; see `wire.from_json`.

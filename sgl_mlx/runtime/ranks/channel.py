@@ -1,9 +1,9 @@
 """Messages between rank 0 and another rank, over a TCP connection beside MLX's own.
 
-Plans take this way and not a collective operation of MLX, because a collective blocks inside C++
-until every rank takes part: an idle rank could neither be waited for with a time limit, nor told
-about an error, nor found missing. A message of a few hundred bytes takes about 50 microseconds,
-and MLX computes meanwhile.
+Plans are sent over this connection, not by a collective operation of MLX. A collective operation
+blocks inside C++ until every rank takes part, so there could be no time limits, no reports of
+errors and no search for missing ranks. A message of a few hundred bytes takes about 50
+microseconds, and MLX computes meanwhile.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Message(NamedTuple):
     """A message as it was received.
 
     Attributes:
-        kind: "beat" (a heartbeat, empty), "note" (an object in JSON) or "plan" (as `wire` has it).
+        kind: "beat" (a heartbeat, empty), "note" (an object in JSON) or "plan" (see `broadcast`).
     """
 
     kind: Kind
@@ -34,7 +34,7 @@ class Message(NamedTuple):
 
     @property
     def note(self) -> dict[str, Any]:
-        """The object of a note.
+        """The object that a note consists of.
 
         Raises:
             ConnectionError: the message is not a note.
@@ -65,7 +65,7 @@ class Channel:
         self.send("note", json.dumps(note))
 
     def beat(self) -> None:
-        """Send a heartbeat, unless another thread is sending: then that message is one."""
+        """Send a heartbeat, unless another thread is sending a message, which serves as one."""
         if self._sending.acquire(blocking=False):
             try:
                 self._connection.sendall(_HEADER.pack(0, 0))
@@ -85,7 +85,7 @@ class Channel:
         return Message(_KINDS[kind], self._exactly(length).decode("utf-8", "surrogatepass"))
 
     def limit(self, seconds: float | None) -> None:
-        """Limit how long each later call may wait; None for no limit."""
+        """Limit how long each later `send` or `receive` may wait; None for no limit."""
         self._connection.settimeout(seconds)
 
     def close(self) -> None:

@@ -23,11 +23,11 @@ Connected = tuple[Channel, dict[str, Any]]
 
 
 def accept_all(launch: Launch) -> list[Connected]:
-    """Wait, on rank 0, until every other rank has connected; in the order of ranks.
+    """Wait, on rank 0, until every other rank has connected; return the connections by rank.
 
     Raises:
-        BackendError: a rank does not come within `START_SECONDS`, or does not fit this one. Those
-            that came are told why.
+        BackendError: a rank does not come within `START_SECONDS`, or does not fit this one. The
+            ranks that have connected are told why.
     """
     try:
         listener = socket.create_server((launch.host, launch.port))
@@ -55,7 +55,7 @@ def connect(launch: Launch) -> Connected | None:
     """Connect another rank to rank 0, which may start later.
 
     Returns:
-        None if rank 0 refuses this rank, and says why itself.
+        The connection to rank 0; None if rank 0 refuses this rank. Rank 0 itself reports why.
 
     Raises:
         BackendError: rank 0 does not answer within `START_SECONDS`.
@@ -84,7 +84,7 @@ def connect(launch: Launch) -> Connected | None:
 
 
 def quietly(function: Callable[..., object], **arguments: Any) -> None:
-    """Call a function; ignore it if the other end is gone."""
+    """Call a function that sends something; ignore the error if the other end is gone."""
     with suppress(OSError):
         function(**arguments)
 
@@ -111,7 +111,10 @@ def _accept(
 
 
 def _greet(channel: Channel) -> Connected | None:
-    """Receive the identity of a rank; close a connection of anything else."""
+    """Receive the identity of a rank, and return it with the channel.
+
+    Returns None, with the channel closed, if something else has connected.
+    """
     channel.limit(_HELLO_SECONDS)
     try:
         note = channel.receive().note

@@ -21,14 +21,15 @@ log = logging.getLogger(__name__)
 _GRACE = 2.0
 """Seconds between telling all requests that a rank is lost and ending the process."""
 _VERDICT = 1.0
-"""Longest wait after a failed step for the news that a rank is lost, which is the better reason."""
+"""Seconds to wait after a failed step: news of a lost rank would explain the failure better."""
 
 
 class Crew:
     """Connections of rank 0 to all other ranks.
 
-    When one is lost, every request ends with one error, and soon after it the process does: a step
-    in which a rank is missing never ends, and nothing else can end it.
+    When a rank is lost, all requests fail with the same error, and soon afterwards this process
+    ends. A step in which a rank is missing never returns, and only the end of the process can stop
+    it.
 
     Attributes:
         fail_engine: ends all requests of the open engine with a reason; None without an engine.
@@ -67,7 +68,7 @@ class Crew:
                 self.check()
 
     def tell(self, what: str, **more: Any) -> None:
-        """Send a note to all ranks, unless one is lost: then all of them end anyway."""
+        """Send a note to all ranks. Ignore lost ranks, because a loss ends all ranks anyway."""
         for peer in self._peers:
             quietly(peer.channel.tell, **{"is": what, **more})
 
@@ -84,8 +85,8 @@ class Crew:
     def fail_step(self, error: Exception) -> NoReturn:
         """End everything after a step that failed here; never returns.
 
-        The other ranks may be within that step still. If a rank is lost, which is why steps fail
-        most often, that is the reason that requests get.
+        The other ranks may still be within that step. Steps fail most often because a rank is lost;
+        then the requests are told of the loss, not of the failed step.
         """
         if not self._ended.wait(_VERDICT):
             self._end(f"a step failed on rank 0: {type(error).__name__}: {error}")

@@ -1,7 +1,7 @@
-"""Disk caches of several ranks: each keeps its own heads' part of every block, under equal keys.
+"""Disk caches of several ranks: each rank keeps its own part of every block, under the same key.
 
-Rank 0 alone looks blocks up. A reading starts on all ranks and is done when it is done on all of
-them; its blocks are those that every rank has. Spills and loads are transfers of plans, which all
+Rank 0 alone looks blocks up. A reading starts on all ranks, and is done when it is done on all of
+them. It gives the blocks that every rank has. Spills and loads are transfers of plans, which all
 ranks carry out.
 """
 
@@ -27,7 +27,8 @@ class SharedReading:
     """Blocks that all ranks read; implements `tier.Reading` on rank 0.
 
     Attributes:
-        counts: how many blocks each other rank has read, by rank; complete when all have told.
+        counts: how many blocks each other rank has read, by rank; complete when every other rank
+            has reported.
     """
 
     def __init__(self, own: DiskReading, others: int) -> None:
@@ -94,7 +95,7 @@ class SendingStore:
 
 
 class ReceivingStore:
-    """The disk cache of another rank, which reads what rank 0 names.
+    """The disk cache of a rank other than 0; it reads the blocks that rank 0 names.
 
     Attributes:
         store: the store with this rank's part of the blocks; None without a disk cache.
@@ -107,7 +108,7 @@ class ReceivingStore:
         self._lock = threading.Lock()
 
     def obey(self, message: Message) -> bool:
-        """Start or forget a reading; return False for a message of something else.
+        """Start or forget a reading, as a message of rank 0 orders; False for any other message.
 
         Raises:
             ValueError: the reading has another number here than on rank 0.
@@ -136,7 +137,7 @@ class ReceivingStore:
             quietly(self._channel.tell, **told, lacks=self._lacks(reading))
 
     def _lacks(self, reading: DiskReading) -> list[str]:
-        """Return the blocks of a reading that are not here, or could not be read."""
+        """Return the keys of a reading's blocks that this rank lacks, or could not read."""
         left = reading.keys[reading.count :]
         return [key for i, key in enumerate(left) if not (i and self.store and self.store.has(key))]
 

@@ -42,9 +42,9 @@ _VERDICT = 1.5
 
 
 def follow(launch: Launch) -> NoReturn:
-    """Run what rank 0 sends until it leaves, then end this process: with code 0 in good order.
+    """Run what rank 0 sends until rank 0 leaves, then end this process; exit code 0 means success.
 
-    Nothing of the program that called this goes on here, not even its `finally` blocks.
+    The program that called this does not go on in this process. Not even its `finally` blocks run.
     """
     with suppress(ValueError):  # not on the main thread
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides what Ctrl-C ends
@@ -116,7 +116,7 @@ class _Engine:
     def _copy(
         self, config: EngineConfig, loaded: LoadedModel, pool: KVPool, states: StatePool | None
     ) -> PoolCopy | None:
-        """Open this rank's disk cache and tell rank 0 what it keeps; None without a disk cache."""
+        """Open this rank's disk cache, and tell rank 0 its identity; None without a disk cache."""
         store = self._disk.store = open_store(config, pool, self._disk.report, states, self._folder)
         if store is None:
             return None
@@ -125,7 +125,10 @@ class _Engine:
 
 
 def _lost(leader: Peer, why: str, silent: bool) -> None:
-    """End this process, which may be within a step that never ends."""
+    """End this process at once, because it may be within a step that never returns.
+
+    If the leader is `silent`, kill it too, in case it is a stopped process on this machine.
+    """
     if silent:
         kill_if_stopped_here(leader.identity)
     log.error("%s: %s", leader, why)

@@ -14,7 +14,7 @@ _SECONDS = 60.0
 
 
 def join_group(launch: Launch) -> mx.distributed.Group:
-    """Connect to the other ranks by MLX; call it when all of them do.
+    """Connect to the other ranks by MLX; returns when all ranks have called this.
 
     MLX waits in C++ and lets no Python run meanwhile. If it waits too long, `faulthandler`, which
     needs no Python, shows where and ends the process with code 1.

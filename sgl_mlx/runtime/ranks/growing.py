@@ -1,7 +1,8 @@
-"""Plans without what the other ranks know: of a row's slots and tokens, only the new ones travel.
+"""Compression of plans: of a row's slots and tokens, only those new to the other ranks are sent.
 
-Rows of consecutive plans differ by a few slots at the end of a prefix of thousands. Both ends of a
-connection remember the rows that travelled last, by the same rule, so nothing has to be agreed.
+The rows of consecutive plans differ by a few slots at the end of a prefix of thousands. Both ends
+of a connection remember the rows that were sent last, by the same rule, so that they need not agree
+on anything.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Kept = tuple[int, int, int]
 
 
 class GrowingRows:
-    """The rows that travelled last. One end of a connection calls `cut`, the other `mend`."""
+    """The rows that were sent last. The sending end calls `cut`, the receiving end calls `mend`."""
 
     def __init__(self) -> None:
         self._known: dict[str, Parts] = {}

@@ -51,7 +51,7 @@ def check(mine: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 def kill_if_stopped_here(other: dict[str, Any]) -> None:
-    """End a silent rank if it is a stopped process of this machine, which ends by nothing else."""
+    """Kill a silent rank if it is a stopped process here, which nothing else would end."""
     if other["machine"] != _machine():
         return
     number, started = other["process"]
@@ -63,7 +63,10 @@ def kill_if_stopped_here(other: dict[str, Any]) -> None:
 
 
 def _machine() -> list[Any]:
-    """Tell machines apart, and containers of one machine whose process numbers differ."""
+    """Return a value that differs between machines.
+
+    It also differs between containers on one machine that have their own process numbers.
+    """
     try:
         space = os.readlink("/proc/self/ns/pid")
     except OSError:

@@ -37,7 +37,7 @@ def open_on_ranks(
     on_read: Callable[[], None],
     loaded: LoadedModel | None = None,
 ) -> RunnableModel:
-    """Load each rank's share of a model; assemble an engine around this rank's.
+    """Load each rank's share of a model; assemble an engine around the share of this rank.
 
     Raises:
         BackendError: a rank was lost or cannot load its share; or the options are not for several

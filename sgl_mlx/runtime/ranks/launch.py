@@ -20,7 +20,7 @@ RANK = "MLX_RANK"
 ADDRESS = "SGL_MLX_RANKS_ADDRESS"
 """Variable with the host:port on which rank 0 listens for the others' plans and heartbeats."""
 _PORTS_ABOVE = 1000
-"""Distance of that port from the first port of MLX's own connections, if it is not given."""
+"""Distance of rank 0's port from the first port of MLX's own connections, without `ADDRESS`."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,12 @@ def _read(path: str) -> list[Any]:
 
 
 def _address(given: str | None, first: str) -> tuple[str, int]:
-    """Return host and port of rank 0, as `ADDRESS` gives them or above MLX's own first port."""
+    """Return the host and port on which rank 0 listens for the other ranks.
+
+    Args:
+        given: the value of the variable `ADDRESS`. Without it, the port is derived from `first`.
+        first: the first address of MLX's own connections.
+    """
     host, _, port = (given or first).rpartition(":")
     if not host or not port.isdecimal():
         source = f"{ADDRESS}={given}" if given else f"the first address of the ranks, {first!r},"

@@ -21,7 +21,7 @@ from sgl_mlx.runtime.vision.features import PictureFeatures
 
 
 class Ranks:
-    """The ranks of a launch, on rank 0. They serve one engine after the other, until it ends.
+    """The ranks of a launch, as rank 0 has them; they serve one engine after the other.
 
     Args:
         launch: how the ranks were launched; this process is rank 0.
@@ -53,7 +53,7 @@ class Ranks:
         self._crew.tell("open", config=asdict(config))
 
     def agree(self, fingerprint: str, limits: Mapping[str, int]) -> dict[str, int]:
-        """Wait until all ranks have loaded the model; return the least of each rank's limits.
+        """Wait until all ranks have loaded the model; return each limit's smallest value.
 
         Raises:
             BackendError: a rank was lost, could not load its share, or has other weights.
@@ -73,7 +73,7 @@ class Ranks:
         return least
 
     def attach(self, fail_engine: Callable[[str], None]) -> None:
-        """Name the function that ends all requests of the open engine when a rank is lost."""
+        """Set the function that ends all requests of the open engine when a rank is lost."""
         self._crew.fail_engine = fail_engine
 
     def broadcast(self, runner: Runner) -> Runner:
@@ -85,12 +85,12 @@ class Ranks:
         return sampler_of(SendingSampler, self.group)
 
     def features(self, features: PictureFeatures | None) -> PictureFeatures | None:
-        """Make picture features reach the other ranks."""
+        """Return picture features that reach all ranks; None for a model without pictures."""
         return None if features is None else SendingFeatures(features, self.group)
 
     @property
     def folder(self) -> str:
-        """Name of this rank's folder within that of the disk cache."""
+        """Name of this rank's folder, which is inside the folder of the disk cache."""
         return folder_of(0, self.size)
 
     def store(self, own: DiskStore, on_read: Callable[[], None]) -> SendingStore:

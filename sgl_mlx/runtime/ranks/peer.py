@@ -17,7 +17,7 @@ TIMEOUT = "SGL_MLX_RANKS_TIMEOUT"
 """Variable with the seconds of silence after which a rank counts as lost."""
 _SILENCE = 6.0
 _BEATS = 6
-"""Heartbeats within these seconds."""
+"""Number of heartbeats that are sent within the seconds of `silence`."""
 
 
 def silence() -> float:

@@ -22,7 +22,7 @@ def _sum(array: mx.array, group: mx.distributed.Group) -> mx.array:
 
 
 def _shared(embeddings: mx.array, group: mx.distributed.Group) -> mx.array:
-    """Add up the embeddings of all ranks at once, before the step's other operations.
+    """Add up the embeddings of all ranks, and compute the sum before the step's other operations.
 
     In a pipeline only the rank with the first layers needs them, but all ranks have to take part.
     """
@@ -76,7 +76,7 @@ class SendingFeatures:
 
 
 class ReceivingFeatures:
-    """The place of picture features on another rank, which takes the embeddings of rank 0."""
+    """A stand-in for picture features on another rank, which takes the embeddings of rank 0."""
 
     def __init__(self, group: mx.distributed.Group) -> None:
         self._group = group
@@ -90,5 +90,5 @@ class ReceivingFeatures:
 
 
 def sampler_of(kind: type[Sampler], group: mx.distributed.Group) -> type[Sampler]:
-    """Return the class of samplers `kind` bound to a group."""
+    """Return a subclass of `kind`, whose samplers send or receive tokens through `group`."""
     return type(kind.__name__, (kind,), {"group": group})

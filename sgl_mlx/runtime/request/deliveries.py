@@ -16,10 +16,11 @@ PATIENCE = 1.0
 
 
 class Deliveries:
-    """Calls functions on a thread of its own, in the order they were put in.
+    """A queue of functions, which are called on a thread of its own in the order they were put in.
 
     Each function has an owner. When a call blocks, another thread takes over for all other owners;
-    the functions of the blocked one's owner wait, in their order, until it has returned.
+    the functions of the owner whose call is blocked wait, in their order, until that call has
+    returned.
 
     Args:
         patience: seconds after which a call counts as blocked.
@@ -55,7 +56,7 @@ class Deliveries:
             self._changed.notify()
 
     def relieve(self) -> None:
-        """Let another thread take over if a call blocks; call this every now and then."""
+        """If a call blocks, start another thread in its place. The watchdog calls this."""
         with self._changed:
             if self._started is None or not self._queue:
                 return
@@ -63,7 +64,7 @@ class Deliveries:
                 self._lead()
 
     def _lead(self) -> None:
-        """Start a thread that calls functions from now on, in place of the one before."""
+        """Start a new thread, which calls the functions from now on."""
         self._started = None
         self._leader = threading.Thread(target=self._work, name="sgl-mlx delivery", daemon=True)
         self.threads |= {self._leader}
@@ -82,7 +83,7 @@ class Deliveries:
             self.threads -= {threading.current_thread()}
 
     def _next(self) -> tuple[Hashable, Order] | None:
-        """Wait for a function to call; None ends this thread."""
+        """Wait for the next function to call, with its owner; None tells this thread to end."""
         with self._changed:
             while self._leader is threading.current_thread():
                 while self._queue:

@@ -278,10 +278,10 @@ def _at_boundary(text: bytes, at: int) -> bool:
 
 
 def _move_last_token(encoded: Encoded) -> Encoded:
-    """Move the last token before the cut to the prompt's own tokens, which are empty.
+    """Move the last token of the prompts in `after` to the prompt's own tokens, which are empty.
 
-    The token is taken from the last prompt in `after`. A prompt needs an own token, because the
-    model predicts the first output token from the last own token.
+    The token comes from the last of these prompts. A prompt needs an own token (`Encoded.tokens`),
+    because the model predicts the first output token from the last own token.
 
     Raises:
         PromptError: the last prompt in `after` has no own token, or ends in a picture.

@@ -45,7 +45,7 @@ class Size(NamedTuple):
 
     @property
     def effort(self) -> int:
-        """Number of characters, as a measure of the time that encoding takes; or `_LARGE`."""
+        """Time that encoding takes, measured in characters; `_LARGE` if there are pictures."""
         return _LARGE if self.images else self.characters
 
     @classmethod

@@ -241,8 +241,8 @@ class InFlight:
 
         Raises:
             InvalidParamsError: an id is in flight already, or given twice.
-            EngineStoppedError: after `stop`, unless `quick`; if `quick`, the futures fail with this
-                error.
+            EngineStoppedError: after `stop`. If `where` is "here", the futures fail with this error
+                instead.
         """
         self._register(requests)
         fail = Request.fail if where == "here" else self._fail

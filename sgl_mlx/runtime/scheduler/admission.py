@@ -217,9 +217,10 @@ class Admission:
         return False
 
     def _pause(self, leader: Sequence, length: int) -> None:
-        """End a chunk of a prefill after `length` tokens if its window slots would be freed later.
+        """Let a prefill pause after `length` tokens, if window slots are scarce.
 
-        So sequences that wait for these tokens find the whole window before their end.
+        Otherwise the slots before that place could be freed, and sequences that wait for these
+        tokens would not find the whole window before their end.
         """
         windows = self._cache.windows
         if windows is not None and windows.short and len(leader.cuts) < MOST_BRANCHES:
@@ -317,7 +318,7 @@ def divide(
 ) -> list[Share]:
     """Divide a step: decoding sequences first, with their drafts, then prompt chunks.
 
-    All together keep to `step_tokens` and `score_tokens`. A scored token with likeliest
+    All shares together keep to `step_tokens` and `score_tokens`. A scored token with likeliest
     alternatives counts as `_ALTERNATIVES_COST`, because finding them sorts the vocabulary.
     """
     room, score_room = limits.step_tokens, limits.score_tokens

@@ -26,7 +26,7 @@ class Background:
     def advance(self) -> None:
         """Preempt running prefetches if requests wait, and go on with the waiting prefetches.
 
-        Restores from disk are begun or finished. Prefetches whose prompt is cached end.
+        Restores from disk are begun or finished. Prefetches whose prompt is now cached are ended.
         """
         if self._queues.waiting:
             for s in [s for s in self._queues.running if s.background]:

@@ -107,7 +107,7 @@ class Cuts:
         return min(common_prefix(s.key, other.key, 0), s.match_limit, other.match_limit)
 
     def _fillings(self, start: int, limit: int, cuts: Iterable[int]) -> Iterable[int]:
-        """Yield multiples of the stride inside stretches between cuts that exceed the stride."""
+        """Yield the stride's multiples in every stretch between cuts that exceeds the stride."""
         stride = self._policy.stride
         for a, b in pairwise(sorted({start, *cuts, limit})):
             if b - a > stride:

@@ -65,8 +65,8 @@ class RowWindow:
     """Slots of one batch row in the layers with a sliding window.
 
     Attributes:
-        prefix: slots of the last keys before the new tokens, 0 for a key that no new token sees;
-            the keys before them are seen by none either.
+        prefix: slots of the last keys before the new tokens; 0 for a key that no new token sees. No
+            new token sees a key that is not listed.
         slots: one slot for each slot of `Row.slots`.
     """
 
@@ -102,9 +102,10 @@ class Row:
             the first slot and writes the state after them to the second. Slot 0 holds the state
             before a sequence's first token. None for a model of attention alone.
         window: the slots in layers with a sliding window, if these have slots of their own. Then
-            `prefix` and `slots` are those of the other layers. None if all layers use these.
-        lag: how much smaller than its position the rotary position of the first new token is, or of
-            the picture that the token is inside (M-RoPE); see `vision.positions`.
+            `prefix` and `slots` are those of the other layers. None if all layers use `prefix` and
+            `slots`.
+        lag: the position of the first new token minus its rotary position (M-RoPE). If the token is
+            inside a picture, the same for the picture's start. See `vision.positions`.
     """
 
     id: str
@@ -283,7 +284,7 @@ class Shown(Protocol):
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """Rows and columns of its tokens, if these are their positions (M-RoPE); else None."""
+        """Rows and columns of its tokens, if they give the rotary positions (M-RoPE); else None."""
         ...
 
 

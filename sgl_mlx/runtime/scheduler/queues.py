@@ -183,7 +183,8 @@ class Queues:
     def reserve_window(self, s: Sequence, count: int) -> int:
         """Reserve window slots for the next tokens of a sequence, if layers have such slots.
 
-        Slots for one token at least are reserved, by the means of `reserve`.
+        Slots for one token at least are reserved; for them, sequences are preempted as in
+        `reserve`.
 
         Returns:
             For how many of the next `count` tokens there are slots; 0 if `s` does not run.
@@ -201,7 +202,7 @@ class Queues:
     def _make_room(self, s: Sequence) -> None:
         """Free slots for `s`: preempt the least urgent sequence, or give up branches, or abort.
 
-        If only more urgent requests hold branches, `s` itself is preempted: they go first.
+        If only more urgent requests hold branches, `s` itself is preempted, so that they go first.
         """
         if len(self.running) > 1:
             self.retract(max(self.running, key=lambda r: r.urgency))
@@ -242,7 +243,7 @@ class Queues:
         return True
 
     def _holders(self, s: Sequence) -> list[Sequence]:
-        """List the waiting sequences of other requests than that of `s` that hold branches."""
+        """List waiting sequences that hold branches and belong to another request than `s`."""
         others = [w for w in self.waiting if w.purpose is not s.purpose]
         return [w for w in others if any(needed.holding for needed in w.after)]
 

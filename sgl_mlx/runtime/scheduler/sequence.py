@@ -79,8 +79,8 @@ class Base(NamedTuple):
     This KV comes from parallel branches (`core.Parallel`) or from the text before a position gap
     (`core.Shift`). The key in `slots[i]` has the position `positions[i]`. The sequence's own
     tokens start at position `origin`. `window` has the slots of these keys in layers with a sliding
-    window, 0 behind the window; it means nothing if these layers have no slots of their own. `lag`
-    is that of the own tokens by the pictures before them; see `Row.lag`.
+    window, 0 before the window; it means nothing if these layers have no slots of their own. `lag`
+    is the lag of the own tokens that the pictures before them cause; see `Row.lag`.
     """
 
     slots: tuple[int, ...] = ()
@@ -112,9 +112,9 @@ class Picture(NamedTuple):
 
     @property
     def lag(self) -> int:
-        """How many more tokens than rotary positions it takes; 0 if its tokens have no grid.
+        """Number of its tokens minus the rotary positions that it takes; 0 without a grid.
 
-        The text after a picture goes on from its longest edge.
+        A picture takes as many rotary positions as its longest edge has tokens.
         """
         return self.image.tokens - max(self.image.grid) if self.image.grid else 0
 
@@ -289,7 +289,7 @@ class Sequence:
         return (*self.base.slots, *self.table[: self.computed])
 
     def prefix_window(self) -> tuple[int, ...]:
-        """Return the window slot of each key in `prefix_slots`, 0 behind the window."""
+        """Return the window slot of each key in `prefix_slots`, 0 before the window."""
         held = self.holding
         assert held is not None, f"sequence {self.id} holds no slots"
         own = held.window[: max(self.computed - held.behind, 0)]
@@ -322,7 +322,7 @@ class Sequence:
 
     @property
     def lag(self) -> int:
-        """How much smaller than its position the next token's rotary position is (`Row.lag`)."""
+        """Position of the next token minus its rotary position (`Row.lag`)."""
         return self.base.lag + sum(p.lag for p in self.pictures if p.end <= self.computed)
 
     def row(self, count: int, table_end: int, drafted: tuple[int, ...] = ()) -> Row:

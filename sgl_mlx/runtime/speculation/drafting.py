@@ -34,10 +34,12 @@ def open_speculation(
 ) -> Speculation | None:
     """Open the drafters, and measure steps unless that was done on this machine before.
 
-    Returns None for "off", or if the steps cannot be measured.
-
     Args:
         described: text of all that the costs depend on besides the machine.
+        states: see `kept_costs`.
+
+    Returns:
+        The drafters and the costs of steps; None for "off", or if the steps cannot be measured.
     """
     found = drafters(speculate, cache.tree)
     if speculate == "off":
@@ -54,7 +56,7 @@ def described(loaded: LoadedModel, head: HeadRunner | None = None) -> str:
 
 
 def load_draft(config: EngineConfig, loaded: LoadedModel) -> LoadedModel | None:
-    """Load the draft model, if one is named.
+    """Load the draft model; return None if no draft model is named.
 
     Raises:
         ModelError: the draft model cannot be loaded.

@@ -2,8 +2,8 @@
 
 The head's layer is one more layer of the KV pool: the slot of token i also holds the head's key and
 value for position i, which are computed from token i + 1 and the large model's hidden state after
-token i. Each step writes them beside the model's own. So they are shared, freed, evicted and
-restored with the model's, and a step overwrites those of rejected tokens.
+token i. Each step writes them beside the model's own keys and values. So they are shared, freed,
+evicted and restored together, and a later step overwrites those of rejected tokens.
 
 After a prefill chunk that is not the prompt's last, token i + 1 is not known yet; the next chunk
 writes that key. The key is wrong where a sequence takes token i from the cache but goes on with
@@ -69,7 +69,7 @@ class HeadRunner:
     def extend(
         self, rows: Sequence[Row], hidden: mx.array, sampled: Sampled | None, made: NewKV
     ) -> list[mx.array]:
-        """Add the head's keys and values of an `Extend` to those that the model has made.
+        """Append the head's keys and values of an `Extend` step to those of the model, `made`.
 
         Args:
             rows: the step's rows, in order.
@@ -89,7 +89,7 @@ class HeadRunner:
         return [self._hidden, *self._late.keys, *self._late.values]
 
     def keep(self, rows: Sequence[Row], tokens: Mapping[str, tuple[int, ...]]) -> None:
-        """Keep the rows' last hidden states and write late keys, after an `Extend` was computed.
+        """After an `Extend`, keep the rows' last hidden states; write the keys of `_make_late`.
 
         Args:
             tokens: the accepted tokens and the newest one, by sequence id.
@@ -107,7 +107,10 @@ class HeadRunner:
             first += len(places)
 
     def _is_late(self, row: Row) -> bool:
-        """Return True if the row's first token completes the input at the position before it."""
+        """Return True if the row's first token completes the input of the head's key before it.
+
+        That key is missing if the chunk before was not the prompt's last.
+        """
         last = self._last.get(row.id)
         known = last is not None and last.token is None and last.position == row.position - 1
         return known and bool(row.prefix)

@@ -8,7 +8,7 @@ from sgl_mlx.runtime.scheduler.sequence import Constraint
 def walk(
     constraint: Constraint, draft: tuple[int, ...]
 ) -> tuple[tuple[int, ...], list[bytes | None]]:
-    """Cut a draft where a constraint forbids it; return the rest and the masks of its places.
+    """Cut a draft where a constraint forbids it; return what is left, and the masks of its places.
 
     The draft also ends where the constraint forces tokens, ends the output, or is done: from there
     on the tokens are decided without the model, or without the constraint.

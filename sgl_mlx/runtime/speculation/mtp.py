@@ -28,7 +28,7 @@ _PREFIX = 64
 """Tokens of the prefix before each measured row, as in `measure`."""
 _ROUNDS = 3
 _STEPS = 3
-"""Guesses in a row, from which the cost of each after the first follows."""
+"""Consecutive guesses that are timed; the cost of a guess after the first follows from them."""
 
 GuessAfter = Callable[[Rows[Row], int], Guesses]
 """The signature of `runner.ModelRunner.draft`."""
@@ -71,7 +71,7 @@ class MtpDrafter:
 
 
 def _row(s: Sequence, count: int) -> Row:
-    """Make the head's row for a sequence, at the position of the token before its newest."""
+    """Make the row that the head reads: the newest token at the position of the one before."""
     row = s.row(1, len(s.table))
     return replace(
         row,
@@ -96,8 +96,8 @@ def open_head(
         alone: False if other ranks run the model too, or a draft model guesses for it.
 
     Returns:
-        The head; None if it is not wanted, or if "auto" finds none that can be used. One that is
-        broken or does not fit is logged then.
+        The head; None if it is not wanted, or if "auto" finds none that can be used. With "auto", a
+        head that is broken or does not fit is logged.
 
     Raises:
         InvalidParamsError: `speculate` is "mtp", and `alone` is False.

@@ -11,8 +11,9 @@ _LEAST, _MOST = 0.25, 8.0
 _WEIGHT = 0.2
 """Weight of the latest step in a factor."""
 _FADING = 0.01
-"""Weight of the decode factor in the extend factor after each decode step, so that drafting is
-tried again some time after it was too slow."""
+"""Share by which a decode step moves the extend factor towards the decode factor, so that drafting
+is tried again some time after it was too slow.
+"""
 
 
 class _Begun(NamedTuple):
@@ -63,7 +64,7 @@ class Pace:
             self._begun = self._begun._replace(seconds=seconds, extends=True)
 
     def observe(self, rows: frozenset[str]) -> None:
-        """Take the time of the step that began last, if no sequence came or went since then.
+        """Record the time of the step that began last, if no sequence came or went since then.
 
         Args:
             rows: ids of the sequences that run now.
@@ -80,7 +81,10 @@ class Pace:
         self._opens = begun.extends
 
     def _observe_extend(self, elapsed: float, seconds: float) -> None:
-        """Update the factor of extend steps; the step also pays for opening the epoch it ended."""
+        """Update the factor of extend steps.
+
+        The extra time of opening the epoch that this step ended is added to the step's time.
+        """
         self.extend += _WEIGHT * (_bounded((elapsed + self._leaving) / seconds) - self.extend)
         self._leaving = 0.0
 

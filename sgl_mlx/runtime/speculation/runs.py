@@ -47,7 +47,7 @@ class RunIndex:
             self._last[run] = end
 
     def find(self, tokens: list[int]) -> Found | None:
-        """Find where the longest match with the end of `tokens` ends in the indexed list.
+        """Find where the list has the longest match with the end of `tokens`; None without a match.
 
         Only the latest `_CHAIN` places with the same last tokens are compared; the latest of
         equally long matches wins. A match is always followed by a token of the list.

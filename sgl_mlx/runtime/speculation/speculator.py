@@ -32,7 +32,7 @@ class Drafts(Protocol):
     Attributes:
         costs: costs of its steps.
         source: source of its proposals; see `Proposal.source`.
-        cheap: True if it also guesses for sequences whose other guess is less likely than its own.
+        cheap: True if it also guesses for sequences for which a drafter has a less likely guess.
     """
 
     costs: Costs
@@ -234,7 +234,7 @@ class Speculator:
         return self._acceptance.likelihood(sequence, p.source, p.likelihood)
 
     def _lacks(self, model: Drafts, s: Sequence, found: Proposal | None) -> bool:
-        """Return True if the draft model should guess for a sequence beside what was `found`."""
+        """Return True if the draft model should guess for `s`; drafters have guessed `found`."""
         if _limit(s) < 1 or found is None:
             return _limit(s) > 0
         mine = self._likelihood(s.id, Proposal((), model.source))

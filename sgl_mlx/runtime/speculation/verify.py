@@ -25,7 +25,7 @@ def accept(row: Row, sampled: tuple[int, ...]) -> tuple[int, ...]:
         sampled: the token sampled at each of `places(row)`.
 
     Returns:
-        The accepted tokens, and one more sampled token.
+        The accepted tokens, followed by one more sampled token.
     """
     drafted = row.tokens[len(row.tokens) - row.drafted :]
     count = next((i for i, token in enumerate(drafted) if token != sampled[i]), row.drafted)

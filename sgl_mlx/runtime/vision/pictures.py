@@ -93,7 +93,7 @@ class Pictures:
         return begin, end
 
     def bare(self, parts: Sequence[Part]) -> list[Part]:
-        """Remove from texts the marks next to pictures that `around` adds as tokens."""
+        """Remove picture marks from texts next to pictures; `around` returns them as tokens."""
         kept = list(parts)
         if self._vision is None:
             return kept

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from sgl_mlx.runtime.scheduler.plan import Decode, Plan
 
 FIRST = 12.0
-"""Factor of the limit for work that no earlier work tells anything about."""
+"""Factor by which the limit is larger for work of a kind that was never seen before."""
 _SLOWER = 4.0
 """Factor by which work may take longer than the longest of its kind so far."""
 
 _MOST_DONE = 10_000
 """Most pieces of finished work that wait to be learned."""
 ORDER = "order"
-"""Name of work that tells nothing about other work of that name."""
+"""Name of the work of orders: how long one takes tells nothing about another."""
 
 Kind = Hashable
 
@@ -41,10 +41,10 @@ class StepKind:
     pictures: bool
 
     def times(self, other: StepKind) -> float:
-        """Return how many times as long as a step of kind `other` such a step takes at most.
+        """Return the largest factor by which a step takes longer than one of kind `other`.
 
-        The time is taken to grow as the number of tokens and as the length of the prefix. Infinity
-        if the two compute different things.
+        The time is assumed to grow in proportion to the number of tokens, and to the length of the
+        prefix. Returns infinity if the two kinds compute different things.
         """
         if (self.plan, self.pictures) != (other.plan, other.pictures):
             return math.inf
@@ -66,7 +66,7 @@ class Work:
 
     @property
     def kind(self) -> Kind:
-        """Work of equal kind takes about equally long; None tells nothing about other work."""
+        """The kind of the work: work of equal kind takes about equally long; None for an order."""
         if isinstance(self.what, str):
             return None if self.what == ORDER else self.what
         return kind_of(self.what)
@@ -107,9 +107,9 @@ class Pulse:
         """Return the seconds after which work counts as hung.
 
         Work of a known kind may take `seconds`, or four times as long as the longest of its kind
-        so far. A step of a new kind gets the least of what known kinds of steps say of it, but not
-        more than work of which nothing is known: twelve times `seconds`, because weights may still
-        have to be read and kernels compiled.
+        so far. For a step of a new kind, the limit is estimated from the known kinds of steps. For
+        other new work, and at most, it is twelve times `seconds`, because weights may still have to
+        be read and kernels compiled.
         """
         kind = work.kind
         if kind in self._longest:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from sgl_mlx.runtime.watchdog.pulse import Pulse, Work
 
 _LOOKS = 10
-"""How often the watchdog looks within its limit."""
+"""Number of times that the watchdog looks at the pulse within its limit."""
 _LONGEST_TICK = 1.0
 """Most seconds between two looks."""
 
@@ -18,9 +18,9 @@ _LONGEST_TICK = 1.0
 class Watchdog:
     """A watchdog over one thread.
 
-    Time counts only while this thread runs too: after the process was stopped, or the machine
-    slept, no work counts as hung for that. On a machine with more work than processors it counts
-    for as much less (see `crowding`).
+    Time counts only while the watchdog's thread runs too. So no work counts as hung because the
+    process was stopped or the machine slept. On a machine with more work than processors, time
+    counts less (see `crowding`).
 
     Args:
         pulse: the work of the thread.
@@ -57,7 +57,7 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; returns at once if it was not started or runs this."""
+        """End the thread and wait for it, unless it was never started or is the calling thread."""
         self._stopped.set()
         if self._thread.ident not in (None, threading.get_ident()):
             self._thread.join()
@@ -74,7 +74,12 @@ class Watchdog:
                 return
 
     def look(self, seconds: float, crowding: float = 1.0) -> None:
-        """Look at the pulse, `seconds` after the last look, on a machine as crowded as this."""
+        """Look at the pulse, and report work that hangs or has ended.
+
+        Args:
+            seconds: time since the last look.
+            crowding: result of `crowding`; time counts that many times less.
+        """
         self._pulse.learn()
         work = self._pulse.work
         if work is None or work is not self._work:
@@ -94,8 +99,9 @@ class Watchdog:
 
 
 def crowding() -> float:
-    """Return how many threads of this machine want each of its processors; 1 if there are enough.
+    """Return how many threads compete for each processor of this machine, at least 1.
 
-    The system's average over the last minute. A step then takes as much longer than alone.
+    The number is an average over the last minute. A step takes about this many times as long as on
+    an idle machine.
     """
     return max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0)

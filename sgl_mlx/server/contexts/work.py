@@ -39,7 +39,7 @@ Fields = TypeVar("Fields", bound=WorkRequest)
 
 @dataclass(frozen=True)
 class Work(Generic[Fields]):
-    """An operation on a context under way.
+    """An operation that is being done on a context.
 
     Attributes:
         context: the context that the path names; a new context, not stored yet, for `new`.

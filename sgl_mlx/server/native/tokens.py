@@ -58,7 +58,7 @@ def routes(service: Service) -> list[Route]:
 
 
 class _Answers:
-    """The answers of the routes, for the tokenizer of one model."""
+    """The handlers of the routes, for the tokenizer of one model."""
 
     def __init__(self, service: Service) -> None:
         self._service = service

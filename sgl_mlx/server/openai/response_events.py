@@ -89,7 +89,7 @@ class _Text:
     prefix = "msg_"
     part_type = "output_text"
     details: ClassVar[dict[str, Any]] = {"logprobs": []}
-    """Fields that the events about the text have besides it."""
+    """Further fields of the events about the text."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
