@@ -80,9 +80,10 @@ def _with_added(
 
 
 def _with_ids(backend: tokenizers.Tokenizer, ids: Mapping[str, int]) -> tokenizers.Tokenizer:
-    """Return the tokenizer with these texts in its vocabulary, under the given ids.
+    """Return the tokenizer with each text in `ids` added to its vocabulary under the text's id.
 
-    Otherwise `add_tokens` would give the texts new ids. A Unigram tokenizer is returned unchanged.
+    A later call of `add_tokens` for a text then keeps its id, and does not make a new one. A
+    Unigram tokenizer is returned unchanged.
     """
     whole = json.loads(backend.to_str())
     vocabulary = whole["model"].get("vocab")

@@ -145,7 +145,7 @@ class Sections:
 
 
 def has_vision(config: Mapping[str, Any]) -> bool:
-    """Return True if `config.json` describes a vision part that this folder runs."""
+    """Return True if `config.json` describes a vision part that the code in this folder runs."""
     return config["model_type"] in FAMILIES and bool(config.get("vision_config"))
 
 
