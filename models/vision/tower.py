@@ -61,7 +61,7 @@ class VisionNetwork(nn.Module):
         return projected
 
     def select(self, pixels: mx.array) -> mx.array:
-        """Compute the features before projection: `(tiles, positions, width of all chosen layers)`."""
+        """Compute features before projection: `(tiles, positions, width of all chosen layers)`."""
         states = self.vision_tower(pixels)
         if self._drop_first:
             states = [state[:, 1:] for state in states]
