@@ -67,13 +67,15 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         ratios = {peer: self.ratio(peer, lambda run: run.speed) for peer in self.peers}
-        first = {peer: self.ratio(peer, _median_first) for peer in self.peers}
+        median = {peer: self.ratio(peer, _median_first) for peer in self.peers}
+        mean = {peer: self.ratio(peer, _mean_first) for peer in self.peers}
         reasons = {peer: self.not_compared(peer) for peer in self.peers}
         return {
             "trace": self.trace.name,
             "at_once": self.at_once,
             "ratio": {peer: round(ratio, 3) for peer, ratio in ratios.items() if ratio},
-            "ttft_ratio": {peer: round(ratio, 3) for peer, ratio in first.items() if ratio},
+            "ttft_ratio": {peer: round(ratio, 3) for peer, ratio in median.items() if ratio},
+            "ttft_mean_ratio": {peer: round(ratio, 3) for peer, ratio in mean.items() if ratio},
             "not_compared": {peer: why for peer, why in reasons.items() if why is not None},
             "failures": self.failures,
             "runs": [run.to_dict() for runs in self.runs.values() for run in runs],
@@ -161,3 +163,8 @@ def _counted(watch: Watch, name: str, total: int) -> Progress:
 
 def _median_first(run: Run) -> float:
     return statistics.median(run.first)
+
+
+def _mean_first(run: Run) -> float:
+    """Return the mean time to the first text, in which long waits of a few requests count."""
+    return statistics.fmean(run.first)

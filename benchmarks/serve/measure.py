@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,7 @@ class Run:
             "output_tokens": self.output_tokens,
             "tokens_per_second": round(self.speed, 2),
             "hit_rate": round(self.hit_rate, 4),
+            "ttft_mean": round(statistics.fmean(self.first), 4),
             "ttft_p50": percentile(self.first, 50),
             "ttft_p99": percentile(self.first, 99),
             "inter_token_p50": percentile(self.gaps, 50),
