@@ -53,7 +53,9 @@ def test_our_server_and_a_peer_hold_the_same_conversations(sgl: Sgl, model: str)
             assert ours[count] == theirs[count] > 0
         assert ours["ttft_p50"] <= ours["ttft_p99"]
         means = [run["ttft_mean"] for run in (ours, theirs)]
-        assert row["ttft_mean_ratio"]["mlx-lm"] == pytest.approx(means[0] / means[1], rel=0.02)
+        assert row["ttft_mean_ratio"]["mlx-lm"] == pytest.approx(
+            means[0] / means[1], rel=0.02, abs=0.002
+        )
     chat, _, agent, _ = (row["runs"][0] for row in rows)
     assert agent["hit_rate"] > 0.5  # all but the first find the instructions
     assert chat["hit_rate"] > 0.3
