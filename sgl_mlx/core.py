@@ -254,8 +254,15 @@ class GenerateResult(_Answer, total=False):
 class Completion:
     """One finished sample: its text, its token ids, why it ended, and its prompt's token counts.
 
-    `cached_tokens` of the `prompt_tokens` came from the cache. `id` is the id of the request.
-    `extra` holds further entries of SGLang's `meta_info`.
+    Attributes:
+        text: the generated text.
+        token_ids: the generated tokens; empty if an HTTP backend does not send them.
+        finish_reason: why the sample ended.
+        prompt_tokens: the number of tokens of the prompt.
+        cached_tokens: the number of prompt tokens that came from the cache.
+        id: the id of the request; with several samples, `<id>-0`, `<id>-1` and so on.
+        logprobs: logprobs of prompt and output; None if the request asked for none.
+        extra: further entries of SGLang's `meta_info`.
     """
 
     text: str
@@ -360,10 +367,13 @@ def _answer(sample: Completion | PartialCompletion) -> GenerateResult:
 class ChoiceScore:
     """The log-probabilities of one choice's tokens after a prompt.
 
-    `tokens` begins at the first token in which prompt + choice differs from the prompt alone. So a
-    token that spans the end of the prompt and the beginning of the choice is included (token
-    healing). `unconditional` holds the same tokens scored without the prompt; it is None if the
-    caller did not ask for these scores.
+    Attributes:
+        text: the choice.
+        tokens: the tokens of prompt + choice from the first one on that differs from the prompt's
+            own tokens. So a token that spans the end of the prompt and the beginning of the choice
+            is included (token healing).
+        unconditional: the choice's tokens scored without the prompt; None if the caller did not
+            ask for these scores.
     """
 
     text: str

@@ -77,6 +77,12 @@ def function(
 ) -> SglFunction | Callable[[Callable[..., Any]], SglFunction]:
     """Turn a Python function into a program: `@function` or `@function(num_api_spec_tokens=...)`.
 
+    Args:
+        func: the function; its first parameter, `s`, is the state that it appends to.
+        num_api_spec_tokens: on the backend of an API such as `OpenAI`, the fewest tokens that each
+            call asks for. Text beyond a `gen`'s answer may answer the next `gen`, which saves its
+            call. By default each `gen` makes a call of its own. Other backends ignore this.
+
     Raises:
         ProgramError: when the first parameter is not named `s`.
     """

@@ -90,11 +90,11 @@ class SglSamplingParams(SamplingParams):
 
 
 class BaseBackend:
-    """A backend with the methods of SGLang's `BaseBackend`.
+    """The base class of backends that are written for SGLang, with SGLang's methods.
 
     A subclass has to implement `generate`; SGLang's other methods are optional. The class is also a
     `sgl_mlx.lang.backend.Backend`: it passes each request to SGLang's methods, in threads of its
-    own. The argument `s` of these methods is a `PromptView`.
+    own. The argument `s` of SGLang's methods is a `PromptView`.
     """
 
     support_concate_and_append = False
@@ -117,13 +117,20 @@ class BaseBackend:
     def generate(self, s: Any, sampling_params: Any) -> tuple[Any, Any]:
         """Continue `s.text_`; return `(text, meta info)`, or for `n` samples `(texts, meta infos)`.
 
+        Args:
+            s: the prompt, a `PromptView`.
+            sampling_params: an `SglSamplingParams`.
+
         Raises:
             NotImplementedError: the subclass has no such method.
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement generate()")
 
     def generate_stream(self, s: Any, sampling_params: Any) -> Any:
-        """Yield (piece of text, meta info); by default one piece, from `generate`."""
+        """Yield (piece of text, meta info); unless overridden, yield what `generate` returns.
+
+        The arguments are those of `generate`.
+        """
         text, meta = self.generate(s, sampling_params)
         yield (text[0] if isinstance(text, list) else text), meta
 
@@ -135,6 +142,11 @@ class BaseBackend:
         choices_method: ChoicesSamplingMethod | None = None,
     ) -> ChoicesDecision:
         """Decide which of the choices continues `s.text_` best.
+
+        Args:
+            s: the prompt, a `PromptView`.
+            temperature: always 0.0, since `select` makes no random choice.
+            choices_method: the method of `select`, which the backend may use or ignore.
 
         Raises:
             NotImplementedError: the subclass has no such method.

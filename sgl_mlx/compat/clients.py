@@ -18,7 +18,7 @@ from sgl_mlx.lang.templates.chat_template import (
 
 
 class _Client(BaseBackend):
-    """A client of a service that takes a conversation as a list of turns."""
+    """A backend for a service that takes a conversation as a list of turns."""
 
     is_chat_model = True
 
@@ -28,9 +28,12 @@ class _Client(BaseBackend):
 
 
 class Anthropic(_Client):
-    """A client of Anthropic's messages API.
+    """A backend for Anthropic's messages API.
 
-    Further arguments are passed to `anthropic.Anthropic`, or ignored if a `client` is given.
+    Args:
+        model_name: the name of the model in the API.
+        client: an `anthropic.Anthropic` object to use; None makes one.
+        args, kwargs: arguments for the new `anthropic.Anthropic`; ignored if a `client` is given.
 
     Raises:
         BackendError: the package `anthropic` is missing.
@@ -66,9 +69,13 @@ class Anthropic(_Client):
 
 
 class LiteLLM(_Client):
-    """A client of all services that the package `litellm` supports.
+    """A backend for all services that the package `litellm` supports.
 
-    Further arguments are passed to `litellm.completion` with every request.
+    Args:
+        model_name: the name of the model, as `litellm` expects it.
+        chat_template: how turns become the text of the prompt; None chooses by the model's name.
+        client: an object to use in place of the module `litellm`.
+        options: further arguments of `litellm.completion`, sent with every request.
 
     Raises:
         BackendError: the package `litellm` is missing.
@@ -105,9 +112,14 @@ class LiteLLM(_Client):
 
 
 class VertexAI(_Client):
-    """A client of Google's Vertex AI.
+    """A backend for Google's Vertex AI.
 
     The environment variables `GCP_PROJECT_ID` and `GCP_LOCATION` name the project and its location.
+
+    Args:
+        model_name: the name of the model in Vertex AI.
+        safety_settings: passed to Vertex AI with every request; None leaves Vertex AI's own.
+        client: a model object of the package `vertexai` to use; None makes one.
 
     Raises:
         BackendError: the package `vertexai` is missing, or `GCP_PROJECT_ID` is not set.

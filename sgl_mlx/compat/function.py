@@ -13,7 +13,7 @@ from sgl_mlx.program import SglFunction as OwnFunction
 
 
 class SglFunction(OwnFunction):
-    """A program whose `trace` needs a value for each argument that an f-string formats."""
+    """A program; its `trace` refuses to format an argument without a value in an f-string."""
 
     def trace(self, *, backend: Any = None, **kwargs: Any) -> Any:
         """Trace the program into a graph: see `sgl_mlx.program.SglFunction.trace`.
@@ -32,7 +32,11 @@ class SglFunction(OwnFunction):
 
 
 def function(func: Callable[..., Any] | None = None, num_api_spec_tokens: int | None = None) -> Any:
-    """Make a program of a Python function, directly or as a decorator with options."""
+    """Make a program of a Python function, directly or as a decorator with options.
+
+    Args:
+        func, num_api_spec_tokens: see `sgl_mlx.function`.
+    """
     if func is None:
         return partial(SglFunction, num_api_spec_tokens=num_api_spec_tokens)
     return SglFunction(func, num_api_spec_tokens)

@@ -38,12 +38,17 @@ class TracingScope:
 
 
 def trace_program(program: SglFunction, arguments: Mapping[str, Any], backend: Any = None) -> Any:
-    """Trace a program with these arguments, and return its graph."""
+    """Trace a program with these arguments, and return its graph.
+
+    Args:
+        arguments: values of the program's arguments, by name; see `SglFunction.trace`.
+        backend: ignored; SGLang has this parameter.
+    """
     return program.trace(backend=backend, **arguments)
 
 
 def compile_func(function: SglFunction, backend: Any = None) -> CompiledProgram:
-    """Compile a program."""
+    """Compile a program as `function.compile()` does; `backend` is ignored."""
     return function.compile(backend=backend)
 
 
@@ -59,6 +64,7 @@ def run_program(
     """Run a program once, and return its state.
 
     Args:
+        backend: the backend to run on; None means the default backend.
         func_args, func_kwargs: the arguments of the program.
         default_sampling_para: sampling parameters for every `gen` that does not give its own.
         stream: True returns at once, while the program still runs.
@@ -80,7 +86,12 @@ def run_program_batch(
     """Run a program once for each item of `batch_arguments`; return the states in that order.
 
     Args:
+        backend: the backend to run on; None means the default backend.
+        batch_arguments: the arguments of each run, by name in a mapping or in order in a list.
         default_sampling_para: sampling parameters for every `gen` that does not give its own.
+        num_threads: the largest number of runs at a time; "auto" means 16 per CPU core, at least
+            96.
+        progress_bar: show a progress bar.
         generator_style: return an iterator over the states instead of a list.
     """
     return program.run_batch(

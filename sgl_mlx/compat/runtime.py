@@ -53,7 +53,14 @@ class Runtime:
         top_logprobs_num: int | None = None,
         lora_path: Any = None,
     ) -> str:
-        """Continue one or more prompts; return the result of `Engine.generate` as JSON text."""
+        """Continue one or more prompts; return the result of `Engine.generate` as JSON text.
+
+        Args:
+            prompt: a text or a list of texts.
+            sampling_params: parameters for all prompts; see `SamplingParams`.
+            return_logprob, logprob_start_len, top_logprobs_num: as in `SamplingParams`.
+            lora_path: no effect; a warning says so.
+        """
         options = {
             "return_logprob": return_logprob,
             "logprob_start_len": logprob_start_len,
@@ -66,7 +73,11 @@ class Runtime:
     async def async_generate(
         self, prompt: str, sampling_params: Mapping[str, Any] | None = None
     ) -> AsyncIterator[str]:
-        """Continue a prompt, and yield the new text piece by piece."""
+        """Continue a prompt, and yield the new text piece by piece.
+
+        Args:
+            sampling_params: see `SamplingParams`.
+        """
         shown = 0
         async for event in await self._engine.async_generate(prompt, sampling_params, stream=True):
             text = event["text"]

@@ -30,7 +30,7 @@ _SECONDS = 10
 
 
 class ServerArgs(SimpleNamespace):
-    """The options of a server, as attributes; an option that was not given reads as None."""
+    """The options of a server, as attributes; an option that was not given is None."""
 
     def __init__(self, model_path: str | None = None, **options: Any) -> None:
         super().__init__(model_path=model_path, **options)
@@ -41,7 +41,10 @@ class ServerArgs(SimpleNamespace):
 
     @staticmethod
     def add_cli_args(parser: Any) -> None:
-        """Add `--model-path` and `--tp-size`; use `parse_known_args` to accept further options."""
+        """Add `--model-path` and `--tp-size` to an `argparse` parser.
+
+        SGLang adds many more options; call `parse_known_args` so that they are not refused.
+        """
         parser.add_argument("--model-path", "--model", default=None)
         parser.add_argument("--tp-size", "--tp", type=int, default=1)
 
@@ -53,7 +56,9 @@ class ServerArgs(SimpleNamespace):
 class ReasoningParser:
     """A parser that separates the reasoning of a model from its answer.
 
-    `stream_reasoning` has no effect.
+    Args:
+        model_type: "kimi" for Kimi's marks; otherwise the marks are `<think>` and `</think>`.
+        stream_reasoning: no effect.
     """
 
     def __init__(self, model_type: str | None = None, stream_reasoning: bool = True) -> None:

@@ -51,7 +51,7 @@ class CustomTestCase(unittest.TestCase):
 
 
 def add_common_sglang_args_and_parse(parser: ArgumentParser) -> Namespace:
-    """Add the options that SGLang's benchmark programs share, and parse the command line."""
+    """Add the options that SGLang's benchmark programs share; return the parsed command line."""
     _add_shared(parser, port=30000)
     parser.add_argument("--backend", default="srt")
     parser.add_argument("--device", default="auto")
@@ -60,7 +60,7 @@ def add_common_sglang_args_and_parse(parser: ArgumentParser) -> Namespace:
 
 
 def add_common_other_args_and_parse(parser: ArgumentParser) -> Namespace:
-    """Add the options of SGLang's benchmarks of other servers, and parse the command line."""
+    """Add the options of SGLang's benchmarks of other servers; return the parsed command line."""
     _add_shared(parser, port=None)
     parser.add_argument("--backend", required=True)
     parser.add_argument("--n-ctx", type=int, default=4096)
@@ -102,8 +102,13 @@ def dump_bench_raw_result(
 ) -> None:
     """Write a line of JSON for each state of a benchmark, with its prompt, output and correctness.
 
-    The output is the state's variable `answer`. It is correct if the state's prediction equals its
-    label. Nothing is written if `path` is empty or None.
+    The output is the state's variable `answer`.
+
+    Args:
+        path: the file to write; nothing is written if it is empty or None.
+        states: the final states of the benchmark's programs.
+        preds: for each state, the answer that the benchmark read from the output.
+        labels: for each state, the right answer; the output counts as correct if both are equal.
     """
     if not path:
         return

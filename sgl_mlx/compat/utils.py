@@ -49,6 +49,9 @@ def dump_state_text(filename: str, states: Iterable[Any], mode: str = "w") -> No
     """Write the texts of all states to one file, each under a heading with its number.
 
     For objects that are no program states, `str(object)` is written.
+
+    Args:
+        mode: as in `open`: "w" replaces the file, "a" appends to it.
     """
     with open(filename, mode, encoding="utf-8") as file:
         for i, state in enumerate(states):
@@ -136,7 +139,7 @@ def http_request(
 
 
 def download_and_cache_file(url: str, filename: str | None = None) -> str:
-    """Return the path of a file from the web; download the file if the path does not exist.
+    """Return the local path of the file at `url`; download the file if the path does not exist.
 
     Args:
         filename: where to store the file; by default in the folder for temporary files.
@@ -237,7 +240,7 @@ def print_highlight(html_content: str) -> None:
 
 
 def stream_and_merge(llm: Any, prompt: str, sampling_params: Mapping[str, Any]) -> str:
-    """Stream an answer of an `Engine`, and return its whole text."""
+    """Stream the answer of the engine `llm` to a prompt, and return its whole text."""
     text = ""
     for event in llm.generate(prompt, sampling_params, stream=True):
         text = event["text"]
@@ -245,7 +248,7 @@ def stream_and_merge(llm: Any, prompt: str, sampling_params: Mapping[str, Any]) 
 
 
 async def async_stream_and_merge(llm: Any, prompt: str, sampling_params: Mapping[str, Any]) -> Any:
-    """Stream an answer of an `Engine`, and yield the new text of each event."""
+    """Stream the answer of the engine `llm` to a prompt, and yield the new text of each event."""
     text = ""
     async for event in await llm.async_generate(prompt, sampling_params, stream=True):
         piece, text = event["text"][len(text) :], event["text"]

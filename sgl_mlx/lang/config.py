@@ -21,7 +21,8 @@ class GlobalConfig:
         enable_precache_with_tracing: `run_batch` first prefills the program's constant prefix.
             Off by default: this package's engine already shares prefixes of running requests.
         enable_parallel_encoding: `join("concate_and_append")` reuses the branches' KV side by
-            side if the backend supports it; otherwise it appends the branches' texts.
+            side if the backend supports it. If the setting is False or the backend does not, the
+            branches' texts are appended and computed again.
     """
 
     default_backend: Any = None

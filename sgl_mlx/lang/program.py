@@ -43,8 +43,8 @@ class Program:
         arg_names: the names of the function's parameters after `s`.
         arg_defaults: the default values of these parameters, without names, in order.
         bind_arguments: the arguments that `bind` has set, by name.
-        num_api_spec_tokens: for backends of an API, the number of tokens that a call asks for at
-            least. The surplus may answer later `gen`s, see `ahead`; None turns this off.
+        num_api_spec_tokens: on backends of an API, the fewest tokens that each call asks for. Text
+            beyond a `gen`'s answer may answer the next `gen`, see `ahead`; None turns this off.
 
     Raises:
         ProgramError: `func` is no ordinary Python function, or its first parameter is not named

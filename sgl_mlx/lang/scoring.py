@@ -21,8 +21,15 @@ def score(
 ) -> ChoicesDecision:
     """Return the decision that `select` would take after the state's text; append nothing.
 
-    Waits until the state's text is generated, and for the scores. The `meta_info` of the result
-    holds the lists `normalized_prompt_logprobs` and `input_token_logprobs`, one item per choice.
+    Waits until the state's text is generated and the choices are scored.
+
+    Args:
+        choices: the texts to choose from.
+        choices_method: the way to compare choices, as in `select`.
+
+    Returns:
+        The chosen text (`decision`) and `meta_info`, whose lists `normalized_prompt_logprobs` and
+        `input_token_logprobs` have one item for each choice.
 
     Raises:
         ProgramError: `choices` is empty, a choice is empty or no text, or the method is unknown.

@@ -147,7 +147,13 @@ class ProgramState:
 
     @contextmanager
     def copy(self, position_ids_offset: Sequence[int] | None = None) -> Iterator[ProgramState]:
-        """Fork one branch for the `with` block, and join it at the end of the block."""
+        """Fork one branch for the `with` block, and join it at the end of the block.
+
+        The join makes each variable that is new in the branch a list with its one value.
+
+        Args:
+            position_ids_offset: a list with the number of positions to skip before new text.
+        """
         group = self.fork(1, position_ids_offset)
         yield group[0]
         group.join()
@@ -218,7 +224,7 @@ class ProgramState:
         return self.stream_executor.error
 
     def text_iter(self, var_name: str | None = None) -> Iterator[str]:
-        """Yield the text of a variable, or the whole text, in pieces while it is generated.
+        """Yield the text of variable `var_name`, or the whole text, piece by piece as it comes.
 
         If the program was run without `stream=True`, this yields one piece and warns.
         """
@@ -235,7 +241,8 @@ class ProgramState:
     ) -> AsyncIterator[Any]:
         """Yield pieces of text as `text_iter` does, without blocking the event loop.
 
-        With `return_meta_data`, yield pairs of a piece and the variable's `meta_info` so far.
+        With `return_meta_data`, yield pairs of a piece and the variable's `meta_info` so far; the
+        `meta_info` is empty for the whole text.
         """
         self._warn_unless_streaming("text_async_iter")
         async for chunk, ended in self._async_chunks(var_name):

@@ -65,11 +65,16 @@ def gen(
 ) -> Gen | Select:
     """Generate text with the model, append it, and store it as variable `name`.
 
-    Sampling parameters are those of `sgl_mlx.SamplingParams`; parameters that are left out come
-    from `run()`. A constraint (`dtype`, `regex`, `json_schema`, `grammar`, `ebnf`) replaces the
-    constraint of `run()`. With `choices`, this is `select`.
+    Sampling parameters are those of `sgl_mlx.SamplingParams`, where `max_tokens` and `min_tokens`
+    are called `max_new_tokens` and `min_new_tokens`. Parameters that are left out come from
+    `run()`. A constraint (`dtype`, `regex`, `json_schema`, `grammar`, `ebnf`) replaces the
+    constraint of `run()`.
 
     Args:
+        name: the variable; None stores the text in none.
+        dtype: a type that the text has to be a value of: int, float, str or bool.
+        choices: texts to choose from; with them, this is `select(name, choices, ...)`, which takes
+            `choices_method` too and ignores all other parameters but `temperature`.
         json_schema: a dictionary, JSON text or a pydantic model class.
         token_healing: False keeps the prompt's last token. By default, if the prompt ends in the
             program's own text, a longer token may replace its last token.
@@ -147,6 +152,7 @@ def select(
     """Append the most likely of the choices, and store it as variable `name`.
 
     Args:
+        name: the variable; None stores the choice in none.
         choices: the texts to choose from.
         temperature: 0; a random choice is not supported.
         choices_method: the way to compare choices; by default, by their mean log-probability per
@@ -206,7 +212,7 @@ def image(expr: Any) -> Image:
 
 @explains_keywords
 def video(path: str, num_frames: int) -> Video:
-    """Append `num_frames` evenly spaced frames of a video file.
+    """Append `num_frames` evenly spaced frames of the video file at `path`.
 
     Raises:
         InvalidParamsError: `num_frames` is not an integer of at least 1.
@@ -221,17 +227,17 @@ def role_turn(role: Role, expr: object = None) -> ExprList:
 
 
 def system(expr: object = None) -> ExprList:
-    """Append a system turn: `s += system("...")`."""
+    """Append a system turn with `expr` as its content: `s += system("...")`."""
     return role_turn("system", expr)
 
 
 def user(expr: object = None) -> ExprList:
-    """Append a user turn: `s += user("...")`."""
+    """Append a user turn with `expr` as its content: `s += user("...")`."""
     return role_turn("user", expr)
 
 
 def assistant(expr: object = None) -> ExprList:
-    """Append an assistant turn: `s += assistant(gen("answer"))`."""
+    """Append an assistant turn with `expr` as its content: `s += assistant(gen("answer"))`."""
     return role_turn("assistant", expr)
 
 
@@ -261,11 +267,15 @@ def assistant_end() -> RoleEnd:
 
 @explains_keywords
 def separate_reasoning(expr: object = None, model_type: str | None = None) -> ExprList:
-    """Split the output of each `gen` in the expression into reasoning and answer.
+    """Append an expression; the output of each `gen` in it is split into reasoning and answer.
 
     The answer is appended to the prompt and stored under the name of the `gen`. The reasoning is
-    stored only as variable `<name>_reasoning_content`. `model_type` selects the marks around the
-    reasoning: "kimi" for Kimi's, otherwise `<think>` and `</think>`.
+    stored only as variable `<name>_reasoning_content`.
+
+    Args:
+        expr: text and `gen`s, as in `s += expr`.
+        model_type: "kimi" for Kimi's marks around the reasoning; otherwise the marks are `<think>`
+            and `</think>`.
     """
 
     def separated(node: Expr) -> Expr:

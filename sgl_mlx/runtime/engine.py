@@ -180,8 +180,8 @@ class Engine:
     ) -> Any:
         """Continue prompts as `generate` does, without blocking the asyncio event loop.
 
-        With `stream`, the awaited value is an asynchronous iterator. Other threads prepare long
-        prompts, grammars and pictures. Cancelling the awaiting task aborts the request.
+        The arguments are those of `generate`. With `stream`, the awaited value is an asynchronous
+        iterator. Cancelling the awaiting task aborts the request.
         """
         inputs = self._ask(prompt, sampling_params, input_ids, image_data, options)
         if bounds.switch("stream", stream):
@@ -189,10 +189,9 @@ class Engine:
         return shape(await wait_all_async(self._launch(inputs)), inputs.single)
 
     def abort(self, rid: str) -> bool:
-        """End the request with this id; its caller gets `RequestAborted`.
+        """End the request whose id is `rid`; its caller gets `RequestAborted`.
 
-        Returns:
-            True if a request with this id was in flight, else False.
+        Returns True if a request with this id was in flight, else False.
         """
         return self._flight.abort(rid)
 
@@ -207,7 +206,7 @@ class Engine:
     ) -> Future[tuple[Completion, ...]]:
         """Start generating `params.n` samples after a prompt; return a future of the completions.
 
-        The prompt is a tuple of parts or a list of token ids. `on_event` is called on the delivery
+        The prompt is a tuple of parts or a list of token ids. `on_event` is called on another
         thread with every `StreamEvent`. Cancelling the future aborts the request. Wrong parameters
         and a stopped engine raise at once. Errors found later, such as too many tokens or a wrong
         grammar, fail the future.
@@ -219,7 +218,7 @@ class Engine:
         return self._launch(inputs, on_event)[0]
 
     def prefill(self, prompt: Prompt) -> Future[int]:
-        """Compute a prompt's KV now; return a future of how many tokens were cached before."""
+        """Compute a prompt's KV now; the future gives how many tokens were already cached."""
         future = self.submit(prompt, _SILENT)
         return then(future, lambda completions: completions[0].cached_tokens)
 
@@ -272,7 +271,10 @@ class Engine:
     def render_chat(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
     ) -> str:
-        """Render chat messages by the model's template; raises `TokenizerError` if it cannot."""
+        """Return chat messages as text, by the model's template; `TokenizerError` if that fails.
+
+        With `add_generation_prompt`, the text ends with the beginning of the assistant's answer.
+        """
         return self.tokenizer.render_chat(messages, add_generation_prompt)
 
     @property
