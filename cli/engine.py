@@ -139,7 +139,7 @@ def open_engine(options: EngineOptions, **more: Any) -> Iterator[Backend]:
     """Create an engine with these options; shut it down when the `with` block ends.
 
     Args:
-        more: further options of `EngineConfig`, which override the others.
+        more: further options of `EngineConfig`, which override those in `options`.
 
     Raises:
         ModelError: the model cannot be found or loaded.

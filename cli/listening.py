@@ -52,7 +52,7 @@ class Drain:
     Attributes:
         delay: seconds in which the server still takes requests while health checks already fail,
             so that a router notices before connections close.
-        timeout: longest wait in seconds for running requests after that.
+        timeout: after the delay, longest wait in seconds for running requests.
     """
 
     delay: int
@@ -135,8 +135,8 @@ def log_to_stderr(access_log: bool) -> None:
 def freeze_present_objects() -> None:
     """Exempt all present objects from garbage collection.
 
-    Otherwise a full collection would visit the objects of all modules and of the model. This takes
-    some 50 ms, in which the event loop and the engine stand still. The price: present objects in
+    Without this, a full collection visits the objects of all modules and of the model, which takes
+    some 50 ms; meanwhile the event loop and the engine stand still. The price: present objects in
     reference cycles are never freed.
     """
     gc.collect()

@@ -133,7 +133,7 @@ def _line() -> str:
 def abandon_output() -> None:
     """Redirect standard output and standard error to the null device if they cannot be flushed.
 
-    Otherwise Python would try to flush them again when it exits, and fail.
+    Without this, Python would try to flush them again when it exits, and fail.
     """
     for stream in (sys.stdout, sys.stderr):
         try:

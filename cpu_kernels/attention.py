@@ -28,7 +28,7 @@ class CpuAttention:
         self._kernels = kernels
 
     def takes(self, inputs: ExtendInputs | DecodeInputs) -> bool:
-        """Return True: `fits` was checked before for every layer, so all inputs are supported."""
+        """Return True: `fits` was checked for every layer of the pool, so all inputs are fine."""
         return True
 
     def extend(self, inputs: ExtendInputs) -> mx.array:

@@ -1,8 +1,9 @@
 """Metal kernels that are used only if they passed a self-test.
 
 The test runs for each specialisation: a kernel with its head counts, head dims, dtype and options.
-The specialisations that a model needs are tested when the model is loaded (`learn`), others before
-their first use. A specialisation that does not compile, or differs from the reference, is not used.
+The specialisations that a model needs are tested when the model is loaded (`learn`), any other one
+before its first use. A specialisation is not used if it does not compile, or if its result differs
+from the reference, which is plain MLX.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class TestedKernels:
         return any(case in self.verdicts and not self.verdicts[case].good for case in cases)
 
     def learn(self, cases: Sequence[Case]) -> None:
-        """Load the verdicts on a model's cases from the file, test the others, and log a summary.
+        """Load the verdicts on a model's cases; test cases without one, and log a summary.
 
         Raises:
             KernelError: with `force`, if a kernel failed its self-test.

@@ -73,7 +73,7 @@ class LayerAttention(NamedTuple):
 
 
 class Adapter:
-    """A loaded model behind two calls: `forward` (ragged) and `forward_dense`.
+    """A loaded model with two ways to run it: `forward` (ragged) and `forward_dense`.
 
     Args:
         model: a model of `mlx_lm.models`.
@@ -194,11 +194,12 @@ class Adapter:
 
         Args:
             tokens: new token ids `(tokens,)`.
-            prefix: each layer's keys and values `(length, heads, dim)` of the tokens before; None
-                if there are none. A layer with a window needs those of the last `window - 1` alone.
+            prefix: each layer's keys and values `(length, heads, dim)` of the request's tokens
+                before `tokens`; None if there are none. A layer with a window needs those of the
+                last `window - 1` tokens alone.
             rows: indices into `tokens`; logits are computed after these tokens only.
             embeddings: as for `forward`.
-            offset: number of tokens before.
+            offset: number of the request's tokens before `tokens`.
 
         Returns:
             Logits `(len(rows), vocabulary)`, and each layer's keys and values

@@ -29,11 +29,12 @@ RunPath = Literal["ragged", "dense"]
 
 
 class Architecture(NamedTuple):
-    """Entry of one architecture.
+    """Entry of one architecture: the name, and how requests run on it.
 
     Attributes:
-        path: the path of every configuration that was checked, except those that `note` names.
-        note: why the path is not ragged, which configurations take another, or what the check
+        path: "ragged" if one batch takes requests of any lengths, "dense" if requests run one by
+            one. It holds for every configuration that was checked, except those that `note` names.
+        note: why the path is not ragged, which configurations take another path, or what the check
             left out; "" if there is nothing to say.
         needs_gpu: True if mlx-lm computes it by Metal kernels alone.
     """
@@ -50,7 +51,7 @@ def supported() -> list[Architecture]:
 
 
 def counts() -> dict[str, int]:
-    """Count the architectures that take each path, the best path first."""
+    """Count the architectures of each path: ragged, then dense, then unsupported."""
     paths = [entry.path for entry in table().values()]
     return {path: paths.count(path) for path in ("ragged", "dense", "unsupported")}
 

@@ -26,7 +26,7 @@ LANES = 16
 
 
 class CpuFunctions:
-    """Context manager that runs a model's functions on the CPU kernels, in the thread that enters.
+    """Context manager in which a thread runs mlx-lm's functions on the CPU kernels.
 
     It does nothing on a GPU. On a CPU without compiled kernels, only `swiglu` is replaced.
 

@@ -175,15 +175,14 @@ class LayerCache:
 
 
 class DenseCache:
-    """Cache of one layer for a single request.
+    """Cache of one layer for a single request, in place of mlx-lm's, in one forward pass.
 
     Args:
-        prefix: keys and values `(1, heads, length, dim)` of the last tokens before; None if there
-            are none.
+        prefix: keys and values `(1, heads, length, dim)` of the request's tokens before this pass;
+            None if there are none. With a window, those of the last `window - 1` tokens suffice.
         window: size of the sliding window, as in mlx-lm's `RotatingKVCache`; None for full
             attention.
-        offset: number of all tokens before. `prefix` holds all of them, or with a window at least
-            the last `window - 1`.
+        offset: number of all the request's tokens before this pass.
     """
 
     def __init__(self, prefix: KeysValues | None, window: int | None, offset: int) -> None:

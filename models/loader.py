@@ -172,7 +172,7 @@ def _check_memory(
 def _settle(model: nn.Module, dtype: mx.Dtype, kernels: ModuleType | None) -> None:
     """Convert the model to `dtype`, in place, and put its layers on the CPU kernels, if any.
 
-    Quantized layers that the kernels can multiply stay quantized, others are dequantized.
+    Quantized layers that the kernels can multiply stay quantized; all other layers are dequantized.
     """
     if kernels is None:
         build.cast(model, dtype)

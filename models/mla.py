@@ -67,7 +67,8 @@ def keep_latents(model: nn.Module, on_ragged_step: Callable[[], bool]) -> None:
     """Make a model's MLA modules store latent entries on ragged steps, in place.
 
     Args:
-        on_ragged_step: returns True while a ragged step runs; otherwise modules run as mlx-lm's do.
+        on_ragged_step: returns True while a ragged step runs; at other times the modules run as
+            mlx-lm's do.
     """
     for module in model.modules():
         if hasattr(module, "expansion") or not all(hasattr(module, name) for name in _WIDTHS):

@@ -44,8 +44,8 @@ class HeadWeights(NamedTuple):
     """Weights of an MTP head, under names that all architectures share.
 
     Attributes:
-        joint: what joins a token's embedding to the hidden state before it: `projection`,
-            `embedding_norm` and `hidden_norm`.
+        joint: weights that join a token's embedding to the hidden state of the preceding token:
+            `projection`, `embedding_norm` and `hidden_norm`.
         block: the decoder layer under the names of a model's layer, without `model.layers.0.`.
         norm: the norm before the output layer; empty if the checkpoint lacks it.
     """

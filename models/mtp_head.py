@@ -22,7 +22,7 @@ _COUNTS = "mtp_num_hidden_layers", "num_nextn_predict_layers"
 
 
 class Head:
-    """An MTP head behind two calls: `forward` and `keys_values`.
+    """An MTP head; `forward` computes its guesses, `keys_values` only its keys and values.
 
     At position i its input is token i + 1 and the large model's hidden state after token i, both
     in arrays of one entry for each token of the batch.

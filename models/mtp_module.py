@@ -7,8 +7,8 @@ i + 1:
     x = projection([embedding_norm(embedding); hidden_norm(hidden state)])
 
 One decoder layer, a norm and the large model's output layer follow. So a head is a model of the
-same architecture with one layer, and with `Joint` in place of the embedding. The norm's output
-serves as the hidden state for a guess at the token after that, as in SGLang.
+same architecture with one layer, and with `Joint` in place of the embedding. To guess one token
+more, the norm's output serves as the hidden state, as in SGLang.
 """
 
 # mypy: allow-subclassing-any

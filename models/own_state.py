@@ -17,7 +17,7 @@ from sgl_mlx.models.state_cache import StateCache
 
 
 class ConvolvedAttention(baichuan_m1.Attention):
-    """baichuan_m1's attention, whose keys and values are mixed with those of the token before."""
+    """baichuan_m1's attention, whose keys and values are mixed with the preceding token's."""
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
         if cache is not None and isinstance(cache[0], StateCache):

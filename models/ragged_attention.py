@@ -1,13 +1,15 @@
 """Redirection of mlx-lm's attention to the runtime's, while a ragged step runs.
 
+A ragged step computes one batch of requests of different lengths.
+
 Each architecture calls `scaled_dot_product_attention`, a global of its module. That global is
 replaced by a function that finds the `LayerCache` whose keys it is given and attends through it.
 Outside a ragged step this function calls mlx-lm's own function. Keys that no `LayerCache` holds
 (derived from stored keys, or never stored) raise `UnsupportedModelError` instead of giving wrong
 numbers. MLA modules attend over the latent entries that they store (see `mla`).
 
-gemma2 soft-caps its scores and so computes attention itself; its layers get a subclass that hands
-the soft-cap to the step.
+gemma2 soft-caps its scores and so computes attention itself; its layers get a subclass that passes
+the soft-cap to the `LayerCache`.
 """
 
 # mypy: allow-subclassing-any

@@ -21,7 +21,7 @@ Function = Callable[..., Any]
 def redirect(model: nn.Module, name: str, wrap: Callable[[Function], Function]) -> None:
     """Replace the function `name` by `wrap(original)` in mlx-lm's modules of the model's classes.
 
-    A module whose function was replaced before stays as it is. So does mlx-lm's module
+    A module whose function is replaced already stays as it is. So does mlx-lm's module
     `activations`: its functions are compiled, and a replacement would become part of their graphs.
     """
     modules = {cls.__module__ for layer in model.modules() for cls in type(layer).__mro__}
@@ -31,7 +31,7 @@ def redirect(model: nn.Module, name: str, wrap: Callable[[Function], Function]) 
 
 
 def redirect_in(module: ModuleType, name: str, wrap: Callable[[Function], Function]) -> None:
-    """Replace the global `name` of one module by `wrap(original)`, unless it was replaced before.
+    """Replace the global `name` of a module by `wrap(original)`, unless it is replaced already.
 
     A module without this global stays as it is.
     """

@@ -68,7 +68,8 @@ class StateCache:
     def caches(self) -> list[ArraysCache]:
         """Make an `ArraysCache` for each group of rows.
 
-        A second module that keeps a part of the same state gets the arrays that the first left.
+        A second module that keeps a part of the same state gets the arrays that the first module
+        left.
         """
         made = []
         for n, group in enumerate(self.groups.groups):
@@ -103,8 +104,8 @@ def probe_states(
 ) -> list[StateShape]:
     """Find a model's recurrent modules, `regroup` them, and find the shapes of their states.
 
-    The first pass has no states. Each further pass starts from zeros of the shapes that the pass
-    before has left, until two passes leave the same shapes. Nothing is evaluated.
+    The first pass has no states. Each further pass starts from zeros of the shapes that the
+    previous pass left, until two passes leave the same shapes. Nothing is evaluated.
 
     Args:
         sizes: number of arrays of state of each recurrent layer.
@@ -136,7 +137,7 @@ def probe_states(
 def regroup(model: nn.Module, kind: Any) -> None:
     """Make a model's modules of class `kind` compute rows of equal length together, in place.
 
-    Without a `StateCache` among their arguments the modules run as before.
+    Without a `StateCache` among their arguments the modules run as mlx-lm's do.
     """
     regrouped = _regrouped(kind)
     for module in model.modules():

@@ -3,7 +3,7 @@
 "Ours" is an engine with a disk cache, "theirs" an engine without a disk cache. Both have the same
 weights and run in this process.
 
-First a request with the prefix runs, and others evict it from the pool to disk. Then, in each
+First a request with the prefix runs, and other requests evict the prefix to disk. Then, in each
 measurement, the pool is emptied (files stay), another request decodes, and meanwhile the prefix is
 prefetched or not. After the decoding, a request with the prefix is sent, and its time is measured.
 """

@@ -7,7 +7,7 @@ One formula turns counts into a time:
     max(flops / (0.65 * peak * efficiency), bytes / (0.8 * bandwidth)) + 5 us * dispatches
 
 0.65 and 0.8 are the shares of a chip's peak and bandwidth that llama.cpp and MLX reach; 5 us is the
-time of a small dispatch. The efficiencies are assumptions (`OURS` and others).
+time of a small dispatch. The efficiencies (`OURS`, `DENSE_LONG`, `DENSE_SHORT`) are assumptions.
 """
 
 from __future__ import annotations

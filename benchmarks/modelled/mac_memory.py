@@ -1,4 +1,6 @@
-"""Memory that an engine takes on Macs of several sizes: weights, default KV pool, and the rest.
+"""Memory that an engine takes on Macs of several sizes, and how much is left for other programs.
+
+The engine takes memory for the weights and for a KV pool of the default size.
 
 Sizes are computed by the engine's own code (`models.memory.check_fits`,
 `runtime.pool.memory.pool_slots`). The Macs are modelled: Apple's recommended working set follows

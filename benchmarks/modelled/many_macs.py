@@ -150,7 +150,7 @@ def pipeline_step(
 
 
 def assumptions(macs: int) -> list[str]:
-    """Return the assumptions behind the modelled steps, one per line."""
+    """Return the assumptions that the modelled steps depend on, one per line."""
     return [
         *(
             f"{link.name}: {1e6 * link.latency:g} us, {link.bandwidth / 1e9:g} GB/s ({link.source})"

@@ -76,7 +76,7 @@ def project(
 
 
 def fitting(model: Model, workloads: Sequence[Workload]) -> list[Workload]:
-    """Return the workloads with pictures for a vision model, the others for a text model.
+    """Return the workloads with pictures for a vision model, those without for a text model.
 
     A LLaVA takes as long as its language model for workloads without pictures, so these workloads
     are left out for vision models.
@@ -90,7 +90,7 @@ def geometric_mean(rows: Sequence[Projected]) -> float:
 
 
 def assumptions(machine: Machine, concurrency: int | None) -> list[str]:
-    """Return the assumptions behind the modelled times, one per line."""
+    """Return the assumptions that the modelled times depend on, one per line."""
     chip, model = machine.chip, machine.model
     lines = [
         f"{chip.name}: {chip.bandwidth:g} GB/s, {chip.tflops:g} TFLOPS at float16, the latter "

@@ -134,7 +134,7 @@ def _copy(size: float, bandwidth: float) -> float:
 
 
 def assumptions(chip: Chip) -> list[str]:
-    """Return the assumptions behind the modelled times, one per line."""
+    """Return the assumptions that the modelled times depend on, one per line."""
     return [
         f"{LLAMA_8B.name} on {chip.name}: {READ / 1e9:g} GB of weights read per token, "
         f"{KV_SHARE:.0%} of {chip.bandwidth:g} GB/s",

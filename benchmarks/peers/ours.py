@@ -116,7 +116,7 @@ class OurSession:
         """Return the engine's counts and seconds since the session began.
 
         The maxima `longest_step` and `peak_slots` also include the warm-up. `unique_tokens` is the
-        optimum of all calls, or None if it is unknown.
+        fewest prompt tokens that must be computed (see `optimum`), or None if it is unknown.
         """
         after = self._engine.get_server_info()["stats"]
         spent = {name: after[name] - self._before.get(name, 0) for name in after}

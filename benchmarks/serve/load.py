@@ -1,7 +1,7 @@
 """Load on a server from a process of its own, which reads answers without parsing them.
 
-A client that decodes every event would take as much processor time as the server. The process reads
-orders as lines of JSON, and writes what it saw as a line for each.
+A client that decodes every event would take as much processor time as the server. For each order
+(requests to send), the process reads one line of JSON, and writes one line with the times.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ async def run_trace(
             get the same conversations; None lets it write what it likes.
 
     Raises:
-        PeerError: a request failed; the others are cancelled.
+        PeerError: a request failed; all other requests are cancelled.
     """
     await asyncio.gather(*(client.ask(_warm_up(i), WARM_UP_TOKENS, {}) for i in range(_WARM_UP)))
     replies: list[Reply] = []
@@ -117,7 +117,7 @@ def _warm_up(number: int) -> list[Message]:
 
 
 async def _together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Await all works; at the first error, or when cancelled, cancel the others."""
+    """Await all works; at the first error, or when cancelled, cancel the unfinished ones."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         await asyncio.gather(*tasks)

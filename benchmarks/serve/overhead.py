@@ -74,7 +74,7 @@ class Overhead:
         app: the ASGI application that serves the engine.
         tokens: tokens of each answer.
         repeats: number of pairs of runs.
-        watch: is called with a run's name, the runs done, and all runs.
+        watch: called with a run's name, the number of runs done, and the number of all runs.
     """
 
     engine: Engine

@@ -31,7 +31,7 @@ class Busy:
 
 
 class TimedSelector(selectors.DefaultSelector):
-    """A selector that measures the time between its calls: all that an event loop does."""
+    """A selector that measures the time between its calls, in which the event loop works."""
 
     def __init__(self) -> None:
         super().__init__()

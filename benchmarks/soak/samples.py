@@ -89,7 +89,7 @@ class Sampler:
             )
 
     async def at_rest(self, patience: float = 60.0) -> Sample:
-        """Return a sample without any request in the engine, or the last one after `patience`."""
+        """Return a sample without any request in the engine, or after `patience` seconds any."""
         deadline = time.monotonic() + patience
         while True:
             sample = await self.take()
@@ -134,7 +134,10 @@ def memory(samples: Sequence[Sample]) -> Mapping[str, Any]:
 
 
 def _median(samples: Sequence[Sample], start: float, end: float) -> int:
-    """Return the median memory from `start` to `end`; without samples, the last before `end`."""
+    """Return the median memory of the samples from `start` to `end`.
+
+    If there are none, return the memory of the latest sample before `end`.
+    """
     found = sorted(sample.rss for sample in samples if start <= sample.seconds <= end)
     before = [sample.rss for sample in samples if sample.seconds <= end]
     return found[len(found) // 2] if found else before[-1]

@@ -1,4 +1,4 @@
-"""`sgl-mlx doctor`: checks of machine, libraries and model, and a report for an issue."""
+"""`sgl-mlx doctor`: checks of machine, libraries and model; with `--report`, written to a file."""
 
 from sgl_mlx.cli.doctor.command import doctor
 

@@ -1,4 +1,7 @@
-"""The command `sgl-mlx doctor`: prints the checks, or writes the report."""
+"""The command `sgl-mlx doctor`: checks this machine and prints what it found.
+
+With `--report` it also measures, and writes all results to a file that can be pasted into an issue.
+"""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ NO_METAL = "not run: there is no Metal here"
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the report: a summary sentence, a table, and `facts` for the JSON document."""
+    """A section of the file of `--report`: a sentence, a table, and `facts` for its JSON form."""
 
     title: str
     summary: str

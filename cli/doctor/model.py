@@ -42,10 +42,10 @@ class Needs:
 
 
 def model_checks(model: str | None) -> Iterator[Check]:
-    """Check that a model is here, and that its weights and KV pool fit into memory.
+    """Check that a model is on this machine, and that its weights and KV pool fit into memory.
 
-    A model that is not here is looked up on the hub, unless offline mode is set. None stands for
-    the default model.
+    The sizes of any other model are looked up on the hub, unless offline mode is set. None stands
+    for the default model.
     """
     try:
         name, path = resolve(model, offline=True)

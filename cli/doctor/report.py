@@ -1,4 +1,7 @@
-"""The report of `sgl-mlx doctor --report`: Markdown for an issue, without personal data."""
+"""The report of `sgl-mlx doctor --report`: checks and measurements as Markdown, for an issue.
+
+User, host and folders are not named in it.
+"""
 
 from __future__ import annotations
 

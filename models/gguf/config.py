@@ -179,7 +179,8 @@ def _gemma3(values: _Metadata, config: Mapping[str, Any]) -> dict[str, Any]:
 def _query_scalar(config: Mapping[str, Any], layers_of_27b: int) -> float:
     """Choose `query_pre_attn_scalar`, which GGUF lacks, as llama.cpp does.
 
-    Models with `layers_of_27b` layers get `hidden_size / num_attention_heads`, others `head_dim`.
+    Models with `layers_of_27b` layers get `hidden_size / num_attention_heads`, all other models
+    `head_dim`.
     """
     if config["num_hidden_layers"] == layers_of_27b:
         return float(config["hidden_size"] / config["num_attention_heads"])

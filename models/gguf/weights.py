@@ -70,7 +70,7 @@ def read_weights(
     Args:
         config: what `read_config` made of the file.
         dtype: type that weights are dequantized and converted to. None keeps weights quantized:
-            types in `REPACKABLE` with their bits, others in wider groups of 8 bits.
+            types in `REPACKABLE` with their bits, other quantized types requantized to 8 bits.
         pack: with a `dtype`, True still keeps types in `REPACKABLE` quantized.
 
     Raises:

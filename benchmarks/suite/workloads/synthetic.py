@@ -68,9 +68,9 @@ def write_http(client: Client, handbook: str, topic: str, tokens: int) -> None:
 
 
 def write_rows(words: Words, size: Size) -> list[Row]:
-    """Return rows that use all handbooks in turn, twice.
+    """Return rows that use all handbooks (long constant texts) in turn, twice.
 
-    By its second use, a handbook has been evicted from the pool by the others.
+    By its second use, a handbook has been evicted from the pool by the other handbooks.
     """
     return [
         {
