@@ -74,7 +74,7 @@ def load_fast_blas() -> Blas | None:
 
     Warns:
         SlowBlasWarning: no library was found, the library in `SGL_MLX_BLAS` does not load, or MLX
-            was imported before. The message says what to do.
+            was imported before the library was loaded. The message says what to do.
     """
     if machine.system() != "linux":
         return None

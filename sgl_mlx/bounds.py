@@ -62,7 +62,7 @@ def seconds(name: str, value: Any) -> float:
 
 
 def flag(name: str, value: Any) -> bool:
-    """Return a boolean, or the integer 0 or 1, as a `bool`; others raise `InvalidParamsError`."""
+    """Return a boolean, 0 or 1 as a `bool`; any other value raises `InvalidParamsError`."""
     if isinstance(value, bool):
         return value
     if value is None or isinstance(value, (str, bytes, float)) or hasattr(value, "__len__"):

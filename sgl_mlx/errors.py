@@ -202,7 +202,7 @@ class UnsupportedModelError(ModelError):
 
 
 class MemoryLimitError(SglError):
-    """The model, its KV or its recurrent state does not fit into memory; the message says sizes."""
+    """The model, its KV or its recurrent state does not fit into memory; the message has sizes."""
 
 
 class BenchmarkError(SglError):

@@ -35,7 +35,7 @@ class SamplingParams:
         top_k: keep this many most likely tokens, below 2**31; -1 keeps all.
         min_p: drop tokens whose probability is below this share of the highest, in [0, 1].
         frequency_penalty: subtracted from a token's logit for each time it was generated.
-        presence_penalty: subtracted once from the logit of every token generated before.
+        presence_penalty: subtracted once from the logit of every token that was generated already.
         repetition_penalty: for each token in prompt or output, a positive logit is divided and a
             negative logit multiplied by this, in [0.001, 1000]; 1 has no effect.
         logit_bias: `(token id, bias)` pairs; each bias is added to the logit of its token.
@@ -270,7 +270,7 @@ def _bias_pairs(bias: Any) -> tuple[tuple[int, float], ...]:
 
 
 def _token(key: Any) -> Any:
-    """Convert a token id given as text, as in JSON, to an `int`; return others unchanged."""
+    """Convert a token id given as text, as in JSON, to an `int`; return other keys unchanged."""
     return int(key) if isinstance(key, str) else key
 
 

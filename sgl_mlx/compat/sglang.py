@@ -103,7 +103,7 @@ class AliasFinder(MetaPathFinder, Loader):
         sys.meta_path.insert(0, self)
 
     def uninstall(self) -> None:
-        """Remove the alias, and restore the `sglang` modules that were loaded before."""
+        """Remove the alias, and restore the `sglang` modules that it replaced."""
         if self in sys.meta_path:
             sys.meta_path.remove(self)
             _taken_modules()

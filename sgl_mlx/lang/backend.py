@@ -38,8 +38,10 @@ class Backend(Protocol):
     ) -> str:
         """Return a conversation as the text that the model's own chat template makes of it.
 
+        With `add_generation_prompt`, the text ends with the beginning of the assistant's answer.
+
         Raises:
-            TokenizerError: the model has no chat template, or it rejects the messages.
+            TokenizerError: the model has no chat template, or the template rejects the messages.
         """
         ...
 

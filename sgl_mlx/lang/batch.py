@@ -80,7 +80,7 @@ class BatchRun:
     A row is the arguments of one run: `(positional arguments, keyword arguments)`.
 
     Attributes:
-        make: a function from the arguments of a row to its `Body`.
+        make: a function from the arguments of a row to its run, a `Body`.
         rows: all rows of the batch.
         num_threads: the largest number of runs at a time; "auto" means 16 per CPU core, at least
             96.

@@ -122,7 +122,14 @@ class _ByIndex(ChoicesSamplingMethod):
         tokens: Sequence[TokenLogprobs],
         unconditional: Sequence[TokenLogprobs] | None,
     ) -> tuple[int, dict[str, Any]]:
-        """Return the index of the chosen text, and further entries for `meta_info`."""
+        """Return the index of the chosen text, and further entries for `meta_info`.
+
+        Args:
+            means: the mean log-probability of each choice's tokens.
+            tokens: each choice's tokens, scored after the prompt.
+            unconditional: each choice's tokens, scored without the prompt; None unless
+                `requires_unconditional_logprobs`.
+        """
 
 
 class TokenLengthNormalized(_ByIndex):

@@ -46,8 +46,8 @@ class _NoModel:
 def constant_prefix(program: _Program, writer: Callable[[], TurnWriter]) -> str:
     """Return the program's prompt up to the first argument, picture or request to the model.
 
-    The program's function is called once with placeholder texts as arguments. If it raises, the
-    prefix is the text that it appended before.
+    The program's function is called once with placeholder texts as arguments. If it raises an
+    error, the prefix is the text that it appended until then.
 
     Args:
         writer: returns the `TurnWriter` of the backend that the prefix is for.

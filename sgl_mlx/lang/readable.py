@@ -162,7 +162,7 @@ class Readable:
             self._notify()
 
     def meta_so_far(self, name: Name) -> MetaInfo:
-        """Return the meta information of a variable that is being generated; {} for others."""
+        """Return the meta information of a variable being generated; {} for any other variable."""
         with self._changed:
             return self._partial.meta_info() if self._is_current(name) else {}
 

@@ -11,7 +11,7 @@ from sgl_mlx.lang.backend import Backend
 
 
 class Relay:
-    """A backend in front of another one; see `Backend` for the methods."""
+    """A backend that passes every call on to another backend; see `Backend` for the methods."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend

@@ -26,7 +26,7 @@ from sgl_mlx.lang.transcript import Transcript
 
 
 class Stream(Readable):
-    """The prompt behind a `ProgramState`.
+    """The prompt of a `ProgramState`, its variables, and the steps that are still to be applied.
 
     Args:
         backend: the backend that answers `gen` and `select`.

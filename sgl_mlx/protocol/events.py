@@ -86,7 +86,7 @@ class GrowingText:
 
     SGLang's servers send all text in each event, or with `--stream-output` only new text. The
     events do not say which of the two they hold. This class assumes that each event holds all text
-    so far, until an event's text does not begin with the text of the event before. From then on it
+    so far, until an event's text does not begin with the previous event's text. From then on it
     assumes new text only.
 
     Args:

@@ -65,7 +65,8 @@ class RunnableModel:
         max_running: most sequences that run at once.
         path: "ragged" if a step computes all sequences in one forward pass, "dense" if one by one.
         recurrent: True if layers keep recurrent state, so that positions cannot be rearranged.
-        wired: the engine's share of the wired memory, to be released at the end.
+        wired: the engine's share of wired memory (locked, never paged out), to be released at the
+            end.
         disk: the disk cache; None without one.
         costs: measured durations of steps; None without speculation.
         ranks: the other ranks that run the model too; None if this process runs it alone.

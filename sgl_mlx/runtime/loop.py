@@ -43,7 +43,7 @@ _LONGEST_WAIT = 3600.0
 
 
 class EngineLoop:
-    """The engine thread and the delivery thread. Call `start` once; `stop` ends both.
+    """The engine thread, the delivery thread and the watchdog. Call `start` once; `stop` ends all.
 
     Args:
         loaded: a model that is loaded already, used instead of `config.model_path`.

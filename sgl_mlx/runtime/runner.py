@@ -98,7 +98,7 @@ class ModelRunner:
     def synchronise(self, transfers: tuple[Transfer, ...] = ()) -> None:
         """Write the open epoch's KV and states to the pools, then carry out transfers.
 
-        Transfers that enlarge a pool come first, then the others in order.
+        Transfers that enlarge a pool come first, then all other transfers in order.
         """
         self.close_epoch()
         for transfer in transfers:

@@ -101,7 +101,7 @@ class Sampler:
         return mx.argmax(cumulative > target, axis=-1)
 
     def _keep_top(self, probabilities: mx.array) -> mx.array:
-        """Keep the probabilities within both `top_k` and `top_p`; set the others to zero."""
+        """Keep the probabilities within both `top_k` and `top_p`; set all other ones to zero."""
         ranked = -mx.sort(-probabilities, axis=-1)
         before = mx.cumsum(ranked, axis=-1) - ranked
         total = mx.sum(probabilities, axis=-1, keepdims=True)

@@ -34,7 +34,7 @@ _ELSEWHERE = 48
 
 @dataclass
 class Row:
-    """Counts of what was compared in one way; see `compare.Comparison`."""
+    """Counts of the answers compared in one way of running; see `compare.Comparison`."""
 
     programs: int = 0
     answers: int = 0

@@ -45,7 +45,7 @@ class Comparison:
 
     Attributes:
         answers: answers compared, each sample and each select counted once.
-        ties: answers that differ from a near-tie on.
+        ties: answers that differ from a near-tie on, a place where rounding decides the token.
         after_ties: answers that could not be compared, because a near-tie led to other prompts.
         differences: answers that differ.
     """

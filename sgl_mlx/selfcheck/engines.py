@@ -1,4 +1,4 @@
-"""The engines of a check: one for each way, on one model."""
+"""The engines of a check: one for each way to run programs, on one model."""
 
 from __future__ import annotations
 

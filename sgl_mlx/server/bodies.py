@@ -97,7 +97,7 @@ async def raw(request: Request, limits: Limits) -> bytes:
 
 
 def replayed(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that gives the body, read before, and then what `receive` gives."""
+    """Return a `receive` that gives `body`, read already, and then what `receive` gives."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:

@@ -48,7 +48,7 @@ class Form:
 
     Attributes:
         thinking: start and end tag of reasoning; None leaves reasoning in the text.
-        thinks_first: True if the prompt ends inside reasoning, so that the answer begins there.
+        thinks_first: True if the prompt ends inside reasoning, so that the answer begins with it.
         family: the model family's format of tool calls; None leaves tool calls in the text.
         tools: tools that may be called.
         several: False drops every tool call after the first.

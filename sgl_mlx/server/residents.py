@@ -1,4 +1,4 @@
-"""Several models within a memory budget: opened when needed, closed to make room for others."""
+"""Several models within a memory budget: opened when needed, closed to make room for another."""
 
 from __future__ import annotations
 

@@ -107,9 +107,9 @@ class Tokenizer:
         """Return `ids` continued by `text`, with as many tokens of `ids` unchanged as possible.
 
         The last tokens of `ids`, at most 64, are tokenized again together with `text`. If a new
-        token begins exactly where `ids` end, all `ids` stay. Otherwise the result switches from old
-        to new tokens at the last boundary that both share. Special tokens are never changed. The
-        time to tokenize does not depend on the length of `ids`.
+        token begins exactly where `ids` end, all `ids` stay. If none does, the result switches from
+        old to new tokens at the last place where a token ends in both. Special tokens are never
+        changed. The time to tokenize does not depend on the length of `ids`.
 
         For byte-level BPE the result equals `encode(a + text)` if `ids == encode(a)`, a word starts
         in the last 64 tokens of `ids`, and `a` does not end in a run of white space.

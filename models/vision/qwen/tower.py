@@ -237,7 +237,7 @@ class Merger(TwoLayers):
     """Projection of each square of patches to the language model's width.
 
     Args:
-        before: True normalises each patch, False the square of patches.
+        before: True normalises each patch before patches are joined, False the joined square.
     """
 
     def __init__(self, config: QwenTowerConfig, before: bool) -> None:

@@ -1,4 +1,4 @@
-"""Prefetch: prompts of nested programs are prefilled while the generation before them still runs.
+"""Prefetch: prompts of nested programs are prefilled while an earlier generation still runs.
 
 This is the second optimisation of the SGLang paper (arXiv 2312.07104 v1, section 4.3.2). A nested
 program that waits for a variable may have an opening that does not depend on the variable. The hint

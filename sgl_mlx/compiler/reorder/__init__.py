@@ -1,1 +1,1 @@
-"""The pass that changes prompts: it moves instructions ahead of arguments if a judge allows it."""
+"""The pass that changes prompts: it moves instructions ahead of arguments if rules allow it."""

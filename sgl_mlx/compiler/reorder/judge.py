@@ -31,10 +31,10 @@ from sgl_mlx.compiler.reorder.sentences import SLOT, Passage, split
 
 
 class Order:
-    """The groups of a passage, and the rules for which of them may change places.
+    """The groups of sentences of a text, and the rules for which of them may change places.
 
     Args:
-        text: a text with one slot character for each argument.
+        text: a text in which a slot character (see `sentences`) stands for each argument.
         continued: True if the model continues right after the text, so that its last sentence stays
             last.
     """
@@ -54,7 +54,7 @@ class Order:
         )
 
     def render(self, groups: Sequence[int]) -> str:
-        """Return the text with its groups in the order of these group numbers."""
+        """Return the text with its groups in the order of the group numbers `groups`."""
         return self.passage.render([i for group in groups for i in self.groups[group].members])
 
     def objections(self, order: Sequence[int]) -> Iterator[str]:
@@ -150,7 +150,8 @@ def objections(before: str, after: str, continued: bool = False) -> list[str]:
     """List the reasons why `after` may not replace `before`; empty if it may.
 
     Args:
-        before: a text of a program with one slot character for each argument.
+        before: a text of a program, in which a slot character (see `sentences`) stands for each
+            argument.
         after: the proposed text.
         continued: True if the model continues right after the text.
     """

@@ -1,9 +1,10 @@
 """Code movement: instructions move ahead of arguments, so that runs share a longer prompt prefix.
 
 This optimisation of the SGLang paper (arXiv 2312.07104 v1, section 4.3.2) is opt-in because it
-changes prompts. It rewrites at most one text in each stream: the text with the first argument, up
-to the next role, question or fork. The rules move up every instruction that the judge accepts. No
-other order that the judge accepts has more words before the first argument.
+changes prompts. It rewrites at most one text in each stream: the text with the first argument,
+which ends at the next role, request to the model (`gen`, `select`) or fork. In this text, every
+instruction moves ahead of the arguments unless the meaning might change, which the rules in `judge`
+decide. No other order that these rules accept has more words before the first argument.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ def by_rules(text: str, continued: bool) -> str:
     """Return the text with all movable groups of sentences first, in their old order.
 
     A group is movable if it has no argument, and the judge does not object to moving it ahead of
-    the groups that stay behind.
+    the groups that stay where they are.
 
     Args:
-        text: a text with one slot character for each argument.
+        text: a text in which a slot character (see `sentences`) stands for each argument.
         continued: True if the model continues right after the text.
     """
     order = Order(text, continued)

@@ -147,7 +147,7 @@ def is_prohibition(text: str) -> bool:
 
 
 def connects(text: str) -> bool:
-    """Tell whether a sentence begins with a connective, such as "then", to the sentence before."""
+    """Tell whether a sentence begins with a word such as "then", which joins it to the last one."""
     words = words_of(text)
     return bool(words) and words[0] in _CONNECTIVES
 

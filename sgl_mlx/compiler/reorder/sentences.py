@@ -55,7 +55,7 @@ class Passage:
     sentences: tuple[Sentence, ...]
 
     def render(self, order: Sequence[int]) -> str:
-        """Return the text with its sentences in the order of these positions.
+        """Return the text with its sentences in another order, given by their old positions.
 
         Two sentences that were neighbours keep the gap between them. New neighbours get the wider
         of two gaps: the one after the first sentence and the one before the second. So a sentence

@@ -24,10 +24,10 @@ Asked = dict[Hashable, deque["Future[Any]"]]
 
 
 class _Through:
-    """A backend in front of another; subclasses decide in `_ask` how a request is answered.
+    """A backend that passes calls on to another; subclasses decide in `_ask` on requests.
 
     `submit`, `score` and `prefill` call `_ask` with a key, equal for equal requests, and a function
-    that sends the request. All else goes straight to the other backend.
+    that sends the request. All other calls go straight to the other backend.
     """
 
     def __init__(self, backend: Backend, asked: Asked) -> None:

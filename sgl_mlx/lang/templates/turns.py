@@ -26,7 +26,7 @@ class TurnWriter(Protocol):
     """A chat template that writes one turn at a time.
 
     `begin` returns the text that opens a turn, `end` returns the text that ends a turn. `closed`
-    are the roles of the turns before.
+    are the roles of all earlier turns of the conversation.
     """
 
     @property

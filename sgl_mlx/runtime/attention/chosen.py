@@ -3,7 +3,7 @@
 Used for sequences (rows) with more tokens than the indexer chooses (`LayerShape.top_keys`). Shorter
 sequences attend to all their tokens. A row's entries and indexer keys are gathered without sharing
 prefixes between rows. The indexer scores all tokens. Decoding then computes attention for the
-chosen tokens only; prefill computes it for all tokens and masks the others.
+chosen tokens only; prefill computes it for all tokens and masks those that are not chosen.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class SharedBatch:
         self._biases: dict[tuple[int | None, int], mx.array] = {}
 
     def begin_step(self, positions: mx.array) -> None:
-        """Begin the next step; its queries have `positions (rows,)`, one higher than before."""
+        """Begin the next step; its queries have `positions (rows,)`, one above the last step's."""
         self._positions = positions
         self._reach += 1
         self._biases = {key: bias for key, bias in self._biases.items() if key[0] is None}

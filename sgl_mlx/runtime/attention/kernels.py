@@ -64,7 +64,7 @@ class KernelEpoch(Attention):
     Args:
         layers: the layers for which the kernels may be used.
         cut_overs: decide how many keys one chunk of a kernel holds.
-        plain: opens an epoch in plain MLX for the other layers.
+        plain: opens an epoch in plain MLX, for layers that the kernels do not attend.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class KernelChunks:
 
     Args:
         layers: the layers for which the kernels may be used.
-        plain: makes the attention by MLX for the other layers.
+        plain: makes the attention by MLX, for layers that the kernels do not attend.
     """
 
     def __init__(

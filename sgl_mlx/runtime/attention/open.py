@@ -1,4 +1,4 @@
-"""Opening of the ways to attend over a pool, by the machine and the model."""
+"""Choice of the ways to attend over a KV pool that this machine and the model allow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sgl_mlx.runtime.pool.kv import KVPool
 
 
 def attention_paths(adapter: Adapter, pool: KVPool, share: bool) -> AttentionPaths:
-    """Open the ways to attend over a pool.
+    """Make the `AttentionPaths` of a model: the ways to attend over its KV pool on this machine.
 
     With `share=False`, each sequence attends to its prefix alone, even if others have the same
     prefix.

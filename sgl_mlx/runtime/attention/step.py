@@ -1,7 +1,7 @@
 """Attention of an `Extend` step, which mixes prefill chunks and single decode tokens.
 
 Single tokens are attended as a decode epoch of one step, chunks by extend attention.
-`select.AttentionPaths` chooses the implementation of both.
+`select.AttentionPaths` chooses the implementation for the single tokens and for the chunks.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class Holding:
             if it writes `state`, which was not `ready`. None while no draft is verified.
         window: the slots, in layers with a sliding window, of the tokens from `behind` on. Empty
             without such layers; else as many as were reserved.
-        behind: number of leading tokens without such slots, because no step reads them any more.
+        behind: number of leading tokens without window slots, because no step reads them any more.
         locked_from: where on the path to `node` the first node begins whose window slots are
             locked.
     """

@@ -1,4 +1,4 @@
-"""Loads from the second tier: the tokens of a finished reading enter the tree.
+"""Loads from the second tier (the disk cache): the tokens of a finished reading enter the tree.
 
 The runner copies their KV into the pool before it computes the next plan.
 """

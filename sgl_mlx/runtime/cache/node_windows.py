@@ -4,12 +4,13 @@ These layers read only the last tokens before a new one, so a token needs a slot
 while. A node owns such slots for the last tokens of its edge: for all, some or none of them. A
 prefix can be reused only where the tokens before its end still have slots.
 
-With a second tier, which keeps windows in whole blocks, a node owns some more slots before places
-where prompts go on, so that the blocks there are whole when the slots are freed.
+With a second tier (the disk cache), which keeps windows in whole blocks, a node owns some more
+slots before places where prompts go on, so that the last blocks before such a place are whole when
+their slots are freed.
 
-A node is locked while a sequence reads its slots. The slots of other nodes are freed when others
-need them: first slots that would be read only by a prompt leaving the path at a new place, then the
-least recently used.
+A node is locked while a sequence reads its slots. The slots of unlocked nodes are freed when
+sequences need slots: first those that would be read only by a prompt that leaves the path at a new
+place, then the least recently used.
 """
 
 from __future__ import annotations
@@ -54,14 +55,14 @@ class NodeWindows(Generic[N]):
         reach: number of tokens before a new token that a layer with a window reads.
         more: number of tokens beyond `reach` that also keep slots before places where prompts go
             on, for the second tier.
-        on_evict: called with a node before slots are freed that a sequence needs to go on after
-            this node; None for nothing.
+        on_evict: called with a node before slots are freed without which no sequence can go on
+            after this node; None for nothing.
 
     Attributes:
         kept: number of tokens with slots before a place where prompts go on: `reach` + `more`.
         evictable: number of slots of unlocked nodes.
         locked: number of slots of locked nodes.
-        evicted: number of slots of nodes freed for others so far.
+        evicted: number of slots of nodes that were freed for sequences so far.
     """
 
     def __init__(
@@ -220,8 +221,8 @@ class NodeWindows(Generic[N]):
     def _spare(self, node: N) -> int:
         """Count the slots of a node that no sequence would read to go on from this path.
 
-        A sequence continues at a leaf or where the path branches, or one token before, because it
-        computes at least one token.
+        A sequence continues at a leaf or where the path branches, or one token before that place,
+        because it computes at least one token.
         """
         _, distance = self._below(node)
         return max(len(node.window) - max(self.kept + 1 - distance, 0), 0)

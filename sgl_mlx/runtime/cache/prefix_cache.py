@@ -212,7 +212,7 @@ class PrefixCache:
             self.windows.trim(holding, length)
 
     def share(self, holding: Holding, tokens: tuple[int, ...]) -> None:
-        """Give the slots of a holding's computed tokens to the tree, so that others can match them.
+        """Give the slots of a holding's computed tokens to the tree, where all sequences find them.
 
         Where the tree has the same tokens already, the holding's duplicate slots are freed and
         its table gets the tree's slots.

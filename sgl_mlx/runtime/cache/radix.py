@@ -369,7 +369,7 @@ class RadixTree:
     def _rank(self, node: Node) -> int:
         """Return a node's place in the order of eviction; lower places go first.
 
-        In a tree with states, a leaf without a state cannot be reused and goes before all others.
+        In a tree with states, a leaf without a state cannot be reused and goes before all that can.
         """
         return node.last_used if self.states is None or node.state else node.last_used - _NEVER
 

@@ -11,8 +11,9 @@ To keep a snapshot, a sequence gives its own slot to the tree, takes a fresh one
 snapshot in its next step.
 
 A step that verifies a draft writes the state after all drafted tokens, which is right only if all
-are accepted. It writes to a slot beside the sequence's own, which takes its place then. Otherwise
-the sequence computes its accepted tokens again, from the state before the step.
+are accepted. It writes to another slot than the sequence's own. If all are accepted, the sequence
+owns that slot from then on; if not, it computes its accepted tokens again, from the state before
+the step.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ class Snapshots:
     def verified(self, holding: Holding, whole: bool) -> None:
         """After a step that verified a draft, keep its state if the `whole` draft was accepted.
 
-        Otherwise keep the state from before the step. Does nothing if the step verified no draft.
+        If not, keep the state from before the step. Does nothing if the step verified no draft.
         """
         beside, holding.beside = holding.beside, None
         if beside:

@@ -1,4 +1,4 @@
-"""Recurrent states in the second tier: each snapshot is a file of its own.
+"""Recurrent states in the second tier (the disk cache): each snapshot is a file of its own.
 
 The key of a snapshot is a digest of its exact prefix, of any length. Besides the state, the file
 has the KV of the tokens after the prefix's last whole block. So the blocks and the snapshot

@@ -1,4 +1,4 @@
-"""The second tier of the cache: which blocks of a prompt a store keeps, and under which keys.
+"""The second tier of the cache (on disk): which blocks of a prompt it keeps, under which keys.
 
 A prefix is kept in blocks of `size` tokens. A block's key is a digest of everything its KV depends
 on: the model, the namespace and all tokens up to the block's end. So equal keys mean equal KV, and

@@ -1,9 +1,9 @@
-"""KV of layers with a sliding window in the second tier, in blocks with keys of their own.
+"""KV of layers with a sliding window in the disk cache, in blocks with keys of their own.
 
 Such layers read only the last tokens before a new one. So the store keeps their blocks only before
 places where prompts are likely to go on: where a prompt or an answer ended, or where paths
-branched. The other layers' blocks are kept as without windows. A prefix is restored up to the last
-block before such a place.
+branched. The blocks of all other layers are kept as in a model without windows. A prefix is
+restored up to the last block before such a place.
 """
 
 from __future__ import annotations

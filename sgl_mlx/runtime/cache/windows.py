@@ -143,8 +143,8 @@ class Windows:
         """Give the tree the slots of tokens that a holding shares now, and lock the slots it reads.
 
         Args:
-            before: the holding's node before it shared these tokens; None for none.
-            owned: how many tokens were shared before.
+            before: the holding's node before it shared the tokens; None if it had none.
+            owned: how many of its tokens were shared already.
         """
         node, first = holding.node, max(owned, holding.behind)
         assert node is not None
@@ -173,7 +173,7 @@ class Windows:
 
     @property
     def short(self) -> bool:
-        """True if the slots of cached prefixes are about to be freed for others."""
+        """True if the slots of cached prefixes are about to be freed for running sequences."""
         free = self._nodes.slots.free_count + self.most - self.capacity
         return free < self.capacity // _GRAIN
 
@@ -202,7 +202,7 @@ class Windows:
         del holding.window[kept:]
 
     def close(self, holding: Holding) -> None:
-        """Free all slots that a holding owns, and unlock the others."""
+        """Free all slots that a holding owns, and unlock the tree's slots that it reads."""
         self.trim(holding, holding.shared)
         if holding.node is not None:
             self._nodes.unlock(holding.node, holding.locked_from)

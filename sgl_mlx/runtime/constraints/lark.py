@@ -60,7 +60,7 @@ def _with_plain_tokens(grammar: str, tokenizer: Tokenizer) -> str:
 
 
 def _without_endless_forcing(grammar: str) -> str:
-    """Switch off forced tokens in a grammar that may repeat something without limit.
+    """Switch off forced tokens (without an alternative) in a grammar with unlimited repetition.
 
     Terminals are greedy: `A A` with `A: /a+/` never reaches the second `A`. Such a grammar forces
     an endless text, and llguidance would never finish computing the forced tokens.

@@ -83,7 +83,7 @@ class BlockFolder:
     def touch(self, keys: Sequence[str]) -> None:
         """Mark a prompt's blocks as used now, the first block last, so that it is evicted last.
 
-        Without the first block the others cannot be found.
+        Without a prompt's first block, its later blocks cannot be found.
         """
         for key in reversed(keys):
             with suppress(OSError):

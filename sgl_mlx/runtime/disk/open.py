@@ -46,10 +46,11 @@ class DiskStats:
         failed_snapshots: snapshots not written because of an error.
         spilled_window_tokens: tokens whose KV in layers with a window was written to disk.
         read_window_tokens: tokens whose KV in layers with a window was read from disk.
-        dropped_window_tokens: such tokens not written because the queue was full.
-        failed_window_tokens: such tokens not written because of an error.
+        dropped_window_tokens: tokens in layers with a window, not written because the queue was
+            full.
+        failed_window_tokens: tokens in layers with a window, not written because of an error.
         hits: look-ups of prompts that found enough tokens to be worth reading.
-        misses: look-ups that found too few.
+        misses: look-ups of prompts that found too few tokens.
         broken_files: damaged files that were found and removed.
         bytes: size of all blocks in the folder when this process opened it or last wrote one.
     """

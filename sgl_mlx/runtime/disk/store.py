@@ -137,7 +137,7 @@ class DiskStore:
     def takes(self, blocks: int, size: int, kind: Kind = "block") -> int:
         """Return how many of `blocks` new blocks, `size` bytes each, may be queued with `write`.
 
-        The others are counted as dropped.
+        Blocks beyond this number are counted as dropped.
         """
         with self._lock:
             taken = min(blocks, max(self._limit - self._pending_bytes, 0) // size)

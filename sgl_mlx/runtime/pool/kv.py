@@ -4,7 +4,7 @@ MLX writes `pool[slots] = kv` in place only while nothing else refers to the buf
 written only after every computation that reads it has been evaluated. Until then new KV is kept in
 small separate arrays (`runner`). Slot 0 is for padding: it stays zero and is never given out.
 
-Layers with a sliding window may have fewer slots than the others, with numbers of their own
+Layers with a sliding window may have fewer slots than the other layers, with numbers of their own
 (`windowed`).
 
 With `kv_bits=8` an element x is stored as an int8 q with a float16 scale for each token and head:
@@ -59,8 +59,8 @@ class KVPool:
         slots: number of slots, without the padding slot 0.
         dtype: type of keys and values as they are written and read.
         kv_bits: None stores them in `dtype`; 8 stores int8 with scales.
-        window_slots: number of slots of layers with a sliding window; None if they have the same
-            slots as all others.
+        window_slots: number of slots of layers with a sliding window; None if all layers have the
+            same slots.
 
     Attributes:
         windowed: the layers that have `window_slots`; empty if all layers have the same slots.

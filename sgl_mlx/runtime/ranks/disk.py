@@ -60,7 +60,7 @@ class SendingStore:
             peer.on_read = self._heard
 
     def has(self, key: str) -> bool:
-        """Return True if this rank has its part of the block; the others likely have theirs."""
+        """Return True if this rank has its part of the block; other ranks likely have theirs."""
         return self._own.has(key)
 
     def keys(self) -> Container[str]:
@@ -82,8 +82,8 @@ class SendingStore:
     def _heard(self, rank: int, note: dict[str, Any]) -> None:
         """Take the result of another rank's reading; called on the thread that reads its messages.
 
-        Rank 0 discards its part of blocks that another rank lacks. Otherwise they would never be
-        written again, since rank 0 writes only what it lacks itself.
+        Rank 0 discards its part of blocks that another rank lacks. If it kept its part, such blocks
+        would never be written again, since rank 0 orders the writing of those it lacks itself.
         """
         reading = self._under_way[note["reading"]]
         for key in note["lacks"]:

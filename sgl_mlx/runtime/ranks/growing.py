@@ -45,7 +45,7 @@ class GrowingRows:
         """Put back what `cut` removed from the same plan at the other end.
 
         Raises:
-            ValueError: `kept` does not fit the plan or the rows before it.
+            ValueError: `kept` does not fit the plan or the rows of earlier plans.
         """
         counts = iter(kept)
 

@@ -1,7 +1,7 @@
 """Facts about the launch of this process as one of several ranks, from its environment.
 
-`mlx.launch` sets these variables. Nothing here imports MLX, so a process that was started alone
-learns that at the price of one look-up.
+`mlx.launch` describes the ranks in environment variables. Nothing here imports MLX, so a process
+that was started alone learns that it is alone by one look-up.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Sampled tokens and picture features that rank 0 computes and the other ranks receive.
 
 All ranks compute the logits of a step, but tokens are sampled on rank 0 alone, and travel to the
-others as one more operation of the step. So ranks cannot come to different tokens, whatever their
-machines round, and constraints, penalties and pictures stay where they are: on rank 0.
+other ranks as one more operation of the step. So ranks cannot come to different tokens, however
+their machines round, and constraints, penalties and pictures stay where they are: on rank 0.
 """
 
 from __future__ import annotations

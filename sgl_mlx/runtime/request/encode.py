@@ -200,7 +200,7 @@ class _Encoder:
     def _show(self, encoded: Encoded, part: Image | Video) -> Encoded:
         """Append the placeholder tokens of a picture or video; they never merge with other text.
 
-        The tokens that begin and end a picture, if the model has such, come before and after.
+        If the model has tokens that begin and end a picture, they stand around the placeholders.
         """
         assert self.pictures is not None, "a prompt with pictures, and nobody to prepare them"
         image = self.pictures.prepare(part, self.alone)

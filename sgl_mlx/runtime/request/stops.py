@@ -73,7 +73,7 @@ class Stops:
 
         Args:
             text: all text of the sample so far.
-            start: how many characters were shown before.
+            start: how many characters are shown already.
         """
         ends = [len(text)]
         for stop in self._strings:

@@ -79,7 +79,7 @@ class Counters:
         peak_slots: most pool slots that running requests and cached prefixes ever held together.
         drafted_tokens: drafted tokens that were verified.
         accepted_tokens: drafted tokens that were accepted.
-        preemptions: how often a running sequence lost its slots to others and had to wait again;
+        preemptions: how often a running sequence lost its slots to another and had to wait again;
             preempted prefetches are not counted.
     """
 
@@ -219,8 +219,8 @@ class Admission:
     def _pause(self, leader: Sequence, length: int) -> None:
         """Let a prefill pause after `length` tokens, if window slots are scarce.
 
-        Otherwise the slots before that place could be freed, and sequences that wait for these
-        tokens would not find the whole window before their end.
+        Without the pause, window slots before that place could be freed, and sequences that wait
+        for the first `length` tokens would not find the whole window before their end.
         """
         windows = self._cache.windows
         if windows is not None and windows.short and len(leader.cuts) < MOST_BRANCHES:

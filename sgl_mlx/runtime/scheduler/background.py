@@ -1,8 +1,8 @@
 """Prefetches: prompts whose KV is cached before a request needs it (`Engine.prefetch`).
 
-Blocks in the disk cache are restored at once. The rest is computed only while there is no other
-request. When a request comes, running prefetches are preempted and keep the KV computed so far, so
-a request is delayed by one prefill chunk at most.
+Blocks in the disk cache are restored at once. All other tokens are computed only while no request
+needs the model. When a request comes, running prefetches are preempted and keep the KV computed so
+far, so a request is delayed by one prefill chunk at most.
 """
 
 from __future__ import annotations

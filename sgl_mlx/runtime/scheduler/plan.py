@@ -1,6 +1,6 @@
 """Plans, which tell a runner what to compute, and the results of its steps.
 
-Both are plain data, which `wire` serialises.
+Plans and results are plain data, which `wire` serialises.
 
 Plans name sequences by id, not by their place in the batch. Constraints, pictures and blocks read
 from disk have ids too; a runner finds them through `Lookup` and its block store.

@@ -169,7 +169,7 @@ class Queues:
 
         If there are too few, reserve one slot at least. To free it, the least urgent running
         sequences are preempted, perhaps `s` itself. If `s` runs alone, branches held for less
-        urgent requests are given up; if none are held for others, `s` is aborted.
+        urgent requests are given up; if no other request holds branches, `s` is aborted.
         """
         assert s.holding is not None
         missing = s.computed + count - len(s.table)

@@ -187,8 +187,8 @@ class Scheduler:
         """Handle a failed step: find the sequence that makes it fail and abort only that one.
 
         The step's sequences are tried again in halves. A sequence that fails alone is aborted with
-        `message`; the others get the same tokens as without the failure. The KV of the failed plan
-        and of its epoch counts as lost.
+        `message`; all other sequences get the same tokens as without the failure. The KV of the
+        failed plan and of its epoch counts as lost.
         """
         self._planned = None
         ahead = isinstance(plan, Decode) and plan.ahead
@@ -370,9 +370,9 @@ class Scheduler:
     def _unblock(self) -> bool:
         """Start the most urgent waiting sequence when nothing runs; abort it if it never fits.
 
-        Does nothing and returns False while a sequence waits for blocks from disk. Otherwise the
-        most urgent sequence is ready, because the sequences in its `after` have the same priority
-        and arrived earlier.
+        Does nothing and returns False while a sequence waits for blocks from disk. When none does,
+        the most urgent sequence is ready, because the sequences in its `after` have the same
+        priority and arrived earlier.
         """
         if any(s.restore is not None and not s.restore.done for s in self.waiting):
             return False

@@ -22,7 +22,7 @@ class Output(Protocol):
     """The receiver of a sequence's tokens and logprobs; it decides when the sequence ends."""
 
     def push(self, token: int, scores: Scores | None, forced: bool = False) -> FinishReason | None:
-        """Take the next token, sampled or forced; return the finish reason if it is the last."""
+        """Take the next token, sampled or forced; return the finish reason if the output ends."""
         ...
 
     def score_prompt(self, scores: Scores) -> None:
@@ -157,7 +157,7 @@ class Sequence:
         base: KV of the sequences in `after`; set when this sequence starts.
         holding: its pool slots; None while it waits and after its slots are released.
         computed: number of leading tokens that have KV.
-        cached_tokens: how many tokens came from the cache at the first start; None before.
+        cached_tokens: how many tokens came from the cache at the first start; None until then.
         finish_reason: why it ended; None until then.
         arrival: number of the sequence in order of arrival.
         passed_over: how many later arrivals of the same priority have started before it.

@@ -1,7 +1,7 @@
 """The search for the sequence that makes a step fail, by trying the step again in halves.
 
-A sequence that fails when tried alone is at fault. The others go on once they are past the failed
-step. A fault that does not occur again ends no sequence.
+A sequence that fails when tried alone is at fault. All other sequences go on once they are past the
+failed step. A fault that does not occur again ends no sequence.
 """
 
 from __future__ import annotations

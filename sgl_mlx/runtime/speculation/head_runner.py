@@ -109,7 +109,7 @@ class HeadRunner:
     def _is_late(self, row: Row) -> bool:
         """Return True if the row's first token completes the input of the head's key before it.
 
-        That key is missing if the chunk before was not the prompt's last.
+        That key is missing if the previous chunk was not the prompt's last.
         """
         last = self._last.get(row.id)
         known = last is not None and last.token is None and last.position == row.position - 1
@@ -164,9 +164,9 @@ class HeadRunner:
 
         Args:
             rows: one for each sequence. Its only token is the sequence's newest; its prefix and
-                position are those of the head's input, that is of the token before.
+                position are those of the head's input, that is of the token before the newest.
             written: for sequences in an open decode epoch, the number of prefix keys that are in
-                the pool; the others are left out.
+                the pool; the head does not attend to later keys.
         """
         known = [row for row in rows if self._knows(row)]
         known.sort(key=lambda row: row.prefix)
@@ -177,8 +177,8 @@ class HeadRunner:
     def guess(self, rows: Sequence[Row], hidden: mx.array | None, count: int) -> Guesses:
         """Guess `count` tokens after each row, from hidden states `(rows, width)`.
 
-        The head's own hidden states serve for the tokens after the first. Without `hidden`, zeros
-        are used. Nothing is written to the pool.
+        From the second guess on, the head takes its own hidden states. Without `hidden`, zeros are
+        used for the first guess. Nothing is written to the pool.
         """
         head, epoch = self._head, self._paths.epoch(rows, count)
         sampler = Sampler(rows, self._end_tokens, head.adapter.vocabulary)

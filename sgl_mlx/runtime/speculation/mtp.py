@@ -71,7 +71,7 @@ class MtpDrafter:
 
 
 def _row(s: Sequence, count: int) -> Row:
-    """Make the row that the head reads: the newest token at the position of the one before."""
+    """Make the row that the head reads: the newest token, at the previous token's position."""
     row = s.row(1, len(s.table))
     return replace(
         row,

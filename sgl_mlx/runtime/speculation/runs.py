@@ -1,4 +1,4 @@
-"""Index of token runs, which finds where the last tokens of a text occurred before.
+"""Index of token runs, which finds where the last tokens of a text occurred earlier.
 
 It keeps hash chains as LZ77 compressors do (RFC 1951, section 4): a table maps each run of
 `SHORTEST` tokens to the index where the run ended last, and a second table maps this index to the

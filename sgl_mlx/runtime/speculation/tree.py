@@ -1,7 +1,7 @@
 """Drafter from the radix tree and from recent outputs: repeats what other sequences wrote.
 
 A program that runs again, a retry, a sibling branch and the samples of one prompt often write what
-was written before. The radix tree holds the earlier outputs already, so this needs no extra memory.
+an earlier one wrote. The radix tree holds earlier outputs already, so this needs no extra memory.
 Recent outputs are also indexed by their runs of tokens, for texts whose prompts differ.
 """
 

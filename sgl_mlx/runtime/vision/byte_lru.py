@@ -36,7 +36,7 @@ class ByteLRU(Generic[K, V]):
         return self._values[key][0]
 
     def put(self, key: K, value: V, size: int) -> None:
-        """Store a value of `size` bytes, and evict others to make room.
+        """Store a value of `size` bytes, and evict other values to make room.
 
         A value larger than the limit is not stored; an older value of the same key is removed.
         """

@@ -21,7 +21,7 @@ class PictureFeatures(Protocol):
         ...
 
     def stats(self) -> EncoderStats | None:
-        """Return counts and seconds since the start; None if others encode the pictures."""
+        """Return counts and seconds since the start; None if another rank encodes the pictures."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The pulse of the engine thread: what it does now, and how long such work took before."""
+"""The pulse of the engine thread: what it does now, and how long similar work took so far."""
 
 from __future__ import annotations
 

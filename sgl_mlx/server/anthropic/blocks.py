@@ -41,7 +41,7 @@ def stop(reason: FinishReason, calls: int) -> dict[str, Any]:
 
 
 def usage(answer: Completion | StreamEvent, output_tokens: int) -> dict[str, int]:
-    """Return token counts; prompt tokens found in the cache are counted apart from the others."""
+    """Return token counts; cached prompt tokens are not part of `input_tokens`."""
     return {
         "input_tokens": answer.prompt_tokens - answer.cached_tokens,
         "cache_creation_input_tokens": 0,

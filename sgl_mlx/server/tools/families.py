@@ -1,6 +1,6 @@
 """Formats of tool calls by model family, recognised by tags in the model's chat template.
 
-Parsers come from `mlx_lm.tool_parsers` if it has the format, and from `own_parsers` otherwise.
+Parsers come from `mlx_lm.tool_parsers` if that module has the format, else from `own_parsers`.
 """
 
 from __future__ import annotations
