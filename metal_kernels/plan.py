@@ -1,10 +1,11 @@
 """Plans of a step's attention: which keys each sequence (row) attends to, as tables for kernels.
 
+A plan is built once for a step, or once for all steps of a decode epoch (a run of decode steps of
+the same rows). All layers use it.
+
 A key's *position* is its index among the keys of its row: shared spans first, then the row's
 private prefix, then its new tokens (the tail of a decode epoch). Tables are flat int32 arrays. All
 have `MIN_ELEMENTS` or more, because MLX passes smaller arrays in another address space.
-
-A plan is built once for a step, or once for all steps of a decode epoch. All layers use it.
 """
 
 from __future__ import annotations

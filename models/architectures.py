@@ -94,7 +94,7 @@ def check_runs(config: dict[str, Any]) -> None:
 
     Builds the model lazily, without computing weights, and checks the kind of cache of each layer,
     since some architectures need an unsupported cache in some configurations only. A model whose
-    vision part runs here (`has_vision`) is not checked here but when it is loaded.
+    vision part runs here (`has_vision`) is checked only when it is loaded.
 
     Raises:
         UnsupportedModelError: mlx-lm cannot build the architecture (see `model_classes`); or the

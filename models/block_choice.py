@@ -8,7 +8,7 @@ import mlx.core as mx
 
 
 class BlockChoice(NamedTuple):
-    """One layer's indexer queries, which choose the blocks of tokens that attention reads.
+    """The queries of a layer's indexer (a part that scores tokens), which choose blocks of tokens.
 
     A block's score is the highest score of its tokens. Each KV head attends to the `top` blocks
     with the highest scores. The latest `local` blocks are always chosen.

@@ -132,7 +132,12 @@ def steps(machine: Machine, macs: int) -> Iterator[Step]:
 def tensor_step(
     machine: Machine, macs: int, link: Link, kind: str, tokens: int, alone: float
 ) -> Step:
-    """Return a step whose matrices and heads are shared evenly by all Macs."""
+    """Return a step whose matrices and heads are shared evenly by all Macs.
+
+    Args:
+        kind: "decode" or "prefill".
+        tokens, alone: see `Step`.
+    """
     size = _hidden(machine, tokens)
     count = _REDUCTIONS * machine.model.layers
     spent = count * link.all_reduce(size, macs)
@@ -143,7 +148,10 @@ def tensor_step(
 def pipeline_step(
     machine: Machine, macs: int, link: Link, kind: str, tokens: int, alone: float
 ) -> Step:
-    """Return a step whose layers lie on one Mac after the other; only one of them works."""
+    """Return a step whose layers lie on one Mac after another; one Mac computes at a time.
+
+    The arguments are those of `tensor_step`.
+    """
     size = _hidden(machine, tokens)
     spent = (macs - 1) * link.send(size)
     return Step("pipeline", link.name, kind, tokens, size, spent, alone + spent, alone)

@@ -107,7 +107,7 @@ class Bench:
     def compare(self, traces: Sequence[Trace], counts: Sequence[int]) -> Iterator[Comparison]:
         """Run each trace at each number of conversations at once; yield finished comparisons.
 
-        A server that fails is left out of the rest of its comparison.
+        A server that fails is left out of all further runs of that comparison.
         """
         for trace in traces:
             for at_once in counts:

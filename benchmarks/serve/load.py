@@ -39,7 +39,7 @@ class Order:
 
     Attributes:
         aside: additional requests, sent when the first answer to `posts` has ended, and cancelled
-            when the last one has ended.
+            when all answers to `posts` have ended.
     """
 
     host: str

@@ -47,7 +47,7 @@ _USUAL_PORT = 21000
 
 
 class CustomTestCase(unittest.TestCase):
-    """`unittest.TestCase` under SGLang's name; no test is repeated here."""
+    """`unittest.TestCase` under SGLang's name; SGLang's own repeats failed tests, this does not."""
 
 
 def add_common_sglang_args_and_parse(parser: ArgumentParser) -> Namespace:

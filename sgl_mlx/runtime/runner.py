@@ -1,7 +1,8 @@
 """The runner of a model: computes plans. It knows batch rows, slots and tensors, but no text.
 
-A step reads the KV pool while it is computed. New KV is written to the pool only afterwards: at
-the end of an `Extend`, and when an epoch of decode steps is over.
+A plan says what one step computes. A step reads the KV pool while it is computed. New KV is written
+to the pool only afterwards: at the end of an `Extend` (a step that prefills), and when an epoch (a
+run of decode steps of the same rows) is over.
 """
 
 from __future__ import annotations

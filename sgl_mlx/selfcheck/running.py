@@ -44,7 +44,11 @@ def run_on(
     groups: Sequence[Group],
     r: random.Random,
 ) -> list[list[Answer]]:
-    """Run groups of functions on an engine; return the answers of each group."""
+    """Run groups of functions on an engine in one way; return the answers of each group.
+
+    Args:
+        r: draws the requests beside them, for a way that runs all groups together.
+    """
     recordings = [Recording(engine) for _ in groups]
     jobs = [
         (recording, function, settings)

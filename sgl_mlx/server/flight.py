@@ -119,7 +119,7 @@ class Flights:
         """Run the prompts, and return for each prompt the completions of its samples.
 
         Raises:
-            LimitError: too many prompts or samples, here or in progress.
+            LimitError: too many prompts or samples, in `asks` or together with those in progress.
             HttpError: 499 if a prompt was aborted by its id; 408 if a prompt exceeded the request
                 timeout.
             SglError: an error of the engine.

@@ -80,8 +80,8 @@ async def open_stream(
 ) -> EventStream:
     """Return a streamed response, after at most `pause` seconds of waiting for the first frame.
 
-    An error in that time is raised here, so that the HTTP answer has the status of the error
-    instead of 200.
+    An error within that time is raised by this call, so that the HTTP answer has the status of the
+    error instead of 200.
 
     Args:
         pause: seconds without a frame after which a comment is sent.

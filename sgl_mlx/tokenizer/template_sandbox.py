@@ -125,7 +125,7 @@ def _guarded(name: str, function: Any) -> Callable[..., Any]:
 
 @pass_context
 def _output(context: Context, value: Any) -> Any:
-    """Charge for a value that is written."""
+    """Charge for a value that is written, and return it."""
     _budget(context).charge(_budget(context).size(value))
     return value
 
@@ -153,7 +153,7 @@ def _made(context: Context, value: Any) -> Any:
 
 @pass_context
 def _weighed(context: Context, value: Any) -> Any:
-    """Charge for reading a value once, to compare it."""
+    """Charge for reading a value once, to compare it, and return it."""
     budget = _budget(context)
     budget.charge(steps=1 + budget.size(value) // 1000)
     return value

@@ -1,5 +1,7 @@
 """Sparse attention over latents (MLA): a token attends only to tokens that an indexer chooses.
 
+An indexer is a small part of a layer that scores tokens.
+
 Used for sequences (rows) with more tokens than the indexer chooses (`LayerShape.top_keys`). Shorter
 sequences attend to all their tokens. A row's entries and indexer keys are gathered without sharing
 prefixes between rows. The indexer scores all tokens. Decoding then computes attention for the
@@ -64,7 +66,7 @@ def _attend_chosen(
 ) -> mx.array:
     """Attend absorbed queries (see `latent.py`) to the keys that `index` chooses.
 
-    Returns `(members, heads, rank)`; the members are the sequences of the batch.
+    Returns `(members, heads, rank)`; members are the sequences of the batch.
     """
     q = batch.pick(queries)
     mine = index._replace(queries=batch.pick(index.queries), weights=batch.pick(index.weights))

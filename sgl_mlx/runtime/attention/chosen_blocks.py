@@ -1,5 +1,7 @@
 """Sparse attention to blocks of tokens: a KV head attends to the blocks that an indexer chooses.
 
+An indexer is a small part of a layer that scores tokens.
+
 Used for sequences with more tokens than the chosen blocks can hold (`BlockChoice.most_tokens`).
 Tokens outside the chosen blocks are masked, not skipped, so attention costs as much as over all
 tokens.

@@ -1,8 +1,8 @@
 """Attention of a step by our kernels, for Metal or the CPU, which read keys inside the KV pool.
 
-`KernelEpoch` replaces `decode.Epoch`, and `KernelChunks` replaces `prefill.Chunks`, for sequences
-that the kernels support (`rows_fit`). Prefixes are not copied when an epoch opens, and sequences of
-any length are mixed without padding.
+`KernelEpoch` replaces `decode.Epoch` (a run of decode steps), and `KernelChunks` replaces
+`prefill.Chunks` (new tokens of prompts), for sequences that the kernels support (`rows_fit`).
+Prefixes are not copied when an epoch opens, and sequences of any length are mixed without padding.
 
 The choice is made for each layer. A layer is attended by MLX instead if the kernels do not support
 its head dims, if its kernel failed the self-test, or if something else is faster.

@@ -1,4 +1,4 @@
-"""Compilation of regexes, JSON schemas and grammars to constraints on decoding, by llguidance."""
+"""Compilation of regexes, JSON schemas and grammars to constraints, by the library llguidance."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class EpochStates:
     """The recurrent states of a decode epoch's rows, kept outside the pool until the epoch ends.
 
     Besides the states of a step submitted ahead, the states after the last step whose result was
-    returned are kept. So the state of a row that ends within the epoch can still be put aside.
+    returned are kept. So a row that ends within the epoch keeps its state after its last step.
 
     Args:
         rows: the epoch's rows, in the order of the batch.
@@ -113,7 +113,7 @@ class EpochStates:
         self._steps.append(states.new)
 
     def put_aside(self, ids: Collection[str]) -> None:
-        """Put aside the states of ended rows: those not in `ids`, the ids of the next plan."""
+        """Keep, for `final`, the states of ended rows: those not in `ids`, the next plan's ids."""
         ended = [i for i in self._live if self._rows[i].id not in ids]
         for i in ended:
             self._ended.append((i, [array[i : i + 1] for array in self._steps[0]]))
@@ -124,11 +124,11 @@ class EpochStates:
         del self._steps[0]
 
     def arrays(self) -> list[mx.array]:
-        """Return the arrays that the next step needs, and those put aside."""
+        """Return the arrays that the next step needs, and those of ended rows."""
         return [*self._steps[-1], *(array for _, arrays in self._ended for array in arrays)]
 
     def final(self) -> tuple[list[int], list[mx.array]]:
-        """Return each row's state after the last step that named it, and the slots to write.
+        """Return the slots to write, and each row's state after the last step that named it.
 
         Call it once, when the epoch is over; the arrays are not evaluated.
         """

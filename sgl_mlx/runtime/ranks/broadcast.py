@@ -15,7 +15,7 @@ from sgl_mlx.runtime.scheduler.wire import from_json, to_json
 
 @dataclass(frozen=True)
 class BroadcastingRunner:
-    """A `plan.Runner` that sends each plan to all other ranks, and runs it here too.
+    """The `plan.Runner` of rank 0: sends each plan to all other ranks, and runs it itself too.
 
     A step that fails ends the processes of all ranks (`Crew.fail_step`). Unlike in a single
     process, the step cannot be tried again, because the other ranks may still be waiting within it.

@@ -83,7 +83,7 @@ class Crew:
             peer.channel.close()
 
     def fail_step(self, error: Exception) -> NoReturn:
-        """End everything after a step that failed here; never returns.
+        """End all ranks after a step that failed on rank 0; never returns.
 
         The other ranks may still be within that step. Steps fail most often because a rank is lost;
         then the requests are told of the loss, not of the failed step.

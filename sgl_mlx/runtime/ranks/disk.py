@@ -111,7 +111,7 @@ class ReceivingStore:
         """Start or forget a reading, as a message of rank 0 orders; False for any other message.
 
         Raises:
-            ValueError: the reading has another number here than on rank 0.
+            ValueError: the reading has another number on this rank than on rank 0.
         """
         note = message.note
         if self.store is None or note["is"] not in ("read", "drop"):

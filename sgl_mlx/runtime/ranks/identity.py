@@ -51,7 +51,7 @@ def check(mine: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 def kill_if_stopped_here(other: dict[str, Any]) -> None:
-    """Kill a silent rank if it is a stopped process here, which nothing else would end."""
+    """Kill a silent rank if it is a stopped process of this machine; nothing else would end it."""
     if other["machine"] != _machine():
         return
     number, started = other["process"]

@@ -2,8 +2,9 @@
 
 Text becomes tokens; a picture becomes one placeholder token, repeated. A `Shift` or `Parallel` part
 cuts the prompt. What comes before the cut is computed first, by sequences of its own
-(`Sequence.after`): one sequence before a `Shift`, one for each branch of a `Parallel`. The tokens
-after the cut get a radix namespace of their own, a digest of everything before the cut.
+(`Sequence.after`): one sequence before a `Shift`, one for each branch of a `Parallel`. In the radix
+tree, the tokens after the cut have a root of their own (a namespace), named by a digest of
+everything before the cut, since their KV depends on it.
 """
 
 from __future__ import annotations

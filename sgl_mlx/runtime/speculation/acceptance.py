@@ -1,4 +1,4 @@
-"""Estimates of how likely a drafted token is accepted, by source and by sequence."""
+"""Estimates of how likely a drafted token is accepted, by its source (drafter) and sequence."""
 
 from __future__ import annotations
 

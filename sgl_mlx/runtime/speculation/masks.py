@@ -1,4 +1,4 @@
-"""Walk of a draft through a sequence's constraint, without changing the constraint."""
+"""Walk of a draft (guessed tokens) through a sequence's constraint, which is not changed."""
 
 from __future__ import annotations
 

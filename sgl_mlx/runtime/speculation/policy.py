@@ -1,4 +1,4 @@
-"""Choice of the draft lengths from which the most tokens per second are expected."""
+"""Choice of how many guessed tokens a step verifies: as promises the most tokens per second."""
 
 from __future__ import annotations
 
