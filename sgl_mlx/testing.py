@@ -34,7 +34,7 @@ _UNCONDITIONAL = -1.0
 
 @dataclass(eq=False)
 class Call:
-    """One call of a `ScriptedBackend`: its method, its arguments, and the future of its answer."""
+    """One call of a `ScriptedBackend`: the method (`kind`), its arguments, and the future."""
 
     kind: Literal["submit", "score", "prefill", "prefetch"]
     prompt: Prompt

@@ -25,7 +25,8 @@ from sgl_mlx.lang.state import ProgramState
 class CompiledProgram(Program):
     """A program that runs from its graph, with the same methods and results as `Program`.
 
-    If the trace ended early, the graph's requests are sent first. Then the whole Python body is
+    The graph is made by tracing the Python body, which may end early: at a line that depends on the
+    run. Then a run first sends the requests in the graph. After this, the whole Python body is
     interpreted, and takes over the answers to these requests (`running/replay.py`).
 
     The graph is not used at all in a run with `n` other than 1 (variables are lists then), and in a
@@ -55,7 +56,8 @@ class CompiledProgram(Program):
         """Make a program from a graph alone, such as one read from a file.
 
         Raises:
-            GraphError: the graph ends in a Break, so that it needs the Python body.
+            GraphError: the graph covers only a part of its program, so that a run needs the rest of
+                the Python body.
         """
         if graph.broken is not None:
             raise GraphError(graph.needs_program)
@@ -100,7 +102,7 @@ class CompiledProgram(Program):
 
         Branches and nested programs have prefixes of their own. Arguments have their defaults; an
         argument without a default counts as a text. A graph from a file has the constants that it
-        was compiled for.
+        was compiled for. `backend` is as in `run`.
         """
         setting = Setting.of(backend, {})
         with suppress(GraphError):  # a graph from a file may reject the sample arguments

@@ -211,9 +211,9 @@ class Program:
     ) -> list[ProgramState] | AsyncIterator[ProgramState]:
         """Run a batch as `run_batch` does, without blocking the event loop.
 
-        Cancelling this call cancels all runs. With `generator_style`, awaiting this call returns an
-        asynchronous iterator of the states. Unlike `run_batch`, it never prefills the constant
-        prefix first.
+        The arguments are those of `run_batch`. Cancelling this call cancels all runs. With
+        `generator_style`, awaiting this call returns an asynchronous iterator of the states. Unlike
+        `run_batch`, it never prefills the constant prefix first.
         """
         setting, rows = Setting.of(backend, sampling), self._rows(batch_kwargs)
         make = partial(self._body, setting)
@@ -316,7 +316,8 @@ class Program:
     def cache(self, backend: Any = None) -> int:
         """Prefill the constant text with which every run begins; return how many tokens are cached.
 
-        Returns 0 if that text has at most 64 characters.
+        Returns 0, and prefills nothing, if that text has at most 64 characters. `backend` is as in
+        `run`.
         """
         setting = Setting.of(backend, {})
         prefix = constant_prefix(self, setting.writer)

@@ -27,21 +27,23 @@ class EngineConfig:
     Args:
         model_path: a Hugging Face id, folder, GGUF file or alias; None is the default model.
         context_length: most tokens of prompt and output together; None is the model's own limit.
-        max_total_tokens: slots of the KV pool; None derives the number from free memory.
+        max_total_tokens: slots (tokens) of the KV pool; None derives the number from free memory.
         max_running_requests: most sequences that run at once.
         chunked_prefill_size: most tokens computed in one step.
-        schedule_policy: order of admission: lpm, dfs-weight, fcfs or random.
-        disable_radix_cache: recompute every prompt (an ablation).
+        schedule_policy: which waiting sequences start first: "lpm" (longest cached prefix),
+            "dfs-weight" (depth first in the radix tree), "fcfs" (earliest arrival) or "random".
+        disable_radix_cache: recompute every prompt; to measure what the cache saves.
         whole_prompts_only: reuse an earlier prompt with its answer only as a whole, never a part of
-            it (an ablation).
-        shared_attention: read a prefix that several sequences share only once for all of them; if
-            False, each sequence gathers its whole prefix (an ablation).
+            it; to measure what sharing of parts saves.
+        shared_attention: read a prefix that several sequences share only once for all of them.
+            False lets each sequence gather its whole prefix; to measure what this saves.
         in_flight_sharing: let requests with the same new prefix wait until one has computed it.
         disk_cache_dir: folder for prefixes evicted from the pool, kept across restarts; None for no
             disk cache.
         disk_cache_bytes: most bytes that `disk_cache_dir` may hold.
         random_seed: seed of the generator that seeds requests without a seed of their own.
-        dtype: float32, float16, bfloat16 or native; None lets `models.loader.load` choose.
+        dtype: type of the weights: float32, float16, bfloat16 or native (as stored); None lets
+            `models.loader.load` choose.
         mmproj: vision tower for a model that is a GGUF file: a GGUF file, or a LLaVA folder.
         image_cache_bytes: most bytes of cached picture features. The same limit holds separately
             for cached pixels.
@@ -62,8 +64,8 @@ class EngineConfig:
             also take four times as long as the longest of its kind did, and a new kind four times
             what known kinds let expect. Before any step is known: twelve times
             `watchdog_seconds`, because kernels may have to be compiled.
-        max_window_tokens: slots of the layers with a sliding window, if other layers have none;
-            None derives the number from free memory.
+        max_window_tokens: slots of the layers with a sliding window, in a model that also has
+            layers without a window; None derives the number from free memory.
         pipeline: among several ranks, True gives each rank some layers whole; False gives each
             its share of every layer, if the architecture can be divided so.
         limits: bounds on requests, as `Limits` or a dictionary of their names and values.

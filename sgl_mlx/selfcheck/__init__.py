@@ -22,7 +22,7 @@ def reproduce(way: str, *rounds: Any, model: str | None = None, **options: Any) 
     """Run programs alone and in another way, and compare the answers.
 
     Args:
-        way: name of the way, as in the table of `sgl-mlx selfcheck`.
+        way: name of the other way to run them, from the table that `sgl-mlx selfcheck` prints.
         rounds: programs that run at once, round after round: lists of `Program`, or of pairs of a
             function of the state `s` and the sampling parameters of its `run`.
         model: path or name of the model.

@@ -24,7 +24,7 @@ class Say:
 
 @dataclass(frozen=True)
 class Show:
-    """A picture of noise; see `noise`."""
+    """A picture of random pixels that the program appends; see `noise`."""
 
     number: int
     height: int = 24
@@ -33,7 +33,7 @@ class Show:
 
 @dataclass(frozen=True)
 class Ask:
-    """A `gen` with the arguments `sampling`."""
+    """A `gen` that sets variable `name`, with the sampling parameters `sampling`."""
 
     name: str
     sampling: Mapping[str, Any] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Choose:
-    """A `select`; `method` names one of the ways to compare choices in `lang.choices`."""
+    """A `select` that sets variable `name`; `method` is a name in `lang.choices`."""
 
     name: str
     choices: tuple[str, ...]
@@ -50,7 +50,7 @@ class Choose:
 
 @dataclass(frozen=True)
 class Turn:
-    """A turn of a chat."""
+    """A turn of a chat; `body` are the statements inside it."""
 
     role: str
     body: Body

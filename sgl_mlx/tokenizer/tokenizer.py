@@ -264,6 +264,7 @@ class Detokenizer:
     """Incremental decoder: returns the text of each token as soon as its characters are complete.
 
     Args:
+        speller: the bytes of each token.
         hidden: tokens whose text is left out.
         strip_space: remove one space from the beginning of the text.
     """

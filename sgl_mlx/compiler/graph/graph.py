@@ -100,7 +100,7 @@ class Graph:
         program: the name of the program.
         parameters: the arguments that a run takes, in order.
         nodes: the nodes, in an order in which they may run.
-        result: the value that the body returned; meaningless if the graph ends in a Break.
+        result: the value that the body returned; meaningless if the graph ends early (in a Break).
         reads: ids of nodes whose variables the body reads. A run waits for these variables and
             raises their errors, as the body would.
     """
@@ -119,7 +119,7 @@ class Graph:
 
     @property
     def broken(self) -> Break | None:
-        """The Break at the end; None if the graph covers the whole program."""
+        """The Break node, with which a graph ends early; None if it covers the whole program."""
         last = self.nodes[-1] if self.nodes else None
         return last if isinstance(last, Break) else None
 

@@ -35,9 +35,10 @@ class Explanation:
 
     Attributes:
         program: the name of the program.
-        compiled: "whole", "part" (interpreted from the Break on) or "none".
-        steps: the number of nodes in the graph, without the Break.
-        remarks: the reason of the Break, and each list argument that was traced for one length.
+        compiled: "whole"; "part" if the graph ends at a line from which on the Python body takes
+            over; "none" if the whole body is interpreted.
+        steps: the number of nodes in the graph; each is a step of the program.
+        remarks: why the graph ends early, and each list argument that was traced for one length.
     """
 
     program: str

@@ -22,6 +22,7 @@ class ChatTemplate:
     """A chat template of fixed strings before and after each turn's content, with SGLang's fields.
 
     Attributes:
+        name: the name under which `get_chat_template` finds a registered template.
         default_system_prompt: written first when a conversation has no system turn.
         role_prefix_and_suffix: maps a role to its (prefix, suffix); for other roles, both are "".
         stop_str: strings that end a generated turn.

@@ -22,7 +22,7 @@ _STRIDE = 512
 
 @dataclass(frozen=True)
 class Capacity:
-    """Numbers of slots and sequences that fit.
+    """Numbers of slots and sequences that fit into this machine's memory.
 
     Attributes:
         slots: most slots of the KV pool.

@@ -1,4 +1,4 @@
-"""Threads that call callers' callbacks, so that a callback that blocks holds up its owner alone."""
+"""Threads that call callers' callbacks, so that one that blocks holds up its own request alone."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ PATIENCE = 1.0
 class Deliveries:
     """A queue of functions, which are called on a thread of its own in the order they were put in.
 
-    Each function has an owner. When a call blocks, another thread takes over for all other owners;
-    the functions of the owner whose call is blocked wait, in their order, until that call has
-    returned.
+    Each function has an owner, its request. When a call blocks, another thread takes over for all
+    other owners; the functions of the owner whose call is blocked wait, in their order, until that
+    call has returned.
 
     Args:
         patience: seconds after which a call counts as blocked.

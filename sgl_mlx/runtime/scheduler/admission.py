@@ -46,7 +46,7 @@ class SchedulerLimits:
         decode_margin: slots kept free for each running sequence when one more is admitted.
         most_held: most slots that running sequences may hold together when one more is admitted;
             None for no limit. Bounds what decoding copies out of the pool.
-        in_flight_sharing: False lets no sequence wait for a running prefill (an ablation).
+        in_flight_sharing: False lets no sequence wait for a running prefill.
         snapshots: where a model with recurrent layers leaves snapshots of its state.
     """
 

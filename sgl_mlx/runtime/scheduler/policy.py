@@ -28,7 +28,7 @@ def lpm(waiting: list[Sequence], cached: dict[str, int]) -> list[Sequence]:
 
 
 def shuffled(waiting: list[Sequence], cached: dict[str, int]) -> list[Sequence]:
-    """Order pseudo-randomly, the same way in every run (a baseline for ablations)."""
+    """Order pseudo-randomly, the same way in every run; to compare the other policies with."""
     return sorted(waiting, key=lambda s: hash((s.arrival, 0)))  # integers hash alike in every run
 
 
