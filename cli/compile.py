@@ -130,7 +130,10 @@ def _ran(
 
 
 def _saved(wish: Wish, graph: Graph, path: str) -> dict[str, Any]:
-    """Write the graph to a file; warn if the graph cannot run without its program."""
+    """Write the graph to a file; warn if the graph cannot run without its program.
+
+    Returns the entries for the JSON document of the command.
+    """
     from sgl_mlx.compiler.graph.serialise import save
 
     save(graph, path)

@@ -134,7 +134,7 @@ def _document(report: Report) -> dict[str, Any]:
 
 @contextmanager
 def _progress(programs: int | None, minutes: float | None) -> Iterator[Callable[[Report], None]]:
-    """Show a progress bar on standard error while the `with` block runs, if it is a terminal."""
+    """Show a progress bar on standard error if it is a terminal; yield a function to update it."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 

@@ -150,7 +150,7 @@ class _Base:
 
 
 def _on_new_thread(function: Callable[[], T]) -> T:
-    """Call a function that uses MLX on a thread of its own."""
+    """Call a function that uses MLX on a thread of its own, and return its result."""
     from sgl_mlx.models.streams import borrowed_stream
 
     def call() -> T:

@@ -113,7 +113,7 @@ class LlavaBench:
         self._questions = questions(folder, images)
 
     def runs(self) -> tuple[Run, Run]:
-        """Run all questions on both engines, ours first, each with empty caches."""
+        """Run all questions on each engine with empty caches; return our run, then theirs."""
         for engine in (self._ours, self._theirs):  # warms up: this compiles and allocates
             engine.submit((Text("What is this?"),), self._params).result()
             engine.flush_cache()

@@ -33,7 +33,7 @@ class Clock:
         self._thread: threading.Thread | None = None
 
     def after(self, seconds: float, ring: Callable[[], object]) -> Alarm:
-        """Call `ring` on the clock's thread after some seconds, unless the alarm is cancelled."""
+        """Call `ring` on the clock's thread after some time; return the alarm, to cancel it."""
         alarm = Alarm(time.monotonic() + seconds, ring)
         with self._changed:
             self._drop_cancelled()

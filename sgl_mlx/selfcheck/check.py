@@ -208,7 +208,7 @@ class SelfCheck:
         return None
 
     def _run_alone(self, program: Program) -> list[Answer]:
-        """Run a program alone, once for all cases with the same program."""
+        """Return the answers of a program run alone; the same program is run only once."""
         if id(program) not in self._alone:
             [answers] = self._engines.run(ALONE, [program])
             self._alone[id(program)] = program, answers

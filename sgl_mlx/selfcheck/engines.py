@@ -66,7 +66,10 @@ class Engines:
         return found
 
     def run_elsewhere(self, way: Way, programs: Sequence[Program]) -> list[list[Answer]]:
-        """Run programs here, then again in a new process over the same disk cache."""
+        """Run programs to fill the disk cache, then again in a new process that reads the cache.
+
+        Returns the answers of the new process, for each program.
+        """
         self.fill_disk(way, [functions_of(way, program) for program in programs])
         found, counts = run_elsewhere(self.path, self._with_disk(way), way, programs)
         self._add(way.name, counts)

@@ -220,7 +220,7 @@ def _readable_part(part: Any) -> Any:
 
 
 def _with_question(messages: Sequence[dict[str, Any]], question: Question) -> list[dict[str, Any]]:
-    """Append a question to the last message if it is the user's, else as a new user message."""
+    """Return messages that end with a question: in the last one if it is the user's, else apart."""
     if isinstance(question.instructions, str):
         asked: list[Any] = [f"\n{question.instructions}"]
     else:

@@ -116,7 +116,7 @@ class Service:
 
 
 async def in_thread(function: Callable[..., T], *args: Any) -> T:
-    """Call a slow function on another thread, so that the event loop is not blocked."""
+    """Return the result of a slow function, called on a thread other than the event loop's."""
     return await asyncio.to_thread(function, *args)
 
 

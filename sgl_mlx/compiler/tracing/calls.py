@@ -57,7 +57,7 @@ _LOOKS_AT_NO_ITEM = frozenset(
 
 
 def evaluate_call(tracer: Tracer, node: ast.Call, scope: Scope) -> Any:
-    """Evaluate a call expression: the function, then the arguments, then the call."""
+    """Return the value of a call expression: trace the function, the arguments, then the call."""
     receiver: Any = None
     bound = isinstance(node.func, ast.Attribute)
     if isinstance(node.func, ast.Attribute):

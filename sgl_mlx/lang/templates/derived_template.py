@@ -151,7 +151,7 @@ def takes_system(render: Render) -> bool:
 
 
 def merge_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """Move each system text into the user turn that follows, or into a new user turn."""
+    """Return the turns with each system text moved into the next user turn, or into a new one."""
     merged: list[dict[str, str]] = []
     held = ""
     for message in messages:

@@ -173,7 +173,7 @@ class BlockFolder:
 
 
 def _owner_only(path: str, flags: int) -> int:
-    """Open a file; a new file can be read by its owner alone, since KV reveals prompts."""
+    """Open a file and return its descriptor; KV reveals prompts, so only the owner can read it."""
     return os.open(path, flags, 0o600)
 
 

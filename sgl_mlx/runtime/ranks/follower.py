@@ -116,7 +116,10 @@ class _Engine:
     def _copy(
         self, config: EngineConfig, loaded: LoadedModel, pool: KVPool, states: StatePool | None
     ) -> PoolCopy | None:
-        """Open this rank's disk cache, and tell rank 0 its identity; None without a disk cache."""
+        """Open this rank's disk cache, and tell rank 0 its identity.
+
+        Returns the copier between pools and disk cache; None without a disk cache.
+        """
         store = self._disk.store = open_store(config, pool, self._disk.report, states, self._folder)
         if store is None:
             return None

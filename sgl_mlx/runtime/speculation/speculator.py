@@ -243,7 +243,7 @@ class Speculator:
     def _from_model(
         self, model: Drafts, lacking: list[Sequence], plain: Step, seconds: list[float]
     ) -> dict[str, Proposal]:
-        """Let the draft model guess for the `lacking` sequences, if that promises more speed."""
+        """Return the draft model's guesses for `lacking`, by id; {} if none promise more speed."""
         if not lacking:
             return {}
         likely = [self._likelihood(s.id, Proposal((), model.source)) for s in lacking]

@@ -68,7 +68,7 @@ class Plain:
         return Plain((*self.parts, *shift), len(self.parts))
 
     def join(self, branches: Sequence[Plain], parallel: bool) -> Plain:
-        """Append the parts that the branches added since they were forked.
+        """Return a copy with the parts appended that the branches added since they were forked.
 
         If `parallel`, the branches stand side by side in one `Parallel` part; else one after
         another, without their gaps.
@@ -83,7 +83,7 @@ class Plain:
         return Turn(self.parts, params, Form())
 
     def answered(self, completion: Completion, turn: Turn, answers: Answers) -> Plain:
-        """Append the generated text, with its token ids."""
+        """Return a copy with the generated text appended, with its token ids."""
         said = Generated(completion.text, completion.token_ids)
         return replace(self, parts=(*self.parts, said))
 
@@ -120,7 +120,10 @@ class Chat:
         return replace(self, own=len(self.messages))
 
     def join(self, branches: Sequence[Chat], parallel: bool) -> Chat:
-        """Append one user message with the texts that the branches added since they were forked."""
+        """Return a copy with one more user message: the texts that the branches have added.
+
+        A branch's texts count from where it was forked.
+        """
         if parallel:
             raise bad_value("mode parallel needs contexts of text; these are chats", "mode")
         texts = (str(m.get("content") or "") for b in branches for m in b.messages[b.own :])
@@ -134,7 +137,7 @@ class Chat:
         return wanted.turn(tokenizer, answers.find)
 
     def answered(self, completion: Completion, turn: Turn, answers: Answers) -> Chat:
-        """Append the model's message, and store its tokens in `answers` for the next turn."""
+        """Return a copy with the model's message; store its tokens in `answers` for later turns."""
         return self._with(message_of(turn.reader(answers).add(completion)))
 
     def chosen(self, text: str) -> Chat:

@@ -225,7 +225,7 @@ def shared(a: Content, b: Content) -> int:
 
 
 def _owner_only(path: str, flags: int) -> int:
-    """Open a file; a new file can be read by its owner alone."""
+    """Open a file and return its descriptor; a new file can be read by its owner alone."""
     return os.open(path, flags, 0o600)
 
 
