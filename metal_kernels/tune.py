@@ -1,6 +1,7 @@
 """Measuring of this machine's cut-overs by a short sweep, and a cache of the results.
 
-Cut-overs are the sizes of a step at which our kernels become faster than MLX's attention.
+Cut-overs are the sizes of a step at which our kernels take over from MLX's attention, or the
+other way round.
 
 A cache file is valid for one chip, version of macOS and MLX, source of the kernels, and attention
 heads of a model. If one of these differs, the sweep runs again. An unreadable file is ignored.

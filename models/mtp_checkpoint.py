@@ -114,7 +114,7 @@ def model_classes(config: dict[str, Any]) -> tuple[type[nn.Module], Any]:
 
 
 Place = tuple[str, str]
-"""A field of `HeadWeights`, and the weight's name there."""
+"""A field of `HeadWeights`, and the weight's name in this field."""
 
 
 def _naming(architecture: str, layers: int) -> Callable[[str], Place | None]:

@@ -28,7 +28,7 @@ Source = str | Path | bytes | Image.Image
 DEFAULT = Limits()
 
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
-"""Formats that are opened; others may start programs (EPS) or read other files."""
+"""Formats that are opened; some other formats would start programs (EPS) or read other files."""
 
 _SHOWN = 80
 """Maximum number of characters of a source that an error shows."""

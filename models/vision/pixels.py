@@ -34,7 +34,7 @@ class PixelSettings:
         crop: height and width to cut out of the middle after resizing; None does not crop.
         rescale: factor for the 8-bit values; None does not rescale.
         mean, std: for each channel, the mean to subtract and the standard deviation to divide by;
-            None skips the step.
+            if either is None, the step is skipped.
         square: True pads to a square in the mean colour before resizing.
         candidates: resolutions that any-resolution tiling chooses from; empty if none are given.
     """

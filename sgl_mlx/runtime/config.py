@@ -36,7 +36,7 @@ class EngineConfig:
         whole_prompts_only: reuse an earlier prompt with its answer only as a whole, never a part of
             it; to measure what sharing of parts saves.
         shared_attention: read a prefix that several sequences share only once for all of them.
-            False lets each sequence gather its whole prefix; to measure what this saves.
+            False lets each sequence gather its whole prefix; to measure what sharing saves.
         in_flight_sharing: let requests with the same new prefix wait until one has computed it.
         disk_cache_dir: folder for prefixes evicted from the pool, kept across restarts; None for no
             disk cache.

@@ -13,7 +13,7 @@ from sgl_mlx.benchmarks.suite.report.figures import Compared, Figures, Measured
 from sgl_mlx.benchmarks.suite.report.formats import times
 
 LEAST = 0.001
-"""Lowest ratio on the axis, which is logarithmic; lower ratios are drawn here."""
+"""Lowest ratio on the axis, which is logarithmic; ratios below it are drawn at this place."""
 
 EDGE, LABEL = 3.0, 15.0
 """Percent of the width left free at an end of the axis: without and with room for labels."""

@@ -35,7 +35,7 @@ from sgl_mlx.runtime.cache.window_tier import WindowTier, extra_tokens
 from sgl_mlx.runtime.cache.windows import Windows
 
 Reuse = Literal["prefixes", "whole prompts", "nothing"]
-"""How much of earlier prompts is reused; all values but "prefixes" are ablations."""
+"""How much of earlier prompts is reused; all values but "prefixes" only measure what it saves."""
 
 
 class WindowSlots(NamedTuple):

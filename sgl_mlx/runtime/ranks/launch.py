@@ -18,7 +18,7 @@ from sgl_mlx.errors import BackendError
 RANK = "MLX_RANK"
 """Variable that holds the number of this process among all ranks."""
 ADDRESS = "SGL_MLX_RANKS_ADDRESS"
-"""Variable with the host:port on which rank 0 listens for the others' plans and heartbeats."""
+"""Variable with the host:port on which rank 0 listens for connections of the other ranks."""
 _PORTS_ABOVE = 1000
 """Distance of rank 0's port from the first port of MLX's own connections, without `ADDRESS`."""
 

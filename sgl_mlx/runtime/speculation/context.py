@@ -11,7 +11,7 @@ from sgl_mlx.runtime.speculation.drafter import Proposal
 from sgl_mlx.runtime.speculation.runs import RunIndex
 
 _INDEXED_AT_ONCE = 8192
-"""Most tokens indexed in one step, so that a long prompt does not hold up the others."""
+"""Most tokens indexed in one step, so that a long prompt does not hold up other sequences."""
 
 
 class ContextDrafter:

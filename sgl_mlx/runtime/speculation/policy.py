@@ -1,4 +1,4 @@
-"""Choice of how many guessed tokens a step verifies: as promises the most tokens per second."""
+"""Choice of how many guessed tokens a step verifies, for the most expected tokens per second."""
 
 from __future__ import annotations
 

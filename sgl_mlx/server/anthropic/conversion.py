@@ -16,7 +16,7 @@ Block = dict[str, Any]
 _BILLING = "x-anthropic-billing-header:"
 """Start of a system block of Claude Code, dropped because its text differs in each request.
 
-The prompts of a conversation would otherwise share no prefix.
+With it, the prompts of a conversation would share no prefix.
 """
 
 
