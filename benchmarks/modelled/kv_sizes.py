@@ -115,7 +115,7 @@ class Row:
 
 
 def rows() -> Iterator[Row]:
-    """Yield a row for each known model, smaller ones first, then those with windows and MLA."""
+    """Yield a row for each known model: smaller ones first, then models with windows, then MLA."""
     for model, layers in CONFIGURATIONS.items():
         yield row(model, layers)
 

@@ -119,7 +119,7 @@ def plan_of(graph: Graph) -> Plan:
 
 
 def speculative(graph: Graph) -> Graph:
-    """Reduce a graph that ends in a Break to the nodes that may run ahead of the Python body.
+    """Reduce a graph that ends early (in a Break) to the nodes that may run ahead of the body.
 
     Nested programs are left out, since they would run twice, and so are all nodes that depend on a
     nested program.

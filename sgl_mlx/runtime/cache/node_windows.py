@@ -253,6 +253,6 @@ class NodeWindows(Generic[N]):
             self.evictable += slots
 
     def _move(self, slots: int) -> None:
-        """Move `slots` slots from the count `evictable` to `locked`; if negative, back."""
+        """Add `slots` to the count `locked`, and subtract it from `evictable`; it may be negative."""
         self.locked += slots
         self.evictable -= slots

@@ -1,4 +1,4 @@
-"""Recovery from failed steps: from those that exhaust the GPU's memory, and from a lost pool.
+"""Recovery from steps that exhaust the GPU's memory, and from a pool whose content is lost.
 
 A step that exhausts the memory is tried again with half the sequences. MLX raises a RuntimeError
 whose text names the cause when a Metal command buffer has failed or an allocation is refused.
