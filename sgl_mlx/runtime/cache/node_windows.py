@@ -253,6 +253,6 @@ class NodeWindows(Generic[N]):
             self.evictable += slots
 
     def _move(self, slots: int) -> None:
-        """Add `slots` to the count `locked`, and subtract it from `evictable`; it may be negative."""
+        """Move `slots` from the count `evictable` to `locked`; a negative number moves back."""
         self.locked += slots
         self.evictable -= slots
