@@ -4,7 +4,7 @@ Some architectures convert or repeat stored keys before attention, call `mx.fast
 compute positions from one offset for all tokens. `replace_own_attention` turns such modules into
 instances of the subclasses here, their ragged forms: these take one batch of requests of different
 lengths. With a `LayerCache` a ragged form attends through that cache; with mlx-lm's own caches it
-runs as mlx-lm's module does.
+runs as mlx-lm's module does. A trunk is a model without its output layer.
 """
 
 # mypy: allow-subclassing-any

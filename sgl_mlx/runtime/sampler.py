@@ -20,7 +20,7 @@ from sgl_mlx.runtime.scheduler.plan import Lookup, Row, Scores
 
 
 class Sampler:
-    """A sampler for a fixed list of batch rows, used for one step or for all steps of an epoch.
+    """A sampler for a fixed list of batch rows, used for one step or for a run of decode steps.
 
     Args:
         rows: the batch rows; a row's `output` holds the tokens that it generated before the first

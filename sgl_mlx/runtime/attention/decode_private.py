@@ -1,5 +1,6 @@
 """Private keys of a decode epoch's sequences (rows), in padded buffers.
 
+A row's private keys are those that it shares with no other row of the epoch, a run of decode steps.
 A batch holds rows whose private prefixes have similar lengths. Its buffers are `(rows, kv_heads,
 capacity, dim)` for each layer. Padding comes before a shorter prefix, so that all prefixes end in
 the same column and every step fills the next column. A sliding window is then a slice of columns.

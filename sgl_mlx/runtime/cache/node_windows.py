@@ -48,7 +48,9 @@ N = TypeVar("N", bound=Owner)
 
 
 class NodeWindows(Generic[N]):
-    """The window slots of one pool, and those that nodes own. Slot 0 is never given out.
+    """The slots of one pool in layers with a sliding window; some of them belong to nodes.
+
+    Slot 0 is never given out.
 
     Args:
         capacity: number of slots, for running sequences and nodes together.

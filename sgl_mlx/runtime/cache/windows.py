@@ -44,7 +44,7 @@ class WindowStats:
 
 
 class Windows:
-    """The window slots of one cache: those of running sequences, and those of the tree.
+    """The slots of one cache in layers with a sliding window: those of sequences and of the tree.
 
     Args:
         most: slots that the pool may grow to.

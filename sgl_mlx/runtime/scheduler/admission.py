@@ -73,9 +73,9 @@ class Counters:
         computed_tokens: prompt tokens whose KV was computed.
         decode_tokens: output tokens whose KV was computed.
         steps: steps computed.
-        decode_passes: steps of decode epochs, which prefill nothing.
-        decode_rows: batch rows of all `decode_passes` together.
-        longest_step: most tokens of one step outside decode epochs.
+        decode_passes: steps that only decode, one token for each sequence.
+        decode_rows: sequences in all `decode_passes` together; each pass counts its own.
+        longest_step: most tokens of one step that prefills or verifies drafts.
         peak_slots: most pool slots that running requests and cached prefixes ever held together.
         drafted_tokens: drafted tokens that were verified.
         accepted_tokens: drafted tokens that were accepted.

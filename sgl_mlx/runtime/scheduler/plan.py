@@ -163,7 +163,7 @@ class Extend:
 
 @dataclass(frozen=True)
 class Decode:
-    """A plan of one decode step within an *epoch*: up to `width` steps over the same rows.
+    """A plan of one decode step within an *epoch*: up to `width` decode steps of the same rows.
 
     When the epoch is over, the slot that a row writes (`Row.state`) holds the recurrent state after
     the last step whose plan named the row, even if the runner submitted another step ahead.
@@ -240,7 +240,8 @@ class RunnerStats:
     """Counts and seconds of a runner since the start.
 
     Attributes:
-        forward_passes: forward passes of the model; on the dense path, one for each row.
+        forward_passes: forward passes of the model. If the model runs requests one by one (the
+            dense path), a step has one for each sequence.
         mask_seconds: time spent computing the masks of constraints.
         pool_tokens_read: tokens whose keys attention copied out of the pool, in the first layer.
         encoder: counts of the vision tower; None for a text-only model.

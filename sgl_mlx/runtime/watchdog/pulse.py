@@ -29,8 +29,8 @@ class StepKind:
     Attributes:
         plan: the class of the plan.
         opens: False if the step goes on with an epoch of decode steps.
-        tokens: number of bits of the number of new tokens.
-        prefix: number of bits of the length of the longest prefix.
+        tokens: bit length of the number of new tokens, so that similar numbers are one kind.
+        prefix: bit length of the length of the longest prefix.
         pictures: True if the step takes features of pictures.
     """
 
