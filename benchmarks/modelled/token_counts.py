@@ -223,10 +223,10 @@ def _middle(call: Call) -> float:
 
 
 def _record(grammar: str, word: str) -> str:
-    """Return the output under the grammar of `json_decode`, with `word` for every word.
+    """Return the JSON record that `grammar` allows, with `word` in each of its free places.
 
     Raises:
-        BenchmarkError: for any other grammar.
+        BenchmarkError: the grammar is not the one of the workload `json_decode`.
     """
     if grammar != CHARACTER_GBNF:
         raise BenchmarkError("only the grammar of json_decode can be counted without a model")

@@ -220,7 +220,7 @@ def check_tower(tower: TowerConfig, source: str) -> None:
 
 
 def feature_layers(chosen: Any, layers: int, source: str) -> tuple[int, ...]:
-    """Resolve feature layers to numbers from 0, the embeddings, to `layers`.
+    """Return the numbers of the layers whose outputs are the features; 0 stands for the embeddings.
 
     Args:
         chosen: a number or a list of them; negative ones count from the last layer.

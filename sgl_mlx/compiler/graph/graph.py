@@ -100,9 +100,10 @@ class Graph:
         program: the name of the program.
         parameters: the arguments that a run takes, in order.
         nodes: the nodes, in an order in which they may run.
-        result: the value that the body returned; meaningless if the graph ends early (in a Break).
-        reads: ids of nodes whose variables the body reads. A run waits for these variables and
-            raises their errors, as the body would.
+        result: the value that the Python function returned; meaningless if the last node is a
+            `Break`, from which on the program is interpreted.
+        reads: ids of `gen` and `select` nodes whose result the Python function reads. A run waits
+            for these results and raises their errors, as the function would.
     """
 
     program: str

@@ -34,8 +34,8 @@ def kept_costs(description: str, slots: int, runner: Runner, states: int = 0) ->
     Args:
         description: text of all that the costs depend on besides the machine: model and kernels.
         slots: number of slots of the runner's pool, all free. Their content is overwritten.
-        states: number of its slots of recurrent state, all free too; 0 for a model of attention
-            alone.
+        states: number of the runner's slots for recurrent state, all free too; 0 for a model
+            without recurrent layers.
 
     Returns:
         The costs; None if measuring fails, which is logged: then nothing should be drafted. A
