@@ -24,19 +24,20 @@ class Turns:
 
     Attributes:
         shared: True if there are several engines.
+        asked: number of turns that were asked for so far.
     """
 
     def __init__(self) -> None:
         self.shared = False
         self._changed = threading.Condition()
-        self._given = self._current = 0
+        self.asked = self._current = 0
 
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Wait for this thread's turn, which lasts as long as the `with` block."""
         with self._changed:
-            mine = self._given
-            self._given += 1
+            mine = self.asked
+            self.asked += 1
             self._changed.wait_for(lambda: self._current == mine)
         try:
             yield
