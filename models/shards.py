@@ -100,7 +100,7 @@ def share(
     whole = min(embedding / max(parameters, 1), 1.0)
     layers = int(text.get("num_hidden_layers") or 0) if whole_layers else 0
     divided = -(-layers // ranks) / layers if layers else 1 / ranks
-    return whole + (1 - whole) * divided
+    return 1 - (1 - whole) * (1 - divided)  # so that a single rank holds exactly 1
 
 
 def layers_of_rank(

@@ -73,6 +73,7 @@ def test_a_share_is_the_embeddings_and_a_part_of_the_rest() -> None:
     assert share({"text_config": config}, 10_000, 2) == pytest.approx(0.6)
     assert share(config, 1_000, 2) == 1.0
     assert share({}, 0, 2) == 0.5
+    assert all(share(config, parameters, 1) == 1 for parameters in range(1_000, 9_000, 7))
 
 
 def test_a_rank_keeps_a_part_of_the_heads_of_each_layer_or_a_part_of_the_layers() -> None:
