@@ -45,6 +45,9 @@ def open_on_ranks(
         Errors as `assembly.open_model` raises them.
     """
     if loaded is not None:
-        raise BackendError("each rank loads its own share: give model_path, not a loaded model")
+        raise BackendError(
+            "a model that is loaded already cannot run over several ranks, which load their shares "
+            "themselves: give model_path, or start one process without mlx.launch, as for selfcheck"
+        )
     with leader.opening(config) as ranks:
         return open_model(config, on_read, ranks=ranks)
