@@ -17,26 +17,42 @@ from sgl_mlx.models.build import model_classes
 from sgl_mlx.models.gguf import config as gguf_config
 from sgl_mlx.models.gguf.file import GGUFFile
 from sgl_mlx.models.info import describe
+from sgl_mlx.models.shards import layers_of_rank, share
 from sgl_mlx.runtime.pool.kv import KVPool
 
 
-def footprint(path: Path, tokens: int, kv_bits: int | None = None) -> int:
-    """Return the bytes of a model's weights and of a KV pool of `tokens` slots.
+def pool_bytes(
+    path: Path,
+    tokens: int,
+    kv_bits: int | None = None,
+    ranks: int = 1,
+    whole_layers: bool = False,
+) -> int:
+    """Return the bytes of a KV pool of `tokens` slots, on each of several ranks.
+
+    Args:
+        whole_layers: as for `shards.divide`.
 
     Raises:
         KeyError, TypeError: the configuration lacks a field that gives the size of the KV pool.
         UnsupportedModelError: the architecture does not run.
     """
     adapter, _ = adapter_of(read_config(path))
-    slot = KVPool.bytes_per_slot(adapter.layers, kv_dtype(), kv_bits)
-    return weight_bytes(path) + tokens * slot
+    layers = layers_of_rank(adapter.layers, ranks, whole_layers)
+    return tokens * KVPool.bytes_per_slot(layers, kv_dtype(), kv_bits)
 
 
-def weight_bytes(path: Path) -> int:
-    """Return the bytes that the weights will take on this machine."""
+def weight_bytes(path: Path, ranks: int = 1, whole_layers: bool = False) -> int:
+    """Return the bytes that the weights will take on this machine, one of several ranks.
+
+    Args:
+        whole_layers: as for `shards.divide`.
+    """
+    model = describe(path)
+    part = share(read_config(path), model.parameters, ranks, whole_layers)
     if machine.on_gpu():
-        return describe(path).weight_bytes()
-    return describe(path).weight_bytes("float32", packed=open_cpu_kernels() is not None)
+        return int(part * model.weight_bytes())
+    return int(part * model.weight_bytes("float32", packed=open_cpu_kernels() is not None))
 
 
 def read_config(path: Path) -> dict[str, Any]:

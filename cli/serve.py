@@ -198,8 +198,9 @@ def serve(
     given = [named(model) for model in (*([model_path] if model_path else ()), *models)]
     check(given, adapters)
     several = len(given) > 1 or bool(adapters)
-    if several and launched() is not None:
-        raise click.UsageError("several ranks serve a single model, without adapters")
+    launch = launched()
+    if len(given) > 1 and launch is not None:
+        raise click.UsageError("several ranks serve a single model, with or without adapters")
     if several:
         _refuse_options_of_one(mmproj=options.mmproj, draft=options.draft, **settings)
     listener = bind(host, port)
@@ -211,7 +212,8 @@ def serve(
     drain = Drain(drain_delay, drain_timeout)
     with suppress(KeyboardInterrupt):  # uvicorn raises it again after draining
         if several:
-            served = served_models(given, adapters, {**asdict(options), **more})
+            ranks = 1 if launch is None else launch.size
+            served = served_models(given, adapters, {**asdict(options), **more}, ranks)
             _serve_several(served, memory, listener, drain, exit_on_failure, settings)
             return
         name, model = given[0] if given else (None, None)

@@ -59,7 +59,10 @@ def check(models: Sequence[Named], adapters: Sequence[Named]) -> None:
 
 
 def served_models(
-    models: Sequence[Named], adapters: Sequence[Named], options: Mapping[str, Any]
+    models: Sequence[Named],
+    adapters: Sequence[Named],
+    options: Mapping[str, Any],
+    ranks: int = 1,
 ) -> list[ServedModel]:
     """Return an unopened `ServedModel` for each model, followed by those for its adapters.
 
@@ -67,6 +70,7 @@ def served_models(
 
     Args:
         options: engine options for every model and adapter; see `EngineConfig`.
+        ranks: number of processes that run the model together; then there is one model.
 
     Raises:
         ModelError: a model or an adapter cannot be found or read.
@@ -75,7 +79,7 @@ def served_models(
     given = {**options, "max_total_tokens": options.get("max_total_tokens") or SLOTS}
     served: list[ServedModel] = []
     for name, model in models:
-        base = _Base(name, fetch_model(model), given)
+        base = _Base(name, model, fetch_model(model), given, ranks)
         served.append(base.served())
         served += [base.adapted(n, p) for n, p in adapters if n.partition(":")[0] == name]
     return served
@@ -85,27 +89,32 @@ def served_models(
 class _Base:
     """One model, which is loaded once for itself and all its adapters.
 
+    Several ranks load their shares themselves, and share them among engines (`ranks.share`).
+
     Attributes:
+        model: the model as it was named.
+        path: where it was found on this machine.
         loaded: a list with the loaded model while the model is open, else an empty list.
     """
 
     name: str
+    model: str
     path: Path
     options: Mapping[str, Any]
+    ranks: int = 1
     loaded: list[LoadedModel] = field(default_factory=list)
 
     def served(self) -> ServedModel:
-        from sgl_mlx.cli.footprint import footprint
         from sgl_mlx.server import ServedModel
 
         try:
-            size = footprint(self.path, self.options["max_total_tokens"], self._kv_bits)
+            weights, pool = self._sizes
         except (KeyError, TypeError) as error:
             raise BackendError(
                 f"{self.name}: its configuration has no {error}, so the size of its KV pool is not "
                 "known; serve this model alone"
             ) from error
-        return ServedModel(self.name, size, self.open, self.close)
+        return ServedModel(self.name, weights + pool, self.open, self.close)
 
     def adapted(self, name: str, path: str) -> ServedModel:
         """Return the model with the LoRA adapter in the folder `path`.
@@ -113,40 +122,53 @@ class _Base:
         The adapter gets an engine and a KV pool of its own, and shares the weights of the model,
         which must be open before the adapter is opened.
         """
-        from sgl_mlx.cli.footprint import footprint, weight_bytes
         from sgl_mlx.models.lora import read_adapter, with_adapter
         from sgl_mlx.server import ServedModel
 
-        pool = footprint(self.path, self.options["max_total_tokens"], self._kv_bits)
-        size = pool - weight_bytes(self.path) + read_adapter(path).nbytes
+        size = self._sizes[1] + read_adapter(path).nbytes
 
         def opened() -> Engine:
+            if self.ranks > 1:
+                return self._engine(adapter=path)
             [loaded] = self.loaded
             adapter = _on_new_thread(lambda: with_adapter(loaded, read_adapter(path), name))
-            return self._engine(adapter)
+            return self._engine(model=adapter)
 
         return ServedModel(name, size, opened, _shut_down, base=self.name)
 
     def open(self) -> Engine:
         from sgl_mlx.models.loader import load
 
+        if self.ranks > 1:
+            return self._engine()
         dtype, mmproj = self.options.get("dtype"), self.options.get("mmproj")
         self.loaded.append(_on_new_thread(lambda: load(self.path, dtype=dtype, mmproj=mmproj)))
-        return self._engine(self.loaded[0])
+        return self._engine(model=self.loaded[0])
 
     def close(self, engine: Any) -> None:
         self.loaded.clear()
         _shut_down(engine)
 
     @property
-    def _kv_bits(self) -> int | None:
-        return self.options.get("kv_bits")
+    def _sizes(self) -> tuple[int, int]:
+        """Bytes of the weights and of a KV pool, on each rank."""
+        from sgl_mlx.cli.footprint import pool_bytes, weight_bytes
 
-    def _engine(self, loaded: LoadedModel) -> Engine:
+        tokens, kv_bits = self.options["max_total_tokens"], self.options.get("kv_bits")
+        whole_layers = bool(self.options.get("pipeline"))
+        return (
+            weight_bytes(self.path, self.ranks, whole_layers),
+            pool_bytes(self.path, tokens, kv_bits, self.ranks, whole_layers),
+        )
+
+    def _engine(self, **model: Any) -> Engine:
+        """Open an engine with a loaded model, or over several ranks, with `model_path`."""
         from sgl_mlx.runtime.engine import Engine
 
         given = {k: v for k, v in self.options.items() if k not in ("model_path", "mmproj")}
-        return Engine(model=loaded, **given)
+        if self.ranks > 1:
+            return Engine(self.model, **given, **model)
+        return Engine(**given, **model)
 
 
 def _on_new_thread(function: Callable[[], T]) -> T:

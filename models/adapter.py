@@ -34,7 +34,7 @@ from sgl_mlx.models.own_attention import replace_own_attention
 from sgl_mlx.models.ragged_attention import ragged_step, redirect_attention
 from sgl_mlx.models.state_cache import StateCache, probe_states
 from sgl_mlx.models.states import RowGroups, RowStates, StateShape
-from sgl_mlx.models.trunk import choosing, select_in_trunk
+from sgl_mlx.models.trunk import choosing, is_pipelined, select_in_trunk
 
 
 class LayerShape(NamedTuple):
@@ -217,7 +217,7 @@ class Adapter:
     @property
     def pipelined(self) -> bool:
         """True if the layers are divided among ranks, which wait for each other's results."""
-        return int(getattr(getattr(self.model, "model", None), "pipeline_size", 1)) > 1
+        return is_pipelined(self.model)
 
     @property
     def takes_embeddings(self) -> bool:

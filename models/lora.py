@@ -3,10 +3,10 @@
 Source of the method: Hu et al. 2021, arXiv 2106.09685.
 """
 
-# mypy: allow-subclassing-any
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,32 +19,14 @@ from mlx.utils import tree_unflatten
 
 from sgl_mlx.errors import CorruptModelError, ModelNotFoundError, UnsupportedModelError
 from sgl_mlx.models.loader import LoadedModel
+from sgl_mlx.models.lora_layers import adapted_layer
 
 _MLX = ("adapters.safetensors", ".lora_a", ".lora_b")
 _PEFT = ("adapter_model.safetensors", ".lora_A.weight", ".lora_B.weight")
 _PEFT_PREFIX = "base_model.model."
 
-
-class AdaptedLinear(nn.Module):
-    """A linear layer `y = base(x) + scale (x A) B`, with A `(in, rank)` and B `(rank, out)`."""
-
-    def __init__(self, base: nn.Module, a: mx.array, b: mx.array, scale: float) -> None:
-        super().__init__()
-        self.base = base
-        self.a = a
-        self.b = b
-        self._scale = scale
-
-    @property
-    def weight(self) -> mx.array:
-        """Weights of the layer without the addition, which a few architectures read."""
-        weight: mx.array = self.base.weight
-        return weight
-
-    def __call__(self, x: mx.array) -> mx.array:
-        added = (x.astype(self.a.dtype) @ self.a) @ self.b
-        y: mx.array = self.base(x) + (self._scale * added).astype(x.dtype)
-        return y
+Pair = tuple[mx.array, mx.array]
+"""A `(in, rank)` and B `(rank, out)` of a layer."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +39,7 @@ class LoraAdapter:
         path: folder that the adapter was read from.
     """
 
-    pairs: Mapping[str, tuple[mx.array, mx.array]]
+    pairs: Mapping[str, Pair]
     scale: float
     path: Path
 
@@ -116,25 +98,39 @@ def with_adapter(loaded: LoadedModel, adapter: LoraAdapter, name: str) -> Loaded
     """
     model = _copied(loaded.model, {})
     layers = dict(model.named_modules())
+    check(adapter, layers, loaded.name)
     dtype = _dtype(loaded.model)
-    replaced = []
-    for layer, (a, b) in adapter.pairs.items():
-        base = layers.get(layer)
-        if base is None or isinstance(base, nn.Embedding):
-            raise CorruptModelError(f"{adapter.path}: {loaded.name} has no linear layer {layer}")
-        added = AdaptedLinear(base, a.astype(dtype), b.astype(dtype), adapter.scale)
-        _check(added, layer, adapter.path)
-        replaced.append((layer, added))
-    mx.eval([(layer.a, layer.b) for _, layer in replaced])  # here: other threads will read them
-    model.update_modules(tree_unflatten(replaced))
-    fingerprint = f"{loaded.fingerprint} {adapter.path} {_stamp(adapter.path)}"
+    pairs = {name: (a.astype(dtype), b.astype(dtype)) for name, (a, b) in adapter.pairs.items()}
+    mx.eval(list(pairs.values()))  # here: other threads will read them
+    adapted = [(n, adapted_layer(layers[n], *pair, adapter.scale)) for n, pair in pairs.items()]
+    model.update_modules(tree_unflatten(adapted))
     return replace(
         loaded,
         model=model,
         name=name,
-        fingerprint=fingerprint,
+        fingerprint=f"{loaded.fingerprint} {_digest(adapter.path)}",
         weight_bytes=loaded.weight_bytes + adapter.nbytes,
     )
+
+
+def check(adapter: LoraAdapter, layers: Mapping[str, nn.Module], model: str) -> None:
+    """Check that an adapter is one of a model with these layers, which are found by name.
+
+    Args:
+        model: the model, for errors.
+
+    Raises:
+        CorruptModelError: a named layer is missing or not linear, or its matrices do not fit.
+    """
+    for name, (a, b) in adapter.pairs.items():
+        base = layers.get(name)
+        if base is None or isinstance(base, nn.Embedding):
+            raise CorruptModelError(f"{adapter.path}: {model} has no linear layer {name}")
+        if not _fits(base, a, b):
+            raise CorruptModelError(
+                f"{adapter.path}: {name} is given matrices of {tuple(a.shape)} and "
+                f"{tuple(b.shape)}, which do not fit it"
+            )
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -186,19 +182,20 @@ def _dtype(model: nn.Module) -> mx.Dtype:
     return found[0].dtype if found else mx.float32
 
 
-def _check(layer: AdaptedLinear, name: str, path: Path) -> None:
-    (inputs, rank), (again, outputs) = layer.a.shape, layer.b.shape
+def _fits(base: nn.Module, a: mx.array, b: mx.array) -> bool:
+    """Return True if A `(in, rank)` and B `(rank, out)` fit a linear layer."""
+    if not a.ndim == b.ndim == 2 or a.shape[1] != b.shape[0]:
+        return False
     try:
-        fits = rank == again and layer(mx.zeros((1, inputs), layer.a.dtype)).shape[-1] == outputs
+        y = adapted_layer(base, a, b, 1.0)(mx.zeros((1, len(a)), a.dtype))  # nothing is computed
     except ValueError:
-        fits = False
-    if not fits:
-        raise CorruptModelError(
-            f"{path}: {name} is given matrices of {tuple(layer.a.shape)} and "
-            f"{tuple(layer.b.shape)}, which do not fit it"
-        )
+        return False
+    return bool(y.shape[-1] == b.shape[1])
 
 
-def _stamp(path: Path) -> str:
-    files = sorted(path.glob("*.safetensors"))
-    return " ".join(f"{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files)
+def _digest(path: Path) -> str:
+    """Hash an adapter's files, which may lie under other paths on other machines."""
+    digest = hashlib.sha256()
+    for file in sorted([*path.glob("*.safetensors"), path / "adapter_config.json"]):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]

@@ -7,14 +7,14 @@ alone, since it finds a model's shapes by running it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from sgl_mlx.errors import UnsupportedModelError
-from sgl_mlx.models.adapter import Adapter
+from sgl_mlx.models.adapter import Adapter, LayerShape
 from sgl_mlx.models.architectures import adapter_for
 from sgl_mlx.models.build import model_classes
 from sgl_mlx.models.pipelines import can_pipeline, pipeline
@@ -100,7 +100,24 @@ def share(
     whole = min(embedding / max(parameters, 1), 1.0)
     layers = int(text.get("num_hidden_layers") or 0) if whole_layers else 0
     divided = -(-layers // ranks) / layers if layers else 1 / ranks
-    return whole + (1 - whole) * divided
+    return 1 - (1 - whole) * (1 - divided)  # so that a single rank holds exactly 1
+
+
+def layers_of_rank(
+    layers: Sequence[LayerShape], ranks: int, whole_layers: bool = False
+) -> list[LayerShape]:
+    """Estimate the shapes of the KV caches of one rank, that of the most layers.
+
+    Args:
+        layers: the shapes of all layers of the whole model.
+        whole_layers: as for `divide`.
+    """
+    if whole_layers:
+        return list(layers[: -(-len(layers) // ranks)])
+    return [
+        layer if layer.values_in_keys else layer._replace(heads=max(layer.heads // ranks, 1))
+        for layer in layers
+    ]
 
 
 def _check_heads(whole: Adapter, ranks: int, name: str) -> None:

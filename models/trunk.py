@@ -69,6 +69,11 @@ def _selecting(trunk: Any) -> Any:
     return type(trunk.__name__, (trunk,), {"__call__": __call__, "selects_rows": True})
 
 
+def is_pipelined(model: nn.Module) -> bool:
+    """Return True if other ranks have the other layers of a model."""
+    return int(getattr(getattr(model, "model", None), "pipeline_size", 1)) > 1
+
+
 def trunk_of(model: nn.Module) -> nn.Module:
     """Return the part of a model that computes hidden states; the model itself if it has none."""
     inner = (getattr(model, name, None) for name in _NAMES)

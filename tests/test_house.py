@@ -186,7 +186,7 @@ def test_every_policy_is_named_where_it_is_chosen() -> None:
     policies = (ROOT / "sgl_mlx/runtime/scheduler/policy.py").read_text("utf-8")
     names = re.findall(r'^    "([\w-]+)": \w+,$', policies, re.MULTILINE)
     config = (ROOT / "sgl_mlx/runtime/config.py").read_text("utf-8")
-    description = re.findall(r"schedule_policy: (.*)", config)[0]
+    description = re.findall(r"schedule_policy: (.*(?:\n {12}.*)*)", config)[0]
     assert names
     assert [name for name in names if name not in description] == []
 

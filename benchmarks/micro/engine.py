@@ -43,7 +43,7 @@ class EngineBench:
     def __init__(self, engine: Engine, repeats: int = 3, scale: float = 1.0) -> None:
         self._engine = engine
         name, dtype = engine.config.model_path, None if machine.on_gpu() else "float32"
-        self._theirs = engine.run_on_model(lambda _: load(name, dtype=dtype).model)
+        self._theirs = engine.run_on_thread(lambda: load(name, dtype=dtype).model)
         self._repeats = repeats
         self._new_tokens = max(int(64 * scale), 4)
         self._random = random.Random(0)
@@ -158,7 +158,7 @@ class EngineBench:
         return time.perf_counter() - started
 
     def _on_engine_thread(self, run: Callable[[Any], float]) -> float:
-        return self._engine.run_on_model(lambda _: run(self._theirs))
+        return self._engine.run_on_thread(lambda: run(self._theirs))
 
 
 def _mlx_lm_decode(model: Any, prompts: list[Prompt], new_tokens: int, shared: int) -> float:

@@ -14,6 +14,7 @@ import mlx.nn as nn
 from sgl_mlx.errors import UnsupportedModelError
 from sgl_mlx.models.architectures import RunPath, adapter_for
 from sgl_mlx.models.loader import LoadedModel, load
+from sgl_mlx.models.lora_shares import with_adapter_in
 from sgl_mlx.models.memory import total_bytes
 from sgl_mlx.models.pooling import Pooling
 from sgl_mlx.runtime.attention.open import attention_paths
@@ -46,7 +47,7 @@ from sgl_mlx.runtime.vision.pictures import Pictures
 from sgl_mlx.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from sgl_mlx.runtime.ranks.leader import Ranks  # imported by several ranks alone
+    from sgl_mlx.runtime.ranks.engine import Ranks  # imported by several ranks alone
 
 _DEFAULT_CONTEXT = 8192
 
@@ -94,6 +95,22 @@ class RunnableModel:
     pooling: Pooling | None = None
 
     @property
+    def whole_module(self) -> nn.Module:
+        """The mlx-lm module, for functions that call it.
+
+        Raises:
+            UnsupportedModelError: several ranks run the model. A call would wait for ever.
+        """
+        if self.ranks is not None:
+            raise UnsupportedModelError(
+                f"{self.name} runs over {self.ranks.size} ranks, and each process has only its "
+                "share of the module, which cannot be called without the others; use generate(), "
+                "score() or submit(), which run on all ranks, or run_on_thread() for a function "
+                "that does not need the module, or start one process without mlx.launch"
+            )
+        return self.module
+
+    @property
     def joins(self) -> bool:
         """True if the KV of branches can be joined to one prefix, and positions can be skipped."""
         return self.path == "ragged" and not self.recurrent
@@ -130,14 +147,18 @@ def open_model(
     """
     started = time.perf_counter()
     to_wire = 0
-    if loaded is None:
-        loaded = load_share(config, None if ranks is None else ranks.group)
-        to_wire = loaded.weight_bytes
+    if ranks is not None:
+        loaded = ranks.load()
+    else:
+        if loaded is None:
+            loaded = load_share(config)
+            to_wire = loaded.weight_bytes
+        loaded = adapted(loaded, config)
     parts = _Assembly(loaded, config, on_read, ranks)
     return parts.model(started, WiredWeights(to_wire))
 
 
-def load_share(config: EngineConfig, group: mx.distributed.Group | None) -> LoadedModel:
+def load_share(config: EngineConfig, group: mx.distributed.Group | None = None) -> LoadedModel:
     """Load the model that a configuration names, or this rank's share of it in a group."""
     return load(
         config.model_path,
@@ -147,6 +168,19 @@ def load_share(config: EngineConfig, group: mx.distributed.Group | None) -> Load
         group=group,
         whole_layers=config.pipeline,
     )
+
+
+def adapted(
+    loaded: LoadedModel, config: EngineConfig, group: mx.distributed.Group | None = None
+) -> LoadedModel:
+    """Return a model with the adapter that a configuration names, or as it is if it names none.
+
+    Args:
+        group: the ranks among which `loaded` was divided; None if it is whole.
+    """
+    if config.adapter is None:
+        return loaded
+    return with_adapter_in(config.adapter, loaded, group)
 
 
 class _Assembly:

@@ -68,6 +68,8 @@ class EngineConfig:
             layers without a window; None derives the number from free memory.
         pipeline: among several ranks, True gives each rank some layers whole; False gives each
             its share of every layer, if the architecture can be divided so.
+        adapter: folder with a LoRA adapter of mlx-lm or PEFT, which is added to the model; None for
+            none.
         limits: bounds on requests, as `Limits` or a dictionary of their names and values.
     """
 
@@ -96,6 +98,7 @@ class EngineConfig:
     watchdog_seconds: float = 8.0
     max_window_tokens: int | None = None
     pipeline: bool = False
+    adapter: str | None = None
     limits: Limits = DEFAULT_LIMITS
 
     @classmethod
@@ -205,5 +208,6 @@ _RULES: dict[str, bounds.Rule] = {
     "watchdog_seconds": bounds.seconds,
     "max_window_tokens": bounds.optional(_COUNT),
     "pipeline": bounds.flag,
+    "adapter": bounds.optional(_path),
     "limits": lambda _, value: Limits.of(value),
 }

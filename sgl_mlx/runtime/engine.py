@@ -189,10 +189,7 @@ class Engine:
         return shape(await wait_all_async(self._launch(inputs)), inputs.single)
 
     def abort(self, rid: str) -> bool:
-        """End the request whose id is `rid`; its caller gets `RequestAborted`.
-
-        Returns True if a request with this id was in flight, else False.
-        """
+        """End the request `rid`, whose caller gets `RequestAborted`; False if there is none."""
         return self._flight.abort(rid)
 
     # -- programs: lang.backend.Backend -------------------------------------------------------
@@ -302,11 +299,11 @@ class Engine:
 
     def flush_cache(self) -> bool:
         """Forget all cached prefixes and return True; while requests run, only return False."""
-        return bool(self._call(self._loop.flush_cache))
+        return bool(self.run_on_thread(self._loop.flush_cache))
 
     def get_server_info(self) -> dict[str, Any]:
         """Return the options, model, limits, costs of steps, and `EngineStats` under `"stats"`."""
-        stats, costs = self._call(self._loop.stats).to_dict(), self._model.costs
+        stats, costs = self.run_on_thread(self._loop.stats).to_dict(), self._model.costs
         return {
             **asdict(self.config),
             **dict.fromkeys(("model_path", "tokenizer_path"), self.model_name),
@@ -320,8 +317,15 @@ class Engine:
         }
 
     def run_on_model(self, function: Callable[[Any], T]) -> T:
-        """Call a function with the mlx-lm module, on the engine thread; return its result."""
-        return self._call(lambda: function(self._model.module))
+        """Call a function with the mlx-lm module on the engine thread; not over several ranks."""
+        return self.run_on_thread(lambda: function(self._model.whole_module))
+
+    def run_on_thread(self, function: Callable[[], T]) -> T:
+        """Call a function on the engine thread; return its result."""
+        self._enter()
+        if get_ident() == self._engine_thread:
+            return function()
+        return self._loop.call(function).result()
 
     def shutdown(self) -> None:
         """Stop all threads; unfinished requests fail with `EngineStoppedError`."""
@@ -344,12 +348,6 @@ class Engine:
                 "come along; make an engine in each process, or start processes by 'spawn'"
             )
         self._loop.check()
-
-    def _call(self, function: Callable[[], T]) -> T:
-        self._enter()
-        if get_ident() == self._engine_thread:
-            return function()
-        return self._loop.call(function).result()
 
     def _ask(
         self,

@@ -263,7 +263,7 @@ class EngineLoop:
         self._scheduler, self._runner = model.scheduler, model.runner
         self._exhausted = Exhausted(model.scheduler)
         if model.ranks is not None:
-            model.ranks.attach(self.fail)
+            model.ranks.attach(self.fail, lambda order: self.call(order).result())
         self._model.set_result(model)
         busy = False
         try:

@@ -89,8 +89,10 @@ def test_it_generates_as_the_merged_weights_do_and_the_base_stays_as_it_was(
         Engine(model=adapted, max_total_tokens=2000) as one,
         Engine(str(merged), max_total_tokens=2000) as expected,
         Engine(str(toy_folder), max_total_tokens=2000) as alone,
+        Engine(str(toy_folder), adapter=str(adapter), max_total_tokens=2000) as by_option,
     ):
-        assert outputs(one) == outputs(expected)
+        assert outputs(one) == outputs(by_option) == outputs(expected)
+        assert by_option.model_name == f"{alone.model_name}:one"
         assert outputs(base) == outputs(alone) != outputs(one)
         assert one.model_name == "toy:one"
 
@@ -147,6 +149,7 @@ def test_a_broken_adapter_is_named(
         ({"model.layers.0.mlp.up_proj": ((64, 2), (3, 96))}, "do not fit"),
         ({"model.layers.0.mlp.up_proj": ((60, 2), (2, 96))}, "do not fit"),
         ({"model.layers.0.mlp.up_proj": ((64, 2), (2, 97))}, "do not fit"),
+        ({"model.layers.0.mlp.up_proj": ((3, 64, 2), (3, 2, 96))}, "do not fit"),
     ],
 )
 def test_an_adapter_of_another_model_is_refused(

@@ -11,8 +11,9 @@ import mlx.core as mx
 import pytest
 
 from sgl_mlx.errors import UnsupportedModelError
+from sgl_mlx.models.adapter import LayerShape
 from sgl_mlx.models.architectures import supported
-from sgl_mlx.models.shards import can_shard, shard, share
+from sgl_mlx.models.shards import can_shard, layers_of_rank, shard, share
 from tests.models.toy import toy_config, toy_model
 
 PAGE = Path(__file__).parents[2] / "docs" / "ranks.md"
@@ -72,3 +73,13 @@ def test_a_share_is_the_embeddings_and_a_part_of_the_rest() -> None:
     assert share({"text_config": config}, 10_000, 2) == pytest.approx(0.6)
     assert share(config, 1_000, 2) == 1.0
     assert share({}, 0, 2) == 0.5
+    assert all(share(config, parameters, 1) == 1 for parameters in range(1_000, 9_000, 7))
+
+
+def test_a_rank_keeps_a_part_of_the_heads_of_each_layer_or_a_part_of_the_layers() -> None:
+    heads, latents = LayerShape(4, 8, 8), LayerShape(1, 24, 16, values_in_keys=True)
+    of_a_half = LayerShape(2, 8, 8)
+    assert layers_of_rank([heads, latents, heads], 2) == [of_a_half, latents, of_a_half]
+    assert layers_of_rank([heads], 8) == [LayerShape(1, 8, 8)]
+    assert layers_of_rank([heads, latents, heads], 2, whole_layers=True) == [heads, latents]
+    assert layers_of_rank([heads, latents], 1) == [heads, latents]

@@ -24,7 +24,7 @@ from sgl_mlx.runtime.pool.kv import KVPool
 from sgl_mlx.runtime.pool.states import StatePool
 
 if TYPE_CHECKING:
-    from sgl_mlx.runtime.ranks.leader import Ranks  # imported by several ranks alone
+    from sgl_mlx.runtime.ranks.engine import Ranks  # imported by several ranks alone
 
 
 @dataclass(frozen=True)

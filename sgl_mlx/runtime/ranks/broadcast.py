@@ -1,4 +1,7 @@
-"""Transmission of plans: rank 0 sends each plan to the other ranks, and all ranks run it."""
+"""Transmission of plans: rank 0 sends each plan to the other ranks, and all ranks run it.
+
+Each message names the engine that it is for, by the number that rank 0 gave it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from sgl_mlx.runtime.cache.tier import Transfer
 from sgl_mlx.runtime.ranks.channel import Message
 from sgl_mlx.runtime.ranks.crew import Crew
 from sgl_mlx.runtime.ranks.growing import GrowingRows
+from sgl_mlx.runtime.ranks.turns import Turns
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, Runner, RunnerStats, StepResult
 from sgl_mlx.runtime.scheduler.wire import from_json, to_json
 
@@ -17,33 +21,38 @@ from sgl_mlx.runtime.scheduler.wire import from_json, to_json
 class BroadcastingRunner:
     """The `plan.Runner` of rank 0: sends each plan to all other ranks, and runs it itself too.
 
-    A step that fails ends the processes of all ranks (`Crew.fail_step`). Unlike in a single
-    process, the step cannot be tried again, because the other ranks may still be waiting within it.
+    Steps of several engines wait for each other (`Turns`). A step that fails ends the processes of
+    all ranks (`Crew.fail_step`). Unlike in a single process, the step cannot be tried again,
+    because the other ranks may still be waiting within it.
     """
 
     runner: Runner
     crew: Crew
+    turns: Turns
+    engine: int
     rows: GrowingRows = field(default_factory=GrowingRows)
 
     def run(self, plan: Plan) -> StepResult:
         """Run a plan on all ranks; return the result of this one."""
         try:
-            self._send(plan)
-            return self.runner.run(plan)
+            with self.turns.turn():
+                self._send(plan)
+                return self.runner.run(plan)
         except Exception as error:
             self.crew.fail_step(error)
 
     def synchronise(self, transfers: tuple[Transfer, ...] = ()) -> None:
         """Write all computed KV to the pools and carry out transfers, on all ranks."""
         try:
-            self._send(Extend((), transfers))
-            self.runner.synchronise(transfers)
+            with self.turns.turn():
+                self._send(Extend((), transfers))
+                self.runner.synchronise(transfers)
         except Exception as error:
             self.crew.fail_step(error)
 
     def forget_epoch(self) -> None:
         """Drop the open epoch on all ranks."""
-        self.crew.tell("forget_epoch")
+        self.crew.tell("forget_epoch", engine=self.engine)
         self.runner.forget_epoch()
 
     def stats(self) -> RunnerStats:
@@ -52,7 +61,14 @@ class BroadcastingRunner:
 
     def _send(self, plan: Plan) -> None:
         kept, cut = self.rows.cut(plan)
-        self.crew.send("plan", f"{json.dumps(kept)}\n{to_json(cut)}")
+        self.crew.send("plan", f"{self.engine}\n{json.dumps(kept)}\n{to_json(cut)}")
+
+
+def engine_of(message: Message) -> int:
+    """Return the number of the engine that a plan or a note is for."""
+    if message.kind == "plan":
+        return int(message.text.partition("\n")[0])
+    return int(message.note["engine"])
 
 
 def run_received(runner: Runner, message: Message, rows: GrowingRows) -> bool:
@@ -68,7 +84,7 @@ def run_received(runner: Runner, message: Message, rows: GrowingRows) -> bool:
         ValueError, KeyError, TypeError: the message is broken; see `wire.from_json`.
     """
     if message.kind == "plan":
-        kept, _, cut = message.text.partition("\n")
+        _, kept, cut = message.text.split("\n", 2)
         found = from_json(cut)
         if not isinstance(found, Extend | Decode):
             raise ValueError(f"expected a plan, got {cut[:80]!r}")

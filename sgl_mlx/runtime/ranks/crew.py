@@ -32,11 +32,12 @@ class Crew:
     it.
 
     Attributes:
-        fail_engine: ends all requests of the open engine with a reason; None without an engine.
+        fail_engines: functions that end all requests of an open engine with a reason, by the
+            engine's number.
     """
 
     def __init__(self, connected: Sequence[Connected]) -> None:
-        self.fail_engine: Callable[[str], None] | None = None
+        self.fail_engines: dict[int, Callable[[str], None]] = {}
         self._ending = threading.Lock()
         self._ended = threading.Event()
         self._reason = ""
@@ -113,8 +114,8 @@ class Crew:
         threading.Thread(target=self._exit, name="sgl-mlx end of the ranks", daemon=True).start()
 
     def _exit(self) -> None:
-        if self.fail_engine is not None:
-            self.fail_engine(self._reason)
+        for fail in list(self.fail_engines.values()):
+            fail(self._reason)
         time.sleep(_GRACE)
         for stream in (sys.stdout, sys.stderr):
             quietly(stream.flush)

@@ -50,14 +50,18 @@ class SendingStore:
 
     Args:
         own: the store with this rank's part of the blocks.
+        engine: number of the engine whose blocks these are.
         on_read: called from any thread when other ranks have finished a reading.
     """
 
-    def __init__(self, own: DiskStore, crew: Crew, on_read: Callable[[], None]) -> None:
+    def __init__(
+        self, own: DiskStore, crew: Crew, engine: int, on_read: Callable[[], None]
+    ) -> None:
         self._own, self._crew, self._on_read = own, crew, on_read
+        self._engine = engine
         self._under_way: dict[int, SharedReading] = {}
         for peer in crew.peers:
-            peer.on_read = self._heard
+            peer.on_read[engine] = self._heard
 
     def has(self, key: str) -> bool:
         """Return True if this rank has its part of the block; other ranks likely have theirs."""
@@ -71,13 +75,13 @@ class SendingStore:
         """Start to read blocks on all ranks and return at once."""
         reading = SharedReading(self._own.read(keys), len(self._crew.peers))
         self._under_way[reading.id] = reading
-        self._crew.tell("read", reading=reading.id, keys=list(keys))
+        self._crew.tell("read", engine=self._engine, reading=reading.id, keys=list(keys))
         return reading
 
     def drop(self, reading: int) -> None:
         """Forget a reading on all ranks."""
         self._own.drop(reading)
-        self._crew.tell("drop", reading=reading)
+        self._crew.tell("drop", engine=self._engine, reading=reading)
 
     def _heard(self, rank: int, note: dict[str, Any]) -> None:
         """Take the result of another rank's reading; called on the thread that reads its messages.
@@ -97,13 +101,16 @@ class SendingStore:
 class ReceivingStore:
     """The disk cache of a rank other than 0; it reads the blocks that rank 0 names.
 
+    Args:
+        engine: number of the engine whose blocks these are.
+
     Attributes:
         store: the store with this rank's part of the blocks; None without a disk cache.
     """
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, engine: int) -> None:
         self.store: DiskStore | None = None
-        self._channel = channel
+        self._channel, self._engine = channel, engine
         self._under_way: list[DiskReading] = []
         self._lock = threading.Lock()
 
@@ -133,8 +140,8 @@ class ReceivingStore:
             done = [reading for reading in self._under_way if reading.done]
             self._under_way = [reading for reading in self._under_way if reading not in done]
         for reading in done:
-            told = {"is": "read", "reading": reading.id, "count": reading.count}
-            quietly(self._channel.tell, **told, lacks=self._lacks(reading))
+            told = {"is": "read", "engine": self._engine, "reading": reading.id}
+            quietly(self._channel.tell, **told, count=reading.count, lacks=self._lacks(reading))
 
     def _lacks(self, reading: DiskReading) -> list[str]:
         """Return the keys of a reading's blocks that this rank lacks, or could not read."""

@@ -1,4 +1,4 @@
-"""A rank other than 0: it loads its share of the model and runs the plans that rank 0 sends."""
+"""A rank other than 0: it opens the engines that rank 0 opens, and runs what rank 0 sends."""
 
 from __future__ import annotations
 
@@ -12,28 +12,17 @@ from typing import Any, NoReturn
 
 import mlx.core as mx
 
-from sgl_mlx.errors import BackendError
-from sgl_mlx.models.architectures import adapter_for
-from sgl_mlx.models.loader import LoadedModel
-from sgl_mlx.runtime.assembly import context_length, load_share
-from sgl_mlx.runtime.attention.open import attention_paths
+from sgl_mlx.errors import BackendError, SglError
 from sgl_mlx.runtime.config import EngineConfig
-from sgl_mlx.runtime.disk.copy import PoolCopy
-from sgl_mlx.runtime.disk.open import identity, open_store
-from sgl_mlx.runtime.pool.capacity import capacity
-from sgl_mlx.runtime.pool.kv import KVPool
-from sgl_mlx.runtime.pool.states import StatePool
-from sgl_mlx.runtime.pool.wired import WiredWeights
-from sgl_mlx.runtime.ranks.broadcast import run_received
+from sgl_mlx.runtime.ranks.broadcast import engine_of
 from sgl_mlx.runtime.ranks.connect import connect
-from sgl_mlx.runtime.ranks.disk import ReceivingStore, folder_of
+from sgl_mlx.runtime.ranks.disk import folder_of
+from sgl_mlx.runtime.ranks.followed import FollowedEngine
 from sgl_mlx.runtime.ranks.group import join_group
-from sgl_mlx.runtime.ranks.growing import GrowingRows
 from sgl_mlx.runtime.ranks.identity import kill_if_stopped_here
 from sgl_mlx.runtime.ranks.launch import Launch
 from sgl_mlx.runtime.ranks.peer import Peer, Watch
-from sgl_mlx.runtime.ranks.sharing import ReceivingFeatures, ReceivingSampler, sampler_of
-from sgl_mlx.runtime.runner import ModelRunner
+from sgl_mlx.runtime.ranks.share import Share
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +48,7 @@ def follow(launch: Launch) -> NoReturn:
         log.error("rank %d: %s", launch.rank, error)
         os._exit(1)
     try:
-        while not leader.leaving and (note := leader.next().note)["is"] == "open":
-            _Engine(leader, group, launch).run(EngineConfig.of(note["config"]))
-            gc.collect()
-            mx.clear_cache()
+        _Followed(leader, group, launch).run()
     except Exception as error:  # whatever it is, rank 0 has to know
         _report(leader, error)
     watch.stop()
@@ -70,61 +56,56 @@ def follow(launch: Launch) -> NoReturn:
     os._exit(0)
 
 
-class _Engine:
-    """This rank's share of one engine of rank 0."""
+class _Followed:
+    """The engines of rank 0 that are open, and this rank's share of their model."""
 
     def __init__(self, leader: Peer, group: mx.distributed.Group, launch: Launch) -> None:
-        self._leader, self._group = leader, group
-        self._folder = folder_of(launch.rank, launch.size)
-        self._disk = ReceivingStore(leader.channel)
+        self._leader, self._group, self._launch = leader, group, launch
+        self._share = Share(group)
+        self._engines: dict[int, FollowedEngine] = {}
 
-    def run(self, config: EngineConfig) -> None:
-        """Load the model and run plans until rank 0 closes the engine."""
-        loaded = load_share(config, self._group)
-        wired = WiredWeights(loaded.weight_bytes)
-        runner = self._runner(config, loaded)
-        rows = GrowingRows()
-        while runner is not None:
+    def run(self) -> None:
+        """Do what rank 0 sends until it leaves."""
+        while True:
             message = self._leader.next()
-            if not (run_received(runner, message, rows) or self._disk.obey(message)):
-                break
-        self._disk.close()
-        wired.release()
+            note: dict[str, Any] = message.note if message.kind == "note" else {"is": "plan"}
+            if note["is"] == "leave":
+                return
+            number = engine_of(message)
+            if note["is"] == "open":
+                self._open(number, EngineConfig.of(note["config"]))
+            elif note["is"] == "refused" and len(self._engines) == 1:
+                os._exit(1)  # rank 0 says why
+            elif note["is"] in ("close", "refused"):
+                self._close(number)
+            elif number in self._engines:
+                self._engines[number].obey(message)
 
-    def _runner(self, config: EngineConfig, loaded: LoadedModel) -> ModelRunner | None:
-        """Make a runner once all ranks have loaded; None if rank 0 gives the engine up."""
-        adapter = adapter_for(loaded.model)
-        mine = capacity(adapter, config, context_length(config, loaded))
-        self._leader.channel.tell(fingerprint=loaded.fingerprint, limits=mine.shared)
-        answer = self._leader.next().note
-        if answer["is"] == "refused":  # rank 0 says why
-            os._exit(1)
-        if answer["is"] != "agreed":
-            return None
-        pool, states = mine.within(answer["limits"]).pools(adapter, config)
-        return ModelRunner(
-            adapter,
-            pool,
-            loaded.tokenizer.eos_token_ids,
-            attention_paths(adapter, pool, config.shared_attention),
-            copy=self._copy(config, loaded, pool, states),
-            features=ReceivingFeatures(self._group),
-            states=states,
-            sampler=sampler_of(ReceivingSampler, self._group),
-        )
+    def _open(self, number: int, config: EngineConfig) -> None:
+        """Load an engine's model. An error ends the rank, unless other engines are open."""
+        self._share.take(number, config)
+        try:
+            loaded = self._share.load(number)
+            channel = self._leader.channel
+            folder = folder_of(self._launch.rank, self._launch.size)
+            engine = FollowedEngine(number, config, loaded, channel, self._group, folder)
+        except (SglError, OSError) as error:
+            if not self._engines:
+                raise
+            self._share.drop(number)
+            fault = f"{type(error).__name__}: {error}"
+            self._leader.channel.tell(engine=number, fault=fault)
+            return
+        self._engines[number] = engine
 
-    def _copy(
-        self, config: EngineConfig, loaded: LoadedModel, pool: KVPool, states: StatePool | None
-    ) -> PoolCopy | None:
-        """Open this rank's disk cache, and tell rank 0 its identity.
-
-        Returns the copier between pools and disk cache; None without a disk cache.
-        """
-        store = self._disk.store = open_store(config, pool, self._disk.report, states, self._folder)
-        if store is None:
-            return None
-        self._leader.channel.tell(identity=identity(loaded, pool, states))
-        return PoolCopy(pool, store, states)
+    def _close(self, number: int) -> None:
+        engine = self._engines.pop(number, None)
+        if engine is not None:
+            engine.close()
+            del engine
+        self._share.drop(number)
+        gc.collect()
+        mx.clear_cache()
 
 
 def _lost(leader: Peer, why: str, silent: bool) -> None:

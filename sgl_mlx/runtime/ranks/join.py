@@ -12,11 +12,11 @@ from sgl_mlx.runtime.assembly import RunnableModel, open_model
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.ranks.follower import follow
 from sgl_mlx.runtime.ranks.launch import Launch
-from sgl_mlx.runtime.ranks.leader import Ranks
+from sgl_mlx.runtime.ranks.leader import Leader
 
 
 @cache
-def join(launch: Launch) -> Ranks:
+def join(launch: Launch) -> Leader:
     """Connect all ranks of a launch; returns on rank 0 alone, always with the same connections.
 
     Every other rank runs what rank 0 sends until rank 0's process ends, and then ends too.
@@ -26,13 +26,13 @@ def join(launch: Launch) -> Ranks:
     """
     if launch.rank > 0:
         follow(launch)
-    ranks = Ranks(launch)
-    atexit.register(ranks.leave)
-    return ranks
+    leader = Leader(launch)
+    atexit.register(leader.leave)
+    return leader
 
 
 def open_on_ranks(
-    ranks: Ranks,
+    leader: Leader,
     config: EngineConfig,
     on_read: Callable[[], None],
     loaded: LoadedModel | None = None,
@@ -45,10 +45,9 @@ def open_on_ranks(
         Errors as `assembly.open_model` raises them.
     """
     if loaded is not None:
-        raise BackendError("each rank loads its own share: give model_path, not a loaded model")
-    ranks.open(config)
-    try:
+        raise BackendError(
+            "a model that is loaded already cannot run over several ranks, which load their shares "
+            "themselves: give model_path, or start one process without mlx.launch, as for selfcheck"
+        )
+    with leader.opening(config) as ranks:
         return open_model(config, on_read, ranks=ranks)
-    except BaseException:
-        ranks.close_engine()
-        raise

@@ -41,8 +41,8 @@ class Peer:
         lost: called when the rank is gone, from any thread.
 
     Attributes:
-        on_read: called on the reading thread with the rank and its note about a finished reading
-            of its disk cache.
+        on_read: functions called on the reading thread with the rank and its note about a finished
+            reading of its disk cache, by the number of the engine.
     """
 
     def __init__(self, channel: Channel, identity: dict[str, Any], lost: Lost) -> None:
@@ -50,7 +50,7 @@ class Peer:
         self.rank: int = identity["rank"]
         self.heard = time.monotonic()
         self.leaving = False
-        self.on_read: Callable[[int, dict[str, Any]], None] = lambda rank, note: None
+        self.on_read: dict[int, Callable[[int, dict[str, Any]], None]] = {}
         self._lost = lost
         self._inbox: queue.SimpleQueue[Message | BackendError] = queue.SimpleQueue()
         self.thread = threading.Thread(
@@ -86,7 +86,8 @@ class Peer:
                     note = message.note
                     self.leaving |= note.get("is") == "leave"
                     if note.get("is") == "read" and "count" in note:
-                        self.on_read(self.rank, note)
+                        if (on_read := self.on_read.get(note["engine"])) is not None:
+                            on_read(self.rank, note)
                         continue
                     if note.get("is") == "error":
                         self._lost(self, str(note["text"]), False)

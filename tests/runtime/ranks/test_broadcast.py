@@ -11,12 +11,13 @@ from hypothesis import given, settings
 
 from sgl_mlx.errors import BackendError
 from sgl_mlx.runtime.cache.tier import Transfer
-from sgl_mlx.runtime.ranks.broadcast import BroadcastingRunner, run_received
+from sgl_mlx.runtime.ranks.broadcast import BroadcastingRunner, engine_of, run_received
 from sgl_mlx.runtime.ranks.channel import Channel
 from sgl_mlx.runtime.ranks.crew import Crew
 from sgl_mlx.runtime.ranks.growing import GrowingRows
 from sgl_mlx.runtime.ranks.identity import identity
 from sgl_mlx.runtime.ranks.peer import Peer, Watch
+from sgl_mlx.runtime.ranks.turns import Turns
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend, Plan, RunnerStats, StepResult
 from tests.runtime.scheduler.test_wire import plans
 
@@ -64,15 +65,15 @@ def two() -> Iterator[tuple[Crew, Peer]]:
 def test_a_plan_that_was_sent_gives_the_same_result(plan: Plan, two: tuple[Crew, Peer]) -> None:
     crew, leader = two
     mine, theirs = RecordingRunner(), RecordingRunner()
-    runner = BroadcastingRunner(mine, crew)
+    runner = BroadcastingRunner(mine, crew, Turns(), engine=7)
     runner.synchronise(plan.transfers)
     if not isinstance(plan, Extend) or plan.rows:  # a step has rows
         assert runner.run(plan) == mine.results[-1]
     runner.forget_epoch()
-    crew.tell("close")
+    crew.tell("close", engine=7)
     rows = GrowingRows()
-    while run_received(theirs, leader.next(), rows):
-        pass
+    while run_received(theirs, message := leader.next(), rows):
+        assert engine_of(message) == 7
     assert theirs.told == mine.told
     assert theirs.results == mine.results
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.models.test_lora import matrices, write_adapter
 from tests.runtime.conftest import write_toy as write_llama
 from tests.runtime.ranks.launcher import Launched, lines, python
 from tests.runtime.ranks.toys import write_toy
@@ -30,7 +31,8 @@ def check_all_ended(ranks: Launched, reason: str) -> None:
 
 
 def test_a_rank_that_is_killed_ends_every_request(folder: Path, tmp_path: Path) -> None:
-    with Launched(tmp_path, [*WAITING, str(folder)]) as ranks:
+    adapter = write_adapter(tmp_path / "lora", matrices(folder), "PEFT")  # two engines at once
+    with Launched(tmp_path, [*WAITING, str(folder), "", str(adapter)]) as ranks:
         ranks.wait_for("running")
         ranks.signal(1, signal.SIGKILL)
         check_all_ended(ranks, "rank 1 on ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
@@ -21,5 +22,19 @@ def write_toy(folder: Path, architecture: str, **changes: Any) -> Path:
     if "text_config" in config:
         config = config | {"text_config": config["text_config"] | names}
     config |= names
-    weights = tree_flatten(toy_model(architecture, config).parameters())
+    return _write(folder, config, toy_model(architecture, config))
+
+
+def write_quantized_toy(folder: Path) -> Path:
+    """A llama in 4 bits, whose layers two ranks can divide."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
+    config = toy_config("llama") | sizes | {"vocab_size": len(TOKENS)}
+    model = toy_model("llama", config)
+    how = {"group_size": 32, "bits": 4}
+    nn.quantize(model, **how)
+    return _write(folder, config | {"quantization": how}, model)
+
+
+def _write(folder: Path, config: dict[str, Any], model: nn.Module) -> Path:
+    weights = tree_flatten(model.parameters())
     return write_folder(folder, config, {name: np.array(x) for name, x in weights})
