@@ -16,7 +16,7 @@ from sgl_mlx.cli.served_models import served_models
 from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.server.residents import Residents
 
-ROUNDS = 2
+ROUNDS = 3
 TOKENS = 16384
 
 

@@ -82,8 +82,8 @@ def test_a_model_that_was_closed_leaves_no_memory_behind() -> None:
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         check=True,
     )
-    first, *others = json.loads(done.stdout)["closed"]
-    assert max(others) <= 1.05 * first
+    *earlier, last = json.loads(done.stdout)["closed"]
+    assert last <= 1.05 * max(earlier)  # the first round may leave less, by its threads' timing
 
 
 def test_an_equals_sign_in_a_files_name_makes_no_name(
