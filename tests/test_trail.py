@@ -8,7 +8,7 @@ from tests.runtime.conftest import write_toy
 from tests.runtime.llava import write_llava
 from tests.trail import FORWARD, image_trail, text_trails
 
-FILES_BEFORE_THE_MODEL = 19
+FILES_BEFORE_THE_MODEL = 20
 NOT_NEEDED = {"runtime/cache/restores.py", "runtime/scheduler/background.py"}
 
 

@@ -23,6 +23,7 @@ from sgl_mlx.runtime.request.inputs import RequestOptions
 from sgl_mlx.runtime.request.output import TextOutput
 from sgl_mlx.runtime.request.prepare import Prepared, Where
 from sgl_mlx.runtime.scheduler.sequence import Sequence as Seq
+from sgl_mlx.waits import result_of
 
 Completions = tuple[Completion, ...]
 OnEvent = Callable[[StreamEvent], None] | None
@@ -337,7 +338,7 @@ class InFlight:
 def wait_all(futures: Sequence[Future[T]]) -> list[T]:
     """Wait for all futures and return their results; an error or interrupt cancels all of them."""
     try:
-        return [future.result() for future in futures]
+        return [result_of(future) for future in futures]
     except BaseException:
         for future in futures:
             future.cancel()
