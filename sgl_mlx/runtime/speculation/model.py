@@ -54,7 +54,8 @@ class ModelDrafter:
             while (plan := self._scheduler.next()) is not None:
                 self._scheduler.commit(plan, self._runner.run(plan))
         except Exception as error:
-            log.warning("the draft model failed: %s: %s", type(error).__name__, error)
+            # as text: a log that keeps the error would keep the arrays of its frames
+            log.warning("the draft model failed: %s", f"{type(error).__name__}: {error}")
             self._runner.forget_epoch()
             self._scheduler.fail_all("the draft model failed")
             return {}

@@ -61,7 +61,8 @@ class MtpDrafter:
         try:
             found = self._guess(rows, count)
         except Exception as error:
-            log.warning("the MTP head failed: %s: %s", type(error).__name__, error)
+            # as text: a log that keeps the error would keep the arrays of its frames
+            log.warning("the MTP head failed: %s", f"{type(error).__name__}: {error}")
             return {}
         return {name: Proposal(tokens, SOURCE) for name, tokens in found.items()}
 
