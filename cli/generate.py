@@ -18,6 +18,7 @@ from sgl_mlx.core import Prompt, SamplingParams
 from sgl_mlx.lang.backend import Backend
 from sgl_mlx.lang.choices import token_length_normalized
 from sgl_mlx.lang.pictures import MARK
+from sgl_mlx.waits import result_of
 
 
 @click.command()
@@ -97,7 +98,7 @@ def _continue(
 def _choose(
     engine: Backend, prompt: Prompt, choices: tuple[str, ...], with_scores: bool, as_json: bool
 ) -> None:
-    decision = token_length_normalized.of(engine.score(prompt, choices).result())
+    decision = token_length_normalized.of(result_of(engine.score(prompt, choices)))
     if as_json:
         scored = {"logprobs": {"choices": choices, **decision.meta_info}} if with_scores else {}
         output.print_json(decision.decision, {}, output.stats_of(engine), **scored)

@@ -13,6 +13,7 @@ import click
 from sgl_mlx import bounds
 from sgl_mlx.core import Completion, Prompt, SamplingParams, StreamEvent
 from sgl_mlx.lang.backend import Backend
+from sgl_mlx.waits import result_of, take
 
 _DEEPEST = 100
 
@@ -27,19 +28,19 @@ def complete(
     """
     pieces: SimpleQueue[str | None] = SimpleQueue()
 
-    def take(event: StreamEvent) -> None:
+    def collect(event: StreamEvent) -> None:
         if event.text and event.sample == 0:
             pieces.put(event.text)
 
-    future = backend.submit(prompt, params, take)
+    future = backend.submit(prompt, params, collect)
     future.add_done_callback(lambda _: pieces.put(None))
     try:
-        for piece in iter(pieces.get, None):
+        for piece in iter(lambda: take(pieces), None):
             show(piece)
     except BaseException:
         future.cancel()
         raise
-    return future.result()[0]
+    return result_of(future)[0]
 
 
 def write(text: str, err: bool = False) -> None:

@@ -38,6 +38,7 @@ from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.errors import BackendError
 from sgl_mlx.limits import DEFAULT_LIMITS, Limits
 from sgl_mlx.runtime.ranks.launch import launched
+from sgl_mlx.waits import result_of
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -220,7 +221,7 @@ def serve(
         if name and name != model and not settings["model_names"]:
             settings["model_names"] = (name,)
         with open_engine(replace(options, model_path=model), **more) as engine:
-            engine.submit((Text("Hello"),), SamplingParams(max_new_tokens=2)).result()
+            result_of(engine.submit((Text("Hello"),), SamplingParams(max_new_tokens=2)))
             if exit_on_failure:
                 exit_when_failed(lambda: [cast("ServedEngine", engine)])
             freeze_present_objects()

@@ -22,6 +22,7 @@ from sgl_mlx.limits import Limits
 from sgl_mlx.runtime.config import EngineConfig
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.testing import ScriptedBackend
+from tests.patience import PATIENCE
 from tests.runtime.conftest import write_toy
 
 HALF = json.loads('"half \\ud83d"')
@@ -148,15 +149,15 @@ GENERATE: dict[str, Callable[[Engine, Any], Any]] = {
     "params": lambda e, x: e.generate("ab", x, max_new_tokens=2),
     "pictures": lambda e, x: e.generate("ab", SHORT, image_data=x),
     "stream": lambda e, x: list(e.generate(x, SHORT, stream=True)),
-    "submit": lambda e, x: e.submit(x, SamplingParams.of(SHORT)).result(60),
-    "part": lambda e, x: e.submit((Text("a"), x), SamplingParams.of(SHORT)).result(60),
-    "text part": lambda e, x: e.submit((Text(x),), SamplingParams.of(SHORT)).result(60),
+    "submit": lambda e, x: e.submit(x, SamplingParams.of(SHORT)).result(PATIENCE),
+    "part": lambda e, x: e.submit((Text("a"), x), SamplingParams.of(SHORT)).result(PATIENCE),
+    "text part": lambda e, x: e.submit((Text(x),), SamplingParams.of(SHORT)).result(PATIENCE),
     "submit params": lambda e, x: e.submit((Text("a"),), x),
-    "prefill": lambda e, x: e.prefill(x).result(60),
-    "prefetch": lambda e, x: e.prefetch(x).result(60),
-    "choices": lambda e, x: e.score((Text("a"),), x).result(60),
-    "choice": lambda e, x: e.score((Text("a"),), ["b", x]).result(60),
-    "score prompt": lambda e, x: e.score(x, ["b"]).result(60),
+    "prefill": lambda e, x: e.prefill(x).result(PATIENCE),
+    "prefetch": lambda e, x: e.prefetch(x).result(PATIENCE),
+    "choices": lambda e, x: e.score((Text("a"),), x).result(PATIENCE),
+    "choice": lambda e, x: e.score((Text("a"),), ["b", x]).result(PATIENCE),
+    "score prompt": lambda e, x: e.score(x, ["b"]).result(PATIENCE),
     "messages": lambda e, x: e.render_chat(x),
     "content": lambda e, x: e.render_chat([{"role": "user", "content": x}]),
     "role": lambda e, x: e.render_chat([{"role": x, "content": "a"}]),
@@ -183,7 +184,7 @@ KEYWORDS: dict[str, Callable[[Engine, Any], Any]] = {
     "rid of two": lambda e, x: e.generate(["a", "b"], SHORT, rid=["first", x]),
     "submit keyword": lambda e, x: e.submit((Text("a"),), SamplingParams.of(SHORT), rid=x),
     "abort": lambda e, x: e.abort(x),
-    "score flag": lambda e, x: e.score((Text("a"),), ["b"], x).result(60),
+    "score flag": lambda e, x: e.score((Text("a"),), ["b"], x).result(PATIENCE),
     "chat flag": lambda e, x: e.render_chat([{"role": "user", "content": "a"}], x),
     "on_event": lambda e, x: e.submit((Text("a"),), SamplingParams.of(SHORT), x),
 }

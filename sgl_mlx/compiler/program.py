@@ -20,6 +20,7 @@ from sgl_mlx.lang.batch import Row
 from sgl_mlx.lang.program import Program
 from sgl_mlx.lang.setting import Setting
 from sgl_mlx.lang.state import ProgramState
+from sgl_mlx.waits import result_of
 
 
 class CompiledProgram(Program):
@@ -107,7 +108,7 @@ class CompiledProgram(Program):
         setting = Setting.of(backend, {})
         with suppress(GraphError):  # a graph from a file may reject the sample arguments
             prompts = shared_prefixes(self.graph(), setting.writer)
-            return sum(f.result() for f in [setting.backend.prefill(p) for p in prompts])
+            return sum(result_of(f) for f in [setting.backend.prefill(p) for p in prompts])
         return 0
 
     precaches = True

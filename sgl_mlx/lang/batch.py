@@ -17,6 +17,7 @@ from sgl_mlx.errors import BatchError, ProgramError, RequestAborted
 from sgl_mlx.lang.body import Body, BodyThread
 from sgl_mlx.lang.scope import Scope, check_cancelled, running_scope
 from sgl_mlx.lang.state import ProgramState
+from sgl_mlx.waits import result_of
 
 Row = tuple[Sequence[Any], Mapping[str, Any]]
 Make = Callable[[Sequence[Any], Mapping[str, Any]], Body]
@@ -139,7 +140,7 @@ class BatchRun:
             for chunk in self._chunks(size):
                 with chunk:
                     while chunk.futures:
-                        yield self._take(chunk.futures.popleft().result())
+                        yield self._take(result_of(chunk.futures.popleft()))
                         advance()
 
     async def _states_async(self, size: int) -> AsyncIterator[ProgramState]:

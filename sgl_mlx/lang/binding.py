@@ -49,11 +49,3 @@ class Step:
     site: Site
     params: SamplingParams
     bindings: tuple[Binding, ...]
-
-
-def result_of(future: Future[Any]) -> Any:
-    """Wait for a future and return its value; raise its error with the original traceback."""
-    error = future.exception()
-    if error is not None:
-        raise error
-    return future.result()

@@ -11,6 +11,7 @@ from sgl_mlx.errors import ProgramError
 from sgl_mlx.lang.binding import Binding, Name
 from sgl_mlx.lang.config import global_config
 from sgl_mlx.lang.stream import Stream
+from sgl_mlx.waits import result_of
 
 
 class Branch(Protocol):
@@ -106,7 +107,7 @@ class ProgramStateGroup(Generic[State]):
                 if name not in source.bindings:
                     gathered.setdefault(name, []).append(binding)
         for name, bindings in gathered.items():
-            values = [binding.value.result() for binding in bindings]
+            values = [result_of(binding.value) for binding in bindings]
             source.assign(name, values, [b.meta for b in bindings])
 
     def _concatenate(self) -> None:

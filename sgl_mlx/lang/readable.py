@@ -13,9 +13,10 @@ from typing import Any, cast
 from sgl_mlx import bounds
 from sgl_mlx.core import MetaInfo, PartialCompletion, StreamEvent
 from sgl_mlx.errors import UnknownVariableError
-from sgl_mlx.lang.binding import Binding, Name, Step, result_of
+from sgl_mlx.lang.binding import Binding, Name, Step
 from sgl_mlx.lang.scope import check_cancelled
 from sgl_mlx.lang.transcript import Transcript
+from sgl_mlx.waits import error_of, result_of, wait_until
 
 
 class Readable:
@@ -75,12 +76,12 @@ class Readable:
     def wait(self) -> None:
         """Wait until all steps are done or the stream has failed; raise nothing."""
         with self._changed:
-            self._changed.wait_for(lambda: self.error is not None or self._idle)
+            wait_until(self._changed, lambda: self.error is not None or self._idle)
 
     def wait_closed(self) -> None:
         """Wait until the program's function has ended."""
         with self._changed:
-            self._changed.wait_for(lambda: not self.open)
+            wait_until(self._changed, lambda: not self.open)
 
     def _raise_error(self) -> None:
         if self.error is not None:
@@ -103,7 +104,7 @@ class Readable:
             return None
         if whole:
             with self._changed:
-                self._changed.wait_for(lambda: name in self.bindings or not self.open)
+                wait_until(self._changed, lambda: name in self.bindings or not self.open)
             if name not in self.bindings:
                 self._raise_error()
         return self.bindings.get(name)
@@ -130,7 +131,7 @@ class Readable:
             Exception: the error that stopped the stream before the value was known.
         """
         binding = self.binding(name, whole)
-        if binding.value.exception() is not None:
+        if error_of(binding.value) is not None:
             check_cancelled()
         return result_of(binding.value)
 
@@ -210,7 +211,7 @@ class Readable:
             return any(found)
 
         with self._changed:
-            self._changed.wait_for(ready)
+            wait_until(self._changed, ready)
         return found
 
     @contextmanager

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from weakref import WeakSet
 
 from sgl_mlx.errors import ProgramCancelled
-from sgl_mlx.lang.binding import result_of
+from sgl_mlx.waits import result_of
 
 
 class Member(Protocol):

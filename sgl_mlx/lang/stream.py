@@ -17,12 +17,13 @@ from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import ProgramTimeout, RequestAborted
 from sgl_mlx.lang import interpreter, ir
 from sgl_mlx.lang.backend import Backend
-from sgl_mlx.lang.binding import Binding, Step, result_of
+from sgl_mlx.lang.binding import Binding, Step
 from sgl_mlx.lang.clock import clock
 from sgl_mlx.lang.readable import Readable
 from sgl_mlx.lang.scope import Scope, check_cancelled
 from sgl_mlx.lang.site import call_site, note_site
 from sgl_mlx.lang.transcript import Transcript
+from sgl_mlx.waits import result_of
 
 
 class Stream(Readable):

@@ -53,6 +53,7 @@ from sgl_mlx.runtime.request.request import (
 )
 from sgl_mlx.runtime.request.scoring import Scoring
 from sgl_mlx.tokenizer import Tokenizer
+from sgl_mlx.waits import result_of
 
 T = TypeVar("T")
 _SILENT = SamplingParams(max_new_tokens=0)
@@ -89,7 +90,7 @@ class Engine:
         self.embedder = Embedder.of(self._model, self.run_on_model)
         self._flight.run(self._model.grammars.prepare, "grammars")
         self._seeds = random.Random(self.config.random_seed)
-        self._engine_thread = self._loop.call(get_ident).result()
+        self._engine_thread = result_of(self._loop.call(get_ident))
 
     # -- people -------------------------------------------------------------------------------
 
@@ -325,7 +326,7 @@ class Engine:
         self._enter()
         if get_ident() == self._engine_thread:
             return function()
-        return self._loop.call(function).result()
+        return result_of(self._loop.call(function))
 
     def shutdown(self) -> None:
         """Stop all threads; unfinished requests fail with `EngineStoppedError`."""

@@ -33,6 +33,7 @@ from sgl_mlx.runtime.scheduler.sequence import Sequence
 from sgl_mlx.runtime.stats import EngineStats
 from sgl_mlx.runtime.watchdog.pulse import ORDER, Pulse, Work
 from sgl_mlx.runtime.watchdog.watchdog import Watchdog
+from sgl_mlx.waits import result_of
 
 T = TypeVar("T")
 _SHUT_DOWN = "the engine was shut down; make a new one"
@@ -86,7 +87,7 @@ class EngineLoop:
         self._deliveries.start()
         self._thread.start()
         try:
-            self._model.result()
+            result_of(self._model)
         except BaseException:
             self.stop()
             raise

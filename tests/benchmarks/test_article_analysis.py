@@ -16,6 +16,7 @@ from sgl_mlx.benchmarks.article_analysis import program
 from sgl_mlx.benchmarks.article_analysis.http import Server, ServerError, analyse
 from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.testing import ScriptedBackend
+from tests.patience import PATIENCE
 
 ARTICLE = "Mira Vale sings again. The hall was full."
 
@@ -54,7 +55,7 @@ def serving(answer: Answer) -> Iterator[tuple[Server, list[dict[str, Any]]]]:
         Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
         try:
-            with httpx.Client(base_url=address, timeout=30, trust_env=False) as http:
+            with httpx.Client(base_url=address, timeout=PATIENCE, trust_env=False) as http:
                 yield Server(http, pause=0), asked
         finally:
             server.shutdown()

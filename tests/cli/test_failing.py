@@ -14,9 +14,9 @@ import pytest
 
 from sgl_mlx.benchmarks.peers.server import free_port
 from sgl_mlx.cli.failing import FAILED
+from tests.patience import PATIENCE
 from tests.runtime.conftest import write_toy
 
-WAIT = 90
 HANGING = """
 import os, threading
 from pathlib import Path
@@ -67,8 +67,8 @@ def test_a_server_whose_engine_hangs_exits(tmp_path: Path, mark: Path) -> None:
     with serving(write_toy(tmp_path / "toy"), mark) as (url, process):
         wait_until_up(url, process)
         mark.touch()
-        answer = httpx.post(f"{url}/generate", json=asked, timeout=WAIT)
+        answer = httpx.post(f"{url}/generate", json=asked, timeout=PATIENCE)
         assert answer.status_code == 503
-        assert process.wait(WAIT) == FAILED
+        assert process.wait(PATIENCE) == FAILED
         assert process.stderr is not None
         assert f"exiting with code {FAILED}" in process.stderr.read()

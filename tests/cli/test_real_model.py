@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.patience import PATIENCE
+
 SGL_MLX = Path(sys.executable).with_name("sgl-mlx")
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
@@ -64,7 +66,7 @@ def test_ctrl_c_while_generating_ends_with_130() -> None:
     assert process.stdout is not None
     process.stdout.read(1)  # the first piece: generation is under way
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert err.decode().endswith("interrupted\n")
 

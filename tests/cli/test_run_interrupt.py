@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
+
 SGL_MLX = Path(sys.executable).with_name("sgl-mlx")
-WAIT = 120
 SOURCE = """
 import sys
 import sgl_mlx as sgl
@@ -65,7 +66,7 @@ def test_one_interrupt_ends_the_run(arguments: list[str], tmp_path: Path) -> Non
             assert process.stderr is not None
             assert "ready" in process.stderr.readline()
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=WAIT)
+            _, errors = process.communicate(timeout=PATIENCE)
         finally:
             process.kill()
     assert process.returncode == 130

@@ -16,6 +16,7 @@ from click.testing import Result
 from sgl_mlx.cli.served_models import named
 from tests.cli.test_serve import Start, invitation, start
 from tests.models.test_lora import matrices, write_adapter
+from tests.patience import PATIENCE
 from tests.runtime.conftest import toy_folder
 
 __all__ = ["start", "toy_folder"]
@@ -31,7 +32,9 @@ def test_models_and_adapters_are_answered_by_name(
 
     def text(name: str) -> str:
         body = {"model": name, "prompt": "abab", "max_tokens": 12, "ignore_eos": True}
-        answer = httpx.post(f"{url}/v1/completions", json={**body, "temperature": 0}, timeout=120)
+        answer = httpx.post(
+            f"{url}/v1/completions", json={**body, "temperature": 0}, timeout=PATIENCE
+        )
         assert answer.status_code == 200, answer.text
         assert answer.json()["model"] == name
         return str(answer.json()["choices"][0]["text"])
@@ -45,7 +48,7 @@ def test_models_and_adapters_are_answered_by_name(
         *(("one", "one"), ("one:mine", "one"), ("two", "two"))
     ]
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=PATIENCE) == 0
 
 
 @pytest.mark.parametrize(
@@ -66,7 +69,7 @@ def test_wrong_names_are_refused(sgl: object, options: list[str], message: str) 
 def test_a_budget_that_no_model_fits_is_an_error(start: Start, toy_folder: Path) -> None:
     names = ["--model", f"one={toy_folder}", "--model", f"two={toy_folder}", "--memory", "1MB"]
     process = start(*names, model="")
-    said = process.communicate(timeout=120)[1]
+    said = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 1
     assert "the budget is 0.00 GiB" in said
 

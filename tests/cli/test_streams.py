@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from sgl_mlx.cli import streams
+from tests.patience import PATIENCE
 
 ANSWER = "\U0001f600 é ok"
 COMMAND = f"""
@@ -159,13 +160,15 @@ def test_half_a_character_on_a_terminal_is_told(tmp_path: Path, terminal: tuple[
     # some readlines drop the bytes, and the rest is answered; otherwise an error names the byte
     seen += read_until(ours, b"0xE8 at position 3", b" ok")
     os.write(ours, b"/exit\r")
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE) == 0
     assert b"Traceback" not in seen
 
 
 def read_until(terminal: int, *marks: bytes) -> bytes:
     seen = b""
-    while not any(mark in seen for mark in marks) and select.select([terminal], [], [], 30)[0]:
+    while (
+        not any(mark in seen for mark in marks) and select.select([terminal], [], [], PATIENCE)[0]
+    ):
         seen += os.read(terminal, 4096)
     return seen
 

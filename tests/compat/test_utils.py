@@ -29,6 +29,7 @@ from sgl_mlx.compat.schema_regex import build_regex_from_object
 from sgl_mlx.compat.tokenizer import TransformersTokenizer
 from sgl_mlx.errors import BackendError, ImageError, NotYetError
 from sgl_mlx.testing import ScriptedBackend
+from tests.patience import PATIENCE
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -121,7 +122,7 @@ def test_requests_reach_a_server(server: str, tmp_path: Path) -> None:
     Path(target).write_text("kept")
     utils.download_and_cache_file(f"{server}/f.json", target)
     assert Path(target).read_text() == "kept"
-    utils.wait_for_server(server, timeout=5)
+    utils.wait_for_server(server, timeout=PATIENCE)
     with pytest.raises(BackendError, match="no server"):
         utils.wait_for_server("http://127.0.0.1:9", timeout=0)
 

@@ -15,6 +15,7 @@ from sgl_mlx.errors import GraphError, InvalidParamsError, ProgramError
 from sgl_mlx.testing import ScriptedBackend
 from tests.compiler.generated import load
 from tests.compiler.outcome import backend, outcome
+from tests.patience import PATIENCE
 
 SOURCE = """
 import functools
@@ -284,7 +285,7 @@ def test_what_the_body_never_asks_for_is_cancelled() -> None:
         thread.join(0.001)
     assert len(asked.calls) == 1
     asked.run_all()
-    thread.join(30)
+    thread.join(PATIENCE)
     assert states[0].text() == "aone"
 
 

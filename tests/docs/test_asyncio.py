@@ -12,11 +12,11 @@ import pytest
 
 import sgl_mlx as sgl
 from sgl_mlx.testing import ScriptedBackend
+from tests.patience import PATIENCE
 
 PAGE = Path(__file__).parents[2] / "docs" / "asyncio.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 SCOPE = {"type": "http", "query_string": b"q=What%20is%20a%20heap%3F"}
-WAIT = 30
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_the_examples_answer_errors_as_the_page_says(page: dict[str, Any]) -> No
 def test_the_handler_streams_the_answer(page: dict[str, Any]) -> None:
     async def main() -> list[dict[str, Any]]:
         client = Client()
-        await asyncio.wait_for(page["app"](SCOPE, client.receive, client.send), WAIT)
+        await asyncio.wait_for(page["app"](SCOPE, client.receive, client.send), PATIENCE)
         return client.sent
 
     start, *pieces, end = asyncio.run(main())
@@ -81,7 +81,7 @@ def test_the_handler_streams_the_answer(page: dict[str, Any]) -> None:
 def test_the_handler_raises_what_goes_wrong(page: dict[str, Any]) -> None:
     async def main() -> None:
         client = Client()
-        await asyncio.wait_for(page["app"](SCOPE, client.receive, client.send), WAIT)
+        await asyncio.wait_for(page["app"](SCOPE, client.receive, client.send), PATIENCE)
 
     sgl.set_default_backend(ScriptedBackend([ValueError("boom")]))
     with pytest.raises(ValueError, match="boom"):
@@ -102,11 +102,11 @@ def test_the_handler_cancels_the_program_of_a_client_that_left(
             await asyncio.sleep(0.01)
         if how == "client leaves":
             client.left.set()
-            await asyncio.wait_for(handling, WAIT)
+            await asyncio.wait_for(handling, PATIENCE)
         else:
             handling.cancel()
         while backend.pending:
             await asyncio.sleep(0.01)
 
-    asyncio.run(asyncio.wait_for(main(), WAIT))
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
     assert backend.calls[0].future.cancelled()

@@ -11,8 +11,8 @@ from typing import Any
 import sgl_mlx as sgl
 from sgl_mlx.lang.body import BodyThread
 from sgl_mlx.testing import Call, ScriptedBackend
+from tests.patience import PATIENCE
 
-WAIT = 30  # seconds before a test that hangs is called a failure
 NEVER = "never"
 
 
@@ -34,7 +34,7 @@ class Selective(ScriptedBackend):
         return threads + [call.text for call in self.pending]
 
     def check_nothing_is_left(self) -> None:
-        end = time.monotonic() + WAIT
+        end = time.monotonic() + PATIENCE
         while self.left() and time.monotonic() < end:
             threading.Event().wait(0.01)
         assert self.left() == []

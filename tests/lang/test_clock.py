@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgl_mlx.lang.clock import Clock
-
-WAIT = 30
+from tests.patience import PATIENCE
 
 
 @settings(deadline=None, max_examples=30)
@@ -27,7 +26,7 @@ def test_alarms_ring_in_order_unless_they_are_cancelled(alarms: list[tuple[int, 
                 alarm.cancel()
         clock.after(0.04, done.set)
         now = 1.0
-        assert done.wait(WAIT)
+        assert done.wait(PATIENCE)
     assert rung == sorted(number for number, cancelled in alarms if not cancelled)
 
 
@@ -38,9 +37,9 @@ def test_the_thread_ends_with_the_last_alarm_and_starts_again() -> None:
         before = set(threading.enumerate())
         clock.after(0.01, rung.set)
         started = set(threading.enumerate()) - before
-        assert rung.wait(WAIT)
+        assert rung.wait(PATIENCE)
         for thread in started:
-            thread.join(WAIT)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
 
 
@@ -48,7 +47,7 @@ def test_an_alarm_that_is_due_earlier_rings_earlier() -> None:
     clock, first = Clock(), threading.Event()
     late = clock.after(1000, lambda: None)
     clock.after(0.01, first.set)
-    assert first.wait(WAIT)
+    assert first.wait(PATIENCE)
     late.cancel()
 
 

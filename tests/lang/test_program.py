@@ -17,6 +17,7 @@ import sgl_mlx as sgl
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import BackendError, BatchError, InvalidParamsError, ProgramError
 from sgl_mlx.testing import ScriptedBackend
+from tests.patience import PATIENCE
 
 
 @sgl.function
@@ -246,7 +247,7 @@ def test_streaming_runs_the_body_in_a_thread_and_its_errors_reach_the_reader() -
     @sgl.function
     def program(s: Any) -> None:
         s += "a "
-        assert go_on.wait(30)
+        assert go_on.wait(PATIENCE)
         s += sgl.gen("x")
         raise RuntimeError("body")
 
@@ -305,7 +306,7 @@ def test_a_batch_takes_sampling_parameters() -> None:
 
 
 def test_bodies_of_a_batch_wait_side_by_side() -> None:
-    barrier = threading.Barrier(3, timeout=30)
+    barrier = threading.Barrier(3, timeout=PATIENCE)
 
     @sgl.function
     def program(s: Any) -> None:

@@ -17,8 +17,7 @@ import sgl_mlx as sgl
 from sgl_mlx.errors import EngineStoppedError, UnknownVariableError
 from sgl_mlx.lang.state import ProgramState
 from sgl_mlx.testing import ScriptedBackend
-
-WAIT = 30
+from tests.patience import PATIENCE
 
 
 class Slow:
@@ -32,7 +31,7 @@ class Slow:
         @sgl.function
         def program(s: Any) -> str:
             for number, step in enumerate(self._steps):
-                assert self._turns.acquire(timeout=WAIT)
+                assert self._turns.acquire(timeout=PATIENCE)
                 if step == "gen":
                     s += f"{number}:" + sgl.gen(f"v{number}")
                 elif step == "read":
@@ -90,10 +89,10 @@ def test_reading_waits_for_the_body_that_will_submit_it(
             assert not whole.done()
             slow.go_on()
         expected = ["word"] * 2 if steps[variable] == "fork" else "word"
-        assert value.result(WAIT) == expected
-        assert pieces.result(WAIT) == "word"
-        meta.result(WAIT)
-        result = whole.result(WAIT)
+        assert value.result(PATIENCE) == expected
+        assert pieces.result(PATIENCE) == "word"
+        meta.result(PATIENCE)
+        result = whole.result(PATIENCE)
     assert result == (state.ret_value if name in ("ret_value", "error") else state.text())
     assert state.ret_value == "returned"
 
@@ -110,8 +109,8 @@ def test_a_name_that_the_body_never_submits_is_unknown_once_it_has_ended() -> No
         assert not meta.done()
         slow.go_on()
         with pytest.raises(UnknownVariableError, match="submitted so far: 'v0', 'v1'"):
-            value.result(WAIT)
-        assert meta.result(WAIT) is None
+            value.result(PATIENCE)
+        assert meta.result(PATIENCE) is None
 
 
 @pytest.mark.parametrize("read", [*READS.values(), lambda s: s["x"], lambda s: s["later"]])
@@ -166,7 +165,7 @@ def test_leaving_an_engine_says_which_program_is_cut_off(program: Any) -> None:
 
     def stop() -> None:
         backend.shutdown()
-        thread.join(WAIT)
+        thread.join(PATIENCE)
 
     with pytest.warns(RuntimeWarning, match=rf"program {program.name}\(\) was cut off.*call sync"):
         stop()
@@ -177,7 +176,7 @@ def test_leaving_an_engine_says_which_program_is_cut_off(program: Any) -> None:
 def python(source: str) -> subprocess.CompletedProcess[str]:
     script = "import sgl_mlx as sgl\nfrom sgl_mlx.testing import ScriptedBackend\n" + source
     command = [sys.executable, "-c", script]
-    return subprocess.run(command, capture_output=True, text=True, timeout=WAIT)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
 
 
 PROGRAM = """

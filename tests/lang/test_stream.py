@@ -26,8 +26,7 @@ from sgl_mlx.lang.stream import Stream
 from sgl_mlx.lang.templates.chat_template import get_chat_template
 from sgl_mlx.lang.transcript import Transcript
 from sgl_mlx.testing import Call, ScriptedBackend
-
-WAIT = 30  # seconds before a test that hangs is called a failure
+from tests.patience import PATIENCE
 
 
 def new_state(backend: ScriptedBackend, streaming: bool = False) -> ProgramState:
@@ -71,7 +70,7 @@ def test_a_reader_wakes_when_another_thread_answers() -> None:
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(s.get_var, "x")
         backend.step()
-        assert reading.result(WAIT) == "one"
+        assert reading.result(PATIENCE) == "one"
 
 
 def test_a_name_never_submitted_is_a_key_error_at_once() -> None:
@@ -182,7 +181,7 @@ def test_aborting_wakes_a_waiting_reader() -> None:
         reading = pool.submit(s.text)
         s.stream_executor.abort()
         with pytest.raises(RequestAborted):
-            reading.result(WAIT)
+            reading.result(PATIENCE)
 
 
 def test_invalid_sampling_values_fail_where_they_are_written() -> None:
@@ -245,7 +244,7 @@ def test_streamed_text_arrives_before_the_answer_is_complete() -> None:
                 on_event(event)
                 if not seen.is_set():
                     seen.set()
-                    assert go_on.wait(WAIT)
+                    assert go_on.wait(PATIENCE)
 
             return super().submit(prompt, params, show)
 
@@ -254,11 +253,11 @@ def test_streamed_text_arrives_before_the_answer_is_complete() -> None:
     s += ">" + sgl.gen("x")
     with ThreadPoolExecutor(1) as pool:
         answering = pool.submit(backend.step)
-        assert seen.wait(WAIT)
+        assert seen.wait(PATIENCE)
         pieces = s.text_iter("x")
         assert next(pieces) == "Hello"
         go_on.set()
-        assert isinstance(answering.result(WAIT), Call)
+        assert isinstance(answering.result(PATIENCE), Call)
     assert "".join(pieces) == " world"
     assert "".join(s.text_iter()) == ">Hello world"
 

@@ -14,6 +14,7 @@ from sgl_mlx.core import Completion, SamplingParams, StreamEvent
 from sgl_mlx.errors import RequestAborted
 from sgl_mlx.lang.setting import Setting
 from sgl_mlx.testing import ScriptedBackend
+from tests.patience import PATIENCE
 
 
 class ThreadedBackend(ScriptedBackend):
@@ -80,7 +81,7 @@ def test_aborting_at_any_time_leaves_every_reader_with_an_answer_or_an_error() -
             state += "|" + sgl.gen("a") + "|" + sgl.gen("b")
             reading = readers.submit(state.get_var, "b")
             state.stream_executor.abort()
-            error = reading.exception(timeout=30)
+            error = reading.exception(timeout=PATIENCE)
             assert isinstance(error, RequestAborted) or reading.result() == "<2>"
             assert error is state.error()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.models.hub import COMMIT, REPO, Hub, serving
+from tests.patience import PATIENCE
 
 PULL = ("models", "pull", REPO)
 CHUNK = 10 * 2**20
@@ -83,9 +84,9 @@ def test_ctrl_c_ends_a_download_at_once_and_keeps_complete_files(hub: Hub, tmp_p
     process = subprocess.Popen(
         command(*PULL), env=environment(hub, home), stderr=subprocess.PIPE, text=True
     )
-    assert hub.stalled.wait(60)
+    assert hub.stalled.wait(PATIENCE)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)  # though the hub never answers
+    _, told = process.communicate(timeout=PATIENCE)  # though the hub never answers
     assert process.returncode == 130
     assert told.splitlines()[-1] == "interrupted"
     assert "Traceback" not in told
@@ -111,7 +112,7 @@ def test_a_terminal_shows_a_bar_for_the_weights(hub: Hub, tmp_path: Path) -> Non
     )
     os.close(terminal)
     shown = _read_all(screen)
-    assert process.wait(60) == 0, shown
+    assert process.wait(PATIENCE) == 0, shown
     assert re.search(r"model-extra\.safetensors: +\d+%\|", shown)
     assert "100%" in shown
 

@@ -16,6 +16,7 @@ from sgl_mlx.runtime.scheduler.plan import Extend, Row
 from tests.models.conformance import check, uncompiled
 from tests.models.toy import toy_config, toy_model
 from tests.models.toy_configs import WINDOW
+from tests.patience import PATIENCE
 from tests.runtime.conftest import MakeEngine
 
 GREEDY = SamplingParams(max_new_tokens=6, temperature=0, ignore_eos=True)
@@ -39,8 +40,8 @@ def dense(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> Engine:
 )
 def test_positions_that_do_not_count_up_are_refused(dense: Engine, prompt: object) -> None:
     with pytest.raises(PromptError, match=r"one request at a time.*join by text"):
-        dense.submit(prompt, GREEDY).result(60)  # type: ignore[arg-type]
-    assert len(dense.submit((Text("go on"),), GREEDY).result(60)[0].token_ids) == 6
+        dense.submit(prompt, GREEDY).result(PATIENCE)  # type: ignore[arg-type]
+    assert len(dense.submit((Text("go on"),), GREEDY).result(PATIENCE)[0].token_ids) == 6
 
 
 def test_a_join_appends_text_and_says_what_the_ragged_path_says(dense: Engine, toy: Engine) -> None:

@@ -28,13 +28,13 @@ from sgl_mlx.runtime.constraints.vocabulary import GrammarVocabulary
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
+from tests.patience import PATIENCE
 from tests.runtime.checks import assert_holds_nothing
 from tests.test_sampling import NAMES, VALUES
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_new_tokens": 6}
 LONG: dict[str, Any] = {"temperature": 0, "max_new_tokens": 400, "ignore_eos": True}
 PROMPT = (Text("ab a"),)
-WAIT = 30
 
 
 # -- events -----------------------------------------------------------------------------------
@@ -46,7 +46,7 @@ def test_the_events_of_every_sample_add_up_to_its_completion(toy: Engine) -> Non
     )
     events: list[StreamEvent] = []
     toy.flush_cache()
-    whole = toy.submit(PROMPT, params, events.append).result(WAIT)
+    whole = toy.submit(PROMPT, params, events.append).result(PATIENCE)
     samples = [PartialCompletion() for _ in range(3)]
     for event in events:
         assert samples[event.sample].finish_reason is None
@@ -100,7 +100,7 @@ def test_an_id_in_flight_is_refused_and_free_again_after_the_end(toy: Engine) ->
     with pytest.raises(InvalidParamsError, match="'twice' is in flight"):
         toy.generate(["a", "b"], GREEDY, rid=["twice", "twice"])
     assert first.cancel()
-    assert toy.submit(PROMPT, SamplingParams.of(GREEDY), rid="same").result(WAIT)
+    assert toy.submit(PROMPT, SamplingParams.of(GREEDY), rid="same").result(PATIENCE)
     assert_holds_nothing(toy)
 
 
@@ -115,10 +115,10 @@ def test_an_id_of_the_wrong_kind_is_refused(toy: Engine, given: Any) -> None:
 def test_a_request_is_aborted_by_its_id(toy: Engine) -> None:
     heard = threading.Event()
     running = toy.submit(PROMPT, SamplingParams.of(LONG), lambda _: heard.set(), rid="victim")
-    assert heard.wait(WAIT)
+    assert heard.wait(PATIENCE)
     assert toy.abort("victim")
     with pytest.raises(RequestAborted, match="'victim' was aborted"):
-        running.result(WAIT)
+        running.result(PATIENCE)
     assert not toy.abort("victim")
     assert_holds_nothing(toy)
 
@@ -135,13 +135,13 @@ def test_priority_and_deadline_reach_the_scheduler(
 
     monkeypatch.setattr(Scheduler, "add", watch)
     before = time.monotonic()
-    toy.generate("ab", GREEDY, priority=3, timeout=WAIT)
-    toy.submit(PROMPT, SamplingParams.of(GREEDY), deadline=before + WAIT).result(WAIT)
+    toy.generate("ab", GREEDY, priority=3, timeout=PATIENCE)
+    toy.submit(PROMPT, SamplingParams.of(GREEDY), deadline=before + PATIENCE).result(PATIENCE)
     first, second = added
     assert (first.priority, second.priority) == (3, 0)
     assert first.deadline is not None
-    assert before + WAIT <= first.deadline <= time.monotonic() + WAIT
-    assert second.deadline == before + WAIT
+    assert before + PATIENCE <= first.deadline <= time.monotonic() + PATIENCE
+    assert second.deadline == before + PATIENCE
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_generate_inside_a_callback_is_an_error_at_once(toy: Engine) -> None:
         toy.generate("b", GREEDY)
 
     with pytest.raises(ProgramError, match=r"by a callback of the same engine"):
-        toy.submit(PROMPT, SamplingParams.of(GREEDY), ask).result(WAIT)
+        toy.submit(PROMPT, SamplingParams.of(GREEDY), ask).result(PATIENCE)
     with pytest.raises(ProgramError, match=r"by a callback"):
         toy.run_on_model(lambda _: toy.generate("b", GREEDY))
     assert toy.run_on_model(lambda _: toy.get_server_info())["model_path"]
@@ -185,7 +185,7 @@ def test_a_callback_may_submit(toy: Engine) -> None:
         second.add_done_callback(lambda f: (answered.extend(f.result()), done.set()))
 
     toy.submit(PROMPT, SamplingParams.of(GREEDY)).add_done_callback(go_on)
-    assert done.wait(WAIT)
+    assert done.wait(PATIENCE)
     assert answered[0].text == toy.generate("b", GREEDY)["text"]
 
 
@@ -212,7 +212,7 @@ def test_shutdown_fails_what_is_still_being_prepared(make_engine: Callable[..., 
     futures = [engine.submit((Text("ab " * 100_000),), SamplingParams()) for _ in range(4)]
     engine.shutdown()
     for future in futures:
-        assert isinstance(future.exception(WAIT), SglError)
+        assert isinstance(future.exception(PATIENCE), SglError)
 
 
 # -- an engine around a loaded model ----------------------------------------------------------
@@ -234,7 +234,7 @@ def test_opening_an_engine_does_not_wait_for_the_vocabulary_of_its_grammars(
     go_on, made = threading.Event(), GrammarVocabulary.__init__
 
     def slow(self: GrammarVocabulary, *args: Any) -> None:
-        assert go_on.wait(WAIT)
+        assert go_on.wait(PATIENCE)
         made(self, *args)
 
     monkeypatch.setattr(GrammarVocabulary, "__init__", slow)
@@ -244,7 +244,7 @@ def test_opening_an_engine_does_not_wait_for_the_vocabulary_of_its_grammars(
     with pytest.raises(TimeoutError):
         constrained.result(0.2)
     go_on.set()
-    assert len(constrained.result(WAIT)[0].text) == 3
+    assert len(constrained.result(PATIENCE)[0].text) == 3
 
 
 # -- values that harm no neighbour ------------------------------------------------------------
@@ -254,7 +254,7 @@ def submitted(engine: Engine, name: str, value: Any) -> Future[Any] | SglError:
     """The future of a short request with one value, or the error that refuses it."""
     usual = {"max_new_tokens": 2, "seed": 7, "temperature": 0.8}
     try:
-        return engine.submit(PROMPT, SamplingParams.of({**usual, name: value}), timeout=WAIT)
+        return engine.submit(PROMPT, SamplingParams.of({**usual, name: value}), timeout=PATIENCE)
     except (InvalidParamsError, PromptError) as error:
         return error
 
@@ -264,7 +264,7 @@ def outcome(answer: Future[Any] | SglError) -> Any:
     if isinstance(answer, SglError):
         return type(answer)
     try:
-        return [(c.token_ids, c.text) for c in answer.result(WAIT)]
+        return [(c.token_ids, c.text) for c in answer.result(PATIENCE)]
     except (InvalidParamsError, PromptError) as error:
         return type(error)
 
@@ -272,15 +272,15 @@ def outcome(answer: Future[Any] | SglError) -> Any:
 @pytest.mark.parametrize("name", NAMES)
 def test_no_value_of_a_parameter_harms_a_neighbour(toy: Engine, name: str) -> None:
     usual = SamplingParams.of(LONG)
-    alone = toy.submit((Text("b a"),), usual).result(WAIT)[0].token_ids
+    alone = toy.submit((Text("b a"),), usual).result(PATIENCE)[0].token_ids
     running, done = threading.Event(), threading.Event()
     neighbour = toy.submit((Text("b a"),), usual, lambda _: running.set())
     neighbour.add_done_callback(lambda _: done.set())
-    assert running.wait(WAIT)
+    assert running.wait(PATIENCE)
     beside = [submitted(toy, name, value) for value in VALUES]
     assert not done.is_set()
     found = [outcome(answer) for answer in beside]
-    assert neighbour.result(WAIT)[0].token_ids == alone
+    assert neighbour.result(PATIENCE)[0].token_ids == alone
     for value, seen in zip(VALUES, found, strict=True):
         if isinstance(seen, list) and (name, value) != ("seed", None):
             assert outcome(submitted(toy, name, value)) == seen, value
@@ -292,8 +292,8 @@ def test_a_stop_pattern_that_backtracks_without_end_ends_its_own_request_only(to
     only_a = {toy.tokenizer.encode("a")[-1]: 1e9}
     bad = SamplingParams.of({**LONG, "stop_regex": r"(a|aa)+$b", "logit_bias": only_a})
     with pytest.raises(RequestAborted, match=r"stop_regex '\(a\|aa\)\+\$b' takes too long"):
-        toy.submit(PROMPT, bad).result(WAIT)
-    assert list(neighbour.result(WAIT)[0].token_ids) == alone
+        toy.submit(PROMPT, bad).result(PATIENCE)
+    assert list(neighbour.result(PATIENCE)[0].token_ids) == alone
 
 
 def test_token_ids_of_numpy_are_taken(toy: Engine) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,20 +21,23 @@ from sgl_mlx.runtime.request.output import TextOutput
 from sgl_mlx.runtime.request.request import Request
 from sgl_mlx.runtime.runner import ModelRunner
 from sgl_mlx.runtime.sampler import Sampled, Sampler
-from sgl_mlx.runtime.scheduler.plan import PoolLost
+from sgl_mlx.runtime.scheduler.plan import Plan, PoolLost, StepResult
+from tests.patience import PATIENCE
 from tests.runtime.conftest import MakeEngine
 from tests.runtime.faults import (
     SLOTS,
-    WAIT,
     Answer,
     Broken,
+    all_ended,
     always,
+    answering,
     answers,
-    assert_as_new,
     assert_right_or_told,
     once,
     submit,
+    unharmed,
 )
+from tests.runtime.footprint import GROWTH, assert_no_growth
 
 FIRE = ZeroDivisionError("device on fire")
 NO_MEMORY = RuntimeError("[malloc] Unable to allocate 1073741824 bytes.")
@@ -90,12 +95,11 @@ def right(toy_folder: Path) -> list[Answer]:
 
 @pytest.fixture
 def engine(make_engine: MakeEngine, tmp_path: Path) -> Iterator[Engine]:
-    """An engine with a small pool and a disk tier; no thread may be left behind."""
-    before = threading.active_count()
-    made = make_engine(max_total_tokens=SLOTS, disk_cache_dir=str(tmp_path))
-    yield made
-    made.shutdown()
-    assert threading.active_count() <= before
+    """An engine with a small pool and a disk tier."""
+    with all_ended():
+        made = make_engine(max_total_tokens=SLOTS, disk_cache_dir=str(tmp_path))
+        yield made
+        made.shutdown()
 
 
 @pytest.mark.parametrize("call", [0, 3])
@@ -107,7 +111,7 @@ def test_a_fault_that_comes_once(
     call: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with monkeypatch.context() as patch:
+    with unharmed(engine, answering(right)), monkeypatch.context() as patch:
         broken = Broken(patch, fault.owner, fault.call, once(call), fault.error, fault.late)
         found = [answers(submit(engine))]
         while not broken.fired:
@@ -116,19 +120,41 @@ def test_a_fault_that_comes_once(
             found.append(answers(submit(engine)))
     for round in found:
         assert_right_or_told(round, right, fault.says)
-    assert_as_new(engine, right)
 
 
 @pytest.mark.parametrize("fault", FOR_EVER, ids=lambda fault: fault.name)
 def test_a_fault_that_stays_for_a_while(
     engine: Engine, right: list[Answer], fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
+    with unharmed(engine, answering(right)), monkeypatch.context() as patch:
         Broken(patch, fault.owner, fault.call, always, fault.error)
         found = answers(submit(engine))
     assert all(isinstance(answer, Exception) for answer in found)
     assert_right_or_told(found, right, fault.says)
-    assert_as_new(engine, right)
+
+
+def test_memory_comes_back_that_a_failed_step_had_allocated(
+    engine: Engine, right: list[Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ModelRunner.run
+
+    def fault() -> None:
+        calls = itertools.count()
+
+        def run_out_of_memory(runner: ModelRunner, plan: Plan) -> StepResult:
+            if next(calls) == 0:
+                held = mx.ones(2 * GROWTH, mx.uint8)
+                mx.eval(held)
+                raise copy(NO_MEMORY)
+            return run(runner, plan)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ModelRunner, "run", run_out_of_memory)
+            assert answers(submit(engine)) == right
+        assert engine.flush_cache()
+
+    with unharmed(engine, answering(right)):
+        assert_no_growth(fault)
 
 
 # -- callbacks and their thread ---------------------------------------------------------------
@@ -144,7 +170,7 @@ class Callbacks(NamedTuple):
 
 def _raise(error: BaseException) -> Callable[[object], None]:
     def callback(_: object) -> None:
-        raise error
+        raise copy(error)
 
     return callback
 
@@ -158,32 +184,31 @@ RAISING = [
 
 @pytest.mark.parametrize("row", RAISING, ids=lambda row: row.name)
 def test_a_callback_that_raises(engine: Engine, right: list[Answer], row: Callbacks) -> None:
-    hurt = submit(engine, on_event=row.callback)
-    unhurt = submit(engine)
-    assert [type(future.exception(WAIT)) for future in hurt] == [row.error] * len(hurt)
-    assert answers(unhurt) == right
-    assert_as_new(engine, right)
+    with unharmed(engine, answering(right)):
+        hurt = submit(engine, on_event=row.callback)
+        unhurt = submit(engine)
+        assert [type(future.exception(PATIENCE)) for future in hurt] == [row.error] * len(hurt)
+        assert answers(unhurt) == right
 
 
 @pytest.mark.parametrize("row", RAISING, ids=lambda row: row.name)
 def test_a_callback_of_a_future_that_raises(
     engine: Engine, right: list[Answer], row: Callbacks
 ) -> None:
-    futures = submit(engine)
-    for future in futures:
-        future.add_done_callback(row.callback)
-    assert answers(futures) == right
-    assert_as_new(engine, right)
+    with unharmed(engine, answering(right)):
+        futures = submit(engine)
+        for future in futures:
+            future.add_done_callback(row.callback)
+        assert answers(futures) == right
 
 
 def test_a_completion_that_cannot_be_made(
     engine: Engine, right: list[Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
+    with unharmed(engine, answering(right)), monkeypatch.context() as patch:
         Broken(patch, Request, "_completion", once(0), FIRE)
         found = answers(submit(engine))
     assert sum(isinstance(answer, ZeroDivisionError) for answer in found) == 1
-    assert_as_new(engine, right)
 
 
 def test_a_callback_that_blocks_holds_up_its_own_request_alone(
@@ -193,18 +218,18 @@ def test_a_callback_that_blocks_holds_up_its_own_request_alone(
 
     def block(_: object) -> None:
         inside.set()
-        gate.wait(WAIT)
+        gate.wait(PATIENCE)
 
-    blocking = submit(engine, on_event=block)
-    try:
-        assert inside.wait(WAIT)
-        events: list[Any] = []
-        streamed = engine.submit([70, 71, 72], LONG, events.append)
-        text = streamed.result(WAIT)[0].text
-        assert "".join(event.text for event in events) == text
-        assert answers(submit(engine)) == right
-        assert not any(future.done() for future in blocking)
-    finally:
-        gate.set()
-    assert answers(blocking) == right
-    assert_as_new(engine, right)
+    with unharmed(engine, answering(right)):
+        blocking = submit(engine, on_event=block)
+        try:
+            assert inside.wait(PATIENCE)
+            events: list[Any] = []
+            streamed = engine.submit([70, 71, 72], LONG, events.append)
+            text = streamed.result(PATIENCE)[0].text
+            assert "".join(event.text for event in events) == text
+            assert answers(submit(engine)) == right
+            assert not any(future.done() for future in blocking)
+        finally:
+            gate.set()
+        assert answers(blocking) == right

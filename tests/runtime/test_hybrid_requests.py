@@ -11,6 +11,7 @@ import sgl_mlx as sgl
 from sgl_mlx.core import Parallel, SamplingParams, Shift, Text
 from sgl_mlx.errors import MemoryLimitError, PromptError
 from sgl_mlx.runtime.pool import capacity
+from tests.patience import PATIENCE
 from tests.runtime import plain
 from tests.runtime.hybrids import Open, alone, greedy, module_of, text
 
@@ -33,7 +34,7 @@ def test_a_join_by_keys_and_values_is_refused(
     engine = open_toy(kind)
     assert not engine.supports_parallel
     with pytest.raises(PromptError, match=r"has recurrent layers.*join by text"):
-        engine.submit(prompt, GREEDY).result(60)
+        engine.submit(prompt, GREEDY).result(PATIENCE)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -87,7 +88,7 @@ def test_a_stream_a_constraint_and_a_program_in_one_batch(open_toy: Open) -> Non
     *_, last = engine.generate(input_ids=list(prompts[0]), sampling_params=params, stream=True)
     assert last["output_ids"] == alone("qwen3_next", prompts[0], 6)
     for future, prompt in zip(futures, prompts, strict=True):
-        assert list(future.result(60)[0].token_ids) == alone("qwen3_next", prompt, 6)
+        assert list(future.result(PATIENCE)[0].token_ids) == alone("qwen3_next", prompt, 6)
 
 
 def test_what_was_aborted_leaves_states_that_are_right(open_toy: Open) -> None:
@@ -111,13 +112,13 @@ def test_constrained_answers_are_the_same_alone_and_beside_others(open_toy: Open
     prompts = [list(text(20 + i, 12 + 7 * i)) for i in range(4)]
     together = [engine.submit(p, asked) for p in prompts]
     plainly = [engine.submit(p, GREEDY) for p in prompts]
-    answers = [future.result(60)[0] for future in together]
+    answers = [future.result(PATIENCE)[0] for future in together]
     assert all(a.text.startswith(("ab", "ba")) for a in answers)
     for future, prompt in zip(plainly, prompts, strict=True):
-        assert list(future.result(60)[0].token_ids) == alone("qwen3_next", tuple(prompt), 6)
+        assert list(future.result(PATIENCE)[0].token_ids) == alone("qwen3_next", tuple(prompt), 6)
     engine.flush_cache()
     for prompt, answer in zip(prompts, answers, strict=True):
-        assert engine.submit(prompt, asked).result(60)[0].token_ids == answer.token_ids
+        assert engine.submit(prompt, asked).result(PATIENCE)[0].token_ids == answer.token_ids
     ended = [a.text for a in answers if a.finish_reason.type == "stop"]
     assert ended
     assert all(re.fullmatch(regex, said) for said in ended)
@@ -137,11 +138,11 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_is_allocated(
 
 def test_a_prefetched_prompt_is_not_computed_again(open_toy: Open) -> None:
     engine, prompt = open_toy("qwen3_next"), "b" * 120
-    resident = engine.prefetch((Text(prompt),)).result(60)
+    resident = engine.prefetch((Text(prompt),)).result(PATIENCE)
     before = engine.get_server_info()["stats"]["computed_tokens"]
     assert resident == before >= 120
     for more in ("", "c"):
-        engine.submit((Text(prompt + more),), GREEDY).result(60)
+        engine.submit((Text(prompt + more),), GREEDY).result(PATIENCE)
     assert engine.get_server_info()["stats"]["computed_tokens"] - before <= 3
 
 

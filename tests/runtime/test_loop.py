@@ -17,12 +17,12 @@ from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.runtime.request.output import TextOutput
 from sgl_mlx.runtime.runner import ModelRunner
 from sgl_mlx.runtime.scheduler.plan import Decode, Plan, StepResult
+from tests.patience import PATIENCE
 from tests.runtime.checks import assert_holds_nothing
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=6)
 LONG = SamplingParams(temperature=0, max_new_tokens=400, ignore_eos=True)
 PROMPT = (Text("ab a"),)
-WAIT = 30
 
 
 @contextmanager
@@ -32,11 +32,11 @@ def paused(engine: Engine) -> Iterator[None]:
 
     def stand_still(_: object) -> None:
         reached.set()
-        go_on.wait(WAIT)
+        go_on.wait(PATIENCE)
 
     thread = threading.Thread(target=lambda: engine.run_on_model(stand_still))
     thread.start()
-    assert reached.wait(WAIT)
+    assert reached.wait(PATIENCE)
     try:
         yield
     finally:
@@ -58,7 +58,7 @@ def test_an_abandoned_stream_frees_its_slots(toy: Engine) -> None:
 def test_a_cancelled_future_frees_its_slots_whether_it_runs_or_waits(toy: Engine) -> None:
     heard = threading.Event()
     running = toy.submit(PROMPT, LONG, lambda _: heard.set())
-    assert heard.wait(WAIT)
+    assert heard.wait(PATIENCE)
     with paused(toy):
         waiting = toy.submit((Text("x"),), LONG)
         assert waiting.cancel()
@@ -69,13 +69,13 @@ def test_a_cancelled_future_frees_its_slots_whether_it_runs_or_waits(toy: Engine
 
 
 def test_cancelling_one_request_leaves_those_beside_it_as_they_are(toy: Engine) -> None:
-    alone = toy.submit(PROMPT, LONG).result(WAIT)[0]
+    alone = toy.submit(PROMPT, LONG).result(PATIENCE)[0]
     heard = threading.Event()
     victim = toy.submit((Text("b a"),), LONG, lambda _: heard.set())
     kept = toy.submit(PROMPT, LONG)
-    assert heard.wait(WAIT)
+    assert heard.wait(PATIENCE)
     victim.cancel()
-    assert kept.result(WAIT)[0].token_ids == alone.token_ids
+    assert kept.result(PATIENCE)[0].token_ids == alone.token_ids
 
 
 def test_cancelling_scores_gives_up_every_choice(toy: Engine) -> None:
@@ -85,7 +85,7 @@ def test_cancelling_scores_gives_up_every_choice(toy: Engine) -> None:
 
 
 def test_a_callback_that_raises_fails_its_own_request_alone(toy: Engine) -> None:
-    alone = toy.submit((Text("b a"),), LONG).result(WAIT)[0]
+    alone = toy.submit((Text("b a"),), LONG).result(PATIENCE)[0]
 
     def fail(piece: str) -> None:
         raise ZeroDivisionError("the caller's own")
@@ -94,20 +94,20 @@ def test_a_callback_that_raises_fails_its_own_request_alone(toy: Engine) -> None
         hurt = toy.submit(PROMPT, LONG, fail)
         unhurt = toy.submit((Text("b a"),), LONG)
     with pytest.raises(ZeroDivisionError, match="the caller's own"):
-        hurt.result(WAIT)
-    assert unhurt.result(WAIT)[0].token_ids == alone.token_ids
+        hurt.result(PATIENCE)
+    assert unhurt.result(PATIENCE)[0].token_ids == alone.token_ids
     assert_holds_nothing(toy)
 
 
 def test_a_slow_callback_does_not_hold_up_the_model(toy: Engine) -> None:
     gate = threading.Event()
-    slow = toy.submit(PROMPT, GREEDY, lambda _: gate.wait(WAIT) and None)
+    slow = toy.submit(PROMPT, GREEDY, lambda _: gate.wait(PATIENCE) and None)
     toy.run_on_model(lambda _: None)  # turns go on while the callback waits
     while toy.get_server_info()["stats"]["running"]:
         pass
     assert not slow.done()
     gate.set()
-    assert slow.result(WAIT)
+    assert slow.result(PATIENCE)
 
 
 # -- steps that fail --------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def together(engine: Engine) -> list[Any]:
 
 
 def tokens_of(futures: Sequence[Any]) -> list[tuple[int, ...]]:
-    return [future.result(WAIT)[0].token_ids for future in futures]
+    return [future.result(PATIENCE)[0].token_ids for future in futures]
 
 
 @pytest.mark.parametrize("step", [0, 1, 2, 5], ids=["prefill", "opening", "decode", "later"])
@@ -174,7 +174,7 @@ def test_the_row_that_makes_steps_fail_ends_alone(
     fail_where(lambda call, ids: call >= first and NAMES[guilty] in ids)
     futures = together(engine)
     with pytest.raises(RequestAborted, match="step failed: ZeroDivisionError: device on fire"):
-        futures[guilty].result(WAIT)
+        futures[guilty].result(PATIENCE)
     del futures[guilty], right[guilty]
     assert tokens_of(futures) == right
     assert_holds_nothing(engine)
@@ -189,7 +189,7 @@ def test_steps_that_always_fail_end_their_requests_and_the_engine_goes_on(
     fail_where(lambda *_: broken)
     for future in together(engine):
         with pytest.raises(RequestAborted, match="ZeroDivisionError: device on fire"):
-            future.result(WAIT)
+            future.result(PATIENCE)
     assert_holds_nothing(engine)
     broken = False
     assert tokens_of(together(engine)) == right
@@ -208,7 +208,7 @@ def test_a_pool_that_cannot_be_brought_up_to_date_ends_all_requests(
         patch.setattr(ModelRunner, "synchronise", fail)
         for future in together(engine):
             with pytest.raises(RequestAborted, match="ZeroDivisionError: pool on fire"):
-                future.result(WAIT)
+                future.result(PATIENCE)
     assert tokens_of(together(engine)) == right
     assert_holds_nothing(engine)
 
@@ -231,7 +231,7 @@ def test_an_output_that_cannot_take_its_token_fails_its_own_request_alone(
         hurt = engine.submit(PROMPT, GREEDY.override(stop="never"))
         unhurt = [engine.submit((Text(t),), GREEDY) for t in TEXTS]
     with pytest.raises(RequestAborted, match="ZeroDivisionError: text on fire"):
-        hurt.result(WAIT)
+        hurt.result(PATIENCE)
     assert tokens_of(unhurt) == right
     assert_holds_nothing(engine)
 
@@ -243,7 +243,7 @@ def test_shutdown_fails_what_is_unfinished_and_returns(make_engine: Callable[...
     engine = make_engine()
     heard = threading.Event()
     running = engine.submit(PROMPT, LONG, lambda _: heard.set())
-    assert heard.wait(WAIT)
+    assert heard.wait(PATIENCE)
     queued = [engine.submit((Text("x"),), LONG) for _ in range(3)]
     scores = engine.score(PROMPT, ["a", "b"])
     engine.shutdown()
@@ -270,7 +270,7 @@ def test_orders_given_just_before_the_end_are_answered(make_engine: Callable[...
         stopping = threading.Thread(target=engine.shutdown)
         stopping.start()
     for thread in (asking, stopping):
-        thread.join(WAIT)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
     assert len(found) == 1
     with pytest.raises(EngineStoppedError):
@@ -301,12 +301,12 @@ def test_a_callback_that_raises_while_the_engine_stops_hurts_nobody_else(
 
     def fail(piece: str) -> None:
         inside.set()
-        go_on.wait(WAIT)
+        go_on.wait(PATIENCE)
         raise ZeroDivisionError
 
     hurt = engine.submit(PROMPT, LONG, fail)
     other = engine.submit((Text("x"),), LONG)
-    assert inside.wait(WAIT)
+    assert inside.wait(PATIENCE)
     stopping = threading.Thread(target=engine.shutdown)
     stopping.start()
     while True:  # until the gate is closed
@@ -315,7 +315,7 @@ def test_a_callback_that_raises_while_the_engine_stops_hurts_nobody_else(
         except EngineStoppedError:
             break
     go_on.set()
-    stopping.join(WAIT)
+    stopping.join(PATIENCE)
     with pytest.raises(ZeroDivisionError):
         hurt.result(0)
     with pytest.raises(EngineStoppedError):

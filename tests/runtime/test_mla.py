@@ -26,6 +26,7 @@ from tests.metal_kernels.emulator import Emulator, needs_compiler
 from tests.models.conftest import TOKENS, write_folder
 from tests.models.test_latents import MLA
 from tests.models.toy import toy_configs, toy_model
+from tests.patience import PATIENCE
 from tests.runtime.checks import assert_holds_nothing
 
 SPARSE = ["deepseek_v32", "glm_moe_dsa", "minimax_m3_vl"]
@@ -170,7 +171,7 @@ def test_the_metal_kernels_read_values_inside_keys(tmp_path: Path) -> None:
 def test_branches_side_by_side_run_on_latents_too(mla: Callable[[str], Mla]) -> None:
     with Engine(str(mla("deepseek_v2").folder), max_total_tokens=1000) as engine:
         prompt = (Text("a trunk "), Parallel(((Text("one"),), (Text("two"),))), Text(" the end"))
-        done = engine.submit(prompt, SamplingParams(**GREEDY)).result(60)
+        done = engine.submit(prompt, SamplingParams(**GREEDY)).result(PATIENCE)
         assert len(done[0].token_ids) == NEW
 
 

@@ -17,6 +17,7 @@ from sgl_mlx.runtime.loop import EngineLoop
 from sgl_mlx.runtime.runner import ModelRunner
 from sgl_mlx.runtime.scheduler.plan import Decode, Extend
 from sgl_mlx.runtime.scheduler.wire import from_json
+from tests.patience import PATIENCE
 from tests.runtime.hybrids import Open as OpenToy
 from tests.runtime.hybrids import greedy, text
 from tests.runtime.llava import Folders, ask
@@ -65,9 +66,9 @@ def test_plans_of_text_run_elsewhere_give_the_same_results(
         prompts.append((Text("ab"), Parallel(((Text("c d"),), (Text("e"),))), Text("f")))
         futures = [engine.submit(p, q) for p, q in zip(prompts, REQUESTS, strict=True)]
         for future in [*futures, engine.score(prompts[0], ["yes", "no"])]:
-            future.result(60)
+            future.result(PATIENCE)
         for future in [engine.submit(p, REQUESTS[0]) for p in prompts]:
-            future.result(60)
+            future.result(PATIENCE)
     kinds = [type(from_json(plan)) for plan, _ in recording.steps]
     assert {Extend, Decode} == set(kinds)
     assert any(recording.masks)
@@ -92,6 +93,6 @@ def test_plans_with_pictures_run_elsewhere_give_the_same_results(
     params = SamplingParams(max_new_tokens=4, temperature=0, ignore_eos=True)
     with Engine(str(folder), max_total_tokens=1000, chunked_prefill_size=9) as engine:
         for future in [engine.submit(ask(n), params) for n in (1, 2, 1)]:
-            future.result(60)
+            future.result(PATIENCE)
     assert len(recording.images) == 2
     assert recording.replay(fresh_runner(folder)) > 4

@@ -12,14 +12,12 @@ import pytest
 from sgl_mlx.runtime import config
 from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 from sgl_mlx.runtime.speculation import drafting
-from sgl_mlx.runtime.speculation.costs import Costs
 from sgl_mlx.selfcheck.check import Finding, SelfCheck
 from tests.conftest import SHOWN
+from tests.runtime.speculation.costs import FREE
 from tests.selfcheck.models import engines_on
 from tests.selfcheck.mutations import MUTATIONS, Mutation
 
-FREE = Costs(((1, 1.0),), ((1, 1.0),))
-"""Steps that all cost the same, so that every draft pays."""
 LINES = 10
 PROGRAMS = 640
 SEEDS = 4

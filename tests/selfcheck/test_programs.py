@@ -23,8 +23,8 @@ from sgl_mlx.selfcheck.engines import Engines
 from sgl_mlx.selfcheck.open import open_engines
 from sgl_mlx.selfcheck.ways import BATCHED, CACHED, DRAFTED, FORKED, RESTARTED, RESTORED, STREAMED
 from tests.conftest import SHOWN
+from tests.runtime.speculation.costs import FREE
 from tests.selfcheck.models import engines_on
-from tests.selfcheck.test_mutations import FREE
 
 FACTOR = float(os.environ.get("SELFCHECK_PROGRAMS", "1"))
 SEED = int(os.environ.get("SELFCHECK_SEED", "0"))

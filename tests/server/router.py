@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from sgl_mlx.benchmarks.peers.server import end, free_port
+from tests.patience import PATIENCE, eventually
 
 OPTIONS = {
     "--policy": "cache_aware",
@@ -30,7 +31,6 @@ OPTIONS = {
     "--log-level": "warn",
 }
 """Options of the router: those that docs/many-macs.md recommends, with shorter intervals."""
-_PATIENCE = 60.0
 
 
 class Router:
@@ -55,13 +55,12 @@ class Router:
 
     def until(self, workers: dict[str, bool]) -> None:
         """Wait until the router sees exactly these workers, healthy or not as given."""
-        deadline = time.monotonic() + _PATIENCE
-        while (seen := self.workers()) != workers:
-            assert time.monotonic() < deadline, f"the router sees {seen}, not {workers}"
-            time.sleep(0.1)
+        eventually(lambda: self.workers() == workers, f"the router sees {workers}")
 
     def _call(self, method: str, path: str, **more: Any) -> httpx.Response:
-        return httpx.request(method, self.url + path, timeout=10, headers=self._headers, **more)
+        return httpx.request(
+            method, self.url + path, timeout=PATIENCE, headers=self._headers, **more
+        )
 
 
 @contextmanager
@@ -93,7 +92,7 @@ def router_over(urls: Sequence[str], log: Path, **options: Any) -> Iterator[Rout
 
 
 def _wait_until_up(process: subprocess.Popen[bytes], router: Router, log: Path) -> None:
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text("utf-8", "replace")[-2000:]
         try:

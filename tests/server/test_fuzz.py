@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from sgl_mlx.runtime.engine import Engine
-from tests.server.test_hardening import wait_for
+from tests.patience import eventually
 
 PATHS = (
     *("/v1/completions", "/v1/chat/completions", "/v1/responses", "/generate"),
@@ -176,7 +176,7 @@ def test_many_clients_stream_and_some_leave_and_nothing_leaks(
     def stats() -> dict[str, Any]:
         return dict(toy_engine.get_server_info()["stats"])
 
-    wait_for(lambda: stats()["running"] == stats()["waiting"] == 0, seconds=2)
+    eventually(lambda: stats()["running"] == stats()["waiting"] == 0, "nothing is left to do")
     assert stats()["free_slots"] + stats()["cached_slots"] == 4000
     answer = httpx.post(f"{url}/flush_cache")
     assert answer.status_code == 200

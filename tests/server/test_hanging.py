@@ -10,6 +10,7 @@ import pytest
 
 from sgl_mlx.runtime.runner import ModelRunner
 from sgl_mlx.runtime.scheduler.plan import Plan, StepResult
+from tests.patience import PATIENCE
 from tests.runtime.conftest import MakeEngine, make_engine, toy_folder
 
 __all__ = ["make_engine", "toy_folder"]
@@ -27,7 +28,7 @@ def test_health_is_red_while_the_engine_hangs(
     gate, run = threading.Event(), ModelRunner.run
 
     def hang(runner: ModelRunner, plan: Plan) -> StepResult:
-        gate.wait(60)
+        gate.wait(PATIENCE)
         return run(runner, plan)
 
     with monkeypatch.context() as patch:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.server import Limits
+from tests.patience import eventually
 from tests.server.conftest import events
 from tests.server.scripted import ScriptedEngine
 
@@ -80,8 +80,8 @@ def test_a_body_over_the_limit_is_413(script: Script, client: httpx.Client, chun
 def test_a_full_queue_is_503_with_a_time_to_come_back(script: Script, client: httpx.Client) -> None:
     engine, url = script("x", manual=True, limits=Limits(max_requests=1))
     stream = {"prompt": "x", "stream": True}
-    with client.stream("POST", f"{url}/v1/completions", json=stream, timeout=30) as first:
-        wait_for(lambda: len(engine.calls) == 1)
+    with client.stream("POST", f"{url}/v1/completions", json=stream) as first:
+        eventually(lambda: len(engine.calls) == 1, "the first request is under way")
         refused = client.post(f"{url}/v1/completions", json={"prompt": "y"})
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         engine.run_all()
@@ -123,7 +123,7 @@ def test_a_client_that_leaves_ends_its_request_at_once(
     body |= {"questions": [{"type": "predicate", "instructions": "x"}]}
     body |= {"text": "x"} if path == "/generate" else {}
     leave(url, path, body, once=lambda: len(engine.calls) == 1)
-    wait_for(lambda: engine.calls[0].future.cancelled(), seconds=1)
+    eventually(engine.calls[0].future.cancelled, "the request is given up")
 
 
 def test_a_client_that_leaves_in_the_middle_frees_its_slots(
@@ -138,7 +138,7 @@ def test_a_client_that_leaves_in_the_middle_frees_its_slots(
     for stream in (False, True):
         sent = {**body, "stream": stream}
         leave(url, "/v1/completions", sent, once=lambda: running() == 4)
-        wait_for(lambda: running() == 0, seconds=2)
+        eventually(lambda: running() == 0, "nothing runs")
     stats = toy_engine.get_server_info()["stats"]
     assert stats["free_slots"] + stats["cached_slots"] == 4000
     assert client.post(f"{url}/v1/completions", json={"prompt": "a"}).status_code == 200
@@ -185,14 +185,8 @@ def leave(url: str, path: str, body: dict[str, Any], once: Callable[[], bool]) -
     """Send a request and close the connection as soon as `once` is true."""
     host, port = url.removeprefix("http://").split(":")
     content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(content)}\r\n\r\n"
+    kind = f"Content-Type: application/json\r\nContent-Length: {len(content)}"
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\n{kind}\r\n\r\n"
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(head.encode() + content)
-        wait_for(once)
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.005)
+        eventually(once, "the moment to leave comes")

@@ -15,9 +15,11 @@ import sgl_mlx as sgl
 from sgl_mlx.core import SamplingParams, Text
 from sgl_mlx.errors import BackendError
 from sgl_mlx.server import Limits, app
+from tests.patience import PATIENCE, eventually
 from tests.server.conftest import ThreadServer
 from tests.server.router import Router, router_over
 from tests.server.scripted import ScriptedEngine
+from tests.server.test_hardening import leave
 from tests.server.worker import Worker
 
 LONG = SamplingParams(max_new_tokens=300, temperature=0, ignore_eos=True, token_healing=False)
@@ -57,13 +59,6 @@ def endpoint_of() -> Iterator[Callable[[str], sgl.RuntimeEndpoint]]:
         endpoint.shutdown()
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
-
-
 def busy(workers: list[Worker]) -> tuple[Worker, Worker]:
     """Wait until a worker has several requests; return it and the other one."""
     at_work: list[Worker] = []
@@ -72,7 +67,7 @@ def busy(workers: list[Worker]) -> tuple[Worker, Worker]:
         at_work[:] = [worker for worker in workers if worker.running() > 2]
         return bool(at_work)
 
-    until(look, "a worker is at work")
+    eventually(look, "a worker is at work")
     [other] = [worker for worker in workers if worker is not at_work[0]]
     return at_work[0], other
 
@@ -90,7 +85,7 @@ def test_only_what_a_killed_worker_was_answering_fails(pair: Any, endpoint_of: A
     answering = lost.running()
     lost.kill()
     later = [ask(100 + i, SHORT, streamed=i % 2 == 0) for i in range(8)]
-    ended = wait([*asked, *later], timeout=120)
+    ended = wait([*asked, *later], timeout=PATIENCE)
     assert not ended.not_done, "a request hangs"
     assert all(future.exception() is None for future in later)
     failed = [error for future in asked if (error := future.exception())]
@@ -102,8 +97,8 @@ def test_only_what_a_killed_worker_was_answering_fails(pair: Any, endpoint_of: A
     lost.wait()
     router.until({lost.url: True, other.url: True})
     again = [ask(200 + i, LONG, streamed=True) for i in range(8)]
-    until(lambda: lost.running() > 0, "it works again")
-    assert all(future.result(120) for future in again)
+    eventually(lambda: lost.running() > 0, "it works again")
+    assert all(future.result(PATIENCE) for future in again)
 
 
 def test_a_worker_that_drains_loses_nothing(pair: Any, endpoint_of: Any) -> None:
@@ -115,7 +110,7 @@ def test_a_worker_that_drains_loses_nothing(pair: Any, endpoint_of: Any) -> None
     while stopped.ends() is None:  # the router knows of it long before connections close
         asked.append(endpoint.submit((Text(f"{len(asked)}: short"),), SHORT))
         time.sleep(0.1)
-    assert all(len(future.result(120)[0].token_ids) > 3 for future in asked)
+    assert all(len(future.result(PATIENCE)[0].token_ids) > 3 for future in asked)
     assert stopped.ends() == 0
     router.until({stopped.url: False, other.url: True})
     stopped.start()  # for the next test
@@ -148,13 +143,13 @@ def test_a_full_worker_refuses_and_keeps_what_it_has(scripted: Any) -> None:
     router, _ = scripted(engine, limits=Limits(max_requests=1))
     url, body = f"{router.url}/v1/completions", {"model": "m", "prompt": "x", "max_tokens": 4}
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(httpx.post, url, json=body, timeout=60)
-        until(lambda: bool(engine.pending), "the first is at work")
-        refused = httpx.post(url, json=body, timeout=60)  # after some tries
+        first = pool.submit(httpx.post, url, json=body, timeout=PATIENCE)
+        eventually(lambda: bool(engine.pending), "the first is at work")
+        refused = httpx.post(url, json=body, timeout=PATIENCE)  # after some tries
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "queue_full"
         engine.run_all()
-        assert first.result(60).json()["choices"][0]["text"]
+        assert first.result(PATIENCE).json()["choices"][0]["text"]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -162,10 +157,8 @@ def test_a_request_that_its_client_leaves_is_aborted(scripted: Any, stream: bool
     engine = ScriptedEngine("a b c", manual=True)
     router, _ = scripted(engine)
     body = {"model": "m", "prompt": "x", "max_tokens": 4, "stream": stream}
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{router.url}/v1/completions", json=body, timeout=3)
-    until(lambda: bool(engine.calls), "it came")
-    until(lambda: not engine.pending, "it is aborted")
+    leave(router.url, "/v1/completions", body, once=lambda: bool(engine.calls))
+    eventually(lambda: not engine.pending, "it is aborted")
 
 
 def test_workers_are_added_and_removed(scripted: Any) -> None:

@@ -11,8 +11,8 @@ import httpx
 
 from sgl_mlx.benchmarks.peers.our_server import serve_command
 from sgl_mlx.benchmarks.peers.server import end, free_port
+from tests.patience import PATIENCE
 
-_PATIENCE = 120.0
 _DELAY = 6
 """Seconds in which a worker still takes requests though its health checks, one a second, fail."""
 
@@ -35,7 +35,7 @@ class Worker:
         self._command = [*serve_command(options, self._port), "--drain-delay", str(_DELAY)]
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
-        self._http = httpx.Client(timeout=10)
+        self._http = httpx.Client(timeout=PATIENCE)
 
     def start(self) -> None:
         with self._log.open("ab") as output:
@@ -45,7 +45,7 @@ class Worker:
 
     def wait(self) -> None:
         """Wait until it answers."""
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while not self._answers():
             assert self._process is not None
             assert self._process.poll() is None, self._log.read_text("utf-8", "replace")[-2000:]

@@ -24,8 +24,9 @@ from sgl_mlx.compiler.graph.values import (
     Variable,
 )
 from sgl_mlx.errors import GraphError
-from sgl_mlx.lang.binding import Binding, result_of
+from sgl_mlx.lang.binding import Binding
 from sgl_mlx.lang.state import ProgramState
+from sgl_mlx.waits import result_of
 
 
 @dataclass

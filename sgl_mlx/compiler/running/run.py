@@ -23,12 +23,13 @@ from sgl_mlx.compiler.running.evaluate import RunValues
 from sgl_mlx.compiler.running.steps import Hint, Part, Plan, Submission
 from sgl_mlx.errors import SglError
 from sgl_mlx.lang import ir
-from sgl_mlx.lang.binding import Binding, Step, result_of
+from sgl_mlx.lang.binding import Binding, Step
 from sgl_mlx.lang.group import ProgramStateGroup
 from sgl_mlx.lang.scoring import score
 from sgl_mlx.lang.setting import Setting
 from sgl_mlx.lang.state import ProgramState
 from sgl_mlx.lang.stream import Stream
+from sgl_mlx.waits import result_of
 
 
 class Run:

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from sgl_mlx.core import StreamEvent
 from sgl_mlx.errors import RequestAborted
+from sgl_mlx.waits import take
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -87,7 +88,7 @@ def iterate(start: Start[T]) -> Iterator[StreamEvent]:
     future = start(events.put)
     future.add_done_callback(lambda _: events.put(None))
     try:
-        while (event := events.get()) is not None:
+        while (event := take(events)) is not None:
             yield event
         _raise_failure(future)
     finally:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -23,6 +23,7 @@ from sgl_mlx.runtime.request.inputs import RequestOptions
 from sgl_mlx.runtime.request.output import TextOutput
 from sgl_mlx.runtime.request.prepare import Prepared, Where
 from sgl_mlx.runtime.scheduler.sequence import Sequence as Seq
+from sgl_mlx.waits import SLICE
 
 Completions = tuple[Completion, ...]
 OnEvent = Callable[[StreamEvent], None] | None
@@ -336,8 +337,13 @@ class InFlight:
 
 def wait_all(futures: Sequence[Future[T]]) -> list[T]:
     """Wait for all futures and return their results; an error or interrupt cancels all of them."""
+    found: list[T] = []
     try:
-        return [future.result() for future in futures]
+        for future in futures:
+            while not wait([future], SLICE).done:  # in slices for Ctrl-C's sake: see `waits`
+                pass
+            found.append(future.result())
+        return found
     except BaseException:
         for future in futures:
             future.cancel()

@@ -155,6 +155,8 @@ class HeadRunner:
     def forget(self) -> None:
         """Drop all hidden states, after a failed step."""
         self._last.clear()
+        self._submitted.clear()
+        self._hidden = mx.zeros((0,))
         self._late = NewKV((), [], [])
 
     # -- guesses ------------------------------------------------------------------------------

@@ -54,8 +54,9 @@ class ModelDrafter:
             while (plan := self._scheduler.next()) is not None:
                 self._scheduler.commit(plan, self._runner.run(plan))
         except Exception as error:
-            told = "the draft model failed: %s: %s; nothing is drafted in this step"
-            log.warning(told, type(error).__name__, error)
+            # as text: a log that keeps the error would keep the arrays of its frames
+            fault = f"{type(error).__name__}: {error}"
+            log.warning("the draft model failed: %s; nothing is drafted in this step", fault)
             self._runner.forget_epoch()
             self._scheduler.fail_all("the draft model failed")
             return {}

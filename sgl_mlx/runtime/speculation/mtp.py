@@ -61,8 +61,9 @@ class MtpDrafter:
         try:
             found = self._guess(rows, count)
         except Exception as error:
-            told = "the MTP head failed: %s: %s; nothing is drafted in this step"
-            log.warning(told, type(error).__name__, error)
+            # as text: a log that keeps the error would keep the arrays of its frames
+            fault = f"{type(error).__name__}: {error}"
+            log.warning("the MTP head failed: %s; nothing is drafted in this step", fault)
             return {}
         return {name: Proposal(tokens, SOURCE) for name, tokens in found.items()}
 

@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from sgl_mlx.benchmarks.peers.tied import CANNOT_START, launcher
+from tests.patience import PATIENCE, eventually
 
 PARENTS = Path(__file__).with_name("killed_parents.py")
 KILLS = 30
 
-PATIENCE = 60.0
 """Seconds; far more than anything here takes on a loaded machine."""
 
 Parents = Callable[..., subprocess.Popen[bytes]]
@@ -71,13 +70,6 @@ def servers(token: str) -> list[str]:
     return [command for command in commands(token) if "tied.py" not in command]
 
 
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @needs_proc
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
 def test_parents_that_end_at_any_moment_leave_nothing(
@@ -86,7 +78,7 @@ def test_parents_that_end_at_any_moment_leave_nothing(
     moments = [random.random() ** 2 * 0.3 for _ in range(KILLS)]  # most while it starts
     process = parents(sign, *moments)
     assert process.wait(PATIENCE) == 0
-    wait_until(lambda: not commands(token))
+    eventually(lambda: not commands(token), "no process is left")
 
 
 @needs_proc
@@ -95,10 +87,10 @@ def test_a_server_that_runs_ends_with_its_parent(
     token: str, parents: Parents, sign: signal.Signals
 ) -> None:
     process = parents(sign)
-    wait_until(lambda: bool(servers(token)))
+    eventually(lambda: bool(servers(token)), "the server runs")
     process.send_signal(sign)
     process.wait(PATIENCE)
-    wait_until(lambda: not commands(token))
+    eventually(lambda: not commands(token), "no process is left")
 
 
 @needs_proc
@@ -111,11 +103,11 @@ def test_children_of_the_server_end_too(token: str) -> None:
         pass_fds=(read,),
         start_new_session=True,
     )
-    wait_until(lambda: len(servers(token)) == 2)
+    eventually(lambda: len(servers(token)) == 2, "both processes run")
     os.close(write)
     process.wait(PATIENCE)
     os.close(read)
-    wait_until(lambda: not commands(token))
+    eventually(lambda: not commands(token), "no process is left")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from click.testing import Result
 
 from tests.benchmarks.suite.example import document
 from tests.benchmarks.toy_words import write_toy
+from tests.patience import PATIENCE, eventually
 
 Sgl = Callable[..., Result]
 
@@ -112,18 +113,16 @@ def assert_interrupted_it_ends_its_servers(bench: list[str], sign: signal.Signal
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=default
     ) as process:
         servers: list[int] = []
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while len(servers) < 2:  # a launcher and its server
             assert process.poll() is None
             assert time.monotonic() < deadline, "no server was started"
             servers = servers_of(process.pid)
         process.send_signal(sign)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
-    deadline = time.monotonic() + 60
-    while any(b"mlx_lm_server" in command_line(server) for server in servers):
-        assert time.monotonic() < deadline, "a server was left"
-        time.sleep(0.01)
+    left = lambda: [x for x in servers if b"mlx_lm_server" in command_line(x)]  # noqa: E731
+    eventually(lambda: not left(), "no server is left")
 
 
 def test_data_of_the_users_is_run(sgl: Sgl, model: str, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from sgl_mlx.errors import GraphError
 from sgl_mlx.lang import ir
 from sgl_mlx.testing import ScriptedBackend
 from tests.compiler import nodes as make
+from tests.patience import PATIENCE
 
 TOPIC = (Parameter("topic", "text"),)
 
@@ -98,7 +99,7 @@ def test_a_stream_waits_for_the_text_of_another_without_holding_up_the_run() -> 
         thread.join(0.001)
     assert (called.prompts, own.prompts) == ([""], [])
     called.run_all()
-    thread.join(30)
+    thread.join(PATIENCE)
     own.run_all()
     assert states[0].text() == "got < inner> own"
 

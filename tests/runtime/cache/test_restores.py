@@ -7,7 +7,7 @@ import itertools
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, rule
+from hypothesis.stateful import initialize
 
 from sgl_mlx.runtime.cache.loads import load_blocks
 from sgl_mlx.runtime.cache.prefix_cache import PrefixCache
@@ -17,14 +17,13 @@ from sgl_mlx.runtime.scheduler.plan import Extend
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 from tests.runtime.fakes import FakeRunner, FakeStore, drive
-from tests.runtime.scheduler.test_scheduler import SchedulerMachine, few_tokens, limits
+from tests.runtime.scheduler.stories import STORIES, StoryMachine
+from tests.runtime.scheduler.test_scheduler import limits
 from tests.runtime.truth import Tokens, make_sequence, recorder, run_alone
 
-STORIES = [(1, 2, 3) * 4, (2, 2, 1, 3) * 3, (1, 2, 3, 1, 1, 1, 1)]
 
-
-class TierMachine(SchedulerMachine):
-    """Few, long prefixes that are evicted, lost, restored and asked for again and again."""
+class TierMachine(StoryMachine):
+    """Stories over a pool and a tier of keys and values."""
 
     @initialize(
         limits=limits,
@@ -34,28 +33,6 @@ class TierMachine(SchedulerMachine):
     )
     def start(self, limits: SchedulerLimits, capacity: int, block: int, worthwhile: int) -> None:
         self.prepare(limits, capacity, Tier(self.store, "the fake", block, worthwhile))
-
-    @rule(story=st.sampled_from(STORIES), end=few_tokens, new=st.integers(0, 4))
-    def ask(self, story: Tokens, end: Tokens, new: int) -> None:
-        self._add(make_sequence(self.ids, story + end, new))
-
-    @rule(story=st.sampled_from(STORIES), end=few_tokens)
-    def prefetch_story(self, story: Tokens, end: Tokens) -> None:
-        self._add(make_sequence(self.ids, story + end, background=True))
-
-    @rule()
-    def evict_all(self) -> None:
-        self.cache.spill()
-
-    @rule()
-    def run_dry(self) -> None:
-        drive(self.scheduler, self.runner, store=self.store)
-
-    def teardown(self) -> None:
-        super().teardown()
-        self.store.move(self.cache.take_transfers(), self.runner.memory)
-        self.scheduler.wake()
-        assert not self.store.held, "a reading that nobody will load was not dropped"
 
 
 TestTier = TierMachine.TestCase

@@ -21,6 +21,8 @@ from sgl_mlx.runtime.engine import Engine
 from tests.runtime.conftest import write_toy
 from tests.runtime.constraints.adversarial_grammars import ADVERSARIAL
 from tests.runtime.constraints.constrained_fixtures import compiler, needs_model
+from tests.runtime.faults import unharmed
+from tests.runtime.footprint import assert_no_growth
 
 GREEDY = {"temperature": 0, "max_new_tokens": 8}
 WAIT = 120
@@ -101,6 +103,22 @@ def test_a_grammar_that_fails_is_tried_anew(engine: Engine) -> None:
     for _ in range(2):
         with pytest.raises(InvalidParamsError, match="nothing can match it"):
             engine.generate("a", json_schema=False)
+
+
+@pytest.mark.parametrize("name", ["too many references", "too many levels", "too many rules"])
+def test_memory_comes_back_that_a_refused_grammar_had_taken(engine: Engine, name: str) -> None:
+    kind, grammar = ADVERSARIAL[name]
+    right = engine.generate("a", GREEDY)["output_ids"]
+
+    def assert_right(engine: Engine) -> None:
+        assert engine.generate("a", GREEDY)["output_ids"] == right
+
+    def fault() -> None:
+        with pytest.raises(InvalidParamsError):
+            engine.generate("a", {**GREEDY, kind: grammar})
+
+    with unharmed(engine, assert_right):
+        assert_no_growth(fault)
 
 
 names = st.sampled_from("abcdefgh")

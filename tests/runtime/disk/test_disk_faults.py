@@ -10,6 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,19 +20,22 @@ from sgl_mlx.core import SamplingParams
 from sgl_mlx.runtime.disk.block_folder import BlockFolder
 from sgl_mlx.runtime.disk.copy import PoolCopy
 from sgl_mlx.runtime.engine import Engine
-from tests.runtime.conftest import MakeEngine
+from tests.patience import PATIENCE, eventually
 from tests.runtime.faults import (
+    OTHERS,
     SLOTS,
-    WAIT,
     Answer,
     Broken,
+    all_ended,
     always,
+    answering,
     answers,
-    assert_as_new,
     assert_right_or_told,
     once,
     submit,
+    unharmed,
 )
+from tests.runtime.footprint import start_workers
 
 Open = Callable[[], Engine]
 FEW = SamplingParams(temperature=0, max_new_tokens=3, ignore_eos=True)
@@ -43,25 +47,33 @@ def right(toy_folder: Path) -> list[Answer]:
         return answers(submit(engine))
 
 
+@pytest.fixture(scope="module")
+def others(toy_folder: Path) -> list[Answer]:
+    """The right answers to `OTHERS`."""
+    with Engine(str(toy_folder), max_total_tokens=SLOTS) as engine:
+        return answers(submit(engine, OTHERS))
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "disk"
 
 
 @pytest.fixture
-def opened(make_engine: MakeEngine, folder: Path) -> Iterator[Open]:
-    """`opened()` makes an engine on the folder; no thread and no temporary file may be left."""
-    before = threading.active_count()
+def opened(toy_folder: Path, folder: Path) -> Iterator[Open]:
+    """`opened()` makes an engine on the folder; no temporary file may be left."""
     made: list[Engine] = []
 
     def make() -> Engine:
-        made.append(make_engine(max_total_tokens=SLOTS, disk_cache_dir=str(folder)))
+        made[:] = [engine for engine in made if not engine._loop.stopping]  # frees the others
+        options: dict[str, Any] = {"max_total_tokens": SLOTS, "disk_cache_dir": str(folder)}
+        made.append(Engine(str(toy_folder), **options))
         return made[-1]
 
-    yield make
-    for engine in made:
-        engine.shutdown()
-    assert threading.active_count() <= before
+    with all_ended():
+        yield make
+        for engine in made:
+            engine.shutdown()
     assert not list(folder.glob("*.tmp"))
 
 
@@ -71,8 +83,7 @@ def number(engine: Engine, name: str) -> int:
 
 def written(engine: Engine) -> None:
     """Wait until nothing waits to be written."""
-    while number(engine, "disk_waiting_tokens"):
-        time.sleep(0.001)
+    eventually(lambda: not number(engine, "disk_waiting_tokens"), "all blocks are written")
 
 
 def restarted(opened: Open, right: list[Answer]) -> Engine:
@@ -126,18 +137,24 @@ READS = [
 
 @pytest.mark.parametrize("row", WRITES, ids=lambda row: row.name)
 def test_writes_that_fail(
-    opened: Open, folder: Path, right: list[Answer], row: Failing, monkeypatch: pytest.MonkeyPatch
+    opened: Open,
+    folder: Path,
+    right: list[Answer],
+    others: list[Answer],
+    row: Failing,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine = opened()
-    with monkeypatch.context() as patch:
-        broken = Broken(patch, row.owner, row.call, row.when, row.error)
-        found = [answers(submit(engine)) for _ in range(3)]
-        written(engine)
-    assert broken.fired
-    for round in found:
-        assert_right_or_told(round, right, None)
-    assert number(engine, "disk_failed_tokens") > 0
-    assert_as_new(engine, right)
+    with unharmed(engine, answering(others, OTHERS)):
+        with monkeypatch.context() as patch:
+            broken = Broken(patch, row.owner, row.call, row.when, row.error)
+            found = [answers(submit(engine)) for _ in range(3)]
+            written(engine)
+        assert broken.fired
+        for round in found:
+            assert_right_or_told(round, right, None)
+        assert number(engine, "disk_failed_tokens") > 0
+        assert answers(submit(engine)) == right
     written(engine)
     engine.shutdown()
     assert blocks(folder)
@@ -148,23 +165,21 @@ def test_reads_that_fail(
     opened: Open, right: list[Answer], row: Failing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = restarted(opened, right)
-    with monkeypatch.context() as patch:
+    with unharmed(engine, answering(right)), monkeypatch.context() as patch:
         broken = Broken(patch, row.owner, row.call, row.when, row.error)
         assert_right_or_told(answers(submit(engine)), right, None)
     assert broken.fired
-    assert_as_new(engine, right)
 
 
 def test_a_load_into_the_pool_that_fails_ends_its_step_with_the_reason(
     opened: Open, right: list[Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = restarted(opened, right)
-    with monkeypatch.context() as patch:
+    with unharmed(engine, answering(right)), monkeypatch.context() as patch:
         broken = Broken(patch, PoolCopy, "_load", once(0), ZeroDivisionError("half loaded"))
         found = answers(submit(engine))
     assert broken.fired
     assert_right_or_told(found, right, "half loaded")
-    assert_as_new(engine, right)
 
 
 # -- files that are not what they were --------------------------------------------------------
@@ -235,15 +250,16 @@ def test_files_that_are_not_what_they_were(
     opened: Open, folder: Path, right: list[Answer], damage: str, restarted: bool
 ) -> None:
     engine = opened()
-    assert answers(submit(engine)) == right
-    written(engine)
-    if restarted:
-        engine.shutdown()
-    DAMAGES[damage](blocks(folder))
-    engine = opened() if restarted else engine
-    for _ in range(2):
-        assert_right_or_told(answers(submit(engine)), right, None)
-    assert_as_new(engine, right)
+    with unharmed(engine, answering(right)) as watched:
+        assert answers(submit(engine)) == right
+        written(engine)
+        if restarted:
+            engine.shutdown()
+        DAMAGES[damage](blocks(folder))
+        if restarted:
+            engine = watched.engine = opened()
+        for _ in range(2):
+            assert_right_or_told(answers(submit(engine)), right, None)
     engine.shutdown()
     left = BlockFolder(folder, 10**9)
     damaged = [key for key in sorted(left.keys()) if left.read(key) is None]
@@ -261,31 +277,30 @@ def test_a_disk_that_is_slow_to_read_holds_up_only_its_own_readers(
 
     def slow(path: Path) -> bytes:
         reading.set()
-        gate.wait(WAIT)
+        gate.wait(PATIENCE)
         return read(path)
 
-    with monkeypatch.context() as patch:
+    with unharmed(engine, answering(right)), monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", slow)
         slowed = submit(engine)
-        assert reading.wait(WAIT)
+        assert reading.wait(PATIENCE)
         other = engine.submit([70, 71, 72], FEW)
-        assert len(other.result(WAIT)[0].token_ids) == 3
+        assert len(other.result(PATIENCE)[0].token_ids) == 3
         gate.set()
         assert_right_or_told(answers(slowed), right, None)
-    assert_as_new(engine, right)
 
 
 def test_a_disk_that_is_slow_to_write_drops_blocks_and_holds_up_nobody(
-    opened: Open, right: list[Answer], monkeypatch: pytest.MonkeyPatch
+    opened: Open, right: list[Answer], others: list[Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate, sync = threading.Event(), os.fsync
 
     def slow(descriptor: int) -> None:
-        gate.wait(WAIT)
+        gate.wait(PATIENCE)
         sync(descriptor)
 
     engine = opened()
-    with monkeypatch.context() as patch:
+    with unharmed(engine, answering(others, OTHERS)), monkeypatch.context() as patch:
         patch.setattr(os, "fsync", slow)
         disk = engine._loop.model.disk
         assert disk is not None
@@ -295,47 +310,54 @@ def test_a_disk_that_is_slow_to_write_drops_blocks_and_holds_up_nobody(
         assert number(engine, "disk_dropped_tokens") > 0
         gate.set()
         written(engine)
-    assert_as_new(engine, right)
 
 
 def test_a_lock_that_another_process_holds_delays_writes_alone(
-    opened: Open, folder: Path, right: list[Answer]
+    opened: Open, folder: Path, right: list[Answer], others: list[Answer]
 ) -> None:
     engine = opened()
-    with BlockFolder(folder, 10**9).locked():
-        for _ in range(2):
-            assert answers(submit(engine)) == right
-        assert number(engine, "disk_spilled_tokens") == 0
-    written(engine)
-    assert number(engine, "disk_spilled_tokens") > 0
-    assert_as_new(engine, right)
+    with unharmed(engine, answering(others, OTHERS)):
+        before = number(engine, "disk_spilled_tokens")
+        with BlockFolder(folder, 10**9).locked():
+            for _ in range(2):
+                assert answers(submit(engine)) == right
+            assert number(engine, "disk_spilled_tokens") == before
+        written(engine)
+        assert number(engine, "disk_spilled_tokens") > before
 
 
 def test_two_engines_on_one_folder_at_a_time(
     opened: Open, folder: Path, right: list[Answer]
 ) -> None:
     engines = [opened(), opened()]
-    for _ in range(3):
-        both = [submit(engine) for engine in engines]
-        for futures in both:
-            assert answers(futures) == right
-    for engine in engines:
-        written(engine)
-        assert number(engine, "disk_broken_files") == 0
-        assert_as_new(engine, right)
+    with ExitStack() as both_unharmed:
+        for engine in engines:
+            start_workers(engine)
+        for engine in engines:
+            both_unharmed.enter_context(unharmed(engine, answering(right)))
+        for _ in range(3):
+            both = [submit(engine) for engine in engines]
+            for futures in both:
+                assert answers(futures) == right
+        for engine in engines:
+            written(engine)
+            assert number(engine, "disk_broken_files") == 0
 
 
 @pytest.mark.parametrize("jump", [-(10**18), 10**18, -3600 * 10**9], ids=["1970s", "2050s", "hour"])
 def test_a_clock_that_jumps(
-    opened: Open, right: list[Answer], jump: int, monkeypatch: pytest.MonkeyPatch
+    opened: Open,
+    right: list[Answer],
+    others: list[Answer],
+    jump: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine, now, wall = opened(), time.time_ns, time.time
-    with monkeypatch.context() as patch:
-        assert answers(submit(engine, timeout=WAIT)) == right
+    with unharmed(engine, answering(others, OTHERS)), monkeypatch.context() as patch:
+        assert answers(submit(engine, timeout=PATIENCE)) == right
         patch.setattr(time, "time_ns", lambda: now() + jump)
         patch.setattr(time, "time", lambda: wall() + jump / 1e9)
         for _ in range(2):
-            assert answers(submit(engine, timeout=WAIT)) == right
+            assert answers(submit(engine, timeout=PATIENCE)) == right
         written(engine)
     assert number(engine, "disk_failed_tokens") == 0
-    assert_as_new(engine, right)

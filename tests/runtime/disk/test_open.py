@@ -18,9 +18,9 @@ from sgl_mlx.core import Parallel, SamplingParams, Text
 from sgl_mlx.errors import InvalidParamsError
 from sgl_mlx.runtime.engine import Engine
 from tests.embedded import open_embedded
+from tests.patience import PATIENCE
 from tests.runtime.conftest import MakeEngine
 
-WAIT = 60
 GREEDY = {"temperature": 0, "max_new_tokens": 6, "ignore_eos": True}
 STORY = [3 + i * 7 % 200 for i in range(300)]
 NOISE = [4 + i * 11 % 200 for i in range(350)]
@@ -133,9 +133,9 @@ def test_branches_side_by_side_come_back_too(make_engine: MakeEngine, tmp_path: 
     branches = ((Text("0123456789" * 20),), (Text("9876543210" * 20),))
     prompt = (Text("x"), Parallel(branches), Text("y"))
     params = SamplingParams(temperature=0, max_new_tokens=4, ignore_eos=True)
-    first = engine.submit(prompt, params).result(WAIT)[0]
+    first = engine.submit(prompt, params).result(PATIENCE)[0]
     ask(engine, [*NOISE, *STORY[:140]])
-    again = engine.submit(prompt, params).result(WAIT)[0]
+    again = engine.submit(prompt, params).result(PATIENCE)[0]
     assert again.token_ids == first.token_ids
     assert again.cached_tokens >= 256
 
@@ -163,12 +163,12 @@ TALE = (Text("abcdefghij" * 30),)
 
 def test_a_prefetch_makes_a_prompt_resident(make_engine: MakeEngine) -> None:
     engine = make_engine()
-    tokens = engine.prefetch(TALE).result(WAIT)
+    tokens = engine.prefetch(TALE).result(PATIENCE)
     assert tokens >= 256
-    answer = engine.submit(TALE, SamplingParams(max_new_tokens=2)).result(WAIT)[0]
+    answer = engine.submit(TALE, SamplingParams(max_new_tokens=2)).result(PATIENCE)[0]
     assert answer.cached_tokens == answer.prompt_tokens - 1
     passes = stats(engine)["forward_passes"]
-    assert engine.prefetch(TALE).result(WAIT) == tokens
+    assert engine.prefetch(TALE).result(PATIENCE) == tokens
     assert stats(engine)["forward_passes"] == passes
 
 
@@ -176,18 +176,18 @@ def test_a_prefetch_restores_while_another_request_decodes(
     make_engine: MakeEngine, tmp_path: Path
 ) -> None:
     engine = make_engine(max_total_tokens=1000, disk_cache_dir=str(tmp_path))
-    engine.prefetch(TALE).result(WAIT)
+    engine.prefetch(TALE).result(PATIENCE)
     for i in range(3):
         ask(engine, [3 + (j * 7 + i) % 200 for j in range(300)])
     decoding = threading.Event()
     params = SamplingParams(temperature=0, max_new_tokens=400, ignore_eos=True)
     live = engine.submit((Text("ab"),), params, lambda _: decoding.set())
-    assert decoding.wait(WAIT)
-    resident = engine.prefetch(TALE).result(WAIT)
+    assert decoding.wait(PATIENCE)
+    resident = engine.prefetch(TALE).result(PATIENCE)
     assert not live.done()
     assert resident >= 256
     live.cancel()
-    answer = engine.submit(TALE, SamplingParams(max_new_tokens=2)).result(WAIT)[0]
+    answer = engine.submit(TALE, SamplingParams(max_new_tokens=2)).result(PATIENCE)[0]
     assert answer.cached_tokens >= 256
     assert stats(engine)["restored_tokens"] >= 256
 
@@ -197,23 +197,23 @@ def test_a_request_that_comes_during_its_prefetch_shares_the_work(
 ) -> None:
     first = make_engine(disk_cache_dir=str(tmp_path))
     params = SamplingParams(temperature=0, max_new_tokens=4)
-    answer = first.submit(TALE, params).result(WAIT)[0]
+    answer = first.submit(TALE, params).result(PATIENCE)[0]
     first.shutdown()
     engine = make_engine(disk_cache_dir=str(tmp_path))
     early = engine.prefetch(TALE)
-    late = engine.submit(TALE, params).result(WAIT)[0]
+    late = engine.submit(TALE, params).result(PATIENCE)[0]
     assert late.token_ids == answer.token_ids
-    assert early.result(WAIT) >= 256
+    assert early.result(PATIENCE) >= 256
     assert stats(engine)["disk_read_tokens"] == 256
 
 
 def test_a_prefetch_never_fails(make_engine: MakeEngine) -> None:
     engine = make_engine(max_total_tokens=100)
-    assert engine.prefetch(TALE).result(WAIT) == 0  # longer than the pool
-    assert engine.prefetch(()).result(WAIT) == 0
-    assert engine.prefetch((Text("ab"),)).result(WAIT) > 0
+    assert engine.prefetch(TALE).result(PATIENCE) == 0  # longer than the pool
+    assert engine.prefetch(()).result(PATIENCE) == 0
+    assert engine.prefetch((Text("ab"),)).result(PATIENCE) > 0
     engine.shutdown()
-    assert engine.prefetch((Text("ab"),)).result(WAIT) == 0
+    assert engine.prefetch((Text("ab"),)).result(PATIENCE) == 0
 
 
 def test_a_cancelled_prefetch_is_given_up(make_engine: MakeEngine) -> None:

@@ -16,10 +16,10 @@ import pytest
 
 from sgl_mlx.runtime.disk.block_folder import BlockFolder
 from sgl_mlx.runtime.disk.store import DiskReading, DiskStore
+from tests.patience import PATIENCE
 from tests.runtime.disk.test_block_file import block, same
 from tests.runtime.disk.test_block_folder import SIZE, key
 
-WAIT = 30
 Open = Callable[..., DiskStore]
 
 
@@ -32,7 +32,7 @@ class SlowFolder(BlockFolder):
         self.error: Exception | None = None
 
     def write(self, key: str, arrays: object) -> bool:
-        self.go.wait(WAIT)
+        self.go.wait(PATIENCE)
         if self.error:
             raise self.error
         return super().write(key, arrays)  # type: ignore[arg-type]
@@ -59,7 +59,7 @@ def store(folder: SlowFolder, was_read: threading.Event) -> Iterator[DiskStore]:
 def read(store: DiskStore, was_read: threading.Event, *keys: str) -> DiskReading:
     was_read.clear()
     reading = store.read(keys)
-    assert was_read.wait(WAIT)
+    assert was_read.wait(PATIENCE)
     assert reading.done
     return reading
 
@@ -89,7 +89,7 @@ def test_closing_does_not_go_on_for_ever(store: DiskStore, folder: SlowFolder) -
         store.write(key(i), block(i))
     store.close(0)
     folder.go.set()
-    store.close(WAIT)
+    store.close(PATIENCE)
     assert store.stats().spilled <= 1
     assert store.stats().failed >= 4
 

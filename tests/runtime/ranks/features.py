@@ -16,12 +16,9 @@ import pytest
 from sgl_mlx.core import Completion, SamplingParams, Text
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.runtime.speculation import drafting
-from sgl_mlx.runtime.speculation.costs import Costs
 from tests.runtime.llava import ask
+from tests.runtime.speculation.costs import CHEAP, FREE_VERIFYING
 
-FREE = Costs(((1, 1e-6), (64, 1.0001e-6)), ((1, 1.0),))
-"""Verifying costs nothing beside decoding."""
-CHEAP = Costs(((1, 1e-6),), ((1, 1e-6),))
 GREEDY = SamplingParams(max_new_tokens=12, temperature=0, ignore_eos=True)
 REGEX = SamplingParams(max_new_tokens=12, temperature=0, regex="[ab]{3}(cd)+", ignore_eos=True)
 SCORED = GREEDY.override(
@@ -51,7 +48,9 @@ def of_pictures(engine: Engine) -> dict[str, Any]:
 
 def run(text: str, pictures: str, **options: Any) -> list[dict[str, Any]]:
     """Open both models in turn, and return their answers; every draft seems to pay."""
-    costs = iter([FREE, FREE, CHEAP])  # of the model, once more, and of the draft model
+    costs = iter(
+        [FREE_VERIFYING, FREE_VERIFYING, CHEAP]
+    )  # of the model, once more, and of the draft model
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drafting, "kept_costs", lambda *_: next(costs))
         patch.setattr(drafting, "Pace", lambda: None)

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sgl_mlx.runtime.request.deliveries import Deliveries
-
-WAIT = 60.0
+from tests.patience import PATIENCE
 
 
 class Desk:
@@ -32,7 +31,7 @@ class Desk:
         def order() -> None:
             inside.set()
             if blocks:
-                assert gate.wait(WAIT)
+                assert gate.wait(PATIENCE)
             with self._called:
                 self.called.append((owner, number))
                 self._called.notify_all()
@@ -48,7 +47,7 @@ class Desk:
     def relieved(self, condition: Callable[[], bool]) -> None:
         """Wait for something while blocked calls are passed, as the watchdog does."""
         with self._called:
-            for _ in range(round(WAIT / 0.005)):
+            for _ in range(round(PATIENCE / 0.005)):
                 if condition():
                     return
                 self.deliveries.relieve()
@@ -60,7 +59,7 @@ class Desk:
             gate.set()
         self.deliveries.close()
         for thread in self.deliveries.threads:
-            thread.join(WAIT)
+            thread.join(PATIENCE)
         assert not self.deliveries.threads
 
 
@@ -86,7 +85,7 @@ def test_a_call_that_does_not_block_keeps_its_thread(desk: Desk) -> None:
     for _ in range(100):
         desk.deliveries.put(lambda: threads.add(threading.get_ident()), None)
     desk.deliveries.put(done.set, None)
-    assert done.wait(WAIT)
+    assert done.wait(PATIENCE)
     assert len(threads) == 1
 
 

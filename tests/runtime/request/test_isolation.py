@@ -13,6 +13,7 @@ import pytest
 
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.runtime.engine import Engine
+from tests.patience import PATIENCE
 
 PROMPT = [3 + (j * 7) % 250 for j in range(200)]
 ASKED = SamplingParams(temperature=0, max_new_tokens=24, ignore_eos=True)
@@ -31,7 +32,7 @@ def counts(engine: Engine) -> dict[str, float]:
 
 
 def ask(engine: Engine, prompt: list[int], key: str) -> None:
-    engine.submit(prompt, ASKED, extra_key=key).result(60)
+    engine.submit(prompt, ASKED, extra_key=key).result(PATIENCE)
 
 
 def work_of(engine: Engine, prompt: list[int], key: str) -> Work:
@@ -88,7 +89,7 @@ def test_a_prefix_that_is_being_computed_does_not_make_others_wait(
         before = counts(engine)
         keys = ["victim", "spy"]
         for future in [engine.submit(PROMPT, ASKED, extra_key=key) for key in keys]:
-            assert future.result(60)[0].cached_tokens == 0
+            assert future.result(PATIENCE)[0].cached_tokens == 0
         computed = counts(engine)["prompt_tokens"] - before["prompt_tokens"]
         assert computed == len(keys) * len(PROMPT)
         assert counts(engine)["cached_tokens"] == before["cached_tokens"]

@@ -21,6 +21,7 @@ from sgl_mlx.runtime.scheduler.cuts import SnapshotPolicy
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 from tests.runtime.fakes import FakeStore, drive
+from tests.runtime.scheduler.stories import StoryMachine
 from tests.runtime.scheduler.test_retry import FailingText, FaultyRunner, run_plan
 from tests.runtime.scheduler.test_scheduler import SchedulerMachine, limits, stops, tokens
 from tests.runtime.state_fakes import StateRunner, StateStore
@@ -143,11 +144,8 @@ TestStates.settings = settings(
 )
 
 
-STORIES = [(1, 2, 3) * 4, (2, 2, 1, 3) * 3, (1, 2, 3, 1, 1, 1, 1)]
-
-
-class StateTierMachine(StateMachine):
-    """Few, long prefixes that are evicted, lost, restored and asked for again and again."""
+class StateTierMachine(StoryMachine, StateMachine):
+    """Stories of a model with recurrent states, which the tier keeps too."""
 
     @initialize(
         limits=state_limits,
@@ -172,30 +170,6 @@ class StateTierMachine(StateMachine):
         self.store = store
         self.runner = StateRunner(self.cache, self.store)
         self.runner.checks_keys = layers
-
-    @rule(story=st.sampled_from(STORIES), end=tokens, new=st.integers(0, 4))
-    def ask(self, story: Tokens, end: Tokens, new: int) -> None:
-        self._add(make_sequence(self.ids, story + end, new))
-
-    @rule(story=st.sampled_from(STORIES), end=tokens)
-    def prefetch_story(self, story: Tokens, end: Tokens) -> None:
-        self._add(make_sequence(self.ids, story + end, background=True))
-
-    @rule()
-    def evict_all(self) -> None:
-        self.cache.spill()
-
-    @rule()
-    def run_dry(self) -> None:
-        drive(self.scheduler, self.runner, store=self.store)
-
-    def teardown(self) -> None:
-        if hasattr(self, "scheduler"):
-            drive(self.scheduler, self.runner, 3000, self.store, self._run)
-            self.runner.synchronise(self.cache.take_transfers())
-        super().teardown()
-        self.scheduler.wake()
-        assert not self.store.held, "a reading that nobody will load was not dropped"
 
 
 TestStateTier = StateTierMachine.TestCase

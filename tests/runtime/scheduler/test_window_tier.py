@@ -18,17 +18,17 @@ from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 from tests.runtime.fakes import Engine, drive
-from tests.runtime.scheduler.test_scheduler import few_tokens, limits, tokens
+from tests.runtime.scheduler.stories import StoryMachine, stories
+from tests.runtime.scheduler.test_scheduler import few_tokens, limits
 from tests.runtime.scheduler.test_windows import WindowMachine, story
 from tests.runtime.truth import Tokens, make_sequence, recorder, run_alone
 from tests.runtime.window_fakes import WindowRunner, WindowStore
 
 EXAMPLES = int(os.environ.get("SGL_MLX_WINDOW_EXAMPLES", "60"))
-STORIES = [(1, 2, 3) * 4, (2, 2, 1, 3) * 3, (1, 2, 3, 1, 1, 1, 1)]
 
 
-class WindowTierMachine(WindowMachine):
-    """Few, long prefixes that are evicted, lost, restored and asked for again and again."""
+class WindowTierMachine(StoryMachine, WindowMachine):
+    """Stories of a model with sliding windows, which have slots and blocks of their own."""
 
     @initialize(
         limits=limits,
@@ -56,24 +56,8 @@ class WindowTierMachine(WindowMachine):
         self.prepare_windows(limits, capacity, 0, windows, tier)
         self.runner = WindowRunner(self.cache, self.store)
 
-    @rule(story=st.sampled_from(STORIES), end=tokens, new=st.integers(0, 6))
-    def ask(self, story: Tokens, end: Tokens, new: int) -> None:
-        self._add(make_sequence(self.ids, story + end, new))
-
-    @rule(story=st.sampled_from(STORIES), end=tokens)
-    def prefetch_story(self, story: Tokens, end: Tokens) -> None:
-        self._add(make_sequence(self.ids, story + end, background=True))
-
-    @rule()
-    def evict_all(self) -> None:
-        self.cache.spill()
-
-    @rule()
-    def run_dry(self) -> None:
-        drive(self.scheduler, self.runner, store=self.store)
-
     @rule(
-        story=st.sampled_from(STORIES),
+        story=stories,
         ends=st.tuples(few_tokens, few_tokens),
         new=st.integers(0, 6),
     )
@@ -88,11 +72,7 @@ class WindowTierMachine(WindowMachine):
     def teardown(self) -> None:
         if hasattr(self, "scheduler"):
             self.ask((1, 2), (), 0)  # admission drops readings that nobody waits for any more
-            drive(self.scheduler, self.runner, 3000, self.store, self._run)
-            self.runner.synchronise(self.cache.take_transfers())
         super().teardown()
-        self.scheduler.wake()
-        assert not self.store.held, "a reading that nobody will load was not dropped"
 
 
 TestWindowTier = WindowTierMachine.TestCase

@@ -21,7 +21,8 @@ from sgl_mlx.runtime.speculation.speculator import Speculation
 from tests.runtime.fakes import Engine, drive
 from tests.runtime.scheduler.test_retry import FailingText, FaultyRunner
 from tests.runtime.scheduler.test_scheduler import SchedulerMachine, limits, stops, tokens
-from tests.runtime.speculation.test_scheduler_drafts import FREE, Oracle
+from tests.runtime.speculation.costs import FREE
+from tests.runtime.speculation.test_scheduler_drafts import Oracle
 from tests.runtime.truth import (
     ALPHABET,
     Tokens,

@@ -12,10 +12,7 @@ import pytest
 from sgl_mlx.runtime import assembly
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.runtime.speculation import drafting
-from sgl_mlx.runtime.speculation.costs import Costs
-
-FREE = Costs(((1, 1.0),), ((1, 1.0),))
-CHEAP = Costs(((1, 1e-6),), ((1, 1e-6),))
+from tests.runtime.speculation.costs import CHEAP, FREE
 
 Open = Callable[..., Engine]
 

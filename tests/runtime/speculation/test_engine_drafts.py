@@ -22,13 +22,11 @@ from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 from sgl_mlx.runtime.scheduler.plan import Row
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 from sgl_mlx.runtime.speculation import drafting as assembled
-from sgl_mlx.runtime.speculation.costs import Costs
 from sgl_mlx.runtime.speculation.drafter import Drafter, Proposal
 from sgl_mlx.runtime.speculation.open import drafters
 from tests.embedded import open_embedded
+from tests.runtime.speculation.costs import FREE
 
-FREE = Costs(((1, 1.0),), ((1, 1.0),))
-"""Steps that all cost the same, so that every draft pays."""
 REQUESTS = 1000
 BATCH = 8
 SLOTS = 160

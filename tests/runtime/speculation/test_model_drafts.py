@@ -18,10 +18,9 @@ from sgl_mlx.runtime.speculation.costs import Costs
 from sgl_mlx.runtime.speculation.policy import Step, model_length
 from tests.models.conftest import LLAMA, write_folder
 from tests.models.toy import toy_model
+from tests.runtime.speculation.costs import CHEAP, FREE_VERIFYING
 from tests.runtime.speculation.test_engine_drafts import draw_params, draw_prompt, is_tie, same
 
-FREE = Costs(((1, 1e-6), (64, 1.0001e-6)), ((1, 1.0),))
-"""Verifying costs nothing beside decoding."""
 GREEDY = {"max_new_tokens": 20, "temperature": 0, "ignore_eos": True}
 
 
@@ -40,10 +39,9 @@ def near_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def engines(toy_folder: Path, near_folder: Path) -> Iterator[tuple[Engine, Engine]]:
     """An engine without speculation, and one whose draft model is asked whenever it can be."""
-    cheap = Costs(((1, 1e-6),), ((1, 1e-6),))
 
     def costs(*_: Any) -> Costs:
-        return cheap if asked.pop() else FREE
+        return CHEAP if asked.pop() else FREE_VERIFYING
 
     asked = [True, False]  # the large model's costs are asked for first
     with pytest.MonkeyPatch.context() as patch:
@@ -110,7 +108,7 @@ def test_a_draft_model_that_does_not_fit_is_refused_with_numbers(
     toy_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(assembled, "available_bytes", lambda: 10**4)
-    monkeypatch.setattr(assembled, "kept_costs", lambda *_: FREE)
+    monkeypatch.setattr(assembled, "kept_costs", lambda *_: FREE_VERIFYING)
     with pytest.raises(MemoryLimitError, match=r"\d+ x \d+ bytes"):
         Engine(str(toy_folder), max_total_tokens=400, draft=str(toy_folder))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,37 @@ from sgl_mlx.runtime.speculation.head_runner import Guesses, HeadRunner
 from sgl_mlx.runtime.speculation.mtp import open_head
 from tests.models.mtp_toys import config_of, random_head, write_agreeing, write_random, write_toy
 from tests.models.toy import toy_model
+from tests.runtime.faults import unharmed
 from tests.runtime.speculation.conftest import Open
 from tests.runtime.speculation.test_engine_drafts import draw_prompt
 
 GREEDY = {"max_new_tokens": 12, "temperature": 0, "ignore_eos": True}
+PROMPTS = [list(range(3, 5 + i)) for i in range(5)]
+
+
+def asked(engine: Engine) -> list[list[int]]:
+    found = engine.generate(input_ids=PROMPTS, sampling_params=GREEDY)
+    return [answer["output_ids"] for answer in found]
+
+
+def answering(right: list[list[int]]) -> Callable[[Engine], None]:
+    """Return an assertion that an engine gives the right answers to `PROMPTS`."""
+
+    def assert_answers(engine: Engine) -> None:
+        assert asked(engine) == right
+
+    return assert_answers
 
 
 def test_an_aborted_request_leaves_nothing(tmp_path: Path, open_engine: Open) -> None:
     engine = open_engine(write_agreeing(tmp_path / "toy", "qwen3_5"), speculate="mtp")
     r = random.Random(5)
-    for _ in range(6):
-        stream = engine.generate(draw_prompt(r), GREEDY, max_new_tokens=100, stream=True)
-        for _ in range(r.randint(1, 5)):
-            next(stream)
-        stream.close()
-    engine.generate("the end", max_new_tokens=1)
-    assert engine.flush_cache()
+    with unharmed(engine, answering(asked(engine))):
+        for _ in range(6):
+            stream = engine.generate(draw_prompt(r), GREEDY, max_new_tokens=100, stream=True)
+            for _ in range(r.randint(1, 5)):
+                next(stream)
+            stream.close()
     stats = engine.get_server_info()["stats"]
     assert stats["free_slots"] == 4000
     assert stats["accepted_tokens"] > 0
@@ -54,10 +70,10 @@ def test_a_head_that_fails_costs_guesses_alone(
         return right(*args)
 
     right = HeadRunner.guess
-    monkeypatch.setattr(HeadRunner, "guess", guess)
-    prompts = [list(range(3, 5 + i)) for i in range(5)]
-    one, other = (e.generate(input_ids=prompts, sampling_params=GREEDY) for e in (plain, drafting))
-    assert [x["output_ids"] for x in one] == [x["output_ids"] for x in other]
+    answers = answering(asked(plain))
+    with unharmed(drafting, answers), monkeypatch.context() as patch:
+        patch.setattr(HeadRunner, "guess", guess)
+        answers(drafting)
     assert drafting.get_server_info()["stats"]["accepted_tokens"] > 0
     assert "the MTP head failed: RuntimeError: no memory" in caplog.text
 
@@ -75,14 +91,14 @@ def test_a_step_that_fails_is_tried_again_with_the_same_answers(
         return right(*args)
 
     right = Head.keys_values
-    prompts = [list(range(3, 5 + i)) for i in range(5)]
-    one = plain.generate(input_ids=prompts, sampling_params=GREEDY)
-    monkeypatch.setattr(Head, "keys_values", keys_values)
-    for _ in range(4):
-        other = drafting.generate(input_ids=prompts, sampling_params=GREEDY)
-        for mine, answer in zip(one, other, strict=True):
-            if answer["meta_info"]["finish_reason"]["type"] != "abort":
-                assert answer["output_ids"] == mine["output_ids"]
+    one = asked(plain)
+    with unharmed(drafting, answering(one)), monkeypatch.context() as patch:
+        patch.setattr(Head, "keys_values", keys_values)
+        for _ in range(4):
+            other = drafting.generate(input_ids=PROMPTS, sampling_params=GREEDY)
+            for mine, answer in zip(one, other, strict=True):
+                if answer["meta_info"]["finish_reason"]["type"] != "abort":
+                    assert answer["output_ids"] == mine
     assert drafting.get_server_info()["stats"]["accepted_tokens"] > 0
 
 

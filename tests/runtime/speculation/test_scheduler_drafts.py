@@ -14,16 +14,13 @@ from sgl_mlx.runtime.scheduler.admission import SchedulerLimits
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
 from sgl_mlx.runtime.scheduler.sequence import Sequence
 from sgl_mlx.runtime.speculation.context import ContextDrafter
-from sgl_mlx.runtime.speculation.costs import Costs
 from sgl_mlx.runtime.speculation.drafter import Proposal
 from sgl_mlx.runtime.speculation.speculator import Speculation
 from sgl_mlx.runtime.speculation.tree import TreeDrafter
 from tests.runtime.fakes import FakeRunner, drive
 from tests.runtime.scheduler.test_scheduler import SchedulerMachine, limits
+from tests.runtime.speculation.costs import FREE
 from tests.runtime.truth import ALPHABET, make_sequence, recorder, run_alone
-
-FREE = Costs(((1, 1.0),), ((1, 1.0),))
-"""Steps that all cost the same, so that every draft pays."""
 
 
 class Oracle:

@@ -23,7 +23,8 @@ from tests.runtime.scheduler.test_states import (
     StateRetryMachine,
     state_limits,
 )
-from tests.runtime.speculation.test_scheduler_drafts import FREE, Oracle
+from tests.runtime.speculation.costs import FREE
+from tests.runtime.speculation.test_scheduler_drafts import Oracle
 from tests.runtime.state_fakes import StateRunner
 
 errors = st.sampled_from([0.0, 0.2, 0.7])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -16,6 +17,9 @@ from sgl_mlx.models.vision.tiled import TiledVision
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.runtime.vision.features import Features
 from tests.models.vision.test_image import png_header, saved
+from tests.patience import PATIENCE, eventually
+from tests.runtime.faults import unharmed
+from tests.runtime.footprint import assert_no_growth
 from tests.runtime.llava import (
     FEATURES,
     PARAMS,
@@ -41,6 +45,16 @@ def test_a_model_without_video_says_so(open_llava: Open, tmp_path: Path) -> None
         run(open_llava(), (Text("a"), Video(str(tmp_path / "film.gif"), 2), Text("b")))
 
 
+def sees(folders: Folders) -> Callable[[Engine], None]:
+    """Return an assertion that an engine answers a question about a picture."""
+
+    def assert_seen(engine: Engine) -> None:
+        right = reference(folders("llava")).answer(ask(3), 8)
+        assert tokens(run(engine, ask(3))[0]) == right
+
+    return assert_seen
+
+
 BROKEN: dict[str, Any] = {
     "'none.png' does not exist": "none.png",
     "damaged or cut short": saved(picture(1), "JPEG")[:900],
@@ -56,13 +70,29 @@ def test_a_broken_picture_harms_nobody_else(
     open_llava: Open, llava_folder: Folders, complaint: str
 ) -> None:
     engine, plain = open_llava(), reference(llava_folder("llava"))
-    before = engine.submit(ask(1), PARAMS)
-    with pytest.raises((ImageError, LimitError), match=complaint):
-        engine.submit((*ask(1), Image(BROKEN[complaint]), Text("b")), PARAMS).result(30)
-    after = engine.submit(ask(2), PARAMS)
-    assert tokens(before.result()[0]) == plain.answer(ask(1), 8)
-    assert tokens(after.result()[0]) == plain.answer(ask(2), 8)
-    assert stats(engine)["encoded_images"] == 2
+    with unharmed(engine, sees(llava_folder)):
+        encoded = stats(engine)["encoded_images"]
+        before = engine.submit(ask(1), PARAMS)
+        with pytest.raises((ImageError, LimitError), match=complaint):
+            engine.submit((*ask(1), Image(BROKEN[complaint]), Text("b")), PARAMS).result(PATIENCE)
+        after = engine.submit(ask(2), PARAMS)
+        assert tokens(before.result()[0]) == plain.answer(ask(1), 8)
+        assert tokens(after.result()[0]) == plain.answer(ask(2), 8)
+        assert stats(engine)["encoded_images"] == encoded + 2
+
+
+def test_memory_comes_back_that_a_broken_picture_had_taken(
+    open_llava: Open, llava_folder: Folders
+) -> None:
+    cut_short = saved(picture(1, 3000, 4000), "JPEG")[:-1000]
+    engine = open_llava()
+
+    def fault() -> None:
+        with pytest.raises(ImageError, match="damaged or cut short"):
+            run(engine, (Text("a"), Image(cut_short), Text("b")))
+
+    with unharmed(engine, sees(llava_folder)):
+        assert_no_growth(fault)
 
 
 def unusual() -> dict[str, tuple[bytes, Pillow.Image]]:
@@ -106,30 +136,31 @@ def test_a_request_aborted_inside_a_picture_leaves_the_others_and_all_slots(
         doomed.cancel()
         return place(self, rows, embeddings, lookup)
 
-    monkeypatch.setattr(Features, "place", place_and_abort)
-    doomed = engine.submit(ask(1), PARAMS.override(max_new_tokens=300))
-    good = engine.submit(ask(2), PARAMS)
-    submitted.set()
-    assert tokens(good.result()[0]) == reference(llava_folder("llava")).answer(ask(2), 8)
-    assert doomed.cancelled()
-    assert 0 < shown[0] < FEATURES
-    assert sum(shown) < 2 * FEATURES
-    while stats(engine)["running"] or stats(engine)["waiting"]:
-        pass
-    after = stats(engine)
-    assert after["free_slots"] + after["cached_slots"] == 1000
+    with unharmed(engine, sees(llava_folder)), monkeypatch.context() as patch:
+        patch.setattr(Features, "place", place_and_abort)
+        doomed = engine.submit(ask(1), PARAMS.override(max_new_tokens=300))
+        good = engine.submit(ask(2), PARAMS)
+        submitted.set()
+        assert tokens(good.result()[0]) == reference(llava_folder("llava")).answer(ask(2), 8)
+        assert doomed.cancelled()
+        assert 0 < shown[0] < FEATURES
+        assert sum(shown) < 2 * FEATURES
+        eventually(lambda: not (stats(engine)["running"] or stats(engine)["waiting"]), "it ends")
+        after = stats(engine)
+        assert after["free_slots"] + after["cached_slots"] == 1000
 
 
 def test_a_step_that_fails_is_an_error_of_its_requests(
-    open_llava: Open, monkeypatch: pytest.MonkeyPatch
+    open_llava: Open, llava_folder: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = open_llava()
 
     def fail(self: TiledVision, images: object) -> None:
         raise MemoryError("no room")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(TiledVision, "encode", fail)
-        with pytest.raises(RequestAborted, match="no room"):
-            run(engine, ask(1))
-    assert run(engine, ask(1))
+    with unharmed(engine, sees(llava_folder)):
+        with monkeypatch.context() as patched:
+            patched.setattr(TiledVision, "encode", fail)
+            with pytest.raises(RequestAborted, match="no room"):
+                run(engine, ask(1))
+        assert run(engine, ask(1))

@@ -15,6 +15,7 @@ from sgl_mlx.core import Image, Prompt, Text
 from sgl_mlx.errors import ImageError
 from sgl_mlx.models.vision.image import open_image
 from sgl_mlx.runtime.engine import Engine
+from tests.patience import PATIENCE
 from tests.runtime.llava import (
     FEATURES,
     PARAMS,
@@ -105,7 +106,9 @@ def test_threads_that_bring_one_picture_at_once_prepare_it_once(
     monkeypatch.setattr("sgl_mlx.runtime.vision.pictures.open_image", open_slowly)
     with ThreadPoolExecutor(8) as pool:
         attempts = [pool.submit(submit, n) for n in range(8)]
-        assert all(isinstance(attempt.result().exception(30), ImageError) for attempt in attempts)
+        assert all(
+            isinstance(attempt.result().exception(PATIENCE), ImageError) for attempt in attempts
+        )
         picture(1).save(file)
         answers = [future.result() for future in pool.map(submit, range(8))]
     assert len(answers) == 8

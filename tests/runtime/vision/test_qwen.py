@@ -14,7 +14,6 @@ from sgl_mlx.models.loader import load
 from sgl_mlx.runtime import assembly
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.runtime.speculation import drafting
-from sgl_mlx.runtime.speculation.costs import Costs
 from tests.models.conftest import random_weights
 from tests.models.mtp_toys import published, random_head
 from tests.models.vision.conftest import read_golden, write_golden
@@ -33,7 +32,7 @@ from tests.runtime.qwen import (
     stats,
     tokens,
 )
-from tests.runtime.speculation.test_engine_drafts import FREE
+from tests.runtime.speculation.costs import CHEAP, FREE
 
 DENSE = [name for name in NAMES if name != "qwen3_5"]
 """Models without recurrent layers."""
@@ -172,7 +171,7 @@ def test_a_prediction_head_guesses_after_pictures(
     open_qwen: Open, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drafting, "kept_costs", lambda *_: FREE)
-    monkeypatch.setattr(assembly, "measure_head", lambda *_: Costs(((1, 1e-6),), ((1, 1e-6),)))
+    monkeypatch.setattr(assembly, "measure_head", lambda *_: CHEAP)
     monkeypatch.setattr(drafting, "Pace", lambda: None)
     toy = read_golden("qwen3_5")
     text = toy.config["text_config"] | {"mtp_num_hidden_layers": 1}

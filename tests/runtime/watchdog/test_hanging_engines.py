@@ -15,12 +15,12 @@ from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.runtime.runner import ModelRunner
 from sgl_mlx.runtime.scheduler.plan import Plan, StepResult
 from sgl_mlx.runtime.scheduler.scheduler import Scheduler
-from tests.runtime.checks import assert_holds_nothing
+from tests.patience import PATIENCE, eventually
 from tests.runtime.conftest import MakeEngine
+from tests.runtime.faults import all_ended, unharmed
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=6)
 PROMPT = (Text("ab a"),)
-WAIT = 60
 
 
 class Hanging:
@@ -34,7 +34,7 @@ class Hanging:
         def run_or_hang(runner: ModelRunner, plan: Plan) -> StepResult:
             if not self.gate.is_set():
                 self.reached.set()
-                self.gate.wait(WAIT)
+                self.gate.wait(PATIENCE)
             return run(runner, plan)
 
         patch.setattr(ModelRunner, "run", run_or_hang)
@@ -48,24 +48,27 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hanging]:
 
 
 @pytest.fixture
-def engine(make_engine: MakeEngine, hanging: Hanging) -> Engine:
+def engine(make_engine: MakeEngine, hanging: Hanging) -> Iterator[Engine]:
     """An engine with a short patience, which has seen the steps of these tests before."""
-    made = make_engine(watchdog_seconds=0.3)
-    for _ in range(2):
-        made.submit(PROMPT, GREEDY).result(WAIT)
-        assert made.flush_cache()
-    return made
+    with all_ended():
+        made = make_engine(watchdog_seconds=0.3)
+        for _ in range(2):
+            made.submit(PROMPT, GREEDY).result(PATIENCE)
+            assert made.flush_cache()
+        yield made
+        hanging.gate.set()
+        made.shutdown()
 
 
 def failures(*futures: Future[Any]) -> list[BaseException | None]:
-    return [future.exception(WAIT) for future in futures]
+    return [future.exception(PATIENCE) for future in futures]
 
 
 def test_a_step_that_hangs_fails_all_that_waits_for_it(engine: Engine, hanging: Hanging) -> None:
     hanging.gate.clear()
     events: list[object] = []
     submitted = engine.submit(PROMPT, GREEDY, events.append)
-    assert hanging.reached.wait(WAIT)
+    assert hanging.reached.wait(PATIENCE)
     scored = engine.score(PROMPT, ["a", "b"])
     asked: Future[Any] = Future()
 
@@ -90,22 +93,23 @@ def test_a_step_that_hangs_fails_all_that_waits_for_it(engine: Engine, hanging: 
 def test_when_the_step_ends_after_all_the_engine_serves_again(
     engine: Engine, hanging: Hanging
 ) -> None:
-    right = engine.submit(PROMPT, GREEDY).result(WAIT)[0].token_ids
-    assert engine.flush_cache()
-    hanging.gate.clear()
-    failures(engine.submit(PROMPT, GREEDY))
-    hanging.gate.set()
-    while engine.failure is not None:
-        pass
-    assert engine.submit(PROMPT, GREEDY).result(WAIT)[0].token_ids == right
-    assert_holds_nothing(engine)
+    right = engine.submit(PROMPT, GREEDY).result(PATIENCE)[0].token_ids
+
+    def assert_right(engine: Engine) -> None:
+        assert engine.submit(PROMPT, GREEDY).result(PATIENCE)[0].token_ids == right
+
+    with unharmed(engine, assert_right):
+        hanging.gate.clear()
+        failures(engine.submit(PROMPT, GREEDY))
+        hanging.gate.set()
+        eventually(lambda: engine.failure is None, "the engine serves again")
 
 
 def test_an_engine_that_hangs_can_be_shut_down(engine: Engine, hanging: Hanging) -> None:
     hanging.gate.clear()
     waiting = engine.submit(PROMPT, GREEDY)
     engine.shutdown()
-    assert isinstance(waiting.exception(WAIT), EngineStoppedError)
+    assert isinstance(waiting.exception(PATIENCE), EngineStoppedError)
     with pytest.raises(EngineStoppedError):
         engine.submit(PROMPT, GREEDY)
 

@@ -13,8 +13,8 @@ import pytest
 from sgl_mlx.core import Generated, Parallel, Shift, Text
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.server.contexts import pins
+from tests.patience import PATIENCE, eventually
 from tests.server.conftest import events
-from tests.server.test_hardening import wait_for
 
 Script = Any
 Post = Callable[..., Any]
@@ -135,10 +135,10 @@ def test_a_context_deleted_meanwhile_stays_deleted(script: Script, client: httpx
     made = client.post(url, json={"text": "x", "prefill": False}).json()["id"]
     with ThreadPoolExecutor(1) as threads:
         answer = threads.submit(client.post, f"{url}/{made}/generate", json={})
-        wait_for(lambda: len(engine.calls) == 1)
+        eventually(lambda: len(engine.calls) == 1, "the request is under way")
         assert client.delete(f"{url}/{made}").json()["deleted"]
         engine.run_all()
-        assert answer.result(20).status_code == 404
+        assert answer.result(PATIENCE).status_code == 404
     assert client.get(f"{url}/{made}").status_code == 404
 
 
@@ -150,7 +150,7 @@ def test_contexts_expire_unless_they_are_pinned(
     short, pinned = (
         post(url, text="x", lifetime=0.05, pinned=p, prefill=False)["id"] for p in (False, True)
     )
-    time.sleep(0.1)
+    time.sleep(0.1)  # the lifetime, and not a wait for something: a look would begin it anew
     assert client.get(f"{url}/{short}").status_code == 404
     assert client.get(f"{url}/{pinned}").json()["expires_in"] is None
     post(f"{url}/{pinned}", pinned=False)
@@ -165,10 +165,8 @@ def test_a_pinned_prefix_is_computed_again_when_it_was_evicted(
     url = serve(toy_engine)
     context = post(f"{url}/v1/contexts", text="A text that is kept at hand. " * 6, pinned=True)
     toy_engine.flush_cache()
-    deadline = time.monotonic() + 60
-    while toy_engine.get_server_info()["stats"]["cached_slots"] < context["tokens"] - 1:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    cached = lambda: toy_engine.get_server_info()["stats"]["cached_slots"]  # noqa: E731
+    eventually(lambda: cached() >= context["tokens"] - 1, "the prefix is computed again")
     post(f"{url}/v1/contexts/{context['id']}", pinned=False)
 
 

@@ -56,7 +56,7 @@ def test_a_key_sees_its_own_prompts_only(script: Any, client: httpx.Client) -> N
 def test_a_prompt_under_way_is_shown(script: Any, client: httpx.Client) -> None:
     engine, url = script("x", manual=True)
     body = {"prompt": "x", "stream": True, "rid": "mine"}
-    with client.stream("POST", f"{url}/v1/completions", json=body, timeout=30) as answer:
+    with client.stream("POST", f"{url}/v1/completions", json=body) as answer:
         shown = client.get(f"{url}/cache").json()["under_way"]
         assert [one["id"] for one in shown] == ["mine"]
         engine.run_all()

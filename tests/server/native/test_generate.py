@@ -13,9 +13,9 @@ import pytest
 import sgl_mlx as sgl
 from sgl_mlx.core import SamplingParams, Text, TokenLogprob
 from sgl_mlx.runtime.engine import Engine
+from tests.patience import PATIENCE, eventually
 from tests.server.conftest import events
 from tests.server.openai.test_chat import picture
-from tests.server.test_hardening import wait_for
 
 Script = Any
 GREEDY = {"max_new_tokens": 6, "temperature": 0}
@@ -138,17 +138,18 @@ def test_an_abort_ends_requests_by_the_beginning_of_their_id(
     script: Script, client: httpx.Client
 ) -> None:
     engine, url = script("x", manual=True)
-    with httpx.Client(timeout=30) as other:
+    with httpx.Client(timeout=PATIENCE) as other:
         body = {"text": "x", "rid": "job-7", "stream": True}
-        with other.stream("POST", f"{url}/generate", json=body, timeout=30):
-            wait_for(lambda: len(engine.calls) == 1)
+        with other.stream("POST", f"{url}/generate", json=body):
+            eventually(lambda: len(engine.calls) == 1, "the request is under way")
             busy = client.post(f"{url}/flush_cache")
             assert busy.status_code == 400
             assert client.post(f"{url}/abort_request", json={"rid": "other"}).status_code == 200
             assert not engine.calls[0].future.cancelled()
             client.post(f"{url}/abort_request", json={"rid": "job"})
-            wait_for(engine.calls[0].future.cancelled)
-    wait_for(lambda: client.post(f"{url}/flush_cache").status_code == 200)
+            eventually(engine.calls[0].future.cancelled, "the request is given up")
+    flush = f"{url}/flush_cache"
+    eventually(lambda: client.post(flush).status_code == 200, "nothing runs any more")
 
 
 def test_information_has_old_and_new_names(toy_url: str, client: httpx.Client) -> None:

@@ -18,9 +18,10 @@ from sgl_mlx.models import hidden
 from sgl_mlx.models.trunk import trunk_of
 from sgl_mlx.runtime.engine import Engine
 from tests.models.test_pooling import LAST, add_pooling
+from tests.patience import eventually
 from tests.runtime.conftest import write_toy
 from tests.server.conftest import Sdk, Serve
-from tests.server.test_hardening import leave, wait_for
+from tests.server.test_hardening import leave
 
 Open = Callable[..., Engine]
 MEAN = {"pooling_mode_mean_tokens": True}
@@ -132,7 +133,7 @@ def test_a_client_that_leaves_stops_the_work(
     def embedded(tokens: Any, stopped: Callable[[], bool]) -> list[float]:
         def asked() -> bool:
             chunks[0] += 1
-            wait_for(lambda: chunks[0] < 3 or stopped())
+            eventually(lambda: chunks[0] < 3 or stopped(), "the request is stopped")
             return stopped()
 
         found = embed(tokens, asked)
@@ -141,5 +142,5 @@ def test_a_client_that_leaves_stops_the_work(
 
     monkeypatch.setattr(engine.embedder, "embed", embedded)
     leave(serve(engine), "/v1/embeddings", {"input": ["a b c d e"] * 9}, lambda: chunks[0] == 3)
-    wait_for(lambda: bool(ended))
+    eventually(lambda: bool(ended), "the request has ended")
     assert ended == [3]
