@@ -15,12 +15,14 @@ from sgl_mlx.core import Completion, Image, Parallel, Prompt, Text, Video
 from sgl_mlx.errors import ContextLengthError, ImageError, LimitError
 from sgl_mlx.limits import Limits
 from sgl_mlx.runtime.engine import Engine
+from sgl_mlx.runtime.speculation import drafting
 from tests.models.conftest import random_weights
 from tests.models.vision.clips import write_film, write_watching
 from tests.models.vision.conftest import GOLDENS, read_golden
 from tests.models.vision.pictures import film, picture
 from tests.models.vision.qwen.films import FILMS
 from tests.runtime.qwen import NAMES, PARAMS, Open, ask, said, stats, tokens
+from tests.runtime.speculation.test_engine_drafts import FREE
 from tests.runtime.vision.test_qwen import EXPERTS
 
 NEW = 6
@@ -140,6 +142,35 @@ def test_a_preempted_request_answers_the_same(open_qwen: Open, films: Films, nam
     cases = ["odd", "pairs", "odd", "long"]
     answers = asked(engine, *(prompt(engine, films, name, case) for case in cases))
     assert [tokens(found) for found in answers] == [expected(name, case) for case in cases]
+
+
+@each_name
+def test_drafts_after_a_video_are_verified_at_its_positions(
+    open_qwen: Open, films: Films, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(drafting, "kept_costs", lambda *_: FREE)
+    monkeypatch.setattr(drafting, "Pace", lambda: None)  # drafts pay, whatever this machine does
+    engine = open_qwen(name, speculate="tree")
+    for _ in range(2):  # the second time the first answer is the draft
+        (found,) = asked(engine, prompt(engine, films, name, "long"))
+        assert tokens(found) == expected(name, "long")
+    assert stats(engine)["accepted_tokens"] > 0
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen2_5_vl"])
+def test_a_video_comes_back_from_disk(
+    open_qwen: Open, films: Films, tmp_path: Path, name: str
+) -> None:
+    options = {"disk_cache_dir": str(tmp_path / "kv")}
+    first = open_qwen(name, **options)
+    long = (*prompt(first, films, name, "long"), said(first, [3, 7, 5, 9] * 25))
+    (expects,) = asked(first, long)
+    first.shutdown()
+    second = open_qwen(name, **options)
+    (found,) = asked(second, long)
+    assert tokens(found) == tokens(expects)
+    assert found.cached_tokens >= 64
+    assert stats(second)["encoded_images"] == 0
 
 
 @pytest.mark.parametrize("name", ["qwen3_vl", "qwen2_5_vl"])
