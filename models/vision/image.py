@@ -48,6 +48,8 @@ def open_image(source: Source, limits: Limits = DEFAULT) -> Image.Image:
 def open_frames(source: Source, limits: Limits = DEFAULT) -> Generator[Image.Image, None, None]:
     """Yield every frame of an animation, or the single picture, as upright RGB.
 
+    `info["duration"]` of a frame has its duration in milliseconds, if the file states one.
+
     Raises:
         ImageError, LimitError: as `open_image`, when the frame at fault is reached.
     """
@@ -191,11 +193,14 @@ def _seek(image: Image.Image, frame: int, name: str) -> bool:
 def _decode(image: Image.Image, name: str) -> Image.Image:
     try:
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        decoded = _to_rgb(ImageOps.exif_transpose(image))
     except (ImageError, LimitError):
         raise
     except Exception as e:  # Pillow's plugins raise anything, as in `_identify`
         raise ImageError(f"{name} is damaged or cut short: {e or type(e).__name__}") from e
+    if duration := image.info.get("duration"):  # a picture shown on white loses its `info`
+        decoded.info["duration"] = duration
+    return decoded
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

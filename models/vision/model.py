@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,6 +15,7 @@ from sgl_mlx.limits import Limits
 from sgl_mlx.models.vision.image import DEFAULT, Source
 from sgl_mlx.models.vision.layout import Layout
 from sgl_mlx.models.vision.pixels import Size
+from sgl_mlx.models.vision.video import Clip
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,16 @@ class PreparedImage:
     """A picture or a video, ready to be encoded.
 
     Attributes:
-        pixels: normalised pixels: `(tiles, side, side, 3)` of a LLaVA, `(1, height, width, 3)` of
-            a Qwen model.
+        pixels: normalised pixels: `(tiles, side, side, 3)` of a LLaVA, `(times, frames, height,
+            width, 3)` of a Qwen model, where a picture has one time and one frame.
         content_hash: 32 bytes that depend on the decoded pixels, the settings and the layout; with
             one model, equal hashes mean equal features.
         tokens: number of tokens that the picture or video takes in the prompt.
         layout: how the features are arranged as tokens.
         grid: rows and columns of the tokens, if the model gives each token a row and a column as
             its position (M-RoPE); None if positions count tokens.
+        times: with a grid, the positions in time, each of one grid of tokens, counted from the
+            first.
     """
 
     pixels: NDArray[np.float32]
@@ -53,6 +56,14 @@ class PreparedImage:
     tokens: int
     layout: Layout
     grid: Size | None = None
+    times: tuple[int, ...] = (0,)
+
+
+class Segment(NamedTuple):
+    """A text in a prompt, usually empty, and then a picture, a video or a part of a video."""
+
+    text: str
+    image: PreparedImage
 
 
 class VisionModel(Protocol):
@@ -87,11 +98,15 @@ class VisionModel(Protocol):
         """
         ...
 
-    def prepare_video(self, frames: Sequence[Source], limits: Limits = DEFAULT) -> PreparedImage:
+    def prepare_video(self, clip: Clip, limits: Limits = DEFAULT) -> tuple[Segment, ...]:
         """Process the frames of a video, as `prepare` processes a picture.
 
+        Returns:
+            What stands for the video in a prompt, one segment after another.
+
         Raises:
-            ImageError: as `prepare`, when there are no frames, or the model takes no video.
+            ImageError: as `prepare`, when there are no frames or too many pixels, or the model
+                takes no video.
         """
         ...
 

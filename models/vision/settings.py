@@ -7,7 +7,7 @@ processors are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any, TypeVar
@@ -150,13 +150,23 @@ def check_tiles(settings: PixelSettings, config: VisionConfig, source: str) -> N
         )
 
 
-def find_settings(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:
-    """Read a model folder's settings file; returns its path and entries, None if there is none."""
-    nested, plain = folder / "processor_config.json", folder / "preprocessor_config.json"
-    inner = read_json(nested).get("image_processor") if nested.is_file() else None
+def find_settings(
+    folder: Path,
+    kind: str = "image_processor",
+    files: Sequence[str] = ("preprocessor_config.json",),
+) -> tuple[Path, Mapping[str, Any]] | None:
+    """Read a model folder's settings file; returns its path and entries, None if there is none.
+
+    Args:
+        kind: name of the settings in `processor_config.json`.
+        files: files that have them otherwise; the first that exists is read.
+    """
+    nested = folder / "processor_config.json"
+    inner = read_json(nested).get(kind) if nested.is_file() else None
     if isinstance(inner, dict):
         return nested, inner
-    return (plain, read_json(plain)) if plain.is_file() else None
+    plain = next((folder / name for name in files if (folder / name).is_file()), None)
+    return (plain, read_json(plain)) if plain else None
 
 
 def number(value: Any) -> float:

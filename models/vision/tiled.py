@@ -15,9 +15,10 @@ from sgl_mlx.models.vision.config import VisionConfig
 from sgl_mlx.models.vision.families import FAMILIES, Tiled
 from sgl_mlx.models.vision.image import DEFAULT, Source, open_image
 from sgl_mlx.models.vision.layout import Layout
-from sgl_mlx.models.vision.model import Placeholder, PreparedImage
+from sgl_mlx.models.vision.model import Placeholder, PreparedImage, Segment
 from sgl_mlx.models.vision.pixels import Pixels, PixelSettings, to_input
 from sgl_mlx.models.vision.tower import VisionNetwork
+from sgl_mlx.models.vision.video import Clip
 
 _BATCH_BYTES = 256 << 20
 """Rough limit for the bytes that one batch of tiles takes while it is encoded."""
@@ -44,12 +45,12 @@ class TiledVision:
         pixels = np.asarray(open_image(source, limits))
         return self._finish(self._family.image(pixels, alone), [pixels])
 
-    def prepare_video(self, frames: Sequence[Source], limits: Limits = DEFAULT) -> PreparedImage:
+    def prepare_video(self, clip: Clip, limits: Limits = DEFAULT) -> tuple[Segment, ...]:
         """Process the frames of a video; raises `ImageError` if the family takes no video."""
-        if not frames:
+        if not clip.frames:
             raise ImageError("the video has no frames")
-        pixels = [np.asarray(open_image(frame, limits)) for frame in frames]
-        return self._finish(self._family.video(pixels), pixels)
+        pixels = [np.asarray(open_image(frame, limits)) for frame in clip.frames]
+        return (Segment("", self._finish(self._family.video(pixels), pixels)),)
 
     def encode(self, images: Sequence[PreparedImage]) -> list[mx.array]:
         """Encode pictures; their tiles share batches of a limited size (`batch_tiles`)."""

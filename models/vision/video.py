@@ -7,9 +7,11 @@ Pillow reads animated pictures, PyAV other files. PyAV contains FFmpeg and is an
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from io import BytesIO
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
@@ -25,13 +27,30 @@ from sgl_mlx.models.vision.image import (
     open_stream,
 )
 
+T = TypeVar("T")
+
 _ANIMATED = ("PNG", "WEBP")  # and GIF
+_RATE = 24.0
+"""Frames per second of a video that does not state it, as transformers assumes."""
 
 
-def read_frames(
-    source: str | Path | bytes, count: int, limits: Limits = DEFAULT
-) -> list[Image.Image]:
-    """Read at most `count` evenly spaced frames as RGB, the first frame among them.
+@dataclass(frozen=True)
+class Clip:
+    """Frames of a video as RGB, and the times at which they are shown.
+
+    Attributes:
+        frames: the frames that were taken from the video, in order.
+        seconds: the time of each frame, from the video's beginning.
+        duration: duration of the whole video, in seconds.
+    """
+
+    frames: tuple[Image.Image, ...]
+    seconds: tuple[float, ...]
+    duration: float
+
+
+def read_clip(source: str | Path | bytes, count: int, limits: Limits = DEFAULT) -> Clip:
+    """Read at most `count` evenly spaced frames of a video, the first frame among them.
 
     Takes the frames that `even_indices` chooses, as transformers' video processors do.
 
@@ -46,8 +65,11 @@ def read_frames(
     name = name_of(source)
     stream = open_stream(source, name, limits)
     if _is_animation(stream):
-        total = sum(1 for _ in open_frames(source, limits))
-        return list(_pick(open_frames(source, limits), even_indices(total, count)))
+        ends = list(accumulate(map(_seconds, open_frames(source, limits))))
+        indices = even_indices(len(ends), count)
+        frames = _pick(open_frames(source, limits), indices)
+        begins = [0.0, *ends]
+        return Clip(tuple(frames), tuple(begins[i] for i in indices), ends[-1])
     return _read_with_pyav(stream, count, name, limits)
 
 
@@ -61,7 +83,7 @@ def even_indices(total: int, count: int) -> list[int]:
     return [i * total // count for i in range(count)]
 
 
-def _pick(frames: Iterable[Image.Image], indices: Sequence[int]) -> Iterator[Image.Image]:
+def _pick(frames: Iterable[T], indices: Sequence[int]) -> Iterator[T]:
     wanted = set(indices)
     return (frame for index, frame in enumerate(frames) if index in wanted)
 
@@ -81,10 +103,16 @@ def _is_animation(stream: Path | BytesIO) -> bool:
             stream.seek(0)
 
 
-def _read_with_pyav(
-    stream: Path | BytesIO, count: int, name: str, limits: Limits
-) -> list[Image.Image]:
-    """Read frames with PyAV; decodes twice, first to count frames, as few files state a count."""
+def _seconds(frame: Image.Image) -> float:
+    """Return the duration of an animation's frame."""
+    return float(frame.info.get("duration", 1000 / _RATE)) / 1000
+
+
+def _read_with_pyav(stream: Path | BytesIO, count: int, name: str, limits: Limits) -> Clip:
+    """Read frames with PyAV; decodes twice, first to count frames, as few files state a count.
+
+    Times follow from the average rate of frames, as in transformers.
+    """
     try:
         import av  # optional, and large
     except ImportError as e:
@@ -96,13 +124,15 @@ def _read_with_pyav(
         with av.open(stream, "r") as container:
             total = sum(1 for _ in _decoded(container, name, limits))
             container.seek(0)
-            frames = (frame.to_image() for frame in _decoded(container, name, limits))
-            found = list(_pick(frames, even_indices(total, count)))
+            indices = even_indices(total, count)
+            chosen = _pick(_decoded(container, name, limits), indices)
+            found = tuple(frame.to_image() for frame in chosen)
+            rate = float(container.streams.video[0].average_rate or _RATE)
     except (av.FFmpegError, IndexError) as e:  # IndexError: no stream of pictures
         raise ImageError(f"{name} is no video that can be read: {e}") from e
     if not found:
         raise ImageError(f"{name} has no frames")
-    return found
+    return Clip(found, tuple(i / rate for i in indices[: len(found)]), total / rate)
 
 
 def _decoded(container: Any, name: str, limits: Limits) -> Iterator[Any]:

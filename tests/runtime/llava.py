@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 
 from sgl_mlx.core import Completion, Image, Part, SamplingParams, Text, Video
 from sgl_mlx.models.loader import LoadedModel, load
-from sgl_mlx.models.vision.video import read_frames
+from sgl_mlx.models.vision.video import read_clip
 from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.tokenizer import Tokenizer
 from tests.models.conftest import KINDS, TOKENS
@@ -114,7 +114,7 @@ class Reference:
         vision = self.loaded.vision
         assert vision is not None
         if isinstance(part, Video):
-            image = vision.prepare_video(read_frames(part.source, part.num_frames))
+            ((_, image),) = vision.prepare_video(read_clip(part.source, part.num_frames))
         else:
             image = vision.prepare(part.source, alone=self._alone)
         return vision.encode([image])[0]

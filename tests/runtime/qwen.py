@@ -19,7 +19,7 @@ Open = Callable[..., Engine]
 
 NAMES = ["qwen3_5", "qwen3_vl", "qwen2_5_vl", "qwen2_vl"]
 CASES = ["40x60", "60x40", "16x16", "13x17", "20x100", "several"]
-START, END, IMAGE = 60, 61, 62
+START, END, IMAGE, VIDEO = 60, 61, 62, 63
 NEW = 12
 PARAMS = SamplingParams(
     max_new_tokens=NEW, temperature=0, ignore_eos=True, token_healing=False, return_logprob=True

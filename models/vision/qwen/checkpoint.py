@@ -6,7 +6,7 @@ conversions).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from sgl_mlx.models.vision.qwen.config import QwenTowerConfig, read_placeholder,
 from sgl_mlx.models.vision.qwen.model import QwenVision
 from sgl_mlx.models.vision.qwen.pixels import read_grid_settings
 from sgl_mlx.models.vision.qwen.tower import QwenTower
+from sgl_mlx.models.vision.qwen.video import read_video_settings
 
 _PREFIXES = ("model.visual.", "visual.", "vision_tower.")
 _PATCHES = "patch_embed.proj.weight"
@@ -49,9 +50,10 @@ def load_vision(folder: Path, config: Mapping[str, Any]) -> QwenVision | None:
     if not weights:
         return None
     tower = read_tower(config, str(folder / "config.json"))
-    marks = read_placeholder(config)
-    _check_fits(tower, marks, config, str(folder / "config.json"))
+    image, video = read_placeholder(config, "image"), read_placeholder(config, "video")
+    _check_fits(tower, (image, video), config, str(folder / "config.json"))
     settings = read_grid_settings(folder, tower, config["model_type"])
+    video_settings = read_video_settings(folder, tower, config["model_type"])
     network = QwenTower(tower)
     if _PATCHES in weights and weights[_PATCHES].ndim == 5:
         weights[_PATCHES] = as_matrix(weights[_PATCHES], tower.channels)
@@ -59,11 +61,11 @@ def load_vision(folder: Path, config: Mapping[str, Any]) -> QwenVision | None:
     build.check_weights(network, weights, str(folder))
     network.load_weights(list(weights.items()))
     network.eval()
-    return QwenVision(tower, settings, network, marks)
+    return QwenVision(tower, settings, video_settings, network, image, video)
 
 
 def _check_fits(
-    tower: QwenTowerConfig, marks: Placeholder, config: Mapping[str, Any], source: str
+    tower: QwenTowerConfig, marks: Sequence[Placeholder], config: Mapping[str, Any], source: str
 ) -> None:
     """Raise `CorruptModelError` unless the language model takes the tower's features and marks."""
     text = config.get("text_config") or config
@@ -77,8 +79,8 @@ def _check_fits(
             f"{source}: the vision part gives features for {len(tower.deep)} layers, the language "
             f"model has {text['num_hidden_layers']} layers"
         )
-    around = [mark for mark in (marks.before, marks.after) if mark is not None]
-    for name, token in [(marks.text, marks.id), *around]:
+    around = [mark for mark in (marks[0].before, marks[0].after) if mark is not None]
+    for name, token in [*((mark.text, mark.id) for mark in marks), *around]:
         if token is not None and not 0 <= token < text["vocab_size"]:
             raise CorruptModelError(
                 f"{source}: {name} is token {token}, the vocabulary has {text['vocab_size']}"

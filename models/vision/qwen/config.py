@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isqrt
-from typing import Any
+from math import inf, isqrt
+from typing import Any, Literal
 
 from sgl_mlx.errors import CorruptModelError
 from sgl_mlx.models.vision.model import Placeholder
 
 _MARKS = {
     "image_token_id": 151655,
+    "video_token_id": 151656,
     "vision_start_token_id": 151652,
     "vision_end_token_id": 151653,
 }
@@ -27,7 +28,7 @@ _QWEN2_5_VL = {
     "tower": _COMMON
     | {"depth": 32, "hidden_size": 3584, "intermediate_size": 3420}
     | {"patch_size": 14, "hidden_act": "silu", "out_hidden_size": 3584}
-    | {"window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31]},
+    | {"window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31], "tokens_per_second": 4},
     "sections": (16, 24, 24),
     "marks": _MARKS,
 }
@@ -50,6 +51,7 @@ _QWEN3_5 = {
     "sections": (11, 11, 10),
     "marks": {
         "image_token_id": 248056,
+        "video_token_id": 248057,
         "vision_start_token_id": 248053,
         "vision_end_token_id": 248054,
     },
@@ -84,6 +86,9 @@ class QwenTowerConfig:
         gated: True if norms are RMS norms and feed-forward layers are gated (Qwen2.5-VL).
         window: tokens along the edge of a window of attention; 0 for none.
         full: layers that attend to the whole picture in spite of `window`.
+        rate: rotary positions in a second of video; None counts positions by patches.
+        stamped: True if each patch in time of a video is shown as a picture of its own, after its
+            time as text (Qwen3-VL, arXiv 2511.21631).
         cell: pixels along the edge of a token.
         features: width of a token's features: those that replace its embedding, then those of
             each `deep` layer.
@@ -105,6 +110,8 @@ class QwenTowerConfig:
     gated: bool = False
     window: int = 0
     full: tuple[int, ...] = ()
+    rate: float | None = None
+    stamped: bool = False
 
     @property
     def cell(self) -> int:
@@ -193,6 +200,8 @@ def _tower(family: str, values: Mapping[str, Any]) -> QwenTowerConfig:
         gated=family == "qwen2_5_vl",
         window=int(values.get("window_size", 0)) // max(patch * merge, 1),
         full=tuple(int(layer) for layer in values.get("fullatt_block_indexes", ())),
+        rate=float(values["tokens_per_second"]) if family == "qwen2_5_vl" else None,
+        stamped=not family.startswith("qwen2"),
     )
 
 
@@ -208,6 +217,8 @@ def _check(tower: QwenTowerConfig, source: str) -> None:
             f"{source}: the vision tower's width {tower.width} is no multiple of 4 x "
             f"{tower.heads} heads"
         )
+    if tower.rate is not None and not 0 <= tower.rate < inf:
+        raise CorruptModelError(f"{source}: tokens_per_second is {tower.rate}, not a number from 0")
     if any(not 0 <= layer < tower.layers for layer in tower.deep):
         raise CorruptModelError(
             f"{source}: deepstack_visual_indexes is {list(tower.deep)}, the vision tower has "
@@ -234,16 +245,16 @@ def read_sections(config: Mapping[str, Any], source: str) -> Sections:
     return Sections((time, row, column), interleaved=not family.startswith("qwen2"))
 
 
-def read_placeholder(config: Mapping[str, Any]) -> Placeholder:
-    """Return the placeholder of a picture, with the tokens that begin and end one."""
+def read_placeholder(config: Mapping[str, Any], kind: Literal["image", "video"]) -> Placeholder:
+    """Return the placeholder of a picture or video, with the tokens that begin and end one."""
     marks = FAMILIES[config["model_type"]]["marks"]
 
     def token(name: str) -> int:
         return int(config.get(name, marks[name]))
 
     return Placeholder(
-        "<|image_pad|>",
-        token("image_token_id"),
+        f"<|{kind}_pad|>",
+        token(f"{kind}_token_id"),
         before=("<|vision_start|>", token("vision_start_token_id")),
         after=("<|vision_end|>", token("vision_end_token_id")),
     )

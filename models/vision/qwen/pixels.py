@@ -20,18 +20,16 @@ from sgl_mlx.models.vision.pixels import Pixels, PixelSettings, Size, normalised
 from sgl_mlx.models.vision.qwen.config import QwenTowerConfig
 
 _MOST_RATIO = 200
-_DEFAULTS: dict[str, Any] = {
-    "size": {"shortest_edge": 65_536, "longest_edge": 16_777_216},
+COMMON: dict[str, Any] = {
     "resample": 3,
     "rescale_factor": 1 / 255,
     "image_mean": (0.5, 0.5, 0.5),
     "image_std": (0.5, 0.5, 0.5),
 }
-_QWEN2 = {
-    "size": {"shortest_edge": 3_136, "longest_edge": 12_845_056},
-    "image_mean": read.CLIP_MEAN,
-    "image_std": read.CLIP_STD,
-}
+"""Settings that hold for pictures and videos, where a settings file says nothing."""
+COMMON_QWEN2 = COMMON | {"image_mean": read.CLIP_MEAN, "image_std": read.CLIP_STD}
+_DEFAULTS = COMMON | {"size": {"shortest_edge": 65_536, "longest_edge": 16_777_216}}
+_QWEN2 = COMMON_QWEN2 | {"size": {"shortest_edge": 3_136, "longest_edge": 12_845_056}}
 _SAME = {"patch_size": "patch", "temporal_patch_size": "frames", "merge_size": "merge"}
 _SWITCHES = ("do_resize", "do_rescale", "do_normalize")
 
@@ -72,20 +70,35 @@ def resized(size: Size, settings: GridSettings) -> Size:
     Raises:
         ImageError: when the picture is more than 200 times as long as wide.
     """
-    height, width = size
+    return fitted(size, settings.cell, (settings.least, settings.most), 1, 1)
+
+
+def fitted(size: Size, cell: int, bounds: tuple[int, int], frames: int, rounded: int) -> Size:
+    """Compute the size of each of a video's frames, or of a picture, after resizing.
+
+    Args:
+        cell: pixels along the edge of a token.
+        bounds: the least and the largest number of pixels of all frames together.
+        frames: number of frames.
+        rounded: number of frames that is compared with the bounds.
+
+    Raises:
+        ImageError: as `resized`.
+    """
+    (height, width), (least, most) = size, bounds
     if max(size) > _MOST_RATIO * min(size):
         raise ImageError(
             f"the picture is {width:,} x {height:,} pixels: its longer edge is more than "
             f"{_MOST_RATIO} times the shorter one; crop it first"
         )
-    cell = settings.cell
     near = round(height / cell) * cell, round(width / cell) * cell
-    if near[0] * near[1] > settings.most:
-        shrink = math.sqrt(height * width / settings.most)
+    pixels = rounded * near[0] * near[1]
+    if pixels > most:
+        shrink = math.sqrt(frames * height * width / most)
         down = (max(cell, math.floor(edge / shrink / cell) * cell) for edge in size)
         return next(down), next(down)
-    if near[0] * near[1] < settings.least:
-        grow = math.sqrt(settings.least / (height * width))
+    if pixels < least:
+        grow = math.sqrt(least / (frames * height * width))
         up = (math.ceil(edge * grow / cell) * cell for edge in size)
         return next(up), next(up)
     return near
@@ -99,9 +112,18 @@ def read_grid_settings(folder: Path, tower: QwenTowerConfig, family: str) -> Gri
         UnsupportedModelError: for a picture that is not to be resized, rescaled or normalised.
     """
     path, given = read.find_settings(folder) or (folder / "preprocessor_config.json", {})
-    source = str(path)
+    assumed = _QWEN2 if family.startswith("qwen2") else _DEFAULTS
+    return parse_grid_settings(given, assumed, tower, str(path))
+
+
+def parse_grid_settings(
+    given: Mapping[str, Any], assumed: Mapping[str, Any], tower: QwenTowerConfig, source: str
+) -> GridSettings:
+    """Parse a settings file's entries, completed by assumed ones; errors name `source`.
+
+    Raises as `read_grid_settings` does.
+    """
     _check(given, tower, source)
-    assumed = _DEFAULTS | (_QWEN2 if family.startswith("qwen2") else {})
     values = {**assumed, **{key: value for key, value in given.items() if value is not None}}
     bounds = {**assumed["size"], **_bounds(values, source)}
     pixels = PixelSettings(

@@ -40,14 +40,16 @@ class QwenTower(nn.Module):
             self.deepstack_merger_list = [Merger(config, before=False) for _ in config.deep]
 
     def __call__(self, pixels: mx.array) -> mx.array:
-        """Encode pictures `(pictures, height, width, 3)`.
+        """Encode pictures `(pictures, frames, height, width, 3)`.
+
+        They have one frame, or as many as a patch has (`QwenTowerConfig.frames`).
 
         Returns:
             Features `(pictures, tokens, features)`: the language model's width once for the
             embedding of each token, and once more for each layer of `deep`.
         """
         config = self._config
-        grid = pixels.shape[1] // config.patch, pixels.shape[2] // config.patch
+        grid = pixels.shape[2] // config.patch, pixels.shape[3] // config.patch
         hidden = self.patch_embed(pixels)
         if config.side:
             hidden = hidden + self._positions(grid).astype(hidden.dtype)
@@ -117,17 +119,18 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Linear(inputs, config.width, bias=config.patch_bias)
 
     def __call__(self, pixels: mx.array) -> mx.array:
-        """Embed pictures `(pictures, height, width, channels)`; `(pictures, patches, width)`.
+        """Embed pictures `(pictures, frames, height, width, channels)`.
 
-        All frames of a patch show the same picture.
+        A single frame fills all frames of a patch. Returns `(pictures, patches, width)`.
         """
         config = self._config
-        patch, count = config.patch, len(pixels)
-        rows, columns = pixels.shape[1] // patch, pixels.shape[2] // patch
-        cut = pixels.reshape(count, rows, patch, columns, patch, -1).transpose(1, 3, 0, 2, 4, 5)
-        ordered = _by_token(cut, config.merge).swapaxes(0, 1).reshape(count, rows * columns, -1)
+        patch, (count, frames) = config.patch, pixels.shape[:2]
+        rows, columns = pixels.shape[2] // patch, pixels.shape[3] // patch
+        cut = pixels.reshape(count, frames, rows, patch, columns, patch, -1)
+        squares = _by_token(cut.transpose(2, 4, 0, 1, 3, 5, 6), config.merge)
+        ordered = squares.swapaxes(0, 1).reshape(count, rows * columns, -1)
         embedded: mx.array = self.proj(
-            mx.tile(ordered, (1, 1, config.frames)).astype(self.proj.weight.dtype)
+            mx.tile(ordered, (1, 1, config.frames // frames)).astype(self.proj.weight.dtype)
         )
         return embedded
 

@@ -170,7 +170,7 @@ class _Encoder:
 
     def encode(self, start: Encoded, parts: Sequence[Part]) -> Encoded:
         encoded = start
-        if self.pictures is not None and any(isinstance(part, Image) for part in parts):
+        if self.pictures is not None and any(isinstance(part, (Image, Video)) for part in parts):
             parts = self.pictures.bare(parts)
         for part in parts:
             before, encoded = encoded, self._append(encoded, part)
@@ -199,20 +199,22 @@ class _Encoder:
         return Encoded(after=(encoded,), trunk_length=encoded.total, gap=part.gap)
 
     def _show(self, encoded: Encoded, part: Image | Video) -> Encoded:
-        """Append the placeholder tokens of a picture or video; they never merge with other text.
+        """Append the placeholder tokens of a picture or video; they never merge with text after.
 
-        If the model has tokens that begin and end a picture, they stand around the placeholders.
+        If the model has tokens that begin and end a picture, they stand around the placeholders. A
+        text that belongs to a video is encoded as the prompt's own text is.
         """
         assert self.pictures is not None, "a prompt with pictures, and nobody to prepare them"
-        image = self.pictures.prepare(part, self.alone)
-        before = encoded.tokens
-        if not before and not encoded.after:
-            before = tuple(self.tokenizer.encode("", add_special=True))
         begin, end = self.pictures.around(part)
-        held = [self.pictures.token(part)] * image.tokens
-        tokens = (*before, *begin, *held, *end)
-        shown = (*encoded.pictures, Picture(len(before) + len(begin), image))
-        return replace(encoded, tokens=tokens, sealed=len(tokens), pictures=shown)
+        token = self.pictures.token(part)
+        for text, image in self.pictures.prepare(part, self.alone):
+            before = extend(encoded, text, self.tokenizer)
+            if not before and not encoded.after:
+                before = tuple(self.tokenizer.encode("", add_special=True))
+            tokens = (*before, *begin, *[token] * image.tokens, *end)
+            shown = (*encoded.pictures, Picture(len(before) + len(begin), image))
+            encoded = replace(encoded, tokens=tokens, sealed=len(tokens), pictures=shown)
+        return encoded
 
     def _join(self, trunk: Encoded, part: Parallel) -> Encoded:
         """Append parallel branches to the trunk, which is the prompt before them.

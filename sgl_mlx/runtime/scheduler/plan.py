@@ -50,7 +50,8 @@ class PicturePart:
     """A part of a picture in a batch row.
 
     Features `first … first + length - 1` are the embeddings of the row's new tokens from `at` on.
-    `picture` is the picture's name (`sequence.Picture.name`). `grid` is `Shown.grid`.
+    `picture` is the picture's name (`sequence.Picture.name`). `grid` and `times` are
+    those of `Shown`.
     """
 
     at: int
@@ -58,6 +59,7 @@ class PicturePart:
     length: int
     picture: str
     grid: tuple[int, int] | None = None
+    times: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True)
@@ -287,6 +289,19 @@ class Shown(Protocol):
     def grid(self) -> tuple[int, int] | None:
         """Rows and columns of its tokens, if they give the rotary positions (M-RoPE); else None."""
         ...
+
+    @property
+    def times(self) -> tuple[int, ...]:
+        """Positions in time of its grids of tokens: `(0,)` for a picture, more for a video."""
+        ...
+
+
+def extent(grid: tuple[int, int], times: tuple[int, ...]) -> int:
+    """Return how many rotary positions a picture or video takes: the longest of its three edges.
+
+    Source: arXiv 2409.12191, section 2.1.
+    """
+    return max(*grid, times[-1] + 1)
 
 
 class Lookup(Protocol):

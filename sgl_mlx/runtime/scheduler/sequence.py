@@ -15,7 +15,7 @@ from sgl_mlx.core import FinishReason, SamplingParams
 from sgl_mlx.runtime.cache.holding import Holding
 from sgl_mlx.runtime.cache.radix import PLAIN, Node
 from sgl_mlx.runtime.cache.restores import Restore
-from sgl_mlx.runtime.scheduler.plan import PicturePart, Row, RowWindow, Scores, Shown
+from sgl_mlx.runtime.scheduler.plan import PicturePart, Row, RowWindow, Scores, Shown, extent
 
 
 class Output(Protocol):
@@ -114,9 +114,10 @@ class Picture(NamedTuple):
     def lag(self) -> int:
         """Number of its tokens minus the rotary positions that it takes; 0 without a grid.
 
-        A picture takes as many rotary positions as its longest edge has tokens.
+        It is below 0 for a long video of few tokens.
         """
-        return self.image.tokens - max(self.image.grid) if self.image.grid else 0
+        image = self.image
+        return image.tokens - extent(image.grid, image.times) if image.grid else 0
 
 
 def radix_key(tokens: Iterable[int], pictures: Iterable[Picture]) -> tuple[int, ...]:
@@ -380,8 +381,9 @@ class Sequence:
         for picture in self.pictures:
             first, last = max(picture.start, start), min(picture.end, end)
             if first < last:
-                at, seen, grid = first - start, first - picture.start, picture.image.grid
-                yield PicturePart(at, seen, last - first, picture.name, grid)
+                at, seen, image = first - start, first - picture.start, picture.image
+                length = last - first
+                yield PicturePart(at, seen, length, picture.name, image.grid, image.times)
 
     def _targets(self, end: int) -> tuple[int, ...]:
         """Return the prompt tokens to score in a step that computes the tokens before `end`."""

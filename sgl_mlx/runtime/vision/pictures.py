@@ -11,18 +11,21 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from PIL import Image as Pillow
-
 from sgl_mlx.core import Image, Part, Prompt, Text, Video
 from sgl_mlx.errors import PromptError
 from sgl_mlx.limits import Limits
 from sgl_mlx.models.vision.image import DEFAULT, open_image
-from sgl_mlx.models.vision.model import Placeholder, PreparedImage, VisionModel
-from sgl_mlx.models.vision.video import read_frames
+from sgl_mlx.models.vision.model import Placeholder, Segment, VisionModel
+from sgl_mlx.models.vision.video import read_clip
 from sgl_mlx.runtime.vision.byte_lru import ByteLRU
 
 MARK = "<image>"
 """The mark of a picture in a text for any model; a model may have a mark of its own too."""
+
+_SHOWN = (Image, Video)
+
+Segments = tuple[Segment, ...]
+"""Segments of a prompt that stand for one picture or video; see `VisionModel.prepare_video`."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,8 @@ class Pictures:
         self._vision = vision
         self._model = model
         self._filler = filler
-        self._kept: ByteLRU[Hashable, PreparedImage] = ByteLRU(limit)
-        self._under_way: dict[Hashable, Future[PreparedImage]] = {}
+        self._kept: ByteLRU[Hashable, Segments] = ByteLRU(limit)
+        self._under_way: dict[Hashable, Future[Segments]] = {}
         self._lock = Lock()
         self._prepared = 0
         self._open_seconds = 0.0
@@ -93,20 +96,20 @@ class Pictures:
         return begin, end
 
     def bare(self, parts: Sequence[Part]) -> list[Part]:
-        """Remove picture marks from texts next to pictures; `around` returns them as tokens."""
+        """Remove the marks around pictures and videos from texts; `around` has them as tokens."""
         kept = list(parts)
         if self._vision is None:
             return kept
         begin, end = self._vision.image_token.before, self._vision.image_token.after
         for i, part in enumerate(kept):
-            if isinstance(part, Text) and begin and isinstance(_at(kept, i + 1), Image):
+            if isinstance(part, Text) and begin and isinstance(_at(kept, i + 1), _SHOWN):
                 part = kept[i] = _cut(part, 0, len(part.text.removesuffix(begin[0])))
-            if isinstance(part, Text) and end and i and isinstance(kept[i - 1], Image):
+            if isinstance(part, Text) and end and i and isinstance(kept[i - 1], _SHOWN):
                 rest = part.text.removeprefix(end[0])
                 kept[i] = _cut(part, len(part.text) - len(rest), len(part.text))
         return kept
 
-    def prepare(self, part: Image | Video, alone: bool) -> PreparedImage:
+    def prepare(self, part: Image | Video, alone: bool) -> Segments:
         """Open and process a picture or video, or return it from the cache.
 
         Args:
@@ -114,7 +117,7 @@ class Pictures:
 
         Raises:
             PromptError: the model takes no pictures, or no videos.
-            ImageError: the source cannot be read; see `VisionModel.prepare` and `read_frames`.
+            ImageError: the source cannot be read; see `VisionModel.prepare` and `read_clip`.
             LimitError: the source is over a limit.
         """
         vision = self._of(part)
@@ -132,9 +135,7 @@ class Pictures:
             self._fulfil(made, key, lambda: self._make(vision, part, alone))
         return made.result()
 
-    def _fulfil(
-        self, made: Future[PreparedImage], key: Hashable, make: Callable[[], PreparedImage]
-    ) -> None:
+    def _fulfil(self, made: Future[Segments], key: Hashable, make: Callable[[], Segments]) -> None:
         """Prepare a picture and pass it, or the error, to all threads that wait for `made`."""
         try:
             made.set_result(make())
@@ -143,16 +144,19 @@ class Pictures:
         with self._lock:
             del self._under_way[key]
             if made.exception() is None:
-                self._kept.put(key, made.result(), made.result().pixels.nbytes)
+                size = sum(segment.image.pixels.nbytes for segment in made.result())
+                self._kept.put(key, made.result(), size)
 
-    def _make(self, vision: VisionModel, part: Image | Video, alone: bool) -> PreparedImage:
+    def _make(self, vision: VisionModel, part: Image | Video, alone: bool) -> Segments:
         started = time.perf_counter()
-        frames = _open(part, self._limits)
-        opened = time.perf_counter()
         if isinstance(part, Video):
-            made = vision.prepare_video(frames, self._limits)
+            clip = read_clip(part.source, part.num_frames, self._limits)
+            opened = time.perf_counter()
+            made = vision.prepare_video(clip, self._limits)
         else:
-            made = vision.prepare(frames[0], alone=alone, limits=self._limits)
+            image = open_image(part.source, self._limits)
+            opened = time.perf_counter()
+            made = (Segment("", vision.prepare(image, alone=alone, limits=self._limits)),)
         with self._lock:
             self._prepared += 1
             self._open_seconds += opened - started
@@ -201,7 +205,8 @@ class Pictures:
             )
         if isinstance(part, Video) and self._vision.video_token is None:
             raise PromptError(
-                f"{self._model} takes pictures but no videos; LLaVA-OneVision models take both"
+                f"{self._model} takes pictures but no videos; LLaVA-OneVision and Qwen models take "
+                "both"
             )
         return self._vision
 
@@ -214,12 +219,6 @@ def _cut(part: Text, first: int, last: int) -> Text:
     """Return the text from `first` to `last`, with the ends of pieces that are inside."""
     ends = tuple(end - first for end in part.ends if first < end <= last)
     return Text(part.text[first:last], ends)
-
-
-def _open(part: Image | Video, limits: Limits) -> list[Pillow.Image]:
-    if isinstance(part, Video):
-        return read_frames(part.source, part.num_frames, limits)
-    return [open_image(part.source, limits)]
 
 
 def _origin(source: Any) -> Hashable:

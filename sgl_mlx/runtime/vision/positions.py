@@ -1,9 +1,10 @@
 """Rotary positions of rows with pictures, for models that turn by time, row and column (M-RoPE).
 
 A token of text has one position. Tokens of a picture share a time and have the row and the column
-of their cell, all counted from the position at which the picture begins. The text after a picture
-goes on from the picture's longer edge (Qwen2-VL, arXiv 2409.12191). Positions therefore lag behind
-the number of tokens. Everything but the rotation counts tokens: slots, masks and the radix tree.
+of their cell, all counted from the position at which the picture begins; a video has several times.
+The text after it goes on from the longest of these three edges (Qwen2-VL, arXiv 2409.12191).
+Positions therefore lag behind the number of tokens. Everything but the rotation counts tokens:
+slots, masks and the radix tree.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import mlx.core as mx
 
-from sgl_mlx.runtime.scheduler.plan import Row
+from sgl_mlx.runtime.scheduler.plan import Row, extent
 
 Place = tuple[int, int, int]
 
@@ -48,11 +49,13 @@ def _places(row: Row) -> Iterator[Place]:
             continue
         yield from _text(row.position + at - lag, part.at - at)
         begin = row.position + part.at - part.first - lag
-        count, columns = part.grid[0] * part.grid[1], part.grid[1]
-        for cell in range(part.first, part.first + part.length):
-            yield begin, begin + cell // columns, begin + cell % columns
+        cells, columns = part.grid[0] * part.grid[1], part.grid[1]
+        for token in range(part.first, part.first + part.length):
+            at_time, cell = divmod(token, cells)
+            yield begin + part.times[at_time], begin + cell // columns, begin + cell % columns
+        count = cells * len(part.times)
         if part.first + part.length == count:
-            lag += count - max(part.grid)
+            lag += count - extent(part.grid, part.times)
         at = part.at + part.length
     yield from _text(row.position + at - lag, len(row.tokens) - at)
 

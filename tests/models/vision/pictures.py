@@ -23,3 +23,9 @@ def pictures(case: str) -> list[Image.Image]:
         return [picture(*size) for size in (SEVERAL if case == "several" else FRAMES)]
     height, _, width = case.partition("x")
     return [picture(int(height), int(width))]
+
+
+def film(height: int, width: int, count: int) -> list[Image.Image]:
+    """Make a video's frames: a picture that moves to the right, and around."""
+    still = np.asarray(picture(height, width))
+    return [Image.fromarray(np.roll(still, 5 * i, axis=1)) for i in range(count)]

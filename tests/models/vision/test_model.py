@@ -18,6 +18,7 @@ from sgl_mlx.models.vision.config import read_config
 from sgl_mlx.models.vision.settings import default_values, parse_settings
 from sgl_mlx.models.vision.tiled import TiledVision
 from sgl_mlx.models.vision.tower import VisionNetwork
+from tests.models.vision.clips import clip
 from tests.models.vision.pictures import picture
 from tests.models.vision.test_image import saved
 
@@ -49,8 +50,8 @@ def test_one_pixel_the_shape_or_the_settings_change_the_hash(toys: Toys) -> None
         model.prepare(touched),
         model.prepare(reshaped),
         model.prepare(image, alone=False),
-        model.prepare_video([image]),
-        model.prepare_video([image, image]),
+        model.prepare_video(clip([image]))[0].image,
+        model.prepare_video(clip([image, image]))[0].image,
         other.prepare(image),
     ]
     assert len({prepared.content_hash for prepared in found}) == len(found)
@@ -110,9 +111,9 @@ def test_several_pictures_of_onevision_take_one_tile_each(toys: Toys) -> None:
 
 def test_video_is_refused_by_families_without_and_without_frames(toys: Toys) -> None:
     with pytest.raises(ImageError, match="llava takes pictures, no video"):
-        vision(toys, "llava").prepare_video([picture(9, 9)])
+        vision(toys, "llava").prepare_video(clip([picture(9, 9)]))
     with pytest.raises(ImageError, match="has no frames"):
-        vision(toys, "llava_onevision").prepare_video([])
+        vision(toys, "llava_onevision").prepare_video(clip([]))
 
 
 def test_a_picture_that_cannot_be_read_leaves_the_model_as_it_was(toys: Toys) -> None:

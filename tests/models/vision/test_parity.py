@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sgl_mlx.models.loader import LoadedModel
 from sgl_mlx.models.vision.model import PreparedImage
 from sgl_mlx.models.vision.tiled import TiledVision
+from tests.models.vision.clips import clip
 from tests.models.vision.conftest import Arrays, case_names, read_golden
 from tests.models.vision.pictures import pictures
 
@@ -29,7 +30,7 @@ def vision(toys: Toys, name: str) -> TiledVision:
 
 def prepared(model: TiledVision, case: str) -> list[PreparedImage]:
     if case == "video":
-        return [model.prepare_video(pictures(case))]
+        return [model.prepare_video(clip(pictures(case)))[0].image]
     images = pictures(case)
     return [model.prepare(image, alone=len(images) == 1) for image in images]
 

@@ -111,6 +111,7 @@ class _Shown(NamedTuple):
     content_hash: bytes
     tokens: int
     grid: tuple[int, int] | None = None
+    times: tuple[int, ...] = (0,)
 
 
 @settings(max_examples=200, deadline=None)

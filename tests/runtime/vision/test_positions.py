@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -16,14 +16,16 @@ from sgl_mlx.runtime.scheduler.plan import Extend, Row
 from sgl_mlx.runtime.scheduler.sequence import Picture, Sequence
 from sgl_mlx.runtime.scheduler.wire import from_json, to_json
 from sgl_mlx.runtime.vision.positions import lags, rotary_positions
-from tests.models.vision.conftest import read_golden
-from tests.runtime.qwen import CASES, IMAGE, NAMES
+from tests.models.vision.conftest import GOLDENS, read_golden
+from tests.models.vision.qwen.films import FILMS
+from tests.runtime.qwen import CASES, IMAGE, NAMES, VIDEO
 
 
 class Shown(NamedTuple):
     content_hash: bytes
     grid: tuple[int, int] | None
     tokens: int
+    times: tuple[int, ...] = (0,)
 
 
 class Silent:
@@ -33,8 +35,8 @@ class Silent:
         raise AssertionError(name)
 
 
-def shown(number: int, grid: tuple[int, int]) -> Shown:
-    return Shown(bytes([number]) * 32, grid, grid[0] * grid[1])
+def shown(number: int, grid: tuple[int, int], times: tuple[int, ...] = (0,)) -> Shown:
+    return Shown(bytes([number]) * 32, grid, grid[0] * grid[1] * len(times), times)
 
 
 def sequence(tokens: list[int], pictures: list[Picture]) -> Sequence:
@@ -78,13 +80,36 @@ def test_positions_are_those_of_transformers(name: str, case: str) -> None:
     assert np.array_equal(np.array(found).T, values["positions"])
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("case", FILMS)
+def test_so_are_those_of_videos(name: str, case: str) -> None:
+    with np.load(GOLDENS / "qwen_videos.npz") as file:
+        keys = ("tokens", "grid", "positions")
+        tokens, grid, expected = (file[f"{name}/{case}/{key}"] for key in keys)
+    count, height, width = grid.tolist()
+    ids, pictures, at = tokens.tolist(), [], 0
+    seconds = 2 * FILMS[case].total * FILMS[case].milliseconds / FILMS[case].count / 1000
+    step = {"qwen2_vl": 1.0, "qwen2_5_vl": 4 * seconds}.get(name, 0.0)
+    blocks = [tuple(int(step * i) for i in range(count))] if step else [(0,)] * count
+    for number, times in enumerate(blocks):
+        at = ids.index(VIDEO, at)
+        pictures.append(Picture(at, shown(number, (height // 2, width // 2), times)))
+        at = pictures[-1].end
+    found = places(rows(sequence(ids, pictures), []))
+    assert np.array_equal(np.array(found).T, expected)
+
+
+times = st.lists(st.integers(0, 5), max_size=3).map(lambda steps: tuple(accumulate([0, *steps])))
+"""Positions in time, one for a picture."""
+
+
 @st.composite
 def prompts(draw: st.DrawFn) -> Sequence:
     tokens, pictures = [1], []
     for number in range(draw(st.integers(0, 3))):
         tokens += [1] * draw(st.integers(0, 4))
         grid = draw(st.integers(1, 4)), draw(st.integers(1, 4))
-        pictures.append(Picture(len(tokens), shown(number, grid)))
+        pictures.append(Picture(len(tokens), shown(number, grid, draw(times))))
         tokens += [2] * pictures[-1].image.tokens
     return sequence(tokens + [1] * draw(st.integers(1, 4)), pictures)
 
@@ -104,7 +129,9 @@ def test_text_after_a_picture_goes_on_from_its_longest_edge(s: Sequence) -> None
     for picture in s.pictures:
         inside = found[picture.start : picture.end]
         assert found[picture.end][0] == 1 + max(max(place) for place in inside)
-        assert {place[0] for place in inside} == {found[picture.start - 1][0] + 1} or any(
+        begin = min(place[0] for place in inside)
+        assert {place[0] - begin for place in inside} == set(picture.image.times)
+        assert begin == 1 + max(found[picture.start - 1]) or any(
             other.end == picture.start for other in s.pictures
         )
     (last,) = rows(s, [])
@@ -139,7 +166,8 @@ def test_rows_of_text_keep_the_positions_that_count_tokens() -> None:
 
 
 def test_positions_survive_the_wire() -> None:
-    s = sequence([1, 2, 2, 2, 2, 2, 2, 1, 1], [Picture(1, shown(1, (2, 3)))])
+    film = Picture(1, shown(1, (1, 3), (0, 4)))
+    s = sequence([1, 2, 2, 2, 2, 2, 2, 1, 1], [film])
     plan = Extend(tuple(rows(s, [3, 7])))
     again = from_json(to_json(plan))
     assert again == plan

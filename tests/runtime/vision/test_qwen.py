@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sgl_mlx.core import Generated, Image, Parallel, SamplingParams, Shift, Text, Video
+from sgl_mlx.core import Generated, Image, Parallel, SamplingParams, Shift, Text
 from sgl_mlx.errors import ImageError, PromptError
 from sgl_mlx.models.loader import load
 from sgl_mlx.runtime import assembly
@@ -218,12 +218,6 @@ def test_recurrent_layers_still_refuse_branches_and_gaps(open_qwen: Open) -> Non
     for cut in (Parallel(((Text("t5"),), (Image(image), Text("t6")))), Shift(4)):
         with pytest.raises(PromptError, match="recurrent layers"):
             engine.submit((Image(image), Text("t3"), cut, Text("t7")), PARAMS).result()
-
-
-def test_a_video_is_refused(open_qwen: Open) -> None:
-    engine = open_qwen("qwen3_vl")
-    with pytest.raises(PromptError, match="takes pictures but no videos"):
-        engine.submit((Video("film.gif", 2), Text("t3")), PARAMS).result()
 
 
 def test_a_picture_that_is_too_thin_is_refused(open_qwen: Open) -> None:

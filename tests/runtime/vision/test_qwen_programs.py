@@ -15,8 +15,12 @@ from PIL import Image as Pillow
 
 import sgl_mlx as sgl
 from sgl_mlx.cli.commands import main
+from sgl_mlx.core import SamplingParams, Text, Video
+from sgl_mlx.models.loader import load
+from sgl_mlx.models.vision.video import read_clip
 from sgl_mlx.runtime.engine import Engine
-from tests.models.vision.pictures import picture
+from tests.models.vision.clips import write_film
+from tests.models.vision.pictures import film, picture
 from tests.runtime.qwen import stats, write_speaking
 from tests.server.conftest import client, serve
 
@@ -121,3 +125,29 @@ def test_pictures_of_any_mode_are_shown(engine: Engine) -> None:
     answers = {str(written(engine, shown)["text"]) for shown in given}
     assert len(answers) == 1
     assert stats(engine)["encoded_images"] == 1
+
+
+def test_a_chat_shows_a_video_after_its_times(engine: Engine, tmp_path: Path) -> None:
+    """The tokens around the video are those of the whole text, times and marks included."""
+
+    @sgl.function
+    def watch(s: Any, path: str) -> None:
+        s += sgl.user(sgl.video(path, 4) + "\n" + QUESTION)
+        s += sgl.assistant(sgl.gen("answer", **CALLED))
+
+    file = write_film(tmp_path / "film.png", film(40, 60, 4), 500)
+    state = watch.run(path=str(file), backend=engine)
+    clip = read_clip(file, 4)
+    vision = load(engine.config.model_path).vision
+    assert vision is not None
+    first, second = (segment.image.tokens for segment in vision.prepare_video(clip))
+    begin, end = "<|vision_start|>", "<|vision_end|>"
+    text = f"<|im_start|>user\n<0.2 seconds>{begin}{end}<1.2 seconds>{begin}{end}\n{QUESTION}"
+    text += "<|im_end|>\n<|im_start|>assistant\n"
+    count = len(engine.tokenizer.encode(text)) + first + second
+    assert state.get_meta_info("answer")["prompt_tokens"] == count
+    opening, closing = "<|im_start|>user\n", f"\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+    params = SamplingParams(max_new_tokens=6, temperature=0, ignore_eos=True, token_healing=False)
+    prompt = (Text(opening), Video(str(file), 4), Text(closing))
+    assert engine.submit(prompt, params).result()[0].text == state["answer"]
+    assert stats(engine)["encoded_images"] == 2

@@ -65,6 +65,14 @@ def test_wrong_towers_are_refused(change: dict[str, Any], told: str) -> None:
         read_tower(config, "config.json")
 
 
+@pytest.mark.parametrize("rate", [-1, "inf", "nan", "quick"])
+def test_a_wrong_rate_of_positions_is_refused(rate: Any) -> None:
+    config = read_golden("qwen2_5_vl").config
+    wrong = config | {"vision_config": config["vision_config"] | {"tokens_per_second": rate}}
+    with pytest.raises(CorruptModelError, match=r"tokens_per_second|wrong"):
+        read_tower(wrong, "config.json")
+
+
 def test_a_window_smaller_than_a_token_is_refused() -> None:
     config = read_golden("qwen2_5_vl").config
     small = config | {"vision_config": config["vision_config"] | {"window_size": 7}}
@@ -81,7 +89,8 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "qwen2_5_vl": (
         {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": 2048}
         | {"in_chans": 3, "window_size": 112, "spatial_patch_size": 14, "tokens_per_second": 2},
-        {"width": 1280, "text_width": 2048, "window": 4, "full": (7, 15, 23, 31), "gated": True},
+        {"width": 1280, "text_width": 2048, "window": 4, "full": (7, 15, 23, 31), "gated": True}
+        | {"rate": 2.0, "stamped": False},
     ),
     "qwen3_vl": (
         {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "out_hidden_size": 2048}
@@ -103,8 +112,9 @@ def test_published_towers_are_read(family: str) -> None:
 
 
 def test_the_published_marks_are_assumed() -> None:
-    found = read_placeholder({"model_type": "qwen3_5_moe"})
+    found = read_placeholder({"model_type": "qwen3_5_moe"}, "image")
     assert found.id == 248056
+    assert read_placeholder({"model_type": "qwen3_5_moe"}, "video").id == 248057
     assert found.before == ("<|vision_start|>", 248053)
 
 

@@ -30,7 +30,7 @@ def golden(name: str, case: str) -> Arrays:
 
 def as_patches(image: PreparedImage, patch: int, merge: int) -> NDArray[np.float32]:
     """Pixels as transformers orders them: by token, then by channel, frame, row and column."""
-    pixels = image.pixels[0]
+    pixels = image.pixels[0, 0]
     rows, columns = (edge // patch // merge for edge in pixels.shape[:2])
     cut = pixels.reshape(rows, merge, patch, columns, merge, patch, 3)
     by_token = cut.transpose(0, 3, 1, 4, 6, 2, 5)
