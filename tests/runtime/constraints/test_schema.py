@@ -12,9 +12,10 @@ import uuid
 from decimal import Decimal
 from typing import Any
 
+import jsonschema
 import pydantic
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sgl_mlx.errors import InvalidParamsError
@@ -143,11 +144,47 @@ def test_a_pydantic_model_that_allows_others_may_get_them() -> None:
     assert schema["properties"]["names"]["additionalProperties"] == {"type": "boolean"}
 
 
+@st.composite
+def combined(draw: st.DrawFn, depth: int = 2) -> tuple[dict[str, Any], dict[str, int], set[str]]:
+    """A schema, an object that it means, and the references that it makes."""
+    keys = draw(st.lists(st.sampled_from("abcdef"), max_size=2, unique=True))
+    schema: dict[str, Any] = {"type": "object"}
+    if keys:
+        schema["properties"] = {key: {"type": "integer"} for key in keys}
+    meant, references = dict.fromkeys(keys, 1), set[str]()
+    for keyword in draw(st.sets(st.sampled_from(["allOf", "anyOf", "$ref"]))) if depth else ():
+        count = 1 if keyword == "$ref" else draw(st.integers(1, 3))
+        parts = [draw(combined(depth - 1)) for _ in range(count)]
+        for _, inner, deeper in parts if keyword == "allOf" else parts[:1]:
+            meant |= inner
+            references |= deeper
+        written = [part[0] for part in parts]
+        schema[keyword] = "#/$defs/Base" if keyword == "$ref" else written
+        if keyword == "$ref":
+            references.add(json.dumps(written[0]))
+    return schema, meant, references
+
+
+@settings(deadline=None, max_examples=300)
+@given(combined())
+def test_parts_of_one_object_do_not_forbid_each_others_keys(
+    drawn: tuple[dict[str, Any], dict[str, int], set[str]],
+) -> None:
+    schema, meant, references = drawn
+    assume(len(references) < 2)
+    whole = {**schema, "$defs": {"Base": json.loads(min(references, default="{}"))}}
+    jsonschema.Draft202012Validator(whole).validate(meant)
+    jsonschema.Draft202012Validator(closed(whole)).validate(meant)
+
+
 def test_only_objects_that_name_their_properties_are_closed() -> None:
     schema = {
-        "properties": {"properties": {"type": "object"}, "b": {"properties": {"c": {}}}},
+        "properties": {
+            "properties": {"type": "object"},
+            "b": {"properties": {"c": {}}},
+            "e": {"anyOf": [{"patternProperties": {"x": {}}, "properties": {}}]},
+        },
         "$defs": {"d": {"properties": {}}},
-        "anyOf": [{"patternProperties": {"x": {}}, "properties": {}}],
         "default": {"properties": {}},
     }
     made = closed(schema)
@@ -155,7 +192,7 @@ def test_only_objects_that_name_their_properties_are_closed() -> None:
     assert made["properties"]["properties"] == {"type": "object"}
     assert made["properties"]["b"]["additionalProperties"] is False
     assert made["$defs"]["d"]["additionalProperties"] is False
-    assert "additionalProperties" not in made["anyOf"][0]
+    assert "additionalProperties" not in made["properties"]["e"]["anyOf"][0]
     assert made["default"] == {"properties": {}}
 
 
