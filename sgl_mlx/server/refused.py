@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 from sgl_mlx.server.errors import bad_value
 
@@ -35,7 +35,7 @@ def check_refused(body: object) -> None:
     Raises:
         HttpError: a field does; the error names it.
     """
-    for name, mark in _marks(type(body)).items():
+    for name, mark in _marks(cast(Hashable, type(body))).items():
         if getattr(body, name) not in (*_NOTHING, *mark.harmless):
             raise bad_value(f"{name} is not supported; {mark.advice}", name)
 
