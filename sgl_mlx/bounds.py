@@ -10,7 +10,10 @@ import math
 import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from sgl_mlx.errors import InvalidParamsError, LimitError, SglError
 
@@ -302,3 +305,14 @@ def shown(value: Any) -> str:
     except Exception:  # raised by a class of the caller
         told = f"a {type(value).__name__}"
     return told if len(told) <= 80 else f"{told[:77]}..."
+
+
+def local_path(source: str | Path) -> Path:
+    """Return the path of a local file; `source` is a path, perhaps with `~`, or a `file:` URL.
+
+    Raises:
+        RuntimeError: there is no such user as in `~user`.
+    """
+    if isinstance(source, str) and source[:7].lower() == "file://":
+        return Path(url2pathname(urlsplit(source).path))
+    return Path(source).expanduser()
