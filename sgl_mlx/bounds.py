@@ -17,6 +17,8 @@ from urllib.request import url2pathname
 
 from sgl_mlx.errors import InvalidParamsError, LimitError, SglError
 
+_FLAGS = {"a": re.ASCII, "i": re.IGNORECASE, "m": re.MULTILINE, "s": re.DOTALL, "x": re.VERBOSE}
+
 Rule = Callable[[str, Any], Any]
 """A check of one parameter: takes its name and value, and returns the value as a Python type.
 
@@ -200,6 +202,18 @@ def pattern(name: str, value: Any) -> str:
     except (OverflowError, RecursionError, MemoryError) as error:
         raise InvalidParamsError(f"{name} {found[:80]!r}: {error}") from error
     return found
+
+
+def pattern_text(value: Any) -> Any:
+    """Return a compiled regular expression as text, its flags included; other values as they are.
+
+    Flags that the text sets itself (`(?i)` at its beginning) are written only once.
+    """
+    if not isinstance(value, re.Pattern) or not isinstance(value.pattern, str):
+        return value
+    bare = re.sub(r"\A\(\?[aiLmsux]+\)", "", value.pattern)
+    letters = "".join(letter for letter, flag in _FLAGS.items() if value.flags & flag)
+    return f"(?{letters}){bare}" if letters else value.pattern
 
 
 def biases(name: str, value: Any) -> tuple[tuple[int, float], ...]:

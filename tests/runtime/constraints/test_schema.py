@@ -221,3 +221,28 @@ def test_a_property_called_schema_is_no_response_format() -> None:
 def test_a_plain_schema_is_left_as_it_says() -> None:
     text = SamplingParams().override(json_schema={"properties": {"a": {}}}).json_schema
     assert text == '{"properties": {"a": {}}}'
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.sampled_from(["integer", "number"]),
+    st.sampled_from([2**63 - 1, 2**64, 10**19, 1e20, 3.4e38, 1.7e308]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_bounds_as_far_as_other_languages_write_them_are_taken(
+    kind: str, far: float, exclusive: bool, both: bool
+) -> None:
+    low, high = ("exclusiveMinimum", "exclusiveMaximum") if exclusive else ("minimum", "maximum")
+    for schema in ({low: -far, high: far}, {high: far} if both else {low: -far}):
+        for text in written({"type": kind, **schema}, 2):
+            assert -far <= json.loads(text) <= far
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [("STRING", "string"), ("str", "string"), ("int", "integer"), ("dict", "object")],
+)
+def test_a_type_of_another_language_names_the_right_one(name: str, right: str) -> None:
+    with pytest.raises(InvalidParamsError, match=f"did you mean '{right}'"):
+        written({"type": name}, 1)
