@@ -138,7 +138,7 @@ def _meant(folder: Path) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """Read the JSON object in a file; raises `CorruptModelError` if it holds anything else."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as e:
         raise CorruptModelError(f"{path} is not JSON: {e}") from e
     if not isinstance(value, dict):
