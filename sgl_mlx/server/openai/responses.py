@@ -68,7 +68,6 @@ class ResponsesRequest(CacheKeys, kw_only=True):
     metadata: dict[str, Any] | None = None
     previous_response_id: Annotated[Any, Refused(_NOT_STORED)] = None
     conversation: Annotated[Any, Refused(_NOT_STORED)] = None
-    prompt: Annotated[Any, Refused(_NOT_STORED)] = None
     background: Annotated[Any, Refused("wait for the answer, or give stream")] = None
 
 
