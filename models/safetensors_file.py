@@ -16,6 +16,14 @@ from sgl_mlx.errors import CorruptModelError, ModelNotFoundError
 
 _LENGTH_BYTES = 8
 _MAX_HEADER = 100_000_000
+_INSTEAD = {
+    "*.gguf": "give a GGUF file, such as {}",
+    "snapshots/*/config.json": "give the folder of {}",
+    "*/config.json": "give the folder of {}",
+    "adapter_config.json": "{} belongs to a LoRA adapter: give its base model, and serve --adapter",
+    "*.bin": "{} is in PyTorch's format: convert it with mlx_lm.convert",
+}
+"""Advice for folders without `config.json`, by what they hold instead."""
 
 
 @dataclass(frozen=True)
@@ -110,17 +118,27 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise ModelNotFoundError(f"{folder} is no model folder: it has no config.json")
+        raise ModelNotFoundError(
+            f"{folder} is no model folder: it has no config.json{_meant(folder)}"
+        )
     config = read_json(path)
     if not isinstance(config.get("model_type"), str):
         raise CorruptModelError(f"{path} has no model_type, which names the architecture")
     return config
 
 
+def _meant(folder: Path) -> str:
+    """Return what a folder without `config.json` has instead, for an error; "" if nothing."""
+    for pattern, advice in _INSTEAD.items():
+        if found := sorted(folder.glob(pattern)):
+            return "; " + advice.format(found[0])
+    return ""
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read the JSON object in a file; raises `CorruptModelError` if it holds anything else."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as e:
         raise CorruptModelError(f"{path} is not JSON: {e}") from e
     if not isinstance(value, dict):

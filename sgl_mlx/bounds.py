@@ -10,9 +10,14 @@ import math
 import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from sgl_mlx.errors import InvalidParamsError, LimitError, SglError
+
+_FLAGS = {"a": re.ASCII, "i": re.IGNORECASE, "m": re.MULTILINE, "s": re.DOTALL, "x": re.VERBOSE}
 
 Rule = Callable[[str, Any], Any]
 """A check of one parameter: takes its name and value, and returns the value as a Python type.
@@ -199,6 +204,18 @@ def pattern(name: str, value: Any) -> str:
     return found
 
 
+def pattern_text(value: Any) -> Any:
+    """Return a compiled regular expression as text, its flags included; other values as they are.
+
+    Flags that the text sets itself (`(?i)` at its beginning) are written only once.
+    """
+    if not isinstance(value, re.Pattern) or not isinstance(value.pattern, str):
+        return value
+    bare = re.sub(r"\A\(\?[aiLmsux]+\)", "", value.pattern)
+    letters = "".join(letter for letter, flag in _FLAGS.items() if value.flags & flag)
+    return f"(?{letters}){bare}" if letters else value.pattern
+
+
 def biases(name: str, value: Any) -> tuple[tuple[int, float], ...]:
     """Return a list of `(token id, number added to the token's logit)` pairs as a tuple of tuples.
 
@@ -302,3 +319,14 @@ def shown(value: Any) -> str:
     except Exception:  # raised by a class of the caller
         told = f"a {type(value).__name__}"
     return told if len(told) <= 80 else f"{told[:77]}..."
+
+
+def local_path(source: str | Path) -> Path:
+    """Return the path of a local file; `source` is a path, perhaps with `~`, or a `file:` URL.
+
+    Raises:
+        RuntimeError: there is no such user as in `~user`.
+    """
+    if isinstance(source, str) and source[:7].lower() == "file://":
+        return Path(url2pathname(urlsplit(source).path))
+    return Path(source).expanduser()

@@ -6,12 +6,19 @@ it allows no keys but those that it lists.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 _VALUES = ("const", "enum", "default", "examples")
 """Keywords whose values are plain data and contain no schemas."""
 
 _OPEN = ("additionalProperties", "patternProperties", "unevaluatedProperties")
+
+_SAME_OBJECT = ("allOf", "anyOf", "oneOf", "$ref", "if", "then", "else", "not", "dependentSchemas")
+"""Keywords whose schemas apply to the same value as the keywords beside them."""
+
+_NAMED = ("properties", "patternProperties", "$defs", "definitions")
+"""Keywords that map names to schemas."""
 
 _WRAPPER = {"name", "description", "strict", "schema"}
 """Keys of the object around a schema in OpenAI's `response_format`."""
@@ -35,23 +42,60 @@ def closed(schema: Any) -> Any:
     """Return a copy of a schema in which objects allow only the keys listed in `properties`.
 
     A part of the schema without `properties` stays unchanged, and so does a part with
-    `additionalProperties`, `patternProperties` or `unevaluatedProperties`. OpenAI's clients expect
-    `strict` schemas and pydantic models to be closed in this way.
+    `additionalProperties`, `patternProperties` or `unevaluatedProperties`. Parts that apply to the
+    same object, such as the members of an `allOf`, also stay open: each would forbid the others'
+    keys. OpenAI's clients expect `strict` schemas and pydantic models to be closed in this way.
+    """
+    return _closed(schema, frozenset(_shared_references(schema)))
+
+
+def _closed(schema: Any, shared: frozenset[str], here: str = "#", alone: bool = True) -> Any:
+    """Return the closed copy of a part of a schema.
+
+    Args:
+        shared: references to parts that stay open.
+        here: reference to this part.
+        alone: False if other parts apply to the same object.
     """
     if isinstance(schema, list):
-        return [closed(part) for part in schema]
+        return [_closed(part, shared, here, alone) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    made = {k: v if k in _VALUES else _closed_part(k, v) for k, v in schema.items()}
+    inner_alone = alone and not _combines(schema)
+    made = {}
+    for keyword, value in schema.items():
+        at = f"{here}/{keyword}"
+        if keyword in _VALUES:
+            made[keyword] = value
+        elif keyword in _NAMED and isinstance(value, dict):
+            made[keyword] = {k: _closed(v, shared, f"{at}/{k}") for k, v in value.items()}
+        else:
+            made[keyword] = _closed(value, shared, at, keyword not in _SAME_OBJECT or inner_alone)
     names_all = isinstance(schema.get("properties"), dict) and not any(k in schema for k in _OPEN)
-    return {**made, "additionalProperties": False} if names_all else made
+    if names_all and inner_alone and here not in shared:
+        made["additionalProperties"] = False
+    return made
 
 
-def _closed_part(keyword: str, value: Any) -> Any:
-    """Return the closed value of a schema's keyword.
+def _combines(schema: dict[str, Any]) -> bool:
+    """Return True if several parts of a schema apply to the same object."""
+    several = isinstance(schema.get("allOf"), list) and len(schema["allOf"]) > 1
+    return several or sum(k in _SAME_OBJECT for k in schema) + ("properties" in schema) > 1
 
-    Some keywords, such as `properties`, map names to schemas: each of their schemas is closed.
-    """
-    if keyword in ("properties", "$defs", "definitions") and isinstance(value, dict):
-        return {name: closed(part) for name, part in value.items()}
-    return closed(value)
+
+def _shared_references(schema: Any, alone: bool = True) -> Iterator[str]:
+    """Yield the references that apply to an object beside other parts of a schema."""
+    if isinstance(schema, list):
+        for part in schema:
+            yield from _shared_references(part, alone)
+    if not isinstance(schema, dict):
+        return
+    inner_alone = alone and not _combines(schema)
+    if isinstance(schema.get("$ref"), str) and not inner_alone:
+        yield schema["$ref"]
+    for keyword, value in schema.items():
+        if keyword in _NAMED and isinstance(value, dict):
+            for part in value.values():
+                yield from _shared_references(part)
+        elif keyword not in _VALUES:
+            yield from _shared_references(value, keyword not in _SAME_OBJECT or inner_alone)

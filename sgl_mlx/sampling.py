@@ -136,6 +136,10 @@ class SamplingParams:
         for name in ("stop", "stop_token_ids", "stop_regex"):
             if name in kept:
                 kept[name] = _as_tuple(kept[name])
+        if "regex" in kept:
+            kept["regex"] = bounds.pattern_text(kept["regex"])
+        if "stop_regex" in kept:
+            kept["stop_regex"] = tuple(map(bounds.pattern_text, kept["stop_regex"]))
         if "json_schema" in kept:
             kept["json_schema"] = _schema_text(kept["json_schema"])
         if "logit_bias" in kept:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
 from dataclasses import fields, replace
 from itertools import product
@@ -9,9 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+import sgl_mlx as sgl
 from sgl_mlx.core import SamplingParams
 from sgl_mlx.errors import InvalidParamsError
+from sgl_mlx.lang.ir import Gen
 
 NAMES = [f.name for f in fields(SamplingParams)]
 VALUES: list[Any] = [
@@ -97,6 +103,24 @@ def test_what_can_be_read_is_taken(name: str, given: Any, taken: Any) -> None:
 def test_a_refusal_says_what_would_be_right(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidParamsError, match=message):
         SamplingParams.of(values).validate()
+
+
+@given(
+    st.sampled_from(["yes|no", "(?i)yes|no", "^a.b$", " a b  # c", "(?s)a.b", r"\w\d"]),
+    st.lists(st.sampled_from([re.A, re.I, re.M, re.S, re.X]), max_size=3),
+    st.sampled_from(["yes", "NO", "a\nb", "ab", " a b  # c", "\u00e95", "A.B", "x\na.b"]),
+)
+def test_a_compiled_pattern_is_its_text_with_its_flags(
+    text: str, flags: list[re.RegexFlag], said: str
+) -> None:
+    pattern = re.compile(text, functools.reduce(operator.or_, flags, re.NOFLAG))
+    params = SamplingParams().override(regex=pattern, stop_regex=[pattern, text]).validate()
+    assert params.regex is not None
+    for same in (params.regex, params.stop_regex[0]):
+        assert bool(re.fullmatch(same, said)) == bool(pattern.fullmatch(said))
+    gen = sgl.gen("a", regex=pattern)
+    assert isinstance(gen, Gen)
+    assert gen.sampling["regex"] == params.regex
 
 
 def test_none_is_never_an_unknown_name() -> None:

@@ -27,6 +27,7 @@ _SCALARS = {
     GGUFValueType.INT64: "q",
     GGUFValueType.FLOAT64: "d",
 }
+_WEIGHTS = "a safetensors file; give the folder that holds it and config.json"
 _OTHERS = {
     b"version https://git-lfs": "a Git LFS pointer to the file; fetch it with `git lfs pull`",
     b"<": "a web page; the download went wrong",
@@ -63,7 +64,7 @@ class Cursor:
         if not head.startswith(b"GGUF"):
             other = next((what for start, what in _OTHERS.items() if head.startswith(start)), None)
             is_weights = b'{"' in head[8:16]
-            what = "a safetensors file" if is_weights else other or "something else"
+            what = _WEIGHTS if is_weights else other or "something else"
             raise CorruptModelError(
                 f"{self.path} is not a GGUF file: it is {what if self._data else 'empty'}"
             )

@@ -18,11 +18,12 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from sgl_mlx.bounds import local_path
 from sgl_mlx.errors import ImageError, LimitError
 from sgl_mlx.limits import Limits
 from sgl_mlx.models.vision.gif import SIGNATURE, Gif
 
-Source = str | Path | bytes | Image.Image
+Source = str | Path | bytes | bytearray | Image.Image
 """Picture given as a path, a `data:` URL, the bytes of a file, or an open Pillow image."""
 
 DEFAULT = Limits()
@@ -78,7 +79,7 @@ def check_size(width: int, height: int, name: str, limits: Limits) -> None:
 
 def name_of(source: Source) -> str:
     """Describe a source for error messages; a long path or URL is shortened."""
-    if isinstance(source, bytes | Image.Image):
+    if isinstance(source, bytes | bytearray | Image.Image):
         return "the picture"
     text = str(source)
     if len(text) > _SHOWN:  # a path is told by its end, a data: URL by its beginning
@@ -86,7 +87,7 @@ def name_of(source: Source) -> str:
     return repr(text)
 
 
-def _identify(source: str | Path | bytes, name: str, limits: Limits) -> Image.Image:
+def _identify(source: str | Path | bytes | bytearray, name: str, limits: Limits) -> Image.Image:
     """Open a picture, reading only its header.
 
     Raises:
@@ -119,7 +120,9 @@ def begins_with(stream: Path | BytesIO, signature: bytes) -> bool:
         return file.read(len(signature)) == signature
 
 
-def open_stream(source: str | Path | bytes, name: str, limits: Limits) -> Path | BytesIO:
+def open_stream(
+    source: str | Path | bytes | bytearray, name: str, limits: Limits
+) -> Path | BytesIO:
     """Return the path of an existing file, or a stream of bytes given directly or in a `data:` URL.
 
     Args:
@@ -134,10 +137,12 @@ def open_stream(source: str | Path | bytes, name: str, limits: Limits) -> Path |
     def check(size: int) -> None:
         limits.check("max_image_bytes", size, f"{name} has {size:,} bytes")
 
-    if isinstance(source, bytes):
+    if isinstance(source, bytes | bytearray):
         check(len(source))
         return BytesIO(source)
-    scheme = str(source).partition(":")[0].lower() if isinstance(source, str) else ""
+    if isinstance(source, str) and source.lstrip()[:5].lower() == "data:":
+        source = source.strip()
+    scheme = source.partition(":")[0].lower() if isinstance(source, str) else ""
     if scheme == "data":
         decoded = _data_url(str(source), name)
         check(len(decoded))
@@ -147,8 +152,8 @@ def open_stream(source: str | Path | bytes, name: str, limits: Limits) -> Path |
     if not isinstance(source, str | Path):
         raise _no_source(source)
     try:
-        path = Path(source).expanduser()
-        fault = "" if path.is_file() else "is a folder" if path.is_dir() else "does not exist"
+        path = local_path(source)
+        fault = _fault(path) if str(source) else "is an empty text"
     except (OSError, RuntimeError) as e:  # a name too long for a path, a home that is nobody's
         raise ImageError(f"{name} is no path: {type(e).__name__}") from e
     if fault:
@@ -157,8 +162,18 @@ def open_stream(source: str | Path | bytes, name: str, limits: Limits) -> Path |
     return path
 
 
+def _fault(path: Path) -> str:
+    """Return the reason why there is nothing to read at a path; "" if there is something."""
+    if path.is_dir():
+        return "is a folder"
+    if not path.is_file():
+        return "does not exist"
+    return "" if path.stat().st_size else "is an empty file"
+
+
 def _no_source(given: object) -> ImageError:
     hint = "; PIL.Image.fromarray(array) makes one" if hasattr(given, "tolist") else ""
+    hint = "; its read() gives bytes" if hasattr(given, "read") else hint
     kind = type(given).__name__
     return ImageError(f"a picture is a path, a data: URL, bytes or a PIL.Image, not {kind}{hint}")
 

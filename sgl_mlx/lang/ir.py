@@ -51,6 +51,13 @@ class Expr:
     def __radd__(self, other: object) -> ExprList:
         return ExprList.of(other, self)
 
+    def __format__(self, spec: str) -> str:
+        """Refuse to be a part of an f-string, which would hold the node's name, not its text."""
+        raise ProgramError(
+            f"{self!r} is in an f-string or format(): write 'text' + {type(self).__name__.lower()}"
+            "(...) to append it, or !r to show it"
+        )
+
 
 @dataclass(frozen=True, repr=False)
 class ExprList(Expr):

@@ -5,13 +5,17 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Mapping
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 from PIL import Image as Pillow
 
+from sgl_mlx.bounds import local_path
 from sgl_mlx.core import Generated, Image, Parallel, Part, Prompt, Text, Video
 from sgl_mlx.errors import ImageError, NotYetError
+
+_ADDRESSES = ("data:", "http://", "https://")
+_BYTES = (bytes, bytearray)
+_PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 
 MARK = "<image>"
 
@@ -76,18 +80,16 @@ def data_url(source: Any) -> str:
     Raises:
         ImageError: if there is no such file, or it is not a picture.
     """
-    if isinstance(source, str) and source.startswith(("data:", "http://", "https://")):
-        return source
-    if isinstance(source, Pillow.Image):
-        buffer = BytesIO()
-        source.save(buffer, "PNG")
-        return _encoded(buffer.getvalue(), "image/png")
+    if isinstance(source, str) and source.strip()[:8].lower().startswith(_ADDRESSES):
+        return source.strip()
     try:
-        content = source if isinstance(source, bytes) else Path(source).expanduser().read_bytes()
+        if isinstance(source, Pillow.Image):
+            return _encoded(_png(source), "image/png")
+        content = bytes(source) if isinstance(source, _BYTES) else local_path(source).read_bytes()
         with Pillow.open(BytesIO(content)) as picture:
             return _encoded(content, picture.get_format_mimetype() or "image/png")
-    except (OSError, TypeError, ValueError) as e:
-        shown = f"{len(source)} bytes" if isinstance(source, bytes) else repr(source)
+    except (OSError, TypeError, ValueError, RuntimeError) as e:
+        shown = f"{len(source)} bytes" if isinstance(source, _BYTES) else repr(source)
         raise ImageError(f"image {shown} cannot be read: {e}") from e
 
 
@@ -108,6 +110,15 @@ def openai_content(parts: Prompt) -> list[dict[str, Any]]:
             {"type": "image_url", "image_url": {"url": url}} for url in data_urls((part,))
         ] or [{"type": "text", "text": flat_text((part,), "")}]
     return [item for item in content if item.get("text") != ""]
+
+
+def _png(picture: Pillow.Image) -> bytes:
+    """Return a picture as a PNG file; colours that PNG does not have, such as CMYK, become RGB."""
+    buffer = BytesIO()
+    if picture.mode not in _PNG_MODES:
+        picture = picture.convert("I;16" if picture.mode == "I" else "RGB")
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _encoded(content: bytes, kind: str) -> str:

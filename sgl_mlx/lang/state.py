@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from sgl_mlx import bounds
-from sgl_mlx.errors import ProgramError
+from sgl_mlx.errors import ProgramError, UnknownVariableError
 from sgl_mlx.lang import words
 from sgl_mlx.lang.group import ProgramStateGroup
 from sgl_mlx.lang.ir import (
@@ -226,13 +226,16 @@ class ProgramState:
     def text_iter(self, var_name: str | None = None) -> Iterator[str]:
         """Yield the text of variable `var_name`, or the whole text, piece by piece as it comes.
 
-        If the program was run without `stream=True`, this yields one piece and warns.
+        If the program was run without `stream=True`, this yields one piece and warns. If the
+        program ends without such a variable, this yields an empty text, as in SGLang, and warns.
         """
         self._warn_unless_streaming("text_iter")
         position, ended = 0, False
         while not ended:
             chunk, ended = self.stream_executor.read_wait(var_name, position, self._whole)
             position += len(chunk)
+            if ended and not position:
+                self._warn_if_unknown(var_name)
             if chunk or (ended and not position):
                 yield chunk
 
@@ -256,6 +259,13 @@ class ProgramState:
             message = f"{method}() gives one piece; for pieces, run the program with stream=True"
             warnings.warn(message, stacklevel=3)
 
+    def _warn_if_unknown(self, name: str | None) -> None:
+        try:
+            if name is not None:
+                self.get_var(name)
+        except UnknownVariableError as error:
+            warnings.warn(str(error), stacklevel=4)
+
     def _meta_info(self, name: str | None, ended: bool) -> Any:
         if name is None:
             return {}
@@ -268,6 +278,8 @@ class ProgramState:
                 changed.clear()
                 chunk, ended = self.stream_executor.read(var_name, position, self._whole)
                 position += len(chunk)
+                if ended and not position:
+                    self._warn_if_unknown(var_name)
                 if chunk or ended:
                     yield chunk, ended
                 else:

@@ -42,7 +42,7 @@ def gen(
     n: int | None = None,
     stop: str | Sequence[str] | None = None,
     stop_token_ids: Sequence[int] | None = None,
-    stop_regex: str | Sequence[str] | None = None,
+    stop_regex: str | re.Pattern[str] | Sequence[str | re.Pattern[str]] | None = None,
     temperature: float | None = None,
     top_p: float | None = None,
     top_k: int | None = None,
@@ -57,7 +57,7 @@ def gen(
     dtype: type | str | None = None,
     choices: Sequence[str] | None = None,
     choices_method: ChoicesSamplingMethod | None = None,
-    regex: str | None = None,
+    regex: str | re.Pattern[str] | None = None,
     json_schema: Any = None,
     grammar: str | None = None,
     token_healing: bool | None = None,
@@ -76,6 +76,7 @@ def gen(
         choices: texts to choose from; with them, this is `select(name, choices, ...)`, which takes
             `choices_method` too and ignores all other parameters but `temperature`.
         json_schema: a dictionary, JSON text or a pydantic model class.
+        regex: a regular expression in Python's dialect, as text or compiled.
         token_healing: False keeps the prompt's last token. By default, if the prompt ends in the
             program's own text, a longer token may replace its last token.
 
@@ -85,6 +86,7 @@ def gen(
         ProgramError: for an unknown keyword, or a name that is no text; with `choices`, as
             `select`.
     """
+    regex = bounds.pattern_text(regex)
     given = {k: v for k, v in locals().items() if v is not None}
     _check_name("gen()", name)
     if choices is not None:
@@ -108,7 +110,7 @@ def _check_name(word: str, name: object) -> None:
         bounds.refuse(f"the name of {word}", name, "a text", ProgramError)
 
 
-def _check_regex(regex: str) -> None:
+def _check_regex(regex: object) -> None:
     try:
         re.compile(bounds.text("regex", regex))
     except re.error as error:

@@ -26,6 +26,7 @@ from sgl_mlx.server.native import generate, tokens, upkeep
 from sgl_mlx.server.openai import chat, completions, embeddings, responses
 from sgl_mlx.server.openapi import with_document
 from sgl_mlx.server.pages import route as page
+from sgl_mlx.server.paths import not_here
 from sgl_mlx.server.residents import Residents, ServedModel
 from sgl_mlx.server.service import Service
 from sgl_mlx.server.switch import Served, Switch, front_routes
@@ -86,7 +87,11 @@ def app_of_models(
     residents = Residents(models, budget, build, free)
     switch = Switch(residents, limits or Limits())
     front = front_routes(residents, int(time.time()))
-    return _gated([*front, Mount("", app=switch)], api_keys, limits), residents
+
+    def known() -> list[BaseRoute]:
+        return [*front, *(route for served in residents.values for route in served.router.routes)]
+
+    return _gated([*front, Mount("", app=switch)], api_keys, limits, known), residents
 
 
 def routes_of(service: Service) -> list[Route]:
@@ -113,15 +118,20 @@ def routes_of(service: Service) -> list[Route]:
 
 
 def _gated(
-    routes: Sequence[BaseRoute], api_keys: Sequence[str], limits: Limits | None
+    routes: Sequence[BaseRoute],
+    api_keys: Sequence[str],
+    limits: Limits | None,
+    known: Callable[[], Sequence[BaseRoute]] | None = None,
 ) -> Starlette:
+    """Return an application behind a `Gate`; `known` gives all routes, for errors."""
+
+    async def explain(request: Request, error: Exception) -> Response:
+        """Raise the error again, so that `Gate` answers it in the shape of the path's protocol."""
+        assert isinstance(error, HTTPException)
+        raise not_here(request, error, known() if known else routes)
+
     return Starlette(
         routes=routes,
         middleware=[Middleware(Gate, keys=api_keys, limits=limits)],
-        exception_handlers={HTTPException: _reraise},
+        exception_handlers={HTTPException: explain},
     )
-
-
-async def _reraise(_: Request, error: Exception) -> Response:
-    """Raise the error again, so that `Gate` answers it in the shape of the path's protocol."""
-    raise error

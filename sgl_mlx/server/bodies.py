@@ -13,7 +13,8 @@ from starlette.types import Message, Receive
 from sgl_mlx import bounds
 from sgl_mlx.errors import InvalidParamsError
 from sgl_mlx.limits import Limits
-from sgl_mlx.server.errors import bad_value
+from sgl_mlx.server.errors import HttpError, bad_value
+from sgl_mlx.server.refused import check_refused
 
 T = TypeVar("T")
 
@@ -40,11 +41,17 @@ async def read(request: Request, shape: type[T], limits: Limits) -> T:
     """Decode a request's JSON body into `shape`.
 
     Raises:
-        HttpError: the body is empty or not JSON, or a field is missing or has the wrong type.
+        HttpError: the body is empty, compressed or not JSON, or a field is missing, has the wrong
+            type or is not supported.
         LimitError: the body is over `max_body_bytes`, or a field has too many items.
         ClientDisconnect: the client disconnected.
     """
-    made = decode(await raw(request, limits), shape)
+    coding = request.headers.get("content-encoding", "identity")
+    body = await raw(request, limits)
+    if coding.lower() != "identity":
+        raise HttpError(415, f"the body must not be compressed, got content-encoding {coding}")
+    made = decode(body, shape)
+    check_refused(made)
     for field, limit in _COUNTED.items():
         found = getattr(made, field, None)
         count = len(found) if isinstance(found, list) else 0

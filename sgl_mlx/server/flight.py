@@ -10,6 +10,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, cast
+from weakref import WeakKeyDictionary
 
 from sgl_mlx.core import ChoiceScores, Completion, Prompt, SamplingParams, StreamEvent
 from sgl_mlx.errors import RequestAborted
@@ -95,7 +96,9 @@ class Flights:
         self._limits = limits
         self._metrics = metrics
         self._under_way: dict[str, Flight] = {}
-        self._turn = asyncio.Lock()
+        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
+            WeakKeyDictionary()
+        )
 
     @property
     def count(self) -> int:
@@ -170,7 +173,7 @@ class Flights:
         for ask in asks:
             self._under_way.setdefault(ask.rid, flight)
         try:
-            async with self._turn:
+            async with self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
                 await asyncio.sleep(0)
                 if flight.aborted:
                     self._raise_explained(flight, CancelledError())

@@ -25,6 +25,9 @@ Message = dict[str, Any]
 _PLACE = "\ue00f"
 """Placeholder for a picture while a template renders: a private-use character."""
 
+PLACE = "sgl_mlx.place"
+"""Key of a converted message whose value is the message's path in the request, for errors."""
+
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 _IMAGE_PARTS = ("image_url", "input_image", "image")
 _KEPT = ("name", "tool_call_id")
@@ -92,7 +95,7 @@ class Conversation:
         return self._with_pictures(spliced(text, messages, render, recall))
 
     def _message(self, index: int, message: Mapping[str, Any]) -> Message:
-        where = f"messages[{index}]"
+        where = message.get(PLACE, f"messages[{index}]")
         role = message.get("role")
         if not isinstance(role, str) or not role:
             raise bad_value(

@@ -11,7 +11,7 @@ import msgspec
 from sgl_mlx.core import Prompt, SamplingParams, prompt_text
 from sgl_mlx.server.engine import ServedTokenizer
 from sgl_mlx.server.memory import AnswerReader, Answers
-from sgl_mlx.server.messages import Conversation
+from sgl_mlx.server.messages import PLACE, Conversation
 from sgl_mlx.server.output import Form, think_marks
 from sgl_mlx.server.splice import Recall
 from sgl_mlx.server.tools.calls import Tool, ToolChoice
@@ -75,7 +75,9 @@ class Wanted:
             HttpError: a message or the tool choice is wrong.
             TokenizerError: the model has no chat template, or the template refuses the messages.
         """
-        choice = self.choice if self.tools else None
+        choice = self.choice
+        if not self.tools and not (choice and choice.needed):
+            choice = None
         tools = choice.among(self.tools) if choice else ()
         prompt = self._prompt(tokenizer, choice, recall)
         end_of_prompt = prompt_text(prompt[-1:])[-200:]
@@ -108,7 +110,8 @@ class Wanted:
     def _prompt(
         self, tokenizer: ServedTokenizer, choice: ToolChoice | None, recall: Recall | None
     ) -> Prompt:
-        messages, variables = list(self.messages), dict(self.variables)
+        variables = dict(self.variables)
+        messages = [{PLACE: f"messages[{i}]", **m} for i, m in enumerate(self.messages)]
         if choice and teaches_tools(tokenizer.chat_template):
             variables["tools"] = list(self.tools)
         elif choice:

@@ -52,14 +52,18 @@ def _with_added(
     """Return the tokenizer with the tokens that only the files beside `tokenizer.json` list.
 
     Raises:
-        TokenizerError: the files give different texts for a token id.
+        TokenizerError: the files give different texts for a token id, or a key is no id.
     """
     special = set(_named_tokens(config).values())
     plain = _read_json(folder / "added_tokens.json")
     entries: dict[int, Any] = {
         i: {"content": text, "special": text in special} for text, i in plain.items()
     }
-    entries |= {int(i): entry for i, entry in (config.get("added_tokens_decoder") or {}).items()}
+    try:
+        decoder = config.get("added_tokens_decoder") or {}
+        entries |= {int(i): entry for i, entry in decoder.items()}
+    except (AttributeError, ValueError) as e:
+        raise TokenizerError(f"{folder}: added_tokens_decoder must map token ids: {e}") from e
     known = backend.get_added_tokens_decoder()
     missing = {i: entry for i, entry in sorted(entries.items()) if i not in known}
     for i, entry in missing.items():
@@ -125,7 +129,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as e:
         raise TokenizerError(f"{path} is not JSON: {e}") from e
     if not isinstance(value, dict):
@@ -138,10 +142,20 @@ def _token_id(backend: tokenizers.Tokenizer, text: str | None) -> int | None:
 
 
 def _eos_ids(folder: Path) -> set[int]:
+    """Return the end tokens that the model's configurations list; negative ids mean none.
+
+    Raises:
+        TokenizerError: an id is no integer.
+    """
     found: set[int] = set()
     for name in ("generation_config.json", "config.json"):
         value = _read_json(folder / name).get("eos_token_id")
-        found.update(value if isinstance(value, list) else [] if value is None else [value])
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        if wrong := [token for token in ids if type(token) is not int]:
+            raise TokenizerError(
+                f"{folder / name}: eos_token_id must be token ids, got {wrong[0]!r:.80}"
+            )
+        found.update(token for token in ids if token >= 0)
     return found
 
 

@@ -62,3 +62,12 @@ def test_nodes_read_as_in_sglang(node: ir.Expr, expected: str) -> None:
 def test_nodes_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         ir.Text("a").value = "b"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("node", [gen("a"), user("a"), "b" + gen("a"), ir.Text("a")])
+def test_a_node_in_an_f_string_is_an_error_instead_of_its_name(node: ir.Expr) -> None:
+    with pytest.raises(ProgramError, match="f-string"):
+        f"{node}"
+    with pytest.raises(ProgramError, match="f-string"):
+        f"{node:>9}"
+    assert f"{node!r}" == repr(node)

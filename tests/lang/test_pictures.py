@@ -46,14 +46,16 @@ def test_text_around_the_mark_of_a_template_is_text() -> None:
     assert prompt[place + 1].text.startswith(after + "What")
 
 
-@pytest.mark.parametrize("source", ["file", "path", "bytes", "pillow"])
+@pytest.mark.parametrize("source", ["file", "path", "url", "bytes", "bytearray", "pillow"])
 def test_turns_with_pictures_have_openais_form(tmp_path: Path, source: str) -> None:
     file = tmp_path / "cat.png"
     file.write_bytes(png())
     given: Any = {
         "file": str(file),
         "path": file,
+        "url": file.as_uri(),
         "bytes": png(),
+        "bytearray": bytearray(png()),
         "pillow": Pillow.open(BytesIO(png())),
     }[source]
     asked, answered = ask.run(given, given, backend=ScriptedBackend("a cat")).messages()
@@ -111,3 +113,12 @@ def test_what_cannot_be_sent_says_why(tmp_path: Path) -> None:
     with pytest.raises(NotYetError, match=r"cat\.mp4.*image\(\)"):
         data_urls((Video("cat.mp4", 4),))
     assert data_url("https://example.com/cat.png") == "https://example.com/cat.png"
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "I", "I;16", "F", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV"]
+)
+def test_an_open_picture_of_every_mode_can_be_sent(mode: str) -> None:
+    url = data_url(Pillow.new(mode, (2, 3)))
+    with Pillow.open(BytesIO(base64.b64decode(url.partition(",")[2]))) as opened:
+        assert opened.size == (2, 3)

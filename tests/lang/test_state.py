@@ -194,11 +194,12 @@ def test_without_streaming_the_text_comes_at_once() -> None:
         assert list(s.text_iter("x")) == ["one two three"]
 
 
-def test_streaming_an_unknown_variable_yields_nothing_but_an_end() -> None:
+def test_streaming_an_unknown_variable_yields_nothing_but_an_end_and_warns() -> None:
     s = new_state(["one"], streaming=True)
     s += sgl.gen("x")
     s.stream_executor.close()
-    assert list(s.text_iter("nobody")) == [""]
+    with pytest.warns(UserWarning, match="no variable 'nobody'.*'x'"):
+        assert list(s.text_iter("nobody")) == [""]
 
 
 def test_streamed_pieces_join_to_the_text() -> None:

@@ -99,6 +99,24 @@ def test_ids_and_names_of_conversions_go_to_the_hub(hub: Hub, name: str, repo: s
     assert hub.asked == [(repo, False)]
 
 
+@pytest.mark.parametrize(
+    "start", ["https://huggingface.co/", "hf.co/", "http://www.huggingface.co/"]
+)
+@pytest.mark.parametrize("end", ["", "/", "/tree/main", "?library=mlx", "#files"])
+def test_an_address_of_the_hub_is_the_id_in_it(hub: Hub, start: str, end: str) -> None:
+    assert resolve(f"{start}org/model{end}") == ("org/model", hub.answer)
+    assert hub.asked == [("org/model", False)]
+
+
+def test_a_link_to_nothing_says_so(hub: Hub, tmp_path: Path) -> None:
+    link = tmp_path / "model.gguf"
+    link.symlink_to(tmp_path / "gone")
+    with pytest.raises(ModelNotFoundError, match=r"is a link to .*gone, which does not exist"):
+        resolve(link)
+    assert hub.asked == []
+    assert [model.path for model in list_local(tmp_path) if model.path == link] == []
+
+
 def test_what_exists_is_a_path_even_if_it_looks_like_an_id(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

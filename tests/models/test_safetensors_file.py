@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from sgl_mlx.errors import ModelError
-from sgl_mlx.models.safetensors_file import read_entries, read_header
+from sgl_mlx.errors import ModelError, ModelNotFoundError
+from sgl_mlx.models.safetensors_file import read_config, read_entries, read_header
 
 
 def test_the_header_declares_what_the_library_loads(folder: Path) -> None:
@@ -53,3 +54,22 @@ def test_damaged_bytes_never_raise_anything_but_a_model_error(
     except ModelError:
         return
     assert all(entry.size <= len(data) for entry in entries.values())
+
+
+@pytest.mark.parametrize(
+    ("file", "advice"),
+    [
+        ("model-Q4.gguf", "give a GGUF file, such as"),
+        ("snapshots/abc/config.json", "give the folder of"),
+        ("mlx/config.json", "give the folder of"),
+        ("adapter_config.json", "belongs to a LoRA adapter"),
+        ("pytorch_model.bin", "is in PyTorch's format"),
+    ],
+)
+def test_a_folder_without_a_config_says_what_it_is(tmp_path: Path, file: str, advice: str) -> None:
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_bytes(b"")
+    with pytest.raises(ModelNotFoundError, match=r"has no config\.json; ") as found:
+        read_config(tmp_path)
+    assert advice in str(found.value)
+    assert str(tmp_path / file) in str(found.value)

@@ -64,6 +64,9 @@ def test_an_iteration_of_the_loop_submits_one_request(streamed: bool) -> None:
 
     asyncio.run(all_at_once())
     assert len(set(engine.submitted.values())) == len(engine.submitted) == 40
+    engine.submitted.clear()
+    asyncio.run(all_at_once())  # on another loop
+    assert len(engine.submitted) == 40
     assert flights.count == 0
 
 

@@ -60,7 +60,8 @@ class OpenAI:
         token_usage: the tokens that the API has counted.
 
     Raises:
-        BackendError: when the `openai` package is missing, or `model_name` is no text.
+        BackendError: when the `openai` package or the API key is missing, or `model_name` is no
+            text.
     """
 
     supports_parallel = False
@@ -167,9 +168,8 @@ class OpenAI:
                 return api.create(**asked or request)
             except Exception as error:
                 asked = wire.without_refused(asked or request, error)
-                if asked is None and _is_of_api(error):
-                    raise BackendError(f"{self.model_name}: {error}") from error
                 if asked is None:
+                    self._explain(error)
                     raise
         raise BackendError(f"{self.model_name} refuses one parameter after another: {request}")
 
@@ -189,7 +189,9 @@ class OpenAI:
         if begun:
             text = _until(text.removeprefix(begun), params.stop)
         text = wire.typed(text, params.dtype)
-        return self._completion(text, choice.finish_reason, usage, wire.refusal_of(choice))
+        return self._completion(
+            text, getattr(choice, "finish_reason", None), usage, wire.refusal_of(choice)
+        )
 
     def _generate_shown(
         self,
@@ -207,17 +209,23 @@ class OpenAI:
         self, request: Mapping[str, Any], on_event: Callable[[StreamEvent], None], n: int
     ) -> tuple[Completion, ...]:
         texts, refusals, reasons, usage = [""] * n, [""] * n, ["stop"] * n, None
+        answered = False
         streaming = {"n": n, "stream": True, "stream_options": {"include_usage": True}}
         for event in self._events({**request, **streaming}):
             usage = getattr(event, "usage", None) or usage
             for i, choice in enumerate(wire.choices_of(event)):
+                answered = True
                 told = getattr(choice, "index", None)
                 sample = i if told is None else told
-                reasons[sample] = choice.finish_reason or reasons[sample]
+                if sample not in range(n):
+                    raise BackendError(f"{self.model_name} streams choice {sample} of {n}")
+                reasons[sample] = getattr(choice, "finish_reason", None) or reasons[sample]
                 refusals[sample] += wire.refusal_of(choice) or ""
                 if piece := wire.text_of(choice):
                     texts[sample] += piece
                     on_event(StreamEvent(sample, piece, id=getattr(event, "id", None) or ""))
+        if not answered:
+            raise BackendError(f"{self.model_name} answered without choices: no event has any")
         self._count(usage)
         done = tuple(map(self._completion, texts, reasons, [usage] * n, refusals))
         for sample, completion in enumerate(done):
@@ -228,9 +236,14 @@ class OpenAI:
         try:
             yield from self._create(request)
         except Exception as error:
-            if _is_of_api(error):
-                raise BackendError(f"{self.model_name}: {error}") from error
+            self._explain(error)
             raise
+
+    def _explain(self, error: Exception) -> None:
+        """Raise a `BackendError` for an error of the API or of its client; ignore other errors."""
+        told = wire.told(error, getattr(self._client, "base_url", "its default address"))
+        if told is not None:
+            raise BackendError(f"{self.model_name}: {told}") from error
 
     def _score(self, request: Mapping[str, Any], choices: Sequence[str]) -> ChoiceScores:
         (completion,) = self._generate(request, SamplingParams(), "")
@@ -239,27 +252,22 @@ class OpenAI:
     def _count(self, usage: Any) -> None:
         if usage is not None:
             with self._lock:
-                self.token_usage.prompt_tokens += usage.prompt_tokens
-                self.token_usage.completion_tokens += usage.completion_tokens
+                self.token_usage.prompt_tokens += wire.count(usage, "prompt_tokens")
+                self.token_usage.completion_tokens += wire.count(usage, "completion_tokens")
 
     def _completion(
         self, text: str, reason: str | None, usage: Any, refusal: str | None
     ) -> Completion:
         extra: dict[str, Any] = {"refusal": refusal} if refusal else {}
         if usage is not None:
-            extra["completion_tokens"] = usage.completion_tokens
-        prompt_tokens = usage.prompt_tokens if usage is not None else 0
+            extra["completion_tokens"] = wire.count(usage, "completion_tokens")
+        prompt_tokens = wire.count(usage, "prompt_tokens")
         return Completion(text, (), wire.finish_reason(reason), prompt_tokens, 0, extra=extra)
 
 
 def _until(text: str, stops: Iterable[str]) -> str:
     """Return the text before the first stop string; the whole text if none occurs."""
     return text[: min([text.find(stop) for stop in stops if stop in text], default=len(text))]
-
-
-def _is_of_api(error: Exception) -> bool:
-    """Return True for an error of the `openai` package, without importing that package."""
-    return type(error).__module__.partition(".")[0] == "openai"
 
 
 def _new_client(is_azure: bool, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -269,7 +277,10 @@ def _new_client(is_azure: bool, args: Iterable[Any], kwargs: Mapping[str, Any]) 
         raise BackendError(
             "the OpenAI backend needs the openai package: pip install 'sgl-mlx[openai]'"
         ) from None
-    return (openai.AzureOpenAI if is_azure else openai.OpenAI)(*args, **kwargs)
+    try:
+        return (openai.AzureOpenAI if is_azure else openai.OpenAI)(*args, **kwargs)
+    except openai.OpenAIError as error:
+        raise BackendError(f"no client of OpenAI's API: {error}") from error
 
 
 def _last_event(sample: int, text: str, completion: Completion) -> StreamEvent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -157,18 +158,58 @@ def choices_of(answer: Any) -> list[Any]:
 
 
 def text_of(choice: Any) -> str:
-    """Return the text of a completion, chat message or streamed piece; "" if it has none."""
+    """Return the text of a completion, chat message or streamed piece; "" if it has none.
+
+    Content in parts gives the text of its text parts.
+
+    Raises:
+        BackendError: the content is neither a text nor a list of parts.
+    """
     for name in ("message", "delta"):
         if (part := getattr(choice, name, None)) is not None:
-            return getattr(part, "content", None) or ""
-    return getattr(choice, "text", None) or ""
+            return _content_text(getattr(part, "content", None))
+    return _content_text(getattr(choice, "text", None))
+
+
+def _content_text(content: Any) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    if isinstance(content, list):
+        fields = [p if isinstance(p, Mapping) else getattr(p, "__dict__", {}) for p in content]
+        texts = [part.get("text") for part in fields if part.get("type", "text") == "text"]
+        if all(isinstance(text, str) for text in texts):
+            return "".join(map(str, texts))
+    raise BackendError(f"the API's content must be a text or a list of parts, got {content!r:.80}")
+
+
+def told(error: Exception, address: object) -> str | None:
+    """Return what an error of the API or of its client says; None for other errors.
+
+    Args:
+        address: the API's address, which errors of the connection name.
+    """
+    if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
+        return f"the API at {address} answered with something that is no JSON: {error}"
+    if type(error).__module__.partition(".")[0] != "openai":  # which is not imported here
+        return None
+    response = getattr(error, "response", None)
+    if response is None and hasattr(error, "request"):
+        return f"{error} (the API is at {address})"
+    said = "" if response is None or " - " in str(error) else f" - {response.text:.200}"
+    return f"{error}{said}"
+
+
+def count(usage: Any, name: str) -> int:
+    """Return a count of tokens in an answer's `usage`; 0 if the answer does not have it."""
+    found = getattr(usage, name, None)
+    return found if isinstance(found, int) else 0
 
 
 def refusal_of(choice: Any) -> str | None:
     """Return the model's words of refusal; None if it did not refuse."""
     for name in ("message", "delta"):
         if (part := getattr(choice, name, None)) is not None:
-            return getattr(part, "refusal", None)
+            return _content_text(getattr(part, "refusal", None)) or None
     return None
 
 

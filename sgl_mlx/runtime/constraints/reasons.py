@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
+from sgl_mlx.names import meant
 from sgl_mlx.runtime.constraints.lark import NO_FORCING
 
-_REWRITES = (
+_TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
+_ALIASES = {
+    **{"str": "string", "int": "integer", "float": "number", "bool": "boolean"},
+    **{"dict": "object", "map": "object", "struct": "object", "list": "array"},
+}
+"""Names of types that other languages have, and those of JSON Schema."""
+
+
+def _no_type(found: re.Match[str]) -> str:
+    """Return what is wrong with a type that JSON Schema does not have."""
+    name = found[1]
+    alias = _ALIASES.get(name.lower())
+    guess = f"; did you mean {alias!r}?" if alias else meant([name], _TYPES)
+    return f"type {name!r} is none of {', '.join(_TYPES)}{guess}"
+
+
+_REWRITES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"\AInvalid type: (.*)", _no_type),
+    (r"\AFailed to generate regex for (integer|float) range: .*", "its bounds are too far from 0"),
+    (r".*Too many items \(limit.*", "it needs too many values at once, perhaps endlessly many"),
     (r"\ANoExtensionBias\Z", "nothing can match it"),
     (
         r"Regex is empty:.*",

@@ -39,6 +39,8 @@ _NARROWER = {
     "idn-hostname": "hostname",
 }
 _FAR = 10**15
+_FARTHEST = 9 * 10**18
+"""Bounds farther from zero than this, which llguidance cannot express, become this."""
 _BRACKETS = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _UUID = "^[0-9a-f]{8}-[0-9a-f]{4}-%d[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
@@ -55,7 +57,7 @@ _FEW_DIGITS = "^[^0-9]*(?:[0-9]{1,6}[^0-9]+)*[0-9]{0,6}$"
 
 _INTEGERS = {
     **{f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32)},
-    "int64": (-9 * 10**18, 9 * 10**18),  # llguidance computes bounds with floats
+    "int64": (-_FARTHEST, _FARTHEST),  # llguidance computes bounds with floats
     **{f"uint{bits}": (0, 2**bits - 1) for bits in (8, 16, 32)},
 }
 """Smallest and largest value of each of OpenAPI's integer formats."""
@@ -126,9 +128,21 @@ def _prepared(schema: Any) -> Any:
         made["patternProperties"] = {_pattern(p): s for p, s in made["patternProperties"].items()}
     if isinstance(made.get("format"), str):
         _set_format(made)
+    for name in _BOUNDS:
+        made |= _nearer(name, made.get(name))
     if isinstance(made.get("multipleOf"), (int, float)) and _is_small(made["multipleOf"]):
         _bound_multiple(made)
     return made
+
+
+def _nearer(name: str, bound: Any) -> dict[str, Any]:
+    """Return a bound as a keyword and its value; a bound that is too far becomes a nearer one."""
+    if not isinstance(bound, (int, float)):
+        return {}
+    lower = "inimum" in name
+    if (bound < -_FARTHEST) if lower else (bound > _FARTHEST):
+        return {name: -_FARTHEST if lower else _FARTHEST}
+    return {}
 
 
 def _is_small(step: float) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from sgl_mlx.bounds import local_path
 from sgl_mlx.core import Image, Part, Prompt, Text, Video
 from sgl_mlx.errors import PromptError
 from sgl_mlx.limits import Limits
@@ -228,8 +229,8 @@ def _origin(source: Any) -> Hashable:
     """
     if isinstance(source, (str, Path)) and not str(source).startswith("data:"):
         try:
-            stat = Path(source).expanduser().stat()
-        except (OSError, ValueError):  # opening the file later will raise the error
+            stat = local_path(source).stat()
+        except (OSError, ValueError, RuntimeError):  # opening the file later will raise the error
             return None
         return str(source), stat.st_ino, stat.st_mtime_ns, stat.st_size
     if isinstance(source, str):

@@ -9,6 +9,7 @@ import msgspec
 
 from sgl_mlx.bounds import shown
 from sgl_mlx.server.errors import bad_value
+from sgl_mlx.server.messages import PLACE
 from sgl_mlx.server.tools.calls import Tool, ToolChoice, function_tool
 
 Block = dict[str, Any]
@@ -18,6 +19,12 @@ _BILLING = "x-anthropic-billing-header:"
 
 With it, the prompts of a conversation would share no prefix.
 """
+
+_SOURCES = {
+    "image": "the type base64 and data",
+    "document": "the type text and data (PDF files and stored files are not read)",
+}
+"""Sources that a block of each type may have."""
 
 
 def messages_of(system: str | list[Any] | None, messages: Sequence[Any]) -> list[dict[str, Any]]:
@@ -30,7 +37,8 @@ def messages_of(system: str | list[Any] | None, messages: Sequence[Any]) -> list
     if said := _system_text(system):
         made.append({"role": "system", "content": said})
     for i, message in enumerate(messages):
-        made += _message(f"messages[{i}]", message)
+        where = f"messages[{i}]"
+        made += [{**one, PLACE: where} for one in _message(where, message)]
     return made
 
 
@@ -52,7 +60,7 @@ def choice_of(given: dict[str, Any] | None) -> ToolChoice | None:
         case {"type": "any"}:
             return ToolChoice(needed=True, several=several)
         case {"type": "tool", "name": str() as name}:
-            return ToolChoice(needed=True, name=name, several=several)
+            return ToolChoice(needed=True, names=(name,), several=several)
     raise bad_value(
         "tool_choice must have the type auto, any or none, or tool with a name, "
         f"got {shown(given)}",
@@ -128,6 +136,11 @@ def _part(where: str, block: Any) -> Block:
         case {"type": "search_result" | "tool_reference"}:
             return {"type": "text", "text": msgspec.json.encode(block).decode()}
     kind = block.get("type") if isinstance(block, dict) else block
+    if isinstance(block, dict) and kind in _SOURCES:
+        raise bad_value(
+            f"{where}.source must have {_SOURCES[kind]}, got {shown(block.get('source'))}",
+            f"{where}.source",
+        )
     raise bad_value(
         f"{where} must be a complete block of text, an image or a document, got type {shown(kind)}",
         where,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import msgspec
 from starlette.requests import Request
@@ -18,6 +18,7 @@ from sgl_mlx.server.anthropic.conversion import choice_of, messages_of, tools_of
 from sgl_mlx.server.bodies import json_response
 from sgl_mlx.server.errors import HttpError, anthropic_body, bad_value
 from sgl_mlx.server.flight import Ask
+from sgl_mlx.server.refused import Refused
 from sgl_mlx.server.service import Service, in_thread, new_id
 from sgl_mlx.server.sse import frame
 from sgl_mlx.server.turn import Turn, Wanted
@@ -59,6 +60,8 @@ class MessagesRequest(CountRequest, kw_only=True):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    output_format: OutputFormat | None = None
+    mcp_servers: Annotated[Any, Refused("run their tools yourself and give them in tools")] = None
 
 
 def routes(service: Service) -> list[Route]:
@@ -154,10 +157,15 @@ class _Call:
                 top_p=fields.top_p,
                 top_k=fields.top_k,
                 stop=fields.stop_sequences,
-                json_schema=_schema(fields.output_config),
+                json_schema=_schema(self._format()),
             )
             .validate(self._service.limits)
         )
+
+    def _format(self) -> OutputFormat | None:
+        """Return the format of the answer; beta versions of the protocol have it at the top."""
+        config = self._fields.output_config
+        return (config.format if config else None) or self._fields.output_format
 
 
 def _wanted(fields: CountRequest, params: SamplingParams) -> Wanted:
@@ -185,11 +193,11 @@ def _count(service: Service, fields: CountRequest) -> int:
     return len(tokenizer.encode(prompt_text(cast(Prompt, turn.prompt))))
 
 
-def _schema(config: OutputConfig | None) -> dict[str, Any] | None:
-    match config:
-        case None | OutputConfig(format=None):
+def _schema(form: OutputFormat | None) -> dict[str, Any] | None:
+    match form:
+        case None:
             return None
-        case OutputConfig(format=OutputFormat(type="json_schema", schema=dict() as schema)):
+        case OutputFormat(type="json_schema", schema=dict() as schema):
             return schema
     raise bad_value(
         "output_config.format must have the type json_schema and a schema", "output_config"

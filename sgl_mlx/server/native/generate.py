@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,6 +18,7 @@ from sgl_mlx.server.errors import HttpError, bad_value, openai_body
 from sgl_mlx.server.flight import Ask
 from sgl_mlx.server.messages import image_source
 from sgl_mlx.server.native.token_scores import checked_ids, token_scores
+from sgl_mlx.server.refused import Refused
 from sgl_mlx.server.service import Service, new_id
 from sgl_mlx.server.sse import DONE, frame
 from sgl_mlx.server.visit import CacheKeys, Visit
@@ -46,6 +47,10 @@ class GenerateRequest(CacheKeys, kw_only=True):
     rid: str | list[str] | None = None
     priority: int | None = None
     model: str | None = None
+    input_embeds: Annotated[Any, Refused("give text or input_ids")] = None
+    lora_path: Annotated[Any, Refused("serve the adapter, and name it in model")] = None
+    return_hidden_states: Annotated[Any, Refused("only log-probabilities are returned")] = None
+    custom_logit_processor: Annotated[Any, Refused("give logit_bias or a constraint")] = None
 
 
 def routes(service: Service) -> list[Route]:

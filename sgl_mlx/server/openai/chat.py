@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,9 +17,10 @@ from sgl_mlx.server.answer import answer
 from sgl_mlx.server.errors import bad_value
 from sgl_mlx.server.memory import AnswerReader
 from sgl_mlx.server.openai.answers import Chunks, Usage, asks, failure, finish
-from sgl_mlx.server.openai.fields import Sampling, sampling_params
+from sgl_mlx.server.openai.fields import NO_LIMIT, Sampling, sampling_params
 from sgl_mlx.server.openai.logprobs import chat_logprobs, without_end
 from sgl_mlx.server.output import Form, Piece
+from sgl_mlx.server.refused import Refused
 from sgl_mlx.server.service import Service, in_thread
 from sgl_mlx.server.tools.calls import Call, ToolChoice, checked_tools
 from sgl_mlx.server.turn import Turn, Wanted
@@ -45,6 +46,12 @@ class ChatRequest(Sampling, kw_only=True):
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
     input_ids: list[int] | None = None
+    functions: Annotated[Any, Refused("give tools")] = None
+    function_call: Annotated[Any, Refused("give tool_choice", ("none", "auto"))] = None
+    modalities: Annotated[Any, Refused('the answer is text: give ["text"]', (["text"],))] = None
+    audio: Annotated[Any, Refused("the answer is text")] = None
+    web_search_options: Annotated[Any, Refused("nothing is fetched; put all into messages")] = None
+    chat_template: Annotated[Any, Refused("the model's own chat template is used")] = None
 
 
 def routes(service: Service) -> list[Route]:
@@ -102,7 +109,7 @@ class _Call:
         fields = self._fields
         tokens = fields.max_completion_tokens
         tokens = fields.max_tokens if tokens is None else tokens
-        if tokens is None:
+        if tokens is None or tokens == NO_LIMIT:
             tokens = self._service.context_length
         wanted = {}
         if fields.logprobs:
@@ -195,13 +202,31 @@ def choice_of(given: str | dict[str, Any] | None, parallel: bool | None) -> Tool
             return None
         case "required":
             return ToolChoice(needed=True, several=several)
+        case {"type": "allowed_tools", "allowed_tools": allowed}:
+            return _among_allowed(allowed, several)
+        case {"type": "allowed_tools"}:
+            return _among_allowed(given, several)
         case {"function": {"name": str() as name}} | {
             "type": "function" | "custom",
             "name": str() as name,
         }:
-            return ToolChoice(needed=True, name=name, several=several)
+            return ToolChoice(needed=True, names=(name,), several=several)
     raise bad_value(
         f"tool_choice must be none, auto, required or a function by its name, got {shown(given)}",
+        "tool_choice",
+    )
+
+
+def _among_allowed(given: Any, several: bool) -> ToolChoice:
+    """Parse the `allowed_tools` of a tool choice: a mode, and functions by their names."""
+    match given:
+        case {"mode": "auto" | "required" as mode, "tools": [_, *_] as tools}:
+            functions = [t.get("function", t) for t in tools if isinstance(t, dict)]
+            names = tuple(str(f.get("name")) for f in functions if isinstance(f, dict))
+            return ToolChoice(needed=mode == "required", names=names, several=several)
+    raise bad_value(
+        "tool_choice.allowed_tools must have the mode auto or required and a list of tools, "
+        f"got {shown(given)}",
         "tool_choice",
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,11 +14,11 @@ from starlette.routing import Route
 from sgl_mlx.core import Completion, Logprobs, SamplingParams, Text
 from sgl_mlx.server.answer import answer
 from sgl_mlx.server.carried import CarriedRequest, Carrier
-from sgl_mlx.server.errors import bad_value
 from sgl_mlx.server.openai.answers import Chunks, Usage, asks, failure, finish
-from sgl_mlx.server.openai.fields import Sampling, sampling_params
+from sgl_mlx.server.openai.fields import NO_LIMIT, Sampling, sampling_params
 from sgl_mlx.server.openai.logprobs import CompletionLogprobs
 from sgl_mlx.server.openai.prompts import listed_prompts
+from sgl_mlx.server.refused import Refused
 from sgl_mlx.server.service import Service
 from sgl_mlx.server.visit import Visit
 
@@ -32,7 +32,8 @@ class CompletionRequest(Sampling, kw_only=True):
     prompt: str | list[Any]
     echo: bool | None = None
     logprobs: int | bool | None = None
-    suffix: str | None = None
+    suffix: Annotated[Any, Refused("put all text into the prompt")] = None
+    best_of: Annotated[Any, Refused("give n", (1,))] = None
     carried: CarriedRequest | None = None
 
 
@@ -55,8 +56,6 @@ class _Call:
     """One request to `/v1/completions`, answered as one JSON document or in chunks."""
 
     def __init__(self, visit: Visit, fields: CompletionRequest) -> None:
-        if fields.suffix:
-            raise bad_value("suffix is not supported; put all text into the prompt", "suffix")
         service = self._service = visit.service
         self._visit = visit
         self._fields = fields
@@ -110,6 +109,8 @@ class _Call:
                 "logprob_start_len": 0 if fields.echo else -1,
             }
         tokens = _TOKENS if fields.max_tokens is None else fields.max_tokens
+        if tokens == NO_LIMIT:
+            tokens = self._service.context_length
         return sampling_params(fields, self._service.limits, max_new_tokens=tokens, **wanted)
 
     @property

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 
 from sgl_mlx.bounds import shown
+from sgl_mlx.errors import InvalidParamsError, LimitError
 from sgl_mlx.json_schema import closed
 from sgl_mlx.limits import Limits
 from sgl_mlx.sampling import SamplingParams
@@ -14,6 +17,16 @@ from sgl_mlx.server.errors import bad_value
 from sgl_mlx.server.visit import CacheKeys
 
 _JSON_OBJECT = {"type": "object"}
+
+NO_LIMIT = -1
+"""Value of `max_tokens` with which clients of llama.cpp and LM Studio ask for no limit."""
+
+_WORDS = {
+    "max_new_tokens": "max_tokens",
+    "min_new_tokens": "min_tokens",
+    "top_logprobs_num": "top_logprobs",
+}
+"""OpenAI's words for sampling parameters that have another name here."""
 
 
 class StreamOptions(msgspec.Struct):
@@ -32,10 +45,14 @@ class JsonSchema(msgspec.Struct):
 
 
 class ResponseFormat(msgspec.Struct):
-    """The format that the answer must have: text, any JSON object, or JSON of a schema."""
+    """The format that the answer must have: text, any JSON object, or JSON of a schema.
+
+    Clients of llama.cpp write a schema beside the type, instead of `json_schema`.
+    """
 
     type: str
     json_schema: JsonSchema | None = None
+    schema: dict[str, Any] | bool | None = None
 
 
 class StructuredOutputs(msgspec.Struct):
@@ -116,8 +133,27 @@ def sampling_params(fields: Sampling, limits: Limits, **more: Any) -> SamplingPa
     given["min_new_tokens"] = fields.min_tokens
     if fields.include_stop_str_in_output:
         given["no_stop_trim"] = True
-    made = SamplingParams().override(**{**given, **constraint(fields), **more})
-    return made.validate(limits)
+    with in_words(_WORDS):
+        made = SamplingParams().override(**{**given, **constraint(fields), **more})
+        return made.validate(limits)
+
+
+@contextmanager
+def in_words(words: Mapping[str, str]) -> Iterator[None]:
+    """Raise errors of sampling parameters again, in the words of the request.
+
+    Args:
+        words: names of request fields by the names of the sampling parameters.
+    """
+    try:
+        yield
+    except LimitError:
+        raise
+    except InvalidParamsError as error:
+        message = str(error)
+        for ours, theirs in words.items():
+            message = message.replace(ours, theirs)
+        raise bad_value(message, message.partition(" ")[0]) from error
 
 
 def constraint(fields: Sampling) -> dict[str, Any]:
@@ -171,17 +207,20 @@ def _one_of(choices: list[str]) -> str:
 
 
 def _format_schema(given: ResponseFormat | None) -> Any:
-    match given:
-        case None | ResponseFormat(type="text"):
-            return None
-        case ResponseFormat(type="json_object"):
-            return _JSON_OBJECT
-        case ResponseFormat(type="json_schema", json_schema=JsonSchema(schema=schema) as found):
-            if schema is None:
-                raise bad_value("response_format.json_schema has no schema", "response_format")
-            return closed(schema) if found.strict else schema
-    raise bad_value(
-        f"response_format must have the type text, json_object or json_schema with a json_schema, "
-        f"got {given.type!r}",
-        "response_format",
-    )
+    if given is None or given.type == "text":
+        return None
+    found = given.json_schema
+    if found is None and given.schema is not None and given.type in ("json_object", "json_schema"):
+        return given.schema
+    if given.type == "json_object":
+        return _JSON_OBJECT
+    if given.type != "json_schema" or found is None:
+        raise bad_value(
+            "response_format must have the type text, json_object or json_schema with a "
+            f"json_schema, got type {shown(given.type)} and json_schema {shown(found)}; other "
+            "constraints are the fields regex, ebnf and structured_outputs",
+            "response_format",
+        )
+    if found.schema is None:
+        raise bad_value("response_format.json_schema has no schema", "response_format")
+    return closed(found.schema) if found.strict else found.schema

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from starlette.requests import Request
@@ -18,11 +18,15 @@ from sgl_mlx.server.answer import answer
 from sgl_mlx.server.errors import HttpError, bad_value
 from sgl_mlx.server.flight import Ask
 from sgl_mlx.server.openai.chat import choice_of
+from sgl_mlx.server.openai.fields import in_words
 from sgl_mlx.server.openai.response_events import Items
 from sgl_mlx.server.openai.responses_input import Toolbox, messages_of
+from sgl_mlx.server.refused import Refused
 from sgl_mlx.server.service import Service, in_thread, new_id
 from sgl_mlx.server.turn import Turn, Wanted
 from sgl_mlx.server.visit import CacheKeys, Visit
+
+_NOT_STORED = "nothing is stored on the server; send the whole input"
 
 
 class TextFormat(msgspec.Struct):
@@ -62,7 +66,9 @@ class ResponsesRequest(CacheKeys, kw_only=True):
     text: TextConfig | None = None
     reasoning: Reasoning | None = None
     metadata: dict[str, Any] | None = None
-    previous_response_id: str | None = None
+    previous_response_id: Annotated[Any, Refused(_NOT_STORED)] = None
+    conversation: Annotated[Any, Refused(_NOT_STORED)] = None
+    background: Annotated[Any, Refused("wait for the answer, or give stream")] = None
 
 
 def routes(service: Service) -> list[Route]:
@@ -81,11 +87,6 @@ class _Call:
     """One request to `/v1/responses`, answered as one JSON document or as a stream of events."""
 
     def __init__(self, visit: Visit, fields: ResponsesRequest) -> None:
-        if fields.previous_response_id:
-            raise bad_value(
-                "previous_response_id: responses are not stored; send the whole input",
-                "previous_response_id",
-            )
         service = self._service = visit.service
         self._visit = visit
         self._fields = fields
@@ -146,16 +147,17 @@ class _Call:
         fields = self._fields
         tokens = fields.max_output_tokens
         form = fields.text.format if fields.text else None
-        return (
-            SamplingParams()
-            .override(
-                max_new_tokens=self._service.context_length if tokens is None else tokens,
-                temperature=fields.temperature,
-                top_p=fields.top_p,
-                json_schema=_schema(form),
+        with in_words({"max_new_tokens": "max_output_tokens"}):
+            return (
+                SamplingParams()
+                .override(
+                    max_new_tokens=self._service.context_length if tokens is None else tokens,
+                    temperature=fields.temperature,
+                    top_p=fields.top_p,
+                    json_schema=_schema(form),
+                )
+                .validate(self._service.limits)
             )
-            .validate(self._service.limits)
-        )
 
     async def _turn(self) -> Turn:
         tokenizer, recall = self._service.engine.tokenizer, self._visit.answers.find

@@ -8,6 +8,7 @@ from typing import Any
 
 from sgl_mlx import bounds
 from sgl_mlx.server.errors import bad_value
+from sgl_mlx.server.messages import PLACE
 from sgl_mlx.server.tools.calls import Call, Tool, checked_tools, function_tool
 from sgl_mlx.server.tools.grammar import Format
 
@@ -111,12 +112,14 @@ def messages_of(
     Items of unknown types are skipped.
 
     Raises:
-        HttpError: an item is not a JSON object.
+        HttpError: there are no items, or an item is not a JSON object.
     """
     made: list[dict[str, Any]] = []
     if instructions:
         made.append({"role": "system", "content": instructions})
     items = [{"role": "user", "content": given}] if isinstance(given, str) else given
+    if not items:
+        raise bad_value("input is empty; send a text or at least one message", "input")
     thought = None
     for i, item in enumerate(items):
         if not isinstance(item, dict):
@@ -125,14 +128,15 @@ def messages_of(
             )
         match item.get("type", "message"):
             case "message":
-                made.append({"role": item.get("role"), "content": item.get("content")})
+                said = {"role": item.get("role"), "content": item.get("content")}
+                made.append({**said, PLACE: f"input[{i}]"})
             case "function_call" | "custom_tool_call":
                 _said(made)["tool_calls"] = [
                     *_said(made).get("tool_calls", ()),
                     _call(item, toolbox),
                 ]
             case "function_call_output" | "custom_tool_call_output":
-                made.append(_output(item))
+                made.append({**_output(item), PLACE: f"input[{i}]"})
             case "reasoning":
                 thought = _thought(item)
                 continue

@@ -38,24 +38,26 @@ class ToolChoice:
 
     Attributes:
         needed: True if the answer must be a tool call.
-        name: the only tool that may be called; None allows every tool.
+        names: the only tools that may be called; None allows every tool.
         several: True if the answer may hold more than one call.
     """
 
     needed: bool = False
-    name: str | None = None
+    names: tuple[str, ...] | None = None
     several: bool = True
 
     def among(self, tools: Sequence[Tool]) -> Sequence[Tool]:
         """Return the tools that may be called.
 
         Raises:
-            HttpError: a call is needed, and no tool may be called.
+            HttpError: a call is needed and no tool may be called, or a name is no tool's.
         """
-        found = [t for t in tools if self.name in (None, t["function"]["name"])]
-        if self.needed and not found:
-            known = ", ".join(t["function"]["name"] for t in tools) or "none"
-            asked = f"the tool {self.name!r}" if self.name else "a call of a tool"
+        own = [t["function"]["name"] for t in tools]
+        found = [t for t in tools if self.names is None or t["function"]["name"] in self.names]
+        missing = [name for name in self.names or () if name not in own]
+        if missing or (self.needed and not found):
+            known = ", ".join(own) or "none"
+            asked = f"the tool {shown(missing[0])}" if missing else "a call of a tool"
             raise bad_value(
                 f"tool_choice asks for {asked}, but the functions in tools are: {known}",
                 "tool_choice",
@@ -78,8 +80,9 @@ def checked_tools(given: Sequence[Any], where: str = "tools") -> list[Tool]:
 
 
 def function_tool(name: str, description: Any, parameters: Any) -> Tool:
-    """Return a tool in the shape for chat templates; `parameters` is a JSON schema or None."""
-    schema = parameters if isinstance(parameters, dict) else {"type": "object", "properties": {}}
+    """Return a tool in the shape for chat templates; a tool has no parameters if they are empty."""
+    given = isinstance(parameters, dict) and parameters
+    schema = parameters if given else {"type": "object", "properties": {}}
     function = {"name": name, "description": description or "", "parameters": schema}
     return {"type": "function", "function": function}
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from sgl_mlx.json_schema import closed
 from sgl_mlx.server.engine import ServedTokenizer
 from sgl_mlx.server.tools.calls import Tool
 
@@ -102,7 +103,7 @@ def _call_schema(tool: Tool) -> str:
         "type": "object",
         "properties": {
             "name": {"const": function["name"]},
-            "arguments": _bare(function["parameters"]),
+            "arguments": _bare(closed(function["parameters"])),
         },
         "required": ["name", "arguments"],
         "additionalProperties": False,

@@ -51,6 +51,7 @@ def test_path_text_bytes_data_url_and_open_picture_are_the_same(tmp_path: Path) 
     path.write_bytes(raw)
     url = f"data:image/png;base64,{base64.b64encode(raw).decode()}"
     sources: list[Source] = [path, str(path), raw, url, picture()]
+    sources += [path.as_uri(), f"FILE://{path}", bytearray(raw), f"  {url}\n"]
     assert all(same(open_image(source), picture()) for source in sources)
 
 
@@ -88,6 +89,11 @@ def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path: Path) -> None
         open_image(tmp_path / "none.png")
     with pytest.raises(ImageError, match="is a folder"):
         open_image(str(tmp_path))
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(ImageError, match=r"empty\.png' is an empty file"):
+        open_image(tmp_path / "empty.png")
+    with pytest.raises(ImageError, match="is an empty text"):
+        open_image("")
 
 
 @pytest.mark.parametrize("text", [base64.b64encode(bytes(9000)).decode(), "~nobody-here/a.png"])
@@ -100,6 +106,8 @@ def test_a_text_that_is_no_path_is_refused_in_few_words(text: str) -> None:
 def test_an_object_that_is_no_source_is_refused() -> None:
     with pytest.raises(ImageError, match="not int"):
         open_image(7)  # type: ignore[arg-type]
+    with pytest.raises(ImageError, match=r"not BytesIO; its read\(\) gives bytes"):
+        open_image(BytesIO(b""))  # type: ignore[arg-type]
 
 
 def test_a_file_that_is_no_picture_is_refused_with_the_formats_read(tmp_path: Path) -> None:

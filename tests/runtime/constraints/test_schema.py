@@ -12,9 +12,10 @@ import uuid
 from decimal import Decimal
 from typing import Any
 
+import jsonschema
 import pydantic
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sgl_mlx.errors import InvalidParamsError
@@ -143,11 +144,47 @@ def test_a_pydantic_model_that_allows_others_may_get_them() -> None:
     assert schema["properties"]["names"]["additionalProperties"] == {"type": "boolean"}
 
 
+@st.composite
+def combined(draw: st.DrawFn, depth: int = 2) -> tuple[dict[str, Any], dict[str, int], set[str]]:
+    """A schema, an object that it means, and the references that it makes."""
+    keys = draw(st.lists(st.sampled_from("abcdef"), max_size=2, unique=True))
+    schema: dict[str, Any] = {"type": "object"}
+    if keys:
+        schema["properties"] = {key: {"type": "integer"} for key in keys}
+    meant, references = dict.fromkeys(keys, 1), set[str]()
+    for keyword in draw(st.sets(st.sampled_from(["allOf", "anyOf", "$ref"]))) if depth else ():
+        count = 1 if keyword == "$ref" else draw(st.integers(1, 3))
+        parts = [draw(combined(depth - 1)) for _ in range(count)]
+        for _, inner, deeper in parts if keyword == "allOf" else parts[:1]:
+            meant |= inner
+            references |= deeper
+        written = [part[0] for part in parts]
+        schema[keyword] = "#/$defs/Base" if keyword == "$ref" else written
+        if keyword == "$ref":
+            references.add(json.dumps(written[0]))
+    return schema, meant, references
+
+
+@settings(deadline=None, max_examples=300)
+@given(combined())
+def test_parts_of_one_object_do_not_forbid_each_others_keys(
+    drawn: tuple[dict[str, Any], dict[str, int], set[str]],
+) -> None:
+    schema, meant, references = drawn
+    assume(len(references) < 2)
+    whole = {**schema, "$defs": {"Base": json.loads(min(references, default="{}"))}}
+    jsonschema.Draft202012Validator(whole).validate(meant)
+    jsonschema.Draft202012Validator(closed(whole)).validate(meant)
+
+
 def test_only_objects_that_name_their_properties_are_closed() -> None:
     schema = {
-        "properties": {"properties": {"type": "object"}, "b": {"properties": {"c": {}}}},
+        "properties": {
+            "properties": {"type": "object"},
+            "b": {"properties": {"c": {}}},
+            "e": {"anyOf": [{"patternProperties": {"x": {}}, "properties": {}}]},
+        },
         "$defs": {"d": {"properties": {}}},
-        "anyOf": [{"patternProperties": {"x": {}}, "properties": {}}],
         "default": {"properties": {}},
     }
     made = closed(schema)
@@ -155,7 +192,7 @@ def test_only_objects_that_name_their_properties_are_closed() -> None:
     assert made["properties"]["properties"] == {"type": "object"}
     assert made["properties"]["b"]["additionalProperties"] is False
     assert made["$defs"]["d"]["additionalProperties"] is False
-    assert "additionalProperties" not in made["anyOf"][0]
+    assert "additionalProperties" not in made["properties"]["e"]["anyOf"][0]
     assert made["default"] == {"properties": {}}
 
 
@@ -184,3 +221,28 @@ def test_a_property_called_schema_is_no_response_format() -> None:
 def test_a_plain_schema_is_left_as_it_says() -> None:
     text = SamplingParams().override(json_schema={"properties": {"a": {}}}).json_schema
     assert text == '{"properties": {"a": {}}}'
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.sampled_from(["integer", "number"]),
+    st.sampled_from([2**63 - 1, 2**64, 10**19, 1e20, 3.4e38, 1.7e308]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_bounds_as_far_as_other_languages_write_them_are_taken(
+    kind: str, far: float, exclusive: bool, both: bool
+) -> None:
+    low, high = ("exclusiveMinimum", "exclusiveMaximum") if exclusive else ("minimum", "maximum")
+    for schema in ({low: -far, high: far}, {high: far} if both else {low: -far}):
+        for text in written({"type": kind, **schema}, 2):
+            assert -far <= json.loads(text) <= far
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [("STRING", "string"), ("str", "string"), ("int", "integer"), ("dict", "object")],
+)
+def test_a_type_of_another_language_names_the_right_one(name: str, right: str) -> None:
+    with pytest.raises(InvalidParamsError, match=f"did you mean '{right}'"):
+        written({"type": name}, 1)
