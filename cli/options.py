@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import click
 
@@ -65,3 +66,18 @@ def setting(given: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
+
+
+def origin(given: str) -> str:
+    """Check an origin of web pages: `SCHEME://HOST[:PORT]`, `*`, or `null` (pages from files).
+
+    Raises:
+        BadParameter: the text has another form.
+    """
+    parts = urlsplit(given)
+    if given not in ("*", "null") and given != f"{parts.scheme}://{parts.netloc}":
+        raise click.BadParameter(
+            f"an origin is a scheme, a host and perhaps a port, such as http://localhost:8080, got "
+            f"{given!r}"
+        )
+    return given

@@ -31,7 +31,7 @@ from sgl_mlx.cli.listening import (
     log_to_stderr,
     server,
 )
-from sgl_mlx.cli.options import setting
+from sgl_mlx.cli.options import origin, setting
 from sgl_mlx.cli.served_models import Named, check, named, served_models
 from sgl_mlx.cli.sizes import byte_size
 from sgl_mlx.core import SamplingParams, Text
@@ -168,6 +168,15 @@ _SHARE = 0.6
     type=click.Path(dir_okay=False, path_type=Path),
     help="Append each prompt to this file, for cache-doctor.",
 )
+@click.option(
+    "--allow-origin",
+    "origins",
+    multiple=True,
+    type=origin,
+    metavar="ORIGIN",
+    help="Let web pages of this origin, such as http://localhost:8080, call the server from a "
+    "browser; '*' lets all pages; repeatable.",
+)
 @click.option("--access-log/--no-access-log", default=True, help="Log a line for each request.")
 def serve(
     model_path: str | None,
@@ -253,7 +262,12 @@ def _serve_several(
     budget = memory or int(_SHARE * available_bytes())
     keys = settings["api_keys"]
     app, residents = app_of_models(
-        models, budget, api_keys=keys, limits=settings["limits"], free=free_memory
+        models,
+        budget,
+        api_keys=keys,
+        limits=settings["limits"],
+        origins=settings["origins"],
+        free=free_memory,
     )
     if exit_on_failure:
         exit_when_failed(lambda: [served.service.engine for served in residents.values])
@@ -278,6 +292,7 @@ def _app(
     model_names: tuple[str, ...],
     any_model: bool,
     cache_log: Path | None,
+    origins: tuple[str, ...],
     limits: Limits,
     **_: Any,
 ) -> Starlette:
@@ -290,6 +305,7 @@ def _app(
         limits=limits,
         any_model=any_model,
         cache_log=cache_log,
+        origins=origins,
     )
 
 

@@ -36,6 +36,8 @@ PROOFS = {
     "A compiled program's file": f"{HERE}::test_a_compiled_program_is_no_pickle",
     "The server listens on this machine": f"{HERE}::test_the_server_listens_on_localhost",
     "With `--api-key`": f"{HERE}::test_without_a_key_only_three_paths_are_open",
+    "A web page of another origin": "tests/server/test_origins.py::"
+    "test_pages_of_other_origins_get_no_answer",
     "Keys are compared": f"{HERE}::test_each_key_is_compared_in_constant_time",
     "Clients with different keys": "tests/server/test_namespaces.py::"
     "test_owners_share_nothing_and_find_their_own",

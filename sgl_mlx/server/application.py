@@ -10,6 +10,7 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route, Router
@@ -40,6 +41,7 @@ def app(
     limits: Limits | None = None,
     any_model: bool = False,
     cache_log: Path | None = None,
+    origins: Sequence[str] = (),
 ) -> Starlette:
     """Return an ASGI application that serves an engine; it can be mounted in another application.
 
@@ -51,9 +53,11 @@ def app(
         limits: bounds on requests; None for the defaults of `Limits`.
         any_model: accept every model name.
         cache_log: file to which prompts are appended for `sgl-mlx cache-doctor`.
+        origins: web pages that may call the server from a browser, such as
+            `http://localhost:8080`; "*" stands for all pages.
     """
     service = Service(engine, model_names, limits, any_model, cache_log)
-    made = _gated(routes_of(service), api_keys, service.limits)
+    made = _gated(routes_of(service), api_keys, service.limits, origins)
     made.state.service = service
     return made
 
@@ -64,6 +68,7 @@ def app_of_models(
     *,
     api_keys: Sequence[str] = (),
     limits: Limits | None = None,
+    origins: Sequence[str] = (),
     free: Callable[[], object] = gc.collect,
 ) -> tuple[Starlette, Residents[Served]]:
     """Return an ASGI application that serves several models, and its `Residents`.
@@ -73,7 +78,7 @@ def app_of_models(
 
     Args:
         models, budget, free: see `Residents`.
-        api_keys, limits: see `app`.
+        api_keys, limits, origins: see `app`.
 
     Raises:
         BackendError: a model does not fit into `budget` bytes; an adapter counts together with the
@@ -91,7 +96,8 @@ def app_of_models(
     def known() -> list[BaseRoute]:
         return [*front, *(route for served in residents.values for route in served.router.routes)]
 
-    return _gated([*front, Mount("", app=switch)], api_keys, limits, known), residents
+    routes = [*front, Mount("", app=switch)]
+    return _gated(routes, api_keys, limits, origins, known), residents
 
 
 def routes_of(service: Service) -> list[Route]:
@@ -121,6 +127,7 @@ def _gated(
     routes: Sequence[BaseRoute],
     api_keys: Sequence[str],
     limits: Limits | None,
+    origins: Sequence[str],
     known: Callable[[], Sequence[BaseRoute]] | None = None,
 ) -> Starlette:
     """Return an application behind a `Gate`; `known` gives all routes, for errors."""
@@ -132,6 +139,20 @@ def _gated(
 
     return Starlette(
         routes=routes,
-        middleware=[Middleware(Gate, keys=api_keys, limits=limits)],
+        middleware=[*_for_browsers(origins), Middleware(Gate, keys=api_keys, limits=limits)],
         exception_handlers={HTTPException: explain},
     )
+
+
+def _for_browsers(origins: Sequence[str]) -> list[Middleware]:
+    """Return the middleware that lets a browser hand answers to pages of other origins (CORS)."""
+    if not origins:
+        return []
+    allowed = Middleware(
+        CORSMiddleware,
+        allow_origins=list(origins),
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["x-request-id", "x-sgl-cache", "retry-after"],
+    )
+    return [allowed]
