@@ -46,7 +46,10 @@ def closed(schema: Any) -> Any:
     same object, such as the members of an `allOf`, also stay open: each would forbid the others'
     keys. OpenAI's clients expect `strict` schemas and pydantic models to be closed in this way.
     """
-    return _closed(schema, frozenset(_shared_references(schema)))
+    shared: frozenset[str] = frozenset()
+    while (found := frozenset(_shared_references(schema, shared))) != shared:
+        shared = found  # what they refer to is shared, too
+    return _closed(schema, shared)
 
 
 def _closed(schema: Any, shared: frozenset[str], here: str = "#", alone: bool = True) -> Any:
@@ -61,7 +64,7 @@ def _closed(schema: Any, shared: frozenset[str], here: str = "#", alone: bool = 
         return [_closed(part, shared, here, alone) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    inner_alone = alone and not _combines(schema)
+    inner_alone = alone and here not in shared and not _combines(schema)
     made = {}
     for keyword, value in schema.items():
         at = f"{here}/{keyword}"
@@ -72,7 +75,7 @@ def _closed(schema: Any, shared: frozenset[str], here: str = "#", alone: bool = 
         else:
             made[keyword] = _closed(value, shared, at, keyword not in _SAME_OBJECT or inner_alone)
     names_all = isinstance(schema.get("properties"), dict) and not any(k in schema for k in _OPEN)
-    if names_all and inner_alone and here not in shared:
+    if names_all and inner_alone:
         made["additionalProperties"] = False
     return made
 
@@ -83,19 +86,29 @@ def _combines(schema: dict[str, Any]) -> bool:
     return several or sum(k in _SAME_OBJECT for k in schema) + ("properties" in schema) > 1
 
 
-def _shared_references(schema: Any, alone: bool = True) -> Iterator[str]:
-    """Yield the references that apply to an object beside other parts of a schema."""
+def _shared_references(
+    schema: Any, shared: frozenset[str], here: str = "#", alone: bool = True
+) -> Iterator[str]:
+    """Yield the references that apply to an object beside other parts of a schema.
+
+    Args:
+        shared: references that are known to do so.
+        here, alone: as for `_closed`.
+    """
     if isinstance(schema, list):
         for part in schema:
-            yield from _shared_references(part, alone)
+            yield from _shared_references(part, shared, here, alone)
     if not isinstance(schema, dict):
         return
-    inner_alone = alone and not _combines(schema)
+    inner_alone = alone and here not in shared and not _combines(schema)
     if isinstance(schema.get("$ref"), str) and not inner_alone:
         yield schema["$ref"]
     for keyword, value in schema.items():
+        at = f"{here}/{keyword}"
         if keyword in _NAMED and isinstance(value, dict):
-            for part in value.values():
-                yield from _shared_references(part)
+            for name, part in value.items():
+                yield from _shared_references(part, shared, f"{at}/{name}")
         elif keyword not in _VALUES:
-            yield from _shared_references(value, keyword not in _SAME_OBJECT or inner_alone)
+            yield from _shared_references(
+                value, shared, at, keyword not in _SAME_OBJECT or inner_alone
+            )

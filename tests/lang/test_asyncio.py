@@ -15,7 +15,8 @@ import sgl_mlx as sgl
 from sgl_mlx.errors import ProgramCancelled, RequestAborted
 from sgl_mlx.lang.running import RunningProgram
 from sgl_mlx.testing import ScriptedBackend
-from tests.lang.selective import NEVER, PROGRAMS, WAIT, Selective, read, unread
+from tests.lang.selective import NEVER, PROGRAMS, Selective, read, unread
+from tests.patience import PATIENCE
 
 
 async def run_one(program: Any, word: str, backend: Any, stream: bool) -> str:
@@ -81,11 +82,11 @@ def test_two_hundred_programs_wait_side_by_side_and_short_ones_pass_them() -> No
         while len(backend.pending) < 200:
             await asyncio.sleep(0.01)
         short = [run_one(read, "now", backend, False) for _ in range(50)]
-        answers = await asyncio.wait_for(asyncio.gather(*short), WAIT)
-        assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), WAIT) == "free"
+        answers = await asyncio.wait_for(asyncio.gather(*short), PATIENCE)
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), PATIENCE) == "free"
         assert not any(task.done() for task in long)
         backend.run_all()
-        return [*answers, *await asyncio.wait_for(asyncio.gather(*long), WAIT)]
+        return [*answers, *await asyncio.wait_for(asyncio.gather(*long), PATIENCE)]
 
     assert asyncio.run(main()) == ["answer"] * 250
     backend.check_nothing_is_left()
@@ -98,7 +99,7 @@ def test_the_body_of_a_cancelled_program_ends_at_its_next_word() -> None:
     @sgl.function
     def program(s: Any) -> None:
         going.set()
-        assert cancelled.wait(WAIT)
+        assert cancelled.wait(PATIENCE)
         try:
             s += "a word"
         except BaseException as error:
@@ -124,7 +125,7 @@ def test_a_body_that_does_not_notice_holds_nobody_up() -> None:
 
     @sgl.function
     def program(s: Any) -> None:
-        stuck.wait(WAIT)
+        stuck.wait(PATIENCE)
 
     async def main() -> None:
         with pytest.raises(TimeoutError):

@@ -58,9 +58,15 @@ class Footprint:
         )
 
     def changes(self, now: Footprint) -> str:
-        """Say what is not as it was."""
+        """Say what is not as it was.
+
+        Of the process, other engines may have a part, which they may give back at any time: what
+        became less is no leak.
+        """
         before, after = vars(self), vars(now)
-        changed = [name for name in before if before[name] != after[name]]
+        changed = [name for name in ("arrays", "pooled") if before[name] != after[name]]
+        changed += [name for name in ("active", "files") if before[name] < after[name]]
+        changed += ["threads"] if now.threads - self.threads else []
         return "; ".join(f"{name}: {before[name]} became {after[name]}" for name in changed)
 
 

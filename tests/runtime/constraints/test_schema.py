@@ -15,7 +15,7 @@ from typing import Any
 import jsonschema
 import pydantic
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from sgl_mlx.errors import InvalidParamsError
@@ -165,8 +165,13 @@ def combined(draw: st.DrawFn, depth: int = 2) -> tuple[dict[str, Any], dict[str,
     return schema, meant, references
 
 
+A_INSIDE = {"allOf": [{"type": "object", "properties": {"a": {"type": "integer"}}}]}
+B_BESIDE = {"type": "object", "properties": {"b": {"type": "integer"}}, "$ref": "#/$defs/Base"}
+
+
 @settings(deadline=None, max_examples=300)
 @given(combined())
+@example((B_BESIDE, {"a": 1, "b": 1}, {json.dumps(A_INSIDE)}))
 def test_parts_of_one_object_do_not_forbid_each_others_keys(
     drawn: tuple[dict[str, Any], dict[str, int], set[str]],
 ) -> None:
