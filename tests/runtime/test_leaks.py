@@ -164,6 +164,7 @@ def test_where_nothing_is_left_nothing_is_found(engine: Engine, right: list[Answ
 
 def test_memory_that_a_fault_does_not_give_back_is_found() -> None:
     taken: list[bytes] = []
-    with pytest.raises(AssertionError, match=r"10 times the same fault left (\d+ MiB, ){2}\d+ MiB behind"):
+    said = r"10 times the same fault left (\d+ MiB, ){2}\d+ MiB behind"
+    with pytest.raises(AssertionError, match=said):
         assert_no_growth(lambda: taken.append(b"x" * (4 << 20)))
     assert_no_growth(lambda: len(b"x" * (32 << 20)))
