@@ -179,7 +179,12 @@ def _gated_delta(
     state: mx.array | None = None,
     mask: mx.array | None = None,
 ) -> tuple[mx.array, mx.array]:
-    """Compute the gated delta rule over `(rows, length)`; shapes as in `gated_delta_ops`."""
+    """Compute the gated delta rule; arguments and results are those of mlx-lm's `gated_delta_ops`.
+
+    Args:
+        kernels: the compiled CPU kernels; None if there are none.
+        original: mlx-lm's function, for what the kernels do not compute.
+    """
     rows, length, heads, value_dim = v.shape
     if state is None:
         state = mx.zeros((rows, heads, value_dim, k.shape[-1]))

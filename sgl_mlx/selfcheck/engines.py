@@ -26,8 +26,9 @@ class Engines:
 
     Args:
         open_engine: opens an engine on the model.
-        path: path of the model, for a new process.
-        options: options of every engine, in both processes.
+        path: path of the model, from which a second process opens its engines for the property
+            "today's process = a restarted one".
+        options: options of every engine, in this process and in the second one.
         folder: an empty folder for disk caches.
     """
 

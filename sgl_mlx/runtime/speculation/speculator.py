@@ -32,7 +32,8 @@ class Drafts(Protocol):
     Attributes:
         costs: costs of its steps.
         source: source of its proposals; see `Proposal.source`.
-        cheap: True if it also guesses for sequences for which a drafter has a less likely guess.
+        cheap: True if its guesses cost little. Then it also guesses for a sequence that has a guess
+            from the text or the tree, if its own is likelier to be accepted.
     """
 
     costs: Costs
