@@ -46,7 +46,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
 def states(engine: Engine, text: str) -> Any:
     """All hidden states of a text, computed at once."""
     ids = mx.array([engine.tokenizer.encode(text)])
-    return np.array(engine.run_on_model(lambda model: trunk_of(model)(ids)[0]))
+    return engine.run_on_model(lambda model: np.array(trunk_of(model)(ids)[0]))
 
 
 @pytest.mark.parametrize("chunk", [2, 512])
