@@ -9,6 +9,7 @@ from typing import Any
 
 import tokenizers
 
+from sgl_mlx.bounds import shown
 from sgl_mlx.errors import TokenizerError
 from sgl_mlx.tokenizer.ends import ends_of_turn
 
@@ -153,7 +154,7 @@ def _eos_ids(folder: Path) -> set[int]:
         ids = value if isinstance(value, list) else [] if value is None else [value]
         if wrong := [token for token in ids if type(token) is not int]:
             raise TokenizerError(
-                f"{folder / name}: eos_token_id must be token ids, got {wrong[0]!r:.80}"
+                f"{folder / name}: eos_token_id must be token ids, got {shown(wrong[0])}"
             )
         found.update(token for token in ids if token >= 0)
     return found

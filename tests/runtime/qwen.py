@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,19 @@ NEW = 12
 PARAMS = SamplingParams(
     max_new_tokens=NEW, temperature=0, ignore_eos=True, token_healing=False, return_logprob=True
 )
+
+
+def opened(folders: Mapping[str, Path]) -> Iterator[Open]:
+    """Yield a function that opens an engine on a named model's folder; shut all down in the end."""
+    engines: list[Engine] = []
+
+    def make(name: str, **options: Any) -> Engine:
+        engines.append(Engine(str(folders[name]), **{"max_total_tokens": 1000, **options}))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.shutdown()
 
 
 def golden(name: str, case: str) -> Arrays:

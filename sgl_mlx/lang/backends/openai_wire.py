@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
+from sgl_mlx.bounds import shown
 from sgl_mlx.core import FinishReason, Image, Part, SamplingParams, Text
 from sgl_mlx.errors import BackendError, ProgramError
 from sgl_mlx.lang.ir import REGEX_BOOL, REGEX_FLOAT, REGEX_INT, REGEX_STR
@@ -179,7 +180,7 @@ def _content_text(content: Any) -> str:
         texts = [part.get("text") for part in fields if part.get("type", "text") == "text"]
         if all(isinstance(text, str) for text in texts):
             return "".join(map(str, texts))
-    raise BackendError(f"the API's content must be a text or a list of parts, got {content!r:.80}")
+    raise BackendError(f"the API's content must be a text or a list of parts, got {shown(content)}")
 
 
 def told(error: Exception, address: object) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,7 +11,6 @@ from sgl_mlx.core import Generated, Image, Parallel, SamplingParams, Shift, Text
 from sgl_mlx.errors import ImageError, PromptError
 from sgl_mlx.models.loader import load
 from sgl_mlx.runtime import assembly
-from sgl_mlx.runtime.engine import Engine
 from sgl_mlx.runtime.speculation import drafting
 from tests.models.conftest import random_weights
 from tests.models.mtp_toys import published, random_head
@@ -27,6 +25,7 @@ from tests.runtime.qwen import (
     ask,
     expected,
     expected_logprobs,
+    opened,
     prompt,
     said,
     stats,
@@ -48,15 +47,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def open_qwen(folders: dict[str, Path]) -> Iterator[Open]:
     """`open_qwen(name, **options)`; shut down in the end."""
-    engines: list[Engine] = []
-
-    def make(name: str, **options: Any) -> Engine:
-        engines.append(Engine(str(folders[name]), **{"max_total_tokens": 1000, **options}))
-        return engines[-1]
-
-    yield make
-    for engine in engines:
-        engine.shutdown()
+    yield from opened(folders)
 
 
 @each_name

@@ -21,8 +21,8 @@ from tests.models.vision.clips import write_film, write_watching
 from tests.models.vision.conftest import GOLDENS, read_golden
 from tests.models.vision.pictures import film, picture
 from tests.models.vision.qwen.films import FILMS
-from tests.runtime.qwen import NAMES, PARAMS, Open, ask, said, stats, tokens
-from tests.runtime.speculation.test_engine_drafts import FREE
+from tests.runtime.qwen import NAMES, PARAMS, Open, ask, opened, said, stats, tokens
+from tests.runtime.speculation.costs import FREE
 from tests.runtime.vision.test_qwen import EXPERTS
 
 NEW = 6
@@ -50,15 +50,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Films:
 @pytest.fixture
 def open_qwen(folders: dict[str, Path]) -> Iterator[Open]:
     """`open_qwen(name, **options)`; shut down in the end."""
-    engines: list[Engine] = []
-
-    def make(name: str, **options: Any) -> Engine:
-        engines.append(Engine(str(folders[name]), **{"max_total_tokens": 1000, **options}))
-        return engines[-1]
-
-    yield make
-    for engine in engines:
-        engine.shutdown()
+    yield from opened(folders)
 
 
 def golden(name: str, case: str, what: str) -> NDArray[Any]:
